@@ -1,0 +1,36 @@
+# make demo: install and run everything on the bundled genomes. make test: install and run the tests.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo test test-all check up setup clean
+
+demo: $(STAMP)
+	$(BIN)/virnuc setup
+	$(BIN)/virnuc demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -q -m "not network"
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(STAMP)
+	$(BIN)/virnuc setup
+
+up: setup
+	exec $(BIN)/virnuc up
+
+clean:
+	rm -rf var .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@

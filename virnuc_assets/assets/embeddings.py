@@ -1,0 +1,79 @@
+"""Group `embeddings`: one table of vectors a shard for every encoder slot."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pyarrow as pa
+
+from virnuc_assets.assets.per_shard import Outcome, ShardStage, Work, made_table, shard_asset
+from virnuc_assets.encoders.checkpoints import checkpoint_folder
+from virnuc_assets.encoders.fingerprint import fingerprint, identity
+from virnuc_assets.launch import GPU_OP_TAGS, GPU_POOL
+from virnuc_assets.partitions import ShardSet
+from virnuc_assets.resources import Workspace
+from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.schemas import frames_schema, vector_dim
+from virnuc_assets.storage.tables import content_digest, read_schema, read_windows
+
+if TYPE_CHECKING:
+    from virnuc_assets.encoders.loading import Encoder
+
+GROUP = "embeddings"
+# Frames held in memory at once, whatever the shard's size.
+WINDOW_ROWS = 4096
+
+
+def build_asset(workspace: Workspace, shards: ShardSet, slot: str) -> dg.AssetsDefinition:
+    """The embeddings of one encoder slot for one set of shards."""
+    spec = workspace.encoder(slot)
+    encoding = workspace.settings.encoding
+    layout, domain = workspace.layout, shards.domain
+
+    def embed() -> Work:
+        folder = checkpoint_folder(spec, layout.checkpoints)
+        recipe = {"table": "embeddings", "encoder": fingerprint(spec, folder, encoding.precision)}
+
+        @functools.cache  # once a run, and only if a shard needs it
+        def encoder() -> Encoder:
+            from virnuc_assets.encoders.loading import load_encoder
+
+            return load_encoder(spec, layout.checkpoints, encoding)
+
+        def work(shard: str) -> Outcome:
+            frames = layout.table(domain, "translated_proteins", shard)
+
+            def batches() -> Iterator[pa.Table]:
+                from virnuc_assets.encoders.embedding import embed_frames
+
+                for window in read_windows(frames, WINDOW_ROWS, frames_schema()):
+                    yield embed_frames(encoder(), window, encoding.token_budget)
+
+            path = layout.table(domain, f"{slot}_embeddings", shard)
+            outcome = made_table(path, {**recipe, "frames": content_digest(frames)}, batches)
+            return outcome.with_metadata(
+                dim=vector_dim(read_schema(path)),
+                encoder=spec.name,
+                fingerprint=recipe["encoder"],
+                **({} if not encoder.cache_info().currsize else {"device": str(encoder().device)}),
+            )
+
+        return work
+
+    embed.__doc__ = (
+        f"Vectors of `{spec.column}` by {spec.name}, one a frame, in the order of the frames.\n\n"
+        f"Mean over {spec.pooling}, computed in {encoding.precision}; model loaded once a run, frames streamed in windows."
+    )
+    on_device = spec.architecture != "kmer"
+    stage = ShardStage(
+        deps=[shards.key("translated_proteins")],
+        group=GROUP,
+        kinds=frozenset({"parquet", "pytorch" if on_device else "numpy"}),
+        code_version=digest_of(identity(spec, encoding.precision)),
+        pool=GPU_POOL if on_device else None,
+        op_tags=GPU_OP_TAGS if on_device else {},
+    )
+    return shard_asset(layout, shards, f"{slot}_embeddings", stage, embed)

@@ -1,0 +1,82 @@
+"""Group `features`: nucleotide and protein vectors of a shard joined for one classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from virnuc_assets.assets.per_shard import Outcome, ShardStage, Work, made_table, shard_asset
+from virnuc_assets.encoders.checkpoints import checkpoint_folder
+from virnuc_assets.encoders.fingerprint import fingerprint
+from virnuc_assets.encoders.registry import Branch
+from virnuc_assets.partitions import ShardSet
+from virnuc_assets.resources import Workspace
+from virnuc_assets.storage.layout import Domain
+from virnuc_assets.storage.merging import merge_features
+from virnuc_assets.storage.schemas import frames_schema, vector_dim
+from virnuc_assets.storage.tables import content_digest, read_schema, read_table
+
+GROUP = "features"
+
+
+def branch_fingerprints(workspace: Workspace, branch: Branch) -> dict[str, dict[str, str]]:
+    """Fingerprints of a branch's two encoders as they are today, by side."""
+    found = {}
+    for side, slot in (("dna", branch.dna), ("protein", branch.protein)):
+        spec = workspace.encoder(slot)
+        folder = checkpoint_folder(spec, workspace.layout.checkpoints)
+        found[side] = fingerprint(spec, folder, workspace.settings.encoding.precision)
+    return found
+
+
+def features_recipe(
+    workspace: Workspace, domain: Domain, shard: str, encoders: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    """What a shard's features follow from today: its frames and the two encoders."""
+    frames = workspace.layout.table(domain, "translated_proteins", shard)
+    return {"table": "features", "frames": content_digest(frames), "encoders": encoders}
+
+
+def build_asset(workspace: Workspace, shards: ShardSet, branch: Branch) -> dg.AssetsDefinition:
+    """The features of one branch for one set of shards."""
+    layout, domain = workspace.layout, shards.domain
+
+    def merge() -> Work:
+        encoders = branch_fingerprints(workspace, branch)
+
+        def work(shard: str) -> Outcome:
+            recipe = features_recipe(workspace, domain, shard, encoders)
+            sides = {"dna": branch.dna, "protein": branch.protein}
+            paths = {side: layout.table(domain, f"{slot}_embeddings", shard) for side, slot in sides.items()}
+            dims = {side: vector_dim(read_schema(path)) for side, path in paths.items()}
+
+            def batches() -> Iterator[pa.Table]:
+                frames = read_table(layout.table(domain, "translated_proteins", shard), frames_schema())
+                tables = {
+                    side: read_table(path, require={"frames": recipe["frames"], "encoder": encoders[side]})
+                    for side, path in paths.items()
+                }
+                yield merge_features(frames, tables["dna"], tables["protein"])
+
+            contents = {f"{side}_content": content_digest(path) for side, path in paths.items()}
+            outcome = made_table(layout.table(domain, f"{branch.name}_features", shard), {**recipe, **contents}, batches)
+            return outcome.with_metadata(
+                dna_dim=dims["dna"], protein_dim=dims["protein"], merged_dim=sum(dims.values())
+            )
+
+        return work
+
+    merge.__doc__ = (
+        f"Vectors of {branch.dna} and {branch.protein}, joined by frame_id in the order of the frames.\n\n"
+        "An id that is missing on one side, or an embedding of another encoder than today's, is refused."
+    )
+    stage = ShardStage(
+        deps=[shards.key(name) for name in ("translated_proteins", f"{branch.dna}_embeddings", f"{branch.protein}_embeddings")],
+        group=GROUP,
+        kinds=frozenset({"parquet"}),
+        code_version="1",
+    )
+    return shard_asset(layout, shards, f"{branch.name}_features", stage, merge)

@@ -1,0 +1,175 @@
+"""The one way in which a per-shard asset runs: shard by shard, each recorded as it is done, finished ones reused."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dagster as dg
+import pyarrow as pa
+
+from virnuc_assets.partitions import MAX_PARTITIONS_PER_RUN, ShardSet
+from virnuc_assets.storage.layout import Layout
+from virnuc_assets.storage.tables import Recipe, TableWriter, content_digest, is_made_by, read_rows
+
+OWNERS = ["team:virnuc"]
+DATA_VERSION = "dagster/data_version"
+T = TypeVar("T")
+Work = Callable[[str], "Outcome"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one unit of work: the rows' digest, and what a person should see of it."""
+
+    data_version: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_metadata(self, **facts: Any) -> Outcome:  # noqa: ANN401
+        """The same outcome with more to see."""
+        return Outcome(self.data_version, {**self.metadata, **facts})
+
+
+@dataclass(frozen=True)
+class ShardStage:
+    """How a per-shard asset presents itself; its description is the docstring of its body."""
+
+    deps: Sequence[dg.AssetKey]
+    group: str
+    kinds: frozenset[str]
+    code_version: str
+    pool: str | None = None
+    op_tags: Mapping[str, Any] = field(default_factory=dict)
+
+
+def shard_asset(
+    layout: Layout, shards: ShardSet, name: str, stage: ShardStage, body: Callable[[], Work]
+) -> dg.AssetsDefinition:
+    """A partitioned asset from a body that, called once a run, returns the work for one shard."""
+
+    @dg.asset(
+        key=shards.key(name),
+        deps=list(stage.deps),
+        partitions_def=shards.partitions,
+        backfill_policy=dg.BackfillPolicy.multi_run(MAX_PARTITIONS_PER_RUN),
+        description=body.__doc__,
+        group_name=stage.group,
+        kinds=set(stage.kinds),
+        owners=OWNERS,
+        code_version=stage.code_version,
+        pool=stage.pool,
+        op_tags=dict(stage.op_tags),
+    )
+    def per_shard(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]:
+        if len(context.partition_keys) == 1:
+            outcome = body()(context.partition_keys[0])
+            version = dg.DataVersion(outcome.data_version)
+            yield dg.MaterializeResult(metadata=outcome.metadata, data_version=version)
+        else:
+            yield from _many(context, body(), lambda shard: _provenance(context, layout, shards, stage, shard))
+
+    return per_shard
+
+
+def _many(
+    context: dg.AssetExecutionContext, work: Work, provenance: Callable[[str], dict[str, str]]
+) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]:
+    """Several shards in one run: each is recorded when it is done, and stays recorded if the run dies.
+
+    The step's one result marks every partition of the range again, with a data version that is not theirs;
+    so the shards' own records are yielded once more after it, and are the latest.
+    """
+    failures: dict[str, Exception] = {}
+    records = []
+    for shard, outcome in attempt_each(context.partition_keys, work, failures):
+        tags = {DATA_VERSION: outcome.data_version, **provenance(shard)}
+        record = dg.AssetMaterialization(context.asset_key, partition=shard, metadata=outcome.metadata, tags=tags)
+        context.add_asset_metadata(outcome.metadata, partition_key=shard)
+        records.append(record)
+        yield record
+    raise_failures(failures, f"{context.asset_key.to_user_string()}: shards failed; all others are recorded")
+    yield dg.MaterializeResult()
+    yield from records
+
+
+def _provenance(
+    context: dg.AssetExecutionContext, layout: Layout, shards: ShardSet, stage: ShardStage, shard: str
+) -> dict[str, str]:
+    """What Dagster itself would note of a single partition: code version and the versions of the inputs."""
+    tags = {"dagster/data_version_is_user_provided": "true", "dagster/code_version": stage.code_version}
+    for dep in stage.deps:
+        path = layout.table(shards.domain, dep.path[-1], shard)
+        version = content_digest(path) if path.is_file() else _latest_version(context.instance, dep)
+        tags[f"dagster/input_data_version/{dep.to_user_string()}"] = version
+        tags[f"dagster/input_event_pointer/{dep.to_user_string()}"] = "NULL"
+    return tags
+
+
+def _latest_version(instance: dg.DagsterInstance, dep: dg.AssetKey) -> str:
+    event = instance.get_latest_materialization_event(dep)
+    materialization = event.asset_materialization if event else None
+    return (materialization.tags or {}).get(DATA_VERSION, "INITIAL") if materialization else "INITIAL"
+
+
+def attempt_each(
+    units: Iterable[str], work: Callable[[str], T], failures: dict[str, Exception]
+) -> Iterator[tuple[str, T]]:
+    """Outcomes of the units that succeed; a unit's error is noted in `failures` and its neighbours go on.
+
+    This is the one place where any exception is caught: it is recorded against its unit, to be raised at the end.
+    """
+    for unit in units:
+        try:
+            outcome = work(unit)
+        except Exception as error:  # noqa: BLE001
+            failures[unit] = error
+        else:
+            yield unit, outcome
+
+
+def raise_failures(failures: Mapping[str, Exception], what: str) -> None:
+    """Raise one Failure that names every failed unit with its reason, if there is any."""
+    if failures:
+        reasons = {unit: f"{type(error).__name__}: {error}" for unit, error in failures.items()}
+        listed = "\n".join(f"{unit}: {reason}" for unit, reason in reasons.items())
+        raise dg.Failure(f"{what} ({len(failures)}):\n{listed}", metadata=reasons) from next(iter(failures.values()))
+
+
+def made_table(path: Path, recipe: Recipe, batches: Callable[[], Iterator[pa.Table]]) -> Outcome:
+    """Write a table unless it lies there made by the same recipe.
+
+    Args:
+        path: the table.
+        recipe: what its rows follow from.
+        batches: called only if the table is to be made; yields at least one table, an empty one if need be.
+    """
+    started = time.perf_counter()
+    reused = is_made_by(path, recipe)
+    if not reused:
+        source = batches()
+        first = next(source)
+        with TableWriter(path, first.schema, recipe) as writer:
+            for batch in itertools.chain([first], source):
+                writer.write(batch)
+    seconds, rows, digest = time.perf_counter() - started, read_rows(path), content_digest(path)
+    metadata = {
+        "rows": rows,
+        "rows_made": 0 if reused else rows,
+        "rows_reused": rows if reused else 0,
+        "rows_per_s": 0.0 if reused else round(rows / seconds, 1),
+        "seconds": round(seconds, 3),
+        "peak_memory_mb": peak_memory_mb(),
+        "digest": digest,
+        "table": dg.MetadataValue.path(path),
+    }
+    return Outcome(digest, metadata)
+
+
+def peak_memory_mb() -> float:
+    """Highest resident memory of this process so far."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

@@ -1,0 +1,101 @@
+"""Group `sequences`: the chunked FASTA of a shard, its open frames and its ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from virnuc_assets.assets.per_shard import Outcome, ShardStage, Work, made_table, shard_asset
+from virnuc_assets.partitions import ShardSet
+from virnuc_assets.resources import Workspace
+from virnuc_assets.sequences.chunk_table import chunk_table, read_proteins
+from virnuc_assets.sequences.frame_table import OpenFrames, Truth, open_frames
+from virnuc_assets.sequences.ledger import ledger_table
+from virnuc_assets.sequences.plan_table import PlannedSource, read_plan
+from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.schemas import LEDGER_COUNTS, chunks_schema
+from virnuc_assets.storage.tables import content_digest, is_made_by, read_table, require_table, write_table
+
+GROUP = "sequences"
+
+
+def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefinition]:
+    """Chunking and translation for one set of shards."""
+    layout, domain = workspace.layout, shards.domain
+
+    def chunk() -> Work:
+        """Chunks of a shard's records, cut as VirNucPro cuts them; the shard is read from its planned source.
+
+        The source is digested while it is read: a file that changed since it was planned is refused.
+        """
+
+        def work(shard: str) -> Outcome:
+            source, pieces = read_plan(layout, domain, shard)
+            recipe = {
+                "table": "chunks",
+                "source_sha256": source.sha256,
+                "chunk_length": source.chunk_length,
+                "pieces": digest_of([[piece.record_id, piece.first_chunk, piece.end_chunk] for piece in pieces]),
+            }
+
+            def batches() -> Iterator[pa.Table]:
+                yield chunk_table(source.fasta, pieces, source.chunk_length, source.sha256)
+
+            path = layout.table(domain, "chunked_fasta", shard)
+            return made_table(path, recipe, batches).with_metadata(
+                records=len(pieces), chunk_length_nt=source.chunk_length
+            )
+
+        return work
+
+    def translate() -> Work:
+        """Stop-free frames of every chunk in six-frame translation, with the ledger of what was dropped and why.
+
+        Reference frames carry their label; those of an annotated record are kept only with CDS evidence.
+        """
+
+        def work(shard: str) -> Outcome:
+            source, pieces = read_plan(layout, domain, shard)
+            chunks, ledger = layout.table(domain, "chunked_fasta", shard), layout.table(domain, "ledger", shard)
+            planned = {"source_sha256": source.sha256, "chunk_length": source.chunk_length}
+            require_table(chunks, chunks_schema(), planned)
+            recipe = {
+                "table": "frames",
+                "chunks": content_digest(chunks),
+                "genbank_sha256": source.genbank_sha256,
+                "label": source.label,
+                "group": source.group,
+            }
+            path = layout.table(domain, "translated_proteins", shard)
+
+            def batches() -> Iterator[pa.Table]:
+                found = _frames_of(source, read_table(chunks))
+                write_table(ledger, ledger_table(pieces, found.counts), {**recipe, "table": "ledger"})
+                yield found.table
+
+            if not is_made_by(ledger, {**recipe, "table": "ledger"}):
+                path.unlink(missing_ok=True)  # frames without their ledger are made again
+            outcome = made_table(path, recipe, batches)
+            counts = {name: pc.sum(read_table(ledger).column(name)).as_py() or 0 for name in LEDGER_COUNTS}
+            return outcome.with_metadata(**counts, ledger=dg.MetadataValue.path(ledger))
+
+        return work
+
+    plan_key = shards.key("shard_plan")
+    kinds = frozenset({"fasta", "parquet"})
+    return [
+        shard_asset(layout, shards, "chunked_fasta", ShardStage([plan_key], GROUP, kinds, "1"), chunk),
+        shard_asset(
+            layout, shards, "translated_proteins", ShardStage([shards.key("chunked_fasta")], GROUP, kinds, "1"), translate
+        ),
+    ]
+
+
+def _frames_of(source: PlannedSource, chunks: pa.Table) -> OpenFrames:
+    if source.label is None or source.group is None:
+        return open_frames(chunks, None)
+    proteins = read_proteins(source.genbank, source.genbank_sha256)
+    return open_frames(chunks, Truth(source.label, source.group, proteins))

@@ -1,0 +1,68 @@
+"""Set-up before anything starts: Dagster's home, MLflow's database and experiment, the profile's checkpoints.
+
+Two processes that touch a fresh SQLite file race; so one step makes them, once.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from virnuc_assets.encoders.checkpoints import fetch_checkpoint
+from virnuc_assets.encoders.registry import PROFILES
+from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.resources import Workspace
+from virnuc_assets.settings import Settings
+from virnuc_assets.tracking import EXPERIMENT, database_uri
+
+_DAGSTER_YAML = Path(__file__).parent / "dagster.yaml"
+
+
+def dagster_home(settings: Settings) -> Path:
+    """Dagster's home of this project."""
+    return settings.var / "dagster"
+
+
+def mlflow_folder(settings: Settings) -> Path:
+    """Folder of MLflow's database and artifacts."""
+    return settings.var / "mlflow"
+
+
+def set_up(settings: Settings, say: Callable[[str], None]) -> None:
+    """Make what is missing; a second call changes nothing. `say` is told each step."""
+    workspace = Workspace(settings)
+    settings.incoming.mkdir(parents=True, exist_ok=True)
+    say(f"Dagster home {dagster_home(settings)}")
+    _make_dagster_home(dagster_home(settings))
+    say(f"MLflow store {mlflow_folder(settings)}")
+    _make_mlflow_store(mlflow_folder(settings))
+    for slot in PROFILES[settings.profile]:
+        spec = workspace.encoder(slot)
+        folder = fetch_checkpoint(spec, workspace.layout.checkpoints)
+        say(f"encoder {slot}: {spec.name} {f'in {folder}' if folder else '(computed, no weights)'}")
+
+
+def _make_dagster_home(home: Path) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_DAGSTER_YAML, home / "dagster.yaml")
+    from dagster import DagsterInstance
+
+    with DagsterInstance.from_config(str(home)) as instance:
+        instance.get_runs(limit=1)
+        instance.get_dynamic_partitions(str(REFERENCE.partitions.name))
+        instance.all_instigator_state()
+
+
+def _make_mlflow_store(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    uri = database_uri(folder)
+    upgrade = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
+    subprocess.run(upgrade, check=True, capture_output=True)  # noqa: S603
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    if client.get_experiment_by_name(EXPERIMENT) is None:
+        client.create_experiment(EXPERIMENT, artifact_location=(folder / "artifacts").as_uri())

@@ -1,0 +1,122 @@
+"""Asset checks, named for the property that passes; each reads the tables that lie on disk.
+
+They are for eyes and block within a run. Whatever would build on a wrong table calls the same validators itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+import pyarrow.compute as pc
+
+from virnuc_assets.encoders.registry import BRANCHES, PROFILES, Branch
+from virnuc_assets.partitions import ShardSet
+from virnuc_assets.resources import Workspace
+from virnuc_assets.sequences.ledger import unbalanced_records
+from virnuc_assets.storage.merging import vectors_of
+from virnuc_assets.storage.schemas import chunks_schema, frames_schema, ledger_schema, vector_dim
+from virnuc_assets.storage.tables import read_schema, read_table
+
+# What a validator finds wrong with one shard, a sentence each.
+Validator = Callable[[str], Iterable[str]]
+_SHOWN = 20
+
+
+def build_shard_checks(workspace: Workspace, shards: ShardSet) -> list[dg.AssetChecksDefinition]:
+    """Checks of every per-shard asset of one domain."""
+    layout, domain = workspace.layout, shards.domain
+
+    def chunks(shard: str) -> Iterator[str]:
+        table = read_table(layout.table(domain, "chunked_fasta", shard), chunks_schema())
+        longest = workspace.settings.sequences.chunk_length
+        for row in table.to_pylist():
+            length_nt = row["end_nt"] - row["start_nt"]
+            if length_nt != len(row["sequence"]) or not 0 < length_nt <= longest:
+                yield f"{row['chunk_id']}: {length_nt} nt by its positions, {len(row['sequence'])} letters, at most {longest}"
+
+    def open_frames(shard: str) -> Iterator[str]:
+        table = read_table(layout.table(domain, "translated_proteins", shard), frames_schema())
+        for row in table.select(["frame_id", "protein"]).to_pylist():
+            if not row["protein"] or "*" in row["protein"]:
+                yield f"{row['frame_id']}: protein {row['protein'][:30]!r}"
+
+    def ledger(shard: str) -> Iterator[str]:
+        table = read_table(layout.table(domain, "ledger", shard), ledger_schema())
+        yield from (f"{record}: frames do not add up to six a chunk" for record in unbalanced_records(table))
+        frames = read_table(layout.table(domain, "translated_proteins", shard), frames_schema()).num_rows
+        if frames != (kept := pc.sum(table.column("frames_kept")).as_py() or 0):
+            yield f"ledger counts {kept} kept frames, the table holds {frames}"
+
+    checks = [
+        _shard_check(shards, "chunked_fasta", "chunk_lengths_match_positions", chunks),
+        _shard_check(shards, "translated_proteins", "frames_are_open", open_frames),
+        _shard_check(shards, "translated_proteins", "ledger_sums_hold", ledger),
+    ]
+    for slot in PROFILES[workspace.settings.profile]:
+        checks += _embedding_checks(workspace, shards, slot)
+    checks += [_features_check(workspace, shards, branch) for branch in BRANCHES.values()]
+    return checks
+
+
+def _embedding_checks(workspace: Workspace, shards: ShardSet, slot: str) -> list[dg.AssetChecksDefinition]:
+    layout, domain, asset = workspace.layout, shards.domain, f"{slot}_embeddings"
+
+    def finite(shard: str) -> Iterator[str]:
+        import numpy as np
+
+        table = read_table(layout.table(domain, asset, shard))
+        bad = ~np.isfinite(vectors_of(table)).all(axis=1)
+        yield from (f"{frame_id}: vector is not finite" for frame_id in table.column("frame_id").filter(bad).to_pylist())
+
+    def ids(shard: str) -> Iterator[str]:
+        frames = read_table(layout.table(domain, "translated_proteins", shard), frames_schema())
+        if read_table(layout.table(domain, asset, shard)).column("frame_id") != frames.column("frame_id"):
+            yield "frame_ids are not those of the frames table, in its order"
+
+    return [
+        _shard_check(shards, asset, "embeddings_are_finite", finite),
+        _shard_check(shards, asset, "embedding_ids_match_frames", ids),
+    ]
+
+
+def _features_check(workspace: Workspace, shards: ShardSet, branch: Branch) -> dg.AssetChecksDefinition:
+    layout, domain, asset = workspace.layout, shards.domain, f"{branch.name}_features"
+
+    def merged(shard: str) -> Iterator[str]:
+        features = layout.table(domain, asset, shard)
+        sides = [layout.table(domain, f"{slot}_embeddings", shard) for slot in (branch.dna, branch.protein)]
+        dims = [vector_dim(read_schema(side)) for side in sides]
+        if vector_dim(read_schema(features)) != sum(dims):
+            yield f"width {vector_dim(read_schema(features))}, expected {dims[0]} + {dims[1]}"
+        found = read_table(features).column("frame_id")
+        for side in sides:
+            if read_table(side).column("frame_id") != found:
+                yield f"frame_ids differ from those of {side}"
+
+    return _shard_check(shards, asset, "merged_ids_match", merged)
+
+
+def _shard_check(shards: ShardSet, asset: str, name: str, validate: Validator) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=shards.key(asset), name=name, blocking=True, description=f"`{name}` holds in every shard of the run.")
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        keys = _shards_of(context, shards)
+        faults = {key: found for key in keys if (found := list(validate(key)))}
+        return result(faults, shards=len(keys))
+
+    return check
+
+
+def _shards_of(context: dg.AssetCheckExecutionContext, shards: ShardSet) -> Sequence[str]:
+    """The run's shards; all of them where the check is run by itself."""
+    if context.has_partition_key or context.has_partition_key_range:
+        return context.partition_keys
+    return context.instance.get_dynamic_partitions(str(shards.partitions.name))
+
+
+def result(faults: dict[str, list[str]], **facts: Any) -> dg.AssetCheckResult:  # noqa: ANN401
+    """Passed without faults; otherwise the first of them are shown and all are counted."""
+    shown = [f"{where}: {fault}" for where, found in faults.items() for fault in found][:_SHOWN]
+    metadata = {**facts, "faults": sum(map(len, faults.values())), **({"first_faults": shown} if shown else {})}
+    return dg.AssetCheckResult(passed=not faults, metadata=metadata)

@@ -1,0 +1,159 @@
+"""The command line: the domain functions on single files, and the servers. No Dagster process is needed for a prediction."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.resources import Workspace
+from virnuc_assets.settings import load_settings
+
+app = typer.Typer(
+    help="Viral or not: frames, embeddings and predictions for short nucleotide sequences.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+Config = Annotated[Path, typer.Option("--config", help="Settings file.")]
+Input = Annotated[Path, typer.Argument(help="FASTA or GenBank file, plain or gzip.")]
+DEFAULT_CONFIG = Path("virnuc.toml")
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command; an error that a person can mend is one message on stderr and exit status 1."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        try:
+            function(*args, **kwargs)
+        except VirnucError as error:
+            err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from error
+
+    return app.command()(run)
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=err)
+
+
+@_command
+def frames(
+    source: Input,
+    to: Annotated[Path, typer.Option("--out", help="Frames table to write (Parquet).")],
+    chunk_length: Annotated[int, typer.Option("--chunk-length", help="300 or 500 nt.")] = 500,
+) -> None:
+    """Cut records into chunks, translate six frames, keep the open ones."""
+    from virnuc_assets.single_file import frame_file, require_chunk_length
+
+    require_chunk_length(chunk_length)
+    with _progress() as progress:
+        counts = frame_file(source, to, chunk_length, _reporter(progress, "chunks"))
+    _print_pairs({**counts, "written to": to})
+
+
+@_command
+def embed(
+    table: Annotated[Path, typer.Argument(metavar="FRAMES", help="Frames table, as `virnuc frames` writes it.")],
+    encoder: Annotated[str, typer.Option("--encoder", help="Name in the registry, e.g. fastesm2_650_miniature.")],
+    to: Annotated[Path, typer.Option("--out", help="Embeddings table to write (Parquet).")],
+    config: Config = DEFAULT_CONFIG,
+) -> None:
+    """Embed the frames of a table with one encoder."""
+    from virnuc_assets.single_file import embed_file
+
+    workspace = Workspace(load_settings(config))
+    with _progress() as progress:
+        counts = embed_file(workspace, table, encoder, to, _reporter(progress, "frames"))
+    _print_pairs({**counts, "written to": to})
+
+
+@_command
+def predict(
+    source: Input,
+    to: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
+    config: Config = DEFAULT_CONFIG,
+) -> None:
+    """Call every frame, chunk and record of a file with the serving classifier."""
+    from virnuc_assets.single_file import predict_file
+
+    workspace = Workspace(load_settings(config))
+    with _progress() as progress:
+        counts = predict_file(workspace, source, to, _reporter(progress, "frames"))
+    _print_pairs({**counts, "written to": to})
+
+
+@_command
+def fasta(
+    table: Annotated[Path, typer.Argument(help="A chunks or frames table.")],
+    column: Annotated[str, typer.Option("--column", help="sequence, nucleotides or protein.")] = "sequence",
+) -> None:
+    """Print a chunks or frames table as FASTA."""
+    from virnuc_assets.sequences.chunk_table import as_fasta
+    from virnuc_assets.storage.tables import read_table
+
+    rows = read_table(table)
+    if column not in rows.column_names:
+        raise VirnucError(f"{table}: no column {column!r}; it has {', '.join(rows.column_names)}")
+    for text in as_fasta(rows, rows.column_names[0], column):
+        typer.echo(text, nl=False)
+
+
+@_command
+def doctor(config: Config = DEFAULT_CONFIG) -> None:
+    """Tell versions, attention backend, device, memory, and whether the checkpoints are there."""
+    from virnuc_assets.doctor import examine
+
+    facts, problems = examine(Workspace(load_settings(config)))
+    _print_pairs(facts)
+    if problems:
+        raise VirnucError("\n".join(problems))
+
+
+@_command
+def setup(config: Config = DEFAULT_CONFIG) -> None:
+    """Make Dagster's home, MLflow's store and the checkpoints, once, before anything starts."""
+    from virnuc_assets.bootstrap import set_up
+
+    set_up(load_settings(config), lambda step: out.print(step, highlight=False, soft_wrap=True))
+
+
+@_command
+def demo(config: Config = DEFAULT_CONFIG) -> None:
+    """Materialize every asset on the bundled genomes, from FASTA to the decision and a sample's predictions."""
+    from virnuc_assets.demo import run_demo
+
+    run_demo(load_settings(config), out)
+
+
+@_command
+def up(config: Config = DEFAULT_CONFIG) -> None:
+    """Start the Dagster UI with its daemon, and the MLflow server, on loopback. Ctrl-C ends both."""
+    from virnuc_assets.servers import serve
+
+    status = serve(load_settings(config), lambda text: out.print(text, highlight=False, soft_wrap=True))
+    raise typer.Exit(status)
+
+
+def _reporter(progress: Progress, what: str) -> Callable[[int, int], None]:
+    """A callback (done now, total) that moves one bar."""
+    task = progress.add_task(what, total=None)
+    return lambda done, total: progress.update(task, advance=done, total=total)
+
+
+def _print_pairs(pairs: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in pairs.items():
+        table.add_row(name, str(value))
+    out.print(table, soft_wrap=True)

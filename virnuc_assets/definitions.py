@@ -1,0 +1,51 @@
+"""The code location: `build_defs(settings)` makes the whole graph; `defs` is the graph of `virnuc.toml`.
+
+Loads without torch, transformers or mlflow; asset bodies import what they need when they run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+
+from virnuc_assets import automation, checks
+from virnuc_assets.assets import classifiers, embeddings, features, migration, predictions, sequences, shards
+from virnuc_assets.bootstrap import mlflow_folder
+from virnuc_assets.encoders.registry import BRANCHES, PROFILES
+from virnuc_assets.partitions import REFERENCE, SAMPLES
+from virnuc_assets.resources import Workspace
+from virnuc_assets.settings import Settings, load_settings
+from virnuc_assets.tracking import MlflowTracking
+
+SETTINGS_FILE = "virnuc.toml"
+
+
+def build_defs(settings: Settings) -> dg.Definitions:
+    """All assets, checks, jobs, sensors and resources of a project; the graph's shape is the same in every profile."""
+    workspace = Workspace(settings)
+    assets = shards.build_assets(workspace)
+    asset_checks = []
+    for shard_set in (REFERENCE, SAMPLES):
+        assets += sequences.build_assets(workspace, shard_set)
+        assets += [embeddings.build_asset(workspace, shard_set, slot) for slot in PROFILES[settings.profile]]
+        assets += [features.build_asset(workspace, shard_set, branch) for branch in BRANCHES.values()]
+        asset_checks += checks.build_shard_checks(workspace, shard_set)
+    for stage in (classifiers, migration, predictions):
+        assets += stage.build_assets(workspace)
+        asset_checks += stage.build_checks(workspace)
+    tracking = MlflowTracking(folder=str(mlflow_folder(settings)), server_url=settings.servers.mlflow_url)
+    return dg.Definitions(
+        assets=assets,
+        asset_checks=asset_checks,
+        jobs=automation.build_jobs(workspace),
+        sensors=automation.build_sensors(workspace),
+        schedules=automation.build_schedules(),
+        resources={"tracking": tracking},
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """The project in the current folder."""
+    return build_defs(load_settings(Path(SETTINGS_FILE)))

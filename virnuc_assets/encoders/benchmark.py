@@ -1,0 +1,127 @@
+"""Encoders side by side on the same rows: sequences a second and peak memory, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from virnuc_assets.encoders.registry import EncoderSpec
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.settings import EncodingSettings
+
+_WARM_UP_SEQUENCES = 64
+
+Measurement = dict[str, float | int | str]
+
+
+def benchmark_encoders(
+    specs: Mapping[str, EncoderSpec],
+    checkpoints: Path,
+    encoding: EncodingSettings,
+    frames: Mapping[str, Sequence[str]],
+    repeats: int,
+) -> dict[str, Measurement]:
+    """Measure encoders one after the other, each in a fresh interpreter, so that its peak memory is its own.
+
+    Args:
+        specs: Encoders by the key that the result is to have, for example their slots.
+        checkpoints: Folder of the miniatures.
+        encoding: Precision, device and token budget, the same for all.
+        frames: Columns nucleotides and protein of the same rows; each encoder reads the one of its alphabet.
+        repeats: Timed passes over all rows, after a warm-up over the first few.
+
+    Returns:
+        By key: encoder, sequences, dim, precision, device, seconds (median of a pass), sequences_per_s and
+        peak_memory_bytes (of the GPU where it runs on one, else the process's resident set).
+
+    Raises:
+        VirnucError: there are no rows or no repeats, or a measurement failed; the message holds its error output.
+    """
+    if repeats < 1 or not all(len(column) for column in frames.values()):
+        raise VirnucError("the encoder benchmark needs at least one frame and one repeat")
+    return {
+        key: _measure_apart(
+            {
+                "spec": asdict(spec),
+                "checkpoints": str(checkpoints.absolute()),
+                "encoding": encoding.model_dump(),
+                "sequences": list(frames[spec.column]),
+                "repeats": repeats,
+            }
+        )
+        for key, spec in specs.items()
+    }
+
+
+def measure(
+    spec: EncoderSpec, checkpoints: Path, encoding: EncodingSettings, sequences: Sequence[str], repeats: int
+) -> Measurement:
+    """Measure one encoder in this process; as `benchmark_encoders` says."""
+    import torch
+
+    from virnuc_assets.encoders.embedding import embed
+    from virnuc_assets.encoders.loading import load_encoder
+
+    encoder = load_encoder(spec, checkpoints, encoding)
+    embed(encoder, sequences[:_WARM_UP_SEQUENCES], encoding.token_budget)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        embed(encoder, sequences, encoding.token_budget)
+        seconds.append(time.perf_counter() - start)
+    on_gpu = encoder.device.type == "cuda"
+    median = statistics.median(seconds)
+    return {
+        "encoder": spec.name,
+        "sequences": len(sequences),
+        "dim": encoder.dim,
+        "precision": encoding.precision,
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "seconds": median,
+        "sequences_per_s": len(sequences) / median,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else _peak_resident_bytes(),
+    }
+
+
+def _measure_apart(job: Mapping[str, Any]) -> Measurement:
+    # A new interpreter, not multiprocessing: a spawned child would import the parent's main module first.
+    command = [sys.executable, "-m", __name__]
+    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise VirnucError(f"the benchmark of {job['spec']['name']} failed ({done.returncode}):\n{done.stderr.strip()}")
+    measurement: Measurement = json.loads(done.stdout.splitlines()[-1])
+    return measurement
+
+
+def _peak_resident_bytes() -> int:
+    # Not ru_maxrss on Linux: a child begins with its parent's peak there.
+    status = Path("/proc/self/status")
+    if status.is_file():
+        peak = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) * 1024
+    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_rss if sys.platform == "darwin" else peak_rss * 1024
+
+
+def _main() -> None:
+    job = json.load(sys.stdin)
+    result = measure(
+        EncoderSpec(**job["spec"]),
+        Path(job["checkpoints"]),
+        EncodingSettings(**job["encoding"]),
+        job["sequences"],
+        job["repeats"],
+    )
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,81 @@
+"""What a decision is made from: evidence that earlier assets stored, with its gaps named, never raised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+
+Side = Literal["dna", "protein"]
+SIDES: tuple[Side, Side] = ("dna", "protein")
+MINIATURE_SUFFIX = "_miniature"
+
+
+@dataclass(frozen=True)
+class BranchEvidence:
+    """What is stored of one branch, i.e. of one pair of encoders and the classifier on top of it.
+
+    Attributes:
+        branch: the branch's name, e.g. "fastesm2".
+        dna_slot: encoder slot of its nucleotides, a key of the benchmark.
+        protein_slot: encoder slot of its proteins, a key of the benchmark.
+        predictions: test rows as the evaluation stored them (frame_id, chunk_id, record_id, cluster, label
+            "viral" / "host", group, score_other, score_virus, call "virus" / "others"), in any order; None if
+            not stored.
+        description: the classifier's JSON; read here: `dna_dim`, `protein_dim`, `merged_dim`, `chunk_length`,
+            `seed`, `split_digest`, and `encoders` {"dna": fingerprint, "protein": fingerprint}, a fingerprint
+            being a flat dict that has `encoder`, `precision` and the library versions. None if not stored.
+        problems: what is absent or stale, each a sentence: "esm2_3b_evaluation has not been materialized".
+    """
+
+    branch: str
+    dna_slot: str
+    protein_slot: str
+    predictions: pa.Table | None = None
+    description: Mapping[str, Any] | None = None
+    problems: tuple[str, ...] = ()
+
+    def fingerprint(self, side: Side) -> Mapping[str, Any]:
+        """Fingerprint of one encoder as the classifier was trained with it; empty where it is not told."""
+        encoders = (self.description or {}).get("encoders") or {}
+        return encoders.get(side) or {}
+
+    def encoder_name(self, side: Side) -> str:
+        """The registry's name of one encoder, or its slot where the classifier does not tell."""
+        slot = self.dna_slot if side == "dna" else self.protein_slot
+        return str(self.fingerprint(side).get("encoder", slot))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything a decision is computed from; two equal values give two equal decisions, byte for byte.
+
+    Attributes:
+        candidate: the branch that wants to replace the baseline.
+        baseline: the branch in use.
+        floor: the composition features that a language model has to beat.
+        benchmark: encoder slot → {sequences_per_s, peak_memory_bytes, precision, device, sequences, dim};
+            None if not stored.
+        benchmark_problems: what is absent or stale of the benchmark.
+        environment: further facts to show in the report (versions, data digests); nothing is judged by them.
+    """
+
+    candidate: BranchEvidence
+    baseline: BranchEvidence
+    floor: BranchEvidence
+    benchmark: Mapping[str, Mapping[str, Any]] | None = None
+    benchmark_problems: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def branches(self) -> dict[str, BranchEvidence]:
+        """Role → branch, in the order of the report."""
+        return {"candidate": self.candidate, "baseline": self.baseline, "floor": self.floor}
+
+    @property
+    def miniatures(self) -> tuple[str, ...]:
+        """Names of the encoders whose weights are random, sorted."""
+        names = {branch.encoder_name(side) for branch in self.branches.values() for side in SIDES}
+        return tuple(sorted(name for name in names if name.endswith(MINIATURE_SUFFIX)))

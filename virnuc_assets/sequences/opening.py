@@ -1,0 +1,106 @@
+"""Opens a sequence file, plain or gzip (bgzip is gzip with several members), and digests every byte that is read."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from virnuc_assets.errors import VirnucError
+
+_FOREIGN_MAGIC = {
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"PK\x03\x04": "zip",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+}
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+class SequenceFileError(VirnucError):
+    """A sequence file cannot be read as what it claims to be; the message names file, line and record."""
+
+
+class SourceChanged(SequenceFileError):
+    """A source file is not the file that was planned, or changed while it was read."""
+
+
+class _DigestingReader(io.RawIOBase):
+    """Raw bytes of a file; whatever passes through is added to a SHA-256."""
+
+    def __init__(self, raw: io.FileIO) -> None:
+        self._raw = raw
+        self.sha256 = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        count = self._raw.readinto(buffer) or 0
+        self.sha256.update(memoryview(buffer)[:count])
+        return count
+
+
+class SourceFile:
+    """The text of one sequence file, with the digest of its bytes once it is exhausted.
+
+    Attributes:
+        path: the file.
+        head: the first written characters, by which the format is told.
+        text: decoded lines with universal newlines; bytes that are not UTF-8 become `\\xNN` escapes, so
+            that every id can be written as valid UTF-8.
+    """
+
+    def __init__(self, path: Path, reader: _DigestingReader, content: io.BufferedReader) -> None:
+        self.path = path
+        self.head = content.peek().decode("utf-8-sig", errors="replace").lstrip()[:80]
+        self.text = io.TextIOWrapper(content, encoding="utf-8-sig", errors="backslashreplace", newline=None)
+        self._reader = reader
+
+    def digest(self) -> str:
+        """SHA-256 of the whole file as it was read; reads what is left first."""
+        while self.text.read(1 << 20):
+            pass
+        while self._reader.read(1 << 20):
+            pass
+        return self._reader.sha256.hexdigest()
+
+    def require_digest(self, planned_sha256: str) -> None:
+        """Raise SourceChanged unless the bytes just read are the planned ones."""
+        if (found := self.digest()) != planned_sha256:
+            raise SourceChanged(
+                f"{self.path}: the file is not the one that was planned: expected sha256 {planned_sha256[:16]}…, "
+                f"found {found[:16]}…; it was replaced or is still being written. Materialize shard_plan again."
+            )
+
+
+@contextlib.contextmanager
+def open_source(path: Path) -> Iterator[SourceFile]:
+    """Open a sequence file; gzip is recognised by content, not by name.
+
+    Raises:
+        SequenceFileError: the file is missing, empty, in a format that is not read here, or its gzip
+            stream is cut or corrupt (also while the caller reads it).
+    """
+    if not path.is_file():
+        raise SequenceFileError(f"{path}: no such sequence file")
+    with path.open("rb", buffering=0) as raw:
+        magic = raw.read(8)
+        raw.seek(0)
+        if not magic:
+            raise SequenceFileError(f"{path}: the file is empty; expected FASTA or GenBank records")
+        for prefix, name in _FOREIGN_MAGIC.items():
+            if magic.startswith(prefix):
+                raise SequenceFileError(f"{path}: found {name} data; expected plain text or gzip. Recompress it with gzip.")
+        reader = _DigestingReader(raw)
+        buffered = io.BufferedReader(reader, buffer_size=1 << 20)
+        try:
+            if magic.startswith(_GZIP_MAGIC):
+                buffered = io.BufferedReader(gzip.GzipFile(fileobj=buffered), buffer_size=1 << 20)  # type: ignore[type-var]
+            yield SourceFile(path, reader, buffered)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise SequenceFileError(f"{path}: the gzip stream is cut or corrupt ({error}); fetch the file again") from error

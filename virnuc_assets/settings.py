@@ -1,0 +1,194 @@
+"""The typed form of `virnuc.toml`: every choice that changes a result, and nothing that does not."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from virnuc_assets.errors import VirnucError
+
+Profile = Literal["miniature", "full"]
+Branch = Literal["fastesm2", "esm2_3b", "kmer"]
+
+
+class SettingsError(VirnucError):
+    """`virnuc.toml` is missing, is not TOML, or holds an unknown key or an impossible value."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class SequenceSettings(_Section):
+    """How records become chunks and shards."""
+
+    chunk_length: Literal[300, 500] = 500
+    shard_chunks: PositiveInt = 10_000
+
+
+class EncodingSettings(_Section):
+    """How frames become vectors."""
+
+    precision: Literal["fp32"] = "fp32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    token_budget: PositiveInt = 4096
+
+
+class SplitSettings(_Section):
+    """Which records count as relatives, and how their clusters are dealt to train, validation and test."""
+
+    seed: int = 0
+    validation_fraction: float = Field(default=0.15, gt=0.0, lt=1.0)
+    test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    ksize_aa: PositiveInt = 10
+    containment_threshold: float = Field(default=0.01, gt=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> SplitSettings:
+        if self.validation_fraction + self.test_fraction >= 1.0:
+            raise ValueError("validation_fraction + test_fraction must stay below 1")
+        return self
+
+
+class TrainingSettings(_Section):
+    """VirNucPro's recipe for the MLP."""
+
+    seed: int = 0
+    hidden: PositiveInt = 512
+    dropout: float = Field(default=0.5, ge=0.0, lt=1.0)
+    learning_rate: PositiveFloat = 2e-4
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    step_epochs: PositiveInt = 10
+    step_gamma: float = Field(default=0.85, gt=0.0, le=1.0)
+    batch_rows: int = Field(default=32, ge=2)
+    max_epochs: PositiveInt = 200
+    patience: PositiveInt = 5
+
+
+class DecisionSettings(_Section):
+    """The criteria of the migration, fixed before the numbers are seen."""
+
+    candidate: Branch = "fastesm2"
+    baseline: Branch = "esm2_3b"
+    floor: Branch = "kmer"
+    max_accuracy_drop: float = Field(default=0.05, ge=0.0, le=1.0)
+    max_f1_drop: float = Field(default=0.05, ge=0.0, le=1.0)
+    max_group_drop: float = Field(default=0.10, ge=0.0, le=1.0)
+    min_group_rows: PositiveInt = 20
+    min_speedup: PositiveFloat = 2.0
+    max_memory_ratio: PositiveFloat = 1.0
+    min_gain_over_floor: float = Field(default=0.0, ge=-1.0, le=1.0)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    bootstrap_rounds: int = Field(default=1000, ge=100)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _three_different_branches(self) -> DecisionSettings:
+        if len({self.candidate, self.baseline, self.floor}) < 3:
+            raise ValueError("candidate, baseline and floor must be three different branches")
+        return self
+
+
+class ServingSettings(_Section):
+    """Which classifier calls the samples."""
+
+    branch: Branch = "fastesm2"
+
+
+class ServerSettings(_Section):
+    """Ports of the two servers that `make up` starts on loopback."""
+
+    dagster_port: int = Field(default=3000, ge=1, le=65535)
+    mlflow_port: int = Field(default=5000, ge=1, le=65535)
+
+    @property
+    def mlflow_url(self) -> str:
+        """Address of the MLflow server."""
+        return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def dagster_url(self) -> str:
+        """Address of the Dagster UI."""
+        return f"http://127.0.0.1:{self.dagster_port}"
+
+
+class PathSettings(_Section):
+    """Folders, relative to the folder of `virnuc.toml` unless absolute."""
+
+    genomes: str = "data/genomes"
+    incoming: str = "data/incoming"
+    var: str = "var"
+
+
+class Settings(_Section):
+    """All of `virnuc.toml`; `root` is the folder that relative paths start from."""
+
+    root: Path
+    profile: Profile = "miniature"
+    sequences: SequenceSettings = SequenceSettings()
+    encoding: EncodingSettings = EncodingSettings()
+    split: SplitSettings = SplitSettings()
+    training: TrainingSettings = TrainingSettings()
+    decision: DecisionSettings = DecisionSettings()
+    serving: ServingSettings = ServingSettings()
+    servers: ServerSettings = ServerSettings()
+    paths: PathSettings = PathSettings()
+
+    @property
+    def genomes(self) -> Path:
+        """Folder of the reference genomes and their MANIFEST.tsv."""
+        return self.root / self.paths.genomes
+
+    @property
+    def incoming(self) -> Path:
+        """The watched folder for samples."""
+        return self.root / self.paths.incoming
+
+    @property
+    def var(self) -> Path:
+        """Everything the platform produces."""
+        return self.root / self.paths.var
+
+
+def load_settings(path: Path) -> Settings:
+    """Read `virnuc.toml`.
+
+    Raises:
+        SettingsError: the file is missing, is not TOML, or holds an unknown key or an impossible
+            value; the message names the file, the line and the key.
+    """
+    if not path.is_file():
+        raise SettingsError(f"{path}: settings file not found; run from the project's folder or pass --config")
+    text = path.read_text(encoding="utf-8")
+    try:
+        values = tomllib.loads(text)
+        if "root" in values:
+            raise SettingsError(f"{path}:{_line_of(text, ('root',))}: root: is the folder of this file; it cannot be set")
+        return Settings.model_validate({**values, "root": path.resolve().parent})
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        lines = [
+            f"{path}:{_line_of(text, item['loc'])}: {'.'.join(map(str, item['loc']))}: {item['msg']}, found {item['input']!r}"
+            for item in error.errors()
+        ]
+        raise SettingsError("\n".join(lines)) from error
+
+
+def _line_of(text: str, location: tuple[int | str, ...]) -> int:
+    """1-based line of a key, or of its table's header where the key is not written out."""
+    *tables, key = [str(part) for part in location] or [""]
+    line_of_table, inside = 1, not tables
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[([^\[\]]+)\]", line):
+            name = header.group(1).strip()
+            inside = name == ".".join(tables)
+            if inside or name == ".".join([*tables, key]):
+                line_of_table = number
+        elif inside and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+            return number
+    return line_of_table

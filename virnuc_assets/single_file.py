@@ -1,0 +1,99 @@
+"""The stages on single files, for the command line: the same domain functions as the assets, without an orchestrator."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from virnuc_assets.encoders.registry import encoder_named
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.resources import Workspace
+from virnuc_assets.sequences.chunk_table import chunk_table
+from virnuc_assets.sequences.frame_table import open_frames
+from virnuc_assets.sequences.ledger import ledger_table
+from virnuc_assets.sequences.planning import Piece, plan_source, source_name
+from virnuc_assets.settings import SequenceSettings
+from virnuc_assets.storage.schemas import frames_schema
+from virnuc_assets.storage.tables import TableWriter, content_digest, read_rows, read_windows
+
+# Told how many were done now, and how many there are in all.
+Report = Callable[[int, int], None]
+CHUNK_WINDOW = 1000
+FRAME_WINDOW = 256
+
+
+def require_chunk_length(chunk_length: int) -> None:
+    """Raise unless VirNucPro knows this chunk length."""
+    if chunk_length not in (allowed := SequenceSettings.model_fields["chunk_length"].annotation.__args__):  # type: ignore[union-attr]
+        raise VirnucError(f"--chunk-length: expected one of {', '.join(map(str, allowed))}, found {chunk_length}")
+
+
+class Framed:
+    """Frames of a file, window by window, and its ledger once all windows are through."""
+
+    def __init__(self, path: Path, chunk_length: int) -> None:
+        self._plan = plan_source(path, source_name(path), chunk_length, shard_chunks=1 << 62)
+        self._path, self._chunk_length = path, chunk_length
+        self._counts: dict[str, Counter[str]] = {}
+        self.recipe = {"table": "frames", "source_sha256": self._plan.sha256, "chunk_length": chunk_length}
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The records, each as one piece."""
+        return self._plan.pieces
+
+    def windows(self, report: Report) -> Iterator[pa.Table]:
+        """Frames of so many chunks at a time; at least one table."""
+        chunks = chunk_table(self._path, self.pieces, self._chunk_length, self._plan.sha256)
+        for start in range(0, max(1, chunks.num_rows), CHUNK_WINDOW):
+            window = chunks.slice(start, CHUNK_WINDOW)
+            found = open_frames(window, None)
+            for record_id, count in found.counts.items():
+                self._counts.setdefault(record_id, Counter()).update(count)
+            report(window.num_rows, chunks.num_rows)
+            yield found.table
+
+    def ledger(self) -> pa.Table:
+        """A line a record."""
+        return ledger_table(self.pieces, self._counts)
+
+
+def frame_file(source: Path, to: Path, chunk_length: int, report: Report) -> dict[str, Any]:
+    """Write the frames table of a file; returns what was counted."""
+    framed = Framed(source, chunk_length)
+    with TableWriter(to, frames_schema(), framed.recipe) as writer:
+        for window in framed.windows(report):
+            writer.write(window)
+    return ledger_totals(framed.ledger())
+
+
+def ledger_totals(ledger: pa.Table) -> dict[str, Any]:
+    """Sums over a ledger, and how many records were scored and skipped for which reason."""
+    lines = ledger.to_pylist()
+    reasons = Counter(line["reason"] or line["disposition"] for line in lines)
+    counted = [name for name in ledger.column_names if name == "chunks" or name.startswith("frames_")]
+    return {
+        "records": len(lines),
+        **{f"records: {reason}": count for reason, count in sorted(reasons.items())},
+        **{name.replace("_", " "): sum(line[name] for line in lines) for name in counted},
+    }
+
+
+def embed_file(workspace: Workspace, frames: Path, encoder_name: str, to: Path, report: Report) -> dict[str, Any]:
+    """Write the embeddings of a frames table by a named encoder; returns what was counted."""
+    from virnuc_assets.encoders.embedding import embed_frames
+    from virnuc_assets.encoders.loading import load_encoder
+    from virnuc_assets.storage.schemas import embeddings_schema
+
+    encoding = workspace.settings.encoding
+    rows = read_rows(frames)
+    encoder = load_encoder(encoder_named(encoder_name), workspace.layout.checkpoints, encoding)
+    recipe = {"table": "embeddings", "frames": content_digest(frames), "encoder": encoder.fingerprint}
+    with TableWriter(to, embeddings_schema(encoder.dim), recipe) as writer:
+        for window in read_windows(frames, FRAME_WINDOW, frames_schema()):
+            writer.write(embed_frames(encoder, window, encoding.token_budget, lambda done: report(done, rows)))
+    return {"frames": rows, "encoder": encoder.spec.name, "dim": encoder.dim, "device": encoder.device}

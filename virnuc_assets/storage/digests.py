@@ -1,0 +1,52 @@
+"""Digests of content: of a table's rows however they were batched, and of any JSON-able value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def digest_of(value: Any) -> str:  # noqa: ANN401  (whatever JSON holds)
+    """Digest of a JSON-able value, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class ContentDigest:
+    """Digest of rows that come in batches of any size; every column's parts have a running hash of their own."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._parts: dict[tuple[str, int], Any] = {}
+
+    def update(self, table: pa.Table) -> None:
+        """Add rows, in order."""
+        for name in self._schema.names:
+            for number, part in enumerate(_column_parts(table.column(name).combine_chunks())):
+                self._parts.setdefault((name, number), hashlib.sha256()).update(part)
+
+    def hexdigest(self) -> str:
+        """Digest of the columns' names and types and of all rows so far."""
+        parts = [(name, number, part.hexdigest()) for (name, number), part in sorted(self._parts.items())]
+        return digest_of([[(field.name, str(field.type)) for field in self._schema], parts])
+
+
+def _column_parts(array: pa.Array) -> Iterator[bytes | memoryview]:
+    """Validity, lengths and values of a column as bytes that concatenate over batches."""
+    if array.null_count:
+        yield pc.is_valid(array).to_numpy(zero_copy_only=False).tobytes()
+    else:
+        yield b"\x01" * len(array)
+    if pa.types.is_string(array.type):
+        text = array.fill_null("").to_pylist()
+        yield np.fromiter(map(len, text), dtype=np.int64, count=len(text)).tobytes()
+        yield "".join(text).encode()
+    elif pa.types.is_fixed_size_list(array.type):
+        yield np.ascontiguousarray(array.flatten().to_numpy(zero_copy_only=False)).tobytes()
+    else:
+        yield array.fill_null(0 if not pa.types.is_boolean(array.type) else False).to_numpy(zero_copy_only=False).tobytes()

@@ -1,0 +1,47 @@
+"""Where everything lies below `var/`: asset = table = folder, one file a shard, apart for each profile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Domain = Literal["reference", "samples"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths below `var`; what depends on the profile lies under its name, so that profiles never overwrite each other."""
+
+    var: Path
+    profile: str
+
+    @property
+    def checkpoints(self) -> Path:
+        """Local checkpoint folders, by encoder name."""
+        return self.var / "checkpoints"
+
+    @property
+    def results(self) -> Path:
+        """All that this profile produced."""
+        return self.var / self.profile
+
+    def table(self, domain: Domain, asset: str, shard: str) -> Path:
+        """A shard's table of a per-shard asset."""
+        return self.results / domain / asset / f"{shard}.parquet"
+
+    def plan(self, domain: Domain, source: str) -> Path:
+        """The shard plan of a source."""
+        return self.table(domain, "shard_plan", source)
+
+    def classifier(self, branch: str) -> Path:
+        """Folder of a branch's trained classifier."""
+        return self.results / "classifiers" / branch
+
+    def sample_report(self, sample: str) -> Path:
+        """Folder of what the user of a sample receives."""
+        return self.results / "samples" / "report" / sample
+
+    def whole(self, asset: str, suffix: str = ".parquet") -> Path:
+        """The file of an unpartitioned asset."""
+        return self.results / asset / f"{asset}{suffix}"

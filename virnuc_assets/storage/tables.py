@@ -1,0 +1,181 @@
+"""Parquet tables that are whole or absent, and say from what they were made.
+
+A table's *recipe* is a JSON object in its metadata: its kind, the digests of its inputs, the parameters that
+change its rows. Two tables of equal recipe hold the same rows; a table of another recipe is refused or redone.
+Its *content digest* covers the rows alone, so that what lies downstream is stale only where rows changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.storage.digests import ContentDigest
+
+Recipe = Mapping[str, Any]
+_RECIPE_KEY = "virnuc.recipe"
+_DIGEST_KEY = "virnuc.content_digest"
+
+
+class TableMismatch(VirnucError):
+    """A table on disk is not the one that is required; every mismatch is listed."""
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that becomes `path` when the block ends well and vanishes when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield aside
+        with aside.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+class TableWriter:
+    """Streams batches into a table that appears under its name only when all of it was written."""
+
+    def __init__(self, path: Path, schema: pa.Schema, recipe: Recipe) -> None:
+        self._schema, self._recipe = schema, recipe
+        self._aside = written_aside(path)
+        self._content = ContentDigest(schema)
+        self.rows = 0
+
+    def __enter__(self) -> TableWriter:
+        self._parquet = pq.ParquetWriter(self._aside.__enter__(), self._schema)
+        return self
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows; the columns must be those of the schema."""
+        table = table.cast(self._schema)
+        self._parquet.write_table(table)
+        self._content.update(table)
+        self.rows += table.num_rows
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            recipe = json.dumps(self._recipe, sort_keys=True)
+            self._parquet.add_key_value_metadata({_RECIPE_KEY: recipe, _DIGEST_KEY: self._content.hexdigest()})
+        self._parquet.close()
+        self._aside.__exit__(kind, error, traceback)
+
+
+def write_table(path: Path, table: pa.Table, recipe: Recipe) -> None:
+    """Write a whole table with its recipe; an interrupted write leaves what was there before."""
+    with TableWriter(path, table.schema, recipe) as writer:
+        writer.write(table)
+
+
+def read_table(path: Path, schema: pa.Schema | None = None, require: Recipe | None = None) -> pa.Table:
+    """Read a table after `require_table` found it to be the one that is meant."""
+    require_table(path, schema, require)
+    return pq.read_table(path, partitioning=None).replace_schema_metadata(None)
+
+
+def read_windows(
+    path: Path, rows: int, schema: pa.Schema | None = None, require: Recipe | None = None
+) -> Iterator[pa.Table]:
+    """As `read_table`, a window of rows at a time; a table without rows is one empty window."""
+    require_table(path, schema, require)
+    with pq.ParquetFile(path) as parquet:
+        empty = pa.Table.from_batches([], parquet.schema_arrow.remove_metadata())
+        for batch in parquet.iter_batches(batch_size=rows) if parquet.metadata.num_rows else ():
+            yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+        if not parquet.metadata.num_rows:
+            yield empty
+
+
+def require_table(path: Path, schema: pa.Schema | None = None, require: Recipe | None = None) -> None:
+    """Check a table's columns and recipe without reading its rows.
+
+    Args:
+        path: the table.
+        schema: columns and types, dims included, that it must have.
+        require: parts of the recipe that must be equal; nested objects are compared key by key.
+
+    Raises:
+        TableMismatch: the table is missing, or differs from what is required; all differences are listed.
+    """
+    if not path.is_file():
+        raise TableMismatch(f"{path}: the table does not exist; materialize {asset_of(path)} first")
+    differences = list(_schema_differences(schema, pq.read_schema(path))) if schema is not None else []
+    if require is not None:
+        differences += _differences(require, read_recipe(path))
+    if differences:
+        listed = "\n  ".join(differences)
+        raise TableMismatch(
+            f"{path}: not the table that is required:\n  {listed}\nMaterialize {asset_of(path)} again with today's "
+            "settings, or restore the settings that it was made with."
+        )
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The recipe a table was made by."""
+    return dict(json.loads(_metadata(path, _RECIPE_KEY)))
+
+
+def content_digest(path: Path) -> str:
+    """Digest of a table's rows, as recorded when it was written."""
+    return _metadata(path, _DIGEST_KEY)
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """Columns and types of a table."""
+    require_table(path)
+    return pq.read_schema(path).remove_metadata()
+
+
+def read_rows(path: Path) -> int:
+    """Number of rows of a table."""
+    return int(pq.read_metadata(path).num_rows)
+
+
+def is_made_by(path: Path, recipe: Recipe) -> bool:
+    """Whether the table exists and was made by exactly this recipe."""
+    return path.is_file() and read_recipe(path) == json.loads(json.dumps(recipe))
+
+
+def asset_of(path: Path) -> str:
+    """The asset that writes a table: its folder, and its file's stem as the shard."""
+    return f"{path.parent.parent.name}/{path.parent.name} (partition {path.stem})"
+
+
+def _metadata(path: Path, key: str) -> str:
+    require_table(path)
+    metadata = pq.read_metadata(path).metadata or {}
+    if key.encode() not in metadata:
+        raise TableMismatch(f"{path}: a Parquet file without {key}; expected a table written by virnuc_assets")
+    return str(metadata[key.encode()].decode())
+
+
+def _schema_differences(expected: pa.Schema, found: pa.Schema) -> Iterator[str]:
+    for name in dict.fromkeys([*expected.names, *found.names]):
+        want = expected.field(name).type if name in expected.names else "no such column"
+        have = found.field(name).type if name in found.names else "no such column"
+        if want != have:
+            yield f"column {name}: expected {want}, found {have}"
+
+
+def _differences(expected: Recipe, found: Recipe, prefix: str = "") -> list[str]:
+    lines = []
+    for key, want in expected.items():
+        have = found.get(key, "nothing")
+        if isinstance(want, Mapping) and isinstance(have, Mapping):
+            lines += _differences(want, have, f"{prefix}{key}.")
+        elif want != have:
+            lines.append(f"{prefix}{key}: expected {want}, found {have}")
+    return lines

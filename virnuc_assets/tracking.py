@@ -1,0 +1,126 @@
+"""The MLflow resource: one run a training, continued by its evaluation; a registered model for each protein encoder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from virnuc_assets.errors import VirnucError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+EXPERIMENT = "virnuc"
+# Marks the run that trained a classifier, so that its evaluation finds it.
+_CLASSIFIER_TAG = "virnuc.classifier_digest"
+
+
+class MlflowTracking(dg.ConfigurableResource[Any]):
+    """Runs, metrics and registered models in an MLflow store that set-up has made.
+
+    Attributes:
+        folder: holds the SQLite database and the artifacts; absolute, because MLflow stores what it is given.
+        server_url: where the MLflow server shows the runs, for links.
+    """
+
+    folder: str
+    server_url: str
+
+    @property
+    def uri(self) -> str:
+        """Tracking URI of the SQLite store."""
+        return database_uri(Path(self.folder))
+
+    @contextlib.contextmanager
+    def run(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Iterator[str]:
+        """A new run that is open inside the block; yields its id. An error inside marks the run as failed."""
+        mlflow = self._mlflow()
+        with mlflow.start_run(experiment_id=self._experiment_id(mlflow), run_name=name, tags=dict(tags)) as run:
+            mlflow.log_params(dict(params))
+            yield run.info.run_id
+
+    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Metrics of one epoch of the open run."""
+        self._mlflow().log_metrics(dict(metrics), step=epoch)
+
+    def log_model(self, model: nn.Module, example: np.ndarray, registered_name: str, classifier_digest: str) -> str:
+        """Log the model without pickle, register a version of it, and mark the open run as its training.
+
+        Args:
+            model: in eval mode.
+            example: some feature rows, (b, d) float32.
+            registered_name: name in the registry.
+            classifier_digest: digest of the classifier that was saved.
+
+        Returns:
+            The registered version.
+        """
+        mlflow = self._mlflow()
+        import mlflow.pytorch
+        import torch
+
+        info = mlflow.pytorch.log_model(
+            model,
+            name="model",
+            registered_model_name=registered_name,
+            input_example=example,
+            serialization_format="pt2",
+            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
+        )
+        version = str(info.registered_model_version)
+        mlflow.MlflowClient().set_registered_model_alias(registered_name, "latest_trained", version)
+        mlflow.set_tag(_CLASSIFIER_TAG, classifier_digest)
+        return version
+
+    def log_to_training(self, classifier_digest: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> str:
+        """Add test metrics and tags to the run that trained a classifier; returns the run's id.
+
+        Raises:
+            VirnucError: no run trained this classifier.
+        """
+        run_id = self.find_training(classifier_digest)
+        if run_id is None:
+            raise VirnucError(
+                f"MLflow store {self.uri}: no run trained classifier {classifier_digest}; the store was replaced since. "
+                "Materialize the classifier again."
+            )
+        mlflow = self._mlflow()
+        with mlflow.start_run(run_id=run_id):
+            mlflow.log_metrics(dict(metrics))
+            mlflow.set_tags(dict(tags))
+        return run_id
+
+    def find_training(self, classifier_digest: str) -> str | None:
+        """Id of the run that trained a classifier, or None."""
+        mlflow = self._mlflow()
+        runs = mlflow.MlflowClient().search_runs(
+            [self._experiment_id(mlflow)], f"tags.`{_CLASSIFIER_TAG}` = '{classifier_digest}'", max_results=1
+        )
+        return str(runs[0].info.run_id) if runs else None
+
+    def link(self, run_id: str) -> dg.UrlMetadataValue:
+        """A link to a run on the MLflow server."""
+        experiment_id = self._experiment_id(self._mlflow())
+        return dg.MetadataValue.url(f"{self.server_url}/#/experiments/{experiment_id}/runs/{run_id}")
+
+    def _mlflow(self) -> Any:  # noqa: ANN401
+        import mlflow
+
+        mlflow.set_tracking_uri(self.uri)
+        return mlflow
+
+    def _experiment_id(self, mlflow: Any) -> str:  # noqa: ANN401
+        experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            raise VirnucError(f"MLflow store {self.uri}: experiment {EXPERIMENT!r} is missing; run `virnuc setup`")
+        return str(experiment.experiment_id)
+
+
+def database_uri(folder: Path) -> str:
+    """Tracking URI of the SQLite store in a folder."""
+    return f"sqlite:///{folder / 'mlflow.db'}"

@@ -1,0 +1,155 @@
+"""The bundled genomes agree with their manifest, and the demo sample is real sequence foreign to them."""
+
+import csv
+import gzip
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from Bio import SeqIO
+from Bio.Seq import reverse_complement
+
+DATA = Path(__file__).parents[1] / "data"
+GENOMES = DATA / "genomes"
+HOST_GROUPS = {"bacteria", "archaea", "fungi", "protozoa", "plant", "invertebrate", "vertebrate"}
+KMER_NT = 31
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a tab-separated file with a header."""
+    with path.open(newline="") as handle:
+        return list(csv.DictReader(handle, delimiter="\t"))
+
+
+def read_records(path: Path, file_format: str) -> list[tuple[str, str]]:
+    """Ids and sequences of a gzipped file, in its order."""
+    with gzip.open(path, "rt") as handle:
+        return [(record.id, str(record.seq)) for record in SeqIO.parse(handle, file_format)]
+
+
+def unambiguous_kmers(sequence: str) -> Iterator[str]:
+    """Every k-mer of the sequence that holds only A, C, G and T."""
+    for run in re.findall("[ACGT]+", sequence.upper()):
+        for start in range(len(run) - KMER_NT + 1):
+            yield run[start : start + KMER_NT]
+
+
+MANIFEST = read_rows(GENOMES / "MANIFEST.tsv")
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, list[tuple[str, str]]]:
+    """FASTA records of each manifest row, by name."""
+    return {
+        row["name"]: read_records(GENOMES / row["label"] / f"{row['name']}.fna.gz", "fasta")
+        for row in MANIFEST
+    }
+
+
+@pytest.fixture(scope="module")
+def sample() -> dict[str, str]:
+    """Sequence of each sample record, as written in the file."""
+    records = list(SeqIO.parse(DATA / "samples" / "demo_sample.fasta", "fasta"))
+    sequences = {record.id: str(record.seq) for record in records}
+    assert len(sequences) == len(records), "a record id is there twice"
+    return sequences
+
+
+def test_manifest_names_every_file_and_no_other() -> None:
+    expected = {GENOMES / row["label"] / f"{row['name']}.fna.gz" for row in MANIFEST}
+    expected |= {
+        GENOMES / row["label"] / f"{row['name']}.gbk.gz" for row in MANIFEST if row["annotated"] == "yes"
+    }
+    assert {path for path in GENOMES.glob("*/*") if path.is_file()} == expected
+
+
+def test_manifest_has_31_viral_and_34_host_rows_in_the_seven_groups() -> None:
+    labels = [row["label"] for row in MANIFEST]
+    assert (labels.count("viral"), labels.count("host"), len(labels)) == (31, 34, 65)
+    assert len({row["name"] for row in MANIFEST}) == 65
+    assert {row["annotated"] for row in MANIFEST} == {"yes", "no"}
+    assert {row["group"] for row in MANIFEST if row["label"] == "host"} == HOST_GROUPS
+    assert {row["qualifier"] for row in MANIFEST} == {"", "plasmid", "organelle", "herpes", "ssRNA-RT"}
+    assert not any("(" in row["group"] for row in MANIFEST)
+
+
+def test_relatives_never_span_labels_and_are_never_alone() -> None:
+    named = sorted((row["relatives"], row["label"]) for row in MANIFEST if row["relatives"])
+    for word, rows in itertools.groupby(named, key=lambda pair: pair[0]):
+        labels = [label for _, label in rows]
+        assert len(labels) > 1 and len(set(labels)) == 1, word
+
+
+def test_lengths_are_those_of_the_records(reference: dict[str, list[tuple[str, str]]]) -> None:
+    found = {name: sum(len(sequence) for _, sequence in records) for name, records in reference.items()}
+    assert found == {row["name"]: int(row["length_nt"]) for row in MANIFEST}
+
+
+def test_reference_ids_are_unique(reference: dict[str, list[tuple[str, str]]]) -> None:
+    ids = [record_id for records in reference.values() for record_id, _ in records]
+    assert len(set(ids)) == len(ids)
+
+
+def test_host_windows_hold_no_ambiguity(reference: dict[str, list[tuple[str, str]]]) -> None:
+    windows = [row["name"] for row in MANIFEST if row["label"] == "host" and row["window"] != "whole"]
+    assert len(windows) > 20
+    for name in windows:
+        assert all(set(sequence) <= set("ACGT") for _, sequence in reference[name]), name
+
+
+def test_genbank_holds_the_records_of_the_fasta(reference: dict[str, list[tuple[str, str]]]) -> None:
+    for row in MANIFEST:
+        if row["annotated"] == "yes":
+            path = GENOMES / row["label"] / f"{row['name']}.gbk.gz"
+            assert read_records(path, "genbank") == reference[row["name"]], row["name"]
+            assert "/translation=" in gzip.decompress(path.read_bytes()).decode(), row["name"]
+
+
+def test_no_kmer_of_the_sample_is_in_the_reference(
+    reference: dict[str, list[tuple[str, str]]], sample: dict[str, str]
+) -> None:
+    owner = {
+        kmer: record_id
+        for record_id, sequence in sample.items()
+        for strand in (sequence, reverse_complement(sequence))
+        for kmer in unambiguous_kmers(strand)
+    }
+    assert len(owner) > 150_000
+    scanned, shared = 0, set()
+    for name, records in reference.items():
+        for _, sequence in records:
+            for kmer in unambiguous_kmers(sequence):
+                scanned += 1
+                if kmer in owner:
+                    shared.add((owner[kmer], name))
+    assert scanned > 3_000_000
+    assert shared == set()
+
+
+def test_sample_holds_the_promised_kinds_of_records(sample: dict[str, str]) -> None:
+    truth = {row["record_id"]: row["truth"] for row in read_rows(DATA / "samples" / "demo_truth.tsv")}
+    assert list(truth) == list(sample)
+    labels = list(truth.values())
+    assert (labels.count("viral"), labels.count("host"), labels.count("none")) == (6, 9, 1)
+    assert [name for name, sequence in sample.items() if len(sequence) < 3] == ["two_nt"]
+    assert {name: len(s) for name, s in sample.items() if 3 <= len(s) < 500} == {
+        "yellow_fever_350nt": 350,
+        "toxoplasma_120nt": 120,
+    }
+    assert [name for name, sequence in sample.items() if sequence.islower()] == ["fluA_PB2"]
+    runs = {name: [len(run) for run in re.findall("N{2,}", s)] for name, s in sample.items()}
+    assert {name: lengths for name, lengths in runs.items() if lengths} == {
+        "human_HERG": [100] * 14,
+        "soybean_leghemoglobin": [850],
+        "ustilago_chr14": [100],
+    }
+    assert sample["frog_rhodopsin"].count("K") == 1
+
+
+def test_sample_is_wrapped_at_70_and_small() -> None:
+    lines = (DATA / "samples" / "demo_sample.fasta").read_text().splitlines()
+    assert max(len(line) for line in lines if not line.startswith(">")) == 70
+    total_bytes = sum(path.stat().st_size for path in (DATA / "samples").iterdir())
+    assert total_bytes < 200_000
