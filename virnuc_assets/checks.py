@@ -3,21 +3,20 @@
 They are for eyes and block within a run. Whatever would build on a wrong table calls the same validators itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
 import pyarrow.compute as pc
 
-from virnuc_assets.encoders.registry import BRANCHES, PROFILES, Branch
+from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
+from virnuc_assets.sequences.chunking import chunk_count
 from virnuc_assets.sequences.ledger import unbalanced_records
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets.storage.schemas import chunks_schema, frames_schema, ledger_schema, vector_dim
-from virnuc_assets.storage.tables import read_schema, read_table
+from virnuc_assets.storage.schemas import chunks_schema, frames_schema, ledger_schema, plan_schema, vector_dim
+from virnuc_assets.storage.tables import read_recipe, read_schema, read_table
 
 # What a validator finds wrong with one shard, a sentence each.
 Validator = Callable[[str], Iterable[str]]
@@ -50,14 +49,41 @@ def build_shard_checks(workspace: Workspace, shards: ShardSet) -> list[dg.AssetC
             yield f"ledger counts {kept} kept frames, the table holds {frames}"
 
     checks = [
+        _plan_check(workspace, shards),
         _shard_check(shards, "chunked_fasta", "chunk_lengths_match_positions", chunks),
         _shard_check(shards, "translated_proteins", "frames_are_open", open_frames),
         _shard_check(shards, "translated_proteins", "ledger_sums_hold", ledger),
     ]
-    for slot in PROFILES[workspace.settings.profile]:
+    for slot in shards.slots:
         checks += _embedding_checks(workspace, shards, slot)
-    checks += [_features_check(workspace, shards, branch) for branch in BRANCHES.values()]
+    checks += [_features_check(workspace, shards, branch) for branch in shards.branches]
     return checks
+
+
+def _plan_check(workspace: Workspace, shards: ShardSet) -> dg.AssetChecksDefinition:
+    """Check of the shard plans of one domain."""
+
+    @dg.asset_check(asset=shards.key("shard_plan"), name="plans_cover_every_chunk_once", blocking=True)
+    def check() -> dg.AssetCheckResult:
+        """In every plan, the pieces of a record follow each other from its first chunk to its last."""
+        faults: dict[str, list[str]] = {}
+        plans = sorted(workspace.layout.plan(shards.domain, "x").parent.glob("*.parquet"))
+        for path in plans:
+            covered: dict[str, int] = {}
+            lengths: dict[str, int] = {}
+            for piece in read_table(path, plan_schema()).to_pylist():
+                record = piece["record_id"]
+                lengths[record] = piece["length_nt"]
+                if piece["first_chunk"] != covered.get(record, 0):
+                    faults.setdefault(path.stem, []).append(f"{record}: chunk {covered.get(record, 0)} is in no shard or two")
+                covered[record] = piece["end_chunk"]
+            chunk_length = read_recipe(path)["chunk_length"]
+            for record, length_nt in lengths.items():
+                if covered[record] != chunk_count(length_nt, chunk_length):
+                    faults.setdefault(path.stem, []).append(f"{record}: {covered[record]} chunks planned for {length_nt} nt")
+        return result(faults, plans=len(plans))
+
+    return check
 
 
 def _embedding_checks(workspace: Workspace, shards: ShardSet, slot: str) -> list[dg.AssetChecksDefinition]:

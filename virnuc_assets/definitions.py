@@ -12,7 +12,6 @@ import dagster as dg
 from virnuc_assets import automation, checks
 from virnuc_assets.assets import classifiers, embeddings, features, migration, predictions, sequences, shards
 from virnuc_assets.bootstrap import mlflow_folder
-from virnuc_assets.encoders.registry import BRANCHES, PROFILES
 from virnuc_assets.partitions import REFERENCE, SAMPLES
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings, load_settings
@@ -28,8 +27,8 @@ def build_defs(settings: Settings) -> dg.Definitions:
     asset_checks = []
     for shard_set in (REFERENCE, SAMPLES):
         assets += sequences.build_assets(workspace, shard_set)
-        assets += [embeddings.build_asset(workspace, shard_set, slot) for slot in PROFILES[settings.profile]]
-        assets += [features.build_asset(workspace, shard_set, branch) for branch in BRANCHES.values()]
+        assets += [embeddings.build_asset(workspace, shard_set, slot) for slot in shard_set.slots]
+        assets += [features.build_asset(workspace, shard_set, branch) for branch in shard_set.branches]
         asset_checks += checks.build_shard_checks(workspace, shard_set)
     for stage in (classifiers, migration, predictions):
         assets += stage.build_assets(workspace)

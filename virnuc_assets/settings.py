@@ -13,6 +13,7 @@ from virnuc_assets.errors import VirnucError
 
 Profile = Literal["miniature", "full"]
 Branch = Literal["fastesm2", "esm2_3b", "kmer"]
+ServingBranch = Literal["fastesm2", "esm2_3b"]
 
 
 class SettingsError(VirnucError):
@@ -44,8 +45,10 @@ class SplitSettings(_Section):
     seed: int = 0
     validation_fraction: float = Field(default=0.15, gt=0.0, lt=1.0)
     test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
-    ksize_aa: PositiveInt = 10
-    containment_threshold: float = Field(default=0.01, gt=0.0, le=1.0)
+    ksize_aa: int = Field(default=10, ge=5, le=30)
+    sketch_scaled: PositiveInt = 2
+    containment_threshold: float = Field(default=0.004, gt=0.0, le=1.0)
+    min_shared_hashes: PositiveInt = 5
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> SplitSettings:
@@ -67,6 +70,13 @@ class TrainingSettings(_Section):
     batch_rows: int = Field(default=32, ge=2)
     max_epochs: PositiveInt = 200
     patience: PositiveInt = 5
+
+
+class BenchmarkSettings(_Section):
+    """How the encoders are measured side by side."""
+
+    rows: PositiveInt = 512
+    repeats: PositiveInt = 3
 
 
 class DecisionSettings(_Section):
@@ -96,7 +106,7 @@ class DecisionSettings(_Section):
 class ServingSettings(_Section):
     """Which classifier calls the samples."""
 
-    branch: Branch = "fastesm2"
+    branch: ServingBranch = "fastesm2"
 
 
 class ServerSettings(_Section):
@@ -133,6 +143,7 @@ class Settings(_Section):
     encoding: EncodingSettings = EncodingSettings()
     split: SplitSettings = SplitSettings()
     training: TrainingSettings = TrainingSettings()
+    benchmark: BenchmarkSettings = BenchmarkSettings()
     decision: DecisionSettings = DecisionSettings()
     serving: ServingSettings = ServingSettings()
     servers: ServerSettings = ServerSettings()

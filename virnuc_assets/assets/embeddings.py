@@ -1,7 +1,5 @@
 """Group `embeddings`: one table of vectors a shard for every encoder slot."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -38,7 +36,7 @@ def build_asset(workspace: Workspace, shards: ShardSet, slot: str) -> dg.AssetsD
         recipe = {"table": "embeddings", "encoder": fingerprint(spec, folder, encoding.precision)}
 
         @functools.cache  # once a run, and only if a shard needs it
-        def encoder() -> Encoder:
+        def encoder() -> "Encoder":
             from virnuc_assets.encoders.loading import load_encoder
 
             return load_encoder(spec, layout.checkpoints, encoding)

@@ -1,7 +1,5 @@
 """Group `features`: nucleotide and protein vectors of a shard joined for one classifier."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -61,8 +59,9 @@ def build_asset(workspace: Workspace, shards: ShardSet, branch: Branch) -> dg.As
                 }
                 yield merge_features(frames, tables["dna"], tables["protein"])
 
-            contents = {f"{side}_content": content_digest(path) for side, path in paths.items()}
-            outcome = made_table(layout.table(domain, f"{branch.name}_features", shard), {**recipe, **contents}, batches)
+            contents = {side: content_digest(path) for side, path in paths.items()}
+            full_recipe = {**recipe, "embeddings": contents, "dims": dims}
+            outcome = made_table(layout.table(domain, f"{branch.name}_features", shard), full_recipe, batches)
             return outcome.with_metadata(
                 dna_dim=dims["dna"], protein_dim=dims["protein"], merged_dim=sum(dims.values())
             )

@@ -1,7 +1,5 @@
 """The one way in which a per-shard asset runs: shard by shard, each recorded as it is done, finished ones reused."""
 
-from __future__ import annotations
-
 import itertools
 import resource
 import time
@@ -30,9 +28,13 @@ class Outcome:
     data_version: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
-    def with_metadata(self, **facts: Any) -> Outcome:  # noqa: ANN401
+    def with_metadata(self, **facts: Any) -> "Outcome":  # noqa: ANN401
         """The same outcome with more to see."""
         return Outcome(self.data_version, {**self.metadata, **facts})
+
+    def as_result(self) -> dg.MaterializeResult[Any]:
+        """The result of an asset, or of its only shard in a run."""
+        return dg.MaterializeResult(metadata=self.metadata, data_version=dg.DataVersion(self.data_version))
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,7 @@ def shard_asset(
     )
     def per_shard(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]:
         if len(context.partition_keys) == 1:
-            outcome = body()(context.partition_keys[0])
-            version = dg.DataVersion(outcome.data_version)
-            yield dg.MaterializeResult(metadata=outcome.metadata, data_version=version)
+            yield body()(context.partition_keys[0]).as_result()
         else:
             yield from _many(context, body(), lambda shard: _provenance(context, layout, shards, stage, shard))
 

@@ -1,7 +1,5 @@
 """Group `sequences`: the chunked FASTA of a shard, its open frames and its ledger."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg

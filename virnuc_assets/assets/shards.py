@@ -1,7 +1,5 @@
 """Group `shards`: plans reference sources and samples into shards, which become partitions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

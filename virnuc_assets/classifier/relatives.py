@@ -10,7 +10,6 @@ records are joined by name.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -27,6 +26,7 @@ MIN_STRETCH_AA = 30
 MIN_RESIDUES_PER_KMER = 6
 # Long records are translated piece by piece; a multiple of 3, so that frames stay in step.
 _PIECE_NT = 300_000
+_CLOSED = np.uint32(1 << 31)
 
 
 class RelativesError(VirnucError):
@@ -49,7 +49,7 @@ class ClusteredRecord:
 
 
 def cluster_relatives(
-    sequences: Iterable[tuple[str, bytes]], named: Mapping[str, Collection[str]], settings: SplitSettings
+    sequences: Iterable[tuple[str, bytes | bytearray]], named: Mapping[str, Collection[str]], settings: SplitSettings
 ) -> list[ClusteredRecord]:
     """Single-linkage clusters over containment found and names given.
 
@@ -82,25 +82,35 @@ def cluster_relatives(
     ]
 
 
-def protein_hashes(sequence: bytes, settings: SplitSettings) -> np.ndarray:
+def protein_hashes(sequence: bytes | bytearray, settings: SplitSettings) -> np.ndarray:
     """FracMinHash of a record's six frames: distinct uint64, about one in `sketch_scaled` of its k-mers."""
-    sketch = MinHash(n=0, ksize=settings.ksize_aa, scaled=settings.sketch_scaled, is_protein=True)
+    hasher = MinHash(n=0, ksize=settings.ksize_aa, scaled=settings.sketch_scaled, is_protein=True)
+    kept = [np.empty(0, dtype=np.uint64)]
     for start in range(0, len(sequence), _PIECE_NT):
-        for frame in six_frames(sequence[start : start + _PIECE_NT]):
-            for stretch in _informative_stretches(frame.protein.encode(), settings.ksize_aa):
-                sketch.add_protein(stretch.decode())
-    return np.fromiter(sketch.hashes.keys(), dtype=np.uint64)
+        hashes: list[int] = []
+        for frame in six_frames(bytes(sequence[start : start + _PIECE_NT])):
+            for stretch in _informative_stretches(frame.protein, settings.ksize_aa):
+                # Not `add_protein`: it sorts every hash in, at a cost that grows with the sketch.
+                hashes += hasher.seq_to_hashes(stretch, is_protein=True)
+        found = np.array(hashes, dtype=np.uint64)
+        kept.append(found[found <= np.iinfo(np.uint64).max // settings.sketch_scaled])
+    return np.unique(np.concatenate(kept))
 
 
-def _informative_stretches(protein: bytes, k: int) -> Iterator[bytes]:
-    """Parts of the stop-free stretches in which every k-mer has enough different residues."""
-    for stretch in re.findall(rb"[^*]{%d,}" % max(MIN_STRETCH_AA, k), protein):
-        bits = np.uint32(1) << (np.frombuffer(stretch, dtype=np.uint8) - ord("A")).astype(np.uint32)  # (aa,)
-        kmers = np.bitwise_or.reduce(np.lib.stride_tricks.sliding_window_view(bits, k), axis=1)  # (aa - k + 1,)
-        rich = np.bitwise_count(kmers) >= min(MIN_RESIDUES_PER_KMER, k)
-        edges = np.flatnonzero(np.diff(rich, prepend=False, append=False))
-        for first, end in edges.reshape(-1, 2):
-            yield stretch[first : end + k - 1]
+def _informative_stretches(protein: str, k: int) -> Iterator[str]:
+    """Parts of the long stop-free stretches in which every k-mer has enough different residues."""
+    letters = np.frombuffer(protein.encode("ascii"), dtype=np.uint8)  # (aa,)
+    if letters.size < max(MIN_STRETCH_AA, k):
+        return
+    stops = np.flatnonzero(letters == ord("*"))
+    lengths = np.diff(stops, prepend=-1, append=letters.size)  # of each stretch and the stop behind it
+    too_short = np.repeat(lengths <= MIN_STRETCH_AA, lengths)[: letters.size] | (letters == ord("*"))
+    # One bit a residue letter, the highest for what no k-mer may hold.
+    bits = np.where(too_short, _CLOSED, np.uint32(1) << (letters & 31).astype(np.uint32))
+    kmers = np.bitwise_or.reduce(np.lib.stride_tricks.sliding_window_view(bits, k), axis=1)  # (aa - k + 1,)
+    informative = (kmers < _CLOSED) & (np.bitwise_count(kmers) >= min(MIN_RESIDUES_PER_KMER, k))
+    for first, end in np.flatnonzero(np.diff(informative, prepend=False, append=False)).reshape(-1, 2):
+        yield protein[first : end + k - 1]
 
 
 def _found(

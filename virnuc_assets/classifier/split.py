@@ -40,10 +40,10 @@ def split_schema() -> pa.Schema:
 
 
 def assign_splits(clusters: Iterable[ClusteredRecord], counted: pa.Table, settings: SplitSettings) -> pa.Table:
-    """Deal clusters, in an order that only the seed decides, each to where rows of its kind are missing most.
+    """Deal clusters, large ones first and those of like size as the seed says, to where rows of their kind lack most.
 
-    A cluster counts for the label and group most of its rows have. While clusters last, every split gets one of
-    every label, then one of every group that has three or more; beyond that the largest shortfall of rows decides.
+    A cluster counts for the label and group most of its rows have. Every split gets a cluster of every label, and
+    of every group that has three or more; beyond that the largest shortfall of rows decides.
 
     Args:
         clusters: the cluster of every record that has rows.
@@ -87,7 +87,7 @@ def _deal(counts: Counts, settings: SplitSettings) -> dict[str, tuple[Split, str
         "validation": settings.validation_fraction,
         "test": settings.test_fraction,
     }
-    order = sorted(counts, key=lambda cluster: hashlib.sha256(f"{settings.seed}:{cluster}".encode()).digest())
+    order = sorted(counts, key=lambda cluster: _turn(cluster, counts[cluster].total(), settings.seed))
     kind = {cluster: _main_stratum(counts[cluster]) for cluster in order}
     to_come = Counter(scope for cluster in order for scope in _scopes(kind[cluster]))
     enough = {scope for scope, clusters in to_come.items() if clusters >= len(SPLITS)}
@@ -98,20 +98,25 @@ def _deal(counts: Counts, settings: SplitSettings) -> dict[str, tuple[Split, str
     dealt: dict[str, tuple[Split, str]] = {}
     for cluster in order:
         scopes = _scopes(kind[cluster])
-        allowed, why = list(SPLITS), "split furthest below its share of {1}"
+        allowed, why = list(SPLITS), f"split furthest below its share of {scopes[1]}"
         for scope in scopes:
             lacking = [split for split in SPLITS if not have[split][scope]]
             if scope in enough and len(lacking) >= to_come[scope] and lacking:
                 allowed, why = lacking, f"split without {scope}"
                 break
         short = {
-            split: sum(fractions[split] - have[split][scope] / max(1, total[scope]) for scope in scopes) for split in allowed
+            split: sum(fractions[split] - have[split][scope] / total[scope] for scope in scopes) for split in allowed
         }
         chosen = max(allowed, key=short.__getitem__)
-        dealt[cluster] = (chosen, why.format(*scopes))
+        dealt[cluster] = (chosen, why)
         _add(have[chosen], counts[cluster])
         to_come.subtract(scopes)
     return dealt
+
+
+def _turn(cluster: str, rows: int, seed: int) -> tuple[int, bytes]:
+    """Large clusters first, while shares can still be evened out; those of like size (a factor of 2) by the seed."""
+    return -rows.bit_length(), hashlib.sha256(f"{seed}:{cluster}".encode()).digest()
 
 
 def _main_stratum(counts: Counter[_Stratum]) -> _Stratum:
@@ -127,3 +132,35 @@ def _add(totals: Counter[str], rows: Counter[_Stratum]) -> None:
     for stratum, count in rows.items():
         for scope in _scopes(stratum):
             totals[scope] += count
+
+
+def _require_sound(records: list[dict[str, str]], known: dict[str, ClusteredRecord]) -> None:
+    ids = Counter(record["record_id"] for record in records)
+    faults = [f"{record_id}: {count} rows in the table of counts" for record_id, count in ids.items() if count > 1]
+    for record in records:
+        if record["record_id"] not in known:
+            faults.append(f"{record['record_id']}: no cluster of relatives")
+        if record["label"] not in LABELS or not record["group"]:
+            faults.append(f"{record['record_id']}: label {record['label']!r}, group {record['group']!r}")
+        if not record["rows"]:
+            faults.append(f"{record['record_id']}: no training rows")
+    if faults:
+        raise SplitError(
+            f"{len(faults)} records cannot be dealt: expected one row, a cluster, a label of {LABELS}, a group and "
+            f"training rows for each; found {'; '.join(faults[:5])}. Make clusters and counts from the same records."
+        )
+
+
+def _require_every_label(counts: Counts, dealt: dict[str, tuple[Split, str]]) -> None:
+    missing = []
+    for label in LABELS:
+        clusters = sorted(cluster for cluster in counts if any(stratum.label == label for stratum in counts[cluster]))
+        if lacking := [split for split in SPLITS if split not in {dealt[cluster][0] for cluster in clusters}]:
+            missing.append(
+                f"{label}: {len(clusters)} clusters ({', '.join(clusters[:5])}), none for {' and '.join(lacking)}"
+            )
+    if missing:
+        raise SplitError(
+            "every label needs unrelated records in train, validation and test, i.e. at least three clusters; found "
+            f"{'; '.join(missing)}. Add reference genomes that are no relatives of these."
+        )

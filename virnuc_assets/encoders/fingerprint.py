@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -53,12 +51,6 @@ def fingerprint(spec: EncoderSpec, folder: Path | None, precision: str) -> dict[
     if folder is not None and spec.checkpoint == MINIATURE:
         digest = _digest_of_folder(folder)
     return {**identity(spec, precision), "checkpoint_digest": digest}
-
-
-def digest_of(mapping: Mapping[str, str]) -> str:
-    """Short hex digest of a mapping; the order of its keys does not matter."""
-    text = json.dumps(dict(mapping), sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _digest_of_folder(folder: Path) -> str:

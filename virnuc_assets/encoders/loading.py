@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from virnuc_assets.encoders.checkpoints import checkpoint_folder
-from virnuc_assets.encoders.esm import Esm, load_esm
 from virnuc_assets.encoders.fingerprint import fingerprint
-from virnuc_assets.encoders.kmer import Kmer, load_kmer
-from virnuc_assets.encoders.mosaic_bert import MosaicBert, load_mosaic_bert
 from virnuc_assets.encoders.pooling import LEFT_OUT, keep_mask, mean_pool
 from virnuc_assets.encoders.registry import EncoderSpec
-from virnuc_assets.encoders.tokenization import TokenIds, Tokenization
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import EncodingSettings
 
-DTYPES = {"fp32": torch.float32}
+if TYPE_CHECKING:
+    from virnuc_assets.encoders.esm import Esm
+    from virnuc_assets.encoders.kmer import Kmer
+    from virnuc_assets.encoders.mosaic_bert import MosaicBert
+    from virnuc_assets.encoders.tokenization import TokenIds, Tokenization
 
-Model = Esm | MosaicBert | Kmer
+    Model = Esm | MosaicBert | Kmer
+
+DTYPES = {"fp32": torch.float32}
 
 
 class Encoder:
@@ -97,8 +100,17 @@ def resolve_device(requested: str) -> torch.device:
 
 
 def _load(spec: EncoderSpec, folder: Path | None) -> tuple[Model, Tokenization]:
+    # Each architecture's libraries are imported only for it: transformers alone takes seconds.
     if spec.architecture == "kmer":
+        from virnuc_assets.encoders.kmer import load_kmer
+
         return load_kmer(spec)
     if folder is None:
         raise VirnucError(f"{spec.name}: {spec.architecture} needs a checkpoint, and the registry names none")
-    return load_esm(folder) if spec.architecture == "esm" else load_mosaic_bert(folder)
+    if spec.architecture == "esm":
+        from virnuc_assets.encoders.esm import load_esm
+
+        return load_esm(folder)
+    from virnuc_assets.encoders.mosaic_bert import load_mosaic_bert
+
+    return load_mosaic_bert(folder)

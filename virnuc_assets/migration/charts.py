@@ -13,9 +13,7 @@ from sklearn.metrics import roc_curve
 
 STYLES = {"candidate": "-", "baseline": "--", "floor": ":"}
 # Colours that matplotlib can draw, each replaced by a CSS variable, so that the page's theme decides.
-_PLACEHOLDERS = {
-    name: f"#01020{i}" for i, name in enumerate(("candidate", "baseline", "floor", "ink", "rule"))
-}
+_PLACEHOLDERS = {name: f"#01020{i}" for i, name in enumerate(("candidate", "baseline", "floor", "ink", "rule"))}
 
 
 def roc_svg(predictions: Mapping[str, pa.Table]) -> str:

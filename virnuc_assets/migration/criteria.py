@@ -23,9 +23,7 @@ def drop_within_margin(rule: Rule, drop: Drop | None, gaps: Gaps, confidence: fl
     if drop is None:
         return lack(rule, gaps)
     if drop.low is None or drop.high is None:
-        return lack(
-            rule, ("all test rows are one cluster of relatives, so no interval can be given; add records",)
-        )
+        return lack(rule, ("all test rows are one cluster of relatives, so no interval can be given; add records",))
     explanation = (
         f"drop {drop.value:+.4f}, {confidence:.0%} interval {drop.low:+.4f} to {drop.high:+.4f}; "
         f"the upper bound is judged against {rule.threshold:g}"
@@ -33,15 +31,11 @@ def drop_within_margin(rule: Rule, drop: Drop | None, gaps: Gaps, confidence: fl
     return judge(rule, drop.value, explanation, drop.low, drop.high)
 
 
-def accuracy_drop_within_margin(
-    comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings
-) -> Criterion:
+def accuracy_drop_within_margin(comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings) -> Criterion:
     """Is the candidate's accuracy, at worst, no more than the margin below the baseline's?"""
     question = "Is accuracy, at worst, no more than the margin below the baseline's?"
     rule = Rule("accuracy_drop_within_margin", question, "<=", settings.max_accuracy_drop, "fraction")
-    return drop_within_margin(
-        rule, comparison.accuracy_drop if comparison else None, gaps, settings.confidence
-    )
+    return drop_within_margin(rule, comparison.accuracy_drop if comparison else None, gaps, settings.confidence)
 
 
 def f1_drop_within_margin(comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings) -> Criterion:
@@ -51,9 +45,7 @@ def f1_drop_within_margin(comparison: Comparison | None, gaps: Gaps, settings: D
     return drop_within_margin(rule, comparison.f1_drop if comparison else None, gaps, settings.confidence)
 
 
-def no_group_worse_than_margin(
-    comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings
-) -> Criterion:
+def no_group_worse_than_margin(comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings) -> Criterion:
     """Is no group with enough rows worse by more than the margin (point difference of accuracy)?"""
     question = "Does no virus or host group lose more accuracy than the margin?"
     rule = Rule("no_group_worse_than_margin", question, "<=", settings.max_group_drop, "fraction")
@@ -88,17 +80,17 @@ def speedup_reached(evidence: Evidence, settings: DecisionSettings) -> Criterion
     """Does the candidate's protein encoder embed as many times more sequences a second as asked for?"""
     question = "Is its protein encoder as much faster than the baseline's as asked for?"
     rule = Rule("speedup_reached", question, ">=", settings.min_speedup, "times")
-    return _ratio(rule, evidence, "sequences_per_s", "sequences/s")
+    return _ratio(rule, evidence, "sequences_per_s", "sequences/s", per=1)
 
 
 def memory_within_ratio(evidence: Evidence, settings: DecisionSettings) -> Criterion:
     """Does the candidate's protein encoder need at most the allowed share of the baseline's peak memory?"""
     question = "Does its protein encoder stay within the allowed share of the baseline's peak memory?"
     rule = Rule("memory_within_ratio", question, "<=", settings.max_memory_ratio, "times")
-    return _ratio(rule, evidence, "peak_memory_bytes", "bytes at peak")
+    return _ratio(rule, evidence, "peak_memory_bytes", "MiB at peak", per=2**20)
 
 
-def _ratio(rule: Rule, evidence: Evidence, measure: str, unit: str) -> Criterion:
+def _ratio(rule: Rule, evidence: Evidence, measure: str, unit: str, per: int) -> Criterion:
     """Candidate / baseline of one measured quantity, only where both were measured under equal conditions."""
     slots = (evidence.candidate.protein_slot, evidence.baseline.protein_slot)
     gaps = _benchmark_gaps(evidence, slots, measure)
@@ -107,7 +99,7 @@ def _ratio(rule: Rule, evidence: Evidence, measure: str, unit: str) -> Criterion
     ours, theirs = (evidence.benchmark[slot] for slot in slots)
     ratio = float(ours[measure]) / float(theirs[measure])
     explanation = (
-        f"{slots[0]} {float(ours[measure]):,.6g}, {slots[1]} {float(theirs[measure]):,.6g} {unit}: "
+        f"{slots[0]} {float(ours[measure]) / per:,.1f}, {slots[1]} {float(theirs[measure]) / per:,.1f} {unit}: "
         f"{ratio:.3g}×, both on {ours['sequences']} sequences, {ours['precision']}, {ours['device']}"
     )
     return judge(rule, ratio, explanation)
@@ -115,7 +107,7 @@ def _ratio(rule: Rule, evidence: Evidence, measure: str, unit: str) -> Criterion
 
 def _benchmark_gaps(evidence: Evidence, slots: tuple[str, str], measure: str) -> tuple[str, ...]:
     if evidence.benchmark is None:
-        return evidence.benchmark_problems or ("no encoder benchmark is stored",)
+        return evidence.benchmark_gaps
     absent = [slot for slot in slots if slot not in evidence.benchmark]
     if absent:
         return tuple(f"the encoder benchmark has not measured {slot}" for slot in absent)
@@ -131,7 +123,7 @@ def _benchmark_gaps(evidence: Evidence, slots: tuple[str, str], measure: str) ->
         for condition in EQUAL_CONDITIONS
         if ours.get(condition) is None or ours.get(condition) != theirs.get(condition)
     ]
-    return (*evidence.benchmark_problems, *unmeasured, *unequal)
+    return (*evidence.benchmark_gaps, *unmeasured, *unequal)
 
 
 def _is_positive(row: Mapping[str, Any], measure: str) -> bool:

@@ -50,9 +50,7 @@ class Criterion(Rule):
     missing: tuple[str, ...] = ()
 
 
-def judge(
-    rule: Rule, value: float, explanation: str, low: float | None = None, high: float | None = None
-) -> Criterion:
+def judge(rule: Rule, value: float, explanation: str, low: float | None = None, high: float | None = None) -> Criterion:
     """Hold a number against the rule; with "<=" and an interval, the upper bound is what is judged."""
     judged = high if rule.comparison == "<=" and high is not None else value
     if rule.threshold is None or not rule.comparison:
@@ -68,4 +66,5 @@ def affirm(rule: Rule, explanation: str) -> Criterion:
 
 def lack(rule: Rule, pieces: tuple[str, ...]) -> Criterion:
     """The evidence does not allow to judge; `pieces` names what is lacking."""
+    pieces = tuple(dict.fromkeys(pieces))
     return Criterion(**vars(rule), outcome="missing", explanation="; ".join(pieces), missing=pieces)

@@ -25,8 +25,8 @@ class BranchEvidence:
             "viral" / "host", group, score_other, score_virus, call "virus" / "others"), in any order; None if
             not stored.
         description: the classifier's JSON; read here: `dna_dim`, `protein_dim`, `merged_dim`, `chunk_length`,
-            `seed`, `split_digest`, and `encoders` {"dna": fingerprint, "protein": fingerprint}, a fingerprint
-            being a flat dict that has `encoder`, `precision` and the library versions. None if not stored.
+            `seed`, `training`, `split_digest`, and `encoders` {"dna": fingerprint, "protein": fingerprint}, a
+            flat dict that has `encoder`, `precision` and the library versions. None if not stored.
         problems: what is absent or stale, each a sentence: "esm2_3b_evaluation has not been materialized".
     """
 
@@ -36,6 +36,13 @@ class BranchEvidence:
     predictions: pa.Table | None = None
     description: Mapping[str, Any] | None = None
     problems: tuple[str, ...] = ()
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """The problems, or that no predictions are stored where no problem tells why."""
+        if self.predictions is None and not self.problems:
+            return (f"{self.branch}: no predictions on the test rows are stored",)
+        return self.problems
 
     def fingerprint(self, side: Side) -> Mapping[str, Any]:
         """Fingerprint of one encoder as the classifier was trained with it; empty where it is not told."""
@@ -73,6 +80,13 @@ class Evidence:
     def branches(self) -> dict[str, BranchEvidence]:
         """Role → branch, in the order of the report."""
         return {"candidate": self.candidate, "baseline": self.baseline, "floor": self.floor}
+
+    @property
+    def benchmark_gaps(self) -> tuple[str, ...]:
+        """The benchmark's problems, or that none is stored where no problem tells why."""
+        if self.benchmark is None and not self.benchmark_problems:
+            return ("no encoder benchmark is stored",)
+        return self.benchmark_problems
 
     @property
     def miniatures(self) -> tuple[str, ...]:

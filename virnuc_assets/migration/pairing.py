@@ -42,7 +42,7 @@ class PairedRows:
 def usable_rows(branch: BranchEvidence) -> tuple[pa.Table | None, tuple[str, ...]]:
     """The branch's predictions sorted by frame_id, or None and why they cannot be judged."""
     if branch.predictions is None:
-        return None, branch.problems or (f"{branch.branch}: no predictions on the test rows are stored",)
+        return None, branch.gaps
     faults = _table_faults(branch.predictions)
     if faults:
         return None, tuple(f"{branch.branch}: stored predictions are not usable: {fault}" for fault in faults)
@@ -95,7 +95,7 @@ def _table_faults(table: pa.Table) -> list[str]:
     if with_nulls:
         return [f"{table[name].null_count} rows have no {name}" for name in with_nulls]
     other, virus = table["score_other"].to_numpy(), table["score_virus"].to_numpy()
-    by_score = np.where(virus >= other, "virus", "others")
+    by_score = np.where(virus > other, "virus", "others")
     counted = {
         "repeat a frame_id": table.num_rows - pc.count_distinct(table["frame_id"]).as_py(),
         "have a label that is neither viral nor host": _outside(table["label"], ["viral", "host"]),
@@ -105,9 +105,7 @@ def _table_faults(table: pa.Table) -> list[str]:
     }
     faults = [f"{rows} of {table.num_rows} rows {what}" for what, rows in counted.items() if rows]
     if not faults and pc.count_distinct(table["label"]).as_py() < 2:
-        faults.append(
-            f"all {table.num_rows} rows are labelled {table['label'][0].as_py()}; both labels are needed"
-        )
+        faults.append(f"all {table.num_rows} rows are labelled {table['label'][0].as_py()}; both labels are needed")
     return faults
 
 
@@ -131,9 +129,7 @@ def _row_gaps(left: tuple[str, pa.Table], right: tuple[str, pa.Table]) -> tuple[
     for fact in ROW_FACTS:
         ours, theirs = left_table[fact].to_pylist(), right_table[fact].to_pylist()
         different = [
-            f"{frame_id}: {a} and {b}"
-            for frame_id, a, b in zip(left_ids, ours, theirs, strict=True)
-            if a != b
+            f"{frame_id}: {a} and {b}" for frame_id, a, b in zip(left_ids, ours, theirs, strict=True) if a != b
         ]
         if different:
             gaps.append(

@@ -47,9 +47,7 @@ def render_html(decision: Decision, evidence: Evidence, links: Sequence[tuple[st
     """
     for text, address in links:
         if urlsplit(address).scheme not in ("", "http", "https", "file"):
-            raise VirnucError(
-                f"report link {text!r}: expected an http, https or file address, found {address!r}"
-            )
+            raise VirnucError(f"report link {text!r}: expected an http, https or file address, found {address!r}")
     rows = {role: usable_rows(branch)[0] for role, branch in evidence.branches.items()}
     usable = {role: table for role, table in rows.items() if table is not None}
     environment = jinja2.Environment(
@@ -94,9 +92,7 @@ def markdown_summary(decision: Decision) -> str:
 def not_measured(decision: Decision) -> list[str]:
     """What a reader could believe was tested and was not."""
     comparison = decision.comparison
-    length = next(
-        (b.description.get("chunk_length") for b in decision.branches.values() if b.description), None
-    )
+    length = next((b.description.get("chunk_length") for b in decision.branches.values() if b.description), None)
     limits = [f"Chunk lengths other than {length} nt."] if length else []
     limits += [
         "Calls of whole chunks and records: every number here is for single frames.",

@@ -6,13 +6,10 @@ candidate. It counts as missing, so the decision is NO DECISION and never a verd
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from virnuc_assets.migration.criterion import Criterion, Rule, affirm, lack
 from virnuc_assets.migration.evidence import SIDES, BranchEvidence, Evidence
 
-SAME_DESCRIPTION = ("chunk_length", "seed", "split_digest")
+SAME_DESCRIPTION = ("chunk_length", "seed", "training", "split_digest")
 NOT_TOLD = "not told"
 # What makes an encoder the one it is; everything else in a fingerprint is the environment it ran in.
 ENCODER_IDENTITY = frozenset({
@@ -24,10 +21,7 @@ ENCODER_IDENTITY = frozenset({
 def branch_is_current(role: str, branch: BranchEvidence) -> Criterion:
     """Are the branch's predictions stored, and made from today's inputs?"""
     rule = Rule(f"{role}_is_current", f"Is the {role}'s evidence stored and made from today's inputs?")
-    gaps = branch.problems
-    if branch.predictions is None and not gaps:
-        gaps = (f"{branch.branch}: no predictions on the test rows are stored",)
-    return lack(rule, gaps) if gaps else affirm(rule, f"{branch.branch}: nothing is absent or stale")
+    return lack(rule, branch.gaps) if branch.gaps else affirm(rule, f"{branch.branch}: nothing is absent or stale")
 
 
 def dims_match_encoders(evidence: Evidence) -> Criterion:
@@ -38,28 +32,29 @@ def dims_match_encoders(evidence: Evidence) -> Criterion:
     for branch in (evidence.candidate, evidence.baseline):
         found = branch.description
         if found is None:
-            gaps.append(f"{branch.branch}: no description of the classifier is stored")
+            gaps.extend(_undescribed(branch))
             continue
         dna, protein, merged = (found.get(key) for key in ("dna_dim", "protein_dim", "merged_dim"))
         if not (isinstance(dna, int) and isinstance(protein, int) and dna + protein == merged):
             gaps.append(f"{branch.branch}: merged_dim {merged} is not dna_dim {dna} + protein_dim {protein}")
-        gaps.extend(_dim_gaps(branch, evidence.benchmark or {}))
+        gaps.extend(_dim_gaps(branch, evidence))
         facts.append(f"{branch.branch}: {dna} + {protein} = {merged}")
     return lack(rule, tuple(gaps)) if gaps else affirm(rule, "; ".join(facts))
 
 
-def _dim_gaps(branch: BranchEvidence, benchmark: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _dim_gaps(branch: BranchEvidence, evidence: Evidence) -> list[str]:
     """Dims of the classifier that the fingerprints or the benchmark contradict, or that neither tells."""
-    gaps = []
+    gaps: list[str] = []
     for side, slot in zip(SIDES, (branch.dna_slot, branch.protein_slot), strict=True):
         expected = (branch.description or {}).get(f"{side}_dim")
         told = {
             "its fingerprint": branch.fingerprint(side).get("dim"),
-            "the encoder benchmark": benchmark.get(slot, {}).get("dim"),
+            "the encoder benchmark": (evidence.benchmark or {}).get(slot, {}).get("dim"),
         }
         known = {source: dim for source, dim in told.items() if dim is not None}
         if not known:
-            gaps.append(f"{branch.branch}: neither fingerprint nor benchmark tells the dim of {slot}")
+            untold = (f"{branch.branch}: neither fingerprint nor benchmark tells the dim of {slot}",)
+            gaps.extend(evidence.benchmark_gaps or untold)
         gaps += [
             f"{branch.branch}: {side}_dim is {expected}, but {slot} is {dim} wide by {source}"
             for source, dim in known.items()
@@ -70,12 +65,12 @@ def _dim_gaps(branch: BranchEvidence, benchmark: Mapping[str, Mapping[str, Any]]
 
 def same_environment(evidence: Evidence) -> Criterion:
     """Do candidate and baseline differ in the protein encoder only?"""
-    question = "Do both sides share chunk length, split, seed, DNA encoder, precision and library versions?"
+    question = "Do both sides share chunk length, split, training recipe, DNA encoder, precision and library versions?"
     rule = Rule("same_environment", question)
     ours, theirs = evidence.candidate, evidence.baseline
-    absent = [branch.branch for branch in (ours, theirs) if branch.description is None]
-    if absent:
-        return lack(rule, tuple(f"{name}: no description of the classifier is stored" for name in absent))
+    undescribed = [gap for side in (ours, theirs) if side.description is None for gap in _undescribed(side)]
+    if undescribed:
+        return lack(rule, tuple(undescribed))
     compared = {key: (_told(ours, key), _told(theirs, key)) for key in SAME_DESCRIPTION}
     for side in SIDES:
         left, right = ours.fingerprint(side), theirs.fingerprint(side)
@@ -91,6 +86,10 @@ def same_environment(evidence: Evidence) -> Criterion:
         if a != b or a == NOT_TOLD
     )
     return lack(rule, gaps) if gaps else affirm(rule, f"equal on both sides: {', '.join(compared)}")
+
+
+def _undescribed(branch: BranchEvidence) -> tuple[str, ...]:
+    return branch.problems or (f"{branch.branch}: no description of the classifier is stored",)
 
 
 def _told(branch: BranchEvidence, key: str) -> str:

@@ -14,7 +14,9 @@ def test_a_miniature_that_is_not_written_names_the_remedy(tmp_path: Path) -> Non
 
 def test_a_written_miniature_is_found(checkpoints: Path) -> None:
     spec = ENCODERS["esm2_3b_miniature"]
-    assert checkpoint_folder(spec, checkpoints) == checkpoints / "esm2_3b_miniature" == fetch_checkpoint(spec, checkpoints)
+    assert (
+        checkpoint_folder(spec, checkpoints) == checkpoints / "esm2_3b_miniature" == fetch_checkpoint(spec, checkpoints)
+    )
 
 
 def test_kmers_need_none(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def description(branch: str, **changes: object) -> dict[str, Any]:
         "merged_dim": DIMS[dna] + DIMS[protein],
         "chunk_length": 500,
         "seed": 0,
+        "training": {"seed": 0, "hidden": 4},
         "split_digest": "split-1",
         "data_digest": f"features-of-{branch}",
         "encoders": {"dna": fingerprint(dna), "protein": fingerprint(protein)},

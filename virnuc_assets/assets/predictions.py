@@ -1,0 +1,153 @@
+"""Group `predictions`: the serving classifier's scores for every frame of a sample, and what the sample's user receives."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from virnuc_assets.assets.features import branch_fingerprints, features_recipe
+from virnuc_assets.assets.per_shard import OWNERS, Outcome, ShardStage, Work, made_table, shard_asset
+from virnuc_assets.checks import result
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.partitions import SAMPLE_NAMES, SAMPLES
+from virnuc_assets.resources import Workspace
+from virnuc_assets.sequences.ledger import merged_ledger
+from virnuc_assets.sequences.planning import source_of
+from virnuc_assets.storage.schemas import ledger_schema, predictions_schema
+from virnuc_assets.storage.tables import content_digest, read_table, require_table
+
+GROUP = "predictions"
+
+
+def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
+    """Predictions of a sample shard, and the report of a sample."""
+    branch = workspace.branch(workspace.settings.serving.branch)
+    layout = workspace.layout
+
+    def predict() -> Work:
+        """Scores (other, virus) and call of every frame of a sample shard, by the serving classifier.
+
+        The classifier is refused if it was trained on other encoders, dims or chunk length than the sample's features.
+        """
+        encoders = branch_fingerprints(workspace, branch)
+
+        def work(shard: str) -> Outcome:
+            from virnuc_assets.classifier.calling import ServingClassifier
+
+            classifier = ServingClassifier.load(layout.classifier(branch.name), encoders, workspace.settings.sequences.chunk_length)
+            features = layout.table("samples", f"{branch.name}_features", shard)
+            require_table(features, classifier.features_schema, features_recipe(workspace, "samples", shard, encoders))
+            recipe = {"table": "predictions", "features": content_digest(features), "classifier": classifier.digest}
+
+            def batches() -> Iterator[pa.Table]:
+                yield classifier.predictions(read_table(features))
+
+            path = layout.table("samples", "predictions", shard)
+            outcome = made_table(path, recipe, batches)
+            calls = read_table(path).column("call").to_pylist()
+            return outcome.with_metadata(frames_called_virus=calls.count("virus"), classifier=classifier.digest)
+
+        return work
+
+    stage = ShardStage(
+        deps=[SAMPLES.key(f"{branch.name}_features"), dg.AssetKey(f"{branch.name}_classifier")],
+        group=GROUP,
+        kinds=frozenset({"parquet", "pytorch"}),
+        code_version="1",
+    )
+    return [shard_asset(layout, SAMPLES, "predictions", stage, predict), _report_asset(workspace)]
+
+
+def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
+    layout = workspace.layout
+
+    @dg.asset(
+        key=SAMPLES.key("report"),
+        deps=[dg.AssetDep(SAMPLES.key("predictions"), partition_mapping=dg.AllPartitionMapping())],
+        partitions_def=SAMPLE_NAMES,
+        group_name=GROUP,
+        kinds={"tsv"},
+        owners=OWNERS,
+        code_version="1",
+    )
+    def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        """What the user of a sample receives: VirNucPro's two files, a line for every record, and nothing left out.
+
+        `prediction_results.txt` and `prediction_results_highestscore.csv` as VirNucPro writes them; `records.tsv`
+        holds each record's call, or why it could not be scored.
+        """
+        from virnuc_assets.classifier.calling import write_sample_report
+
+        shards = sample_shards(context.instance, context.partition_key)
+        predictions = [read_table(layout.table("samples", "predictions", shard), predictions_schema()) for shard in shards]
+        ledger = merged_ledger(read_table(layout.table("samples", "ledger", shard), ledger_schema()) for shard in shards)
+        folder = layout.sample_report(context.partition_key)
+        records = write_sample_report(folder, pa.concat_tables(predictions), ledger)
+        calls = records.column("call").to_pylist()
+        metadata = {
+            "records": records.num_rows,
+            "records_called_virus": calls.count("virus"),
+            "records_called_others": calls.count("others"),
+            "records_not_scored": calls.count(None),
+            "folder": dg.MetadataValue.path(folder),
+            "records_table": dg.MetadataValue.md(markdown_table(records)),
+        }
+        return dg.MaterializeResult(metadata=metadata)
+
+    return report
+
+
+def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
+    """Checks of the predictions and of the report."""
+    layout = workspace.layout
+    branch = workspace.branch(workspace.settings.serving.branch)
+
+    @dg.asset_check(asset=SAMPLES.key("predictions"), blocking=True)
+    def every_frame_is_called(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        """Predictions and features hold the same frames in the same order."""
+        faults = {}
+        for shard in context.instance.get_dynamic_partitions(str(SAMPLES.partitions.name)):
+            path = layout.table("samples", "predictions", shard)
+            features = layout.table("samples", f"{branch.name}_features", shard)
+            if path.is_file() and read_table(path).column("frame_id") != read_table(features).column("frame_id"):
+                faults[shard] = ["frame_ids differ from those of the features"]
+        return result(faults)
+
+    @dg.asset_check(asset=SAMPLES.key("report"), blocking=True)
+    def every_record_is_accounted_for(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        """Every planned record of every sample has exactly one line in its report."""
+        from virnuc_assets.classifier.calling import read_record_ids
+
+        faults, records = {}, 0
+        for folder in sorted(layout.sample_report("x").parent.glob("*/")):
+            planned = read_table(layout.plan("samples", folder.name)).column("record_id").unique().to_pylist()
+            reported = read_record_ids(folder)
+            records += len(reported)
+            if sorted(reported) != sorted(planned):
+                faults[folder.name] = [f"{len(planned)} records planned, {len(reported)} reported"]
+        return result(faults, records=records)
+
+    return [every_frame_is_called, every_record_is_accounted_for]
+
+
+def sample_shards(instance: dg.DagsterInstance, sample: str) -> list[str]:
+    """Shards of a sample, in order.
+
+    Raises:
+        VirnucError: it has none.
+    """
+    keys = instance.get_dynamic_partitions(str(SAMPLES.partitions.name))
+    shards = [key for key in keys if source_of(key) == sample]
+    if not shards:
+        raise VirnucError(f"sample {sample!r} has no shards; materialize samples/shard_plan first")
+    return sorted(shards)
+
+
+def markdown_table(table: pa.Table, rows: int = 50) -> str:
+    """The first rows of a table as Markdown; cells cannot end their row."""
+    lines = [f"| {' | '.join(table.column_names)} |", "|" + "---|" * table.num_columns]
+    for row in table.slice(0, rows).to_pylist():
+        cells = ("" if value is None else str(value) for value in row.values())
+        lines.append(f"| {' | '.join(cell.replace('|', '&#124;').replace('<', '&lt;') for cell in cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,50 @@
+"""What assets that read the whole reference ask first: are all shards there, and made from today's inputs?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+
+from virnuc_assets.assets.features import branch_fingerprints, features_recipe
+from virnuc_assets.encoders.registry import Branch
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.resources import Workspace
+from virnuc_assets.storage.schemas import features_schema, vector_dim
+from virnuc_assets.storage.tables import read_schema, require_table
+
+SPLIT = "train_test_split"
+_SHOWN = 10
+
+
+def reference_tables(instance: dg.DagsterInstance, workspace: Workspace, asset: str) -> dict[str, Path]:
+    """The tables of all reference shards, by shard.
+
+    Raises:
+        VirnucError: no shard is planned, or the table of some is missing; those are named.
+    """
+    shards = sorted(instance.get_dynamic_partitions(str(REFERENCE.partitions.name)))
+    tables = {shard: workspace.layout.table("reference", asset, shard) for shard in shards}
+    missing = [shard for shard, path in tables.items() if not path.is_file()]
+    if missing or not shards:
+        raise VirnucError(
+            f"reference/{asset}: {len(missing)} of {len(shards)} shards have no table "
+            f"({', '.join(missing[:_SHOWN])}{', …' if len(missing) > _SHOWN else ''}); materialize them first"
+        )
+    return tables
+
+
+def current_features(instance: dg.DagsterInstance, workspace: Workspace, branch: Branch) -> dict[str, Path]:
+    """The features tables of a branch, each made from today's frames by today's encoders and equally wide.
+
+    Raises:
+        VirnucError: a table is missing.
+        TableMismatch: a table is stale or of another width.
+    """
+    tables = reference_tables(instance, workspace, f"{branch.name}_features")
+    encoders = branch_fingerprints(workspace, branch)
+    schema = features_schema(vector_dim(read_schema(next(iter(tables.values())))))
+    for shard, path in tables.items():
+        require_table(path, schema, features_recipe(workspace, "reference", shard, encoders))
+    return tables

@@ -1,0 +1,121 @@
+"""A trained classifier applied to features tables, and the files that a sample's user receives."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, load_classifier, require_matches
+from virnuc_assets.classifier.mlp import Mlp
+from virnuc_assets.classifier.scoring import chunk_calls, frame_calls, record_calls, score
+from virnuc_assets.classifier.virnucpro_files import write_virnucpro_files
+from virnuc_assets.storage.merging import vectors_of
+from virnuc_assets.storage.schemas import features_schema, predictions_schema
+from virnuc_assets.storage.tables import written_aside
+
+RECORDS_FILE = "records.tsv"
+
+
+@dataclass(frozen=True)
+class ServingClassifier:
+    """A classifier that was found to fit the encoders and the chunk length in use."""
+
+    model: Mlp
+    description: ClassifierDescription
+
+    @classmethod
+    def load(cls, folder: Path, encoders: Mapping[str, Mapping[str, str]], chunk_length: int) -> ServingClassifier:
+        """Load a classifier for features of these encoders.
+
+        Args:
+            folder: the classifier's.
+            encoders: fingerprints of the features' encoders, by side.
+            chunk_length: nt of the chunks that the features come from.
+
+        Raises:
+            ClassifierMismatch: it is absent, damaged, or was trained for others; all mismatches are listed.
+        """
+        model, description = load_classifier(folder)
+        fingerprints = (dict(encoders["dna"]), dict(encoders["protein"]))
+        require_matches(description, *fingerprints, description.dna_dim, description.protein_dim, chunk_length)
+        return cls(model, description)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the weights."""
+        return self.description.weights_sha256
+
+    @property
+    def features_schema(self) -> pa.Schema:
+        """The only features table it can read; the width is part of the type."""
+        return features_schema(self.description.merged_dim)
+
+    def predictions(self, features: pa.Table) -> pa.Table:
+        """Predictions table of a features table, row for row."""
+        scores = score(self.model, vectors_of(features))  # (n, 2)
+        known = features.select(["frame_id", "chunk_id", "record_id"])
+        columns = {"score_other": scores[:, 0], "score_virus": scores[:, 1], "call": frame_calls(scores)}
+        for name, values in columns.items():
+            known = known.append_column(name, pa.array(values, predictions_schema().field(name).type))
+        return known.cast(predictions_schema())
+
+
+def sample_records(predictions: pa.Table, ledger: pa.Table) -> pa.Table:
+    """A line for every record of the ledger, in its order: the call of a scored one, the reason of a skipped one."""
+    calls = {row["record_id"]: row for row in record_calls(chunk_calls(predictions)).to_pylist()}
+    lines = []
+    for line in ledger.to_pylist():
+        called: Mapping[str, Any] = calls.get(line["record_id"], {})
+        lines.append(
+            {
+                "record_id": line["record_id"],
+                "length_nt": line["length_nt"],
+                "call": called.get("call"),
+                "viral_fraction": called.get("viral_fraction"),
+                "chunks": line["chunks"],
+                "chunks_scored": called.get("chunks", 0),
+                "chunks_viral": called.get("viral_chunks", 0),
+                "frames_scored": line["frames_kept"],
+                "disposition": line["disposition"],
+                "reason": line["reason"],
+            }
+        )
+    return pa.Table.from_pylist(lines, schema=_RECORDS_SCHEMA)
+
+
+def write_sample_report(folder: Path, predictions: pa.Table, ledger: pa.Table) -> pa.Table:
+    """Write VirNucPro's two files and `records.tsv` into a folder; returns the records."""
+    write_virnucpro_files(folder, predictions)
+    records = sample_records(predictions, ledger)
+    with written_aside(folder / RECORDS_FILE) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, delimiter="\t", lineterminator="\n")
+        writer.writerow(records.column_names)
+        writer.writerows(row.values() for row in records.to_pylist())
+    return records
+
+
+def read_record_ids(folder: Path) -> list[str]:
+    """Record ids of a written report, in order."""
+    with (folder / RECORDS_FILE).open(encoding="utf-8", newline="") as handle:
+        return [row["record_id"] for row in csv.DictReader(handle, delimiter="\t")]
+
+
+_RECORDS_SCHEMA = pa.schema(
+    {
+        "record_id": pa.string(),
+        "length_nt": pa.int64(),
+        "call": pa.string(),
+        "viral_fraction": pa.float64(),
+        "chunks": pa.int64(),
+        "chunks_scored": pa.int64(),
+        "chunks_viral": pa.int64(),
+        "frames_scored": pa.int64(),
+        "disposition": pa.string(),
+        "reason": pa.string(),
+    }
+)

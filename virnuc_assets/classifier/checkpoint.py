@@ -1,0 +1,164 @@
+"""A trained classifier on disk: weights as safetensors, and a JSON of all that must match before it may score."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, model_validator
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from virnuc_assets.classifier.mlp import Mlp
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.settings import TrainingSettings
+from virnuc_assets.storage.tables import written_aside
+
+Side = Literal["dna", "protein"]
+WEIGHTS_FILE = "classifier.safetensors"
+DESCRIPTION_FILE = "classifier.json"
+
+
+class ClassifierMismatch(VirnucError):  # noqa: N818  (as TableMismatch: what is wrong, not that something is)
+    """A classifier is absent, damaged, or was trained for other encoders, dims or chunks; all reasons are listed."""
+
+
+class ClassifierDescription(BaseModel):
+    """What a classifier was trained on and with.
+
+    Attributes:
+        branch: its pair of encoders.
+        encoders: fingerprints of the nucleotide and the protein encoder.
+        dna_dim: width of the nucleotide vectors, the first columns of the features.
+        protein_dim: width of the protein vectors.
+        merged_dim: their sum.
+        chunk_length: nt.
+        seed: of the training.
+        training: its recipe.
+        split_digest: of the split table.
+        data_digest: of the rows trained and validated on.
+        best_epoch: 1-based epoch of the weights.
+        score_columns: order of the scores.
+        weights_sha256: of the safetensors file; written by `save_classifier`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    branch: str
+    encoders: dict[Side, dict[str, str]]
+    dna_dim: PositiveInt
+    protein_dim: PositiveInt
+    merged_dim: PositiveInt
+    chunk_length: PositiveInt
+    seed: int
+    training: TrainingSettings
+    split_digest: str
+    data_digest: str
+    best_epoch: PositiveInt
+    score_columns: tuple[Literal["other"], Literal["virus"]] = ("other", "virus")
+    weights_sha256: str = ""
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> ClassifierDescription:
+        if set(self.encoders) != {"dna", "protein"}:
+            raise ValueError(f"encoders must tell dna and protein, found {sorted(self.encoders)}")
+        if self.dna_dim + self.protein_dim != self.merged_dim:
+            raise ValueError(
+                f"merged_dim {self.merged_dim} is not dna_dim {self.dna_dim} + protein_dim {self.protein_dim}"
+            )
+        if self.seed != self.training.seed:
+            raise ValueError(f"seed {self.seed} is not the training's, {self.training.seed}")
+        return self
+
+
+def save_classifier(folder: Path, model: Mlp, description: ClassifierDescription) -> ClassifierDescription:
+    """Write weights and description, replacing what the folder holds.
+
+    Both are written in full under temporary names, then renamed, the description last. Whoever dies between the
+    two renames leaves weights that the older description's digest refuses: never a half-written classifier.
+
+    Returns:
+        The description with the digest of the weights.
+
+    Raises:
+        ClassifierMismatch: the model is not as wide as described.
+    """
+    if (model.dim, model.hidden_layer.out_features) != (description.merged_dim, description.training.hidden):
+        raise ClassifierMismatch(
+            f"{folder}: described as {description.merged_dim} → {description.training.hidden}, "
+            f"the model is {model.dim} → {model.hidden_layer.out_features}"
+        )
+    weights = save_tensors({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
+    described = description.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
+    with written_aside(folder / DESCRIPTION_FILE) as description_aside:
+        description_aside.write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        with written_aside(folder / WEIGHTS_FILE) as weights_aside:
+            weights_aside.write_bytes(weights)
+    return described
+
+
+def load_classifier(folder: Path) -> tuple[Mlp, ClassifierDescription]:
+    """The model, in eval mode on the CPU, and its description.
+
+    Raises:
+        ClassifierMismatch: a file is absent, the description is not one, or the weights are not those described.
+    """
+    again = "train the classifier again"
+    if absent := [name for name in (WEIGHTS_FILE, DESCRIPTION_FILE) if not (folder / name).is_file()]:
+        raise ClassifierMismatch(f"{folder}: no classifier: {' and '.join(absent)} not found; {again}")
+    try:
+        description = ClassifierDescription.model_validate_json((folder / DESCRIPTION_FILE).read_bytes())
+    except ValidationError as error:
+        raise ClassifierMismatch(
+            f"{folder / DESCRIPTION_FILE}: not a classifier's description: {error}; {again}"
+        ) from error
+    weights = (folder / WEIGHTS_FILE).read_bytes()
+    if (found := hashlib.sha256(weights).hexdigest()) != description.weights_sha256:
+        raise ClassifierMismatch(
+            f"{folder / WEIGHTS_FILE}: expected weights of sha256 {description.weights_sha256} as {DESCRIPTION_FILE} "
+            f"tells, found {found}: damaged, or of another training; {again}"
+        )
+    model = Mlp(description.merged_dim, description.training.hidden, description.training.dropout)
+    model.load_state_dict(load_tensors(weights))
+    return model.eval(), description
+
+
+def require_matches(
+    description: ClassifierDescription,
+    dna_fingerprint: dict[str, str],
+    protein_fingerprint: dict[str, str],
+    dna_dim: int,
+    protein_dim: int,
+    chunk_length: int,
+) -> None:
+    """Refuse features that a classifier was not trained for.
+
+    Raises:
+        ClassifierMismatch: lists every mismatch: what the classifier expects, what was found, and the remedy.
+    """
+    expected: dict[str, object] = {
+        "dna_dim": description.dna_dim,
+        "protein_dim": description.protein_dim,
+        "chunk_length": description.chunk_length,
+    }
+    found: dict[str, object] = {"dna_dim": dna_dim, "protein_dim": protein_dim, "chunk_length": chunk_length}
+    fingerprints: dict[Side, dict[str, str]] = {
+        "dna": dna_fingerprint,
+        "protein": protein_fingerprint,
+    }
+    for side, fingerprint in fingerprints.items():
+        expected |= {f"{side} encoder: {key}": value for key, value in description.encoders[side].items()}
+        found |= {f"{side} encoder: {key}": value for key, value in fingerprint.items()}
+    mismatches = [
+        f"  {name}: expected {expected.get(name, 'nothing')!r}, found {found.get(name, 'nothing')!r}"
+        for name in sorted(expected.keys() | found.keys())
+        if expected.get(name) != found.get(name)
+    ]
+    if mismatches:
+        encoders = " and ".join(description.encoders[side].get("encoder", "?") for side in fingerprints)
+        raise ClassifierMismatch(
+            f"the {description.branch} classifier reads {encoders} ({description.merged_dim} columns) and cannot score "
+            "these features:\n" + "\n".join(mismatches) + "\nMake the features with its encoders and chunk length, or "
+            "train the classifier again on features like these."
+        )

@@ -1,0 +1,186 @@
+"""The whole pipeline on the bundled genomes, in one process: every asset, the decision, and a sample's predictions."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from rich.console import Console
+from rich.table import Table
+
+from virnuc_assets import automation
+from virnuc_assets.assets.migration import DECISION
+from virnuc_assets.bootstrap import dagster_home
+from virnuc_assets.definitions import build_defs
+from virnuc_assets.encoders.registry import BRANCHES
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES, ShardSet
+from virnuc_assets.resources import Workspace
+from virnuc_assets.sequences.planning import source_name
+from virnuc_assets.settings import Settings
+from virnuc_assets.storage.tables import read_rows
+
+DEMO_SAMPLE = "data/samples/demo_sample.fasta"
+_METRICS = ("rows", "accuracy", "precision", "recall", "f1", "mcc", "auroc", "average_precision", "brier")
+
+
+def run_demo(settings: Settings, out: Console) -> None:
+    """Materialize every asset of the graph and print what came of it.
+
+    Raises:
+        VirnucError: a run failed; the message names it.
+    """
+    os.environ["DAGSTER_HOME"] = str(dagster_home(settings))
+    sample = _drop_sample(settings)
+    started = time.perf_counter()
+    with dg.DagsterInstance.get() as instance:
+        run = Runs(build_defs(settings), instance, out)
+        run.job("plan_reference")
+        run.shards(automation.REFERENCE_JOB, REFERENCE)
+        run.job(automation.DECISION_JOB)
+        run.job(automation.PLAN_SAMPLES_JOB)
+        run.shards(automation.SAMPLE_JOB, SAMPLES)
+        run.shards(automation.BASELINE_SAMPLES_JOB, SAMPLES)
+        for name in instance.get_dynamic_partitions(str(SAMPLE_NAMES.name)):
+            run.job(automation.REPORT_JOB, partition_key=name)
+    workspace = Workspace(settings)
+    _print_rows(workspace, run, out)
+    _print_decision(workspace, out)
+    out.print(f"Predictions for {sample}: {workspace.layout.sample_report(sample)}", soft_wrap=True, highlight=False)
+    out.print(f"Finished in {time.perf_counter() - started:.0f} s. See it all: make up", highlight=False)
+
+
+class Runs:
+    """Runs jobs one after the other in this process, and counts rows made and reused for each asset."""
+
+    def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance, out: Console) -> None:
+        self._repository = defs.get_repository_def()
+        self._instance, self._out = instance, out
+        self.made: Counter[str] = Counter()
+        self.reused: Counter[str] = Counter()
+
+    def shards(self, job: str, shards: ShardSet) -> None:
+        """A job over all shards of a set, in runs of contiguous ranges."""
+        keys = self._instance.get_dynamic_partitions(str(shards.partitions.name))
+        for chosen in automation.contiguous_ranges(keys, keys):
+            tags = {automation.RANGE_START: chosen[0], automation.RANGE_END: chosen[-1]}
+            self.job(job, tags=tags)
+
+    def job(self, job: str, partition_key: str | None = None, tags: dict[str, str] | None = None) -> None:
+        """One run of a job.
+
+        Raises:
+            VirnucError: a step failed.
+        """
+        self._out.print(f"… {job} {partition_key or ''}", highlight=False)
+        definition = self._repository.get_job(job)
+        with _quiet():
+            result = definition.execute_in_process(
+                instance=self._instance, partition_key=partition_key, tags=tags, raise_on_error=False
+            )
+        if not result.success:
+            failed = [event for event in result.all_events if event.is_step_failure]
+            reasons = "\n".join(str(event.step_failure_data.error_display_string) for event in failed)
+            raise VirnucError(f"run {result.run_id} of job {job} failed:\n{reasons}")
+        latest = {
+            (event.asset_key.to_user_string(), event.partition): event.step_materialization_data.materialization.metadata
+            for event in result.all_events
+            if event.is_step_materialization
+        }
+        for (asset, _), metadata in latest.items():
+            self.made[asset] += _number(metadata, "rows_made")
+            self.reused[asset] += _number(metadata, "rows_reused")
+
+
+def _number(metadata: Any, name: str) -> int:  # noqa: ANN401
+    return int(metadata[name].value) if name in metadata else 0
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Dagster's event log goes to its store, not to the terminal."""
+    import logging
+
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _drop_sample(settings: Settings) -> str:
+    """Put the bundled sample into the watched folder as a person would: whole, under its name at once."""
+    bundled = settings.root / DEMO_SAMPLE
+    if not bundled.is_file():
+        raise VirnucError(f"{bundled}: the bundled sample is missing; restore it from the repository")
+    target = settings.incoming / bundled.name
+    aside = target.with_name(f".{target.name}.copy")
+    shutil.copyfile(bundled, aside)
+    aside.replace(target)
+    return source_name(target)
+
+
+def _print_rows(workspace: Workspace, run: Runs, out: Console) -> None:
+    table = Table(title="Rows per stage", title_justify="left")
+    for column, justify in (("asset", "left"), ("rows", "right"), ("made now", "right"), ("reused", "right"), ("dim", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for asset in sorted(run.made):
+        if run.made[asset] or run.reused[asset]:
+            rows = run.made[asset] + run.reused[asset]
+            table.add_row(asset, f"{rows:,}", f"{run.made[asset]:,}", f"{run.reused[asset]:,}", _dim(workspace, asset))
+    out.print(table)
+    embedded = sum(count for asset, count in run.made.items() if asset.endswith("_embeddings"))
+    reused = sum(count for asset, count in run.reused.items() if asset.endswith("_embeddings"))
+    if embedded:
+        out.print(f"Embedded {embedded:,} sequences now, {reused:,} were there already.", highlight=False)
+    else:
+        out.print(f"Nothing was embedded anew: all {reused:,} embeddings were there already.", highlight=False)
+
+
+def _dim(workspace: Workspace, asset: str) -> str:
+    return ""
+
+
+def _print_decision(workspace: Workspace, out: Console) -> None:
+    decision = json.loads(workspace.layout.whole(DECISION, ".json").read_text(encoding="utf-8"))
+    roles = decision["branches"]
+    metrics = Table(title="Test metrics", title_justify="left")
+    metrics.add_column("")
+    for role, branch in roles.items():
+        metrics.add_column(f"{role} ({branch['branch']})", justify="right")
+    dims = [(branch["description"] or {}) for branch in roles.values()]
+    for name in ("dna_dim", "protein_dim", "merged_dim"):
+        metrics.add_row(name, *(str(found.get(name, "–")) for found in dims))
+    for name in _METRICS:
+        values = [(branch["metrics"] or {}).get(name) for branch in roles.values()]
+        metrics.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
+    out.print(metrics)
+    criteria = Table(title=f"Decision: {decision['outcome']}", title_justify="left")
+    for column in ("criterion", "number", "threshold", "outcome"):
+        criteria.add_column(column)
+    for criterion in decision["criteria"]:
+        number, threshold = criterion["value"], criterion["threshold"]
+        criteria.add_row(
+            criterion["name"],
+            "–" if number is None else f"{number:.4g}",
+            "–" if threshold is None else f"{criterion['comparison']} {threshold:g}",
+            criterion["outcome"],
+        )
+    out.print(criteria)
+    for reason in decision["reasons"]:
+        out.print(f"  {reason}", highlight=False, markup=False)
+    if decision["miniatures"]:
+        out.print(
+            "The miniature encoders' weights are random numbers: this verdict shows that the machinery works, "
+            "and says nothing about FastESM2 or ESM2.",
+            style="bold",
+        )
+    out.print(f"Report: {workspace.layout.whole(DECISION, '.html')}", soft_wrap=True, highlight=False)

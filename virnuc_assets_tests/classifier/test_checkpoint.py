@@ -1,0 +1,137 @@
+"""A classifier comes back as it was, or not at all; for other encoders, dims or chunks it is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from virnuc_assets.classifier.checkpoint import (
+    ClassifierDescription,
+    ClassifierMismatch,
+    load_classifier,
+    require_matches,
+    save_classifier,
+)
+from virnuc_assets.classifier.mlp import Mlp
+from virnuc_assets.settings import TrainingSettings
+
+DNA = {"encoder": "dnabert_s_miniature", "checkpoint_digest": "aa", "precision": "fp32"}
+PROTEIN = {"encoder": "fastesm2_650_miniature", "checkpoint_digest": "bb", "precision": "fp32"}
+
+
+def description(**changes: object) -> ClassifierDescription:
+    values: dict[str, object] = {
+        "branch": "fastesm2",
+        "encoders": {"dna": DNA, "protein": PROTEIN},
+        "dna_dim": 4,
+        "protein_dim": 6,
+        "merged_dim": 10,
+        "chunk_length": 500,
+        "seed": 0,
+        "training": TrainingSettings(hidden=8),
+        "split_digest": "cc",
+        "data_digest": "dd",
+        "best_epoch": 3,
+    }
+    return ClassifierDescription.model_validate(values | changes)
+
+
+def model(seed: int = 0) -> Mlp:
+    torch.manual_seed(seed)
+    fresh = Mlp(10, 8, 0.5)
+    fresh(torch.randn(5, 10))  # moves BatchNorm's running mean and variance from their defaults
+    return fresh
+
+
+def test_comes_back_as_it_was(tmp_path: Path) -> None:
+    saved = model().eval()
+    described = save_classifier(tmp_path / "fastesm2", saved, description())
+    loaded, read = load_classifier(tmp_path / "fastesm2")
+    features = torch.randn(7, 10)
+    assert torch.equal(loaded(features), saved(features))
+    assert not loaded.training
+    assert read == described
+    assert sorted(path.name for path in (tmp_path / "fastesm2").iterdir()) == [
+        "classifier.json",
+        "classifier.safetensors",
+    ]
+    written = json.loads((tmp_path / "fastesm2" / "classifier.json").read_text())
+    assert written["score_columns"] == ["other", "virus"]
+    weights = (tmp_path / "fastesm2" / "classifier.safetensors").read_bytes()
+    assert written["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+
+
+def test_a_save_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = save_classifier(tmp_path, model(), description())
+
+    def full_disk(path: Path, data: bytes) -> int:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_classifier(tmp_path, model(1), description())
+    assert load_classifier(tmp_path)[1] == saved
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_weights_of_another_training_are_refused(tmp_path: Path) -> None:
+    save_classifier(tmp_path / "a", model(), description())
+    save_classifier(tmp_path / "b", model(1), description())
+    (tmp_path / "b" / "classifier.safetensors").replace(tmp_path / "a" / "classifier.safetensors")
+    with pytest.raises(ClassifierMismatch, match=r"expected weights of sha256 .* found .* train the classifier again"):
+        load_classifier(tmp_path / "a")
+
+
+def test_absent_or_damaged_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ClassifierMismatch, match=r"classifier.safetensors and classifier.json not found"):
+        load_classifier(tmp_path)
+    save_classifier(tmp_path, model(), description())
+    (tmp_path / "classifier.json").write_text('{"branch": "fastesm2"')
+    with pytest.raises(ClassifierMismatch, match=r"not a classifier's description"):
+        load_classifier(tmp_path)
+    (tmp_path / "classifier.json").unlink()
+    with pytest.raises(ClassifierMismatch, match=r": classifier.json not found"):
+        load_classifier(tmp_path)
+
+
+def test_a_model_of_another_width_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ClassifierMismatch, match="described as 9 → 8, the model is 10 → 8"):
+        save_classifier(tmp_path, model(), description(protein_dim=5, merged_dim=9))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"merged_dim": 11}, r"merged_dim 11 is not dna_dim 4 \+ protein_dim 6"),
+        ({"seed": 5}, "seed 5 is not the training's, 0"),
+        ({"encoders": {"dna": DNA}}, "must tell dna and protein"),
+        ({"extra": 1}, "Extra inputs"),
+    ],
+)
+def test_a_description_agrees_with_itself(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        description(**changes)
+
+
+def test_matching_features_are_accepted() -> None:
+    require_matches(description(), dict(DNA), dict(PROTEIN), 4, 6, 500)
+
+
+def test_every_mismatch_is_listed() -> None:
+    other = {"encoder": "esm2_3b_miniature", "precision": "fp32", "revision": "ee"}
+    with pytest.raises(ClassifierMismatch) as refused:
+        require_matches(description(), DNA, other, 4, 20, 300)
+    assert str(refused.value).splitlines()[1:-1] == [
+        "  chunk_length: expected 500, found 300",
+        "  protein encoder: checkpoint_digest: expected 'bb', found 'nothing'",
+        "  protein encoder: encoder: expected 'fastesm2_650_miniature', found 'esm2_3b_miniature'",
+        "  protein encoder: revision: expected 'nothing', found 'ee'",
+        "  protein_dim: expected 6, found 20",
+    ]
+    assert "dnabert_s_miniature and fastesm2_650_miniature" in str(refused.value)
+    assert "train the classifier again" in str(refused.value)

@@ -1,0 +1,150 @@
+"""Scores stand by themselves; calls follow VirNucPro's rules at frame and chunk, ours at the record."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+from torch import nn
+
+from virnuc_assets.classifier.mlp import Mlp
+from virnuc_assets.classifier.scoring import ScoringError, chunk_calls, frame_calls, record_calls, score
+from virnuc_assets.classifier.virnucpro_files import write_virnucpro_files
+
+
+@pytest.fixture
+def model() -> Mlp:
+    torch.manual_seed(0)
+    fresh = Mlp(20, 16, 0.5)
+    fresh(torch.randn(64, 20) * 3 + 1)
+    nn.init.normal_(fresh.output_layer.weight, std=3.0)
+    return fresh.train()
+
+
+@pytest.fixture
+def features() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(301, 20)).astype(np.float32)
+
+
+def frames(*rows: tuple[str, float, float]) -> pa.Table:
+    """A predictions table from (frame id, score_other, score_virus)."""
+    ids = [frame for frame, _, _ in rows]
+    scores = np.array([row[1:] for row in rows], dtype=np.float32)
+    return pa.table(
+        {
+            "frame_id": ids,
+            "chunk_id": [frame[:-2] for frame in ids],
+            "record_id": [frame.rpartition("_chunk_")[0] for frame in ids],
+            "score_other": scores[:, 0],
+            "score_virus": scores[:, 1],
+            "call": frame_calls(scores),
+        }
+    )
+
+
+def test_scores_are_probabilities_of_other_and_virus(model: Mlp, features: np.ndarray) -> None:
+    scores = score(model, features)
+    assert scores.shape == (301, 2)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-6)
+    with torch.no_grad():
+        expected = torch.softmax(model.eval()(torch.tensor(features)), dim=1)
+    np.testing.assert_allclose(scores, expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 7, 300])
+def test_the_batch_changes_no_score(model: Mlp, features: np.ndarray, batch_rows: int) -> None:
+    whole = score(model, features)
+    assert whole[:, 1].std() > 0.1  # on equal scores the test would be empty
+    np.testing.assert_allclose(score(model, features, batch_rows), whole, rtol=0, atol=1e-6)
+    reverse = score(model, np.ascontiguousarray(features[::-1]), batch_rows)[::-1]
+    np.testing.assert_allclose(reverse, whole, rtol=0, atol=1e-6)
+
+
+def test_read_only_and_empty_features_are_scored(model: Mlp, features: np.ndarray) -> None:
+    features.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(score(model, features)) == 301
+    assert score(model, features[:0]).shape == (0, 2)
+
+
+def test_features_of_another_width_are_refused(model: Mlp, features: np.ndarray) -> None:
+    with pytest.raises(ScoringError, match=r"expected features \(n, 20\) float32 .* found \(301, 19\) float32"):
+        score(model, np.ascontiguousarray(features[:, :19]))
+    with pytest.raises(ScoringError, match="float64"):
+        score(model, features.astype(np.float64))
+    features[4] = np.nan
+    with pytest.raises(ScoringError, match=r"1 of 301 scores are not finite, e.g. of rows \[4\]"):
+        score(model, features)
+
+
+def test_a_tie_is_others_for_a_frame_and_virus_for_a_chunk() -> None:
+    table = frames(("a_chunk_1F1", 0.5, 0.5), ("a_chunk_2F1", 0.9, 0.1), ("a_chunk_2R1", 0.1, 0.9))
+    assert table["call"].to_pylist() == ["others", "others", "virus"]
+    chunks = chunk_calls(table)
+    assert chunks["call"].to_pylist() == ["virus", "virus"]
+    assert chunks.schema.names == ["chunk_id", "record_id", "score_other", "score_virus", "call"]
+    assert chunks["score_other"].to_pylist() == pytest.approx([0.5, 0.9])
+
+
+def test_order_of_first_appearance_is_kept_and_rows_need_not_be_neighbours() -> None:
+    table = frames(
+        ("b_chunk_1F1", 0.4, 0.6), ("a_chunk_1F1", 0.6, 0.4), ("b_chunk_1F2", 0.7, 0.3), ("c_chunk_9R3", 0.2, 0.8)
+    )
+    chunks = chunk_calls(table)
+    assert chunks["chunk_id"].to_pylist() == ["b_chunk_1", "a_chunk_1", "c_chunk_9"]
+    assert chunks["call"].to_pylist() == ["others", "others", "virus"]
+    assert record_calls(chunks)["record_id"].to_pylist() == ["b", "a", "c"]
+
+
+def test_a_record_is_virus_from_half_of_its_chunks_on() -> None:
+    virus, other = (0.2, 0.8), (0.8, 0.2)
+    calls = {"half": [virus, other], "less": [virus, other, other], "all": [virus, virus]}
+    table = frames(
+        *((f"{name}_chunk_{i}F1", *pair) for name, pairs in calls.items() for i, pair in enumerate(pairs, 1))
+    )
+    assert record_calls(chunk_calls(table)).to_pydict() == {
+        "record_id": ["half", "less", "all"],
+        "chunks": [2, 3, 2],
+        "viral_chunks": [1, 1, 2],
+        "viral_fraction": [0.5, pytest.approx(1 / 3), 1.0],
+        "call": ["virus", "others", "virus"],
+    }
+
+
+def test_virnucpros_files_to_the_byte(tmp_path: Path) -> None:
+    table = frames(
+        ("b_chunk_10F1", 0.1, 0.9),
+        ("b_chunk_2R3", 0.75, 0.25),
+        ("a_chunk_1F2", 0.5, 0.5),
+        ("a_chunk_1R1", 0.99999, 1e-5),
+    )
+    paths = write_virnucpro_files(tmp_path / "out", table)
+    assert [path.name for path in paths] == ["prediction_results.txt", "prediction_results_highestscore.csv"]
+    assert paths[0].read_text() == (
+        "Sequence_ID\tPrediction\tscore1\tscore2\n"
+        "b_chunk_10F1\tvirus\t0.1\t0.9\n"
+        "b_chunk_2R3\tothers\t0.75\t0.25\n"
+        "a_chunk_1F2\tothers\t0.5\t0.5\n"
+        "a_chunk_1R1\tothers\t0.99999\t1e-05\n"
+    )
+    assert paths[1].read_text() == "Modified_ID\tIs_Virus\na_chunk_1\tFalse\nb_chunk_10\tTrue\nb_chunk_2\tFalse\n"
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_the_chunks_file_is_what_pandas_makes_of_the_frames_file(tmp_path: Path) -> None:
+    generator = np.random.default_rng(2)
+    virus = generator.random(200, dtype=np.float32)
+    ids = [f"r{generator.integers(4)}_chunk_{generator.integers(12)}{strand}" for strand in ["F1", "R2"] * 100]
+    table = frames(*zip(dict.fromkeys(ids), 1 - virus, virus, strict=False))
+    frames_path, chunks_path = write_virnucpro_files(tmp_path, table)
+    read = pd.read_csv(frames_path, sep="\t")
+    highest = read.groupby(read["Sequence_ID"].str[:-2])[["score1", "score2"]].max()
+    expected = (highest["score2"] >= highest["score1"]).rename_axis("Modified_ID").rename("Is_Virus")
+    assert chunks_path.read_text() == expected.reset_index().to_csv(sep="\t", index=False)

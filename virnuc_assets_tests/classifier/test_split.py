@@ -1,0 +1,144 @@
+"""Clusters stay whole, labels and groups reach every split, and only the seed decides."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from virnuc_assets.classifier.relatives import ClusteredRecord
+from virnuc_assets.classifier.split import SplitError, assign_splits, relatives_in_both_splits, split_schema
+from virnuc_assets.settings import SplitSettings
+
+GROUPS = {"host": ("bacteria", "archaea", "plant"), "viral": ("phage", "+ssRNA")}
+
+
+def reference(clusters_per_group: int = 5, records_per_cluster: int = 2, rows: int = 10) -> list[dict[str, object]]:
+    return [
+        {
+            "record_id": f"{group}{number}.{part}",
+            "cluster": f"{group}{number}.0",
+            "label": label,
+            "group": group,
+            "rows": rows,
+        }
+        for label, groups in GROUPS.items()
+        for group in groups
+        for number in range(clusters_per_group)
+        for part in range(records_per_cluster)
+    ]
+
+
+def deal(records: list[dict[str, object]], **changes: object) -> pa.Table:
+    clusters = [ClusteredRecord(str(row["record_id"]), str(row["cluster"]), "alone") for row in records]
+    return assign_splits(clusters, pa.Table.from_pylist(records), SplitSettings(**changes))  # type: ignore[arg-type]
+
+
+def share(table: pa.Table, label: str, split: str) -> float:
+    rows = [row for row in table.to_pylist() if row["label"] == label]
+    return sum(row["rows"] for row in rows if row["split"] == split) / sum(row["rows"] for row in rows)
+
+
+def test_every_record_is_dealt_once_with_its_cluster() -> None:
+    records = reference()
+    table = deal(records)
+    assert table.schema == split_schema()
+    assert table["record_id"].to_pylist() == sorted(str(row["record_id"]) for row in records)
+    assert relatives_in_both_splits(table) == []
+
+
+@pytest.mark.parametrize("label", ["viral", "host"])
+def test_shares_of_rows_are_those_wanted(label: str) -> None:
+    table = deal(reference(clusters_per_group=20), validation_fraction=0.1, test_fraction=0.3)
+    assert share(table, label, "validation") == pytest.approx(0.1)
+    assert share(table, label, "test") == pytest.approx(0.3)
+    for group in GROUPS[label]:
+        rows = Counter(row["split"] for row in table.to_pylist() if row["group"] == group)
+        assert rows == {"train": 24, "validation": 4, "test": 12}
+
+
+def test_a_group_of_three_clusters_reaches_every_split() -> None:
+    table = deal(reference(clusters_per_group=3))
+    for group in (*GROUPS["host"], *GROUPS["viral"]):
+        assert {row["split"] for row in table.to_pylist() if row["group"] == group} == {"train", "validation", "test"}
+
+
+def test_a_large_cluster_goes_to_train() -> None:
+    records = reference(clusters_per_group=3, records_per_cluster=1)
+    records[0]["rows"] = 1000
+    for seed in range(5):
+        splits = {row["record_id"]: row["split"] for row in deal(records, seed=seed).to_pylist()}
+        assert splits[records[0]["record_id"]] == "train"
+
+
+def test_the_order_of_records_does_not_matter_and_the_seed_does() -> None:
+    records = reference()
+    expected = deal(records)
+    random.Random(1).shuffle(records)
+    assert deal(records).equals(expected)
+    assert not deal(records, seed=1).equals(expected)
+
+
+def test_reasons_tell_relatives_and_place() -> None:
+    reasons = deal(reference(clusters_per_group=4))["reason"].to_pylist()
+    assert {reason.partition("; ")[0] for reason in reasons} == {"alone"}
+    assert "alone; split without host plant" in reasons
+    assert "alone; split furthest below its share of host plant" in reasons
+
+
+def test_a_cluster_of_both_labels_stays_whole() -> None:
+    records = reference()
+    records.append({"record_id": "prophage", "cluster": "bacteria0.0", "label": "viral", "group": "phage", "rows": 3})
+    splits = {row["record_id"]: row["split"] for row in deal(records).to_pylist()}
+    assert splits["prophage"] == splits["bacteria0.0"] == splits["bacteria0.1"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(1, 500)), min_size=3, max_size=12),
+    seed=st.integers(0, 5),
+)
+def test_three_clusters_of_a_label_are_always_enough(sizes: list[tuple[str, int]], seed: int) -> None:
+    records = [
+        {"record_id": f"{label}{number}", "cluster": f"{label}{number}", "label": label, "group": group, "rows": rows}
+        for label in ("host", "viral")
+        for number, (group, rows) in enumerate(sizes)
+    ]
+    table = deal(records, seed=seed)
+    for label in ("host", "viral"):
+        assert {row["split"] for row in table.to_pylist() if row["label"] == label} == {"train", "validation", "test"}
+
+
+def test_too_few_clusters_are_refused_with_what_is_missing() -> None:
+    records = [row for row in reference() if row["label"] == "host" or row["cluster"] in ("phage0.0", "+ssRNA1.0")]
+    with pytest.raises(SplitError, match=r"viral: 2 clusters \(\+ssRNA1.0, phage0.0\), none for (validation|test)"):
+        deal(records)
+    with pytest.raises(SplitError, match="viral: 0 clusters .*none for train and validation and test"):
+        deal([row for row in records if row["label"] == "host"])
+
+
+def test_unsound_counts_are_refused() -> None:
+    records = reference()
+    clusters = [ClusteredRecord(str(row["record_id"]), str(row["cluster"]), "alone") for row in records[1:]]
+    with pytest.raises(SplitError, match=r"bacteria0.0: no cluster of relatives"):
+        assign_splits(clusters, pa.Table.from_pylist(records), SplitSettings())
+    for column, value, message in (
+        ("label", None, "label None"),
+        ("group", None, "group None"),
+        ("rows", 0, "no training"),
+    ):
+        with pytest.raises(SplitError, match=message):
+            deal([{**records[0], column: value}, *records[1:]])
+    with pytest.raises(SplitError, match=r"bacteria0.0: 2 rows"):
+        deal([*records, records[0]])
+
+
+def test_relatives_on_two_sides_are_named() -> None:
+    table = deal(reference()).to_pylist()
+    table[0]["split"] = "test" if table[1]["split"] != "test" else "train"
+    assert table[0]["cluster"] == table[1]["cluster"]
+    assert relatives_in_both_splits(pa.Table.from_pylist(table)) == [table[0]["cluster"]]

@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pytest
+
+from virnuc_assets.encoders.benchmark import benchmark_encoders
+from virnuc_assets.encoders.registry import ENCODERS
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.settings import EncodingSettings
+from virnuc_assets_tests.encoders.drawn import drawn
+
+FRAMES = {"nucleotides": drawn("dna", [301] * 8), "protein": drawn("protein", [100] * 8)}
+
+
+def test_each_encoder_is_measured_apart_on_the_same_rows(checkpoints: Path) -> None:
+    ballast = bytearray(400 << 20)  # this process's own memory must not count as an encoder's
+    ballast[:: 1 << 12] = b"x" * len(ballast[:: 1 << 12])
+    specs = {"kmer_protein": ENCODERS["kmer_protein"], "dnabert_s": ENCODERS["dnabert_s_miniature"]}
+    found = benchmark_encoders(specs, checkpoints, EncodingSettings(device="cpu"), FRAMES, repeats=2)
+    assert list(found) == ["kmer_protein", "dnabert_s"]
+    assert [found[key]["encoder"] for key in found] == ["kmer_protein", "dnabert_s_miniature"]
+    assert (found["kmer_protein"]["dim"], found["dnabert_s"]["dim"]) == (400, 48)
+    for row in found.values():
+        assert (row["sequences"], row["precision"], row["device"]) == (8, "fp32", "cpu")
+        assert row["sequences_per_s"] == pytest.approx(8 / row["seconds"])
+        assert 100 << 20 < row["peak_memory_bytes"] < 900 << 20
+    del ballast
+
+
+def test_a_failure_shows_the_encoders_error(tmp_path: Path) -> None:
+    specs = {"fastesm2": ENCODERS["fastesm2_650_miniature"]}
+    with pytest.raises(VirnucError, match="benchmark of fastesm2_650_miniature failed[^$]*run `virnuc setup`"):
+        benchmark_encoders(specs, tmp_path, EncodingSettings(), FRAMES, repeats=1)
+
+
+def test_no_rows_and_no_repeats_are_refused(checkpoints: Path) -> None:
+    for frames, repeats in (({"nucleotides": [], "protein": []}, 1), (FRAMES, 0)):
+        with pytest.raises(VirnucError, match="at least one frame and one repeat"):
+            benchmark_encoders({"kmer_dna": ENCODERS["kmer_dna"]}, checkpoints, EncodingSettings(), frames, repeats)

@@ -1,0 +1,127 @@
+"""Drops are baseline − candidate; intervals agree with a plain loop over resampled rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from virnuc_assets.migration.comparison import Comparison, cluster_weights, compare, confusion_by_cluster
+from virnuc_assets.migration.pairing import PairedRows, pair
+from virnuc_assets.settings import DecisionSettings
+
+from .evidence_fakes import SETTINGS, branch, right, rows
+
+
+def paired_rows(candidate: pa.Table, baseline: pa.Table) -> PairedRows:
+    paired, gaps = pair(branch("fastesm2", candidate), branch("esm2_3b", baseline))
+    assert paired is not None, gaps
+    return paired
+
+
+def compared(candidate: pa.Table, baseline: pa.Table, decision: DecisionSettings = SETTINGS) -> Comparison:
+    return compare(paired_rows(candidate, baseline), "esm2_3b", decision)
+
+
+def plain_f1(truth: np.ndarray, called: np.ndarray) -> float:
+    hits, called_or_true = np.sum(truth & called), np.sum(truth) + np.sum(called)
+    return float(2 * hits / called_or_true) if called_or_true else 0.0
+
+
+@st.composite
+def random_rows(draw: st.DrawFn) -> PairedRows:
+    size = draw(st.integers(2, 40))
+    flags = st.lists(st.booleans(), min_size=size, max_size=size).map(np.array)
+    clusters = np.array(draw(st.lists(st.integers(0, 6), min_size=size, max_size=size)))
+    return PairedRows(
+        viral=draw(flags),
+        candidate_viral=draw(flags),
+        other_viral=draw(flags),
+        cluster=np.unique(clusters, return_inverse=True)[1],
+        group=np.zeros(size, dtype=np.int64),
+        group_names=(("viral", "any"),),
+        records=size,
+    )
+
+
+def test_drops_by_hand() -> None:
+    comparison = compared(rows(right(50, wrong=3), right(50)), rows(right(50, wrong=1), right(50)))
+    assert comparison.accuracy_drop.value == 0.02
+    assert comparison.f1_drop.value == pytest.approx(98 / 99 - 94 / 97, abs=1e-15)
+    assert (comparison.rows, comparison.viral_rows, comparison.host_rows) == (100, 50, 50)
+    assert (comparison.records, comparison.clusters) == (20, 20)
+
+
+def test_a_better_candidate_has_a_negative_drop() -> None:
+    comparison = compared(rows(right(50), right(50)), rows(right(50), right(50, wrong=5)))
+    assert comparison.accuracy_drop.value == -0.05
+    assert comparison.accuracy_drop.high is not None and comparison.accuracy_drop.high <= 0.0
+
+
+def test_drop_of_five_in_a_hundred_is_exactly_the_margin() -> None:
+    """1.0 − 0.95 is 0.05000000000000004 in floats; the count is what is divided."""
+    assert compared(rows(right(50, wrong=5), right(50)), rows(right(50), right(50))).accuracy_drop.value == 0.05
+
+
+@settings(max_examples=15, deadline=None)
+@given(random_rows(), st.integers(0, 5))
+def test_interval_is_that_of_a_plain_loop(paired: PairedRows, seed: int) -> None:
+    decision = DecisionSettings(bootstrap_rounds=100, seed=seed, confidence=0.9)
+    comparison = compare(paired, "esm2_3b", decision)
+    clusters = comparison.clusters
+    members = [np.flatnonzero(paired.cluster == cluster) for cluster in range(clusters)]
+    drops = []
+    for drawn in np.random.default_rng(seed).integers(0, clusters, size=(100, clusters)):
+        chosen = np.concatenate([members[cluster] for cluster in drawn])
+        truth, ours, theirs = (a[chosen] for a in (paired.viral, paired.candidate_viral, paired.other_viral))
+        drops.append(
+            [np.mean(theirs == truth) - np.mean(ours == truth), plain_f1(truth, theirs) - plain_f1(truth, ours)]
+        )
+    for column, drop in enumerate((comparison.accuracy_drop, comparison.f1_drop)):
+        if clusters == 1:
+            assert drop.low is None and drop.high is None
+            continue
+        low, high = np.percentile(np.array(drops)[:, column], [5, 95])
+        assert drop.low == pytest.approx(low, abs=1e-12) and drop.high == pytest.approx(high, abs=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(random_rows())
+def test_every_row_is_counted_once_on_each_side(paired: PairedRows) -> None:
+    counts = confusion_by_cluster(paired)
+    assert counts.sum(axis=2).tolist() == [[size, size] for size in np.bincount(paired.cluster)]
+    assert counts[:, 0, 3].sum() == (paired.viral & paired.candidate_viral).sum()
+    assert counts[:, 1, 1].sum() == (~paired.viral & paired.other_viral).sum()
+
+
+def test_each_round_draws_as_many_clusters_as_there_are() -> None:
+    weights = cluster_weights(7, 50, seed=3)
+    assert weights.shape == (50, 7)
+    assert set(weights.sum(axis=1)) == {7.0}
+    assert np.array_equal(weights, cluster_weights(7, 50, seed=3))
+    assert not np.array_equal(weights, cluster_weights(7, 50, seed=4))
+
+
+def test_errors_in_one_cluster_give_a_wider_interval_than_the_same_errors_in_single_rows() -> None:
+    def width(per_cluster: int) -> float:
+        drop = compared(
+            rows(right(50, wrong=10), right(50), per_cluster), rows(right(50), right(50), per_cluster)
+        ).accuracy_drop
+        assert drop.low is not None and drop.high is not None
+        return drop.high - drop.low
+
+    assert width(10) > 1.8 * width(1)
+
+
+def test_equal_sides_have_an_interval_of_zero_width() -> None:
+    drop = compared(rows(right(50, wrong=7), right(50)), rows(right(50, wrong=7), right(50))).accuracy_drop
+    assert (drop.value, drop.low, drop.high) == (0.0, 0.0, 0.0)
+
+
+def test_groups_by_hand() -> None:
+    bacteria, phage = compared(rows(right(50, wrong=5), right(9)), rows(right(50), right(9, wrong=1))).groups
+    assert (phage.label, phage.group, phage.rows, phage.judged) == ("viral", "phage", 50, True)
+    assert (phage.candidate_accuracy, phage.other_accuracy, phage.drop) == (0.9, 1.0, 0.1)
+    assert (bacteria.group, bacteria.rows, bacteria.judged, bacteria.drop) == ("bacteria", 9, False, -1 / 9)

@@ -1,0 +1,59 @@
+"""Plain statements of what chunks and frames are: slow, obvious, and written without a look at the package's code."""
+
+from Bio.Seq import Seq
+
+BASES = "TCAG"
+# Table 1 of https://www.ncbi.nlm.nih.gov/Taxonomy/Utils/wprintgc.cgi, codons in the order TTT, TTC, TTA, TTG, TCT …
+STANDARD_CODE = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"
+CODONS = {a + b + c: STANDARD_CODE[16 * BASES.index(a) + 4 * BASES.index(b) + BASES.index(c)]
+          for a in BASES for b in BASES for c in BASES}  # fmt: skip
+COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A"}
+
+FrameRow = tuple[str, str, int, str, str]
+"""frame_id, strand, frame, nucleotides, protein."""
+
+
+def walked_chunks(length_nt: int, chunk_length: int) -> list[tuple[int, int]]:
+    """Starts and ends, by taking one step after the other; the first steps back are one longer than the others."""
+    count = length_nt // chunk_length + (length_nt % chunk_length > 0)
+    surplus = count * chunk_length - length_nt
+    shorter_step = surplus // count
+    longer_steps = min(surplus - (count - 1) * shorter_step, count - 1)
+    chunks, start = [], 0
+    for index in range(count):
+        chunks.append((start, min(start + chunk_length, length_nt)))
+        start += chunk_length - (shorter_step + 1 if index < longer_steps else shorter_step)
+    return chunks
+
+
+def plain_reverse_complement(sequence: str) -> str:
+    """Read backwards, A, C, G and T exchanged, every other letter as it is."""
+    return "".join(COMPLEMENT.get(letter, letter) for letter in reversed(sequence))
+
+
+def plain_frames(sequence: str) -> list[tuple[str, str, str]]:
+    """Name, nucleotides and protein of all six frames."""
+    frames = []
+    for name, strand in (("F", sequence), ("R", plain_reverse_complement(sequence))):
+        for frame in range(3):
+            codons = [strand[i : i + 3] for i in range(frame, len(strand) - 2, 3)]
+            protein = "".join(CODONS[codon] for codon in codons if codon in CODONS)
+            frames.append((f"{name}{frame + 1}", strand[frame : frame + 3 * len(protein) + 1], protein))
+    return frames
+
+
+def biopython_open_frames(record_id: str, sequence: str, chunk_length: int) -> list[FrameRow]:
+    """Stop-free frames of every chunk of an unambiguous record, translated by Biopython."""
+    rows = []
+    for number, (start, end) in enumerate(walked_chunks(len(sequence), chunk_length), start=1):
+        chunk = Seq(sequence[start:end])
+        for letter, sign, strand in (("F", "+", chunk), ("R", "-", chunk.reverse_complement())):
+            for frame in range(3):
+                codons_nt = (len(strand) - frame) // 3 * 3
+                protein = str(strand[frame : frame + codons_nt].translate())
+                if protein and "*" not in protein:
+                    nucleotides = str(strand[frame : frame + codons_nt + 1])
+                    rows.append(
+                        (f"{record_id}_chunk_{number}{letter}{frame + 1}", sign, frame + 1, nucleotides, protein)
+                    )
+    return rows

@@ -1,0 +1,167 @@
+"""Planning: shards hold every chunk of a source exactly once, in order, and their tables together are the whole."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.chunk_table import as_fasta, chunk_table
+from virnuc_assets.sequences.frame_table import open_frames
+from virnuc_assets.sequences.ledger import ledger_table, merged_ledger
+from virnuc_assets.sequences.planning import Piece, Plan, plan_source, shard_key, source_name, source_of
+
+from .plain import walked_chunks
+
+LENGTHS = st.lists(st.integers(0, 2500), min_size=1, max_size=12)
+
+
+def write_records(path: Path, lengths: list[int]) -> None:
+    path.write_text("".join(f">r{number}\n{'ACGTN' * 500:.{length}}\n" for number, length in enumerate(lengths)))
+
+
+def planned(folder: Path, lengths: list[int], chunk_length: int, shard_chunks: int) -> Plan:
+    write_records(folder / "s.fa", lengths)
+    return plan_source(folder / "s.fa", "s", chunk_length, shard_chunks)
+
+
+def test_records_are_cut_and_joined_into_shards_of_three_chunks(tmp_path: Path) -> None:
+    """300 nt a chunk: 2, 0, 5, 1, 0 chunks are 8 in 3 shards."""
+    plan = planned(tmp_path, [301, 0, 1500, 7, 0], 300, 3)
+    assert plan.pieces == (
+        Piece("s-000001", "r0", 301, 0, 2),
+        Piece("s-000001", "r1", 0, 0, 0),
+        Piece("s-000001", "r2", 1500, 0, 1),
+        Piece("s-000002", "r2", 1500, 1, 4),
+        Piece("s-000003", "r2", 1500, 4, 5),
+        Piece("s-000003", "r3", 7, 0, 1),
+        Piece("s-000003", "r4", 0, 0, 0),
+    )
+    assert plan.shards == ["s-000001", "s-000002", "s-000003"]
+
+
+def test_a_record_without_letters_after_a_full_shard_opens_no_shard_of_its_own(tmp_path: Path) -> None:
+    assert planned(tmp_path, [600, 0], 300, 2).shards == ["s-000001"]
+    assert planned(tmp_path, [0, 0], 300, 2).shards == ["s-000001"]
+    assert planned(tmp_path, [600, 0, 9], 300, 2).shards == ["s-000001", "s-000002"]
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS, chunk_length=st.sampled_from([300, 500]), shard_chunks=st.integers(1, 12))
+def test_shards_partition_all_chunks(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], chunk_length: int, shard_chunks: int
+) -> None:
+    plan = planned(tmp_path_factory.mktemp("plan"), lengths, chunk_length, shard_chunks)
+    chunks = [(piece.record_id, n) for piece in plan.pieces for n in range(piece.first_chunk, piece.end_chunk)]
+    assert chunks == [
+        (f"r{number}", n)
+        for number, length in enumerate(lengths)
+        for n in range(len(walked_chunks(length, chunk_length)) if length else 0)
+    ]
+    # Every record has its line, in file order, with its whole length; only records without letters have empty pieces.
+    assert list(dict.fromkeys((piece.record_id, piece.length_nt) for piece in plan.pieces)) == [
+        (f"r{number}", length) for number, length in enumerate(lengths)
+    ]
+    assert all((piece.first_chunk < piece.end_chunk) == (piece.length_nt > 0) for piece in plan.pieces)
+    assert len({(piece.shard, piece.record_id) for piece in plan.pieces}) == len(plan.pieces)
+    # All shards are full but the last; keys are one after the other.
+    sizes = [sum(p.end_chunk - p.first_chunk for p in plan.pieces if p.shard == shard) for shard in plan.shards]
+    assert sizes[:-1] == [shard_chunks] * (len(sizes) - 1)
+    assert sum(sizes) == len(chunks)
+    assert sizes[-1] > 0 or not chunks
+    assert [piece.shard for piece in plan.pieces] == sorted(piece.shard for piece in plan.pieces)
+    assert plan.shards == [shard_key("s", index) for index in range(len(sizes))]
+
+
+MIXED = [1200, 0, 1, 499, 1501, 2, 2500, 0, 300, 0]
+
+
+def tables(path: Path, shard_chunks: int, chunk_length: int) -> tuple[pa.Table, pa.Table, list[pa.Table]]:
+    """Chunks and frames of all shards one after the other, and the ledgers of each."""
+    plan = plan_source(path, "s", chunk_length, shard_chunks)
+    chunks, frames, ledgers = [], [], []
+    for shard in plan.shards:
+        pieces = [piece for piece in plan.pieces if piece.shard == shard]
+        chunks.append(chunk_table(path, pieces, chunk_length, plan.sha256))
+        found = open_frames(chunks[-1], None)
+        frames.append(found.table)
+        ledgers.append(ledger_table(pieces, found.counts))
+    return pa.concat_tables(chunks), pa.concat_tables(frames), ledgers
+
+
+@pytest.mark.parametrize("chunk_length", [300, 500])
+@pytest.mark.parametrize("shard_chunks", [1, 2, 3, 7, 20])
+def test_rows_do_not_depend_on_the_shard_size(tmp_path: Path, shard_chunks: int, chunk_length: int) -> None:
+    path = tmp_path / "s.fa"
+    write_records(path, MIXED)
+    whole_chunks, whole_frames, (whole_ledger,) = tables(path, 10_000, chunk_length)
+    chunks, frames, ledgers = tables(path, shard_chunks, chunk_length)
+    assert len(ledgers) == -(-whole_chunks.num_rows // shard_chunks)
+    assert chunks.to_pylist() == whole_chunks.to_pylist()
+    assert frames.to_pylist() == whole_frames.to_pylist()
+    assert merged_ledger(ledgers).to_pylist() == whole_ledger.to_pylist()
+    assert whole_ledger.column("record_id").to_pylist() == [f"r{number}" for number in range(len(MIXED))]
+
+
+def test_a_chunk_row_is_its_window_of_the_record(tmp_path: Path) -> None:
+    letters = "ACGTTGCATTNACGGATTAC" * 30
+    (tmp_path / "s.fa").write_text(f">x.1 of no use\n{letters[:501].lower()}\n")
+    plan = plan_source(tmp_path / "s.fa", "s", 500, 10)
+    table = chunk_table(tmp_path / "s.fa", plan.pieces, 500, plan.sha256)
+    row = {"record_id": "x.1"}
+    assert table.to_pylist() == [
+        {"chunk_id": "x.1_chunk_1", **row, "start_nt": 0, "end_nt": 500, "sequence": letters[:500]},
+        {"chunk_id": "x.1_chunk_2", **row, "start_nt": 250, "end_nt": 501, "sequence": letters[250:501]},
+    ]
+    assert "".join(as_fasta(table, "chunk_id", "sequence")) == (
+        f">x.1_chunk_1\n{letters[:500]}\n>x.1_chunk_2\n{letters[250:501]}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file_name", "expected"),
+    [
+        ("lambda.fna.gz", "lambda"),
+        ("lambda.fa", "lambda"),
+        ("virus.fa.gz", "virus"),
+        ("viral.1.1.genomic.fna.gz", "viral.1.1.genomic"),
+        ("my sample 2.fasta", "my_sample_2"),
+        ("two  blanks.fa", "two__blanks"),
+        ("a-b+c_d.fasta", "a-b+c_d"),
+        ("no_ending", "no_ending"),
+        ("sars é 2.fa", "sars___2"),
+        ("a:b*c?d|e.fa", "a_b_c_d_e"),
+        ("a;rm -rf.fa", "a_rm_-rf"),
+    ],
+)
+def test_a_source_is_named_by_its_file(file_name: str, expected: str) -> None:
+    assert source_name(Path("/some/folder.d") / file_name) == expected
+
+
+@pytest.mark.parametrize("file_name", ["日本.fa", "...", "---", "é.fa.gz"])
+def test_a_name_of_which_nothing_is_left_is_refused(file_name: str) -> None:
+    with pytest.raises(VirnucError, match="rename") as caught:
+        source_name(Path("/incoming") / file_name)
+    assert f"/incoming/{file_name}" in str(caught.value)
+
+
+@given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12))
+def test_a_name_is_a_file_name_and_a_partition_key(file_name: str) -> None:
+    try:
+        name = source_name(Path("/incoming") / (file_name + ".fa"))
+    except VirnucError:
+        return
+    assert all(letter.isascii() and (letter.isalnum() or letter in "._+-") for letter in name)
+    assert name[0] not in ".-"
+    assert source_of(shard_key(name, 11)) == name
+
+
+def test_keys_sort_as_they_follow_each_other(tmp_path: Path) -> None:
+    """Nine chunks, three times, are 14 shards of two."""
+    plan = planned(tmp_path, [2500] * 3, 300, 2)
+    assert len(plan.shards) == 14
+    assert plan.shards == sorted(plan.shards)
+    assert plan.shards[9:11] == ["s-000010", "s-000011"]
+    assert source_of("a-b-000001") == "a-b"

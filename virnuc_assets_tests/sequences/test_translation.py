@@ -1,0 +1,108 @@
+"""Six-frame translation: the standard code, hand-written cases, and a plain statement on random letters."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virnuc_assets.sequences.translation import FRAMES_PER_CHUNK, reverse_complement, six_frames
+
+from .plain import CODONS, plain_frames, plain_reverse_complement
+
+LETTERS = "ACGTNRYKMBVDHSW"
+
+
+def frames(sequence: str) -> list[tuple[str, str, str]]:
+    return [(frame.suffix, frame.nucleotides, frame.protein) for frame in six_frames(sequence.encode())]
+
+
+@pytest.mark.parametrize(("codon", "amino_acid"), sorted(CODONS.items()))
+def test_every_codon(codon: str, amino_acid: str) -> None:
+    assert frames(codon)[0] == ("F1", codon, amino_acid)
+
+
+def test_the_table_of_the_tests_is_the_standard_code() -> None:
+    """Codons that everyone knows, so that a slip in the table above cannot hide."""
+    known = {"ATG": "M", "TGG": "W", "TAA": "*", "TAG": "*", "TGA": "*", "TTT": "F", "GGG": "G", "ATA": "I", "AAA": "K"}
+    assert len(CODONS) == 64
+    assert {codon: CODONS[codon] for codon in known} == known
+
+
+HAND_WRITTEN = {
+    # 9 nt; reverse complement TTAGGCCAT. F1 and R1 use every base: no base more.
+    "ATGGCCTAA": [
+        ("F1", "ATGGCCTAA", "MA*"),
+        ("F2", "TGGCCTA", "WP"),
+        ("F3", "GGCCTAA", "GL"),
+        ("R1", "TTAGGCCAT", "LGH"),
+        ("R2", "TAGGCCA", "*A"),
+        ("R3", "AGGCCAT", "RP"),
+    ],
+    # 8 nt; reverse complement TAGGCCAT. Here F3 and R3 end with the chunk.
+    "ATGGCCTA": [
+        ("F1", "ATGGCCT", "MA"),
+        ("F2", "TGGCCTA", "WP"),
+        ("F3", "GGCCTA", "GL"),
+        ("R1", "TAGGCCA", "*A"),
+        ("R2", "AGGCCAT", "RP"),
+        ("R3", "GGCCAT", "GH"),
+    ],
+    # 10 nt; reverse complement TCATNNNCAT. Codons with N vanish, and the nucleotides are cut by the protein's length.
+    "ATGNNNATGA": [
+        ("F1", "ATGNNNA", "MM"),
+        ("F2", "TGNN", "*"),
+        ("F3", "G", ""),
+        ("R1", "TCAT", "S"),
+        ("R2", "CATNNNC", "HH"),
+        ("R3", "A", ""),
+    ],
+    # GCN is always alanine and GAY always aspartate: they vanish all the same; reverse complement CATYTCNGC
+    "GCNGAYATG": [
+        ("F1", "GCNG", "M"),
+        ("F2", "C", ""),
+        ("F3", "N", ""),
+        ("R1", "CATY", "H"),
+        ("R2", "A", ""),
+        ("R3", "T", ""),
+    ],
+    "": [(name, "", "") for name in ("F1", "F2", "F3", "R1", "R2", "R3")],
+    "A": [("F1", "A", ""), ("F2", "", ""), ("F3", "", ""), ("R1", "T", ""), ("R2", "", ""), ("R3", "", "")],
+    "AC": [("F1", "A", ""), ("F2", "C", ""), ("F3", "", ""), ("R1", "G", ""), ("R2", "T", ""), ("R3", "", "")],
+    "ACC": [("F1", "ACC", "T"), ("F2", "C", ""), ("F3", "C", ""), ("R1", "GGT", "G"), ("R2", "G", ""), ("R3", "T", "")],
+}
+
+
+@pytest.mark.parametrize("sequence", HAND_WRITTEN)
+def test_hand_written_frames(sequence: str) -> None:
+    assert frames(sequence) == HAND_WRITTEN[sequence]
+
+
+def test_strand_and_frame_tell_the_suffix() -> None:
+    found = [(frame.strand, frame.frame, frame.suffix) for frame in six_frames(b"ACGT")]
+    assert found == [("+", 1, "F1"), ("+", 2, "F2"), ("+", 3, "F3"), ("-", 1, "R1"), ("-", 2, "R2"), ("-", 3, "R3")]
+    assert len(found) == FRAMES_PER_CHUNK
+
+
+@pytest.mark.parametrize("sequence", ["ACGT" * 125, "ACGT" * 75, "ACG" * 166 + "T", "ACG" * 99 + "TC"])
+def test_one_base_more_than_the_codons_where_there_is_one(sequence: str) -> None:
+    for frame in six_frames(sequence.encode()):
+        offset = frame.frame - 1
+        assert len(frame.protein) == (len(sequence) - offset) // 3
+        assert len(frame.nucleotides) == min(3 * len(frame.protein) + 1, len(sequence) - offset)
+
+
+def test_reverse_complement_leaves_ambiguity_letters_as_they_are() -> None:
+    assert reverse_complement(b"ACGTNRYKMBVDHSW") == b"WSHDVBMKYRNACGT"
+    assert reverse_complement(b"AACG") == b"CGTT"
+    assert reverse_complement(b"") == b""
+
+
+@given(st.text(LETTERS, max_size=60) | st.text("ACGT", max_size=60))
+def test_any_letters_agree_with_a_plain_statement(sequence: str) -> None:
+    assert frames(sequence) == plain_frames(sequence)
+    assert reverse_complement(sequence.encode()).decode() == plain_reverse_complement(sequence)
+
+
+@given(st.text(LETTERS, max_size=60))
+def test_reverse_frames_are_the_forward_frames_of_the_other_strand(sequence: str) -> None:
+    other = frames(plain_reverse_complement(sequence))
+    assert [row[1:] for row in frames(sequence)[3:]] == [row[1:] for row in other[:3]]

@@ -1,0 +1,183 @@
+"""`virnuc.toml`: equal to the defaults of the models, and refused, with file, line and key, where it is wrong."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from virnuc_assets.settings import Settings, SettingsError, load_settings
+
+PROJECT = Path(__file__).parents[1]
+
+
+def load(folder: Path, text: str) -> Settings:
+    (folder / "virnuc.toml").write_text(text, encoding="utf-8")
+    return load_settings(folder / "virnuc.toml")
+
+
+def refusal(folder: Path, text: str) -> list[str]:
+    """The lines of the message, each without the path that it must begin with."""
+    with pytest.raises(SettingsError) as caught:
+        load(folder, text)
+    lines = str(caught.value).splitlines()
+    prefix = f"{folder / 'virnuc.toml'}:"
+    assert all(line.startswith(prefix) for line in lines)
+    return [line.removeprefix(prefix) for line in lines]
+
+
+def test_the_projects_file_holds_the_defaults() -> None:
+    assert load_settings(PROJECT / "virnuc.toml") == Settings(root=PROJECT)
+
+
+def test_the_projects_file_shows_every_section() -> None:
+    text = (PROJECT / "virnuc.toml").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\[(\w+)\]", text, re.MULTILINE)) == set(Settings.model_fields) - {"root", "profile"}
+
+
+def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path, "") == Settings(root=tmp_path)
+
+
+def test_what_is_written_is_taken_and_all_else_stays(tmp_path: Path) -> None:
+    settings = load(tmp_path, 'profile = "full"\n[sequences]\nchunk_length = 300\n[decision]\nmin_speedup = 3\n')
+    default = Settings(root=tmp_path)
+    assert (settings.profile, settings.sequences.chunk_length, settings.decision.min_speedup) == ("full", 300, 3.0)
+    assert settings.sequences.shard_chunks == default.sequences.shard_chunks
+    assert settings.training == default.training
+
+
+def test_paths_start_at_the_files_folder_unless_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "virnuc.toml").write_text('[paths]\ngenomes = "g"\nincoming = "/elsewhere"\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(Path("virnuc.toml"))
+    assert (settings.genomes, settings.incoming, settings.var) == (tmp_path / "g", Path("/elsewhere"), tmp_path / "var")
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = Settings(root=PROJECT)
+    with pytest.raises(ValidationError):
+        settings.profile = "full"
+    with pytest.raises(ValidationError):
+        settings.training.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "found"),
+    [
+        # unknown keys and sections
+        ("# comment\n\nprofil = 'full'\n", "3: profil: ", "'full'"),
+        ("[training]\nseed = 1\n\nlearning_rat = 0.1\n", "4: training.learning_rat: ", "0.1"),
+        ("profile = 'full'\n\n[trainings]\nseed = 1\n", "3: trainings: ", "{'seed': 1}"),
+        ("[paths]\nvar = 'x'\n[paths.more]\nseed = 1\n", "3: paths.more: ", "{'seed': 1}"),
+        # the same key in two sections: the line is that of the wrong one
+        ("[split]\nseed = 1\n[training]\nseed = 'one'\n", "4: training.seed: ", "'one'"),
+        ("[training]\nseed = 1\n[split]\n# seed = 2\n  seed   =   'two'\n", "5: split.seed: ", "'two'"),
+        # values that are impossible
+        ("[sequences]\n\nchunk_length = 400\n", "3: sequences.chunk_length: ", "400"),
+        ("[sequences]\nshard_chunks = 0\n", "2: sequences.shard_chunks: ", "0"),
+        ("profile = 'large'\n", "1: profile: ", "'large'"),
+        ("[encoding]\nprecision = 'fp16'\n", "2: encoding.precision: ", "'fp16'"),
+        ("[encoding]\ndevice = 'tpu'\n", "2: encoding.device: ", "'tpu'"),
+        ("[encoding]\ntoken_budget = -1\n", "2: encoding.token_budget: ", "-1"),
+        ("[split]\ntest_fraction = 0.0\n", "2: split.test_fraction: ", "0.0"),
+        ("[split]\nvalidation_fraction = 1.0\n", "2: split.validation_fraction: ", "1.0"),
+        ("[split]\ncontainment_threshold = 1.5\n", "2: split.containment_threshold: ", "1.5"),
+        ("[training]\ndropout = 1.0\n", "2: training.dropout: ", "1.0"),
+        ("[training]\nmomentum = 1.0\n", "2: training.momentum: ", "1.0"),
+        ("[training]\nlearning_rate = 0.0\n", "2: training.learning_rate: ", "0.0"),
+        ("[training]\nlearning_rate = nan\n", "2: training.learning_rate: ", "nan"),
+        ("[training]\nbatch_rows = 1\n", "2: training.batch_rows: ", "1"),
+        ("[training]\npatience = 0\n", "2: training.patience: ", "0"),
+        ("[decision]\nmax_f1_drop = 1.1\n", "2: decision.max_f1_drop: ", "1.1"),
+        ("[decision]\nmax_accuracy_drop = nan\n", "2: decision.max_accuracy_drop: ", "nan"),
+        ("[decision]\nconfidence = 95.0\n", "2: decision.confidence: ", "95.0"),
+        ("[decision]\nbootstrap_rounds = 10\n", "2: decision.bootstrap_rounds: ", "10"),
+        ("[decision]\nbaseline = 'esm2_650'\n", "2: decision.baseline: ", "'esm2_650'"),
+        ("[serving]\nbranch = 'esm3'\n", "2: serving.branch: ", "'esm3'"),
+        ("[servers]\nmlflow_port = 70000\n", "2: servers.mlflow_port: ", "70000"),
+        # wrong types: nothing is turned into a number
+        ("[sequences]\nchunk_length = '500'\n", "2: sequences.chunk_length: ", "'500'"),
+        ("[sequences]\nshard_chunks = 10.0\n", "2: sequences.shard_chunks: ", "10.0"),
+        ("[training]\nseed = true\n", "2: training.seed: ", "True"),
+        ("[training]\ndropout = '0.5'\n", "2: training.dropout: ", "'0.5'"),
+        ("[paths]\nvar = ['a']\n", "2: paths.var: ", "['a']"),
+        ("profile = 1\n", "1: profile: ", "1"),
+        ("# a section must be a table\nsequences = 500\n", "2: sequences: ", "500"),
+        # two that do not go together are named at their section
+        ("\n[split]\nvalidation_fraction = 0.5\ntest_fraction = 0.5\n", "2: split: ", "below 1"),
+        ("\n\n[decision]\ncandidate = 'kmer'\n", "3: decision: ", "different"),
+        # where the settings lie is no setting
+        ("\nroot = '/tmp'\n", "2: root: ", "cannot be set"),
+        ("\n\n[root]\nx = 1\n", "3: root: ", "cannot be set"),
+    ],
+)
+def test_a_refusal_names_file_line_key_and_value(tmp_path: Path, text: str, where: str, found: str) -> None:
+    (line,) = refusal(tmp_path, text)
+    assert line.startswith(where)
+    assert found in line
+
+
+def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
+    lines = refusal(tmp_path, "profil = 1\n[sequences]\nchunk_length = 1\nshard_chunks = 0\n[training]\nseed = 0.5\n")
+    assert sorted(line.split(" ")[0] + line.split(" ")[1] for line in lines) == [
+        "1:profil:",
+        "3:sequences.chunk_length:",
+        "4:sequences.shard_chunks:",
+        "6:training.seed:",
+    ]
+
+
+@pytest.mark.parametrize("text", ["profile = 'full\n", "[sequences\n", "x = 1\nx = 2\n", "\ufeffprofile = 'full'\n"])
+def test_what_is_no_toml_is_refused_with_its_line(tmp_path: Path, text: str) -> None:
+    (line,) = refusal(tmp_path, text)
+    assert line.startswith(" not valid TOML: ")
+    assert re.search(r"at line \d|at end of document", line)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "virnuc.toml", tmp_path):
+        with pytest.raises(SettingsError, match="not found") as caught:
+            load_settings(path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.xfail(strict=True, reason="accepted", raises=pytest.fail.Exception)
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("[training]\nlearning_rate = inf\n", "2: training.learning_rate: "),
+        ("[decision]\nmin_speedup = inf\n", "2: decision.min_speedup: "),
+        ("[decision]\nmax_memory_ratio = inf\n", "2: decision.max_memory_ratio: "),
+        ("[split]\nseed = -1\n", "2: split.seed: "),
+        ("[decision]\nseed = -1\n", "2: decision.seed: "),
+        ("[servers]\ndagster_port = 4000\nmlflow_port = 4000\n", "1: servers: "),
+        ("[paths]\nvar = ''\n", "2: paths.var: "),
+    ],
+)
+def test_impossible_values_that_are_accepted(tmp_path: Path, text: str, where: str) -> None:
+    (line,) = refusal(tmp_path, text)
+    assert line.startswith(where)
+
+
+@pytest.mark.xfail(strict=True, reason="the line of a dotted key or of an inline table is not found: line 1 is named")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n\nsequences.chunk_length = 400\n",
+        "\n\nsequences = { chunk_length = 400 }\n",
+        "\n\n[sequences] # how records become chunks\nshard_chunks = 1\n\n[training]\n[[sequences.chunk_length]]\n",
+    ],
+    ids=["dotted key", "inline table", "array of tables"],
+)
+def test_the_line_of_other_spellings(tmp_path: Path, text: str) -> None:
+    number = 1 + next(n for n, line in enumerate(text.splitlines()) if "chunk_length" in line)
+    (line,) = refusal(tmp_path, text)
+    assert line.startswith(f"{number}: sequences.chunk_length: ")
+
+
+@pytest.mark.xfail(strict=True, reason="UnicodeDecodeError instead of SettingsError", raises=UnicodeDecodeError)
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "virnuc.toml").write_bytes("# für alle\n".encode("latin-1"))
+    with pytest.raises(SettingsError, match=str(tmp_path)):
+        load_settings(tmp_path / "virnuc.toml")
