@@ -1,4 +1,7 @@
-"""Viral or not: DNABERT-S and ESM embeddings of short sequences as Dagster assets, and the evidence for a smaller protein model."""
+"""Viral or not: DNABERT-S and ESM embeddings of short sequences as Dagster assets.
+
+And the evidence on which to decide whether a protein model of 650 million parameters can replace one of 3 billion.
+"""
 
 import os
 

@@ -69,7 +69,7 @@ def build_jobs(workspace: Workspace) -> list[Any]:
 
 
 def build_schedules() -> list[dg.ScheduleDefinition]:
-    """The weekly re-embedding, off until a person turns it on; unchanged shards are reused, so it costs what changed."""
+    """The weekly re-embedding, off until a person turns it on; it costs what changed, the rest is reused."""
 
     @dg.schedule(job_name=REFERENCE_JOB, cron_schedule="0 3 * * 0", name="weekly_reembedding")
     def weekly_reembedding(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
@@ -116,9 +116,7 @@ def build_sensors(workspace: Workspace) -> list[dg.SensorDefinition]:
 def range_requests(partitions: Sequence[str], wanted: Sequence[str], reason: str) -> Iterator[dg.RunRequest]:
     """Run requests over contiguous ranges of at most MAX_PARTITIONS_PER_RUN partitions."""
     for keys in contiguous_ranges(partitions, wanted):
-        yield dg.RunRequest(
-            run_key=f"{reason} {keys[0]}..{keys[-1]}", tags={RANGE_START: keys[0], RANGE_END: keys[-1]}
-        )
+        yield dg.RunRequest(run_key=f"{reason} {keys[0]}..{keys[-1]}", tags={RANGE_START: keys[0], RANGE_END: keys[-1]})
 
 
 def contiguous_ranges(partitions: Sequence[str], wanted: Sequence[str]) -> Iterator[list[str]]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from virnuc_assets.encoders.checkpoints import fetch_checkpoint
-from virnuc_assets.encoders.registry import PROFILES
+from virnuc_assets.encoders.registry import PROFILES, encoder_named
 from virnuc_assets.partitions import REFERENCE
-from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
+from virnuc_assets.storage.layout import Layout
 from virnuc_assets.tracking import EXPERIMENT, database_uri
 
 _DAGSTER_YAML = Path(__file__).parent / "dagster.yaml"
@@ -31,18 +31,23 @@ def mlflow_folder(settings: Settings) -> Path:
     return settings.var / "mlflow"
 
 
-def set_up(settings: Settings, say: Callable[[str], None]) -> None:
-    """Make what is missing; a second call changes nothing. `say` is told each step."""
-    workspace = Workspace(settings)
+def set_up(settings: Settings, say: Callable[[str], None], encoders: Sequence[str] = ()) -> None:
+    """Make what is missing; a second call changes nothing.
+
+    Args:
+        settings: the project's.
+        say: told each step.
+        encoders: names in the registry; without any, those of the profile.
+    """
+    layout = Layout(settings.var, settings.profile)
     settings.incoming.mkdir(parents=True, exist_ok=True)
     say(f"Dagster home {dagster_home(settings)}")
     _make_dagster_home(dagster_home(settings))
     say(f"MLflow store {mlflow_folder(settings)}")
     _make_mlflow_store(mlflow_folder(settings))
-    for slot in PROFILES[settings.profile]:
-        spec = workspace.encoder(slot)
-        folder = fetch_checkpoint(spec, workspace.layout.checkpoints)
-        say(f"encoder {slot}: {spec.name} {f'in {folder}' if folder else '(computed, no weights)'}")
+    for name in encoders or PROFILES[settings.profile].values():
+        folder = fetch_checkpoint(encoder_named(name), layout.checkpoints)
+        say(f"encoder {name}: {folder or 'computed, no weights'}")
 
 
 def _make_dagster_home(home: Path) -> None:

@@ -33,7 +33,8 @@ def build_shard_checks(workspace: Workspace, shards: ShardSet) -> list[dg.AssetC
         for row in table.to_pylist():
             length_nt = row["end_nt"] - row["start_nt"]
             if length_nt != len(row["sequence"]) or not 0 < length_nt <= longest:
-                yield f"{row['chunk_id']}: {length_nt} nt by its positions, {len(row['sequence'])} letters, at most {longest}"
+                letters = len(row["sequence"])
+                yield f"{row['chunk_id']}: {length_nt} nt by position, {letters} letters, at most {longest}"
 
     def open_frames(shard: str) -> Iterator[str]:
         table = read_table(layout.table(domain, "translated_proteins", shard), frames_schema())
@@ -75,12 +76,16 @@ def _plan_check(workspace: Workspace, shards: ShardSet) -> dg.AssetChecksDefinit
                 record = piece["record_id"]
                 lengths[record] = piece["length_nt"]
                 if piece["first_chunk"] != covered.get(record, 0):
-                    faults.setdefault(path.stem, []).append(f"{record}: chunk {covered.get(record, 0)} is in no shard or two")
+                    faults.setdefault(path.stem, []).append(
+                        f"{record}: chunk {covered.get(record, 0)} is in no shard or two"
+                    )
                 covered[record] = piece["end_chunk"]
             chunk_length = read_recipe(path)["chunk_length"]
             for record, length_nt in lengths.items():
                 if covered[record] != chunk_count(length_nt, chunk_length):
-                    faults.setdefault(path.stem, []).append(f"{record}: {covered[record]} chunks planned for {length_nt} nt")
+                    faults.setdefault(path.stem, []).append(
+                        f"{record}: {covered[record]} chunks planned for {length_nt} nt"
+                    )
         return result(faults, plans=len(plans))
 
     return check
@@ -94,7 +99,9 @@ def _embedding_checks(workspace: Workspace, shards: ShardSet, slot: str) -> list
 
         table = read_table(layout.table(domain, asset, shard))
         bad = ~np.isfinite(vectors_of(table)).all(axis=1)
-        yield from (f"{frame_id}: vector is not finite" for frame_id in table.column("frame_id").filter(bad).to_pylist())
+        yield from (
+            f"{frame_id}: vector is not finite" for frame_id in table.column("frame_id").filter(bad).to_pylist()
+        )
 
     def ids(shard: str) -> Iterator[str]:
         frames = read_table(layout.table(domain, "translated_proteins", shard), frames_schema())
@@ -125,7 +132,9 @@ def _features_check(workspace: Workspace, shards: ShardSet, branch: Branch) -> d
 
 
 def _shard_check(shards: ShardSet, asset: str, name: str, validate: Validator) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=shards.key(asset), name=name, blocking=True, description=f"`{name}` holds in every shard of the run.")
+    @dg.asset_check(
+        asset=shards.key(asset), name=name, blocking=True, description=f"`{name}` holds in every shard of the run."
+    )
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         keys = _shards_of(context, shards)
         faults = {key: found for key in keys if (found := list(validate(key)))}
@@ -137,8 +146,8 @@ def _shard_check(shards: ShardSet, asset: str, name: str, validate: Validator) -
 def _shards_of(context: dg.AssetCheckExecutionContext, shards: ShardSet) -> Sequence[str]:
     """The run's shards; all of them where the check is run by itself."""
     if context.has_partition_key or context.has_partition_key_range:
-        return context.partition_keys
-    return context.instance.get_dynamic_partitions(str(shards.partitions.name))
+        return list(context.partition_keys)
+    return list(context.instance.get_dynamic_partitions(str(shards.partitions.name)))
 
 
 def result(faults: dict[str, list[str]], **facts: Any) -> dg.AssetCheckResult:  # noqa: ANN401

@@ -1,4 +1,7 @@
-"""The command line: the domain functions on single files, and the servers. No Dagster process is needed for a prediction."""
+"""The command line: the domain functions on single files, and the servers.
+
+No Dagster process is needed for a prediction.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from virnuc_assets.settings import load_settings
 app = typer.Typer(
     help="Viral or not: frames, embeddings and predictions for short nucleotide sequences.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
 )
 out = Console()
@@ -122,11 +126,16 @@ def doctor(config: Config = DEFAULT_CONFIG) -> None:
 
 
 @_command
-def setup(config: Config = DEFAULT_CONFIG) -> None:
-    """Make Dagster's home, MLflow's store and the checkpoints, once, before anything starts."""
+def setup(
+    config: Config = DEFAULT_CONFIG,
+    encoder: Annotated[
+        list[str] | None, typer.Option("--encoder", help="Only this checkpoint; may be repeated.")
+    ] = None,
+) -> None:
+    """Make Dagster's home, MLflow's store and the profile's checkpoints, once, before anything starts."""
     from virnuc_assets.bootstrap import set_up
 
-    set_up(load_settings(config), lambda step: out.print(step, highlight=False, soft_wrap=True))
+    set_up(load_settings(config), lambda step: out.print(step, highlight=False, soft_wrap=True), encoder or ())
 
 
 @_command

@@ -5,6 +5,7 @@ Loads without torch, transformers or mlflow; asset bodies import what they need 
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import dagster as dg
@@ -22,6 +23,7 @@ SETTINGS_FILE = "virnuc.toml"
 
 def build_defs(settings: Settings) -> dg.Definitions:
     """All assets, checks, jobs, sensors and resources of a project; the graph's shape is the same in every profile."""
+    warnings.filterwarnings("ignore", message=".*backfill_policy.*", category=dg.BetaWarning)
     workspace = Workspace(settings)
     assets = shards.build_assets(workspace)
     asset_checks = []

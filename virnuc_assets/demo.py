@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -20,13 +20,13 @@ from virnuc_assets import automation
 from virnuc_assets.assets.migration import DECISION
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
-from virnuc_assets.encoders.registry import BRANCHES
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES, ShardSet
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.planning import source_name
 from virnuc_assets.settings import Settings
-from virnuc_assets.storage.tables import read_rows
+from virnuc_assets.storage.schemas import vector_dim
+from virnuc_assets.storage.tables import read_schema
 
 DEMO_SAMPLE = "data/samples/demo_sample.fasta"
 _METRICS = ("rows", "accuracy", "precision", "recall", "f1", "mcc", "auroc", "average_precision", "brier")
@@ -91,9 +91,9 @@ class Runs:
             reasons = "\n".join(str(event.step_failure_data.error_display_string) for event in failed)
             raise VirnucError(f"run {result.run_id} of job {job} failed:\n{reasons}")
         latest = {
-            (event.asset_key.to_user_string(), event.partition): event.step_materialization_data.materialization.metadata
+            (event.asset_key.to_user_string(), event.partition): event.materialization.metadata
             for event in result.all_events
-            if event.is_step_materialization
+            if event.is_step_materialization and event.asset_key
         }
         for (asset, _), metadata in latest.items():
             self.made[asset] += _number(metadata, "rows_made")
@@ -107,8 +107,6 @@ def _number(metadata: Any, name: str) -> int:  # noqa: ANN401
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Dagster's event log goes to its store, not to the terminal."""
-    import logging
-
     logging.disable(logging.WARNING)
     try:
         yield
@@ -130,7 +128,13 @@ def _drop_sample(settings: Settings) -> str:
 
 def _print_rows(workspace: Workspace, run: Runs, out: Console) -> None:
     table = Table(title="Rows per stage", title_justify="left")
-    for column, justify in (("asset", "left"), ("rows", "right"), ("made now", "right"), ("reused", "right"), ("dim", "right")):
+    for column, justify in (
+        ("asset", "left"),
+        ("rows", "right"),
+        ("made now", "right"),
+        ("reused", "right"),
+        ("dim", "right"),
+    ):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for asset in sorted(run.made):
         if run.made[asset] or run.reused[asset]:
@@ -146,7 +150,10 @@ def _print_rows(workspace: Workspace, run: Runs, out: Console) -> None:
 
 
 def _dim(workspace: Workspace, asset: str) -> str:
-    return ""
+    """Width of an asset's vectors, as its tables' schema tells; empty for tables without vectors."""
+    tables = sorted((workspace.layout.results / asset).glob("*.parquet"))
+    schema = read_schema(tables[0]) if tables else None
+    return str(vector_dim(schema)) if schema is not None and "vector" in schema.names else ""
 
 
 def _print_decision(workspace: Workspace, out: Console) -> None:

@@ -7,11 +7,21 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-from virnuc_assets.encoders.checkpoints import CheckpointMissing, checkpoint_folder
+from virnuc_assets.encoders.checkpoints import CheckpointMissingError, checkpoint_folder
 from virnuc_assets.encoders.registry import PROFILES
 from virnuc_assets.resources import Workspace
 
-_LIBRARIES = ("virnuc_assets", "dagster", "mlflow", "torch", "transformers", "pyarrow", "numpy", "biopython", "sourmash")
+_LIBRARIES = (
+    "virnuc_assets",
+    "dagster",
+    "mlflow",
+    "torch",
+    "transformers",
+    "pyarrow",
+    "numpy",
+    "biopython",
+    "sourmash",
+)
 
 
 def examine(workspace: Workspace) -> tuple[dict[str, Any], list[str]]:
@@ -25,7 +35,9 @@ def examine(workspace: Workspace) -> tuple[dict[str, Any], list[str]]:
     device = resolve_device(settings.encoding.device)
     facts: dict[str, Any] = {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
     facts["profile"] = settings.profile
-    facts["device"] = f"{device} ({torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()})"
+    facts["device"] = (
+        f"{device} ({torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()})"
+    )
     facts["cpu threads"] = torch.get_num_threads()
     facts["attention backends"] = ", ".join(_sdpa_backends(device.type)) or "none"
     facts["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
@@ -34,7 +46,7 @@ def examine(workspace: Workspace) -> tuple[dict[str, Any], list[str]]:
         try:
             folder = checkpoint_folder(spec, layout.checkpoints)
             facts[f"encoder {slot}"] = f"{spec.name}: {folder or 'computed, no weights'}"
-        except CheckpointMissing as error:
+        except CheckpointMissingError as error:
             facts[f"encoder {slot}"] = f"{spec.name}: missing"
             problems.append(str(error))
     serving = layout.classifier(settings.serving.branch)
@@ -48,7 +60,7 @@ def _sdpa_backends(device: str) -> list[str]:
 
     if device == "cpu":
         return ["flash (cpu)", "math"]
-    backends = torch.backends.cuda
+    backends: Any = torch.backends.cuda
     switches = {
         "flash": backends.flash_sdp_enabled(),
         "memory efficient": backends.mem_efficient_sdp_enabled(),

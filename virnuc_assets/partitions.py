@@ -44,7 +44,9 @@ SAMPLES = ShardSet(
 SAMPLE_NAMES = dg.DynamicPartitionsDefinition(name="samples")
 
 
-def register(instance: dg.DagsterInstance, partitions: dg.DynamicPartitionsDefinition, keys: Sequence[str]) -> list[str]:
+def register(
+    instance: dg.DagsterInstance, partitions: dg.DynamicPartitionsDefinition, keys: Sequence[str]
+) -> list[str]:
     """Add the keys that are new, sorted so that ranges are contiguous; returns those added."""
     name = str(partitions.name)
     known = set(instance.get_dynamic_partitions(name))

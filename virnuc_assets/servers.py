@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from virnuc_assets.bootstrap import dagster_home, mlflow_folder
 from virnuc_assets.errors import VirnucError
@@ -57,7 +56,11 @@ def _mlflow(settings: Settings) -> list[str]:
 
 
 def _start(command: list[str], settings: Settings) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "DAGSTER_HOME": str(dagster_home(settings)), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(dagster_home(settings)),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     return subprocess.Popen(command, cwd=settings.root, env=environment, start_new_session=True)  # noqa: S603
 
 
@@ -81,6 +84,6 @@ def _require_free(port: int) -> None:
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
-            raise VirnucError(f"port {port} is taken ({error.strerror}); end what listens there or set another in [servers]") from error
-
-
+            raise VirnucError(
+                f"port {port} is taken ({error.strerror}); end what listens there or set another in [servers]"
+            ) from error

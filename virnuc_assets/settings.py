@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -178,16 +178,19 @@ def load_settings(path: Path) -> Settings:
     try:
         values = tomllib.loads(text)
         if "root" in values:
-            raise SettingsError(f"{path}:{_line_of(text, ('root',))}: root: is the folder of this file; it cannot be set")
+            raise SettingsError(
+                f"{path}:{_line_of(text, ('root',))}: root: is the folder of this file; it cannot be set"
+            )
         return Settings.model_validate({**values, "root": path.resolve().parent})
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
     except ValidationError as error:
-        lines = [
-            f"{path}:{_line_of(text, item['loc'])}: {'.'.join(map(str, item['loc']))}: {item['msg']}, found {item['input']!r}"
-            for item in error.errors()
-        ]
-        raise SettingsError("\n".join(lines)) from error
+        raise SettingsError("\n".join(_told(path, text, dict(item)) for item in error.errors())) from error
+
+
+def _told(path: Path, text: str, item: dict[str, Any]) -> str:
+    key = ".".join(map(str, item["loc"]))
+    return f"{path}:{_line_of(text, item['loc'])}: {key}: {item['msg']}, found {item['input']!r}"
 
 
 def _line_of(text: str, location: tuple[int | str, ...]) -> int:

@@ -1,4 +1,4 @@
-"""The stages on single files, for the command line: the same domain functions as the assets, without an orchestrator."""
+"""The stages on single files, for the command line: the assets' domain functions, without an orchestrator."""
 
 from __future__ import annotations
 
@@ -97,3 +97,41 @@ def embed_file(workspace: Workspace, frames: Path, encoder_name: str, to: Path, 
         for window in read_windows(frames, FRAME_WINDOW, frames_schema()):
             writer.write(embed_frames(encoder, window, encoding.token_budget, lambda done: report(done, rows)))
     return {"frames": rows, "encoder": encoder.spec.name, "dim": encoder.dim, "device": encoder.device}
+
+
+def predict_file(workspace: Workspace, source: Path, to: Path, report: Report) -> dict[str, Any]:
+    """Write VirNucPro's two files and `records.tsv` for a file; returns what was counted.
+
+    The serving classifier is loaded first, so that a missing or unfitting one is told before any work.
+    """
+    from virnuc_assets.classifier.calling import ServingClassifier, write_sample_report
+    from virnuc_assets.encoders.embedding import embed_frames
+    from virnuc_assets.encoders.loading import load_encoder
+    from virnuc_assets.storage.merging import merge_features
+
+    settings, layout = workspace.settings, workspace.layout
+    branch = workspace.branch(settings.serving.branch)
+    sides = {"dna": branch.dna, "protein": branch.protein}
+    encoders = {
+        side: load_encoder(workspace.encoder(slot), layout.checkpoints, settings.encoding)
+        for side, slot in sides.items()
+    }
+    fingerprints = {side: encoder.fingerprint for side, encoder in encoders.items()}
+    chunk_length = settings.sequences.chunk_length
+    classifier = ServingClassifier.load(layout.classifier(branch.name), fingerprints, chunk_length)
+    framed = Framed(source, chunk_length)
+    frames = pa.concat_tables(framed.windows(lambda done, total: None))
+    predictions = [classifier.predictions(classifier.features_schema.empty_table())]
+    for start in range(0, frames.num_rows, FRAME_WINDOW):
+        window = frames.slice(start, FRAME_WINDOW)
+        dna, protein = (
+            embed_frames(encoders[side], window, settings.encoding.token_budget) for side in ("dna", "protein")
+        )
+        predictions.append(classifier.predictions(merge_features(window, dna, protein)))
+        report(window.num_rows, frames.num_rows)
+    records = write_sample_report(to, pa.concat_tables(predictions), framed.ledger())
+    calls = Counter(call or "not scored" for call in records.column("call").to_pylist())
+    return {
+        **ledger_totals(framed.ledger()),
+        **{f"records called {call}": count for call, count in sorted(calls.items())},
+    }

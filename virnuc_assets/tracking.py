@@ -61,10 +61,10 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
             The registered version.
         """
         mlflow = self._mlflow()
-        import mlflow.pytorch
         import torch
+        from mlflow.pytorch import log_model
 
-        info = mlflow.pytorch.log_model(
+        info = log_model(
             model,
             name="model",
             registered_model_name=registered_name,
@@ -86,7 +86,7 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
         run_id = self.find_training(classifier_digest)
         if run_id is None:
             raise VirnucError(
-                f"MLflow store {self.uri}: no run trained classifier {classifier_digest}; the store was replaced since. "
+                f"MLflow store {self.uri}: no run trained classifier {classifier_digest}; was the store replaced? "
                 "Materialize the classifier again."
             )
         mlflow = self._mlflow()

@@ -42,10 +42,7 @@ MANIFEST = read_rows(GENOMES / "MANIFEST.tsv")
 @pytest.fixture(scope="module")
 def reference() -> dict[str, list[tuple[str, str]]]:
     """FASTA records of each manifest row, by name."""
-    return {
-        row["name"]: read_records(GENOMES / row["label"] / f"{row['name']}.fna.gz", "fasta")
-        for row in MANIFEST
-    }
+    return {row["name"]: read_records(GENOMES / row["label"] / f"{row['name']}.fna.gz", "fasta") for row in MANIFEST}
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +56,7 @@ def sample() -> dict[str, str]:
 
 def test_manifest_names_every_file_and_no_other() -> None:
     expected = {GENOMES / row["label"] / f"{row['name']}.fna.gz" for row in MANIFEST}
-    expected |= {
-        GENOMES / row["label"] / f"{row['name']}.gbk.gz" for row in MANIFEST if row["annotated"] == "yes"
-    }
+    expected |= {GENOMES / row["label"] / f"{row['name']}.gbk.gz" for row in MANIFEST if row["annotated"] == "yes"}
     assert {path for path in GENOMES.glob("*/*") if path.is_file()} == expected
 
 

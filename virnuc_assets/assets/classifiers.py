@@ -108,7 +108,7 @@ def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefiniti
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
         code_version="1",
-        description=f"VirNucPro's MLP on {branch.dna} + {branch.protein} features, stopped early on the validation rows.\n\n"
+        description=f"VirNucPro's MLP on {branch.dna} + {branch.protein} features, stopped on validation rows.\n\n"
         "Logged in MLflow with its dims, an entry an epoch, and registered under the protein encoder's name.",
     )
     def classifier(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
@@ -184,8 +184,8 @@ def _currency_check(workspace: Workspace, branch: Branch) -> dg.AssetChecksDefin
     @dg.asset_check(asset=f"{branch.name}_classifier", name="trained_on_current_features")
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         """The classifier on disk was trained on the features, the split and the settings of today."""
-        from virnuc_assets.classifier.fitting import data_digest
         from virnuc_assets.classifier.checkpoint import load_classifier
+        from virnuc_assets.classifier.fitting import data_digest
 
         features = current_features(context.instance, workspace, branch)
         today = data_digest(features, workspace.layout.whole(SPLIT), workspace.settings.training)

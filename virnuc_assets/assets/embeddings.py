@@ -63,7 +63,7 @@ def build_asset(workspace: Workspace, shards: ShardSet, slot: str) -> dg.AssetsD
 
     embed.__doc__ = (
         f"Vectors of `{spec.column}` by {spec.name}, one a frame, in the order of the frames.\n\n"
-        f"Mean over {spec.pooling}, computed in {encoding.precision}; model loaded once a run, frames streamed in windows."
+        f"Mean over {spec.pooling}, in {encoding.precision}; loaded once a run, frames streamed in windows."
     )
     on_device = spec.architecture != "kmer"
     stage = ShardStage(

@@ -36,7 +36,7 @@ def evaluation_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinitio
         The test metrics join the MLflow run that trained the classifier.
         """
         from virnuc_assets.classifier.calling import ServingClassifier
-        from virnuc_assets.classifier.datasets import evaluation_table, rows_of_split, truth_of
+        from virnuc_assets.classifier.datasets import evaluation_table, rows_of_split, scores_of, truth_of
         from virnuc_assets.classifier.metrics import classification_metrics, group_accuracies
 
         features = current_features(context.instance, workspace, branch)
@@ -60,7 +60,7 @@ def evaluation_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinitio
         path = workspace.layout.whole(f"{branch.name}_evaluation")
         outcome = made_table(path, recipe, batches)
         table = read_table(path, evaluation_schema())
-        scores = table.select(["score_other", "score_virus"]).to_pandas().to_numpy()  # (n, 2)
+        scores = scores_of(table)
         metrics = classification_metrics(truth_of(table), scores)
         groups = group_accuracies(truth_of(table), scores, table.column("group").to_pylist())
         tested = {f"test_{name}": value for name, value in metrics.items()}

@@ -73,7 +73,10 @@ def build_asset(workspace: Workspace, shards: ShardSet, branch: Branch) -> dg.As
         "An id that is missing on one side, or an embedding of another encoder than today's, is refused."
     )
     stage = ShardStage(
-        deps=[shards.key(name) for name in ("translated_proteins", f"{branch.dna}_embeddings", f"{branch.protein}_embeddings")],
+        deps=[
+            shards.key(name)
+            for name in ("translated_proteins", f"{branch.dna}_embeddings", f"{branch.protein}_embeddings")
+        ],
         group=GROUP,
         kinds=frozenset({"parquet"}),
         code_version="1",

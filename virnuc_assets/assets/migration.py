@@ -44,9 +44,9 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
         code_version="1",
     )
     def encoder_benchmark(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        """Sequences a second and peak memory of every language model, on the same reference frames, one after the other.
+        """Sequences a second and peak memory of every language model, on the same reference frames.
 
-        Each runs in a fresh process in the same precision; a pass over all frames is timed several times, its median counts.
+        One after the other, each in a fresh process in the same precision; the median of several passes counts.
         """
         from virnuc_assets.encoders.benchmark import benchmark_encoders
 
@@ -56,12 +56,23 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
         measured = benchmark_encoders(
             slots, workspace.layout.checkpoints, settings.encoding, frames, settings.benchmark.repeats
         )
-        content = {"encoders": _fingerprints(workspace), "settings": settings.benchmark.model_dump(), "measured": measured}
+        content = {
+            "encoders": _fingerprints(workspace),
+            "settings": settings.benchmark.model_dump(),
+            "measured": measured,
+        }
         path = workspace.layout.whole(BENCHMARK, ".json")
         with written_aside(path) as aside:
             aside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        rates = {f"{slot}_sequences_per_s": round(float(found["sequences_per_s"]), 1) for slot, found in measured.items()}
-        metadata = {**rates, "measured": measured, "peak_memory_mb": peak_memory_mb(), "file": dg.MetadataValue.path(path)}
+        rates = {
+            f"{slot}_sequences_per_s": round(float(found["sequences_per_s"]), 1) for slot, found in measured.items()
+        }
+        metadata: dict[str, Any] = {
+            **rates,
+            "measured": measured,
+            "peak_memory_mb": peak_memory_mb(),
+            "file": dg.MetadataValue.path(path),
+        }
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(digest_of(content)))
 
     return encoder_benchmark
@@ -120,7 +131,7 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
         files = {
             workspace.layout.whole(DECISION, ".json"): decision.to_json(),
             workspace.layout.whole(DECISION, ".html"): render_html(
-                decision, evidence, [("MLflow run", link.url), ("Dagster", workspace.settings.servers.dagster_url)]
+                decision, evidence, [("MLflow run", str(link.url)), ("Dagster", workspace.settings.servers.dagster_url)]
             ),
         }
         for path, text in files.items():
@@ -174,7 +185,11 @@ def _branch_evidence(instance: dg.DagsterInstance, workspace: Workspace, branch:
         problems.append(f"{branch.name}_evaluation is stale: it scored another classifier than today's; materialize it")
     if description.data_digest != today:
         problems.append(f"{branch.name}_classifier is stale: trained on other rows than today's; materialize it")
-    facts = {"predictions": predictions, "description": description.model_dump(mode="json"), "problems": tuple(problems)}
+    facts = {
+        "predictions": predictions,
+        "description": description.model_dump(mode="json"),
+        "problems": tuple(problems),
+    }
     return BranchEvidence(**{**vars(absent), **facts})
 
 

@@ -1,4 +1,4 @@
-"""Group `predictions`: the serving classifier's scores for every frame of a sample, and what the sample's user receives."""
+"""Group `predictions`: the serving classifier's scores for every frame of a sample, and what its user receives."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -35,7 +35,9 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
         def work(shard: str) -> Outcome:
             from virnuc_assets.classifier.calling import ServingClassifier
 
-            classifier = ServingClassifier.load(layout.classifier(branch.name), encoders, workspace.settings.sequences.chunk_length)
+            classifier = ServingClassifier.load(
+                layout.classifier(branch.name), encoders, workspace.settings.sequences.chunk_length
+            )
             features = layout.table("samples", f"{branch.name}_features", shard)
             require_table(features, classifier.features_schema, features_recipe(workspace, "samples", shard, encoders))
             recipe = {"table": "predictions", "features": content_digest(features), "classifier": classifier.digest}
@@ -80,8 +82,12 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         from virnuc_assets.classifier.calling import write_sample_report
 
         shards = sample_shards(context.instance, context.partition_key)
-        predictions = [read_table(layout.table("samples", "predictions", shard), predictions_schema()) for shard in shards]
-        ledger = merged_ledger(read_table(layout.table("samples", "ledger", shard), ledger_schema()) for shard in shards)
+        predictions = [
+            read_table(layout.table("samples", "predictions", shard), predictions_schema()) for shard in shards
+        ]
+        ledger = merged_ledger(
+            read_table(layout.table("samples", "ledger", shard), ledger_schema()) for shard in shards
+        )
         folder = layout.sample_report(context.partition_key)
         records = write_sample_report(folder, pa.concat_tables(predictions), ledger)
         calls = records.column("call").to_pylist()

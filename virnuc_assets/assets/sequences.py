@@ -87,7 +87,11 @@ def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefini
     return [
         shard_asset(layout, shards, "chunked_fasta", ShardStage([plan_key], GROUP, kinds, "1"), chunk),
         shard_asset(
-            layout, shards, "translated_proteins", ShardStage([shards.key("chunked_fasta")], GROUP, kinds, "1"), translate
+            layout,
+            shards,
+            "translated_proteins",
+            ShardStage([shards.key("chunked_fasta")], GROUP, kinds, "1"),
+            translate,
         ),
     ]
 

@@ -30,7 +30,7 @@ def sample_sources(incoming: Path) -> list[Source]:
             source = Source(source_name(path), path)
             if other := sources.get(source.name):
                 raise VirnucError(
-                    f"{incoming}: {other.fasta.name!r} and {path.name!r} would both be sample {source.name!r}; rename one"
+                    f"{incoming}: {other.fasta.name!r} and {path.name!r} would both be {source.name!r}; rename one"
                 )
             sources[source.name] = source
     return list(sources.values())
@@ -111,7 +111,7 @@ def _require_unique_records(plans: dict[str, Plan]) -> None:
 
 def _result(plans: dict[str, Plan], added: Sequence[str], removed: Sequence[str]) -> dg.MaterializeResult[Any]:
     pieces = [piece for plan in plans.values() for piece in plan.pieces]
-    metadata = {
+    metadata: dict[str, Any] = {
         "sources": len(plans),
         "records": len({piece.record_id for piece in pieces}),
         "chunks": sum(piece.end_chunk - piece.first_chunk for piece in pieces),

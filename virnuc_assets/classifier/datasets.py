@@ -56,6 +56,11 @@ def truth_of(table: pa.Table) -> np.ndarray:
     return np.array([label == "viral" for label in table.column("label").to_pylist()], dtype=np.int64)
 
 
+def scores_of(table: pa.Table) -> np.ndarray:
+    """(n, 2) float32: score_other, score_virus."""
+    return np.stack([table.column(name).to_numpy() for name in ("score_other", "score_virus")], axis=1)
+
+
 def evaluation_table(features: pa.Table, predictions: pa.Table, split_table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Predictions of test rows with label, group and the cluster of relatives of their record."""
     cluster_of = {row["record_id"]: row["cluster"] for row in split_table.to_pylist()}

@@ -109,12 +109,12 @@ def _train(
             batch = batch.to(device)
             optimizer.zero_grad()
             batch_loss = F.cross_entropy(model(features[batch]), labels[batch])
-            batch_loss.backward()
+            batch_loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             loss += batch_loss.detach() * len(batch)
         schedule.step()
         metrics = {"train_loss": float(loss) / len(labels), **_validate(model, *validation_tensors)}
-        metrics["learning_rate"] = learning_rate
+        metrics["learning_rate"] = float(learning_rate)
         if not all(map(math.isfinite, metrics.values())):
             raise TrainingError(f"epoch {epoch}: a loss is not finite: {metrics}; lower learning_rate")
         history.append(metrics)

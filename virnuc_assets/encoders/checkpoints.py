@@ -32,7 +32,7 @@ def checkpoint_folder(spec: EncoderSpec, checkpoints: Path) -> Path | None:
     if spec.checkpoint == MINIATURE:
         folder = checkpoints / spec.name
         if not (folder / "config.json").is_file():
-            raise CheckpointMissingError(f"{spec.name}: no checkpoint in {folder}; run `virnuc setup` to write it")
+            raise CheckpointMissingError(f"{spec.name}: no checkpoint in {folder}; {_set_up(spec)} to write it")
         return folder
     return _snapshot(spec, local_files_only=True)
 
@@ -71,9 +71,13 @@ def _snapshot(spec: EncoderSpec, local_files_only: bool) -> Path:
             local_files_only=local_files_only,
         )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError) as error:
-        remedy = "run `virnuc setup` once with a network" if local_files_only else "check the network and try again"
+        remedy = f"{_set_up(spec)} once with a network" if local_files_only else "check the network and try again"
         raise CheckpointMissingError(
             f"{spec.name}: {spec.checkpoint} at revision {spec.revision} is not in the hub cache "
             f"({type(error).__name__}); {remedy}, or use the miniature profile"
         ) from error
     return Path(folder)
+
+
+def _set_up(spec: EncoderSpec) -> str:
+    return f"run `virnuc setup --encoder {spec.name}`"

@@ -52,7 +52,9 @@ def read_catalogue(folder: Path) -> list[Source]:
     """
     manifest = folder / "MANIFEST.tsv"
     if not manifest.is_file():
-        raise CatalogueError(f"{manifest}: not found; expected a tab separated table with columns {', '.join(_REQUIRED)}")
+        raise CatalogueError(
+            f"{manifest}: not found; expected a tab separated table with columns {', '.join(_REQUIRED)}"
+        )
     with manifest.open(encoding="utf-8", newline="") as handle:
         rows = csv.DictReader(handle, delimiter="\t")
         if missing := [name for name in _REQUIRED if name not in (rows.fieldnames or ())]:
@@ -87,7 +89,6 @@ def _source(folder: Path, row: dict[str, str], where: str) -> Source:
 def _file(stem: Path, endings: tuple[str, ...], where: str) -> Path:
     found = [path for ending in endings if (path := stem.with_name(stem.name + ending)).is_file()]
     if len(found) != 1:
-        raise CatalogueError(
-            f"{where}: expected exactly one of {stem}{{{','.join(endings)}}}, found {[path.name for path in found] or 'none'}"
-        )
+        names = ", ".join(path.name for path in found) or "none"
+        raise CatalogueError(f"{where}: expected exactly one of {stem}{{{','.join(endings)}}}, found {names}")
     return found[0]

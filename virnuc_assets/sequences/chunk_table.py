@@ -33,7 +33,9 @@ def chunk_table(path: Path, pieces: Iterable[Piece], chunk_length: int, planned_
     with open_source(path) as source:
         for record in read_records(source):
             if piece := wanted.get(record.id):
-                for chunk in chunks_of(record.id, len(record.sequence), chunk_length, piece.first_chunk, piece.end_chunk):
+                for chunk in chunks_of(
+                    record.id, len(record.sequence), chunk_length, piece.first_chunk, piece.end_chunk
+                ):
                     letters = bytes(record.sequence[chunk.start_nt : chunk.end_nt]).decode("ascii")
                     rows.append({**asdict(chunk), "chunk_id": chunk.id, "sequence": letters})
         source.require_digest(planned_sha256)
@@ -56,5 +58,7 @@ def read_proteins(genbank: Path | None, planned_sha256: str | None) -> dict[str,
 
 def as_fasta(table: pa.Table, id_column: str, sequence_column: str) -> Iterator[str]:
     """FASTA text of a chunks or frames table, one record at a time."""
-    for row_id, sequence in zip(table.column(id_column).to_pylist(), table.column(sequence_column).to_pylist(), strict=True):
+    for row_id, sequence in zip(
+        table.column(id_column).to_pylist(), table.column(sequence_column).to_pylist(), strict=True
+    ):
         yield f">{row_id}\n{sequence}\n"

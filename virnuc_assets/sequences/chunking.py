@@ -34,7 +34,9 @@ def chunk_start(index: int, length_nt: int, chunk_length: int) -> int:
     return index * (chunk_length - step_back) - min(index, longer_steps)
 
 
-def chunks_of(record_id: str, length_nt: int, chunk_length: int, first: int = 0, end: int | None = None) -> Iterator[Chunk]:
+def chunks_of(
+    record_id: str, length_nt: int, chunk_length: int, first: int = 0, end: int | None = None
+) -> Iterator[Chunk]:
     """Chunks `first` to `end` (0-based, half-open) of a record; ids are `{record}_chunk_{1-based}`.
 
     The last chunk is shorter than `chunk_length` where few chunks cannot take back the whole surplus; a record

@@ -19,7 +19,9 @@ def ledger_table(pieces: Iterable[Piece], counts: Mapping[str, Mapping[str, int]
     lines = []
     for piece in pieces:
         count = {name: counts.get(piece.record_id, {}).get(name, 0) for name in LEDGER_COUNTS}
-        lines.append({"record_id": piece.record_id, "length_nt": piece.length_nt, **_disposed(piece.length_nt, count), **count})
+        lines.append(
+            {"record_id": piece.record_id, "length_nt": piece.length_nt, **_disposed(piece.length_nt, count), **count}
+        )
     return pa.Table.from_pylist(lines, schema=ledger_schema())
 
 
@@ -52,7 +54,9 @@ def _disposed(length_nt: int, count: Mapping[str, int]) -> dict[str, str | None]
     elif count["frames_dropped_no_cds"]:
         reason = "no CDS evidence"
     elif count["frames_dropped_ambiguous"]:
-        reason = "ambiguous letters in every chunk" if not count["frames_dropped_stop"] else "ambiguous letters or stops"
+        reason = (
+            "ambiguous letters in every chunk" if not count["frames_dropped_stop"] else "ambiguous letters or stops"
+        )
     elif count["frames_dropped_stop"]:
         reason = "no open frame"
     else:

@@ -9,6 +9,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from virnuc_assets.errors import VirnucError
 
@@ -46,16 +47,16 @@ class _DigestingReader(io.RawIOBase):
 
 
 class SourceFile:
-    """The text of one sequence file, with the digest of its bytes once it is exhausted.
+    r"""The text of one sequence file, with the digest of its bytes once it is exhausted.
 
     Attributes:
         path: the file.
         head: the first written characters, by which the format is told.
-        text: decoded lines with universal newlines; bytes that are not UTF-8 become `\\xNN` escapes, so
+        text: decoded lines with universal newlines; bytes that are not UTF-8 become `\xNN` escapes, so
             that every id can be written as valid UTF-8.
     """
 
-    def __init__(self, path: Path, reader: _DigestingReader, content: io.BufferedReader) -> None:
+    def __init__(self, path: Path, reader: _DigestingReader, content: io.BufferedReader[Any]) -> None:
         self.path = path
         self.head = content.peek().decode("utf-8-sig", errors="replace").lstrip()[:80]
         self.text = io.TextIOWrapper(content, encoding="utf-8-sig", errors="backslashreplace", newline=None)
@@ -95,12 +96,17 @@ def open_source(path: Path) -> Iterator[SourceFile]:
             raise SequenceFileError(f"{path}: the file is empty; expected FASTA or GenBank records")
         for prefix, name in _FOREIGN_MAGIC.items():
             if magic.startswith(prefix):
-                raise SequenceFileError(f"{path}: found {name} data; expected plain text or gzip. Recompress it with gzip.")
+                raise SequenceFileError(
+                    f"{path}: found {name} data; expected plain text or gzip. Recompress it with gzip."
+                )
         reader = _DigestingReader(raw)
-        buffered = io.BufferedReader(reader, buffer_size=1 << 20)
+        buffered: io.BufferedReader[Any] = io.BufferedReader(reader, buffer_size=1 << 20)
         try:
             if magic.startswith(_GZIP_MAGIC):
-                buffered = io.BufferedReader(gzip.GzipFile(fileobj=buffered), buffer_size=1 << 20)  # type: ignore[type-var]
+                unpacked = gzip.GzipFile(fileobj=buffered)
+                buffered = io.BufferedReader(unpacked, buffer_size=1 << 20)  # type: ignore[type-var]
             yield SourceFile(path, reader, buffered)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise SequenceFileError(f"{path}: the gzip stream is cut or corrupt ({error}); fetch the file again") from error
+            raise SequenceFileError(
+                f"{path}: the gzip stream is cut or corrupt ({error}); fetch the file again"
+            ) from error

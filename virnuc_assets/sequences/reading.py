@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from Bio import SeqIO
 from Bio.Data.IUPACData import ambiguous_dna_letters
+from Bio.SeqRecord import SeqRecord
 
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
 
@@ -101,17 +101,18 @@ def normal_letters(text: str, where: str) -> bytes:
 
 
 def _genbank(source: SourceFile) -> Iterator[Record]:
-    number = 0
+    read = 0
     try:
-        for number, entry in enumerate(SeqIO.parse(source.text, "genbank"), start=1):  # type: ignore[no-untyped-call]
+        for entry in SeqIO.parse(source.text, "genbank"):  # type: ignore[no-untyped-call]
             letters = str(entry.seq) if entry.seq.defined else ""
             where = f"{source.path}: record {entry.id!r}"
             yield Record(entry.id, normal_letters(letters, where), _translations(entry))
+            read += 1
     except (ValueError, IndexError, AssertionError) as error:  # what Biopython raises on broken GenBank
-        raise SequenceFileError(f"{source.path}: GenBank record {number + 1} cannot be parsed: {error}") from error
+        raise SequenceFileError(f"{source.path}: GenBank record {read + 1} cannot be parsed: {error}") from error
 
 
-def _translations(entry: Any) -> tuple[str, ...]:
+def _translations(entry: SeqRecord) -> tuple[str, ...]:
     return tuple(
         protein
         for feature in entry.features

@@ -19,7 +19,10 @@ _CODES = np.full(256, _OTHER, dtype=np.uint8)
 _CODES[np.frombuffer(UNAMBIGUOUS.encode(), dtype=np.uint8)] = np.arange(_OTHER, dtype=np.uint8)
 _AMINO_ACIDS = np.frombuffer(
     "".join(
-        standard_dna_table.forward_table.get(a + b + c, "*") for a in UNAMBIGUOUS for b in UNAMBIGUOUS for c in UNAMBIGUOUS
+        standard_dna_table.forward_table.get(a + b + c, "*")
+        for a in UNAMBIGUOUS
+        for b in UNAMBIGUOUS
+        for c in UNAMBIGUOUS
     ).encode(),
     dtype=np.uint8,
 )
@@ -66,4 +69,4 @@ def _translate(codes: np.ndarray) -> str:
     codons = codes[: codes.size // 3 * 3].reshape(-1, 3)  # (codons, 3)
     codons = codons[(codons < _OTHER).all(axis=1)].astype(np.intp)
     index = (codons[:, 0] * _OTHER + codons[:, 1]) * _OTHER + codons[:, 2]
-    return _AMINO_ACIDS[index].tobytes().decode("ascii")
+    return str(_AMINO_ACIDS[index].tobytes(), encoding="ascii")

@@ -11,7 +11,7 @@ Domain = Literal["reference", "samples"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths below `var`; what depends on the profile lies under its name, so that profiles never overwrite each other."""
+    """Paths below `var`; what depends on the profile lies under its name, so that none overwrites another's."""
 
     var: Path
     profile: str

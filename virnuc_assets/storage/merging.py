@@ -27,7 +27,9 @@ def merge_features(frames: pa.Table, dna: pa.Table, protein: pa.Table) -> pa.Tab
         MergeMismatch: the three tables do not hold the same ids, each once; counts and examples are named.
     """
     ids = frames.column("frame_id").to_pylist()
-    vectors = np.concatenate([_aligned(ids, dna, "dna"), _aligned(ids, protein, "protein")], axis=1)  # (n, dna + protein)
+    vectors = np.concatenate(
+        [_aligned(ids, dna, "dna"), _aligned(ids, protein, "protein")], axis=1
+    )  # (n, dna + protein)
     dim = vector_dim(dna.schema) + vector_dim(protein.schema)
     known = frames.select([name for name in features_schema(dim).names if name != "vector"])
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
@@ -47,8 +49,9 @@ def _aligned(ids: list[str], embeddings: pa.Table, side: str) -> np.ndarray:
     extra = row_of.keys() - set(ids)
     if missing or extra or len(found) != len(ids):
         raise MergeMismatch(
-            f"{side} embeddings do not fit the frames: {len(ids)} frames, {len(found)} embeddings, {len(missing)} frames "
-            f"without one (e.g. {missing[:_EXAMPLES]}), {len(extra)} embeddings without a frame "
-            f"(e.g. {sorted(extra)[:_EXAMPLES]}), {len(found) - len(row_of)} twice. Materialize the embeddings of this shard again."
+            f"{side} embeddings do not fit the frames: {len(ids)} frames, {len(found)} embeddings; {len(missing)} "
+            f"frames without one (e.g. {missing[:_EXAMPLES]}), {len(extra)} embeddings without a frame "
+            f"(e.g. {sorted(extra)[:_EXAMPLES]}), {len(found) - len(row_of)} twice. "
+            "Materialize the embeddings of this shard again."
         )
     return vectors_of(embeddings)[[row_of[frame_id] for frame_id in ids]]

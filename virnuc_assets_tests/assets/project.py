@@ -1,0 +1,210 @@
+"""Small projects in temporary folders, and the one that ran from FASTA to the decision once a session.
+
+A pytest plugin: modules that read the finished project name it in `pytest_plugins`.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from Bio import SeqIO
+
+from virnuc_assets import automation
+from virnuc_assets.bootstrap import dagster_home, set_up
+from virnuc_assets.definitions import build_defs
+from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES, ShardSet
+from virnuc_assets.resources import Workspace
+from virnuc_assets.settings import Settings, load_settings
+
+DATA = Path(__file__).parents[2] / "data"
+PLAN_REFERENCE_JOB = "plan_reference"
+SAMPLE = "sample_one"
+SAMPLE_RECORDS = ("rabies_N", "yellow_fever_350nt", "soybean_leghemoglobin", "frog_rhodopsin", "two_nt")
+# Three clusters of relatives for each label at least: one for each split.
+GENOMES = (
+    *("phiX174", "AAV1", "AP205", "HIV1", "dengue1", "dengue2", "gemycircularvirus2", "copepod_circovirus", "measles"),
+    *("plasmid_pPCP1", "plasmid_pBGR3", "human_mito", "Ascaris_mito", "Buchnera", "Saureus_NCTC8325"),
+)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sequences": {"chunk_length": 500, "shard_chunks": 40},
+    "training": {"max_epochs": 5},
+    "benchmark": {"rows": 32, "repeats": 1},
+    "decision": {"bootstrap_rounds": 100},
+}
+
+
+class Project:
+    """A project folder with its Dagster instance; jobs run in this process, one after the other."""
+
+    def __init__(self, root: Path, instance: dg.DagsterInstance | None = None) -> None:
+        self.root = root
+        self._given = instance
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings(self.root / "virnuc.toml")
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.settings)
+
+    @cached_property
+    def instance(self) -> dg.DagsterInstance:
+        return self._given or dg.DagsterInstance.from_config(str(dagster_home(self.settings)))
+
+    def job(self, name: str, **arguments: Any) -> dg.ExecuteInProcessResult:
+        """One run by today's settings; a failed step does not raise."""
+        job = build_defs(self.settings).get_job_def(name)
+        with _quiet():
+            return job.execute_in_process(instance=self.instance, raise_on_error=False, **arguments)
+
+    def range(self, name: str, keys: Sequence[str]) -> dg.ExecuteInProcessResult:
+        """One run over all keys from the first to the last."""
+        return self.job(name, tags={automation.RANGE_START: keys[0], automation.RANGE_END: keys[-1]})
+
+    def materialize(
+        self, *keys: dg.AssetKey | str, partition: str | tuple[str, str] | None = None
+    ) -> dg.ExecuteInProcessResult:
+        """One run of some assets with their checks, for a partition or a range of them."""
+        selection = dg.AssetSelection.assets(*(key if isinstance(key, dg.AssetKey) else [key] for key in keys))
+        defs = build_defs(self.settings)
+        tags = {}
+        if isinstance(partition, tuple):
+            tags = {automation.RANGE_START: partition[0], automation.RANGE_END: partition[1]}
+        with _quiet():
+            return dg.materialize(
+                [*(defs.assets or ()), *(defs.asset_checks or ())],
+                selection=selection,
+                instance=self.instance,
+                resources=defs.resources,
+                partition_key=partition if isinstance(partition, str) else None,
+                tags=tags,
+                raise_on_error=False,
+            )
+
+    def keys(self, shards: ShardSet) -> list[str]:
+        return list(self.instance.get_dynamic_partitions(str(shards.partitions.name)))
+
+    def run_shards(self, job: str, shards: ShardSet) -> list[dg.ExecuteInProcessResult]:
+        keys = self.keys(shards)
+        return [self.range(job, chosen) for chosen in automation.contiguous_ranges(keys, keys)]
+
+    def run_reference(self) -> list[dg.ExecuteInProcessResult]:
+        """Plan and embed the reference."""
+        return [self.job(PLAN_REFERENCE_JOB), *self.run_shards(automation.REFERENCE_JOB, REFERENCE)]
+
+    def run_samples(self) -> list[dg.ExecuteInProcessResult]:
+        """Plan, predict and report the watched folder."""
+        results = [self.job(automation.PLAN_SAMPLES_JOB)]
+        for job in (automation.SAMPLE_JOB, automation.BASELINE_SAMPLES_JOB):
+            results += self.run_shards(job, SAMPLES)
+        names = self.instance.get_dynamic_partitions(str(SAMPLE_NAMES.name))
+        return [*results, *(self.job(automation.REPORT_JOB, partition_key=name) for name in names)]
+
+    def run_everything(self) -> list[dg.ExecuteInProcessResult]:
+        """All jobs in the order of the demo."""
+        return [*self.run_reference(), self.job(automation.DECISION_JOB), *self.run_samples()]
+
+    def configure(self, **sections: Mapping[str, Any] | str) -> None:
+        """Write virnuc.toml: the sections given, over those of `SETTINGS`."""
+        merged: dict[str, Any] = {**SETTINGS, **sections}
+        tables = {name: {**SETTINGS.get(name, {}), **v} for name, v in merged.items() if isinstance(v, Mapping)}
+        lines = [f'{name} = "{value}"' for name, value in merged.items() if isinstance(value, str)]
+        for name, values in tables.items():
+            lines += [f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
+        (self.root / "virnuc.toml").write_text("\n".join(lines) + "\n")
+
+    def tables(self) -> dict[str, Path]:
+        """Every table of the project, by its path below the results."""
+        folder = self.workspace.layout.results
+        return {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*.parquet"))}
+
+    def copy(self, to: Path) -> Project:
+        """The project as it stands, elsewhere; its MLflow store is a fresh one, because it holds absolute paths."""
+        shutil.copytree(self.root, to, ignore=shutil.ignore_patterns("mlflow"))
+        copied = Project(to)
+        set_up(copied.settings, lambda _: None)
+        return copied
+
+
+def new_project(root: Path, genomes: Sequence[str], samples: Mapping[str, Sequence[str]] | None = None) -> Project:
+    """A project with some of the bundled genomes, and samples made of records of the bundled sample; set up."""
+    (root / "data/incoming").mkdir(parents=True)
+    with (DATA / "genomes/MANIFEST.tsv").open(newline="") as handle:
+        header, *rows = csv.reader(handle, delimiter="\t")
+    chosen = [row for row in rows if row[0] in genomes]
+    assert len(chosen) == len(genomes)
+    for row in chosen:
+        folder = root / "data/genomes" / row[1]
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (DATA / "genomes" / row[1]).glob(f"{row[0]}.*"):
+            shutil.copyfile(path, folder / path.name)
+    if chosen:
+        with (root / "data/genomes/MANIFEST.tsv").open("w", newline="") as handle:
+            csv.writer(handle, delimiter="\t", lineterminator="\n").writerows([header, *chosen])
+    for name, records in (samples or {}).items():
+        write_sample(root / f"data/incoming/{name}.fasta", records)
+    project = Project(root)
+    project.configure()
+    with _quiet():
+        set_up(project.settings, lambda _: None)
+    return project
+
+
+def write_sample(path: Path, records: Sequence[str]) -> None:
+    """Records of the bundled sample as a FASTA file."""
+    bundled = {record.id: record for record in SeqIO.parse(DATA / "samples/demo_sample.fasta", "fasta")}
+    SeqIO.write([bundled[name] for name in records], path, "fasta")
+
+
+def failures(*results: dg.ExecuteInProcessResult) -> list[str]:
+    """Error text of every failed step."""
+    events = [event for result in results for event in result.all_events if event.is_step_failure]
+    return [str(event.step_failure_data.error_display_string) for event in events]
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+class Finished(Project):
+    """The finished project; read it, change nothing. Its runs are in `results`, in order."""
+
+    results: list[dg.ExecuteInProcessResult]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    """A project after all jobs, as the demo runs them."""
+    made = new_project(tmp_path_factory.mktemp("finished") / "project", GENOMES, {SAMPLE: SAMPLE_RECORDS})
+    project = Finished(made.root)
+    project.results = project.run_everything()
+    assert failures(*project.results) == []
+    yield project
+    project.instance.dispose()
+
+
+@pytest.fixture
+def copied(finished: Finished, tmp_path: Path) -> Iterator[Project]:
+    """A copy of the finished project that a test may change."""
+    project = finished.copy(tmp_path / "project")
+    yield project
+    project.instance.dispose()
