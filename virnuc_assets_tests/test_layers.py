@@ -185,7 +185,7 @@ print(json.dumps([seconds, [name for name in {HEAVY} if name in sys.modules]]))
 
 
 def load_definitions() -> tuple[float, list[str]]:
-    """Seconds and heavy libraries of a fresh process that builds the whole graph; a busy machine's waits do not count."""
+    """Seconds and heavy libraries of a process that builds the graph; waits of a busy machine do not count."""
     done = subprocess.run([sys.executable, "-c", LOAD], cwd=PROJECT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     seconds, heavy = json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,343 @@
+"""From FASTA to the decision: what is on disk, what Dagster knows of it, and that a second run makes nothing anew."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
+
+from virnuc_assets.definitions import build_defs
+from virnuc_assets.encoders.registry import BRANCHES
+from virnuc_assets.partitions import REFERENCE, SAMPLES
+from virnuc_assets.storage.merging import vectors_of
+from virnuc_assets.storage.schemas import (
+    chunks_schema,
+    embeddings_schema,
+    evaluation_schema,
+    features_schema,
+    frames_schema,
+    ledger_schema,
+    plan_schema,
+    predictions_schema,
+)
+from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table
+from virnuc_assets.tracking import MlflowTracking
+from virnuc_assets_tests.assets.project import GENOMES, SAMPLE, SAMPLE_RECORDS, Finished, Project, failures
+
+pytest_plugins = ["virnuc_assets_tests.assets.project"]
+
+DIMS = {"dnabert_s": 48, "fastesm2": 32, "esm2_3b": 40, "kmer_dna": 256, "kmer_protein": 400}
+TABLE_KINDS = {
+    "shard_plan": "shard_plan",
+    "chunked_fasta": "chunks",
+    "translated_proteins": "frames",
+    "ledger": "ledger",
+    **{f"{slot}_embeddings": "embeddings" for slot in DIMS},
+    **{f"{branch}_features": "features" for branch in BRANCHES},
+    "predictions": "predictions",
+    "train_test_split": "split",
+    **{f"{branch}_evaluation": "evaluation" for branch in BRANCHES},
+}
+
+
+def graph(project: Project) -> Any:
+    return build_defs(project.settings).resolve_asset_graph()
+
+
+def partitions_of(project: Project, key: dg.AssetKey) -> list[str | None]:
+    """Keys of an asset's partitions, or one None."""
+    found = graph(project).get(key).partitions_def
+    return list(found.get_partition_keys(dynamic_partitions_store=project.instance)) if found else [None]
+
+
+def latest(project: Project, key: dg.AssetKey, partition: str | None) -> dg.AssetMaterialization:
+    records = project.instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None), limit=1
+    ).records
+    assert records, (key, partition)
+    materialization = records[0].asset_materialization
+    assert materialization is not None
+    return materialization
+
+
+def per_shard(project: Project) -> Iterator[tuple[dg.AssetKey, str, Path]]:
+    """Key, shard and table of every partition of every per-shard asset."""
+    for shards in (REFERENCE, SAMPLES):
+        for key in sorted(graph(project).get_all_asset_keys()):
+            if key.path[0] == shards.domain and key.path[-1] not in ("shard_plan", "report"):
+                for shard in project.keys(shards):
+                    yield key, shard, project.workspace.layout.table(shards.domain, key.path[-1], shard)
+
+
+def schema_of(asset: str, table: Path) -> pa.Schema | None:
+    dims = {f"{branch.name}_features": DIMS[branch.dna] + DIMS[branch.protein] for branch in BRANCHES.values()}
+    schemas = {
+        "shard_plan": plan_schema(),
+        "chunked_fasta": chunks_schema(),
+        "translated_proteins": frames_schema(),
+        "ledger": ledger_schema(),
+        "predictions": predictions_schema(),
+        **{f"{slot}_embeddings": embeddings_schema(dim) for slot, dim in DIMS.items()},
+        **{asset: features_schema(dim) for asset, dim in dims.items()},
+        **{f"{branch}_evaluation": evaluation_schema() for branch in BRANCHES},
+        "train_test_split": read_schema(table),
+    }
+    return schemas[asset]
+
+
+def test_every_run_succeeded_and_sources_have_several_shards(finished: Finished) -> None:
+    assert [result.success for result in finished.results] == [True] * 7
+    shards = Counter(key.rpartition("-")[0] for key in finished.keys(REFERENCE))
+    assert set(shards) == set(GENOMES)
+    assert shards["plasmid_pBGR3"] == 3
+    assert finished.keys(SAMPLES) == [f"{SAMPLE}-000001", f"{SAMPLE}-000002"]
+
+
+def test_every_asset_is_materialized_in_every_partition(finished: Finished) -> None:
+    keys = graph(finished).get_all_asset_keys()
+    assert len(keys) == 30
+    for key in keys:
+        for partition in partitions_of(finished, key):
+            latest(finished, key, partition)
+
+
+def test_every_table_has_its_schema_and_tells_what_it_was_made_from(finished: Finished) -> None:
+    found = Counter()
+    for name, path in finished.tables().items():
+        asset = Path(name).parent.name
+        assert read_schema(path) == schema_of(asset, path), name
+        assert read_recipe(path)["table"] == TABLE_KINDS[asset], name
+        found[asset] += 1
+    assert found.keys() == TABLE_KINDS.keys()
+    shards, samples = len(finished.keys(REFERENCE)), len(finished.keys(SAMPLES))
+    assert found["translated_proteins"] == found["ledger"] == found["esm2_3b_features"] == shards + samples
+    assert found["kmer_features"] == shards
+
+
+def test_nothing_unfinished_is_left(finished: Finished) -> None:
+    assert [path for path in finished.settings.var.rglob("*") if "partial" in path.name] == []
+
+
+def test_rows_correspond_through_all_stages(finished: Finished) -> None:
+    layout = finished.workspace.layout
+    for shards in (REFERENCE, SAMPLES):
+        for shard in finished.keys(shards):
+            frames = read_table(layout.table(shards.domain, "translated_proteins", shard))
+            for asset in (f"{slot}_embeddings" for slot in shards.slots):
+                found = read_table(layout.table(shards.domain, asset, shard))
+                assert found.column("frame_id") == frames.column("frame_id"), (asset, shard)
+            for branch in shards.branches:
+                features = read_table(layout.table(shards.domain, f"{branch.name}_features", shard))
+                sides = [
+                    vectors_of(read_table(layout.table(shards.domain, f"{slot}_embeddings", shard)))
+                    for slot in (branch.dna, branch.protein)
+                ]
+                np.testing.assert_array_equal(vectors_of(features), np.concatenate(sides, axis=1))
+                for column in ("frame_id", "chunk_id", "record_id", "label", "group"):
+                    assert features.column(column) == frames.column(column), (branch.name, shard, column)
+
+
+def test_reference_frames_carry_their_label_and_samples_none(finished: Finished) -> None:
+    layout = finished.workspace.layout
+    labels: dict[str, set[tuple[str, bool]]] = {}
+    for shard in finished.keys(REFERENCE):
+        for row in read_table(layout.table("reference", "translated_proteins", shard)).to_pylist():
+            labels.setdefault(shard.rpartition("-")[0], set()).add((row["label"], row["annotated"]))
+    assert labels == {
+        **{name: {("viral", False)} for name in ("AAV1", "AP205", "HIV1", "dengue1", "dengue2")},
+        "phiX174": {("viral", True)},
+        **{name: {("host", True)} for name in ("plasmid_pPCP1", "plasmid_pBGR3", "human_mito", "Ascaris_mito")},
+    }
+    for shard in finished.keys(SAMPLES):
+        frames = read_table(layout.table("samples", "translated_proteins", shard))
+        assert all(frames.column(name).null_count == frames.num_rows for name in ("label", "group", "annotated"))
+
+
+def test_test_rows_are_those_of_the_split_and_relatives_stay_together(finished: Finished) -> None:
+    layout = finished.workspace.layout
+    split = {row["record_id"]: row for row in read_table(layout.whole("train_test_split")).to_pylist()}
+    assert {(row["split"], row["label"]) for row in split.values()} == {
+        (side, label) for side in ("train", "validation", "test") for label in ("viral", "host")
+    }
+    dengue = [row for name, row in split.items() if name.startswith(("NC_001477", "gi|9626685", "NC_001474"))]
+    assert len({(row["cluster"], row["split"]) for row in dengue}) == 1
+    for branch in BRANCHES:
+        scored = read_table(layout.whole(f"{branch}_evaluation"))
+        assert set(scored.column("record_id").to_pylist()) == {n for n, row in split.items() if row["split"] == "test"}
+
+
+@pytest.mark.parametrize("asset", ["chunked_fasta", "translated_proteins", "fastesm2_embeddings", "fastesm2_features"])
+def test_metadata_of_a_shard_tell_its_table(finished: Finished, asset: str) -> None:
+    for shard in finished.keys(REFERENCE):
+        path = finished.workspace.layout.table("reference", asset, shard)
+        metadata = latest(finished, REFERENCE.key(asset), shard).metadata
+        assert metadata["rows"].value == metadata["rows_made"].value == read_table(path).num_rows
+        assert metadata["rows_reused"].value == 0
+        assert metadata["digest"].value == content_digest(path)
+        assert Path(str(metadata["table"].value)) == path
+        assert float(str(metadata["seconds"].value)) > 0
+        assert float(str(metadata["peak_memory_mb"].value)) > 10
+
+
+def test_metadata_tell_dims_and_encoders(finished: Finished) -> None:
+    shard = finished.keys(REFERENCE)[0]
+    for slot, dim in DIMS.items():
+        metadata = latest(finished, REFERENCE.key(f"{slot}_embeddings"), shard).metadata
+        assert (metadata["dim"].value, metadata["encoder"].value) == (dim, finished.workspace.encoder(slot).name)
+    for branch in BRANCHES.values():
+        metadata = latest(finished, REFERENCE.key(f"{branch.name}_features"), shard).metadata
+        dims = [metadata[name].value for name in ("dna_dim", "protein_dim", "merged_dim")]
+        assert dims == [DIMS[branch.dna], DIMS[branch.protein], DIMS[branch.dna] + DIMS[branch.protein]]
+
+
+def test_whole_assets_tell_their_numbers(finished: Finished) -> None:
+    expected = {
+        "train_test_split": {"records", "clusters", "test_viral_rows", "test_host_rows", "digest", "rows"},
+        "fastesm2_classifier": {"trained_anew", "merged_dim", "best_epoch", "data_digest", "digest", "mlflow_run"},
+        "fastesm2_evaluation": {"accuracy", "f1", "auroc", "correct_by_group", "rows", "digest", "mlflow_run"},
+        "encoder_benchmark": {"fastesm2_sequences_per_s", "esm2_3b_sequences_per_s", "measured", "peak_memory_mb"},
+        "migration_decision": {"outcome", "reasons", "summary", "criteria", "report", "mlflow_run"},
+    }
+    for asset, names in expected.items():
+        assert names - latest(finished, dg.AssetKey(asset), None).metadata.keys() == set(), asset
+
+
+def test_the_data_version_of_every_shard_is_the_digest_of_its_rows(finished: Finished) -> None:
+    """Also after runs over ranges, whose one result Dagster notes against every partition."""
+    count = 0
+    for key, shard, path in per_shard(finished):
+        tags = latest(finished, key, shard).tags or {}
+        assert tags["dagster/data_version"] == content_digest(path), (key, shard)
+        count += 1
+    assert count == 10 * len(finished.keys(REFERENCE)) + 8 * len(finished.keys(SAMPLES))
+
+
+def test_code_version_and_input_versions_are_noted_for_every_shard(finished: Finished) -> None:
+    assets = graph(finished)
+    layout = finished.workspace.layout
+    for key, shard, _ in per_shard(finished):
+        tags = latest(finished, key, shard).tags or {}
+        assert tags["dagster/code_version"] == assets.get(key).code_version
+        inputs = {name.partition("input_data_version/")[2]: v for name, v in tags.items() if "input_data_version/" in name}
+        assert inputs.keys() == {parent.to_user_string() for parent in assets.get(key).parent_keys}
+        for parent, version in inputs.items():
+            table = layout.results / f"{parent}/{shard}.parquet"
+            whole = latest(finished, dg.AssetKey(parent.split("/")), None).tags if not table.is_file() else None
+            assert version == (content_digest(table) if whole is None else whole["dagster/data_version"]), (key, shard)
+
+
+def stale(project: Project) -> dict[tuple[str, str | None], list[str]]:
+    """Every partition that Dagster would call missing or stale, with its causes."""
+    resolver = CachingStaleStatusResolver(project.instance, graph(project), LoadingContextForTest(project.instance))
+    found = {}
+    for key in sorted(graph(project).get_all_asset_keys()):
+        for partition in partitions_of(project, key):
+            if resolver.get_status(key, partition) != StaleStatus.FRESH:
+                causes = [cause.reason for cause in resolver.get_stale_causes(key, partition)]
+                found[key.to_user_string(), partition] = causes
+    return found
+
+
+def test_dagster_calls_everything_fresh(finished: Finished) -> None:
+    assert stale(finished) == {}
+
+
+def test_every_check_ran_and_passed(finished: Finished) -> None:
+    for check in graph(finished).asset_check_keys:
+        (record,) = finished.instance.event_log_storage.get_asset_check_execution_history(check, limit=1)
+        assert record.event is not None, check
+        evaluation = record.event.dagster_event.asset_check_evaluation_data
+        assert evaluation.passed, (check, evaluation.metadata)
+
+
+def test_the_decision_is_made_on_complete_evidence(finished: Finished) -> None:
+    layout = finished.workspace.layout
+    decision = json.loads(layout.whole("migration_decision", ".json").read_text())
+    assert decision["outcome"] in ("GO", "NO-GO")
+    dims = {role: branch["description"]["merged_dim"] for role, branch in decision["branches"].items()}
+    assert dims == {"candidate": 80, "baseline": 88, "floor": 656}
+    assert latest(finished, dg.AssetKey("migration_decision"), None).metadata["outcome"].value == decision["outcome"]
+    html = layout.whole("migration_decision", ".html").read_text()
+    assert decision["outcome"] in html
+    assert "random" in html
+
+
+def test_a_sample_gets_virnucpros_two_files_and_a_line_for_every_record(finished: Finished) -> None:
+    folder = finished.workspace.layout.sample_report(SAMPLE)
+    results = [line.split("\t") for line in (folder / "prediction_results.txt").read_text().splitlines()]
+    highest = [line.split("\t") for line in (folder / "prediction_results_highestscore.csv").read_text().splitlines()]
+    records = [line.split("\t") for line in (folder / "records.tsv").read_text().splitlines()]
+    assert results[0] == ["Sequence_ID", "Prediction", "score1", "score2"]
+    assert highest[0] == ["Modified_ID", "Is_Virus"]
+    frames = pa.concat_tables(
+        read_table(finished.workspace.layout.table("samples", "translated_proteins", shard))
+        for shard in finished.keys(SAMPLES)
+    )
+    assert [line[0] for line in results[1:]] == frames.column("frame_id").to_pylist()
+    assert [line[0] for line in highest[1:]] == pc.unique(frames.column("chunk_id")).to_pylist()
+    assert [line[0] for line in records[1:]] == list(SAMPLE_RECORDS)
+    assert records[-1][-2:] == ["skipped", "too short for a codon"]
+
+
+@pytest.fixture(scope="module")
+def again(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    """The finished project after a second run of everything."""
+    project = Finished(finished.copy(tmp_path_factory.mktemp("again") / "project").root)
+    project.results = project.run_everything()
+    yield project
+    project.instance.dispose()
+
+
+def test_a_second_run_makes_no_row(again: Finished) -> None:
+    assert failures(*again.results) == []
+    for key, shard, path in per_shard(again):
+        metadata = latest(again, key, shard).metadata
+        counts = [metadata[name].value for name in ("rows_made", "rows_reused")]
+        assert counts == [0, read_table(path).num_rows], (key, shard)
+
+
+def test_a_second_run_trains_nothing(again: Finished, finished: Finished) -> None:
+    def trainings(project: Project) -> dict[str, str | None]:
+        tracking = MlflowTracking(folder=str(project.settings.var / "mlflow"), server_url="")
+        return {branch: tracking.find_training(weights_of(project, branch)) for branch in BRANCHES}
+
+    assert trainings(again) == trainings(finished)
+    for branch in BRANCHES:
+        assert latest(again, dg.AssetKey(f"{branch}_classifier"), None).metadata["trained_anew"].value is False
+        assert weights_of(again, branch) == weights_of(finished, branch)
+    assert training_runs(again) == training_runs(finished) == 3
+
+
+def weights_of(project: Project, branch: str) -> str:
+    description = project.workspace.layout.classifier(branch) / "classifier.json"
+    return str(json.loads(description.read_text())["weights_sha256"])
+
+
+def training_runs(project: Project) -> int:
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{project.settings.var / 'mlflow/mlflow.db'}")
+    experiment = client.get_experiment_by_name("virnuc")
+    assert experiment is not None
+    return sum("branch" in run.data.tags for run in client.search_runs([experiment.experiment_id]))
+
+
+def test_a_second_run_leaves_every_table_byte_for_byte(again: Finished, finished: Finished) -> None:
+    after, before = again.tables(), finished.tables()
+    assert after.keys() == before.keys()
+    changed = [name for name, path in after.items() if path.read_bytes() != before[name].read_bytes()]
+    # A plan tells the path of its source, and a copied project's sources lie elsewhere.
+    assert {Path(name).parent.name for name in changed} <= {"shard_plan"}
+    assert all(content_digest(after[name]) == content_digest(before[name]) for name in changed)
+
+
+def test_after_a_second_run_everything_is_still_fresh(again: Finished) -> None:
+    assert stale(again) == {}

@@ -1,0 +1,202 @@
+"""The graph as it loads: which assets there are, what each tells of itself, and where the language models run."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from virnuc_assets.definitions import build_defs
+from virnuc_assets.settings import Profile, Settings
+
+PER_SHARD = {
+    "shard_plan",
+    "chunked_fasta",
+    "translated_proteins",
+    "dnabert_s_embeddings",
+    "fastesm2_embeddings",
+    "esm2_3b_embeddings",
+    "fastesm2_features",
+    "esm2_3b_features",
+}
+FLOOR = {"kmer_dna_embeddings", "kmer_protein_embeddings", "kmer_features"}
+WHOLE = {
+    "train_test_split",
+    *(f"{branch}_{stage}" for branch in ("fastesm2", "esm2_3b", "kmer") for stage in ("classifier", "evaluation")),
+    "encoder_benchmark",
+    "migration_decision",
+}
+EXPECTED = {
+    *(f"{domain}/{asset}" for domain in ("reference", "samples") for asset in PER_SHARD),
+    *(f"reference/{asset}" for asset in FLOOR),
+    *WHOLE,
+    "samples/predictions",
+    "samples/report",
+}
+LANGUAGE_MODELS = {
+    f"{domain}/{slot}_embeddings"
+    for domain in ("reference", "samples")
+    for slot in ("dnabert_s", "fastesm2", "esm2_3b")
+}
+HEAVY = ("torch", "transformers", "mlflow", "sklearn", "sourmash")
+MAX_LOADING_SECONDS = 3.0
+
+
+def graph_of(profile: Profile, root: Path = Path("nowhere")) -> dg.Definitions:
+    return build_defs(Settings(root=root, profile=profile))
+
+
+@pytest.fixture(scope="module")
+def defs() -> dg.Definitions:
+    return graph_of("miniature")
+
+
+def specs(defs: dg.Definitions) -> Iterator[tuple[str, dg.AssetSpec]]:
+    for spec in defs.resolve_all_asset_specs():
+        yield spec.key.to_user_string(), spec
+
+
+def shape(defs: dg.Definitions) -> dict[str, tuple[object, ...]]:
+    """What a person sees of the graph: edges, partitions, group, pool and checks of every asset."""
+    graph = defs.resolve_asset_graph()
+    found = {}
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        partitions = node.partitions_def.name if isinstance(node.partitions_def, dg.DynamicPartitionsDefinition) else None
+        checks = {check.name for check in node.check_keys}
+        found[key.to_user_string()] = (node.parent_keys, partitions, node.group_name, node.pools, checks, node.kinds)
+    return found
+
+
+def test_the_graph_has_exactly_the_assets_of_the_design(defs: dg.Definitions) -> None:
+    assert {key for key, _ in specs(defs)} == EXPECTED
+
+
+def test_every_asset_tells_what_it_is(defs: dg.Definitions) -> None:
+    lacking = {
+        key: missing
+        for key, spec in specs(defs)
+        if (
+            missing := [
+                name
+                for name in ("description", "group_name", "owners", "kinds", "code_version")
+                if not getattr(spec, name) or spec.group_name == "default"
+            ]
+        )
+    }
+    assert lacking == {}
+
+
+def test_every_asset_has_a_check(defs: dg.Definitions) -> None:
+    assert [key for key, (*_, checks, _) in shape(defs).items() if not checks] == []
+
+
+def test_every_check_says_what_passes(defs: dg.Definitions) -> None:
+    graph = defs.resolve_asset_graph()
+    described = {check.name: graph.get_check_spec(check).description for check in graph.asset_check_keys}
+    assert described
+    assert [name for name, text in described.items() if not text] == []
+
+
+def test_both_branches_and_the_floor_lead_to_the_decision(defs: dg.Definitions) -> None:
+    graph = defs.resolve_asset_graph()
+    found, waiting = set(), [dg.AssetKey("migration_decision")]
+    while waiting:
+        parents = graph.get(waiting.pop()).parent_keys - found
+        found |= parents
+        waiting += parents
+    lineage = {key.to_user_string() for key in found}
+    assert lineage == {key for key in EXPECTED if not key.startswith("samples/")} - {"migration_decision"}
+
+
+def test_samples_are_called_by_the_serving_classifier(defs: dg.Definitions) -> None:
+    parents = shape(defs)["samples/predictions"][0]
+    assert parents == {dg.AssetKey(["samples", "fastesm2_features"]), dg.AssetKey("fastesm2_classifier")}
+
+
+def test_the_pool_holds_the_language_models_and_nothing_else(defs: dg.Definitions) -> None:
+    pooled = {key: pools for key, (_, _, _, pools, *_) in shape(defs).items() if pools}
+    assert pooled == dict.fromkeys(LANGUAGE_MODELS, {"gpu"})
+
+
+def test_language_models_ask_for_a_gpu_however_they_are_launched(defs: dg.Definitions) -> None:
+    """The request is on the op itself, so that it is in every job that has the asset, the UI's included."""
+    for job in ("embed_reference", "predict_samples", "embed_samples_for_baseline", "train_and_decide"):
+        for node in defs.resolve_job_def(job).nodes:
+            limits = [tags["container_config"]["resources"]["limits"] for tags in _kubernetes_tags(node.tags)]
+            expected = [{"nvidia.com/gpu": "1"}] if node.name.replace("__", "/") in LANGUAGE_MODELS else []
+            assert limits == expected, node.name
+
+
+def _kubernetes_tags(tags: dict[str, str]) -> Iterator[dict[str, dict[str, dict[str, str]]]]:
+    if "dagster-k8s/config" in tags:
+        yield json.loads(tags["dagster-k8s/config"])
+
+
+def test_the_graph_is_the_same_in_both_profiles(defs: dg.Definitions) -> None:
+    """The full profile is built where none of its checkpoints are."""
+    assert shape(graph_of("full")) == shape(defs)
+
+
+def test_another_encoder_is_another_code_version(defs: dg.Definitions) -> None:
+    miniature = {key: spec.code_version for key, spec in specs(defs)}
+    full = {key: spec.code_version for key, spec in specs(graph_of("full"))}
+    assert {key for key in EXPECTED if miniature[key] != full[key]} == LANGUAGE_MODELS
+    assert len({miniature[key] for key in LANGUAGE_MODELS}) == 3
+
+
+def test_shards_and_samples_are_separate_partition_sets(defs: dg.Definitions) -> None:
+    partitions = {key: name for key, (_, name, *_) in shape(defs).items()}
+    per_shard = {key: name for key, name in partitions.items() if name in ("reference_shards", "sample_shards")}
+    assert all(name == f"{key.split('/')[0].removesuffix('s')}_shards" for key, name in per_shard.items())
+    planned_or_reported = {"reference/shard_plan", "samples/shard_plan", "samples/report"}
+    assert per_shard.keys() == {key for key in EXPECTED if "/" in key} - planned_or_reported
+    assert partitions["samples/report"] == "samples"
+
+
+def test_definitions_are_valid_and_every_job_resolves(defs: dg.Definitions) -> None:
+    dg.Definitions.validate_loadable(defs)
+    assert {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")} == {
+        "plan_reference",
+        "embed_reference",
+        "train_and_decide",
+        "plan_samples",
+        "predict_samples",
+        "embed_samples_for_baseline",
+        "report_samples",
+    }
+
+
+def test_building_writes_nothing(tmp_path: Path) -> None:
+    graph_of("miniature", tmp_path).resolve_asset_graph()
+    assert list(tmp_path.iterdir()) == []
+
+
+LOAD = f"""
+import json, sys, time
+started = time.perf_counter()
+from pathlib import Path
+from virnuc_assets.definitions import build_defs
+from virnuc_assets.settings import Settings
+defs = build_defs(Settings(root=Path("nowhere"), profile=sys.argv[1]))
+defs.get_repository_def()
+heavy = [name for name in {HEAVY} if name in sys.modules]
+print(json.dumps({{"seconds": time.perf_counter() - started, "heavy": heavy}}))
+"""
+
+
+@pytest.mark.parametrize("profile", ["miniature", "full"])
+def test_a_fresh_process_loads_the_graph_light_and_fast(profile: str) -> None:
+    """The best of three counts, because a busy machine says nothing about the code."""
+    seconds = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", LOAD, profile], capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert found["heavy"] == []
+        seconds.append(found["seconds"])
+        if seconds[-1] < MAX_LOADING_SECONDS:
+            return
+    pytest.fail(f"loading takes {seconds} s")
