@@ -21,7 +21,7 @@ class SettingsError(VirnucError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class SequenceSettings(_Section):
@@ -42,7 +42,7 @@ class EncodingSettings(_Section):
 class SplitSettings(_Section):
     """Which records count as relatives, and how their clusters are dealt to train, validation and test."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     validation_fraction: float = Field(default=0.15, gt=0.0, lt=1.0)
     test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
     ksize_aa: int = Field(default=10, ge=5, le=30)
@@ -60,7 +60,7 @@ class SplitSettings(_Section):
 class TrainingSettings(_Section):
     """VirNucPro's recipe for the MLP."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     hidden: PositiveInt = 512
     dropout: float = Field(default=0.5, ge=0.0, lt=1.0)
     learning_rate: PositiveFloat = 2e-4
@@ -94,7 +94,7 @@ class DecisionSettings(_Section):
     min_gain_over_floor: float = Field(default=0.0, ge=-1.0, le=1.0)
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     bootstrap_rounds: int = Field(default=1000, ge=100)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _three_different_branches(self) -> DecisionSettings:
@@ -115,6 +115,12 @@ class ServerSettings(_Section):
     dagster_port: int = Field(default=3000, ge=1, le=65535)
     mlflow_port: int = Field(default=5000, ge=1, le=65535)
 
+    @model_validator(mode="after")
+    def _two_different_ports(self) -> ServerSettings:
+        if self.dagster_port == self.mlflow_port:
+            raise ValueError("dagster_port and mlflow_port must differ")
+        return self
+
     @property
     def mlflow_url(self) -> str:
         """Address of the MLflow server."""
@@ -129,9 +135,9 @@ class ServerSettings(_Section):
 class PathSettings(_Section):
     """Folders, relative to the folder of `virnuc.toml` unless absolute."""
 
-    genomes: str = "data/genomes"
-    incoming: str = "data/incoming"
-    var: str = "var"
+    genomes: str = Field(default="data/genomes", min_length=1)
+    incoming: str = Field(default="data/incoming", min_length=1)
+    var: str = Field(default="var", min_length=1)
 
 
 class Settings(_Section):
@@ -174,15 +180,15 @@ def load_settings(path: Path) -> Settings:
     """
     if not path.is_file():
         raise SettingsError(f"{path}: settings file not found; run from the project's folder or pass --config")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text)
         if "root" in values:
             raise SettingsError(
                 f"{path}:{_line_of(text, ('root',))}: root: is the folder of this file; it cannot be set"
             )
         return Settings.model_validate({**values, "root": path.resolve().parent})
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
     except ValidationError as error:
         raise SettingsError("\n".join(_told(path, text, dict(item)) for item in error.errors())) from error
@@ -194,15 +200,24 @@ def _told(path: Path, text: str, item: dict[str, Any]) -> str:
 
 
 def _line_of(text: str, location: tuple[int | str, ...]) -> int:
-    """1-based line of a key, or of its table's header where the key is not written out."""
-    *tables, key = [str(part) for part in location] or [""]
-    line_of_table, inside = 1, not tables
+    """1-based line of a key, or of what opens the table that it is missing from."""
+    wanted = [str(part) for part in location]
+    table: list[str] = []
+    nearest = 1
     for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[([^\[\]]+)\]", line):
-            name = header.group(1).strip()
-            inside = name == ".".join(tables)
-            if inside or name == ".".join([*tables, key]):
-                line_of_table = number
-        elif inside and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+        if header := re.match(r"\s*\[+([^\[\]]+)\]", line):
+            table = _parts(header.group(1))
+            path = table
+        elif key := re.match(r"\s*([^=#]+?)\s*=", line):
+            path = table + _parts(key.group(1))
+        else:
+            continue
+        if path == wanted:
             return number
-    return line_of_table
+        if path == wanted[: len(path)]:
+            nearest = number
+    return nearest
+
+
+def _parts(dotted: str) -> list[str]:
+    return [part.strip().strip("\"'") for part in dotted.split(".")]

@@ -65,7 +65,9 @@ def shape(defs: dg.Definitions) -> dict[str, tuple[object, ...]]:
     found = {}
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
-        partitions = node.partitions_def.name if isinstance(node.partitions_def, dg.DynamicPartitionsDefinition) else None
+        partitions = (
+            node.partitions_def.name if isinstance(node.partitions_def, dg.DynamicPartitionsDefinition) else None
+        )
         checks = {check.name for check in node.check_keys}
         found[key.to_user_string()] = (node.parent_keys, partitions, node.group_name, node.pools, checks, node.kinds)
     return found

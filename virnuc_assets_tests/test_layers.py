@@ -153,9 +153,6 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return len([name for name in given if name not in ("self", "cls")]) + sum(star is not None for star in stars)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="assets/sequences.py build_assets: 69 lines with the bodies that lie inside of it"
-)
 def test_no_function_is_long() -> None:
     assert {name: code_lines(node) for name, node in functions() if code_lines(node) > MAX_FUNCTION_LINES} == {}
 

@@ -1,6 +1,7 @@
 """Group `sequences`: the chunked FASTA of a shard, its open frames and its ledger."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -13,7 +14,9 @@ from virnuc_assets.sequences.chunk_table import chunk_table, read_proteins
 from virnuc_assets.sequences.frame_table import OpenFrames, Truth, open_frames
 from virnuc_assets.sequences.ledger import ledger_table
 from virnuc_assets.sequences.plan_table import PlannedSource, read_plan
+from virnuc_assets.sequences.planning import Piece
 from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.layout import Domain, Layout
 from virnuc_assets.storage.schemas import LEDGER_COUNTS, chunks_schema
 from virnuc_assets.storage.tables import content_digest, is_made_by, read_table, require_table, write_table
 
@@ -22,8 +25,27 @@ GROUP = "sequences"
 
 def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefinition]:
     """Chunking and translation for one set of shards."""
-    layout, domain = workspace.layout, shards.domain
+    layout, kinds = workspace.layout, frozenset({"fasta", "parquet"})
+    chunked, translated = "chunked_fasta", "translated_proteins"
+    chunk_stage = ShardStage([shards.key("shard_plan")], GROUP, kinds, "1")
+    frame_stage = ShardStage([shards.key(chunked)], GROUP, kinds, "1")
+    return [
+        shard_asset(layout, shards, chunked, chunk_stage, _chunking(layout, shards.domain)),
+        shard_asset(layout, shards, translated, frame_stage, _translation(layout, shards.domain)),
+    ]
 
+
+def _chunks_recipe(source: PlannedSource, pieces: Sequence[Piece]) -> dict[str, Any]:
+    """What a shard's chunks follow from."""
+    return {
+        "table": "chunks",
+        "source_sha256": source.sha256,
+        "chunk_length": source.chunk_length,
+        "pieces": digest_of([[piece.record_id, piece.first_chunk, piece.end_chunk] for piece in pieces]),
+    }
+
+
+def _chunking(layout: Layout, domain: Domain) -> Callable[[], Work]:
     def chunk() -> Work:
         """Chunks of a shard's records, cut as VirNucPro cuts them; the shard is read from its planned source.
 
@@ -32,23 +54,20 @@ def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefini
 
         def work(shard: str) -> Outcome:
             source, pieces = read_plan(layout, domain, shard)
-            recipe = {
-                "table": "chunks",
-                "source_sha256": source.sha256,
-                "chunk_length": source.chunk_length,
-                "pieces": digest_of([[piece.record_id, piece.first_chunk, piece.end_chunk] for piece in pieces]),
-            }
 
             def batches() -> Iterator[pa.Table]:
                 yield chunk_table(source.fasta, pieces, source.chunk_length, source.sha256)
 
             path = layout.table(domain, "chunked_fasta", shard)
-            return made_table(path, recipe, batches).with_metadata(
-                records=len(pieces), chunk_length_nt=source.chunk_length
-            )
+            outcome = made_table(path, _chunks_recipe(source, pieces), batches)
+            return outcome.with_metadata(records=len(pieces), chunk_length_nt=source.chunk_length)
 
         return work
 
+    return chunk
+
+
+def _translation(layout: Layout, domain: Domain) -> Callable[[], Work]:
     def translate() -> Work:
         """Stop-free frames of every chunk in six-frame translation, with the ledger of what was dropped and why.
 
@@ -58,11 +77,12 @@ def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefini
         def work(shard: str) -> Outcome:
             source, pieces = read_plan(layout, domain, shard)
             chunks, ledger = layout.table(domain, "chunked_fasta", shard), layout.table(domain, "ledger", shard)
-            planned = {"source_sha256": source.sha256, "chunk_length": source.chunk_length}
-            require_table(chunks, chunks_schema(), planned)
+            chunks_recipe = _chunks_recipe(source, pieces)
+            require_table(chunks, chunks_schema(), chunks_recipe)
             recipe = {
                 "table": "frames",
                 "chunks": content_digest(chunks),
+                "pieces": chunks_recipe["pieces"],
                 "genbank_sha256": source.genbank_sha256,
                 "label": source.label,
                 "group": source.group,
@@ -82,18 +102,7 @@ def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefini
 
         return work
 
-    plan_key = shards.key("shard_plan")
-    kinds = frozenset({"fasta", "parquet"})
-    return [
-        shard_asset(layout, shards, "chunked_fasta", ShardStage([plan_key], GROUP, kinds, "1"), chunk),
-        shard_asset(
-            layout,
-            shards,
-            "translated_proteins",
-            ShardStage([shards.key("chunked_fasta")], GROUP, kinds, "1"),
-            translate,
-        ),
-    ]
+    return translate
 
 
 def _frames_of(source: PlannedSource, chunks: pa.Table) -> OpenFrames:

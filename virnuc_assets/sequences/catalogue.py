@@ -56,7 +56,7 @@ def read_catalogue(folder: Path) -> list[Source]:
             f"{manifest}: not found; expected a tab separated table with columns {', '.join(_REQUIRED)}"
         )
     with manifest.open(encoding="utf-8", newline="") as handle:
-        rows = csv.DictReader(handle, delimiter="\t")
+        rows = csv.DictReader(handle, delimiter="\t", restval="")
         if missing := [name for name in _REQUIRED if name not in (rows.fieldnames or ())]:
             raise CatalogueError(f"{manifest}: column missing: {', '.join(missing)}; found {rows.fieldnames}")
         sources = [_source(folder, row, f"{manifest}:{number}") for number, row in enumerate(rows, start=2)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from virnuc_assets.sequences.chunking import chunks_of
-from virnuc_assets.sequences.opening import open_source
+from virnuc_assets.sequences.opening import SourceChanged, open_source
 from virnuc_assets.sequences.planning import Piece
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.storage.schemas import chunks_schema
@@ -33,9 +33,13 @@ def chunk_table(path: Path, pieces: Iterable[Piece], chunk_length: int, planned_
     with open_source(path) as source:
         for record in read_records(source):
             if piece := wanted.get(record.id):
-                for chunk in chunks_of(
-                    record.id, len(record.sequence), chunk_length, piece.first_chunk, piece.end_chunk
-                ):
+                length_nt = len(record.sequence)
+                if length_nt != piece.length_nt:
+                    raise SourceChanged(
+                        f"{path}: record {record.id!r}: planned with {piece.length_nt} nt, found {length_nt}; "
+                        "the file is not the one that was planned. Materialize shard_plan again."
+                    )
+                for chunk in chunks_of(record.id, length_nt, chunk_length, piece.first_chunk, piece.end_chunk):
                     letters = bytes(record.sequence[chunk.start_nt : chunk.end_nt]).decode("ascii")
                     rows.append({**asdict(chunk), "chunk_id": chunk.id, "sequence": letters})
         source.require_digest(planned_sha256)

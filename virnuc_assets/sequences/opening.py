@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ class _DigestingReader(io.RawIOBase):
 
     def __init__(self, raw: io.FileIO) -> None:
         self._raw = raw
+        self._opened_as = self._state()
         self.sha256 = hashlib.sha256()
 
     def readable(self) -> bool:
@@ -45,6 +47,16 @@ class _DigestingReader(io.RawIOBase):
         self.sha256.update(memoryview(buffer)[:count])
         return count
 
+    def require_unchanged(self, path: Path) -> None:
+        if self._state() != self._opened_as:
+            raise SourceChanged(
+                f"{path}: the file was written to while it was read. Materialize shard_plan again when it is complete."
+            )
+
+    def _state(self) -> tuple[int, int]:
+        status = os.fstat(self._raw.fileno())
+        return status.st_size, status.st_mtime_ns
+
 
 class SourceFile:
     r"""The text of one sequence file, with the digest of its bytes once it is exhausted.
@@ -52,6 +64,7 @@ class SourceFile:
     Attributes:
         path: the file.
         head: the first written characters, by which the format is told.
+        position: which record is being read, for messages; kept by whoever reads.
         text: decoded lines with universal newlines; bytes that are not UTF-8 become `\xNN` escapes, so
             that every id can be written as valid UTF-8.
     """
@@ -60,14 +73,18 @@ class SourceFile:
         self.path = path
         self.head = content.peek().decode("utf-8-sig", errors="replace").lstrip()[:80]
         self.text = io.TextIOWrapper(content, encoding="utf-8-sig", errors="backslashreplace", newline=None)
+        self.position = "before the first record"
         self._reader = reader
 
     def digest(self) -> str:
-        """SHA-256 of the whole file as it was read; reads what is left first."""
+        """SHA-256 of the whole file as it was read; reads what is left first.
+
+        Raises:
+            SourceChanged: the file was written to since it was opened.
+        """
         while self.text.read(1 << 20):
             pass
-        while self._reader.read(1 << 20):
-            pass
+        self._reader.require_unchanged(self.path)
         return self._reader.sha256.hexdigest()
 
     def require_digest(self, planned_sha256: str) -> None:
@@ -99,14 +116,16 @@ def open_source(path: Path) -> Iterator[SourceFile]:
                 raise SequenceFileError(
                     f"{path}: found {name} data; expected plain text or gzip. Recompress it with gzip."
                 )
-        reader = _DigestingReader(raw)
+        reader, source = _DigestingReader(raw), None
         buffered: io.BufferedReader[Any] = io.BufferedReader(reader, buffer_size=1 << 20)
         try:
             if magic.startswith(_GZIP_MAGIC):
                 unpacked = gzip.GzipFile(fileobj=buffered)
                 buffered = io.BufferedReader(unpacked, buffer_size=1 << 20)  # type: ignore[type-var]
-            yield SourceFile(path, reader, buffered)
+            source = SourceFile(path, reader, buffered)
+            yield source
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            where = source.position if source else "at its beginning"
             raise SequenceFileError(
-                f"{path}: the gzip stream is cut or corrupt ({error}); fetch the file again"
+                f"{path}: the gzip stream is cut or corrupt, {where} ({error}); fetch the file again"
             ) from error

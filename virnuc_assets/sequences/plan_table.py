@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from virnuc_assets.sequences.catalogue import Label, Source
-from virnuc_assets.sequences.opening import open_source
+from virnuc_assets.sequences.opening import SequenceFileError, open_source
 from virnuc_assets.sequences.planning import Piece, Plan, plan_source, source_of
+from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.layout import Domain, Layout
 from virnuc_assets.storage.schemas import plan_schema
@@ -46,10 +47,7 @@ def make_plan(path: Path, source: Source, settings: SequenceSettings) -> Plan:
         SequenceFileError: the file cannot be read; no plan is left behind.
     """
     plan = plan_source(source.fasta, source.name, settings.chunk_length, settings.shard_chunks)
-    genbank_sha256 = None
-    if source.genbank is not None:
-        with open_source(source.genbank) as genbank:
-            genbank_sha256 = genbank.digest()
+    genbank_sha256 = _annotation_digest(source.genbank, plan) if source.genbank else None
     recipe = {
         "table": "shard_plan",
         "fasta": str(source.fasta),
@@ -63,6 +61,19 @@ def make_plan(path: Path, source: Source, settings: SequenceSettings) -> Plan:
     table = pa.Table.from_pylist([asdict(piece) for piece in plan.pieces], schema=plan_schema())
     write_table(path, table, recipe)
     return plan
+
+
+def _annotation_digest(path: Path, plan: Plan) -> str:
+    """Digest of a GenBank file, all of whose records are found to be in the plan."""
+    known = {piece.record_id for piece in plan.pieces}
+    with open_source(path) as genbank:
+        unknown = [record.id for record in read_records(genbank) if record.id not in known]
+        if unknown:
+            raise SequenceFileError(
+                f"{path}: record {unknown[0]!r} (and {len(unknown) - 1} more) is not in the FASTA of this name; "
+                "expected equal ids, because CDS evidence is joined on them"
+            )
+        return genbank.digest()
 
 
 def read_plan(layout: Layout, domain: Domain, shard: str) -> tuple[PlannedSource, list[Piece]]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from Bio import SeqIO
+from Bio import BiopythonParserWarning, SeqIO
 from Bio.Data.IUPACData import ambiguous_dna_letters
 from Bio.SeqRecord import SeqRecord
 
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
 
 UNAMBIGUOUS = "ACGT"
-IUPAC_DNA = "".join(sorted(ambiguous_dna_letters))  # ABCDGHKMNRSTVWXY without X, as IUPAC has it for nucleotides
-_ALLOWED = IUPAC_DNA.replace("X", "").encode()
+IUPAC_DNA = "".join(sorted(set(ambiguous_dna_letters) - {"X"}))  # X is Biopython's addition
+_ALLOWED = IUPAC_DNA.encode()
 _BLANKS = b" \t\r\n\v\f"
 # RNA is read as DNA: the codon table and the models know T only.
 _NORMAL = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyzU", b"ABCDEFGHIJKLMNOPQRSTTVWXYZT")
@@ -72,6 +73,7 @@ def _fasta(source: SourceFile) -> Iterator[Record]:
             if record_id:
                 yield Record(record_id, sequence)
             record_id, sequence = _header_id(line, f"{source.path}: line {number}"), bytearray()
+            source.position = f"in record {record_id!r}"
         else:
             sequence += normal_letters(line, f"{source.path}: record {record_id!r}, line {number}")
     yield Record(record_id, sequence)
@@ -91,9 +93,10 @@ def normal_letters(text: str, where: str) -> bytes:
         SequenceFileError: a letter is not an IUPAC nucleotide code; `where` opens the message.
     """
     letters = text.encode("ascii", errors="replace").translate(_NORMAL, delete=_BLANKS)
-    if foreign := letters.translate(None, delete=_ALLOWED):
-        found = "".join(sorted(set(foreign.decode("ascii"))))
-        hint = " (this looks like protein)" if set(found) & set("EFILPQZ") else ""
+    if letters.translate(None, delete=_ALLOWED):
+        known = IUPAC_DNA + "U"
+        found = "".join(sorted(set("".join(text.split())) - set(known + known.lower())))
+        hint = " (this looks like protein)" if set(found.upper()) & set("EFILPQZ") else ""
         raise SequenceFileError(
             f"{where}: expected IUPAC nucleotide letters, found {found!r}{hint}. Gaps and proteins are not read."
         )
@@ -101,15 +104,27 @@ def normal_letters(text: str, where: str) -> bytes:
 
 
 def _genbank(source: SourceFile) -> Iterator[Record]:
+    entries = SeqIO.parse(source.text, "genbank")  # type: ignore[no-untyped-call]
     read = 0
-    try:
-        for entry in SeqIO.parse(source.text, "genbank"):  # type: ignore[no-untyped-call]
-            letters = str(entry.seq) if entry.seq.defined else ""
-            where = f"{source.path}: record {entry.id!r}"
-            yield Record(entry.id, normal_letters(letters, where), _translations(entry))
-            read += 1
-    except (ValueError, IndexError, AssertionError) as error:  # what Biopython raises on broken GenBank
-        raise SequenceFileError(f"{source.path}: GenBank record {read + 1} cannot be parsed: {error}") from error
+    while entry := _next_entry(source, entries, read + 1):
+        letters = str(entry.seq) if entry.seq is not None and entry.seq.defined else ""
+        sequence = normal_letters(letters, f"{source.path}: record {entry.id!r}")
+        yield Record(str(entry.id), sequence, _translations(entry))
+        read += 1
+    if not read:
+        raise SequenceFileError(f"{source.path}: begins with LOCUS but holds no GenBank record; fetch the file again")
+
+
+def _next_entry(source: SourceFile, entries: Iterator[SeqRecord], number: int) -> SeqRecord | None:
+    source.position = f"in GenBank record {number}"
+    with warnings.catch_warnings():
+        # A file cut inside its sequence is only warned of; every other oddity is Biopython's to mend.
+        warnings.filterwarnings("error", "Expected sequence length", BiopythonParserWarning)
+        try:
+            return next(entries, None)
+        # What Biopython raises on broken GenBank.
+        except (ValueError, IndexError, AssertionError, BiopythonParserWarning) as error:
+            raise SequenceFileError(f"{source.path}: GenBank record {number} cannot be parsed: {error}") from error
 
 
 def _translations(entry: SeqRecord) -> tuple[str, ...]:

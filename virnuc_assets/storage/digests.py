@@ -23,6 +23,7 @@ class ContentDigest:
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
         self._parts: dict[tuple[str, int], Any] = {}
+        self.update(schema.empty_table())
 
     def update(self, table: pa.Table) -> None:
         """Add rows, in order."""

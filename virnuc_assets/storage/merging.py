@@ -47,7 +47,7 @@ def _aligned(ids: list[str], embeddings: pa.Table, side: str) -> np.ndarray:
     row_of = {frame_id: row for row, frame_id in enumerate(found)}
     missing = [frame_id for frame_id in ids if frame_id not in row_of]
     extra = row_of.keys() - set(ids)
-    if missing or extra or len(found) != len(ids):
+    if missing or extra or not len(found) == len(ids) == len(row_of):
         raise MergeMismatch(
             f"{side} embeddings do not fit the frames: {len(ids)} frames, {len(found)} embeddings; {len(missing)} "
             f"frames without one (e.g. {missing[:_EXAMPLES]}), {len(extra)} embeddings without a frame "

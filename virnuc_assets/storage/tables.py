@@ -48,13 +48,14 @@ class TableWriter:
     """Streams batches into a table that appears under its name only when all of it was written."""
 
     def __init__(self, path: Path, schema: pa.Schema, recipe: Recipe) -> None:
-        self._schema, self._recipe = schema, recipe
+        self._schema, self._recipe = schema, json.dumps(recipe, sort_keys=True)
         self._aside = written_aside(path)
         self._content = ContentDigest(schema)
         self.rows = 0
 
     def __enter__(self) -> TableWriter:
-        self._parquet = pq.ParquetWriter(self._aside.__enter__(), self._schema)
+        # The names that the schema gives to nested values, so that a table read back is the table written.
+        self._parquet = pq.ParquetWriter(self._aside.__enter__(), self._schema, use_compliant_nested_type=False)
         return self
 
     def write(self, table: pa.Table) -> None:
@@ -67,10 +68,14 @@ class TableWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None:
-            recipe = json.dumps(self._recipe, sort_keys=True)
-            self._parquet.add_key_value_metadata({_RECIPE_KEY: recipe, _DIGEST_KEY: self._content.hexdigest()})
-        self._parquet.close()
+        try:
+            if kind is None:
+                metadata = {_RECIPE_KEY: self._recipe, _DIGEST_KEY: self._content.hexdigest()}
+                self._parquet.add_key_value_metadata(metadata)
+            self._parquet.close()
+        except BaseException as closing:
+            self._aside.__exit__(type(closing), closing, closing.__traceback__)
+            raise
         self._aside.__exit__(kind, error, traceback)
 
 
@@ -108,13 +113,13 @@ def require_table(path: Path, schema: pa.Schema | None = None, require: Recipe |
         require: parts of the recipe that must be equal; nested objects are compared key by key.
 
     Raises:
-        TableMismatch: the table is missing, or differs from what is required; all differences are listed.
+        TableMismatch: the table is missing, damaged, or differs from what is required; all differences are listed.
     """
-    if not path.is_file():
-        raise TableMismatch(f"{path}: the table does not exist; materialize {asset_of(path)} first")
-    differences = list(_schema_differences(schema, pq.read_schema(path))) if schema is not None else []
+    footer = _footer(path)
+    found_schema = footer.schema.to_arrow_schema()
+    differences = list(_schema_differences(schema, found_schema)) if schema is not None else []
     if require is not None:
-        differences += _differences(require, read_recipe(path))
+        differences += _differences(json.loads(json.dumps(require)), read_recipe(path))
     if differences:
         listed = "\n  ".join(differences)
         raise TableMismatch(
@@ -135,18 +140,20 @@ def content_digest(path: Path) -> str:
 
 def read_schema(path: Path) -> pa.Schema:
     """Columns and types of a table."""
-    require_table(path)
-    return pq.read_schema(path).remove_metadata()
+    return _footer(path).schema.to_arrow_schema().remove_metadata()
 
 
 def read_rows(path: Path) -> int:
     """Number of rows of a table."""
-    return int(pq.read_metadata(path).num_rows)
+    return int(_footer(path).num_rows)
 
 
 def is_made_by(path: Path, recipe: Recipe) -> bool:
-    """Whether the table exists and was made by exactly this recipe."""
-    return path.is_file() and read_recipe(path) == json.loads(json.dumps(recipe))
+    """Whether the table exists, can be read, and was made by exactly this recipe."""
+    try:
+        return bool(read_recipe(path) == json.loads(json.dumps(recipe)))
+    except TableMismatch:
+        return False
 
 
 def asset_of(path: Path) -> str:
@@ -154,9 +161,19 @@ def asset_of(path: Path) -> str:
     return f"{path.parent.parent.name}/{path.parent.name} (partition {path.stem})"
 
 
+def _footer(path: Path) -> pq.FileMetaData:
+    if not path.is_file():
+        raise TableMismatch(f"{path}: the table does not exist; materialize {asset_of(path)} first")
+    try:
+        return pq.read_metadata(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TableMismatch(
+            f"{path}: damaged, or not a Parquet file ({error}); materialize {asset_of(path)} again"
+        ) from error
+
+
 def _metadata(path: Path, key: str) -> str:
-    require_table(path)
-    metadata = pq.read_metadata(path).metadata or {}
+    metadata = _footer(path).metadata or {}
     if key.encode() not in metadata:
         raise TableMismatch(f"{path}: a Parquet file without {key}; expected a table written by virnuc_assets")
     return str(metadata[key.encode()].decode())
@@ -168,6 +185,8 @@ def _schema_differences(expected: pa.Schema, found: pa.Schema) -> Iterator[str]:
         have = found.field(name).type if name in found.names else "no such column"
         if want != have:
             yield f"column {name}: expected {want}, found {have}"
+    if expected.names != found.names and sorted(expected.names) == sorted(found.names):
+        yield f"order of columns: expected {', '.join(expected.names)}, found {', '.join(found.names)}"
 
 
 def _differences(expected: Recipe, found: Recipe, prefix: str = "") -> list[str]:

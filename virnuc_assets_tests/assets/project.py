@@ -1,11 +1,9 @@
-"""Small projects in temporary folders, and the one that ran from FASTA to the decision once a session.
-
-A pytest plugin: modules that read the finished project name it in `pytest_plugins`.
-"""
+"""Small projects in temporary folders: made of bundled data, run in this process, copied."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pytest
 from Bio import SeqIO
 
 from virnuc_assets import automation
-from virnuc_assets.bootstrap import dagster_home, set_up
+from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES, ShardSet
 from virnuc_assets.resources import Workspace
@@ -32,8 +29,9 @@ SAMPLE_RECORDS = ("rabies_N", "yellow_fever_350nt", "soybean_leghemoglobin", "fr
 # Three clusters of relatives for each label at least: one for each split.
 GENOMES = (
     *("phiX174", "AAV1", "AP205", "HIV1", "dengue1", "dengue2"),
-    *("plasmid_pPCP1", "plasmid_pBGR3", "human_mito", "Ascaris_mito"),
+    *("plasmid_pPCP1", "plasmid_pBGR3", "human_mito", "Buchnera", "Saureus_NCTC8325"),
 )
+LONGEST_NT = 12_500
 SETTINGS: dict[str, dict[str, Any]] = {
     "sequences": {"chunk_length": 500, "shard_chunks": 25},
     "training": {"max_epochs": 5},
@@ -63,7 +61,7 @@ class Project:
     def job(self, name: str, **arguments: Any) -> dg.ExecuteInProcessResult:
         """One run by today's settings; a failed step does not raise."""
         job = build_defs(self.settings).resolve_job_def(name)
-        with _quiet():
+        with quiet():
             return job.execute_in_process(instance=self.instance, raise_on_error=False, **arguments)
 
     def range(self, name: str, keys: Sequence[str]) -> dg.ExecuteInProcessResult:
@@ -79,7 +77,7 @@ class Project:
         tags = {}
         if isinstance(partition, tuple):
             tags = {automation.RANGE_START: partition[0], automation.RANGE_END: partition[1]}
-        with _quiet():
+        with quiet():
             return dg.materialize(
                 [*(defs.assets or ()), *(defs.asset_checks or ())],
                 selection=selection,
@@ -152,14 +150,23 @@ def new_project(
     for row in chosen:
         folder = root / "data/genomes" / row[1]
         folder.mkdir(parents=True, exist_ok=True)
-        for path in (DATA / "genomes" / row[1]).glob(f"{row[0]}.*"):
-            shutil.copyfile(path, folder / path.name)
+        _copy_genome(DATA / "genomes" / row[1], folder, row[0])
     if chosen:
         with (root / "data/genomes/MANIFEST.tsv").open("w", newline="") as handle:
             csv.writer(handle, delimiter="\t", lineterminator="\n").writerows([header, *chosen])
     for name, records in (samples or {}).items():
         write_sample(root / f"data/incoming/{name}.fasta", records)
     return Project(root)
+
+
+def _copy_genome(source: Path, folder: Path, name: str) -> None:
+    """Copy what is annotated whole; of others the first letters are enough."""
+    if (source / f"{name}.gbk.gz").is_file():
+        for path in source.glob(f"{name}.*"):
+            shutil.copyfile(path, folder / path.name)
+    else:
+        with gzip.open(source / f"{name}.fna.gz", "rt") as handle:
+            SeqIO.write([record[:LONGEST_NT] for record in SeqIO.parse(handle, "fasta")], folder / f"{name}.fna", "fasta")
 
 
 def write_sample(path: Path, records: Sequence[str]) -> None:
@@ -179,7 +186,7 @@ def _toml(value: Any) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     try:
         yield
@@ -191,32 +198,3 @@ class Finished(Project):
     """The finished project; read it, change nothing. Its runs are in `results`, in order."""
 
     results: list[dg.ExecuteInProcessResult]
-
-
-@pytest.fixture(scope="session")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a project that is set up and has no data; never run, only copied."""
-    project = Project(tmp_path_factory.mktemp("blank"))
-    project.configure()
-    with _quiet():
-        set_up(project.settings, lambda _: None)
-    return project.root
-
-
-@pytest.fixture(scope="session")
-def finished(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
-    """A project after all jobs, as the demo runs them."""
-    root = tmp_path_factory.mktemp("finished") / "project"
-    project = Finished(new_project(root, blank, GENOMES, {SAMPLE: SAMPLE_RECORDS}).root)
-    project.results = project.run_everything()
-    assert failures(*project.results) == []
-    yield project
-    project.instance.dispose()
-
-
-@pytest.fixture
-def copied(finished: Finished, tmp_path: Path) -> Iterator[Project]:
-    """A copy of the finished project that a test may change."""
-    project = finished.copy(tmp_path / "project")
-    yield project
-    project.instance.dispose()

@@ -32,7 +32,7 @@ from virnuc_assets.storage.tables import content_digest, read_recipe, read_schem
 from virnuc_assets.tracking import MlflowTracking
 from virnuc_assets_tests.assets.project import GENOMES, SAMPLE, SAMPLE_RECORDS, Finished, Project, failures
 
-pytest_plugins = ["virnuc_assets_tests.assets.project"]
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 DIMS = {"dnabert_s": 48, "fastesm2": 32, "esm2_3b": 40, "kmer_dna": 256, "kmer_protein": 400}
 TABLE_KINDS = {
@@ -226,7 +226,9 @@ def test_code_version_and_input_versions_are_noted_for_every_shard(finished: Fin
     for key, shard, _ in per_shard(finished):
         tags = latest(finished, key, shard).tags or {}
         assert tags["dagster/code_version"] == assets.get(key).code_version
-        inputs = {name.partition("input_data_version/")[2]: v for name, v in tags.items() if "input_data_version/" in name}
+        inputs = {
+            name.partition("input_data_version/")[2]: v for name, v in tags.items() if "input_data_version/" in name
+        }
         assert inputs.keys() == {parent.to_user_string() for parent in assets.get(key).parent_keys}
         for parent, version in inputs.items():
             table = layout.results / f"{parent}/{shard}.parquet"

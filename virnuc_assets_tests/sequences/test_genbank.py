@@ -94,9 +94,6 @@ def test_refusals_name_file_and_record(tmp_path: Path, content: bytes, words: li
     assert_refused(tmp_path, content, words)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a GenBank file cut in its sequence is read as a shorter record (Biopython only warns)"
-)
 @pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
 @pytest.mark.parametrize("end", [END_OF_LINE_3, END_OF_LINE_3 + 25], ids=["at a line's end", "within a line"])
 def test_a_record_cut_in_its_sequence_is_refused(tmp_path: Path, end: int) -> None:
@@ -111,9 +108,6 @@ def test_only_the_end_mark_is_missing(tmp_path: Path) -> None:
     assert read(path) == [Record("AB1.1", b"ACGT" * 200, ("MALL",))]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a file that begins with LOCUS but holds no record reads as no records: an empty plan"
-)
 @pytest.mark.parametrize("content", [b"LOCUS\n", b"LOCUSTS are insects\nand no sequence\n"])
 def test_a_file_without_a_single_record_is_refused(tmp_path: Path, content: bytes) -> None:
     assert_refused(tmp_path, content, [])

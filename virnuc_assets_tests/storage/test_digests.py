@@ -63,7 +63,7 @@ def test_batches_change_nothing(rows: list[dict[str, Any]], cuts: list[int]) -> 
 @given(ROWS, ROWS)
 def test_other_rows_have_another_digest(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
     """Minus zero is told from zero, as its bytes are."""
-    same = [repr(row) for row in one] == [repr(row) for row in other]
+    same = [repr(sorted(row.items())) for row in one] == [repr(sorted(row.items())) for row in other]
     assert (digest(table(one)) == digest(table(other))) == same
 
 
@@ -119,9 +119,6 @@ def test_names_and_types_of_columns_change_the_digest() -> None:
     assert digest(table([], SCHEMA)) != digest(table([], pa.schema({"name": pa.string()})))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="no batch at all and one batch without rows are the same table, but differ in digest"
-)
 def test_no_batch_is_no_rows() -> None:
     assert ContentDigest(SCHEMA).hexdigest() == digest(table([]))
 

@@ -13,9 +13,6 @@ from virnuc_assets.storage.tables import TableWriter, is_made_by, read_table, wr
 from .examples import RECIPE, embeddings, files
 
 PROJECT = Path(__file__).parents[2]
-CLOSING_LEAVES_THE_TEMPORARY_FILE = pytest.mark.xfail(
-    strict=True, reason="what __exit__ raises while it closes the file keeps it from removing the temporary file"
-)
 
 
 class InterruptedInTheMiddleError(Exception):
@@ -39,7 +36,6 @@ def test_an_interrupted_write_leaves_what_was_there(
         assert read_table(path, require={"former": True}).equals(embeddings(2))
 
 
-@CLOSING_LEAVES_THE_TEMPORARY_FILE
 def test_a_recipe_that_is_no_json_leaves_nothing(path: Path) -> None:
     """Looked at while the error is still held, as a run that goes on with other shards holds it."""
     with pytest.raises(TypeError) as caught:
@@ -120,7 +116,7 @@ def test_a_killed_process_leaves_no_table_but_the_former_one(path: Path, former:
     ("missing_bytes", "output"),
     [
         pytest.param(50_000, ["[]"], id="full in the middle"),
-        pytest.param(50, ["written", "[]"], id="full when it closes", marks=CLOSING_LEAVES_THE_TEMPORARY_FILE),
+        pytest.param(50, ["written", "[]"], id="full when it closes"),
     ],
 )
 def test_a_full_disk_leaves_nothing(path: Path, missing_bytes: int, output: list[str]) -> None:

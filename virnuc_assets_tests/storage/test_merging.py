@@ -117,9 +117,6 @@ def test_ids_that_do_not_fit_are_counted_and_shown(
     assert [word for word in words if word not in message] == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="ids that stand twice among the frames are not noticed where the number of rows agrees"
-)
 @pytest.mark.parametrize(
     ("frame_rows", "embedding_rows"), [([0, 0], [0, 0]), ([0, 0, 1], [0, 1, 1]), ([0, 0, 1], [1, 0, 0])]
 )

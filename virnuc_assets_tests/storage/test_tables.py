@@ -104,7 +104,6 @@ def test_only_what_is_required_is_compared(path: Path) -> None:
     require_table(path, embeddings_schema(4))
 
 
-@pytest.mark.xfail(strict=True, reason="a tuple in a required recipe differs from the list that JSON made of it")
 def test_a_required_recipe_is_compared_as_the_json_that_it_became(path: Path) -> None:
     recipe = {"lengths": (300, 500)}
     write_table(path, embeddings(2), recipe)
@@ -112,9 +111,6 @@ def test_a_required_recipe_is_compared_as_the_json_that_it_became(path: Path) ->
     require_table(path, require=recipe)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="columns in another order are not a mismatch, although read_table then returns them so"
-)
 def test_columns_in_another_order_are_a_mismatch(path: Path) -> None:
     write_table(path, embeddings(2).select(["digest", "frame_id", "vector"]), RECIPE)
     try:
@@ -139,9 +135,6 @@ def test_a_parquet_file_of_someone_else_is_refused(path: Path) -> None:
             reading(path)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="ArrowInvalid: the shard fails until a person deletes the file", raises=pa.ArrowInvalid
-)
 def test_a_damaged_table_is_not_made_by_any_recipe(path: Path) -> None:
     """So that it is made again instead of stopping its shard for good."""
     write_table(path, embeddings(2), RECIPE)
@@ -149,9 +142,6 @@ def test_a_damaged_table_is_not_made_by_any_recipe(path: Path) -> None:
     assert not is_made_by(path, RECIPE)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a damaged file raises pyarrow's own error, without a remedy", raises=pa.ArrowInvalid
-)
 @pytest.mark.parametrize("content", [b"", b"PAR1 and no more", b"nothing like a table, but long enough for a footer"])
 def test_a_damaged_file_is_refused_with_a_remedy(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True)
@@ -199,9 +189,6 @@ def test_windows_of_a_wrong_table_are_refused_before_the_first(path: Path) -> No
         next(read_windows(path, 2, require={"fingerprint": {"encoder": "other"}}))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a vector's values are named 'item' in memory and 'element' when read: another digest"
-)
 def test_a_table_read_and_written_again_keeps_its_digest(path: Path) -> None:
     write_table(path, embeddings(3), RECIPE)
     first = content_digest(path)

@@ -1,0 +1,53 @@
+"""Fixtures: the project that ran from FASTA to the decision, once a session, and copies of it.
+
+A pytest plugin, because it serves two folders: modules that read the finished project name it in `pytest_plugins`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from virnuc_assets.bootstrap import set_up
+from virnuc_assets_tests.assets.project import (
+    GENOMES,
+    SAMPLE,
+    SAMPLE_RECORDS,
+    Finished,
+    Project,
+    failures,
+    new_project,
+    quiet,
+)
+
+
+@pytest.fixture(scope="session")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a project that is set up and has no data; never run, only copied."""
+    project = Project(tmp_path_factory.mktemp("blank"))
+    project.configure()
+    with quiet():
+        set_up(project.settings, lambda _: None)
+    return project.root
+
+
+@pytest.fixture(scope="session")
+def finished(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    """A project after all jobs, as the demo runs them."""
+    root = tmp_path_factory.mktemp("finished") / "project"
+    project = Finished(new_project(root, blank, GENOMES, {SAMPLE: SAMPLE_RECORDS}).root)
+    project.results = project.run_everything()
+    if failed := failures(*project.results):
+        pytest.fail("\n".join(failed))
+    yield project
+    project.instance.dispose()
+
+
+@pytest.fixture
+def copied(finished: Finished, tmp_path: Path) -> Iterator[Project]:
+    """A copy of the finished project that a test may change."""
+    project = finished.copy(tmp_path / "project")
+    yield project
+    project.instance.dispose()
