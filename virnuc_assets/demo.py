@@ -144,9 +144,9 @@ def _print_rows(workspace: Workspace, run: Runs, out: Console) -> None:
     embedded = sum(count for asset, count in run.made.items() if asset.endswith("_embeddings"))
     reused = sum(count for asset, count in run.reused.items() if asset.endswith("_embeddings"))
     if embedded:
-        out.print(f"Embedded {embedded:,} sequences now, {reused:,} were there already.", highlight=False)
+        out.print(f"Embedded now: {embedded:,} vectors. There already: {reused:,}.", highlight=False)
     else:
-        out.print(f"Nothing was embedded anew: all {reused:,} embeddings were there already.", highlight=False)
+        out.print(f"Nothing was embedded anew: all {reused:,} vectors were there already.", highlight=False)
 
 
 def _dim(workspace: Workspace, asset: str) -> str:
@@ -158,7 +158,7 @@ def _dim(workspace: Workspace, asset: str) -> str:
 
 def _print_decision(workspace: Workspace, out: Console) -> None:
     decision = json.loads(workspace.layout.whole(DECISION, ".json").read_text(encoding="utf-8"))
-    roles = decision["branches"]
+    roles = {role: decision["branches"][role] for role in ("candidate", "baseline", "floor")}
     metrics = Table(title="Test metrics", title_justify="left")
     metrics.add_column("")
     for role, branch in roles.items():
@@ -171,13 +171,15 @@ def _print_decision(workspace: Workspace, out: Console) -> None:
         metrics.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
     out.print(metrics)
     criteria = Table(title=f"Decision: {decision['outcome']}", title_justify="left")
-    for column in ("criterion", "number", "threshold", "outcome"):
+    for column in ("criterion", "number", "interval", "threshold", "outcome"):
         criteria.add_column(column)
     for criterion in decision["criteria"]:
         number, threshold = criterion["value"], criterion["threshold"]
+        low, high = criterion["low"], criterion["high"]
         criteria.add_row(
             criterion["name"],
             "–" if number is None else f"{number:.4g}",
+            "–" if low is None or high is None else f"{low:.4g} to {high:.4g}",
             "–" if threshold is None else f"{criterion['comparison']} {threshold:g}",
             criterion["outcome"],
         )

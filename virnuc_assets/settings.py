@@ -75,7 +75,7 @@ class TrainingSettings(_Section):
 class BenchmarkSettings(_Section):
     """How the encoders are measured side by side."""
 
-    rows: PositiveInt = 512
+    rows: PositiveInt = 256
     repeats: PositiveInt = 3
 
 

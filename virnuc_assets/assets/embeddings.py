@@ -1,8 +1,8 @@
 """Group `embeddings`: one table of vectors a shard for every encoder slot."""
 
 import functools
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pyarrow as pa
@@ -14,6 +14,7 @@ from virnuc_assets.launch import GPU_OP_TAGS, GPU_POOL
 from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.schemas import frames_schema, vector_dim
 from virnuc_assets.storage.tables import content_digest, read_schema, read_windows
 
@@ -27,9 +28,26 @@ WINDOW_ROWS = 4096
 
 def build_asset(workspace: Workspace, shards: ShardSet, slot: str) -> dg.AssetsDefinition:
     """The embeddings of one encoder slot for one set of shards."""
-    spec = workspace.encoder(slot)
-    encoding = workspace.settings.encoding
-    layout, domain = workspace.layout, shards.domain
+    spec, precision = workspace.encoder(slot), workspace.settings.encoding.precision
+    on_device = spec.architecture != "kmer"
+    stage = ShardStage(
+        deps=[shards.key("translated_proteins")],
+        group=GROUP,
+        kinds=frozenset({"parquet", "pytorch" if on_device else "numpy"}),
+        code_version=digest_of(identity(spec, precision)),
+        pool=GPU_POOL if on_device else None,
+        op_tags=GPU_OP_TAGS if on_device else {},
+    )
+    body = _embedding(workspace, shards.domain, slot)
+    body.__doc__ = (
+        f"Vectors of `{spec.column}` by {spec.name}, one a frame, in the order of the frames.\n\n"
+        f"Mean over {spec.pooling}, in {precision}; loaded once a run, frames streamed in windows."
+    )
+    return shard_asset(workspace.layout, shards, f"{slot}_embeddings", stage, body)
+
+
+def _embedding(workspace: Workspace, domain: Domain, slot: str) -> Callable[[], Work]:
+    spec, layout, encoding = workspace.encoder(slot), workspace.layout, workspace.settings.encoding
 
     def embed() -> Work:
         folder = checkpoint_folder(spec, layout.checkpoints)
@@ -43,35 +61,21 @@ def build_asset(workspace: Workspace, shards: ShardSet, slot: str) -> dg.AssetsD
 
         def work(shard: str) -> Outcome:
             frames = layout.table(domain, "translated_proteins", shard)
+            made: dict[str, Any] = {}
 
             def batches() -> Iterator[pa.Table]:
-                from virnuc_assets.encoders.embedding import embed_frames
+                from virnuc_assets.encoders.embedding import count_truncated, embed_frames
 
+                made.update(device=str(encoder().device), token_budget=encoding.token_budget, truncated=0)
                 for window in read_windows(frames, WINDOW_ROWS, frames_schema()):
+                    made["truncated"] += count_truncated(spec, window.column(spec.column).to_pylist())
                     yield embed_frames(encoder(), window, encoding.token_budget)
 
             path = layout.table(domain, f"{slot}_embeddings", shard)
             outcome = made_table(path, {**recipe, "frames": content_digest(frames)}, batches)
-            return outcome.with_metadata(
-                dim=vector_dim(read_schema(path)),
-                encoder=spec.name,
-                fingerprint=recipe["encoder"],
-                **({} if not encoder.cache_info().currsize else {"device": str(encoder().device)}),
-            )
+            facts = {"dim": vector_dim(read_schema(path)), "encoder": spec.name, "fingerprint": recipe["encoder"]}
+            return outcome.with_metadata(**facts, **made)
 
         return work
 
-    embed.__doc__ = (
-        f"Vectors of `{spec.column}` by {spec.name}, one a frame, in the order of the frames.\n\n"
-        f"Mean over {spec.pooling}, in {encoding.precision}; loaded once a run, frames streamed in windows."
-    )
-    on_device = spec.architecture != "kmer"
-    stage = ShardStage(
-        deps=[shards.key("translated_proteins")],
-        group=GROUP,
-        kinds=frozenset({"parquet", "pytorch" if on_device else "numpy"}),
-        code_version=digest_of(identity(spec, encoding.precision)),
-        pool=GPU_POOL if on_device else None,
-        op_tags=GPU_OP_TAGS if on_device else {},
-    )
-    return shard_asset(layout, shards, f"{slot}_embeddings", stage, embed)
+    return embed

@@ -48,7 +48,7 @@ def balanced(table: pa.Table, seed: int) -> tuple[Rows, Mapping[str, int]]:
     """As many host as viral rows, host groups as equal as they allow; and how many of each were drawn."""
     drawn = balanced_rows(table.column("label").to_pylist(), table.column("group").to_pylist(), seed)
     chosen = table.take(drawn.indices)
-    return Rows(np.ascontiguousarray(vectors_of(chosen)), truth_of(chosen)), drawn.counts
+    return Rows(vectors_of(chosen), truth_of(chosen)), drawn.counts
 
 
 def truth_of(table: pa.Table) -> np.ndarray:

@@ -105,7 +105,7 @@ class Fit:
 
     def example(self) -> np.ndarray:
         """A few training rows, (b, merged dim) float32."""
-        return np.ascontiguousarray(vectors_of(self._rows("train").slice(0, _EXAMPLE_ROWS)))
+        return vectors_of(self._rows("train").slice(0, _EXAMPLE_ROWS)).copy()
 
     @cached_property
     def data_digest(self) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from virnuc_assets.encoders.registry import EncoderSpec
 from virnuc_assets.errors import VirnucError
@@ -40,7 +40,8 @@ def benchmark_encoders(
 
     Returns:
         By key: encoder, sequences, dim, precision, device, seconds (median of a pass), sequences_per_s and
-        peak_memory_bytes (of the GPU where it runs on one, else the process's resident set).
+        peak_memory_bytes (of the GPU where it runs on one, else what the process's resident set grew by since
+        its libraries were imported).
 
     Raises:
         VirnucError: there are no rows or no repeats, or a measurement failed; the message holds its error output.
@@ -68,8 +69,10 @@ def measure(
     import torch
 
     from virnuc_assets.encoders.embedding import embed
-    from virnuc_assets.encoders.loading import load_encoder
+    from virnuc_assets.encoders.loading import library_of, load_encoder
 
+    library_of(spec)
+    idle_bytes = _resident_bytes("VmRSS")
     encoder = load_encoder(spec, checkpoints, encoding)
     embed(encoder, sequences[:_WARM_UP_SEQUENCES], encoding.token_budget)
     seconds = []
@@ -87,7 +90,7 @@ def measure(
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "seconds": median,
         "sequences_per_s": len(sequences) / median,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else _peak_resident_bytes(),
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else _resident_bytes("VmHWM") - idle_bytes,
     }
 
 
@@ -101,12 +104,13 @@ def _measure_apart(job: Mapping[str, Any]) -> Measurement:
     return measurement
 
 
-def _peak_resident_bytes() -> int:
+def _resident_bytes(field: Literal["VmRSS", "VmHWM"]) -> int:
+    """This process's resident memory, now or at its highest; where the system tells only the latter, that."""
     # Not ru_maxrss on Linux: a child begins with its parent's peak there.
     status = Path("/proc/self/status")
     if status.is_file():
-        peak = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
-        return int(peak.split()[1]) * 1024
+        line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith(field))
+        return int(line.split()[1]) * 1024
     peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak_rss if sys.platform == "darwin" else peak_rss * 1024
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -100,17 +100,25 @@ def resolve_device(requested: str) -> torch.device:
 
 
 def _load(spec: EncoderSpec, folder: Path | None) -> tuple[Model, Tokenization]:
-    # Each architecture's libraries are imported only for it: transformers alone takes seconds.
     if spec.architecture == "kmer":
-        from virnuc_assets.encoders.kmer import load_kmer
-
-        return load_kmer(spec)
+        return library_of(spec).load_kmer(spec)
     if folder is None:
         raise VirnucError(f"{spec.name}: {spec.architecture} needs a checkpoint, and the registry names none")
     if spec.architecture == "esm":
-        from virnuc_assets.encoders.esm import load_esm
+        return library_of(spec).load_esm(folder)
+    return library_of(spec).load_mosaic_bert(folder)
 
-        return load_esm(folder)
-    from virnuc_assets.encoders.mosaic_bert import load_mosaic_bert
 
-    return load_mosaic_bert(folder)
+def library_of(spec: EncoderSpec) -> Any:  # noqa: ANN401
+    """The architecture's module, imported only when it is asked for: transformers alone takes seconds."""
+    if spec.architecture == "kmer":
+        from virnuc_assets.encoders import kmer
+
+        return kmer
+    if spec.architecture == "esm":
+        from virnuc_assets.encoders import esm
+
+        return esm
+    from virnuc_assets.encoders import mosaic_bert
+
+    return mosaic_bert

@@ -14,7 +14,6 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from virnuc_assets.definitions import build_defs
 from virnuc_assets.encoders.registry import BRANCHES
 from virnuc_assets.partitions import REFERENCE, SAMPLES
 from virnuc_assets.storage.merging import vectors_of
@@ -34,7 +33,7 @@ from virnuc_assets_tests.assets.project import GENOMES, SAMPLE, SAMPLE_RECORDS, 
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
-DIMS = {"dnabert_s": 48, "fastesm2": 32, "esm2_3b": 40, "kmer_dna": 256, "kmer_protein": 400}
+DIMS = {"dnabert_s": 48, "fastesm2": 32, "esm2_3b": 64, "kmer_dna": 256, "kmer_protein": 400}
 TABLE_KINDS = {
     "shard_plan": "shard_plan",
     "chunked_fasta": "chunks",
@@ -49,7 +48,7 @@ TABLE_KINDS = {
 
 
 def graph(project: Project) -> Any:
-    return build_defs(project.settings).resolve_asset_graph()
+    return project.defs.resolve_asset_graph()
 
 
 def partitions_of(project: Project, key: dg.AssetKey) -> list[str | None]:
@@ -97,7 +96,7 @@ def test_every_run_succeeded_and_sources_have_several_shards(finished: Finished)
     assert [result.success for result in finished.results] == [True] * 7
     shards = Counter(key.rpartition("-")[0] for key in finished.keys(REFERENCE))
     assert set(shards) == set(GENOMES)
-    assert shards["plasmid_pBGR3"] == 3
+    assert shards["plasmid_pBGR3"] == 2
     assert finished.keys(SAMPLES) == [f"{SAMPLE}-000001", f"{SAMPLE}-000002"]
 
 
@@ -152,9 +151,10 @@ def test_reference_frames_carry_their_label_and_samples_none(finished: Finished)
         for row in read_table(layout.table("reference", "translated_proteins", shard)).to_pylist():
             labels.setdefault(shard.rpartition("-")[0], set()).add((row["label"], row["annotated"]))
     assert labels == {
-        **{name: {("viral", False)} for name in ("AAV1", "AP205", "HIV1", "dengue1", "dengue2")},
+        **{name: {("viral", False)} for name in ("HIV1", "dengue1", "dengue2")},
         "phiX174": {("viral", True)},
-        **{name: {("host", True)} for name in ("plasmid_pPCP1", "plasmid_pBGR3", "human_mito", "Ascaris_mito")},
+        **{name: {("host", True)} for name in ("plasmid_pPCP1", "plasmid_pBGR3")},
+        **{name: {("host", False)} for name in ("Buchnera", "Saureus_NCTC8325")},
     }
     for shard in finished.keys(SAMPLES):
         frames = read_table(layout.table("samples", "translated_proteins", shard))
@@ -265,7 +265,7 @@ def test_the_decision_is_made_on_complete_evidence(finished: Finished) -> None:
     decision = json.loads(layout.whole("migration_decision", ".json").read_text())
     assert decision["outcome"] in ("GO", "NO-GO")
     dims = {role: branch["description"]["merged_dim"] for role, branch in decision["branches"].items()}
-    assert dims == {"candidate": 80, "baseline": 88, "floor": 656}
+    assert dims == {"candidate": 80, "baseline": 112, "floor": 656}
     assert latest(finished, dg.AssetKey("migration_decision"), None).metadata["outcome"].value == decision["outcome"]
     html = layout.whole("migration_decision", ".html").read_text()
     assert decision["outcome"] in html
@@ -284,16 +284,21 @@ def test_a_sample_gets_virnucpros_two_files_and_a_line_for_every_record(finished
         for shard in finished.keys(SAMPLES)
     )
     assert [line[0] for line in results[1:]] == frames.column("frame_id").to_pylist()
-    assert [line[0] for line in highest[1:]] == pc.unique(frames.column("chunk_id")).to_pylist()
+    assert [line[0] for line in highest[1:]] == sorted(pc.unique(frames.column("chunk_id")).to_pylist())
     assert [line[0] for line in records[1:]] == list(SAMPLE_RECORDS)
     assert records[-1][-2:] == ["skipped", "too short for a codon"]
 
 
 @pytest.fixture(scope="module")
 def again(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
-    """The finished project after a second run of everything."""
+    """The finished project after a second run of everything but the benchmark, which measures again by its nature."""
     project = Finished(finished.copy(tmp_path_factory.mktemp("again") / "project").root)
-    project.results = project.run_everything()
+    trained = [f"{branch}_{stage}" for branch in BRANCHES for stage in ("classifier", "evaluation")]
+    project.results = [
+        *project.run_reference(),
+        project.materialize("train_test_split", *trained),
+        *project.run_samples(),
+    ]
     yield project
     project.instance.dispose()
 

@@ -22,13 +22,13 @@ def test_each_encoder_is_measured_apart_on_the_same_rows(checkpoints: Path) -> N
     for row in found.values():
         assert (row["sequences"], row["precision"], row["device"]) == (8, "fp32", "cpu")
         assert row["sequences_per_s"] == pytest.approx(8 / row["seconds"])
-        assert 100 << 20 < row["peak_memory_bytes"] < 900 << 20
+        assert 0 < row["peak_memory_bytes"] < 200 << 20  # neither the ballast nor the libraries
     del ballast
 
 
 def test_a_failure_shows_the_encoders_error(tmp_path: Path) -> None:
     specs = {"fastesm2": ENCODERS["fastesm2_650_miniature"]}
-    with pytest.raises(VirnucError, match="benchmark of fastesm2_650_miniature failed[^$]*run `virnuc setup`"):
+    with pytest.raises(VirnucError, match="benchmark of fastesm2_650_miniature failed[^$]*run `virnuc setup --encoder "):
         benchmark_encoders(specs, tmp_path, EncodingSettings(), FRAMES, repeats=1)
 
 

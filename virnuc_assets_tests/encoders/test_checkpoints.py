@@ -8,7 +8,7 @@ from virnuc_assets.encoders.registry import ENCODERS
 
 
 def test_a_miniature_that_is_not_written_names_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointMissingError, match="esm2_3b_miniature: no checkpoint in .*run `virnuc setup`"):
+    with pytest.raises(CheckpointMissingError, match="esm2_3b_miniature: no checkpoint in .*run `virnuc setup --encoder "):
         checkpoint_folder(ENCODERS["esm2_3b_miniature"], tmp_path)
 
 
@@ -33,5 +33,5 @@ def test_a_hub_checkpoint_without_a_pin_is_refused_before_the_network_is_touched
 
 def test_a_pinned_checkpoint_that_is_not_cached_names_the_remedy(tmp_path: Path) -> None:
     spec = replace(ENCODERS["esm2_650"], checkpoint="nobody/has-this", revision="0" * 40)
-    with pytest.raises(CheckpointMissingError, match="nobody/has-this at revision 0{40}.*run `virnuc setup`"):
+    with pytest.raises(CheckpointMissingError, match="nobody/has-this at revision 0{40}.*run `virnuc setup --encoder "):
         checkpoint_folder(spec, tmp_path)
