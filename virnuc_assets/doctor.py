@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from virnuc_assets.encoders.checkpoints import CheckpointMissingError, checkpoint_folder
 from virnuc_assets.encoders.registry import PROFILES
 from virnuc_assets.resources import Workspace
+
+if TYPE_CHECKING:
+    import torch
 
 _LIBRARIES = (
     "virnuc_assets",
@@ -39,7 +43,7 @@ def examine(workspace: Workspace) -> tuple[dict[str, Any], list[str]]:
         f"{device} ({torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()})"
     )
     facts["cpu threads"] = torch.get_num_threads()
-    facts["attention backends"] = ", ".join(_sdpa_backends(device.type)) or "none"
+    facts["attention backends"] = ", ".join(_sdpa_backends(device)) or "none"
     facts["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
     for slot in PROFILES[settings.profile]:
         spec = workspace.encoder(slot)
@@ -54,17 +58,22 @@ def examine(workspace: Workspace) -> tuple[dict[str, Any], list[str]]:
     return facts, problems
 
 
-def _sdpa_backends(device: str) -> list[str]:
-    """Scaled-dot-product backends that torch may use; on a CPU flash and math exist, whatever the switches say."""
+def _sdpa_backends(device: torch.device) -> list[str]:
+    """Scaled-dot-product backends that run here, each tried on a small tensor."""
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.functional import scaled_dot_product_attention
 
-    if device == "cpu":
-        return ["flash (cpu)", "math"]
-    backends: Any = torch.backends.cuda
-    switches = {
-        "flash": backends.flash_sdp_enabled(),
-        "memory efficient": backends.mem_efficient_sdp_enabled(),
-        "cudnn": backends.cudnn_sdp_enabled(),
-        "math": backends.math_sdp_enabled(),
-    }
-    return [name for name, enabled in switches.items() if enabled]
+    query = torch.zeros(1, 1, 8, 64, device=device, dtype=torch.float16 if device.type == "cuda" else torch.float32)
+    found = []
+    for name, backend in SDPBackend.__members__.items():
+        if backend == SDPBackend.ERROR:
+            continue
+        try:
+            with sdpa_kernel(backend), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch warns why each of the others was not taken
+                scaled_dot_product_attention(query, query, query)
+        except RuntimeError:  # "no viable backend": what is asked here
+            continue
+        found.append(name.lower().replace("_", " "))
+    return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -100,16 +101,14 @@ def resolve_device(requested: str) -> torch.device:
 
 
 def _load(spec: EncoderSpec, folder: Path | None) -> tuple[Model, Tokenization]:
-    if spec.architecture == "kmer":
-        return library_of(spec).load_kmer(spec)
-    if folder is None:
+    library = library_of(spec)
+    if spec.architecture != "kmer" and folder is None:
         raise VirnucError(f"{spec.name}: {spec.architecture} needs a checkpoint, and the registry names none")
-    if spec.architecture == "esm":
-        return library_of(spec).load_esm(folder)
-    return library_of(spec).load_mosaic_bert(folder)
+    load: Callable[..., tuple[Model, Tokenization]] = getattr(library, f"load_{spec.architecture}")
+    return load(spec if folder is None else folder)
 
 
-def library_of(spec: EncoderSpec) -> Any:  # noqa: ANN401
+def library_of(spec: EncoderSpec) -> ModuleType:
     """The architecture's module, imported only when it is asked for: transformers alone takes seconds."""
     if spec.architecture == "kmer":
         from virnuc_assets.encoders import kmer
