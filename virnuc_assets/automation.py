@@ -7,10 +7,13 @@ from typing import Any
 
 import dagster as dg
 
+from virnuc_assets.assets.recipes import chunks_are_older, plan_digest, report_is_older
+from virnuc_assets.assets.shards import PlanSamples, incoming_files
 from virnuc_assets.partitions import MAX_PARTITIONS_PER_RUN, REFERENCE, SAMPLE_NAMES, SAMPLES
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.planning import source_of
+from virnuc_assets.sequences.planning import shard_key, source_of
 from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.layout import Layout
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
@@ -19,6 +22,7 @@ SAMPLE_JOB = "predict_samples"
 BASELINE_SAMPLES_JOB = "embed_samples_for_baseline"
 REPORT_JOB = "report_samples"
 PLAN_SAMPLES_JOB = "plan_samples"
+PLAN_SAMPLES_OP = "samples__shard_plan"
 DECISION_JOB = "train_and_decide"
 
 
@@ -82,33 +86,35 @@ def build_schedules() -> list[dg.ScheduleDefinition]:
 
 def build_sensors(workspace: Workspace) -> list[dg.SensorDefinition]:
     """The watched folder, in three steps: plan stable files, predict planned shards, report predicted samples."""
+    layout = workspace.layout
 
     @dg.sensor(job_name=PLAN_SAMPLES_JOB, name="incoming_samples", minimum_interval_seconds=30)
     def incoming_samples(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        """Plans the watched folder when its files stayed as they are for two looks and changed since the last plan."""
+        """Plans the files that stayed as they are for two looks, when they changed since the last plan."""
         seen = _files(workspace.settings.incoming)
         before = json.loads(context.cursor) if context.cursor else {}
         stable = {name: state for name, state in seen.items() if before.get(name) == state}
-        requests = [dg.RunRequest(run_key=digest_of(stable))] if stable else []
+        config = dg.RunConfig(ops={PLAN_SAMPLES_OP: PlanSamples(files=sorted(stable))})
+        requests = [dg.RunRequest(run_key=digest_of(stable), run_config=config)] if stable else []
         return dg.SensorResult(run_requests=requests, cursor=json.dumps(seen))
 
     @dg.sensor(job_name=SAMPLE_JOB, name="planned_samples", minimum_interval_seconds=30)
     def planned_samples(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest]:
-        """Requests predictions for sample shards that have none."""
+        """Requests predictions for sample shards that have none, or whose file was replaced since."""
         shards = context.instance.get_dynamic_partitions(str(SAMPLES.partitions.name))
-        done = context.instance.get_materialized_partitions(SAMPLES.key("predictions"))
-        yield from range_requests(shards, [shard for shard in shards if shard not in done], "predict")
+        waiting = _waiting_shards(context.instance, layout)
+        planned = {shard: plan_digest(layout, "samples", shard) for shard in waiting}
+        yield from range_requests(shards, waiting, f"predict {digest_of(planned)}")
 
     @dg.sensor(job_name=REPORT_JOB, name="predicted_samples", minimum_interval_seconds=30)
     def predicted_samples(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest]:
-        """Requests the report of each sample whose shards all have predictions."""
-        shards = context.instance.get_dynamic_partitions(str(SAMPLES.partitions.name))
-        done = context.instance.get_materialized_partitions(SAMPLES.key("predictions"))
-        waiting = {source_of(shard) for shard in shards if shard not in done}
+        """Requests the report of each sample whose shards all have predictions, when it has none of these."""
+        waiting = {source_of(shard) for shard in _waiting_shards(context.instance, layout)}
         reported = context.instance.get_materialized_partitions(SAMPLES.key("report"))
         for sample in context.instance.get_dynamic_partitions(str(SAMPLE_NAMES.name)):
-            if sample not in waiting and sample not in reported:
-                yield dg.RunRequest(run_key=f"report {sample}", partition_key=sample)
+            plan = plan_digest(layout, "samples", shard_key(sample, 0))
+            if sample not in waiting and (sample not in reported or report_is_older(layout, sample)):
+                yield dg.RunRequest(run_key=f"report {sample} {plan}", partition_key=sample)
 
     return [incoming_samples, planned_samples, predicted_samples]
 
@@ -133,5 +139,11 @@ def contiguous_ranges(partitions: Sequence[str], wanted: Sequence[str]) -> Itera
 
 def _files(folder: Path) -> dict[str, list[int]]:
     """Size and time of change of every visible file of a folder."""
-    found = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
-    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in found} if folder.is_dir() else {}
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in incoming_files(folder)}
+
+
+def _waiting_shards(instance: dg.DagsterInstance, layout: Layout) -> list[str]:
+    """Sample shards that were never predicted, or whose chunks are not those of today's plan."""
+    done = instance.get_materialized_partitions(SAMPLES.key("predictions"))
+    shards = instance.get_dynamic_partitions(str(SAMPLES.partitions.name))
+    return [shard for shard in shards if shard not in done or chunks_are_older(layout, "samples", shard)]

@@ -40,7 +40,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         try:
             function(*args, **kwargs)
-        except VirnucError as error:
+        except (VirnucError, OSError) as error:  # an --out that cannot be written is a person's to mend, too
             err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(1) from error
 

@@ -8,9 +8,9 @@ import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.assets.evaluation import evaluation_asset, evaluation_check
-from virnuc_assets.assets.features import branch_fingerprints
 from virnuc_assets.assets.per_shard import OWNERS, made_table
-from virnuc_assets.assets.reference import SPLIT, current_features, reference_tables
+from virnuc_assets.assets.recipes import branch_fingerprints
+from virnuc_assets.assets.reference import SPLIT, current_features, current_frames
 from virnuc_assets.checks import result
 from virnuc_assets.encoders.registry import BRANCHES, Branch
 from virnuc_assets.partitions import REFERENCE
@@ -49,7 +49,7 @@ def _split_asset(workspace: Workspace) -> dg.AssetsDefinition:
         Relatives are found by shared protein k-mers and joined by the names of the catalogue (same organism, named
         relatives), so that no genome has rows on two sides.
         """
-        frames = reference_tables(context.instance, workspace, "translated_proteins")
+        frames = current_frames(context.instance, workspace)
         plans = {source.name: workspace.layout.plan("reference", source.name) for source in workspace.catalogue()}
         names = {source.name: [source.relatives, source.organism] for source in workspace.catalogue()}
         recipe = {

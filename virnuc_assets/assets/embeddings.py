@@ -8,6 +8,7 @@ import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.assets.per_shard import Outcome, ShardStage, Work, made_table, shard_asset
+from virnuc_assets.assets.recipes import frames_digest
 from virnuc_assets.encoders.checkpoints import checkpoint_folder
 from virnuc_assets.encoders.fingerprint import fingerprint, identity
 from virnuc_assets.launch import GPU_OP_TAGS, GPU_POOL
@@ -16,7 +17,7 @@ from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.schemas import frames_schema, vector_dim
-from virnuc_assets.storage.tables import content_digest, read_schema, read_windows
+from virnuc_assets.storage.tables import read_schema, read_windows
 
 if TYPE_CHECKING:
     from virnuc_assets.encoders.loading import Encoder
@@ -72,7 +73,7 @@ def _embedding(workspace: Workspace, domain: Domain, slot: str) -> Callable[[], 
                     yield embed_frames(encoder(), window, encoding.token_budget)
 
             path = layout.table(domain, f"{slot}_embeddings", shard)
-            outcome = made_table(path, {**recipe, "frames": content_digest(frames)}, batches)
+            outcome = made_table(path, {**recipe, "frames": frames_digest(layout, domain, shard)}, batches)
             facts = {"dim": vector_dim(read_schema(path)), "encoder": spec.name, "fingerprint": recipe["encoder"]}
             return outcome.with_metadata(**facts, **made)
 

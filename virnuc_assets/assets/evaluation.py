@@ -6,8 +6,8 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.assets.features import branch_fingerprints
 from virnuc_assets.assets.per_shard import OWNERS, made_table
+from virnuc_assets.assets.recipes import branch_fingerprints
 from virnuc_assets.assets.reference import SPLIT, current_features
 from virnuc_assets.checks import result
 from virnuc_assets.encoders.registry import Branch

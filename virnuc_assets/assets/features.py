@@ -1,41 +1,20 @@
 """Group `features`: nucleotide and protein vectors of a shard joined for one classifier."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.assets.per_shard import Outcome, ShardStage, Work, made_table, shard_asset
-from virnuc_assets.encoders.checkpoints import checkpoint_folder
-from virnuc_assets.encoders.fingerprint import fingerprint
+from virnuc_assets.assets.recipes import branch_fingerprints, features_recipe
 from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
-from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.merging import merge_features
 from virnuc_assets.storage.schemas import frames_schema, vector_dim
 from virnuc_assets.storage.tables import content_digest, read_schema, read_table
 
 GROUP = "features"
-
-
-def branch_fingerprints(workspace: Workspace, branch: Branch) -> dict[str, dict[str, str]]:
-    """Fingerprints of a branch's two encoders as they are today, by side."""
-    found = {}
-    for side, slot in (("dna", branch.dna), ("protein", branch.protein)):
-        spec = workspace.encoder(slot)
-        folder = checkpoint_folder(spec, workspace.layout.checkpoints)
-        found[side] = fingerprint(spec, folder, workspace.settings.encoding.precision)
-    return found
-
-
-def features_recipe(
-    workspace: Workspace, domain: Domain, shard: str, encoders: Mapping[str, Mapping[str, str]]
-) -> dict[str, Any]:
-    """What a shard's features follow from today: its frames and the two encoders."""
-    frames = workspace.layout.table(domain, "translated_proteins", shard)
-    return {"table": "features", "frames": content_digest(frames), "encoders": encoders}
 
 
 def build_asset(workspace: Workspace, shards: ShardSet, branch: Branch) -> dg.AssetsDefinition:

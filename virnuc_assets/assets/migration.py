@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from virnuc_assets.assets.features import branch_fingerprints
 from virnuc_assets.assets.per_shard import OWNERS, peak_memory_mb
-from virnuc_assets.assets.reference import SPLIT, current_features, reference_tables
+from virnuc_assets.assets.recipes import branch_fingerprints
+from virnuc_assets.assets.reference import SPLIT, current_features, current_frames
 from virnuc_assets.checks import result
 from virnuc_assets.encoders.registry import BRANCHES, Branch
 from virnuc_assets.errors import VirnucError
@@ -50,7 +50,7 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
         """
         from virnuc_assets.encoders.benchmark import benchmark_encoders
 
-        tables = reference_tables(context.instance, workspace, "translated_proteins")
+        tables = current_frames(context.instance, workspace)
         frames = _benchmark_rows([read_table(path) for path in tables.values()], settings.benchmark.rows)
         slots = {slot: spec for slot, spec in _language_models(workspace).items()}
         measured = benchmark_encoders(
@@ -198,7 +198,11 @@ def _stored_benchmark(workspace: Workspace) -> tuple[Mapping[str, Mapping[str, A
     if not path.is_file():
         return None, [f"{BENCHMARK} has not been materialized"]
     content = json.loads(path.read_text(encoding="utf-8"))
-    stale = [slot for slot, today in _fingerprints(workspace).items() if content["encoders"].get(slot) != today]
+    try:
+        fingerprints = _fingerprints(workspace)
+    except VirnucError as error:  # a checkpoint that is gone: what was measured cannot be compared with it
+        return content["measured"], [f"{BENCHMARK}: {error}"]
+    stale = [slot for slot, today in fingerprints.items() if content["encoders"].get(slot) != today]
     problems = [f"{BENCHMARK} is stale: it measured another {slot} than today's; materialize it" for slot in stale]
     return content["measured"], problems
 

@@ -6,14 +6,14 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.assets.features import branch_fingerprints, features_recipe
 from virnuc_assets.assets.per_shard import OWNERS, Outcome, ShardStage, Work, made_table, shard_asset
+from virnuc_assets.assets.recipes import branch_fingerprints, features_recipe, frames_recipe
 from virnuc_assets.checks import result
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import SAMPLE_NAMES, SAMPLES
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.ledger import merged_ledger
-from virnuc_assets.sequences.planning import source_of
+from virnuc_assets.sequences.plan_table import planned_shards
 from virnuc_assets.storage.schemas import ledger_schema, predictions_schema
 from virnuc_assets.storage.tables import content_digest, read_table, require_table
 
@@ -81,7 +81,10 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         """
         from virnuc_assets.classifier.calling import write_sample_report
 
-        shards = sample_shards(context.instance, context.partition_key)
+        shards = planned_shards(layout, "samples", context.partition_key)
+        if not shards:
+            raise VirnucError(f"sample {context.partition_key!r} is not planned; materialize samples/shard_plan first")
+        _require_current(workspace, shards)
         predictions = [
             read_table(layout.table("samples", "predictions", shard), predictions_schema()) for shard in shards
         ]
@@ -102,6 +105,23 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=metadata)
 
     return report
+
+
+def _require_current(workspace: Workspace, shards: list[str]) -> None:
+    """Refuse predictions of an older file, other encoders or another classifier than the serving one."""
+    from virnuc_assets.classifier.calling import ServingClassifier
+
+    layout, branch = workspace.layout, workspace.branch(workspace.settings.serving.branch)
+    encoders = branch_fingerprints(workspace, branch)
+    folder, chunk_length = layout.classifier(branch.name), workspace.settings.sequences.chunk_length
+    classifier = ServingClassifier.load(folder, encoders, chunk_length)
+    for shard in shards:
+        features = layout.table("samples", f"{branch.name}_features", shard)
+        require_table(features, classifier.features_schema, features_recipe(workspace, "samples", shard, encoders))
+        made_from = {"features": content_digest(features), "classifier": classifier.digest}
+        require_table(layout.table("samples", "predictions", shard), predictions_schema(), made_from)
+        frames = frames_recipe(layout, "samples", shard)
+        require_table(layout.table("samples", "ledger", shard), ledger_schema(), {**frames, "table": "ledger"})
 
 
 def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
@@ -135,19 +155,6 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
         return result(faults, records=records)
 
     return [every_frame_is_called, every_record_is_accounted_for]
-
-
-def sample_shards(instance: dg.DagsterInstance, sample: str) -> list[str]:
-    """Shards of a sample, in order.
-
-    Raises:
-        VirnucError: it has none.
-    """
-    keys = instance.get_dynamic_partitions(str(SAMPLES.partitions.name))
-    shards = [key for key in keys if source_of(key) == sample]
-    if not shards:
-        raise VirnucError(f"sample {sample!r} has no shards; materialize samples/shard_plan first")
-    return sorted(shards)
 
 
 def markdown_table(table: pa.Table, rows: int = 50) -> str:

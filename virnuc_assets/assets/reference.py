@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from virnuc_assets.assets.features import branch_fingerprints, features_recipe
+from virnuc_assets.assets.recipes import branch_fingerprints, features_recipe, frames_digest
 from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE
@@ -32,6 +32,19 @@ def reference_tables(instance: dg.DagsterInstance, workspace: Workspace, asset: 
             f"reference/{asset}: {len(missing)} of {len(shards)} shards have no table "
             f"({', '.join(missing[:_SHOWN])}{', …' if len(missing) > _SHOWN else ''}); materialize them first"
         )
+    return tables
+
+
+def current_frames(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, Path]:
+    """The frames tables of all reference shards, each made from today's plan of its source.
+
+    Raises:
+        VirnucError: a table is missing.
+        TableMismatch: a table is stale.
+    """
+    tables = reference_tables(instance, workspace, "translated_proteins")
+    for shard in tables:
+        frames_digest(workspace.layout, "reference", shard)
     return tables
 
 

@@ -1,24 +1,22 @@
 """Group `sequences`: the chunked FASTA of a shard, its open frames and its ledger."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnuc_assets.assets.per_shard import Outcome, ShardStage, Work, made_table, shard_asset
+from virnuc_assets.assets.recipes import chunks_recipe, frames_recipe
 from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.chunk_table import chunk_table, read_proteins
 from virnuc_assets.sequences.frame_table import OpenFrames, Truth, open_frames
 from virnuc_assets.sequences.ledger import ledger_table
 from virnuc_assets.sequences.plan_table import PlannedSource, read_plan
-from virnuc_assets.sequences.planning import Piece
-from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Domain, Layout
-from virnuc_assets.storage.schemas import LEDGER_COUNTS, chunks_schema
-from virnuc_assets.storage.tables import content_digest, is_made_by, read_table, require_table, write_table
+from virnuc_assets.storage.schemas import LEDGER_COUNTS
+from virnuc_assets.storage.tables import is_made_by, read_table, write_table
 
 GROUP = "sequences"
 
@@ -35,16 +33,6 @@ def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefini
     ]
 
 
-def _chunks_recipe(source: PlannedSource, pieces: Sequence[Piece]) -> dict[str, Any]:
-    """What a shard's chunks follow from."""
-    return {
-        "table": "chunks",
-        "source_sha256": source.sha256,
-        "chunk_length": source.chunk_length,
-        "pieces": digest_of([[piece.record_id, piece.first_chunk, piece.end_chunk] for piece in pieces]),
-    }
-
-
 def _chunking(layout: Layout, domain: Domain) -> Callable[[], Work]:
     def chunk() -> Work:
         """Chunks of a shard's records, cut as VirNucPro cuts them; the shard is read from its planned source.
@@ -59,7 +47,7 @@ def _chunking(layout: Layout, domain: Domain) -> Callable[[], Work]:
                 yield chunk_table(source.fasta, pieces, source.chunk_length, source.sha256)
 
             path = layout.table(domain, "chunked_fasta", shard)
-            outcome = made_table(path, _chunks_recipe(source, pieces), batches)
+            outcome = made_table(path, chunks_recipe(source, pieces), batches)
             return outcome.with_metadata(records=len(pieces), chunk_length_nt=source.chunk_length)
 
         return work
@@ -77,16 +65,7 @@ def _translation(layout: Layout, domain: Domain) -> Callable[[], Work]:
         def work(shard: str) -> Outcome:
             source, pieces = read_plan(layout, domain, shard)
             chunks, ledger = layout.table(domain, "chunked_fasta", shard), layout.table(domain, "ledger", shard)
-            chunks_recipe = _chunks_recipe(source, pieces)
-            require_table(chunks, chunks_schema(), chunks_recipe)
-            recipe = {
-                "table": "frames",
-                "chunks": content_digest(chunks),
-                "pieces": chunks_recipe["pieces"],
-                "genbank_sha256": source.genbank_sha256,
-                "label": source.label,
-                "group": source.group,
-            }
+            recipe = frames_recipe(layout, domain, shard)
             path = layout.table(domain, "translated_proteins", shard)
 
             def batches() -> Iterator[pa.Table]:

@@ -1,6 +1,6 @@
 """Group `shards`: plans reference sources and samples into shards, which become partitions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +12,22 @@ from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES, ShardSet,
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.catalogue import Source
 from virnuc_assets.sequences.plan_table import make_plan
-from virnuc_assets.sequences.planning import Plan, source_name
+from virnuc_assets.sequences.planning import Plan, source_name, source_of
 from virnuc_assets.storage.digests import digest_of
 
 GROUP = "shards"
 
 
-def sample_sources(incoming: Path) -> list[Source]:
-    """The files of the watched folder as sources; names that begin with a dot are still being written.
+class PlanSamples(dg.Config):
+    """Which files of the watched folder to plan: the sensor names those that are complete; a person plans all."""
 
-    Raises:
-        VirnucError: two files would be named alike.
-    """
-    sources: dict[str, Source] = {}
-    for path in sorted(incoming.iterdir()) if incoming.is_dir() else ():
-        if path.is_file() and not path.name.startswith("."):
-            source = Source(source_name(path), path)
-            if other := sources.get(source.name):
-                raise VirnucError(
-                    f"{incoming}: {other.fasta.name!r} and {path.name!r} would both be {source.name!r}; rename one"
-                )
-            sources[source.name] = source
-    return list(sources.values())
+    files: list[str] | None = None
+
+
+def incoming_files(folder: Path) -> list[Path]:
+    """Files of the watched folder, sorted; names that begin with a dot are still being written."""
+    visible = (path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
+    return sorted(visible)
 
 
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
@@ -43,26 +37,60 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
         """Plans every source of the catalogue into shards and registers them as partitions.
 
         A shard is a range of chunks of one source file. Sources that are no longer catalogued lose their partitions.
-        """
-        plans = _planned(context, workspace, REFERENCE, workspace.catalogue())
-        _require_unique_records(plans)
-        keys = [key for plan in plans.values() for key in plan.shards]
-        removed = unregister_all_but(context.instance, REFERENCE.partitions, keys)
-        return _result(plans, register(context.instance, REFERENCE.partitions, keys), removed)
-
-    def plan_samples(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        """Plans every file of the watched folder into shards and registers sample and shards as partitions.
-
-        A broken file fails this asset by name; the other files are planned and registered all the same.
+        A broken source fails this asset by name; the others are planned and registered all the same.
         """
         failures: dict[str, Exception] = {}
-        plans = _planned(context, workspace, SAMPLES, sample_sources(workspace.settings.incoming), failures)
-        added = register(context.instance, SAMPLES.partitions, [key for plan in plans.values() for key in plan.shards])
+        plans = _planned(workspace, REFERENCE, workspace.catalogue(), failures)
+        _require_unique_records(plans)
+        added = register(context.instance, REFERENCE.partitions, _keys(plans))
+        kept = [key for key in _registered(context, REFERENCE) if source_of(key) in failures]
+        removed = unregister_all_but(context.instance, REFERENCE.partitions, [*_keys(plans), *kept])
+        raise_failures(failures, "reference sources that cannot be read; all others are planned")
+        return _result(plans, added, removed)
+
+    def plan_samples(context: dg.AssetExecutionContext, config: PlanSamples) -> dg.MaterializeResult[Any]:
+        """Plans the files of the watched folder into shards and registers samples and shards as partitions.
+
+        A broken file fails this asset by name; the others are planned and registered all the same.
+        """
+        failures: dict[str, Exception] = {}
+        sources = _sample_sources(workspace.settings.incoming, config.files, failures)
+        plans = _planned(workspace, SAMPLES, sources, failures)
+        added = register(context.instance, SAMPLES.partitions, _keys(plans))
+        others = [key for key in _registered(context, SAMPLES) if source_of(key) not in plans]
+        removed = unregister_all_but(context.instance, SAMPLES.partitions, [*_keys(plans), *others])
         register(context.instance, SAMPLE_NAMES, list(plans))
         raise_failures(failures, "samples that cannot be read; all others are planned")
-        return _result(plans, added, [])
+        return _result(plans, added, removed)
 
     return [_asset(REFERENCE, plan_reference), _asset(SAMPLES, plan_samples)]
+
+
+def _sample_sources(folder: Path, chosen: list[str] | None, failures: dict[str, Exception]) -> list[Source]:
+    """The chosen files as sources; of two that would be named alike, the later one is a failure."""
+    sources: dict[str, Source] = {}
+    for path in incoming_files(folder):
+        if chosen is None or path.name in chosen:
+            try:
+                source = Source(source_name(path), path)
+            except VirnucError as error:
+                failures[path.name] = error
+                continue
+            if other := sources.get(source.name):
+                failures[path.name] = VirnucError(
+                    f"{path}: named {source.name!r} as {other.fasta.name!r} is; rename one"
+                )
+            else:
+                sources[source.name] = source
+    return list(sources.values())
+
+
+def _keys(plans: Mapping[str, Plan]) -> list[str]:
+    return [key for plan in plans.values() for key in plan.shards]
+
+
+def _registered(context: dg.AssetExecutionContext, shards: ShardSet) -> Sequence[str]:
+    return list(context.instance.get_dynamic_partitions(str(shards.partitions.name)))
 
 
 def _asset(shards: ShardSet, body: Callable[..., dg.MaterializeResult[Any]]) -> dg.AssetsDefinition:
@@ -78,23 +106,14 @@ def _asset(shards: ShardSet, body: Callable[..., dg.MaterializeResult[Any]]) -> 
 
 
 def _planned(
-    context: dg.AssetExecutionContext,
-    workspace: Workspace,
-    shards: ShardSet,
-    sources: Sequence[Source],
-    failures: dict[str, Exception] | None = None,
+    workspace: Workspace, shards: ShardSet, sources: Sequence[Source], failures: dict[str, Exception]
 ) -> dict[str, Plan]:
     by_name = {source.name: source for source in sources}
-    failed: dict[str, Exception] = {} if failures is None else failures
 
     def plan(name: str) -> Plan:
         return make_plan(workspace.layout.plan(shards.domain, name), by_name[name], workspace.settings.sequences)
 
-    plans = dict(attempt_each(by_name, plan, failed))
-    if failures is None:
-        raise_failures(failed, "reference sources that cannot be read")
-    context.log.info(f"planned {len(plans)} of {len(by_name)} sources")
-    return plans
+    return dict(attempt_each(by_name, plan, failures))
 
 
 def _require_unique_records(plans: dict[str, Plan]) -> None:

@@ -14,11 +14,10 @@ from virnuc_assets.classifier.checkpoint import ClassifierDescription, load_clas
 from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.classifier.scoring import chunk_calls, frame_calls, record_calls, score
 from virnuc_assets.classifier.virnucpro_files import write_virnucpro_files
+from virnuc_assets.storage.layout import RECORDS_FILE
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import features_schema, predictions_schema
 from virnuc_assets.storage.tables import written_aside
-
-RECORDS_FILE = "records.tsv"
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,12 @@ def _annotation_digest(path: Path, plan: Plan) -> str:
         return genbank.digest()
 
 
+def planned_shards(layout: Layout, domain: Domain, source: str) -> list[str]:
+    """Shard keys of a source's plan, in order; none where there is no plan."""
+    path = layout.plan(domain, source)
+    return sorted(set(read_table(path, plan_schema()).column("shard").to_pylist())) if path.is_file() else []
+
+
 def read_plan(layout: Layout, domain: Domain, shard: str) -> tuple[PlannedSource, list[Piece]]:
     """The planned source of a shard and the shard's pieces."""
     path = layout.plan(domain, source_of(shard))

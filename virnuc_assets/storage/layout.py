@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 Domain = Literal["reference", "samples"]
+# A line for every record of a sample, in its report's folder.
+RECORDS_FILE = "records.tsv"
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,6 @@ def finished(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture
 def copied(finished: Finished, tmp_path: Path) -> Iterator[Project]:
     """A copy of the finished project that a test may change."""
-    project = finished.copy(tmp_path / "project")
+    project = finished.copy_in_memory(tmp_path / "project")
     yield project
     project.instance.dispose()

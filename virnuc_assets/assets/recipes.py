@@ -1,0 +1,102 @@
+"""What each table of a shard must have been made from today: the chain from the planned source to the features.
+
+A stage that builds on a table asks for its recipe here; so a source that was replaced, an encoder that changed, or
+a stage that was skipped is noticed by whatever comes after it, however it was launched.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from virnuc_assets.encoders.checkpoints import checkpoint_folder
+from virnuc_assets.encoders.fingerprint import fingerprint
+from virnuc_assets.encoders.registry import Branch
+from virnuc_assets.resources import Workspace
+from virnuc_assets.sequences.plan_table import PlannedSource, planned_shards, read_plan
+from virnuc_assets.sequences.planning import Piece, source_of
+from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.layout import RECORDS_FILE, Domain, Layout
+from virnuc_assets.storage.schemas import chunks_schema, frames_schema
+from virnuc_assets.storage.tables import content_digest, is_made_by, read_recipe, require_table
+
+
+def chunks_recipe(source: PlannedSource, pieces: Sequence[Piece]) -> dict[str, Any]:
+    """What a shard's chunks follow from."""
+    return {
+        "table": "chunks",
+        "source_sha256": source.sha256,
+        "chunk_length": source.chunk_length,
+        "pieces": digest_of([[piece.record_id, piece.first_chunk, piece.end_chunk] for piece in pieces]),
+    }
+
+
+def frames_recipe(layout: Layout, domain: Domain, shard: str) -> dict[str, Any]:
+    """What a shard's frames follow from.
+
+    Raises:
+        TableMismatch: the plan or the chunks are missing, or the chunks are not those of today's plan.
+    """
+    source, pieces = read_plan(layout, domain, shard)
+    chunks, recipe = layout.table(domain, "chunked_fasta", shard), chunks_recipe(source, pieces)
+    require_table(chunks, chunks_schema(), recipe)
+    return {
+        "table": "frames",
+        "chunks": content_digest(chunks),
+        "pieces": recipe["pieces"],
+        "genbank_sha256": source.genbank_sha256,
+        "label": source.label,
+        "group": source.group,
+    }
+
+
+def frames_digest(layout: Layout, domain: Domain, shard: str) -> str:
+    """Content digest of a shard's frames, after they were found to be made from today's plan.
+
+    Raises:
+        TableMismatch: a table of the chain is missing or stale.
+    """
+    frames = layout.table(domain, "translated_proteins", shard)
+    require_table(frames, frames_schema(), frames_recipe(layout, domain, shard))
+    return content_digest(frames)
+
+
+def branch_fingerprints(workspace: Workspace, branch: Branch) -> dict[str, dict[str, str]]:
+    """Fingerprints of a branch's two encoders as they are today, by side."""
+    found = {}
+    for side, slot in (("dna", branch.dna), ("protein", branch.protein)):
+        spec = workspace.encoder(slot)
+        folder = checkpoint_folder(spec, workspace.layout.checkpoints)
+        found[side] = fingerprint(spec, folder, workspace.settings.encoding.precision)
+    return found
+
+
+def features_recipe(
+    workspace: Workspace, domain: Domain, shard: str, encoders: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    """What a shard's features follow from: today's frames and the two encoders.
+
+    Raises:
+        TableMismatch: a table of the chain is missing or stale.
+    """
+    return {"table": "features", "frames": frames_digest(workspace.layout, domain, shard), "encoders": encoders}
+
+
+def plan_digest(layout: Layout, domain: Domain, shard: str) -> str:
+    """Digest of the file that a shard was planned from; empty where there is no plan."""
+    plan = layout.plan(domain, source_of(shard))
+    return str(read_recipe(plan)["sha256"]) if plan.is_file() else ""
+
+
+def chunks_are_older(layout: Layout, domain: Domain, shard: str) -> bool:
+    """Whether a shard was planned anew since its chunks were made."""
+    if not plan_digest(layout, domain, shard):
+        return False
+    recipe = chunks_recipe(*read_plan(layout, domain, shard))
+    return not is_made_by(layout.table(domain, "chunked_fasta", shard), recipe)
+
+
+def report_is_older(layout: Layout, sample: str) -> bool:
+    """Whether a sample's predictions were made anew since its report was written."""
+    report = layout.sample_report(sample) / RECORDS_FILE
+    tables = [layout.table("samples", "predictions", shard) for shard in planned_shards(layout, "samples", sample)]
+    written = [table.stat().st_mtime_ns for table in tables if table.is_file()]
+    return report.is_file() and bool(written) and report.stat().st_mtime_ns < max(written)

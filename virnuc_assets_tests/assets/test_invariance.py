@@ -1,0 +1,99 @@
+"""The order of the records, the batch size and the shard size change no embedding and no call."""
+
+import gzip
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from Bio import SeqIO
+
+from virnuc_assets import automation
+from virnuc_assets.partitions import SAMPLES
+from virnuc_assets.sequences.planning import source_of
+from virnuc_assets.storage.merging import vectors_of
+from virnuc_assets.storage.tables import read_table
+from virnuc_assets_tests.assets.project import DATA, Finished, Project, failures
+
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+
+TOLERANCE = 1e-5
+SAMPLE = "genomes"
+SLOTS = ("dnabert_s", "fastesm2", "esm2_3b")
+
+
+def genomes() -> list[SeqIO.SeqRecord]:
+    """The first 12 kb of lambda, and three whole genomes."""
+    records = []
+    for name in ("lambda", "phiX174", "HIV1", "dengue1"):
+        with gzip.open(DATA / f"genomes/viral/{name}.fna.gz", "rt") as handle:
+            records += [record[:12_000] for record in SeqIO.parse(handle, "fasta")]
+    return records
+
+
+def predicted(project: Project, records: list[SeqIO.SeqRecord], token_budget: int, shard_chunks: int) -> Project:
+    """A project after these records went through to the report, and through the baseline."""
+    project.configure(encoding={"token_budget": token_budget}, sequences={"shard_chunks": shard_chunks})
+    for path in project.settings.incoming.iterdir():
+        path.unlink()
+    SeqIO.write(records, project.settings.incoming / f"{SAMPLE}.fasta", "fasta")
+    assert failures(project.job(automation.PLAN_SAMPLES_JOB)) == []
+    jobs = (automation.SAMPLE_JOB, automation.BASELINE_SAMPLES_JOB)
+    assert failures(*(project.range(job, shards_of(project)) for job in jobs)) == []
+    assert failures(project.job(automation.REPORT_JOB, partition_key=SAMPLE)) == []
+    return project
+
+
+@pytest.fixture(scope="module")
+def plain(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """In file order, in large batches, in one shard."""
+    project = finished.copy_in_memory(tmp_path_factory.mktemp("plain") / "project")
+    yield predicted(project, genomes(), token_budget=4096, shard_chunks=1000)
+    project.instance.dispose()
+
+
+@pytest.fixture(scope="module")
+def shuffled(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """In reverse, one or two frames a batch, in many shards."""
+    project = finished.copy_in_memory(tmp_path_factory.mktemp("shuffled") / "project")
+    yield predicted(project, genomes()[::-1], token_budget=340, shard_chunks=18)
+    project.instance.dispose()
+
+
+def shards_of(project: Project) -> list[str]:
+    return [shard for shard in project.keys(SAMPLES) if source_of(shard) == SAMPLE]
+
+
+def table(project: Project, asset: str) -> pa.Table:
+    paths = [project.workspace.layout.table("samples", asset, shard) for shard in shards_of(project)]
+    return pa.concat_tables(read_table(path) for path in paths)
+
+
+def test_order_batches_and_shards_differ_as_they_should(plain: Project, shuffled: Project) -> None:
+    ids = [table(project, "translated_proteins").column("frame_id").to_pylist() for project in (plain, shuffled)]
+    assert ids[0] != ids[1]
+    assert sorted(ids[0]) == sorted(ids[1])
+    assert len(ids[0]) > 50
+    assert [len(shards_of(project)) for project in (plain, shuffled)] == [1, 5]
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_no_embedding_changes(plain: Project, shuffled: Project, slot: str) -> None:
+    expected, found = (table(project, f"{slot}_embeddings").sort_by("frame_id") for project in (plain, shuffled))
+    assert found.select(["frame_id", "digest"]) == expected.select(["frame_id", "digest"])
+    assert float(np.abs(vectors_of(found) - vectors_of(expected)).max()) <= TOLERANCE
+
+
+def test_no_call_and_no_score_changes(plain: Project, shuffled: Project) -> None:
+    expected, found = (table(project, "predictions").sort_by("frame_id") for project in (plain, shuffled))
+    assert found.select(["frame_id", "call"]) == expected.select(["frame_id", "call"])
+    assert set(found.column("call").to_pylist()) <= {"virus", "others"}
+    for column in ("score_other", "score_virus"):
+        np.testing.assert_allclose(found[column].to_numpy(), expected[column].to_numpy(), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("file", ["records.tsv", "prediction_results_highestscore.csv"])
+def test_no_record_and_no_chunk_is_called_otherwise(plain: Project, shuffled: Project, file: str) -> None:
+    reports = [project.workspace.layout.sample_report(SAMPLE) / file for project in (plain, shuffled)]
+    expected, found = (path.read_text().splitlines() for path in reports)
+    assert sorted(found) == sorted(expected)

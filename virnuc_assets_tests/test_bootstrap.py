@@ -1,0 +1,101 @@
+"""Set-up makes what is missing, changes nothing that is there, and what lacks it says so."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import mlflow
+import pytest
+
+from virnuc_assets.bootstrap import dagster_home, mlflow_folder, set_up
+from virnuc_assets.encoders.registry import PROFILES
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.partitions import SAMPLES
+from virnuc_assets.settings import Settings, load_settings
+from virnuc_assets.tracking import EXPERIMENT, MlflowTracking, database_uri
+from virnuc_assets_tests.assets.project import Project, failures, new_project, quiet
+
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+
+
+@pytest.fixture
+def fresh(blank: Path, tmp_path: Path) -> Iterator[Project]:
+    project = new_project(tmp_path / "project", blank, samples={"flu": ["fluA_PB2"]})
+    yield project
+    project.instance.dispose()
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def settings_of(project: Path) -> Settings:
+    return load_settings(project / "virnuc.toml")
+
+
+def test_set_up_makes_home_store_experiment_and_checkpoints(blank: Path) -> None:
+    settings = settings_of(blank)
+    assert settings.incoming.is_dir()
+    assert (dagster_home(settings) / "dagster.yaml").is_file()
+    experiment = mlflow.MlflowClient(database_uri(mlflow_folder(settings))).get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    assert experiment.artifact_location == (mlflow_folder(settings) / "artifacts").as_uri()
+    folders = {path.name for path in (settings.var / "checkpoints").iterdir()}
+    assert folders == {name for name in PROFILES["miniature"].values() if name.endswith("_miniature")}
+
+
+def test_dagsters_home_is_quiet_and_has_one_gpu_slot(fresh: Project) -> None:
+    with dg.DagsterInstance.from_config(str(dagster_home(fresh.settings))) as instance:
+        assert not instance.telemetry_enabled
+        assert not instance.nux_enabled
+        assert instance.run_retries_enabled
+        assert instance.run_monitoring_enabled
+        assert instance.global_op_concurrency_default_limit == 1
+        assert instance.get_dynamic_partitions("reference_shards") == []
+
+
+def test_a_second_set_up_makes_what_is_missing_and_changes_nothing_else(fresh: Project) -> None:
+    before = contents(fresh.root)
+    shutil.rmtree(fresh.workspace.layout.checkpoints / "fastesm2_650_miniature")
+    told: list[str] = []
+    with quiet():
+        set_up(fresh.settings, told.append)
+    assert contents(fresh.root) == before
+    assert [line.split(" ")[0] for line in told] == ["Dagster", "MLflow", *["encoder"] * 5]
+
+
+def test_a_missing_experiment_is_told_with_its_remedy(fresh: Project) -> None:
+    folder = mlflow_folder(fresh.settings)
+    client = mlflow.MlflowClient(database_uri(folder))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    client.rename_experiment(experiment.experiment_id, "of_somebody_else")
+    tracking = MlflowTracking(folder=str(folder), server_url="")
+    with pytest.raises(VirnucError, match=f"experiment '{EXPERIMENT}' is missing; run `virnuc setup`"):
+        tracking.find_training("0" * 64)
+
+
+def test_a_missing_checkpoint_fails_the_embeddings_with_its_remedy(fresh: Project) -> None:
+    stages = [SAMPLES.key(name) for name in ("chunked_fasta", "translated_proteins")]
+    assert failures(fresh.job("plan_samples")) == []
+    assert failures(fresh.materialize(*stages, partition="flu-000001")) == []
+    shutil.rmtree(fresh.workspace.layout.checkpoints / "dnabert_s_miniature")
+    (told,) = failures(fresh.materialize(SAMPLES.key("dnabert_s_embeddings"), partition="flu-000001"))
+    assert "CheckpointMissingError: dnabert_s_miniature: no checkpoint in" in told
+    assert "run `virnuc setup --encoder dnabert_s_miniature`" in told
+    assert not fresh.workspace.layout.table("samples", "dnabert_s_embeddings", "flu-000001").exists()
+    assert failures(fresh.materialize(SAMPLES.key("fastesm2_embeddings"), partition="flu-000001")) == []
+
+
+def test_the_full_profile_without_checkpoints_fails_only_what_needs_them(fresh: Project) -> None:
+    (fresh.root / "virnuc.toml").write_text('profile = "full"\n')
+    stages = [SAMPLES.key(name) for name in ("chunked_fasta", "translated_proteins", "fastesm2_embeddings")]
+    assert failures(fresh.job("plan_samples")) == []
+    (told,) = failures(fresh.materialize(*stages, partition="flu-000001"))
+    assert "fastesm2_650: no pinned revision of Synthyra/FastESM2_650" in told
+    assert fresh.workspace.layout.table("samples", "translated_proteins", "flu-000001").is_file()
+
+

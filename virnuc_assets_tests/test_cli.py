@@ -1,0 +1,363 @@
+"""The command line: what it writes is what the graph writes, and bad input is one message that leaves nothing."""
+
+import gzip
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from Bio import SeqIO
+from click.testing import Result
+from typer.testing import CliRunner
+
+from virnuc_assets.cli import app
+from virnuc_assets.storage.merging import vectors_of
+from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
+from virnuc_assets.storage.tables import read_recipe, read_schema, read_table
+from virnuc_assets_tests.assets.project import SAMPLE, Finished, Project, new_project, write_sample
+
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+
+COMMANDS = ("frames", "embed", "predict", "fasta", "doctor", "setup", "demo", "up")
+FILES = ("prediction_results.txt", "prediction_results_highestscore.csv", "records.tsv")
+
+
+def virnuc(*arguments: str | Path) -> Result:
+    """A command in this process; stdout and stderr apart, an error that is no message raised."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def console(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The installed console script, in a process of its own."""
+    script = Path(sys.executable).with_name("virnuc")
+    return subprocess.run([script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def message(result: Result) -> str:
+    """The one message of a command that failed."""
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output
+    assert result.stderr.count("error:") == 1
+    return " ".join(result.stderr.partition("error:")[2].split())
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Path:
+    path = tmp_path / "flu.fasta"
+    write_sample(path, ["fluA_PB2", "two_nt", "hepatitis_delta"])
+    return path
+
+
+@pytest.fixture
+def config(finished: Finished) -> Path:
+    return finished.root / "virnuc.toml"
+
+
+@pytest.fixture
+def untrained(blank: Path, tmp_path: Path) -> Iterator[Project]:
+    yield new_project(tmp_path / "untrained", blank)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    result = virnuc(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_help_lists_every_command() -> None:
+    result = virnuc("--help")
+    assert result.exit_code == 0
+    assert [command for command in COMMANDS if command not in result.output] == []
+
+
+@pytest.mark.parametrize("chunk_length", [300, 500])
+def test_frames_writes_the_frames_table(sample: Path, tmp_path: Path, chunk_length: int) -> None:
+    out = tmp_path / "made/frames.parquet"
+    result = virnuc("frames", sample, "--chunk-length", str(chunk_length), "--out", out)
+    assert result.exit_code == 0, result.output
+    assert read_schema(out) == frames_schema()
+    assert read_recipe(out)["chunk_length"] == chunk_length
+    rows = read_table(out).to_pylist()
+    records = {record.id: str(record.seq).upper() for record in SeqIO.parse(sample, "fasta")}
+    assert {row["record_id"] for row in rows} == {"fluA_PB2", "hepatitis_delta"}
+    for row in rows:
+        if row["strand"] == "+":
+            assert row["nucleotides"] in records[row["record_id"]]
+        assert max(len(row["nucleotides"]), 3 * len(row["protein"])) <= chunk_length
+
+
+def test_frames_of_a_sample_are_those_of_the_graph(finished: Finished, tmp_path: Path) -> None:
+    out = tmp_path / "frames.parquet"
+    source = finished.settings.incoming / f"{SAMPLE}.fasta"
+    assert virnuc("frames", source, "--out", out).exit_code == 0
+    shards = [finished.workspace.layout.table("samples", "translated_proteins", key) for key in shards_of(finished)]
+    assert read_table(out).to_pylist() == [row for shard in shards for row in read_table(shard).to_pylist()]
+
+
+def shards_of(finished: Finished) -> list[str]:
+    return [f"{SAMPLE}-000001", f"{SAMPLE}-000002"]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "slot"),
+    [
+        ("dnabert_s_miniature", "dnabert_s"),
+        ("fastesm2_650_miniature", "fastesm2"),
+        ("esm2_3b_miniature", "esm2_3b"),
+        ("kmer_protein", None),
+    ],
+)
+def test_embed_writes_the_vectors_of_the_graph(
+    finished: Finished, config: Path, tmp_path: Path, encoder: str, slot: str | None
+) -> None:
+    layout, out = finished.workspace.layout, tmp_path / "embeddings.parquet"
+    frames = layout.table("samples", "translated_proteins", shards_of(finished)[0])
+    result = virnuc("embed", frames, "--encoder", encoder, "--out", out, "--config", config)
+    assert result.exit_code == 0, result.output
+    found = read_table(out)
+    assert found.column("frame_id") == read_table(frames).column("frame_id")
+    assert read_recipe(out)["encoder"]["encoder"] == encoder
+    if slot is None:
+        assert read_schema(out) == embeddings_schema(400)
+    else:
+        path = layout.table("samples", f"{slot}_embeddings", shards_of(finished)[0])
+        assert read_schema(out) == read_schema(path)
+        assert read_recipe(out)["encoder"] == read_recipe(path)["encoder"]
+        np.testing.assert_allclose(vectors_of(found), vectors_of(read_table(path)), atol=1e-5, rtol=0)
+
+
+def test_predict_writes_what_the_graph_writes(finished: Finished, tmp_path: Path) -> None:
+    """Through the installed script, in a process without Dagster."""
+    source = finished.settings.incoming / f"{SAMPLE}.fasta"
+    done = console("predict", source, "--out", tmp_path / "out", cwd=finished.root)
+    assert done.returncode == 0, done.stderr
+    report = finished.workspace.layout.sample_report(SAMPLE)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
+    for name in FILES:
+        assert (tmp_path / "out" / name).read_bytes() == (report / name).read_bytes(), name
+
+
+def test_predict_reads_gzip_and_genbank_alike(finished: Finished, config: Path, sample: Path, tmp_path: Path) -> None:
+    packed, genbank = tmp_path / "packed.fasta.gz", tmp_path / "flat.gbk"
+    packed.write_bytes(gzip.compress(sample.read_bytes()))
+    records = list(SeqIO.parse(sample, "fasta"))
+    for record in records:
+        record.annotations["molecule_type"] = "DNA"
+    SeqIO.write(records, genbank, "genbank")
+    written = []
+    for number, source in enumerate((sample, packed, genbank)):
+        out = tmp_path / f"out{number}"
+        assert virnuc("predict", source, "--out", out, "--config", config).exit_code == 0
+        written.append([(out / name).read_bytes() for name in FILES])
+    assert written[0] == written[1] == written[2]
+
+
+def test_predict_of_records_that_are_all_too_short_says_so(config: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "short.fasta", tmp_path / "out"
+    write_sample(path, ["two_nt"])
+    result = virnuc("predict", path, "--out", out, "--config", config)
+    assert result.exit_code == 0, result.output
+    assert (out / "prediction_results.txt").read_text() == "Sequence_ID\tPrediction\tscore1\tscore2\n"
+    assert "too short for a codon" in (out / "records.tsv").read_text()
+
+
+def test_fasta_prints_a_table(finished: Finished) -> None:
+    layout = finished.workspace.layout
+    chunks = layout.table("samples", "chunked_fasta", shards_of(finished)[0])
+    result = virnuc("fasta", chunks)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    rows = read_table(chunks).to_pylist()
+    assert [line[1:].split()[0] for line in lines if line.startswith(">")] == [row["chunk_id"] for row in rows]
+    assert "".join(line for line in lines if not line.startswith(">")) == "".join(row["sequence"] for row in rows)
+    frames = layout.table("samples", "translated_proteins", shards_of(finished)[0])
+    assert ">rabies_N_chunk_" in virnuc("fasta", frames, "--column", "protein").stdout
+    assert "no column 'dna'; it has frame_id" in message(virnuc("fasta", frames, "--column", "dna"))
+
+
+def test_doctor_tells_the_machine_and_the_project(config: Path) -> None:
+    result = virnuc("doctor", "--config", config)
+    assert result.exit_code == 0, result.output
+    for word in ("torch", "device", "attention backends", "memory", "fastesm2_650_miniature", "serving classifier"):
+        assert word in result.stdout
+
+
+def test_doctor_fails_where_a_checkpoint_is_missing(untrained: Project) -> None:
+    shutil.rmtree(untrained.workspace.layout.checkpoints / "esm2_3b_miniature")
+    result = virnuc("doctor", "--config", untrained.root / "virnuc.toml")
+    assert "esm2_3b_miniature: no checkpoint" in message(result)
+    assert "virnuc setup" in result.stderr
+    assert "not trained yet" in result.stdout
+
+
+def cut(folder: Path) -> Path:
+    path = folder / "cut.fasta.gz"
+    whole = gzip.compress(b">a\n" + b"ACGTTGCA" * 4000 + b"\n")
+    path.write_bytes(whole[: len(whole) // 2])
+    return path
+
+
+def protein(folder: Path) -> Path:
+    path = folder / "protein.fasta"
+    path.write_text(">p1\nMKVLEEFIPQLL\n")
+    return path
+
+
+def twice(folder: Path) -> Path:
+    path = folder / "twice.fasta"
+    path.write_text(">r\nACGTACGT\n>r\nACGT\n")
+    return path
+
+
+def empty(folder: Path) -> Path:
+    path = folder / "empty.fasta"
+    path.write_text("")
+    return path
+
+
+def absent(folder: Path) -> Path:
+    return folder / "absent.fasta"
+
+
+BAD_INPUT = [
+    (cut, ["cut.fasta.gz", "cut or corrupt"]),
+    (protein, ["protein.fasta", "'p1'", "looks like protein"]),
+    (twice, ["twice.fasta", "'r' occurs twice"]),
+    (empty, ["empty.fasta", "empty"]),
+    (absent, ["absent.fasta", "no such"]),
+]
+
+
+@pytest.mark.parametrize("command", ["frames", "predict"])
+@pytest.mark.parametrize(("make", "words"), BAD_INPUT, ids=[make.__name__ for make, _ in BAD_INPUT])
+def test_bad_input_is_one_message_and_leaves_nothing(
+    config: Path, tmp_path: Path, command: str, make: object, words: list[str]
+) -> None:
+    assert callable(make)
+    source, out = make(tmp_path), tmp_path / "deep/out"
+    options = [] if command == "frames" else ["--config", config]
+    told = message(virnuc(command, source, "--out", out, *options))
+    assert [word for word in words if word not in told] == []
+    assert not out.exists()
+    assert not out.parent.exists()
+
+
+def test_bad_input_reaches_the_shell_as_status_1_without_traceback(finished: Finished, tmp_path: Path) -> None:
+    done = console("frames", cut(tmp_path), "--out", tmp_path / "frames.parquet", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("error:") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["cut.fasta.gz"]
+
+
+@pytest.mark.parametrize("chunk_length", ["400", "0", "-500"])
+def test_another_chunk_length_is_refused(sample: Path, tmp_path: Path, chunk_length: str) -> None:
+    out = tmp_path / "frames.parquet"
+    told = message(virnuc("frames", sample, "--chunk-length", chunk_length, "--out", out))
+    assert told == f"--chunk-length: expected one of 300, 500, found {chunk_length}"
+    assert not out.exists()
+
+
+@pytest.fixture
+def frames(sample: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "frames.parquet"
+    assert virnuc("frames", sample, "--out", path).exit_code == 0
+    return path
+
+
+def test_an_unknown_encoder_is_refused(frames: Path, config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "embeddings.parquet"
+    told = message(virnuc("embed", frames, "--encoder", "esm9", "--out", out, "--config", config))
+    assert "no encoder is called 'esm9'; there are: " in told
+    assert "fastesm2_650_miniature" in told
+    assert not out.exists()
+
+
+def test_an_encoder_without_checkpoint_is_refused(frames: Path, config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "embeddings.parquet"
+    told = message(virnuc("embed", frames, "--encoder", "fastesm2_650", "--out", out, "--config", config))
+    assert "no pinned revision" in told
+    assert not out.exists()
+
+
+def test_predict_without_a_trained_classifier_says_what_to_do(untrained: Project, sample: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    told = message(virnuc("predict", sample, "--out", out, "--config", untrained.root / "virnuc.toml"))
+    assert "no classifier" in told
+    assert "train the classifier" in told
+    assert not out.exists()
+
+
+def test_predict_refuses_a_classifier_of_another_chunk_length(copied: Project, sample: Path, tmp_path: Path) -> None:
+    copied.configure(sequences={"chunk_length": 300})
+    out = tmp_path / "out"
+    told = message(virnuc("predict", sample, "--out", out, "--config", copied.root / "virnuc.toml"))
+    assert "chunk_length: expected 500, found 300" in told
+    assert not out.exists()
+
+
+def test_embed_refuses_what_is_no_frames_table(finished: Finished, sample: Path, config: Path, tmp_path: Path) -> None:
+    chunks = finished.workspace.layout.table("samples", "chunked_fasta", shards_of(finished)[0])
+    foreign = tmp_path / "foreign.parquet"
+    write_foreign(foreign)
+    for source in (chunks, foreign, sample, tmp_path / "absent.parquet"):
+        out = tmp_path / "embeddings.parquet"
+        told = message(virnuc("embed", source, "--encoder", "kmer_dna", "--out", out, "--config", config))
+        assert str(source) in told
+        assert not out.exists()
+        assert [path for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+def write_foreign(path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"frame_id": ["a"]}), path)
+
+
+def test_fasta_refuses_what_is_no_table(sample: Path, tmp_path: Path) -> None:
+    assert str(sample) in message(virnuc("fasta", sample))
+    assert "absent.parquet" in message(virnuc("fasta", tmp_path / "absent.parquet"))
+
+
+@pytest.mark.xfail(
+    strict=True, raises=OSError, reason="an --out that cannot be written ends in a traceback, not in a message"
+)
+def test_an_output_that_cannot_be_written_is_one_message(sample: Path, config: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("kept")
+    assert str(tmp_path / "folder") in message(virnuc("frames", sample, "--out", tmp_path / "folder"))
+    assert str(tmp_path / "file") in message(virnuc("predict", sample, "--out", tmp_path / "file", "--config", config))
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_missing_or_wrong_settings_file_is_named(sample: Path, tmp_path: Path) -> None:
+    config = tmp_path / "virnuc.toml"
+    assert "settings file not found" in message(virnuc("predict", sample, "--out", tmp_path / "o", "--config", config))
+    config.write_text("[sequences]\nchunk_lenght = 500\n")
+    told = message(virnuc("doctor", "--config", config))
+    assert f"{config}:2: sequences.chunk_lenght" in told
+
+
+def test_demo_without_the_bundled_sample_says_so(untrained: Project) -> None:
+    told = message(virnuc("demo", "--config", untrained.root / "virnuc.toml"))
+    assert "demo_sample.fasta: the bundled sample is missing" in told
+
+
+def test_a_port_that_is_taken_is_told(untrained: Project) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        untrained.configure(servers={"mlflow_port": port})
+        assert f"port {port} is taken" in message(virnuc("up", "--config", untrained.root / "virnuc.toml"))

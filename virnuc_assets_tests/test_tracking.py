@@ -1,0 +1,159 @@
+"""What MLflow holds of a training: parameters, a metric an epoch, test metrics, and a model that scores alike."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow.entities import Run
+
+from virnuc_assets.classifier.checkpoint import load_classifier
+from virnuc_assets.classifier.scoring import score
+from virnuc_assets.encoders.registry import BRANCHES
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.storage.merging import vectors_of
+from virnuc_assets.storage.tables import content_digest, read_table
+from virnuc_assets.tracking import EXPERIMENT, MlflowTracking
+from virnuc_assets_tests.assets.project import Finished
+
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+
+MODELS = {"fastesm2": "fastesm2_650_miniature", "esm2_3b": "esm2_3b_miniature", "kmer": "kmer_protein"}
+DIMS = {"fastesm2": (48, 32), "esm2_3b": (48, 64), "kmer": (256, 400)}
+EPOCHS = 5
+EPOCH_METRICS = {"train_loss", "validation_loss", "validation_accuracy", "learning_rate"}
+
+
+@pytest.fixture
+def client(finished: Finished) -> mlflow.MlflowClient:
+    uri = f"sqlite:///{finished.settings.var / 'mlflow/mlflow.db'}"
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient(tracking_uri=uri)
+
+
+def runs(client: mlflow.MlflowClient, where: str = "") -> list[Run]:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], where))
+
+
+def training(client: mlflow.MlflowClient, branch: str) -> Run:
+    (found,) = runs(client, f"tags.branch = '{branch}'")
+    return found
+
+
+def described(finished: Finished, branch: str) -> dict[str, Any]:
+    path = finished.workspace.layout.classifier(branch) / "classifier.json"
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_there_is_one_run_a_classifier_and_one_for_the_decision(client: mlflow.MlflowClient) -> None:
+    names = sorted(run.info.run_name for run in runs(client))
+    assert names == ["esm2_3b classifier", "fastesm2 classifier", "kmer classifier", "migration decision"]
+    assert {run.info.status for run in runs(client)} == {"FINISHED"}
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_params_tell_dims_encoders_recipe_and_data(
+    client: mlflow.MlflowClient, finished: Finished, branch: str
+) -> None:
+    params = training(client, branch).data.params
+    dna, protein = DIMS[branch]
+    dims = {"dna_dim": str(dna), "protein_dim": str(protein), "merged_dim": str(dna + protein)}
+    assert dims.items() <= params.items()
+    assert params["protein_encoder"] == MODELS[branch]
+    assert params["dna_encoder"] == ("kmer_dna" if branch == "kmer" else "dnabert_s_miniature")
+    assert (params["chunk_length"], params["precision"]) == ("500", "fp32")
+    recipe = finished.settings.training.model_dump()
+    assert {name: params[f"training.{name}"] for name in recipe} == {name: str(v) for name, v in recipe.items()}
+    assert params["split_digest"] == content_digest(finished.workspace.layout.whole("train_test_split"))
+    assert params["data_digest"] == described(finished, branch)["data_digest"]
+    assert int(params["train_rows"]) > int(params["validation_rows"]) > 0
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_every_epoch_has_an_entry(client: mlflow.MlflowClient, finished: Finished, branch: str) -> None:
+    run = training(client, branch)
+    for name in EPOCH_METRICS:
+        history = client.get_metric_history(run.info.run_id, name)
+        assert [entry.step for entry in history] == list(range(1, EPOCHS + 1)), name
+    losses = [entry.value for entry in client.get_metric_history(run.info.run_id, "validation_loss")]
+    assert 1 + int(np.argmin(losses)) == described(finished, branch)["best_epoch"]
+    rates = {entry.value for entry in client.get_metric_history(run.info.run_id, "learning_rate")}
+    assert rates == {finished.settings.training.learning_rate}
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_test_metrics_and_table_digests_join_the_run_of_the_training(
+    client: mlflow.MlflowClient, finished: Finished, branch: str
+) -> None:
+    layout = finished.workspace.layout
+    run = training(client, branch)
+    evaluation = read_table(layout.whole(f"{branch}_evaluation")).to_pandas()
+    accuracy = ((evaluation["score_virus"] >= evaluation["score_other"]) == (evaluation["label"] == "viral")).mean()
+    assert run.data.metrics["test_accuracy"] == pytest.approx(accuracy)
+    assert run.data.metrics["test_rows"] == len(evaluation)
+    assert {"test_f1", "test_precision", "test_recall", "test_mcc", "test_auroc"} <= run.data.metrics.keys()
+    assert run.data.tags["table.evaluation"] == content_digest(layout.whole(f"{branch}_evaluation"))
+    assert run.data.tags["table.split"] == content_digest(layout.whole("train_test_split"))
+    assert run.data.tags["virnuc.classifier_digest"] == described(finished, branch)["weights_sha256"]
+
+
+@pytest.mark.parametrize(("branch", "name"), MODELS.items())
+def test_the_registered_model_is_named_after_the_protein_encoder(
+    client: mlflow.MlflowClient, branch: str, name: str
+) -> None:
+    version = client.get_model_version_by_alias(name, "latest_trained")
+    assert (version.name, str(version.version)) == (name, "1")
+    assert version.run_id == training(client, branch).info.run_id
+
+
+def test_nothing_else_is_registered(client: mlflow.MlflowClient) -> None:
+    assert {model.name for model in client.search_registered_models()} == set(MODELS.values())
+
+
+@pytest.mark.parametrize(("branch", "name"), MODELS.items())
+def test_the_logged_model_scores_as_the_saved_classifier(
+    client: mlflow.MlflowClient, finished: Finished, branch: str, name: str
+) -> None:
+    """On batches of one, of five, and of two rows, which is what its example had."""
+    layout = finished.workspace.layout
+    rows = vectors_of(read_table(layout.table("reference", f"{branch}_features", "HIV1-000001")))[:5]
+    assert len(rows) == 5
+    logged = mlflow.pytorch.load_model(f"models:/{name}@latest_trained")
+    model, _ = load_classifier(layout.classifier(branch))
+    for count in (1, 2, 5):
+        with torch.inference_mode():
+            found = torch.softmax(logged(torch.tensor(rows[:count])), dim=1).numpy()  # (b, 2)
+        np.testing.assert_allclose(found, score(model, rows[:count]), atol=1e-6, rtol=0)
+
+
+def test_no_artifact_needs_pickle(client: mlflow.MlflowClient) -> None:
+    """Neither as a file, nor inside of the archive that holds the exported model."""
+    folders = [Path(mlflow.artifacts.download_artifacts(f"models:/{name}@latest_trained")) for name in MODELS.values()]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    archives = [path for path in files if zipfile.is_zipfile(path)]
+    assert len(archives) == len(MODELS)
+    names = [str(path) for path in files] + [name for path in archives for name in zipfile.ZipFile(path).namelist()]
+    assert [name for name in names if Path(name).suffix in (".pkl", ".pickle", ".pth", ".joblib")] == []
+    plain = [path for path in files if path not in archives]
+    assert [path for path in plain if path.read_bytes()[:1] == b"\x80"] == []
+
+
+def test_a_classifier_that_no_run_trained_is_refused(finished: Finished) -> None:
+    tracking = MlflowTracking(folder=str(finished.settings.var / "mlflow"), server_url="http://127.0.0.1:5000")
+    assert tracking.find_training("0" * 64) is None
+    with pytest.raises(VirnucError, match="no run trained classifier 0{64}.*Materialize the classifier again"):
+        tracking.log_to_training("0" * 64, {}, {})
+
+
+def test_links_lead_to_the_run_on_the_server(client: mlflow.MlflowClient, finished: Finished) -> None:
+    tracking = MlflowTracking(folder=str(finished.settings.var / "mlflow"), server_url="http://127.0.0.1:5000")
+    run = training(client, "fastesm2").info
+    url = tracking.link(run.run_id).url
+    assert url == f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.run_id}"
