@@ -1,29 +1,44 @@
 """Jobs, sensors and schedules: the watched folder, the weekly re-embedding, retraining and deciding on demand."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from virnuc_assets.assets.migration import DECISION
 from virnuc_assets.assets.recipes import chunks_are_older, plan_digest, report_is_older
 from virnuc_assets.assets.shards import PlanSamples, incoming_files
 from virnuc_assets.partitions import MAX_PARTITIONS_PER_RUN, REFERENCE, SAMPLE_NAMES, SAMPLES
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.planning import shard_key, source_of
 from virnuc_assets.storage.digests import digest_of
-from virnuc_assets.storage.layout import Layout
+from virnuc_assets.storage.layout import CLASSIFIER_FILE, Layout
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 REFERENCE_JOB = "embed_reference"
 SAMPLE_JOB = "predict_samples"
-BASELINE_SAMPLES_JOB = "embed_samples_for_baseline"
+OTHER_BRANCH_JOB = "embed_samples_for_other_branch"
 REPORT_JOB = "report_samples"
 PLAN_SAMPLES_JOB = "plan_samples"
 PLAN_SAMPLES_OP = "samples__shard_plan"
 DECISION_JOB = "train_and_decide"
+DECIDE_JOB = "decide"
+
+
+_PHASES = {
+    "plan_reference": "Plans the catalogue into shards; new ones become partitions.",
+    REFERENCE_JOB: "Frames, embeddings and features of reference shards.",
+    DECISION_JOB: "Split, training and evaluation of all branches, and the decision.",
+    DECIDE_JOB: "The decision alone, from what lies on disk; NO DECISION where something is missing.",
+    PLAN_SAMPLES_JOB: "Plans the files of the watched folder.",
+    SAMPLE_JOB: "From a sample's shards to the serving classifier's predictions.",
+    OTHER_BRANCH_JOB: "Embeddings and features of samples for the branch that does not serve, on demand.",
+    REPORT_JOB: "What a sample's user receives.",
+}
 
 
 def build_jobs(workspace: Workspace) -> list[Any]:
@@ -37,39 +52,20 @@ def build_jobs(workspace: Workspace) -> list[Any]:
         f"{serving.name}_features",
         "predictions",
     )
-    reference = dg.AssetSelection.key_prefixes("reference") - dg.AssetSelection.assets(REFERENCE.key("shard_plan"))
-    decision = dg.AssetSelection.groups("classifiers", "migration")
-    return [
-        dg.define_asset_job(
-            "plan_reference",
-            dg.AssetSelection.assets(REFERENCE.key("shard_plan")),
-            description="Plans the catalogue into shards; new ones become partitions.",
-        ),
-        dg.define_asset_job(
-            REFERENCE_JOB, reference, description="Frames, embeddings and features of reference shards."
-        ),
-        dg.define_asset_job(
-            DECISION_JOB, decision, description="Split, training and evaluation of all branches, and the decision."
-        ),
-        dg.define_asset_job(
-            PLAN_SAMPLES_JOB,
-            dg.AssetSelection.assets(SAMPLES.key("shard_plan")),
-            description="Plans the files of the watched folder.",
-        ),
-        dg.define_asset_job(
-            SAMPLE_JOB,
-            dg.AssetSelection.assets(*(SAMPLES.key(stage) for stage in sample_stages)),
-            description="From a sample's shards to the serving classifier's predictions.",
-        ),
-        dg.define_asset_job(
-            BASELINE_SAMPLES_JOB,
-            dg.AssetSelection.assets(*(SAMPLES.key(f"esm2_3b_{table}") for table in ("embeddings", "features"))),
-            description="The baseline's embeddings and features of samples, on demand.",
-        ),
-        dg.define_asset_job(
-            REPORT_JOB, dg.AssetSelection.assets(SAMPLES.key("report")), description="What a sample's user receives."
-        ),
-    ]
+    others = [branch for branch in SAMPLES.branches if branch != serving]
+    on_demand = [(f"{branch.protein}_embeddings", f"{branch.name}_features") for branch in others]
+    plans = {shards.domain: dg.AssetSelection.assets(shards.key("shard_plan")) for shards in (REFERENCE, SAMPLES)}
+    selections = {
+        "plan_reference": plans["reference"],
+        REFERENCE_JOB: dg.AssetSelection.key_prefixes("reference") - plans["reference"],
+        DECISION_JOB: dg.AssetSelection.groups("classifiers", "migration"),
+        DECIDE_JOB: dg.AssetSelection.assets(DECISION),
+        PLAN_SAMPLES_JOB: plans["samples"],
+        SAMPLE_JOB: dg.AssetSelection.assets(*map(SAMPLES.key, sample_stages)),
+        OTHER_BRANCH_JOB: dg.AssetSelection.assets(*map(SAMPLES.key, chain.from_iterable(on_demand))),
+        REPORT_JOB: dg.AssetSelection.assets(SAMPLES.key("report")),
+    }
+    return [dg.define_asset_job(name, chosen, description=_PHASES[name]) for name, chosen in selections.items()]
 
 
 def build_schedules() -> list[dg.ScheduleDefinition]:
@@ -84,7 +80,7 @@ def build_schedules() -> list[dg.ScheduleDefinition]:
     return [weekly_reembedding]
 
 
-def build_sensors(workspace: Workspace) -> list[dg.SensorDefinition]:
+def build_sensors(workspace: Workspace, jobs: Sequence[Any]) -> list[dg.SensorDefinition]:
     """The watched folder, in three steps: plan stable files, predict planned shards, report predicted samples."""
     layout = workspace.layout
 
@@ -99,12 +95,22 @@ def build_sensors(workspace: Workspace) -> list[dg.SensorDefinition]:
         return dg.SensorResult(run_requests=requests, cursor=json.dumps(seen))
 
     @dg.sensor(job_name=SAMPLE_JOB, name="planned_samples", minimum_interval_seconds=30)
-    def planned_samples(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest]:
-        """Requests predictions for sample shards that have none, or whose file was replaced since."""
+    def planned_samples(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        """Requests predictions for each sample that lacks some, or whose file was replaced since.
+
+        A run a sample: a broken one stops no other. All its shards are asked for, because finished ones cost nothing
+        and the request stays the same while its run goes on.
+        """
+        description = layout.classifier(workspace.settings.serving.branch) / CLASSIFIER_FILE
+        if not description.is_file():
+            yield dg.SkipReason(f"no serving classifier yet ({description}); run {DECISION_JOB}")
+            return
+        classifier = json.loads(description.read_text(encoding="utf-8"))["weights_sha256"]
         shards = context.instance.get_dynamic_partitions(str(SAMPLES.partitions.name))
-        waiting = _waiting_shards(context.instance, layout)
-        planned = {shard: plan_digest(layout, "samples", shard) for shard in waiting}
-        yield from range_requests(shards, waiting, f"predict {digest_of(planned)}")
+        for sample in sorted({source_of(shard) for shard in _waiting_shards(context.instance, layout)}):
+            own = [shard for shard in shards if source_of(shard) == sample]
+            made_of = digest_of([plan_digest(layout, "samples", own[0]), classifier])
+            yield from range_requests(shards, own, f"predict {made_of}")
 
     @dg.sensor(job_name=REPORT_JOB, name="predicted_samples", minimum_interval_seconds=30)
     def predicted_samples(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest]:
@@ -116,7 +122,27 @@ def build_sensors(workspace: Workspace) -> list[dg.SensorDefinition]:
             if sample not in waiting and (sample not in reported or report_is_older(layout, sample)):
                 yield dg.RunRequest(run_key=f"report {sample} {plan}", partition_key=sample)
 
-    return [incoming_samples, planned_samples, predicted_samples]
+    return [
+        incoming_samples,
+        planned_samples,
+        predicted_samples,
+        _decision_after_failure({job.name: job for job in jobs}),
+    ]
+
+
+def _decision_after_failure(jobs: Mapping[str, Any]) -> dg.SensorDefinition:
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.FAILURE,
+        monitored_jobs=[jobs[DECISION_JOB]],
+        request_job=jobs[DECIDE_JOB],
+        name="decision_after_failure",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def decision_after_failure(context: dg.RunStatusSensorContext) -> dg.RunRequest:
+        """Decides anew when a training run failed, so that no verdict from older evidence is left standing."""
+        return dg.RunRequest(run_key=context.dagster_run.run_id)
+
+    return decision_after_failure
 
 
 def range_requests(partitions: Sequence[str], wanted: Sequence[str], reason: str) -> Iterator[dg.RunRequest]:

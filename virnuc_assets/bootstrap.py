@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from virnuc_assets.encoders.checkpoints import fetch_checkpoint
+from virnuc_assets.encoders.checkpoints import fetch_checkpoint, require_pinned
 from virnuc_assets.encoders.registry import PROFILES, encoder_named
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.layout import Layout
@@ -22,8 +23,8 @@ _DAGSTER_YAML = Path(__file__).parent / "dagster.yaml"
 
 
 def dagster_home(settings: Settings) -> Path:
-    """Dagster's home of this project."""
-    return settings.var / "dagster"
+    """Dagster's home of this project in its profile; what one profile has done is not done in the other."""
+    return settings.var / settings.profile / "dagster"
 
 
 def mlflow_folder(settings: Settings) -> Path:
@@ -45,14 +46,18 @@ def set_up(settings: Settings, say: Callable[[str], None], encoders: Sequence[st
     _make_dagster_home(dagster_home(settings))
     say(f"MLflow store {mlflow_folder(settings)}")
     _make_mlflow_store(mlflow_folder(settings))
-    for name in encoders or PROFILES[settings.profile].values():
+    names = encoders or list(PROFILES[settings.profile].values())
+    for name in names:
+        require_pinned(encoder_named(name))  # all of them, before the first download
+    for name in names:
         folder = fetch_checkpoint(encoder_named(name), layout.checkpoints)
         say(f"encoder {name}: {folder or 'computed, no weights'}")
 
 
 def _make_dagster_home(home: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(_DAGSTER_YAML, home / "dagster.yaml")
+    if not (home / "dagster.yaml").exists():  # a person may have set another launcher or limit
+        shutil.copyfile(_DAGSTER_YAML, home / "dagster.yaml")
     from dagster import DagsterInstance
 
     with DagsterInstance.from_config(str(home)) as instance:
@@ -65,9 +70,18 @@ def _make_mlflow_store(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     uri = database_uri(folder)
     upgrade = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
-    subprocess.run(upgrade, check=True, capture_output=True)  # noqa: S603
+    done = subprocess.run(upgrade, check=False, capture_output=True, text=True)  # noqa: S603
+    if done.returncode:
+        raise VirnucError(f"{folder}: MLflow cannot make or upgrade its database:\n{done.stderr.strip()}")
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
-    if client.get_experiment_by_name(EXPERIMENT) is None:
-        client.create_experiment(EXPERIMENT, artifact_location=(folder / "artifacts").as_uri())
+    location = (folder / "artifacts").as_uri()
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        client.create_experiment(EXPERIMENT, artifact_location=location)
+    elif experiment.artifact_location != location:
+        raise VirnucError(
+            f"{folder}: this MLflow store keeps its models in {experiment.artifact_location}, expected {location}; the "
+            "project was moved or copied. Move it back, or remove this folder and train again."
+        )

@@ -136,14 +136,14 @@ def _shard_check(shards: ShardSet, asset: str, name: str, validate: Validator) -
         asset=shards.key(asset), name=name, blocking=True, description=f"`{name}` holds in every shard of the run."
     )
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        keys = _shards_of(context, shards)
+        keys = shards_of_run(context, shards)
         faults = {key: found for key in keys if (found := list(validate(key)))}
         return result(faults, shards=len(keys))
 
     return check
 
 
-def _shards_of(context: dg.AssetCheckExecutionContext, shards: ShardSet) -> Sequence[str]:
+def shards_of_run(context: dg.AssetCheckExecutionContext, shards: ShardSet) -> Sequence[str]:
     """The run's shards; all of them where the check is run by itself."""
     if context.has_partition_key or context.has_partition_key_range:
         return list(context.partition_keys)

@@ -151,6 +151,8 @@ def up(config: Config = DEFAULT_CONFIG) -> None:
     """Start the Dagster UI with its daemon, and the MLflow server, on loopback. Ctrl-C ends both."""
     from virnuc_assets.servers import serve
 
+    if config.name != DEFAULT_CONFIG.name:
+        raise VirnucError(f"--config {config}: Dagster's code location reads {DEFAULT_CONFIG}; name the file so")
     status = serve(load_settings(config), lambda text: out.print(text, highlight=False, soft_wrap=True))
     raise typer.Exit(status)
 

@@ -35,14 +35,17 @@ def build_defs(settings: Settings) -> dg.Definitions:
     for stage in (classifiers, migration, predictions):
         assets += stage.build_assets(workspace)
         asset_checks += stage.build_checks(workspace)
+    jobs = automation.build_jobs(workspace)
     tracking = MlflowTracking(folder=str(mlflow_folder(settings)), server_url=settings.servers.mlflow_url)
     return dg.Definitions(
         assets=assets,
         asset_checks=asset_checks,
-        jobs=automation.build_jobs(workspace),
-        sensors=automation.build_sensors(workspace),
+        jobs=jobs,
+        sensors=automation.build_sensors(workspace, jobs),
         schedules=automation.build_schedules(),
         resources={"tracking": tracking},
+        # Steps of a run one after the other: one model in memory at a time, and nothing beside a measurement.
+        executor=dg.in_process_executor,
     )
 
 

@@ -48,7 +48,7 @@ def run_demo(settings: Settings, out: Console) -> None:
         run.job(automation.DECISION_JOB)
         run.job(automation.PLAN_SAMPLES_JOB)
         run.shards(automation.SAMPLE_JOB, SAMPLES)
-        run.shards(automation.BASELINE_SAMPLES_JOB, SAMPLES)
+        run.shards(automation.OTHER_BRANCH_JOB, SAMPLES)
         for name in instance.get_dynamic_partitions(str(SAMPLE_NAMES.name)):
             run.job(automation.REPORT_JOB, partition_key=name)
     workspace = Workspace(settings)

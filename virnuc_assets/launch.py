@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 GPU_POOL = "gpu"
-# Read by the Kubernetes executor; ignored on a workstation, where the pool alone serialises the device.
+# Read by the Kubernetes executor. On a workstation the pool lets one run with such a step go at a time, and the
+# in-process executor runs the steps of a run one after the other.
 GPU_OP_TAGS: dict[str, Any] = {
     "dagster-k8s/config": {
         "container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}},

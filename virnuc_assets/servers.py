@@ -36,9 +36,10 @@ def serve(settings: Settings, say: Callable[[str], None]) -> int:
     try:
         while not stop and all(process.poll() is None for process in processes):
             time.sleep(0.2)
+        ended = [process.returncode for process in processes if process.poll() is not None]
     finally:
         _end(processes)
-    return 0 if stop else next(process.returncode for process in processes if process.returncode)
+    return 0 if stop else max(ended, key=abs) or 1  # a server that ends by itself is a failure, whatever it says
 
 
 def _dagster(settings: Settings) -> list[str]:

@@ -102,7 +102,7 @@ def embed_file(workspace: Workspace, frames: Path, encoder_name: str, to: Path, 
 def predict_file(workspace: Workspace, source: Path, to: Path, report: Report) -> dict[str, Any]:
     """Write VirNucPro's two files and `records.tsv` for a file; returns what was counted.
 
-    The serving classifier is loaded first, so that a missing or unfitting one is told before any work.
+    Encoders and the serving classifier are loaded first: what is missing or does not fit is told before any work.
     """
     from virnuc_assets.classifier.calling import ServingClassifier, write_sample_report
     from virnuc_assets.encoders.embedding import embed_frames

@@ -58,6 +58,9 @@ def test_dagsters_home_is_quiet_and_has_one_gpu_slot(fresh: Project) -> None:
 
 
 def test_a_second_set_up_makes_what_is_missing_and_changes_nothing_else(fresh: Project) -> None:
+    shutil.rmtree(mlflow_folder(fresh.settings))  # that of the project it was copied from
+    with quiet():
+        set_up(fresh.settings, lambda step: None)
     before = contents(fresh.root)
     shutil.rmtree(fresh.workspace.layout.checkpoints / "fastesm2_650_miniature")
     told: list[str] = []
@@ -65,6 +68,11 @@ def test_a_second_set_up_makes_what_is_missing_and_changes_nothing_else(fresh: P
         set_up(fresh.settings, told.append)
     assert contents(fresh.root) == before
     assert [line.split(" ")[0] for line in told] == ["Dagster", "MLflow", *["encoder"] * 5]
+
+
+def test_a_store_that_writes_into_another_project_is_refused(fresh: Project) -> None:
+    with quiet(), pytest.raises(VirnucError, match="the project was moved or copied"):
+        set_up(fresh.settings, lambda step: None)
 
 
 def test_a_missing_experiment_is_told_with_its_remedy(fresh: Project) -> None:
@@ -97,5 +105,3 @@ def test_the_full_profile_without_checkpoints_fails_only_what_needs_them(fresh: 
     (told,) = failures(fresh.materialize(*stages, partition="flu-000001"))
     assert "fastesm2_650: no pinned revision of Synthyra/FastESM2_650" in told
     assert fresh.workspace.layout.table("samples", "translated_proteins", "flu-000001").is_file()
-
-

@@ -41,6 +41,7 @@ LANGUAGE_MODELS = {
     for domain in ("reference", "samples")
     for slot in ("dnabert_s", "fastesm2", "esm2_3b")
 }
+ON_DEVICE = LANGUAGE_MODELS | {"encoder_benchmark"}
 HEAVY = ("torch", "transformers", "mlflow", "sklearn", "sourmash")
 MAX_LOADING_SECONDS = 3.0
 
@@ -121,15 +122,15 @@ def test_samples_are_called_by_the_serving_classifier(defs: dg.Definitions) -> N
 
 def test_the_pool_holds_the_language_models_and_nothing_else(defs: dg.Definitions) -> None:
     pooled = {key: pools for key, (_, _, _, pools, *_) in shape(defs).items() if pools}
-    assert pooled == dict.fromkeys(LANGUAGE_MODELS, {"gpu"})
+    assert pooled == dict.fromkeys(ON_DEVICE, {"gpu"})
 
 
 def test_language_models_ask_for_a_gpu_however_they_are_launched(defs: dg.Definitions) -> None:
     """The request is on the op itself, so that it is in every job that has the asset, the UI's included."""
-    for job in ("embed_reference", "predict_samples", "embed_samples_for_baseline", "train_and_decide"):
+    for job in ("embed_reference", "predict_samples", "embed_samples_for_other_branch", "train_and_decide"):
         for node in defs.resolve_job_def(job).nodes:
             limits = [tags["container_config"]["resources"]["limits"] for tags in _kubernetes_tags(node.tags)]
-            expected = [{"nvidia.com/gpu": "1"}] if node.name.replace("__", "/") in LANGUAGE_MODELS else []
+            expected = [{"nvidia.com/gpu": "1"}] if node.name.replace("__", "/") in ON_DEVICE else []
             assert limits == expected, node.name
 
 
@@ -165,9 +166,10 @@ def test_definitions_are_valid_and_every_job_resolves(defs: dg.Definitions) -> N
         "plan_reference",
         "embed_reference",
         "train_and_decide",
+        "decide",
         "plan_samples",
         "predict_samples",
-        "embed_samples_for_baseline",
+        "embed_samples_for_other_branch",
         "report_samples",
     }
 

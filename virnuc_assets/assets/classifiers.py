@@ -10,15 +10,21 @@ import pyarrow as pa
 from virnuc_assets.assets.evaluation import evaluation_asset, evaluation_check
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.recipes import branch_fingerprints
-from virnuc_assets.assets.reference import SPLIT, current_features, current_frames
+from virnuc_assets.assets.reference import (
+    SPLIT,
+    current_features,
+    current_frames,
+    current_split,
+    named_records,
+    split_recipe,
+)
 from virnuc_assets.checks import result
 from virnuc_assets.encoders.registry import BRANCHES, Branch
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
-from virnuc_assets.storage.digests import digest_of
-from virnuc_assets.storage.tables import content_digest, read_table
+from virnuc_assets.storage.tables import read_table
 from virnuc_assets.tracking import MlflowTracking
 
 GROUP = "classifiers"
@@ -50,22 +56,14 @@ def _split_asset(workspace: Workspace) -> dg.AssetsDefinition:
         relatives), so that no genome has rows on two sides.
         """
         frames = current_frames(context.instance, workspace)
-        plans = {source.name: workspace.layout.plan("reference", source.name) for source in workspace.catalogue()}
-        names = {source.name: [source.relatives, source.organism] for source in workspace.catalogue()}
-        recipe = {
-            "table": "split",
-            "frames": digest_of({shard: content_digest(path) for shard, path in frames.items()}),
-            "plans": digest_of({name: content_digest(path) for name, path in plans.items()}),
-            "names": digest_of(names),
-            "settings": settings.model_dump(),
-        }
+        recipe = split_recipe(context.instance, workspace)
 
         def batches() -> Iterator[pa.Table]:
             from virnuc_assets.classifier.datasets import counted_records
             from virnuc_assets.classifier.relatives import cluster_relatives
             from virnuc_assets.classifier.split import assign_splits
 
-            clusters = cluster_relatives(_sequences(workspace), _named(workspace), settings)
+            clusters = cluster_relatives(_sequences(workspace), named_records(workspace), settings)
             yield assign_splits(clusters, counted_records(frames.values()), settings)
 
         path = workspace.layout.whole(SPLIT)
@@ -89,17 +87,6 @@ def _sequences(workspace: Workspace) -> Iterator[tuple[str, bytes]]:
                 yield record.id, bytes(record.sequence)
 
 
-def _named(workspace: Workspace) -> dict[str, set[str]]:
-    """Records that the catalogue joins: of one organism, or named as relatives."""
-    named: dict[str, set[str]] = {}
-    for source in workspace.catalogue():
-        records = read_table(workspace.layout.plan("reference", source.name)).column("record_id").to_pylist()
-        for kind, name in (("organism", source.organism), ("relatives", source.relatives)):
-            if name:
-                named.setdefault(f"{kind} {name}", set()).update(records)
-    return named
-
-
 def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinition:
     @dg.asset(
         name=f"{branch.name}_classifier",
@@ -119,7 +106,7 @@ def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefiniti
             branch=branch,
             encoders=branch_fingerprints(workspace, branch),
             features=features,
-            split=workspace.layout.whole(SPLIT),
+            split=current_split(context.instance, workspace),
             chunk_length=workspace.settings.sequences.chunk_length,
             training=workspace.settings.training,
         )
@@ -170,11 +157,15 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
 def _split_check(workspace: Workspace) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=SPLIT, blocking=True)
     def no_relative_in_both_splits() -> dg.AssetCheckResult:
-        """No cluster of relatives has records on two sides of the split, by the table that lies on disk."""
+        """No cluster of relatives, and no organism or named group of the catalogue, is on two sides of the split."""
         from virnuc_assets.classifier.split import relatives_in_both_splits, split_schema
 
         table = read_table(workspace.layout.whole(SPLIT), split_schema())
         faults = {cluster: ["lies in more than one split"] for cluster in relatives_in_both_splits(table)}
+        side = {row["record_id"]: row["split"] for row in table.to_pylist()}
+        for name, records in named_records(workspace).items():
+            if len(sides := sorted({side[record] for record in records if record in side})) > 1:
+                faults[name] = [f"has records in {' and '.join(sides)}"]
         return result(faults, records=table.num_rows)
 
     return no_relative_in_both_splits
@@ -188,7 +179,7 @@ def _currency_check(workspace: Workspace, branch: Branch) -> dg.AssetChecksDefin
         from virnuc_assets.classifier.fitting import data_digest
 
         features = current_features(context.instance, workspace, branch)
-        today = data_digest(features, workspace.layout.whole(SPLIT), workspace.settings.training)
+        today = data_digest(features, current_split(context.instance, workspace), workspace.settings.training)
         _, description = load_classifier(workspace.layout.classifier(branch.name))
         faults = {} if description.data_digest == today else {branch.name: ["trained on other rows than today's"]}
         return result(faults, trained_on=description.data_digest, today=today)

@@ -73,7 +73,7 @@ def _embedding(workspace: Workspace, domain: Domain, slot: str) -> Callable[[], 
                     yield embed_frames(encoder(), window, encoding.token_budget)
 
             path = layout.table(domain, f"{slot}_embeddings", shard)
-            outcome = made_table(path, {**recipe, "frames": frames_digest(layout, domain, shard)}, batches)
+            outcome = made_table(path, {**recipe, "frames": frames_digest(workspace, domain, shard)}, batches)
             facts = {"dim": vector_dim(read_schema(path)), "encoder": spec.name, "fingerprint": recipe["encoder"]}
             return outcome.with_metadata(**facts, **made)
 

@@ -8,12 +8,11 @@ import pyarrow as pa
 
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.recipes import branch_fingerprints
-from virnuc_assets.assets.reference import SPLIT, current_features
+from virnuc_assets.assets.reference import SPLIT, current_features, current_split, evaluation_recipe
 from virnuc_assets.checks import result
 from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
-from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import content_digest, read_table
 from virnuc_assets.tracking import MlflowTracking
@@ -40,18 +39,13 @@ def evaluation_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinitio
         from virnuc_assets.classifier.metrics import classification_metrics, group_accuracies
 
         features = current_features(context.instance, workspace, branch)
-        split = workspace.layout.whole(SPLIT)
+        split = current_split(context.instance, workspace)
         classifier = ServingClassifier.load(
             workspace.layout.classifier(branch.name),
             branch_fingerprints(workspace, branch),
             workspace.settings.sequences.chunk_length,
         )
-        recipe = {
-            "table": "evaluation",
-            "classifier": classifier.digest,
-            "split": content_digest(split),
-            "features": digest_of({shard: content_digest(path) for shard, path in features.items()}),
-        }
+        recipe = evaluation_recipe(features, split, classifier.digest)
 
         def batches() -> Iterator[pa.Table]:
             rows = rows_of_split(features.values(), classifier.features_schema, read_table(split), "test")

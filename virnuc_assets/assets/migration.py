@@ -8,15 +8,16 @@ import dagster as dg
 
 from virnuc_assets.assets.per_shard import OWNERS, peak_memory_mb
 from virnuc_assets.assets.recipes import branch_fingerprints
-from virnuc_assets.assets.reference import SPLIT, current_features, current_frames
+from virnuc_assets.assets.reference import current_features, current_frames, current_split, evaluation_recipe
 from virnuc_assets.checks import result
 from virnuc_assets.encoders.registry import BRANCHES, Branch
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.launch import GPU_OP_TAGS, GPU_POOL
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import evaluation_schema
-from virnuc_assets.storage.tables import read_recipe, read_table, written_aside
+from virnuc_assets.storage.tables import is_made_by, read_table, written_aside
 from virnuc_assets.tracking import MlflowTracking
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
         kinds={"json", "pytorch"},
         owners=OWNERS,
         code_version="1",
+        pool=GPU_POOL,
+        op_tags=GPU_OP_TAGS,
     )
     def encoder_benchmark(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         """Sequences a second and peak memory of every language model, on the same reference frames.
@@ -52,13 +55,16 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
         tables = current_frames(context.instance, workspace)
         frames = _benchmark_rows([read_table(path) for path in tables.values()], settings.benchmark.rows)
-        slots = {slot: spec for slot, spec in _language_models(workspace).items()}
         measured = benchmark_encoders(
-            slots, workspace.layout.checkpoints, settings.encoding, frames, settings.benchmark.repeats
+            _language_models(workspace),
+            workspace.layout.checkpoints,
+            settings.encoding,
+            frames,
+            settings.benchmark.repeats,
         )
         content = {
             "encoders": _fingerprints(workspace),
-            "settings": settings.benchmark.model_dump(),
+            "settings": _benchmark_settings(workspace),
             "measured": measured,
         }
         path = workspace.layout.whole(BENCHMARK, ".json")
@@ -82,6 +88,12 @@ def _language_models(workspace: Workspace) -> dict[str, Any]:
     """Encoders by slot, without the computed ones."""
     specs = {slot: workspace.encoder(slot) for slot in REFERENCE.slots}
     return {slot: spec for slot, spec in specs.items() if spec.architecture != "kmer"}
+
+
+def _benchmark_settings(workspace: Workspace) -> dict[str, Any]:
+    """The settings that a measurement follows from."""
+    settings = workspace.settings
+    return {"benchmark": settings.benchmark.model_dump(), "encoding": settings.encoding.model_dump()}
 
 
 def _fingerprints(workspace: Workspace) -> dict[str, Mapping[str, str]]:
@@ -116,7 +128,8 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
         """May FastESM2_650 replace ESM2-3B here? GO, NO-GO, or NO DECISION with each missing piece named.
 
         Criteria are those of virnuc.toml; evidence is what the evaluations and the benchmark stored. Missing or stale
-        evidence never fails this asset: it is NO DECISION.
+        evidence never fails this asset: it is NO DECISION. Where a step before it fails, Dagster skips it; the sensor
+        `decision_after_failure` then runs it by itself, so that no older verdict stands.
         """
         from virnuc_assets.migration.report import markdown_summary, render_html
         from virnuc_assets.migration.verdict import decide
@@ -176,13 +189,15 @@ def _branch_evidence(instance: dg.DagsterInstance, workspace: Workspace, branch:
     try:
         predictions = read_table(evaluation, evaluation_schema())
         _, description = load_classifier(workspace.layout.classifier(branch.name))
-        features = current_features(instance, workspace, branch)
-        today = data_digest(features, workspace.layout.whole(SPLIT), workspace.settings.training)
+        features, split = current_features(instance, workspace, branch), current_split(instance, workspace)
+        today = data_digest(features, split, workspace.settings.training)
     except VirnucError as error:  # absent or stale evidence is what the decision has to tell
         return BranchEvidence(**{**vars(absent), "problems": (f"{branch.name}: {error}",)})
     problems = []
-    if read_recipe(evaluation)["classifier"] != description.weights_sha256:
-        problems.append(f"{branch.name}_evaluation is stale: it scored another classifier than today's; materialize it")
+    if not is_made_by(evaluation, evaluation_recipe(features, split, description.weights_sha256)):
+        problems.append(
+            f"{branch.name}_evaluation is stale: not of today's classifier, split and features; materialize it"
+        )
     if description.data_digest != today:
         problems.append(f"{branch.name}_classifier is stale: trained on other rows than today's; materialize it")
     facts = {
@@ -204,6 +219,8 @@ def _stored_benchmark(workspace: Workspace) -> tuple[Mapping[str, Mapping[str, A
         return content["measured"], [f"{BENCHMARK}: {error}"]
     stale = [slot for slot, today in fingerprints.items() if content["encoders"].get(slot) != today]
     problems = [f"{BENCHMARK} is stale: it measured another {slot} than today's; materialize it" for slot in stale]
+    if content["settings"] != _benchmark_settings(workspace):
+        problems.append(f"{BENCHMARK} is stale: measured by other benchmark or encoding settings; materialize it")
     return content["measured"], problems
 
 

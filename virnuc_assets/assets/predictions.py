@@ -8,8 +8,9 @@ import pyarrow as pa
 
 from virnuc_assets.assets.per_shard import OWNERS, Outcome, ShardStage, Work, made_table, shard_asset
 from virnuc_assets.assets.recipes import branch_fingerprints, features_recipe, frames_recipe
-from virnuc_assets.checks import result
+from virnuc_assets.checks import result, shards_of_run
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.markdown import cell
 from virnuc_assets.partitions import SAMPLE_NAMES, SAMPLES
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.ledger import merged_ledger
@@ -120,7 +121,7 @@ def _require_current(workspace: Workspace, shards: list[str]) -> None:
         require_table(features, classifier.features_schema, features_recipe(workspace, "samples", shard, encoders))
         made_from = {"features": content_digest(features), "classifier": classifier.digest}
         require_table(layout.table("samples", "predictions", shard), predictions_schema(), made_from)
-        frames = frames_recipe(layout, "samples", shard)
+        frames = frames_recipe(workspace, "samples", shard)
         require_table(layout.table("samples", "ledger", shard), ledger_schema(), {**frames, "table": "ledger"})
 
 
@@ -133,20 +134,22 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     def every_frame_is_called(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         """Predictions and features hold the same frames in the same order."""
         faults = {}
-        for shard in context.instance.get_dynamic_partitions(str(SAMPLES.partitions.name)):
+        for shard in shards_of_run(context, SAMPLES):
             path = layout.table("samples", "predictions", shard)
             features = layout.table("samples", f"{branch.name}_features", shard)
-            if path.is_file() and read_table(path).column("frame_id") != read_table(features).column("frame_id"):
+            if read_table(path).column("frame_id") != read_table(features).column("frame_id"):
                 faults[shard] = ["frame_ids differ from those of the features"]
         return result(faults)
 
     @dg.asset_check(asset=SAMPLES.key("report"), blocking=True)
     def every_record_is_accounted_for(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        """Every planned record of every sample has exactly one line in its report."""
+        """Every planned record of a sample has exactly one line in its report."""
         from virnuc_assets.classifier.calling import read_record_ids
 
         faults, records = {}, 0
-        for folder in sorted(layout.sample_report("x").parent.glob("*/")):
+        alone = [context.partition_key] if context.has_partition_key else []
+        for sample in alone or context.instance.get_dynamic_partitions(str(SAMPLE_NAMES.name)):
+            folder = layout.sample_report(sample)
             planned = read_table(layout.plan("samples", folder.name)).column("record_id").unique().to_pylist()
             reported = read_record_ids(folder)
             records += len(reported)
@@ -161,6 +164,5 @@ def markdown_table(table: pa.Table, rows: int = 50) -> str:
     """The first rows of a table as Markdown; cells cannot end their row."""
     lines = [f"| {' | '.join(table.column_names)} |", "|" + "---|" * table.num_columns]
     for row in table.slice(0, rows).to_pylist():
-        cells = ("" if value is None else str(value) for value in row.values())
-        lines.append(f"| {' | '.join(cell.replace('|', '&#124;').replace('<', '&lt;') for cell in cells)} |")
+        lines.append(f"| {' | '.join('' if value is None else cell(str(value)) for value in row.values())} |")
     return "\n".join(lines)

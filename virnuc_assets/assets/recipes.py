@@ -10,6 +10,7 @@ from typing import Any
 from virnuc_assets.encoders.checkpoints import checkpoint_folder
 from virnuc_assets.encoders.fingerprint import fingerprint
 from virnuc_assets.encoders.registry import Branch
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.plan_table import PlannedSource, planned_shards, read_plan
 from virnuc_assets.sequences.planning import Piece, source_of
@@ -17,6 +18,22 @@ from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import RECORDS_FILE, Domain, Layout
 from virnuc_assets.storage.schemas import chunks_schema, frames_schema
 from virnuc_assets.storage.tables import content_digest, is_made_by, read_recipe, require_table
+
+
+def todays_plan(workspace: Workspace, domain: Domain, shard: str) -> tuple[PlannedSource, list[Piece]]:
+    """The planned source of a shard and its pieces.
+
+    Raises:
+        TableMismatch: there is no plan.
+        VirnucError: it was made for another chunk length than today's.
+    """
+    source, pieces = read_plan(workspace.layout, domain, shard)
+    if source.chunk_length != (today := workspace.settings.sequences.chunk_length):
+        raise VirnucError(
+            f"{domain}/shard_plan: {shard} is planned in chunks of {source.chunk_length} nt, virnuc.toml says {today}; "
+            f"materialize {domain}/shard_plan again, or set sequences.chunk_length back"
+        )
+    return source, pieces
 
 
 def chunks_recipe(source: PlannedSource, pieces: Sequence[Piece]) -> dict[str, Any]:
@@ -29,14 +46,14 @@ def chunks_recipe(source: PlannedSource, pieces: Sequence[Piece]) -> dict[str, A
     }
 
 
-def frames_recipe(layout: Layout, domain: Domain, shard: str) -> dict[str, Any]:
+def frames_recipe(workspace: Workspace, domain: Domain, shard: str) -> dict[str, Any]:
     """What a shard's frames follow from.
 
     Raises:
         TableMismatch: the plan or the chunks are missing, or the chunks are not those of today's plan.
     """
-    source, pieces = read_plan(layout, domain, shard)
-    chunks, recipe = layout.table(domain, "chunked_fasta", shard), chunks_recipe(source, pieces)
+    source, pieces = todays_plan(workspace, domain, shard)
+    chunks, recipe = workspace.layout.table(domain, "chunked_fasta", shard), chunks_recipe(source, pieces)
     require_table(chunks, chunks_schema(), recipe)
     return {
         "table": "frames",
@@ -48,14 +65,14 @@ def frames_recipe(layout: Layout, domain: Domain, shard: str) -> dict[str, Any]:
     }
 
 
-def frames_digest(layout: Layout, domain: Domain, shard: str) -> str:
+def frames_digest(workspace: Workspace, domain: Domain, shard: str) -> str:
     """Content digest of a shard's frames, after they were found to be made from today's plan.
 
     Raises:
         TableMismatch: a table of the chain is missing or stale.
     """
-    frames = layout.table(domain, "translated_proteins", shard)
-    require_table(frames, frames_schema(), frames_recipe(layout, domain, shard))
+    frames = workspace.layout.table(domain, "translated_proteins", shard)
+    require_table(frames, frames_schema(), frames_recipe(workspace, domain, shard))
     return content_digest(frames)
 
 
@@ -77,7 +94,7 @@ def features_recipe(
     Raises:
         TableMismatch: a table of the chain is missing or stale.
     """
-    return {"table": "features", "frames": frames_digest(workspace.layout, domain, shard), "encoders": encoders}
+    return {"table": "features", "frames": frames_digest(workspace, domain, shard), "encoders": encoders}
 
 
 def plan_digest(layout: Layout, domain: Domain, shard: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -11,8 +13,9 @@ from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
+from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import features_schema, vector_dim
-from virnuc_assets.storage.tables import read_schema, require_table
+from virnuc_assets.storage.tables import content_digest, read_schema, read_table, require_table
 
 SPLIT = "train_test_split"
 _SHOWN = 10
@@ -44,8 +47,54 @@ def current_frames(instance: dg.DagsterInstance, workspace: Workspace) -> dict[s
     """
     tables = reference_tables(instance, workspace, "translated_proteins")
     for shard in tables:
-        frames_digest(workspace.layout, "reference", shard)
+        frames_digest(workspace, "reference", shard)
     return tables
+
+
+def split_recipe(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, Any]:
+    """What the split follows from today: all frames, the plans, the catalogue's names, the settings."""
+    frames = current_frames(instance, workspace)
+    catalogue = workspace.catalogue()
+    plans = {source.name: workspace.layout.plan("reference", source.name) for source in catalogue}
+    return {
+        "table": "split",
+        "frames": digest_of({shard: content_digest(path) for shard, path in frames.items()}),
+        "plans": digest_of({name: content_digest(path) for name, path in plans.items()}),
+        "names": digest_of({source.name: [source.relatives, source.organism] for source in catalogue}),
+        "settings": workspace.settings.split.model_dump(),
+    }
+
+
+def current_split(instance: dg.DagsterInstance, workspace: Workspace) -> Path:
+    """The split table, made from today's frames, names and settings.
+
+    Raises:
+        TableMismatch: it is missing or stale.
+    """
+    path = workspace.layout.whole(SPLIT)
+    require_table(path, require=split_recipe(instance, workspace))
+    return path
+
+
+def evaluation_recipe(features: Mapping[str, Path], split: Path, classifier_digest: str) -> dict[str, Any]:
+    """What an evaluation follows from."""
+    return {
+        "table": "evaluation",
+        "classifier": classifier_digest,
+        "split": content_digest(split),
+        "features": digest_of({shard: content_digest(path) for shard, path in features.items()}),
+    }
+
+
+def named_records(workspace: Workspace) -> dict[str, set[str]]:
+    """Records that the catalogue joins: of one organism, or named as relatives."""
+    named: dict[str, set[str]] = {}
+    for source in workspace.catalogue():
+        records = read_table(workspace.layout.plan("reference", source.name)).column("record_id").to_pylist()
+        for kind, name in (("organism", source.organism), ("relatives", source.relatives)):
+            if name:
+                named.setdefault(f"{kind} {name}", set()).update(records)
+    return named
 
 
 def current_features(instance: dg.DagsterInstance, workspace: Workspace, branch: Branch) -> dict[str, Path]:

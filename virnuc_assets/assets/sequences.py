@@ -7,14 +7,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnuc_assets.assets.per_shard import Outcome, ShardStage, Work, made_table, shard_asset
-from virnuc_assets.assets.recipes import chunks_recipe, frames_recipe
+from virnuc_assets.assets.recipes import chunks_recipe, frames_recipe, todays_plan
 from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.chunk_table import chunk_table, read_proteins
 from virnuc_assets.sequences.frame_table import OpenFrames, Truth, open_frames
 from virnuc_assets.sequences.ledger import ledger_table
-from virnuc_assets.sequences.plan_table import PlannedSource, read_plan
-from virnuc_assets.storage.layout import Domain, Layout
+from virnuc_assets.sequences.plan_table import PlannedSource
+from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.schemas import LEDGER_COUNTS
 from virnuc_assets.storage.tables import is_made_by, read_table, write_table
 
@@ -28,12 +28,14 @@ def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefini
     chunk_stage = ShardStage([shards.key("shard_plan")], GROUP, kinds, "1")
     frame_stage = ShardStage([shards.key(chunked)], GROUP, kinds, "1")
     return [
-        shard_asset(layout, shards, chunked, chunk_stage, _chunking(layout, shards.domain)),
-        shard_asset(layout, shards, translated, frame_stage, _translation(layout, shards.domain)),
+        shard_asset(layout, shards, chunked, chunk_stage, _chunking(workspace, shards.domain)),
+        shard_asset(layout, shards, translated, frame_stage, _translation(workspace, shards.domain)),
     ]
 
 
-def _chunking(layout: Layout, domain: Domain) -> Callable[[], Work]:
+def _chunking(workspace: Workspace, domain: Domain) -> Callable[[], Work]:
+    layout = workspace.layout
+
     def chunk() -> Work:
         """Chunks of a shard's records, cut as VirNucPro cuts them; the shard is read from its planned source.
 
@@ -41,7 +43,7 @@ def _chunking(layout: Layout, domain: Domain) -> Callable[[], Work]:
         """
 
         def work(shard: str) -> Outcome:
-            source, pieces = read_plan(layout, domain, shard)
+            source, pieces = todays_plan(workspace, domain, shard)
 
             def batches() -> Iterator[pa.Table]:
                 yield chunk_table(source.fasta, pieces, source.chunk_length, source.sha256)
@@ -55,7 +57,9 @@ def _chunking(layout: Layout, domain: Domain) -> Callable[[], Work]:
     return chunk
 
 
-def _translation(layout: Layout, domain: Domain) -> Callable[[], Work]:
+def _translation(workspace: Workspace, domain: Domain) -> Callable[[], Work]:
+    layout = workspace.layout
+
     def translate() -> Work:
         """Stop-free frames of every chunk in six-frame translation, with the ledger of what was dropped and why.
 
@@ -63,9 +67,9 @@ def _translation(layout: Layout, domain: Domain) -> Callable[[], Work]:
         """
 
         def work(shard: str) -> Outcome:
-            source, pieces = read_plan(layout, domain, shard)
+            source, pieces = todays_plan(workspace, domain, shard)
             chunks, ledger = layout.table(domain, "chunked_fasta", shard), layout.table(domain, "ledger", shard)
-            recipe = frames_recipe(layout, domain, shard)
+            recipe = frames_recipe(workspace, domain, shard)
             path = layout.table(domain, "translated_proteins", shard)
 
             def batches() -> Iterator[pa.Table]:

@@ -13,11 +13,11 @@ from safetensors.torch import save as save_tensors
 from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import TrainingSettings
+from virnuc_assets.storage.layout import CLASSIFIER_FILE
 from virnuc_assets.storage.tables import written_aside
 
 Side = Literal["dna", "protein"]
 WEIGHTS_FILE = "classifier.safetensors"
-DESCRIPTION_FILE = "classifier.json"
 
 
 class ClassifierMismatch(VirnucError):  # noqa: N818  (as TableMismatch: what is wrong, not that something is)
@@ -91,7 +91,7 @@ def save_classifier(folder: Path, model: Mlp, description: ClassifierDescription
         )
     weights = save_tensors({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
     described = description.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
-    with written_aside(folder / DESCRIPTION_FILE) as description_aside:
+    with written_aside(folder / CLASSIFIER_FILE) as description_aside:
         description_aside.write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
         with written_aside(folder / WEIGHTS_FILE) as weights_aside:
             weights_aside.write_bytes(weights)
@@ -105,18 +105,18 @@ def load_classifier(folder: Path) -> tuple[Mlp, ClassifierDescription]:
         ClassifierMismatch: a file is absent, the description is not one, or the weights are not those described.
     """
     again = "train the classifier again"
-    if absent := [name for name in (WEIGHTS_FILE, DESCRIPTION_FILE) if not (folder / name).is_file()]:
+    if absent := [name for name in (WEIGHTS_FILE, CLASSIFIER_FILE) if not (folder / name).is_file()]:
         raise ClassifierMismatch(f"{folder}: no classifier: {' and '.join(absent)} not found; {again}")
     try:
-        description = ClassifierDescription.model_validate_json((folder / DESCRIPTION_FILE).read_bytes())
+        description = ClassifierDescription.model_validate_json((folder / CLASSIFIER_FILE).read_bytes())
     except ValidationError as error:
         raise ClassifierMismatch(
-            f"{folder / DESCRIPTION_FILE}: not a classifier's description: {error}; {again}"
+            f"{folder / CLASSIFIER_FILE}: not a classifier's description: {error}; {again}"
         ) from error
     weights = (folder / WEIGHTS_FILE).read_bytes()
     if (found := hashlib.sha256(weights).hexdigest()) != description.weights_sha256:
         raise ClassifierMismatch(
-            f"{folder / WEIGHTS_FILE}: expected weights of sha256 {description.weights_sha256} as {DESCRIPTION_FILE} "
+            f"{folder / WEIGHTS_FILE}: expected weights of sha256 {description.weights_sha256} as {CLASSIFIER_FILE} "
             f"tells, found {found}: damaged, or of another training; {again}"
         )
     model = Mlp(description.merged_dim, description.training.hidden, description.training.dropout)

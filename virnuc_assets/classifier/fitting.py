@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from virnuc_assets.classifier.checkpoint import (
-    DESCRIPTION_FILE,
     ClassifierDescription,
     ClassifierMismatch,
     load_classifier,
@@ -23,6 +22,7 @@ from virnuc_assets.classifier.training import OnEpoch, TrainedClassifier, train
 from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.settings import TrainingSettings
 from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.layout import CLASSIFIER_FILE
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table
 
@@ -57,7 +57,7 @@ class Fit:
 
     def found_in(self, folder: Path) -> ClassifierDescription | None:
         """The description of a classifier that this very fit made, if it lies in the folder."""
-        if not (folder / DESCRIPTION_FILE).is_file():
+        if not (folder / CLASSIFIER_FILE).is_file():
             return None
         try:
             _, description = load_classifier(folder)

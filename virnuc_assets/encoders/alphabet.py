@@ -31,7 +31,8 @@ def looks_like_dna(sequence: str) -> bool:
     frame of random sequence has such a protein with probability below 1e-11. Nor do tandem repeats give one
     by their nature: a unit of 3, 6 or 9 nt codes for three residues at most, and a unit that is no multiple
     of 3 nt is read in every phase, so that each base is first of a codon as often as second; but among the
-    codons of A, C, G, T and N a T is first in those of cysteine and second in none.
+    codons of A, C, G, T and N a T is first in those of cysteine and second in none. What remains is a repeat of
+    12 nt or more whose unit codes for exactly these four residues; it is refused too.
     """
     letters = set(sequence)
     return len(sequence) >= _DNA_LENGTH and letters <= _DNA_LETTERS and letters.issuperset(NUCLEOTIDES)

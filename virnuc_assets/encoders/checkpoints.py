@@ -53,13 +53,22 @@ def fetch_checkpoint(spec: EncoderSpec, checkpoints: Path) -> Path | None:
     return _snapshot(spec, local_files_only=False) if spec.checkpoint else None
 
 
-def _snapshot(spec: EncoderSpec, local_files_only: bool) -> Path:
-    if not spec.revision:
+def require_pinned(spec: EncoderSpec) -> None:
+    """Refuse a hub checkpoint without a pinned revision.
+
+    Raises:
+        CheckpointMissingError: the message says where to pin it.
+    """
+    if spec.checkpoint not in ("", MINIATURE) and not spec.revision:
         raise CheckpointMissingError(
             f"{spec.name}: no pinned revision of {spec.checkpoint}; look up the commit at "
             f"https://huggingface.co/{spec.checkpoint}/commits/main, check it, and set it as the revision of "
             f"{spec.name!r} in virnuc_assets/encoders/registry.py"
         )
+
+
+def _snapshot(spec: EncoderSpec, local_files_only: bool) -> Path:
+    require_pinned(spec)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 

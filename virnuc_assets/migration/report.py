@@ -9,6 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.markdown import cell
 from virnuc_assets.migration.charts import roc_svg
 from virnuc_assets.migration.criterion import Criterion
 from virnuc_assets.migration.evidence import Evidence
@@ -77,10 +78,10 @@ def markdown_summary(decision: Decision) -> str:
     lines = [f"## {decision.outcome}", ""]
     if decision.miniatures:
         lines += [
-            f"**Miniature encoders: {MINIATURE_WARNING}.** ({_cell(', '.join(decision.miniatures))})",
+            f"**Miniature encoders: {MINIATURE_WARNING}.** ({cell(', '.join(decision.miniatures))})",
             "",
         ]
-    lines += [f"- {_cell(reason)}" for reason in decision.reasons]
+    lines += [f"- {cell(reason)}" for reason in decision.reasons]
     lines += ["", "| criterion | value | interval | threshold | outcome |", "|---|---|---|---|---|"]
     lines += [
         f"| {' | '.join((c.name, value_text(c), interval_text(c), threshold_text(c), c.outcome))} |"
@@ -144,9 +145,3 @@ def threshold_text(criterion: Criterion) -> str:
         return "yes or no"
     sign = {"<=": "≤", ">=": "≥", ">": ">"}[criterion.comparison]
     return f"{sign} {criterion.threshold:g}{'×' if criterion.unit == 'times' else ''}"
-
-
-def _cell(text: str) -> str:
-    """Text that stays text in Markdown: ids may hold anything."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
-    return "".join(f"\\{letter}" if letter in "\\|`*_[]" else letter for letter in escaped)

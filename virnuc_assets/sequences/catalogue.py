@@ -10,6 +10,8 @@ from typing import Literal
 from virnuc_assets.errors import VirnucError
 
 Label = Literal["viral", "host"]
+# A name becomes partition keys, file names and part of URLs; records' ids never do.
+KEY_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
 HOST_GROUPS = ("bacteria", "archaea", "fungi", "protozoa", "plant", "invertebrate", "vertebrate")
 _REQUIRED = ("name", "label", "group", "organism", "annotated", "relatives")
 _FASTA_ENDINGS = (".fna.gz", ".fna", ".fa.gz", ".fa", ".fasta.gz", ".fasta")
@@ -68,6 +70,8 @@ def read_catalogue(folder: Path) -> list[Source]:
 
 def _source(folder: Path, row: dict[str, str], where: str) -> Source:
     name, label, group = row["name"], row["label"], row["group"]
+    if not name or set(name) - KEY_LETTERS or name.startswith("."):
+        raise CatalogueError(f"{where}: name {name!r}: expected letters, digits, '.', '_', '+' and '-' only")
     if label not in ("viral", "host"):
         raise CatalogueError(f"{where}: {name}: label must be viral or host, found {label!r}")
     if label == "host" and group not in HOST_GROUPS:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.catalogue import KEY_LETTERS
 from virnuc_assets.sequences.chunking import chunk_count
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
-
-# A key is a partition's name, a file's name and part of a URL; records' ids never enter it.
-_KEY_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def source_name(path: Path) -> str:
     """
     stem = path.name.removesuffix(".gz")
     stem = stem.rsplit(".", 1)[0] if "." in stem.lstrip(".") else stem
-    name = "".join(letter if letter in _KEY_LETTERS else "_" for letter in stem).strip("._-")
+    name = "".join(letter if letter in KEY_LETTERS else "_" for letter in stem).strip("._-")
     if not name:
         raise VirnucError(f"{path}: no letters are left of this file's name to name its shards by; rename the file")
     return name

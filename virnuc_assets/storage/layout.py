@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 Domain = Literal["reference", "samples"]
+# What a trained classifier is and what it was trained on, beside its weights.
+CLASSIFIER_FILE = "classifier.json"
 # A line for every record of a sample, in its report's folder.
 RECORDS_FILE = "records.tsv"
 

@@ -13,13 +13,14 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import ContentDigest
+from virnuc_assets.storage.layout import Domain
 
 Recipe = Mapping[str, Any]
 _RECIPE_KEY = "virnuc.recipe"
@@ -157,8 +158,11 @@ def is_made_by(path: Path, recipe: Recipe) -> bool:
 
 
 def asset_of(path: Path) -> str:
-    """The asset that writes a table: its folder, and its file's stem as the shard."""
-    return f"{path.parent.parent.name}/{path.parent.name} (partition {path.stem})"
+    """The asset that writes a table, as its folder tells; a file elsewhere is called by its name."""
+    domain, asset = path.parent.parent.name, path.parent.name
+    if domain in get_args(Domain):
+        return f"{domain}/{asset} (partition {path.stem})"
+    return asset if asset == path.stem else f"what made {path.name}"
 
 
 def _footer(path: Path) -> pq.FileMetaData:

@@ -115,7 +115,7 @@ class Project:
     def run_samples(self) -> list[dg.ExecuteInProcessResult]:
         """Plan, predict and report the watched folder."""
         results = [self.job(automation.PLAN_SAMPLES_JOB)]
-        for job in (automation.SAMPLE_JOB, automation.BASELINE_SAMPLES_JOB):
+        for job in (automation.SAMPLE_JOB, automation.OTHER_BRANCH_JOB):
             results += self.run_shards(job, SAMPLES)
         names = self.instance.get_dynamic_partitions(str(SAMPLE_NAMES.name))
         return [*results, *(self.job(automation.REPORT_JOB, partition_key=name) for name in names)]

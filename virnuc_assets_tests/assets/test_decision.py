@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from virnuc_assets.storage.tables import read_recipe, read_table, write_table
 from virnuc_assets_tests.assets.project import Finished, Project, failures
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -80,7 +81,7 @@ def test_a_baseline_trained_with_another_seed_is_stale(copied: Project) -> None:
 def test_an_evaluation_of_an_older_baseline_is_stale(copied: Project) -> None:
     copied.configure(training={"seed": 1})
     assert failures(copied.materialize("esm2_3b_classifier")) == []
-    assert named(decide(copied), "esm2_3b_evaluation is stale: it scored another classifier")
+    assert named(decide(copied), "esm2_3b_evaluation is stale: not of today's classifier")
 
 
 def test_a_baseline_of_another_split_is_stale(copied: Project) -> None:
@@ -100,11 +101,35 @@ def test_a_benchmark_of_other_weights_is_stale(copied: Project) -> None:
     assert not named(decision, "encoder_benchmark is stale", "another fastesm2")
 
 
-@pytest.mark.xfail(strict=True, reason="the fingerprints that the stored benchmark is compared with need the checkpoint")
 def test_a_checkpoint_that_is_gone_is_named_and_fails_nothing(copied: Project) -> None:
     """The baseline's weights are large; whoever removed them still gets an answer."""
     shutil.rmtree(copied.workspace.layout.checkpoints / "esm2_3b_miniature")
     assert named(decide(copied), "esm2_3b_miniature")
+
+
+def test_another_split_than_todays_settings_is_stale(copied: Project) -> None:
+    copied.configure(split={"seed": 5})
+    assert named(decide(copied), "train_test_split", "settings.seed: expected 5, found 0")
+
+
+def test_an_evaluation_of_other_rows_is_stale(copied: Project) -> None:
+    """The classifier is the same one: only the recipe tells that other rows were scored."""
+    path = copied.workspace.layout.whole("esm2_3b_evaluation")
+    write_table(path, read_table(path).slice(5), {**read_recipe(path), "features": "older"})
+    assert named(decide(copied), "esm2_3b_evaluation is stale")
+
+
+def test_a_benchmark_by_other_settings_is_stale(copied: Project) -> None:
+    copied.configure(benchmark={"rows": 1000, "repeats": 9})
+    assert named(decide(copied), "encoder_benchmark is stale", "settings")
+
+
+def test_another_chunk_length_is_named_until_all_is_planned_anew(copied: Project) -> None:
+    copied.configure(sequences={"chunk_length": 300})
+    decision = decide(copied)
+    assert named(decision, "planned in chunks of 500 nt, virnuc.toml says 300")
+    (told,) = failures(copied.materialize("fastesm2_classifier"))
+    assert "planned in chunks of 500 nt" in told
 
 
 def test_criteria_are_those_of_the_settings(copied: Project) -> None:

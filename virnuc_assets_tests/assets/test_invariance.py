@@ -38,7 +38,7 @@ def predicted(project: Project, records: list[SeqIO.SeqRecord], token_budget: in
         path.unlink()
     SeqIO.write(records, project.settings.incoming / f"{SAMPLE}.fasta", "fasta")
     assert failures(project.job(automation.PLAN_SAMPLES_JOB)) == []
-    jobs = (automation.SAMPLE_JOB, automation.BASELINE_SAMPLES_JOB)
+    jobs = (automation.SAMPLE_JOB, automation.OTHER_BRANCH_JOB)
     assert failures(*(project.range(job, shards_of(project)) for job in jobs)) == []
     assert failures(project.job(automation.REPORT_JOB, partition_key=SAMPLE)) == []
     return project

@@ -28,7 +28,9 @@ def test_each_encoder_is_measured_apart_on_the_same_rows(checkpoints: Path) -> N
 
 def test_a_failure_shows_the_encoders_error(tmp_path: Path) -> None:
     specs = {"fastesm2": ENCODERS["fastesm2_650_miniature"]}
-    with pytest.raises(VirnucError, match="benchmark of fastesm2_650_miniature failed[^$]*run `virnuc setup --encoder "):
+    with pytest.raises(
+        VirnucError, match="benchmark of fastesm2_650_miniature failed[^$]*run `virnuc setup --encoder "
+    ):
         benchmark_encoders(specs, tmp_path, EncodingSettings(), FRAMES, repeats=1)
 
 

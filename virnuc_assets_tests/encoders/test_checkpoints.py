@@ -8,7 +8,9 @@ from virnuc_assets.encoders.registry import ENCODERS
 
 
 def test_a_miniature_that_is_not_written_names_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointMissingError, match="esm2_3b_miniature: no checkpoint in .*run `virnuc setup --encoder "):
+    with pytest.raises(
+        CheckpointMissingError, match="esm2_3b_miniature: no checkpoint in .*run `virnuc setup --encoder "
+    ):
         checkpoint_folder(ENCODERS["esm2_3b_miniature"], tmp_path)
 
 
