@@ -38,15 +38,6 @@ def defs(tmp_path: Path) -> dg.Definitions:
     return build_defs(Settings(root=tmp_path))
 
 
-@pytest.fixture
-def classifier(tmp_path: Path) -> Path:
-    """The description of a serving classifier, as far as the sensors read it."""
-    path = Settings(root=tmp_path).var / "miniature/classifiers/fastesm2/classifier.json"
-    path.parent.mkdir(parents=True)
-    path.write_text('{"weights_sha256": "first"}')
-    return path
-
-
 def look(
     defs: dg.Definitions, instance: dg.DagsterInstance, sensor: str, cursor: str | None = None
 ) -> tuple[list[dg.RunRequest], str | None]:
@@ -161,7 +152,7 @@ def test_samples_without_predictions_are_requested(
     defs: dg.Definitions, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     """A run a sample; while it goes on, the request stays the same, so that nothing is launched twice."""
-    classifier(tmp_path)
+    write_classifier(tmp_path)
     register(instance, SAMPLES.partitions, ["s-000001", "s-000002", "s-000003", "t-000001"])
     requests, _ = look(defs, instance, "planned_samples")
     assert ranges_of(requests) == [("s-000001", "s-000003"), ("t-000001", "t-000001")]
@@ -175,21 +166,21 @@ def test_samples_without_predictions_are_requested(
 def test_a_new_classifier_is_a_new_request(defs: dg.Definitions, instance: dg.DagsterInstance, tmp_path: Path) -> None:
     """So that what failed for want of a fitting classifier is tried again."""
     register(instance, SAMPLES.partitions, ["s-000001"])
-    classifier(tmp_path, "first")
+    write_classifier(tmp_path, "first")
     (first,), _ = look(defs, instance, "planned_samples")
-    classifier(tmp_path, "second")
+    write_classifier(tmp_path, "second")
     (second,), _ = look(defs, instance, "planned_samples")
     assert first.run_key != second.run_key
 
 
 def test_before_the_first_training_nothing_is_predicted(defs: dg.Definitions, instance: dg.DagsterInstance) -> None:
     register(instance, SAMPLES.partitions, ["s-000001"])
-    (skipped,), _ = look(defs, instance, "planned_samples")
-    assert isinstance(skipped, dg.SkipReason)
+    context = dg.build_sensor_context(instance=instance, definitions=defs)
+    (skipped,) = defs.resolve_sensor_def("planned_samples")(context)
     assert "no serving classifier yet" in skipped.skip_message
 
 
-def classifier(root: Path, digest: str = "d") -> None:
+def write_classifier(root: Path, digest: str = "d") -> None:
     """A serving classifier's description, as far as the sensor reads it."""
     path = Layout(root / "var", "miniature").classifier("fastesm2") / CLASSIFIER_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
