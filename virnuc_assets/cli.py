@@ -94,7 +94,7 @@ def predict(
 
     workspace = Workspace(load_settings(config))
     with _progress() as progress:
-        counts = predict_file(workspace, source, to, _reporter(progress, "frames"))
+        counts = predict_file(workspace, source, to, _reporter(progress, "embeddings"))
     _print_pairs({**counts, "written to": to})
 
 

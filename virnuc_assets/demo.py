@@ -172,7 +172,7 @@ def _print_decision(workspace: Workspace, out: Console) -> None:
     out.print(metrics)
     criteria = Table(title=f"Decision: {decision['outcome']}", title_justify="left")
     for column in ("criterion", "number", "interval", "threshold", "outcome"):
-        criteria.add_column(column)
+        criteria.add_column(column, overflow="fold")
     for criterion in decision["criteria"]:
         number, threshold = criterion["value"], criterion["threshold"]
         low, high = criterion["low"], criterion["high"]

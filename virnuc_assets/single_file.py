@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from virnuc_assets.encoders.registry import encoder_named
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.resources import Workspace
+from virnuc_assets.resources import FRAMES_AT_ONCE, Workspace
 from virnuc_assets.sequences.chunk_table import chunk_table
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_table
@@ -23,7 +23,6 @@ from virnuc_assets.storage.tables import TableWriter, content_digest, read_rows,
 # Told how many were done now, and how many there are in all.
 Report = Callable[[int, int], None]
 CHUNK_WINDOW = 1000
-FRAME_WINDOW = 256
 
 
 def require_chunk_length(chunk_length: int) -> None:
@@ -94,7 +93,7 @@ def embed_file(workspace: Workspace, frames: Path, encoder_name: str, to: Path, 
     encoder = load_encoder(encoder_named(encoder_name), workspace.layout.checkpoints, encoding)
     recipe = {"table": "embeddings", "frames": content_digest(frames), "encoder": encoder.fingerprint}
     with TableWriter(to, embeddings_schema(encoder.dim), recipe) as writer:
-        for window in read_windows(frames, FRAME_WINDOW, frames_schema()):
+        for window in read_windows(frames, FRAMES_AT_ONCE, frames_schema()):
             writer.write(embed_frames(encoder, window, encoding.token_budget, lambda done: report(done, rows)))
     return {"frames": rows, "encoder": encoder.spec.name, "dim": encoder.dim, "device": encoder.device}
 
@@ -121,14 +120,13 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report) -
     classifier = ServingClassifier.load(layout.classifier(branch.name), fingerprints, chunk_length)
     framed = Framed(source, chunk_length)
     frames = pa.concat_tables(framed.windows(lambda done, total: None))
+    budget = settings.encoding.token_budget
     predictions = [classifier.predictions(classifier.features_schema.empty_table())]
-    for start in range(0, frames.num_rows, FRAME_WINDOW):
-        window = frames.slice(start, FRAME_WINDOW)
-        dna, protein = (
-            embed_frames(encoders[side], window, settings.encoding.token_budget) for side in ("dna", "protein")
-        )
+    for start in range(0, frames.num_rows, FRAMES_AT_ONCE):
+        window = frames.slice(start, FRAMES_AT_ONCE)
+        dna = embed_frames(encoders["dna"], window, budget, lambda done: report(done, 2 * frames.num_rows))
+        protein = embed_frames(encoders["protein"], window, budget, lambda done: report(done, 2 * frames.num_rows))
         predictions.append(classifier.predictions(merge_features(window, dna, protein)))
-        report(window.num_rows, frames.num_rows)
     records = write_sample_report(to, pa.concat_tables(predictions), framed.ledger())
     calls = Counter(call or "not scored" for call in records.column("call").to_pylist())
     return {

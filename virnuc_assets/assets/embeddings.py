@@ -13,7 +13,7 @@ from virnuc_assets.encoders.checkpoints import checkpoint_folder
 from virnuc_assets.encoders.fingerprint import fingerprint, identity
 from virnuc_assets.launch import GPU_OP_TAGS, GPU_POOL
 from virnuc_assets.partitions import ShardSet
-from virnuc_assets.resources import Workspace
+from virnuc_assets.resources import FRAMES_AT_ONCE, Workspace
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.schemas import frames_schema, vector_dim
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from virnuc_assets.encoders.loading import Encoder
 
 GROUP = "embeddings"
-# Frames held in memory at once, whatever the shard's size.
-WINDOW_ROWS = 4096
 
 
 def build_asset(workspace: Workspace, shards: ShardSet, slot: str) -> dg.AssetsDefinition:
@@ -68,7 +66,7 @@ def _embedding(workspace: Workspace, domain: Domain, slot: str) -> Callable[[], 
                 from virnuc_assets.encoders.embedding import count_truncated, embed_frames
 
                 made.update(device=str(encoder().device), token_budget=encoding.token_budget, truncated=0)
-                for window in read_windows(frames, WINDOW_ROWS, frames_schema()):
+                for window in read_windows(frames, FRAMES_AT_ONCE, frames_schema()):
                     made["truncated"] += count_truncated(spec, window.column(spec.column).to_pylist())
                     yield embed_frames(encoder(), window, encoding.token_budget)
 

@@ -1,12 +1,13 @@
 """Group `predictions`: the serving classifier's scores for every frame of a sample, and what its user receives."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.assets.per_shard import OWNERS, Outcome, ShardStage, Work, made_table, shard_asset
+from virnuc_assets.assets.per_shard import OWNERS, Outcome, ShardStage, Work, made_table, peak_memory_mb, shard_asset
 from virnuc_assets.assets.recipes import branch_fingerprints, features_recipe, frames_recipe
 from virnuc_assets.checks import result, shards_of_run
 from virnuc_assets.errors import VirnucError
@@ -15,6 +16,8 @@ from virnuc_assets.partitions import SAMPLE_NAMES, SAMPLES
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.ledger import merged_ledger
 from virnuc_assets.sequences.plan_table import planned_shards
+from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.layout import Layout
 from virnuc_assets.storage.schemas import ledger_schema, predictions_schema
 from virnuc_assets.storage.tables import content_digest, read_table, require_table
 
@@ -82,6 +85,7 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         """
         from virnuc_assets.classifier.calling import write_sample_report
 
+        started = time.perf_counter()
         shards = planned_shards(layout, "samples", context.partition_key)
         if not shards:
             raise VirnucError(f"sample {context.partition_key!r} is not planned; materialize samples/shard_plan first")
@@ -95,7 +99,12 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         folder = layout.sample_report(context.partition_key)
         records = write_sample_report(folder, pa.concat_tables(predictions), ledger)
         calls = records.column("call").to_pylist()
+        digest = _reported_digest(layout, shards)
         metadata = {
+            "rows": records.num_rows,
+            "digest": digest,
+            "seconds": round(time.perf_counter() - started, 3),
+            "peak_memory_mb": peak_memory_mb(),
             "records": records.num_rows,
             "records_called_virus": calls.count("virus"),
             "records_called_others": calls.count("others"),
@@ -103,9 +112,15 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
             "folder": dg.MetadataValue.path(folder),
             "records_table": dg.MetadataValue.md(markdown_table(records)),
         }
-        return dg.MaterializeResult(metadata=metadata)
+        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(digest))
 
     return report
+
+
+def _reported_digest(layout: Layout, shards: list[str]) -> str:
+    """Digest of the rows that a report is made of."""
+    tables = [layout.table("samples", name, shard) for shard in shards for name in ("predictions", "ledger")]
+    return digest_of([content_digest(table) for table in tables])
 
 
 def _require_current(workspace: Workspace, shards: list[str]) -> None:
