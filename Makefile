@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.bench-installed
 
-.PHONY: demo test test-all check up setup clean
+.PHONY: demo test test-all check bench-encoders up setup clean
 
 demo: $(STAMP)
 	$(BIN)/virnuc setup
@@ -21,6 +22,10 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Half an hour or less; ARGS=--help tells how to run a part of it.
+bench-encoders: $(BENCH_STAMP)
+	$(BIN)/python -m benchmarks.bench_encoders $(ARGS)
+
 setup: $(STAMP)
 	$(BIN)/virnuc setup
 
@@ -33,4 +38,8 @@ clean:
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	touch $@

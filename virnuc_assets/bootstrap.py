@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from virnuc_assets.encoders.checkpoints import fetch_checkpoint, require_pinned
-from virnuc_assets.encoders.registry import PROFILES, encoder_named
+from virnuc_assets.encoders.fingerprint import fingerprint
+from virnuc_assets.encoders.registry import PROFILES
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
-from virnuc_assets.storage.layout import Layout
 from virnuc_assets.tracking import EXPERIMENT, database_uri
 
 _DAGSTER_YAML = Path(__file__).parent / "dagster.yaml"
@@ -40,18 +41,19 @@ def set_up(settings: Settings, say: Callable[[str], None], encoders: Sequence[st
         say: told each step.
         encoders: names in the registry; without any, those of the profile.
     """
-    layout = Layout(settings.var, settings.profile)
+    workspace = Workspace(settings)
     settings.incoming.mkdir(parents=True, exist_ok=True)
     say(f"Dagster home {dagster_home(settings)}")
     _make_dagster_home(dagster_home(settings))
     say(f"MLflow store {mlflow_folder(settings)}")
     _make_mlflow_store(mlflow_folder(settings))
-    names = encoders or list(PROFILES[settings.profile].values())
-    for name in names:
-        require_pinned(encoder_named(name))  # all of them, before the first download
-    for name in names:
-        folder = fetch_checkpoint(encoder_named(name), layout.checkpoints)
-        say(f"encoder {name}: {folder or 'computed, no weights'}")
+    specs = [workspace.encoder_named(name) for name in encoders or PROFILES[settings.profile].values()]
+    for spec in specs:
+        require_pinned(spec)  # all of them, before the first download
+    for spec in specs:
+        folder = fetch_checkpoint(spec, workspace.layout.checkpoints)
+        digest = fingerprint(spec, folder, settings.encoding.precision)["checkpoint_digest"]
+        say(f"encoder {spec.name}: " + (f"{folder}, digest {digest}" if folder else "computed, no weights"))
 
 
 def _make_dagster_home(home: Path) -> None:

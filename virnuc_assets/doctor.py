@@ -8,8 +8,9 @@ import warnings
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from virnuc_assets.encoders.checkpoints import CheckpointMissingError, checkpoint_folder
+from virnuc_assets.encoders.checkpoints import CheckpointMissingError, find_checkpoint
 from virnuc_assets.encoders.registry import PROFILES
+from virnuc_assets.encoders.verification import CheckpointError
 from virnuc_assets.resources import Workspace
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ _LIBRARIES = (
     "dagster",
     "mlflow",
     "torch",
-    "transformers",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
     "pyarrow",
     "numpy",
     "biopython",
@@ -32,15 +35,18 @@ def examine(workspace: Workspace) -> tuple[dict[str, Any], list[str]]:
     """Facts of the machine and the project, and the problems that a person must mend before a run."""
     import torch
 
-    from virnuc_assets.encoders.loading import resolve_device
+    from virnuc_assets.encoders.machine import cpu_name, has_units, resolve_device
 
     settings, layout = workspace.settings, workspace.layout
     problems: list[str] = []
     device = resolve_device(settings.encoding.device)
     facts: dict[str, Any] = {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
     facts["profile"] = settings.profile
-    facts["device"] = (
-        f"{device} ({torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()})"
+    facts["device"] = f"{device} ({torch.cuda.get_device_name(device) if device.type == 'cuda' else cpu_name()})"
+    precision = settings.encoding.precision
+    emulated = device.type == "cpu" and not has_units(precision)
+    facts["precision"] = (
+        f"{precision}, emulated: this CPU has no units for it, fp32 is faster" if emulated else precision
     )
     facts["cpu threads"] = torch.get_num_threads()
     facts["attention backends"] = ", ".join(_sdpa_backends(device)) or "none"
@@ -48,10 +54,11 @@ def examine(workspace: Workspace) -> tuple[dict[str, Any], list[str]]:
     for slot in PROFILES[settings.profile]:
         spec = workspace.encoder(slot)
         try:
-            folder = checkpoint_folder(spec, layout.checkpoints)
+            folder = find_checkpoint(spec, layout.checkpoints)
             facts[f"encoder {slot}"] = f"{spec.name}: {folder or 'computed, no weights'}"
-        except CheckpointMissingError as error:
-            facts[f"encoder {slot}"] = f"{spec.name}: missing"
+        except (CheckpointMissingError, CheckpointError) as error:
+            state = "missing" if isinstance(error, CheckpointMissingError) else "incomplete"
+            facts[f"encoder {slot}"] = f"{spec.name}: {state}"
             problems.append(str(error))
     serving = layout.classifier(settings.serving.branch)
     facts["serving classifier"] = serving if serving.is_dir() else f"{settings.serving.branch}: not trained yet"

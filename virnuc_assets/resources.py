@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from virnuc_assets.encoders.registry import BRANCHES, Branch, EncoderSpec, encoder_for
+from virnuc_assets.encoders.checkpoints import configured
+from virnuc_assets.encoders.registry import BRANCHES, Branch, EncoderSpec, encoder_for, encoder_named
 from virnuc_assets.sequences.catalogue import Source, read_catalogue
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.layout import Layout
 
 # Frames held in memory at once, whatever a table's size. One number for graph and command line: which rows share a
 # batch moves a vector's last digit.
-FRAMES_AT_ONCE = 4096
+FRAMES_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,12 @@ class Workspace:
         return Layout(self.settings.var, self.settings.profile)
 
     def encoder(self, slot: str) -> EncoderSpec:
-        """The profile's encoder in a slot."""
-        return encoder_for(self.settings.profile, slot)
+        """The profile's encoder in a slot, with the checkpoint that the settings name."""
+        return configured(encoder_for(self.settings.profile, slot), self.settings)
+
+    def encoder_named(self, name: str) -> EncoderSpec:
+        """An encoder of the registry, with the checkpoint that the settings name."""
+        return configured(encoder_named(name), self.settings)
 
     def branch(self, name: str) -> Branch:
         """A pair of encoder slots that one classifier reads."""

@@ -5,15 +5,26 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from virnuc_assets.errors import VirnucError
 
 Profile = Literal["miniature", "full"]
+Precision = Literal["fp32", "bf16", "fp16"]
 Branch = Literal["fastesm2", "esm2_3b", "kmer"]
 ServingBranch = Literal["fastesm2", "esm2_3b"]
+HubEncoder = Literal["dnabert_s", "fastesm2_650", "esm2_650", "esm2_3b"]
 
 
 class SettingsError(VirnucError):
@@ -31,12 +42,38 @@ class SequenceSettings(_Section):
     shard_chunks: PositiveInt = 10_000
 
 
+def _positive_or_measured(value: object) -> object:
+    if value != "measured" and (type(value) is not int or value < 1):
+        raise ValueError("a number of at least 1 or 'measured' is expected")
+    return value
+
+
+TokenBudget = Annotated[int | Literal["measured"], BeforeValidator(_positive_or_measured)]
+
+
 class EncodingSettings(_Section):
     """How frames become vectors."""
 
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    token_budget: PositiveInt = 4096
+    token_budget: TokenBudget = "measured"  # noqa: S105 - tokens of a sequence
+    compile: Literal["measured", "never"] = "measured"
+
+
+class CheckpointSettings(_Section):
+    """Where one encoder's checkpoint comes from, instead of the revision that the registry pins."""
+
+    folder: str | None = Field(default=None, min_length=1)
+    revision: str | None = Field(default=None, pattern="^[0-9a-f]{40}$")
+    digest: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CheckpointSettings:
+        if (self.folder is None) == (self.revision is None):
+            raise ValueError("expected either a folder or a revision of the hub repository")
+        if self.digest is not None and self.folder is None:
+            raise ValueError("a digest belongs to a folder; a revision is its own digest")
+        return self
 
 
 class SplitSettings(_Section):
@@ -147,6 +184,7 @@ class Settings(_Section):
     profile: Profile = "miniature"
     sequences: SequenceSettings = SequenceSettings()
     encoding: EncodingSettings = EncodingSettings()
+    checkpoints: dict[HubEncoder, CheckpointSettings] = {}
     split: SplitSettings = SplitSettings()
     training: TrainingSettings = TrainingSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
@@ -195,7 +233,7 @@ def load_settings(path: Path) -> Settings:
 
 
 def _told(path: Path, text: str, item: dict[str, Any]) -> str:
-    key = ".".join(map(str, item["loc"]))
+    key = ".".join(str(part) for part in item["loc"] if part != "[key]")  # pydantic's word for a mapping's key
     return f"{path}:{_line_of(text, item['loc'])}: {key}: {item['msg']}, found {item['input']!r}"
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from virnuc_assets.encoders.registry import encoder_named
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import FRAMES_AT_ONCE, Workspace
 from virnuc_assets.sequences.chunk_table import chunk_table
@@ -84,17 +83,18 @@ def ledger_totals(ledger: pa.Table) -> dict[str, Any]:
 
 def embed_file(workspace: Workspace, frames: Path, encoder_name: str, to: Path, report: Report) -> dict[str, Any]:
     """Write the embeddings of a frames table by a named encoder; returns what was counted."""
-    from virnuc_assets.encoders.embedding import embed_frames
-    from virnuc_assets.encoders.loading import load_encoder
+    from virnuc_assets.encoders.embedding import embed_windows
+    from virnuc_assets.encoders.loading import load_for_run
     from virnuc_assets.storage.schemas import embeddings_schema
 
     encoding = workspace.settings.encoding
     rows = read_rows(frames)
-    encoder = load_encoder(encoder_named(encoder_name), workspace.layout.checkpoints, encoding)
+    encoder = load_for_run(workspace.encoder_named(encoder_name), workspace.layout.checkpoints, encoding)
     recipe = {"table": "embeddings", "frames": content_digest(frames), "encoder": encoder.fingerprint}
     with TableWriter(to, embeddings_schema(encoder.dim), recipe) as writer:
-        for window in read_windows(frames, FRAMES_AT_ONCE, frames_schema()):
-            writer.write(embed_frames(encoder, window, encoding.token_budget, lambda done: report(done, rows)))
+        windows = read_windows(frames, FRAMES_AT_ONCE, frames_schema())
+        for table in embed_windows(encoder, windows, lambda done: report(done, rows)):
+            writer.write(table)
     return {"frames": rows, "encoder": encoder.spec.name, "dim": encoder.dim, "device": encoder.device}
 
 
@@ -105,14 +105,14 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report) -
     """
     from virnuc_assets.classifier.calling import ServingClassifier, write_sample_report
     from virnuc_assets.encoders.embedding import embed_frames
-    from virnuc_assets.encoders.loading import load_encoder
+    from virnuc_assets.encoders.loading import load_for_run
     from virnuc_assets.storage.merging import merge_features
 
     settings, layout = workspace.settings, workspace.layout
     branch = workspace.branch(settings.serving.branch)
     sides = {"dna": branch.dna, "protein": branch.protein}
     encoders = {
-        side: load_encoder(workspace.encoder(slot), layout.checkpoints, settings.encoding)
+        side: load_for_run(workspace.encoder(slot), layout.checkpoints, settings.encoding)
         for side, slot in sides.items()
     }
     fingerprints = {side: encoder.fingerprint for side, encoder in encoders.items()}
@@ -120,12 +120,11 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report) -
     classifier = ServingClassifier.load(layout.classifier(branch.name), fingerprints, chunk_length)
     framed = Framed(source, chunk_length)
     frames = pa.concat_tables(framed.windows(lambda done, total: None))
-    budget = settings.encoding.token_budget
     predictions = [classifier.predictions(classifier.features_schema.empty_table())]
     for start in range(0, frames.num_rows, FRAMES_AT_ONCE):
         window = frames.slice(start, FRAMES_AT_ONCE)
-        dna = embed_frames(encoders["dna"], window, budget, lambda done: report(done, 2 * frames.num_rows))
-        protein = embed_frames(encoders["protein"], window, budget, lambda done: report(done, 2 * frames.num_rows))
+        dna = embed_frames(encoders["dna"], window, lambda done: report(done, 2 * frames.num_rows))
+        protein = embed_frames(encoders["protein"], window, lambda done: report(done, 2 * frames.num_rows))
         predictions.append(classifier.predictions(merge_features(window, dna, protein)))
     records = write_sample_report(to, pa.concat_tables(predictions), framed.ledger())
     calls = Counter(call or "not scored" for call in records.column("call").to_pylist())

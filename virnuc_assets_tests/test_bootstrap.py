@@ -10,7 +10,8 @@ import mlflow
 import pytest
 
 from virnuc_assets.bootstrap import dagster_home, mlflow_folder, set_up
-from virnuc_assets.encoders.registry import PROFILES
+from virnuc_assets.encoders.fingerprint import fingerprint
+from virnuc_assets.encoders.registry import ENCODERS, PROFILES
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import SAMPLES
 from virnuc_assets.settings import Settings, load_settings
@@ -68,6 +69,9 @@ def test_a_second_set_up_makes_what_is_missing_and_changes_nothing_else(fresh: P
         set_up(fresh.settings, told.append)
     assert contents(fresh.root) == before
     assert [line.split(" ")[0] for line in told] == ["Dagster", "MLflow", *["encoder"] * 5]
+    spec, folder = ENCODERS["esm2_3b_miniature"], fresh.workspace.layout.checkpoints / "esm2_3b_miniature"
+    digest = fingerprint(spec, folder, "fp32")["checkpoint_digest"]
+    assert f"encoder {spec.name}: {folder}, digest {digest}" in told
 
 
 def test_a_store_that_writes_into_another_project_is_refused(fresh: Project) -> None:

@@ -1,6 +1,7 @@
 """The command line: what it writes is what the graph writes, and bad input is one message that leaves nothing."""
 
 import gzip
+import re
 import shutil
 import subprocess
 import sys
@@ -195,6 +196,30 @@ def test_doctor_fails_where_a_checkpoint_is_missing(untrained: Project) -> None:
     assert "esm2_3b_miniature: no checkpoint" in message(result)
     assert "virnuc setup" in result.stderr
     assert "not trained yet" in result.stdout
+
+
+def test_doctor_fails_where_a_checkpoint_is_incomplete(untrained: Project) -> None:
+    folder = untrained.workspace.layout.checkpoints / "esm2_3b_miniature"
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    (untrained.workspace.layout.checkpoints / "dnabert_s_miniature/tokenizer.json").unlink()
+    result = virnuc("doctor", "--config", untrained.root / "virnuc.toml")
+    told = message(result)
+    assert f"esm2_3b_miniature: {weights}: cut off after" in told
+    assert "dnabert_s_miniature: " in told and "no tokenizer.json" in told
+    assert told.count("run `virnuc setup --encoder") == 2
+    assert result.stdout.count(": incomplete") == 2
+
+
+def test_embed_reads_the_folder_that_the_settings_name(untrained: Project, frames: Path, tmp_path: Path) -> None:
+    config, out = untrained.root / "virnuc.toml", tmp_path / "vectors.parquet"
+    folder = untrained.root / "models/fastesm2"
+    shutil.copytree(untrained.workspace.layout.checkpoints / "fastesm2_650_miniature", folder)
+    config.write_text(config.read_text() + '\n[checkpoints.fastesm2_650]\nfolder = "models/fastesm2"\n')
+    result = virnuc("embed", frames, "--encoder", "fastesm2_650", "--out", out, "--config", config)
+    assert result.exit_code == 0, result.output
+    assert read_recipe(out)["encoder"]["encoder"] == "fastesm2_650"
+    assert re.fullmatch("[0-9a-f]{64}", read_recipe(out)["encoder"]["checkpoint_digest"])
 
 
 def cut(folder: Path) -> Path:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from virnuc_assets.settings import Settings, SettingsError, load_settings
 
 PROJECT = Path(__file__).parents[1]
+HEX = "0123456789abcdef0123456789abcdef01234567"
 
 
 def load(folder: Path, text: str) -> Settings:
@@ -77,9 +78,9 @@ def test_settings_cannot_be_changed() -> None:
         ("[sequences]\n\nchunk_length = 400\n", "3: sequences.chunk_length: ", "400"),
         ("[sequences]\nshard_chunks = 0\n", "2: sequences.shard_chunks: ", "0"),
         ("profile = 'large'\n", "1: profile: ", "'large'"),
-        ("[encoding]\nprecision = 'fp16'\n", "2: encoding.precision: ", "'fp16'"),
+        ("[encoding]\nprecision = 'fp8'\n", "2: encoding.precision: ", "'fp8'"),
         ("[encoding]\ndevice = 'tpu'\n", "2: encoding.device: ", "'tpu'"),
-        ("[encoding]\ntoken_budget = -1\n", "2: encoding.token_budget: ", "-1"),
+        ("[encoding]\n\ncompile = 'always'\n", "3: encoding.compile: ", "'always'"),
         ("[split]\ntest_fraction = 0.0\n", "2: split.test_fraction: ", "0.0"),
         ("[split]\nvalidation_fraction = 1.0\n", "2: split.validation_fraction: ", "1.0"),
         ("[split]\ncontainment_threshold = 1.5\n", "2: split.containment_threshold: ", "1.5"),
@@ -96,6 +97,16 @@ def test_settings_cannot_be_changed() -> None:
         ("[decision]\nbaseline = 'esm2_650'\n", "2: decision.baseline: ", "'esm2_650'"),
         ("[serving]\nbranch = 'esm3'\n", "2: serving.branch: ", "'esm3'"),
         ("[servers]\nmlflow_port = 70000\n", "2: servers.mlflow_port: ", "70000"),
+        # checkpoints: encoders of the hub, each from one place
+        (f"[checkpoints.esm3]\nrevision = '{HEX}'\n", "1: checkpoints.esm3: ", "'fastesm2_650', 'esm2_650' or"),
+        (f"[checkpoints]\nkmer_dna = {{ revision = '{HEX}' }}\n", "2: checkpoints.kmer_dna: ", "'dnabert_s'"),
+        ("[checkpoints.esm2_3b]\nrevision = 'main'\n", "2: checkpoints.esm2_3b.revision: ", "'main'"),
+        ("[checkpoints.esm2_3b]\nfolder = 'x'\n\ndigest = 'x'\n", "4: checkpoints.esm2_3b.digest: ", "'x'"),
+        ("[checkpoints.esm2_3b]\nfolder = ''\n", "2: checkpoints.esm2_3b.folder: ", "''"),
+        ("\n[checkpoints.esm2_3b]\n", "2: checkpoints.esm2_3b: ", "either a folder or a revision"),
+        (f"[checkpoints.esm2_3b]\nfolder = 'x'\nrevision = '{HEX}'\n", "1: checkpoints.esm2_3b: ", "either a folder"),
+        (f"[checkpoints.esm2_3b]\nrevision = '{HEX}'\ndigest = '{HEX}{HEX[:24]}'\n", "1: ", "belongs to a folder"),
+        ("[checkpoints.esm2_3b]\nfolders = 'x'\n", "2: checkpoints.esm2_3b.folders: ", "'x'"),
         # wrong types: nothing is turned into a number
         ("[sequences]\nchunk_length = '500'\n", "2: sequences.chunk_length: ", "'500'"),
         ("[sequences]\nshard_chunks = 10.0\n", "2: sequences.shard_chunks: ", "10.0"),
@@ -116,6 +127,16 @@ def test_a_refusal_names_file_line_key_and_value(tmp_path: Path, text: str, wher
     (line,) = refusal(tmp_path, text)
     assert line.startswith(where)
     assert found in line
+
+
+@pytest.mark.parametrize(("value", "found"), [("-1", "-1"), ("0", "0"), ("'fitted'", "'fitted'"), ("1.5", "1.5")])
+def test_a_token_budget_is_a_count_or_measured(tmp_path: Path, value: str, found: str) -> None:
+    lines = refusal(tmp_path, f"[encoding]\ntoken_budget = {value}\n")
+    assert all(line.startswith("2: encoding.token_budget") and found in line for line in lines)
+    for accepted in (1, "measured"):
+        text = f"[encoding]\ntoken_budget = {accepted!r}\nprecision = 'bf16'\ncompile = 'never'\n"
+        encoding = load(tmp_path, text).encoding
+        assert (encoding.token_budget, encoding.precision, encoding.compile) == (accepted, "bf16", "never")
 
 
 def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from virnuc_assets.assets.per_shard import Outcome, ShardStage, Work, made_table, shard_asset
 from virnuc_assets.assets.recipes import frames_digest
-from virnuc_assets.encoders.checkpoints import checkpoint_folder
+from virnuc_assets.encoders.checkpoints import find_checkpoint
 from virnuc_assets.encoders.fingerprint import fingerprint, identity
 from virnuc_assets.launch import GPU_OP_TAGS, GPU_POOL
 from virnuc_assets.partitions import ShardSet
@@ -49,26 +50,30 @@ def _embedding(workspace: Workspace, domain: Domain, slot: str) -> Callable[[], 
     spec, layout, encoding = workspace.encoder(slot), workspace.layout, workspace.settings.encoding
 
     def embed() -> Work:
-        folder = checkpoint_folder(spec, layout.checkpoints)
+        folder = find_checkpoint(spec, layout.checkpoints)
         recipe = {"table": "embeddings", "encoder": fingerprint(spec, folder, encoding.precision)}
 
         @functools.cache  # once a run, and only if a shard needs it
         def encoder() -> "Encoder":
-            from virnuc_assets.encoders.loading import load_encoder
+            from virnuc_assets.encoders.loading import load_for_run
 
-            return load_encoder(spec, layout.checkpoints, encoding)
+            return load_for_run(spec, layout.checkpoints, encoding)
 
         def work(shard: str) -> Outcome:
             frames = layout.table(domain, "translated_proteins", shard)
             made: dict[str, Any] = {}
 
             def batches() -> Iterator[pa.Table]:
-                from virnuc_assets.encoders.embedding import count_truncated, embed_frames
+                from virnuc_assets.encoders.embedding import count_truncated, embed_windows
 
-                made.update(device=str(encoder().device), token_budget=encoding.token_budget, truncated=0)
-                for window in read_windows(frames, FRAMES_AT_ONCE, frames_schema()):
-                    made["truncated"] += count_truncated(spec, window.column(spec.column).to_pylist())
-                    yield embed_frames(encoder(), window, encoding.token_budget)
+                def windows() -> Iterator[pa.Table]:
+                    for window in read_windows(frames, FRAMES_AT_ONCE, frames_schema()):
+                        made["truncated"] += count_truncated(spec, window.column(spec.column).to_pylist())
+                        yield window
+
+                made.update(device=str(encoder().device), truncated=0, **asdict(encoder().tuning))
+                yield from embed_windows(encoder(), windows())
+                made["token_budget"] = encoder().token_budget
 
             path = layout.table(domain, f"{slot}_embeddings", shard)
             outcome = made_table(path, {**recipe, "frames": frames_digest(workspace, domain, shard)}, batches)

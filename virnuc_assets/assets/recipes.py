@@ -7,7 +7,7 @@ a stage that was skipped is noticed by whatever comes after it, however it was l
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from virnuc_assets.encoders.checkpoints import checkpoint_folder
+from virnuc_assets.encoders.checkpoints import find_checkpoint
 from virnuc_assets.encoders.fingerprint import fingerprint
 from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.errors import VirnucError
@@ -81,7 +81,7 @@ def branch_fingerprints(workspace: Workspace, branch: Branch) -> dict[str, dict[
     found = {}
     for side, slot in (("dna", branch.dna), ("protein", branch.protein)):
         spec = workspace.encoder(slot)
-        folder = checkpoint_folder(spec, workspace.layout.checkpoints)
+        folder = find_checkpoint(spec, workspace.layout.checkpoints)
         found[side] = fingerprint(spec, folder, workspace.settings.encoding.precision)
     return found
 

@@ -74,11 +74,11 @@ def measure(
     library_of(spec)
     idle_bytes = _resident_bytes("VmRSS")
     encoder = load_encoder(spec, checkpoints, encoding)
-    embed(encoder, sequences[:_WARM_UP_SEQUENCES], encoding.token_budget)
+    embed(encoder, sequences[:_WARM_UP_SEQUENCES])
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
-        embed(encoder, sequences, encoding.token_budget)
+        embed(encoder, sequences)
         seconds.append(time.perf_counter() - start)
     on_gpu = encoder.device.type == "cuda"
     median = statistics.median(seconds)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from virnuc_assets.encoders.alphabet import check_alphabet
 from virnuc_assets.encoders.loading import Encoder
+from virnuc_assets.encoders.machine import give_freed_memory_back
 from virnuc_assets.encoders.registry import EncoderSpec
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.schemas import embeddings_schema
@@ -20,88 +25,92 @@ from virnuc_assets.storage.schemas import embeddings_schema
 _DIGEST_BYTES = 16
 _EXAMPLES = 5
 
+Progress = Callable[[int], None]
+T = TypeVar("T")
+
 
 class NonFiniteError(VirnucError):
     """An encoder returned NaN or infinity."""
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """Vectors of some sequences.
+class _Batches:
+    """Sequences made ready: their tokens one after the other, shortest first, so that a batch is a slice.
 
     Attributes:
-        vectors: (n, dim) float32, in input order.
-        truncated: Count of sequences that were cut at the encoder's longest length.
+        token_ids: (sum of lengths,) int64 on the host, page-locked where the encoder runs on a GPU.
+        lengths: (n,) int64, tokens of each row, ascending.
+        order: (n,) int64 where `token_ids` are, place of each row among the sequences as they were given.
     """
 
-    vectors: NDArray[np.float32]
-    truncated: int
+    token_ids: Tensor
+    lengths: NDArray[np.int64]
+    order: Tensor
 
 
 def embed(
-    encoder: Encoder,
-    sequences: Sequence[str],
-    token_budget: int,
-    progress: Callable[[int], None] | None = None,
-    ids: Sequence[str] | None = None,
-) -> Embedded:
+    encoder: Encoder, sequences: Sequence[str], progress: Progress | None = None, ids: Sequence[str] | None = None
+) -> NDArray[np.float32]:
     """Embed sequences in groups of equally many tokens.
 
     Args:
-        encoder: A loaded encoder.
+        encoder: A loaded encoder; its token budget bounds a batch, a longer sequence is a batch of its own.
         sequences: Upper-case sequences of the encoder's alphabet.
-        token_budget: Tokens a batch at most; a longer sequence is a batch of its own.
         progress: Called after each batch with the count of sequences done in it.
         ids: Names of the sequences for error messages; their positions without.
+
+    Returns:
+        (n, dim) float32, in input order.
 
     Raises:
         AlphabetError: a sequence is empty, has unknown letters, or is DNA for a protein encoder.
         NonFiniteError: a vector is not finite.
     """
-    spec = encoder.spec
-    check_alphabet(sequences, spec.alphabet, spec.name, ids)
-    token_ids = encoder.tokenize([sequence[: spec.max_length] for sequence in sequences])
-    vectors = np.empty((len(sequences), encoder.dim), dtype=np.float32)
-    lengths = np.array([len(tokens) for tokens in token_ids], dtype=np.int64)
-    for rows in _batches(lengths, token_budget):
-        batch = torch.from_numpy(np.stack([token_ids[row] for row in rows])).to(encoder.device)  # (b, l)
-        vectors[rows] = encoder.forward(batch).cpu().numpy()  # (b, d)
-        if progress is not None:
-            progress(len(rows))
-    _check_finite(encoder, vectors, ids)
-    return Embedded(vectors, count_truncated(spec, sequences))
+    return _finish(encoder, _launch(encoder, _prepare(encoder, sequences, ids), progress), ids)
 
 
-def embed_frames(
-    encoder: Encoder,
-    frames: pa.Table | pa.RecordBatch,
-    token_budget: int,
-    progress: Callable[[int], None] | None = None,
-) -> pa.Table:
-    """Embed the column of a frames table that the encoder reads.
+def embed_windows(
+    encoder: Encoder, windows: Iterable[pa.Table | pa.RecordBatch], progress: Progress | None = None
+) -> Iterator[pa.Table]:
+    """Embed the column of frames tables that the encoder reads; two windows are in memory at once, never more.
+
+    The next window is read and tokenized in a thread while one is computed, and on a GPU a window's vectors are
+    checked and converted while the next is computed.
 
     Args:
         encoder: A loaded encoder.
-        frames: Columns frame_id and `encoder.spec.column`; a window of a larger table will do.
-        token_budget: As `embed`.
+        windows: Tables with the columns frame_id and `encoder.spec.column`.
         progress: As `embed`.
 
-    Returns:
-        Columns frame_id, digest (of the whole sequence, also where it was cut) and vector
+    Yields:
+        For each window a table with frame_id, digest (of the whole sequence, also where it was cut) and vector
         fixed_size_list<float32>[dim]; rows in the order of the frames.
 
     Raises:
         AlphabetError, NonFiniteError: as `embed`, naming frame ids.
     """
-    ids = frames.column("frame_id").to_pylist()
-    sequences = frames.column(encoder.spec.column).to_pylist()
-    vectors = embed(encoder, sequences, token_budget, progress, ids).vectors
-    columns = [
-        pa.array(ids, pa.string()),
-        pa.array(sequence_digests(sequences), pa.string()),
-        pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), encoder.dim),
-    ]
-    return pa.Table.from_arrays(columns, schema=embeddings_schema(encoder.dim))
+
+    def prepared() -> Iterator[tuple[_Batches, list[str], list[str]]]:
+        for window in windows:
+            ids = window.column("frame_id").to_pylist()
+            sequences = window.column(encoder.spec.column).to_pylist()
+            yield _prepare(encoder, sequences, ids), ids, sequence_digests(sequences)
+
+    launched: tuple[_Vectors, list[str], list[str]] | None = None
+    with closing(_read_ahead(prepared())) as windows_ahead:
+        for batches, ids, digests in windows_ahead:
+            vectors = _launch(encoder, batches, progress)
+            if launched is not None:
+                yield _table(encoder, *launched)
+            launched = (vectors, ids, digests)
+            give_freed_memory_back()
+    if launched is not None:
+        yield _table(encoder, *launched)
+
+
+def embed_frames(encoder: Encoder, frames: pa.Table | pa.RecordBatch, progress: Progress | None = None) -> pa.Table:
+    """`embed_windows` of one window."""
+    return next(embed_windows(encoder, [frames], progress))
 
 
 def count_truncated(spec: EncoderSpec, sequences: Sequence[str]) -> int:
@@ -119,22 +128,95 @@ def sequence_digests(sequences: Sequence[str]) -> list[str]:
     return [sequence_digest(sequence) for sequence in sequences]
 
 
-def _batches(lengths: NDArray[np.int64], token_budget: int) -> Iterator[NDArray[np.int64]]:
-    """Row numbers of each batch: equal lengths, at most `token_budget` tokens or one row."""
+@dataclass(frozen=True)
+class _Vectors:
+    """Vectors (n, dim) float32 on the host, on their way there until `ready` has happened."""
+
+    host: Tensor
+    ready: torch.cuda.Event | None
+
+    def numpy(self) -> NDArray[np.float32]:
+        if self.ready is not None:
+            self.ready.synchronize()
+        vectors: NDArray[np.float32] = self.host.numpy()
+        return vectors
+
+
+def _prepare(encoder: Encoder, sequences: Sequence[str], ids: Sequence[str] | None) -> _Batches:
+    spec = encoder.spec
+    check_alphabet(sequences, spec.alphabet, spec.name, ids)
+    token_ids = encoder.tokenize([sequence[: spec.max_length] for sequence in sequences])
+    lengths = np.array([len(tokens) for tokens in token_ids], dtype=np.int64)
     order = np.argsort(lengths, kind="stable")
-    starts = np.flatnonzero(np.diff(lengths[order])) + 1
-    for group in np.split(order, starts):
-        if len(group):
-            rows = max(token_budget // max(int(lengths[group[0]]), 1), 1)
-            yield from (group[first : first + rows] for first in range(0, len(group), rows))
+    flat = np.concatenate([token_ids[row] for row in order]) if len(order) else np.empty(0, dtype=np.int64)
+    on_host = (torch.from_numpy(flat), torch.from_numpy(order))
+    tokens, places = (tensor.pin_memory() for tensor in on_host) if encoder.on_gpu else on_host
+    return _Batches(tokens, lengths[order], places)
 
 
-def _check_finite(encoder: Encoder, vectors: NDArray[np.float32], ids: Sequence[str] | None) -> None:
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+def _launch(encoder: Encoder, batches: _Batches, progress: Progress | None) -> _Vectors:
+    """Run every batch. On a GPU nothing here waits for it: tokens and vectors travel beside the computation."""
+    token_ids = batches.token_ids.to(encoder.device, non_blocking=True)
+    order = batches.order.to(encoder.device, non_blocking=True)
+    rows = len(batches.lengths)
+    vectors = torch.empty((rows, encoder.dim), dtype=torch.float32, device=encoder.device)
+    ends = np.searchsorted(batches.lengths, batches.lengths, side="right")  # of each row's group of equal lengths
+    row = token = 0
+    while row < rows:
+        length = int(batches.lengths[row])
+        stop = min(int(ends[row]), row + max(encoder.token_budget // max(length, 1), 1))
+        batch = token_ids[token : token + (stop - row) * length].view(stop - row, length)  # (b, l)
+        if not _embedded(encoder, batch, vectors, order[row:stop]):
+            encoder.halve_budget(batch)
+            continue
+        if progress is not None:
+            progress(stop - row)
+        token += (stop - row) * length
+        row = stop
+    if not encoder.on_gpu:
+        return _Vectors(vectors, None)
+    host = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True).copy_(vectors, non_blocking=True)
+    ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    ready.record()
+    return _Vectors(host, ready)
+
+
+def _embedded(encoder: Encoder, batch: Tensor, vectors: Tensor, places: Tensor) -> bool:
+    """Put a batch's vectors into their places; False where memory ran out."""
+    try:
+        vectors[places] = encoder.forward(batch)  # (b, d)
+    except torch.OutOfMemoryError:
+        return False  # only then is let go of what the error's traceback holds on the device
+    return True
+
+
+def _finish(encoder: Encoder, vectors: _Vectors, ids: Sequence[str] | None) -> NDArray[np.float32]:
+    found = vectors.numpy()
+    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(bad):
         names = ", ".join(ids[row] if ids is not None else f"sequence {row}" for row in bad[:_EXAMPLES])
         raise NonFiniteError(
-            f"{encoder.spec.name}: {len(bad)} of {len(vectors)} vectors hold NaN or infinity: {names}"
+            f"{encoder.spec.name}: {len(bad)} of {len(found)} vectors hold NaN or infinity: {names}"
             f"{', ...' if len(bad) > _EXAMPLES else ''}; the weights are damaged or the precision "
             f"{encoder.fingerprint['precision']} is too narrow: fetch the checkpoint again, or use fp32"
         )
+    return found
+
+
+def _table(encoder: Encoder, vectors: _Vectors, ids: list[str], digests: list[str]) -> pa.Table:
+    found = _finish(encoder, vectors, ids)
+    columns = [
+        pa.array(ids, pa.string()),
+        pa.array(digests, pa.string()),
+        pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), encoder.dim),
+    ]
+    return pa.Table.from_arrays(columns, schema=embeddings_schema(encoder.dim))
+
+
+def _read_ahead(items: Iterator[T]) -> Generator[T, None, None]:
+    """The items, each made in a thread while the one before it is used."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        upcoming = pool.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = pool.submit(next, items, None)
+            yield item

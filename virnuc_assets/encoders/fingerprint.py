@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
-from virnuc_assets.encoders.registry import MINIATURE, Architecture, EncoderSpec
+from virnuc_assets.encoders.golden import golden_digest
+from virnuc_assets.encoders.registry import Architecture, EncoderSpec
+from virnuc_assets.encoders.verification import folder_digest
 
 _LIBRARIES: dict[Architecture, tuple[str, ...]] = {
     "mosaic_bert": ("torch", "tokenizers"),
-    "esm": ("torch", "transformers"),
+    "esm": ("torch",),
     "kmer": ("numpy",),
 }
 
@@ -19,7 +20,8 @@ def identity(spec: EncoderSpec, precision: str) -> dict[str, str]:
     """The part of a fingerprint that is known without the checkpoint.
 
     Versions are the installed ones of the libraries that compute the numbers; a local build label
-    (`+cpu`, `+cu130`) is left off, since tables may travel between machines.
+    (`+cpu`, `+cu130`) is left off, since tables may travel between machines. So is the path of a local folder.
+    `golden` is the digest of the golden vectors that this installation is held to.
     """
     return {
         "encoder": spec.name,
@@ -31,6 +33,7 @@ def identity(spec: EncoderSpec, precision: str) -> dict[str, str]:
         "max_length": str(spec.max_length),
         "k": str(spec.k),
         "precision": precision,
+        "golden": "" if spec.architecture == "kmer" else golden_digest(),
         **{f"version.{name}": version(name).partition("+")[0] for name in _LIBRARIES[spec.architecture]},
     }
 
@@ -44,19 +47,13 @@ def fingerprint(spec: EncoderSpec, folder: Path | None, precision: str) -> dict[
         precision: Working precision.
 
     Returns:
-        `identity` with `checkpoint_digest`: for a hub checkpoint its pinned revision, for a miniature the
-        sha256 over the sorted names and bytes of its files, empty without weights.
+        `identity` with `checkpoint_digest`: for a snapshot of the hub its pinned revision, for a miniature or another
+        local folder the sha256 over names and bytes of the files that loading reads, empty without weights.
+
+    Raises:
+        CheckpointError: a file of a local folder is missing or cut off.
     """
     digest = spec.revision
-    if folder is not None and spec.checkpoint == MINIATURE:
-        digest = _digest_of_folder(folder)
+    if folder is not None and not spec.from_hub:
+        digest = folder_digest(folder, spec.architecture)
     return {**identity(spec, precision), "checkpoint_digest": digest}
-
-
-def _digest_of_folder(folder: Path) -> str:
-    total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.relative_to(folder).as_posix()}\n{content}\n".encode())
-    return total.hexdigest()

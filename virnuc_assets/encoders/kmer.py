@@ -54,6 +54,14 @@ class Kmer(nn.Module):
         """(b, l) int64 to (b, l, d)."""
         return F.embedding(token_ids, self.table)
 
+    def layers(self) -> nn.ModuleList:
+        """There are none: counting is exact in any order, and nothing is worth tuning."""
+        return nn.ModuleList()
+
+    def layer_inputs(self, token_ids: Tensor) -> tuple[Tensor]:
+        """(b, l) to (b, l, d), which no layer follows."""
+        return (self(token_ids),)
+
 
 def load_kmer(spec: EncoderSpec) -> tuple[Kmer, KmerTokenization]:
     """Composition of the spec's alphabet and word length."""

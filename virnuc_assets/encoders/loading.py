@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 
 from virnuc_assets.encoders.checkpoints import checkpoint_folder
+from virnuc_assets.encoders.device_memory import CudaMemory, fitted_budget
 from virnuc_assets.encoders.fingerprint import fingerprint
+from virnuc_assets.encoders.golden import check_golden
+from virnuc_assets.encoders.machine import prepare_cpu, resolve_device
 from virnuc_assets.encoders.pooling import LEFT_OUT, keep_mask, mean_pool
 from virnuc_assets.encoders.registry import EncoderSpec
+from virnuc_assets.encoders.tuning import CPU_TOKENS, Tuning, reform, tune
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.settings import EncodingSettings
+from virnuc_assets.settings import EncodingSettings, Precision
 
 if TYPE_CHECKING:
     from virnuc_assets.encoders.esm import Esm
@@ -25,7 +29,9 @@ if TYPE_CHECKING:
 
     Model = Esm | MosaicBert | Kmer
 
-DTYPES = {"fp32": torch.float32}
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_PROBE_LETTERS = 512  # where an encoder has no longest sequence
+TUNING_FILE = "tuning.json"  # beside the checkpoints: both belong to a machine
 
 
 class Encoder:
@@ -36,17 +42,27 @@ class Encoder:
         dim: Width of its vectors, told by the checkpoint.
         fingerprint: What its numbers depend on.
         device: Where it runs.
+        tuning: Tokens a batch and compilation as they were chosen, and why.
+        token_budget: Tokens a batch from now on; halved when the device's memory runs out.
     """
 
     def __init__(
-        self, spec: EncoderSpec, model: Model, tokenization: Tokenization, fingerprint: dict[str, str]
+        self,
+        spec: EncoderSpec,
+        model: Model,
+        tokenization: Tokenization,
+        fingerprint: dict[str, str],
+        tuning: Tuning,
     ) -> None:
         self.spec = spec
         self.fingerprint = fingerprint
         self.dim = model.dim
-        self._model = model.eval()
+        self.tuning = tuning
+        self.token_budget = tuning.token_budget
+        self._model = model
         self._tokenization = tokenization
         self.device = next(tensor.device for tensor in (*model.parameters(), *model.buffers()))
+        self.on_gpu = self.device.type == "cuda"
         left_out = [tokenization.special[role] for role in LEFT_OUT[spec.pooling]]
         self._left_out = torch.tensor(left_out, device=self.device)
 
@@ -54,7 +70,7 @@ class Encoder:
         """Token ids of each sequence, (l,) int64, special tokens included, in input order."""
         return self._tokenization(sequences)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, token_ids: Tensor) -> Tensor:
         """Pooled vectors of sequences with equally many tokens.
 
@@ -67,6 +83,21 @@ class Encoder:
         hidden = self._model(token_ids)  # (b, l, d)
         return mean_pool(hidden, keep_mask(token_ids, self._left_out))
 
+    def halve_budget(self, token_ids: Tensor) -> None:
+        """Make later batches half as large as this one, for which memory ran out.
+
+        Raises:
+            torch.OutOfMemoryError: it was a single row already.
+        """
+        rows, length = token_ids.shape
+        if rows == 1:
+            raise torch.OutOfMemoryError(
+                f"{self.spec.name}: not even one sequence of {length} tokens fits into the memory of {self.device}"
+            )
+        self.token_budget = rows * length // 2
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+
 
 def load_encoder(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSettings) -> Encoder:
     """Load an encoder onto its device in its precision.
@@ -74,42 +105,57 @@ def load_encoder(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSetting
     Args:
         spec: Row of the registry.
         checkpoints: Folder of the miniatures.
-        encoding: Precision and device.
+        encoding: Precision, device, token budget and compilation.
 
     Raises:
         CheckpointMissingError: the weights are not on this machine.
-        CheckpointError: they are incomplete or belong to another architecture.
+        CheckpointError: they are incomplete, altered, or belong to another architecture.
         VirnucError: the requested device is absent.
     """
-    device = resolve_device(encoding.device)
+    prepare_cpu()
+    device, dtype = resolve_device(encoding.device), DTYPES[encoding.precision]
     folder = checkpoint_folder(spec, checkpoints)
-    model, tokenization = _load(spec, folder)
-    model.to(device, DTYPES[encoding.precision])
-    return Encoder(spec, model, tokenization, fingerprint(spec, folder, encoding.precision))
+    model, tokenization = _load(spec, folder, dtype)
+    model.eval().requires_grad_(False).to(device)
+    tuning = tune(model, dtype, device, encoding, checkpoints / TUNING_FILE)
+    reform(model.layers(), tuning.layers)
+    encoder = Encoder(spec, model, tokenization, fingerprint(spec, folder, encoding.precision), tuning)
+    if encoder.on_gpu and not isinstance(encoding.token_budget, int) and spec.architecture != "kmer":
+        encoder.token_budget = _fill_device(encoder)
+    return encoder
 
 
-def resolve_device(requested: str) -> torch.device:
-    """The device to use: `auto` is a GPU where there is one.
+def load_for_run(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSettings) -> Encoder:
+    """`load_encoder`, after this installation was found to compute the golden vectors of the architecture.
 
     Raises:
-        VirnucError: `cuda` was asked for and is absent.
+        GoldenError: it computes other numbers, so that its vectors must not join those of existing tables.
     """
-    present = torch.cuda.is_available()
-    if requested == "cuda" and not present:
-        raise VirnucError("device = 'cuda' is set, but torch finds no GPU; set device to 'auto' or 'cpu'")
-    return torch.device("cuda" if present and requested != "cpu" else "cpu")
+    check_golden(spec.architecture, encoding.device)
+    return load_encoder(spec, checkpoints, encoding)
 
 
-def _load(spec: EncoderSpec, folder: Path | None) -> tuple[Model, Tokenization]:
+def _fill_device(encoder: Encoder) -> int:
+    length = len(encoder.tokenize(["A" * (encoder.spec.max_length or _PROBE_LETTERS)])[0])
+
+    def run(tokens: int) -> None:
+        encoder.forward(torch.full((max(tokens // length, 1), length), 5, device=encoder.device))
+
+    return fitted_budget(run, max(CPU_TOKENS, length), CudaMemory())
+
+
+def _load(spec: EncoderSpec, folder: Path | None, dtype: torch.dtype) -> tuple[Model, Tokenization]:
     library = library_of(spec)
-    if spec.architecture != "kmer" and folder is None:
-        raise VirnucError(f"{spec.name}: {spec.architecture} needs a checkpoint, and the registry names none")
     load: Callable[..., tuple[Model, Tokenization]] = getattr(library, f"load_{spec.architecture}")
-    return load(spec if folder is None else folder)
+    if spec.architecture == "kmer":
+        return load(spec)
+    if folder is None:
+        raise VirnucError(f"{spec.name}: {spec.architecture} needs a checkpoint, and the registry names none")
+    return load(folder, dtype)
 
 
 def library_of(spec: EncoderSpec) -> ModuleType:
-    """The architecture's module, imported only when it is asked for: transformers alone takes seconds."""
+    """The architecture's module, imported only when it is asked for."""
     if spec.architecture == "kmer":
         from virnuc_assets.encoders import kmer
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
 from virnuc_assets.encoders.tokenization import BpeTokenization
-from virnuc_assets.encoders.weights import CheckpointError, load_weights, read_config
+from virnuc_assets.encoders.weights import CheckpointError, load_weights, read_config, read_weights
 
 PREFIX = "bert."
 UNUSED = ("cls.", "pooler.", "embeddings.position_ids")
@@ -113,7 +114,7 @@ class GatedMlp(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(b, l, d) to (b, l, d)."""
         gate, value = self.gated_layers(hidden).chunk(2, dim=-1)  # (b, l, intermediate) each
-        out: Tensor = self.layernorm(self.wo(F.gelu(gate) * value) + hidden)
+        out: Tensor = self.layernorm(self.wo(F.gelu(gate).mul_(value)) + hidden)
         return out
 
 
@@ -140,23 +141,34 @@ class MosaicBert(nn.Module):
         self.embeddings = Embeddings(config)
         layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.encoder = nn.ModuleDict({"layer": layers})
-        self.slopes: Tensor
-        slopes = torch.tensor(alibi_slopes(config.num_attention_heads))
-        self.register_buffer("slopes", slopes, persistent=False)
+        self._slopes = alibi_slopes(config.num_attention_heads)
+        self._bias: tuple[tuple[int, torch.device, torch.dtype], Tensor] | None = None
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """(b, l) int64 without padding to hidden states (b, l, d)."""
-        position = torch.arange(token_ids.shape[1], device=token_ids.device)
-        distance = (position[:, None] - position[None, :]).abs()  # (l, l)
-        hidden: Tensor = self.embeddings(token_ids)  # (b, l, d)
-        bias = (-self.slopes[:, None, None] * distance).to(hidden.dtype)[None]  # (1, h, l, l)
-        for layer in self.encoder["layer"].children():
+        hidden, bias = self.layer_inputs(token_ids)
+        for layer in self.layers():
             hidden = layer(hidden, bias)
         return hidden
 
+    def layers(self) -> nn.ModuleList:
+        """The layers in their order."""
+        return cast("nn.ModuleList", self.encoder["layer"])
 
-def load_mosaic_bert(folder: Path) -> tuple[MosaicBert, BpeTokenization]:
-    """Module with the folder's weights, and its tokenization.
+    def layer_inputs(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (b, l) to what the first layer is called with: (b, l, d) and ALiBi's penalty (1, h, l, l)."""
+        hidden: Tensor = self.embeddings(token_ids)  # (b, l, d)
+        key = (token_ids.shape[1], hidden.device, hidden.dtype)
+        if self._bias is None or self._bias[0] != key:  # one length at a time: batches come sorted by it
+            position = torch.arange(key[0], dtype=torch.float32)
+            distance = (position[:, None] - position[None, :]).abs()  # (l, l)
+            penalty = -torch.tensor(self._slopes)[None, :, None, None] * distance
+            self._bias = (key, penalty.to(hidden.device, hidden.dtype))
+        return hidden, self._bias[1]
+
+
+def load_mosaic_bert(folder: Path, dtype: torch.dtype) -> tuple[MosaicBert, BpeTokenization]:
+    """Module with the folder's weights in the working precision, and its tokenization.
 
     Raises:
         CheckpointError: the folder is incomplete or holds something else.
@@ -168,6 +180,8 @@ def load_mosaic_bert(folder: Path) -> tuple[MosaicBert, BpeTokenization]:
         raise CheckpointError(
             f"{folder}: tokenizer.json has {tokenization.vocabulary} tokens, config.json {config.vocab_size}"
         )
-    model = MosaicBert(config)
-    load_weights(model, folder, PREFIX, UNUSED)
+    with torch.device("meta"):
+        model = MosaicBert(config)
+    stored = {name.removeprefix(PREFIX): tensor for name, tensor in read_weights(folder).items()}
+    load_weights(model, stored, folder, UNUSED, dtype)
     return model, tokenization

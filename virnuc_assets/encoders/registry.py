@@ -30,6 +30,8 @@ class EncoderSpec:
         architecture: Which code runs it.
         checkpoint: Hub id, `MINIATURE`, or empty where there are no weights.
         revision: Commit of the hub repository; empty where none is pinned.
+        folder: Local folder to read instead of the hub's cache, set by `virnuc.toml`; it changes no number.
+        digest: What that folder's content must hash to; empty where anything is taken.
         weights: Glob of the hub's weight files, so that no second format is downloaded.
         pooling: `residues` = mean without BOS, EOS, padding; `tokens` = mean over all but padding, CLS and
             SEP included; `composition` = mean over the k-mers that are counted.
@@ -47,6 +49,13 @@ class EncoderSpec:
     weights: str = "model*.safetensors*"
     max_length: int | None = None
     k: int = 0
+    folder: str = ""
+    digest: str = ""
+
+    @property
+    def from_hub(self) -> bool:
+        """Whether its weights are a pinned snapshot of the model hub."""
+        return self.checkpoint not in ("", MINIATURE) and not self.folder
 
     @property
     def column(self) -> str:
@@ -77,7 +86,7 @@ _FULL = (
         "00e47f96cdea35e4b6f5df89e5419cbe47d490c6",
         "pytorch_model*.bin*",
     ),
-    # No commit of this repository could be verified; `checkpoints` refuses it until one is written here.
+    # No commit of this repository could be verified; it is refused until virnuc.toml names a revision or a folder.
     _esm("fastesm2_650", "Synthyra/FastESM2_650", ""),
     _esm("esm2_650", "facebook/esm2_t33_650M_UR50D", "08e4846e537177426273712802403f7ba8261b6c"),
     _esm(

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-import json
+import pickle
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from virnuc_assets.errors import VirnucError
+from virnuc_assets.encoders.verification import (
+    CONFIG_FILE,
+    CheckpointError,
+    is_zip,
+    read_json,
+    require_whole,
+    weight_files,
+)
 
-_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+__all__ = ["CheckpointError", "load_weights", "read_config", "read_weights"]
 
-
-class CheckpointError(VirnucError):
-    """A checkpoint folder is incomplete or belongs to another architecture."""
+# What the two readers raise over bytes that they cannot read; torch's unpickler stumbles in many ways.
+_DAMAGED = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    struct.error,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AssertionError,
+)
 
 
 def read_config(folder: Path, model_types: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
@@ -31,10 +48,10 @@ def read_config(folder: Path, model_types: Sequence[str], fields: Sequence[str])
     Raises:
         CheckpointError: no config, another architecture, or a missing field.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG_FILE
     if not path.is_file():
-        raise CheckpointError(f"{folder}: no config.json; fetch the checkpoint again")
-    config = json.loads(path.read_text(encoding="utf-8"))
+        raise CheckpointError(f"{folder}: no {CONFIG_FILE}; fetch the checkpoint again")
+    config = read_json(path)
     if config.get("model_type") not in model_types:
         raise CheckpointError(
             f"{path}: model_type is {config.get('model_type')!r}, expected {' or '.join(model_types)}; "
@@ -46,65 +63,86 @@ def read_config(folder: Path, model_types: Sequence[str], fields: Sequence[str])
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder, from safetensors or, where there is none, from torch files; sharded or not.
+    """All tensors of a folder by name, mapped from the files: none is in memory before it is used.
+
+    A tensor of a safetensors file has a mapping of its own, so that its pages leave memory with it.
 
     Raises:
-        CheckpointError: there are no weights, or a shard that the index names is missing.
+        CheckpointError: there are no weights, or a file is missing, cut off, or no file of weights.
     """
-    for name in _WEIGHT_FILES:
-        index = folder / f"{name}.index.json"
-        if (folder / name).is_file():
-            return _read_file(folder / name)
-        if index.is_file():
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            if missing := [shard for shard in shards if not (folder / shard).is_file()]:
-                raise CheckpointError(f"{index}: names shards that are missing: {', '.join(missing)}; fetch again")
-            return {name: tensor for shard in shards for name, tensor in _read_file(folder / shard).items()}
-    raise CheckpointError(f"{folder}: neither {' nor '.join(_WEIGHT_FILES)}, whole or sharded; fetch it again")
+    return {name: tensor for path in weight_files(folder) for name, tensor in _read_file(path).items()}
 
 
 def load_weights(
-    module: nn.Module, folder: Path, prefix: str, unused: Sequence[str], computed: Sequence[str] = ()
+    module: nn.Module, tensors: dict[str, Tensor], where: Path, unused: Sequence[str], dtype: torch.dtype
 ) -> None:
-    """Give a module the weights of a folder, each by name.
+    """Give a module its parameters, each by name, one after the other in the working precision.
 
     Args:
-        module: Takes the tensors themselves, not copies.
-        folder: Checkpoint folder.
-        prefix: Known prefix in front of the module's names; names with and without it are read.
-        unused: Beginnings of names of heads that the module does not have and that may be in the file.
-        computed: Endings of names of buffers that the module has computed and that the file may lack.
+        module: Gets tensors of its own, no views of files; may lie on the `meta` device.
+        tensors: Named as in the module's `state_dict`. Emptied, so that no tensor is held twice for longer than its
+            own conversion takes.
+        where: What messages name.
+        unused: Beginnings of names of heads that the module does not have and that may be there.
+        dtype: The working precision.
 
     Raises:
-        CheckpointError: lists every missing, unexpected and mis-shaped parameter.
+        CheckpointError: lists every missing, unexpected and mis-shaped parameter, and those that are no floats.
     """
     wanted = module.state_dict()
-    named = {name.removeprefix(prefix): tensor for name, tensor in read_weights(folder).items()}
-    found = {name: tensor for name, tensor in named.items() if name in wanted or not name.startswith(tuple(unused))}
-    faults = _faults(wanted, found, tuple(computed))
-    if faults:
+    for name in [name for name in tensors if name not in wanted and name.startswith(tuple(unused))]:
+        del tensors[name]
+    if faults := _faults(wanted, tensors):
         raise CheckpointError(
-            f"{folder}: {len(faults)} parameters do not fit {type(module).__name__}:\n  " + "\n  ".join(faults)
+            f"{where}: {len(faults)} parameters do not fit {type(module).__name__}:\n  " + "\n  ".join(faults)
         )
-    dtypes = {name: tensor.dtype for name, tensor in wanted.items()}
-    module.load_state_dict({name: tensor.to(dtypes[name]) for name, tensor in found.items()}, strict=False, assign=True)
+    own = {}
+    for name in list(tensors):
+        own[name] = tensors.pop(name).to(dtype, copy=True, memory_format=torch.contiguous_format)
+    module.load_state_dict(own, assign=True)
 
 
-def _faults(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], computed: tuple[str, ...]) -> list[str]:
-    missing = [name for name in wanted if name not in found and not (computed and name.endswith(computed))]
+def _faults(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    both = [name for name in wanted if name in found]
     return [
-        *(f"missing: {name} {tuple(wanted[name].shape)}" for name in missing),
+        *(f"missing: {name} {tuple(wanted[name].shape)}" for name in wanted if name not in found),
         *(f"unexpected: {name} {tuple(tensor.shape)}" for name, tensor in found.items() if name not in wanted),
         *(
-            f"shape: {name} expected {tuple(wanted[name].shape)}, found {tuple(tensor.shape)}"
-            for name, tensor in found.items()
-            if name in wanted and tensor.shape != wanted[name].shape
+            f"shape: {name} expected {tuple(wanted[name].shape)}, found {tuple(found[name].shape)}"
+            for name in both
+            if found[name].shape != wanted[name].shape
+        ),
+        *(
+            f"type: {name} expected floating point, found {found[name].dtype}"
+            for name in both
+            if not found[name].is_floating_point()
         ),
     ]
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    require_whole(path)
+    try:
+        tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    except _DAMAGED as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path}: damaged ({reason}); fetch the checkpoint again") from error
+    return tensors
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+    tensors = {}
+    for name in names:
+        with safe_open(path, framework="pt") as file:
+            tensors[name] = file.get_tensor(name)
+    return tensors
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    mapped = is_zip(path)  # files of torch before 1.6 are not, and cannot be mapped
+    tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise CheckpointError(f"{path}: expected tensors by name, found {type(tensors).__name__} of something else")
     return tensors

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from Bio import SeqIO
 
 from virnuc_assets import automation
+from virnuc_assets.encoders.embedding import embed_frames
+from virnuc_assets.encoders.loading import load_encoder
 from virnuc_assets.partitions import SAMPLES
 from virnuc_assets.sequences.planning import source_of
 from virnuc_assets.storage.merging import vectors_of
@@ -82,6 +85,24 @@ def test_no_embedding_changes(plain: Project, shuffled: Project, slot: str) -> N
     expected, found = (table(project, f"{slot}_embeddings").sort_by("frame_id") for project in (plain, shuffled))
     assert found.select(["frame_id", "digest"]) == expected.select(["frame_id", "digest"])
     assert float(np.abs(vectors_of(found) - vectors_of(expected)).max()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_no_embedding_changes_by_the_count_of_threads(plain: Project, slot: str) -> None:
+    layout, spec = plain.workspace.layout, plain.workspace.encoder(slot)
+    frames = table(plain, "translated_proteins")
+    encoder = load_encoder(spec, layout.checkpoints, plain.settings.encoding)
+    usable = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(vectors_of(embed_frames(encoder, frames)))
+    finally:
+        torch.set_num_threads(usable)
+    assert float(np.abs(found[0] - found[1]).max()) <= TOLERANCE
+    stored = vectors_of(table(plain, f"{slot}_embeddings"))
+    assert float(np.abs(found[0] - stored).max()) <= TOLERANCE
 
 
 def test_no_call_and_no_score_changes(plain: Project, shuffled: Project) -> None:

@@ -10,8 +10,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from virnuc_assets.encoders.alphabet import AlphabetError
-from virnuc_assets.encoders.embedding import NonFiniteError, embed, embed_frames, sequence_digest
-from virnuc_assets.encoders.loading import Encoder, load_encoder, resolve_device
+from virnuc_assets.encoders.embedding import (
+    NonFiniteError,
+    count_truncated,
+    embed,
+    embed_frames,
+    embed_windows,
+    sequence_digest,
+)
+from virnuc_assets.encoders.loading import Encoder, load_encoder
+from virnuc_assets.encoders.machine import resolve_device
 from virnuc_assets.encoders.registry import ENCODERS, PROFILES
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import EncodingSettings
@@ -31,16 +39,17 @@ def encoders(checkpoints: Path) -> dict[str, Encoder]:
 def test_order_and_batch_size_change_nothing(name: str, encoders: dict[str, Encoder]) -> None:
     encoder = encoders[name]
     sequences = drawn(encoder.spec.alphabet, LENGTHS)
-    alone = np.concatenate([embed(encoder, [sequence], 4096).vectors for sequence in sequences])
+    alone = np.concatenate([embed(encoder, [sequence]) for sequence in sequences])
     assert alone.shape == (len(sequences), encoder.dim) and alone.dtype == np.float32
 
     @settings(max_examples=8, deadline=None)
     @given(st.permutations(range(len(sequences))), st.sampled_from([1, 70, 333, 100_000]))
     def check(order: list[int], token_budget: int) -> None:
         seen: list[int] = []
-        found = embed(encoder, [sequences[i] for i in order], token_budget, progress=seen.append)
-        assert np.abs(found.vectors - alone[order]).max() <= 1e-5
-        assert sum(seen) == len(sequences) and found.truncated == 0
+        encoder.token_budget = token_budget
+        found = embed(encoder, [sequences[i] for i in order], progress=seen.append)
+        assert np.abs(found - alone[order]).max() <= 1e-5
+        assert sum(seen) == len(sequences) and count_truncated(encoder.spec, sequences) == 0
 
     check()
 
@@ -48,7 +57,7 @@ def test_order_and_batch_size_change_nothing(name: str, encoders: dict[str, Enco
 @pytest.mark.parametrize("name", NAMES)
 def test_vectors_follow_the_sequence(name: str, encoders: dict[str, Encoder]) -> None:
     encoder = encoders[name]
-    vectors = embed(encoder, drawn(encoder.spec.alphabet, [99] * 30), 4096).vectors
+    vectors = embed(encoder, drawn(encoder.spec.alphabet, [99] * 30))
     assert len(np.unique(vectors.round(4), axis=0)) == 30
     assert np.linalg.matrix_rank(vectors - vectors.mean(axis=0), tol=1e-3) > 10
 
@@ -59,37 +68,39 @@ def test_a_batch_never_exceeds_the_budget_unless_it_is_one_row(encoders: dict[st
 
     class Watched:
         spec, dim, device, tokenize = encoder.spec, encoder.dim, encoder.device, encoder.tokenize
+        token_budget, on_gpu = 25, False
 
         def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
             shapes.append(tuple(token_ids.shape))
             return forward(token_ids)
 
-    embed(Watched(), drawn("protein", [11, 31, 11, 11, 101]), 25)  # type: ignore[arg-type]
+    embed(Watched(), drawn("protein", [11, 31, 11, 11, 101]))  # type: ignore[arg-type]
     assert shapes == [(2, 10), (1, 10), (1, 30), (1, 100)]
 
 
 def test_long_proteins_are_cut_and_counted(encoders: dict[str, Encoder]) -> None:
     encoder = encoders["fastesm2_650_miniature"]
     longest = drawn("protein", [1024])[0]
-    found = embed(encoder, [longest, longest + "W", longest + "WWW"], 4096)
-    assert found.truncated == 2
-    assert np.abs(found.vectors - found.vectors[0]).max() <= 1e-5
+    proteins = [longest, longest + "W", longest + "WWW"]
+    found = embed(encoder, proteins)
+    assert count_truncated(encoder.spec, proteins) == 2
+    assert np.abs(found - found[0]).max() <= 1e-5
 
 
 def test_nothing_gives_nothing(encoders: dict[str, Encoder]) -> None:
     encoder = encoders["dnabert_s_miniature"]
-    assert embed(encoder, [], 4096).vectors.shape == (0, encoder.dim)
+    assert embed(encoder, []).shape == (0, encoder.dim)
 
 
 def test_dna_in_a_protein_encoder_is_refused_with_its_ids(encoders: dict[str, Encoder]) -> None:
     for name in ("fastesm2_650_miniature", "esm2_3b_miniature", "kmer_protein"):
         with pytest.raises(AlphabetError, match=f"{name} reads protein[^$]*bad_F1: this looks like DNA"):
-            embed(encoders[name], ["MKV", *drawn("dna", [99])], 4096, ids=["good_F1", "bad_F1"])
+            embed(encoders[name], ["MKV", *drawn("dna", [99])], ids=["good_F1", "bad_F1"])
 
 
 def test_protein_in_a_dna_encoder_is_refused(encoders: dict[str, Encoder]) -> None:
     with pytest.raises(AlphabetError, match="dnabert_s_miniature reads dna"):
-        embed(encoders["dnabert_s_miniature"], drawn("protein", [50]), 4096)
+        embed(encoders["dnabert_s_miniature"], drawn("protein", [50]))
 
 
 def test_damaged_weights_are_refused_with_the_ids(checkpoints: Path, tmp_path: Path) -> None:
@@ -99,7 +110,7 @@ def test_damaged_weights_are_refused_with_the_ids(checkpoints: Path, tmp_path: P
     save_file(weights, tmp_path / name / "model.safetensors")
     encoder = load_encoder(ENCODERS[name], tmp_path, EncodingSettings())
     with pytest.raises(NonFiniteError, match=f"{name}: 2 of 3 vectors hold NaN or infinity: b, c; .*fp32"):
-        embed(encoder, ["KVL", "MKV", "KVLM"], 4096, ids=["a", "b", "c"])
+        embed(encoder, ["KVL", "MKV", "KVLM"], ids=["a", "b", "c"])
 
 
 def test_frames_are_embedded_from_the_encoders_column_in_row_order(encoders: dict[str, Encoder]) -> None:
@@ -113,15 +124,15 @@ def test_frames_are_embedded_from_the_encoders_column_in_row_order(encoders: dic
     for name in ("dnabert_s_miniature", "fastesm2_650_miniature", "kmer_protein"):
         encoder = encoders[name]
         sequences = frames[encoder.spec.column].to_pylist()
-        table = embed_frames(encoder, frames, 64)
+        table = embed_frames(encoder, frames)
         assert table.schema.equals(embeddings_schema(encoder.dim))
         assert table["frame_id"].to_pylist() == frames["frame_id"].to_pylist()
         assert table["digest"].to_pylist() == [sequence_digest(sequence) for sequence in sequences]
         vectors = np.array(table["vector"].to_pylist(), dtype=np.float32)
-        assert np.abs(vectors - embed(encoder, sequences, 4096).vectors).max() <= 1e-5
-        windows = [embed_frames(encoder, window, 64) for window in frames.to_batches(max_chunksize=3)]
+        assert np.abs(vectors - embed(encoder, sequences)).max() <= 1e-5
+        windows = [window for window in embed_windows(encoder, frames.to_batches(max_chunksize=3))]
         assert pa.concat_tables(windows)["digest"].equals(table["digest"])
-        assert embed_frames(encoder, frames.slice(0, 0), 64).schema.equals(table.schema)
+        assert embed_frames(encoder, frames.slice(0, 0)).schema.equals(table.schema)
 
 
 def test_digests_are_32_hex_digits_of_the_sequence() -> None:

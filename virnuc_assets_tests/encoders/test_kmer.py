@@ -35,7 +35,7 @@ def test_dims_follow_alphabet_and_k(dna: Encoder, protein: Encoder) -> None:
 
 def test_dna_frequencies_by_hand(dna: Encoder) -> None:
     # AAAAA: AAAA twice; ACGTNACGT: ACGT twice, the k-mers over N are not counted; 3 letters: nothing.
-    vectors = embed(dna, ["AAAAA", "ACGTNACGT", "ACGTA", "ACG"], token_budget=8).vectors
+    vectors = embed(dna, ["AAAAA", "ACGTNACGT", "ACGTA", "ACG"])
     assert _named(vectors[0], "ACGT", 4) == {"AAAA": 1.0}
     assert _named(vectors[1], "ACGT", 4) == {"ACGT": 1.0}
     assert _named(vectors[2], "ACGT", 4) == {"ACGT": 0.5, "CGTA": 0.5}
@@ -44,7 +44,7 @@ def test_dna_frequencies_by_hand(dna: Encoder) -> None:
 
 def test_protein_frequencies_by_hand(protein: Encoder) -> None:
     # MKMK: MK, KM, MK; MXKL: only KL is counted; M: nothing; XX: nothing is counted.
-    vectors = embed(protein, ["MKMK", "MXKL", "M", "XX"], token_budget=8).vectors
+    vectors = embed(protein, ["MKMK", "MXKL", "M", "XX"])
     assert _named(vectors[0], AMINO_ACIDS, 2) == pytest.approx({"MK": 2 / 3, "KM": 1 / 3})
     assert _named(vectors[1], AMINO_ACIDS, 2) == {"KL": 1.0}
     assert not vectors[2:].any()

@@ -37,20 +37,20 @@ def test_esm_vectors_are_means_over_residues_with_token_dropout_scaling(checkpoi
         embedded = model.embeddings.word_embeddings(ids) * 0.88  # 1 - 0.15 * 0.8: nothing is masked here
         by_hand = model(inputs_embeds=embedded).last_hidden_state[0, 1:-1].mean(dim=0)
     spec = ENCODERS[name]
-    found = torch.from_numpy(embed(load_encoder(spec, checkpoints, EncodingSettings()), [sequence], 4096).vectors[0])
+    found = torch.from_numpy(embed(load_encoder(spec, checkpoints, EncodingSettings()), [sequence])[0])
     torch.testing.assert_close(found, by_hand, rtol=0, atol=1e-5)
     # One token more is another vector: the policy matters.
     other = load_encoder(replace(spec, pooling="tokens"), checkpoints, EncodingSettings())
-    assert (torch.from_numpy(embed(other, [sequence], 4096).vectors[0]) - by_hand).abs().max() > 1e-3
+    assert (torch.from_numpy(embed(other, [sequence])[0]) - by_hand).abs().max() > 1e-3
 
 
 def test_dna_vectors_are_means_over_all_tokens_cls_and_sep_included(checkpoints: Path) -> None:
     spec = ENCODERS["dnabert_s_miniature"]
     sequence = drawn("dna", [90])[0]
-    model, tokenization = load_mosaic_bert(checkpoints / spec.name)
+    model, tokenization = load_mosaic_bert(checkpoints / spec.name, torch.float32)
     tokens = torch.from_numpy(tokenization([sequence])[0])
     assert (tokens[0], tokens[-1]) == (1, 2)
     with torch.inference_mode():
         by_hand = model.eval()(tokens[None])[0].mean(dim=0)
-    found = torch.from_numpy(embed(load_encoder(spec, checkpoints, EncodingSettings()), [sequence], 4096).vectors[0])
+    found = torch.from_numpy(embed(load_encoder(spec, checkpoints, EncodingSettings()), [sequence])[0])
     torch.testing.assert_close(found, by_hand, rtol=0, atol=1e-6)

@@ -1,0 +1,105 @@
+"""What this machine offers torch: cores it may use, an allocator that keeps its pages, units for half precision."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import os
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+from virnuc_assets.errors import VirnucError
+
+# Names and numbers of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_NEVER = 2**31 - 1
+QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
+
+
+def prepare_cpu() -> int:
+    """Set torch's threads to the usable cores and tell glibc to keep freed memory.
+
+    A hidden state is tens of megabytes. glibc hands such blocks back to the kernel when they are freed, and each
+    next layer pays thousands of page faults to get them again.
+
+    Returns:
+        The number of threads.
+    """
+    threads = usable_cores()
+    torch.set_num_threads(threads)
+    if (libc := _glibc()) is not None:
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    return threads
+
+
+def give_freed_memory_back() -> None:
+    """Hand the freed blocks that glibc keeps back to the kernel.
+
+    Called once a window it costs nothing that shows. Without it the heap grows with a table: torch asks for aligned
+    blocks, and glibc before 2.38 does not find the one that it has freed when anything came to lie behind it.
+    """
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform == "linux" and _is_glibc() else None
+
+
+@functools.cache
+def _is_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and the quota of its control group where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if QUOTA_FILE.is_file():
+        cores = int(min(cores, quota_cores(QUOTA_FILE.read_text(encoding="ascii"))))
+    return cores
+
+
+def quota_cores(line: str) -> float:
+    """Whole cores that a control group's `cpu.max` grants, at least one; infinite for "max".
+
+    Args:
+        line: Microseconds of CPU time in each period of so many: "max 100000" or "200000 100000".
+    """
+    quota, period = line.split()
+    return math.inf if quota == "max" else max(int(quota) // int(period), 1)
+
+
+def cpu_name() -> str:
+    """The processor's model name, as the kernel tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def has_units(precision: str) -> bool:
+    """Whether this CPU multiplies in a precision by itself; otherwise it is emulated, slower than fp32."""
+    if precision == "bf16":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if precision == "fp16":
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return True
+
+
+def resolve_device(requested: str) -> torch.device:
+    """The device to use: `auto` is a GPU where there is one.
+
+    Raises:
+        VirnucError: `cuda` was asked for and is absent.
+    """
+    present = torch.cuda.is_available()
+    if requested == "cuda" and not present:
+        raise VirnucError("device = 'cuda' is set, but torch finds no GPU; set device to 'auto' or 'cpu'")
+    return torch.device("cuda" if present and requested != "cpu" else "cpu")
