@@ -103,7 +103,6 @@ def embed_windows(
             if launched is not None:
                 yield _table(encoder, *launched)
             launched = (vectors, ids, digests)
-            give_freed_memory_back()
     if launched is not None:
         yield _table(encoder, *launched)
 
@@ -171,6 +170,8 @@ def _launch(encoder: Encoder, batches: _Batches, progress: Progress | None) -> _
             continue
         if progress is not None:
             progress(stop - row)
+        if not encoder.on_gpu:
+            give_freed_memory_back()
         token += (stop - row) * length
         row = stop
     if not encoder.on_gpu:

@@ -40,8 +40,8 @@ def prepare_cpu() -> int:
 def give_freed_memory_back() -> None:
     """Hand the freed blocks that glibc keeps back to the kernel.
 
-    Called once a window it costs nothing that shows. Without it the heap grows with a table: torch asks for aligned
-    blocks, and glibc before 2.38 does not find the one that it has freed when anything came to lie behind it.
+    Called once a batch it costs nothing that shows. Without it the heap grows with a table: torch asks for aligned
+    blocks, and glibc before 2.38 does not reuse one that it has freed when anything came to lie behind it.
     """
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)

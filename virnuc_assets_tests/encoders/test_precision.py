@@ -53,14 +53,12 @@ def test_weights_are_held_once_in_the_precision(spec: EncoderSpec, precision: Pr
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_rotary_tables_are_fp32_and_made_once_a_length(precision: Precision, checkpoints: Path) -> None:
+def test_positions_are_turned_in_fp32_by_a_table_made_once_a_length(precision: Precision, checkpoints: Path) -> None:
     spec = next(spec for spec in MINIATURES if spec.architecture == "esm")
-    encoder = loaded(spec, checkpoints, precision)
-    model = encoder._model
+    model = loaded(spec, checkpoints, precision)._model
     assert isinstance(model, Esm)
-    embed(encoder, drawn("protein", [30, 30, 60]))
-    tables = model.layer_inputs(torch.full((2, 32), 5))[1:]
-    assert [table.dtype for table in tables] == [torch.float32] * 2
-    embed(encoder, drawn("protein", [30, 60]))
-    again = model.layer_inputs(torch.full((1, 32), 5))[1:]
-    assert all(table is other for table, other in zip(tables, again, strict=True))
+    stream, turns = model.layer_inputs(torch.full((2, 32), 5))
+    assert stream.dtype == DTYPES[precision]
+    assert turns.dtype == torch.complex64 and turns.shape == (32, 1, 4)
+    assert model.layer_inputs(torch.full((1, 32), 5))[1] is turns
+    assert model.layer_inputs(torch.full((1, 9), 5))[1].shape == (9, 1, 4)
