@@ -39,9 +39,9 @@ def benchmark_encoders(
         repeats: Timed passes over all rows, after a warm-up over the first few.
 
     Returns:
-        By key: encoder, sequences, dim, precision, device, seconds (median of a pass), sequences_per_s and
-        peak_memory_bytes (of the GPU where it runs on one, else what the process's resident set grew by since
-        its libraries were imported).
+        By key: encoder, sequences, dim, precision, device, token_budget and layers as they were tuned, seconds (median
+        of a pass), sequences_per_s and peak_memory_bytes (on a GPU of its allocator with small batches, equal for
+        all; else what the process's resident set grew by since its libraries were imported).
 
     Raises:
         VirnucError: there are no rows or no repeats, or a measurement failed; the message holds its error output.
@@ -70,27 +70,34 @@ def measure(
 
     from virnuc_assets.encoders.embedding import embed
     from virnuc_assets.encoders.loading import library_of, load_encoder
+    from virnuc_assets.encoders.tuning import CPU_TOKENS
 
     library_of(spec)
     idle_bytes = _resident_bytes("VmRSS")
     encoder = load_encoder(spec, checkpoints, encoding)
     embed(encoder, sequences[:_WARM_UP_SEQUENCES])
-    seconds = []
+    token_budget, seconds = encoder.token_budget, []
     for _ in range(repeats):
         start = time.perf_counter()
         embed(encoder, sequences)
         seconds.append(time.perf_counter() - start)
-    on_gpu = encoder.device.type == "cuda"
+    if encoder.on_gpu:  # a fitted budget fills the device whatever the encoder: memory is told for equal batches
+        encoder.token_budget = CPU_TOKENS
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        embed(encoder, sequences[:_WARM_UP_SEQUENCES])
     median = statistics.median(seconds)
     return {
         "encoder": spec.name,
         "sequences": len(sequences),
         "dim": encoder.dim,
         "precision": encoding.precision,
-        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "device": torch.cuda.get_device_name() if encoder.on_gpu else "cpu",
+        "token_budget": token_budget,
+        "layers": encoder.tuning.layers,
         "seconds": median,
         "sequences_per_s": len(sequences) / median,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else _resident_bytes("VmHWM") - idle_bytes,
+        "peak_memory_bytes": _peak_bytes(encoder.on_gpu, idle_bytes),
     }
 
 
@@ -102,6 +109,12 @@ def _measure_apart(job: Mapping[str, Any]) -> Measurement:
         raise VirnucError(f"the benchmark of {job['spec']['name']} failed ({done.returncode}):\n{done.stderr.strip()}")
     measurement: Measurement = json.loads(done.stdout.splitlines()[-1])
     return measurement
+
+
+def _peak_bytes(on_gpu: bool, idle_bytes: int) -> int:
+    import torch
+
+    return torch.cuda.max_memory_allocated() if on_gpu else _resident_bytes("VmHWM") - idle_bytes
 
 
 def _resident_bytes(field: Literal["VmRSS", "VmHWM"]) -> int:
