@@ -62,7 +62,7 @@ def test_memory_that_was_freed_is_kept() -> None:
         "from virnuc_assets.encoders.machine import prepare_cpu\n"
         "if sys.argv[1] == 'prepared': prepare_cpu()\n"
         "weight, faults = torch.ones(256, 256), lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "def layer(): return torch.relu(torch.ones(1 << 14, 256) @ weight) + 1\n"
+        "def layer(): return torch.relu(torch.ones(1 << 16, 256) @ weight) + 1\n"
         "for _ in range(5): layer()\n"
         "before = faults()\n"
         "for _ in range(20): layer()\n"
@@ -73,7 +73,7 @@ def test_memory_that_was_freed_is_kept() -> None:
         for how in ("plain", "prepared")
     )
     plain, prepared = (int(run.stdout) for run in runs)
-    assert prepared < plain / 4
+    assert prepared <= plain / 4  # blocks of 64 MiB: more than glibc keeps by itself
 
 
 def test_units_are_told_for_every_precision() -> None:
