@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,21 +57,27 @@ def main() -> int:
         console.print(f"This processor has no units for {lacking}: emulated, on few rows, in fixed batches.")
     given.out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="encoders-", dir=given.out.parent))
+    context = {"cores": float(usable_cores()), **{f"units_{name}": float(there) for name, there in units.items()}}
+    run = _Run(folder, scale, given.device, console)
+    figures: Figures = {}
     try:
-        run = _Run(folder, scale, given.device, console)
-        run.contenders(contenders)
-        if TABLES in wanted:
-            run.frame_tables()
-        compare_vectors(run.figures, folder)
+        for _ in run.contenders(contenders, tables=TABLES in wanted):
+            figures = _finished(run.figures, folder, headline)
+            with written_aside(given.out) as aside:  # after each, so that a run that is cut off leaves what it has
+                aside.write_text(json.dumps({**context, **figures}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     finally:
         shutil.rmtree(folder)
-    name_metrics(run.figures, headline)
-    context = {"cores": float(usable_cores()), **{f"units_{name}": float(there) for name, there in units.items()}}
-    with written_aside(given.out) as aside:
-        aside.write_text(json.dumps({**context, **run.figures}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    console.print(contender_table(run.figures, [c.name for c in contenders], run.told), metric_table(run.figures))
+    console.print(contender_table(figures, [c.name for c in contenders], run.told), metric_table(figures))
     console.print(f"written to {given.out}")
     return run.failures
+
+
+def _finished(raw: Figures, folder: Path, headline: str) -> Figures:
+    """The figures with the comparisons and the named metrics that they suffice for."""
+    figures = dict(raw)
+    compare_vectors(figures, folder)
+    name_metrics(figures, headline)
+    return figures
 
 
 class _Run:
@@ -83,8 +90,8 @@ class _Run:
         self.told: dict[str, str] = {}
         self.failures = 0
 
-    def contenders(self, contenders: list[Contender]) -> None:
-        """Measure one after the other; one that fails leaves its figures out."""
+    def contenders(self, contenders: list[Contender], tables: bool) -> Iterator[str]:
+        """Measure one after the other and yield its name, then the frame tables; one that fails leaves no figures."""
         for contender in contenders:
             job = {
                 "contender": asdict(contender),
@@ -102,8 +109,12 @@ class _Run:
             self.figures.update({f"{contender.name}.{figure}": value for figure, value in found.items()})
             rate = f"{found['sequences_per_s']:.3g} sequences/s" if found else "failed"
             self._console.print(f"{contender.name}: {rate} ({time.perf_counter() - start:.0f} s)")
+            yield contender.name
+        if tables:
+            self._frame_tables()
+            yield TABLES
 
-    def frame_tables(self) -> None:
+    def _frame_tables(self) -> None:
         """Memory beyond the model for a small and a large frames table."""
         for name, rows in zip(("frame_table_small", "frame_table_large"), self._scale.tables, strict=True):
             path = self._folder / f"{name}.parquet"
