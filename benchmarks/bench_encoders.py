@@ -116,11 +116,12 @@ class _Run:
 
     def _frame_tables(self) -> None:
         """Memory beyond the model for a small and a large frames table."""
-        for name, rows in zip(("frame_table_small", "frame_table_large"), self._scale.tables, strict=True):
+        small, large = self._scale.tables
+        layers = self._scale.models["650m"].shape.layers  # so often does one batch of the true model go through a layer
+        for name, rows, passes in (("frame_table_small", small, layers), ("frame_table_large", large, 1)):
             path = self._folder / f"{name}.parquet"
             write_short_frames(path, self._frames, rows)
-            warm_up = str(self._scale.models["650m"].shape.layers)
-            arguments = ["table_memory", str(self._checkpoint("one_layer")), str(path), self._device, warm_up]
+            arguments = ["table_memory", str(self._checkpoint("one_layer")), str(path), self._device, str(passes)]
             found = self._child(name, arguments, {})
             self.figures.update({f"{name}.{figure}": value for figure, value in found.items()})
             self.figures[f"{name}.rows"] = rows

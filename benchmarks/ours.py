@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.originals import Embed
 from virnuc_assets.encoders.embedding import embed
-from virnuc_assets.encoders.linear import GeluLinear
+from virnuc_assets.encoders.linear import GeluLinear, RoomLinear
 from virnuc_assets.encoders.loading import Encoder, load_encoder
 from virnuc_assets.encoders.registry import ENCODERS
 from virnuc_assets.errors import VirnucError
@@ -46,15 +46,23 @@ def int8(encoder: Encoder) -> Embed:
     layers = encoder._model.layers()
     for parent in list(layers.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, GeluLinear):  # quantization knows plain products only
-                setattr(parent, name, nn.Sequential(_plain(child), nn.GELU()))
+            if isinstance(child, RoomLinear):  # quantization knows plain products only
+                setattr(parent, name, _Roomless(child))
     quantization.quantize_dynamic(layers, {nn.Linear}, dtype=torch.qint8, inplace=True)  # type: ignore[no-untyped-call]
     if left := [name for name, module in layers.named_modules() if isinstance(module, nn.Linear)]:
         raise VirnucError(f"products that were not quantized: {', '.join(left)}")
     return batched(encoder)
 
 
-def _plain(product: nn.Linear) -> nn.Linear:
-    plain = nn.Linear(product.in_features, product.out_features, device="meta")
-    plain.weight, plain.bias = product.weight, product.bias
-    return plain
+class _Roomless(nn.Module):
+    """A wide product that is written where quantized products write, not into room."""
+
+    def __init__(self, product: RoomLinear) -> None:
+        super().__init__()
+        self.plain = nn.Linear(product.in_features, product.out_features, device="meta")
+        self.plain.weight, self.plain.bias = product.weight, product.bias
+        self._after = nn.GELU() if isinstance(product, GeluLinear) else nn.Identity()
+
+    def forward(self, x: Tensor, room: Tensor) -> Tensor:  # noqa: ARG002
+        out: Tensor = self._after(self.plain(x))
+        return out

@@ -1,6 +1,6 @@
 """Memory beyond the model that embedding a frames table takes, in a process of its own.
 
-Started by `bench_encoders` as `python -m benchmarks.table_memory CHECKPOINT FRAMES DEVICE WARM_UP`; goes the way of the
+Started by `bench_encoders` as `python -m benchmarks.table_memory CHECKPOINT FRAMES DEVICE PASSES`; goes the way of the
 embedding assets and of `virnuc embed`: windows of the table in, windows of vectors out.
 """
 
@@ -12,36 +12,33 @@ from pathlib import Path
 
 from benchmarks import ours
 from benchmarks.machine import PeakMemory
-from virnuc_assets.encoders.embedding import embed, embed_windows
+from virnuc_assets.encoders.embedding import embed_windows, read_frames
 from virnuc_assets.encoders.tuning import CPU_TOKENS
-from virnuc_assets.resources import FRAMES_AT_ONCE
 from virnuc_assets.settings import EncodingSettings
-from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
-from virnuc_assets.storage.tables import TableWriter, read_windows
+from virnuc_assets.storage.schemas import embeddings_schema
+from virnuc_assets.storage.tables import TableWriter
 
 
-def memory_beyond_model(checkpoint: Path, frames: Path, device: str, warm_up: int) -> int:
+def memory_beyond_model(checkpoint: Path, frames: Path, device: str, passes: int) -> int:
     """Bytes that memory grew by, at its highest, after the model was loaded.
 
     Args:
         checkpoint: Of one layer.
         frames: The table.
         device: "cpu" or "cuda".
-        warm_up: Batches before the highest is watched, as many as the true model has layers: so often does one batch
-            of that go through a layer, until the allocator has found its places.
+        passes: How often the table is embedded and written. An allocator does not find the same places each time, and
+            what libraries set up at their first use stays: for a table of one window the highest of one pass is luck.
     """
     encoding = EncodingSettings.model_validate({"device": device, "token_budget": CPU_TOKENS, "compile": "never"})
     encoder = ours.load(checkpoint, encoding)
     memory = PeakMemory(encoder.device)
     loaded = memory.now()
-    proteins = next(read_windows(frames, FRAMES_AT_ONCE)).column("protein").to_pylist()
-    batch = proteins[: CPU_TOKENS // (len(proteins[0]) + 2)]
-    for _ in range(warm_up):
-        embed(encoder, batch)
     memory.reset()
-    with TableWriter(frames.with_suffix(".vectors"), embeddings_schema(encoder.dim), {"table": "embeddings"}) as writer:
-        for table in embed_windows(encoder, read_windows(frames, FRAMES_AT_ONCE, frames_schema())):
-            writer.write(table)
+    schema = embeddings_schema(encoder.dim)
+    for _ in range(passes):
+        with TableWriter(frames.with_suffix(".vectors"), schema, {"table": "embeddings"}) as writer:
+            for vectors in embed_windows(encoder, read_frames(encoder, frames)):
+                writer.write(vectors)
     return memory.highest() - loaded
 
 

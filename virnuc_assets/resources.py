@@ -11,10 +11,6 @@ from virnuc_assets.sequences.catalogue import Source, read_catalogue
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.layout import Layout
 
-# Frames held in memory at once, whatever a table's size. One number for graph and command line: which rows share a
-# batch moves a vector's last digit.
-FRAMES_AT_ONCE = 512
-
 
 @dataclass(frozen=True)
 class Workspace:

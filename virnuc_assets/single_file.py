@@ -10,14 +10,14 @@ from typing import Any
 import pyarrow as pa
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.resources import FRAMES_AT_ONCE, Workspace
+from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.chunk_table import chunk_table
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_table
 from virnuc_assets.sequences.planning import Piece, plan_source, source_name
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.schemas import frames_schema
-from virnuc_assets.storage.tables import TableWriter, content_digest, read_rows, read_windows
+from virnuc_assets.storage.tables import TableWriter, content_digest, read_rows
 
 # Told how many were done now, and how many there are in all.
 Report = Callable[[int, int], None]
@@ -83,7 +83,7 @@ def ledger_totals(ledger: pa.Table) -> dict[str, Any]:
 
 def embed_file(workspace: Workspace, frames: Path, encoder_name: str, to: Path, report: Report) -> dict[str, Any]:
     """Write the embeddings of a frames table by a named encoder; returns what was counted."""
-    from virnuc_assets.encoders.embedding import embed_windows
+    from virnuc_assets.encoders.embedding import embed_windows, read_frames
     from virnuc_assets.encoders.loading import load_for_run
     from virnuc_assets.storage.schemas import embeddings_schema
 
@@ -92,8 +92,7 @@ def embed_file(workspace: Workspace, frames: Path, encoder_name: str, to: Path, 
     encoder = load_for_run(workspace.encoder_named(encoder_name), workspace.layout.checkpoints, encoding)
     recipe = {"table": "embeddings", "frames": content_digest(frames), "encoder": encoder.fingerprint}
     with TableWriter(to, embeddings_schema(encoder.dim), recipe) as writer:
-        windows = read_windows(frames, FRAMES_AT_ONCE, frames_schema())
-        for table in embed_windows(encoder, windows, lambda done: report(done, rows)):
+        for table in embed_windows(encoder, read_frames(encoder, frames), lambda done: report(done, rows)):
             writer.write(table)
     return {"frames": rows, "encoder": encoder.spec.name, "dim": encoder.dim, "device": encoder.device}
 
@@ -121,8 +120,9 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report) -
     framed = Framed(source, chunk_length)
     frames = pa.concat_tables(framed.windows(lambda done, total: None))
     predictions = [classifier.predictions(classifier.features_schema.empty_table())]
-    for start in range(0, frames.num_rows, FRAMES_AT_ONCE):
-        window = frames.slice(start, FRAMES_AT_ONCE)
+    window_rows = max(encoder.window_rows for encoder in encoders.values())
+    for start in range(0, frames.num_rows, window_rows):
+        window = frames.slice(start, window_rows)
         dna = embed_frames(encoders["dna"], window, lambda done: report(done, 2 * frames.num_rows))
         protein = embed_frames(encoders["protein"], window, lambda done: report(done, 2 * frames.num_rows))
         predictions.append(classifier.predictions(merge_features(window, dna, protein)))

@@ -14,11 +14,11 @@ from virnuc_assets.encoders.checkpoints import find_checkpoint
 from virnuc_assets.encoders.fingerprint import fingerprint, identity
 from virnuc_assets.launch import GPU_OP_TAGS, GPU_POOL
 from virnuc_assets.partitions import ShardSet
-from virnuc_assets.resources import FRAMES_AT_ONCE, Workspace
+from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Domain
-from virnuc_assets.storage.schemas import frames_schema, vector_dim
-from virnuc_assets.storage.tables import read_schema, read_windows
+from virnuc_assets.storage.schemas import vector_dim
+from virnuc_assets.storage.tables import read_schema
 
 if TYPE_CHECKING:
     from virnuc_assets.encoders.loading import Encoder
@@ -64,10 +64,10 @@ def _embedding(workspace: Workspace, domain: Domain, slot: str) -> Callable[[], 
             made: dict[str, Any] = {}
 
             def batches() -> Iterator[pa.Table]:
-                from virnuc_assets.encoders.embedding import count_truncated, embed_windows
+                from virnuc_assets.encoders.embedding import count_truncated, embed_windows, read_frames
 
                 def windows() -> Iterator[pa.Table]:
-                    for window in read_windows(frames, FRAMES_AT_ONCE, frames_schema()):
+                    for window in read_frames(encoder(), frames):
                         made["truncated"] += count_truncated(spec, window.column(spec.column).to_pylist())
                         yield window
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -20,7 +21,8 @@ from virnuc_assets.encoders.loading import Encoder
 from virnuc_assets.encoders.machine import give_freed_memory_back
 from virnuc_assets.encoders.registry import EncoderSpec
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.schemas import embeddings_schema
+from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
+from virnuc_assets.storage.tables import read_windows
 
 _DIGEST_BYTES = 16
 _EXAMPLES = 5
@@ -108,8 +110,16 @@ def embed_windows(
 
 
 def embed_frames(encoder: Encoder, frames: pa.Table | pa.RecordBatch, progress: Progress | None = None) -> pa.Table:
-    """`embed_windows` of one window."""
-    return next(embed_windows(encoder, [frames], progress))
+    """`embed_windows` of frames that are in memory, in windows of the encoder's size."""
+    starts = range(0, max(frames.num_rows, 1), encoder.window_rows)
+    windows = (frames.slice(start, encoder.window_rows) for start in starts)
+    return pa.concat_tables(embed_windows(encoder, windows, progress))
+
+
+def read_frames(encoder: Encoder, path: Path) -> Iterator[pa.Table]:
+    """What `embed_windows` reads of a frames table, in windows of the encoder's size."""
+    columns = ["frame_id", encoder.spec.column]
+    return read_windows(path, encoder.window_rows, frames_schema(), columns=columns)
 
 
 def count_truncated(spec: EncoderSpec, sequences: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
-from virnuc_assets.encoders.linear import GeluLinear
+from virnuc_assets.encoders.linear import GeluLinear, RoomLinear, room_for
 from virnuc_assets.encoders.tokenization import EsmTokenization
 from virnuc_assets.encoders.weights import CheckpointError, load_weights, read_config, read_weights
 
@@ -64,17 +64,17 @@ class SelfAttention(nn.Module):
         """
         d = self.query.in_features
         with torch.device("meta"):
-            self.qkv = nn.Linear(d, 3 * d)
+            self.qkv = RoomLinear(d, 3 * d)
         for name in ("weight", "bias"):
             q, k, v = (getattr(linear, name) for linear in (self.query, self.key, self.value))
             joined = torch.cat([self._side_by_side(q), self._side_by_side(k), v])  # (3d, ...)
             setattr(self.qkv, name, nn.Parameter(joined, requires_grad=False))
         del self.query, self.key, self.value
 
-    def forward(self, hidden: Tensor, turns: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, turns: Tensor, room: Tensor) -> Tensor:
         """(b, l, d) with the positions' turns (l, 1, d / h / 2) to (b, l, d)."""
         b, length, d = hidden.shape
-        qkv = self.qkv(hidden).view(b, length, 3 * self.heads, d // self.heads)
+        qkv = self.qkv(hidden, room).view(b, length, 3 * self.heads, d // self.heads)
         qk, v = qkv.split([2 * self.heads, self.heads], dim=2)
         q, k = turned(qk, turns).transpose(1, 2).chunk(2, dim=1)  # (b, h, l, d / h) each
         mixed = F.scaled_dot_product_attention(q, k, v.transpose(1, 2))
@@ -113,12 +113,12 @@ class Attention(nn.Module):
     def __init__(self, config: EsmConfig) -> None:
         super().__init__()
         self.self = SelfAttention(config)
-        self.output = Dense(nn.Linear(config.hidden_size, config.hidden_size))
+        self.output = Dense(RoomLinear(config.hidden_size, config.hidden_size))
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, stream: Tensor, turns: Tensor) -> Tensor:
-        """What is added to the residual stream (b, l, d)."""
-        added: Tensor = self.output.dense(self.self(self.LayerNorm(stream), turns))
+    def forward(self, stream: Tensor, turns: Tensor, room: Tensor) -> Tensor:
+        """What is added to the residual stream (b, l, d), in the room."""
+        added: Tensor = self.output.dense(self.self(self.LayerNorm(stream), turns, room), room)
         return added
 
 
@@ -132,11 +132,15 @@ class Layer(nn.Module):
         self.intermediate = Dense(GeluLinear(config.hidden_size, config.intermediate_size))
         self.output = Dense(nn.Linear(config.intermediate_size, config.hidden_size))
 
-    def forward(self, stream: Tensor, turns: Tensor) -> Tensor:
-        """(b, l, d) to (b, l, d)."""
-        stream = stream + self.attention(stream, turns)
-        out: Tensor = stream + self.output.dense(self.intermediate.dense(self.LayerNorm(stream)))
-        return out
+    def forward(self, stream: Tensor, turns: Tensor, room: Tensor) -> Tensor:
+        """The stream (b, l, d), which is added to in place.
+
+        It then lies below all that a layer allocates, and an allocator finds each layer's blocks where the last
+        layer's were.
+        """
+        stream += self.attention(stream, turns, room)
+        stream += self.output.dense(self.intermediate.dense(self.LayerNorm(stream), room))
+        return stream
 
 
 class Esm(nn.Module):
@@ -145,6 +149,7 @@ class Esm(nn.Module):
     def __init__(self, config: EsmConfig) -> None:
         super().__init__()
         self.dim = config.hidden_size
+        self._widest = max(3 * config.hidden_size, config.intermediate_size)
         self.scale = 1.0 - _MASKED_IN_TRAINING if config.token_dropout else 1.0
         self._pairs = config.hidden_size // config.num_attention_heads // 2
         self._turns: tuple[tuple[int, torch.device], Tensor] | None = None
@@ -159,9 +164,10 @@ class Esm(nn.Module):
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """(b, l) int64 without padding to hidden states (b, l, d) after the last layer normalization."""
-        stream, turns = self.layer_inputs(token_ids)
+        stream, *shared = self.layer_inputs(token_ids)
         for layer in self.layers():
-            stream = layer(stream, turns)
+            stream = layer(stream, *shared)
+        del shared
         hidden: Tensor = self.encoder["emb_layer_norm_after"](stream)
         return hidden
 
@@ -169,13 +175,14 @@ class Esm(nn.Module):
         """The layers in their order."""
         return cast("nn.ModuleList", self.encoder["layer"])
 
-    def layer_inputs(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (b, l) to what the first layer is called with: (b, l, d) and the positions' turns."""
+    def layer_inputs(self, token_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (b, l) to what the first layer is called with: (b, l, d), the positions' turns, and room."""
         key = (token_ids.shape[1], token_ids.device)
         if self._turns is None or self._turns[0] != key:  # one length at a time: batches come sorted by it
             angles = torch.outer(torch.arange(key[0], dtype=torch.float32), rotary_frequencies(self._pairs))
             self._turns = (key, torch.polar(torch.ones_like(angles), angles)[:, None].to(key[1]))
-        return self.embeddings["word_embeddings"](token_ids) * self.scale, self._turns[1]
+        stream = self.embeddings["word_embeddings"](token_ids).mul_(self.scale)  # (b, l, d)
+        return stream, self._turns[1], room_for(stream, self._widest)
 
 
 def rotary_frequencies(pairs: int) -> Tensor:
@@ -215,4 +222,4 @@ def load_esm(folder: Path, dtype: torch.dtype) -> tuple[Esm, EsmTokenization]:
 
 
 def _are_close(found: Tensor, computed: Tensor) -> bool:
-    return found.shape == computed.shape and torch.allclose(found.float(), computed, rtol=1e-5)
+    return found.shape == computed.shape and torch.allclose(found.float(), computed.to(found.dtype).float(), rtol=1e-5)

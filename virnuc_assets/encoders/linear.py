@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
 
-class GeluLinear(nn.Linear):
+class RoomLinear(nn.Linear):
+    """A product that is written into room that all layers share.
+
+    The widest blocks of a layer are then allocated once a batch. An allocator that gets them back after each layer
+    returns them to the kernel, or finds no place for the next layer's among those that it kept.
+    """
+
+    def forward(self, x: Tensor, room: Tensor) -> Tensor:  # type: ignore[override]
+        """(..., d_in) to (..., d_out), in the first elements of `room`, in which nothing lies that is still needed."""
+        flat = x.reshape(-1, self.in_features)
+        out = room[: len(flat) * self.out_features].view(len(flat), self.out_features)
+        if self.bias is None:
+            torch.mm(flat, self.weight.t(), out=out)
+        else:
+            torch.addmm(self.bias, flat, self.weight.t(), out=out)
+        return out.view(*x.shape[:-1], self.out_features)
+
+
+class GeluLinear(RoomLinear):
     """A product with GELU (the exact one, by erf) after it."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., d_in) to (..., d_out)."""
-        return F.gelu(super().forward(x))
+    def forward(self, x: Tensor, room: Tensor) -> Tensor:
+        """As `RoomLinear`."""
+        out: Tensor = torch.ops.aten.gelu_(super().forward(x, room))
+        return out
 
 
 class PackedLinear(nn.Module):
@@ -27,7 +45,7 @@ class PackedLinear(nn.Module):
         self._bias = None if linear.bias is None else linear.bias.detach()
         self._after = ("gelu", "none") if isinstance(linear, GeluLinear) else ("none", "")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, room: Tensor | None = None) -> Tensor:  # noqa: ARG002 - oneDNN takes its own
         """(..., d_in) to (..., d_out)."""
         after, algorithm = self._after
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, after, [], algorithm)
@@ -41,3 +59,8 @@ def pack(module: nn.Module) -> nn.Module:
             if isinstance(child, nn.Linear):
                 setattr(parent, name, PackedLinear(child))
     return module
+
+
+def room_for(stream: Tensor, widest: int) -> Tensor:
+    """Room for the widest product of a stream (b, l, d): (b * l * widest,) of its precision, not initialized."""
+    return stream.new_empty(stream.shape[0] * stream.shape[1] * widest)

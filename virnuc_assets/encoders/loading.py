@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,7 @@ from virnuc_assets.encoders.golden import check_golden
 from virnuc_assets.encoders.machine import prepare_cpu, resolve_device
 from virnuc_assets.encoders.pooling import LEFT_OUT, keep_mask, mean_pool
 from virnuc_assets.encoders.registry import EncoderSpec
-from virnuc_assets.encoders.tuning import CPU_TOKENS, Tuning, reform, tune
+from virnuc_assets.encoders.tuning import CPU_TOKENS, PROBE_LENGTH, Tuning, reform, tune
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import EncodingSettings, Precision
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     Model = Esm | MosaicBert | Kmer
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_WINDOW_BATCHES = 8
 _PROBE_LETTERS = 512  # where an encoder has no longest sequence
 TUNING_FILE = "tuning.json"  # beside the checkpoints: both belong to a machine
 
@@ -44,6 +46,8 @@ class Encoder:
         device: Where it runs.
         tuning: Tokens a batch and compilation as they were chosen, and why.
         token_budget: Tokens a batch from now on; halved when the device's memory runs out.
+        window_rows: Rows that are read, embedded and written at a time: some batches of common lengths. A power of
+            two, so that the windows of two encoders begin together at every row of the larger.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Encoder:
         self.dim = model.dim
         self.tuning = tuning
         self.token_budget = tuning.token_budget
+        self.window_rows = _window_rows(self.token_budget)
         self._model = model
         self._tokenization = tokenization
         self.device = next(tensor.device for tensor in (*model.parameters(), *model.buffers()))
@@ -122,6 +127,7 @@ def load_encoder(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSetting
     encoder = Encoder(spec, model, tokenization, fingerprint(spec, folder, encoding.precision), tuning)
     if encoder.on_gpu and not isinstance(encoding.token_budget, int) and spec.architecture != "kmer":
         encoder.token_budget = _fill_device(encoder)
+        encoder.window_rows = _window_rows(encoder.token_budget)
     return encoder
 
 
@@ -133,6 +139,10 @@ def load_for_run(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSetting
     """
     check_golden(spec.architecture, encoding.device)
     return load_encoder(spec, checkpoints, encoding)
+
+
+def _window_rows(token_budget: int) -> int:
+    return int(2 ** math.floor(math.log2(max(_WINDOW_BATCHES * token_budget // PROBE_LENGTH, 1))))
 
 
 def _fill_device(encoder: Encoder) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
+from virnuc_assets.encoders.linear import RoomLinear, room_for
 from virnuc_assets.encoders.tokenization import BpeTokenization
 from virnuc_assets.encoders.weights import CheckpointError, load_weights, read_config, read_weights
 
@@ -63,12 +64,12 @@ class SelfAttention(nn.Module):
     def __init__(self, config: MosaicBertConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
-        self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.Wqkv = RoomLinear(config.hidden_size, 3 * config.hidden_size)
 
-    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, bias: Tensor, room: Tensor) -> Tensor:
         """(b, l, d) and the bias (1, h, l, l) to (b, l, d)."""
         b, length, d = hidden.shape
-        qkv = self.Wqkv(hidden).view(b, length, 3, self.heads, d // self.heads)
+        qkv = self.Wqkv(hidden, room).view(b, length, 3, self.heads, d // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (b, h, l, d / h) each
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return mixed.transpose(1, 2).reshape(b, length, d)
@@ -79,12 +80,12 @@ class AttentionOutput(nn.Module):
 
     def __init__(self, config: MosaicBertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = RoomLinear(config.hidden_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, mixed: Tensor, residual: Tensor) -> Tensor:
+    def forward(self, mixed: Tensor, residual: Tensor, room: Tensor) -> Tensor:
         """(b, l, d) twice to (b, l, d)."""
-        out: Tensor = self.LayerNorm(self.dense(mixed) + residual)
+        out: Tensor = self.LayerNorm(self.dense(mixed, room) + residual)
         return out
 
 
@@ -96,9 +97,9 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = AttentionOutput(config)
 
-    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, bias: Tensor, room: Tensor) -> Tensor:
         """(b, l, d) and the bias (1, h, l, l) to (b, l, d)."""
-        out: Tensor = self.output(self.self(hidden, bias), hidden)
+        out: Tensor = self.output(self.self(hidden, bias, room), hidden, room)
         return out
 
 
@@ -107,14 +108,14 @@ class GatedMlp(nn.Module):
 
     def __init__(self, config: MosaicBertConfig) -> None:
         super().__init__()
-        self.gated_layers = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.wo = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.gated_layers = RoomLinear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.wo = RoomLinear(config.intermediate_size, config.hidden_size)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, room: Tensor) -> Tensor:
         """(b, l, d) to (b, l, d)."""
-        gate, value = self.gated_layers(hidden).chunk(2, dim=-1)  # (b, l, intermediate) each
-        out: Tensor = self.layernorm(self.wo(F.gelu(gate).mul_(value)) + hidden)
+        gate, value = self.gated_layers(hidden, room).chunk(2, dim=-1)  # (b, l, intermediate) each
+        out: Tensor = self.layernorm(self.wo(F.gelu(gate).mul_(value), room) + hidden)
         return out
 
 
@@ -126,9 +127,9 @@ class Layer(nn.Module):
         self.attention = Attention(config)
         self.mlp = GatedMlp(config)
 
-    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, bias: Tensor, room: Tensor) -> Tensor:
         """(b, l, d) and the bias (1, h, l, l) to (b, l, d)."""
-        out: Tensor = self.mlp(self.attention(hidden, bias))
+        out: Tensor = self.mlp(self.attention(hidden, bias, room), room)
         return out
 
 
@@ -138,6 +139,7 @@ class MosaicBert(nn.Module):
     def __init__(self, config: MosaicBertConfig) -> None:
         super().__init__()
         self.dim = config.hidden_size
+        self._widest = max(3 * config.hidden_size, 2 * config.intermediate_size)
         self.embeddings = Embeddings(config)
         layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.encoder = nn.ModuleDict({"layer": layers})
@@ -146,17 +148,17 @@ class MosaicBert(nn.Module):
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """(b, l) int64 without padding to hidden states (b, l, d)."""
-        hidden, bias = self.layer_inputs(token_ids)
+        hidden, *shared = self.layer_inputs(token_ids)
         for layer in self.layers():
-            hidden = layer(hidden, bias)
+            hidden = layer(hidden, *shared)
         return hidden
 
     def layers(self) -> nn.ModuleList:
         """The layers in their order."""
         return cast("nn.ModuleList", self.encoder["layer"])
 
-    def layer_inputs(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (b, l) to what the first layer is called with: (b, l, d) and ALiBi's penalty (1, h, l, l)."""
+    def layer_inputs(self, token_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (b, l) to what the first layer is called with: (b, l, d), ALiBi's penalty (1, h, l, l), and room."""
         hidden: Tensor = self.embeddings(token_ids)  # (b, l, d)
         key = (token_ids.shape[1], hidden.device, hidden.dtype)
         if self._bias is None or self._bias[0] != key:  # one length at a time: batches come sorted by it
@@ -164,7 +166,7 @@ class MosaicBert(nn.Module):
             distance = (position[:, None] - position[None, :]).abs()  # (l, l)
             penalty = -torch.tensor(self._slopes)[None, :, None, None] * distance
             self._bias = (key, penalty.to(hidden.device, hidden.dtype))
-        return hidden, self._bias[1]
+        return hidden, self._bias[1], room_for(hidden, self._widest)
 
 
 def load_mosaic_bert(folder: Path, dtype: torch.dtype) -> tuple[MosaicBert, BpeTokenization]:

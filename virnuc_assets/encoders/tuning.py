@@ -30,7 +30,7 @@ from virnuc_assets.settings import EncodingSettings
 # Small, so that a layer's temporaries stay in the caches of a CPU.
 CPU_TOKENS = 2048
 _CANDIDATE_TOKENS = (512, 1024, 2048, 4096)
-_PROBE_LENGTH = 128  # tokens a row, of the order of a frame's
+PROBE_LENGTH = 128  # tokens a row, of the order of a frame's
 _ROUNDS = 3
 # Compiling takes tens of seconds; where a batch takes fewer operations than this, it can win nothing back.
 _WORTH_MEASURING_FLOP = 1e11
@@ -148,7 +148,7 @@ def _probe(layer: nn.Module, form: Form) -> Callable[..., Tensor]:
 
 
 def _inputs(model: Layered, budget: int, device: torch.device) -> tuple[Any, ...]:
-    token_ids = torch.full((max(budget // _PROBE_LENGTH, 1), min(budget, _PROBE_LENGTH)), 5, device=device)
+    token_ids = torch.full((max(budget // PROBE_LENGTH, 1), min(budget, PROBE_LENGTH)), 5, device=device)
     with torch.no_grad():
         return model.layer_inputs(token_ids)
 

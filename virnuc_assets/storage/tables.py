@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
@@ -25,6 +25,8 @@ from virnuc_assets.storage.layout import Domain
 Recipe = Mapping[str, Any]
 _RECIPE_KEY = "virnuc.recipe"
 _DIGEST_KEY = "virnuc.content_digest"
+_READ_BYTES = 1 << 20  # a window reads no more ahead, however much of a table was written at once
+_PAGE_BYTES = 1 << 16  # a writer keeps some pages of each column; Parquet's default is 1 MiB
 
 
 class TableMismatch(VirnucError):
@@ -63,6 +65,8 @@ class TableWriter:
             use_dictionary=plain,
             write_statistics=plain,
             use_compliant_nested_type=False,  # nested values as the schema names them: what is read is what was written
+            data_page_size=_PAGE_BYTES,
+            memory_pool=pa.system_memory_pool(),  # Arrow's own keeps what was freed, megabytes a column
         )
         return self
 
@@ -100,16 +104,28 @@ def read_table(path: Path, schema: pa.Schema | None = None, require: Recipe | No
 
 
 def read_windows(
-    path: Path, rows: int, schema: pa.Schema | None = None, require: Recipe | None = None
+    path: Path,
+    rows: int,
+    schema: pa.Schema | None = None,
+    require: Recipe | None = None,
+    columns: Sequence[str] | None = None,
 ) -> Iterator[pa.Table]:
-    """As `read_table`, a window of rows at a time; a table without rows is one empty window."""
+    """As `read_table`, a window of rows at a time; a table without rows is one empty window.
+
+    Args:
+        path: As `read_table`.
+        rows: Rows of a window; fewer where a part of the table that was written at once ends.
+        schema: As `read_table`.
+        require: As `read_table`.
+        columns: Those to read, in the table's order; all without.
+    """
     require_table(path, schema, require)
-    with pq.ParquetFile(path) as parquet:
-        empty = pa.Table.from_batches([], parquet.schema_arrow.remove_metadata())
-        for batch in parquet.iter_batches(batch_size=rows) if parquet.metadata.num_rows else ():
-            yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES) as parquet:
         if not parquet.metadata.num_rows:
-            yield empty
+            empty = parquet.schema_arrow.remove_metadata().empty_table()
+            yield empty.select([name for name in empty.column_names if columns is None or name in columns])
+        for batch in parquet.iter_batches(rows, columns=columns) if parquet.metadata.num_rows else ():
+            yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
 
 
 def require_table(path: Path, schema: pa.Schema | None = None, require: Recipe | None = None) -> None:

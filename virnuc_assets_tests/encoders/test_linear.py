@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from virnuc_assets.encoders.esm import Esm, EsmConfig, SelfAttention
-from virnuc_assets.encoders.linear import GeluLinear, PackedLinear, pack
+from virnuc_assets.encoders.linear import GeluLinear, PackedLinear, RoomLinear, pack
 from virnuc_assets.encoders.machine import has_units
 from virnuc_assets.encoders.tuning import reform
 
@@ -18,11 +18,24 @@ def esm(dtype: torch.dtype) -> Esm:
     return model
 
 
+@torch.no_grad()
 def test_gelu_is_the_exact_one() -> None:
     linear = GeluLinear(8, 8)
     x = torch.linspace(-4, 4, 80).view(10, 8)
-    assert torch.equal(linear(x), F.gelu(F.linear(x, linear.weight, linear.bias), approximate="none"))
-    assert (linear(x) - F.gelu(F.linear(x, linear.weight, linear.bias), approximate="tanh")).abs().max() > 1e-5
+    room = torch.empty(80)
+    assert torch.equal(linear(x, room), F.gelu(F.linear(x, linear.weight, linear.bias), approximate="none"))
+    assert (linear(x, room) - F.gelu(F.linear(x, linear.weight, linear.bias), approximate="tanh")).abs().max() > 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 40), (3, 50, 40)])
+def test_wide_products_are_the_plain_ones_and_lie_in_their_room(bias: bool, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    linear, x, room = RoomLinear(40, 24, bias=bias), torch.randn(shape), torch.full((8000,), torch.nan)
+    found = linear(x, room)
+    assert torch.equal(found, F.linear(x, linear.weight, linear.bias))
+    assert found.data_ptr() == room.data_ptr() and room[found.numel() :].isnan().all()
 
 
 @torch.no_grad()
@@ -32,7 +45,8 @@ def test_packed_products_are_the_plain_ones_for_any_count_of_rows() -> None:
         packed = PackedLinear(linear)
         for shape in ((1, 40), (7, 40), (3, 50, 40)):
             x = torch.randn(shape)
-            torch.testing.assert_close(packed(x), linear(x), rtol=0, atol=1e-5)
+            plain = linear(x, torch.empty(150 * 24)) if isinstance(linear, GeluLinear) else linear(x)
+            torch.testing.assert_close(packed(x), plain, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()

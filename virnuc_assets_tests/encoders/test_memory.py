@@ -20,7 +20,8 @@ NAME = "fastesm2_650_miniature"
 TRUE_WIDTH = Shape(hidden=1280, layers=1, heads=20, model_type="fast_esm")
 FEW, MANY = 100, 10_000
 
-# Runs in a process of its own. Every length is met before the peak is reset: what counts is what a table adds.
+# Runs in a process of its own. An allocator does not find the same places each time, and what libraries set up at
+# their first use stays: a table of one window is embedded as often as FastESM2 has layers, and the highest counts.
 EMBED = """
 import json, sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def memory(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
 
-root, frames = Path(sys.argv[1]), Path(sys.argv[2])
+root, frames, passes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[4])
 encoding = EncodingSettings(device="cpu", token_budget=2048, compile="never")
 workspace = Workspace(Settings(root=root, encoding=encoding))
 import torch
@@ -46,7 +47,8 @@ model = memory("VmRSS")
 bytes_of_weights = sum(parameter.nbytes for parameter in encoder._model.parameters())
 del encoder
 Path("/proc/self/clear_refs").write_text("5")
-embed_file(workspace, frames, sys.argv[3], root / f"{frames.stem}-out.parquet", lambda done, total: None)
+for _ in range(passes):
+    embed_file(workspace, frames, sys.argv[3], root / f"{frames.stem}-out.parquet", lambda done, total: None)
 print(json.dumps({"peak": memory("VmHWM"), "libraries": libraries, "model": model, "weights": bytes_of_weights}))
 """
 
@@ -74,9 +76,9 @@ def test_ten_thousand_frames_take_no_more_memory_than_a_hundred(tmp_path: Path) 
     folder.mkdir(parents=True)
     write_drawn_checkpoint(folder, NAME, TRUE_WIDTH)
     beyond, figures = {}, {}
-    for rows in (FEW, MANY):
+    for rows, passes in ((FEW, 33), (MANY, 1)):
         frames = write_frames(tmp_path / f"{rows}.parquet", rows)
-        command = [sys.executable, "-c", EMBED, str(tmp_path), str(frames), NAME]
+        command = [sys.executable, "-c", EMBED, str(tmp_path), str(frames), NAME, str(passes)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         found = figures[rows] = json.loads(done.stdout)

@@ -57,8 +57,9 @@ def test_positions_are_turned_in_fp32_by_a_table_made_once_a_length(precision: P
     spec = next(spec for spec in MINIATURES if spec.architecture == "esm")
     model = loaded(spec, checkpoints, precision)._model
     assert isinstance(model, Esm)
-    stream, turns = model.layer_inputs(torch.full((2, 32), 5))
+    stream, turns, room = model.layer_inputs(torch.full((2, 32), 5))
     assert stream.dtype == DTYPES[precision]
+    assert room.shape == (2 * 32 * 4 * model.dim,) and room.dtype == stream.dtype
     assert turns.dtype == torch.complex64 and turns.shape == (32, 1, 4)
     assert model.layer_inputs(torch.full((1, 32), 5))[1] is turns
     assert model.layer_inputs(torch.full((1, 9), 5))[1].shape == (9, 1, 4)
