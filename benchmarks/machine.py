@@ -1,4 +1,4 @@
-"""What a process can tell of the machine under it: memory at its highest, and the rate of plain matrix products."""
+"""The rate of plain matrix products on this machine."""
 
 from __future__ import annotations
 
@@ -6,40 +6,12 @@ import math
 import mmap
 import statistics
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 _LONGEST_SECONDS = 1.0  # a product that takes longer is left out
 _RUNS, _ENOUGH_SECONDS = 7, 0.5
-
-
-class PeakMemory:
-    """Bytes at the highest since the last reset: resident memory of this process (Linux), or of the GPU's tensors."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
-
-    def reset(self) -> None:
-        """Begin anew from what is in use now."""
-        if self._on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-    def highest(self) -> int:
-        """Bytes at the highest."""
-        return torch.cuda.max_memory_allocated() if self._on_gpu else _status("VmHWM")
-
-    def now(self) -> int:
-        """Bytes in use."""
-        return torch.cuda.memory_allocated() if self._on_gpu else _status("VmRSS")
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
 
 
 def gemm_gflops(dtype: torch.dtype, device: torch.device, width: int) -> float:

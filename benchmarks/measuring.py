@@ -20,10 +20,11 @@ import torch
 
 from benchmarks import originals, ours
 from benchmarks.contenders import Contender, Model
-from benchmarks.machine import PeakMemory, gemm_gflops
+from benchmarks.machine import gemm_gflops
 from virnuc_assets.encoders.loading import DTYPES
 from virnuc_assets.encoders.machine import usable_cores
 from virnuc_assets.encoders.miniature import Shape
+from virnuc_assets.encoders.peak_memory import PeakMemory
 from virnuc_assets.encoders.tokenization import BpeTokenization, EsmTokenization
 from virnuc_assets.encoders.tuning import CPU_TOKENS
 from virnuc_assets.settings import EncodingSettings

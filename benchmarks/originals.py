@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
 from benchmarks.checkpoints import drawn_weights
@@ -48,7 +48,7 @@ def fair_esm(model: Model, device: torch.device) -> Embed:
 
     with torch.device("meta"):
         esm2 = ESM2(model.shape.layers, model.shape.hidden, model.shape.heads, "ESM-1b")
-    weights = {_fair_name(name): tensor for name, tensor in drawn_weights(model)}
+    weights = {fair_name(name): tensor for name, tensor in drawn_weights(model)}
     weights["lm_head.weight"] = weights["embed_tokens.weight"]
     esm2.load_state_dict(weights, strict=True, assign=True)
     del weights
@@ -69,7 +69,8 @@ def fair_esm(model: Model, device: torch.device) -> Embed:
     return embed
 
 
-def _fair_name(name: str) -> str:
+def fair_name(name: str) -> str:
+    """fair-esm's name of a parameter that the hub's ESM2 checkpoints hold."""
     if not name.startswith("lm_head."):
         for hub, fair in _RENAMED.items():
             name = name.replace(hub, fair, 1)
@@ -149,13 +150,17 @@ def _upstream_layer(layer: Layer, hidden: Tensor, bias: Tensor) -> Tensor:
     attention, mlp = layer.attention, layer.mlp
     b, length, d = hidden.shape
     heads = attention.self.heads
-    qkv = attention.self.Wqkv(hidden).view(b, length, 3, heads, d // heads)
+    qkv = _product(attention.self.Wqkv, hidden).view(b, length, 3, heads, d // heads)
     q, v = qkv[:, :, 0].permute(0, 2, 1, 3), qkv[:, :, 2].permute(0, 2, 1, 3)  # (b, h, l, d / h)
     k = qkv[:, :, 1].permute(0, 2, 3, 1)  # (b, h, d / h, l)
     odds = F.softmax(torch.matmul(q, k) / math.sqrt(d // heads) + bias, dim=-1)  # (b, h, l, l)
     mixed = torch.matmul(odds, v).permute(0, 2, 1, 3).reshape(b, length, d)
-    hidden = attention.output.LayerNorm(attention.output.dense(mixed) + hidden)
-    gated = mlp.gated_layers(hidden)  # (b, l, 2 * intermediate)
+    hidden = attention.output.LayerNorm(_product(attention.output.dense, mixed) + hidden)
+    gated = _product(mlp.gated_layers, hidden)  # (b, l, 2 * intermediate)
     gate, value = gated.chunk(2, dim=-1)
-    out: Tensor = mlp.layernorm(mlp.wo(F.gelu(gate) * value) + hidden)
+    out: Tensor = mlp.layernorm(_product(mlp.wo, F.gelu(gate) * value) + hidden)
     return out
+
+
+def _product(linear: nn.Linear, x: Tensor) -> Tensor:
+    return F.linear(x, linear.weight, linear.bias)

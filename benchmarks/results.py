@@ -63,6 +63,7 @@ def name_metrics(figures: Figures, headline: str) -> None:
     for metric, figure in {
         "fp32_share_of_peak": "ours_650m_fp32.share_of_peak",
         "bf16_share_of_peak": "ours_650m_bf16.share_of_peak",
+        "min_cosine_int8": "ours_650m_int8.min_cosine",
         "max_difference_to_fair_esm": "fair_esm_650m_fp32.max_difference",
     }.items():
         if figure in figures:

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from benchmarks import ours
-from benchmarks.machine import PeakMemory
 from virnuc_assets.encoders.embedding import embed_windows, read_frames
+from virnuc_assets.encoders.peak_memory import PeakMemory
 from virnuc_assets.encoders.tuning import CPU_TOKENS
 from virnuc_assets.settings import EncodingSettings
 from virnuc_assets.storage.schemas import embeddings_schema

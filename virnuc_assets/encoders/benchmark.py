@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from virnuc_assets.encoders.registry import EncoderSpec
 from virnuc_assets.errors import VirnucError
@@ -41,7 +40,8 @@ def benchmark_encoders(
     Returns:
         By key: encoder, sequences, dim, precision, device, token_budget and layers as they were tuned, seconds (median
         of a pass), sequences_per_s and peak_memory_bytes (on a GPU of its allocator with small batches, equal for
-        all; else what the process's resident set grew by since its libraries were imported).
+        all; else what the process's resident set grew by since its libraries were imported; with the model, without
+        what tuning took).
 
     Raises:
         VirnucError: there are no rows or no repeats, or a measurement failed; the message holds its error output.
@@ -70,11 +70,16 @@ def measure(
 
     from virnuc_assets.encoders.embedding import embed
     from virnuc_assets.encoders.loading import library_of, load_encoder
+    from virnuc_assets.encoders.machine import give_freed_memory_back, resolve_device
+    from virnuc_assets.encoders.peak_memory import PeakMemory
     from virnuc_assets.encoders.tuning import CPU_TOKENS
 
     library_of(spec)
-    idle_bytes = _resident_bytes("VmRSS")
+    memory = PeakMemory(resolve_device(encoding.device))
+    idle_bytes = memory.now()
     encoder = load_encoder(spec, checkpoints, encoding)
+    give_freed_memory_back()
+    memory.reset()
     embed(encoder, sequences[:_WARM_UP_SEQUENCES])
     token_budget, seconds = encoder.token_budget, []
     for _ in range(repeats):
@@ -84,7 +89,7 @@ def measure(
     if encoder.on_gpu:  # a fitted budget fills the device whatever the encoder: memory is told for equal batches
         encoder.token_budget = CPU_TOKENS
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+        memory.reset()
         embed(encoder, sequences[:_WARM_UP_SEQUENCES])
     median = statistics.median(seconds)
     return {
@@ -97,7 +102,7 @@ def measure(
         "layers": encoder.tuning.layers,
         "seconds": median,
         "sequences_per_s": len(sequences) / median,
-        "peak_memory_bytes": _peak_bytes(encoder.on_gpu, idle_bytes),
+        "peak_memory_bytes": memory.highest() - idle_bytes,
     }
 
 
@@ -109,23 +114,6 @@ def _measure_apart(job: Mapping[str, Any]) -> Measurement:
         raise VirnucError(f"the benchmark of {job['spec']['name']} failed ({done.returncode}):\n{done.stderr.strip()}")
     measurement: Measurement = json.loads(done.stdout.splitlines()[-1])
     return measurement
-
-
-def _peak_bytes(on_gpu: bool, idle_bytes: int) -> int:
-    import torch
-
-    return torch.cuda.max_memory_allocated() if on_gpu else _resident_bytes("VmHWM") - idle_bytes
-
-
-def _resident_bytes(field: Literal["VmRSS", "VmHWM"]) -> int:
-    """This process's resident memory, now or at its highest; where the system tells only the latter, that."""
-    # Not ru_maxrss on Linux: a child begins with its parent's peak there.
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith(field))
-        return int(line.split()[1]) * 1024
-    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak_rss if sys.platform == "darwin" else peak_rss * 1024
 
 
 def _main() -> None:

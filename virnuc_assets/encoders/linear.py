@@ -27,7 +27,7 @@ class RoomLinear(nn.Linear):
 class GeluLinear(RoomLinear):
     """A product with GELU (the exact one, by erf) after it."""
 
-    def forward(self, x: Tensor, room: Tensor) -> Tensor:
+    def forward(self, x: Tensor, room: Tensor) -> Tensor:  # type: ignore[override]
         """As `RoomLinear`."""
         out: Tensor = torch.ops.aten.gelu_(super().forward(x, room))
         return out

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from virnuc_assets.encoders.weights import CheckpointError
+from virnuc_assets.encoders.verification import CheckpointError, read_json
 
 TokenIds = NDArray[np.int64]
 
@@ -77,12 +77,12 @@ class BpeTokenization:
         """Read the tokenizer.
 
         Raises:
-            CheckpointError: `tokenizer.json` is missing or does not frame sequences by CLS and SEP.
+            CheckpointError: `tokenizer.json` is missing, damaged, or does not frame sequences by CLS and SEP.
         """
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise CheckpointError(f"{folder}: no tokenizer.json; fetch the checkpoint again")
-        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer = _read_tokenizer(path)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         tokens = self._tokenizer.encode("ACGT").tokens
@@ -96,3 +96,12 @@ class BpeTokenization:
         """Token ids of each nucleotide sequence."""
         encodings = self._tokenizer.encode_batch_fast(list(sequences))
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    model = read_json(path).get("model")
+    if not isinstance(model, dict) or not {"vocab", "merges"} <= set(model):
+        raise CheckpointError(
+            f"{path}: expected byte pairs (a model with vocab and merges); fetch the checkpoint again"
+        )
+    return Tokenizer.from_file(str(path))

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from copy import copy, deepcopy
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from virnuc_assets.encoders.linear import pack
 from virnuc_assets.encoders.machine import cpu_name, has_units
 from virnuc_assets.settings import EncodingSettings
+from virnuc_assets.storage.tables import written_aside
 
 # Small, so that a layer's temporaries stay in the caches of a CPU.
 CPU_TOKENS = 2048
@@ -175,7 +175,5 @@ def _key(layers: nn.ModuleList, dtype: torch.dtype, device: torch.device, encodi
 
 
 def _write(cache: Path, known: dict[str, Any]) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=cache.parent, delete=False, encoding="utf-8") as aside:
-        json.dump(known, aside, indent=2)
-    Path(aside.name).replace(cache)
+    with written_aside(cache) as aside:
+        aside.write_text(json.dumps(known, indent=2), encoding="utf-8")

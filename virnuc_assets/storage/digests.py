@@ -48,7 +48,7 @@ def _column_parts(array: pa.Array) -> Iterator[bytes | memoryview]:
         yield np.fromiter(map(len, text), dtype=np.int64, count=len(text)).tobytes()
         yield "".join(text).encode()
     elif pa.types.is_fixed_size_list(array.type):
-        yield memoryview(np.ascontiguousarray(array.flatten().to_numpy(zero_copy_only=False))).cast("B")
+        yield np.ascontiguousarray(array.flatten().to_numpy(zero_copy_only=False)).data.cast("B")
     else:
         yield (
             array.fill_null(0 if not pa.types.is_boolean(array.type) else False)

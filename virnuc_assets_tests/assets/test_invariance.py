@@ -10,11 +10,12 @@ import torch
 from Bio import SeqIO
 
 from virnuc_assets import automation
+from virnuc_assets.classifier.calling import ServingClassifier
 from virnuc_assets.encoders.embedding import embed_frames
 from virnuc_assets.encoders.loading import load_encoder
 from virnuc_assets.partitions import SAMPLES
 from virnuc_assets.sequences.planning import source_of
-from virnuc_assets.storage.merging import vectors_of
+from virnuc_assets.storage.merging import merge_features, vectors_of
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.assets.project import DATA, Finished, Project, failures
 
@@ -87,22 +88,28 @@ def test_no_embedding_changes(plain: Project, shuffled: Project, slot: str) -> N
     assert float(np.abs(vectors_of(found) - vectors_of(expected)).max()) <= TOLERANCE
 
 
-@pytest.mark.parametrize("slot", SLOTS)
-def test_no_embedding_changes_by_the_count_of_threads(plain: Project, slot: str) -> None:
-    layout, spec = plain.workspace.layout, plain.workspace.encoder(slot)
-    frames = table(plain, "translated_proteins")
-    encoder = load_encoder(spec, layout.checkpoints, plain.settings.encoding)
+def test_no_embedding_and_no_call_changes_by_the_count_of_threads(plain: Project) -> None:
+    layout, frames = plain.workspace.layout, table(plain, "translated_proteins")
+    encoders = {
+        slot: load_encoder(plain.workspace.encoder(slot), layout.checkpoints, plain.settings.encoding) for slot in SLOTS
+    }
+    branch = plain.workspace.branch(plain.settings.serving.branch)
+    fingerprints = {"dna": encoders[branch.dna].fingerprint, "protein": encoders[branch.protein].fingerprint}
+    chunk_length = plain.settings.sequences.chunk_length
+    classifier = ServingClassifier.load(layout.classifier(branch.name), fingerprints, chunk_length)
+    stored = table(plain, "predictions").column("call")
     usable = torch.get_num_threads()
-    found = []
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(vectors_of(embed_frames(encoder, frames)))
+            found = {slot: embed_frames(encoder, frames) for slot, encoder in encoders.items()}
+            for slot, vectors in found.items():
+                expected = vectors_of(table(plain, f"{slot}_embeddings"))
+                assert float(np.abs(vectors_of(vectors) - expected).max()) <= TOLERANCE
+            features = merge_features(frames, found[branch.dna], found[branch.protein])
+            assert classifier.predictions(features).column("call") == stored
     finally:
         torch.set_num_threads(usable)
-    assert float(np.abs(found[0] - found[1]).max()) <= TOLERANCE
-    stored = vectors_of(table(plain, f"{slot}_embeddings"))
-    assert float(np.abs(found[0] - stored).max()) <= TOLERANCE
 
 
 def test_no_call_and_no_score_changes(plain: Project, shuffled: Project) -> None:

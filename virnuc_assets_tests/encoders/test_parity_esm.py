@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, EsmModel
 
+from benchmarks.originals import fair_name
 from virnuc_assets.encoders.alphabet import AMINO_ACIDS
 from virnuc_assets.encoders.embedding import embed
 from virnuc_assets.encoders.loading import Encoder, load_encoder
@@ -26,22 +27,6 @@ TOLERANCE = 1e-5
 LONGEST = 1024
 PLAIN = EncodingSettings(device="cpu", token_budget=4096, compile="never")
 LETTERS = AMINO_ACIDS + "XBZUO"
-# The hub's names on the left, fair-esm's on the right; the longer ones first.
-RENAMED = {
-    "esm.embeddings.word_embeddings.": "embed_tokens.",
-    "esm.encoder.emb_layer_norm_after.": "emb_layer_norm_after.",
-    "esm.contact_head.": "contact_head.",
-    "esm.encoder.layer.": "layers.",
-    "attention.self.query.": "self_attn.q_proj.",
-    "attention.self.key.": "self_attn.k_proj.",
-    "attention.self.value.": "self_attn.v_proj.",
-    "attention.self.rotary_embeddings.": "self_attn.rot_emb.",
-    "attention.output.dense.": "self_attn.out_proj.",
-    "attention.LayerNorm.": "self_attn_layer_norm.",
-    "intermediate.dense.": "fc1.",
-    "output.dense.": "fc2.",
-    "LayerNorm.": "final_layer_norm.",
-}
 
 
 @dataclass(frozen=True)
@@ -66,12 +51,7 @@ def trio(root: Path, shape: Shape, token_dropout: bool = True) -> Trio:
 
 
 def renamed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    found = {}
-    for name, tensor in weights.items():
-        if not name.startswith("lm_head."):
-            for theirs, originals in RENAMED.items():
-                name = name.replace(theirs, originals, 1)
-        found[name] = tensor
+    found = {fair_name(name): tensor for name, tensor in weights.items()}
     return {**found, "lm_head.weight": found["embed_tokens.weight"]}
 
 

@@ -55,6 +55,47 @@ def test_names_with_and_without_prefix_and_with_heads_load_alike(checkpoints: Pa
         assert torch.equal(_hidden_of_protein(protein), expected)
 
 
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_weights_stored_in_half_precision_are_widened_and_their_frequencies_known(
+    stored: torch.dtype, checkpoints: Path, tmp_path: Path
+) -> None:
+    def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(stored) for name, tensor in weights.items()}
+
+    def rounded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(stored).float() for name, tensor in weights.items() if not name.endswith("inv_freq")}
+
+    half, wide = (
+        _altered(checkpoints, "esm2_650_miniature", tmp_path / change.__name__, change) for change in (halved, rounded)
+    )
+    assert torch.equal(_hidden_of_protein(half), _hidden_of_protein(wide))
+
+
+def test_another_rotary_base_is_refused(checkpoints: Path, tmp_path: Path) -> None:
+    def other_base(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        frequencies = {name: tensor**1.5 for name, tensor in weights.items() if name.endswith("inv_freq")}
+        return weights | {name: tensor.bfloat16() for name, tensor in frequencies.items()}
+
+    with pytest.raises(CheckpointError, match="inv_freq are not ESM2's"):
+        load_esm(_altered(checkpoints, "esm2_650_miniature", tmp_path, other_base), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"model": {"vo', "cut off or not JSON"),
+        ("[]", "expected a JSON object"),
+        ('{"model": {"type": "BPE"}}', "expected byte pairs"),
+        ("{}", "expected byte pairs"),
+    ],
+)
+def test_a_damaged_tokenizer_names_the_file(content: str, message: str, checkpoints: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoints / "dnabert_s_miniature", tmp_path / "damaged")
+    (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(CheckpointError, match=f"damaged/tokenizer.json: {message}"):
+        load_mosaic_bert(folder, torch.float32)
+
+
 def test_every_misfit_is_listed(checkpoints: Path, tmp_path: Path) -> None:
     def change(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         del weights["esm.encoder.layer.1.LayerNorm.bias"]

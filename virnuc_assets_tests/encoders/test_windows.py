@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnuc_assets.encoders.alphabet import AlphabetError
-from virnuc_assets.encoders.embedding import embed, embed_frames, embed_windows
+from virnuc_assets.encoders.embedding import embed, embed_frames, embed_windows, read_frames
 from virnuc_assets.encoders.loading import Encoder, load_encoder
 from virnuc_assets.encoders.registry import ENCODERS
 from virnuc_assets.settings import EncodingSettings
+from virnuc_assets.storage.schemas import frames_schema
+from virnuc_assets.storage.tables import write_table
 from virnuc_assets_tests.encoders.drawn import drawn
 
 NAME = "fastesm2_650_miniature"
@@ -52,6 +54,28 @@ def windows(count: int, bad: int = -1) -> Iterator[pa.Table]:
         if number == bad:
             proteins[2] = "MK1"
         yield pa.table({"frame_id": [f"w{number}_F{i}" for i in range(4)], "protein": proteins})
+
+
+@pytest.mark.parametrize(
+    ("token_budget", "rows"), [(1, 1), (340, 16), (2048, 128), (2049, 128), (4095, 128), (4096, 256)]
+)
+def test_a_window_is_some_batches_and_a_power_of_two(checkpoints: Path, token_budget: int, rows: int) -> None:
+    encoding = EncodingSettings(device="cpu", token_budget=token_budget, compile="never")
+    assert load_encoder(ENCODERS[NAME], checkpoints, encoding).window_rows == rows
+
+
+def test_frames_in_memory_and_frames_on_disk_are_embedded_in_the_same_windows(encoder: Encoder, tmp_path: Path) -> None:
+    encoder.window_rows = 4
+    rows = {"frame_id": [f"r_chunk_{i}_F1" for i in range(10)], "protein": drawn("protein", [33] * 10)}
+    others = [field for field in frames_schema() if field.name not in rows]
+    filled = {field.name: ["A" if pa.types.is_string(field.type) else 0] * 10 for field in others}
+    columns = {**rows, **filled}
+    arrays = [pa.array(columns[field.name]).cast(field.type) for field in frames_schema()]
+    frames = pa.Table.from_arrays(arrays, schema=frames_schema())
+    write_table(tmp_path / "frames.parquet", frames, {"table": "frames"})
+    read = list(read_frames(encoder, tmp_path / "frames.parquet"))
+    assert [(window.num_rows, window.column_names) for window in read] == [(n, list(rows)) for n in (4, 4, 2)]
+    assert embed_frames(encoder, frames).equals(pa.concat_tables(embed_windows(encoder, read)))
 
 
 def test_memory_that_runs_out_halves_the_budget_and_changes_no_vector(encoder: Encoder) -> None:

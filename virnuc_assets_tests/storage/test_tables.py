@@ -172,6 +172,14 @@ def test_windows(path: Path, rows: int, window: int, sizes: list[int]) -> None:
     assert pa.concat_tables(found).equals(embeddings(rows))
 
 
+@pytest.mark.parametrize(("rows", "sizes"), [(0, [0]), (5, [3, 2])])
+def test_windows_of_some_columns(path: Path, rows: int, sizes: list[int]) -> None:
+    write_table(path, embeddings(rows), RECIPE)
+    found = list(read_windows(path, 3, embeddings_schema(4), columns=["frame_id", "vector"]))
+    assert [table.num_rows for table in found] == sizes
+    assert pa.concat_tables(found).equals(embeddings(rows).select(["frame_id", "vector"]))
+
+
 def test_windows_of_a_table_written_in_batches(path: Path) -> None:
     with TableWriter(path, embeddings_schema(4), RECIPE) as writer:
         for start in range(0, 42, 7):
