@@ -10,7 +10,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy, deepcopy
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -124,11 +124,20 @@ def _measure(model: Layered, device: torch.device, encoding: EncodingSettings) -
         if turn:  # the first compiles
             seconds.setdefault((form, budget), []).append(elapsed / budget)
     medians = {choice: statistics.median(times) for choice, times in seconds.items()}
-    plain = min((choice for choice in medians if choice[0] == "plain"), key=medians.__getitem__)
-    best = min(medians, key=medians.__getitem__)
-    form, budget = best if medians[plain] / medians[best] >= _WORTH_ANOTHER_FORM else plain
+    form, budget = fastest(medians)
     figures = ", ".join(f"{form}/{tokens}: {1e6 * median:.2f}" for (form, tokens), median in medians.items())
     return Tuning(budget, form, f"microseconds a token and layer, form/tokens: {figures}")
+
+
+def fastest(seconds: Mapping[tuple[Form, int], float]) -> tuple[Form, int]:
+    """The choice of fewest seconds a token; plain layers unless another form is clearly faster than the best of them.
+
+    Args:
+        seconds: By form and tokens a batch; plain layers are among them.
+    """
+    plain = min((choice for choice in seconds if choice[0] == "plain"), key=seconds.__getitem__)
+    best = min(seconds, key=seconds.__getitem__)
+    return best if seconds[plain] / seconds[best] >= _WORTH_ANOTHER_FORM else plain
 
 
 def _forms(device: torch.device, encoding: EncodingSettings) -> list[Form]:

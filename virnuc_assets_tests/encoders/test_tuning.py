@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from virnuc_assets.encoders import tuning
 from virnuc_assets.encoders.esm import Esm, EsmConfig
-from virnuc_assets.encoders.tuning import Tuning, reform, tune
+from virnuc_assets.encoders.tuning import Form, Tuning, fastest, reform, tune
 from virnuc_assets.settings import EncodingSettings
 
 CPU = torch.device("cpu")
@@ -171,3 +171,22 @@ def test_compiling_is_measured_beside_the_layers_and_taken_by_the_figures(tmp_pa
     faster = told["plain/512"] / told["compiled/512"]
     assert abs(faster - 1.05) < 0.02 or found.layers == ("compiled" if faster > 1.05 else "plain")
     assert all(layer._compiled_call_impl is None for layer in model.layers())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({("plain", 512): 3.0, ("plain", 1024): 2.0, ("plain", 2048): 2.5}, ("plain", 1024)),
+        (
+            {("plain", 512): 2.0, ("plain", 1024): 3.0, ("compiled", 512): 1.5, ("compiled", 1024): 1.0},
+            ("compiled", 1024),
+        ),
+        ({("plain", 512): 2.0, ("compiled", 512): 1.95, ("packed", 512): 1.92}, ("plain", 512)),
+        ({("plain", 512): 2.0, ("compiled", 512): 1.8, ("packed", 1024): 1.6}, ("packed", 1024)),
+        ({("plain", 512): 2.0, ("plain", 1024): 1.99, ("compiled", 512): 1.9}, ("plain", 1024)),
+    ],
+)
+def test_another_form_must_be_clearly_faster_than_the_best_plain_one(
+    seconds: dict[tuple[Form, int], float], chosen: tuple[Form, int]
+) -> None:
+    assert fastest(seconds) == chosen

@@ -75,7 +75,10 @@ def test_frames_in_memory_and_frames_on_disk_are_embedded_in_the_same_windows(en
     write_table(tmp_path / "frames.parquet", frames, {"table": "frames"})
     read = list(read_frames(encoder, tmp_path / "frames.parquet"))
     assert [(window.num_rows, window.column_names) for window in read] == [(n, list(rows)) for n in (4, 4, 2)]
-    assert embed_frames(encoder, frames).equals(pa.concat_tables(embed_windows(encoder, read)))
+    batches = list[int]()
+    found = embed_frames(encoder, frames, batches.append)
+    assert batches == [4, 4, 2]
+    assert found.equals(pa.concat_tables(embed_windows(encoder, read)))
 
 
 def test_memory_that_runs_out_halves_the_budget_and_changes_no_vector(encoder: Encoder) -> None:
