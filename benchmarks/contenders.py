@@ -134,7 +134,7 @@ _CONTENDERS = (
     Contender("ours_650m_int8", "ours_int8", "650m", "fp32", 24, 2),
     Contender(BASELINE_DNA, "upstream_one_by_one", "dnabert_s", "fp32", 64, 3),
     Contender("one_by_one_dnabert_s_fp32", "ours_one_by_one", "dnabert_s", "fp32", 64, 3),
-    Contender("ours_dnabert_s_fp32", "ours", "dnabert_s", "fp32", 64, 3, tuned=True),
+    Contender("ours_dnabert_s_fp32", "ours", "dnabert_s", "fp32", 512, 1, tuned=True),
     Contender("ours_dnabert_s_bf16", "ours", "dnabert_s", "bf16", 64, 3, tuned=True),
     Contender("ours_dnabert_s_fp16", "ours", "dnabert_s", "fp16", 64, 3, tuned=True),
 )

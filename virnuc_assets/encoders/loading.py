@@ -17,7 +17,7 @@ from virnuc_assets.encoders.fingerprint import fingerprint
 from virnuc_assets.encoders.golden import check_golden
 from virnuc_assets.encoders.machine import prepare_cpu, resolve_device
 from virnuc_assets.encoders.pooling import LEFT_OUT, keep_mask, mean_pool
-from virnuc_assets.encoders.registry import EncoderSpec
+from virnuc_assets.encoders.registry import Architecture, EncoderSpec
 from virnuc_assets.encoders.tuning import CPU_TOKENS, PROBE_LENGTH, Tuning, reform, tune
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import EncodingSettings, Precision
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     Model = Esm | MosaicBert | Kmer
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_WINDOW_BATCHES = 8
+# Byte pairs make some fifty lengths of chunks that are equally long; only many rows at once fill a batch of one.
+_WINDOW_BATCHES: dict[Architecture, int] = {"esm": 8, "kmer": 8, "mosaic_bert": 64}
 _PROBE_LETTERS = 512  # where an encoder has no longest sequence
 TUNING_FILE = "tuning.json"  # beside the checkpoints: both belong to a machine
 
@@ -63,7 +64,7 @@ class Encoder:
         self.dim = model.dim
         self.tuning = tuning
         self.token_budget = tuning.token_budget
-        self.window_rows = _window_rows(self.token_budget)
+        self.window_rows = _window_rows(spec, self.token_budget)
         self._model = model
         self._tokenization = tokenization
         self.device = next(tensor.device for tensor in (*model.parameters(), *model.buffers()))
@@ -127,7 +128,7 @@ def load_encoder(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSetting
     encoder = Encoder(spec, model, tokenization, fingerprint(spec, folder, encoding.precision), tuning)
     if encoder.on_gpu and not isinstance(encoding.token_budget, int) and spec.architecture != "kmer":
         encoder.token_budget = _fill_device(encoder)
-        encoder.window_rows = _window_rows(encoder.token_budget)
+        encoder.window_rows = _window_rows(spec, encoder.token_budget)
     return encoder
 
 
@@ -141,8 +142,9 @@ def load_for_run(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSetting
     return load_encoder(spec, checkpoints, encoding)
 
 
-def _window_rows(token_budget: int) -> int:
-    return int(2 ** math.floor(math.log2(max(_WINDOW_BATCHES * token_budget // PROBE_LENGTH, 1))))
+def _window_rows(spec: EncoderSpec, token_budget: int) -> int:
+    rows = _WINDOW_BATCHES[spec.architecture] * token_budget // PROBE_LENGTH
+    return int(2 ** math.floor(math.log2(max(rows, 1))))
 
 
 def _fill_device(encoder: Encoder) -> int:

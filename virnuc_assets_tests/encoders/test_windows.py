@@ -62,6 +62,8 @@ def windows(count: int, bad: int = -1) -> Iterator[pa.Table]:
 def test_a_window_is_some_batches_and_a_power_of_two(checkpoints: Path, token_budget: int, rows: int) -> None:
     encoding = EncodingSettings(device="cpu", token_budget=token_budget, compile="never")
     assert load_encoder(ENCODERS[NAME], checkpoints, encoding).window_rows == rows
+    byte_pairs = load_encoder(ENCODERS["dnabert_s_miniature"], checkpoints, encoding).window_rows
+    assert byte_pairs == 8 * rows or rows == 1
 
 
 def test_frames_in_memory_and_frames_on_disk_are_embedded_in_the_same_windows(encoder: Encoder, tmp_path: Path) -> None:
