@@ -135,8 +135,8 @@ _CONTENDERS = (
     Contender(BASELINE_DNA, "upstream_one_by_one", "dnabert_s", "fp32", 64, 3),
     Contender("one_by_one_dnabert_s_fp32", "ours_one_by_one", "dnabert_s", "fp32", 64, 3),
     Contender("ours_dnabert_s_fp32", "ours", "dnabert_s", "fp32", 512, 1, tuned=True),
-    Contender("ours_dnabert_s_bf16", "ours", "dnabert_s", "bf16", 64, 3, tuned=True),
-    Contender("ours_dnabert_s_fp16", "ours", "dnabert_s", "fp16", 64, 3, tuned=True),
+    Contender("ours_dnabert_s_bf16", "ours", "dnabert_s", "bf16", 512, 3, tuned=True),
+    Contender("ours_dnabert_s_fp16", "ours", "dnabert_s", "fp16", 512, 3, tuned=True),
 )
 NAMES = tuple(contender.name for contender in _CONTENDERS)
 # Emulated, a product takes some seven times as long as in fp32.

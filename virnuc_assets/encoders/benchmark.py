@@ -70,7 +70,7 @@ def measure(
 
     from virnuc_assets.encoders.embedding import embed
     from virnuc_assets.encoders.loading import library_of, load_encoder
-    from virnuc_assets.encoders.machine import give_freed_memory_back, resolve_device
+    from virnuc_assets.encoders.machine import resolve_device
     from virnuc_assets.encoders.peak_memory import PeakMemory
     from virnuc_assets.encoders.tuning import CPU_TOKENS
 
@@ -78,7 +78,6 @@ def measure(
     memory = PeakMemory(resolve_device(encoding.device))
     idle_bytes = memory.now()
     encoder = load_encoder(spec, checkpoints, encoding)
-    give_freed_memory_back()
     memory.reset()
     embed(encoder, sequences[:_WARM_UP_SEQUENCES])
     token_budget, seconds = encoder.token_budget, []

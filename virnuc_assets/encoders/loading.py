@@ -15,7 +15,7 @@ from virnuc_assets.encoders.checkpoints import checkpoint_folder
 from virnuc_assets.encoders.device_memory import CudaMemory, fitted_budget
 from virnuc_assets.encoders.fingerprint import fingerprint
 from virnuc_assets.encoders.golden import check_golden
-from virnuc_assets.encoders.machine import prepare_cpu, resolve_device
+from virnuc_assets.encoders.machine import give_freed_memory_back, prepare_cpu, resolve_device
 from virnuc_assets.encoders.pooling import LEFT_OUT, keep_mask, mean_pool
 from virnuc_assets.encoders.registry import Architecture, EncoderSpec
 from virnuc_assets.encoders.tuning import CPU_TOKENS, PROBE_LENGTH, Tuning, reform, tune
@@ -125,6 +125,7 @@ def load_encoder(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSetting
     model.eval().requires_grad_(False).to(device)
     tuning = tune(model, dtype, device, encoding, checkpoints / TUNING_FILE)
     reform(model.layers(), tuning.layers)
+    give_freed_memory_back()  # what reading, joining and tuning left
     encoder = Encoder(spec, model, tokenization, fingerprint(spec, folder, encoding.precision), tuning)
     if encoder.on_gpu and not isinstance(encoding.token_budget, int) and spec.architecture != "kmer":
         encoder.token_budget = _fill_device(encoder)
