@@ -22,8 +22,8 @@ from virnuc_assets.errors import VirnucError
 
 Profile = Literal["miniature", "full"]
 Precision = Literal["fp32", "bf16", "fp16"]
-Branch = Literal["fastesm2", "esm2_3b", "kmer"]
-ServingBranch = Literal["fastesm2", "esm2_3b"]
+Branch = Literal["fastesm2", "esm2_650", "esm2_3b", "kmer"]
+ServingBranch = Literal["fastesm2", "esm2_650", "esm2_3b"]
 HubEncoder = Literal["dnabert_s", "fastesm2_650", "esm2_650", "esm2_3b"]
 
 
@@ -116,28 +116,49 @@ class BenchmarkSettings(_Section):
     repeats: PositiveInt = 3
 
 
+class EvaluationSettings(_Section):
+    """How test rows are told apart in reports; nothing is judged by it."""
+
+    min_confidence: float = Field(default=0.6, ge=0.5, lt=1.0)
+    length_bins_nt: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = (1_000, 3_000, 10_000, 30_000)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> EvaluationSettings:
+        if list(self.length_bins_nt) != sorted(set(self.length_bins_nt)):
+            raise ValueError("length_bins_nt must ascend")
+        return self
+
+
 class DecisionSettings(_Section):
     """The criteria of the migration, fixed before the numbers are seen."""
 
     candidate: Branch = "fastesm2"
     baseline: Branch = "esm2_3b"
     floor: Branch = "kmer"
+    beside: Annotated[tuple[Branch, ...], Field(strict=False)] = ()
     max_accuracy_drop: float = Field(default=0.05, ge=0.0, le=1.0)
     max_f1_drop: float = Field(default=0.05, ge=0.0, le=1.0)
     max_group_drop: float = Field(default=0.10, ge=0.0, le=1.0)
     min_group_rows: PositiveInt = 20
+    min_test_rows: PositiveInt = 200
+    min_test_clusters: int = Field(default=10, ge=2)
     min_speedup: PositiveFloat = 2.0
     max_memory_ratio: PositiveFloat = 1.0
     min_gain_over_floor: float = Field(default=0.0, ge=-1.0, le=1.0)
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
-    bootstrap_rounds: int = Field(default=1000, ge=100)
+    bootstrap_rounds: int = Field(default=10_000, ge=100)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _three_different_branches(self) -> DecisionSettings:
-        if len({self.candidate, self.baseline, self.floor}) < 3:
-            raise ValueError("candidate, baseline and floor must be three different branches")
+    def _different_branches(self) -> DecisionSettings:
+        if len(set(self.branches)) < len(self.branches):
+            raise ValueError("candidate, baseline, floor and those beside them must be different branches")
         return self
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """All that are trained and evaluated, in the order of the report."""
+        return (self.candidate, self.baseline, self.floor, *self.beside)
 
 
 class ServingSettings(_Section):
@@ -188,10 +209,19 @@ class Settings(_Section):
     split: SplitSettings = SplitSettings()
     training: TrainingSettings = TrainingSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     decision: DecisionSettings = DecisionSettings()
     serving: ServingSettings = ServingSettings()
     servers: ServerSettings = ServerSettings()
     paths: PathSettings = PathSettings()
+
+    @model_validator(mode="after")
+    def _what_serves_is_trained(self) -> Settings:
+        if self.serving.branch not in self.decision.branches:
+            raise ValueError(
+                f"serving.branch {self.serving.branch} is none of the decision's: {', '.join(self.decision.branches)}"
+            )
+        return self
 
     @property
     def genomes(self) -> Path:

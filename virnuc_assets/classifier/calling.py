@@ -10,9 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from virnuc_assets.classifier.calls import chunk_calls, frame_calls, record_calls
 from virnuc_assets.classifier.checkpoint import ClassifierDescription, load_classifier, require_matches
 from virnuc_assets.classifier.mlp import Mlp
-from virnuc_assets.classifier.scoring import chunk_calls, frame_calls, record_calls, score
+from virnuc_assets.classifier.scoring import score
 from virnuc_assets.classifier.virnucpro_files import write_virnucpro_files
 from virnuc_assets.storage.layout import RECORDS_FILE
 from virnuc_assets.storage.merging import vectors_of

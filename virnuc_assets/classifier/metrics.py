@@ -1,4 +1,4 @@
-"""What a table of scores is worth against the truth, by scikit-learn; positive is viral."""
+"""What calls and probabilities are worth against the truth, by scikit-learn; positive is viral."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn import metrics as sk
 
+from virnuc_assets.classifier.levels import Scored
 from virnuc_assets.errors import VirnucError
+
+RELIABILITY_BINS = 10
 
 
 class MetricsError(VirnucError):
@@ -17,7 +20,7 @@ class MetricsError(VirnucError):
 
 @dataclass(frozen=True)
 class GroupAccuracy:
-    """How many rows of a virus or host group were called right."""
+    """How many rows of a virus or host group, or of one range of lengths, were called right."""
 
     group: str
     label: str
@@ -30,27 +33,37 @@ class GroupAccuracy:
         return self.correct / self.rows
 
 
-def classification_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Metrics of frame calls and of score_virus.
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Rows whose probability lies between two bounds: what was said, and what was so."""
 
-    Args:
-        labels: (n,) truth, True or 1 for viral.
-        scores: (n, 2) score_other, score_virus; a row is called virus if score_virus is higher.
+    low: float
+    high: float
+    rows: int
+    mean_probability: float
+    viral_fraction: float
+
+
+def classification_metrics(scored: Scored) -> dict[str, float]:
+    """Metrics of calls and of probabilities.
 
     Returns:
-        accuracy, precision, recall, f1, mcc, auroc, average_precision, brier, rows, and the counts tn, fp, fn, tp.
-        Precision is 0 where nothing is called virus.
+        accuracy, precision, recall, f1, mcc (of the calls), auroc, average_precision, brier, ece (of the
+        probability), rows, and the counts tn, fp, fn, tp. Precision is 0 where nothing is called virus.
 
     Raises:
         MetricsError: shapes do not match, or all rows are of one label, where most of these are undefined.
     """
-    truth, called = _truth_and_calls(labels, scores)
+    truth, called, virus = scored.viral, scored.called, scored.probability
+    if not truth.shape == called.shape == virus.shape or truth.ndim != 1:
+        raise MetricsError(
+            f"expected truth, calls and probabilities (n,), found {truth.shape}, {called.shape}, {virus.shape}"
+        )
     if truth.all() or not truth.any():
         raise MetricsError(
             f"metrics need rows of both labels, found {int(truth.sum())} viral and {int((~truth).sum())} host; "
             "look at the split of the records"
         )
-    virus = scores[:, 1]
     tn, fp, fn, tp = sk.confusion_matrix(truth, called, labels=[False, True]).ravel().tolist()
     values = {
         "accuracy": sk.accuracy_score(truth, called),
@@ -61,24 +74,41 @@ def classification_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, 
         "auroc": sk.roc_auc_score(truth, virus),
         "average_precision": sk.average_precision_score(truth, virus),
         "brier": sk.brier_score_loss(truth, virus),
+        "ece": expected_calibration_error(reliability(truth, virus)),
         "rows": len(truth),
         **{"tn": tn, "fp": fp, "fn": fn, "tp": tp},
     }
     return {name: float(value) for name, value in values.items()}
 
 
-def group_accuracies(labels: np.ndarray, scores: np.ndarray, groups: Sequence[str]) -> list[GroupAccuracy]:
-    """Accuracy and counts of every virus and host group, sorted by label and group.
+def reliability(viral: np.ndarray, probability: np.ndarray) -> list[ReliabilityBin]:
+    """Bins of equal width over the probability of virus, those without rows left out.
 
-    Args:
-        labels: (n,) truth, True or 1 for viral.
-        scores: (n, 2) score_other, score_virus.
-        groups: one a row.
+    Source: the reliability diagram of C. Guo et al. 2017 (arXiv:1706.04599), for the positive class.
+    """
+    edges = np.linspace(0.0, 1.0, RELIABILITY_BINS + 1)
+    number = np.clip(np.digitize(probability, edges) - 1, 0, RELIABILITY_BINS - 1)  # (n,)
+    found = []
+    for i in np.unique(number).tolist():
+        rows = number == i
+        mean, share = float(probability[rows].mean()), float(viral[rows].mean())
+        found.append(ReliabilityBin(float(edges[i]), float(edges[i + 1]), int(rows.sum()), mean, share))
+    return found
+
+
+def expected_calibration_error(bins: Sequence[ReliabilityBin]) -> float:
+    """Mean distance between probability and viral share over the bins, weighted by rows."""
+    rows = sum(one.rows for one in bins)
+    return sum(one.rows * abs(one.mean_probability - one.viral_fraction) for one in bins) / rows
+
+
+def group_accuracies(scored: Scored, groups: Sequence[str]) -> list[GroupAccuracy]:
+    """Accuracy and counts of every group (one name a row), sorted by label and group.
 
     Raises:
         MetricsError: shapes do not match.
     """
-    truth, called = _truth_and_calls(labels, scores)
+    truth, right = scored.viral, scored.called == scored.viral
     names = np.asarray(groups, dtype=np.str_)
     if len(names) != len(truth):
         raise MetricsError(f"expected a group for each of {len(truth)} rows, found {len(names)}")
@@ -86,11 +116,5 @@ def group_accuracies(labels: np.ndarray, scores: np.ndarray, groups: Sequence[st
     for label, of_label in (("host", ~truth), ("viral", truth)):
         for group in np.unique(names[of_label]).tolist():
             rows = of_label & (names == group)
-            found.append(GroupAccuracy(group, label, int(rows.sum()), int((called == truth)[rows].sum())))
+            found.append(GroupAccuracy(group, label, int(rows.sum()), int(right[rows].sum())))
     return found
-
-
-def _truth_and_calls(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if labels.ndim != 1 or scores.shape != (len(labels), 2):
-        raise MetricsError(f"expected labels (n,) and scores (n, 2), found {labels.shape} and {scores.shape}")
-    return labels.astype(bool), scores[:, 1] > scores[:, 0]

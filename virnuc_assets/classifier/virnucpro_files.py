@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from virnuc_assets.classifier.scoring import VIRUS, chunk_calls
+from virnuc_assets.classifier.calls import VIRUS, chunk_calls
 from virnuc_assets.storage.tables import written_aside
 
 FRAMES_FILE = "prediction_results.txt"

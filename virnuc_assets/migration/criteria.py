@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from virnuc_assets.migration.comparison import Comparison, Drop
+from virnuc_assets.migration.comparison import Comparison, Drop, GroupDrop
 from virnuc_assets.migration.criterion import Criterion, Rule, judge, lack
 from virnuc_assets.migration.evidence import Evidence
 from virnuc_assets.settings import DecisionSettings
@@ -19,14 +19,14 @@ EQUAL_CONDITIONS = ("precision", "device", "sequences")
 
 
 def drop_within_margin(rule: Rule, drop: Drop | None, gaps: Gaps, confidence: float) -> Criterion:
-    """Judge the upper bound of the drop's interval (drop = baseline − candidate) against the margin."""
+    """Judge a drop (baseline − candidate) and the upper bound of its interval against the margin."""
     if drop is None:
         return lack(rule, gaps)
     if drop.low is None or drop.high is None:
         return lack(rule, ("all test rows are one cluster of relatives, so no interval can be given; add records",))
     explanation = (
         f"drop {drop.value:+.4f}, {confidence:.0%} interval {drop.low:+.4f} to {drop.high:+.4f}; "
-        f"the upper bound is judged against {rule.threshold:g}"
+        f"the whole interval must stay within {rule.threshold:g}"
     )
     return judge(rule, drop.value, explanation, drop.low, drop.high)
 
@@ -46,20 +46,39 @@ def f1_drop_within_margin(comparison: Comparison | None, gaps: Gaps, settings: D
 
 
 def no_group_worse_than_margin(comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings) -> Criterion:
-    """Is no group with enough rows worse by more than the margin (point difference of accuracy)?"""
+    """Does no group with enough rows lose more accuracy than the margin?
+
+    A group of one cluster has no interval and is judged by its drop alone; the report says so.
+    """
     question = "Does no virus or host group lose more accuracy than the margin?"
     rule = Rule("no_group_worse_than_margin", question, "<=", settings.max_group_drop, "fraction")
     if comparison is None:
         return lack(rule, gaps)
-    judged = [group for group in comparison.groups if group.judged]
+    judged = [
+        (group, judge(rule, group.drop.value, _of_group(group), group.drop.low, group.drop.high))
+        for group in sorted(comparison.groups, key=lambda group: -group.drop.value)
+        if group.judged
+    ]
     if not judged:
         return lack(rule, (f"no group has {settings.min_group_rows} test rows or more; add records",))
-    worst = max(judged, key=lambda group: group.drop)
-    explanation = (
-        f"worst of {len(judged)} groups: {worst.label} / {worst.group}, drop {worst.drop:+.4f} over "
-        f"{worst.rows} rows ({worst.other_accuracy:.4f} → {worst.candidate_accuracy:.4f})"
+    for outcome in ("failed", "inconclusive"):
+        told = [(group, found) for group, found in judged if found.outcome == outcome]
+        if told:
+            explanation = "; ".join(found.explanation for _, found in told)
+            worst = told[0][0].drop
+            return judge(rule, worst.value, explanation, worst.low, worst.high)
+    worst_group, found = judged[0]
+    explanation = f"worst of {len(judged)} groups: {found.explanation}"
+    return judge(rule, worst_group.drop.value, explanation, worst_group.drop.low, worst_group.drop.high)
+
+
+def _of_group(group: GroupDrop) -> str:
+    drop = group.drop
+    spread = "one cluster, no interval" if drop.low is None else f"{drop.low:+.4f} to {drop.high:+.4f}"
+    return (
+        f"{group.label} / {group.group}: drop {drop.value:+.4f} ({spread}) over {group.rows} rows in "
+        f"{group.clusters} clusters ({group.other_accuracy:.4f} → {group.candidate_accuracy:.4f})"
     )
-    return judge(rule, worst.drop, explanation)
 
 
 def floor_beaten(comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings) -> Criterion:
@@ -69,10 +88,13 @@ def floor_beaten(comparison: Comparison | None, gaps: Gaps, settings: DecisionSe
     if comparison is None:
         return lack(rule, gaps)
     drop = comparison.accuracy_drop
-    gain = 0.0 - drop.value
-    low, high = (None, None) if drop.low is None or drop.high is None else (0.0 - drop.high, 0.0 - drop.low)
-    interval = "" if low is None else f" ({settings.confidence:.0%} interval {low:+.4f} to {high:+.4f})"
-    explanation = f"gain {gain:+.4f} over {comparison.other}{interval}; the gain itself is judged"
+    if drop.low is None or drop.high is None:
+        return lack(rule, ("all test rows are one cluster of relatives, so no interval can be given; add records",))
+    gain, low, high = 0.0 - drop.value, 0.0 - drop.high, 0.0 - drop.low
+    explanation = (
+        f"gain {gain:+.4f} over {comparison.other}, {settings.confidence:.0%} interval {low:+.4f} to {high:+.4f}; "
+        f"the whole interval must stay above {rule.threshold:g}"
+    )
     return judge(rule, gain, explanation, low, high)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Unit = Literal["fraction", "times", ""]
+Outcome = Literal["met", "failed", "inconclusive", "missing"]
 _HOLDS = {"<=": operator.le, ">=": operator.ge, ">": operator.gt}
 
 
@@ -34,7 +35,8 @@ class Criterion(Rule):
     """A rule and what the evidence says about it.
 
     Attributes:
-        outcome: "met", "failed", or "missing" where the evidence does not allow to judge.
+        outcome: "met"; "failed"; "inconclusive" where the estimate holds and its interval reaches beyond the
+            threshold; "missing" where the evidence does not allow to judge.
         explanation: one sentence with the number that was judged.
         value: the point estimate.
         low: lower bound of its interval.
@@ -42,7 +44,7 @@ class Criterion(Rule):
         missing: each piece of evidence that is lacking; empty unless the outcome is "missing".
     """
 
-    outcome: Literal["met", "failed", "missing"]
+    outcome: Outcome
     explanation: str
     value: float | None = None
     low: float | None = None
@@ -51,11 +53,13 @@ class Criterion(Rule):
 
 
 def judge(rule: Rule, value: float, explanation: str, low: float | None = None, high: float | None = None) -> Criterion:
-    """Hold a number against the rule; with "<=" and an interval, the upper bound is what is judged."""
-    judged = high if rule.comparison == "<=" and high is not None else value
+    """Hold a number against the rule: it fails by its estimate, and is met only if its interval's worse end holds too."""
     if rule.threshold is None or not rule.comparison:
         raise ValueError(f"{rule.name}: a rule without threshold and comparison cannot judge a number")
-    outcome: Literal["met", "failed"] = "met" if _HOLDS[rule.comparison](judged, rule.threshold) else "failed"
+    holds, worse_end = _HOLDS[rule.comparison], high if rule.comparison == "<=" else low
+    outcome: Outcome = "met" if holds(value, rule.threshold) else "failed"
+    if outcome == "met" and worse_end is not None and not holds(worse_end, rule.threshold):
+        outcome = "inconclusive"
     return Criterion(**vars(rule), outcome=outcome, explanation=explanation, value=value, low=low, high=high)
 
 

@@ -63,6 +63,8 @@ class Evidence:
         candidate: the branch that wants to replace the baseline.
         baseline: the branch in use.
         floor: the composition features that a language model has to beat.
+        beside: further branches to show; nothing is judged by them.
+        ablations: encoder slot → test rows (as `BranchEvidence.predictions`) scored by a classifier of its vectors alone.
         benchmark: encoder slot → {sequences_per_s, peak_memory_bytes, precision, device, sequences, dim};
             None if not stored.
         benchmark_problems: what is absent or stale of the benchmark.
@@ -72,14 +74,17 @@ class Evidence:
     candidate: BranchEvidence
     baseline: BranchEvidence
     floor: BranchEvidence
+    beside: tuple[BranchEvidence, ...] = ()
+    ablations: Mapping[str, pa.Table] = field(default_factory=dict)
     benchmark: Mapping[str, Mapping[str, Any]] | None = None
     benchmark_problems: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def branches(self) -> dict[str, BranchEvidence]:
-        """Role → branch, in the order of the report."""
-        return {"candidate": self.candidate, "baseline": self.baseline, "floor": self.floor}
+        """Role → branch, in the order of the report; one that stands beside has its own name for a role."""
+        roles = {"candidate": self.candidate, "baseline": self.baseline, "floor": self.floor}
+        return roles | {branch.branch: branch for branch in self.beside}
 
     @property
     def benchmark_gaps(self) -> tuple[str, ...]:

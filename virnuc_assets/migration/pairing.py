@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from virnuc_assets.classifier.levels import LEVELS, Level, levels_of
 from virnuc_assets.migration.evidence import BranchEvidence
 
-ROW_FACTS = ("chunk_id", "record_id", "cluster", "label", "group")
-REQUIRED = ("frame_id", "chunk_id", "record_id", "cluster", "label", "score_other", "score_virus", "call")
+ROW_FACTS = ("chunk_id", "record_id", "record_length_nt", "cluster", "label", "group")
+_TRUTH = ("record_length_nt", "cluster", "label")
+REQUIRED = ("frame_id", "chunk_id", "record_id", *_TRUTH, "score_other", "score_virus", "call")
 EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class PairedCalls:
+    """Truth and both sides' calls of m frames, chunks or records: bool (m,), True for viral."""
+
+    viral: NDArray[np.bool_]
+    candidate: NDArray[np.bool_]
+    other: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,7 @@ class PairedRows:
         cluster: index of the row's cluster of relatives, int64 (n,), 0-based by the clusters' sorted names.
         group: (label, group) index of the row, int64 (n,), into `group_names`.
         group_names: (label, group) pairs, sorted.
-        records: number of records the rows come from.
+        levels: the same calls for frames, chunks and records.
     """
 
     viral: NDArray[np.bool_]
@@ -36,7 +48,19 @@ class PairedRows:
     cluster: NDArray[np.int64]
     group: NDArray[np.int64]
     group_names: tuple[tuple[str, str], ...]
-    records: int
+    levels: Mapping[Level, PairedCalls]
+
+    def of_group(self, number: int) -> PairedRows:
+        """The rows of one group alone, its clusters numbered anew."""
+        mine = self.group == number
+        return replace(
+            self,
+            viral=self.viral[mine],
+            candidate_viral=self.candidate_viral[mine],
+            other_viral=self.other_viral[mine],
+            cluster=np.unique(self.cluster[mine], return_inverse=True)[1],
+            group=self.group[mine],
+        )
 
 
 def usable_rows(branch: BranchEvidence) -> tuple[pa.Table | None, tuple[str, ...]]:
@@ -66,6 +90,7 @@ def pair(candidate: BranchEvidence, other: BranchEvidence) -> tuple[PairedRows |
     pairs = [(label, group or "(no group)") for label, group in zip(labels, groups, strict=True)]
     names = sorted(set(pairs))
     index = {name: position for position, name in enumerate(names)}
+    ours, theirs = levels_of(left), levels_of(right)
     return (
         PairedRows(
             viral=_is(left, "label", "viral"),
@@ -74,7 +99,9 @@ def pair(candidate: BranchEvidence, other: BranchEvidence) -> tuple[PairedRows |
             cluster=np.unique(left["cluster"].to_numpy(), return_inverse=True)[1].astype(np.int64),
             group=np.array([index[name] for name in pairs], dtype=np.int64),
             group_names=tuple(names),
-            records=pc.count_distinct(left["record_id"]).as_py(),
+            levels={
+                level: PairedCalls(ours[level].viral, ours[level].called, theirs[level].called) for level in LEVELS
+            },
         ),
         (),
     )
@@ -97,6 +124,7 @@ def _table_faults(table: pa.Table) -> list[str]:
     other, virus = table["score_other"].to_numpy(), table["score_virus"].to_numpy()
     by_score = np.where(virus > other, "virus", "others")
     counted = {
+        "belong to a record with two labels": _of_two_labels(table),
         "repeat a frame_id": table.num_rows - pc.count_distinct(table["frame_id"]).as_py(),
         "have a label that is neither viral nor host": _outside(table["label"], ["viral", "host"]),
         "have a call that is neither virus nor others": _outside(table["call"], ["virus", "others"]),
@@ -107,6 +135,11 @@ def _table_faults(table: pa.Table) -> list[str]:
     if not faults and pc.count_distinct(table["label"]).as_py() < 2:
         faults.append(f"all {table.num_rows} rows are labelled {table['label'][0].as_py()}; both labels are needed")
     return faults
+
+
+def _of_two_labels(table: pa.Table) -> int:
+    by_record = table.group_by("record_id").aggregate([("label", "count_distinct"), ("label", "count")])
+    return int(pc.sum(by_record.filter(pc.greater(by_record["label_count_distinct"], 1))["label_count"]).as_py() or 0)
 
 
 def _outside(column: pa.ChunkedArray, allowed: list[str]) -> int:

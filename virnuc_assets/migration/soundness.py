@@ -6,9 +6,13 @@ candidate. It counts as missing, so the decision is NO DECISION and never a verd
 
 from __future__ import annotations
 
+from virnuc_assets.migration.comparison import Comparison
 from virnuc_assets.migration.criterion import Criterion, Rule, affirm, lack
 from virnuc_assets.migration.evidence import SIDES, BranchEvidence, Evidence
+from virnuc_assets.settings import DecisionSettings
 
+# One cluster tells nothing of how unlike records of its label differ.
+MIN_CLUSTERS_PER_LABEL = 2
 SAME_DESCRIPTION = ("chunk_length", "seed", "training", "split_digest")
 NOT_TOLD = "not told"
 # What makes an encoder the one it is; everything else in a fingerprint is the environment it ran in.
@@ -22,6 +26,26 @@ def branch_is_current(role: str, branch: BranchEvidence) -> Criterion:
     """Are the branch's predictions stored, and made from today's inputs?"""
     rule = Rule(f"{role}_is_current", f"Is the {role}'s evidence stored and made from today's inputs?")
     return lack(rule, branch.gaps) if branch.gaps else affirm(rule, f"{branch.branch}: nothing is absent or stale")
+
+
+def enough_test_records(comparison: Comparison | None, gaps: tuple[str, ...], settings: DecisionSettings) -> Criterion:
+    """Are there enough test rows, and enough unrelated records of both labels, for an interval to be trusted?"""
+    rule = Rule("enough_test_records", "Are there enough test rows, from enough unrelated records of both labels?")
+    if comparison is None:
+        return lack(rule, gaps)
+    found = {
+        "test rows": (comparison.rows, settings.min_test_rows),
+        "clusters of unrelated test records": (comparison.clusters, settings.min_test_clusters),
+        "viral clusters": (comparison.viral_clusters, MIN_CLUSTERS_PER_LABEL),
+        "host clusters": (comparison.host_clusters, MIN_CLUSTERS_PER_LABEL),
+    }
+    lacking = tuple(
+        f"too little to decide on: {count:,} {what}, at least {least:,} are asked for; add reference genomes"
+        for what, (count, least) in found.items()
+        if count < least
+    )
+    told = ", ".join(f"{count:,} {what}" for what, (count, _) in found.items())
+    return lack(rule, lacking) if lacking else affirm(rule, told)
 
 
 def dims_match_encoders(evidence: Evidence) -> Criterion:

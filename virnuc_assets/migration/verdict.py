@@ -10,21 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
+from virnuc_assets.classifier.performance import Performance, performance
 from virnuc_assets.migration import criteria, soundness
 from virnuc_assets.migration.comparison import Comparison, compare
 from virnuc_assets.migration.criterion import Criterion
 from virnuc_assets.migration.evidence import BranchEvidence, Evidence
 from virnuc_assets.migration.pairing import pair, usable_rows
-from virnuc_assets.settings import DecisionSettings
+from virnuc_assets.settings import DecisionSettings, EvaluationSettings
 
 Outcome = Literal["GO", "NO-GO", "NO DECISION"]
 
 
 @dataclass(frozen=True)
 class BranchSummary:
-    """What the report tells of one branch; `metrics` is None where its predictions are absent or unusable."""
+    """What the report tells of one branch; `performance` is None where its predictions are absent or unusable."""
 
     branch: str
     dna_slot: str
@@ -33,7 +32,7 @@ class BranchSummary:
     protein_encoder: str
     description: Mapping[str, Any] | None
     problems: tuple[str, ...]
-    metrics: Mapping[str, float] | None
+    performance: Performance | None
 
 
 @dataclass(frozen=True)
@@ -41,16 +40,18 @@ class Decision:
     """The verdict with everything it rests on; holds only plain values, so it can be written and compared.
 
     Attributes:
-        outcome: GO if all criteria are met, NO-GO if one fails, NO DECISION if any evidence is missing.
-        reasons: each missing piece of evidence, or each failed criterion, or that all are met.
+        outcome: GO if all criteria are met; NO-GO if one fails and no evidence is missing; NO DECISION if evidence
+            is missing, or if no criterion fails and an interval is too wide to tell.
+        reasons: each missing piece of evidence, or each criterion that is not met, or that all are.
         criteria: all criteria, in the order of the report.
-        branches: role ("candidate", "baseline", "floor") → summary with the test metrics.
-        comparison: candidate against baseline; None where the rows could not be paired.
-        floor_comparison: candidate against floor; None where the rows could not be paired.
+        branches: role ("candidate", "baseline", "floor", a branch's name) → summary with its performance.
+        comparisons: role → the candidate against it; absent where the rows could not be paired.
+        ablations: encoder slot → performance of a classifier of that encoder's vectors alone.
         benchmark: as given in the evidence.
         miniatures: names of encoders whose weights are random.
         settings: the criteria's thresholds, as plain values.
         settings_digest: SHA-256 of the settings.
+        evaluation: how test rows are told apart, as plain values.
         environment: as given in the evidence.
     """
 
@@ -58,33 +59,46 @@ class Decision:
     reasons: tuple[str, ...]
     criteria: tuple[Criterion, ...]
     branches: Mapping[str, BranchSummary]
-    comparison: Comparison | None
-    floor_comparison: Comparison | None
+    comparisons: Mapping[str, Comparison]
+    ablations: Mapping[str, Performance]
     benchmark: Mapping[str, Mapping[str, Any]] | None
     miniatures: tuple[str, ...]
     settings: Mapping[str, Any]
     settings_digest: str
+    evaluation: Mapping[str, Any]
     environment: Mapping[str, str]
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The candidate against the baseline."""
+        return self.comparisons.get("baseline")
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, numbers that are not finite as null; equal decisions, equal bytes."""
-        return _canonical(dataclasses.asdict(self), indent=2) + "\n"
+        return canonical(dataclasses.asdict(self), indent=2) + "\n"
 
 
-def decide(evidence: Evidence, settings: DecisionSettings) -> Decision:
+def decide(evidence: Evidence, settings: DecisionSettings, evaluation: EvaluationSettings) -> Decision:
     """Judge all criteria; lack of evidence never raises, it is named and makes NO DECISION."""
-    comparison, gaps = _compare(evidence.candidate, evidence.baseline, settings)
-    floor_comparison, floor_gaps = _compare(evidence.candidate, evidence.floor, settings)
+    candidate = evidence.candidate
+    pairs = {role: pair(candidate, branch) for role, branch in evidence.branches.items() if branch is not candidate}
+    comparisons = {
+        role: compare(paired, evidence.branches[role].branch, settings)
+        for role, (paired, _) in pairs.items()
+        if paired is not None
+    }
+    comparison, gaps = comparisons.get("baseline"), pairs["baseline"][1]
     judged = (
         criteria.accuracy_drop_within_margin(comparison, gaps, settings),
         criteria.f1_drop_within_margin(comparison, gaps, settings),
         criteria.no_group_worse_than_margin(comparison, gaps, settings),
-        criteria.floor_beaten(floor_comparison, floor_gaps, settings),
+        criteria.floor_beaten(comparisons.get("floor"), pairs["floor"][1], settings),
         criteria.speedup_reached(evidence, settings),
         criteria.memory_within_ratio(evidence, settings),
+        soundness.enough_test_records(comparison, gaps, settings),
         soundness.dims_match_encoders(evidence),
         soundness.same_environment(evidence),
-        *(soundness.branch_is_current(role, branch) for role, branch in evidence.branches.items()),
+        *(soundness.branch_is_current(role, evidence.branches[role]) for role in ("candidate", "baseline", "floor")),
     )
     outcome, reasons = conclude(judged)
     plain = settings.model_dump(mode="json")
@@ -92,45 +106,37 @@ def decide(evidence: Evidence, settings: DecisionSettings) -> Decision:
         outcome=outcome,
         reasons=reasons,
         criteria=judged,
-        branches={role: _summary(branch) for role, branch in evidence.branches.items()},
-        comparison=comparison,
-        floor_comparison=floor_comparison,
+        branches={role: _summary(branch, evaluation) for role, branch in evidence.branches.items()},
+        comparisons=comparisons,
+        ablations={slot: performance(table, None, evaluation) for slot, table in sorted(evidence.ablations.items())},
         benchmark=evidence.benchmark,
         miniatures=evidence.miniatures,
         settings=plain,
-        settings_digest=hashlib.sha256(_canonical(plain).encode()).hexdigest(),
+        settings_digest=hashlib.sha256(canonical(plain).encode()).hexdigest(),
+        evaluation=evaluation.model_dump(mode="json"),
         environment=evidence.environment,
     )
 
 
 def conclude(judged: tuple[Criterion, ...]) -> tuple[Outcome, tuple[str, ...]]:
-    """Outcome and reasons from the criteria: what is missing comes before what failed."""
+    """Outcome and reasons from the criteria: what is missing comes before what failed, that before what is open."""
     missing = tuple(dict.fromkeys(piece for criterion in judged for piece in criterion.missing))
     if missing:
         return "NO DECISION", missing
-    failed = tuple(f"{c.name} is not met: {c.explanation}" for c in judged if c.outcome != "met")
+    failed = tuple(f"{c.name} is not met: {c.explanation}" for c in judged if c.outcome == "failed")
     if failed:
         return "NO-GO", failed
+    still_open = tuple(
+        f"{c.name} cannot be told from so few unrelated records: {c.explanation}" for c in judged if c.outcome != "met"
+    )
+    if still_open:
+        return "NO DECISION", still_open
     return "GO", (f"all {len(judged)} criteria are met",)
 
 
-def _compare(
-    candidate: BranchEvidence, other: BranchEvidence, settings: DecisionSettings
-) -> tuple[Comparison | None, tuple[str, ...]]:
-    paired, gaps = pair(candidate, other)
-    return (None, gaps) if paired is None else (compare(paired, other.branch, settings), ())
-
-
-def _summary(branch: BranchEvidence) -> BranchSummary:
+def _summary(branch: BranchEvidence, evaluation: EvaluationSettings) -> BranchSummary:
     rows, _ = usable_rows(branch)
-    metrics = None
-    if rows is not None:
-        # Imported here: scikit-learn is heavy, and reading a stored decision does not need it.
-        from virnuc_assets.classifier.metrics import classification_metrics
-
-        labels = np.array(rows["label"].to_pylist()) == "viral"  # (n,)
-        scores = np.stack([rows["score_other"].to_numpy(), rows["score_virus"].to_numpy()], axis=1)  # (n, 2)
-        metrics = classification_metrics(labels, scores)
+    temperature = (branch.description or {}).get("temperature")
     return BranchSummary(
         branch=branch.branch,
         dna_slot=branch.dna_slot,
@@ -139,11 +145,12 @@ def _summary(branch: BranchEvidence) -> BranchSummary:
         protein_encoder=branch.encoder_name("protein"),
         description=branch.description,
         problems=branch.problems,
-        metrics=metrics,
+        performance=None if rows is None else performance(rows, temperature, evaluation),
     )
 
 
-def _canonical(value: object, indent: int | None = None) -> str:
+def canonical(value: object, indent: int | None = None) -> str:
+    """JSON with sorted keys; equal values, equal bytes."""
     return json.dumps(_plain(value), sort_keys=True, indent=indent, ensure_ascii=False, allow_nan=False)
 
 

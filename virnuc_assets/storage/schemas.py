@@ -78,7 +78,7 @@ def predictions_schema() -> pa.Schema:
 def evaluation_schema() -> pa.Schema:
     """Predictions of test rows with what is known of them; cluster names the record's group of relatives."""
     columns = list(predictions_schema())
-    truth = [pa.field(name, _STRING) for name in ("cluster", "label", "group")]
+    truth = [pa.field("record_length_nt", _COUNT), *(pa.field(name, _STRING) for name in ("cluster", "label", "group"))]
     return pa.schema(columns[:3] + truth + columns[3:])
 
 

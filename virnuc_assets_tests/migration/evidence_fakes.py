@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from virnuc_assets.migration.evidence import BranchEvidence, Evidence
-from virnuc_assets.settings import DecisionSettings
+from virnuc_assets.settings import DecisionSettings, EvaluationSettings
 from virnuc_assets.storage.schemas import evaluation_schema
 
 SLOTS = {
@@ -17,7 +17,8 @@ SLOTS = {
     "kmer": ("kmer_dna", "kmer_protein"),
 }
 DIMS = {"dnabert_s": 12, "fastesm2": 8, "esm2_3b": 20, "kmer_dna": 6, "kmer_protein": 5}
-SETTINGS = DecisionSettings(min_group_rows=10)
+SETTINGS = DecisionSettings(min_group_rows=10, min_test_rows=100, bootstrap_rounds=1_000)
+EVALUATION = EvaluationSettings()
 
 
 def rows(viral_right: Sequence[bool], host_right: Sequence[bool], per_cluster: int = 5) -> pa.Table:
@@ -36,6 +37,7 @@ def rows(viral_right: Sequence[bool], host_right: Sequence[bool], per_cluster: i
                 "frame_id": f"{record}_chunk_{number % per_cluster + 1}F1",
                 "chunk_id": f"{record}_chunk_{number % per_cluster + 1}",
                 "record_id": record,
+                "record_length_nt": 2_500,
                 "cluster": record,
                 "label": label,
                 "group": "phage" if label == "viral" else "bacteria",
