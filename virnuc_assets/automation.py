@@ -52,7 +52,7 @@ def build_jobs(workspace: Workspace) -> list[Any]:
         f"{serving.name}_features",
         "predictions",
     )
-    others = [branch for branch in SAMPLES.branches if branch != serving]
+    others = [branch for branch in workspace.branches("samples") if branch != serving]
     on_demand = [(f"{branch.protein}_embeddings", f"{branch.name}_features") for branch in others]
     plans = {shards.domain: dg.AssetSelection.assets(shards.key("shard_plan")) for shards in (REFERENCE, SAMPLES)}
     selections = {

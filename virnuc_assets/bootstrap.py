@@ -13,7 +13,6 @@ from pathlib import Path
 
 from virnuc_assets.encoders.checkpoints import fetch_checkpoint, require_pinned
 from virnuc_assets.encoders.fingerprint import fingerprint
-from virnuc_assets.encoders.registry import PROFILES
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
@@ -39,7 +38,7 @@ def set_up(settings: Settings, say: Callable[[str], None], encoders: Sequence[st
     Args:
         settings: the project's.
         say: told each step.
-        encoders: names in the registry; without any, those of the profile.
+        encoders: names in the registry; without any, those that the settings' branches read.
     """
     workspace = Workspace(settings)
     settings.incoming.mkdir(parents=True, exist_ok=True)
@@ -47,7 +46,8 @@ def set_up(settings: Settings, say: Callable[[str], None], encoders: Sequence[st
     _make_dagster_home(dagster_home(settings))
     say(f"MLflow store {mlflow_folder(settings)}")
     _make_mlflow_store(mlflow_folder(settings))
-    specs = [workspace.encoder_named(name) for name in encoders or PROFILES[settings.profile].values()]
+    names = encoders or [workspace.encoder(slot).name for slot in workspace.slots()]
+    specs = [workspace.encoder_named(name) for name in names]
     for spec in specs:
         require_pinned(spec)  # all of them, before the first download
     for spec in specs:

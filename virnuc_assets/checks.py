@@ -55,9 +55,9 @@ def build_shard_checks(workspace: Workspace, shards: ShardSet) -> list[dg.AssetC
         _shard_check(shards, "translated_proteins", "frames_are_open", open_frames),
         _shard_check(shards, "translated_proteins", "ledger_sums_hold", ledger),
     ]
-    for slot in shards.slots:
+    for slot in workspace.slots(shards.domain):
         checks += _embedding_checks(workspace, shards, slot)
-    checks += [_features_check(workspace, shards, branch) for branch in shards.branches]
+    checks += [_features_check(workspace, shards, branch) for branch in workspace.branches(shards.domain)]
     return checks
 
 

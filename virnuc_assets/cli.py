@@ -115,6 +115,27 @@ def fasta(
 
 
 @_command
+def decide(
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Folder of a decision; without it, that of this project.")
+    ] = None,
+    config: Config = DEFAULT_CONFIG,
+) -> None:
+    """Compute a migration decision again from its stored predictions, and compare every page byte for byte."""
+    from virnuc_assets.assets.migration import DECISION
+    from virnuc_assets.migration.bundle import recompute
+
+    folder = source or Workspace(load_settings(config)).layout.whole(DECISION).parent
+    decision, faults = recompute(folder)
+    _print_pairs({"decision": decision.outcome, **{c.name: c.outcome for c in decision.criteria}})
+    for reason in decision.reasons:
+        out.print(f"  {reason}", highlight=False, markup=False, soft_wrap=True)
+    if faults:
+        raise VirnucError(f"{folder}: not reproduced:\n" + "\n".join(faults))
+    out.print(f"Reproduced, byte for byte: {folder}", highlight=False, soft_wrap=True)
+
+
+@_command
 def doctor(config: Config = DEFAULT_CONFIG) -> None:
     """Tell versions, attention backend, device, memory, and whether the checkpoints are there."""
     from virnuc_assets.doctor import examine

@@ -29,8 +29,9 @@ def build_defs(settings: Settings) -> dg.Definitions:
     asset_checks = []
     for shard_set in (REFERENCE, SAMPLES):
         assets += sequences.build_assets(workspace, shard_set)
-        assets += [embeddings.build_asset(workspace, shard_set, slot) for slot in shard_set.slots]
-        assets += [features.build_asset(workspace, shard_set, branch) for branch in shard_set.branches]
+        assets += [embeddings.build_asset(workspace, shard_set, slot) for slot in workspace.slots(shard_set.domain)]
+        branches = workspace.branches(shard_set.domain)
+        assets += [features.build_asset(workspace, shard_set, branch) for branch in branches]
         asset_checks += checks.build_shard_checks(workspace, shard_set)
     for stage in (classifiers, migration, predictions):
         assets += stage.build_assets(workspace)

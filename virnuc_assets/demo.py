@@ -29,7 +29,7 @@ from virnuc_assets.storage.schemas import vector_dim
 from virnuc_assets.storage.tables import read_schema
 
 DEMO_SAMPLE = "data/samples/demo_sample.fasta"
-_METRICS = ("rows", "accuracy", "precision", "recall", "f1", "mcc", "auroc", "average_precision", "brier")
+_METRICS = ("rows", "accuracy", "precision", "recall", "f1", "mcc", "auroc", "average_precision", "brier", "ece")
 
 
 def run_demo(settings: Settings, out: Console) -> None:
@@ -158,18 +158,7 @@ def _dim(workspace: Workspace, asset: str) -> str:
 
 def _print_decision(workspace: Workspace, out: Console) -> None:
     decision = json.loads(workspace.layout.whole(DECISION, ".json").read_text(encoding="utf-8"))
-    roles = {role: decision["branches"][role] for role in ("candidate", "baseline", "floor")}
-    metrics = Table(title="Test metrics", title_justify="left")
-    metrics.add_column("")
-    for role, branch in roles.items():
-        metrics.add_column(f"{role} ({branch['branch']})", justify="right")
-    dims = [(branch["description"] or {}) for branch in roles.values()]
-    for name in ("dna_dim", "protein_dim", "merged_dim"):
-        metrics.add_row(name, *(str(found.get(name, "–")) for found in dims))
-    for name in _METRICS:
-        values = [(branch["metrics"] or {}).get(name) for branch in roles.values()]
-        metrics.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
-    out.print(metrics)
+    _print_metrics(decision, out)
     criteria = Table(title=f"Decision: {decision['outcome']}", title_justify="left")
     for column in ("criterion", "number", "interval", "threshold", "outcome"):
         criteria.add_column(column, overflow="fold")
@@ -193,3 +182,17 @@ def _print_decision(workspace: Workspace, out: Console) -> None:
             style="bold",
         )
     out.print(f"Report: {workspace.layout.whole(DECISION, '.html')}", soft_wrap=True, highlight=False)
+
+
+def _print_metrics(decision: dict[str, Any], out: Console) -> None:
+    metrics = Table(title="Test metrics of frames", title_justify="left")
+    metrics.add_column("")
+    for role, branch in decision["branches"].items():
+        metrics.add_column(role if role == branch["branch"] else f"{role} ({branch['branch']})", justify="right")
+    branches = decision["branches"].values()
+    for name in ("dna_dim", "protein_dim", "merged_dim"):
+        metrics.add_row(name, *(str((branch["description"] or {}).get(name, "–")) for branch in branches))
+    for name in _METRICS:
+        values = [branch["performance"] and branch["performance"]["levels"]["frame"][name] for branch in branches]
+        metrics.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
+    out.print(metrics)

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from virnuc_assets.encoders.checkpoints import CheckpointMissingError, find_checkpoint
-from virnuc_assets.encoders.registry import PROFILES
 from virnuc_assets.encoders.verification import CheckpointError
 from virnuc_assets.resources import Workspace
 
@@ -51,7 +50,7 @@ def examine(workspace: Workspace) -> tuple[dict[str, Any], list[str]]:
     facts["cpu threads"] = torch.get_num_threads()
     facts["attention backends"] = ", ".join(_sdpa_backends(device)) or "none"
     facts["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
-    for slot in PROFILES[settings.profile]:
+    for slot in workspace.slots():
         spec = workspace.encoder(slot)
         try:
             folder = find_checkpoint(spec, layout.checkpoints)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import dagster as dg
 
-from virnuc_assets.encoders.registry import BRANCHES, Branch
-from virnuc_assets.settings import ServingBranch
 from virnuc_assets.storage.layout import Domain
 
 # Every event costs about 10 ms in SQLite; a run of this many partitions stays responsive.
@@ -22,25 +19,14 @@ class ShardSet:
 
     domain: Domain
     partitions: dg.DynamicPartitionsDefinition
-    branches: tuple[Branch, ...]
-
-    @property
-    def slots(self) -> list[str]:
-        """Encoder slots that the branches read, each once."""
-        return list(dict.fromkeys(slot for branch in self.branches for slot in (branch.dna, branch.protein)))
 
     def key(self, asset: str) -> dg.AssetKey:
         """Asset key of a per-shard stage in this domain."""
         return dg.AssetKey([self.domain, asset])
 
 
-REFERENCE = ShardSet("reference", dg.DynamicPartitionsDefinition(name="reference_shards"), tuple(BRANCHES.values()))
-# The floor is there to be beaten on reference rows; nobody's sample is called by it.
-SAMPLES = ShardSet(
-    "samples",
-    dg.DynamicPartitionsDefinition(name="sample_shards"),
-    tuple(branch for branch in BRANCHES.values() if branch.name in get_args(ServingBranch)),
-)
+REFERENCE = ShardSet("reference", dg.DynamicPartitionsDefinition(name="reference_shards"))
+SAMPLES = ShardSet("samples", dg.DynamicPartitionsDefinition(name="sample_shards"))
 SAMPLE_NAMES = dg.DynamicPartitionsDefinition(name="samples")
 
 

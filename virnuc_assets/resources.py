@@ -9,7 +9,7 @@ from virnuc_assets.encoders.checkpoints import configured
 from virnuc_assets.encoders.registry import BRANCHES, Branch, EncoderSpec, encoder_for, encoder_named
 from virnuc_assets.sequences.catalogue import Source, read_catalogue
 from virnuc_assets.settings import Settings
-from virnuc_assets.storage.layout import Layout
+from virnuc_assets.storage.layout import Domain, Layout
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,15 @@ class Workspace:
     def branch(self, name: str) -> Branch:
         """A pair of encoder slots that one classifier reads."""
         return BRANCHES[name]
+
+    def branches(self, domain: Domain = "reference") -> list[Branch]:
+        """The branches that the settings name; for samples without the floor, which calls nobody's sample."""
+        decision = self.settings.decision
+        return [BRANCHES[name] for name in decision.branches if domain == "reference" or name != decision.floor]
+
+    def slots(self, domain: Domain = "reference") -> list[str]:
+        """Encoder slots that the branches read, each once."""
+        return list(dict.fromkeys(slot for branch in self.branches(domain) for slot in (branch.dna, branch.protein)))
 
     def catalogue(self) -> list[Source]:
         """The reference sources, read afresh."""

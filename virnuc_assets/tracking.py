@@ -1,4 +1,4 @@
-"""The MLflow resource: one run a training, continued by its evaluation; a registered model for each protein encoder."""
+"""The MLflow resource: one run a training, continued by its evaluation, and one registered model with aliases."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 EXPERIMENT = "virnuc"
+REGISTERED = "virnuc_classifier"
 # Marks the run that trained a classifier, so that its evaluation finds it.
 _CLASSIFIER_TAG = "virnuc.classifier_digest"
 
@@ -48,34 +49,82 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
         """Metrics of one epoch of the open run."""
         self._mlflow().log_metrics(dict(metrics), step=epoch)
 
-    def log_model(self, model: nn.Module, example: np.ndarray, registered_name: str, classifier_digest: str) -> str:
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Parameters of the open run."""
+        self._mlflow().log_params(dict(params))
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Tags of a run, open or ended."""
+        client = self._mlflow().MlflowClient()
+        for name, value in tags.items():
+            client.set_tag(run_id, name, value)
+
+    def log_model(self, model: nn.Module, example: np.ndarray, classifier_digest: str, tags: Mapping[str, str]) -> str:
         """Log the model without pickle, register a version of it, and mark the open run as its training.
+
+        No alias moves: what is candidate, baseline or serving is for the decision, or a person, to say.
 
         Args:
             model: in eval mode.
-            example: some feature rows, (b, d) float32.
-            registered_name: name in the registry.
+            example: some feature rows, (b, d) float32; the signature has their width.
             classifier_digest: digest of the classifier that was saved.
+            tags: of the registered version.
 
         Returns:
             The registered version.
         """
         mlflow = self._mlflow()
         import torch
+        from mlflow.models import infer_signature
         from mlflow.pytorch import log_model
 
+        with torch.inference_mode():
+            logits = model(torch.tensor(example)).numpy()  # (b, 2)
         info = log_model(
             model,
             name="model",
-            registered_model_name=registered_name,
+            registered_model_name=REGISTERED,
+            signature=infer_signature(example, logits),
             input_example=example,
             serialization_format="pt2",
             pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
         )
         version = str(info.registered_model_version)
-        mlflow.MlflowClient().set_registered_model_alias(registered_name, "latest_trained", version)
+        client = mlflow.MlflowClient()
+        for name, value in {**tags, _CLASSIFIER_TAG: classifier_digest}.items():
+            client.set_model_version_tag(REGISTERED, version, name, value)
         mlflow.set_tag(_CLASSIFIER_TAG, classifier_digest)
         return version
+
+    def version_of(self, classifier_digest: str) -> str | None:
+        """Latest registered version of a classifier, or None."""
+        found = (
+            self._mlflow()
+            .MlflowClient()
+            .search_model_versions(f"name = '{REGISTERED}' and tags.`{_CLASSIFIER_TAG}` = '{classifier_digest}'")
+        )
+        return str(max(int(version.version) for version in found)) if found else None
+
+    def move_alias(self, alias: str, classifier_digest: str) -> None:
+        """Point an alias of the registered model at a classifier.
+
+        Raises:
+            VirnucError: it is not registered.
+        """
+        version = self.version_of(classifier_digest)
+        if version is None:
+            raise VirnucError(
+                f"MLflow store {self.uri}: classifier {classifier_digest} is not registered, so {alias!r} cannot name "
+                "it. Materialize the classifier again."
+            )
+        self._mlflow().MlflowClient().set_registered_model_alias(REGISTERED, alias, version)
+
+    def digest_of_alias(self, alias: str) -> str | None:
+        """Digest of the classifier that an alias names, or None where the alias is not set."""
+        client = self._mlflow().MlflowClient()
+        models = client.search_registered_models(f"name = '{REGISTERED}'")
+        version = models[0].aliases.get(alias) if models else None
+        return str(client.get_model_version(REGISTERED, version).tags[_CLASSIFIER_TAG]) if version else None
 
     def log_to_training(self, classifier_digest: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> str:
         """Add test metrics and tags to the run that trained a classifier; returns the run's id.

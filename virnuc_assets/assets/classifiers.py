@@ -19,7 +19,7 @@ from virnuc_assets.assets.reference import (
     split_recipe,
 )
 from virnuc_assets.checks import result
-from virnuc_assets.encoders.registry import BRANCHES, Branch
+from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.opening import open_source
@@ -33,7 +33,7 @@ GROUP = "classifiers"
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
     """The split, and a classifier and an evaluation for each branch."""
     assets = [_split_asset(workspace)]
-    for branch in BRANCHES.values():
+    for branch in workspace.branches():
         assets += [_classifier_asset(workspace, branch), evaluation_asset(workspace, branch)]
     return assets
 
@@ -114,7 +114,7 @@ def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefiniti
         description = fit.found_in(folder)
         reused = description is not None and tracking.find_training(description.weights_sha256) is not None
         if description is None or not reused:
-            description = _train(tracking, workspace, fit, folder)
+            description = _train(tracking, workspace, fit, folder, context.run.run_id)
         run_id = tracking.find_training(description.weights_sha256)
         metadata = {
             "trained_anew": not reused,
@@ -134,22 +134,22 @@ def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefiniti
     return classifier
 
 
-def _train(tracking: MlflowTracking, workspace: Workspace, fit: Any, folder: Path) -> Any:  # noqa: ANN401
+def _train(tracking: MlflowTracking, workspace: Workspace, fit: Any, folder: Path, dagster_run_id: str) -> Any:  # noqa: ANN401
     """Train inside an MLflow run; the classifier is saved and registered only after the last epoch."""
     from virnuc_assets.classifier.checkpoint import save_classifier
 
-    encoder = workspace.encoder(fit.branch.protein)
-    with tracking.run(f"{fit.branch.name} classifier", {"branch": fit.branch.name}, fit.params()):
+    tags = {"branch": fit.branch.name, "protein_encoder": workspace.encoder(fit.branch.protein).name}
+    with tracking.run(f"{fit.branch.name} classifier", {**tags, "dagster.run_id": dagster_run_id}, fit.params()):
         trained = fit.train(tracking.log_epoch)
         description = save_classifier(folder, trained.model, fit.describe(trained))
-        tracking.log_model(trained.model, fit.example(), encoder.name, description.weights_sha256)
+        tracking.log_model(trained.model, fit.example(), description.weights_sha256, tags)
     return description
 
 
 def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     """Checks of the split and of every classifier."""
     checks = [_split_check(workspace)]
-    for branch in BRANCHES.values():
+    for branch in workspace.branches():
         checks += [_currency_check(workspace, branch), evaluation_check(workspace, branch)]
     return checks
 

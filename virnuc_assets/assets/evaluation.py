@@ -1,14 +1,14 @@
 """Scores the test rows of a branch with its classifier; asset and check are part of group `classifiers`."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.recipes import branch_fingerprints
-from virnuc_assets.assets.reference import SPLIT, current_features, current_split, evaluation_recipe
+from virnuc_assets.assets.reference import SPLIT, current_features, current_split, evaluation_recipe, record_lengths
 from virnuc_assets.checks import result
 from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.partitions import REFERENCE
@@ -16,6 +16,10 @@ from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import content_digest, read_table
 from virnuc_assets.tracking import MlflowTracking
+
+if TYPE_CHECKING:
+    from virnuc_assets.classifier.metrics import GroupAccuracy
+    from virnuc_assets.classifier.performance import Performance
 
 
 def evaluation_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinition:
@@ -32,11 +36,12 @@ def evaluation_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinitio
     def evaluation(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         """Scores of all test frames, none of whose relatives was trained on, with the metrics they amount to.
 
-        The test metrics join the MLflow run that trained the classifier.
+        Metrics of frames, chunks and records; calibration, abstain band, groups and lengths. They join the MLflow run
+        that trained the classifier.
         """
         from virnuc_assets.classifier.calling import ServingClassifier
-        from virnuc_assets.classifier.datasets import evaluation_table, rows_of_split, scores_of, truth_of
-        from virnuc_assets.classifier.metrics import classification_metrics, group_accuracies
+        from virnuc_assets.classifier.datasets import evaluation_table, rows_of_split
+        from virnuc_assets.classifier.performance import performance
 
         features = current_features(context.instance, workspace, branch)
         split = current_split(context.instance, workspace)
@@ -49,21 +54,40 @@ def evaluation_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinitio
 
         def batches() -> Iterator[pa.Table]:
             rows = rows_of_split(features.values(), classifier.features_schema, read_table(split), "test")
-            yield evaluation_table(rows, classifier.predictions(rows), read_table(split), evaluation_schema())
+            yield evaluation_table(rows, classifier.predictions(rows), read_table(split), record_lengths(workspace))
 
         path = workspace.layout.whole(f"{branch.name}_evaluation")
         outcome = made_table(path, recipe, batches)
         table = read_table(path, evaluation_schema())
-        scores = scores_of(table)
-        metrics = classification_metrics(truth_of(table), scores)
-        groups = group_accuracies(truth_of(table), scores, table.column("group").to_pylist())
-        tested = {f"test_{name}": value for name, value in metrics.items()}
+        measured = performance(table, classifier.description.temperature, workspace.settings.evaluation)
+        metrics = flat_metrics(measured)
         tags = {"table.evaluation": outcome.data_version, "table.split": content_digest(split)}
-        run_id = tracking.log_to_training(classifier.digest, tested, tags)
-        by_group = {f"{group.label} {group.group}": f"{group.correct} of {group.rows}" for group in groups}
-        return outcome.with_metadata(**metrics, correct_by_group=by_group, mlflow_run=tracking.link(run_id)).as_result()
+        run_id = tracking.log_to_training(classifier.digest, {f"test_{k}": v for k, v in metrics.items()}, tags)
+        facts = {
+            "correct_by_group": _counts(measured.groups),
+            "correct_by_record_length": _counts(measured.lengths),
+            "mlflow_run": tracking.link(run_id),
+        }
+        return outcome.with_metadata(**metrics, **facts).as_result()
 
     return evaluation
+
+
+def flat_metrics(measured: "Performance") -> dict[str, float]:
+    """A performance as names and numbers: frames' metrics by their plain names, those of other levels with theirs."""
+    flat = dict(measured.levels["frame"])
+    for level in ("chunk", "record"):
+        flat |= {f"{level}_{name}": value for name, value in measured.levels[level].items()}
+    calibration, abstention = measured.calibration, measured.abstention
+    flat |= {"brier_calibrated": calibration.brier, "ece_calibrated": calibration.ece}
+    if calibration.temperature is not None:
+        flat["temperature"] = calibration.temperature
+    flat["chunks_called_share"] = abstention.called / abstention.chunks
+    return flat if abstention.accuracy is None else flat | {"chunks_called_accuracy": abstention.accuracy}
+
+
+def _counts(groups: Iterable["GroupAccuracy"]) -> dict[str, str]:
+    return {f"{one.label} {one.group}": f"{one.correct} of {one.rows}" for one in groups}
 
 
 def evaluation_check(workspace: Workspace, branch: Branch) -> dg.AssetChecksDefinition:

@@ -14,7 +14,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of
-from virnuc_assets.storage.schemas import features_schema, vector_dim
+from virnuc_assets.storage.schemas import evaluation_schema, features_schema, vector_dim
 from virnuc_assets.storage.tables import content_digest, read_schema, read_table, require_table
 
 SPLIT = "train_test_split"
@@ -80,6 +80,7 @@ def evaluation_recipe(features: Mapping[str, Path], split: Path, classifier_dige
     """What an evaluation follows from."""
     return {
         "table": "evaluation",
+        "columns": evaluation_schema().names,
         "classifier": classifier_digest,
         "split": content_digest(split),
         "features": digest_of({shard: content_digest(path) for shard, path in features.items()}),
@@ -95,6 +96,15 @@ def named_records(workspace: Workspace) -> dict[str, set[str]]:
             if name:
                 named.setdefault(f"{kind} {name}", set()).update(records)
     return named
+
+
+def record_lengths(workspace: Workspace) -> dict[str, int]:
+    """Length in nt of every planned reference record."""
+    lengths: dict[str, int] = {}
+    for source in workspace.catalogue():
+        plan = read_table(workspace.layout.plan("reference", source.name))
+        lengths |= zip(plan["record_id"].to_pylist(), plan["length_nt"].to_pylist(), strict=True)
+    return lengths
 
 
 def current_features(instance: dg.DagsterInstance, workspace: Workspace, branch: Branch) -> dict[str, Path]:

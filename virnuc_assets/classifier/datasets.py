@@ -13,6 +13,7 @@ from virnuc_assets.classifier.sampling import balanced_rows
 from virnuc_assets.classifier.split import Split
 from virnuc_assets.classifier.training import Rows
 from virnuc_assets.storage.merging import vectors_of
+from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import read_table
 
 
@@ -56,15 +57,17 @@ def truth_of(table: pa.Table) -> np.ndarray:
     return np.array([label == "viral" for label in table.column("label").to_pylist()], dtype=np.int64)
 
 
-def scores_of(table: pa.Table) -> np.ndarray:
-    """(n, 2) float32: score_other, score_virus."""
-    return np.stack([table.column(name).to_numpy() for name in ("score_other", "score_virus")], axis=1)
-
-
-def evaluation_table(features: pa.Table, predictions: pa.Table, split_table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Predictions of test rows with label, group and the cluster of relatives of their record."""
+def evaluation_table(
+    features: pa.Table, predictions: pa.Table, split_table: pa.Table, length_of: Mapping[str, int]
+) -> pa.Table:
+    """Predictions of test rows with label, group, the cluster of relatives and the length in nt of their record."""
+    schema, records = evaluation_schema(), features.column("record_id").to_pylist()
     cluster_of = {row["record_id"]: row["cluster"] for row in split_table.to_pylist()}
-    clusters = pa.array([cluster_of[record] for record in features.column("record_id").to_pylist()], pa.string())
-    known = {"cluster": clusters, "label": features.column("label"), "group": features.column("group")}
+    known = {
+        "record_length_nt": pa.array([length_of[record] for record in records], pa.int64()),
+        "cluster": pa.array([cluster_of[record] for record in records], pa.string()),
+        "label": features.column("label"),
+        "group": features.column("group"),
+    }
     columns = {name: known[name] if name in known else predictions.column(name) for name in schema.names}
     return pa.table(columns, schema=schema)

@@ -111,6 +111,7 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
     "miniature": {
         "dnabert_s": "dnabert_s_miniature",
         "fastesm2": "fastesm2_650_miniature",
+        "esm2_650": "esm2_650_miniature",
         "esm2_3b": "esm2_3b_miniature",
         "kmer_dna": "kmer_dna",
         "kmer_protein": "kmer_protein",
@@ -118,6 +119,7 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
     "full": {
         "dnabert_s": "dnabert_s",
         "fastesm2": "fastesm2_650",
+        "esm2_650": "esm2_650",
         "esm2_3b": "esm2_3b",
         "kmer_dna": "kmer_dna",
         "kmer_protein": "kmer_protein",
@@ -128,6 +130,7 @@ BRANCHES: Mapping[str, Branch] = {
     branch.name: branch
     for branch in (
         Branch("fastesm2", dna="dnabert_s", protein="fastesm2"),
+        Branch("esm2_650", dna="dnabert_s", protein="esm2_650"),
         Branch("esm2_3b", dna="dnabert_s", protein="esm2_3b"),
         Branch("kmer", dna="kmer_dna", protein="kmer_protein"),
     )

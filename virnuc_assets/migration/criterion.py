@@ -53,7 +53,7 @@ class Criterion(Rule):
 
 
 def judge(rule: Rule, value: float, explanation: str, low: float | None = None, high: float | None = None) -> Criterion:
-    """Hold a number against the rule: it fails by its estimate, and is met only if its interval's worse end holds too."""
+    """Hold a number against the rule: it fails by its estimate, and is met if its interval's worse end holds."""
     if rule.threshold is None or not rule.comparison:
         raise ValueError(f"{rule.name}: a rule without threshold and comparison cannot judge a number")
     holds, worse_end = _HOLDS[rule.comparison], high if rule.comparison == "<=" else low

@@ -21,9 +21,8 @@ class BranchEvidence:
         branch: the branch's name, e.g. "fastesm2".
         dna_slot: encoder slot of its nucleotides, a key of the benchmark.
         protein_slot: encoder slot of its proteins, a key of the benchmark.
-        predictions: test rows as the evaluation stored them (frame_id, chunk_id, record_id, cluster, label
-            "viral" / "host", group, score_other, score_virus, call "virus" / "others"), in any order; None if
-            not stored.
+        predictions: test rows as the evaluation stored them (`evaluation_schema`: label "viral" / "host", call
+            "virus" / "others"), in any order; None if not stored.
         description: the classifier's JSON; read here: `dna_dim`, `protein_dim`, `merged_dim`, `chunk_length`,
             `seed`, `training`, `split_digest`, and `encoders` {"dna": fingerprint, "protein": fingerprint}, a
             flat dict that has `encoder`, `precision` and the library versions. None if not stored.
@@ -64,7 +63,7 @@ class Evidence:
         baseline: the branch in use.
         floor: the composition features that a language model has to beat.
         beside: further branches to show; nothing is judged by them.
-        ablations: encoder slot → test rows (as `BranchEvidence.predictions`) scored by a classifier of its vectors alone.
+        ablations: encoder slot → test rows, as `BranchEvidence.predictions`, scored by its vectors alone.
         benchmark: encoder slot → {sequences_per_s, peak_memory_bytes, precision, device, sequences, dim};
             None if not stored.
         benchmark_problems: what is absent or stale of the benchmark.

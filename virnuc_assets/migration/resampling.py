@@ -1,4 +1,4 @@
-"""Intervals by drawing whole clusters of relatives, because rows of one genome, and of related ones, are not independent.
+"""Intervals by drawing whole clusters of relatives: rows of one genome, and of related ones, are not independent.
 
 Source: percentile bootstrap, B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), chapter 13, with
 the tails widened for few clusters as in T. Hesterberg, The American Statistician 69 (2015) 371 ("expanded

@@ -26,6 +26,7 @@ Recipe = Mapping[str, Any]
 _RECIPE_KEY = "virnuc.recipe"
 _DIGEST_KEY = "virnuc.content_digest"
 _READ_BYTES = 1 << 20  # a window reads no more ahead, however much of a table was written at once
+_CHECKED_ROWS = 4096
 _PAGE_BYTES = 1 << 16  # a writer keeps some pages of each column; Parquet's default is 1 MiB
 
 
@@ -170,6 +171,21 @@ def read_schema(path: Path) -> pa.Schema:
 def read_rows(path: Path) -> int:
     """Number of rows of a table."""
     return int(_footer(path).num_rows)
+
+
+def require_content(path: Path) -> None:
+    """Read all rows and hold them against the digest that was recorded when they were written.
+
+    Raises:
+        TableMismatch: the table is missing, damaged, or its rows were altered.
+    """
+    content = ContentDigest(read_schema(path))
+    for window in read_windows(path, _CHECKED_ROWS):
+        content.update(window)
+    if content.hexdigest() != content_digest(path):
+        raise TableMismatch(
+            f"{path}: rows were altered since the table was written; materialize {asset_of(path)} again"
+        )
 
 
 def is_made_by(path: Path, recipe: Recipe) -> bool:

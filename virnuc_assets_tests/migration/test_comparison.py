@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnuc_assets.migration.comparison import Comparison, cluster_weights, compare, confusion_by_cluster
-from virnuc_assets.migration.pairing import PairedRows, pair
+from virnuc_assets.migration.comparison import Comparison, McNemar, compare, confusion_by_cluster, mcnemar
+from virnuc_assets.migration.pairing import PairedCalls, PairedRows, pair
+from virnuc_assets.migration.resampling import expanded_tail
 from virnuc_assets.settings import DecisionSettings
 
 from .evidence_fakes import SETTINGS, branch, right, rows
@@ -35,14 +36,15 @@ def random_rows(draw: st.DrawFn) -> PairedRows:
     size = draw(st.integers(2, 40))
     flags = st.lists(st.booleans(), min_size=size, max_size=size).map(np.array)
     clusters = np.array(draw(st.lists(st.integers(0, 6), min_size=size, max_size=size)))
+    calls = PairedCalls(draw(flags), draw(flags), draw(flags))
     return PairedRows(
-        viral=draw(flags),
-        candidate_viral=draw(flags),
-        other_viral=draw(flags),
+        viral=calls.viral,
+        candidate_viral=calls.candidate,
+        other_viral=calls.other,
         cluster=np.unique(clusters, return_inverse=True)[1],
         group=np.zeros(size, dtype=np.int64),
         group_names=(("viral", "any"),),
-        records=size,
+        levels={"frame": calls, "chunk": calls, "record": calls},
     )
 
 
@@ -52,6 +54,7 @@ def test_drops_by_hand() -> None:
     assert comparison.f1_drop.value == pytest.approx(98 / 99 - 94 / 97, abs=1e-15)
     assert (comparison.rows, comparison.viral_rows, comparison.host_rows) == (100, 50, 50)
     assert (comparison.records, comparison.clusters) == (20, 20)
+    assert (comparison.viral_clusters, comparison.host_clusters) == (10, 10)
 
 
 def test_a_better_candidate_has_a_negative_drop() -> None:
@@ -83,7 +86,8 @@ def test_interval_is_that_of_a_plain_loop(paired: PairedRows, seed: int) -> None
         if clusters == 1:
             assert drop.low is None and drop.high is None
             continue
-        low, high = np.percentile(np.array(drops)[:, column], [5, 95])
+        tail = expanded_tail(clusters, 0.9)
+        low, high = np.quantile(np.array(drops)[:, column], [tail, 1.0 - tail])
         assert drop.low == pytest.approx(low, abs=1e-12) and drop.high == pytest.approx(high, abs=1e-12)
 
 
@@ -94,14 +98,6 @@ def test_every_row_is_counted_once_on_each_side(paired: PairedRows) -> None:
     assert counts.sum(axis=2).tolist() == [[size, size] for size in np.bincount(paired.cluster)]
     assert counts[:, 0, 3].sum() == (paired.viral & paired.candidate_viral).sum()
     assert counts[:, 1, 1].sum() == (~paired.viral & paired.other_viral).sum()
-
-
-def test_each_round_draws_as_many_clusters_as_there_are() -> None:
-    weights = cluster_weights(7, 50, seed=3)
-    assert weights.shape == (50, 7)
-    assert set(weights.sum(axis=1)) == {7.0}
-    assert np.array_equal(weights, cluster_weights(7, 50, seed=3))
-    assert not np.array_equal(weights, cluster_weights(7, 50, seed=4))
 
 
 def test_errors_in_one_cluster_give_a_wider_interval_than_the_same_errors_in_single_rows() -> None:
@@ -123,5 +119,32 @@ def test_equal_sides_have_an_interval_of_zero_width() -> None:
 def test_groups_by_hand() -> None:
     bacteria, phage = compared(rows(right(50, wrong=5), right(9)), rows(right(50), right(9, wrong=1))).groups
     assert (phage.label, phage.group, phage.rows, phage.judged) == ("viral", "phage", 50, True)
-    assert (phage.candidate_accuracy, phage.other_accuracy, phage.drop) == (0.9, 1.0, 0.1)
-    assert (bacteria.group, bacteria.rows, bacteria.judged, bacteria.drop) == ("bacteria", 9, False, -1 / 9)
+    assert (phage.candidate_accuracy, phage.other_accuracy, phage.drop.value, phage.clusters) == (0.9, 1.0, 0.1, 10)
+    assert (bacteria.group, bacteria.rows, bacteria.judged, bacteria.drop.value) == ("bacteria", 9, False, -1 / 9)
+    # One of ten clusters is all wrong: that is what the interval has to cover.
+    assert phage.drop.low == 0.0 and phage.drop.high is not None and phage.drop.high >= 0.3
+
+
+def test_a_group_of_one_cluster_has_no_interval() -> None:
+    bacteria, phage = compared(rows(right(50), right(5)), rows(right(50), right(5, wrong=1))).groups
+    assert (bacteria.clusters, bacteria.drop.value, bacteria.drop.low, bacteria.drop.high) == (1, -0.2, None, None)
+    assert phage.drop.low is not None
+
+
+def test_mcnemar_by_hand() -> None:
+    """Of 8 rows on which the sides differ, the candidate is right on 1: p = 2 (C(8,0) + C(8,1)) / 2**8."""
+    viral = np.ones(20, dtype=bool)
+    candidate, other = viral.copy(), viral.copy()
+    candidate[:7], other[7] = False, False
+    assert mcnemar("frame", PairedCalls(viral, candidate, other)) == McNemar("frame", 20, 1, 7, 18 / 256)
+    assert mcnemar("frame", PairedCalls(viral, viral, viral)).p == 1.0
+
+
+def test_mcnemar_is_told_at_every_level() -> None:
+    frame, chunk, record = compared(rows(right(50, wrong=5), right(50)), rows(right(50), right(50))).mcnemar
+    assert [(one.level, one.rows, one.only_other_right) for one in (frame, chunk, record)] == [
+        ("frame", 100, 5),
+        ("chunk", 100, 5),
+        ("record", 20, 1),
+    ]
+    assert frame.p == pytest.approx(2 / 2**5) and record.p == 1.0

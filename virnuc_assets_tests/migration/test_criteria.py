@@ -18,11 +18,13 @@ GAPS = ("esm2_3b: no predictions on the test rows are stored",)
 
 
 def comparison(drop: Drop, groups: tuple[GroupDrop, ...] = (), other: str = "esm2_3b") -> Comparison:
-    return Comparison(other, 100, 50, 50, 20, 20, accuracy_drop=drop, f1_drop=drop, groups=groups)
+    return Comparison(other, 100, 50, 50, 20, 20, 10, 10, drop, drop, groups, ())
 
 
-def group(name: str, drop: float, judged: bool = True) -> GroupDrop:
-    return GroupDrop("host", name, 40, 0.9 - drop, 0.9, drop, judged)
+def group(name: str, value: float, judged: bool = True, reach: float | None = 0.0) -> GroupDrop:
+    """A group whose interval reaches so far to both sides; None for one of a single cluster."""
+    drop = Drop(value, None, None) if reach is None else Drop(value, value - reach, value + reach)
+    return GroupDrop("host", name, 40, 1 if reach is None else 5, 0.9 - value, 0.9, drop, judged)
 
 
 @pytest.mark.parametrize("criterion", [criteria.accuracy_drop_within_margin, criteria.f1_drop_within_margin])
@@ -30,13 +32,14 @@ def group(name: str, drop: float, judged: bool = True) -> GroupDrop:
     ("drop", "outcome"),
     [
         (Drop(0.01, -0.02, 0.05), "met"),
-        (Drop(0.01, -0.02, 0.0501), "failed"),  # the point estimate is within the margin, its upper bound is not
+        (Drop(0.01, -0.02, 0.0501), "inconclusive"),  # the estimate is within the margin, its upper bound is not
+        (Drop(0.0501, -0.02, 0.1), "failed"),
         (Drop(-0.3, -0.4, -0.2), "met"),
         (Drop(0.2, 0.1, 0.3), "failed"),
         (Drop(0.0, None, None), "missing"),
     ],
 )
-def test_drops_are_judged_by_their_upper_bound(criterion: Any, drop: Drop, outcome: str) -> None:
+def test_drops_fail_by_the_estimate_and_are_met_by_the_upper_bound(criterion: Any, drop: Drop, outcome: str) -> None:
     found = criterion(comparison(drop), (), SETTINGS)
     assert (found.name, found.outcome, found.threshold) == (criterion.__name__, outcome, 0.05)
     if outcome != "missing":
@@ -45,7 +48,7 @@ def test_drops_are_judged_by_their_upper_bound(criterion: Any, drop: Drop, outco
 
 def test_accuracy_and_f1_have_their_own_margins_and_drops() -> None:
     settings = DecisionSettings(max_accuracy_drop=0.01, max_f1_drop=0.2)
-    both = Comparison("esm2_3b", 9, 5, 4, 3, 3, Drop(0.0, 0.0, 0.02), Drop(0.1, 0.1, 0.15), ())
+    both = Comparison("esm2_3b", 9, 5, 4, 3, 3, 2, 1, Drop(0.02, 0.0, 0.02), Drop(0.1, 0.1, 0.15), (), ())
     assert criteria.accuracy_drop_within_margin(both, (), settings).outcome == "failed"
     assert criteria.f1_drop_within_margin(both, (), settings).outcome == "met"
 
@@ -68,10 +71,21 @@ def test_the_worst_group_is_named_and_judged() -> None:
     groups = (group("archaea", 0.02), group("fungi", 0.1), group("plant", -0.1), group("rare", 0.9, judged=False))
     found = criteria.no_group_worse_than_margin(comparison(Drop(0, 0, 0), groups), (), SETTINGS)
     assert (found.outcome, found.value) == ("met", 0.1)
-    assert "worst of 3 groups: host / fungi, drop +0.1000 over 40 rows" in found.explanation
-    worse = (*groups, group("protozoa", 0.11))
+    assert "worst of 3 groups: host / fungi: drop +0.1000 (+0.1000 to +0.1000) over 40 rows" in found.explanation
+    worse = (*groups, group("protozoa", 0.11), group("bacteria", 0.2, reach=None))
     found = criteria.no_group_worse_than_margin(comparison(Drop(0, 0, 0), worse), (), SETTINGS)
-    assert found.outcome == "failed" and "host / protozoa" in found.explanation
+    assert (found.outcome, found.value) == ("failed", 0.2)
+    assert found.explanation.startswith("host / bacteria: drop +0.2000 (one cluster, no interval) over 40 rows in 1 ")
+    assert "; host / protozoa: drop +0.1100" in found.explanation and "fungi" not in found.explanation
+
+
+def test_a_group_whose_interval_reaches_beyond_the_margin_is_open() -> None:
+    groups = (group("archaea", 0.02, reach=0.2), group("fungi", 0.03), group("plant", 0.05, reach=None))
+    found = criteria.no_group_worse_than_margin(comparison(Drop(0, 0, 0), groups), (), SETTINGS)
+    assert (found.outcome, found.value) == ("inconclusive", 0.02)
+    assert "host / archaea: drop +0.0200 (-0.1800 to +0.2200)" in found.explanation
+    failed = criteria.no_group_worse_than_margin(comparison(Drop(0, 0, 0), (*groups, group("x", 0.5))), (), SETTINGS)
+    assert failed.outcome == "failed" and "archaea" not in failed.explanation
 
 
 def test_groups_that_are_all_too_small_are_no_evidence() -> None:
@@ -80,8 +94,11 @@ def test_groups_that_are_all_too_small_are_no_evidence() -> None:
     assert found.missing == ("no group has 20 test rows or more; add records",)
 
 
-@pytest.mark.parametrize(("gain", "outcome"), [(0.001, "met"), (0.0, "failed"), (-0.1, "failed")])
-def test_the_floor_is_beaten_by_any_gain_above_the_threshold(gain: float, outcome: str) -> None:
+@pytest.mark.parametrize(
+    ("gain", "outcome"),
+    [(0.02, "met"), (0.01, "inconclusive"), (0.001, "inconclusive"), (0.0, "failed"), (-1, "failed")],
+)
+def test_the_floor_is_beaten_where_the_whole_interval_is_above_the_threshold(gain: float, outcome: str) -> None:
     found = criteria.floor_beaten(comparison(Drop(-gain, -gain - 0.02, -gain + 0.01), other="kmer"), (), SETTINGS)
     assert (found.outcome, found.value) == (outcome, gain)
     assert (found.low, found.high) == (pytest.approx(gain - 0.01), pytest.approx(gain + 0.02))

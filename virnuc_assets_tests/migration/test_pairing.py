@@ -33,7 +33,7 @@ def test_rows_are_put_side_by_side_by_frame_id() -> None:
     assert paired.cluster.tolist() == [0] * 4 + [1] * 5 + [2]
     assert paired.group_names == (("host", "bacteria"), ("viral", "phage"))
     assert paired.group.tolist() == [0] * 4 + [1] * 6
-    assert paired.records == 3
+    assert len(paired.levels["record"].viral) == 3
 
 
 def test_rows_of_one_side_only_are_counted_and_shown() -> None:
@@ -52,8 +52,8 @@ def test_facts_on_which_the_sides_differ_are_counted_and_shown(fact: str) -> Non
 
 
 def test_labels_that_differ_are_a_gap() -> None:
-    (gap,) = gaps_of(TABLE, replaced(TABLE, "label", {0: "host"}))
-    assert "disagree on the label of 1 of 20 test rows (e.g. viral0_chunk_1F1: viral and host)" in gap
+    (gap,) = gaps_of(TABLE, replaced(TABLE, "label", dict.fromkeys(range(5), "host")))
+    assert "disagree on the label of 5 of 20 test rows (e.g. viral0_chunk_1F1: viral and host" in gap
 
 
 def test_rows_without_a_group_are_grouped_by_label() -> None:
@@ -69,6 +69,7 @@ def test_rows_without_a_group_are_grouped_by_label() -> None:
         ("frame_id", {1: "viral0_chunk_1F1"}, "1 of 20 rows repeat a frame_id"),
         ("label", {0: "Viral"}, "1 of 20 rows have a label that is neither viral nor host"),
         ("label", {0: None}, "1 rows have no label"),
+        ("label", {0: "host"}, "5 of 20 rows belong to a record with two labels"),
         ("label", dict.fromkeys(range(20), "viral"), "all 20 rows are labelled viral; both labels are needed"),
         ("call", {0: "viral"}, "1 of 20 rows have a call that is neither virus nor others"),
         ("call", {0: "others", 1: "others"}, "2 of 20 rows have a call that contradicts its scores"),

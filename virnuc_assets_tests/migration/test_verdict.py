@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pyarrow as pa
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from virnuc_assets.migration.criterion import Rule, affirm, judge, lack
 from virnuc_assets.migration.verdict import conclude, decide
 from virnuc_assets.settings import DecisionSettings
 
-from .evidence_fakes import SETTINGS, benchmark, branch, evidence, right, rows
+from .evidence_fakes import EVALUATION, SETTINGS, benchmark, branch, evidence, right, rows
 
 GOOD = rows(right(50), right(50))
 CRITERIA = [
@@ -22,6 +23,7 @@ CRITERIA = [
     "floor_beaten",
     "speedup_reached",
     "memory_within_ratio",
+    "enough_test_records",
     "dims_match_encoders",
     "same_environment",
     "candidate_is_current",
@@ -31,66 +33,70 @@ CRITERIA = [
 
 
 def test_go() -> None:
-    decision = decide(evidence(), SETTINGS)
+    decision = decide(evidence(), SETTINGS, EVALUATION)
     assert decision.outcome == "GO"
-    assert decision.reasons == ("all 11 criteria are met",)
+    assert decision.reasons == ("all 12 criteria are met",)
     assert [criterion.name for criterion in decision.criteria] == CRITERIA
-    assert decision.branches["candidate"].metrics is not None
-    assert decision.branches["candidate"].metrics["accuracy"] == 1.0
-    assert decision.branches["floor"].metrics is not None
-    assert decision.branches["floor"].metrics["accuracy"] == 0.8
+    accuracies = {}
+    for role, branch_summary in decision.branches.items():
+        assert branch_summary.performance is not None
+        accuracies[role] = branch_summary.performance.levels["frame"]["accuracy"]
+    assert accuracies == {"candidate": 1.0, "baseline": 1.0, "floor": 0.8}
     assert decision.miniatures == ("dnabert_s_miniature", "esm2_3b_miniature", "fastesm2_650_miniature")
 
 
 def test_no_go_names_each_failed_criterion_and_the_group() -> None:
     worse = evidence(candidate=branch("fastesm2", rows(right(50), right(50, wrong=7))))
-    decision = decide(worse, SETTINGS)
+    decision = decide(worse, SETTINGS, EVALUATION)
     assert decision.outcome == "NO-GO"
     failed = [criterion.name for criterion in decision.criteria if criterion.outcome == "failed"]
     assert failed == ["accuracy_drop_within_margin", "f1_drop_within_margin", "no_group_worse_than_margin"]
     assert [reason.split(" is not met: ")[0] for reason in decision.reasons] == failed
-    assert "host / bacteria, drop +0.1400 over 50 rows" in decision.reasons[2]
+    assert re.search(r"host / bacteria: drop \+0\.1400 \(.*\) over 50 rows in 10 clusters", decision.reasons[2])
 
 
 def test_a_candidate_that_does_not_beat_the_floor_is_no_go() -> None:
-    decision = decide(evidence(floor=branch("kmer", GOOD)), SETTINGS)
+    decision = decide(evidence(floor=branch("kmer", GOOD)), SETTINGS, EVALUATION)
     assert decision.outcome == "NO-GO"
     assert decision.reasons == (
-        "floor_beaten is not met: gain +0.0000 over kmer (95% interval +0.0000 to +0.0000); the gain itself is judged",
+        "floor_beaten is not met: gain +0.0000 over kmer, 95% interval +0.0000 to +0.0000; "
+        "the whole interval must stay above 0",
     )
 
 
 def test_a_slow_candidate_is_no_go() -> None:
     rates = benchmark()
     rates["fastesm2"]["sequences_per_s"] = 11.0
-    assert decide(evidence(benchmark=rates), SETTINGS).outcome == "NO-GO"
+    assert decide(evidence(benchmark=rates), SETTINGS, EVALUATION).outcome == "NO-GO"
 
 
 def test_a_missing_baseline_is_no_decision_and_is_named_once() -> None:
     reason = "esm2_3b_evaluation has not been materialized"
     absent = branch("esm2_3b", None, description=None, problems=(reason,))
-    decision = decide(evidence(baseline=absent), SETTINGS)
+    decision = decide(evidence(baseline=absent), SETTINGS, EVALUATION)
     assert (decision.outcome, decision.reasons) == ("NO DECISION", (reason,))
-    assert decision.comparison is None and decision.floor_comparison is not None
-    assert decision.branches["baseline"].metrics is None
+    assert decision.comparison is None and list(decision.comparisons) == ["floor"]
+    assert decision.branches["baseline"].performance is None
 
 
 def test_a_stale_baseline_is_no_decision_though_it_has_numbers() -> None:
     reason = "stale: classifier trained on features digest X, features are now Y"
-    decision = decide(evidence(baseline=branch("esm2_3b", GOOD, problems=(reason,))), SETTINGS)
+    decision = decide(evidence(baseline=branch("esm2_3b", GOOD, problems=(reason,))), SETTINGS, EVALUATION)
     assert (decision.outcome, decision.reasons) == ("NO DECISION", (reason,))
     assert decision.comparison is not None
 
 
 def test_other_test_rows_are_no_decision_with_counts() -> None:
-    decision = decide(evidence(baseline=branch("esm2_3b", GOOD.slice(2))), SETTINGS)
+    decision = decide(evidence(baseline=branch("esm2_3b", GOOD.slice(2))), SETTINGS, EVALUATION)
     assert decision.outcome == "NO DECISION"
     (reason,) = decision.reasons
     assert "fastesm2 (100 test rows) and esm2_3b (98) did not score the same rows: 2 only in fastesm2" in reason
 
 
 def test_each_missing_piece_is_named() -> None:
-    decision = decide(evidence(baseline=branch("esm2_3b", None), floor=branch("kmer", None), benchmark=None), SETTINGS)
+    decision = decide(
+        evidence(baseline=branch("esm2_3b", None), floor=branch("kmer", None), benchmark=None), SETTINGS, EVALUATION
+    )
     assert decision.reasons == (
         "esm2_3b: no predictions on the test rows are stored",
         "kmer: no predictions on the test rows are stored",
@@ -106,12 +112,19 @@ def test_missing_comes_before_failed() -> None:
     assert conclude((failed, missing, missing)) == ("NO DECISION", ("a piece",))
 
 
+def test_failed_comes_before_open_and_open_before_go() -> None:
+    rule = Rule("drop", "Small?", "<=", 0.1)
+    met, failed, wide = judge(rule, 0.0, "none"), judge(rule, 0.2, "large"), judge(rule, 0.0, "wide", -0.3, 0.3)
+    assert conclude((met, wide)) == ("NO DECISION", ("drop cannot be told from so few unrelated records: wide",))
+    assert conclude((wide, failed)) == ("NO-GO", ("drop is not met: large",))
+
+
 @settings(max_examples=5, deadline=None)
 @given(st.permutations(range(100)), st.permutations(range(100)))
 def test_row_order_decides_nothing(ours: list[int], theirs: list[int]) -> None:
     def decision(candidate: pa.Table, baseline: pa.Table) -> str:
         changes = {"candidate": branch("fastesm2", candidate), "baseline": branch("esm2_3b", baseline)}
-        return decide(evidence(**changes), SETTINGS).to_json()
+        return decide(evidence(**changes), SETTINGS, EVALUATION).to_json()
 
     candidate, baseline = rows(right(50, wrong=4), right(50, wrong=3)), rows(right(50, wrong=2), right(50))
     assert decision(candidate.take(ours), baseline.take(theirs)) == decision(candidate, baseline)
@@ -120,17 +133,19 @@ def test_row_order_decides_nothing(ours: list[int], theirs: list[int]) -> None:
 def test_json_is_plain_and_complete() -> None:
     rates = benchmark()
     rates["fastesm2"]["sequences_per_s"] = float("nan")
-    text = decide(evidence(benchmark=rates), SETTINGS).to_json()
+    text = decide(evidence(benchmark=rates), SETTINGS, EVALUATION).to_json()
     stored = json.loads(text)
     assert stored["outcome"] == "NO DECISION"
     assert stored["benchmark"]["fastesm2"]["sequences_per_s"] is None
     assert [criterion["name"] for criterion in stored["criteria"]] == CRITERIA
-    assert stored["comparison"]["accuracy_drop"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert stored["comparisons"]["baseline"]["accuracy_drop"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert stored["settings"]["min_group_rows"] == 10
-    assert text == decide(evidence(benchmark=rates), SETTINGS).to_json()
+    assert text == decide(evidence(benchmark=rates), SETTINGS, EVALUATION).to_json()
 
 
 def test_the_digest_is_that_of_the_settings() -> None:
-    first, again = (decide(evidence(), SETTINGS).settings_digest for _ in range(2))
+    first, again = (decide(evidence(), SETTINGS, EVALUATION).settings_digest for _ in range(2))
     assert first == again and len(first) == 64
-    assert decide(evidence(), DecisionSettings(min_group_rows=10, max_f1_drop=0.04)).settings_digest != first
+    assert (
+        decide(evidence(), DecisionSettings(min_group_rows=10, max_f1_drop=0.04), EVALUATION).settings_digest != first
+    )

@@ -1,0 +1,142 @@
+"""The encoders measured side by side, on the machine that embeds; asset and check are part of group `migration`."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from virnuc_assets.assets.per_shard import OWNERS, peak_memory_mb
+from virnuc_assets.assets.recipes import branch_fingerprints
+from virnuc_assets.assets.reference import current_frames
+from virnuc_assets.checks import result
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.launch import GPU_OP_TAGS, GPU_POOL
+from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.resources import Workspace
+from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.tables import read_table, written_aside
+
+MIGRATION_GROUP = "migration"
+BENCHMARK = "encoder_benchmark"
+
+
+def benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
+    """The encoders measured side by side."""
+    settings = workspace.settings
+
+    @dg.asset(
+        name=BENCHMARK,
+        deps=[REFERENCE.key("translated_proteins")],
+        group_name=MIGRATION_GROUP,
+        kinds={"json", "pytorch"},
+        owners=OWNERS,
+        code_version="1",
+        pool=GPU_POOL,
+        op_tags=GPU_OP_TAGS,
+    )
+    def encoder_benchmark(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        """Sequences a second and peak memory of every language model, on the same reference frames.
+
+        One after the other, each in a fresh process in the same precision; the median of several passes counts.
+        """
+        from virnuc_assets.encoders.benchmark import benchmark_encoders
+
+        tables = current_frames(context.instance, workspace)
+        frames = _benchmark_rows([read_table(path) for path in tables.values()], settings.benchmark.rows)
+        measured = benchmark_encoders(
+            _language_models(workspace),
+            workspace.layout.checkpoints,
+            settings.encoding,
+            frames,
+            settings.benchmark.repeats,
+        )
+        content: dict[str, Any] = {
+            "encoders": _fingerprints(workspace),
+            "settings": _benchmark_settings(workspace),
+            "measured": measured,
+        }
+        content["digest"] = digest_of(content)
+        path = workspace.layout.whole(BENCHMARK, ".json")
+        with written_aside(path) as aside:
+            aside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        rates = {
+            f"{slot}_sequences_per_s": round(float(found["sequences_per_s"]), 1) for slot, found in measured.items()
+        }
+        metadata: dict[str, Any] = {
+            **rates,
+            "measured": measured,
+            "peak_memory_mb": peak_memory_mb(),
+            "file": dg.MetadataValue.path(path),
+        }
+        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content["digest"]))
+
+    return encoder_benchmark
+
+
+def _language_models(workspace: Workspace) -> dict[str, Any]:
+    """Encoders by slot, without the computed ones."""
+    specs = {slot: workspace.encoder(slot) for slot in workspace.slots()}
+    return {slot: spec for slot, spec in specs.items() if spec.architecture != "kmer"}
+
+
+def _benchmark_settings(workspace: Workspace) -> dict[str, Any]:
+    """The settings that a measurement follows from."""
+    settings = workspace.settings
+    return {"benchmark": settings.benchmark.model_dump(), "encoding": settings.encoding.model_dump()}
+
+
+def _fingerprints(workspace: Workspace) -> dict[str, Mapping[str, str]]:
+    """Fingerprints of all encoders as they are today, by slot."""
+    found: dict[str, Mapping[str, str]] = {}
+    for branch in workspace.branches():
+        sides = branch_fingerprints(workspace, branch)
+        found |= {branch.dna: sides["dna"], branch.protein: sides["protein"]}
+    return found
+
+
+def _benchmark_rows(tables: list[Any], rows: int) -> dict[str, list[str]]:
+    """Frames drawn evenly over all shards, at most `rows`."""
+    import pyarrow as pa
+
+    frames = pa.concat_tables(tables)
+    step = max(1, frames.num_rows // rows)
+    chosen = frames.take(list(range(0, frames.num_rows, step))[:rows])
+    return {name: chosen.column(name).to_pylist() for name in ("nucleotides", "protein")}
+
+
+def stored_benchmark(workspace: Workspace) -> tuple[Mapping[str, Mapping[str, Any]] | None, list[str]]:
+    """What was measured, None if nothing is stored, and what is absent, altered or stale of it."""
+    path = workspace.layout.whole(BENCHMARK, ".json")
+    if not path.is_file():
+        return None, [f"{BENCHMARK} has not been materialized"]
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        digest = content.pop("digest")
+    except (ValueError, KeyError, AttributeError) as error:
+        return None, [f"{path}: not an encoder benchmark ({error!r}); materialize {BENCHMARK}"]
+    if digest_of(content) != digest:
+        return None, [f"{path}: altered since it was measured; materialize {BENCHMARK}"]
+    try:
+        fingerprints = _fingerprints(workspace)
+    except VirnucError as error:  # a checkpoint that is gone: what was measured cannot be compared with it
+        return content["measured"], [f"{BENCHMARK}: {error}"]
+    stale = [slot for slot, today in fingerprints.items() if content["encoders"].get(slot) != today]
+    problems = [f"{BENCHMARK} is stale: it measured another {slot} than today's; materialize it" for slot in stale]
+    if content["settings"] != _benchmark_settings(workspace):
+        problems.append(f"{BENCHMARK} is stale: measured by other benchmark or encoding settings; materialize it")
+    return content["measured"], problems
+
+
+def benchmark_check(workspace: Workspace) -> dg.AssetChecksDefinition:
+    """The check of the benchmark."""
+
+    @dg.asset_check(asset=BENCHMARK)
+    def both_sides_were_measured_alike() -> dg.AssetCheckResult:
+        """All encoders were measured on equally many rows, in one precision, on one device."""
+        measured, problems = stored_benchmark(workspace)
+        kinds = {(found["sequences"], found["precision"], found["device"]) for found in (measured or {}).values()}
+        faults = problems if len(kinds) == 1 else [*problems, f"measured unlike: {sorted(map(str, kinds))}"]
+        return result({BENCHMARK: faults} if faults else {}, encoders=len(measured or {}))
+
+    return both_sides_were_measured_alike

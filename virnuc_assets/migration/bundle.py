@@ -1,0 +1,197 @@
+"""A decision on disk: its evidence, its prediction tables, and the pages that can be computed again from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.migration.evidence import BranchEvidence, Evidence
+from virnuc_assets.migration.report import markdown_summary, render_html
+from virnuc_assets.migration.row_digests import COLUMN, altered_rows, digest_of_rows, with_row_digests
+from virnuc_assets.migration.verdict import Decision, canonical, decide
+from virnuc_assets.settings import DecisionSettings, EvaluationSettings
+from virnuc_assets.storage.folders import folder_written_aside
+from virnuc_assets.storage.tables import TableMismatch, read_table, write_table
+
+EVIDENCE_FILE = "evidence.json"
+DECISION_FILE = "migration_decision.json"
+REPORT_FILE = "migration_decision.html"
+SUMMARY_FILE = "migration_decision.md"
+_TABLES = ("predictions", "ablations")
+# What else decides the bytes of the pages.
+_LIBRARIES = ("numpy", "scipy", "scikit-learn", "pyarrow", "matplotlib", "jinja2")
+_SHOWN = 10
+
+
+class BundleError(VirnucError):
+    """A folder does not hold a decision with its evidence."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """All that a decision and its pages are computed from."""
+
+    evidence: Evidence
+    settings: DecisionSettings
+    evaluation: EvaluationSettings
+    links: tuple[tuple[str, str], ...] = ()
+
+    def pages(self) -> tuple[Decision, dict[str, str]]:
+        """The decision, and its pages by file name."""
+        decision = decide(self.evidence, self.settings, self.evaluation)
+        return decision, {
+            DECISION_FILE: decision.to_json(),
+            REPORT_FILE: render_html(decision, self.evidence, self.links),
+            SUMMARY_FILE: markdown_summary(decision),
+        }
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide the bytes of the pages."""
+    return {f"version.{name}": version(name) for name in _LIBRARIES}
+
+
+def write_bundle(folder: Path, bundle: Bundle) -> Decision:
+    """Decide, and write evidence, tables and pages; the folder is replaced as a whole."""
+    decision, pages = bundle.pages()
+    with folder_written_aside(folder) as aside:
+        stored = _stored(bundle, aside)
+        for name, text in {EVIDENCE_FILE: canonical(stored, indent=2) + "\n", **pages}.items():
+            (aside / name).write_text(text, encoding="utf-8")
+    return decision
+
+
+def recompute(folder: Path) -> tuple[Decision, list[str]]:
+    """Decide again from a folder's evidence and tables alone.
+
+    Returns:
+        The decision, and everything that is not byte for byte as stored: altered rows of tables, pages, and where in
+        the decision's JSON values differ. Empty if all is reproduced.
+
+    Raises:
+        BundleError: evidence or a table is absent or damaged; it is named.
+    """
+    bundle, faults = _read(folder)
+    decision, pages = bundle.pages()
+    for name, text in pages.items():
+        path = folder / name
+        if not path.is_file():
+            faults.append(f"{path}: absent")
+        elif path.read_bytes() != text.encode():
+            faults.append(f"{path}: not what the evidence gives{_where(name, path, text)}")
+    if faults:
+        was, now = bundle.evidence.environment, library_versions()
+        faults += [f"{name} was {was[name]}, is {now[name]}" for name in now if name in was and was[name] != now[name]]
+    return decision, faults
+
+
+def _where(name: str, path: Path, text: str) -> str:
+    if name != DECISION_FILE:
+        return ""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return f" ({error})"
+    found = list(_differences("", stored, json.loads(text)))
+    more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return ":" + "".join(f"\n  {line}" for line in found[:_SHOWN]) + more
+
+
+def _differences(path: str, stored: Any, found: Any) -> list[str]:  # noqa: ANN401  (whatever JSON holds)
+    if isinstance(stored, dict) and isinstance(found, dict):
+        keys = sorted(stored.keys() | found.keys())
+        return [line for key in keys for line in _differences(f"{path}.{key}", stored.get(key), found.get(key))]
+    if isinstance(stored, list) and isinstance(found, list) and len(stored) == len(found):
+        pairs = enumerate(zip(stored, found, strict=True))
+        return [line for i, (one, other) in pairs for line in _differences(f"{path}[{i}]", one, other)]
+    return [] if stored == found else [f"{path[1:]}: stored {stored!r}, computed {found!r}"]
+
+
+def _stored(bundle: Bundle, folder: Path) -> dict[str, Any]:
+    evidence = bundle.evidence
+    plain = {
+        field.name: getattr(evidence, field.name)
+        for field in dataclasses.fields(evidence)
+        if field.name in ("benchmark", "benchmark_problems", "environment")
+    }
+    return {
+        **plain,
+        "beside": [branch.branch for branch in evidence.beside],
+        "branches": {role: _stored_branch(branch, folder) for role, branch in evidence.branches.items()},
+        "ablations": {
+            slot: _stored_table(table, folder / "ablations" / f"{slot}.parquet")
+            for slot, table in evidence.ablations.items()
+        },
+        "settings": bundle.settings.model_dump(mode="json"),
+        "evaluation": bundle.evaluation.model_dump(mode="json"),
+        "links": bundle.links,
+    }
+
+
+def _stored_branch(branch: BranchEvidence, folder: Path) -> dict[str, Any]:
+    table, path = branch.predictions, folder / "predictions" / f"{branch.branch}.parquet"
+    kept = {name: value for name, value in vars(branch).items() if name != "predictions"}
+    return {**kept, "predictions": None if table is None else _stored_table(table, path)}
+
+
+def _stored_table(table: pa.Table, path: Path) -> str:
+    rows = with_row_digests(table)
+    write_table(path, rows, {"table": "stored predictions"})
+    return digest_of_rows(rows)
+
+
+def _read(folder: Path) -> tuple[Bundle, list[str]]:
+    path = folder / EVIDENCE_FILE
+    if not path.is_file():
+        raise BundleError(
+            f"{path}: not found; expected the folder of a migration decision, which holds {EVIDENCE_FILE}, "
+            f"{DECISION_FILE} and the folders {' and '.join(_TABLES)}"
+        )
+    faults: list[str] = []
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        branches = {role: _read_branch(found, folder, faults) for role, found in stored["branches"].items()}
+        evidence = Evidence(
+            candidate=branches.pop("candidate"),
+            baseline=branches.pop("baseline"),
+            floor=branches.pop("floor"),
+            beside=tuple(branches[role] for role in stored["beside"]),
+            ablations={
+                slot: _read_table(folder / "ablations" / f"{slot}.parquet", digest, faults)
+                for slot, digest in stored["ablations"].items()
+            },
+            benchmark=stored["benchmark"],
+            benchmark_problems=tuple(stored["benchmark_problems"]),
+            environment=stored["environment"],
+        )
+        settings = DecisionSettings.model_validate(stored["settings"])
+        evaluation = EvaluationSettings.model_validate(stored["evaluation"])
+        links = tuple((str(text), str(address)) for text, address in stored["links"])
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise BundleError(f"{path}: not the evidence of a decision: {type(error).__name__}: {error}") from error
+    except TableMismatch as error:
+        raise BundleError(str(error)) from error
+    return Bundle(evidence, settings, evaluation, links), faults
+
+
+def _read_branch(stored: Mapping[str, Any], folder: Path, faults: list[str]) -> BranchEvidence:
+    digest, name = stored["predictions"], stored["branch"]
+    path = folder / "predictions" / f"{name}.parquet"
+    problems: Sequence[str] = stored["problems"]
+    table = None if digest is None else _read_table(path, digest, faults)
+    return BranchEvidence(**{**stored, "predictions": table, "problems": tuple(problems)})
+
+
+def _read_table(path: Path, digest: str, faults: list[str]) -> pa.Table:
+    table = read_table(path)
+    faults += [f"{path}: {fault}" for fault in altered_rows(table, digest)]
+    return table.drop_columns([COLUMN]) if COLUMN in table.column_names else table
