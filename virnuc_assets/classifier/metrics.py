@@ -86,13 +86,13 @@ def reliability(viral: np.ndarray, probability: np.ndarray) -> list[ReliabilityB
 
     Source: the reliability diagram of C. Guo et al. 2017 (arXiv:1706.04599), for the positive class.
     """
-    edges = np.linspace(0.0, 1.0, RELIABILITY_BINS + 1)
-    number = np.clip(np.digitize(probability, edges) - 1, 0, RELIABILITY_BINS - 1)  # (n,)
+    number = np.minimum((probability * RELIABILITY_BINS).astype(np.int64), RELIABILITY_BINS - 1)  # (n,)
     found = []
     for i in np.unique(number).tolist():
         rows = number == i
         mean, share = float(probability[rows].mean()), float(viral[rows].mean())
-        found.append(ReliabilityBin(float(edges[i]), float(edges[i + 1]), int(rows.sum()), mean, share))
+        low, high = i / RELIABILITY_BINS, (i + 1) / RELIABILITY_BINS
+        found.append(ReliabilityBin(low, high, int(rows.sum()), mean, share))
     return found
 
 

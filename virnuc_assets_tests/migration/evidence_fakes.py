@@ -16,7 +16,8 @@ SLOTS = {
     "esm2_3b": ("dnabert_s", "esm2_3b"),
     "kmer": ("kmer_dna", "kmer_protein"),
 }
-DIMS = {"dnabert_s": 12, "fastesm2": 8, "esm2_3b": 20, "kmer_dna": 6, "kmer_protein": 5}
+BESIDE = {"esm2_650": ("dnabert_s", "esm2_650")}
+DIMS = {"dnabert_s": 12, "fastesm2": 8, "esm2_650": 8, "esm2_3b": 20, "kmer_dna": 6, "kmer_protein": 5}
 SETTINGS = DecisionSettings(min_group_rows=10, min_test_rows=100, bootstrap_rounds=1_000)
 EVALUATION = EvaluationSettings()
 
@@ -76,7 +77,7 @@ def fingerprint(slot: str, suffix: str = "_miniature", **changes: str) -> dict[s
 
 def description(branch: str, **changes: object) -> dict[str, Any]:
     """A classifier's description that fits its encoders."""
-    dna, protein = SLOTS[branch]
+    dna, protein = (SLOTS | BESIDE)[branch]
     facts = {
         "dna_dim": DIMS[dna],
         "protein_dim": DIMS[protein],
@@ -93,7 +94,7 @@ def description(branch: str, **changes: object) -> dict[str, Any]:
 
 def branch(name: str, predictions: pa.Table | None, **changes: Any) -> BranchEvidence:  # noqa: ANN401
     """A branch whose classifier is in order."""
-    dna, protein = SLOTS[name]
+    dna, protein = (SLOTS | BESIDE)[name]
     return BranchEvidence(name, dna, protein, predictions, **{"description": description(name), **changes})
 
 
