@@ -142,6 +142,7 @@ class DecisionSettings(_Section):
     min_group_rows: PositiveInt = 20
     min_test_rows: PositiveInt = 200
     min_test_clusters: int = Field(default=10, ge=2)
+    min_clusters_per_label: PositiveInt = 2
     min_speedup: PositiveFloat = 2.0
     max_memory_ratio: PositiveFloat = 1.0
     min_gain_over_floor: float = Field(default=0.0, ge=-1.0, le=1.0)

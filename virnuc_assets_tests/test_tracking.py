@@ -13,11 +13,10 @@ from mlflow.entities import Run
 
 from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.classifier.scoring import score
-from virnuc_assets.encoders.registry import BRANCHES
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.tables import content_digest, read_table
-from virnuc_assets.tracking import EXPERIMENT, MlflowTracking
+from virnuc_assets.tracking import EXPERIMENT, REGISTERED, MlflowTracking
 from virnuc_assets_tests.assets.project import Finished
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -58,7 +57,7 @@ def test_there_is_one_run_a_classifier_and_one_for_the_decision(client: mlflow.M
     assert {run.info.status for run in runs(client)} == {"FINISHED"}
 
 
-@pytest.mark.parametrize("branch", BRANCHES)
+@pytest.mark.parametrize("branch", MODELS)
 def test_params_tell_dims_encoders_recipe_and_data(
     client: mlflow.MlflowClient, finished: Finished, branch: str
 ) -> None:
@@ -76,7 +75,7 @@ def test_params_tell_dims_encoders_recipe_and_data(
     assert int(params["train_rows"]) > int(params["validation_rows"]) > 0
 
 
-@pytest.mark.parametrize("branch", BRANCHES)
+@pytest.mark.parametrize("branch", MODELS)
 def test_every_epoch_has_an_entry(client: mlflow.MlflowClient, finished: Finished, branch: str) -> None:
     run = training(client, branch)
     for name in EPOCH_METRICS:
@@ -88,7 +87,7 @@ def test_every_epoch_has_an_entry(client: mlflow.MlflowClient, finished: Finishe
     assert rates == {finished.settings.training.learning_rate}
 
 
-@pytest.mark.parametrize("branch", BRANCHES)
+@pytest.mark.parametrize("branch", MODELS)
 def test_test_metrics_and_table_digests_join_the_run_of_the_training(
     client: mlflow.MlflowClient, finished: Finished, branch: str
 ) -> None:
@@ -104,28 +103,60 @@ def test_test_metrics_and_table_digests_join_the_run_of_the_training(
     assert run.data.tags["virnuc.classifier_digest"] == described(finished, branch)["weights_sha256"]
 
 
-@pytest.mark.parametrize(("branch", "name"), MODELS.items())
-def test_the_registered_model_is_named_after_the_protein_encoder(
-    client: mlflow.MlflowClient, branch: str, name: str
+@pytest.mark.parametrize("branch", MODELS)
+def test_each_training_registered_a_version_that_tells_what_it_is(
+    client: mlflow.MlflowClient, finished: Finished, branch: str
 ) -> None:
-    version = client.get_model_version_by_alias(name, "latest_trained")
-    assert (version.name, str(version.version)) == (name, "1")
+    (version,) = client.search_model_versions(f"name = '{REGISTERED}' and tags.branch = '{branch}'")
     assert version.run_id == training(client, branch).info.run_id
+    assert version.tags["virnuc.classifier_digest"] == described(finished, branch)["weights_sha256"]
+    assert version.tags["protein_encoder"] == MODELS[branch]
 
 
 def test_nothing_else_is_registered(client: mlflow.MlflowClient) -> None:
-    assert {model.name for model in client.search_registered_models()} == set(MODELS.values())
+    assert [model.name for model in client.search_registered_models()] == [REGISTERED]
 
 
-@pytest.mark.parametrize(("branch", "name"), MODELS.items())
-def test_the_logged_model_scores_as_the_saved_classifier(
-    client: mlflow.MlflowClient, finished: Finished, branch: str, name: str
+def test_the_decision_named_what_it_compared_and_what_serves(client: mlflow.MlflowClient, finished: Finished) -> None:
+    """Nothing but a GO moves `serving` to the candidate, and nothing serves after NO DECISION alone."""
+    (model,) = client.search_registered_models()
+    decision = json.loads(finished.workspace.layout.whole("migration_decision", ".json").read_text())
+    branch_of = {alias: client.get_model_version(REGISTERED, v).tags["branch"] for alias, v in model.aliases.items()}
+    served = {"GO": {"serving": "fastesm2"}, "NO-GO": {"serving": "esm2_3b"}, "NO DECISION": {}}
+    assert branch_of == {"candidate": "fastesm2", "baseline": "esm2_3b", **served[decision["outcome"]]}
+
+
+def test_runs_of_classifiers_and_decision_are_linked_to_each_other_and_to_dagster(
+    client: mlflow.MlflowClient, finished: Finished
+) -> None:
+    (decision,) = runs(client, "attributes.run_name = 'migration decision'")
+    roles = {"candidate": "fastesm2", "baseline": "esm2_3b", "floor": "kmer"}
+    dagster_runs = {result.run_id for result in finished.results}
+    for role, branch in roles.items():
+        run = training(client, branch)
+        assert decision.data.tags[f"virnuc.run.{role}"] == run.info.run_id
+        assert run.data.tags["virnuc.run.decision"] == decision.info.run_id
+        assert run.data.tags["dagster.run_id"] in dagster_runs
+    assert decision.data.tags["dagster.run_id"] in dagster_runs
+    page = finished.workspace.layout.whole("migration_decision", ".html").read_text()
+    assert decision.info.run_id in page and training(client, "esm2_3b").info.run_id in page
+    assert f"/runs/{decision.data.tags['dagster.run_id']}" in page
+
+
+def model_uri(client: mlflow.MlflowClient, branch: str) -> str:
+    (version,) = client.search_model_versions(f"name = '{REGISTERED}' and tags.branch = '{branch}'")
+    return f"models:/{REGISTERED}/{version.version}"
+
+
+@pytest.mark.parametrize("branch", MODELS)
+def test_the_registered_model_scores_as_the_saved_classifier(
+    client: mlflow.MlflowClient, finished: Finished, branch: str
 ) -> None:
     """On batches of one, of five, and of two rows, which is what its example had."""
     layout = finished.workspace.layout
     rows = vectors_of(read_table(layout.table("reference", f"{branch}_features", "HIV1-000001")))[:5]
     assert len(rows) == 5
-    logged = mlflow.pytorch.load_model(f"models:/{name}@latest_trained")
+    logged = mlflow.pytorch.load_model(model_uri(client, branch))
     model, _ = load_classifier(layout.classifier(branch))
     for count in (1, 2, 5):
         with torch.inference_mode():
@@ -133,9 +164,16 @@ def test_the_logged_model_scores_as_the_saved_classifier(
         np.testing.assert_allclose(found, score(model, rows[:count]), atol=1e-6, rtol=0)
 
 
-def test_no_artifact_needs_pickle(client: mlflow.MlflowClient) -> None:
-    """Neither as a file, nor inside of the archive that holds the exported model."""
-    folders = [Path(mlflow.artifacts.download_artifacts(f"models:/{name}@latest_trained")) for name in MODELS.values()]
+@pytest.mark.parametrize("branch", MODELS)
+def test_the_signature_has_the_merged_dim(client: mlflow.MlflowClient, branch: str) -> None:
+    signature = mlflow.models.get_model_info(model_uri(client, branch)).signature
+    assert [spec.shape for spec in signature.inputs.inputs] == [(-1, sum(DIMS[branch]))]
+    assert [spec.shape for spec in signature.outputs.inputs] == [(-1, 2)]
+
+
+def test_no_artifact_needs_pickle(client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file is one; MLflow loads the exported archives when told to refuse whatever could run code."""
+    folders = [Path(mlflow.artifacts.download_artifacts(model_uri(client, branch))) for branch in MODELS]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     archives = [path for path in files if zipfile.is_zipfile(path)]
     assert len(archives) == len(MODELS)
@@ -143,6 +181,9 @@ def test_no_artifact_needs_pickle(client: mlflow.MlflowClient) -> None:
     assert [name for name in names if Path(name).suffix in (".pkl", ".pickle", ".pth", ".joblib")] == []
     plain = [path for path in files if path not in archives]
     assert [path for path in plain if path.read_bytes()[:1] == b"\x80"] == []
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    for branch in MODELS:
+        mlflow.pytorch.load_model(model_uri(client, branch))
 
 
 def test_a_classifier_that_no_run_trained_is_refused(finished: Finished) -> None:

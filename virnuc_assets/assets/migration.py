@@ -123,4 +123,23 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
         _, faults = recompute(workspace.layout.whole(DECISION).parent)
         return result({DECISION: faults} if faults else {})
 
-    return [benchmark_check(workspace), decision_rests_on_complete_evidence, decision_is_reproduced]
+    @dg.asset_check(asset=DECISION)
+    def serving_branch_is_promoted(tracking: MlflowTracking) -> dg.AssetCheckResult:
+        """The classifier that calls samples is the one that the registry's alias `serving` names.
+
+        The settings say which branch serves; the alias says which one a decision, or a person, let serve.
+        """
+        from virnuc_assets.classifier.checkpoint import load_classifier
+
+        branch = workspace.settings.serving.branch
+        _, description = load_classifier(workspace.layout.classifier(branch))
+        promoted = tracking.digest_of_alias("serving")
+        told = "no classifier is promoted yet" if promoted is None else f"classifier {promoted} is promoted"
+        return dg.AssetCheckResult(
+            passed=promoted == description.weights_sha256,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{branch} serves by virnuc.toml, with classifier {description.weights_sha256}; {told}",
+        )
+
+    checks = [decision_rests_on_complete_evidence, decision_is_reproduced, serving_branch_is_promoted]
+    return [benchmark_check(workspace), *checks]

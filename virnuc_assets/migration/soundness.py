@@ -11,8 +11,6 @@ from virnuc_assets.migration.criterion import Criterion, Rule, affirm, lack
 from virnuc_assets.migration.evidence import SIDES, BranchEvidence, Evidence
 from virnuc_assets.settings import DecisionSettings
 
-# One cluster tells nothing of how unlike records of its label differ.
-MIN_CLUSTERS_PER_LABEL = 2
 SAME_DESCRIPTION = ("chunk_length", "seed", "training", "split_digest")
 NOT_TOLD = "not told"
 # What makes an encoder the one it is; everything else in a fingerprint is the environment it ran in.
@@ -36,8 +34,8 @@ def enough_test_records(comparison: Comparison | None, gaps: tuple[str, ...], se
     found = {
         "test rows": (comparison.rows, settings.min_test_rows),
         "clusters of unrelated test records": (comparison.clusters, settings.min_test_clusters),
-        "viral clusters": (comparison.viral_clusters, MIN_CLUSTERS_PER_LABEL),
-        "host clusters": (comparison.host_clusters, MIN_CLUSTERS_PER_LABEL),
+        "viral clusters": (comparison.viral_clusters, settings.min_clusters_per_label),
+        "host clusters": (comparison.host_clusters, settings.min_clusters_per_label),
     }
     lacking = tuple(
         f"too little to decide on: {count:,} {what}, at least {least:,} are asked for; add reference genomes"

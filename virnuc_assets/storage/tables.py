@@ -101,7 +101,8 @@ def write_table(path: Path, table: pa.Table, recipe: Recipe) -> None:
 def read_table(path: Path, schema: pa.Schema | None = None, require: Recipe | None = None) -> pa.Table:
     """Read a table after `require_table` found it to be the one that is meant."""
     require_table(path, schema, require)
-    return pq.read_table(path, partitioning=None).replace_schema_metadata(None)
+    with _damage_named(path):
+        return pq.read_table(path, partitioning=None).replace_schema_metadata(None)
 
 
 def read_windows(
@@ -121,7 +122,7 @@ def read_windows(
         columns: Those to read, in the table's order; all without.
     """
     require_table(path, schema, require)
-    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES) as parquet:
+    with _damage_named(path), pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES) as parquet:
         if not parquet.metadata.num_rows:
             empty = parquet.schema_arrow.remove_metadata().empty_table()
             yield empty.select([name for name in empty.column_names if columns is None or name in columns])
@@ -207,9 +208,15 @@ def asset_of(path: Path) -> str:
 def _footer(path: Path) -> pq.FileMetaData:
     if not path.is_file():
         raise TableMismatch(f"{path}: the table does not exist; materialize {asset_of(path)} first")
-    try:
+    with _damage_named(path):
         return pq.read_metadata(path)
-    except (pa.ArrowInvalid, OSError) as error:
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
         raise TableMismatch(
             f"{path}: damaged, or not a Parquet file ({error}); materialize {asset_of(path)} again"
         ) from error

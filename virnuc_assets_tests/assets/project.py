@@ -39,7 +39,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sequences": {"chunk_length": 500, "shard_chunks": 30},
     "training": {"max_epochs": 5},
     "benchmark": {"rows": 32, "repeats": 1},
-    "decision": {"bootstrap_rounds": 100, "min_group_rows": 5},
+    "decision": {
+        **{"bootstrap_rounds": 100, "min_group_rows": 5},
+        **{"min_test_rows": 20, "min_test_clusters": 2, "min_clusters_per_label": 1},
+    },
 }
 
 

@@ -2,9 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import mlflow
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from virnuc_assets.storage.tables import read_recipe, read_table, write_table
@@ -24,10 +29,21 @@ def decide(project: Project) -> dict[str, Any]:
     (materialized,) = result.asset_materializations_for_node(DECISION)
     assert materialized.metadata["outcome"].value == stored["outcome"]
     assert stored["outcome"] in layout.whole(DECISION, ".html").read_text()
-    (check,) = result.get_asset_check_evaluations()
-    assert check.check_name == "decision_rests_on_complete_evidence"
-    assert check.passed == (stored["outcome"] != "NO DECISION")
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert checks["decision_rests_on_complete_evidence"].passed == (stored["outcome"] != "NO DECISION")
+    assert checks["decision_is_reproduced"].passed
+    assert checks["serving_branch_is_promoted"].severity == dg.AssetCheckSeverity.WARN
     return stored
+
+
+def altered(path: Path, column: str, change: Callable[[list[Any]], None]) -> None:
+    """Change values of a stored table as somebody would who leaves its metadata as it is."""
+    table = pq.read_table(path, partitioning=None)
+    values = table.column(column).to_pylist()
+    change(values)
+    field = table.schema.field(column)
+    changed = table.set_column(table.column_names.index(column), field, pa.array(values, field.type))
+    pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path, use_compliant_nested_type=False)
 
 
 def named(decision: dict[str, Any], *words: str) -> bool:
@@ -62,6 +78,50 @@ def test_a_missing_classifier_is_named(copied: Project) -> None:
 def test_a_missing_benchmark_is_named(copied: Project) -> None:
     copied.workspace.layout.whole("encoder_benchmark", ".json").unlink()
     assert named(decide(copied), "encoder_benchmark has not been materialized")
+
+
+def test_one_altered_prediction_of_the_baseline_is_noticed(copied: Project) -> None:
+    def turn(values: list[Any]) -> None:
+        values[0] += 0.001
+
+    altered(copied.workspace.layout.whole("esm2_3b_evaluation"), "score_virus", turn)
+    assert named(decide(copied), "esm2_3b_evaluation.parquet: rows were altered since the table was written")
+
+
+def test_one_altered_feature_of_the_baseline_is_noticed(copied: Project) -> None:
+    def turn(values: list[Any]) -> None:
+        values[0][0] += 0.5
+
+    altered(copied.workspace.layout.table("reference", "esm2_3b_features", "HIV1-000001"), "vector", turn)
+    decision = decide(copied)
+    assert named(decision, "esm2_3b_features/HIV1-000001.parquet: rows were altered")
+    assert not any("fastesm2_features" in reason for reason in decision["reasons"])
+
+
+def test_a_table_with_a_damaged_page_is_named(copied: Project) -> None:
+    path = copied.workspace.layout.whole("esm2_3b_evaluation")
+    content = bytearray(path.read_bytes())
+    content[4:400] = bytes(396)
+    path.write_bytes(content)
+    assert named(decide(copied), "esm2_3b_evaluation.parquet")
+
+
+def test_an_altered_benchmark_is_named(copied: Project) -> None:
+    path = copied.workspace.layout.whole("encoder_benchmark", ".json")
+    content = json.loads(path.read_text())
+    content["measured"]["fastesm2"]["sequences_per_s"] *= 10
+    path.write_text(json.dumps(content))
+    assert named(decide(copied), "encoder_benchmark.json: altered since it was measured")
+    path.write_text("{}")
+    assert named(decide(copied), "encoder_benchmark.json: not an encoder benchmark")
+
+
+def test_an_altered_classifier_is_named(copied: Project) -> None:
+    path = copied.workspace.layout.classifier("esm2_3b") / "classifier.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert named(decide(copied), "classifier.safetensors: expected weights of sha256")
 
 
 def test_a_missing_shard_of_the_baseline_is_named(copied: Project) -> None:
@@ -140,6 +200,7 @@ def test_criteria_are_those_of_the_settings(copied: Project) -> None:
     }
     copied.configure(decision=lenient)
     assert decide(copied)["outcome"] == "GO"
+    assert serving(copied) == "fastesm2"
     copied.configure(decision={**lenient, "min_speedup": 1e6})
     decision = decide(copied)
     assert decision["outcome"] == "NO-GO"
@@ -149,9 +210,40 @@ def test_criteria_are_those_of_the_settings(copied: Project) -> None:
     assert decision["settings"]["min_speedup"] == 1e6
 
 
-def test_a_decision_is_tracked(copied: Project) -> None:
-    import mlflow
+def serving(project: Project) -> str | None:
+    """The branch that the registry's alias `serving` names."""
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{project.settings.var / 'mlflow/mlflow.db'}")
+    (model,) = client.search_registered_models()
+    version = model.aliases.get("serving")
+    return str(client.get_model_version(model.name, version).tags["branch"]) if version else None
 
+
+def test_no_decision_moves_nothing_that_serves(copied: Project) -> None:
+    before = serving(copied)
+    copied.workspace.layout.whole("kmer_evaluation").unlink()
+    assert decide(copied)["outcome"] == "NO DECISION"
+    assert serving(copied) == before
+
+
+def test_a_training_moves_no_alias(copied: Project) -> None:
+    before = serving(copied)
+    copied.configure(training={"seed": 3})
+    assert failures(copied.materialize("fastesm2_classifier")) == []
+    assert serving(copied) == before
+
+
+def test_a_candidate_made_equal_to_the_baseline_is_go(copied: Project) -> None:
+    """The baseline's calls under the candidate's name, as if both encoders were one; all else is real."""
+    layout = copied.workspace.layout
+    path, baseline = layout.whole("fastesm2_evaluation"), layout.whole("esm2_3b_evaluation")
+    write_table(path, read_table(baseline), read_recipe(path))
+    measurable = {"min_speedup": 1e-6, "max_memory_ratio": 1e6, "min_gain_over_floor": -1.0}
+    copied.configure(decision=measurable)
+    decision = decide(copied)
+    assert (decision["outcome"], decision["reasons"]) == ("GO", ["all 12 criteria are met"])
+
+
+def test_a_decision_is_tracked(copied: Project) -> None:
     copied.workspace.layout.whole("kmer_evaluation").unlink()
     decide(copied)
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{copied.settings.var / 'mlflow/mlflow.db'}")
