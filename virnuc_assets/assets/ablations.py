@@ -1,12 +1,135 @@
-"""Stand-in until the training helper lands."""
+"""What each encoder alone is worth: classifiers of one side's vectors, scored on the test rows; of group `classifiers`."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from virnuc_assets.assets.evaluation import flat_metrics
+from virnuc_assets.assets.per_shard import OWNERS, made_table
+from virnuc_assets.assets.recipes import branch_fingerprints
+from virnuc_assets.assets.reference import SPLIT, current_features, current_split, record_lengths
+from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
+from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.schemas import ablations_schema, evaluation_schema
+from virnuc_assets.storage.tables import read_table, require_content, require_table
+from virnuc_assets.tracking import MlflowTracking
+
+if TYPE_CHECKING:
+    from virnuc_assets.classifier.fitting import Fit
 
 ABLATIONS = "ablations"
 
 
+def ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
+    """The ablations of all branches that read a language model."""
+    branches = workspace.branches("samples")
+
+    @dg.asset(
+        name=ABLATIONS,
+        deps=[*(REFERENCE.key(f"{branch.name}_features") for branch in branches), SPLIT],
+        group_name="classifiers",
+        kinds={"parquet", "mlflow"},
+        owners=OWNERS,
+        code_version="1",
+    )
+    def ablations(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
+        """Test scores of classifiers that read one encoder's vectors alone: DNA only, each protein encoder only.
+
+        Same rows, split and recipe as the classifiers of both sides; what these do better is what joining is worth.
+        """
+        from virnuc_assets.classifier.performance import performance
+
+        fits = _fits(context.instance, workspace)
+
+        def batches() -> Iterator[pa.Table]:
+            for slot, fit in fits.items():
+                yield _trained_alone(workspace, tracking, context.run.run_id, slot, fit)
+
+        outcome = made_table(workspace.layout.whole(ABLATIONS), _recipe(fits), batches)
+        measured = {
+            slot: performance(table, None, workspace.settings.evaluation)
+            for slot, table in current_ablations(context.instance, workspace).items()
+        }
+        metrics = {
+            f"{slot}_{name}": found.levels["frame"][name]
+            for slot, found in measured.items()
+            for name in ("accuracy", "f1", "auroc")
+        }
+        return outcome.with_metadata(**metrics).as_result()
+
+    return ablations
+
+
 def current_ablations(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, pa.Table]:
-    return {}
+    """Test rows scored by each encoder alone, by slot.
+
+    Raises:
+        VirnucError: the table is missing, altered, or not made from today's features, split and recipe.
+    """
+    path = workspace.layout.whole(ABLATIONS)
+    require_table(path, ablations_schema(), _recipe(_fits(instance, workspace)))
+    require_content(path)
+    table = read_table(path)
+    return {
+        slot: table.filter(pc.equal(table["encoder"], slot)).drop_columns("encoder")
+        for slot in table["encoder"].unique().to_pylist()
+    }
+
+
+def _fits(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, "Fit"]:
+    """A fit for each encoder slot; the nucleotides' slot is the same in every branch and fitted once."""
+    from virnuc_assets.classifier.fitting import Fit
+
+    fits: dict[str, Fit] = {}
+    split = current_split(instance, workspace)
+    for branch in workspace.branches("samples"):
+        features, encoders = current_features(instance, workspace, branch), branch_fingerprints(workspace, branch)
+        for side, slot in (("dna", branch.dna), ("protein", branch.protein)):
+            if slot not in fits:
+                fits[slot] = Fit(
+                    branch=branch,
+                    encoders=encoders,
+                    features=features,
+                    split=split,
+                    chunk_length=workspace.settings.sequences.chunk_length,
+                    training=workspace.settings.training,
+                    sides=(side,),
+                )
+    return fits
+
+
+def _recipe(fits: Mapping[str, "Fit"]) -> dict[str, Any]:
+    digests = {slot: fit.data_digest for slot, fit in fits.items()}
+    return {"table": ABLATIONS, "columns": evaluation_schema().names, "fits": digest_of(digests)}
+
+
+def _trained_alone(
+    workspace: Workspace, tracking: MlflowTracking, dagster_run_id: str, slot: str, fit: "Fit"
+) -> pa.Table:
+    """Train on one side's columns inside an MLflow run, and score the test rows."""
+    from virnuc_assets.classifier.calls import frame_calls
+    from virnuc_assets.classifier.datasets import evaluation_table, scores_of
+    from virnuc_assets.classifier.performance import performance
+    from virnuc_assets.classifier.row_store import scratch_beside
+    from virnuc_assets.encoders.machine import resolve_device
+
+    device = str(resolve_device(workspace.settings.encoding.device))
+    tags = {"ablation": slot, "dagster.run_id": dagster_run_id}
+    with (
+        scratch_beside(workspace.layout.classifier(f"{slot}_alone")) as scratch,
+        tracking.run(f"{slot} alone", tags, fit.params()) as run_id,
+    ):
+        trained = fit.train(scratch, tracking.log_epoch, device)
+        scored = fit.scored(trained.model, "test")
+        calls = pa.array(frame_calls(scores_of(scored)), pa.string())
+        lengths = record_lengths(workspace)
+        table = evaluation_table(scored, scored.append_column("call", calls), read_table(fit.split), lengths)
+        measured = performance(table, trained.temperature, workspace.settings.evaluation)
+        tracking.log_epoch(trained.best_epoch, {f"test_{name}": v for name, v in flat_metrics(measured).items()})
+        tracking.tag(run_id, {"split": fit.split.stem})
+    encoder = pa.array([slot] * table.num_rows, pa.string())
+    return table.add_column(0, "encoder", encoder)

@@ -82,6 +82,11 @@ def evaluation_schema() -> pa.Schema:
     return pa.schema(columns[:3] + truth + columns[3:])
 
 
+def ablations_schema() -> pa.Schema:
+    """Evaluation rows once for every encoder slot whose vectors alone were scored."""
+    return pa.schema([pa.field("encoder", _STRING), *evaluation_schema()])
+
+
 def ledger_schema() -> pa.Schema:
     """A row an input record (of a shard: its piece); six frames a chunk = kept + dropped by reason."""
     return _schema(
