@@ -25,7 +25,7 @@ from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.storage.tables import read_table
-from virnuc_assets.tracking import MlflowTracking
+from virnuc_assets.tracking import TRAINING_TAG, MlflowTracking
 
 GROUP = "classifiers"
 
@@ -94,12 +94,13 @@ def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefiniti
         group_name=GROUP,
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
-        code_version="1",
+        code_version="2",
         description=f"VirNucPro's MLP on {branch.dna} + {branch.protein} features, stopped on validation rows.\n\n"
         "Logged in MLflow with its dims, an entry an epoch, and registered under the protein encoder's name.",
     )
     def classifier(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         from virnuc_assets.classifier.fitting import Fit
+        from virnuc_assets.classifier.row_store import scratch_beside
 
         features = current_features(context.instance, workspace, branch)
         fit = Fit(
@@ -111,10 +112,11 @@ def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefiniti
             training=workspace.settings.training,
         )
         folder = workspace.layout.classifier(branch.name)
-        description = fit.found_in(folder)
-        reused = description is not None and tracking.find_training(description.weights_sha256) is not None
-        if description is None or not reused:
-            description = _train(tracking, workspace, fit, folder)
+        with scratch_beside(folder) as scratch:
+            description = fit.found_in(folder)
+            reused = description is not None and tracking.find_training(description.weights_sha256) is not None
+            if description is None or not reused:
+                description = _train(tracking, workspace, fit, scratch)
         run_id = tracking.find_training(description.weights_sha256)
         metadata = {
             "trained_anew": not reused,
@@ -122,6 +124,8 @@ def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefiniti
             "protein_dim": description.protein_dim,
             "merged_dim": description.merged_dim,
             "best_epoch": description.best_epoch,
+            "temperature": description.temperature,
+            **fit.row_counts,
             "data_digest": description.data_digest,
             "digest": description.weights_sha256,
             "encoders": description.encoders,
@@ -134,14 +138,24 @@ def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefiniti
     return classifier
 
 
-def _train(tracking: MlflowTracking, workspace: Workspace, fit: Any, folder: Path) -> Any:  # noqa: ANN401
-    """Train inside an MLflow run; the classifier is saved and registered only after the last epoch."""
+def _train(tracking: MlflowTracking, workspace: Workspace, fit: Any, scratch: Path) -> Any:  # noqa: ANN401
+    """Train inside an MLflow run; the classifier is saved and registered only after the last epoch.
+
+    The scratch folder is this training's alone, so a run that still counts as running is one that was killed.
+    """
     from virnuc_assets.classifier.checkpoint import save_classifier
+    from virnuc_assets.encoders.machine import resolve_device
 
     encoder = workspace.encoder(fit.branch.protein)
-    with tracking.run(f"{fit.branch.name} classifier", {"branch": fit.branch.name}, fit.params()):
-        trained = fit.train(tracking.log_epoch)
-        description = save_classifier(folder, trained.model, fit.describe(trained))
+    training = f"{workspace.settings.profile}/{fit.branch.name}"
+    tracking.end_killed_trainings(training)
+    tags = {"branch": fit.branch.name, TRAINING_TAG: training}
+    with tracking.run(f"{fit.branch.name} classifier", tags, fit.params()):
+        device = resolve_device(workspace.settings.encoding.device)
+        trained = fit.train(scratch, tracking.log_epoch, str(device))
+        description = save_classifier(
+            workspace.layout.classifier(fit.branch.name), trained.model, fit.describe(trained)
+        )
         tracking.log_model(trained.model, fit.example(), encoder.name, description.weights_sha256)
     return description
 
