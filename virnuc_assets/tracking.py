@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "virnuc"
 REGISTERED = "virnuc_classifier"
+# Names what a run trains, so that a run whose process was killed is found by the next training of the same.
+TRAINING_TAG = "virnuc.training"
 # Marks the run that trained a classifier, so that its evaluation finds it.
 _CLASSIFIER_TAG = "virnuc.classifier_digest"
 
@@ -44,6 +46,24 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
         with mlflow.start_run(experiment_id=self._experiment_id(mlflow), run_name=name, tags=dict(tags)) as run:
             mlflow.log_params(dict(params))
             yield run.info.run_id
+
+    def end_killed_trainings(self, training: str) -> list[str]:
+        """Mark the runs of a training that never ended as killed; call it where no other of them can be alive.
+
+        Args:
+            training: their tag `TRAINING_TAG`.
+
+        Returns:
+            Their ids.
+        """
+        mlflow = self._mlflow()
+        client = mlflow.MlflowClient()
+        where = f"attributes.status = 'RUNNING' and tags.`{TRAINING_TAG}` = '{training}'"
+        runs = client.search_runs([self._experiment_id(mlflow)], where)
+        killed = [run.info.run_id for run in runs if _CLASSIFIER_TAG not in run.data.tags]
+        for run_id in killed:
+            client.set_terminated(run_id, "KILLED")
+        return killed
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Metrics of one epoch of the open run."""

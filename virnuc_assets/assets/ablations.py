@@ -1,9 +1,10 @@
-"""What each encoder alone is worth: classifiers of one side's vectors, scored on the test rows; of group `classifiers`."""
+"""What each encoder alone is worth: classifiers of one side's vectors, on the test rows; of group `classifiers`."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +20,7 @@ from virnuc_assets.storage.tables import read_table, require_content, require_ta
 from virnuc_assets.tracking import MlflowTracking
 
 if TYPE_CHECKING:
+    from virnuc_assets.classifier.checkpoint import Side
     from virnuc_assets.classifier.fitting import Fit
 
 ABLATIONS = "ablations"
@@ -88,7 +90,8 @@ def _fits(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, "Fit"
     split = current_split(instance, workspace)
     for branch in workspace.branches("samples"):
         features, encoders = current_features(instance, workspace, branch), branch_fingerprints(workspace, branch)
-        for side, slot in (("dna", branch.dna), ("protein", branch.protein)):
+        sides: dict[Side, str] = {"dna": branch.dna, "protein": branch.protein}
+        for side, slot in sides.items():
             if slot not in fits:
                 fits[slot] = Fit(
                     branch=branch,
@@ -112,7 +115,7 @@ def _trained_alone(
 ) -> pa.Table:
     """Train on one side's columns inside an MLflow run, and score the test rows."""
     from virnuc_assets.classifier.calls import frame_calls
-    from virnuc_assets.classifier.datasets import evaluation_table, scores_of
+    from virnuc_assets.classifier.datasets import evaluation_table
     from virnuc_assets.classifier.performance import performance
     from virnuc_assets.classifier.row_store import scratch_beside
     from virnuc_assets.encoders.machine import resolve_device
@@ -125,7 +128,8 @@ def _trained_alone(
     ):
         trained = fit.train(scratch, tracking.log_epoch, device)
         scored = fit.scored(trained.model, "test")
-        calls = pa.array(frame_calls(scores_of(scored)), pa.string())
+        scores = np.stack([scored[name].to_numpy() for name in ("score_other", "score_virus")], axis=1)  # (n, 2)
+        calls = pa.array(frame_calls(scores), pa.string())
         lengths = record_lengths(workspace)
         table = evaluation_table(scored, scored.append_column("call", calls), read_table(fit.split), lengths)
         measured = performance(table, trained.temperature, workspace.settings.evaluation)

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from virnuc_assets.assets.ablations import ablations_asset
 from virnuc_assets.assets.evaluation import evaluation_asset, evaluation_check
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.recipes import branch_fingerprints
@@ -25,7 +26,7 @@ from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.storage.tables import read_table
-from virnuc_assets.tracking import MlflowTracking
+from virnuc_assets.tracking import TRAINING_TAG, MlflowTracking
 
 GROUP = "classifiers"
 
@@ -35,7 +36,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
     assets = [_split_asset(workspace)]
     for branch in workspace.branches():
         assets += [_classifier_asset(workspace, branch), evaluation_asset(workspace, branch)]
-    return assets
+    return [*assets, ablations_asset(workspace)]
 
 
 def _split_asset(workspace: Workspace) -> dg.AssetsDefinition:
@@ -94,12 +95,13 @@ def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefiniti
         group_name=GROUP,
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
-        code_version="1",
+        code_version="2",
         description=f"VirNucPro's MLP on {branch.dna} + {branch.protein} features, stopped on validation rows.\n\n"
-        "Logged in MLflow with its dims, an entry an epoch, and registered under the protein encoder's name.",
+        "Logged in MLflow with its dims, an entry an epoch, and registered; no alias moves.",
     )
     def classifier(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         from virnuc_assets.classifier.fitting import Fit
+        from virnuc_assets.classifier.row_store import scratch_beside
 
         features = current_features(context.instance, workspace, branch)
         fit = Fit(
@@ -111,10 +113,11 @@ def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefiniti
             training=workspace.settings.training,
         )
         folder = workspace.layout.classifier(branch.name)
-        description = fit.found_in(folder)
-        reused = description is not None and tracking.find_training(description.weights_sha256) is not None
-        if description is None or not reused:
-            description = _train(tracking, workspace, fit, folder, context.run.run_id)
+        with scratch_beside(folder) as scratch:
+            description = fit.found_in(folder)
+            reused = description is not None and tracking.version_of(description.weights_sha256) is not None
+            if description is None or not reused:
+                description = _train(tracking, workspace, fit, scratch, context.run.run_id)
         run_id = tracking.find_training(description.weights_sha256)
         metadata = {
             "trained_anew": not reused,
@@ -122,6 +125,8 @@ def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefiniti
             "protein_dim": description.protein_dim,
             "merged_dim": description.merged_dim,
             "best_epoch": description.best_epoch,
+            "temperature": description.temperature,
+            **fit.row_counts,
             "data_digest": description.data_digest,
             "digest": description.weights_sha256,
             "encoders": description.encoders,
@@ -134,13 +139,22 @@ def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefiniti
     return classifier
 
 
-def _train(tracking: MlflowTracking, workspace: Workspace, fit: Any, folder: Path, dagster_run_id: str) -> Any:  # noqa: ANN401
-    """Train inside an MLflow run; the classifier is saved and registered only after the last epoch."""
-    from virnuc_assets.classifier.checkpoint import save_classifier
+def _train(tracking: MlflowTracking, workspace: Workspace, fit: Any, scratch: Path, dagster_run_id: str) -> Any:  # noqa: ANN401
+    """Train inside an MLflow run; the classifier is saved and registered only after the last epoch.
 
+    The scratch folder is this training's alone, so a run that still counts as running is one that was killed.
+    """
+    from virnuc_assets.classifier.checkpoint import save_classifier
+    from virnuc_assets.encoders.machine import resolve_device
+
+    training = f"{workspace.settings.profile}/{fit.branch.name}"
+    tracking.end_killed_trainings(training)
     tags = {"branch": fit.branch.name, "protein_encoder": workspace.encoder(fit.branch.protein).name}
-    with tracking.run(f"{fit.branch.name} classifier", {**tags, "dagster.run_id": dagster_run_id}, fit.params()):
-        trained = fit.train(tracking.log_epoch)
+    marks = {TRAINING_TAG: training, "dagster.run_id": dagster_run_id}
+    with tracking.run(f"{fit.branch.name} classifier", {**tags, **marks}, fit.params()):
+        device = resolve_device(workspace.settings.encoding.device)
+        trained = fit.train(scratch, tracking.log_epoch, str(device))
+        folder = workspace.layout.classifier(fit.branch.name)
         description = save_classifier(folder, trained.model, fit.describe(trained))
         tracking.log_model(trained.model, fit.example(), description.weights_sha256, tags)
     return description

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from virnuc_assets.assets.ablations import ABLATIONS
 from virnuc_assets.assets.benchmark import BENCHMARK, MIGRATION_GROUP, benchmark_asset, benchmark_check
 from virnuc_assets.assets.evidence import gather_evidence
 from virnuc_assets.assets.per_shard import OWNERS
@@ -30,7 +31,7 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=DECISION,
-        deps=[*(f"{branch.name}_evaluation" for branch in workspace.branches()), BENCHMARK],
+        deps=[*(f"{branch.name}_evaluation" for branch in workspace.branches()), ABLATIONS, BENCHMARK],
         group_name=MIGRATION_GROUP,
         kinds={"html", "mlflow"},
         owners=OWNERS,

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError, model_validator
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -39,6 +39,7 @@ class ClassifierDescription(BaseModel):
         split_digest: of the split table.
         data_digest: of the rows trained and validated on.
         best_epoch: 1-based epoch of the weights.
+        temperature: for `calibrated` scores; no call follows from it.
         score_columns: order of the scores.
         weights_sha256: of the safetensors file; written by `save_classifier`.
     """
@@ -56,6 +57,7 @@ class ClassifierDescription(BaseModel):
     split_digest: str
     data_digest: str
     best_epoch: PositiveInt
+    temperature: PositiveFloat
     score_columns: tuple[Literal["other"], Literal["virus"]] = ("other", "virus")
     weights_sha256: str = ""
 

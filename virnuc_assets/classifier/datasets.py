@@ -1,20 +1,23 @@
-"""Gathers the feature rows of a split from the shards' tables."""
+"""Draws and gathers the feature rows of a split from the shards' tables."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from virnuc_assets.classifier.sampling import balanced_rows
+from virnuc_assets.classifier.sampling import balanced_rows, counted
 from virnuc_assets.classifier.split import Split
-from virnuc_assets.classifier.training import Rows
-from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import evaluation_schema
-from virnuc_assets.storage.tables import read_table
+from virnuc_assets.storage.tables import read_table, read_windows
+
+# Rows whose names and groups are read at once; vectors are not.
+_WINDOW_ROWS = 65_536
 
 
 def counted_records(frames: Iterable[Path]) -> pa.Table:
@@ -33,23 +36,61 @@ def counted_records(frames: Iterable[Path]) -> pa.Table:
     )
 
 
+def records_of_split(split_table: pa.Table, split: Split) -> list[str]:
+    """Records that lie in a split."""
+    return [row["record_id"] for row in split_table.to_pylist() if row["split"] == split]
+
+
 def rows_of_split(features: Iterable[Path], schema: pa.Schema, split_table: pa.Table, split: Split) -> pa.Table:
     """Feature rows whose record lies in a split, in the order of shards and frames."""
-    wanted = {row["record_id"] for row in split_table.to_pylist() if row["split"] == split}
-    parts = [schema.empty_table()]
+    wanted = pa.array(records_of_split(split_table, split), pa.string())
+    tables = (read_table(path, schema) for path in features)
+    return pa.concat_tables([schema.empty_table(), *(t.filter(pc.is_in(t["record_id"], wanted)) for t in tables)])
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Balanced rows of a split.
+
+    Attributes:
+        positions: for each table the ascending positions of its rows, (m,) int64.
+        labels: (n,) int64, 0 host, 1 viral, in the order of tables and positions.
+        counts: "label group" → rows drawn.
+        available: "label group" → rows of the split.
+    """
+
+    positions: Mapping[Path, np.ndarray]
+    labels: np.ndarray
+    counts: Mapping[str, int]
+    available: Mapping[str, int]
+
+
+def draw(features: Iterable[Path], schema: pa.Schema, records: Iterable[str], seed: int) -> Drawn:
+    """As many host as viral rows of some records, host groups as equal as they allow; vectors are not read.
+
+    The order of the rows decides, not how they are spread over tables.
+
+    Raises:
+        SamplingError: one of the labels has no rows.
+        TableMismatch: a table is not as the schema says.
+    """
+    wanted = pa.array(list(records), pa.string())
+    positions: dict[Path, np.ndarray] = {}
+    known: dict[str, list[np.ndarray]] = {"label": [np.array([], np.str_)], "group": [np.array([], np.str_)]}
     for path in features:
-        table = read_table(path, schema)
-        parts.append(
-            table.filter(pa.array([record in wanted for record in table.column("record_id").to_pylist()], pa.bool_()))
-        )
-    return pa.concat_tables(parts)
-
-
-def balanced(table: pa.Table, seed: int) -> tuple[Rows, Mapping[str, int]]:
-    """As many host as viral rows, host groups as equal as they allow; and how many of each were drawn."""
-    drawn = balanced_rows(table.column("label").to_pylist(), table.column("group").to_pylist(), seed)
-    chosen = table.take(drawn.indices)
-    return Rows(vectors_of(chosen), truth_of(chosen)), drawn.counts
+        table = pa.concat_tables(read_windows(path, _WINDOW_ROWS, schema, columns=["record_id", *known]))
+        positions[path] = np.flatnonzero(pc.is_in(table["record_id"], wanted).to_numpy())
+        for name, parts in known.items():
+            parts.append(table[name].take(positions[path]).to_numpy().astype(np.str_))
+    labels, groups = (np.concatenate(parts) for parts in known.values())
+    drawn = balanced_rows(labels, groups, seed)
+    ends = np.cumsum([len(rows) for rows in positions.values()])
+    for (path, rows), end in zip(positions.items(), ends.tolist(), strict=True):
+        start = end - len(rows)
+        first, last = np.searchsorted(drawn.indices, [start, end])
+        positions[path] = rows[drawn.indices[first:last] - start]
+    viral = (labels[drawn.indices] == "viral").astype(np.int64)
+    return Drawn(positions, viral, drawn.counts, counted(labels, groups))
 
 
 def truth_of(table: pa.Table) -> np.ndarray:

@@ -27,7 +27,7 @@ class BalancedRows:
     counts: Mapping[str, int]
 
 
-def balanced_rows(labels: Sequence[str], groups: Sequence[str], seed: int) -> BalancedRows:
+def balanced_rows(labels: Sequence[str] | np.ndarray, groups: Sequence[str] | np.ndarray, seed: int) -> BalancedRows:
     """All rows of the rarer label and as many of the other.
 
     Args:
@@ -52,8 +52,7 @@ def balanced_rows(labels: Sequence[str], groups: Sequence[str], seed: int) -> Ba
     for group in sorted(quotas):
         drawn.append(generator.choice(np.flatnonzero(host & (group_of == group)), quotas[group], replace=False))
     indices = np.sort(np.concatenate(drawn))
-    kinds = np.array([f"{label} {group}" for label, group in zip(label_of[indices], group_of[indices], strict=True)])
-    return BalancedRows(indices, _counted(kinds))
+    return BalancedRows(indices, counted(label_of[indices], group_of[indices]))
 
 
 def equal_quotas(available: Mapping[str, int], wanted: int) -> dict[str, int]:
@@ -64,6 +63,11 @@ def equal_quotas(available: Mapping[str, int], wanted: int) -> dict[str, int]:
         quotas[group] = min(rows, left // (len(ascending) - done))
         left -= quotas[group]
     return quotas
+
+
+def counted(labels: np.ndarray, groups: np.ndarray) -> dict[str, int]:
+    """Rows of every "label group", sorted by name; both (n,) str."""
+    return _counted(np.char.add(np.char.add(labels, " "), groups))
 
 
 def _counted(names: np.ndarray) -> dict[str, int]:

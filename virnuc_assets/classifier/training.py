@@ -8,37 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
+from virnuc_assets.classifier.calibration import fit_temperature
 from virnuc_assets.classifier.mlp import Mlp
+from virnuc_assets.classifier.row_store import WINDOW_ROWS, Rows, RowSource
+from virnuc_assets.classifier.step import SgdStep
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import TrainingSettings
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
-# Only bounds memory: rows of validation are scored independently of each other.
-_VALIDATION_ROWS = 4096
 
 
 class TrainingError(VirnucError):
     """Rows that cannot be trained on, or a training that diverged."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Feature rows with their truth.
-
-    Attributes:
-        features: (n, d) float32.
-        labels: (n,) int64, 0 host, 1 viral.
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -49,11 +37,13 @@ class TrainedClassifier:
         model: weights of `best_epoch`.
         best_epoch: 1-based epoch of the lowest validation loss.
         history: one mapping an epoch: train_loss, validation_loss, validation_accuracy, learning_rate.
+        temperature: at which the model's scores of the validation rows are likeliest.
     """
 
     model: Mlp
     best_epoch: int
     history: list[dict[str, float]]
+    temperature: float
 
 
 def train(
@@ -65,15 +55,15 @@ def train(
 ) -> TrainedClassifier:
     """Train until the validation loss has not fallen for `patience` epochs, or for `max_epochs`.
 
-    The seed decides weights, order and dropout; the caller's random state is left as it was. A last batch of one
-    row, which BatchNorm cannot normalise, is joined to the batch before it.
+    The seed decides weights, order and dropout, to the bit on one machine; the caller's random state is left as it
+    was. A last batch of one row, which BatchNorm cannot normalise, is joined to the batch before it.
 
     Args:
         rows: what is trained on.
-        validation: what decides the best epoch; no relatives of `rows`.
+        validation: what decides the best epoch and the temperature; no relatives of `rows`.
         settings: the recipe.
         on_epoch: called after every epoch with its 1-based number and its entry of the history.
-        device: where to train; all features are held there.
+        device: where to train; features are held there where they fit.
 
     Raises:
         TrainingError: shapes, types or labels are not as `Rows` says, a value is not finite, fewer than two rows,
@@ -87,67 +77,85 @@ def train(
         )
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(settings.seed)
-        return _train(rows, validation, settings, on_epoch or (lambda epoch, metrics: None), torch.device(device))
+        model = Mlp(rows.features.shape[1], settings.hidden, settings.dropout).to(device)
+        loop = EpochLoop(model, rows, settings)
+    return _train(loop, validation, settings, on_epoch or (lambda epoch, metrics: None))
 
 
-def _train(
-    rows: Rows, validation: Rows, settings: TrainingSettings, on_epoch: OnEpoch, device: torch.device
-) -> TrainedClassifier:
-    model = Mlp(rows.features.shape[1], settings.hidden, settings.dropout).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=settings.learning_rate, momentum=settings.momentum)
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, settings.step_epochs, settings.step_gamma)
-    features, labels = _on(device, rows)
-    validation_tensors = _on(device, validation)
-    order = torch.Generator().manual_seed(settings.seed)
+class EpochLoop:
+    """Epochs of a model over rows in shuffled batches; what it takes from one to the next is its momentum."""
+
+    def __init__(self, model: Mlp, rows: Rows, settings: TrainingSettings) -> None:
+        """Train on the model's device. The seed of dropout is drawn from torch's own generator."""
+        self.model, self._batch_rows = model, settings.batch_rows
+        weight = model.hidden_layer.weight
+        self._source = RowSource(rows.features, weight.device)
+        self._truth = F.one_hot(torch.tensor(rows.labels), 2).t().to(weight)  # (2, n)
+        self._order = torch.Generator().manual_seed(settings.seed)
+        dropout = torch.Generator(weight.device).manual_seed(int(torch.randint(2**31, ())))
+        self._step = SgdStep(model, settings.momentum, dropout)
+        self._batch = weight.new_empty((settings.batch_rows + 1, model.dim)).detach()
+
+    def epoch(self, rate: float) -> float:
+        """Train on every row once; returns the mean loss over rows, each as it was before its batch's step."""
+        order = torch.randperm(self._truth.shape[1], generator=self._order)
+        truth = self._truth.index_select(1, order.to(self._truth.device))  # (2, n)
+        logits = torch.empty_like(truth)
+        order = order.to(self._source.held_on)
+        end = 0
+        for size in batch_sizes(len(order), self._batch_rows):
+            start, end = end, end + size
+            batch = self._source.gather(order[start:end], self._batch[:size])
+            self._step(batch, truth[:, start:end], rate, logits[:, start:end])
+        return float(F.cross_entropy(logits.t().double(), truth.t().double()))
+
+
+def _train(loop: EpochLoop, validation: Rows, settings: TrainingSettings, on_epoch: OnEpoch) -> TrainedClassifier:
+    model = loop.model
+    source = RowSource(validation.features, model.hidden_layer.weight.device)
     history: list[dict[str, float]] = []
     best_epoch, best_loss, best_weights = 0, math.inf, model.state_dict()
     for epoch in range(1, settings.max_epochs + 1):
-        learning_rate = schedule.get_last_lr()[0]
-        loss = torch.zeros((), dtype=torch.float64, device=device)
-        model.train()
-        for batch in batches(torch.randperm(len(labels), generator=order), settings.batch_rows):
-            batch = batch.to(device)
-            optimizer.zero_grad()
-            batch_loss = F.cross_entropy(model(features[batch]), labels[batch])
-            batch_loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            loss += batch_loss.detach() * len(batch)
-        schedule.step()
-        metrics = {"train_loss": float(loss) / len(labels), **_validate(model, *validation_tensors)}
-        metrics["learning_rate"] = float(learning_rate)
+        rate = settings.learning_rate * settings.step_gamma ** ((epoch - 1) // settings.step_epochs)
+        metrics = {"train_loss": loop.epoch(rate), **_losses(_logits(model, source), validation.labels)}
+        metrics["learning_rate"] = rate
         if not all(map(math.isfinite, metrics.values())):
             raise TrainingError(f"epoch {epoch}: a loss is not finite: {metrics}; lower learning_rate")
         history.append(metrics)
         on_epoch(epoch, metrics)
         if metrics["validation_loss"] < best_loss:
-            best_epoch, best_loss, best_weights = epoch, metrics["validation_loss"], deepcopy(model.state_dict())
+            best_epoch, best_loss = epoch, metrics["validation_loss"]
+            best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         elif epoch - best_epoch >= settings.patience:
             break
     model.load_state_dict(best_weights)
-    return TrainedClassifier(model.cpu().eval(), best_epoch, history)
+    logits = _logits(model, source).numpy()
+    temperature = fit_temperature(logits[:, 1] - logits[:, 0], validation.labels)
+    return TrainedClassifier(model.cpu().eval(), best_epoch, history, temperature)
 
 
-def batches(order: torch.Tensor, batch_rows: int) -> list[torch.Tensor]:
-    """Cut an order of rows into batches; a single last row goes with the batch before it."""
-    cut = list(torch.split(order, batch_rows))
-    if len(cut) > 1 and len(cut[-1]) == 1:
-        cut[-2:] = [torch.cat(cut[-2:])]
-    return cut
+def batch_sizes(rows: int, batch_rows: int) -> list[int]:
+    """Rows of every batch; a single last row goes with the batch before it."""
+    sizes = [min(batch_rows, rows - start) for start in range(0, rows, batch_rows)]
+    if len(sizes) > 1 and sizes[-1] == 1:
+        sizes[-2:] = [sizes[-2] + 1]
+    return sizes
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
-def _validate(model: Mlp, features: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """Mean loss over rows (upstream: over batches, which weighs the last batch's rows more), and accuracy."""
+def _logits(model: Mlp, source: RowSource) -> Tensor:
+    """(n, 2) float64 on the CPU, of the model in eval mode."""
     model.eval()
-    logits = torch.cat([model(part) for part in torch.split(features, _VALIDATION_ROWS)])  # (n, 2)
+    return torch.cat([model(window).double().cpu() for window in source.windows()])
+
+
+def _losses(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
+    """Mean loss over rows (upstream: over batches, which weighs the last batch's rows more), and accuracy."""
+    truth = torch.tensor(labels)
     return {
-        "validation_loss": float(F.cross_entropy(logits.double(), labels)),
-        "validation_accuracy": float((logits.argmax(dim=1) == labels).double().mean()),
+        "validation_loss": float(F.cross_entropy(logits, truth)),
+        "validation_accuracy": float((logits.argmax(dim=1) == truth).double().mean()),
     }
-
-
-def _on(device: torch.device, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.tensor(rows.features, device=device), torch.tensor(rows.labels, device=device)
 
 
 def _require_rows(name: str, rows: Rows, at_least: int) -> None:
@@ -160,7 +168,9 @@ def _require_rows(name: str, rows: Rows, at_least: int) -> None:
         )
     if unknown := sorted(set(np.unique(labels).tolist()) - {0, 1}):
         raise TrainingError(f"{name} rows: labels must be 0 (host) or 1 (viral), found {unknown[:5]}")
-    if bad := np.flatnonzero(~np.isfinite(features).all(axis=1)).tolist():
+    starts = range(0, len(features), WINDOW_ROWS)
+    finite = [np.isfinite(features[start : start + WINDOW_ROWS]).all(axis=1) for start in starts]
+    if bad := np.flatnonzero(~np.concatenate(finite)).tolist():
         raise TrainingError(
             f"{name} rows: {len(bad)} of {len(labels)} rows hold values that are not finite, e.g. {bad[:5]}"
         )

@@ -210,7 +210,8 @@ def test_metadata_tell_dims_and_encoders(finished: Finished) -> None:
 def test_whole_assets_tell_their_numbers(finished: Finished) -> None:
     expected = {
         "train_test_split": {"records", "clusters", "test_viral_rows", "test_host_rows", "digest", "rows"},
-        "fastesm2_classifier": {"trained_anew", "merged_dim", "best_epoch", "data_digest", "digest", "mlflow_run"},
+        "fastesm2_classifier": {"trained_anew", "merged_dim", "best_epoch", "data_digest", "digest", "mlflow_run"}
+        | {"temperature", "train_rows_by_group", "train_rows_available", "validation_rows_by_group"},
         "fastesm2_evaluation": {"accuracy", "f1", "auroc", "correct_by_group", "rows", "digest", "mlflow_run"},
         "encoder_benchmark": {"fastesm2_sequences_per_s", "esm2_3b_sequences_per_s", "measured", "peak_memory_mb"},
         "migration_decision": {"outcome", "reasons", "summary", "criteria", "report", "mlflow_run"},

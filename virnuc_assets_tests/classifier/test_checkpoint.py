@@ -36,6 +36,7 @@ def description(**changes: object) -> ClassifierDescription:
         "split_digest": "cc",
         "data_digest": "dd",
         "best_epoch": 3,
+        "temperature": 1.5,
     }
     return ClassifierDescription.model_validate(values | changes)
 
