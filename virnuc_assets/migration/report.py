@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 import jinja2
 from markupsafe import Markup
 
+from virnuc_assets.classifier.levels import LEVELS
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.markdown import cell
-from virnuc_assets.migration.charts import roc_svg
-from virnuc_assets.migration.criterion import Criterion
+from virnuc_assets.migration import charts, formats, views
+from virnuc_assets.migration.chart_style import Style, styles
 from virnuc_assets.migration.evidence import Evidence
+from virnuc_assets.migration.formats import interval_text, threshold_text, value_text
+from virnuc_assets.migration.limits import MINIATURE_WARNING, not_measured
 from virnuc_assets.migration.pairing import usable_rows
 from virnuc_assets.migration.verdict import Decision
 
@@ -26,13 +30,15 @@ METRICS = {
     "auroc": "AUROC",
     "average_precision": "Average precision",
     "brier": "Brier score (lower is better)",
-    "tn": "Host called host",
-    "fp": "Host called virus",
-    "fn": "Virus called host",
-    "tp": "Virus called virus",
+    "ece": "Calibration error, ECE (lower is better)",
 }
-MINIATURE_WARNING = "weights are random: this verdict shows the machinery, not the models"
-OUTCOME_WORDS = {"met": "met", "failed": "failed", "missing": "no evidence"}
+MAIN_METRICS = ("accuracy", "f1", "mcc", "auroc", "average_precision")
+OUTCOMES = {"met": "✓ met", "failed": "✗ failed", "inconclusive": "? inconclusive", "missing": "– missing"}
+GROUP_OUTCOMES = {"met": "✓ within", "failed": "✗ beyond", "inconclusive": "? open", "not judged": "not judged"}
+_FILTERS = (
+    *("score", "signed", "span", "count", "amount", "percent", "times", "probability"),
+    *("value_text", "interval_text", "threshold_text"),
+)
 
 
 def render_html(decision: Decision, evidence: Evidence, links: Sequence[tuple[str, str]] = ()) -> str:
@@ -40,7 +46,7 @@ def render_html(decision: Decision, evidence: Evidence, links: Sequence[tuple[st
 
     Args:
         decision: what `decide` made of the evidence.
-        evidence: the same evidence; its predictions are drawn as ROC curves.
+        evidence: the same evidence; its predictions are drawn as curves.
         links: (text, address) pairs, e.g. to the MLflow run; http, https, file or relative.
 
     Raises:
@@ -49,27 +55,23 @@ def render_html(decision: Decision, evidence: Evidence, links: Sequence[tuple[st
     for text, address in links:
         if urlsplit(address).scheme not in ("", "http", "https", "file"):
             raise VirnucError(f"report link {text!r}: expected an http, https or file address, found {address!r}")
-    rows = {role: usable_rows(branch)[0] for role, branch in evidence.branches.items()}
-    usable = {role: table for role, table in rows.items() if table is not None}
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("virnuc_assets", "migration"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, signed=signed)
-    return environment.get_template(TEMPLATE).render(
-        decision=decision,
-        metrics=METRICS,
-        outcome_words=OUTCOME_WORDS,
-        miniature_warning=MINIATURE_WARNING,
-        threshold_text=threshold_text,
-        interval_text=interval_text,
-        value_text=value_text,
-        roc=Markup(roc_svg(usable)) if usable else None,  # noqa: S704 -- our own drawing, no text from tables in it
-        not_measured=not_measured(decision),
-        links=links,
+    style_of = styles(decision.branches)
+    groups = views.group_lines(decision)
+    drawn = _charts(decision, evidence, groups, style_of)
+    return (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            decision=decision,
+            roles=decision.branches,
+            comparison=decision.comparison,
+            confidence=f"{100 * decision.settings['confidence']:g} %",
+            styles=style_of,
+            charts={name: Markup(svg) for name, svg in drawn.items()},  # noqa: S704 -- matplotlib has escaped the names
+            groups=groups,
+            not_measured=not_measured(decision),
+            links=links,
+        )
     )
 
 
@@ -90,58 +92,45 @@ def markdown_summary(decision: Decision) -> str:
     return "\n".join(lines) + "\n"
 
 
-def not_measured(decision: Decision) -> list[str]:
-    """What a reader could believe was tested and was not."""
-    comparison = decision.comparison
-    length = next((b.description.get("chunk_length") for b in decision.branches.values() if b.description), None)
-    limits = [f"Chunk lengths other than {length} nt."] if length else []
-    limits += [
-        "Calls of whole chunks and records: every number here is for single frames.",
-        "Variation between trainings: one seed was trained; intervals cover the choice of test records only.",
-        "Uncertainty of speed and memory: the benchmark's figures are taken as they are.",
-    ]
-    for group in comparison.groups if comparison else ():
-        if not group.judged:
-            limits.append(
-                f"{group.label} / {group.group}: {group.rows} test rows, fewer than "
-                f"{decision.settings['min_group_rows']}; shown, not judged."
-            )
-    return limits
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """Templates with the formats of numbers, and the lines of the tables."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("virnuc_assets.migration", "page"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update({name: getattr(formats, name) for name in _FILTERS})
+    environment.globals.update(
+        levels=LEVELS,
+        metrics=METRICS,
+        main_metrics=MAIN_METRICS,
+        outcome_words=OUTCOMES,
+        group_words=GROUP_OUTCOMES,
+        miniature_warning=MINIATURE_WARNING,
+        views=views,
+    )
+    return environment
 
 
-def number(value: object) -> str:
-    """A metric or a count for a table cell; a dash where there is none."""
-    if value is None:
-        return "–"
-    if isinstance(value, float) and not value.is_integer():
-        return f"{value:,.4f}" if abs(value) < 1000 else f"{value:,.1f}"
-    return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
-
-
-def signed(value: float) -> str:
-    """A difference with its sign, four decimals, and a true minus."""
-    return f"{value:+.4f}".replace("-", "−")
-
-
-def _number_of(criterion: Criterion, value: float) -> str:
-    return f"{value:.3g}×" if criterion.unit == "times" else signed(value)
-
-
-def value_text(criterion: Criterion) -> str:
-    """The criterion's point estimate in its unit."""
-    return "–" if criterion.value is None else _number_of(criterion, criterion.value)
-
-
-def interval_text(criterion: Criterion) -> str:
-    """The criterion's interval in its unit."""
-    if criterion.low is None or criterion.high is None:
-        return "–"
-    return f"{_number_of(criterion, criterion.low)} to {_number_of(criterion, criterion.high)}"
-
-
-def threshold_text(criterion: Criterion) -> str:
-    """The rule in signs, e.g. "≤ 0.05"."""
-    if criterion.threshold is None:
-        return "yes or no"
-    sign = {"<=": "≤", ">=": "≥", ">": ">"}[criterion.comparison]
-    return f"{sign} {criterion.threshold:g}{'×' if criterion.unit == 'times' else ''}"
+def _charts(
+    decision: Decision, evidence: Evidence, groups: list[views.GroupLine], style_of: Mapping[str, Style]
+) -> dict[str, str]:
+    """Chart → SVG, matplotlib having escaped the groups' names; without those that there is nothing to draw for."""
+    rows = {role: usable_rows(branch)[0] for role, branch in evidence.branches.items()}
+    usable = {role: table for role, table in rows.items() if table is not None}
+    bins = {role: found.calibration.bins for role, found in views.performances(decision).items()}
+    sides = {role: one for role, one in bins.items() if role in ("candidate", "baseline")}
+    found = {}
+    if usable:
+        found = {
+            "roc": charts.roc_svg(usable, style_of),
+            "precision_recall": charts.precision_recall_svg(usable, style_of),
+        }
+    if sides:
+        found["reliability"] = charts.reliability_svg(sides, style_of)
+    if groups:
+        found["drops"] = charts.drops_svg(views.group_marks(groups), decision.settings["max_group_drop"])
+    return found

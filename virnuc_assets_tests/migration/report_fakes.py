@@ -1,0 +1,147 @@
+"""Pages to look at: a usual one, and one that has everything; read back as text, attributes and table rows."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from typing import Any
+
+import pyarrow as pa
+
+from virnuc_assets.migration.evidence import BranchEvidence, Evidence
+from virnuc_assets.migration.report import render_html
+from virnuc_assets.migration.verdict import Decision, decide
+from virnuc_assets.settings import DecisionSettings
+
+from .evidence_fakes import EVALUATION, SETTINGS, branch, description, evidence, fingerprint, replaced, right, rows
+
+SECTIONS = [
+    *("compared", "criteria", "metrics", "curves", "calibration", "groups", "lengths"),
+    *("ablations", "encoders", "speed", "limits", "sources"),
+]
+VOID = {"meta", "br", "line"}
+FLOOR = rows(right(50, wrong=25), right(50, wrong=25))
+
+
+class Page(HTMLParser):
+    """Tags, attributes, visible text and table rows of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] == ["style"]:
+            return
+        self.words += data.split()
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] = " ".join([*self.rows[-1][-1].split(), *data.split()])
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+    @property
+    def section_ids(self) -> list[str | None]:
+        return [value for name, value in self.attributes if name == "id" and value in SECTIONS]
+
+
+def decided(given: Evidence, settings: DecisionSettings = SETTINGS) -> Decision:
+    return decide(given, settings, EVALUATION)
+
+
+def page_of(given: Evidence, settings: DecisionSettings = SETTINGS, **links: str) -> str:
+    return render_html(decided(given, settings), given, list(links.items()))
+
+
+def good(**changes: object) -> Evidence:
+    """The usual evidence, its floor so low that the candidate beats it in every draw."""
+    return evidence(**{"floor": branch("kmer", FLOOR), **changes})
+
+
+@functools.cache
+def go_html() -> str:
+    return page_of(good())
+
+
+@functools.cache
+def go_page() -> Page:
+    return Page(go_html())
+
+
+def beside(name: str, wrong: int = 3, **changes: object) -> BranchEvidence:
+    """A branch of no role, with encoders that the fakes do not know."""
+    sides = {"dna": fingerprint("dnabert_s"), "protein": fingerprint(name)}
+    facts = description("fastesm2", encoders=sides, **changes)
+    return BranchEvidence(name, "dnabert_s", name, rows(right(50, wrong=wrong), right(50, wrong=wrong)), facts)
+
+
+@functools.cache
+def rich() -> Evidence:
+    """Five branches, single encoders, a group that is not judged, one of a single cluster, a temperature."""
+    tables = {wrong: grouped(rows(right(50, wrong=wrong), right(50, wrong=wrong))) for wrong in (0, 1, 2, 10)}
+    return evidence(
+        candidate=branch("fastesm2", tables[2], description=description("fastesm2", temperature=0.5)),
+        baseline=branch("esm2_3b", tables[1], description=description("esm2_3b", temperature=2.0)),
+        floor=branch("kmer", tables[10]),
+        beside=(with_groups(beside("esm2_650", origin="elsewhere/published")), with_groups(beside("prot_t5", wrong=6))),
+        ablations={"dnabert_s": tables[10], "fastesm2": tables[2]},
+    )
+
+
+def grouped(table: pa.Table) -> pa.Table:
+    """Two rows of group "rare", one cluster of group "lonely"."""
+    return replaced(table, "group", dict.fromkeys((0, 1), "rare") | dict.fromkeys(range(5, 15), "lonely")).set_column(
+        table.column_names.index("cluster"),
+        table.schema.field("cluster"),
+        pa.array(["one" if 5 <= i < 15 else name for i, name in enumerate(table["cluster"].to_pylist())]),
+    )
+
+
+def with_groups(one: BranchEvidence) -> BranchEvidence:
+    return BranchEvidence(**{**vars(one), "predictions": grouped(one.predictions)})
+
+
+@functools.cache
+def rich_html() -> str:
+    return page_of(rich(), MLflow="http://127.0.0.1:5000/")
+
+
+@functools.cache
+def rich_page() -> Page:
+    return Page(rich_html())
+
+
+@functools.cache
+def rich_json() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(decided(rich()).to_json())
+    return found
+
+
+def by_role(facts: Mapping[str, Any]) -> list[Any]:
+    """Values in the order of the page; JSON has sorted its keys."""
+    return [facts[role] for role in rich().branches]

@@ -1,0 +1,144 @@
+"""The numbers of the page are those of the decision's JSON."""
+
+from __future__ import annotations
+
+import re
+
+from virnuc_assets.migration import views
+from virnuc_assets.migration.formats import probability, score, signed, span, times
+from virnuc_assets.migration.report import METRICS
+
+from .evidence_fakes import (
+    benchmark,
+    branch,
+    evidence,
+    measured,
+    right,
+    rows,
+)
+from .report_fakes import (
+    Page,
+    by_role,
+    decided,
+    good,
+    page_of,
+    rich,
+    rich_json,
+    rich_page,
+)
+
+
+def test_criteria_show_number_interval_threshold_and_outcome() -> None:
+    words = {"met": "✓ met", "failed": "✗ failed", "inconclusive": "? inconclusive", "missing": "– missing"}
+    for criterion in rich_json()["criteria"]:
+        (row,) = (one for one in rich_page().rows if len(one) == 5 and f" {criterion['name']} " in f"{one[0]} ")
+        value = times(criterion["value"]) if criterion["unit"] == "times" else signed(criterion["value"])
+        assert row[1:3] == [value, span(criterion["low"], criterion["high"])]
+        assert row[4] == words[criterion["outcome"]]
+    assert "≥ 2×" in rich_page().text and "≤ 0.05" in rich_page().text and "> 0" in rich_page().text
+
+
+def test_metrics_of_every_branch_and_level_are_those_of_the_decision() -> None:
+    branches = [one["performance"]["levels"] for one in by_role(rich_json()["branches"])]
+    for level in ("frame", "chunk", "record"):
+        for metric, title in METRICS.items():
+            assert [title, *(score(levels[level][metric]) for levels in branches)] in rich_page().rows
+        for levels in branches:
+            tn, fp, fn, tp = (levels[level][cell] for cell in ("tn", "fp", "fn", "tp"))
+            host, viral = tn + fp, fn + tp
+            assert [
+                "host",
+                f"{tn:.0f} {100 * tn / host:.1f} %",
+                f"{fp:.0f} {100 * fp / host:.1f} %",
+            ] in rich_page().rows
+            assert [
+                "viral",
+                f"{fn:.0f} {100 * fn / viral:.1f} %",
+                f"{tp:.0f} {100 * tp / viral:.1f} %",
+            ] in rich_page().rows
+
+
+def test_comparisons_and_mcnemar_are_those_of_the_decision() -> None:
+    names = {"baseline": "baseline, esm2_3b", "floor": "floor, kmer", "esm2_650": "esm2_650", "prot_t5": "prot_t5"}
+    assert set(rich_json()["comparisons"]) == set(names)
+    for role, found in rich_json()["comparisons"].items():
+        drops = [found["accuracy_drop"], found["f1_drop"]]
+        cells = [text for drop in drops for text in (signed(drop["value"]), span(drop["low"], drop["high"]))]
+        assert [names[role], *cells] in rich_page().rows
+        for test in found["mcnemar"]:
+            only = [str(test[f"only_{side}_right"]) for side in ("candidate", "other")]
+            assert [
+                names[role],
+                f"{test['level']}s",
+                str(test["rows"]),
+                *only,
+                probability(test["p"]),
+            ] in rich_page().rows
+    assert "It takes rows to be independent. Frames, chunks and related records are not" in rich_page().text
+
+
+def test_calibration_and_abstention_are_those_of_the_decision() -> None:
+    found = rich_json()["branches"]["candidate"]["performance"]
+    before, after, band = found["levels"]["frame"], found["calibration"], found["abstention"]
+    assert after["ece"] != before["ece"]
+    arrows = [f"{score(before[metric])} → {score(after[metric])}" for metric in ("ece", "brier")]
+    assert ["candidate, fastesm2", "0.5000", *arrows] in rich_page().rows
+    called, share = f"{band['called']} of {band['chunks']}", f"{100 * band['called'] / band['chunks']:.1f} %"
+    accuracies = f"{score(found['levels']['chunk']['accuracy'])} → {score(band['accuracy'])}"
+    assert ["candidate, fastesm2", called, share, accuracies] in rich_page().rows
+
+
+def test_groups_are_shown_whether_judged_or_not() -> None:
+    found = {(one["label"], one["group"]): one for one in rich_json()["comparisons"]["baseline"]["groups"]}
+    shown = {(row[1], row[0]): row for row in rich_page().rows if len(row) == 9 and row[1] in ("viral", "host")}
+    assert set(shown) == set(found)
+    for key, group in found.items():
+        drop = group["drop"]
+        numbers = [score(group["candidate_accuracy"]), score(group["other_accuracy"]), signed(drop["value"])]
+        counts = [str(group["rows"]), str(group["clusters"])]
+        assert shown[key][2:8] == [*counts, *numbers, span(drop["low"], drop["high"])]
+    outcomes = {group: row[8] for (_, group), row in shown.items()}
+    assert outcomes == {"rare": "not judged", "lonely": "✓ within", "phage": "? open", "bacteria": "✓ within"}
+    assert shown["viral", "lonely"][7] == "–"
+
+
+def test_a_group_beyond_the_margin_and_one_that_is_open() -> None:
+    given = good(candidate=branch("fastesm2", rows(right(50, wrong=4), right(50, wrong=20))))
+    assert [(line.group.group, line.outcome) for line in views.group_lines(decided(given))] == [
+        ("bacteria", "failed"),
+        ("phage", "inconclusive"),
+    ]
+    text = Page(page_of(given)).text
+    assert re.search(r"bacteria host 50 10 0\.6000 1\.0000 \+0\.4000 \S+ to \S+ ✗ beyond", text)
+    assert re.search(r"phage viral 50 10 0\.9200 1\.0000 \+0\.0800 \S+ to \S+ \? open", text)
+
+
+def test_single_encoders_stand_beside_both() -> None:
+    lines = views.ablation_lines(decided(rich()))
+    assert [vectors for vectors, _ in lines] == [
+        "DNA only: dnabert_s",
+        "protein only: fastesm2",
+        "both: dnabert_s + fastesm2 (candidate)",
+        "both: dnabert_s + esm2_3b (baseline)",
+        "both: kmer_dna + kmer_protein (floor)",
+        "both: dnabert_s + esm2_650 (esm2_650)",
+        "both: dnabert_s + prot_t5 (prot_t5)",
+    ]
+    alone = rich_json()["ablations"]["dnabert_s"]["levels"]
+    numbers = [score(alone["frame"][metric]) for metric in ("accuracy", "f1", "mcc", "auroc")]
+    assert ["DNA only: dnabert_s", *numbers, score(alone["record"]["accuracy"])] in rich_page().rows
+
+
+def test_dims_and_lengths_stand_side_by_side() -> None:
+    assert ["Joined dim", "20", "32", "11", "20", "20"] in rich_page().rows
+    assert ["training.hidden", "4", "4", "4", "4", "4"] in rich_page().rows
+    assert ["1,000 to 2,999 nt", "host", "10", "1.0000", "1.0000", "0.8000", "0.9000", "0.9000"] in rich_page().rows
+
+
+def test_speed_ratios_only_under_equal_conditions() -> None:
+    shown = {row[0]: row[1:5] for row in rich_page().rows if len(row) == 9 and row[-1] == "cpu"}
+    assert shown["fastesm2"] == ["30.0", "3×", "10.0", "0.5×"]
+    assert shown["dnabert_s"] == ["50.0", "–", "3.0", "–"]
+    half = {**benchmark(), "fastesm2": measured("fastesm2", 30.0, 10 * 2**20, precision="fp16")}
+    ratios = {slot: found for slot, _, found in views.speed_lines(decided(evidence(benchmark=half)))}
+    assert ratios["fastesm2"] == {} and ratios["esm2_3b"] == {"sequences_per_s": 1.0, "peak_memory_bytes": 1.0}
