@@ -26,6 +26,7 @@ FLOOR = {"kmer_dna_embeddings", "kmer_protein_embeddings", "kmer_features"}
 WHOLE = {
     "train_test_split",
     *(f"{branch}_{stage}" for branch in ("fastesm2", "esm2_3b", "kmer") for stage in ("classifier", "evaluation")),
+    "ablations",
     "encoder_benchmark",
     "migration_decision",
 }

@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from virnuc_assets.assets.evaluation import flat_metrics
+from virnuc_assets.assets.evaluation import flat_metrics, miscounted_records
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.recipes import branch_fingerprints
 from virnuc_assets.assets.reference import SPLIT, current_features, current_split, record_lengths
+from virnuc_assets.checks import result
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of
@@ -64,6 +65,24 @@ def ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
         return outcome.with_metadata(**metrics).as_result()
 
     return ablations
+
+
+def ablations_check(workspace: Workspace) -> dg.AssetChecksDefinition:
+    """Every encoder is there, on exactly the test rows of the split."""
+
+    @dg.asset_check(asset=ABLATIONS, name="every_test_row_is_scored", blocking=True)
+    def check() -> dg.AssetCheckResult:
+        """As many frames of every test record are scored by each encoder as the split counts, and no other record's."""
+        table = read_table(workspace.layout.whole(ABLATIONS), ablations_schema())
+        slots = workspace.slots("samples")
+        faults = {
+            f"{slot}: {record}": told
+            for slot in slots
+            for record, told in miscounted_records(workspace, table.filter(pc.equal(table["encoder"], slot))).items()
+        }
+        return result(faults, rows=table.num_rows, encoders=slots)
+
+    return check
 
 
 def current_ablations(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, pa.Table]:

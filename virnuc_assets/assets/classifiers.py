@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.assets.ablations import ablations_asset
+from virnuc_assets.assets.ablations import ablations_asset, ablations_check
 from virnuc_assets.assets.evaluation import evaluation_asset, evaluation_check
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.recipes import branch_fingerprints
@@ -165,7 +165,7 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     checks = [_split_check(workspace)]
     for branch in workspace.branches():
         checks += [_currency_check(workspace, branch), evaluation_check(workspace, branch)]
-    return checks
+    return [*checks, ablations_check(workspace)]
 
 
 def _split_check(workspace: Workspace) -> dg.AssetChecksDefinition:

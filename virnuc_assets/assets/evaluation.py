@@ -97,14 +97,18 @@ def evaluation_check(workspace: Workspace, branch: Branch) -> dg.AssetChecksDefi
     def check() -> dg.AssetCheckResult:
         """As many frames of every test record are scored as the split counts, and no other record's."""
         table = read_table(workspace.layout.whole(f"{branch.name}_evaluation"), evaluation_schema())
-        found = {row["values"]: row["counts"] for row in table.column("record_id").value_counts().to_pylist()}
-        split = read_table(workspace.layout.whole(SPLIT)).to_pylist()
-        planned = {row["record_id"]: row["rows"] for row in split if row["split"] == "test"}
-        faults = {
-            record: [f"{planned.get(record, 0)} test rows planned, {found.get(record, 0)} scored"]
-            for record in sorted(planned.keys() | found.keys())
-            if planned.get(record) != found.get(record)
-        }
-        return result(faults, rows=table.num_rows)
+        return result(miscounted_records(workspace, table), rows=table.num_rows)
 
     return check
+
+
+def miscounted_records(workspace: Workspace, scored: pa.Table) -> dict[str, list[str]]:
+    """Records of which other rows are scored than the split counts for the test side."""
+    found = {row["values"]: row["counts"] for row in scored.column("record_id").value_counts().to_pylist()}
+    split = read_table(workspace.layout.whole(SPLIT)).to_pylist()
+    planned = {row["record_id"]: row["rows"] for row in split if row["split"] == "test"}
+    return {
+        record: [f"{planned.get(record, 0)} test rows planned, {found.get(record, 0)} scored"]
+        for record in sorted(planned.keys() | found.keys())
+        if planned.get(record) != found.get(record)
+    }

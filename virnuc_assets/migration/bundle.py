@@ -29,7 +29,7 @@ SUMMARY_FILE = "migration_decision.md"
 _TABLES = ("predictions", "ablations")
 # What else decides the bytes of the pages.
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "pyarrow", "matplotlib", "jinja2")
-_SHOWN = 10
+_SHOWN = 100
 
 
 class BundleError(VirnucError):

@@ -77,7 +77,8 @@ def _of_group(group: GroupDrop) -> str:
     spread = "one cluster, no interval" if drop.low is None else f"{drop.low:+.4f} to {drop.high:+.4f}"
     return (
         f"{group.label} / {group.group}: drop {drop.value:+.4f} ({spread}) over {group.rows} rows in "
-        f"{group.clusters} clusters ({group.other_accuracy:.4f} → {group.candidate_accuracy:.4f})"
+        f"{group.clusters} cluster{'s' if group.clusters > 1 else ''} "
+        f"({group.other_accuracy:.4f} → {group.candidate_accuracy:.4f})"
     )
 
 

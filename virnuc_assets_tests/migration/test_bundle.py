@@ -31,11 +31,16 @@ def given() -> Evidence:
     )
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "migration_decision"
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("decided") / "migration_decision"
     write_bundle(path, Bundle(given(), SETTINGS, EVALUATION, LINKS))
     return path
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "migration_decision"))
 
 
 def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
