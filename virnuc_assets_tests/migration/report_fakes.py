@@ -97,13 +97,14 @@ def beside(name: str, wrong: int = 3, **changes: object) -> BranchEvidence:
     """A branch of no role, with encoders that the fakes do not know."""
     sides = {"dna": fingerprint("dnabert_s"), "protein": fingerprint(name)}
     facts = description("fastesm2", encoders=sides, **changes)
-    return BranchEvidence(name, "dnabert_s", name, rows(right(50, wrong=wrong), right(50, wrong=wrong)), facts)
+    return BranchEvidence(name, "dnabert_s", name, rows(right(50, wrong=wrong), right(50, wrong=2 * wrong)), facts)
 
 
 @functools.cache
 def rich() -> Evidence:
     """Five branches, single encoders, a group that is not judged, one of a single cluster, a temperature."""
-    tables = {wrong: grouped(rows(right(50, wrong=wrong), right(50, wrong=wrong))) for wrong in (0, 1, 2, 10)}
+    # Errors differ between the labels, so that a table which confuses them is seen.
+    tables = {wrong: grouped(rows(right(50, wrong=wrong), right(50, wrong=2 * wrong))) for wrong in (1, 2, 10)}
     return evidence(
         candidate=branch("fastesm2", tables[2], description=description("fastesm2", temperature=0.5)),
         baseline=branch("esm2_3b", tables[1], description=description("esm2_3b", temperature=2.0)),
