@@ -128,8 +128,13 @@ def with_groups(one: BranchEvidence) -> BranchEvidence:
 
 
 @functools.cache
+def rich_decision() -> Decision:
+    return decided(rich())
+
+
+@functools.cache
 def rich_html() -> str:
-    return page_of(rich(), MLflow="http://127.0.0.1:5000/")
+    return render_html(rich_decision(), rich(), [("MLflow", "http://127.0.0.1:5000/")])
 
 
 @functools.cache
@@ -139,7 +144,7 @@ def rich_page() -> Page:
 
 @functools.cache
 def rich_json() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(decided(rich()).to_json())
+    found: dict[str, Any] = json.loads(rich_decision().to_json())
     return found
 
 

@@ -22,7 +22,7 @@ from .report_fakes import (
     decided,
     good,
     page_of,
-    rich,
+    rich_decision,
     rich_json,
     rich_page,
 )
@@ -114,7 +114,7 @@ def test_a_group_beyond_the_margin_and_one_that_is_open() -> None:
 
 
 def test_single_encoders_stand_beside_both() -> None:
-    lines = views.ablation_lines(decided(rich()))
+    lines = views.ablation_lines(rich_decision())
     assert [vectors for vectors, _ in lines] == [
         "DNA only: dnabert_s",
         "protein only: fastesm2",
