@@ -97,13 +97,14 @@ def beside(name: str, wrong: int = 3, **changes: object) -> BranchEvidence:
     """A branch of no role, with encoders that the fakes do not know."""
     sides = {"dna": fingerprint("dnabert_s"), "protein": fingerprint(name)}
     facts = description("fastesm2", encoders=sides, **changes)
-    return BranchEvidence(name, "dnabert_s", name, rows(right(50, wrong=wrong), right(50, wrong=wrong)), facts)
+    return BranchEvidence(name, "dnabert_s", name, rows(right(50, wrong=wrong), right(50, wrong=2 * wrong)), facts)
 
 
 @functools.cache
 def rich() -> Evidence:
     """Five branches, single encoders, a group that is not judged, one of a single cluster, a temperature."""
-    tables = {wrong: grouped(rows(right(50, wrong=wrong), right(50, wrong=wrong))) for wrong in (0, 1, 2, 10)}
+    # Errors differ between the labels, so that a table which confuses them is seen.
+    tables = {wrong: grouped(rows(right(50, wrong=wrong), right(50, wrong=2 * wrong))) for wrong in (1, 2, 10)}
     return evidence(
         candidate=branch("fastesm2", tables[2], description=description("fastesm2", temperature=0.5)),
         baseline=branch("esm2_3b", tables[1], description=description("esm2_3b", temperature=2.0)),
@@ -127,8 +128,13 @@ def with_groups(one: BranchEvidence) -> BranchEvidence:
 
 
 @functools.cache
+def rich_decision() -> Decision:
+    return decided(rich())
+
+
+@functools.cache
 def rich_html() -> str:
-    return page_of(rich(), MLflow="http://127.0.0.1:5000/")
+    return render_html(rich_decision(), rich(), [("MLflow", "http://127.0.0.1:5000/")])
 
 
 @functools.cache
@@ -138,7 +144,7 @@ def rich_page() -> Page:
 
 @functools.cache
 def rich_json() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(decided(rich()).to_json())
+    found: dict[str, Any] = json.loads(rich_decision().to_json())
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from virnuc_assets.migration.evidence import BranchEvidence, Evidence
 from virnuc_assets.migration.limits import not_measured
-from virnuc_assets.migration.report import markdown_summary
+from virnuc_assets.migration.report import markdown_summary, render_html
 
 from .evidence_fakes import (
     SLOTS,
@@ -29,7 +29,7 @@ from .report_fakes import (
     go_page,
     good,
     page_of,
-    rich,
+    rich_decision,
     rich_page,
 )
 
@@ -48,7 +48,8 @@ def full_size(name: str) -> dict[str, object]:
     ],
 )
 def test_the_verdict_comes_first(given: Evidence, outcome: str) -> None:
-    page, decision = page_of(given), decided(given)
+    decision = decided(given)
+    page = render_html(decision, given)
     assert re.findall(r"<h1>(.*)</h1>", page) == [outcome]
     assert page.index("<h1>") < page.index("<h2")
     text = Page(page).text
@@ -85,7 +86,7 @@ def test_it_is_said_what_was_compared_and_on_what() -> None:
 
 
 def test_what_was_not_measured_is_true_of_this_decision() -> None:
-    limits = "\n".join(not_measured(decided(rich())))
+    limits = "\n".join(not_measured(rich_decision()))
     assert "Chunk lengths other than 500 nt." in limits
     assert "criteria judge frames only" in limits and "one seed" in limits
     assert "Groups of fewer than 10 test rows are shown, not judged: viral / rare (2 rows)." in limits
@@ -93,7 +94,7 @@ def test_what_was_not_measured_is_true_of_this_decision() -> None:
     assert "What esm2_650 was trained on: its classifier was imported (elsewhere/published)" in limits
     plain = "\n".join(not_measured(decided(evidence())))
     assert not re.search("imported|not judged|drop alone", plain)
-    assert all(limit in rich_page().text for limit in not_measured(decided(rich())))
+    assert all(limit in rich_page().text for limit in not_measured(rich_decision()))
 
 
 def test_miniatures_are_said_before_everything() -> None:
@@ -112,9 +113,11 @@ def test_no_banner_for_real_weights() -> None:
             for role, name in sides
         }
     )
-    assert decided(given).outcome == "GO"
-    assert "random" not in page_of(given) and "random" not in markdown_summary(decided(given))
-    assert "fastesm2_650 may replace esm2_3b" in Page(page_of(given)).text
+    decision = decided(given)
+    page = render_html(decision, given)
+    assert decision.outcome == "GO"
+    assert "random" not in page and "random" not in markdown_summary(decision)
+    assert "fastesm2_650 may replace esm2_3b" in Page(page).text
 
 
 def test_a_page_without_any_evidence() -> None:
