@@ -94,7 +94,7 @@ def test_settings_cannot_be_changed() -> None:
         ("[decision]\nmax_accuracy_drop = nan\n", "2: decision.max_accuracy_drop: ", "nan"),
         ("[decision]\nconfidence = 95.0\n", "2: decision.confidence: ", "95.0"),
         ("[decision]\nbootstrap_rounds = 10\n", "2: decision.bootstrap_rounds: ", "10"),
-        ("[decision]\nbaseline = 'esm2_650'\n", "2: decision.baseline: ", "'esm2_650'"),
+        ("[decision]\nbaseline = 'esm3_1b'\n", "2: decision.baseline: ", "'esm3_1b'"),
         ("[serving]\nbranch = 'esm3'\n", "2: serving.branch: ", "'esm3'"),
         ("[servers]\nmlflow_port = 70000\n", "2: servers.mlflow_port: ", "70000"),
         # checkpoints: encoders of the hub, each from one place
