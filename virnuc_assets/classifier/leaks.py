@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from virnuc_assets.classifier.relatives import SimilarRecords
 from virnuc_assets.classifier.sketches import protein_hashes, related_pairs
@@ -117,7 +118,7 @@ def proteins_on_both_sides(frames: Iterable[Path], sides: Mapping[str, Split]) -
         table = read_table(path).select(["record_id", "protein"])
         for side, kept in digests.items():
             wanted = [sides.get(record) == side for record in table.column("record_id").to_pylist()]
-            proteins = table.column("protein").filter(wanted).to_pylist()
+            proteins = table.column("protein").filter(pa.array(wanted, pa.bool_())).to_pylist()
             kept.append(np.array([_digest(protein) for protein in proteins], dtype=np.uint64))
     train, test = (np.unique(np.concatenate([np.empty(0, np.uint64), *kept])) for kept in digests.values())
     return int(np.intersect1d(train, test, assume_unique=True).size)

@@ -1,7 +1,8 @@
 """Records with similar proteins, by MMseqs2 (Steinegger and Söding 2017, doi:10.1038/nbt.3988).
 
-All proteins are searched against all: unlike a clustering, the pairs found do not depend on the other proteins, on
-their order or on the number of threads, so that a new record cannot make two old ones relatives.
+All proteins are searched against all: unlike the members of a cluster, the pairs found depend neither on the order of
+the proteins nor on the number of threads, and hardly on the other proteins (by the E-value and the number of best hits
+alone), so that a new record does not make two old ones relatives.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def similar_records(
         settings: identity and coverage that make two proteins similar; nothing is found where it does not ask.
 
     Returns:
-        Pair of record ids, the smaller first → how many pairs of different or equal proteins are similar.
+        Pair of record ids, the smaller first → how many pairs of distinct proteins are similar; one that both have
+        is one.
 
     Raises:
         SimilarityError: MMseqs2 is missing or failed; its last words are told.
@@ -97,6 +99,8 @@ def _owners(frames: Iterable[Path], records: set[str]) -> dict[str, set[str]]:
 
 def _searched(proteins: list[str], settings: SplitSettings) -> set[tuple[int, int]]:
     """Positions of similar proteins, the smaller first."""
+    if len(proteins) < 2:
+        return set()
     from virnuc_assets.encoders.machine import usable_cores  # torch comes with it
 
     with tempfile.TemporaryDirectory(prefix="virnuc_mmseqs_") as folder:

@@ -8,7 +8,6 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from Bio.Data.CodonTable import standard_dna_table
 
 from virnuc_assets.classifier.relatives import RelativesError, find_relatives
 from virnuc_assets.classifier.sketches import _informative_stretches, protein_hashes
@@ -16,24 +15,11 @@ from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.sequences.translation import reverse_complement
 from virnuc_assets.settings import SplitSettings
+from virnuc_assets_tests.classifier.planted import gene, mutated
 
 SETTINGS = SplitSettings()
 GENOMES = Path(__file__).parents[2] / "data" / "genomes"
 VIRAL_GROUPS = ("betacoronavirus", "dengue", "gemycircularvirus", "iflavirus_dwv", "orthoebolavirus", "skunavirus")
-CODONS = sorted(standard_dna_table.forward_table)
-
-
-def gene(seed: int, codons: int = 700) -> bytes:
-    generator = random.Random(seed)
-    return "".join(generator.choice(CODONS) for _ in range(codons)).encode()
-
-
-def mutated(sequence: bytes, share: float, seed: int = 0) -> bytes:
-    generator = random.Random(seed)
-    letters = bytearray(sequence)
-    for position in generator.sample(range(len(letters)), round(share * len(letters))):
-        letters[position] = generator.choice([letter for letter in b"ACGT" if letter != letters[position]])
-    return bytes(letters)
 
 
 def clusters_of(records: list[tuple[str, bytes]], settings: SplitSettings = SETTINGS) -> dict[str, str]:
