@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import tomllib
 from pathlib import Path
@@ -79,6 +80,9 @@ class CheckpointSettings(_Section):
 class SplitSettings(_Section):
     """Which records count as relatives, and how their clusters are dealt to train, validation and test."""
 
+    by: Literal["clusters", "time", "groups"] = "clusters"
+    test_from: datetime.date | None = None
+    test_groups: list[str] = []
     seed: int = Field(default=0, ge=0)
     validation_fraction: float = Field(default=0.15, gt=0.0, lt=1.0)
     test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
@@ -86,11 +90,22 @@ class SplitSettings(_Section):
     sketch_scaled: PositiveInt = 2
     containment_threshold: float = Field(default=0.004, gt=0.0, le=1.0)
     min_shared_hashes: PositiveInt = 5
+    protein_similarity: Literal["none", "mmseqs2"] = "none"
+    protein_min_identity: float = Field(default=0.5, ge=0.0, le=1.0)
+    protein_min_coverage: float = Field(default=0.5, gt=0.0, le=1.0)
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> SplitSettings:
         if self.validation_fraction + self.test_fraction >= 1.0:
             raise ValueError("validation_fraction + test_fraction must stay below 1")
+        return self
+
+    @model_validator(mode="after")
+    def _told_what_is_held_out(self) -> SplitSettings:
+        if (self.by == "time") != (self.test_from is not None):
+            raise ValueError("test_from (a date, YYYY-MM-DD without quotes) goes with by = 'time', and only with it")
+        if (self.by == "groups") != bool(self.test_groups):
+            raise ValueError("test_groups (names of the catalogue) goes with by = 'groups', and only with it")
         return self
 
 

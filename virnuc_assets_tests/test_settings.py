@@ -1,6 +1,7 @@
 """`virnuc.toml`: equal to the defaults of the models, and refused, with file, line and key, where it is wrong."""
 
 import re
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,15 @@ def test_settings_cannot_be_changed() -> None:
         # two that do not go together are named at their section
         ("\n[split]\nvalidation_fraction = 0.5\ntest_fraction = 0.5\n", "2: split: ", "below 1"),
         ("\n\n[decision]\ncandidate = 'kmer'\n", "3: decision: ", "different"),
+        # what is held out of a split
+        ("[split]\nby = 'date'\n", "2: split.by: ", "'date'"),
+        ("[split]\nby = 'time'\ntest_from = '2021-01-01'\n", "3: split.test_from: ", "'2021-01-01'"),
+        ("[split]\nby = 'time'\n", "1: split: ", "test_from (a date, YYYY-MM-DD without quotes) goes with"),
+        ("[split]\ntest_from = 2021-01-01\n", "1: split: ", "goes with by = 'time', and only with it"),
+        ("[split]\nby = 'groups'\n", "1: split: ", "test_groups (names of the catalogue) goes with"),
+        ("[split]\ntest_groups = ['dengue']\n", "1: split: ", "goes with by = 'groups', and only with it"),
+        ("[split]\nprotein_similarity = 'blast'\n", "2: split.protein_similarity: ", "'blast'"),
+        ("[split]\nprotein_min_coverage = 0.0\n", "2: split.protein_min_coverage: ", "0.0"),
         # where the settings lie is no setting
         ("\nroot = '/tmp'\n", "2: root: ", "cannot be set"),
         ("\n\n[root]\nx = 1\n", "3: root: ", "cannot be set"),
@@ -127,6 +137,13 @@ def test_a_refusal_names_file_line_key_and_value(tmp_path: Path, text: str, wher
     (line,) = refusal(tmp_path, text)
     assert line.startswith(where)
     assert found in line
+
+
+def test_what_is_held_out_is_a_date_or_names(tmp_path: Path) -> None:
+    split = load(tmp_path, "[split]\nby = 'time'\ntest_from = 2021-03-31\n").split
+    assert (split.by, split.test_from) == ("time", date(2021, 3, 31))
+    split = load(tmp_path, "[split]\nby = 'groups'\ntest_groups = ['-ssRNA', 'dengue']\n").split
+    assert (split.by, split.test_groups) == ("groups", ["-ssRNA", "dengue"])
 
 
 @pytest.mark.parametrize(("value", "found"), [("-1", "-1"), ("0", "0"), ("'fitted'", "'fitted'"), ("1.5", "1.5")])

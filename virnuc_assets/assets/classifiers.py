@@ -1,31 +1,20 @@
 """Group `classifiers`: the split by relatives, a classifier for each branch, and its evaluation on the test rows."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
 
 from virnuc_assets.assets.ablations import ablations_asset, ablations_check
 from virnuc_assets.assets.evaluation import evaluation_asset, evaluation_check
-from virnuc_assets.assets.per_shard import OWNERS, made_table
+from virnuc_assets.assets.per_shard import OWNERS
 from virnuc_assets.assets.recipes import branch_fingerprints
-from virnuc_assets.assets.reference import (
-    SPLIT,
-    current_features,
-    current_frames,
-    current_split,
-    named_records,
-    split_recipe,
-)
+from virnuc_assets.assets.reference import SPLIT, current_features, current_split
+from virnuc_assets.assets.split import split_asset, split_check
 from virnuc_assets.checks import result
 from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.opening import open_source
-from virnuc_assets.sequences.reading import read_records
-from virnuc_assets.storage.tables import read_table
 from virnuc_assets.tracking import TRAINING_TAG, MlflowTracking
 
 GROUP = "classifiers"
@@ -33,59 +22,10 @@ GROUP = "classifiers"
 
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
     """The split, and a classifier and an evaluation for each branch."""
-    assets = [_split_asset(workspace)]
+    assets = [split_asset(workspace)]
     for branch in workspace.branches():
         assets += [_classifier_asset(workspace, branch), evaluation_asset(workspace, branch)]
     return [*assets, ablations_asset(workspace)]
-
-
-def _split_asset(workspace: Workspace) -> dg.AssetsDefinition:
-    settings = workspace.settings.split
-
-    @dg.asset(
-        name=SPLIT,
-        deps=[REFERENCE.key("translated_proteins"), REFERENCE.key("shard_plan")],
-        group_name=GROUP,
-        kinds={"parquet"},
-        owners=OWNERS,
-        code_version="1",
-    )
-    def train_test_split(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        """Deals whole clusters of related records to train, validation and test.
-
-        Relatives are found by shared protein k-mers and joined by the names of the catalogue (same organism, named
-        relatives), so that no genome has rows on two sides.
-        """
-        frames = current_frames(context.instance, workspace)
-        recipe = split_recipe(context.instance, workspace)
-
-        def batches() -> Iterator[pa.Table]:
-            from virnuc_assets.classifier.datasets import counted_records
-            from virnuc_assets.classifier.relatives import cluster_relatives
-            from virnuc_assets.classifier.split import assign_splits
-
-            clusters = cluster_relatives(_sequences(workspace), named_records(workspace), settings)
-            yield assign_splits(clusters, counted_records(frames.values()), settings)
-
-        path = workspace.layout.whole(SPLIT)
-        outcome = made_table(path, recipe, batches)
-        rows = read_table(path).to_pylist()
-        counts = {
-            f"{split}_{label}_rows": sum(row["rows"] for row in rows if (row["split"], row["label"]) == (split, label))
-            for split in ("train", "validation", "test")
-            for label in ("viral", "host")
-        }
-        facts = {"records": len(rows), "clusters": len({row["cluster"] for row in rows}), **counts}
-        return outcome.with_metadata(**facts, settings=settings.model_dump()).as_result()
-
-    return train_test_split
-
-
-def _sequences(workspace: Workspace) -> Iterator[tuple[str, bytes]]:
-    for source in workspace.catalogue():
-        with open_source(source.fasta) as opened:
-            for record in read_records(opened):
-                yield record.id, bytes(record.sequence)
 
 
 def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinition:
@@ -162,27 +102,10 @@ def _train(tracking: MlflowTracking, workspace: Workspace, fit: Any, scratch: Pa
 
 def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     """Checks of the split and of every classifier."""
-    checks = [_split_check(workspace)]
+    checks = [split_check(workspace)]
     for branch in workspace.branches():
         checks += [_currency_check(workspace, branch), evaluation_check(workspace, branch)]
     return [*checks, ablations_check(workspace)]
-
-
-def _split_check(workspace: Workspace) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=SPLIT, blocking=True)
-    def no_relative_in_both_splits() -> dg.AssetCheckResult:
-        """No cluster of relatives, and no organism or named group of the catalogue, is on two sides of the split."""
-        from virnuc_assets.classifier.split import relatives_in_both_splits, split_schema
-
-        table = read_table(workspace.layout.whole(SPLIT), split_schema())
-        faults = {cluster: ["lies in more than one split"] for cluster in relatives_in_both_splits(table)}
-        side = {row["record_id"]: row["split"] for row in table.to_pylist()}
-        for name, records in named_records(workspace).items():
-            if len(sides := sorted({side[record] for record in records if record in side})) > 1:
-                faults[name] = [f"has records in {' and '.join(sides)}"]
-        return result(faults, records=table.num_rows)
-
-    return no_relative_in_both_splits
 
 
 def _currency_check(workspace: Workspace, branch: Branch) -> dg.AssetChecksDefinition:

@@ -13,6 +13,7 @@ from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
+from virnuc_assets.sequences.catalogue import Source
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import evaluation_schema, features_schema, vector_dim
 from virnuc_assets.storage.tables import content_digest, read_schema, read_table, require_table
@@ -52,7 +53,12 @@ def current_frames(instance: dg.DagsterInstance, workspace: Workspace) -> dict[s
 
 
 def split_recipe(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, Any]:
-    """What the split follows from today: all frames, the plans, the catalogue's names, the settings."""
+    """What the split follows from today: all frames, the plans, the catalogue's names and dates, settings and tool.
+
+    The split that it replaced is no part of it: that only says from where the sides of old records come.
+    """
+    from virnuc_assets.classifier.similarity import tool_version
+
     frames = current_frames(instance, workspace)
     catalogue = workspace.catalogue()
     plans = {source.name: workspace.layout.plan("reference", source.name) for source in catalogue}
@@ -60,8 +66,11 @@ def split_recipe(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str
         "table": "split",
         "frames": digest_of({shard: content_digest(path) for shard, path in frames.items()}),
         "plans": digest_of({name: content_digest(path) for name, path in plans.items()}),
-        "names": digest_of({source.name: [source.relatives, source.organism] for source in catalogue}),
-        "settings": workspace.settings.split.model_dump(),
+        "names": digest_of(
+            {source.name: [source.relatives, source.organism, str(source.date)] for source in catalogue}
+        ),
+        "similarity": tool_version(workspace.settings.split),
+        "settings": workspace.settings.split.model_dump(mode="json"),
     }
 
 
@@ -87,14 +96,22 @@ def evaluation_recipe(features: Mapping[str, Path], split: Path, classifier_dige
     }
 
 
+def record_sources(workspace: Workspace) -> dict[str, Source]:
+    """The catalogued source of every planned record."""
+    return {
+        record: source
+        for source in workspace.catalogue()
+        for record in read_table(workspace.layout.plan("reference", source.name)).column("record_id").to_pylist()
+    }
+
+
 def named_records(workspace: Workspace) -> dict[str, set[str]]:
     """Records that the catalogue joins: of one organism, or named as relatives."""
     named: dict[str, set[str]] = {}
-    for source in workspace.catalogue():
-        records = read_table(workspace.layout.plan("reference", source.name)).column("record_id").to_pylist()
+    for record, source in record_sources(workspace).items():
         for kind, name in (("organism", source.organism), ("relatives", source.relatives)):
             if name:
-                named.setdefault(f"{kind} {name}", set()).update(records)
+                named.setdefault(f"{kind} {name}", set()).add(record)
     return named
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,6 +35,7 @@ class Source:
         organism: where given, all records of the source are of one genome and stay on one side of the split.
         relatives: name of a hand-named group of close relatives, or empty.
         genbank: the same records with CDS translations, or None.
+        date: when the sequence became known, by which a split by time deals it; None where it is not told.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Source:
     organism: str = ""
     relatives: str = ""
     genbank: Path | None = None
+    date: datetime.date | None = None
 
 
 def read_catalogue(folder: Path) -> list[Source]:
@@ -50,7 +53,7 @@ def read_catalogue(folder: Path) -> list[Source]:
 
     Raises:
         CatalogueError: the manifest, a column or a file is missing, a name occurs twice, or a label or host
-            group is unknown; the message names the row.
+            group is unknown, or a date is none; the message names the row.
     """
     manifest = folder / "MANIFEST.tsv"
     if not manifest.is_file():
@@ -87,7 +90,15 @@ def _source(folder: Path, row: dict[str, str], where: str) -> Source:
         organism=row["organism"],
         relatives=row["relatives"],
         genbank=_file(stem, _GENBANK_ENDINGS, where) if row["annotated"] == "yes" else None,
+        date=_date(row.get("date", ""), f"{where}: {name}"),
     )
+
+
+def _date(text: str, where: str) -> datetime.date | None:
+    try:
+        return datetime.date.fromisoformat(text) if text else None
+    except ValueError as error:
+        raise CatalogueError(f"{where}: date must be empty or YYYY-MM-DD, found {text!r}") from error
 
 
 def _file(stem: Path, endings: tuple[str, ...], where: str) -> Path:

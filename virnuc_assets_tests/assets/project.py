@@ -8,6 +8,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,8 @@ def failures(*results: dg.ExecuteInProcessResult) -> list[str]:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, date):
+        return value.isoformat()
     return str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
 
 

@@ -8,41 +8,22 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from Bio.Data.CodonTable import standard_dna_table
 
-from virnuc_assets.classifier.relatives import (
-    ClusteredRecord,
-    RelativesError,
-    _informative_stretches,
-    cluster_relatives,
-    protein_hashes,
-)
+from virnuc_assets.classifier.relatives import RelativesError, find_relatives
+from virnuc_assets.classifier.sketches import _informative_stretches, protein_hashes
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.sequences.translation import reverse_complement
 from virnuc_assets.settings import SplitSettings
+from virnuc_assets_tests.classifier.planted import gene, mutated
 
 SETTINGS = SplitSettings()
 GENOMES = Path(__file__).parents[2] / "data" / "genomes"
 VIRAL_GROUPS = ("betacoronavirus", "dengue", "gemycircularvirus", "iflavirus_dwv", "orthoebolavirus", "skunavirus")
-CODONS = sorted(standard_dna_table.forward_table)
 
 
-def gene(seed: int, codons: int = 700) -> bytes:
-    generator = random.Random(seed)
-    return "".join(generator.choice(CODONS) for _ in range(codons)).encode()
-
-
-def mutated(sequence: bytes, share: float, seed: int = 0) -> bytes:
-    generator = random.Random(seed)
-    letters = bytearray(sequence)
-    for position in generator.sample(range(len(letters)), round(share * len(letters))):
-        letters[position] = generator.choice([letter for letter in b"ACGT" if letter != letters[position]])
-    return bytes(letters)
-
-
-def clusters_of(records: list[tuple[str, bytes]], **named: list[str]) -> dict[str, str]:
-    return {row.record_id: row.cluster for row in cluster_relatives(records, named, SETTINGS)}
+def clusters_of(records: list[tuple[str, bytes]], settings: SplitSettings = SETTINGS) -> dict[str, str]:
+    return find_relatives(records, {}, settings, {}).clusters()
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +38,8 @@ def found() -> dict[str, set[str]]:
                     name_of[record.id] = row["name"]
                     sequences.append((record.id, bytes(record.sequence)))
     clusters: dict[str, set[str]] = defaultdict(set)
-    for clustered in cluster_relatives(sequences, {}, SETTINGS):
-        clusters[clustered.cluster].add(name_of[clustered.record_id])
+    for record, cluster in clusters_of(sequences).items():
+        clusters[cluster].add(name_of[record])
     return clusters
 
 
@@ -126,9 +107,9 @@ def test_few_shared_hashes_are_no_kinship() -> None:
     # Eleven codons are two k-mers a frame at most, though of a short record these are a large part.
     shared = gene(5, codons=11)
     records = [("a", gene(1, 40) + shared), ("b", gene(2, 2000) + shared)]
-    assert [row.cluster for row in cluster_relatives(records, {}, SETTINGS)] == ["a", "b"]
+    assert clusters_of(records) == {"a": "a", "b": "b"}
     lenient = SETTINGS.model_copy(update={"min_shared_hashes": 1})
-    assert [row.cluster for row in cluster_relatives(records, {}, lenient)] == ["a", "a"]
+    assert clusters_of(records, lenient) == {"a": "a", "b": "a"}
 
 
 def test_relatives_of_relatives_are_one_cluster_named_by_the_smallest_id() -> None:
@@ -139,27 +120,37 @@ def test_relatives_of_relatives_are_one_cluster_named_by_the_smallest_id() -> No
 
 def test_names_join_and_every_reason_is_told() -> None:
     whole = gene(1)
-    rows = cluster_relatives(
-        [("a", whole), ("b", whole), ("c", gene(2)), ("d", gene(3))],
+    kinship = find_relatives(
+        [("a", whole), ("b", whole), ("c", gene(2)), ("d", gene(3)), ("e", gene(4))],
         {"organism X": ["b", "c"], "relatives y": ["b", "a", "c"], "lonely": ["d"]},
         SETTINGS,
+        {("c", "e"): 2, ("a", "e"): 1},
     )
-    assert rows == [
-        ClusteredRecord("a", "a", "containment 1.0000 with b; named relatives y with 2 others"),
-        ClusteredRecord(
-            "b", "a", "containment 1.0000 with a; named organism X with 1 others; named relatives y with 2 others"
-        ),
-        ClusteredRecord("c", "a", "named organism X with 1 others; named relatives y with 2 others"),
-        ClusteredRecord("d", "d", "alone"),
-    ]
+    assert kinship.clusters() == {"a": "a", "b": "a", "c": "a", "d": "d", "e": "a"}
+    assert kinship.reasons == {
+        "a": "containment 1.0000 with b; 1 pairs of similar proteins with e; named relatives y with 2 others",
+        "b": "containment 1.0000 with a; named organism X with 1 others; named relatives y with 2 others",
+        "c": "2 pairs of similar proteins with e; named organism X with 1 others; named relatives y with 2 others",
+        "d": "alone",
+        "e": "2 pairs of similar proteins with c",
+    }
+
+
+def test_records_that_are_taken_away_link_no_others_and_names_still_do() -> None:
+    named = {"n": ["a", "b", "d"]}
+    kinship = find_relatives([(name, gene(ord(name))) for name in "abcd"], named, SETTINGS, {("b", "c"): 1})
+    assert kinship.clusters() == {"a": "a", "b": "a", "c": "a", "d": "a"}
+    assert kinship.among(["a", "c", "d"]).clusters() == {"a": "a", "c": "c", "d": "a"}
 
 
 def test_order_of_records_and_names_does_not_matter() -> None:
     records = [(f"r{number}", mutated(gene(number % 3), 0.01, number)) for number in range(9)] + [("s", gene(50))]
-    expected = cluster_relatives(records, {"n": ["r0", "s"]}, SETTINGS)
+    expected = find_relatives(records, {"n": ["r0", "s"]}, SETTINGS, {})
     random.Random(4).shuffle(records)
-    assert cluster_relatives(records, {"n": ["s", "r0"]}, SETTINGS) == expected
-    assert [row.cluster for row in expected] == ["r0", "r1", "r2", "r0", "r1", "r2", "r0", "r1", "r2", "r0"]
+    again = find_relatives(records, {"n": ["s", "r0"]}, SETTINGS, {})
+    assert again == expected
+    assert list(again.reasons.items()) == list(expected.reasons.items())
+    assert list(expected.clusters().values()) == ["r0", "r1", "r2", "r0", "r1", "r2", "r0", "r1", "r2", "r0"]
 
 
 def test_a_long_record_is_sketched_as_its_pieces_together() -> None:
@@ -186,8 +177,10 @@ def test_stretches_are_long_stop_free_and_varied() -> None:
 
 def test_records_and_names_must_be_known_and_unique() -> None:
     with pytest.raises(RelativesError, match="found more than once: a"):
-        cluster_relatives([("a", b"ACGT"), ("a", b"ACGT")], {}, SETTINGS)
+        find_relatives([("a", b"ACGT"), ("a", b"ACGT")], {}, SETTINGS, {})
     with pytest.raises(RelativesError, match=r"'dengue': 1 of 2 records were not given, e.g. nowhere"):
-        cluster_relatives([("a", b"ACGT")], {"dengue": ["a", "nowhere"]}, SETTINGS)
-    assert cluster_relatives([], {}, SETTINGS) == []
+        find_relatives([("a", b"ACGT")], {"dengue": ["a", "nowhere"]}, SETTINGS, {})
+    with pytest.raises(RelativesError, match=r"'similar proteins': 1 of 2 records were not given, e.g. nowhere"):
+        find_relatives([("a", b"ACGT")], {}, SETTINGS, {("a", "nowhere"): 1})
+    assert clusters_of([]) == {}
     assert clusters_of([("short", b"ACG"), ("empty", b"")]) == {"short": "short", "empty": "empty"}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnuc_assets.classifier.relatives import ClusteredRecord
-from virnuc_assets.classifier.split import SplitError, assign_splits, relatives_in_both_splits, split_schema
+from virnuc_assets.classifier.assigning import assign_splits
+from virnuc_assets.classifier.relatives import Kinship
+from virnuc_assets.classifier.split import SplitError, split_schema
 from virnuc_assets.settings import SplitSettings
 
 GROUPS = {"host": ("bacteria", "archaea", "plant"), "viral": ("phage", "+ssRNA")}
@@ -33,9 +34,23 @@ def reference(clusters_per_group: int = 5, records_per_cluster: int = 2, rows: i
     ]
 
 
+def kinship(records: list[dict[str, object]]) -> Kinship:
+    """Records of a cluster bear its name."""
+    ids = sorted({str(row["record_id"]) for row in records})
+    named = {str(row["record_id"]): frozenset([f"cluster {row['cluster']}"]) for row in records}
+    return Kinship(dict.fromkeys(ids, frozenset()), {name: named[name] for name in ids}, dict.fromkeys(ids, "told"))
+
+
 def deal(records: list[dict[str, object]], **changes: object) -> pa.Table:
-    clusters = [ClusteredRecord(str(row["record_id"]), str(row["cluster"]), "alone") for row in records]
-    return assign_splits(clusters, pa.Table.from_pylist(records), SplitSettings(**changes))  # type: ignore[arg-type]
+    settings = SplitSettings(**changes)  # type: ignore[arg-type]
+    return assign_splits(kinship(records), pa.Table.from_pylist(records), settings, {}, [])
+
+
+def sides_by_cluster(table: pa.Table) -> dict[str, set[str]]:
+    sides: dict[str, set[str]] = defaultdict(set)
+    for row in table.to_pylist():
+        sides[row["cluster"]].add(row["split"])
+    return sides
 
 
 def share(table: pa.Table, label: str, split: str) -> float:
@@ -48,7 +63,11 @@ def test_every_record_is_dealt_once_with_its_cluster() -> None:
     table = deal(records)
     assert table.schema == split_schema()
     assert table["record_id"].to_pylist() == sorted(str(row["record_id"]) for row in records)
-    assert relatives_in_both_splits(table) == []
+    assert table.select(["record_id", "cluster"]).to_pylist() == sorted(
+        ({"record_id": row["record_id"], "cluster": row["cluster"]} for row in records),
+        key=lambda row: row["record_id"],
+    )
+    assert all(len(sides) == 1 for sides in sides_by_cluster(table).values())
 
 
 @pytest.mark.parametrize("label", ["viral", "host"])
@@ -84,10 +103,10 @@ def test_the_order_of_records_does_not_matter_and_the_seed_does() -> None:
 
 
 def test_reasons_tell_relatives_and_place() -> None:
-    reasons = deal(reference(clusters_per_group=4))["reason"].to_pylist()
-    assert {reason.partition("; ")[0] for reason in reasons} == {"alone"}
-    assert "alone; split without host plant" in reasons
-    assert "alone; split furthest below its share of host plant" in reasons
+    table = deal(reference(clusters_per_group=4))
+    assert set(table["relatives"].to_pylist()) == {"told"}
+    plants = {row["reason"] for row in table.to_pylist() if row["group"] == "plant"}
+    assert plants == {"split without host plant", "split furthest below its share of host plant"}
 
 
 def test_a_cluster_of_both_labels_stays_whole() -> None:
@@ -123,9 +142,8 @@ def test_too_few_clusters_are_refused_with_what_is_missing() -> None:
 
 def test_unsound_counts_are_refused() -> None:
     records = reference()
-    clusters = [ClusteredRecord(str(row["record_id"]), str(row["cluster"]), "alone") for row in records[1:]]
     with pytest.raises(SplitError, match=r"bacteria0.0: no cluster of relatives"):
-        assign_splits(clusters, pa.Table.from_pylist(records), SplitSettings())
+        assign_splits(kinship(records[1:]), pa.Table.from_pylist(records), SplitSettings(), {}, [])
     for column, value, message in (
         ("label", None, "label None"),
         ("group", None, "group None"),
@@ -135,10 +153,3 @@ def test_unsound_counts_are_refused() -> None:
             deal([{**records[0], column: value}, *records[1:]])
     with pytest.raises(SplitError, match=r"bacteria0.0: 2 rows"):
         deal([*records, records[0]])
-
-
-def test_relatives_on_two_sides_are_named() -> None:
-    table = deal(reference()).to_pylist()
-    table[0]["split"] = "test" if table[1]["split"] != "test" else "train"
-    assert table[0]["cluster"] == table[1]["cluster"]
-    assert relatives_in_both_splits(pa.Table.from_pylist(table)) == [table[0]["cluster"]]

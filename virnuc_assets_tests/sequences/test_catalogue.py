@@ -1,5 +1,6 @@
 """The reference catalogue: rows become sources, and a row that is wrong is named."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,15 @@ def test_a_row_whose_last_columns_are_not_written_out(folder: Path) -> None:
     """Editors strip tabs at a line's end: an empty last field is still an empty field."""
     write_manifest(folder, LAMBDA[:5])
     assert [source.relatives for source in read_catalogue(folder)] == [""]
+
+
+def test_dates_are_optional_and_a_wrong_one_is_named(folder: Path) -> None:
+    columns = [*COLUMNS, "date"]
+    write_manifest(folder, [*LAMBDA, "1999-12-31"], [*YEAST, ""], columns=columns)
+    assert [source.date for source in read_catalogue(folder)] == [date(1999, 12, 31), None]
+    write_manifest(folder, LAMBDA, YEAST)
+    assert [source.date for source in read_catalogue(folder)] == [None, None]
+    for wrong in ("2021", "31.12.1999", "1999-02-30"):
+        write_manifest(folder, LAMBDA, [*YEAST, wrong], columns=columns)
+        with pytest.raises(CatalogueError, match=f":3: yeast: date must be empty or YYYY-MM-DD, found '{wrong}'"):
+            read_catalogue(folder)

@@ -1,0 +1,164 @@
+"""The split of the reference by relatives; asset and check are part of group `classifiers`."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from virnuc_assets.assets.per_shard import OWNERS, made_table
+from virnuc_assets.assets.reference import (
+    SPLIT,
+    current_frames,
+    named_records,
+    record_sources,
+    reference_tables,
+    split_recipe,
+)
+from virnuc_assets.checks import result
+from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.resources import Workspace
+from virnuc_assets.sequences.opening import open_source
+from virnuc_assets.sequences.reading import read_records
+from virnuc_assets.storage.tables import (
+    TableMismatch,
+    content_digest,
+    is_made_by,
+    read_recipe,
+    read_table,
+    require_table,
+)
+
+_Rows = list[dict[str, Any]]
+
+
+def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
+    """The split of the reference."""
+    settings = workspace.settings.split
+
+    @dg.asset(
+        name=SPLIT,
+        deps=[REFERENCE.key("translated_proteins"), REFERENCE.key("shard_plan")],
+        group_name="classifiers",
+        kinds={"parquet"},
+        owners=OWNERS,
+        code_version="2",
+    )
+    def train_test_split(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        """Deals whole clusters of related records to train, validation and test; old records keep their side.
+
+        Relatives are found by shared protein k-mers, where asked by similar proteins, and by the names of the
+        catalogue (same organism, named relatives), so that no genome has rows on two sides. The sides of records
+        that the table on disk holds are kept, unless it was made with other settings.
+        """
+        from virnuc_assets.classifier.split import changes
+
+        frames = current_frames(context.instance, workspace)
+        recipe, before, dealt_anew = _continued(workspace, split_recipe(context.instance, workspace))
+        if dealt_anew:
+            context.log.info(f"all records are dealt anew: {dealt_anew}")
+
+        def batches() -> Iterator[pa.Table]:
+            from virnuc_assets.classifier.assigning import assign_splits
+            from virnuc_assets.classifier.datasets import counted_records
+            from virnuc_assets.classifier.holdout import held_out
+            from virnuc_assets.classifier.relatives import find_relatives
+            from virnuc_assets.classifier.similarity import similar_records
+
+            sources = record_sources(workspace)
+            held = held_out(sources, settings)
+            similar = similar_records(frames.values(), sources, settings)
+            kinship = find_relatives(_sequences(workspace), named_records(workspace), settings, similar)
+            yield assign_splits(kinship, counted_records(frames.values()), settings, held, before)
+
+        path = workspace.layout.whole(SPLIT)
+        outcome = made_table(path, recipe, batches)
+        rows = read_table(path).to_pylist()
+        facts = {**_counted(rows), **changes(before, rows), "dealt_anew": dealt_anew or "no"}
+        return outcome.with_metadata(**facts, settings=settings.model_dump(mode="json")).as_result()
+
+    return train_test_split
+
+
+def _continued(workspace: Workspace, recipe: Mapping[str, Any]) -> tuple[dict[str, Any], _Rows, str]:
+    """The recipe with what it continues, the rows whose sides are kept, and why there are none.
+
+    A table that is of today is its own continuation: its recipe is given back as it is, so that it is not remade.
+    """
+    from virnuc_assets.classifier.split import split_schema
+
+    path = workspace.layout.whole(SPLIT)
+    try:
+        require_table(path, split_schema())
+        found = read_recipe(path)
+    except TableMismatch as error:
+        return {**recipe, "continues": None}, [], str(error).splitlines()[0]
+    if found.get("settings") != recipe["settings"]:
+        return {**recipe, "continues": None}, [], "the table on disk was made with other settings of [split]"
+    today = {**recipe, "continues": found.get("continues")}
+    if not is_made_by(path, today):
+        today["continues"] = content_digest(path)
+    return today, read_table(path).to_pylist(), ""
+
+
+def _sequences(workspace: Workspace) -> Iterator[tuple[str, bytes]]:
+    for source in workspace.catalogue():
+        planned = read_recipe(workspace.layout.plan("reference", source.name))["sha256"]
+        with open_source(source.fasta) as opened:
+            for record in read_records(opened):
+                yield record.id, bytes(record.sequence)
+            opened.require_digest(planned)
+
+
+def _counted(rows: _Rows) -> dict[str, Any]:
+    """Records and clusters, and the rows of every side by label and by group."""
+    from virnuc_assets.classifier.split import LEFT_OUT, SPLITS
+
+    groups: dict[str, dict[str, int]] = {side: {} for side in (*SPLITS, LEFT_OUT)}
+    for row in sorted(rows, key=lambda row: (row["label"], row["group"])):
+        group = f"{row['label']} {row['group']}"
+        groups[row["split"]][group] = groups[row["split"]].get(group, 0) + row["rows"]
+    totals = {
+        f"{side}_{label}_rows": sum(count for group, count in found.items() if group.startswith(f"{label} "))
+        for side, found in groups.items()
+        for label in ("viral", "host")
+    }
+    clusters = {row["cluster"] for row in rows if row["split"] != LEFT_OUT}
+    return {"records": len(rows), "clusters": len(clusters), **totals, "rows_by_group": groups}
+
+
+def split_check(workspace: Workspace) -> dg.AssetChecksDefinition:
+    """No record of the tables has a relative on another side."""
+    settings = workspace.settings.split
+
+    @dg.asset_check(asset=SPLIT, blocking=True)
+    def no_relative_in_both_splits(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        """Relatives, found anew among the records that the chunks on disk spell, lie on one side.
+
+        So do clusters, and organisms and named groups of the catalogue; and the split counts the rows on disk.
+        """
+        from virnuc_assets.classifier.datasets import counted_records
+        from virnuc_assets.classifier.leaks import (
+            miscounted,
+            proteins_on_both_sides,
+            rebuilt_records,
+            relatives_apart,
+        )
+        from virnuc_assets.classifier.similarity import similar_records
+        from virnuc_assets.classifier.split import sides_of, split_schema
+
+        rows = read_table(workspace.layout.whole(SPLIT), split_schema()).to_pylist()
+        sides = sides_of(rows)
+        frames = current_frames(context.instance, workspace).values()
+        records = rebuilt_records(reference_tables(context.instance, workspace, "chunked_fasta"))
+        similar = similar_records(frames, sides, settings)
+        apart = relatives_apart(rows, records, named_records(workspace), settings, similar)
+        faults = {**miscounted(rows, counted_records(frames).to_pylist()), **apart}
+        return result(
+            faults,
+            records=len(rows),
+            left_out=len(rows) - len(sides),
+            proteins_in_train_and_test=proteins_on_both_sides(frames, sides),
+        )
+
+    return no_relative_in_both_splits

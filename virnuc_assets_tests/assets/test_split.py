@@ -1,0 +1,246 @@
+"""The split as an asset: what stays when records come and go, what is held out, what its check finds on the tables."""
+
+import csv
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+from Bio import SeqIO
+
+from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.sequences.opening import open_source
+from virnuc_assets.sequences.reading import read_records
+from virnuc_assets.storage.tables import read_recipe, read_table, write_table
+from virnuc_assets_tests.assets.project import GENOMES, PLAN_REFERENCE_JOB, Project, failures, new_project
+from virnuc_assets_tests.classifier.mmseqs import needs_mmseqs
+from virnuc_assets_tests.classifier.planted import gene, mutated
+
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+
+SPLIT = "train_test_split"
+
+
+def table_of(project: Project) -> Path:
+    return project.workspace.layout.whole(SPLIT)
+
+
+def rows_of(project: Project) -> dict[str, dict[str, Any]]:
+    return {row["record_id"]: row for row in read_table(table_of(project)).to_pylist()}
+
+
+def sides(project: Project) -> dict[str, str]:
+    return {record: row["split"] for record, row in rows_of(project).items()}
+
+
+def first_record(project: Project, name: str) -> tuple[str, bytes]:
+    """Id and sequence."""
+    (path,) = (path for path in project.settings.genomes.glob(f"*/{name}.fna*"))
+    with open_source(path) as opened:
+        record = next(iter(read_records(opened)))
+        return record.id, bytes(record.sequence)
+
+
+def facts(run: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    assert failures(run) == []
+    (event,) = [e for e in run.get_asset_materialization_events() if e.asset_key == dg.AssetKey(SPLIT)]
+    return {name: entry.value for name, entry in event.materialization.metadata.items()}
+
+
+def found_by(run: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
+    (check,) = run.get_asset_check_evaluations()
+    assert check.check_name == "no_relative_in_both_splits"
+    return check
+
+
+def add_source(project: Project, name: str, sequence: bytes, label: str = "viral", group: str = "+ssRNA") -> None:
+    """One more source of one record, of the same name, planned and cut into frames."""
+    path = project.settings.genomes / label / f"{name}.fna"
+    path.write_text(f">{name}\n{sequence.decode()}\n")
+    manifest = project.settings.genomes / "MANIFEST.tsv"
+    header, *_ = csv.reader(manifest.open(newline=""), delimiter="\t")
+    known = {"name": name, "label": label, "group": group, "annotated": "no"}
+    with manifest.open("a") as handle:
+        handle.write("\t".join(known.get(column, "") for column in header) + "\n")
+
+
+@pytest.fixture(scope="module")
+def framed(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project whose reference is cut into frames and split; nothing is embedded."""
+    project = new_project(tmp_path_factory.mktemp("framed") / "project", blank, GENOMES)
+    frame_all(project)
+    assert failures(project.materialize(SPLIT)) == []
+    yield project
+    project.instance.dispose()
+
+
+@pytest.fixture
+def copied(framed: Project, tmp_path: Path) -> Iterator[Project]:
+    """A copy that a test may change."""
+    project = framed.copy_in_memory(tmp_path / "project")
+    yield project
+    project.instance.dispose()
+
+
+def frame_all(project: Project) -> None:
+    assert failures(project.job(PLAN_REFERENCE_JOB)) == []
+    keys = project.keys(REFERENCE)
+    stages = [REFERENCE.key("chunked_fasta"), REFERENCE.key("translated_proteins")]
+    assert failures(project.materialize(*stages, partition=(keys[0], keys[-1]))) == []
+
+
+def test_an_unchanged_split_is_the_same_file(copied: Project) -> None:
+    before = table_of(copied).read_bytes()
+    told = facts(copied.materialize(SPLIT))
+    assert table_of(copied).read_bytes() == before
+    counts = [told[f"records_{what}"] for what in ("kept", "new", "moved", "left_out", "gone")]
+    assert counts == [len(rows_of(copied)), 0, 0, 0, 0]
+    assert told["rows_made"] == 0
+
+
+def test_the_check_passes_and_counts_what_it_looked_at(copied: Project) -> None:
+    check = found_by(copied.materialize(SPLIT))
+    assert check.passed
+    assert {name: entry.value for name, entry in check.metadata.items()} == {
+        "records": len(rows_of(copied)), "left_out": 0, "proteins_in_train_and_test": 0, "faults": 0
+    }  # fmt: skip
+
+
+def test_a_relative_moved_on_the_table_is_found_though_its_cluster_looks_alone(copied: Project) -> None:
+    rows = list(rows_of(copied).values())
+    one, other = (
+        row for row in rows if row["cluster"] == rows_of(copied)[first_record(copied, "dengue2")[0]]["cluster"]
+    )
+    one["split"] = next(side for side in ("train", "validation", "test") if side != other["split"])
+    one["cluster"], other["cluster"] = one["record_id"], other["record_id"]
+    recipe = read_recipe(table_of(copied))
+    write_table(table_of(copied), pa.Table.from_pylist(rows, schema=read_table(table_of(copied)).schema), recipe)
+    check = found_by(copied.materialize(SPLIT))
+    assert not check.passed
+    told = "\n".join(check.metadata["first_faults"].value)  # type: ignore[arg-type]
+    assert f"{one['record_id']}: ({one['split']}) is a relative of {other['record_id']} ({other['split']})" in told
+    assert "relatives dengue: has records in" in told
+
+
+def test_old_records_stay_when_new_ones_come_and_a_bridge_is_left_out(copied: Project) -> None:
+    before = rows_of(copied)
+    viral = {row["split"]: record for record, row in before.items() if row["label"] == "viral"}
+    sequences = dict(first_record(copied, name) for name in GENOMES)
+    add_source(copied, "copy", mutated(sequences[viral["validation"]], 0.02))
+    add_source(copied, "bridge", sequences[viral["train"]][:4000] + sequences[viral["test"]][:4000])
+    frame_all(copied)
+    told = facts(copied.materialize(SPLIT))
+    after = rows_of(copied)
+    assert {record: after[record]["split"] for record in before} == {r: row["split"] for r, row in before.items()}
+    assert {record: after[record]["reason"] for record in before} == {r: row["reason"] for r, row in before.items()}
+    assert (after["copy"]["split"], after["copy"]["cluster"]) == ("validation", min("copy", viral["validation"]))
+    assert after["bridge"]["split"] == "left_out"
+    assert after["bridge"]["reason"].startswith("left out: would link two sides; resembles ")
+    counts = [told[f"records_{what}"] for what in ("kept", "new", "moved", "left_out", "gone")]
+    assert counts == [len(before), 1, 0, 1, 0]
+    assert told["left_out_viral_rows"] == after["bridge"]["rows"]
+
+    content = table_of(copied).read_bytes()
+    again = copied.materialize(SPLIT)
+    assert (found_by(again).passed, table_of(copied).read_bytes()) == (True, content)
+    keys = copied.keys(REFERENCE)
+    slots = [REFERENCE.key(name) for name in ("kmer_dna_embeddings", "kmer_protein_embeddings", "kmer_features")]
+    assert failures(copied.materialize(*slots, partition=(keys[0], keys[-1]))) == []
+    trained = copied.materialize("kmer_classifier", "kmer_evaluation")
+    assert failures(trained) == []
+    assert {check.check_name for check in trained.get_asset_check_evaluations() if check.passed} == {
+        "trained_on_current_features", "every_test_row_is_scored"
+    }  # fmt: skip
+    scored = read_table(copied.workspace.layout.whole("kmer_evaluation"))
+    assert set(scored["record_id"].to_pylist()) == {r for r, row in after.items() if row["split"] == "test"}
+
+
+def test_a_source_that_leaves_drops_out_and_other_settings_deal_anew(copied: Project) -> None:
+    before = sides(copied)
+    add_source(copied, "extra", gene(5))
+    frame_all(copied)
+    assert facts(copied.materialize(SPLIT))["records_new"] == 1
+    manifest = copied.settings.genomes / "MANIFEST.tsv"
+    manifest.write_text("".join(line for line in manifest.open() if not line.startswith("extra")))
+    frame_all(copied)
+    told = facts(copied.materialize(SPLIT))
+    assert (told["records_gone"], told["dealt_anew"], sides(copied)) == (1, "no", before)
+    copied.configure(split={"seed": 3})
+    told = facts(copied.materialize(SPLIT))
+    assert told["dealt_anew"] == "the table on disk was made with other settings of [split]"
+    assert (told["records_kept"], told["records_new"]) == (0, len(before))
+
+
+def test_a_source_that_changed_since_it_was_planned_is_refused(copied: Project) -> None:
+    table_of(copied).unlink()
+    path = copied.settings.genomes / "viral" / "dengue2.fna"
+    record = next(SeqIO.parse(path, "fasta"))
+    path.write_text(f">{record.id}\n{str(record.seq)[:-1]}\n")
+    (told,) = failures(copied.materialize(SPLIT))
+    assert "SourceChanged" in told
+    assert str(path) in told
+
+
+def date_sources(project: Project, new: set[str]) -> None:
+    manifest = project.settings.genomes / "MANIFEST.tsv"
+    header, *lines = manifest.read_text().splitlines()
+    dated = [f"{line}\t{'2021-06-01' if line.split(chr(9))[0] in new else '2001-01-01'}" for line in lines]
+    manifest.write_text("\n".join([f"{header}\tdate", *dated]) + "\n")
+
+
+@pytest.fixture
+def four_viruses(copied: Project) -> Iterator[Project]:
+    """A copy whose viral records are enough for two sides beside what is held out."""
+    add_source(copied, "phix_like", mutated(first_record(copied, "phiX174")[1], 0.02), group="ssDNA phage")
+    frame_all(copied)
+    yield copied
+
+
+def test_by_time_the_test_is_new_and_its_older_relatives_are_left_out(four_viruses: Project) -> None:
+    project = four_viruses
+    project.configure(split={"by": "time", "test_from": date(2020, 1, 1)})
+    (told,) = failures(project.materialize(SPLIT))
+    assert "needs a date for every source; 9 have none" in told
+    date_sources(project, {"phix_like"})
+    run = project.materialize(SPLIT)
+    rows = rows_of(project)
+    assert {record for record, row in rows.items() if row["split"] == "test" and row["label"] == "viral"} == {
+        "phix_like"
+    }
+    assert rows["phix_like"]["reason"] == "held out: dated 2021-06-01, not before 2020-01-01"
+    phix = rows[first_record(project, "phiX174")[0]]
+    assert (phix["split"], phix["reason"]) == ("left_out", "left out: relative of records held out")
+    assert facts(run)["records_left_out"] == 1
+    assert found_by(run).passed
+    assert {row["split"] for row in rows.values() if row["label"] == "host"} == {"train", "validation", "test"}
+
+
+def test_by_groups_a_family_is_left_out_of_training(four_viruses: Project) -> None:
+    project = four_viruses
+    project.configure(split={"by": "groups", "test_groups": ["dengues"]})
+    (told,) = failures(project.materialize(SPLIT))
+    assert "split.test_groups: unknown to the catalogue: dengues" in told
+    assert "dengue, " in told
+    project.configure(split={"by": "groups", "test_groups": ["dengue"]})
+    run = project.materialize(SPLIT)
+    rows = rows_of(project)
+    dengue = {first_record(project, name)[0] for name in ("dengue1", "dengue2")}
+    assert {record for record, row in rows.items() if row["split"] == "test" and row["label"] == "viral"} == dengue
+    assert {rows[record]["reason"] for record in dengue} == {"held out: of dengue"}
+    assert found_by(run).passed
+
+
+@pytest.mark.slow
+@needs_mmseqs
+def test_similar_proteins_join_and_the_version_of_their_tool_is_kept(copied: Project) -> None:
+    assert read_recipe(table_of(copied))["similarity"] == "none"
+    copied.configure(split={"protein_similarity": "mmseqs2", "protein_min_identity": 0.4})
+    run = copied.materialize(SPLIT)
+    recipe = read_recipe(table_of(copied))
+    assert recipe["similarity"].startswith("mmseqs2 ")
+    assert recipe["settings"]["protein_min_identity"] == 0.4
+    assert "pairs of similar proteins with" in rows_of(copied)[first_record(copied, "dengue2")[0]]["relatives"]
+    assert found_by(run).passed

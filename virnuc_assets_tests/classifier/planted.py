@@ -1,0 +1,24 @@
+"""Sequences with genes of known kinship: coding stretches from a seed, and copies that are changed a little."""
+
+from __future__ import annotations
+
+import random
+
+from Bio.Data.CodonTable import standard_dna_table
+
+CODONS = sorted(standard_dna_table.forward_table)
+
+
+def gene(seed: int, codons: int = 700) -> bytes:
+    """Codons without a stop, drawn from a seed; two seeds share nothing."""
+    generator = random.Random(seed)
+    return "".join(generator.choice(CODONS) for _ in range(codons)).encode()
+
+
+def mutated(sequence: bytes, share: float, seed: int = 0) -> bytes:
+    """The sequence with this share of its letters replaced by others."""
+    generator = random.Random(seed)
+    letters = bytearray(sequence)
+    for position in generator.sample(range(len(letters)), round(share * len(letters))):
+        letters[position] = generator.choice([letter for letter in b"ACGT" if letter != letters[position]])
+    return bytes(letters)

@@ -1,0 +1,126 @@
+"""Records come back from their chunks letter by letter, and whatever crosses the sides is named."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from virnuc_assets.classifier.leaks import (
+    ChunksDoNotTile,
+    miscounted,
+    proteins_on_both_sides,
+    rebuilt_records,
+    relatives_apart,
+)
+from virnuc_assets.sequences.chunk_table import chunk_table
+from virnuc_assets.sequences.planning import plan_source
+from virnuc_assets.settings import SplitSettings
+from virnuc_assets.storage.schemas import frames_schema
+from virnuc_assets.storage.tables import read_table, write_table
+from virnuc_assets_tests.classifier.planted import gene
+
+SETTINGS = SplitSettings()
+
+
+def letters(length: int, seed: int) -> str:
+    generator = random.Random(seed)
+    return "".join(generator.choice("ACGTN") for _ in range(length))
+
+
+def chunked(folder: Path, name: str, records: dict[str, str], chunk_length: int, shard_chunks: int) -> dict[str, Path]:
+    """Chunks tables of a FASTA file, by shard."""
+    fasta = folder / f"{name}.fasta"
+    fasta.write_text("".join(f">{record} x\n{sequence}\n" for record, sequence in records.items()))
+    plan = plan_source(fasta, name, chunk_length, shard_chunks)
+    tables = {}
+    for shard in plan.shards:
+        pieces = [piece for piece in plan.pieces if piece.shard == shard]
+        tables[shard] = folder / f"{shard}.parquet"
+        write_table(tables[shard], chunk_table(fasta, pieces, chunk_length, plan.sha256), {"table": "chunks"})
+    return tables
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lengths=st.lists(st.integers(1, 2200), min_size=1, max_size=4),
+    chunk_length=st.sampled_from([300, 500]),
+    shard_chunks=st.integers(1, 4),
+)
+def test_records_come_back_letter_by_letter(
+    tmp_path: Path, lengths: list[int], chunk_length: int, shard_chunks: int
+) -> None:
+    first = {f"r{number}": letters(length, number) for number, length in enumerate(lengths)}
+    second = {"s": letters(700, 99)}
+    # A source whose name is like the key of another's shard does not come between its shards.
+    tables = chunked(tmp_path, "a", first, chunk_length, shard_chunks)
+    tables |= chunked(tmp_path, "a-000001", second, chunk_length, shard_chunks)
+    shuffled = random.Random(0).sample(sorted(tables.items()), len(tables))
+    found = [(record, sequence.decode()) for record, sequence in rebuilt_records(dict(shuffled))]
+    assert found == [*first.items(), *second.items()]
+
+
+@pytest.mark.parametrize("damage", ["missing", "altered"])
+def test_chunks_that_do_not_tile_are_named(tmp_path: Path, damage: str) -> None:
+    (path,) = chunked(tmp_path, "a", {"r": letters(1700, 1)}, 500, 10).values()
+    rows = read_table(path).to_pylist()
+    if damage == "missing":
+        del rows[1]
+    else:
+        rows[2]["sequence"] = "Y" + rows[2]["sequence"][1:]
+    write_table(path, pa.Table.from_pylist(rows, schema=read_table(path).schema), {"table": "chunks"})
+    with pytest.raises(ChunksDoNotTile, match=r"a-000001.parquet: chunk r_chunk_3 begins at"):
+        list(rebuilt_records({"a-000001": path}))
+
+
+def row(record: str, side: str, cluster: str = "") -> dict[str, Any]:
+    return {"record_id": record, "cluster": cluster or record, "split": side}
+
+
+def test_what_is_apart_is_named_with_both_sides() -> None:
+    rows = [row("a", "train", "a"), row("b", "test", "a"), row("c", "validation"), row("d", "left_out", "a")]
+    sequences = [(name, gene(ord(name))) for name in "abcd"]
+    named = {"organism X": {"a", "c", "d"}, "relatives y": {"b", "d"}}
+    similar = {("b", "c"): 3, ("a", "d"): 1}
+    assert relatives_apart(rows, sequences, named, SETTINGS, similar) == {
+        "cluster a": ["has records in test and train"],
+        "organism X": ["has records in train and validation"],
+        "b": ["(test) is a relative of c (validation): 3 pairs of similar proteins"],
+    }
+
+
+def test_a_record_without_side_or_chunks_is_named() -> None:
+    rows = [row("a", "train"), row("b", "tset"), row("c", "test")]
+    assert relatives_apart(rows, [("a", gene(1)), ("b", gene(1))], {}, SETTINGS, {}) == {
+        "b": ["is on no side, and not left out"],
+        "c": ["has no chunks on disk"],
+    }
+
+
+def test_rows_must_be_those_of_the_frames() -> None:
+    kept = {"label": "viral", "group": "g", "rows": 3}
+    counted = [{"record_id": name, **kept} for name in "abc"]
+    assert miscounted(counted, counted) == {}
+    table = [counted[0], counted[1], counted[1], {**counted[2], "rows": 2}]
+    assert {name: len(found) for name, found in miscounted(table, counted).items()} == {"b": 1, "c": 1}
+
+
+def test_equal_proteins_of_train_and_test_are_counted_once(tmp_path: Path) -> None:
+    proteins = {"a": ["MKV", "MKV", "LLL"], "b": ["MKV", "PPP"], "c": ["LLL", "PPP"], "d": ["LLL"]}
+    rows = [
+        {"frame_id": f"{record}{number}", "record_id": record, "protein": protein}
+        for record, found in proteins.items()
+        for number, protein in enumerate(found)
+    ]
+    for shard, part in enumerate((rows[::2], [], rows[1::2])):
+        table = pa.Table.from_pylist(part, schema=frames_schema())
+        write_table(tmp_path / f"{shard}.parquet", table, {"table": "frames"})
+    frames = sorted(tmp_path.glob("*.parquet"))
+    assert proteins_on_both_sides(frames, {"a": "train", "b": "test", "c": "validation"}) == 1
+    assert proteins_on_both_sides(frames, {"a": "train", "b": "test", "c": "test"}) == 2
+    assert proteins_on_both_sides(frames, {}) == 0
