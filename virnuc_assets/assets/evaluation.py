@@ -14,7 +14,7 @@ from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.schemas import evaluation_schema
-from virnuc_assets.storage.tables import content_digest, read_table
+from virnuc_assets.storage.tables import content_digest, read_recipe, read_table
 from virnuc_assets.tracking import MlflowTracking
 
 
@@ -43,6 +43,7 @@ def evaluation_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinitio
         classifier = ServingClassifier.load(
             workspace.layout.classifier(branch.name),
             branch_fingerprints(workspace, branch),
+            read_recipe(next(iter(features.values())))["dims"],
             workspace.settings.sequences.chunk_length,
         )
         recipe = evaluation_recipe(features, split, classifier.digest)
