@@ -128,8 +128,6 @@ def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.A
         Nothing is embedded. A test frame that the merged files lack is refused; rows of other frames are counted. What
         the model was trained on is not known: test rows may be among it, and its numbers too good.
         """
-        from virnuc_assets.classifier.datasets import scores_of, truth_of
-        from virnuc_assets.classifier.metrics import classification_metrics, group_accuracies
         from virnuc_assets.classifier.virnucpro_baseline import Baseline
 
         frames = list(current_frames(context.instance, workspace).values())
@@ -148,25 +146,32 @@ def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.A
 
         outcome = made_table(workspace.layout.whole(EVALUATION), recipe, batches)
         description = baseline.save(workspace.layout.classifier(NAME))
-        table = read_table(workspace.layout.whole(EVALUATION), evaluation_schema())
-        metrics = classification_metrics(truth_of(table), scores_of(table))
-        groups = group_accuracies(truth_of(table), scores_of(table), table.column("group").to_pylist())
-        params = {
-            "origin": description.origin.sha256 if description.origin else "",
-            "chunk_length": settings.chunk_length,
-        }
+        metrics, by_group = _measured(workspace)
+        params = {"model_sha256": recipe["classifier"], "chunk_length": settings.chunk_length}
         with tracking.run(f"{NAME} evaluation", {"table.evaluation": outcome.data_version}, params) as run_id:
             tracking.log_epoch(0, {f"test_{name}": value for name, value in metrics.items()})
         return outcome.with_metadata(
             **metrics,
-            correct_by_group={f"{group.label} {group.group}": f"{group.correct} of {group.rows}" for group in groups},
+            **baseline.counts,
+            correct_by_group=by_group,
             reads=description.pair(),
             trained_on=TRAINED_ON_UNKNOWN,
-            **baseline.counts,
             mlflow_run=tracking.link(run_id),
         ).as_result()
 
     return virnucpro_evaluation
+
+
+def _measured(workspace: Workspace) -> tuple[dict[str, float], dict[str, str]]:
+    """Metrics of the evaluation, and what was called right of each group."""
+    from virnuc_assets.classifier.datasets import scores_of, truth_of
+    from virnuc_assets.classifier.metrics import classification_metrics, group_accuracies
+
+    table = read_table(workspace.layout.whole(EVALUATION), evaluation_schema())
+    truth, scores = truth_of(table), scores_of(table)
+    groups = group_accuracies(truth, scores, table.column("group").to_pylist())
+    by_group = {f"{group.label} {group.group}": f"{group.correct} of {group.rows}" for group in groups}
+    return classification_metrics(truth, scores), by_group
 
 
 def _section(workspace: Workspace) -> VirnucproSettings:
