@@ -154,6 +154,8 @@ class InertPickle:
 
     def _build(self) -> None:
         state, made = self._stack.pop(), self._stack[-1]
+        if isinstance(made, dict):  # attributes of an ordered dict; a state_dict has some
+            return
         if not isinstance(made, Made) or made.state is not None:
             raise TorchFileRefused("gives a state to what is no object, or twice")
         made.state = state
