@@ -40,6 +40,12 @@ DNA_DIM, PROTEIN_DIM = 3, 5
 IDS = frame_ids(7)
 DNA, PROTEIN = drawn(7, DNA_DIM), drawn(7, PROTEIN_DIM, 1)
 
+FEATURES_OF_SIX = {
+    "table": "features",
+    "encoders": {"dna": {"encoder": "dnabert_s"}, "protein": {"encoder": "esm2_3b"}},
+    "dims": {"dna": 2, "protein": 4},
+}
+
 
 def virnuc(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -223,6 +229,33 @@ def test_a_file_that_is_refused_is_one_message(tmp_path: Path, framed: Path) -> 
     assert result.stderr.count("error:") == 1
     assert "Traceback" not in result.output
     assert not (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.parametrize("name", ["DNABERT_S", "ESM", "merged", "model.zip", "model.legacy"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_files_are_refused_or_imported_never_worse(
+    tmp_path: Path, upstream_models: Path, name: str, data: st.DataObject
+) -> None:
+    path, framed = tmp_path / "x.pt", tmp_path / "frames.parquet"
+    write_table(framed, frames(IDS), {"table": "frames"})
+    writers = {"DNABERT_S": dnabert_s, "ESM": esm, "merged": merged}
+    if name in writers:
+        writers[name](path, IDS, drawn(7, 6))
+    else:
+        path.write_bytes((upstream_models / name.replace("model", "small")).read_bytes())
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    features = tmp_path / "features.parquet"
+    write_table(features, features_schema(6).empty_table(), FEATURES_OF_SIX)
+    options = ImportOptions(frames=framed, dna_dim=2, features=features, chunk_length=500)
+    out = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
+    try:
+        import_files([path], out, options)
+    except VirnucError:
+        assert not out.exists()
 
 
 vectors = st.integers(1, 8).flatmap(

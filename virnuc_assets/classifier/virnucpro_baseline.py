@@ -90,7 +90,7 @@ class Baseline:
             require_label(file, label_of)
             chosen = [place for place, frame_id in enumerate(file.ids) if frame_id in row_of]
             found = [row_of[file.ids[place]] for place in chosen]
-            features = features_table(rows.take(found), file.vectors[chosen])
+            features = features_table(rows.take(pa.array(found, pa.int64())), file.vectors[chosen])
             predicted.append(self.classifier.predictions(features))
             places += found
             self.counts["rows_of_merged_files"] += len(file.ids)
