@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from virnuc_assets import exchange_cli
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import load_settings
@@ -33,18 +34,22 @@ Input = Annotated[Path, typer.Argument(help="FASTA or GenBank file, plain or gzi
 DEFAULT_CONFIG = Path("virnuc.toml")
 
 
-def _command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a command; an error that a person can mend is one message on stderr and exit status 1."""
+def _command(function: Callable[..., Any], name: str | None = None) -> Callable[..., None]:
+    """Register a command; an error that a person can mend is one message on stderr and exit status 1.
+
+    What the function returns, if anything, is printed as pairs.
+    """
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         try:
-            function(*args, **kwargs)
+            if pairs := function(*args, **kwargs):
+                _print_pairs(pairs)
         except (VirnucError, OSError) as error:  # an --out that cannot be written is a person's to mend, too
             err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(1) from error
 
-    return app.command()(run)
+    return app.command(name)(run)
 
 
 def _progress() -> Progress:
@@ -176,6 +181,10 @@ def up(config: Config = DEFAULT_CONFIG) -> None:
         raise VirnucError(f"--config {config}: Dagster's code location reads {DEFAULT_CONFIG}; name the file so")
     status = serve(load_settings(config), lambda text: out.print(text, highlight=False, soft_wrap=True))
     raise typer.Exit(status)
+
+
+_command(exchange_cli.import_, "import")
+_command(exchange_cli.export)
 
 
 def _reporter(progress: Progress, what: str) -> Callable[[int, int], None]:

@@ -183,6 +183,24 @@ class ServingSettings(_Section):
     branch: ServingBranch = "fastesm2"
 
 
+class VirnucproSettings(_Section):
+    """Files of an existing VirNucPro: its features and its classifier, to be scored as they are.
+
+    Attributes:
+        merged: folder of its `*_merged.pt`, and of no other `.pt`.
+        model: its `300_model.pth` or `500_model.pth`.
+        chunk_length: nt of the chunks that both are of.
+        dna_dim: columns of the nucleotides in the merged files, which do not tell.
+        protein_encoder: whose vectors the other columns are.
+    """
+
+    merged: str = Field(min_length=1)
+    model: str = Field(min_length=1)
+    chunk_length: Literal[300, 500]
+    dna_dim: PositiveInt
+    protein_encoder: Literal["esm2_3b", "fastesm2_650"] = "esm2_3b"
+
+
 class ServerSettings(_Section):
     """Ports of the two servers that `make up` starts on loopback."""
 
@@ -228,6 +246,7 @@ class Settings(_Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     decision: DecisionSettings = DecisionSettings()
     serving: ServingSettings = ServingSettings()
+    virnucpro: VirnucproSettings | None = None
     servers: ServerSettings = ServerSettings()
     paths: PathSettings = PathSettings()
 

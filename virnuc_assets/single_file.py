@@ -116,7 +116,8 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report) -
     }
     fingerprints = {side: encoder.fingerprint for side, encoder in encoders.items()}
     chunk_length = settings.sequences.chunk_length
-    classifier = ServingClassifier.load(layout.classifier(branch.name), fingerprints, chunk_length)
+    dims = {side: encoder.dim for side, encoder in encoders.items()}
+    classifier = ServingClassifier.load(layout.classifier(branch.name), fingerprints, dims, chunk_length)
     framed = Framed(source, chunk_length)
     frames = pa.concat_tables(framed.windows(lambda done, total: None))
     predictions = [classifier.predictions(classifier.features_schema.empty_table())]

@@ -34,7 +34,7 @@ def test_the_projects_file_holds_the_defaults() -> None:
 
 def test_the_projects_file_shows_every_section() -> None:
     text = (PROJECT / "virnuc.toml").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\[(\w+)\]", text, re.MULTILINE)) == set(Settings.model_fields) - {"root", "profile"}
+    assert set(re.findall(r"^(?:# )?\[(\w+)\]", text, re.MULTILINE)) == set(Settings.model_fields) - {"root", "profile"}
 
 
 def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
@@ -62,6 +62,16 @@ def test_settings_cannot_be_changed() -> None:
         settings.profile = "full"
     with pytest.raises(ValidationError):
         settings.training.seed = 1
+
+
+VIRNUCPRO = "[virnucpro]\nmerged = 'x'\nmodel = 'y'\ndna_dim = 768\n"
+
+
+def test_an_existing_virnucpro_is_named_only_by_a_section(tmp_path: Path) -> None:
+    assert load(tmp_path, "").virnucpro is None
+    found = load(tmp_path, f"{VIRNUCPRO}chunk_length = 300\n").virnucpro
+    assert found is not None
+    assert (found.chunk_length, found.dna_dim, found.protein_encoder) == (300, 768, "esm2_3b")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +118,14 @@ def test_settings_cannot_be_changed() -> None:
         (f"[checkpoints.esm2_3b]\nfolder = 'x'\nrevision = '{HEX}'\n", "1: checkpoints.esm2_3b: ", "either a folder"),
         (f"[checkpoints.esm2_3b]\nrevision = '{HEX}'\ndigest = '{HEX}{HEX[:24]}'\n", "1: ", "belongs to a folder"),
         ("[checkpoints.esm2_3b]\nfolders = 'x'\n", "2: checkpoints.esm2_3b.folders: ", "'x'"),
+        # an existing VirNucPro is named whole
+        ("\n[virnucpro]\nmerged = 'x'\nmodel = 'y'\nchunk_length = 500\n", "2: virnucpro.dna_dim: ", "required"),
+        (f"{VIRNUCPRO}chunk_length = 400\n", "5: virnucpro.chunk_length: ", "400"),
+        (
+            f"{VIRNUCPRO}chunk_length = 500\nprotein_encoder = 'dnabert_s'\n",
+            "6: virnucpro.protein_encoder: ",
+            "'esm2_3b'",
+        ),
         # wrong types: nothing is turned into a number
         ("[sequences]\nchunk_length = '500'\n", "2: sequences.chunk_length: ", "'500'"),
         ("[sequences]\nshard_chunks = 10.0\n", "2: sequences.shard_chunks: ", "10.0"),

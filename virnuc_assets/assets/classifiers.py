@@ -70,7 +70,7 @@ def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefiniti
             "data_digest": description.data_digest,
             "digest": description.weights_sha256,
             "encoders": description.encoders,
-            "training": description.training.model_dump(),
+            "training": workspace.settings.training.model_dump(),
             "folder": dg.MetadataValue.path(folder),
             "mlflow_run": tracking.link(run_id or ""),
         }

@@ -14,7 +14,7 @@ from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.schemas import evaluation_schema
-from virnuc_assets.storage.tables import content_digest, read_table
+from virnuc_assets.storage.tables import content_digest, read_recipe, read_table
 from virnuc_assets.tracking import MlflowTracking
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def evaluation_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinitio
         classifier = ServingClassifier.load(
             workspace.layout.classifier(branch.name),
             branch_fingerprints(workspace, branch),
+            read_recipe(next(iter(features.values())))["dims"],
             workspace.settings.sequences.chunk_length,
         )
         recipe = evaluation_recipe(features, split, classifier.digest)
@@ -63,11 +64,7 @@ def evaluation_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinitio
         metrics = flat_metrics(measured)
         tags = {"table.evaluation": outcome.data_version, "table.split": content_digest(split)}
         run_id = tracking.log_to_training(classifier.digest, {f"test_{k}": v for k, v in metrics.items()}, tags)
-        facts = {
-            "correct_by_group": _counts(measured.groups),
-            "correct_by_record_length": _counts(measured.lengths),
-            "mlflow_run": tracking.link(run_id),
-        }
+        facts = {**group_counts(measured), "mlflow_run": tracking.link(run_id)}
         return outcome.with_metadata(**metrics, **facts).as_result()
 
     return evaluation
@@ -84,6 +81,11 @@ def flat_metrics(measured: "Performance") -> dict[str, float]:
         flat["temperature"] = calibration.temperature
     flat["chunks_called_share"] = abstention.called / abstention.chunks
     return flat if abstention.accuracy is None else flat | {"chunks_called_accuracy": abstention.accuracy}
+
+
+def group_counts(measured: "Performance") -> dict[str, dict[str, str]]:
+    """Frames of each group, and records of each range of lengths, called right."""
+    return {"correct_by_group": _counts(measured.groups), "correct_by_record_length": _counts(measured.lengths)}
 
 
 def _counts(groups: Iterable["GroupAccuracy"]) -> dict[str, str]:

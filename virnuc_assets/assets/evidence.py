@@ -11,6 +11,7 @@ import pyarrow as pa
 from virnuc_assets.assets.ablations import current_ablations
 from virnuc_assets.assets.benchmark import stored_benchmark
 from virnuc_assets.assets.reference import current_features, current_split, evaluation_recipe
+from virnuc_assets.assets.virnucpro import imported_evidence
 from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
@@ -29,11 +30,14 @@ def gather_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> Evide
     settings = workspace.settings.decision
     measured, problems = stored_benchmark(workspace)
     found = {name: _branch_evidence(instance, workspace, workspace.branch(name)) for name in settings.branches}
+    beside = [found[name] for name in settings.beside]
+    if workspace.settings.virnucpro is not None:
+        beside.append(imported_evidence(instance, workspace))
     return Evidence(
         candidate=found[settings.candidate],
         baseline=found[settings.baseline],
         floor=found[settings.floor],
-        beside=tuple(found[name] for name in settings.beside),
+        beside=tuple(beside),
         ablations=_ablations(instance, workspace),
         benchmark=measured,
         benchmark_problems=tuple(problems),

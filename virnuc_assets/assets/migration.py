@@ -9,6 +9,7 @@ from virnuc_assets.assets.ablations import ABLATIONS
 from virnuc_assets.assets.benchmark import BENCHMARK, MIGRATION_GROUP, benchmark_asset, benchmark_check
 from virnuc_assets.assets.evidence import gather_evidence
 from virnuc_assets.assets.per_shard import OWNERS
+from virnuc_assets.assets.virnucpro import NAME as IMPORTED
 from virnuc_assets.checks import result
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of
@@ -28,10 +29,11 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 
 def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
     settings = workspace.settings
+    evaluated = [branch.name for branch in workspace.branches()] + ([IMPORTED] if settings.virnucpro else [])
 
     @dg.asset(
         name=DECISION,
-        deps=[*(f"{branch.name}_evaluation" for branch in workspace.branches()), ABLATIONS, BENCHMARK],
+        deps=[*(f"{name}_evaluation" for name in evaluated), ABLATIONS, BENCHMARK],
         group_name=MIGRATION_GROUP,
         kinds={"html", "mlflow"},
         owners=OWNERS,

@@ -19,7 +19,7 @@ from virnuc_assets.sequences.plan_table import planned_shards
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Layout
 from virnuc_assets.storage.schemas import ledger_schema, predictions_schema
-from virnuc_assets.storage.tables import content_digest, read_table, require_table
+from virnuc_assets.storage.tables import content_digest, read_recipe, read_table, require_table
 
 GROUP = "predictions"
 
@@ -39,10 +39,9 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
         def work(shard: str) -> Outcome:
             from virnuc_assets.classifier.calling import ServingClassifier
 
-            classifier = ServingClassifier.load(
-                layout.classifier(branch.name), encoders, workspace.settings.sequences.chunk_length
-            )
             features = layout.table("samples", f"{branch.name}_features", shard)
+            folder, chunk_length = layout.classifier(branch.name), workspace.settings.sequences.chunk_length
+            classifier = ServingClassifier.load(folder, encoders, read_recipe(features)["dims"], chunk_length)
             require_table(features, classifier.features_schema, features_recipe(workspace, "samples", shard, encoders))
             recipe = {"table": "predictions", "features": content_digest(features), "classifier": classifier.digest}
 
@@ -130,9 +129,9 @@ def _require_current(workspace: Workspace, shards: list[str]) -> None:
     layout, branch = workspace.layout, workspace.branch(workspace.settings.serving.branch)
     encoders = branch_fingerprints(workspace, branch)
     folder, chunk_length = layout.classifier(branch.name), workspace.settings.sequences.chunk_length
-    classifier = ServingClassifier.load(folder, encoders, chunk_length)
     for shard in shards:
         features = layout.table("samples", f"{branch.name}_features", shard)
+        classifier = ServingClassifier.load(folder, encoders, read_recipe(features)["dims"], chunk_length)
         require_table(features, classifier.features_schema, features_recipe(workspace, "samples", shard, encoders))
         made_from = {"features": content_digest(features), "classifier": classifier.digest}
         require_table(layout.table("samples", "predictions", shard), predictions_schema(), made_from)

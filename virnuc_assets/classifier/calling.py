@@ -11,13 +11,18 @@ from typing import Any
 import pyarrow as pa
 
 from virnuc_assets.classifier.calls import chunk_calls, frame_calls, record_calls
-from virnuc_assets.classifier.checkpoint import ClassifierDescription, load_classifier, require_matches
+from virnuc_assets.classifier.checkpoint import (
+    ClassifierDescription,
+    ClassifierMismatch,
+    load_classifier,
+    require_matches,
+)
 from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.classifier.virnucpro_files import write_virnucpro_files
 from virnuc_assets.storage.layout import RECORDS_FILE
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets.storage.schemas import features_schema, predictions_schema
+from virnuc_assets.storage.schemas import features_schema, predictions_schema, vector_dim
 from virnuc_assets.storage.tables import written_aside
 
 
@@ -29,12 +34,15 @@ class ServingClassifier:
     description: ClassifierDescription
 
     @classmethod
-    def load(cls, folder: Path, encoders: Mapping[str, Mapping[str, str]], chunk_length: int) -> ServingClassifier:
+    def load(
+        cls, folder: Path, encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int], chunk_length: int
+    ) -> ServingClassifier:
         """Load a classifier for features of these encoders.
 
         Args:
             folder: the classifier's.
             encoders: fingerprints of the features' encoders, by side.
+            dims: widths of the features' two parts, by side.
             chunk_length: nt of the chunks that the features come from.
 
         Raises:
@@ -42,7 +50,7 @@ class ServingClassifier:
         """
         model, description = load_classifier(folder)
         fingerprints = (dict(encoders["dna"]), dict(encoders["protein"]))
-        require_matches(description, *fingerprints, description.dna_dim, description.protein_dim, chunk_length)
+        require_matches(description, *fingerprints, dims["dna"], dims["protein"], chunk_length)
         return cls(model, description)
 
     @property
@@ -56,7 +64,16 @@ class ServingClassifier:
         return features_schema(self.description.merged_dim)
 
     def predictions(self, features: pa.Table) -> pa.Table:
-        """Predictions table of a features table, row for row."""
+        """Predictions table of a features table, row for row.
+
+        Raises:
+            ClassifierMismatch: the features are of another width.
+        """
+        if (found := vector_dim(features.schema)) != self.description.merged_dim:
+            raise ClassifierMismatch(
+                f"the {self.description.branch} classifier reads {self.description.pair()}; these features have "
+                f"{found} columns. Make them with its encoders, or use the classifier of theirs."
+            )
         scores = score(self.model, vectors_of(features))  # (n, 2)
         known = features.select(["frame_id", "chunk_id", "record_id"])
         columns = {"score_other": scores[:, 0], "score_virus": scores[:, 1], "call": frame_calls(scores)}

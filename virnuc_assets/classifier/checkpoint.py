@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -18,14 +19,31 @@ from virnuc_assets.storage.tables import written_aside
 
 Side = Literal["dna", "protein"]
 WEIGHTS_FILE = "classifier.safetensors"
+_OF_A_TRAINING = ("seed", "training", "split_digest", "data_digest", "best_epoch", "temperature")
 
 
 class ClassifierMismatch(VirnucError):  # noqa: N818  (as TableMismatch: what is wrong, not that something is)
     """A classifier is absent, damaged, or was trained for other encoders, dims or chunks; all reasons are listed."""
 
 
+class Origin(BaseModel):
+    """Where a classifier comes from that was trained elsewhere; what it was trained on is not known.
+
+    Attributes:
+        made_by: the program.
+        file: name of the file that was imported.
+        sha256: of its bytes.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    made_by: str
+    file: str
+    sha256: str
+
+
 class ClassifierDescription(BaseModel):
-    """What a classifier was trained on and with.
+    """What a classifier reads, and what it was trained on and with, which is known of our own only.
 
     Attributes:
         branch: its pair of encoders.
@@ -40,6 +58,7 @@ class ClassifierDescription(BaseModel):
         data_digest: of the rows trained and validated on.
         best_epoch: 1-based epoch of the weights.
         temperature: for `calibrated` scores; no call follows from it.
+        origin: of one trained elsewhere, in place of all that is known of a training.
         score_columns: order of the scores.
         weights_sha256: of the safetensors file; written by `save_classifier`.
     """
@@ -52,12 +71,13 @@ class ClassifierDescription(BaseModel):
     protein_dim: PositiveInt
     merged_dim: PositiveInt
     chunk_length: PositiveInt
-    seed: int
-    training: TrainingSettings
-    split_digest: str
-    data_digest: str
-    best_epoch: PositiveInt
-    temperature: PositiveFloat
+    seed: int | None = None
+    training: TrainingSettings | None = None
+    split_digest: str | None = None
+    data_digest: str | None = None
+    best_epoch: PositiveInt | None = None
+    temperature: PositiveFloat | None = None
+    origin: Origin | None = None
     score_columns: tuple[Literal["other"], Literal["virus"]] = ("other", "virus")
     weights_sha256: str = ""
 
@@ -69,9 +89,23 @@ class ClassifierDescription(BaseModel):
             raise ValueError(
                 f"merged_dim {self.merged_dim} is not dna_dim {self.dna_dim} + protein_dim {self.protein_dim}"
             )
-        if self.seed != self.training.seed:
+        told = {name: getattr(self, name) for name in _OF_A_TRAINING}
+        wrong = [name for name, value in told.items() if (value is None) != (self.origin is not None)]
+        if wrong:
+            raise ValueError(f"expected either an origin or all of a training; at odds: {', '.join(wrong)}")
+        if self.training is not None and self.seed != self.training.seed:
             raise ValueError(f"seed {self.seed} is not the training's, {self.training.seed}")
         return self
+
+    def pair(self) -> str:
+        """The two encoders and the columns of each, for messages."""
+        return told_pair(self.encoders["dna"], self.encoders["protein"], self.dna_dim, self.protein_dim)
+
+
+def told_pair(dna: Mapping[str, str], protein: Mapping[str, str], dna_dim: int, protein_dim: int) -> str:
+    """A pair of encoders by their fingerprints, and the columns of each, for messages."""
+    names = " and ".join(side.get("encoder", "an unnamed encoder") for side in (dna, protein))
+    return f"{names} ({dna_dim} + {protein_dim} = {dna_dim + protein_dim} columns)"
 
 
 def save_classifier(folder: Path, model: Mlp, description: ClassifierDescription) -> ClassifierDescription:
@@ -86,10 +120,10 @@ def save_classifier(folder: Path, model: Mlp, description: ClassifierDescription
     Raises:
         ClassifierMismatch: the model is not as wide as described.
     """
-    if (model.dim, model.hidden_layer.out_features) != (description.merged_dim, description.training.hidden):
+    hidden = description.training.hidden if description.training else model.hidden
+    if (model.dim, model.hidden) != (description.merged_dim, hidden):
         raise ClassifierMismatch(
-            f"{folder}: described as {description.merged_dim} → {description.training.hidden}, "
-            f"the model is {model.dim} → {model.hidden_layer.out_features}"
+            f"{folder}: described as {description.merged_dim} → {hidden}, the model is {model.dim} → {model.hidden}"
         )
     weights = save_tensors({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
     described = description.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
@@ -121,8 +155,10 @@ def load_classifier(folder: Path) -> tuple[Mlp, ClassifierDescription]:
             f"{folder / WEIGHTS_FILE}: expected weights of sha256 {description.weights_sha256} as {CLASSIFIER_FILE} "
             f"tells, found {found}: damaged, or of another training; {again}"
         )
-    model = Mlp(description.merged_dim, description.training.hidden, description.training.dropout)
-    model.load_state_dict(load_tensors(weights))
+    tensors = load_tensors(weights)
+    dropout = description.training.dropout if description.training else 0.0  # never at work in eval mode
+    model = Mlp(description.merged_dim, len(tensors["hidden_layer.weight"]), dropout)
+    model.load_state_dict(tensors)
     return model.eval(), description
 
 
@@ -158,9 +194,9 @@ def require_matches(
         if expected.get(name) != found.get(name)
     ]
     if mismatches:
-        encoders = " and ".join(description.encoders[side].get("encoder", "?") for side in fingerprints)
+        found_pair = told_pair(dna_fingerprint, protein_fingerprint, dna_dim, protein_dim)
         raise ClassifierMismatch(
-            f"the {description.branch} classifier reads {encoders} ({description.merged_dim} columns) and cannot score "
-            "these features:\n" + "\n".join(mismatches) + "\nMake the features with its encoders and chunk length, or "
+            f"the {description.branch} classifier reads {description.pair()} and cannot score features of "
+            f"{found_pair}:\n" + "\n".join(mismatches) + "\nMake the features with its encoders and chunk length, or "
             "train the classifier again on features like these."
         )

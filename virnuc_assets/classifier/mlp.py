@@ -23,6 +23,11 @@ class Mlp(nn.Module):  # type: ignore[misc]
         """Width of the feature vectors it reads."""
         return int(self.hidden_layer.in_features)
 
+    @property
+    def hidden(self) -> int:
+        """Width of the hidden layer."""
+        return int(self.hidden_layer.out_features)
+
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Logits of a batch: (b, dim) float32 → (b, 2)."""
         hidden = self.dropout(torch.relu(self.bn1(self.hidden_layer(features))))  # (b, hidden)

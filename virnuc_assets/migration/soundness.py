@@ -115,4 +115,5 @@ def _undescribed(branch: BranchEvidence) -> tuple[str, ...]:
 
 
 def _told(branch: BranchEvidence, key: str) -> str:
-    return str((branch.description or {}).get(key, NOT_TOLD))
+    value = (branch.description or {}).get(key)  # a classifier that was trained elsewhere tells null
+    return NOT_TOLD if value is None else str(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -27,10 +29,13 @@ def merge_features(frames: pa.Table, dna: pa.Table, protein: pa.Table) -> pa.Tab
         MergeMismatch: the three tables do not hold the same ids, each once; counts and examples are named.
     """
     ids = frames.column("frame_id").to_pylist()
-    vectors = np.concatenate(
-        [_aligned(ids, dna, "dna"), _aligned(ids, protein, "protein")], axis=1
-    )  # (n, dna + protein)
-    dim = vector_dim(dna.schema) + vector_dim(protein.schema)
+    sides = [_aligned(ids, dna, "dna"), _aligned(ids, protein, "protein")]
+    return features_table(frames, np.concatenate(sides, axis=1))
+
+
+def features_table(frames: pa.Table, vectors: np.ndarray) -> pa.Table:
+    """Features table of frames and their vectors, (n, dim) float32, row for row."""
+    dim = vectors.shape[1]
     known = frames.select([name for name in features_schema(dim).names if name != "vector"])
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
     return known.append_column("vector", column).cast(features_schema(dim))
@@ -42,16 +47,25 @@ def vectors_of(table: pa.Table) -> np.ndarray:
     return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(-1, vector_dim(table.schema))
 
 
-def _aligned(ids: list[str], embeddings: pa.Table, side: str) -> np.ndarray:
-    found = embeddings.column("frame_id").to_pylist()
+def rows_of(ids: Sequence[str], found: Sequence[str], what: str, remedy: str) -> list[int]:
+    """Row of each id among those found.
+
+    Raises:
+        MergeMismatch: both do not hold the same ids, each once; `what` names those found in the message.
+    """
     row_of = {frame_id: row for row, frame_id in enumerate(found)}
     missing = [frame_id for frame_id in ids if frame_id not in row_of]
     extra = row_of.keys() - set(ids)
     if missing or extra or not len(found) == len(ids) == len(row_of):
         raise MergeMismatch(
-            f"{side} embeddings do not fit the frames: {len(ids)} frames, {len(found)} embeddings; {len(missing)} "
+            f"{what} do not fit the frames: {len(ids)} frames, {len(found)} embeddings; {len(missing)} "
             f"frames without one (e.g. {missing[:_EXAMPLES]}), {len(extra)} embeddings without a frame "
-            f"(e.g. {sorted(extra)[:_EXAMPLES]}), {len(found) - len(row_of)} twice. "
-            "Materialize the embeddings of this shard again."
+            f"(e.g. {sorted(extra)[:_EXAMPLES]}), {len(found) - len(row_of)} twice. {remedy}"
         )
-    return vectors_of(embeddings)[[row_of[frame_id] for frame_id in ids]]
+    return [row_of[frame_id] for frame_id in ids]
+
+
+def _aligned(ids: list[str], embeddings: pa.Table, side: str) -> np.ndarray:
+    found = embeddings.column("frame_id").to_pylist()
+    remedy = "Materialize the embeddings of this shard again."
+    return vectors_of(embeddings)[rows_of(ids, found, f"{side} embeddings", remedy)]

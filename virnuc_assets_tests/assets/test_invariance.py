@@ -96,7 +96,8 @@ def test_no_embedding_and_no_call_changes_by_the_count_of_threads(plain: Project
     branch = plain.workspace.branch(plain.settings.serving.branch)
     fingerprints = {"dna": encoders[branch.dna].fingerprint, "protein": encoders[branch.protein].fingerprint}
     chunk_length = plain.settings.sequences.chunk_length
-    classifier = ServingClassifier.load(layout.classifier(branch.name), fingerprints, chunk_length)
+    dims = {"dna": encoders[branch.dna].dim, "protein": encoders[branch.protein].dim}
+    classifier = ServingClassifier.load(layout.classifier(branch.name), fingerprints, dims, chunk_length)
     stored = table(plain, "predictions").column("call")
     usable = torch.get_num_threads()
     try:

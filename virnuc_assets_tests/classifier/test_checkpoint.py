@@ -22,6 +22,9 @@ from virnuc_assets.settings import TrainingSettings
 DNA = {"encoder": "dnabert_s_miniature", "checkpoint_digest": "aa", "precision": "fp32"}
 PROTEIN = {"encoder": "fastesm2_650_miniature", "checkpoint_digest": "bb", "precision": "fp32"}
 
+ORIGIN = {"made_by": "VirNucPro", "file": "500_model.pth", "sha256": "ee"}
+UNKNOWN = dict.fromkeys(("seed", "training", "split_digest", "data_digest", "best_epoch"))
+
 
 def description(**changes: object) -> ClassifierDescription:
     values: dict[str, object] = {
@@ -64,6 +67,16 @@ def test_comes_back_as_it_was(tmp_path: Path) -> None:
     assert written["score_columns"] == ["other", "virus"]
     weights = (tmp_path / "fastesm2" / "classifier.safetensors").read_bytes()
     assert written["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+
+
+def test_one_trained_elsewhere_comes_back_without_a_training(tmp_path: Path) -> None:
+    saved = model().eval()
+    described = save_classifier(tmp_path, saved, description(**UNKNOWN, origin=ORIGIN))
+    loaded, read = load_classifier(tmp_path)
+    assert read == described
+    assert (read.training, loaded.hidden) == (None, 8)
+    features = torch.randn(7, 10)
+    assert torch.equal(loaded(features), saved(features))
 
 
 def test_a_save_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +124,10 @@ def test_a_model_of_another_width_is_not_saved(tmp_path: Path) -> None:
         ({"merged_dim": 11}, r"merged_dim 11 is not dna_dim 4 \+ protein_dim 6"),
         ({"seed": 5}, "seed 5 is not the training's, 0"),
         ({"encoders": {"dna": DNA}}, "must tell dna and protein"),
+        ({"seed": None}, "either an origin or all of a training; at odds: seed "),
+        ({"training": None, "data_digest": None}, "at odds: training, data_digest "),
+        ({"origin": ORIGIN}, "at odds: seed, training, split_digest, data_digest, best_epoch "),
+        ({**UNKNOWN, "origin": ORIGIN, "best_epoch": 3}, "at odds: best_epoch "),
         ({"extra": 1}, "Extra inputs"),
     ],
 )
@@ -134,5 +151,8 @@ def test_every_mismatch_is_listed() -> None:
         "  protein encoder: revision: expected 'nothing', found 'ee'",
         "  protein_dim: expected 6, found 20",
     ]
-    assert "dnabert_s_miniature and fastesm2_650_miniature" in str(refused.value)
+    assert str(refused.value).splitlines()[0] == (
+        "the fastesm2 classifier reads dnabert_s_miniature and fastesm2_650_miniature (4 + 6 = 10 columns) and cannot "
+        "score features of dnabert_s_miniature and esm2_3b_miniature (4 + 20 = 24 columns):"
+    )
     assert "train the classifier again" in str(refused.value)

@@ -70,6 +70,7 @@ def test_a_classifier_without_description(criterion: Any) -> None:
     [
         ({"chunk_length": 300}, "chunk_length is 300 for fastesm2 and 500 for esm2_3b"),
         ({"seed": 7}, "seed is 7 for fastesm2 and 0 for esm2_3b"),
+        ({"seed": None}, "seed is not told for fastesm2 and 0 for esm2_3b"),  # trained elsewhere
         ({"split_digest": "split-2"}, "split_digest is split-2 for fastesm2 and split-1 for esm2_3b"),
         ({"training": {"seed": 0, "hidden": 8}}, "training is {'seed': 0, 'hidden': 8} for fastesm2"),
         (

@@ -1,0 +1,149 @@
+"""VirNucPro's `300_model.pth` and `500_model.pth` as a classifier of ours (upstream: `MLPClassifier` in train.py).
+
+The file is a pickle of the whole module. Its tensors are read, its classes stay names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, Origin, told_pair
+from virnuc_assets.classifier.mlp import Mlp
+from virnuc_assets.classifier.virnucpro_vectors import MODEL_CLASS, ImportRefused
+from virnuc_assets.encoders.registry import encoder_named
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.storage.torch_files import Made, Tensor, TorchFile
+
+VIRNUCPRO = "VirNucPro"
+_LAYERS = {"hidden_layer": "Linear", "bn1": "BatchNorm1d", "dropout": "Dropout", "output_layer": "Linear"}
+
+
+def imported_fingerprint(encoder: str, side: str, dim: int) -> dict[str, str]:
+    """What is known of an encoder whose vectors VirNucPro made; precision and library versions are not.
+
+    Raises:
+        VirnucError: there is no encoder of this name, or it reads the other alphabet ("dna", "protein").
+    """
+    spec = encoder_named(encoder)
+    if spec.alphabet != side:
+        raise VirnucError(f"encoder {encoder} reads {spec.alphabet}; expected one that reads {side}")
+    return {"encoder": spec.name, "alphabet": spec.alphabet, "dim": str(dim), "origin": VIRNUCPRO}
+
+
+def model_in(file: TorchFile) -> Mlp:
+    """The classifier of a file, in eval mode on the CPU.
+
+    Raises:
+        ImportRefused: the file holds no module, or another one than VirNucPro's; all that differs is named.
+    """
+    made = file.content
+    if not isinstance(made, Made) or not made.name.endswith(f".{MODEL_CLASS}"):
+        found = made.name if isinstance(made, Made) else f"a {type(made).__name__}"
+        raise ImportRefused(f"{file.path}: expected a whole module of class {MODEL_CLASS}, found {found}")
+    layers = _children(file, made)
+    if (kinds := {name: layer.name.rpartition(".")[2] for name, layer in layers.items()}) != _LAYERS:
+        raise ImportRefused(
+            f"{file.path}: another architecture: expected the layers {_told(_LAYERS)}; found {_told(kinds)}"
+        )
+    if left := [name for part in ("_parameters", "_buffers") for name in _part(file, made, part)]:
+        raise ImportRefused(f"{file.path}: another architecture: parameters outside of its layers: {left}")
+    tensors = {f"{name}.{key}": tensor for name, layer in layers.items() for key, tensor in _tensors(file, name, layer)}
+    model = _model_of(file, tensors)
+    if (eps := _state(file, layers["bn1"]).get("eps")) != model.bn1.eps:
+        raise ImportRefused(f"{file.path}: bn1 has eps {eps}, VirNucPro's has {model.bn1.eps}")
+    return model.eval()
+
+
+def describe_model(
+    file: TorchFile, model: Mlp, encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int], chunk_length: int
+) -> ClassifierDescription:
+    """What is written beside the weights of an imported classifier.
+
+    Args:
+        file: where it comes from.
+        model: the classifier.
+        encoders: fingerprints of the features that it is to score, by side.
+        dims: widths of their two parts, by side.
+        chunk_length: nt of the chunks it was trained on; the file does not tell.
+
+    Raises:
+        ImportRefused: the features are of another width than the model reads.
+    """
+    pair = told_pair(encoders["dna"], encoders["protein"], dims["dna"], dims["protein"])
+    if model.dim != sum(dims.values()):
+        raise ImportRefused(
+            f"{file.path}: reads {model.dim} columns, the features are of {pair}. VirNucPro's own models read "
+            "dnabert_s and esm2_3b. Give features of the encoders that it was trained on, or a model trained on these."
+        )
+    return ClassifierDescription(
+        branch=VIRNUCPRO.lower(),
+        encoders={"dna": dict(encoders["dna"]), "protein": dict(encoders["protein"])},
+        dna_dim=dims["dna"],
+        protein_dim=dims["protein"],
+        merged_dim=model.dim,
+        chunk_length=chunk_length,
+        origin=Origin(made_by=VIRNUCPRO, file=file.path.name, sha256=file.sha256),
+    )
+
+
+def _model_of(file: TorchFile, tensors: Mapping[str, Tensor]) -> Mlp:
+    """A classifier as wide as the file's tensors tell, holding them."""
+    weight = tensors.get("hidden_layer.weight")
+    if weight is None or len(weight.shape) != 2 or not all(weight.shape):
+        raise ImportRefused(f"{file.path}: hidden_layer has no weights of two dims")
+    model = Mlp(weight.shape[1], weight.shape[0], dropout=0.0)
+    expected = {
+        name: f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in model.state_dict().items()
+    }
+    found = {name: f"{list(tensor.shape)} {tensor.dtype}" for name, tensor in tensors.items()}
+    if expected != found:
+        differences = [
+            f"{name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
+            for name in sorted(expected.keys() | found.keys())
+            if expected.get(name) != found.get(name)
+        ]
+        raise ImportRefused(f"{file.path}: not the tensors of VirNucPro's classifier: {'; '.join(differences)}")
+    values = {name: np.array(tensor.numpy()) for name, tensor in tensors.items()}
+    if bad := [name for name, array in values.items() if not np.isfinite(array).all()]:
+        raise ImportRefused(f"{file.path}: values that are not finite in {', '.join(bad)}")
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in values.items()})
+    return model
+
+
+def _told(layers: Mapping[str, str]) -> str:
+    return ", ".join(f"{name[:80]!r}: {kind}" for name, kind in list(layers.items())[:20]) or "none"
+
+
+def _state(file: TorchFile, made: Made) -> dict[object, object]:
+    if not isinstance(made.state, dict):
+        raise ImportRefused(f"{file.path}: {made.name} has no state")
+    return made.state
+
+
+def _part(file: TorchFile, made: Made, part: str) -> dict[str, object]:
+    found = _state(file, made).get(part)
+    if not isinstance(found, dict) or any(not isinstance(name, str) for name in found):
+        raise ImportRefused(f"{file.path}: {made.name} has no {part}, as every torch module has")
+    return found
+
+
+def _children(file: TorchFile, made: Made) -> dict[str, Made]:
+    children = {name: child for name, child in _part(file, made, "_modules").items() if isinstance(child, Made)}
+    if len(children) != len(_part(file, made, "_modules")):
+        raise ImportRefused(f"{file.path}: {made.name} has layers that are no modules")
+    return children
+
+
+def _tensors(file: TorchFile, name: str, layer: Made) -> Iterator[tuple[str, Tensor]]:
+    if inner := _children(file, layer):
+        raise ImportRefused(f"{file.path}: another architecture: {name} has layers of its own: {', '.join(inner)}")
+    for part in ("_parameters", "_buffers"):
+        for key, value in _part(file, layer, part).items():
+            if isinstance(value, Tensor):
+                yield key, value
+            elif value is not None:  # None: a layer without bias, missed by the comparison with ours
+                raise ImportRefused(f"{file.path}: {name}.{key} is no tensor")
