@@ -102,10 +102,8 @@ def test_the_decision_shows_it_beside_the_branches_and_judges_nothing_by_it(exis
     page = existing.workspace.layout.whole(DECISION, ".html").read_text()
     stored = json.loads(existing.workspace.layout.whole(DECISION, ".json").read_text())
     assert list(stored["branches"]) == ["baseline", "candidate", "floor", "virnucpro"]
-    assert (
-        stored["branches"]["virnucpro"]["performance"]["levels"]
-        == stored["branches"]["baseline"]["performance"]["levels"]
-    )
+    theirs, ours = (stored["branches"][role]["performance"]["levels"]["frame"] for role in ("virnucpro", "baseline"))
+    assert theirs == pytest.approx(ours, abs=1e-6)
     assert stored["branches"]["virnucpro"]["description"]["origin"]["file"] == "500_model.pth"
     assert not any("virnucpro" in reason for reason in stored["reasons"])
     assert "virnucpro" in page and "500_model.pth" in page
