@@ -46,13 +46,13 @@ def assign_splits(
     _require_sound(records, kinship)
     rows = {record["record_id"]: record["rows"] for record in records}
     closed = {record["label"] for record in records if record["record_id"] in held}
-    label_of = {record["record_id"]: record["label"] for record in records}
+    barred = {record["record_id"] for record in records if record["label"] in closed} - held.keys()
     kept = {
         record: side
         for record, side in sides_of(before).items()
-        if record in rows and (side == "test" if record in held else side != "test" or label_of[record] not in closed)
+        if record in rows and (side == "test" if record in held else side != "test" or record not in barred)
     }
-    placement = place(kinship.among(rows), rows, held, kept)
+    placement = place(kinship.among(rows), rows, held, barred, kept)
     counts: dict[str, Counter[Stratum]] = defaultdict(Counter)
     for record in records:
         if cluster := placement.cluster_of.get(record["record_id"]):
@@ -84,7 +84,9 @@ def _why_left_out(record: str, placement: Placement, sides: Mapping[str, Split],
     if not (touched := placement.touched[record]):
         return "left out: relative of records held out"
     found = " and ".join(f"{cluster} ({sides[cluster]})" for cluster in touched[:5])
-    return f"left out: {held.get(record, 'would link two sides')}; resembles {found}"
+    linked = len({sides[cluster] for cluster in touched}) > 1
+    why = held.get(record) or ("would link two sides" if linked else "of its label only what is held out is tested")
+    return f"left out: {why}; resembles {found}"
 
 
 def _require_sound(records: Iterable[_Record], kinship: Kinship) -> None:

@@ -16,6 +16,8 @@ from scipy.cluster.hierarchy import DisjointSet
 from virnuc_assets.classifier.relatives import Kinship
 from virnuc_assets.classifier.split import SPLITS, Split
 
+_HELD, _BARRED = "held out", "not tested"
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -32,40 +34,52 @@ class Placement:
     touched: Mapping[str, tuple[str, ...]]
 
 
-def place(kinship: Kinship, rows: Mapping[str, int], held: Collection[str], before: Mapping[str, Split]) -> Placement:
+def place(
+    kinship: Kinship,
+    rows: Mapping[str, int],
+    held: Collection[str],
+    barred: Collection[str],
+    before: Mapping[str, Split],
+) -> Placement:
     """Place every record of a kinship; equal inputs give equal placements, whatever their order.
 
     Args:
         kinship: of exactly the records to place.
         rows: record → its training rows.
         held: records whose side is test.
+        barred: records whose side may not be test, because of their label only what is held out is tested.
         before: side of the records that shall keep it.
     """
     kept = _without_relatives_of_held(kinship, held, before)
     joined = _Joined(kinship)
     for record in sorted(kept):
-        joined.join(record)
+        joined.join(record, {_HELD} if record in held else {_BARRED} if record in barred else set())
     joined.settle(rows, kept)
     left_out: list[str] = []
     for record in sorted(set(held).intersection(rows) - kept.keys()):
-        if joined.sides(record) <= {"test"}:
-            joined.join(record, "test")
+        if all(_HELD in marks for marks in joined.touched_marks(record)):
+            joined.join(record, {_HELD, "test"})
         else:
             left_out.append(record)
     families = kinship.clusters()
     closed = {families[record] for record in joined.records if record in held}
     resembles_held = []
     for record in sorted(rows.keys() - joined.records - set(left_out)):
+        marks = {_BARRED} if record in barred else set[str]()
         if families[record] in closed:
             resembles_held.append(record)
-        elif len(joined.sides(record)) > 1:
+        elif _contradict(marks.union(*joined.touched_marks(record))):
             left_out.append(record)
         else:
-            joined.join(record)
+            joined.join(record, marks)
     cluster_of = joined.clusters()
     fixed = {cluster: side for record, cluster in cluster_of.items() if (side := joined.side(record))}
     touched = joined.touched_by(left_out, cluster_of)
     return Placement(cluster_of, fixed, {**touched, **dict.fromkeys(resembles_held, ())})
+
+
+def _contradict(marks: Collection[str]) -> bool:
+    return sum(side in marks for side in SPLITS) > 1 or ("test" in marks and _BARRED in marks)
 
 
 def _without_relatives_of_held(
@@ -78,26 +92,27 @@ def _without_relatives_of_held(
 
 
 class _Joined:
-    """Sets of related records that grow record by record, and the side of each set."""
+    """Sets of related records that grow record by record; a set's marks are its side and what its records may not."""
 
     def __init__(self, kinship: Kinship) -> None:
         self.records: set[str] = set()
         self._kinship = kinship
         self._sets = DisjointSet()
-        self._sides: dict[Hashable, Split] = {}  # by the set's root
+        self._marks: dict[Hashable, set[str]] = {}  # by the set's root
 
-    def sides(self, record: str) -> set[Split]:
-        """Sides of the sets that a record would join."""
-        return {self._sides[root] for root in self._roots(record) if root in self._sides}
+    def touched_marks(self, record: str) -> list[set[str]]:
+        """Marks of the sets that a record would join."""
+        return [self._marks[root] for root in self._roots(record)]
 
     def side(self, record: str) -> Split | None:
         """Side of a record's set, if it has one."""
-        return self._sides.get(self._sets[record])
+        marks = self._marks[self._sets[record]]
+        return next((side for side in SPLITS if side in marks), None)
 
-    def join(self, record: str, side: Split | None = None) -> None:
-        """Add a record to the sets of its relatives, which thereby become one."""
+    def join(self, record: str, marks: set[str]) -> None:
+        """Add a record with its marks to the sets of its relatives, which thereby become one."""
         roots = self._roots(record)
-        found = [self._sides.pop(root) for root in roots if root in self._sides]
+        found = marks.union(*(self._marks.pop(root) for root in roots))
         self.records.add(record)
         self._sets.add(record)
         for root in roots:
@@ -105,15 +120,16 @@ class _Joined:
         for name in self._kinship.names[record]:
             self._sets.add((name,))
             self._sets.merge(record, (name,))
-        if chosen := side or next(iter(found), None):
-            self._sides[self._sets[record]] = chosen
+        self._marks[self._sets[record]] = found
 
     def settle(self, rows: Mapping[str, int], before: Mapping[str, Split]) -> None:
-        """Give each set the side that most rows of its records had; of equally many, the first of `SPLITS`."""
+        """Give each set the side that most rows of its records had, of equally many the first; not one it may not."""
         tally: dict[Hashable, Counter[Split]] = defaultdict(Counter)
         for record in self.records:
             tally[self._sets[record]][before[record]] += rows[record]
-        self._sides = {root: max(SPLITS, key=found.__getitem__) for root, found in tally.items()}
+        for root, found in tally.items():
+            allowed = [side for side in SPLITS if not _contradict({*self._marks[root], side})]
+            self._marks[root].add(max(allowed, key=found.__getitem__))
 
     def clusters(self) -> dict[str, str]:
         """Record → smallest id of its set."""

@@ -44,6 +44,19 @@ def first_record(project: Project, name: str) -> tuple[str, bytes]:
         return record.id, bytes(record.sequence)
 
 
+def viral_by_side(project: Project) -> dict[str, tuple[str, bytes]]:
+    """Id and sequence of a viral record of each side."""
+    sequences = dict(first_record(project, name) for name in GENOMES)
+    viral = {row["split"]: record for record, row in rows_of(project).items() if row["label"] == "viral"}
+    return {side: (record, sequences[record]) for side, record in viral.items()}
+
+
+def bridge(project: Project) -> bytes:
+    """Half a viral record of train, half one of test."""
+    sides = viral_by_side(project)
+    return sides["train"][1][:4000] + sides["test"][1][:4000]
+
+
 def facts(run: dg.ExecuteInProcessResult) -> dict[str, Any]:
     assert failures(run) == []
     (event,) = [e for e in run.get_asset_materialization_events() if e.asset_key == dg.AssetKey(SPLIT)]
@@ -127,16 +140,15 @@ def test_a_relative_moved_on_the_table_is_found_though_its_cluster_looks_alone(c
 
 def test_old_records_stay_when_new_ones_come_and_a_bridge_is_left_out(copied: Project) -> None:
     before = rows_of(copied)
-    viral = {row["split"]: record for record, row in before.items() if row["label"] == "viral"}
-    sequences = dict(first_record(copied, name) for name in GENOMES)
-    add_source(copied, "copy", mutated(sequences[viral["validation"]], 0.02))
-    add_source(copied, "bridge", sequences[viral["train"]][:4000] + sequences[viral["test"]][:4000])
+    original, sequence = viral_by_side(copied)["validation"]
+    add_source(copied, "copy", mutated(sequence, 0.02))
+    add_source(copied, "bridge", bridge(copied))
     frame_all(copied)
     told = facts(copied.materialize(SPLIT))
     after = rows_of(copied)
     assert {record: after[record]["split"] for record in before} == {r: row["split"] for r, row in before.items()}
     assert {record: after[record]["reason"] for record in before} == {r: row["reason"] for r, row in before.items()}
-    assert (after["copy"]["split"], after["copy"]["cluster"]) == ("validation", min("copy", viral["validation"]))
+    assert (after["copy"]["split"], after["copy"]["cluster"]) == ("validation", min("copy", original))
     assert after["bridge"]["split"] == "left_out"
     assert after["bridge"]["reason"].startswith("left out: would link two sides; resembles ")
     counts = [told[f"records_{what}"] for what in ("kept", "new", "moved", "left_out", "gone")]
@@ -146,6 +158,13 @@ def test_old_records_stay_when_new_ones_come_and_a_bridge_is_left_out(copied: Pr
     content = table_of(copied).read_bytes()
     again = copied.materialize(SPLIT)
     assert (found_by(again).passed, table_of(copied).read_bytes()) == (True, content)
+
+
+@pytest.mark.slow
+def test_what_is_left_out_is_neither_trained_on_nor_scored(copied: Project) -> None:
+    add_source(copied, "bridge", bridge(copied))
+    frame_all(copied)
+    assert facts(copied.materialize(SPLIT))["records_left_out"] == 1
     keys = copied.keys(REFERENCE)
     slots = [REFERENCE.key(name) for name in ("kmer_dna_embeddings", "kmer_protein_embeddings", "kmer_features")]
     assert failures(copied.materialize(*slots, partition=(keys[0], keys[-1]))) == []
@@ -155,7 +174,7 @@ def test_old_records_stay_when_new_ones_come_and_a_bridge_is_left_out(copied: Pr
         "trained_on_current_features", "every_test_row_is_scored"
     }  # fmt: skip
     scored = read_table(copied.workspace.layout.whole("kmer_evaluation"))
-    assert set(scored["record_id"].to_pylist()) == {r for r, row in after.items() if row["split"] == "test"}
+    assert set(scored["record_id"].to_pylist()) == {record for record, side in sides(copied).items() if side == "test"}
 
 
 def test_a_source_that_leaves_drops_out_and_other_settings_deal_anew(copied: Project) -> None:

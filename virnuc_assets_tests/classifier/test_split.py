@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnuc_assets.classifier.assigning import assign_splits
+from virnuc_assets.classifier.datasets import rows_of_split
 from virnuc_assets.classifier.relatives import Kinship
-from virnuc_assets.classifier.split import SplitError, split_schema
+from virnuc_assets.classifier.split import SPLITS, SplitError, split_schema
 from virnuc_assets.settings import SplitSettings
+from virnuc_assets.storage.tables import write_table
 
 GROUPS = {"host": ("bacteria", "archaea", "plant"), "viral": ("phage", "+ssRNA")}
 
@@ -130,6 +133,15 @@ def test_three_clusters_of_a_label_are_always_enough(sizes: list[tuple[str, int]
     table = deal(records, seed=seed)
     for label in ("host", "viral"):
         assert {row["split"] for row in table.to_pylist() if row["label"] == label} == {"train", "validation", "test"}
+
+
+def test_rows_of_a_record_left_out_belong_to_no_side(tmp_path: Path) -> None:
+    sides = {"a": "train", "b": "left_out", "c": "test", "d": "validation"}
+    table = pa.table({"record_id": ["a", "b", "b", "c", "d"], "row": [0, 1, 2, 3, 4]})
+    write_table(tmp_path / "features.parquet", table, {})
+    split = pa.Table.from_pylist([{"record_id": name, "split": side} for name, side in sides.items()])
+    found = [rows_of_split([tmp_path / "features.parquet"], table.schema, split, side) for side in SPLITS]
+    assert [rows["row"].to_pylist() for rows in found] == [[0], [4], [3]]
 
 
 def test_too_few_clusters_are_refused_with_what_is_missing() -> None:
