@@ -15,9 +15,9 @@ from virnuc_assets.storage.tables import TableWriter
 from virnuc_assets_tests.classifier.feature_tables import write_split
 
 PROJECT = Path(__file__).parents[2]
-DIM, RECORDS, SHARDS, SHARD_ROWS, PART = 2048, 24, 4, 18_000, 2000
-ROOM = 200 << 20
-"""Bytes that a training may take beyond its libraries; the rows are three times as much."""
+DIM, RECORDS, SHARDS, SHARD_ROWS, PART = 2048, 24, 4, 24_000, 1000
+ROOM = 160 << 20
+"""Bytes that a training may take beyond its libraries, Arrow's allocator included; its rows are twice as much."""
 
 CHILD = """
 import resource, sys
@@ -54,7 +54,7 @@ def write_shard(path: Path, shard: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit counts private memory on Linux alone")
-def test_a_training_fits_into_a_third_of_its_rows(tmp_path: Path) -> None:
+def test_a_training_fits_into_half_of_its_rows(tmp_path: Path) -> None:
     write_split(tmp_path / "split.parquet", RECORDS)
     for shard in range(SHARDS):
         write_shard(tmp_path / "tables" / f"{shard}.parquet", shard)
@@ -62,5 +62,5 @@ def test_a_training_fits_into_a_third_of_its_rows(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     stored, accuracy = map(float, done.stdout.split())
-    assert stored > 1.4 * ROOM
+    assert stored > 2 * ROOM
     assert accuracy > 0.9
