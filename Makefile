@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 
-.PHONY: demo test test-all check bench-encoders up setup clean
+.PHONY: demo test test-all check bench-encoders bench-training up setup clean
 
 demo: $(STAMP)
 	$(BIN)/virnuc setup
@@ -25,6 +25,10 @@ check: $(STAMP)
 # Half an hour or less; ARGS=--help tells how to run a part of it.
 bench-encoders: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.bench_encoders $(ARGS)
+
+# Some minutes; best on a machine that does nothing else.
+bench-training: $(STAMP)
+	$(BIN)/python -m benchmarks.bench_training $(ARGS)
 
 setup: $(STAMP)
 	$(BIN)/virnuc setup

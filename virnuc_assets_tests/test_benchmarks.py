@@ -1,4 +1,4 @@
-"""The encoder benchmark runs at a tiny scale and writes what it promises; its figures mean nothing there."""
+"""The benchmarks run at a tiny scale and write what they promise; their figures mean nothing there."""
 
 import json
 import subprocess
@@ -33,3 +33,22 @@ def test_bench_encoders_writes_its_figures(tmp_path: Path) -> None:
     assert 0.999 < found["min_cosine_bf16"] < 1
     assert 0.99 < found["ours_650m_int8.min_cosine"] < 1
     assert found["frame_table_memory_ratio"] > 0
+
+
+@pytest.mark.slow
+def test_bench_training_writes_its_figures(tmp_path: Path) -> None:
+    out = tmp_path / "bench" / "training.json"
+    arguments = ["--shards", "14", "--rows", "64", "--columns", "48", "--epochs", "3", "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bench_training", *arguments], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert list(out.parent.iterdir()) == [out]
+    assert {name: type(value) for name, value in found.items() if not isinstance(value, float | int)} == {}
+    assert (found["shards"], found["rows"], found["dim"], found["epochs"]) == (14, 14 * 64, 48, 3)
+    assert found["epoch_speedup"] > 0
+    assert found["rows_per_s"] == pytest.approx(found["rows"] / found["epoch_seconds"])
+    assert found["loss_difference_without_dropout"] < 1e-6
+    assert found["max_weight_difference_without_dropout"] < 1e-5
+    assert found["max_loss_difference"] < 0.2

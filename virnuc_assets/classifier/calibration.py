@@ -2,7 +2,7 @@
 
 Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, arXiv:1706.04599. Log-odds
 are divided by a temperature that is chosen on validation rows. No call changes: which of two scores is higher, also
-among the frames of a chunk, is the same at every temperature.
+among the frames of a chunk, is the same at every temperature; calls are made from the scores themselves.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from virnuc_assets.classifier import row_store
 from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.classifier.row_store import Rows
 from virnuc_assets.classifier.training import TrainingError, batch_sizes, train
@@ -136,6 +137,20 @@ def test_a_single_row_left_over_is_trained_on() -> None:
 def test_unsound_rows_are_refused(bad: Rows, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         train(bad, rows(10), FAST)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("share", [0.8, 0.0])
+def test_a_gpu_trains_as_the_cpu_does(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its rows held on the device, and with rows gathered from the CPU's memory."""
+    monkeypatch.setattr(row_store, "_RESIDENT_SHARE", share)
+    still = FAST.model_copy(update={"dropout": 0.0, "patience": 12})
+    on_cpu, on_gpu = (train(rows(200), rows(80, seed=1), still, device=device) for device in ("cpu", "cuda"))
+    assert on_gpu.model.hidden_layer.weight.device.type == "cpu"
+    for one, other in zip(on_cpu.history, on_gpu.history, strict=True):
+        assert other == pytest.approx(one, abs=1e-4)
+    dropped = [train(rows(200), rows(80, seed=1), FAST, device="cuda").history for _ in range(2)]
+    assert dropped[0] == dropped[1]
 
 
 def test_a_diverging_training_is_refused() -> None:

@@ -1,0 +1,113 @@
+"""A training that is killed: progress was seen from another process, nothing of it stays, the next one is clean."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from virnuc_assets.tracking import EXPERIMENT, TRAINING_TAG, MlflowTracking
+from virnuc_assets_tests.assets.project import Finished, Project, failures
+
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+
+PROJECT = Path(__file__).parents[2]
+ENDLESS = {"max_epochs": 1_000_000, "patience": 1_000_000}
+CHILD = """
+import sys
+from pathlib import Path
+from virnuc_assets_tests.assets.project import Project, failures
+print(failures(Project(Path(sys.argv[1])).materialize("fastesm2_classifier")))
+"""
+
+
+@pytest.fixture
+def project(finished: Finished, tmp_path: Path) -> Iterator[Project]:
+    copy = finished.copy(tmp_path / "project")
+    yield copy
+    copy.instance.dispose()
+
+
+def client_of(project: Project) -> MlflowClient:
+    uri = f"sqlite:///{project.settings.var / 'mlflow/mlflow.db'}"
+    mlflow.set_tracking_uri(uri)
+    return MlflowClient(tracking_uri=uri)
+
+
+def runs_of(client: MlflowClient, status: str) -> list[Run]:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    where = f"attributes.status = '{status}' and tags.branch = 'fastesm2'"
+    return list(client.search_runs([experiment.experiment_id], where))
+
+
+def seen_epochs(client: MlflowClient, child: subprocess.Popen[str], epochs: int) -> Run:
+    """The child's run, once this process has read so many of its epochs."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end and child.poll() is None:
+        for run in runs_of(client, "RUNNING"):
+            history = client.get_metric_history(run.info.run_id, "validation_loss")
+            if len(history) >= epochs:
+                assert [entry.step for entry in history] == list(range(1, len(history) + 1))
+                return run
+        time.sleep(0.1)
+    pytest.fail(f"no {epochs} epochs were seen; the child's status: {child.poll()}")
+
+
+def state(project: Project, client: MlflowClient) -> dict[str, object]:
+    """The classifier's files, and the registered model with its aliases."""
+    folder = project.workspace.layout.classifier("fastesm2")
+    model = client.get_registered_model("fastesm2_650_miniature")
+    versions = [version.version for version in client.search_model_versions(f"name = '{model.name}'")]
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {"files": files, "aliases": dict(model.aliases), "versions": versions}
+
+
+def scratch(project: Project) -> list[str]:
+    return [path.name for path in project.workspace.layout.classifier("x").parent.glob("*.rows")]
+
+
+def test_a_killed_training_leaves_what_was_there_and_the_next_one_is_clean(project: Project) -> None:
+    client = client_of(project)
+    before = state(project, client)
+    finished_runs = {run.info.run_id for run in runs_of(client, "FINISHED")}
+    project.configure(training=ENDLESS)
+    command = [sys.executable, "-c", CHILD, str(project.root)]
+    with subprocess.Popen(command, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        killed = seen_epochs(client, child, 3).info.run_id
+        assert len(scratch(project)) == 1
+        child.send_signal(signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
+    assert state(project, client) == before
+    assert [run.info.run_id for run in runs_of(client, "RUNNING")] == [killed]
+
+    project.configure(training={"max_epochs": 2})
+    assert failures(project.materialize("fastesm2_classifier")) == []
+    assert scratch(project) == []
+    assert runs_of(client, "RUNNING") == []
+    assert [run.info.run_id for run in runs_of(client, "KILLED")] == [killed]
+    (fresh,) = {run.info.run_id for run in runs_of(client, "FINISHED")} - finished_runs
+    after = state(project, client)
+    assert after["files"] != before["files"]
+    assert client.get_model_version_by_alias("fastesm2_650_miniature", "latest_trained").run_id == fresh
+
+
+def test_only_runs_of_the_same_training_that_did_not_end_are_marked(project: Project) -> None:
+    """Not another branch's, nor one that trained its classifier and is open again for its evaluation."""
+    client = client_of(project)
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    tags = [
+        {TRAINING_TAG: "miniature/fastesm2"},
+        {TRAINING_TAG: "miniature/esm2_3b"},
+        {"branch": "fastesm2"},
+        {TRAINING_TAG: "miniature/fastesm2", "virnuc.classifier_digest": "aa"},
+    ]
+    ids = [client.create_run(experiment, tags=tag).info.run_id for tag in tags]
+    tracking = MlflowTracking(folder=str(project.settings.var / "mlflow"), server_url="http://127.0.0.1:5000")
+    assert tracking.end_killed_trainings("miniature/fastesm2") == ids[:1]
+    assert [client.get_run(run_id).info.status for run_id in ids] == ["KILLED", "RUNNING", "RUNNING", "RUNNING"]
