@@ -18,7 +18,7 @@ from rich.table import Table
 from virnuc_assets import exchange_cli
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
-from virnuc_assets.settings import load_settings
+from virnuc_assets.settings_file import load_settings
 
 app = typer.Typer(
     help="Viral or not: frames, embeddings and predictions for short nucleotide sequences.",

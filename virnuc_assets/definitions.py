@@ -15,7 +15,8 @@ from virnuc_assets.assets import classifiers, embeddings, features, migration, p
 from virnuc_assets.bootstrap import mlflow_folder
 from virnuc_assets.partitions import REFERENCE, SAMPLES
 from virnuc_assets.resources import Workspace
-from virnuc_assets.settings import Settings, load_settings
+from virnuc_assets.settings import Settings
+from virnuc_assets.settings_file import load_settings
 from virnuc_assets.tracking import MlflowTracking
 
 SETTINGS_FILE = "virnuc.toml"

@@ -14,7 +14,8 @@ from virnuc_assets.encoders.fingerprint import fingerprint
 from virnuc_assets.encoders.registry import ENCODERS, PROFILES
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import SAMPLES
-from virnuc_assets.settings import Settings, load_settings
+from virnuc_assets.settings import Settings
+from virnuc_assets.settings_file import load_settings
 from virnuc_assets.tracking import EXPERIMENT, MlflowTracking, database_uri
 from virnuc_assets_tests.assets.project import Project, failures, new_project, quiet
 

@@ -174,7 +174,7 @@ import json, sys, time
 wall, cpu = time.perf_counter(), time.process_time()
 from pathlib import Path
 from virnuc_assets import definitions
-from virnuc_assets.settings import load_settings
+from virnuc_assets.settings_file import load_settings
 definitions.build_defs(load_settings(Path("virnuc.toml")))
 seconds = min(time.perf_counter() - wall, time.process_time() - cpu)
 print(json.dumps([seconds, [name for name in {HEAVY} if name in sys.modules]]))

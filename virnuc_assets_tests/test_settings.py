@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from virnuc_assets.settings import Settings, SettingsError, load_settings
+from virnuc_assets.settings import Settings
+from virnuc_assets.settings_file import SettingsError, load_settings
 
 PROJECT = Path(__file__).parents[1]
 HEX = "0123456789abcdef0123456789abcdef01234567"

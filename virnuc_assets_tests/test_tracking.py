@@ -53,7 +53,8 @@ def described(finished: Finished, branch: str) -> dict[str, Any]:
 
 def test_there_is_one_run_a_classifier_and_one_for_the_decision(client: mlflow.MlflowClient) -> None:
     names = sorted(run.info.run_name for run in runs(client))
-    assert names == ["esm2_3b classifier", "fastesm2 classifier", "kmer classifier", "migration decision"]
+    alone = ["dnabert_s alone", "esm2_3b alone", "fastesm2 alone"]
+    assert names == sorted([*alone, *(f"{branch} classifier" for branch in MODELS), "migration decision"])
     assert {run.info.status for run in runs(client)} == {"FINISHED"}
 
 

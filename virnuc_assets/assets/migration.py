@@ -51,20 +51,16 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
         from virnuc_assets.migration.report import markdown_summary
 
         evidence = gather_evidence(context.instance, workspace)
-        runs = {
-            role: tracking.find_training(branch.description["weights_sha256"])
-            for role, branch in evidence.branches.items()
-            if branch.description
-        }
+        runs = _training_runs(tracking, evidence)
         folder = workspace.layout.whole(DECISION).parent
         with tracking.run("migration decision", {"dagster.run_id": context.run.run_id}, {}) as run_id:
-            links = {"MLflow run of the decision": run_id} | {
-                f"MLflow run of {role}'s classifier": found for role, found in runs.items() if found
-            }
+            links = {"MLflow run of the decision": run_id}
+            links |= {f"MLflow run of {role}'s classifier": found for role, found in runs.items()}
             addresses = [(text, str(tracking.link(found).url)) for text, found in links.items()]
             addresses.append(("Dagster run", f"{settings.servers.dagster_url}/runs/{context.run.run_id}"))
-            decision = write_bundle(folder, Bundle(evidence, settings.decision, settings.evaluation, tuple(addresses)))
-            _track(tracking, decision, {role: found for role, found in runs.items() if found}, run_id)
+            bundle = Bundle(evidence, settings.decision, settings.evaluation, tuple(addresses))
+            decision = write_bundle(folder, bundle)
+            _track(tracking, decision, runs, run_id)
         _move_aliases(tracking, decision, evidence)
         metadata = {
             "outcome": decision.outcome,
@@ -78,6 +74,13 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(digest_of(decision.to_json())))
 
     return migration_decision
+
+
+def _training_runs(tracking: MlflowTracking, evidence: "Evidence") -> dict[str, str]:
+    """Role → MLflow run that trained its classifier, where there is one."""
+    digests = {r: b.description["weights_sha256"] for r, b in evidence.branches.items() if b.description}
+    found = {role: tracking.find_training(digest) for role, digest in digests.items()}
+    return {role: run_id for role, run_id in found.items() if run_id is not None}
 
 
 def _track(tracking: MlflowTracking, decision: "Decision", runs: dict[str, str], run_id: str) -> None:

@@ -21,7 +21,8 @@ from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES, ShardSet, register
 from virnuc_assets.resources import Workspace
-from virnuc_assets.settings import Settings, load_settings
+from virnuc_assets.settings import Settings
+from virnuc_assets.settings_file import load_settings
 
 DATA = Path(__file__).parents[2] / "data"
 PLAN_REFERENCE_JOB = "plan_reference"

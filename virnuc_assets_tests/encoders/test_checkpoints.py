@@ -18,7 +18,8 @@ from virnuc_assets.encoders.loading import load_encoder
 from virnuc_assets.encoders.registry import ENCODERS, EncoderSpec
 from virnuc_assets.encoders.verification import CheckpointError
 from virnuc_assets.resources import Workspace
-from virnuc_assets.settings import EncodingSettings, HubEncoder, load_settings
+from virnuc_assets.settings import EncodingSettings, HubEncoder
+from virnuc_assets.settings_file import load_settings
 
 REMEDY = re.escape(
     'set in virnuc.toml [checkpoints.fastesm2_650] revision = "<its 40 hex digits>", or folder = "<a copy of it>"'
