@@ -127,7 +127,8 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report) -
         dna = embed_frames(encoders["dna"], window, lambda done: report(done, 2 * frames.num_rows))
         protein = embed_frames(encoders["protein"], window, lambda done: report(done, 2 * frames.num_rows))
         predictions.append(classifier.predictions(merge_features(window, dna, protein)))
-    records = write_sample_report(to, pa.concat_tables(predictions), framed.ledger())
+    temperature, confidence = classifier.description.temperature, settings.evaluation.min_confidence
+    records = write_sample_report(to, pa.concat_tables(predictions), framed.ledger(), temperature, confidence)
     calls = Counter(call or "not scored" for call in records.column("call").to_pylist())
     return {
         **ledger_totals(framed.ledger()),

@@ -88,7 +88,8 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         shards = planned_shards(layout, "samples", context.partition_key)
         if not shards:
             raise VirnucError(f"sample {context.partition_key!r} is not planned; materialize samples/shard_plan first")
-        _require_current(workspace, shards)
+        temperature = _require_current(workspace, shards)
+        confidence = workspace.settings.evaluation.min_confidence
         predictions = [
             read_table(layout.table("samples", "predictions", shard), predictions_schema()) for shard in shards
         ]
@@ -96,18 +97,14 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
             read_table(layout.table("samples", "ledger", shard), ledger_schema()) for shard in shards
         )
         folder = layout.sample_report(context.partition_key)
-        records = write_sample_report(folder, pa.concat_tables(predictions), ledger)
-        calls = records.column("call").to_pylist()
-        digest = _reported_digest(layout, shards)
+        records = write_sample_report(folder, pa.concat_tables(predictions), ledger, temperature, confidence)
+        digest = digest_of([_reported_digest(layout, shards), confidence])
         metadata = {
             "rows": records.num_rows,
             "digest": digest,
             "seconds": round(time.perf_counter() - started, 3),
             "peak_memory_mb": peak_memory_mb(),
-            "records": records.num_rows,
-            "records_called_virus": calls.count("virus"),
-            "records_called_others": calls.count("others"),
-            "records_not_scored": calls.count(None),
+            **_record_counts(records),
             "folder": dg.MetadataValue.path(folder),
             "records_table": dg.MetadataValue.md(markdown_table(records)),
         }
@@ -116,14 +113,29 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
     return report
 
 
+def _record_counts(records: pa.Table) -> dict[str, int]:
+    calls = records.column("call").to_pylist()
+    return {
+        "records": records.num_rows,
+        "records_called_virus": calls.count("virus"),
+        "records_called_others": calls.count("others"),
+        "records_not_scored": calls.count(None),
+        "chunks_uncertain": sum(records.column("chunks_uncertain").to_pylist()),
+    }
+
+
 def _reported_digest(layout: Layout, shards: list[str]) -> str:
     """Digest of the rows that a report is made of."""
     tables = [layout.table("samples", name, shard) for shard in shards for name in ("predictions", "ledger")]
     return digest_of([content_digest(table) for table in tables])
 
 
-def _require_current(workspace: Workspace, shards: list[str]) -> None:
-    """Refuse predictions of an older file, other encoders or another classifier than the serving one."""
+def _require_current(workspace: Workspace, shards: list[str]) -> float | None:
+    """Refuse predictions of an older file, other encoders or another classifier than the serving one.
+
+    Returns:
+        The temperature of the serving classifier.
+    """
     from virnuc_assets.classifier.calling import ServingClassifier
 
     layout, branch = workspace.layout, workspace.branch(workspace.settings.serving.branch)
@@ -137,6 +149,7 @@ def _require_current(workspace: Workspace, shards: list[str]) -> None:
         require_table(layout.table("samples", "predictions", shard), predictions_schema(), made_from)
         frames = frames_recipe(workspace, "samples", shard)
         require_table(layout.table("samples", "ledger", shard), ledger_schema(), {**frames, "table": "ledger"})
+    return classifier.description.temperature
 
 
 def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:

@@ -18,6 +18,7 @@ from virnuc_assets.classifier.checkpoint import (
     require_matches,
 )
 from virnuc_assets.classifier.mlp import Mlp
+from virnuc_assets.classifier.performance import uncertain_chunks
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.classifier.virnucpro_files import write_virnucpro_files
 from virnuc_assets.storage.layout import RECORDS_FILE
@@ -82,8 +83,14 @@ class ServingClassifier:
         return known.cast(predictions_schema())
 
 
-def sample_records(predictions: pa.Table, ledger: pa.Table) -> pa.Table:
-    """A line for every record of the ledger, in its order: the call of a scored one, the reason of a skipped one."""
+def sample_records(predictions: pa.Table, ledger: pa.Table, uncertain: Mapping[str, int]) -> pa.Table:
+    """A line for every record of the ledger, in its order: the call of a scored one, the reason of a skipped one.
+
+    Args:
+        predictions: of all frames.
+        ledger: of all records.
+        uncertain: record → chunks in the abstain band (`uncertain_chunks`); those that are absent have none.
+    """
     calls = {row["record_id"]: row for row in record_calls(chunk_calls(predictions)).to_pylist()}
     lines = []
     for line in ledger.to_pylist():
@@ -97,6 +104,7 @@ def sample_records(predictions: pa.Table, ledger: pa.Table) -> pa.Table:
                 "chunks": line["chunks"],
                 "chunks_scored": called.get("chunks", 0),
                 "chunks_viral": called.get("viral_chunks", 0),
+                "chunks_uncertain": uncertain.get(line["record_id"], 0),
                 "frames_scored": line["frames_kept"],
                 "disposition": line["disposition"],
                 "reason": line["reason"],
@@ -105,10 +113,12 @@ def sample_records(predictions: pa.Table, ledger: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(lines, schema=_RECORDS_SCHEMA)
 
 
-def write_sample_report(folder: Path, predictions: pa.Table, ledger: pa.Table) -> pa.Table:
+def write_sample_report(
+    folder: Path, predictions: pa.Table, ledger: pa.Table, temperature: float | None, min_confidence: float
+) -> pa.Table:
     """Write VirNucPro's two files and `records.tsv` into a folder; returns the records."""
     write_virnucpro_files(folder, predictions)
-    records = sample_records(predictions, ledger)
+    records = sample_records(predictions, ledger, uncertain_chunks(predictions, temperature, min_confidence))
     with written_aside(folder / RECORDS_FILE) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle, delimiter="\t", lineterminator="\n")
         writer.writerow(records.column_names)
@@ -131,6 +141,7 @@ _RECORDS_SCHEMA = pa.schema(
         "chunks": pa.int64(),
         "chunks_scored": pa.int64(),
         "chunks_viral": pa.int64(),
+        "chunks_uncertain": pa.int64(),
         "frames_scored": pa.int64(),
         "disposition": pa.string(),
         "reason": pa.string(),

@@ -33,6 +33,12 @@ def chunk_calls(predictions: pa.Table) -> pa.Table:
     return table.select(["chunk_id", "record_id", "score_other", "score_virus"]).append_column("call", call)
 
 
+def chunk_probability(chunks: pa.Table) -> np.ndarray:
+    """(n,) float64: a chunk's highest score_virus over the sum of both its highest scores; 0.5 and more is virus."""
+    other, virus = (chunks[name].to_numpy().astype(np.float64) for name in ("score_other", "score_virus"))
+    return np.asarray(virus / (other + virus))
+
+
 def record_calls(chunks: pa.Table) -> pa.Table:
     """Our call of a record from those of its scored chunks.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from virnuc_assets.classifier.calls import VIRUS, chunk_calls, record_calls
+from virnuc_assets.classifier.calls import VIRUS, chunk_calls, chunk_probability, record_calls
 
 Level = Literal["frame", "chunk", "record"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -39,10 +39,9 @@ def levels_of(table: pa.Table) -> dict[Level, Scored]:
     label_of = dict(zip(table["record_id"].to_pylist(), table["label"].to_pylist(), strict=True))
     chunks = chunk_calls(table)
     records = record_calls(chunks)
-    other, virus = (chunks[name].to_numpy().astype(np.float64) for name in ("score_other", "score_virus"))
     found = {
         "frame": (table, "frame_id", table["score_virus"].to_numpy().astype(np.float64)),
-        "chunk": (chunks, "chunk_id", virus / (other + virus)),
+        "chunk": (chunks, "chunk_id", chunk_probability(chunks)),
         "record": (records, "record_id", records["viral_fraction"].to_numpy()),
     }
     return {level: _scored(*found[level], label_of) for level in LEVELS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from virnuc_assets.classifier.calibration import calibrated
+from virnuc_assets.classifier.calls import chunk_calls, chunk_probability
 from virnuc_assets.classifier.levels import Level, Scored, levels_of
 from virnuc_assets.classifier.metrics import (
     GroupAccuracy,
@@ -90,6 +92,14 @@ def calibrated_scores(table: pa.Table, temperature: float | None) -> pa.Table:
     for name, values in (("score_other", 1.0 - virus), ("score_virus", virus)):
         table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.float64()))
     return table
+
+
+def uncertain_chunks(predictions: pa.Table, temperature: float | None, min_confidence: float) -> Counter[str]:
+    """Chunks in the abstain band, by record: those whose calibrated confidence in either call is too low."""
+    chunks = chunk_calls(calibrated_scores(predictions, temperature))
+    virus = chunk_probability(chunks)
+    unsure = np.maximum(virus, 1.0 - virus) < min_confidence
+    return Counter(chunks.filter(pa.array(unsure))["record_id"].to_pylist())
 
 
 def length_range(length_nt: int, bounds: tuple[int, ...]) -> str:
