@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -134,7 +133,7 @@ def _trained_alone(
 ) -> pa.Table:
     """Train on one side's columns inside an MLflow run, and score the test rows."""
     from virnuc_assets.classifier.calls import frame_calls
-    from virnuc_assets.classifier.datasets import evaluation_table
+    from virnuc_assets.classifier.datasets import evaluation_table, scores_of
     from virnuc_assets.classifier.performance import performance
     from virnuc_assets.classifier.row_store import scratch_beside
     from virnuc_assets.encoders.machine import resolve_device
@@ -147,8 +146,7 @@ def _trained_alone(
     ):
         trained = fit.train(scratch, tracking.log_epoch, device)
         scored = fit.scored(trained.model, "test")
-        scores = np.stack([scored[name].to_numpy() for name in ("score_other", "score_virus")], axis=1)  # (n, 2)
-        calls = pa.array(frame_calls(scores), pa.string())
+        calls = pa.array(frame_calls(scores_of(scored)), pa.string())
         lengths = record_lengths(workspace)
         table = evaluation_table(scored, scored.append_column("call", calls), read_table(fit.split), lengths)
         measured = performance(table, trained.temperature, workspace.settings.evaluation)

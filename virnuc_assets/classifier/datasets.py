@@ -98,6 +98,11 @@ def truth_of(table: pa.Table) -> np.ndarray:
     return np.array([label == "viral" for label in table.column("label").to_pylist()], dtype=np.int64)
 
 
+def scores_of(table: pa.Table) -> np.ndarray:
+    """(n, 2) float32: score_other, score_virus."""
+    return np.stack([table.column(name).to_numpy() for name in ("score_other", "score_virus")], axis=1)
+
+
 def evaluation_table(
     features: pa.Table, predictions: pa.Table, split_table: pa.Table, length_of: Mapping[str, int]
 ) -> pa.Table:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnuc_assets.classifier.calibration import HIGHEST, LOWEST, CalibrationError, calibrated, fit_temperature
-from virnuc_assets.classifier.scoring import chunk_calls
+from virnuc_assets.classifier.calls import chunk_calls
 from virnuc_assets.storage.schemas import predictions_schema
 
 
