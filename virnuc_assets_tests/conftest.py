@@ -17,9 +17,17 @@ def project_root() -> Path:
     return PROJECT
 
 
+# Older versions keep a module's parts in ordered dicts, and pickle them so.
+AS_OLDER_TORCH = """
+from collections import OrderedDict
+for module in model.modules():
+    for part in ("_parameters", "_buffers", "_modules"):
+        module.__dict__[part] = OrderedDict(module.__dict__[part])
+"""
 # Modules as VirNucPro pickles them, true widths and every change that the import has to notice.
 MODELS = {
     "small": Model(6, 4),
+    "older_torch": Model(6, 4, change=AS_OLDER_TORCH),
     "esm2_3b": Model(768 + 2560, 8),
     "fastesm2_650": Model(768 + 1280, 8),
     "three_classes": Model(6, 4, 3),

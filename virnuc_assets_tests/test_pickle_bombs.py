@@ -232,6 +232,7 @@ def test_every_bomb_is_armed(witness: Path, name: str) -> None:
     assert witness.exists()
 
 
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
 @pytest.mark.parametrize("name", OF_TORCH)
 def test_every_bomb_for_torch_is_armed(tmp_path: Path, witness: Path, name: str) -> None:
     write = in_legacy(3) if "legacy" in name else as_zip

@@ -43,11 +43,11 @@ def export_table(table: Path, to: Path) -> tuple[Kind, pa.Table]:
         data = [{"label": i, "mean_representation": row} for i, row in zip(ids, vectors.tolist(), strict=True)]
         content = {"nucleotide": ids, "data": data}
     elif kind == "ESM":
-        content = {"proteins": ids, "data": [row.clone() for row in vectors]}  # each with a storage of its own
+        content = {"proteins": ids, "data": list(vectors)}
     else:
         content = {"ids": ids, "data": vectors, **_labels(table, rows)}
-    with written_aside(to) as aside:
-        torch.save(content, aside)
+    with written_aside(to) as aside, aside.open("wb") as handle:  # by its path, torch would write the name into it
+        torch.save(content, handle)
     return kind, rows
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from virnuc_assets.assets.migration import DECISION
 from virnuc_assets.assets.virnucpro import EVALUATION, imported_evidence
+from virnuc_assets.automation import DECISION_JOB
 from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.exchange import export_file
@@ -207,6 +208,8 @@ def test_only_the_section_adds_to_the_graph(existing: Project) -> None:
     ]
     assert keys[1] - keys[0] == {EVALUATION, "virnucpro/merged_features", "virnucpro/classifier"}
     assert keys[0] <= keys[1]
+    job = existing.defs.resolve_job_def(DECISION_JOB)
+    assert EVALUATION in {node.name for node in job.nodes}
     graph = existing.defs.resolve_asset_graph()
     node = graph.get(dg.AssetKey(EVALUATION))
     assert {key.to_user_string() for key in node.parent_keys} == {

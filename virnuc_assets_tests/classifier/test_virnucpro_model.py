@@ -29,10 +29,11 @@ def pair(protein: str) -> tuple[dict[str, dict[str, str]], dict[str, int]]:
     return {side: imported_fingerprint(name, side, dims[side]) for side, name in names.items()}, dims
 
 
+@pytest.mark.parametrize("name", ["small", "older_torch"])
 @pytest.mark.parametrize("form", FORMATS)
-def test_an_imported_model_scores_as_the_original(upstream_models: Path, tmp_path: Path, form: str) -> None:
-    file = read_virnucpro(upstream_models / f"small.{form}")
-    original = torch.load(upstream_models / "small.scores", weights_only=True)
+def test_an_imported_model_scores_as_the_original(upstream_models: Path, tmp_path: Path, form: str, name: str) -> None:
+    file = read_virnucpro(upstream_models / f"{name}.{form}")
+    original = torch.load(upstream_models / f"{name}.scores", weights_only=True)
     encoders = {
         "dna": imported_fingerprint("dnabert_s", "dna", 2),
         "protein": imported_fingerprint("esm2_3b", "protein", 4),
@@ -46,9 +47,9 @@ def test_an_imported_model_scores_as_the_original(upstream_models: Path, tmp_pat
     assert not torch.equal(loaded.bn1.running_mean, torch.zeros(4))
     assert int(loaded.bn1.num_batches_tracked) == 1
     written = json.loads((tmp_path / "classifier.json").read_text())
-    assert written["origin"] == {"made_by": "VirNucPro", "file": f"small.{form}", "sha256": file.sha256}
+    assert written["origin"] == {"made_by": "VirNucPro", "file": f"{name}.{form}", "sha256": file.sha256}
     unknown = ("seed", "training", "split_digest", "data_digest", "best_epoch")
-    assert [written[name] for name in unknown] == [None] * len(unknown)
+    assert [written[field] for field in unknown] == [None] * len(unknown)
     assert (written["dna_dim"], written["protein_dim"], written["merged_dim"], written["chunk_length"]) == (
         2,
         4,

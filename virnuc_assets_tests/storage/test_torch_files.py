@@ -213,6 +213,7 @@ RESOURCE_BOMBS = {
     "an offset beyond": (float_tensor(1, b"K\x01\x85", b"K\x01\x85", offset=1), "lies in it without gaps"),
     "an offset before": (float_tensor(1, b"K\x01\x85", b"K\x01\x85", offset=-1), "something else"),
     "a stride of nothing": (float_tensor(1, number(1 << 39) + b"\x85", b"K\x00\x85"), "lies in it without gaps"),
+    "floats one by one": (b"\x80\x02(" + (b"G" + bytes(8) + b"N") * 300_000 + b"t.", "<class 'tuple'>"),
     "no end": (b"\x80\x02NNN", "is cut off"),
     "nothing": (b"\x80\x02.", "damaged pickle"),
     "no such memo": (b"\x80\x02h\x05.", "damaged pickle"),
