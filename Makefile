@@ -12,10 +12,10 @@ demo: $(STAMP)
 	$(BIN)/virnuc demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not network"
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not network"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

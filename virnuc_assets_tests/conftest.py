@@ -54,3 +54,10 @@ def upstream_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     write_models(folder, MODELS)
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the finished project share a process, so that it is made once where tests run in several."""
+    for item in items:
+        if {"finished", "copied"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("finished"))

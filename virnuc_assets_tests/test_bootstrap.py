@@ -11,7 +11,7 @@ import pytest
 
 from virnuc_assets.bootstrap import dagster_home, mlflow_folder, set_up
 from virnuc_assets.encoders.fingerprint import fingerprint
-from virnuc_assets.encoders.registry import ENCODERS, PROFILES
+from virnuc_assets.encoders.registry import ENCODERS
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import SAMPLES
 from virnuc_assets.settings import Settings
@@ -46,7 +46,7 @@ def test_set_up_makes_home_store_experiment_and_checkpoints(blank: Path) -> None
     assert experiment is not None
     assert experiment.artifact_location == (mlflow_folder(settings) / "artifacts").as_uri()
     folders = {path.name for path in (settings.var / "checkpoints").iterdir()}
-    assert folders == {name for name in PROFILES["miniature"].values() if name.endswith("_miniature")}
+    assert folders == {"dnabert_s_miniature", "fastesm2_650_miniature", "esm2_3b_miniature"}
 
 
 def test_dagsters_home_is_quiet_and_has_one_gpu_slot(fresh: Project) -> None:

@@ -61,11 +61,12 @@ def library_versions() -> dict[str, str]:
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> Decision:
-    """Decide, and write evidence, tables and pages; the folder is replaced as a whole."""
-    decision, pages = bundle.pages()
+    """Write evidence and tables, decide on what was written, and write the pages; the folder is replaced as a whole."""
     with folder_written_aside(folder) as aside:
-        stored = _stored(bundle, aside)
-        for name, text in {EVIDENCE_FILE: canonical(stored, indent=2) + "\n", **pages}.items():
+        evidence = canonical(_stored(bundle, aside), indent=2) + "\n"
+        (aside / EVIDENCE_FILE).write_text(evidence, encoding="utf-8")
+        decision, pages = _read(aside)[0].pages()  # as everybody will read it: a dict may have another order by now
+        for name, text in pages.items():
             (aside / name).write_text(text, encoding="utf-8")
     return decision
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from virnuc_assets import automation
-from virnuc_assets.bootstrap import set_up
+from virnuc_assets.encoders.checkpoints import fetch_checkpoint
 from virnuc_assets.partitions import REFERENCE
-from virnuc_assets_tests.assets.project import Project, failures, quiet
+from virnuc_assets_tests.assets.project import Project, failures
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
@@ -17,8 +17,7 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 def widened(copied: Project) -> Project:
     """The finished project with one more encoder in its settings."""
     copied.configure(decision={"beside": ["esm2_650"]})
-    with quiet():
-        set_up(copied.settings, lambda _: None)
+    fetch_checkpoint(copied.workspace.encoder("esm2_650"), copied.workspace.layout.checkpoints)
     return copied
 
 

@@ -23,7 +23,7 @@ DNA = {"encoder": "dnabert_s_miniature", "checkpoint_digest": "aa", "precision":
 PROTEIN = {"encoder": "fastesm2_650_miniature", "checkpoint_digest": "bb", "precision": "fp32"}
 
 ORIGIN = {"made_by": "VirNucPro", "file": "500_model.pth", "sha256": "ee"}
-UNKNOWN = dict.fromkeys(("seed", "training", "split_digest", "data_digest", "best_epoch"))
+UNKNOWN = dict.fromkeys(("seed", "training", "split_digest", "data_digest", "best_epoch", "temperature"))
 
 
 def description(**changes: object) -> ClassifierDescription:
@@ -126,7 +126,7 @@ def test_a_model_of_another_width_is_not_saved(tmp_path: Path) -> None:
         ({"encoders": {"dna": DNA}}, "must tell dna and protein"),
         ({"seed": None}, "either an origin or all of a training; at odds: seed "),
         ({"training": None, "data_digest": None}, "at odds: training, data_digest "),
-        ({"origin": ORIGIN}, "at odds: seed, training, split_digest, data_digest, best_epoch "),
+        ({"origin": ORIGIN}, "at odds: seed, training, split_digest, data_digest, best_epoch, temperature "),
         ({**UNKNOWN, "origin": ORIGIN, "best_epoch": 3}, "at odds: best_epoch "),
         ({"extra": 1}, "Extra inputs"),
     ],

@@ -32,7 +32,7 @@ def test_every_pin_is_a_full_commit() -> None:
 def test_unknown_names_list_what_exists() -> None:
     with pytest.raises(VirnucError, match="no profile is called 'tiny'; there are: full, miniature"):
         encoder_for("tiny", "dnabert_s")
-    with pytest.raises(VirnucError, match="no encoder slot is called 'esm3'.*dnabert_s, esm2_3b, fastesm2"):
+    with pytest.raises(VirnucError, match="no encoder slot is called 'esm3'.*dnabert_s, esm2_3b, esm2_650, fastesm2"):
         encoder_for("full", "esm3")
     with pytest.raises(VirnucError, match="no encoder is called 'esm3'.*fastesm2_650_miniature"):
         encoder_named("esm3")

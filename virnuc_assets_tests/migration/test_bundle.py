@@ -16,7 +16,7 @@ from virnuc_assets.cli import app
 from virnuc_assets.migration.bundle import Bundle, BundleError, recompute, write_bundle
 from virnuc_assets.migration.evidence import Evidence
 
-from .evidence_fakes import EVALUATION, SETTINGS, branch, evidence, right, rows
+from .evidence_fakes import EVALUATION, SETTINGS, branch, description, evidence, right, rows
 
 LINKS = (("MLflow run", "http://127.0.0.1:5000/#/experiments/1/runs/abc"),)
 
@@ -76,6 +76,14 @@ def test_evidence_without_tables_is_computed_again_as_well(tmp_path: Path) -> No
     decision = write_bundle(tmp_path / "bare", Bundle(bare, SETTINGS, EVALUATION))
     assert decision.outcome == "NO DECISION"
     assert recompute(tmp_path / "bare") == (decision, [])
+
+
+def test_the_order_of_what_was_given_decides_nothing(tmp_path: Path) -> None:
+    """Descriptions come from models, and are read back from JSON that sorts its keys."""
+    told = description("esm2_3b", training={"seed": 1, "hidden": 4, "batch_rows": 32}, zebra=1, ape={"b": 1, "a": 2})
+    other = evidence(baseline=branch("esm2_3b", rows(right(50), right(50)), description=told))
+    write_bundle(tmp_path / "decision", Bundle(other, SETTINGS, EVALUATION))
+    assert recompute(tmp_path / "decision")[1] == []
 
 
 def test_one_altered_score_is_named_with_its_table_and_row(folder: Path) -> None:
