@@ -56,6 +56,7 @@ def upstream_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of the finished project share a process, so that it is made once where tests run in several."""
     for item in items:

@@ -139,9 +139,10 @@ class Project:
         (self.root / "virnuc.toml").write_text("\n".join(lines) + "\n")
 
     def tables(self) -> dict[str, Path]:
-        """Every table of the project, by its path below the results."""
+        """Every asset's tables, by path below the results; not the copies that a decision keeps."""
         folder = self.workspace.layout.results
-        return {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*.parquet"))}
+        found = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*.parquet"))}
+        return {name: path for name, path in found.items() if not name.startswith("migration_decision/")}
 
     def copy(self, to: Path) -> Project:
         """The project as it stands, elsewhere; what it trains anew leaves its MLflow artifacts with the original."""

@@ -19,6 +19,7 @@ from virnuc_assets.encoders.registry import BRANCHES
 from virnuc_assets.partitions import REFERENCE, SAMPLES
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import (
+    ablations_schema,
     chunks_schema,
     embeddings_schema,
     evaluation_schema,
@@ -53,6 +54,7 @@ TABLE_KINDS = {
     **{f"{branch}_features": "features" for branch in NAMES},
     "predictions": "predictions",
     "train_test_split": "split",
+    "ablations": "ablations",
     **{f"{branch}_evaluation": "evaluation" for branch in NAMES},
 }
 
@@ -98,6 +100,7 @@ def schema_of(asset: str, table: Path) -> pa.Schema | None:
         **{f"{slot}_embeddings": embeddings_schema(dim) for slot, dim in DIMS.items()},
         **{asset: features_schema(dim) for asset, dim in dims.items()},
         **{f"{branch}_evaluation": evaluation_schema() for branch in NAMES},
+        "ablations": ablations_schema(),
         "train_test_split": read_schema(table),
     }
     return schemas[asset]
@@ -113,7 +116,7 @@ def test_every_run_succeeded_and_sources_have_several_shards(finished: Finished)
 
 def test_every_asset_is_materialized_in_every_partition(finished: Finished) -> None:
     keys = graph(finished).get_all_asset_keys()
-    assert len(keys) == 30
+    assert len(keys) == 31
     for key in keys:
         for partition in partitions_of(finished, key):
             latest(finished, key, partition)
