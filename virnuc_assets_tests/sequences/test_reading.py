@@ -148,7 +148,7 @@ def zipped(content: bytes) -> bytes:
     return stream.getvalue()
 
 
-GZIP = gzip.compress(TWO_RECORDS * 50, mtime=0, mtime=0)
+GZIP = gzip.compress(TWO_RECORDS * 50, mtime=0)
 # name of the file, its bytes, and what the message must name beside the file
 REFUSALS = {
     "empty.fa": (b"", ["empty"]),
