@@ -55,7 +55,12 @@ def read(path: Path) -> list[Record]:
 
 @pytest.mark.parametrize(
     "content",
-    [TWO_ENTRIES, gzip.compress(TWO_ENTRIES, mtime=0), TWO_ENTRIES.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + TWO_ENTRIES],
+    [
+        TWO_ENTRIES,
+        gzip.compress(TWO_ENTRIES, mtime=0),
+        TWO_ENTRIES.replace(b"\n", b"\r\n"),
+        b"\xef\xbb\xbf" + TWO_ENTRIES,
+    ],
     ids=["plain", "gzip", "crlf", "bom"],
 )
 def test_sequences_and_translations_of_cds_alone(tmp_path: Path, content: bytes) -> None:
