@@ -3,7 +3,9 @@
 Tables are drawn, as wide as the candidate's features, one label a shard as upstream. Both sides start from the same
 weights, take the same rows in the same order, and go epoch by epoch in turn; a figure is the median over epochs, a
 speedup the median of the ratios of two epochs that followed each other. Reading the tables is no part of an epoch on
-either side: the plain loop loads them whole, ours copies them into its mapped file (`store_seconds`).
+either side: the plain loop loads them whole, ours copies them into its mapped file (`store_seconds`). The plain loop
+reads rows through DataLoader workers, one a core, as upstream does with twelve; beside it stands the same loop without
+workers, which is faster where cores are few.
 """
 
 from __future__ import annotations
@@ -42,7 +44,6 @@ CANDIDATE_COLUMNS = _MODELS["dnabert_s"].shape.hidden + _MODELS["650m"].shape.hi
 HOSTS = ("archaea", "bacteria", "fungi", "invertebrate", "plant", "protozoa", "vertebrate")
 # Classes lie so far apart along every column that losses fall over epochs and do not vanish.
 _SHIFT = 0.02
-_PROBE_BATCHES = 100
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,8 @@ def main() -> int:
         figures = {"cores": float(usable_cores()), "shards": float(given.shards), "dim": float(given.columns)}
         figures |= {"rows": float(len(data.rows.labels)), "batch_rows": float(settings.batch_rows)}
         figures |= {"epochs": float(given.epochs), "store_seconds": data.store_seconds}
-        workers, probed = _better_workers(data, settings)
-        figures |= {"plain_workers": float(workers), **probed}
-        figures |= _side_by_side(data, settings, workers, given.epochs)
+        figures |= {"plain_workers": float(usable_cores())}
+        figures |= _side_by_side(data, settings, given.epochs)
         figures |= _equal_steps(data, settings)
     given.out.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     table = Table("metric", "value", title=f"{cpu_name()}, {usable_cores()} cores")
@@ -117,45 +117,37 @@ def _plain(data: Data, settings: TrainingSettings, workers: int) -> PlainLoop:
     return PlainLoop(model, data.files, workers, settings.learning_rate, settings.momentum)
 
 
-def _better_workers(data: Data, settings: TrainingSettings) -> tuple[int, dict[str, float]]:
-    """DataLoader workers with which the plain loop is faster here: none, or one a core; upstream asks for 12."""
-    order = torch.randperm(len(data.files))[: _PROBE_BATCHES * settings.batch_rows].tolist()
-    seconds: dict[int, list[float]] = {0: [], usable_cores(): []}
-    for _ in range(3):
-        for workers, found in seconds.items():
-            loop = _plain(data, settings, workers)
-            found.append(_timed(lambda loop=loop: loop.epoch(order, settings.batch_rows))[0])  # type: ignore[misc]
-    medians = {workers: statistics.median(found) for workers, found in seconds.items()}
-    rates = {f"plain_{workers}_workers_rows_per_s": len(order) / median for workers, median in medians.items()}
-    return min(medians, key=lambda workers: medians[workers]), rates
-
-
-def _side_by_side(data: Data, settings: TrainingSettings, workers: int, epochs: int) -> dict[str, float]:
+def _side_by_side(data: Data, settings: TrainingSettings, epochs: int) -> dict[str, float]:
     columns, rows = data.rows.features.shape[1], len(data.rows.labels)
-    plain = _plain(data, settings, workers)
+    plain, alone = (_plain(data, settings, workers) for workers in (usable_cores(), 0))
     ours = EpochLoop(_model(columns, settings), data.rows, settings)
     twins = [_twin(data, settings, dropout) for dropout in (1, 2)]
     generator = torch.Generator().manual_seed(settings.seed)
-    times: list[tuple[float, float]] = []
+    times: list[tuple[float, float, float]] = []
     losses: list[tuple[float, float]] = []
     spread = 0.0
     for _ in range(epochs):
         order = torch.randperm(rows, generator=generator).tolist()  # as EpochLoop draws it
         plain_seconds, plain_loss = _timed(lambda order=order: plain.epoch(order, settings.batch_rows))  # type: ignore[misc]
         our_seconds, our_loss = _timed(lambda: ours.epoch(settings.learning_rate))
-        times.append((plain_seconds, our_seconds))
+        alone_seconds, _ = _timed(lambda order=order: alone.epoch(order, settings.batch_rows))  # type: ignore[misc]
+        times.append((plain_seconds, our_seconds, alone_seconds))
         losses.append((plain_loss, our_loss))
         alike = [our_loss, *(twin.epoch(settings.learning_rate) for twin in twins)]
         spread = max(spread, max(alike) - min(alike))
-    plain_median, our_median = (statistics.median(side) for side in zip(*times, strict=True))
+    plain_median, our_median, alone_median = (statistics.median(side) for side in zip(*times, strict=True))
+    steps = rows / settings.batch_rows
     return {
-        "epoch_speedup": statistics.median(plain_seconds / our_seconds for plain_seconds, our_seconds in times),
+        "epoch_speedup": statistics.median(plain_seconds / our_seconds for plain_seconds, our_seconds, _ in times),
+        "epoch_speedup_over_no_workers": statistics.median(alone_seconds / ours for _, ours, alone_seconds in times),
         "epoch_seconds": our_median,
         "plain_epoch_seconds": plain_median,
         "rows_per_s": rows / our_median,
         "plain_rows_per_s": rows / plain_median,
-        "step_ms": 1e3 * our_median / (rows / settings.batch_rows),
-        "plain_step_ms": 1e3 * plain_median / (rows / settings.batch_rows),
+        "plain_no_workers_rows_per_s": rows / alone_median,
+        "step_ms": 1e3 * our_median / steps,
+        "plain_step_ms": 1e3 * plain_median / steps,
+        "plain_no_workers_step_ms": 1e3 * alone_median / steps,
         "first_loss": losses[0][1],
         "last_loss": losses[-1][1],
         "max_loss_difference": max(abs(plain_loss - our_loss) for plain_loss, our_loss in losses),

@@ -187,9 +187,11 @@ def _print_decision(workspace: Workspace, out: Console) -> None:
 def _print_metrics(decision: dict[str, Any], out: Console) -> None:
     metrics = Table(title="Test metrics of frames", title_justify="left")
     metrics.add_column("")
-    for role, branch in decision["branches"].items():
+    first = ("candidate", "baseline", "floor")  # JSON sorts its keys
+    roles = [*first, *(role for role in decision["branches"] if role not in first)]
+    branches = [decision["branches"][role] for role in roles]
+    for role, branch in zip(roles, branches, strict=True):
         metrics.add_column(role if role == branch["branch"] else f"{role} ({branch['branch']})", justify="right")
-    branches = decision["branches"].values()
     for name in ("dna_dim", "protein_dim", "merged_dim"):
         metrics.add_row(name, *(str((branch["description"] or {}).get(name, "–")) for branch in branches))
     for name in _METRICS:
