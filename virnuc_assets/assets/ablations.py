@@ -1,5 +1,6 @@
 """What each encoder alone is worth: classifiers of one side's vectors, on the test rows; of group `classifiers`."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import ablations_schema, evaluation_schema
 from virnuc_assets.storage.tables import read_table, require_content, require_table
-from virnuc_assets.tracking import MlflowTracking
+from virnuc_assets.tracking import TRAINING_TAG, MlflowTracking
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import Side
@@ -139,11 +140,12 @@ def _trained_alone(
     from virnuc_assets.encoders.machine import resolve_device
 
     device = str(resolve_device(workspace.settings.encoding.device))
-    tags = {"ablation": slot, "dagster.run_id": dagster_run_id}
-    with (
-        scratch_beside(workspace.layout.classifier(f"{slot}_alone")) as scratch,
-        tracking.run(f"{slot} alone", tags, fit.params()) as run_id,
-    ):
+    training = f"{workspace.settings.profile}/{slot}_alone"
+    tags = {"ablation": slot, TRAINING_TAG: training, "dagster.run_id": dagster_run_id}
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(scratch_beside(workspace.layout.classifier(f"{slot}_alone")))
+        tracking.end_killed_trainings(training)  # the scratch folder is this training's alone
+        stack.enter_context(tracking.run(f"{slot} alone", tags, fit.params()))
         trained = fit.train(scratch, tracking.log_epoch, device)
         scored = fit.scored(trained.model, "test")
         calls = pa.array(frame_calls(scores_of(scored)), pa.string())
@@ -151,6 +153,5 @@ def _trained_alone(
         table = evaluation_table(scored, scored.append_column("call", calls), read_table(fit.split), lengths)
         measured = performance(table, trained.temperature, workspace.settings.evaluation)
         tracking.log_epoch(trained.best_epoch, {f"test_{name}": v for name, v in flat_metrics(measured).items()})
-        tracking.tag(run_id, {"split": fit.split.stem})
     encoder = pa.array([slot] * table.num_rows, pa.string())
     return table.add_column(0, "encoder", encoder)

@@ -27,6 +27,8 @@ def not_measured(decision: Decision) -> list[str]:
         "the precision and the sequences that they were taken with.",
         "Virus and host groups that have no test record.",
     ]
+    if not decision.ablations:
+        limits.append("What each encoder alone is worth: no ablations of today's features are stored.")
     groups = decision.comparison.groups if decision.comparison else ()
     least = decision.settings["min_group_rows"]
     limits += _listed(

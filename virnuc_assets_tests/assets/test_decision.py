@@ -71,9 +71,11 @@ def test_a_missing_evaluation_is_named(copied: Project, branch: str) -> None:
     assert not any(f"{other}_evaluation" in reason for reason in decision["reasons"] for other in others)
 
 
-def test_a_missing_classifier_is_named(copied: Project) -> None:
-    shutil.rmtree(copied.workspace.layout.classifier("esm2_3b"))
-    assert named(decide(copied), "esm2_3b", "no classifier")
+@pytest.mark.parametrize("branch", ["esm2_3b", "fastesm2"])
+def test_a_missing_classifier_is_named(copied: Project, branch: str) -> None:
+    """Though one of them is to serve: the run tells it and does not fail."""
+    shutil.rmtree(copied.workspace.layout.classifier(branch))
+    assert named(decide(copied), branch, "no classifier")
 
 
 def test_a_missing_benchmark_is_named(copied: Project) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnuc_assets.migration.criterion import Rule, affirm, judge, lack
+from virnuc_assets.migration.limits import not_measured
 from virnuc_assets.migration.verdict import conclude, decide
 from virnuc_assets.settings import DecisionSettings
 
@@ -149,3 +150,9 @@ def test_the_digest_is_that_of_the_settings() -> None:
     assert (
         decide(evidence(), DecisionSettings(min_group_rows=10, max_f1_drop=0.04), EVALUATION).settings_digest != first
     )
+
+
+def test_absent_ablations_are_told() -> None:
+    told = "What each encoder alone is worth: no ablations of today's features are stored."
+    assert told in not_measured(decide(evidence(), SETTINGS, EVALUATION))
+    assert told not in not_measured(decide(evidence(ablations={"dnabert_s": GOOD}), SETTINGS, EVALUATION))
