@@ -28,8 +28,9 @@ from benchmarks.checkpoints import write_checkpoint
 from benchmarks.contenders import NAMES, SCALES, Contender, Scale, planned
 from benchmarks.results import Figures, compare_vectors, contender_table, metric_table, name_metrics
 from benchmarks.rows import genome_frames, write_short_frames
+from virnuc_assets.cores import usable_cores
 from virnuc_assets.encoders.loading import DTYPES
-from virnuc_assets.encoders.machine import cpu_name, has_units, usable_cores
+from virnuc_assets.encoders.machine import cpu_name, has_units
 from virnuc_assets.storage.tables import written_aside
 
 TABLES = "frame_tables"

@@ -32,7 +32,8 @@ from virnuc_assets.classifier.datasets import draw
 from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.classifier.row_store import Rows, store_rows
 from virnuc_assets.classifier.training import EpochLoop
-from virnuc_assets.encoders.machine import cpu_name, usable_cores
+from virnuc_assets.cores import usable_cores
+from virnuc_assets.encoders.machine import cpu_name
 from virnuc_assets.settings import TrainingSettings
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import features_schema

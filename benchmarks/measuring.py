@@ -21,8 +21,8 @@ import torch
 from benchmarks import originals, ours
 from benchmarks.contenders import Contender, Model
 from benchmarks.machine import gemm_gflops
+from virnuc_assets.cores import usable_cores
 from virnuc_assets.encoders.loading import DTYPES
-from virnuc_assets.encoders.machine import usable_cores
 from virnuc_assets.encoders.miniature import Shape
 from virnuc_assets.encoders.peak_memory import PeakMemory
 from virnuc_assets.encoders.tokenization import BpeTokenization, EsmTokenization

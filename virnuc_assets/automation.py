@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from virnuc_assets.assets.accounts import LEDGER
 from virnuc_assets.assets.migration import DECISION
 from virnuc_assets.assets.recipes import chunks_are_older, plan_digest, report_is_older
 from virnuc_assets.assets.shards import PlanSamples, incoming_files
@@ -32,7 +33,7 @@ DECIDE_JOB = "decide"
 _PHASES = {
     "plan_reference": "Plans the catalogue into shards; new ones become partitions.",
     REFERENCE_JOB: "Frames, embeddings and features of reference shards.",
-    DECISION_JOB: "Split, training and evaluation of all branches, and the decision.",
+    DECISION_JOB: "The reference's ledger, split, training and evaluation of all branches, and the decision.",
     DECIDE_JOB: "The decision alone, from what lies on disk; NO DECISION where something is missing.",
     PLAN_SAMPLES_JOB: "Plans the files of the watched folder.",
     SAMPLE_JOB: "From a sample's shards to the serving classifier's predictions.",
@@ -58,7 +59,7 @@ def build_jobs(workspace: Workspace) -> list[Any]:
     selections = {
         "plan_reference": plans["reference"],
         REFERENCE_JOB: dg.AssetSelection.key_prefixes("reference") - plans["reference"],
-        DECISION_JOB: dg.AssetSelection.groups("classifiers", "migration"),
+        DECISION_JOB: dg.AssetSelection.groups("classifiers", "migration") | dg.AssetSelection.assets(LEDGER),
         DECIDE_JOB: dg.AssetSelection.assets(DECISION),
         PLAN_SAMPLES_JOB: plans["samples"],
         SAMPLE_JOB: dg.AssetSelection.assets(*map(SAMPLES.key, sample_stages)),

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
-import pyarrow.compute as pc
 
 from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.chunking import chunk_count
-from virnuc_assets.sequences.ledger import unbalanced_records
+from virnuc_assets.sequences.ledger import shard_ledger_faults
+from virnuc_assets.sequences.plan_table import read_pieces, read_plan
+from virnuc_assets.sequences.planning import plan_faults
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets.storage.schemas import chunks_schema, frames_schema, ledger_schema, plan_schema, vector_dim
-from virnuc_assets.storage.tables import read_recipe, read_schema, read_table
+from virnuc_assets.storage.schemas import chunks_schema, frames_schema, ledger_schema, vector_dim
+from virnuc_assets.storage.tables import read_recipe, read_rows, read_schema, read_table
 
 # What a validator finds wrong with one shard, a sentence each.
 Validator = Callable[[str], Iterable[str]]
@@ -44,10 +44,8 @@ def build_shard_checks(workspace: Workspace, shards: ShardSet) -> list[dg.AssetC
 
     def ledger(shard: str) -> Iterator[str]:
         table = read_table(layout.table(domain, "ledger", shard), ledger_schema())
-        yield from (f"{record}: frames do not add up to six a chunk" for record in unbalanced_records(table))
-        frames = read_table(layout.table(domain, "translated_proteins", shard), frames_schema()).num_rows
-        if frames != (kept := pc.sum(table.column("frames_kept")).as_py() or 0):
-            yield f"ledger counts {kept} kept frames, the table holds {frames}"
+        frames = read_rows(layout.table(domain, "translated_proteins", shard))
+        yield from shard_ledger_faults(table, read_plan(layout, domain, shard)[1], frames)
 
     checks = [
         _plan_check(workspace, shards),
@@ -67,25 +65,14 @@ def _plan_check(workspace: Workspace, shards: ShardSet) -> dg.AssetChecksDefinit
     @dg.asset_check(asset=shards.key("shard_plan"), name="plans_cover_every_chunk_once", blocking=True)
     def check() -> dg.AssetCheckResult:
         """In every plan, the pieces of a record follow each other from its first chunk to its last."""
-        faults: dict[str, list[str]] = {}
         plans = sorted(workspace.layout.plan(shards.domain, "x").parent.glob("*.parquet"))
-        for path in plans:
-            covered: dict[str, int] = {}
-            lengths: dict[str, int] = {}
-            for piece in read_table(path, plan_schema()).to_pylist():
-                record = piece["record_id"]
-                lengths[record] = piece["length_nt"]
-                if piece["first_chunk"] != covered.get(record, 0):
-                    faults.setdefault(path.stem, []).append(
-                        f"{record}: chunk {covered.get(record, 0)} is in no shard or two"
-                    )
-                covered[record] = piece["end_chunk"]
-            chunk_length = read_recipe(path)["chunk_length"]
-            for record, length_nt in lengths.items():
-                if covered[record] != chunk_count(length_nt, chunk_length):
-                    faults.setdefault(path.stem, []).append(
-                        f"{record}: {covered[record]} chunks planned for {length_nt} nt"
-                    )
+        found = {
+            path.stem: list(
+                plan_faults(read_pieces(workspace.layout, shards.domain, path.stem), read_recipe(path)["chunk_length"])
+            )
+            for path in plans
+        }
+        faults = {source: sentences for source, sentences in found.items() if sentences}
         return result(faults, plans=len(plans))
 
     return check

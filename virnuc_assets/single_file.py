@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.chunk_table import chunk_table
+from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.frame_table import open_frames
-from virnuc_assets.sequences.ledger import ledger_table
-from virnuc_assets.sequences.planning import Piece, plan_source, source_name
+from virnuc_assets.sequences.ledger import ledger_table, ledger_totals, merged_ledger
+from virnuc_assets.sequences.planning import plan_source, source_name
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import TableWriter, content_digest, read_rows
@@ -34,30 +34,28 @@ class Framed:
     """Frames of a file, window by window, and its ledger once all windows are through."""
 
     def __init__(self, path: Path, chunk_length: int) -> None:
-        self._plan = plan_source(path, source_name(path), chunk_length, shard_chunks=1 << 62)
-        self._path, self._chunk_length = path, chunk_length
-        self._counts: dict[str, Counter[str]] = {}
-        self.recipe = {"table": "frames", "source_sha256": self._plan.sha256, "chunk_length": chunk_length}
+        """Read the file once, to plan its windows.
 
-    @property
-    def pieces(self) -> tuple[Piece, ...]:
-        """The records, each as one piece."""
-        return self._plan.pieces
+        Raises:
+            SequenceFileError: it cannot be read.
+        """
+        self._plan = plan_source(path, source_name(path), chunk_length, CHUNK_WINDOW)
+        self._path, self._chunk_length = path, chunk_length
+        self._ledgers: list[pa.Table] = []
+        self.recipe = {"table": "frames", "source_sha256": self._plan.sha256, "chunk_length": chunk_length}
 
     def windows(self, report: Report) -> Iterator[pa.Table]:
         """Frames of so many chunks at a time; at least one table."""
-        chunks = chunk_table(self._path, self.pieces, self._chunk_length, self._plan.sha256)
-        for start in range(0, max(1, chunks.num_rows), CHUNK_WINDOW):
-            window = chunks.slice(start, CHUNK_WINDOW)
-            found = open_frames(window, None)
-            for record_id, count in found.counts.items():
-                self._counts.setdefault(record_id, Counter()).update(count)
-            report(window.num_rows, chunks.num_rows)
+        pieces, total = self._plan.pieces, sum(piece.chunks for piece in self._plan.pieces)
+        for window, chunks in chunk_tables(self._path, pieces, self._chunk_length, self._plan.sha256):
+            found = open_frames(chunks, None)
+            self._ledgers.append(ledger_table(window, found.counts))
+            report(chunks.num_rows, total)
             yield found.table
 
     def ledger(self) -> pa.Table:
-        """A line a record."""
-        return ledger_table(self.pieces, self._counts)
+        """A line a record, in file order."""
+        return merged_ledger(self._plan.pieces, self._ledgers)
 
 
 def frame_file(source: Path, to: Path, chunk_length: int, report: Report) -> dict[str, Any]:
@@ -67,18 +65,6 @@ def frame_file(source: Path, to: Path, chunk_length: int, report: Report) -> dic
         for window in framed.windows(report):
             writer.write(window)
     return ledger_totals(framed.ledger())
-
-
-def ledger_totals(ledger: pa.Table) -> dict[str, Any]:
-    """Sums over a ledger, and how many records were scored and skipped for which reason."""
-    lines = ledger.to_pylist()
-    reasons = Counter(line["reason"] or line["disposition"] for line in lines)
-    counted = [name for name in ledger.column_names if name == "chunks" or name.startswith("frames_")]
-    return {
-        "records": len(lines),
-        **{f"records: {reason}": count for reason, count in sorted(reasons.items())},
-        **{name.replace("_", " "): sum(line[name] for line in lines) for name in counted},
-    }
 
 
 def embed_file(workspace: Workspace, frames: Path, encoder_name: str, to: Path, report: Report) -> dict[str, Any]:

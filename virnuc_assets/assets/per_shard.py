@@ -1,9 +1,12 @@
 """The one way in which a per-shard asset runs: shard by shard, each recorded as it is done, finished ones reused."""
 
+import functools
 import itertools
 import resource
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +14,7 @@ from typing import Any, TypeVar
 import dagster as dg
 import pyarrow as pa
 
+from virnuc_assets.cores import usable_cores
 from virnuc_assets.partitions import MAX_PARTITIONS_PER_RUN, ShardSet
 from virnuc_assets.storage.layout import Layout
 from virnuc_assets.storage.tables import Recipe, TableWriter, content_digest, is_made_by, read_rows
@@ -39,12 +43,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ShardStage:
-    """How a per-shard asset presents itself; its description is the docstring of its body."""
+    """How a per-shard asset presents itself and runs; its description is the docstring of its body.
+
+    At most `threads`, and no more than there are cores, make the shards of a run beside each other.
+    """
 
     deps: Sequence[dg.AssetKey]
     group: str
     kinds: frozenset[str]
     code_version: str
+    threads: int = 1
     pool: str | None = None
     op_tags: Mapping[str, Any] = field(default_factory=dict)
 
@@ -71,13 +79,14 @@ def shard_asset(
         if len(context.partition_keys) == 1:
             yield body()(context.partition_keys[0]).as_result()
         else:
-            yield from _many(context, body(), lambda shard: _provenance(context, layout, shards, stage, shard))
+            provenance = functools.partial(_provenance, context, layout, shards, stage)
+            yield from _many(context, body(), min(stage.threads, usable_cores()), provenance)
 
     return per_shard
 
 
 def _many(
-    context: dg.AssetExecutionContext, work: Work, provenance: Callable[[str], dict[str, str]]
+    context: dg.AssetExecutionContext, work: Work, workers: int, provenance: Callable[[str], dict[str, str]]
 ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]:
     """Several shards in one run: each is recorded when it is done, and stays recorded if the run dies.
 
@@ -86,7 +95,7 @@ def _many(
     """
     failures: dict[str, Exception] = {}
     records = []
-    for shard, outcome in attempt_each(context.partition_keys, work, failures):
+    for shard, outcome in attempt_each(context.partition_keys, work, failures, workers):
         tags = {DATA_VERSION: outcome.data_version, **provenance(shard)}
         record = dg.AssetMaterialization(context.asset_key, partition=shard, metadata=outcome.metadata, tags=tags)
         context.add_asset_metadata(outcome.metadata, partition_key=shard)
@@ -117,19 +126,35 @@ def _latest_version(instance: dg.DagsterInstance, dep: dg.AssetKey) -> str:
 
 
 def attempt_each(
-    units: Iterable[str], work: Callable[[str], T], failures: dict[str, Exception]
+    units: Iterable[str], work: Callable[[str], T], failures: dict[str, Exception], workers: int = 1
 ) -> Iterator[tuple[str, T]]:
-    """Outcomes of the units that succeed; a unit's error is noted in `failures` and its neighbours go on.
+    """Outcomes of the units that succeed, in order; a unit's error is noted in `failures` and its neighbours go on.
 
     This is the one place where any exception is caught: it is recorded against its unit, to be raised at the end.
     """
-    for unit in units:
+
+    def attempt(unit: str) -> tuple[str, T | Exception]:
         try:
-            outcome = work(unit)
+            return unit, work(unit)
         except Exception as error:  # noqa: BLE001
-            failures[unit] = error
+            return unit, error
+
+    for unit, outcome in map(attempt, units) if workers == 1 else _beside_each_other(units, attempt, workers):
+        if isinstance(outcome, Exception):
+            failures[unit] = outcome
         else:
             yield unit, outcome
+
+
+def _beside_each_other(units: Iterable[str], work: Callable[[str], T], workers: int) -> Iterator[T]:
+    """What `map` gives, by threads; no more units are begun than there are workers, so little is lost at a stop."""
+    ahead = iter(units)
+    with ThreadPoolExecutor(workers) as pool:
+        begun = deque(pool.submit(work, unit) for unit in itertools.islice(ahead, workers))
+        while begun:
+            done = begun.popleft().result()
+            begun.extend(pool.submit(work, unit) for unit in itertools.islice(ahead, 1))
+            yield done
 
 
 def raise_failures(failures: Mapping[str, Exception], what: str) -> None:

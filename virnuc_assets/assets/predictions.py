@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from virnuc_assets.assets.accounts import source_ledger
 from virnuc_assets.assets.per_shard import OWNERS, Outcome, ShardStage, Work, made_table, peak_memory_mb, shard_asset
 from virnuc_assets.assets.recipes import branch_fingerprints, features_recipe, frames_recipe
 from virnuc_assets.checks import result, shards_of_run
@@ -14,7 +15,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.markdown import cell
 from virnuc_assets.partitions import SAMPLE_NAMES, SAMPLES
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.ledger import merged_ledger
+from virnuc_assets.sequences.ledger import ledger_faults
 from virnuc_assets.sequences.plan_table import planned_shards
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Layout
@@ -93,9 +94,7 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         predictions = [
             read_table(layout.table("samples", "predictions", shard), predictions_schema()) for shard in shards
         ]
-        ledger = merged_ledger(
-            read_table(layout.table("samples", "ledger", shard), ledger_schema()) for shard in shards
-        )
+        ledger = source_ledger(layout, "samples", context.partition_key)
         folder = layout.sample_report(context.partition_key)
         records = write_sample_report(folder, pa.concat_tables(predictions), ledger, temperature, confidence)
         digest = digest_of([_reported_digest(layout, shards), confidence])
@@ -170,18 +169,19 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
 
     @dg.asset_check(asset=SAMPLES.key("report"), blocking=True)
     def every_record_is_accounted_for(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        """Every planned record of a sample has exactly one line in its report."""
+        """Every record of a sample has its line in its report, and its chunks and frames add up."""
         from virnuc_assets.classifier.calling import read_record_ids
 
         faults, records = {}, 0
         alone = [context.partition_key] if context.has_partition_key else []
         for sample in alone or context.instance.get_dynamic_partitions(str(SAMPLE_NAMES.name)):
-            folder = layout.sample_report(sample)
-            planned = read_table(layout.plan("samples", folder.name)).column("record_id").unique().to_pylist()
-            reported = read_record_ids(folder)
+            ledger, reported = source_ledger(layout, "samples", sample), read_record_ids(layout.sample_report(sample))
             records += len(reported)
-            if sorted(reported) != sorted(planned):
-                faults[folder.name] = [f"{len(planned)} records planned, {len(reported)} reported"]
+            found = ledger_faults(ledger)
+            if reported != ledger.column("record_id").to_pylist():
+                found.append(f"{ledger.num_rows} records planned, {len(reported)} reported, or not the same")
+            if found:
+                faults[sample] = found
         return result(faults, records=records)
 
     return [every_frame_is_called, every_record_is_accounted_for]

@@ -37,12 +37,11 @@ def todays_plan(workspace: Workspace, domain: Domain, shard: str) -> tuple[Plann
 
 
 def chunks_recipe(source: PlannedSource, pieces: Sequence[Piece]) -> dict[str, Any]:
-    """What a shard's chunks follow from."""
+    """What a shard's chunks follow from: its records' letters, not the file that they lie in."""
     return {
         "table": "chunks",
-        "source_sha256": source.sha256,
         "chunk_length": source.chunk_length,
-        "pieces": digest_of([[piece.record_id, piece.first_chunk, piece.end_chunk] for piece in pieces]),
+        "pieces": digest_of([[p.record_id, p.digest, p.length_nt, p.first_chunk, p.end_chunk] for p in pieces]),
     }
 
 
@@ -59,7 +58,7 @@ def frames_recipe(workspace: Workspace, domain: Domain, shard: str) -> dict[str,
         "table": "frames",
         "chunks": content_digest(chunks),
         "pieces": recipe["pieces"],
-        "genbank_sha256": source.genbank_sha256,
+        "evidence": digest_of([[p.record_id, p.fate, p.reason, p.evidence, p.evidence_digest] for p in pieces]),
         "label": source.label,
         "group": source.group,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.catalogue import Source
+from virnuc_assets.sequences.plan_table import read_pieces
+from virnuc_assets.sequences.planning import Piece
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import evaluation_schema, features_schema, vector_dim
-from virnuc_assets.storage.tables import content_digest, read_schema, read_table, require_table
+from virnuc_assets.storage.tables import content_digest, read_schema, require_table
 
 SPLIT = "train_test_split"
 _SHOWN = 10
@@ -96,13 +98,16 @@ def evaluation_recipe(features: Mapping[str, Path], split: Path, classifier_dige
     }
 
 
+def planned_pieces(workspace: Workspace) -> Iterator[tuple[Source, list[Piece]]]:
+    """Every catalogued source with those of its planned pieces that have chunks to be used."""
+    for source in workspace.catalogue():
+        pieces = read_pieces(workspace.layout, "reference", source.name)
+        yield source, [piece for piece in pieces if piece.fate == "planned"]
+
+
 def record_sources(workspace: Workspace) -> dict[str, Source]:
     """The catalogued source of every planned record."""
-    return {
-        record: source
-        for source in workspace.catalogue()
-        for record in read_table(workspace.layout.plan("reference", source.name)).column("record_id").to_pylist()
-    }
+    return {piece.record_id: source for source, pieces in planned_pieces(workspace) for piece in pieces}
 
 
 def named_records(workspace: Workspace) -> dict[str, set[str]]:
@@ -117,11 +122,7 @@ def named_records(workspace: Workspace) -> dict[str, set[str]]:
 
 def record_lengths(workspace: Workspace) -> dict[str, int]:
     """Length in nt of every planned reference record."""
-    lengths: dict[str, int] = {}
-    for source in workspace.catalogue():
-        plan = read_table(workspace.layout.plan("reference", source.name))
-        lengths |= zip(plan["record_id"].to_pylist(), plan["length_nt"].to_pylist(), strict=True)
-    return lengths
+    return {piece.record_id: piece.length_nt for _, pieces in planned_pieces(workspace) for piece in pieces}
 
 
 def current_features(instance: dg.DagsterInstance, workspace: Workspace, branch: Branch) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """Group `shards`: plans reference sources and samples into shards, which become partitions."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def _planned(
 def _require_unique_records(plans: dict[str, Plan]) -> None:
     seen: dict[str, str] = {}
     for source, plan in plans.items():
-        for record_id in {piece.record_id for piece in plan.pieces}:
+        for record_id in {piece.record_id for piece in plan.pieces if piece.fate == "planned"}:
             if record_id in seen:
                 raise VirnucError(
                     f"record {record_id!r} occurs in sources {seen[record_id]!r} and {source!r}; expected ids that are "
@@ -130,10 +131,13 @@ def _require_unique_records(plans: dict[str, Plan]) -> None:
 
 def _result(plans: dict[str, Plan], added: Sequence[str], removed: Sequence[str]) -> dg.MaterializeResult[Any]:
     pieces = [piece for plan in plans.values() for piece in plan.pieces]
+    records = Counter(piece.fate for piece in pieces if not piece.first_chunk)  # of each record its first piece
     metadata: dict[str, Any] = {
         "sources": len(plans),
-        "records": len({piece.record_id for piece in pieces}),
-        "chunks": sum(piece.end_chunk - piece.first_chunk for piece in pieces),
+        "records": records.total(),
+        "records_skipped": records["skipped"],
+        "records_failed": records["failed"],
+        "chunks": sum(piece.chunks for piece in pieces),
         "shards": sum(len(plan.shards) for plan in plans.values()),
         "shards_added": len(added),
         "shards_removed": len(removed),

@@ -11,6 +11,7 @@ from virnuc_assets.assets.reference import (
     SPLIT,
     current_frames,
     named_records,
+    planned_pieces,
     record_sources,
     reference_tables,
     split_recipe,
@@ -102,12 +103,13 @@ def _continued(workspace: Workspace, recipe: Mapping[str, Any]) -> tuple[dict[st
 
 
 def _sequences(workspace: Workspace) -> Iterator[tuple[str, bytes]]:
-    for source in workspace.catalogue():
-        planned = read_recipe(workspace.layout.plan("reference", source.name))["sha256"]
+    for source, pieces in planned_pieces(workspace):
+        numbers = {piece.number for piece in pieces}
         with open_source(source.fasta) as opened:
             for record in read_records(opened):
-                yield record.id, bytes(record.sequence)
-            opened.require_digest(planned)
+                if record.number in numbers:
+                    yield record.id, bytes(record.sequence)
+            opened.require_digest(read_recipe(workspace.layout.plan("reference", source.name))["sha256"])
 
 
 def _counted(rows: _Rows) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from virnuc_assets.classifier.scoring import score
 from virnuc_assets.classifier.virnucpro_files import write_virnucpro_files
 from virnuc_assets.storage.layout import RECORDS_FILE
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets.storage.schemas import features_schema, predictions_schema, vector_dim
+from virnuc_assets.storage.schemas import LEDGER_COUNTS, features_schema, predictions_schema, vector_dim
 from virnuc_assets.storage.tables import written_aside
 
 
@@ -94,7 +94,8 @@ def sample_records(predictions: pa.Table, ledger: pa.Table, uncertain: Mapping[s
     calls = {row["record_id"]: row for row in record_calls(chunk_calls(predictions)).to_pylist()}
     lines = []
     for line in ledger.to_pylist():
-        called: Mapping[str, Any] = calls.get(line["record_id"], {})
+        # A record that was left out may have the id of one that was scored.
+        called: Mapping[str, Any] = calls[line["record_id"]] if line["disposition"] == "scored" else {}
         lines.append(
             {
                 "record_id": line["record_id"],
@@ -104,10 +105,11 @@ def sample_records(predictions: pa.Table, ledger: pa.Table, uncertain: Mapping[s
                 "chunks": line["chunks"],
                 "chunks_scored": called.get("chunks", 0),
                 "chunks_viral": called.get("viral_chunks", 0),
-                "chunks_uncertain": uncertain.get(line["record_id"], 0),
+                "chunks_uncertain": uncertain.get(line["record_id"], 0) if called else 0,
                 "frames_scored": line["frames_kept"],
                 "disposition": line["disposition"],
                 "reason": line["reason"],
+                **{name: line[name] for name in _DROPPED},
             }
         )
     return pa.Table.from_pylist(lines, schema=_RECORDS_SCHEMA)
@@ -132,6 +134,8 @@ def read_record_ids(folder: Path) -> list[str]:
         return [row["record_id"] for row in csv.DictReader(handle, delimiter="\t")]
 
 
+# With those scored, they add up to all chunks, and to six frames a chunk.
+_DROPPED = [name for name in LEDGER_COUNTS if "dropped" in name]
 _RECORDS_SCHEMA = pa.schema(
     {
         "record_id": pa.string(),
@@ -145,5 +149,6 @@ _RECORDS_SCHEMA = pa.schema(
         "frames_scored": pa.int64(),
         "disposition": pa.string(),
         "reason": pa.string(),
+        **dict.fromkeys(_DROPPED, pa.int64()),
     }
 )

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
+from virnuc_assets.cores import usable_cores
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import SplitSettings
 from virnuc_assets.storage.tables import read_table
@@ -101,8 +102,6 @@ def _searched(proteins: list[str], settings: SplitSettings) -> set[tuple[int, in
     """Positions of similar proteins, the smaller first."""
     if len(proteins) < 2:
         return set()
-    from virnuc_assets.encoders.machine import usable_cores  # torch comes with it
-
     with tempfile.TemporaryDirectory(prefix="virnuc_mmseqs_") as folder:
         fasta, hits = Path(folder, "proteins.fasta"), Path(folder, "hits.tsv")
         fasta.write_text("".join(f">{number}\n{protein}\n" for number, protein in enumerate(proteins)))

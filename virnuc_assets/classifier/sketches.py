@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse import coo_array, csr_array
 from sourmash import MinHash
 
-from virnuc_assets.sequences.translation import six_frames
+from virnuc_assets.sequences.translation import six_proteins
 from virnuc_assets.settings import SplitSettings
 
 MIN_STRETCH_AA = 30
@@ -39,8 +39,8 @@ def protein_hashes(sequence: bytes | bytearray, settings: SplitSettings) -> np.n
     kept = [np.empty(0, dtype=np.uint64)]
     for start in range(0, len(sequence), _PIECE_NT):
         hashes: list[int] = []
-        for frame in six_frames(bytes(sequence[start : start + _PIECE_NT])):
-            for stretch in _informative_stretches(frame.protein, settings.ksize_aa):
+        for protein in six_proteins(sequence[start : start + _PIECE_NT]):
+            for stretch in _informative_stretches(protein, settings.ksize_aa):
                 # Not `add_protein`: it sorts every hash in, at a cost that grows with the sketch.
                 hashes += hasher.seq_to_hashes(stretch, is_protein=True)
         found = np.array(hashes, dtype=np.uint64)

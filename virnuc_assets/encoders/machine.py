@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
-import os
 import platform
 import sys
 from pathlib import Path
 
 import torch
 
+from virnuc_assets.cores import usable_cores
 from virnuc_assets.errors import VirnucError
 
 # Names and numbers of glibc's malloc.h.
 _M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_MAX = 1, -1, -4
 _NEVER = 2**31 - 1
-QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 
 
 def prepare_cpu() -> int:
@@ -57,24 +55,6 @@ def _glibc() -> ctypes.CDLL | None:
 @functools.cache
 def _is_glibc() -> bool:
     return platform.libc_ver()[0] == "glibc"
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, and the quota of its control group where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if QUOTA_FILE.is_file():
-        cores = int(min(cores, quota_cores(QUOTA_FILE.read_text(encoding="ascii"))))
-    return cores
-
-
-def quota_cores(line: str) -> float:
-    """Whole cores that a control group's `cpu.max` grants, at least one; infinite for "max".
-
-    Args:
-        line: Microseconds of CPU time in each period of so many: "max 100000" or "200000 100000".
-    """
-    quota, period = line.split()
-    return math.inf if quota == "max" else max(int(quota) // int(period), 1)
 
 
 def cpu_name() -> str:

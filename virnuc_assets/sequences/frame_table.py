@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from virnuc_assets.sequences.catalogue import Label
-from virnuc_assets.sequences.reading import UNAMBIGUOUS
-from virnuc_assets.sequences.translation import FRAMES_PER_CHUNK, Frame, six_frames
-from virnuc_assets.storage.schemas import frames_schema
+from virnuc_assets.sequences.cds_index import CdsIndex
+from virnuc_assets.sequences.translation import (
+    CODON_NT,
+    EMPTY,
+    FRAME_NAMES,
+    FRAMES_PER_CHUNK,
+    OPEN,
+    STOPPED,
+    STRANDS,
+    SixFrames,
+)
+from virnuc_assets.storage.schemas import FATES, frames_schema
 
-_STOP = "*"
-# No letter of a protein: a frame can never match across the border of two proteins.
-_BORDER = "\n"
+# Fates of a frame beyond those that its own letters decide.
+_AMBIGUOUS, _NO_CDS = EMPTY + 1, EMPTY + 2
+_NAMES = dict(zip((OPEN, STOPPED, EMPTY, _AMBIGUOUS, _NO_CDS), FATES, strict=True))
+# What is said of a chunk without a kept frame: the first that befell one of its frames.
+_CHUNK_FATES = (OPEN, _NO_CDS, _AMBIGUOUS, STOPPED, EMPTY)
+_WINDOW = 1024  # chunks whose arrays stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -35,10 +48,10 @@ class Truth:
 
 @dataclass(frozen=True)
 class OpenFrames:
-    """Frames table of a shard, and for each record what became of its chunks and frames."""
+    """Frames table of a shard, and for each record how many of its chunks and frames met which fate."""
 
     table: pa.Table
-    counts: Mapping[str, Counter[str]]
+    counts: Mapping[str, Mapping[str, int]]
 
 
 def open_frames(chunks: pa.Table, truth: Truth | None) -> OpenFrames:
@@ -47,52 +60,126 @@ def open_frames(chunks: pa.Table, truth: Truth | None) -> OpenFrames:
     For reference data (`truth` given) chunks with an ambiguity code are left out, and a frame of an annotated
     record is kept only if its protein occurs inside one of the record's CDS translations.
     """
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    columns: dict[str, list[object]] = {name: [] for name in frames_schema().names}
-    evidence = _Evidence(truth)
-    for chunk_id, record_id, sequence in _rows(chunks):
-        count = counts[record_id]
-        count["chunks"] += 1
-        if truth is not None and sequence.strip(UNAMBIGUOUS):
-            count["frames_dropped_ambiguous"] += FRAMES_PER_CHUNK
-            continue
-        annotated = evidence.is_annotated(record_id)
-        for frame in six_frames(sequence.encode("ascii")):
-            fate = _fate(frame, evidence, record_id)
-            count[fate] += 1
-            if fate == "frames_kept":
-                row = (
-                    f"{chunk_id}{frame.suffix}", chunk_id, record_id, frame.strand, frame.frame,
-                    frame.nucleotides, frame.protein, truth and truth.label, truth and truth.group, annotated,
-                )  # fmt: skip
-                for values, value in zip(columns.values(), row, strict=True):
-                    values.append(value)
-    return OpenFrames(pa.table(columns, schema=frames_schema()), counts)
+    fates = np.empty((chunks.num_rows, FRAMES_PER_CHUNK), np.uint8)
+    parts = [_Part.empty()]
+    for rows, letters in _of_one_length(chunks.column("sequence")):
+        frames = SixFrames(letters)
+        fates[rows] = frames.fates
+        if truth is not None:
+            fates[rows[frames.ambiguous]] = _AMBIGUOUS
+        parts += (_part(frames, frame, rows, fates[rows, frame] == OPEN) for frame in range(FRAMES_PER_CHUNK))
+    table = _table(parts, chunks, truth)
+    if truth is not None:
+        supported = _supported(table, truth)
+        at = np.concatenate([part.at for part in parts])
+        fates.reshape(-1)[np.sort(at)[~supported]] = _NO_CDS
+        table = table.filter(pa.array(supported))
+    return OpenFrames(table.cast(frames_schema()), _counts(chunks.column("record_id"), fates))
 
 
-def _fate(frame: Frame, evidence: _Evidence, record_id: str) -> str:
-    if not frame.protein:
-        return "frames_dropped_empty"
-    if _STOP in frame.protein:
-        return "frames_dropped_stop"
-    if not evidence.supports(record_id, frame.protein):
-        return "frames_dropped_no_cds"
-    return "frames_kept"
+def _of_one_length(sequences: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Windows of chunks of equal length: their row numbers (k,) and their letters (k, length_nt) uint8."""
+    lengths = pc.binary_length(sequences).to_numpy()
+    for length_nt in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length_nt)
+        for start in range(0, len(rows), _WINDOW):
+            window = rows[start : start + _WINDOW]
+            first, count = int(window[0]), len(window)
+            beside = int(window[-1]) - first == count - 1
+            chosen = sequences.slice(first, count) if beside else sequences.take(pa.array(window))
+            yield window, _letters(chosen).reshape(count, length_nt)
 
 
-class _Evidence:
-    """CDS evidence: the proteins of each record joined into one text that is searched at once."""
-
-    def __init__(self, truth: Truth | None) -> None:
-        self._known = truth is not None
-        self._proteins = {record: _BORDER.join(found) for record, found in truth.proteins.items()} if truth else {}
-
-    def is_annotated(self, record_id: str) -> bool | None:
-        return record_id in self._proteins if self._known else None
-
-    def supports(self, record_id: str, protein: str) -> bool:
-        return record_id not in self._proteins or protein in self._proteins[record_id]
+def _letters(strings: pa.ChunkedArray) -> np.ndarray:
+    """Letters, uint8, of strings without nulls, one after the other."""
+    array = strings.combine_chunks()
+    begin, end = np.frombuffer(array.buffers()[1], np.int32)[[array.offset, array.offset + len(array)]]
+    return np.frombuffer(array.buffers()[2] or b"", np.uint8)[begin:end]
 
 
-def _rows(chunks: pa.Table) -> Iterator[tuple[str, str, str]]:
-    return zip(*(chunks.column(name).to_pylist() for name in ("chunk_id", "record_id", "sequence")), strict=True)
+@dataclass(frozen=True)
+class _Part:
+    """Open frames of some chunks.
+
+    Attributes:
+        at: (frames,) int64: 6 · the chunk's row + the frame's index; rows of the table are in this order.
+        nucleotides: letters of all, and lengths.
+        proteins: letters of all, and lengths.
+    """
+
+    at: np.ndarray
+    nucleotides: tuple[np.ndarray, np.ndarray]
+    proteins: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def empty(cls) -> _Part:
+        none = np.empty(0, np.int64)
+        return cls(none, (np.empty(0, np.uint8), none), (np.empty(0, np.uint8), none))
+
+
+def _part(frames: SixFrames, frame: int, rows: np.ndarray, kept: np.ndarray) -> _Part:
+    chosen = np.flatnonzero(kept)
+    proteins = frames.proteins(frame, chosen)
+    return _Part(rows[chosen] * FRAMES_PER_CHUNK + frame, frames.nucleotides(frame, chosen, proteins[1]), proteins)
+
+
+def _table(parts: list[_Part], chunks: pa.Table, truth: Truth | None) -> pa.Table:
+    """Rows of all parts in order; without nulls where the truth is known."""
+    at = np.concatenate([part.at for part in parts])
+    order = np.argsort(at)
+    chunk, frame = np.divmod(at[order], FRAMES_PER_CHUNK)
+    of_chunk = chunks.select(["chunk_id", "record_id"]).take(pa.array(chunk))
+    names = pa.array(FRAME_NAMES).take(pa.array(frame))
+    records = of_chunk.column("record_id")
+    annotated = None if truth is None else pc.is_in(records, pa.array(list(truth.proteins), pa.string()))
+    columns = {
+        "frame_id": pc.binary_join_element_wise(of_chunk.column("chunk_id"), names, ""),
+        "chunk_id": of_chunk.column("chunk_id"),
+        "record_id": records,
+        "strand": pa.array(STRANDS).take(pa.array(frame // CODON_NT)),
+        "frame": pa.array((frame % CODON_NT + 1).astype(np.int8)),
+        "nucleotides": _strings([part.nucleotides for part in parts]).take(pa.array(order)),
+        "protein": _strings([part.proteins for part in parts]).take(pa.array(order)),
+        "label": pa.repeat(pa.scalar(truth and truth.label, pa.string()), len(at)),
+        "group": pa.repeat(pa.scalar(truth and truth.group, pa.string()), len(at)),
+        "annotated": annotated if annotated is not None else pa.nulls(len(at), pa.bool_()),
+    }
+    return pa.table(columns)
+
+
+def _strings(parts: list[tuple[np.ndarray, np.ndarray]]) -> pa.StringArray:
+    letters = np.concatenate([letters for letters, _ in parts])
+    lengths = np.concatenate([lengths for _, lengths in parts])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(letters))
+
+
+def _supported(table: pa.Table, truth: Truth) -> np.ndarray:
+    """Which frames have CDS evidence, or belong to a record that cannot give any; (frames,) bool."""
+    supported = np.ones(table.num_rows, bool)
+    codes, record_ids = _codes(table.column("record_id"))
+    proteins = table.column("protein").combine_chunks()
+    for code, record_id in enumerate(record_ids):
+        if record_id in truth.proteins:
+            rows = np.flatnonzero(codes == code)
+            queries = proteins.take(pa.array(rows)).cast(pa.binary()).to_pylist()
+            supported[rows] = CdsIndex(truth.proteins[record_id]).contains(queries)
+    return supported
+
+
+def _codes(strings: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    encoded = strings.combine_chunks().dictionary_encode()
+    return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+
+
+def _counts(record_ids: pa.ChunkedArray, fates: np.ndarray) -> dict[str, dict[str, int]]:
+    """For each record, chunks and frames by fate."""
+    codes, names = _codes(record_ids)
+    counts: dict[str, dict[str, int]] = {name: {} for name in names}
+    chunk_fates = np.select([(fates == fate).any(axis=1) for fate in _CHUNK_FATES], _CHUNK_FATES)
+    for fate, word in _NAMES.items():
+        for what, found in (("chunks", chunk_fates == fate), ("frames", (fates == fate).sum(axis=1))):
+            sums = np.bincount(codes, weights=found, minlength=len(names)).astype(int)
+            for name, total in zip(names, sums.tolist(), strict=True):
+                counts[name][f"{what}_{word}"] = total
+    return counts

@@ -3,62 +3,116 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 
 from virnuc_assets.sequences.planning import Piece
-from virnuc_assets.sequences.translation import FRAMES_PER_CHUNK
-from virnuc_assets.storage.schemas import LEDGER_COUNTS, ledger_schema
+from virnuc_assets.sequences.translation import CODON_NT, FRAMES_PER_CHUNK
+from virnuc_assets.storage.schemas import FATES, LEDGER_COUNTS, ledger_schema
 
-CODON_NT = 3
+_NO_COUNTS = dict.fromkeys(LEDGER_COUNTS, 0)
 
 
 def ledger_table(pieces: Iterable[Piece], counts: Mapping[str, Mapping[str, int]]) -> pa.Table:
-    """A line for every planned piece, in file order; a record without any kept frame is skipped, with its reason."""
+    """A line for every piece, in its order; a record without any kept frame is skipped, with its reason.
+
+    Args:
+        pieces: planned, so the `chunks` of a line are those that must be accounted for.
+        counts: chunks and frames of each record by fate, as `open_frames` found them.
+    """
     lines = []
     for piece in pieces:
-        count = {name: counts.get(piece.record_id, {}).get(name, 0) for name in LEDGER_COUNTS}
-        lines.append(
-            {"record_id": piece.record_id, "length_nt": piece.length_nt, **_disposed(piece.length_nt, count), **count}
-        )
+        found = counts.get(piece.record_id, {}) if piece.fate == "planned" else {}
+        count = {**_NO_COUNTS, **found, "chunks": piece.chunks}
+        known = {"record_id": piece.record_id, "length_nt": piece.length_nt, "evidence": piece.evidence}
+        lines.append({**known, **_disposed(piece, count), **count})
     return pa.Table.from_pylist(lines, schema=ledger_schema())
 
 
-def merged_ledger(ledgers: Iterable[pa.Table]) -> pa.Table:
-    """One line a record from the ledgers of a source's shards; counts are added, the disposition follows from them."""
-    lengths: dict[str, int] = {}
+def merged_ledger(pieces: Iterable[Piece], ledgers: Iterable[pa.Table]) -> pa.Table:
+    """One line a record of a source, in file order, from the ledgers of its shards; counts are added.
+
+    The chunks to be accounted for are those of the plan, so a shard without its ledger is a fault of the sums.
+    """
     sums: dict[str, Counter[str]] = {}
     for line in (line for ledger in ledgers for line in ledger.to_pylist()):
-        lengths[line["record_id"]] = line["length_nt"]
-        sums.setdefault(line["record_id"], Counter()).update({name: line[name] for name in LEDGER_COUNTS})
-    return ledger_table([Piece("", record_id, length_nt, 0, 0) for record_id, length_nt in lengths.items()], sums)
+        if line["chunks"]:
+            sums.setdefault(line["record_id"], Counter()).update({name: line[name] for name in LEDGER_COUNTS})
+    wholes: dict[int, Piece] = {}
+    for piece in pieces:
+        before = wholes.setdefault(piece.number, replace(piece, first_chunk=0, end_chunk=0))
+        wholes[piece.number] = replace(before, end_chunk=before.end_chunk + piece.chunks)
+    return ledger_table(wholes.values(), sums)
 
 
-def unbalanced_records(ledger: pa.Table) -> list[str]:
-    """Records whose frames do not add up to six a chunk."""
-    return [
-        line["record_id"]
-        for line in ledger.to_pylist()
-        if FRAMES_PER_CHUNK * line["chunks"] != sum(line[name] for name in LEDGER_COUNTS if name.startswith("frames_"))
-    ]
+def ledger_faults(ledger: pa.Table) -> list[str]:
+    """What does not add up, a sentence each; nothing where every record, chunk and frame is accounted for once."""
+    return [fault for line in ledger.to_pylist() for fault in _faults(line)]
 
 
-def _disposed(length_nt: int, count: Mapping[str, int]) -> dict[str, str | None]:
+def ledger_totals(ledger: pa.Table) -> dict[str, int]:
+    """Records by disposition and reason, chunks and frames by fate; those that did not occur are left out."""
+    lines = ledger.to_pylist()
+    dispositions = Counter(f"records_{line['disposition']}" for line in lines)
+    reasons = Counter(f"records_{line['disposition']}: {line['reason']}" for line in lines if line["reason"])
+    sums = {name: sum(line[name] for line in lines) for name in LEDGER_COUNTS}
+    return {
+        "records": len(lines),
+        **dict(sorted((dispositions + reasons).items())),
+        **{k: v for k, v in sums.items() if v},
+    }
+
+
+def _faults(line: Mapping[str, Any]) -> Iterator[str]:
+    record = line["record_id"]
+    chunks = sum(line[f"chunks_{fate}"] for fate in FATES)
+    if chunks != line["chunks"]:
+        yield f"{record}: {line['chunks']} chunks planned, {chunks} accounted for"
+    frames = sum(line[f"frames_{fate}"] for fate in FATES)
+    if frames != FRAMES_PER_CHUNK * chunks:
+        yield f"{record}: {chunks} chunks have {FRAMES_PER_CHUNK * chunks} frames, {frames} accounted for"
+    if (line["disposition"] == "scored") != (line["frames_kept"] > 0):
+        yield f"{record}: {line['disposition']} with {line['frames_kept']} kept frames"
+    if (line["disposition"] == "scored") == (line["reason"] is not None):
+        yield f"{record}: {line['disposition']} for the reason {line['reason']!r}"
+
+
+def _disposed(piece: Piece, count: Mapping[str, int]) -> dict[str, str | None]:
+    if piece.fate != "planned":
+        return {"disposition": piece.fate, "reason": piece.reason}
     if count["frames_kept"]:
         return {"disposition": "scored", "reason": None}
+    return {"disposition": "skipped", "reason": _reason(piece.length_nt, count)}
+
+
+def _reason(length_nt: int, count: Mapping[str, int]) -> str:
+    """Why a record has no kept frame."""
     if length_nt == 0:
-        reason = "empty record"
-    elif length_nt < CODON_NT:
-        reason = "too short for a codon"
-    elif count["frames_dropped_no_cds"]:
-        reason = "no CDS evidence"
-    elif count["frames_dropped_ambiguous"]:
-        reason = (
-            "ambiguous letters in every chunk" if not count["frames_dropped_stop"] else "ambiguous letters or stops"
-        )
-    elif count["frames_dropped_stop"]:
-        reason = "no open frame"
-    else:
-        reason = "no unambiguous codon"
-    return {"disposition": "skipped", "reason": reason}
+        return "empty record"
+    if length_nt < CODON_NT:
+        return "too short for a codon"
+    if count["frames_dropped_no_cds"]:
+        return "no CDS evidence"
+    if count["frames_dropped_ambiguous"]:
+        return "ambiguous letters or stops" if count["frames_dropped_stop"] else "ambiguous letters in every chunk"
+    return "no open frame" if count["frames_dropped_stop"] else "no unambiguous codon"
+
+
+def shard_ledger_faults(ledger: pa.Table, pieces: Sequence[Piece], frames: int) -> list[str]:
+    """As `ledger_faults`, and whether a shard's ledger has a line for each piece and counts the frames that are there.
+
+    Args:
+        ledger: of the shard.
+        pieces: of the shard, as planned.
+        frames: rows of its frames table.
+    """
+    faults = ledger_faults(ledger)
+    lines = list(zip(ledger.column("record_id").to_pylist(), ledger.column("chunks").to_pylist(), strict=True))
+    if lines != (planned := [(piece.record_id, piece.chunks) for piece in pieces]):
+        faults.append(f"the ledger has {len(lines)} lines, {len(planned)} pieces are planned, or they differ")
+    if frames != (kept := sum(ledger.column("frames_kept").to_pylist())):
+        faults.append(f"ledger counts {kept} kept frames, the table holds {frames}")
+    return faults

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import hashlib
@@ -9,6 +10,7 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,16 @@ _FOREIGN_MAGIC = {
     b"\x28\xb5\x2f\xfd": "zstandard",
 }
 _GZIP_MAGIC = b"\x1f\x8b"
+_BLOCK_BYTES = 1 << 20
+
+
+# Device, inode, size and time of change: equal as long as nobody wrote to the file.
+FileState = tuple[int, int, int, int]
+
+
+def file_state(status: os.stat_result) -> FileState:
+    """State of a file from its status."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class SequenceFileError(VirnucError):
@@ -36,7 +48,7 @@ class _DigestingReader(io.RawIOBase):
 
     def __init__(self, raw: io.FileIO) -> None:
         self._raw = raw
-        self._opened_as = self._state()
+        self._opened_as = self.state()
         self.sha256 = hashlib.sha256()
 
     def readable(self) -> bool:
@@ -48,14 +60,13 @@ class _DigestingReader(io.RawIOBase):
         return count
 
     def require_unchanged(self, path: Path) -> None:
-        if self._state() != self._opened_as:
+        if self.state() != self._opened_as:
             raise SourceChanged(
                 f"{path}: the file was written to while it was read. Materialize shard_plan again when it is complete."
             )
 
-    def _state(self) -> tuple[int, int]:
-        status = os.fstat(self._raw.fileno())
-        return status.st_size, status.st_mtime_ns
+    def state(self) -> FileState:
+        return file_state(os.fstat(self._raw.fileno()))
 
 
 class SourceFile:
@@ -65,16 +76,36 @@ class SourceFile:
         path: the file.
         head: the first written characters, by which the format is told.
         position: which record is being read, for messages; kept by whoever reads.
-        text: decoded lines with universal newlines; bytes that are not UTF-8 become `\xNN` escapes, so
-            that every id can be written as valid UTF-8.
     """
 
     def __init__(self, path: Path, reader: _DigestingReader, content: io.BufferedReader[Any]) -> None:
         self.path = path
         self.head = content.peek().decode("utf-8-sig", errors="replace").lstrip()[:80]
-        self.text = io.TextIOWrapper(content, encoding="utf-8-sig", errors="backslashreplace", newline=None)
         self.position = "before the first record"
         self._reader = reader
+        self._content = content
+
+    @cached_property
+    def text(self) -> io.TextIOWrapper:
+        r"""Decoded lines with universal newlines; bytes that are not UTF-8 become `\xNN` escapes.
+
+        So every id can be written as valid UTF-8. Either the text is read, or the blocks.
+        """
+        return io.TextIOWrapper(self._content, encoding="utf-8-sig", errors="backslashreplace", newline=None)
+
+    def blocks(self) -> Iterator[bytes]:
+        r"""The unpacked bytes in pieces, without a byte order mark, every line end as \n."""
+        block = self._content.read(_BLOCK_BYTES).removeprefix(codecs.BOM_UTF8)
+        while block:
+            if block.endswith(b"\r"):
+                block += self._content.read(1)  # a line end may lie on the border of two blocks
+            yield block.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in block else block
+            block = self._content.read(_BLOCK_BYTES)
+
+    @property
+    def state(self) -> FileState:
+        """The file as it is now."""
+        return self._reader.state()
 
     def digest(self) -> str:
         """SHA-256 of the whole file as it was read; reads what is left first.
@@ -82,7 +113,7 @@ class SourceFile:
         Raises:
             SourceChanged: the file was written to since it was opened.
         """
-        while self.text.read(1 << 20):
+        while self._content.read(_BLOCK_BYTES):
             pass
         self._reader.require_unchanged(self.path)
         return self._reader.sha256.hexdigest()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from virnuc_assets.sequences.catalogue import Label, Source
-from virnuc_assets.sequences.opening import SequenceFileError, open_source
+from virnuc_assets.sequences.annotation import Evidence, RecordEvidence, write_annotations
+from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
 from virnuc_assets.sequences.planning import Piece, Plan, plan_source, source_of
-from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.layout import Domain, Layout
 from virnuc_assets.storage.schemas import plan_schema
-from virnuc_assets.storage.tables import read_recipe, read_table, write_table
+from virnuc_assets.storage.tables import TableMismatch, read_recipe, read_table, require_table, write_table
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,7 @@ class PlannedSource:
     Attributes:
         fasta: sequence file.
         sha256: digest of its bytes.
-        genbank: the same records with CDS translations, or None.
-        genbank_sha256: digest of its bytes, or None.
+        annotation: table of the CDS of its records, or None.
         label: viral or host; None for a sample.
         group: virus or host group; None for a sample.
         chunk_length: nt.
@@ -33,47 +33,74 @@ class PlannedSource:
 
     fasta: Path
     sha256: str
-    genbank: Path | None
-    genbank_sha256: str | None
+    annotation: Path | None
     label: Label | None
     group: str | None
     chunk_length: int
 
 
 def make_plan(path: Path, source: Source, settings: SequenceSettings) -> Plan:
-    """Plan a source and write its plan table to `path`.
+    """Plan a source and write its plan table to `path`, and beside it the table of its annotation.
+
+    A plan that lies there already, of the same chunk length and shard size, is continued.
 
     Raises:
-        SequenceFileError: the file cannot be read; no plan is left behind.
+        SequenceFileError: the file cannot be read; no plan is left behind that was not there before.
+        CatalogueError: it is not the file that the catalogue names by its checksum.
     """
-    plan = plan_source(source.fasta, source.name, settings.chunk_length, settings.shard_chunks)
-    genbank_sha256 = _annotation_digest(source.genbank, plan) if source.genbank else None
+    before = _plan_before(path, settings)
+    plan = plan_source(source.fasta, source.name, settings.chunk_length, settings.shard_chunks, before)
+    require_checksum(source.fasta, source.fasta_sha256, plan.sha256)
+    genbank_sha256 = None
+    if source.label is not None:
+        plan, genbank_sha256 = _with_evidence(plan, source, annotation_path(path))
     recipe = {
         "table": "shard_plan",
         "fasta": str(source.fasta),
         "sha256": plan.sha256,
+        "numbered": plan.numbered,
         "genbank": source.genbank and str(source.genbank),
         "genbank_sha256": genbank_sha256,
         "label": source.label,
         "group": source.group,
         **settings.model_dump(),
     }
-    table = pa.Table.from_pylist([asdict(piece) for piece in plan.pieces], schema=plan_schema())
-    write_table(path, table, recipe)
+    write_table(path, pa.Table.from_pylist([asdict(piece) for piece in plan.pieces], schema=plan_schema()), recipe)
     return plan
 
 
-def _annotation_digest(path: Path, plan: Plan) -> str:
-    """Digest of a GenBank file, all of whose records are found to be in the plan."""
-    known = {piece.record_id for piece in plan.pieces}
-    with open_source(path) as genbank:
-        unknown = [record.id for record in read_records(genbank) if record.id not in known]
-        if unknown:
-            raise SequenceFileError(
-                f"{path}: record {unknown[0]!r} (and {len(unknown) - 1} more) is not in the FASTA of this name; "
-                "expected equal ids, because CDS evidence is joined on them"
-            )
-        return genbank.digest()
+def annotation_path(plan: Path) -> Path:
+    """Where the CDS of a planned source lie."""
+    return plan.parent.with_name("annotation") / plan.name
+
+
+def _plan_before(path: Path, settings: SequenceSettings) -> Plan | None:
+    """The plan to continue; none where there is none, it cannot be read, or other settings made it."""
+    try:
+        require_table(path, plan_schema(), settings.model_dump())
+    except TableMismatch:
+        return None
+    recipe = read_recipe(path)
+    pieces = tuple(Piece(**row) for row in read_table(path).to_pylist())
+    return Plan(pieces, recipe["sha256"], recipe["numbered"])
+
+
+def _with_evidence(plan: Plan, source: Source, to: Path) -> tuple[Plan, str | None]:
+    """The plan with a word of evidence for every planned record, and the digest of the GenBank file."""
+    records = {piece.record_id: (piece.length_nt, piece.digest) for piece in plan.pieces if piece.fate == "planned"}
+    found: Mapping[str, RecordEvidence] = {}
+    sha256 = None
+    if source.genbank:
+        annotations = write_annotations(to, source.genbank, records)
+        require_checksum(source.genbank, source.genbank_sha256, annotations.sha256)
+        found, sha256 = annotations.records, annotations.sha256
+    absent = Evidence.NOT_IN_GENBANK if source.genbank else Evidence.NO_GENBANK
+    none = RecordEvidence(absent, None)
+    pieces = []
+    for piece in plan.pieces:
+        given = found.get(piece.record_id, none) if piece.fate == "planned" else RecordEvidence(None, None)
+        pieces.append(replace(piece, evidence=given.evidence, evidence_digest=given.digest))
+    return replace(plan, pieces=tuple(pieces)), sha256
 
 
 def planned_shards(layout: Layout, domain: Domain, source: str) -> list[str]:
@@ -83,17 +110,21 @@ def planned_shards(layout: Layout, domain: Domain, source: str) -> list[str]:
 
 
 def read_plan(layout: Layout, domain: Domain, shard: str) -> tuple[PlannedSource, list[Piece]]:
-    """The planned source of a shard and the shard's pieces."""
+    """The planned source of a shard and the shard's pieces, in file order."""
     path = layout.plan(domain, source_of(shard))
-    rows = read_table(path, plan_schema()).to_pylist()
+    rows = read_table(path, plan_schema())
     recipe = read_recipe(path)
     source = PlannedSource(
         fasta=Path(recipe["fasta"]),
         sha256=recipe["sha256"],
-        genbank=Path(recipe["genbank"]) if recipe["genbank"] else None,
-        genbank_sha256=recipe["genbank_sha256"],
+        annotation=annotation_path(path) if recipe["genbank"] else None,
         label=recipe["label"],
         group=recipe["group"],
         chunk_length=recipe["chunk_length"],
     )
-    return source, [Piece(**row) for row in rows if row["shard"] == shard]
+    return source, [Piece(**row) for row in rows.filter(pc.equal(rows["shard"], shard)).to_pylist()]
+
+
+def read_pieces(layout: Layout, domain: Domain, source: str) -> list[Piece]:
+    """All pieces of a source, in file order."""
+    return [Piece(**row) for row in read_table(layout.plan(domain, source), plan_schema()).to_pylist()]

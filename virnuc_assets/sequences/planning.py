@@ -2,42 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import KEY_LETTERS
 from virnuc_assets.sequences.chunking import chunk_count
+from virnuc_assets.sequences.letters import LettersDigest
 from virnuc_assets.sequences.opening import open_source
-from virnuc_assets.sequences.reading import read_records
+from virnuc_assets.sequences.reading import Header, read_letters
+
+Fate = Literal["planned", "skipped", "failed"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """Chunks `first_chunk` to `end_chunk` (0-based, half-open) of one record, as part of a shard.
 
-    A record without chunks (no letters) is a piece with none, so that the ledger has its line.
+    A record without chunks (no letters, or not planned) is a piece with none, so that the ledger has its line.
+
+    Attributes:
+        shard: key of the shard.
+        record_id: the header's first word.
+        number: of the record in its file, from 1; tells apart records of one id.
+        length_nt: of the whole record.
+        digest: of the record's letters.
+        first_chunk: the first chunk of the record in this shard.
+        end_chunk: the first that is no more in it.
+        fate: planned, or why not: skipped or failed.
+        reason: of a record that is not planned.
+        evidence: word of what CDS evidence the record's annotation gives; None for a sample.
+        evidence_digest: of that evidence.
     """
 
     shard: str
     record_id: str
+    number: int
     length_nt: int
+    digest: str
     first_chunk: int
     end_chunk: int
+    fate: Fate = "planned"
+    reason: str | None = None
+    evidence: str | None = None
+    evidence_digest: str | None = None
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks."""
+        return self.end_chunk - self.first_chunk
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The pieces of a source in file order, and the digest of the file that they were counted in."""
+    """The pieces of a source in file order.
+
+    Attributes:
+        pieces: every record of the file has one at least.
+        sha256: digest of the file that they were counted in.
+        numbered: how many shard keys of this source were ever given; none is given twice.
+    """
 
     pieces: tuple[Piece, ...]
     sha256: str
+    numbered: int
 
     @property
     def shards(self) -> list[str]:
         """Keys of the shards, in order."""
-        return list(dict.fromkeys(piece.shard for piece in self.pieces))
+        return sorted({piece.shard for piece in self.pieces})
 
 
 def source_name(path: Path) -> str:
@@ -64,26 +100,113 @@ def source_of(shard: str) -> str:
     return shard.rpartition("-")[0]
 
 
-def plan_source(path: Path, source: str, chunk_length: int, shard_chunks: int) -> Plan:
-    """Count a file's chunks and cut them, across records, into shards of `shard_chunks`.
+def plan_source(path: Path, source: str, chunk_length: int, shard_chunks: int, before: Plan | None = None) -> Plan:
+    """Count a file's chunks and cut them, across records, into shards of at most `shard_chunks`.
+
+    Args:
+        path: FASTA or GenBank.
+        source: opens the shards' keys.
+        chunk_length: nt.
+        shard_chunks: of a shard.
+        before: the source's plan with the same two numbers, if there is one. Records of the same id and letters keep
+            their shards; those that are new or changed go into new shards, so an update costs what it changed.
 
     Raises:
-        SequenceFileError: as `read_records`; nothing of a file is planned unless all of it can be read.
+        SequenceFileError: as `read_letters`; nothing of a file is planned unless all of it can be read.
     """
     with open_source(path) as opened:
-        lengths = [(record.id, len(record.sequence)) for record in read_records(opened)]
+        records = _told_apart(list(_counted(read_letters(opened), chunk_length)))
         sha256 = opened.digest()
-    return Plan(tuple(_pieces(lengths, source, chunk_length, shard_chunks)), sha256)
+    kept, new = _recognised(records, before.pieces if before else ())
+    numbered = before.numbered if before else 0
+    home = max((piece.shard for piece in kept), default=shard_key(source, numbered))
+    pieces = sorted([*kept, *_cut(new, source, numbered, shard_chunks, home)], key=_in_file_order)
+    opened_shards = len({piece.shard for piece in pieces} - {piece.shard for piece in kept})
+    return Plan(tuple(pieces), sha256, numbered + opened_shards)
 
 
-def _pieces(lengths: list[tuple[str, int]], source: str, chunk_length: int, shard_chunks: int) -> Iterator[Piece]:
-    offset = 0  # chunks of the source before this record
-    last_shard = max(0, -(-sum(chunk_count(n, chunk_length) for _, n in lengths) // shard_chunks) - 1)
-    for record_id, length_nt in lengths:
-        end = offset + chunk_count(length_nt, chunk_length)
-        if end == offset:
-            yield Piece(shard_key(source, min(offset // shard_chunks, last_shard)), record_id, length_nt, 0, 0)
-        for shard in range(offset // shard_chunks, -(-end // shard_chunks)) if end > offset else ():
-            first, stop = max(offset, shard * shard_chunks), min(end, (shard + 1) * shard_chunks)
-            yield Piece(shard_key(source, shard), record_id, length_nt, first - offset, stop - offset)
+def _in_file_order(piece: Piece) -> tuple[int, int]:
+    return piece.number, piece.first_chunk
+
+
+def _recognised(records: Iterable[Piece], before: Iterable[Piece]) -> tuple[list[Piece], list[Piece]]:
+    """Pieces of the records that were planned before, and the records that were not."""
+    known: dict[tuple[str, str, Fate], deque[Piece]] = defaultdict(deque)
+    for piece in before:
+        known[piece.record_id, piece.digest, piece.fate].append(piece)
+    kept, new = list[Piece](), list[Piece]()
+    for record in records:
+        found = known[record.record_id, record.digest, record.fate]
+        if not found:
+            new.append(record)
+        while found:
+            piece = found.popleft()
+            kept.append(replace(piece, number=record.number, reason=record.reason))
+            if not piece.chunks:  # one of several namesakes that are not planned
+                break
+    return kept, new
+
+
+def _counted(events: Iterable[Header | bytes], chunk_length: int) -> Iterator[Piece]:
+    """Every record of a file as one piece of no shard."""
+    header, letters = None, LettersDigest()
+    for event in events:
+        if isinstance(event, Header):
+            if header:
+                yield _whole(header, letters, chunk_length)
+            header, letters = event, LettersDigest()
+        else:
+            letters.update(event)
+    if header:
+        yield _whole(header, letters, chunk_length)
+
+
+def _whole(header: Header, letters: LettersDigest, chunk_length: int) -> Piece:
+    chunks = chunk_count(letters.length_nt, chunk_length)
+    return Piece("", header.id, header.number, letters.length_nt, letters.hexdigest(), 0, chunks)
+
+
+def _told_apart(records: Sequence[Piece]) -> list[Piece]:
+    """Of records with one id: one is planned if all have the same letters, none if they differ."""
+    namesakes: dict[str, list[Piece]] = defaultdict(list)
+    for record in records:
+        namesakes[record.record_id].append(record)
+    return [_fated(record, namesakes[record.record_id]) for record in records]
+
+
+def _fated(record: Piece, namesakes: Sequence[Piece]) -> Piece:
+    others = len({other.digest for other in namesakes})
+    if others > 1:
+        reason = f"duplicate id: names {others} different sequences"
+        return replace(record, fate="failed", reason=reason, end_chunk=0)
+    if record.number != (first := namesakes[0].number):
+        reason = f"duplicate id: same sequence as record {first}"
+        return replace(record, fate="skipped", reason=reason, end_chunk=0)
+    return record
+
+
+def _cut(records: Iterable[Piece], source: str, numbered: int, shard_chunks: int, home: str) -> Iterator[Piece]:
+    """New records cut into new shards; one without chunks lies with its neighbour, or at `home`."""
+    offset, shard = 0, home  # offset: new chunks before this record
+    for record in records:
+        end = offset + record.chunks
+        for index in range(offset // shard_chunks, -(-end // shard_chunks)) if record.chunks else ():
+            first, stop = max(offset, index * shard_chunks), min(end, (index + 1) * shard_chunks)
+            shard = shard_key(source, numbered + index)
+            yield replace(record, shard=shard, first_chunk=first - offset, end_chunk=stop - offset)
+        if not record.chunks:
+            yield replace(record, shard=shard)
         offset = end
+
+
+def plan_faults(pieces: Sequence[Piece], chunk_length: int) -> Iterator[str]:
+    """What is wrong with a plan, a sentence each: every chunk of a planned record is in one shard, and once."""
+    covered: dict[int, int] = {}
+    for piece in pieces:
+        if piece.first_chunk != covered.get(piece.number, 0):
+            yield f"{piece.record_id}: chunk {covered.get(piece.number, 0)} is in no shard or two"
+        covered[piece.number] = piece.end_chunk
+    for piece in {piece.number: piece for piece in pieces}.values():
+        chunks = chunk_count(piece.length_nt, chunk_length) if piece.fate == "planned" else 0
+        if covered[piece.number] != chunks:
+            yield f"{piece.record_id}: {covered[piece.number]} chunks planned of {chunks} in {piece.length_nt} nt"

@@ -1,58 +1,76 @@
-"""Reads FASTA and GenBank records one at a time, normalised to upper-case DNA letters."""
+"""Reads FASTA and GenBank as a stream of headers and letters; a record may be longer than the memory."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from Bio import BiopythonParserWarning, SeqIO
-from Bio.Data.IUPACData import ambiguous_dna_letters
-from Bio.SeqRecord import SeqRecord
-
+from virnuc_assets.sequences.genbank import genbank_letters
+from virnuc_assets.sequences.letters import normal_letters
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
 
-UNAMBIGUOUS = "ACGT"
-IUPAC_DNA = "".join(sorted(set(ambiguous_dna_letters) - {"X"}))  # X is Biopython's addition
-_ALLOWED = IUPAC_DNA.encode()
-_BLANKS = b" \t\r\n\v\f"
-# RNA is read as DNA: the codon table and the models know T only.
-_NORMAL = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyzU", b"ABCDEFGHIJKLMNOPQRSTTVWXYZT")
 _LINE_START_MEANS = {"@": "FASTQ", "<": "HTML or XML", ";": "old-style FASTA with ';' headers"}
+_LONGEST_HEADER = 1 << 20
+
+
+@dataclass(frozen=True)
+class Header:
+    """The beginning of a record.
+
+    Attributes:
+        id: the header's first word.
+        number: of the record in its file, from 1.
+    """
+
+    id: str
+    number: int
 
 
 @dataclass(frozen=True)
 class Record:
-    """One sequence of a file.
+    """One whole sequence of a file.
 
     Attributes:
         id: the header's first word.
+        number: of the record in its file, from 1.
         sequence: upper-case IUPAC DNA letters as ASCII bytes, U read as T. Held once; not to be changed.
-        proteins: CDS translations of the record where the file is GenBank, else empty.
     """
 
     id: str
+    number: int
     sequence: bytes | bytearray
-    proteins: tuple[str, ...] = ()
+
+
+def read_letters(source: SourceFile) -> Iterator[Header | bytes]:
+    """Stream an open FASTA or GenBank file: a header opens a record, its letters follow in pieces of any size.
+
+    Letters are upper-case IUPAC DNA, U read as T. Ids may occur twice; whoever plans decides what becomes of them.
+
+    Raises:
+        SequenceFileError: the text is neither format, an id is missing, or a sequence holds a letter that is not
+            an IUPAC nucleotide; the message names file, line and record.
+    """
+    number = 0
+    for event in genbank_letters(source) if _is_genbank(source) else _fasta(source):
+        if isinstance(event, str):
+            number += 1
+            yield Header(event, number)
+        else:
+            yield event
 
 
 def read_records(source: SourceFile) -> Iterator[Record]:
-    """Stream the records of an open FASTA or GenBank file, in file order.
-
-    Raises:
-        SequenceFileError: the text is neither format, an id is missing or repeated, or a sequence holds a
-            letter that is not an IUPAC nucleotide; the message names file, line and record.
-    """
-    parse = _genbank if _is_genbank(source) else _fasta
-    seen: set[str] = set()
-    for record in parse(source):
-        if record.id in seen:
-            raise SequenceFileError(
-                f"{source.path}: record {record.id!r} occurs twice (second time as record {len(seen) + 1}); "
-                "expected unique ids, because results are joined on them. Rename or remove one."
-            )
-        seen.add(record.id)
-        yield record
+    """As `read_letters`, a whole record at a time."""
+    header, sequence = None, bytearray()
+    for event in read_letters(source):
+        if isinstance(event, Header):
+            if header:
+                yield Record(header.id, header.number, sequence)
+            header, sequence = event, bytearray()
+        else:
+            sequence += event
+    if header:
+        yield Record(header.id, header.number, sequence)
 
 
 def _is_genbank(source: SourceFile) -> bool:
@@ -66,71 +84,51 @@ def _is_genbank(source: SourceFile) -> bool:
     return head.startswith("LOCUS")
 
 
-def _fasta(source: SourceFile) -> Iterator[Record]:
-    record_id, sequence = "", bytearray()
-    for number, line in enumerate(source.text, start=1):
-        if line.startswith(">"):
-            if record_id:
-                yield Record(record_id, sequence)
-            record_id, sequence = _header_id(line, f"{source.path}: line {number}"), bytearray()
-            source.position = f"in record {record_id!r}"
-        else:
-            sequence += normal_letters(line, f"{source.path}: record {record_id!r}, line {number}")
-    yield Record(record_id, sequence)
+def _fasta(source: SourceFile) -> Iterator[str | bytes]:
+    r"""Ids and letters; lines end in \n alone, and a header begins where a line begins with '>'."""
+    record_id, line, line_begins = "", 1, True
+    header: bytearray | None = None  # what was read of a header whose line has not ended
+    for block in source.blocks():
+        position = 0
+        while position < len(block):
+            if header is None and line_begins and block.startswith(b">", position):
+                header = bytearray()
+            if header is not None:
+                end = _line_end(block, position)
+                header += block[position:end]
+                if len(header) > _LONGEST_HEADER:
+                    raise SequenceFileError(
+                        f"{source.path}: line {line}: a header of more than {_LONGEST_HEADER} bytes; is this FASTA?"
+                    )
+                if line_begins := block.endswith(b"\n", position, end):
+                    record_id, header = _header_id(header, f"{source.path}: line {line}"), None
+                    source.position = f"in record {record_id!r}"
+                    yield record_id
+            else:
+                end = _next_header(block, position)
+                line_begins = block.endswith(b"\n", position, end)
+                if letters := normal_letters(block[position:end], f"{source.path}: record {record_id!r}", line):
+                    yield letters
+            line += block.count(b"\n", position, end)
+            position = end
+    if header is not None:
+        yield _header_id(header, f"{source.path}: line {line}")
 
 
-def _header_id(header: str, where: str) -> str:
-    words = header.lstrip(">").split(maxsplit=1)
+def _line_end(block: bytes, position: int) -> int:
+    return block.find(b"\n", position) + 1 or len(block)
+
+
+def _next_header(block: bytes, position: int) -> int:
+    """Where the next line with '>' begins; a '>' inside a line is no header, and left to be refused as a letter."""
+    sign = block.find(b">", position)
+    while sign > position and block[sign - 1] != ord("\n"):
+        sign = block.find(b">", sign + 1)
+    return len(block) if sign <= position else sign
+
+
+def _header_id(header: bytearray, where: str) -> str:
+    words = header.decode("utf-8", errors="backslashreplace").lstrip(">").split(maxsplit=1)
     if not words:
         raise SequenceFileError(f"{where}: a '>' without an id; expected '>ID description'")
     return words[0]
-
-
-def normal_letters(text: str, where: str) -> bytes:
-    """Upper-case DNA letters of a piece of sequence text: blanks removed, U as T.
-
-    Raises:
-        SequenceFileError: a letter is not an IUPAC nucleotide code; `where` opens the message.
-    """
-    letters = text.encode("ascii", errors="replace").translate(_NORMAL, delete=_BLANKS)
-    if letters.translate(None, delete=_ALLOWED):
-        known = IUPAC_DNA + "U"
-        found = "".join(sorted(set("".join(text.split())) - set(known + known.lower())))
-        hint = " (this looks like protein)" if set(found.upper()) & set("EFILPQZ") else ""
-        raise SequenceFileError(
-            f"{where}: expected IUPAC nucleotide letters, found {found!r}{hint}. Gaps and proteins are not read."
-        )
-    return letters
-
-
-def _genbank(source: SourceFile) -> Iterator[Record]:
-    entries = SeqIO.parse(source.text, "genbank")  # type: ignore[no-untyped-call]
-    read = 0
-    while entry := _next_entry(source, entries, read + 1):
-        letters = str(entry.seq) if entry.seq is not None and entry.seq.defined else ""
-        sequence = normal_letters(letters, f"{source.path}: record {entry.id!r}")
-        yield Record(str(entry.id), sequence, _translations(entry))
-        read += 1
-    if not read:
-        raise SequenceFileError(f"{source.path}: begins with LOCUS but holds no GenBank record; fetch the file again")
-
-
-def _next_entry(source: SourceFile, entries: Iterator[SeqRecord], number: int) -> SeqRecord | None:
-    source.position = f"in GenBank record {number}"
-    with warnings.catch_warnings():
-        # A file cut inside its sequence is only warned of; every other oddity is Biopython's to mend.
-        warnings.filterwarnings("error", "Expected sequence length", BiopythonParserWarning)
-        try:
-            return next(entries, None)
-        # What Biopython raises on broken GenBank.
-        except (ValueError, IndexError, AssertionError, BiopythonParserWarning) as error:
-            raise SequenceFileError(f"{source.path}: GenBank record {number} cannot be parsed: {error}") from error
-
-
-def _translations(entry: SeqRecord) -> tuple[str, ...]:
-    return tuple(
-        protein
-        for feature in entry.features
-        if feature.type == "CDS"
-        for protein in feature.qualifiers.get("translation", ())
-    )

@@ -44,9 +44,10 @@ def _column_parts(array: pa.Array) -> Iterator[bytes | memoryview]:
     else:
         yield b"\x01" * len(array)
     if pa.types.is_string(array.type):
-        text = array.fill_null("").to_pylist()
-        yield np.fromiter(map(len, text), dtype=np.int64, count=len(text)).tobytes()
-        yield "".join(text).encode()
+        text = array.fill_null("")
+        yield pc.utf8_length(text).cast(pa.int64()).to_numpy(zero_copy_only=False).tobytes()
+        offsets = np.frombuffer(text.buffers()[1], np.int32)[text.offset :] if len(text) else (0,)
+        yield memoryview(text.buffers()[2] or b"")[offsets[0] : offsets[len(text)] if len(text) else 0]
     elif pa.types.is_fixed_size_list(array.type):
         yield np.ascontiguousarray(array.flatten().to_numpy(zero_copy_only=False)).data.cast("B")
     else:

@@ -7,14 +7,9 @@ import pyarrow as pa
 _STRING = pa.string()
 _COUNT = pa.int64()
 
-LEDGER_COUNTS = (
-    "chunks",
-    "frames_kept",
-    "frames_dropped_stop",
-    "frames_dropped_empty",
-    "frames_dropped_ambiguous",
-    "frames_dropped_no_cds",
-)
+# What became of a frame; of a chunk: kept if one of its frames is, else the reason that went furthest.
+FATES = ("kept", "dropped_stop", "dropped_empty", "dropped_ambiguous", "dropped_no_cds")
+LEDGER_COUNTS = ("chunks", *(f"{what}_{fate}" for what in ("chunks", "frames") for fate in FATES))
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
@@ -26,8 +21,23 @@ def _vector(dim: int) -> pa.DataType:
 
 
 def plan_schema() -> pa.Schema:
-    """A row for every piece of a record in a shard; chunks are 0-based, half-open."""
-    return _schema(shard=_STRING, record_id=_STRING, length_nt=_COUNT, first_chunk=_COUNT, end_chunk=_COUNT)
+    """A row for every piece of a record in a shard, in file order; chunks are 0-based, half-open.
+
+    `number` is the record's place in its file, from 1; `fate` is planned, skipped or failed, the latter with a reason.
+    """
+    return _schema(
+        shard=_STRING,
+        record_id=_STRING,
+        number=_COUNT,
+        length_nt=_COUNT,
+        digest=_STRING,
+        first_chunk=_COUNT,
+        end_chunk=_COUNT,
+        fate=_STRING,
+        reason=_STRING,
+        evidence=_STRING,
+        evidence_digest=_STRING,
+    )
 
 
 def chunks_schema() -> pa.Schema:
@@ -88,14 +98,24 @@ def ablations_schema() -> pa.Schema:
 
 
 def ledger_schema() -> pa.Schema:
-    """A row an input record (of a shard: its piece); six frames a chunk = kept + dropped by reason."""
+    """A row an input record (of a shard: its piece).
+
+    Chunks = kept + dropped by reason, and so are six frames a chunk. Disposition is scored, skipped or failed; evidence
+    is the word of what CDS evidence the record's annotation gives, null for samples.
+    """
     return _schema(
         record_id=_STRING,
         length_nt=_COUNT,
         disposition=_STRING,
         reason=_STRING,
+        evidence=_STRING,
         **dict.fromkeys(LEDGER_COUNTS, _COUNT),
     )
+
+
+def reference_ledger_schema() -> pa.Schema:
+    """Ledger rows of all sources."""
+    return pa.schema([pa.field("source", _STRING), *ledger_schema()])
 
 
 def vector_dim(schema: pa.Schema) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from Bio.Data.CodonTable import standard_dna_table
+from Bio.Seq import Seq
 
 CODONS = sorted(standard_dna_table.forward_table)
 
@@ -22,3 +23,8 @@ def mutated(sequence: bytes, share: float, seed: int = 0) -> bytes:
     for position in generator.sample(range(len(letters)), round(share * len(letters))):
         letters[position] = generator.choice([letter for letter in b"ACGT" if letter != letters[position]])
     return bytes(letters)
+
+
+def reverse_complement(sequence: bytes) -> bytes:
+    """The other strand, as bytes."""
+    return bytes(Seq(sequence).reverse_complement())

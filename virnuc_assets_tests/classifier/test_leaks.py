@@ -18,7 +18,7 @@ from virnuc_assets.classifier.leaks import (
     rebuilt_records,
     relatives_apart,
 )
-from virnuc_assets.sequences.chunk_table import chunk_table
+from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.planning import plan_source
 from virnuc_assets.settings import SplitSettings
 from virnuc_assets.storage.schemas import frames_schema
@@ -39,10 +39,10 @@ def chunked(folder: Path, name: str, records: dict[str, str], chunk_length: int,
     fasta.write_text("".join(f">{record} x\n{sequence}\n" for record, sequence in records.items()))
     plan = plan_source(fasta, name, chunk_length, shard_chunks)
     tables = {}
-    for shard in plan.shards:
-        pieces = [piece for piece in plan.pieces if piece.shard == shard]
+    for pieces, table in chunk_tables(fasta, plan.pieces, chunk_length, plan.sha256):
+        shard = pieces[0].shard
         tables[shard] = folder / f"{shard}.parquet"
-        write_table(tables[shard], chunk_table(fasta, pieces, chunk_length, plan.sha256), {"table": "chunks"})
+        write_table(tables[shard], table, {"table": "chunks"})
     return tables
 
 

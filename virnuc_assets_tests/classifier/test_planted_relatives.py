@@ -13,9 +13,8 @@ from virnuc_assets.classifier.assigning import assign_splits
 from virnuc_assets.classifier.leaks import relatives_apart
 from virnuc_assets.classifier.relatives import find_relatives
 from virnuc_assets.classifier.split import sides_of
-from virnuc_assets.sequences.translation import reverse_complement
 from virnuc_assets.settings import SplitSettings
-from virnuc_assets_tests.classifier.planted import gene, mutated
+from virnuc_assets_tests.classifier.planted import gene, mutated, reverse_complement
 
 GENOMES = Path(__file__).parents[2] / "data" / "genomes" / "viral"
 FRAGMENT_NT = 1500

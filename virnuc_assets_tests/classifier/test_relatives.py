@@ -13,9 +13,8 @@ from virnuc_assets.classifier.relatives import RelativesError, find_relatives
 from virnuc_assets.classifier.sketches import _informative_stretches, protein_hashes
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
-from virnuc_assets.sequences.translation import reverse_complement
 from virnuc_assets.settings import SplitSettings
-from virnuc_assets_tests.classifier.planted import gene, mutated
+from virnuc_assets_tests.classifier.planted import gene, mutated, reverse_complement
 
 SETTINGS = SplitSettings()
 GENOMES = Path(__file__).parents[2] / "data" / "genomes"

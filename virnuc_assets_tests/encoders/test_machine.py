@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from virnuc_assets.encoders import machine
-from virnuc_assets.encoders.machine import cpu_name, has_units, prepare_cpu, quota_cores, resolve_device, usable_cores
+from virnuc_assets import cores as cores_module
+from virnuc_assets.cores import quota_cores, usable_cores
+from virnuc_assets.encoders.machine import cpu_name, has_units, prepare_cpu, resolve_device
 
 
 def test_no_more_cores_are_used_than_there_are() -> None:
@@ -20,7 +21,8 @@ def test_cores_follow_the_affinity() -> None:
     one = min(os.sched_getaffinity(0))
     code = (
         f"import os; os.sched_setaffinity(0, {{{one}}})\n"
-        "import torch; from virnuc_assets.encoders.machine import prepare_cpu, usable_cores\n"
+        "import torch; from virnuc_assets.cores import usable_cores\n"
+        "from virnuc_assets.encoders.machine import prepare_cpu\n"
         "print(usable_cores(), prepare_cpu(), torch.get_num_threads())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -45,7 +47,7 @@ def test_cores_follow_the_quota(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     for line, cores in (("100000 100000\n", 1), ("max 100000\n", len(os.sched_getaffinity(0)))):
         file = tmp_path / "cpu.max"
         file.write_text(line)
-        monkeypatch.setattr(machine, "QUOTA_FILE", file)
+        monkeypatch.setattr(cores_module, "QUOTA_FILE", file)
         assert usable_cores() == cores
 
 

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from Bio import SeqIO
 from Bio.Seq import Seq
@@ -13,14 +14,14 @@ from Bio.SeqRecord import SeqRecord
 from virnuc_assets.sequences import chunk_table as chunk_table_module
 from virnuc_assets.sequences import planning
 from virnuc_assets.sequences.catalogue import Source
-from virnuc_assets.sequences.chunk_table import chunk_table
+from virnuc_assets.sequences.chunk_table import ChunkReader
 from virnuc_assets.sequences.opening import SequenceFileError, SourceChanged, SourceFile, open_source
 from virnuc_assets.sequences.plan_table import make_plan, read_plan
 from virnuc_assets.sequences.planning import Plan, plan_source
-from virnuc_assets.sequences.reading import Record, read_records
+from virnuc_assets.sequences.reading import Header, read_letters, read_records
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.layout import Layout
-from virnuc_assets.storage.tables import write_table
+from virnuc_assets.storage.tables import read_recipe, write_table
 
 CHUNK_LENGTH = 300
 SMALL = b">a\n" + b"ACGTT" * 100 + b"\n>b\n" + b"GGCTA" * 70 + b"\n"
@@ -57,9 +58,13 @@ def replace_by_other_records(path: Path) -> None:
     path.write_bytes(compressed_like(path, MORE))
 
 
+def chunks_of(path: Path, plan: Plan) -> pa.Table:
+    return ChunkReader(path, plan.sha256, CHUNK_LENGTH).table(plan.pieces)
+
+
 def refused(path: Path, plan: Plan, table: Path) -> None:
     with pytest.raises(SourceChanged) as caught:
-        write_table(table, chunk_table(path, plan.pieces, CHUNK_LENGTH, plan.sha256), {})
+        write_table(table, chunks_of(path, plan), {})
     assert str(path) in str(caught.value)
     assert "Materialize shard_plan again" in str(caught.value)
     assert not table.exists()
@@ -68,7 +73,7 @@ def refused(path: Path, plan: Plan, table: Path) -> None:
 def test_an_unchanged_source_is_read(planned: tuple[Path, Plan]) -> None:
     path, plan = planned
     chunks = sum(piece.end_chunk - piece.first_chunk for piece in plan.pieces)
-    assert chunk_table(path, plan.pieces, CHUNK_LENGTH, plan.sha256).num_rows == chunks > 3
+    assert chunks_of(path, plan).num_rows == chunks > 3
 
 
 @pytest.mark.parametrize("change", [append, replace_one_base, replace_by_other_records])
@@ -81,13 +86,14 @@ def test_changed_after_planning(planned: tuple[Path, Plan], change: Callable[[Pa
 def test_grown_between_two_records(planned: tuple[Path, Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, plan = planned
 
-    def growing(source: SourceFile) -> Iterator[Record]:
-        records = read_records(source)
-        yield next(records)
+    def growing(source: SourceFile) -> Iterator[Header | bytes]:
+        events = read_letters(source)
+        yield next(events)
+        yield next(events)
         append(path)
-        yield from records
+        yield from events
 
-    monkeypatch.setattr(chunk_table_module, "read_records", growing)
+    monkeypatch.setattr(chunk_table_module, "read_letters", growing)
     refused(path, plan, tmp_path / "chunks.parquet")
 
 
@@ -97,15 +103,16 @@ def test_overwritten_between_two_records(tmp_path: Path, monkeypatch: pytest.Mon
     path.write_bytes(LARGE)
     plan = plan_source(path, "source", CHUNK_LENGTH, 10_000)
 
-    def overwritten(source: SourceFile) -> Iterator[Record]:
-        records = read_records(source)
-        yield next(records)
+    def overwritten(source: SourceFile) -> Iterator[Header | bytes]:
+        events = read_letters(source)
+        yield next(events)
+        yield next(events)
         with path.open("r+b") as handle:
             handle.seek(len(LARGE) - 500)
             handle.write(b"C" * 400)
-        yield from records
+        yield from events
 
-    monkeypatch.setattr(chunk_table_module, "read_records", overwritten)
+    monkeypatch.setattr(chunk_table_module, "read_letters", overwritten)
     refused(path, plan, tmp_path / "chunks.parquet")
 
 
@@ -114,14 +121,15 @@ def test_cut_between_two_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path.write_bytes(LARGE)
     plan = plan_source(path, "source", CHUNK_LENGTH, 10_000)
 
-    def cut(source: SourceFile) -> Iterator[Record]:
-        records = read_records(source)
-        yield next(records)
+    def cut(source: SourceFile) -> Iterator[Header | bytes]:
+        events = read_letters(source)
+        yield next(events)
+        yield next(events)
         with path.open("r+b") as handle:
             handle.truncate(len(LARGE) // 2 + 1000)
-        yield from records
+        yield from events
 
-    monkeypatch.setattr(chunk_table_module, "read_records", cut)
+    monkeypatch.setattr(chunk_table_module, "read_letters", cut)
     refused(path, plan, tmp_path / "chunks.parquet")
 
 
@@ -129,7 +137,7 @@ def test_removed_after_planning(planned: tuple[Path, Plan]) -> None:
     path, plan = planned
     path.unlink()
     with pytest.raises(SequenceFileError, match="no such sequence file"):
-        chunk_table(path, plan.pieces, CHUNK_LENGTH, plan.sha256)
+        chunks_of(path, plan)
 
 
 def test_a_planned_record_that_lost_all_its_letters(tmp_path: Path) -> None:
@@ -155,11 +163,11 @@ def test_records_that_come_between_the_last_one_and_the_digest_are_not_lost(
     path = tmp_path / "source.fa"
     path.write_bytes(SMALL)
 
-    def growing(source: SourceFile) -> Iterator[Record]:
-        yield from read_records(source)
+    def growing(source: SourceFile) -> Iterator[Header | bytes]:
+        yield from read_letters(source)
         append(path)
 
-    monkeypatch.setattr(planning, "read_records", growing)
+    monkeypatch.setattr(planning, "read_letters", growing)
     try:
         plan = plan_source(path, "source", CHUNK_LENGTH, 10_000)
     except SourceChanged:
@@ -170,10 +178,37 @@ def test_records_that_come_between_the_last_one_and_the_digest_are_not_lost(
     assert not same_file or [piece.record_id for piece in plan.pieces] == now
 
 
+def test_a_file_that_is_replaced_between_two_shards_is_refused(tmp_path: Path) -> None:
+    """Also where the records of the second shard are as they were: the file is not the one that was planned."""
+    path = tmp_path / "source.fa"
+    path.write_bytes(SMALL)
+    plan = plan_source(path, "source", CHUNK_LENGTH, 2)
+    reader = ChunkReader(path, plan.sha256, CHUNK_LENGTH)
+    assert reader.table(plan.pieces[:1]).num_rows == 2
+    path.write_bytes(SMALL + b"\n")
+    with pytest.raises(SourceChanged, match="Materialize shard_plan again"):
+        reader.table(plan.pieces[1:])
+    path.write_bytes(SMALL)
+    assert reader.table(plan.pieces[1:]).column("record_id").to_pylist() == ["b", "b"]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 2, 0, 3, 1]])
+def test_shards_are_read_in_any_order(tmp_path: Path, order: list[int]) -> None:
+    path = tmp_path / "source.fa"
+    path.write_bytes(b">long\n" + b"ACGTTGCATTAC" * 200_000 + b"\n>short\nACGT\n")
+    plan = plan_source(path, "source", CHUNK_LENGTH, 2100)
+    whole = chunks_of(path, plan)
+    shards = [[piece for piece in plan.pieces if piece.shard == shard] for shard in plan.shards]
+    assert len(shards) == 4
+    reader = ChunkReader(path, plan.sha256, CHUNK_LENGTH)
+    for index in order:
+        assert reader.table(shards[index]) == whole.slice(2100 * index, 2100)
+
+
 def test_a_plan_remembers_the_digests_of_both_files(tmp_path: Path) -> None:
     fasta, genbank = tmp_path / "s.fa", tmp_path / "s.gbk"
     fasta.write_bytes(SMALL)
-    annotated = SeqRecord(Seq("ACGT"), id="a", annotations={"molecule_type": "DNA"})
+    annotated = SeqRecord(Seq("ACGTT" * 100), id="a", annotations={"molecule_type": "DNA"})
     SeqIO.write([annotated], genbank, "genbank")
     layout = Layout(tmp_path / "var", "miniature")
     source = Source("s", fasta, "host", "fungi", genbank=genbank)
@@ -181,10 +216,16 @@ def test_a_plan_remembers_the_digests_of_both_files(tmp_path: Path) -> None:
     assert plan.shards == ["s-000001", "s-000002"]  # 500 nt are two chunks, 350 nt are two
     found, pieces = read_plan(layout, "reference", "s-000002")
     assert [(piece.record_id, piece.first_chunk, piece.end_chunk) for piece in pieces] == [("b", 0, 2)]
-    assert (found.fasta, found.genbank) == (fasta, genbank)
+    assert found.fasta == fasta
     assert (found.label, found.group, found.chunk_length) == ("host", "fungi", 300)
     assert found.sha256 == hashlib.sha256(SMALL).hexdigest()
-    assert found.genbank_sha256 == hashlib.sha256(genbank.read_bytes()).hexdigest()
+    assert read_recipe(layout.plan("reference", "s"))["genbank_sha256"] == (
+        hashlib.sha256(genbank.read_bytes()).hexdigest()
+    )
+    assert [(piece.record_id, piece.evidence) for piece in plan.pieces] == [
+        ("a", "no CDS feature"),
+        ("b", "record not in GenBank"),
+    ]
 
 
 def test_annotation_of_other_records_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from virnuc_assets.sequences.chunking import Chunk, chunk_count, chunk_start, chunks_of
+from virnuc_assets.sequences.chunking import chunk_count, chunk_starts
 
 from .plain import walked_chunks
 
@@ -10,7 +10,8 @@ LAMBDA_NT = 48_502
 
 
 def spans(length_nt: int, chunk_length: int) -> list[tuple[int, int]]:
-    return [(chunk.start_nt, chunk.end_nt) for chunk in chunks_of("r", length_nt, chunk_length)]
+    starts = chunk_starts(0, chunk_count(length_nt, chunk_length), length_nt, chunk_length).tolist()
+    return [(start, min(start + chunk_length, length_nt)) for start in starts]
 
 
 # k chunks, surplus r = k·c − n, q = r // k; min(r − (k−1)·q, k−1) steps go back q + 1, the others q.
@@ -93,24 +94,16 @@ def test_chunks_cover_every_record_in_order_and_only_the_last_may_be_shorter(chu
             assert end - start == chunk_length, length_nt
 
 
-def test_ids_are_the_record_and_a_number_from_one() -> None:
-    assert list(chunks_of("NC_001416.1", 501, 500)) == [
-        Chunk("NC_001416.1_chunk_1", "NC_001416.1", 0, 500),
-        Chunk("NC_001416.1_chunk_2", "NC_001416.1", 250, 501),
-    ]
-
-
 @pytest.mark.parametrize(("chunk_length", "length_nt"), [(500, 5001), (300, 1494), (500, 501), (300, 17)])
 def test_a_range_of_chunks_is_a_slice_of_the_whole(chunk_length: int, length_nt: int) -> None:
-    whole = list(chunks_of("r", length_nt, chunk_length))
+    whole = [start for start, _ in spans(length_nt, chunk_length)]
     for first in range(len(whole) + 1):
         for end in range(first, len(whole) + 1):
-            assert list(chunks_of("r", length_nt, chunk_length, first, end)) == whole[first:end]
-        assert list(chunks_of("r", length_nt, chunk_length, first)) == whole[first:]
+            assert chunk_starts(first, end, length_nt, chunk_length).tolist() == whole[first:end]
 
 
 def test_a_start_needs_no_walk() -> None:
     """A record of 3·10^12 nt; r = 1, so the first step alone goes back."""
     length_nt = 3_000_000_000_000 - 1
-    assert chunk_start(0, length_nt, 300) == 0
-    assert chunk_start(9_999_999_999, length_nt, 300) == length_nt - 300
+    assert chunk_starts(0, 1, length_nt, 300).tolist() == [0]
+    assert chunk_starts(9_999_999_999, 10_000_000_000, length_nt, 300).tolist() == [length_nt - 300]

@@ -9,11 +9,11 @@ from Bio import SeqIO
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnuc_assets.sequences.chunk_table import chunk_table
+from virnuc_assets.sequences.chunk_table import ChunkReader
 from virnuc_assets.sequences.frame_table import Truth, open_frames
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.planning import plan_source
-from virnuc_assets.storage.schemas import LEDGER_COUNTS, chunks_schema, frames_schema
+from virnuc_assets.storage.schemas import FATES, LEDGER_COUNTS, chunks_schema, frames_schema
 
 from .plain import biopython_open_frames, plain_frames
 
@@ -50,7 +50,9 @@ def kept(table: pa.Table) -> list[str]:
 
 
 def counts(found: Mapping[str, int]) -> dict[str, int]:
-    return {name.removeprefix("frames_"): number for name, number in found.items() if number}
+    """Frames by fate, and all chunks."""
+    frames = {fate: found[f"frames_{fate}"] for fate in FATES if found[f"frames_{fate}"]}
+    return {"chunks": sum(found[f"chunks_{fate}"] for fate in FATES), **frames}
 
 
 def test_a_sample_chunk_gives_its_stop_free_frames_and_no_truth() -> None:
@@ -140,6 +142,19 @@ def test_reference_frames_carry_label_and_group() -> None:
     assert {(row["label"], row["group"]) for row in found.table.to_pylist()} == {("host", "fungi")}
 
 
+def test_a_chunk_without_a_kept_frame_has_the_reason_that_went_furthest() -> None:
+    rows = [("r", SIX_CODON_PAIRS), ("r", "GGCGNCGGC"), ("r", "TAACTAACTAACTTAGTTAGTTAG"), ("r", "AC"), ("r", "TGGGG")]
+    found = open_frames(chunks(*rows), truth(r=("WG",))).counts["r"]
+    by_chunk = {name: number for name, number in found.items() if name.startswith("chunks_") and number}
+    assert by_chunk == {
+        "chunks_kept": 1,
+        "chunks_dropped_no_cds": 1,
+        "chunks_dropped_ambiguous": 1,
+        "chunks_dropped_stop": 1,
+        "chunks_dropped_empty": 1,
+    }
+
+
 @given(
     st.lists(st.tuples(st.sampled_from("xyz"), st.text("ACGTN", min_size=1, max_size=40)), max_size=8),
     st.sampled_from([None, truth(), truth(x=("MA", "G")), truth(x=("L",), y=("K", "R"))]),
@@ -150,8 +165,8 @@ def test_every_frame_is_kept_or_counted_as_dropped(rows: list[tuple[str, str]], 
     for record_id, count in found.counts.items():
         assert set(count) <= set(LEDGER_COUNTS)
         mine = [sequence for name, sequence in rows if name == record_id]
-        assert count["chunks"] == len(mine)
-        assert sum(count[name] for name in LEDGER_COUNTS if name != "chunks") == 6 * len(mine)
+        assert sum(count[f"chunks_{fate}"] for fate in FATES) == len(mine)
+        assert sum(count[f"frames_{fate}"] for fate in FATES) == 6 * len(mine)
         assert count["frames_kept"] == found.table.column("record_id").to_pylist().count(record_id)
 
 
@@ -173,7 +188,7 @@ def test_lambda_agrees_with_biopython(chunk_length: int, chunk_rows: int) -> Non
         record = SeqIO.read(source.text, "fasta")
     assert (record.id, len(record.seq), set(record.seq)) == (LAMBDA_ID, 48_502, set("ACGT"))
     plan = plan_source(LAMBDA, "lambda", chunk_length, shard_chunks=10_000)
-    table = chunk_table(LAMBDA, plan.pieces, chunk_length, plan.sha256)
+    table = ChunkReader(LAMBDA, plan.sha256, chunk_length).table(plan.pieces)
     assert table.num_rows == chunk_rows
     rows = open_frames(table, None).table.to_pylist()
     found = [(row["frame_id"], row["strand"], row["frame"], row["nucleotides"], row["protein"]) for row in rows]

@@ -1,22 +1,29 @@
 """The ledger: a line for every input record, with what became of it and why."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 
-from virnuc_assets.sequences.ledger import ledger_table, merged_ledger, unbalanced_records
+from virnuc_assets.sequences.ledger import (
+    ledger_faults,
+    ledger_table,
+    ledger_totals,
+    merged_ledger,
+    shard_ledger_faults,
+)
 from virnuc_assets.sequences.planning import Piece
-from virnuc_assets.storage.schemas import ledger_schema
+from virnuc_assets.storage.schemas import LEDGER_COUNTS, ledger_schema
 
 
-def piece(record_id: str, length_nt: int, chunks: int) -> Piece:
-    return Piece("s-000001", record_id, length_nt, 0, chunks)
+def piece(record_id: str, length_nt: int, chunks: int, number: int = 1, first_chunk: int = 0) -> Piece:
+    return Piece("s-000001", record_id, number, length_nt, "digest", first_chunk, first_chunk + chunks)
 
 
-def line(record_id: str, length_nt: int, disposition: str, reason: str | None, *counts: int) -> dict[str, object]:
-    """A ledger line; counts are chunks, kept, then dropped for stop, empty, ambiguous, no CDS."""
-    names = ("chunks", "frames_kept", "frames_dropped_stop", "frames_dropped_empty", "frames_dropped_ambiguous")
-    numbers = dict(zip((*names, "frames_dropped_no_cds"), counts, strict=True))
-    return {"record_id": record_id, "length_nt": length_nt, "disposition": disposition, "reason": reason, **numbers}
+def line(record_id: str, length_nt: int, disposition: str, reason: str | None, **counts: int) -> dict[str, object]:
+    """A ledger line; counts that are not named are 0."""
+    words = {"disposition": disposition, "reason": reason, "evidence": None}
+    return {"record_id": record_id, "length_nt": length_nt, **words, **dict.fromkeys(LEDGER_COUNTS, 0), **counts}
 
 
 def disposed(length_nt: int, **counts: int) -> tuple[str, str | None]:
@@ -26,21 +33,31 @@ def disposed(length_nt: int, **counts: int) -> tuple[str, str | None]:
 
 def test_a_line_for_every_piece_in_file_order() -> None:
     pieces = [piece("z", 700, 2), piece("empty", 0, 0), piece("a", 2, 1)]
-    counts = {
-        "a": {"chunks": 1, "frames_dropped_empty": 6},
-        "z": {"chunks": 2, "frames_kept": 3, "frames_dropped_stop": 9},
-    }
-    table = ledger_table(pieces, counts)
+    z = {"chunks_kept": 2, "frames_kept": 3, "frames_dropped_stop": 9}
+    a = {"chunks_dropped_empty": 1, "frames_dropped_empty": 6}
+    table = ledger_table(pieces, {"a": a, "z": z})
     assert table.schema == ledger_schema()
     assert table.to_pylist() == [
-        line("z", 700, "scored", None, 2, 3, 9, 0, 0, 0),
-        line("empty", 0, "skipped", "empty record", 0, 0, 0, 0, 0, 0),
-        line("a", 2, "skipped", "too short for a codon", 1, 0, 0, 6, 0, 0),
+        line("z", 700, "scored", None, chunks=2, **z),
+        line("empty", 0, "skipped", "empty record"),
+        line("a", 2, "skipped", "too short for a codon", chunks=1, **a),
     ]
+    assert ledger_faults(table) == []
+
+
+def test_a_record_that_is_not_planned_has_its_reason_and_not_the_counts_of_its_namesake() -> None:
+    left_out = replace(piece("a", 700, 0, number=2), fate="failed", reason="names two")
+    counts = {"chunks_kept": 2, "frames_kept": 12}
+    table = ledger_table([piece("a", 700, 2), left_out], {"a": counts})
+    assert table.to_pylist() == [
+        line("a", 700, "scored", None, chunks=2, **counts),
+        line("a", 700, "failed", "names two"),
+    ]
+    assert ledger_faults(table) == []
 
 
 def test_one_kept_frame_is_scored() -> None:
-    assert disposed(500, chunks=1, frames_kept=1, frames_dropped_stop=2, frames_dropped_no_cds=3) == ("scored", None)
+    assert disposed(500, frames_kept=1, frames_dropped_stop=2, frames_dropped_no_cds=3) == ("scored", None)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +73,7 @@ def test_one_kept_frame_is_scored() -> None:
     ],
 )
 def test_a_skipped_record_says_why(length_nt: int, counts: dict[str, int], word: str) -> None:
-    disposition, reason = disposed(length_nt, chunks=int(length_nt > 0), **counts)
+    disposition, reason = disposed(length_nt, **counts)
     assert disposition == "skipped"
     assert reason is not None
     assert word in reason
@@ -75,46 +92,84 @@ def test_all_reasons_differ() -> None:
 
 
 def test_three_bases_are_not_too_short() -> None:
-    assert disposed(3, chunks=1, frames_dropped_stop=2, frames_dropped_empty=4) == ("skipped", "no open frame")
+    assert disposed(3, frames_dropped_stop=2, frames_dropped_empty=4) == ("skipped", "no open frame")
 
 
-def shard(record_id: str, **counts: int) -> pa.Table:
-    return ledger_table([piece(record_id, 9000, counts["chunks"])], {record_id: counts})
+def stops(chunks: int) -> dict[str, int]:
+    return {"chunks_dropped_stop": chunks, "frames_dropped_stop": 6 * chunks}
 
 
 def test_ledgers_of_shards_add_up_to_one_line_a_record() -> None:
     """b is spread over three shards; one of them alone would say that it was skipped."""
-    first = ledger_table(
-        [piece("a", 100, 1), piece("b", 9000, 2)],
-        {"a": {"chunks": 1, "frames_dropped_stop": 6}, "b": {"chunks": 2, "frames_kept": 5, "frames_dropped_stop": 7}},
-    )
-    second = shard("b", chunks=3, frames_dropped_stop=12, frames_dropped_ambiguous=6)
-    third = ledger_table(
-        [piece("b", 9000, 1), piece("c", 0, 0)], {"b": {"chunks": 1, "frames_kept": 1, "frames_dropped_no_cds": 5}}
-    )
-    assert second.to_pylist()[0]["disposition"] == "skipped"
-    assert merged_ledger([first, second, third]).to_pylist() == [
-        line("a", 100, "skipped", "no open frame", 1, 0, 6, 0, 0, 0),
-        line("b", 9000, "scored", None, 6, 6, 19, 0, 6, 5),
-        line("c", 0, "skipped", "empty record", 0, 0, 0, 0, 0, 0),
+    pieces = [piece("a", 100, 1), piece("b", 9000, 2, 2), piece("b", 9000, 3, 2, 2), piece("b", 9000, 1, 2, 5)]
+    pieces.append(piece("c", 0, 0, 3))
+    found = [
+        {"a": stops(1), "b": {"chunks_kept": 2, "frames_kept": 5, "frames_dropped_stop": 7}},
+        {"b": {**stops(2), "chunks_dropped_ambiguous": 1, "frames_dropped_ambiguous": 6}},
+        {"b": {"chunks_kept": 1, "frames_kept": 1, "frames_dropped_no_cds": 5}},
     ]
+    shards = [pieces[:2], pieces[2:3], pieces[3:]]
+    ledgers = [ledger_table(shard, counts) for shard, counts in zip(shards, found, strict=True)]
+    assert ledgers[1].to_pylist()[0]["disposition"] == "skipped"
+    kept = {"chunks": 6, "chunks_kept": 3, "chunks_dropped_stop": 2, "chunks_dropped_ambiguous": 1}
+    frames = {"frames_kept": 6, "frames_dropped_stop": 19, "frames_dropped_ambiguous": 6, "frames_dropped_no_cds": 5}
+    merged = merged_ledger(pieces, ledgers)
+    assert merged.to_pylist() == [
+        line("a", 100, "skipped", "no open frame", chunks=1, **stops(1)),
+        line("b", 9000, "scored", None, **kept, **frames),
+        line("c", 0, "skipped", "empty record"),
+    ]
+    assert ledger_faults(merged) == []
+    assert ledger_faults(merged_ledger(pieces, ledgers[:2])) == ["b: 6 chunks planned, 5 accounted for"]
+    assert ledger_totals(merged) == {
+        "records": 3,
+        "records_scored": 1,
+        "records_skipped": 2,
+        "records_skipped: empty record": 1,
+        "records_skipped: no open frame": 1,
+        **{**kept, "chunks": 7, "chunks_dropped_stop": 3},
+        **{**frames, "frames_dropped_stop": 25},
+    }
 
 
 def test_a_record_without_a_frame_in_any_shard_stays_skipped() -> None:
-    merged = merged_ledger([shard("r", chunks=1, frames_dropped_stop=6), shard("r", chunks=2, frames_dropped_stop=12)])
-    assert merged.to_pylist() == [line("r", 9000, "skipped", "no open frame", 3, 0, 18, 0, 0, 0)]
+    pieces = [piece("r", 9000, 1), piece("r", 9000, 2, first_chunk=1)]
+    ledgers = [ledger_table(pieces[:1], {"r": stops(1)}), ledger_table(pieces[1:], {"r": stops(2)})]
+    expected = line("r", 9000, "skipped", "no open frame", chunks=3, **stops(3))
+    assert merged_ledger(pieces, ledgers).to_pylist() == [expected]
 
 
 def test_no_ledgers_make_an_empty_one() -> None:
-    assert merged_ledger([]).schema == ledger_schema()
-    assert merged_ledger([]).num_rows == 0
+    assert merged_ledger([], []).schema == ledger_schema()
+    assert merged_ledger([], []).num_rows == 0
 
 
-def test_unbalanced_records_are_named() -> None:
-    pieces = [piece("good", 900, 2), piece("lost", 900, 2), piece("twice", 900, 2)]
+def test_what_does_not_add_up_is_named() -> None:
+    good = {"chunks_kept": 2, "frames_kept": 3, "frames_dropped_stop": 9}
     counts = {
-        "good": {"chunks": 2, "frames_kept": 3, "frames_dropped_stop": 9},
-        "lost": {"chunks": 2, "frames_kept": 3, "frames_dropped_stop": 8},
-        "twice": {"chunks": 2, "frames_kept": 4, "frames_dropped_stop": 9},
+        "good": good,
+        "lost": {**good, "frames_dropped_stop": 8},
+        "twice": {**good, "frames_kept": 4},
+        "gone": {},
     }
-    assert unbalanced_records(ledger_table(pieces, counts)) == ["lost", "twice"]
+    table = ledger_table([piece(name, 900, 2) for name in counts], counts)
+    assert ledger_faults(table) == [
+        "lost: 2 chunks have 12 frames, 11 accounted for",
+        "twice: 2 chunks have 12 frames, 13 accounted for",
+        "gone: 2 chunks planned, 0 accounted for",
+    ]
+    lines = table.to_pylist()
+    lines[0] |= {"disposition": "skipped"}
+    assert ledger_faults(pa.Table.from_pylist(lines[:1], schema=ledger_schema())) == [
+        "good: skipped with 3 kept frames",
+        "good: skipped for the reason None",
+    ]
+
+
+def test_a_ledger_of_other_pieces_or_other_frames_is_told() -> None:
+    pieces = [piece("a", 900, 2), piece("b", 0, 0)]
+    table = ledger_table(pieces, {"a": {"chunks_kept": 2, "frames_kept": 3, "frames_dropped_stop": 9}})
+    assert shard_ledger_faults(table, pieces, 3) == []
+    assert shard_ledger_faults(table, pieces, 4) == ["ledger counts 3 kept frames, the table holds 4"]
+    for others in (pieces[:1], pieces[::-1], [piece("a", 900, 1), piece("b", 0, 0)]):
+        assert len(shard_ledger_faults(table, others, 3)) == 1

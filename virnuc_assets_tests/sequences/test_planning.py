@@ -1,5 +1,6 @@
 """Planning: shards hold every chunk of a source exactly once, in order, and their tables together are the whole."""
 
+import hashlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.chunk_table import as_fasta, chunk_table
+from virnuc_assets.sequences.chunk_table import ChunkReader, as_fasta, chunk_tables
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_table, merged_ledger
-from virnuc_assets.sequences.planning import Piece, Plan, plan_source, shard_key, source_name, source_of
+from virnuc_assets.sequences.planning import Plan, plan_source, shard_key, source_name, source_of
 
 from .plain import walked_chunks
 
@@ -27,18 +28,26 @@ def planned(folder: Path, lengths: list[int], chunk_length: int, shard_chunks: i
     return plan_source(folder / "s.fa", "s", chunk_length, shard_chunks)
 
 
+def cut(plan: Plan) -> list[tuple[str, str, int, int, int]]:
+    return [(p.shard, p.record_id, p.length_nt, p.first_chunk, p.end_chunk) for p in plan.pieces]
+
+
 def test_records_are_cut_and_joined_into_shards_of_three_chunks(tmp_path: Path) -> None:
     """300 nt a chunk: 2, 0, 5, 1, 0 chunks are 8 in 3 shards."""
     plan = planned(tmp_path, [301, 0, 1500, 7, 0], 300, 3)
-    assert plan.pieces == (
-        Piece("s-000001", "r0", 301, 0, 2),
-        Piece("s-000001", "r1", 0, 0, 0),
-        Piece("s-000001", "r2", 1500, 0, 1),
-        Piece("s-000002", "r2", 1500, 1, 4),
-        Piece("s-000003", "r2", 1500, 4, 5),
-        Piece("s-000003", "r3", 7, 0, 1),
-        Piece("s-000003", "r4", 0, 0, 0),
-    )
+    assert cut(plan) == [
+        ("s-000001", "r0", 301, 0, 2),
+        ("s-000001", "r1", 0, 0, 0),
+        ("s-000001", "r2", 1500, 0, 1),
+        ("s-000002", "r2", 1500, 1, 4),
+        ("s-000003", "r2", 1500, 4, 5),
+        ("s-000003", "r3", 7, 0, 1),
+        ("s-000003", "r4", 0, 0, 0),
+    ]
+    assert [piece.number for piece in plan.pieces] == [1, 2, 3, 3, 3, 4, 5]
+    assert {piece.fate for piece in plan.pieces} == {"planned"}
+    digest = hashlib.sha256(("ACGTN" * 500)[:301].encode()).hexdigest()[:32]
+    assert plan.pieces[0].digest == digest
     assert plan.shards == ["s-000001", "s-000002", "s-000003"]
 
 
@@ -82,10 +91,9 @@ def tables(path: Path, shard_chunks: int, chunk_length: int) -> tuple[pa.Table, 
     """Chunks and frames of all shards one after the other, and the ledgers of each."""
     plan = plan_source(path, "s", chunk_length, shard_chunks)
     chunks, frames, ledgers = [], [], []
-    for shard in plan.shards:
-        pieces = [piece for piece in plan.pieces if piece.shard == shard]
-        chunks.append(chunk_table(path, pieces, chunk_length, plan.sha256))
-        found = open_frames(chunks[-1], None)
+    for pieces, table in chunk_tables(path, plan.pieces, chunk_length, plan.sha256):
+        chunks.append(table)
+        found = open_frames(table, None)
         frames.append(found.table)
         ledgers.append(ledger_table(pieces, found.counts))
     return pa.concat_tables(chunks), pa.concat_tables(frames), ledgers
@@ -101,7 +109,8 @@ def test_rows_do_not_depend_on_the_shard_size(tmp_path: Path, shard_chunks: int,
     assert len(ledgers) == -(-whole_chunks.num_rows // shard_chunks)
     assert chunks.to_pylist() == whole_chunks.to_pylist()
     assert frames.to_pylist() == whole_frames.to_pylist()
-    assert merged_ledger(ledgers).to_pylist() == whole_ledger.to_pylist()
+    plan = plan_source(path, "s", chunk_length, shard_chunks)
+    assert merged_ledger(plan.pieces, ledgers).to_pylist() == whole_ledger.to_pylist()
     assert whole_ledger.column("record_id").to_pylist() == [f"r{number}" for number in range(len(MIXED))]
 
 
@@ -109,7 +118,7 @@ def test_a_chunk_row_is_its_window_of_the_record(tmp_path: Path) -> None:
     letters = "ACGTTGCATTNACGGATTAC" * 30
     (tmp_path / "s.fa").write_text(f">x.1 of no use\n{letters[:501].lower()}\n")
     plan = plan_source(tmp_path / "s.fa", "s", 500, 10)
-    table = chunk_table(tmp_path / "s.fa", plan.pieces, 500, plan.sha256)
+    table = ChunkReader(tmp_path / "s.fa", plan.sha256, 500).table(plan.pieces)
     row = {"record_id": "x.1"}
     assert table.to_pylist() == [
         {"chunk_id": "x.1_chunk_1", **row, "start_nt": 0, "end_nt": 500, "sequence": letters[:500]},

@@ -12,6 +12,7 @@ from Bio import bgzf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from virnuc_assets.sequences import opening
 from virnuc_assets.sequences.catalogue import Source
 from virnuc_assets.sequences.opening import SequenceFileError, open_source
 from virnuc_assets.sequences.plan_table import make_plan
@@ -130,6 +131,27 @@ def test_line_width_and_line_ends_change_nothing(
     assert read(path) == [(f"r{number}", sequence) for number, sequence in enumerate(sequences)]
 
 
+def test_ids_that_occur_twice_are_told_apart_by_their_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "input.fa"
+    path.write_bytes(b">a one\nACG\n>b\n>a two\nGGG\n")
+    with open_source(path) as source:
+        assert [(record.id, record.number) for record in read_records(source)] == [("a", 1), ("b", 2), ("a", 3)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 16])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_blocks_of_any_size_give_the_same_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, end: bytes
+) -> None:
+    """A header, a line end or a byte order mark may lie on the border of two blocks."""
+    content = b">first of two > and more\nACGT\nAC GU\n\n>second\n>third\nggg\nNN"
+    monkeypatch.setattr(opening, "_BLOCK_BYTES", size)
+    found = read_bytes(tmp_path, content.replace(b"\n", end))
+    assert found == [("first", "ACGTACGT"), ("second", ""), ("third", "GGGNN")]
+    with pytest.raises(SequenceFileError, match="record 'first', line 3: .*'-'"):
+        read_bytes(tmp_path, content.replace(b"AC GU", b"AC-GU").replace(b"\n", end))
+
+
 def test_reading_streams_the_file(tmp_path: Path) -> None:
     """The first record is handed out before the broken second one is looked at."""
     path = tmp_path / "input.fa"
@@ -155,8 +177,8 @@ REFUSALS = {
     "empty_gzip.fa.gz": (gzip.compress(b"", mtime=0), ["blank"]),
     "blank_only.fa": (b"\n  \r\n\t\n", ["blank"]),
     "protein.faa": (b">good\nACGT\n>WP_1 capsid\nMKV\nLEAQ\n", ["'WP_1'", "line 5", "'ELQ'", "protein"]),
-    "duplicate.fa": (b">a one\nACG\n>b\nACG\n>a two\nGGG\n", ["'a'", "twice", "record 3"]),
-    "duplicate_in_a_row.fa": (b">a\nACG\n>a\nACG\n", ["'a'", "twice", "record 2"]),
+    "sign_in_a_line.fa": (b">a\nACG\nAC>G\n", ["'a'", "line 3", "'>'"]),
+    "endless_header.fa": (b">a " + b"x" * (3 << 20) + b"\nACG\n", ["line 1", "header of more than"]),
     "truncated.fa.gz": (GZIP[:-20], ["gzip", "cut or corrupt"]),
     "truncated_in_the_trailer.fa.gz": (GZIP[:-3], ["gzip", "cut or corrupt"]),
     "truncated_second_member.fa.gz": (GZIP + GZIP[:-20], ["gzip", "cut or corrupt"]),

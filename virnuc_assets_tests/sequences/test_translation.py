@@ -1,10 +1,11 @@
 """Six-frame translation: the standard code, hand-written cases, and a plain statement on random letters."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnuc_assets.sequences.translation import FRAMES_PER_CHUNK, reverse_complement, six_frames
+from virnuc_assets.sequences.translation import EMPTY, FRAME_NAMES, OPEN, STOPPED, SixFrames, six_proteins
 
 from .plain import CODONS, plain_frames, plain_reverse_complement
 
@@ -12,7 +13,27 @@ LETTERS = "ACGTNRYKMBVDHSW"
 
 
 def frames(sequence: str) -> list[tuple[str, str, str]]:
-    return [(frame.suffix, frame.nucleotides, frame.protein) for frame in six_frames(sequence.encode())]
+    return many_frames([sequence])[0]
+
+
+def many_frames(sequences: list[str]) -> list[list[tuple[str, str, str]]]:
+    """Name, nucleotides and protein of the six frames of sequences of one length."""
+    letters = np.frombuffer("".join(sequences).encode(), np.uint8).reshape(len(sequences), -1)
+    found, rows = SixFrames(letters), np.arange(len(sequences))
+    frames: list[list[tuple[str, str, str]]] = [[] for _ in sequences]
+    for frame, name in enumerate(FRAME_NAMES):
+        proteins, lengths_aa = found.proteins(frame, rows)
+        nucleotides, lengths_nt = found.nucleotides(frame, rows, lengths_aa)
+        for row, (nt, aa) in enumerate(zip(parted(nucleotides, lengths_nt), parted(proteins, lengths_aa), strict=True)):
+            frames[row].append((name, nt, aa))
+            assert found.fates[row, frame] == (EMPTY if not aa else STOPPED if "*" in aa else OPEN)
+    assert found.ambiguous.tolist() == [bool(set(sequence) - set("ACGT")) for sequence in sequences]
+    return frames
+
+
+def parted(letters: np.ndarray, lengths: np.ndarray) -> list[str]:
+    ends = np.cumsum(lengths).tolist()
+    return [letters[end - length : end].tobytes().decode() for end, length in zip(ends, lengths.tolist(), strict=True)]
 
 
 @pytest.mark.parametrize(("codon", "amino_acid"), sorted(CODONS.items()))
@@ -76,30 +97,23 @@ def test_hand_written_frames(sequence: str) -> None:
     assert frames(sequence) == HAND_WRITTEN[sequence]
 
 
-def test_strand_and_frame_tell_the_suffix() -> None:
-    found = [(frame.strand, frame.frame, frame.suffix) for frame in six_frames(b"ACGT")]
-    assert found == [("+", 1, "F1"), ("+", 2, "F2"), ("+", 3, "F3"), ("-", 1, "R1"), ("-", 2, "R2"), ("-", 3, "R3")]
-    assert len(found) == FRAMES_PER_CHUNK
-
-
 @pytest.mark.parametrize("sequence", ["ACGT" * 125, "ACGT" * 75, "ACG" * 166 + "T", "ACG" * 99 + "TC"])
 def test_one_base_more_than_the_codons_where_there_is_one(sequence: str) -> None:
-    for frame in six_frames(sequence.encode()):
-        offset = frame.frame - 1
-        assert len(frame.protein) == (len(sequence) - offset) // 3
-        assert len(frame.nucleotides) == min(3 * len(frame.protein) + 1, len(sequence) - offset)
-
-
-def test_reverse_complement_leaves_ambiguity_letters_as_they_are() -> None:
-    assert reverse_complement(b"ACGTNRYKMBVDHSW") == b"WSHDVBMKYRNACGT"
-    assert reverse_complement(b"AACG") == b"CGTT"
-    assert reverse_complement(b"") == b""
+    for name, nucleotides, protein in frames(sequence):
+        offset = int(name[1]) - 1
+        assert len(protein) == (len(sequence) - offset) // 3
+        assert len(nucleotides) == min(3 * len(protein) + 1, len(sequence) - offset)
 
 
 @given(st.text(LETTERS, max_size=60) | st.text("ACGT", max_size=60))
 def test_any_letters_agree_with_a_plain_statement(sequence: str) -> None:
     assert frames(sequence) == plain_frames(sequence)
-    assert reverse_complement(sequence.encode()).decode() == plain_reverse_complement(sequence)
+    assert six_proteins(sequence.encode()) == [protein for _, _, protein in plain_frames(sequence)]
+
+
+@given(st.integers(0, 40).flatmap(lambda n: st.lists(st.text("ACGTN", min_size=n, max_size=n), min_size=1, max_size=5)))
+def test_chunks_do_not_disturb_each_other(sequences: list[str]) -> None:
+    assert many_frames(sequences) == [plain_frames(sequence) for sequence in sequences]
 
 
 @given(st.text(LETTERS, max_size=60))
