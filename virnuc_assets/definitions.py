@@ -11,7 +11,17 @@ from pathlib import Path
 import dagster as dg
 
 from virnuc_assets import automation, checks
-from virnuc_assets.assets import classifiers, embeddings, features, migration, predictions, sequences, shards, virnucpro
+from virnuc_assets.assets import (
+    classifiers,
+    embeddings,
+    features,
+    migration,
+    predictions,
+    refseq,
+    sequences,
+    shards,
+    virnucpro,
+)
 from virnuc_assets.bootstrap import mlflow_folder
 from virnuc_assets.partitions import REFERENCE, SAMPLES
 from virnuc_assets.resources import Workspace
@@ -25,7 +35,7 @@ SETTINGS_FILE = "virnuc.toml"
 def build_defs(settings: Settings) -> dg.Definitions:
     """All assets, checks, jobs, sensors and resources of a project; the graph's shape is the same in every profile.
 
-    Only a section `[virnucpro]` adds to it.
+    Only the sections `[refseq]` and `[virnucpro]` add to it.
     """
     warnings.filterwarnings("ignore", message=".*backfill_policy.*", category=dg.BetaWarning)
     workspace = Workspace(settings)
@@ -37,7 +47,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
         branches = workspace.branches(shard_set.domain)
         assets += [features.build_asset(workspace, shard_set, branch) for branch in branches]
         asset_checks += checks.build_shard_checks(workspace, shard_set)
-    for stage in (classifiers, virnucpro, migration, predictions):
+    for stage in (refseq, classifiers, virnucpro, migration, predictions):
         assets += stage.build_assets(workspace)
         asset_checks += stage.build_checks(workspace)
     jobs = automation.build_jobs(workspace)

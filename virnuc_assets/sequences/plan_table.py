@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from virnuc_assets.sequences.catalogue import Label, Source
+from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
 from virnuc_assets.sequences.opening import SequenceFileError, open_source
 from virnuc_assets.sequences.planning import Piece, Plan, plan_source, source_of
 from virnuc_assets.sequences.reading import read_records
@@ -45,9 +45,13 @@ def make_plan(path: Path, source: Source, settings: SequenceSettings) -> Plan:
 
     Raises:
         SequenceFileError: the file cannot be read; no plan is left behind.
+        CatalogueError: the file is not the catalogued one.
     """
     plan = plan_source(source.fasta, source.name, settings.chunk_length, settings.shard_chunks)
+    require_checksum(source.fasta, source.fasta_sha256, plan.sha256)
     genbank_sha256 = _annotation_digest(source.genbank, plan) if source.genbank else None
+    if source.genbank and genbank_sha256:
+        require_checksum(source.genbank, source.genbank_sha256, genbank_sha256)
     recipe = {
         "table": "shard_plan",
         "fasta": str(source.fasta),
