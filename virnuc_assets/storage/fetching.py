@@ -20,7 +20,6 @@ import requests
 from filelock import FileLock
 
 from virnuc_assets.storage.requesting import Client, FetchError, Interrupted, Patience, body
-from virnuc_assets.storage.tables import written_aside
 
 Algorithm = Literal["md5", "sha256"]
 # Bytes there so far, and bytes of the whole file where the server told them.
@@ -221,8 +220,7 @@ class _Partial:
         """Forget what is there before the note of another version says what comes."""
         with self._writing():
             self.discard()
-            with written_aside(self._note) as aside:
-                aside.write_text(json.dumps(asdict(version)), encoding="utf-8")
+            self._note.write_text(json.dumps(asdict(version)), encoding="utf-8")
 
     def append(self, blocks: Iterator[bytes], total: int | None, report: Report) -> None:
         done = self.size()
@@ -246,8 +244,9 @@ class _Partial:
             self._note.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+        with self._writing():
+            self.path.unlink(missing_ok=True)
+            self._note.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

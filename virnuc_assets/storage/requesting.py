@@ -150,11 +150,11 @@ class Client:
                     timeout=self._silence_s,
                     verify=self._verify,
                 )
-            target = self._session.get_redirect_target(response)
-            if not target:
+            location = self._session.get_redirect_target(response)
+            if not location:
                 return response
             response.close()
-            target = urljoin(asked, target)
+            target = urljoin(asked, location)
             if asked.startswith("https:") and not target.startswith("https:"):
                 raise FetchError(f"{url}: redirected from https to {target}, which anyone could alter; not followed")
             asked = target
@@ -206,7 +206,7 @@ def _sorted_errors(url: str) -> Iterator[None]:
         raise Interrupted(str(error)) from error
     except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
         raise Interrupted(f"{type(error).__name__}: {error}") from error
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # requests lets errors of urllib's parser through
         raise FetchError(f"{url}: cannot be asked for ({type(error).__name__}: {error})") from error
 
 
