@@ -10,6 +10,7 @@ import typer
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import MANIFEST, read_catalogue
+from virnuc_assets.settings import Settings
 from virnuc_assets.settings_file import load_settings
 
 _SETTABLE = ("name", "organism", "relatives", "origin", "date")
@@ -63,13 +64,16 @@ def catalogue(
     rows = [
         row_of(folder, file, genbank or genbank_beside(file), {"name": source_name(file), **shared}) for file in files
     ]
-    known = [path for path in settings.catalogues if (path / MANIFEST).is_file()]
-    others = [path for path in known if path.resolve() != folder.resolve()]
-    append_rows(folder, rows, taken=[source.name for other in others for source in read_catalogue(other)])
+    append_rows(folder, rows, taken=_names_elsewhere(settings, folder))
     pairs: dict[str, Any] = {"rows": len(rows), "with GenBank": sum(bool(row["genbank"]) for row in rows)}
     if folder.resolve() not in [path.resolve() for path in settings.catalogues]:
         pairs["not read yet"] = f"add {folder} to catalogues under [paths] of {config}"
     return {**pairs, "written to": folder / MANIFEST}
+
+
+def _names_elsewhere(settings: Settings, folder: Path) -> list[str]:
+    others = [path for path in settings.catalogues if path.resolve() != folder.resolve()]
+    return [source.name for path in others if (path / MANIFEST).is_file() for source in read_catalogue(path)]
 
 
 def _pairs(texts: Iterable[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from unicodedata import category
 
 from filelock import FileLock
 
@@ -99,11 +100,17 @@ def append_rows(folder: Path, rows: Sequence[Row], taken: Iterable[str] = ()) ->
 
 
 def write_manifest(folder: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> None:
-    """Write `folder/MANIFEST.tsv`; it appears only if all of it can be read back as a catalogue.
+    """Write `folder/MANIFEST.tsv`, a line a row; it appears only if all of it can be read back as a catalogue.
 
     Raises:
-        CatalogueError: a row is not one of a catalogue.
+        CatalogueError: a row is not one of a catalogue, or holds a tab, a line end or another control character.
     """
+    for row in rows:
+        if wrong := [column for column, text in row.items() if any(category(letter) == "Cc" for letter in text)]:
+            raise CatalogueError(
+                f"{folder / MANIFEST}: {row['name']}: expected no control characters in {wrong[0]}, found "
+                f"{row[wrong[0]]!r}; rename the file, or reword"
+            )
     more = dict.fromkeys(column for row in rows for column in row if column not in columns)
     with written_aside(folder / MANIFEST) as aside:
         with aside.open("w", encoding="utf-8", newline="") as handle:

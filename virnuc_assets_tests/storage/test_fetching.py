@@ -279,7 +279,12 @@ def test_a_redirect_to_plain_http_is_refused(fetch: Fetch, server: FileServer) -
 
 @pytest.mark.parametrize(
     ("location", "words"),
-    [("file:///etc/passwd", "https to file:"), ("https://[", "cannot be asked for"), (PATH, "redirects"), ("https:///x", "https")],
+    [
+        ("file:///etc/passwd", "https to file:"),
+        ("https://[", "cannot be asked for"),
+        (PATH, "redirects"),
+        ("https:///x", "https"),
+    ],
 )
 def test_other_redirects_are_refused(location: str, words: str, fetch: Fetch, server: FileServer) -> None:
     server.always[PATH] = Answer(status=302, headers={"Location": location})
