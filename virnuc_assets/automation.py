@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from virnuc_assets.assets import refseq
 from virnuc_assets.assets.accounts import LEDGER
 from virnuc_assets.assets.migration import DECISION
 from virnuc_assets.assets.recipes import chunks_are_older, plan_digest, report_is_older
@@ -20,6 +21,7 @@ from virnuc_assets.storage.layout import CLASSIFIER_FILE, Layout
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
+FETCH_JOB = "fetch_refseq"
 REFERENCE_JOB = "embed_reference"
 SAMPLE_JOB = "predict_samples"
 OTHER_BRANCH_JOB = "embed_samples_for_other_branch"
@@ -31,6 +33,7 @@ DECIDE_JOB = "decide"
 
 
 _PHASES = {
+    FETCH_JOB: "Downloads the RefSeq release of the settings; what is there is not fetched again.",
     "plan_reference": "Plans the catalogue into shards; new ones become partitions.",
     REFERENCE_JOB: "Frames, embeddings and features of reference shards.",
     DECISION_JOB: "The reference's ledger, split, training and evaluation of all branches, and the decision.",
@@ -56,9 +59,11 @@ def build_jobs(workspace: Workspace) -> list[Any]:
     others = [branch for branch in workspace.branches("samples") if branch != serving]
     on_demand = [(f"{branch.protein}_embeddings", f"{branch.name}_features") for branch in others]
     plans = {shards.domain: dg.AssetSelection.assets(shards.key("shard_plan")) for shards in (REFERENCE, SAMPLES)}
+    release = dg.AssetSelection.assets(refseq.RELEASE) if workspace.settings.refseq else dg.AssetSelection.assets()
     selections = {
+        **({FETCH_JOB: release} if workspace.settings.refseq else {}),
         "plan_reference": plans["reference"],
-        REFERENCE_JOB: dg.AssetSelection.key_prefixes("reference") - plans["reference"],
+        REFERENCE_JOB: dg.AssetSelection.key_prefixes("reference") - plans["reference"] - release,
         DECISION_JOB: dg.AssetSelection.groups("classifiers", "migration") | dg.AssetSelection.assets(LEDGER),
         DECIDE_JOB: dg.AssetSelection.assets(DECISION),
         PLAN_SAMPLES_JOB: plans["samples"],

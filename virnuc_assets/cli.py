@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from virnuc_assets import exchange_cli
+from virnuc_assets import catalogue_cli, exchange_cli
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings_file import load_settings
@@ -183,6 +183,7 @@ def up(config: Config = DEFAULT_CONFIG) -> None:
     raise typer.Exit(status)
 
 
+_command(catalogue_cli.catalogue)
 _command(exchange_cli.import_, "import")
 _command(exchange_cli.export)
 

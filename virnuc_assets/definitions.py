@@ -18,6 +18,7 @@ from virnuc_assets.assets import (
     features,
     migration,
     predictions,
+    refseq,
     sequences,
     shards,
     virnucpro,
@@ -35,7 +36,7 @@ SETTINGS_FILE = "virnuc.toml"
 def build_defs(settings: Settings) -> dg.Definitions:
     """All assets, checks, jobs, sensors and resources of a project; the graph's shape is the same in every profile.
 
-    Only a section `[virnucpro]` adds to it.
+    Only the sections `[refseq]` and `[virnucpro]` add to it.
     """
     warnings.filterwarnings("ignore", message=".*backfill_policy.*", category=dg.BetaWarning)
     workspace = Workspace(settings)
@@ -47,7 +48,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
         branches = workspace.branches(shard_set.domain)
         assets += [features.build_asset(workspace, shard_set, branch) for branch in branches]
         asset_checks += checks.build_shard_checks(workspace, shard_set)
-    for stage in (accounts, classifiers, virnucpro, migration, predictions):
+    for stage in (refseq, accounts, classifiers, virnucpro, migration, predictions):
         assets += stage.build_assets(workspace)
         asset_checks += stage.build_checks(workspace)
     jobs = automation.build_jobs(workspace)

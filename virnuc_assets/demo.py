@@ -43,6 +43,8 @@ def run_demo(settings: Settings, out: Console) -> None:
     started = time.perf_counter()
     with dg.DagsterInstance.get() as instance:
         run = Runs(build_defs(settings), instance, out)
+        if settings.refseq:
+            run.job(automation.FETCH_JOB)
         run.job("plan_reference")
         run.shards(automation.REFERENCE_JOB, REFERENCE)
         run.job(automation.DECISION_JOB)

@@ -7,7 +7,8 @@ from functools import cached_property
 
 from virnuc_assets.encoders.checkpoints import configured
 from virnuc_assets.encoders.registry import BRANCHES, Branch, EncoderSpec, encoder_for, encoder_named
-from virnuc_assets.sequences.catalogue import Source, read_catalogue
+from virnuc_assets.sequences.catalogue import Source, read_catalogues
+from virnuc_assets.sequences.refseq import require_release
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.layout import Domain, Layout
 
@@ -45,5 +46,11 @@ class Workspace:
         return list(dict.fromkeys(slot for branch in self.branches(domain) for slot in (branch.dna, branch.protein)))
 
     def catalogue(self) -> list[Source]:
-        """The reference sources, read afresh."""
-        return read_catalogue(self.settings.genomes)
+        """The reference sources of all catalogues, read afresh.
+
+        Raises:
+            CatalogueError: a catalogue is wrong, or the RefSeq release of the settings is not downloaded.
+        """
+        if self.settings.refseq:
+            require_release(self.settings.root / self.settings.refseq.folder, self.settings.refseq)
+        return read_catalogues(self.settings.catalogues)

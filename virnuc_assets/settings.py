@@ -21,6 +21,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Branch = Literal["fastesm2", "esm2_650", "esm2_3b", "kmer"]
 ServingBranch = Literal["fastesm2", "esm2_650", "esm2_3b"]
 HubEncoder = Literal["dnabert_s", "fastesm2_650", "esm2_650", "esm2_3b"]
+RefseqHosts = Literal[
+    "bacteria", "archaea", "fungi", "protozoa", "plant", "invertebrate", "vertebrate_mammalian", "vertebrate_other"
+]
 
 
 class _Section(BaseModel):
@@ -192,6 +195,26 @@ class VirnucproSettings(_Section):
     protein_encoder: Literal["esm2_3b", "fastesm2_650"] = "esm2_3b"
 
 
+class RefseqSettings(_Section):
+    """An NCBI RefSeq release to download: all viruses, and a seeded draw of hosts.
+
+    Attributes:
+        release: its number; a server that has another one is refused.
+        base_url: folder of the release on the server, over HTTPS.
+        seed: of the draw.
+        files_per_directory: how many files of a directory of hosts; VirNucPro's number for those not named.
+        folder: where the files and their MANIFEST.tsv lie; one of the catalogues.
+        ca_bundle: certificates to trust in place of the usual ones (PEM), for a mirror of one's own.
+    """
+
+    release: PositiveInt
+    base_url: str = Field(default="https://ftp.ncbi.nlm.nih.gov/refseq/release", pattern="^https?://")
+    seed: int = Field(default=42, ge=0)
+    files_per_directory: dict[RefseqHosts, Annotated[int, Field(ge=0)]] = {}
+    folder: str = Field(default="data/refseq", min_length=1)
+    ca_bundle: str | None = Field(default=None, min_length=1)
+
+
 class ServerSettings(_Section):
     """Ports of the two servers that `make up` starts on loopback."""
 
@@ -216,9 +239,10 @@ class ServerSettings(_Section):
 
 
 class PathSettings(_Section):
-    """Folders, relative to the folder of `virnuc.toml` unless absolute."""
+    """Folders, relative to the folder of `virnuc.toml` unless absolute; `catalogues` are more with a MANIFEST.tsv."""
 
     genomes: str = Field(default="data/genomes", min_length=1)
+    catalogues: list[Annotated[str, Field(min_length=1)]] = []
     incoming: str = Field(default="data/incoming", min_length=1)
     var: str = Field(default="var", min_length=1)
 
@@ -238,6 +262,7 @@ class Settings(_Section):
     decision: DecisionSettings = DecisionSettings()
     serving: ServingSettings = ServingSettings()
     virnucpro: VirnucproSettings | None = None
+    refseq: RefseqSettings | None = None
     servers: ServerSettings = ServerSettings()
     paths: PathSettings = PathSettings()
 
@@ -253,6 +278,12 @@ class Settings(_Section):
     def genomes(self) -> Path:
         """Folder of the reference genomes and their MANIFEST.tsv."""
         return self.root / self.paths.genomes
+
+    @property
+    def catalogues(self) -> list[Path]:
+        """Folders with a MANIFEST.tsv: the genomes, those that are named beside them, and the RefSeq release."""
+        more = [*self.paths.catalogues, *([self.refseq.folder] if self.refseq else [])]
+        return list(dict.fromkeys([self.genomes, *(self.root / folder for folder in more)]))
 
     @property
     def incoming(self) -> Path:

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import itertools
 import re
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ MANIFEST = read_rows(GENOMES / "MANIFEST.tsv")
 @pytest.fixture(scope="module")
 def reference() -> dict[str, list[tuple[str, str]]]:
     """FASTA records of each manifest row, by name."""
-    return {row["name"]: read_records(GENOMES / row["label"] / f"{row['name']}.fna.gz", "fasta") for row in MANIFEST}
+    return {row["name"]: read_records(GENOMES / row["fasta"], "fasta") for row in MANIFEST}
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +56,25 @@ def sample() -> dict[str, str]:
 
 
 def test_manifest_names_every_file_and_no_other() -> None:
-    expected = {GENOMES / row["label"] / f"{row['name']}.fna.gz" for row in MANIFEST}
-    expected |= {GENOMES / row["label"] / f"{row['name']}.gbk.gz" for row in MANIFEST if row["annotated"] == "yes"}
-    assert {path for path in GENOMES.glob("*/*") if path.is_file()} == expected
+    assert {row["fasta"] for row in MANIFEST} == {f"{row['label']}/{row['name']}.fna.gz" for row in MANIFEST}
+    files = [row[column] for row in MANIFEST for column in ("fasta", "genbank") if row[column]]
+    assert {path for path in GENOMES.glob("*/*") if path.is_file()} == {GENOMES / name for name in files}
+
+
+def test_checksums_and_origins_are_given_and_true() -> None:
+    for row in MANIFEST:
+        for column in ("fasta", "genbank"):
+            content = (GENOMES / row[column]).read_bytes() if row[column] else None
+            assert row[f"{column}_sha256"] == (hashlib.sha256(content).hexdigest() if content else ""), row["name"]
+        assert row["origin"].startswith(("deb:", "debsrc:", "pypi-sdist:", "pypi-whl:")), row["name"]
 
 
 def test_manifest_has_31_viral_and_34_host_rows_in_the_seven_groups() -> None:
     labels = [row["label"] for row in MANIFEST]
     assert (labels.count("viral"), labels.count("host"), len(labels)) == (31, 34, 65)
     assert len({row["name"] for row in MANIFEST}) == 65
-    assert {row["annotated"] for row in MANIFEST} == {"yes", "no"}
+    annotated = [row["label"] for row in MANIFEST if row["genbank"]]
+    assert (annotated.count("viral"), annotated.count("host")) == (8, 23)
     assert {row["group"] for row in MANIFEST if row["label"] == "host"} == HOST_GROUPS
     assert {row["qualifier"] for row in MANIFEST} == {"", "plasmid", "organelle", "herpes", "ssRNA-RT"}
     assert not any("(" in row["group"] for row in MANIFEST)
@@ -96,8 +106,8 @@ def test_host_windows_hold_no_ambiguity(reference: dict[str, list[tuple[str, str
 
 def test_genbank_holds_the_records_of_the_fasta(reference: dict[str, list[tuple[str, str]]]) -> None:
     for row in MANIFEST:
-        if row["annotated"] == "yes":
-            path = GENOMES / row["label"] / f"{row['name']}.gbk.gz"
+        if row["genbank"]:
+            path = GENOMES / row["genbank"]
             assert read_records(path, "genbank") == reference[row["name"]], row["name"]
             assert "/translation=" in gzip.decompress(path.read_bytes()).decode(), row["name"]
 

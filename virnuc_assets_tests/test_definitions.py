@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from virnuc_assets.definitions import build_defs
-from virnuc_assets.settings import Profile, Settings
+from virnuc_assets.settings import Profile, RefseqSettings, Settings
 
 PER_SHARD = {
     "shard_plan",
@@ -45,6 +45,9 @@ LANGUAGE_MODELS = {
 ON_DEVICE = LANGUAGE_MODELS | {"encoder_benchmark"}
 HEAVY = ("torch", "transformers", "mlflow", "sklearn", "sourmash")
 MAX_LOADING_SECONDS = 3.0
+
+
+REFSEQ = dg.AssetKey(["reference", "refseq_release"])
 
 
 def graph_of(profile: Profile, root: Path = Path("nowhere")) -> dg.Definitions:
@@ -173,6 +176,21 @@ def test_definitions_are_valid_and_every_job_resolves(defs: dg.Definitions) -> N
         "embed_samples_for_other_branch",
         "report_samples",
     }
+
+
+def test_a_refseq_section_adds_the_release_before_the_plan(defs: dg.Definitions) -> None:
+    more = build_defs(Settings(root=Path("nowhere"), refseq=RefseqSettings(release=230)))
+    before, after = shape(defs), shape(more)
+    parents, _, group, pools, checks, kinds = after.pop("reference/refseq_release")
+    assert (parents, group, pools, kinds) == (set(), "sources", set(), {"fasta", "genbank"})
+    assert checks == {"downloaded_files_match_checksums"}
+    plan = after.pop("reference/shard_plan")
+    assert plan == ({REFSEQ}, *before.pop("reference/shard_plan")[1:])
+    assert after == before
+    jobs = {job.name for job in more.resolve_all_job_defs() if REFSEQ in job.asset_layer.selected_asset_keys}
+    assert {name for name in jobs if not name.startswith("__")} == {"fetch_refseq"}
+    (spec,) = (spec for key, spec in specs(more) if key == "reference/refseq_release")
+    assert all((spec.description, spec.owners, spec.kinds, spec.code_version))
 
 
 def test_building_writes_nothing(tmp_path: Path) -> None:

@@ -65,6 +65,19 @@ def test_settings_cannot_be_changed() -> None:
         settings.training.seed = 1
 
 
+def test_catalogues_are_the_genomes_and_all_that_are_named(tmp_path: Path) -> None:
+    assert load(tmp_path, "").catalogues == [tmp_path / "data/genomes"]
+    named = load(tmp_path, "[paths]\ngenomes = 'g'\ncatalogues = ['mine', '/theirs', 'g']\n[refseq]\nrelease = 230\n")
+    assert named.catalogues == [tmp_path / "g", tmp_path / "mine", Path("/theirs"), tmp_path / "data/refseq"]
+
+
+def test_a_release_is_named_only_by_a_section(tmp_path: Path) -> None:
+    assert load(tmp_path, "").refseq is None
+    found = load(tmp_path, "[refseq]\nrelease = 230\n[refseq.files_per_directory]\nplant = 3\n").refseq
+    assert found is not None
+    assert (found.release, found.seed, found.files_per_directory) == (230, 42, {"plant": 3})
+
+
 VIRNUCPRO = "[virnucpro]\nmerged = 'x'\nmodel = 'y'\ndna_dim = 768\n"
 
 
@@ -127,6 +140,17 @@ def test_an_existing_virnucpro_is_named_only_by_a_section(tmp_path: Path) -> Non
             "6: virnucpro.protein_encoder: ",
             "'esm2_3b'",
         ),
+        # a release of RefSeq is named by its number
+        ("\n[refseq]\nseed = 1\n", "2: refseq.release: ", "required"),
+        ("[refseq]\nrelease = '230'\n", "2: refseq.release: ", "'230'"),
+        ("[refseq]\nrelease = 230\nbase_url = 'ftp://x'\n", "3: refseq.base_url: ", "'ftp://x'"),
+        (
+            "[refseq]\nrelease = 230\n[refseq.files_per_directory]\nplants = 3\n",
+            "4: refseq.files_per_directory.",
+            "plants",
+        ),
+        ("[refseq]\nrelease = 230\n[refseq.files_per_directory]\nplant = -1\n", "4: refseq.files_per_directory.", "-1"),
+        ("[paths]\ncatalogues = ['']\n", "2: paths.catalogues", "''"),
         # wrong types: nothing is turned into a number
         ("[sequences]\nchunk_length = '500'\n", "2: sequences.chunk_length: ", "'500'"),
         ("[sequences]\nshard_chunks = 10.0\n", "2: sequences.shard_chunks: ", "10.0"),

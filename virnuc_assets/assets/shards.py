@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from virnuc_assets.assets import refseq
 from virnuc_assets.assets.per_shard import OWNERS, attempt_each, raise_failures
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES, ShardSet, register, unregister_all_but
@@ -64,7 +65,8 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
         raise_failures(failures, "samples that cannot be read; all others are planned")
         return _result(plans, added, removed)
 
-    return [_asset(REFERENCE, plan_reference), _asset(SAMPLES, plan_samples)]
+    fetched = [refseq.RELEASE] if workspace.settings.refseq else []
+    return [_asset(REFERENCE, plan_reference, fetched), _asset(SAMPLES, plan_samples, [])]
 
 
 def _sample_sources(folder: Path, chosen: list[str] | None, failures: dict[str, Exception]) -> list[Source]:
@@ -94,10 +96,13 @@ def _registered(context: dg.AssetExecutionContext, shards: ShardSet) -> Sequence
     return list(context.instance.get_dynamic_partitions(str(shards.partitions.name)))
 
 
-def _asset(shards: ShardSet, body: Callable[..., dg.MaterializeResult[Any]]) -> dg.AssetsDefinition:
+def _asset(
+    shards: ShardSet, body: Callable[..., dg.MaterializeResult[Any]], deps: Sequence[dg.AssetKey]
+) -> dg.AssetsDefinition:
     return dg.asset(
         body,  # type: ignore[call-overload]
         key=shards.key("shard_plan"),
+        deps=deps,
         group_name=GROUP,
         kinds={"fasta", "parquet"},
         owners=OWNERS,

@@ -21,6 +21,7 @@ from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES, ShardSet, register
 from virnuc_assets.resources import Workspace
+from virnuc_assets.sequences.cataloguing import write_manifest
 from virnuc_assets.settings import Settings
 from virnuc_assets.settings_file import load_settings
 
@@ -176,16 +177,11 @@ def new_project(
     """
     shutil.copytree(blank, root)
     with (DATA / "genomes/MANIFEST.tsv").open(newline="") as handle:
-        header, *rows = csv.reader(handle, delimiter="\t")
-    chosen = [row for row in rows if row[0] in genomes]
+        chosen = [row for row in csv.DictReader(handle, delimiter="\t") if row["name"] in genomes]
     assert len(chosen) == len(genomes)
-    for row in chosen:
-        folder = root / "data/genomes" / row[1]
-        folder.mkdir(parents=True, exist_ok=True)
-        _copy_genome(DATA / "genomes" / row[1], folder, row[0])
-    if chosen:
-        with (root / "data/genomes/MANIFEST.tsv").open("w", newline="") as handle:
-            csv.writer(handle, delimiter="\t", lineterminator="\n").writerows([header, *chosen])
+    rows = [_copy_genome(row, root / "data/genomes") for row in chosen]
+    if rows:
+        write_manifest(root / "data/genomes", rows, list(rows[0]))
     for name, records in (samples or {}).items():
         write_sample(root / f"data/incoming/{name}.fasta", records)
     return Project(root, in_memory)
@@ -196,16 +192,19 @@ def _defs_of(settings: str) -> dg.Definitions:
     return build_defs(Settings.model_validate_json(settings, strict=False))
 
 
-def _copy_genome(source: Path, folder: Path, name: str) -> None:
-    """Copy what is annotated whole; of others the first letters are enough."""
-    if (source / f"{name}.gbk.gz").is_file():
-        for path in source.glob(f"{name}.*"):
-            shutil.copyfile(path, folder / path.name)
-    else:
-        with gzip.open(source / f"{name}.fna.gz", "rt") as handle:
-            SeqIO.write(
-                [record[:LONGEST_NT] for record in SeqIO.parse(handle, "fasta")], folder / f"{name}.fna", "fasta"
-            )
+def _copy_genome(row: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Copy what is annotated whole; of others the first letters are enough. Files that tests change are not checked."""
+    (folder / row["label"]).mkdir(parents=True, exist_ok=True)
+    copied = {**row, "fasta_sha256": "", "genbank_sha256": ""}
+    if row["genbank"]:
+        for name in (row["fasta"], row["genbank"]):
+            shutil.copyfile(DATA / "genomes" / name, folder / name)
+        return copied
+    copied["fasta"] = row["fasta"].removesuffix(".gz")
+    with gzip.open(DATA / "genomes" / row["fasta"], "rt") as handle:
+        records = [record[:LONGEST_NT] for record in SeqIO.parse(handle, "fasta")]
+    SeqIO.write(records, folder / copied["fasta"], "fasta")
+    return copied
 
 
 def write_sample(path: Path, records: Sequence[str]) -> None:
@@ -223,6 +222,8 @@ def failures(*results: dg.ExecuteInProcessResult) -> list[str]:
 def _toml(value: Any) -> str:
     if isinstance(value, date):
         return value.isoformat()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_toml(entry)}" for key, entry in value.items()) + "}"
     return str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
 
 

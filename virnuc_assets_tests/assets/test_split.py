@@ -75,7 +75,7 @@ def add_source(project: Project, name: str, sequence: bytes, label: str = "viral
     path.write_text(f">{name}\n{sequence.decode()}\n")
     manifest = project.settings.genomes / "MANIFEST.tsv"
     header, *_ = csv.reader(manifest.open(newline=""), delimiter="\t")
-    known = {"name": name, "label": label, "group": group, "annotated": "no"}
+    known = {"name": name, "label": label, "group": group, "fasta": f"{label}/{name}.fna"}
     with manifest.open("a") as handle:
         handle.write("\t".join(known.get(column, "") for column in header) + "\n")
 

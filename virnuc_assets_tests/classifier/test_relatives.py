@@ -32,7 +32,7 @@ def found() -> dict[str, set[str]]:
     sequences = []
     with (GENOMES / "MANIFEST.tsv").open(newline="") as handle:
         for row in csv.DictReader(handle, delimiter="\t"):
-            with open_source(GENOMES / row["label"] / f"{row['name']}.fna.gz") as source:
+            with open_source(GENOMES / row["fasta"]) as source:
                 for record in read_records(source):
                     name_of[record.id] = row["name"]
                     sequences.append((record.id, bytes(record.sequence)))

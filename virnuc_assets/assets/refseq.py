@@ -1,0 +1,85 @@
+"""Group `sources`: an NCBI RefSeq release, downloaded and catalogued.
+
+In the graph only if virnuc.toml has a section `[refseq]`; its folder is then one of the catalogues.
+"""
+
+import time
+from typing import Any
+
+import dagster as dg
+
+from virnuc_assets.assets.per_shard import OWNERS
+from virnuc_assets.checks import result
+from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.resources import Workspace
+from virnuc_assets.settings import RefseqSettings
+from virnuc_assets.storage.digests import digest_of
+
+GROUP = "sources"
+RELEASE = REFERENCE.key("refseq_release")
+_TELL_EVERY_S = 5.0
+
+
+def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
+    """The release; nothing without the section."""
+    return [_release_asset(workspace, settings)] if (settings := workspace.settings.refseq) else []
+
+
+def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
+    """The check of the downloaded files, where there are any."""
+    if (settings := workspace.settings.refseq) is None:
+        return []
+
+    @dg.asset_check(asset=RELEASE, blocking=True)
+    def downloaded_files_match_checksums() -> dg.AssetCheckResult:
+        """Every file of the release has, as it lies on disk, the MD5 of NCBI's list."""
+        from virnuc_assets.sequences.refseq_download import altered_files
+
+        return result(altered_files(settings, workspace.settings.root / settings.folder))
+
+    return [downloaded_files_match_checksums]
+
+
+def _release_asset(workspace: Workspace, settings: RefseqSettings) -> dg.AssetsDefinition:
+    root = workspace.settings.root
+    ca_bundle = root / settings.ca_bundle if settings.ca_bundle else None
+
+    @dg.asset(key=RELEASE, group_name=GROUP, kinds={"fasta", "genbank"}, owners=OWNERS, code_version="1")
+    def refseq_release(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        """Fetches all viruses of an NCBI RefSeq release and a seeded draw of hosts, as VirNucPro does.
+
+        Each file is resumed where it broke off and held against NCBI's checksum. What is there is not fetched again,
+        so a run that died is continued by the next. The catalogue is written when all files are whole.
+        """
+        from virnuc_assets.sequences.refseq_download import download_release
+        from virnuc_assets.storage.fetching import Fetcher
+
+        told_at = 0.0
+
+        def tell(name: str, number: int, count: int, done: int, total: int | None) -> None:
+            nonlocal told_at
+            if time.monotonic() - told_at >= _TELL_EVERY_S:
+                told_at = time.monotonic()
+                of_all = f" of {total / 1e6:.1f}" if total else ""
+                context.log.info(f"file {number} of {count}, {name}: {done / 1e6:.1f}{of_all} MB")
+
+        folder = root / settings.folder
+        download = download_release(settings, folder, Fetcher(ca_bundle), tell)
+        files = download.files.values()
+        version = digest_of({name: file.digests["sha256"] for name, file in download.files.items()})
+        metadata: dict[str, Any] = {
+            "release": settings.release,
+            "seed": settings.seed,
+            "files": len(files),
+            "bytes": sum(file.bytes for file in files),
+            "files_fetched": sum(not file.reused for file in files),
+            "files_reused": sum(file.reused for file in files),
+            "bytes_received": sum(file.received for file in files),
+            "without_genbank": [entry.name for entry in download.entries if not entry.genbank],
+            "draw": download.drawn,
+            "digest": version,
+            "folder": dg.MetadataValue.path(folder),
+        }
+        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version))
+
+    return refseq_release

@@ -1,0 +1,86 @@
+"""The command that catalogues a user's own genomes; `cli` registers it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.catalogue import MANIFEST, read_catalogue
+from virnuc_assets.settings import Settings
+from virnuc_assets.settings_file import load_settings
+
+_SETTABLE = ("name", "organism", "relatives", "origin", "date")
+
+
+def catalogue(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="FASTA files; of a folder, every FASTA file in it.")
+    ],
+    label: Annotated[Literal["viral", "host"], typer.Option("--label", help="What all records of the files are.")],
+    group: Annotated[
+        str,
+        typer.Option(
+            "--group",
+            help="A virus group in words of your own; or a host's: bacteria, archaea, fungi, protozoa, plant, "
+            "invertebrate, vertebrate.",
+        ),
+    ],
+    genbank: Annotated[
+        Path | None,
+        typer.Option(
+            "--genbank", help="GenBank file of the one FASTA; without, the one of its stem beside it, if any."
+        ),
+    ] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="COLUMN=TEXT",
+            help="name (of the one FASTA; without, its stem), organism (if all records are of one genome), relatives "
+            "(a word that close relatives share), origin (a URL or words), date (YYYY-MM-DD); may be repeated.",
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder of the MANIFEST.tsv; without, that of the bundled genomes.")
+    ] = None,
+    config: Annotated[Path, typer.Option("--config", help="Settings file.")] = Path("virnuc.toml"),
+) -> dict[str, Any]:
+    """Append your own genomes to a catalogue of reference sequence, a row with checksums for each FASTA file.
+
+    The files stay where they are. All rows are written or none.
+    """
+    from virnuc_assets.sequences.cataloguing import append_rows, fasta_files, genbank_beside, row_of
+    from virnuc_assets.sequences.planning import source_name
+
+    settings, told = load_settings(config), _pairs(more or ())
+    files = [file for path in paths for file in fasta_files(path)]
+    if len(files) > 1 and (genbank or "name" in told):
+        raise VirnucError(f"a name and a GenBank file are of one FASTA, found {len(files)}; catalogue them one by one")
+    folder, shared = to or settings.genomes, {**told, "label": label, "group": group}
+    rows = [
+        row_of(folder, file, genbank or genbank_beside(file), {"name": source_name(file), **shared}) for file in files
+    ]
+    append_rows(folder, rows, taken=_names_elsewhere(settings, folder))
+    pairs: dict[str, Any] = {"rows": len(rows), "with GenBank": sum(bool(row["genbank"]) for row in rows)}
+    if folder.resolve() not in [path.resolve() for path in settings.catalogues]:
+        pairs["not read yet"] = f"add {folder} to catalogues under [paths] of {config}"
+    return {**pairs, "written to": folder / MANIFEST}
+
+
+def _names_elsewhere(settings: Settings, folder: Path) -> list[str]:
+    others = [path for path in settings.catalogues if path.resolve() != folder.resolve()]
+    return [source.name for path in others if (path / MANIFEST).is_file() for source in read_catalogue(path)]
+
+
+def _pairs(texts: Iterable[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        column, equals, value = text.partition("=")
+        if not equals or column not in _SETTABLE or column in pairs:
+            raise VirnucError(f"--set {text!r}: expected COLUMN=TEXT with a column once, of {', '.join(_SETTABLE)}")
+        pairs[column] = value
+    return pairs

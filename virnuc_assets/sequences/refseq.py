@@ -1,0 +1,198 @@
+"""An NCBI RefSeq release as reference sequence: which of its files are taken, and as what they are catalogued.
+
+As VirNucPro's `download_data.py` does: the viruses, and of every directory of hosts some GenBank files with the first
+FASTA of each. Deviations: all increments of the viruses, not the first alone; the draw is made from sorted names, each
+directory by a generator of its own, so that it depends on the release and the seed only.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from virnuc_assets.sequences.catalogue import MANIFEST, CatalogueError, Label
+from virnuc_assets.settings import RefseqHosts, RefseqSettings
+
+VIRAL = "viral"
+# Directory to host group and number of files that VirNucPro draws.
+HOSTS: Mapping[RefseqHosts, tuple[str, int]] = {
+    "bacteria": ("bacteria", 1),
+    "archaea": ("archaea", 1),
+    "fungi": ("fungi", 1),
+    "protozoa": ("protozoa", 1),
+    "plant": ("plant", 10),
+    "invertebrate": ("invertebrate", 10),
+    "vertebrate_mammalian": ("vertebrate", 10),
+    "vertebrate_other": ("vertebrate", 10),
+}
+ASSET = "reference/refseq_release"
+_MARK = "RELEASE.json"
+_MD5 = re.compile("[0-9a-f]{32}")
+_FASTA = re.compile(r"([a-z_]+)\.([0-9]+)\.([0-9]+)\.genomic\.fna\.gz")
+
+
+class RefseqError(CatalogueError):
+    """A release is not what the settings name, or its list of files is not one."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A FASTA file of a release, and the GenBank file of its increment, or None where the release has none."""
+
+    directory: str
+    fasta: str
+    genbank: str | None
+
+    @property
+    def name(self) -> str:
+        """Name in the catalogue, e.g. viral.1.1."""
+        return self.fasta.removesuffix(".genomic.fna.gz")
+
+    @property
+    def label(self) -> Label:
+        """What the records are."""
+        return "viral" if self.directory == VIRAL else "host"
+
+    @property
+    def group(self) -> str:
+        """The host group; `viral` for viruses, whose genome type the files do not tell."""
+        return next((group for directory, (group, _) in HOSTS.items() if directory == self.directory), VIRAL)
+
+    @property
+    def files(self) -> list[str]:
+        """Names of its files."""
+        return [self.fasta, *([self.genbank] if self.genbank else [])]
+
+
+def listing_name(release: int) -> str:
+    """Name of the release's list of files with their MD5."""
+    return f"release{release}.files.installed"
+
+
+def read_listing(path: Path) -> dict[str, str]:
+    """File name to MD5 of a `release{N}.files.installed`: MD5, tab, name; a first line without an MD5 is a header.
+
+    Raises:
+        RefseqError: a line is no such pair, a name is a path, or one name has two checksums; the line is named.
+    """
+    found: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="backslashreplace").splitlines(), start=1):
+        md5, _, name = line.strip().partition("\t")
+        where = f"{path}:{number}"
+        if not _MD5.fullmatch(md5 := md5.lower()) or not name:
+            if number == 1 or not line.strip():
+                continue
+            raise RefseqError(f"{where}: expected an MD5, a tab and a file's name, found {line[:80]!r}; {_again(path)}")
+        if "/" in name or "\\" in name or ".." in name:
+            raise RefseqError(f"{where}: expected a plain file name, found {name!r}; nothing is taken from this list")
+        if found.setdefault(name, md5) != md5:
+            raise RefseqError(f"{where}: {name} has two checksums, {found[name]} and {md5}; {_again(path)}")
+    if not found:
+        raise RefseqError(f"{path}: names no file; {_again(path)}")
+    return found
+
+
+def choose(listing: Mapping[str, str], settings: RefseqSettings) -> list[Entry]:
+    """The files to take: every FASTA of the viruses, and the seeded draw of every directory of hosts; sorted.
+
+    Raises:
+        RefseqError: the release has no viruses, or fewer files of a directory than are to be drawn.
+    """
+    entries = _entries(listing)
+    chosen = [entry for entry in entries if entry.directory == VIRAL]
+    if not chosen:
+        raise RefseqError(f"release {settings.release} lists no {VIRAL}.*.genomic.fna.gz; is it a release of RefSeq?")
+    for directory, (_, usual) in HOSTS.items():
+        wanted = settings.files_per_directory.get(directory, usual)
+        there = [entry for entry in entries if entry.directory == directory and entry.genbank and _is_first(entry)]
+        if wanted > len(there):
+            raise RefseqError(
+                f"release {settings.release}, {directory}: {wanted} files are to be drawn, it lists {len(there)} with "
+                f"FASTA and GenBank; lower refseq.files_per_directory.{directory}"
+            )
+        draw = random.Random(f"{settings.seed} {directory}")  # noqa: S311 - a draw to repeat, not a secret
+        chosen += draw.sample(there, wanted)
+    return sorted(chosen, key=_place)
+
+
+def row_of(entry: Entry, sha256: Mapping[str, str], base_url: str) -> dict[str, str]:
+    """The entry's row in the catalogue of its folder; `sha256` by file name."""
+    return {
+        "name": entry.name,
+        "label": entry.label,
+        "group": entry.group,
+        "fasta": entry.fasta,
+        "genbank": entry.genbank or "",
+        "fasta_sha256": sha256[entry.fasta],
+        "genbank_sha256": sha256[entry.genbank] if entry.genbank else "",
+        "origin": url_of(entry.fasta, base_url),
+    }
+
+
+def url_of(name: str, base_url: str) -> str:
+    """Address of a file of the release: its directory is the name's first word."""
+    return f"{base_url.rstrip('/')}/{name.partition('.')[0]}/{name}"
+
+
+def mark_complete(folder: Path, settings: RefseqSettings) -> None:
+    """Note that the folder's catalogue is all of what the settings name."""
+    aside = folder / f".{_MARK}.partial"
+    aside.write_text(json.dumps(_meant(settings), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    aside.replace(folder / _MARK)
+
+
+def unmark(folder: Path) -> None:
+    """Take the note away before the catalogue is written anew."""
+    (folder / _MARK).unlink(missing_ok=True)
+
+
+def require_release(folder: Path, settings: RefseqSettings) -> None:
+    """Hold what was downloaded against what the settings name.
+
+    Raises:
+        RefseqError: nothing was, it is not complete, or it was another release or draw.
+    """
+    try:
+        found = json.loads((folder / _MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not (folder / MANIFEST).is_file() or found is None:
+        raise RefseqError(
+            f"{folder}: RefSeq release {settings.release} is not downloaded, or not all of it: materialize {ASSET}"
+        )
+    if found != (meant := _meant(settings)):
+        raise RefseqError(f"{folder}: holds {found}, virnuc.toml names {meant}: materialize {ASSET}")
+
+
+def _meant(settings: RefseqSettings) -> dict[str, Any]:
+    draw = {name: settings.files_per_directory.get(name, usual) for name, (_, usual) in HOSTS.items()}
+    return {"release": settings.release, "base_url": settings.base_url, "seed": settings.seed, "draw": draw}
+
+
+def _entries(listing: Mapping[str, str]) -> list[Entry]:
+    """Every genomic FASTA of the release with the GenBank file of its increment, in the order of their numbers."""
+    return sorted(_found(listing), key=_place)
+
+
+def _found(listing: Mapping[str, str]) -> Iterator[Entry]:
+    for name in listing:
+        if match := _FASTA.fullmatch(name):
+            genbank = f"{match[1]}.{match[2]}.genomic.gbff.gz"
+            yield Entry(match[1], name, genbank if genbank in listing else None)
+
+
+def _place(entry: Entry) -> tuple[str, list[int]]:
+    return entry.directory, [int(number) for number in entry.name.split(".")[1:]]
+
+
+def _is_first(entry: Entry) -> bool:
+    return entry.name.endswith(".1")
+
+
+def _again(path: Path) -> str:
+    return f"remove {path.name} and materialize {ASSET} again"

@@ -1,0 +1,192 @@
+"""A file server on loopback over TLS that misbehaves as it is told, and counts what it was asked and what it sent."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import ssl
+import struct
+import threading
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import trustme
+
+_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How one request is answered; by default as it should be.
+
+    Attributes:
+        status: this one with `headers` and without a body.
+        headers: in addition to, or None for in place of none of, those that belong there.
+        cut: bytes of the body after which the connection is closed.
+        reset: close it with a reset, so that what is on its way is lost.
+        longer: bytes by which the announced length is wrong.
+        blind_to_range: send the whole file whatever was asked.
+        blind_to_version: do as asked by Range whatever version If-Range names.
+        shifted: bytes by which a partial answer begins elsewhere.
+        stall_s: silence after `cut` bytes.
+        becomes: the file is this from now on.
+    """
+
+    status: int | None = None
+    headers: dict[str, str | None] = field(default_factory=dict)
+    cut: int | None = None
+    reset: bool = False
+    longer: int = 0
+    blind_to_range: bool = False
+    blind_to_version: bool = False
+    shifted: int = 0
+    stall_s: float = 0.0
+    becomes: bytes | None = None
+
+
+class FileServer(ThreadingHTTPServer):
+    """Serves files from memory.
+
+    Attributes:
+        files: content by path.
+        answers: how the next requests of a path are answered, one each; then as they should be.
+        always: how all other requests of a path are answered.
+        gets: requests by path.
+        asked: their headers, in order, by path.
+        sent: bytes of bodies by path.
+        stop_after: bytes of bodies in all after which nothing more is sent, and `stopped` is set;
+        at_an_end: but not before the file is sent to its end.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.scheme = "https" if tls else "http"
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
+        self.files: dict[str, bytes] = {}
+        self.answers: dict[str, deque[Answer]] = defaultdict(deque)
+        self.always: dict[str, Answer] = {}
+        self.gets: Counter[str] = Counter()
+        self.asked: dict[str, list[dict[str, str]]] = defaultdict(list)
+        self.sent: Counter[str] = Counter()
+        self.stop_after: int | None = None
+        self.at_an_end = False
+        self.stopped = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.server_port}"
+
+    def left(self) -> int | None:
+        """Bytes that may be sent before everything stops; None for all."""
+        return None if self.stop_after is None else max(0, self.stop_after - self.sent.total())
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients of these tests go away without a word."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FileServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:  # noqa: N802
+        server, path = self.server, self.path
+        server.gets[path] += 1
+        server.asked[path].append(dict(self.headers.items()))
+        waiting = server.answers[path]
+        answer = waiting.popleft() if waiting else server.always.get(path, Answer())
+        if answer.becomes is not None:
+            server.files[path] = answer.becomes
+        content = server.files.get(path)
+        if answer.status or content is None:
+            self._head(answer.status or 404, {"Content-Length": "0"}, answer)
+            return
+        etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+        headers = {"ETag": etag, "Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT", "Accept-Ranges": "bytes"}
+        start = self._start(answer, etag)
+        if start >= len(content) > 0:
+            self._head(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(content)}"}, answer)
+            return
+        if start:
+            start += answer.shifted
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        headers["Content-Length"] = str(len(content) - start + answer.longer)
+        self._head(206 if start else 200, headers, answer)
+        self._body(content[start:], answer)
+
+    def _start(self, answer: Answer, etag: str) -> int:
+        asked = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-")
+        version = self.headers.get("If-Range", etag)
+        same = answer.blind_to_version or version == etag or not version.startswith('"')
+        return int(asked) if same and not answer.blind_to_range else 0
+
+    def _head(self, status: int, headers: dict[str, str], answer: Answer) -> None:
+        self.send_response(status)
+        for name, value in {**headers, **answer.headers}.items():
+            if value is not None:
+                self.send_header(name, value)
+        self.end_headers()
+
+    def _body(self, body: bytes, answer: Answer) -> None:
+        server = self.server
+        body = body[: answer.cut]
+        for begin in range(0, len(body), _BLOCK):
+            block = body[begin : begin + _BLOCK]
+            if not server.at_an_end:
+                block = block[: server.left()]
+            self.wfile.write(block)
+            server.sent[self.path] += len(block)
+            if server.left() == 0 and (not server.at_an_end or begin + _BLOCK >= len(body)):
+                server.stopped.set()
+                self._hold(60.0)  # until the client is gone
+                self.close_connection = True
+                return
+        if answer.stall_s:
+            self._hold(answer.stall_s)
+        self.close_connection = answer.cut is not None or answer.longer != 0 or "Content-Length" in answer.headers
+        if answer.reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+
+    def _hold(self, seconds: float) -> None:
+        self.connection.settimeout(seconds)
+        self.rfile.read(1)
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority of its own: what servers show, and the file that clients must trust."""
+
+    tls: ssl.SSLContext
+    bundle: Path
+
+    @classmethod
+    def made(cls, folder: Path) -> Authority:
+        authority = trustme.CA()
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(tls)
+        authority.cert_pem.write_to_path(str(folder / "authority.pem"))
+        return cls(tls, folder / "authority.pem")
+
+
+@contextmanager
+def served(tls: ssl.SSLContext | None) -> Iterator[FileServer]:
+    """The server, answering until the block ends."""
+    server = FileServer(tls)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,75 @@
+"""`virnuc catalogue`: a person's own genomes become rows that the project reads."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from virnuc_assets.cli import app
+from virnuc_assets.resources import Workspace
+from virnuc_assets.settings_file import load_settings
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    for name in ("own/a.fna", "own/b.fa"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(">x\nACGT\n")
+    (tmp_path / "own/a.gbk").write_text("LOCUS       x\n")
+    (tmp_path / "virnuc.toml").write_text("[paths]\ngenomes = 'genomes'\ncatalogues = ['mine']\n")
+    return tmp_path / "virnuc.toml"
+
+
+def catalogue(config: Path, *arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["catalogue", *map(str, arguments), "--config", str(config)])
+
+
+def test_a_folder_of_genomes(config: Path) -> None:
+    root = config.parent
+    for to, more in (("genomes", ()), ("mine", ("--to", root / "mine", "--set", "name=c", "--set", "organism=Me = I"))):
+        files = root / ("own" if to == "genomes" else "own/b.fa")
+        done = catalogue(config, files, "--label", "viral", "--group", "+ssRNA", *more)
+        assert done.exit_code == 0, done.output
+        assert "not read yet" not in done.output
+    a, b, c = Workspace(load_settings(config)).catalogue()
+    assert (a.name, a.fasta, a.genbank, a.label, a.group) == (
+        "a", (root / "own/a.fna").resolve(), (root / "own/a.gbk").resolve(), "viral", "+ssRNA",
+    )  # fmt: skip
+    assert (b.name, b.genbank, c.name, c.organism) == ("b", None, "c", "Me = I")
+
+
+def test_a_catalogue_that_is_not_read_yet_is_told(config: Path) -> None:
+    done = catalogue(config, config.parent / "own", "--label", "viral", "--group", "x", "--to", config.parent / "new")
+    assert "not read yet" in done.output
+    assert (config.parent / "new/MANIFEST.tsv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("own", "--label", "host", "--group", "mushrooms"), "host group must be one of bacteria"),
+        (("own", "--label", "viral", "--group", "x", "--set", "name=y"), "of one FASTA, found 2"),
+        (("own", "--label", "viral", "--group", "x", "--genbank", "own/a.gbk"), "of one FASTA, found 2"),
+        (("own/a.fna", "--label", "viral", "--group", "x", "--set", "fasta=y"), "expected COLUMN=TEXT"),
+        (("own/a.fna", "--label", "viral", "--group", "x", "--set", "organism"), "expected COLUMN=TEXT"),
+        (("own/a.fna", "--label", "viral", "--group", "x", "--set", "date=soon"), "YYYY-MM-DD"),
+        (("own/none.fna", "--label", "viral", "--group", "x"), "no such sequence file"),
+        (("own/a.fna", "own/a.fna", "--label", "viral", "--group", "x"), "name a exists"),
+    ],
+)
+def test_what_is_refused_writes_nothing(
+    arguments: tuple[str, ...], words: str, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(config.parent)
+    done = catalogue(config, *arguments)
+    assert done.exit_code == 1
+    assert words in " ".join(done.stderr.split())
+    assert not (config.parent / "genomes/MANIFEST.tsv").exists()
+
+
+def test_a_name_of_another_catalogue_is_refused(config: Path) -> None:
+    own = config.parent / "own/a.fna"
+    assert catalogue(config, own, "--label", "viral", "--group", "x").exit_code == 0
+    done = catalogue(config, own, "--label", "viral", "--group", "x", "--to", config.parent / "mine")
+    assert "name a exists" in " ".join(done.stderr.split())
