@@ -62,8 +62,8 @@ class CdsIndex:
         if len(long):
             starts = np.cumsum(lengths) - lengths
             words = _words(b"".join(queries))[starts[long, None] + np.arange(_STEP)]  # (long, step)
-            found[long], settled[long] = self._compared([queries[place] for place in long], words)
-        for place in np.flatnonzero(~settled):
+            found[long], settled[long] = self._compared([queries[place] for place in long.tolist()], words)
+        for place in np.flatnonzero(~settled).tolist():
             found[place] = self._holds(queries[place])
         return found
 
@@ -85,9 +85,8 @@ class CdsIndex:
         return found, settled
 
     def _lies_at(self, query: bytes, places: npt.NDArray[np.int64]) -> bool:
-        return _BORDER not in query and any(
-            place >= 0 and self._text.startswith(query, place) for place in places.tolist()
-        )
+        # A place before the text's begin counts from its end, where less is left than a query is long.
+        return _BORDER not in query and any(self._text.startswith(query, place) for place in places.tolist())
 
     @cached_property
     def _places(self) -> npt.NDArray[np.int64]:

@@ -44,7 +44,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 @st.composite
 def proteins_and_queries(draw: st.DrawFn) -> tuple[list[str], list[str]]:
-    """Two or three letters and repeated blocks, so that words have many places; queries cut out, altered and foreign."""
+    """Few letters and repeated blocks, so that words have many places; queries cut out, altered and foreign."""
     letters = draw(st.sampled_from(["A", "AB", "ABC", AMINO_ACIDS + "X*"]))
     blocks = draw(st.lists(st.text(letters, max_size=40), min_size=1, max_size=4))
     protein = st.lists(st.sampled_from(blocks), max_size=6).map("".join)
