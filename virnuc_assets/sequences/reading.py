@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from Bio import BiopythonParserWarning, SeqIO
-from Bio.Data.IUPACData import ambiguous_dna_letters
-from Bio.SeqRecord import SeqRecord
-
+from virnuc_assets.sequences.cds import proteins_of
+from virnuc_assets.sequences.genbank import Entry, read_genbank
+from virnuc_assets.sequences.letters import UNAMBIGUOUS as UNAMBIGUOUS
+from virnuc_assets.sequences.letters import normal_letters
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
 
-UNAMBIGUOUS = "ACGT"
-IUPAC_DNA = "".join(sorted(set(ambiguous_dna_letters) - {"X"}))  # X is Biopython's addition
-_ALLOWED = IUPAC_DNA.encode()
-_BLANKS = b" \t\r\n\v\f"
-# RNA is read as DNA: the codon table and the models know T only.
-_NORMAL = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyzU", b"ABCDEFGHIJKLMNOPQRSTTVWXYZT")
 _LINE_START_MEANS = {"@": "FASTQ", "<": "HTML or XML", ";": "old-style FASTA with ';' headers"}
 
 
@@ -28,7 +21,7 @@ class Record:
     Attributes:
         id: the header's first word.
         sequence: upper-case IUPAC DNA letters as ASCII bytes, U read as T. Held once; not to be changed.
-        proteins: CDS translations of the record where the file is GenBank, else empty.
+        proteins: CDS translations that are evidence where the file is GenBank, else empty.
     """
 
     id: str
@@ -86,51 +79,16 @@ def _header_id(header: str, where: str) -> str:
     return words[0]
 
 
-def normal_letters(text: str, where: str) -> bytes:
-    """Upper-case DNA letters of a piece of sequence text: blanks removed, U as T.
-
-    Raises:
-        SequenceFileError: a letter is not an IUPAC nucleotide code; `where` opens the message.
-    """
-    letters = text.encode("ascii", errors="replace").translate(_NORMAL, delete=_BLANKS)
-    if letters.translate(None, delete=_ALLOWED):
-        known = IUPAC_DNA + "U"
-        found = "".join(sorted(set("".join(text.split())) - set(known + known.lower())))
-        hint = " (this looks like protein)" if set(found.upper()) & set("EFILPQZ") else ""
-        raise SequenceFileError(
-            f"{where}: expected IUPAC nucleotide letters, found {found!r}{hint}. Gaps and proteins are not read."
-        )
-    return letters
-
-
 def _genbank(source: SourceFile) -> Iterator[Record]:
-    entries = SeqIO.parse(source.text, "genbank")  # type: ignore[no-untyped-call]
-    read = 0
-    while entry := _next_entry(source, entries, read + 1):
-        letters = str(entry.seq) if entry.seq is not None and entry.seq.defined else ""
-        sequence = normal_letters(letters, f"{source.path}: record {entry.id!r}")
-        yield Record(str(entry.id), sequence, _translations(entry))
-        read += 1
-    if not read:
-        raise SequenceFileError(f"{source.path}: begins with LOCUS but holds no GenBank record; fetch the file again")
-
-
-def _next_entry(source: SourceFile, entries: Iterator[SeqRecord], number: int) -> SeqRecord | None:
-    source.position = f"in GenBank record {number}"
-    with warnings.catch_warnings():
-        # A file cut inside its sequence is only warned of; every other oddity is Biopython's to mend.
-        warnings.filterwarnings("error", "Expected sequence length", BiopythonParserWarning)
-        try:
-            return next(entries, None)
-        # What Biopython raises on broken GenBank.
-        except (ValueError, IndexError, AssertionError, BiopythonParserWarning) as error:
-            raise SequenceFileError(f"{source.path}: GenBank record {number} cannot be parsed: {error}") from error
-
-
-def _translations(entry: SeqRecord) -> tuple[str, ...]:
-    return tuple(
-        protein
-        for feature in entry.features
-        if feature.type == "CDS"
-        for protein in feature.qualifiers.get("translation", ())
-    )
+    record: Record | None = None
+    letters = bytearray()
+    for part in read_genbank(source):
+        if isinstance(part, Entry):
+            if record:
+                yield record
+            letters = bytearray()
+            record = Record(part.id, letters, proteins_of(part.cds))
+        else:
+            letters += part
+    if record:
+        yield record

@@ -49,10 +49,13 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 class TableWriter:
-    """Streams batches into a table that appears under its name only when all of it was written."""
+    """Streams batches into a table that appears under its name only when all of it was written.
+
+    The recipe is written last: what is known only after the last row, as the digest of a file, may be added to it.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema, recipe: Recipe) -> None:
-        self._schema, self._recipe = schema, json.dumps(recipe, sort_keys=True)
+        self._schema, self._recipe = schema, recipe
         self._aside = written_aside(path)
         self._content = ContentDigest(schema)
         self.rows = 0
@@ -83,7 +86,10 @@ class TableWriter:
     ) -> None:
         try:
             if kind is None:
-                metadata = {_RECIPE_KEY: self._recipe, _DIGEST_KEY: self._content.hexdigest()}
+                metadata = {
+                    _RECIPE_KEY: json.dumps(self._recipe, sort_keys=True),
+                    _DIGEST_KEY: self._content.hexdigest(),
+                }
                 self._parquet.add_key_value_metadata(metadata)
             self._parquet.close()
         except BaseException as closing:
