@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from virnuc_assets.sequences.cds import Cds, Evidence, Treatment, evidence_of, proteins_of
 from virnuc_assets.sequences.genbank import Entry, read_genbank
+from virnuc_assets.sequences.letters import LettersDigest
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile, open_source
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import cds_schema
-from virnuc_assets.storage.tables import TableWriter, require_table
+from virnuc_assets.storage.tables import TableWriter, read_table
 
-_DIGEST_LETTERS = 32
 _BATCH_ROWS = 4096  # a row group: what is read at least to look one record up
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class Annotation:
     Attributes:
         record_id: accession with version.
         length_nt: of the sequence; where the file has none, as LOCUS tells it, or None.
-        sequence_digest: the first 32 hex digits of SHA-256 over the normalised letters; None where the file has none.
+        sequence_digest: `LettersDigest` of the sequence; None where the file has none.
         cds: its CDS features, in the order of the file.
     """
 
@@ -40,7 +36,7 @@ class Annotation:
     sequence_digest: str | None
     cds: tuple[Cds, ...]
 
-    @cached_property
+    @property
     def proteins(self) -> tuple[str, ...]:
         """The translations that are evidence."""
         return proteins_of(self.cds)
@@ -61,12 +57,12 @@ class RecordEvidence:
     """What is known of a FASTA record's CDS.
 
     Attributes:
-        evidence: `cds`, or why there is none.
-        evidence_digest: of the proteins that are evidence, in order; equal proteins, equal digest.
+        evidence: `cds`, or why there is none; None where nobody asked, as of a sample.
+        digest: of the proteins that are evidence, in order: equal proteins, equal digest; None without any.
     """
 
-    evidence: Evidence
-    evidence_digest: str
+    evidence: Evidence | None
+    digest: str | None
 
 
 @dataclass(frozen=True)
@@ -86,11 +82,6 @@ class Annotations:
     ignored_records: int
 
 
-def without_cds(evidence: Evidence) -> RecordEvidence:
-    """A record that has no protein to be held against."""
-    return RecordEvidence(evidence, digest_of(()))
-
-
 def read_annotations(source: SourceFile) -> Iterator[Annotation]:
     """Stream the annotations of an open GenBank file, in file order; no sequence is kept.
 
@@ -98,23 +89,22 @@ def read_annotations(source: SourceFile) -> Iterator[Annotation]:
         SequenceFileError: as `read_genbank`.
     """
     entry: Entry | None = None
-    length, digest = 0, hashlib.sha256()
+    digest = LettersDigest()
     for part in read_genbank(source):
         if isinstance(part, Entry):
             if entry:
-                yield _annotation(entry, length, digest.hexdigest())
-            entry, length, digest = part, 0, hashlib.sha256()
+                yield _annotation(entry, digest)
+            entry, digest = part, LettersDigest()
         else:
-            length += len(part)
             digest.update(part)
     if entry:
-        yield _annotation(entry, length, digest.hexdigest())
+        yield _annotation(entry, digest)
 
 
-def _annotation(entry: Entry, length_nt: int, digest: str) -> Annotation:
-    if length_nt == 0 != entry.length_nt:
+def _annotation(entry: Entry, letters: LettersDigest) -> Annotation:
+    if letters.length_nt == 0 and entry.length_nt != 0:
         return Annotation(entry.id, entry.length_nt, None, entry.cds)
-    return Annotation(entry.id, length_nt, digest[:_DIGEST_LETTERS], entry.cds)
+    return Annotation(entry.id, letters.length_nt, letters.hexdigest(), entry.cds)
 
 
 def write_annotations(to: Path, genbank: Path, records: Mapping[str, tuple[int, str]]) -> Annotations:
@@ -141,7 +131,10 @@ def write_annotations(to: Path, genbank: Path, records: Mapping[str, tuple[int, 
             _require_new(annotation.record_id, seen, genbank)
             if annotation.record_id in records:
                 _require_same(annotation, *records[annotation.record_id], genbank)
-                found[annotation.record_id] = RecordEvidence(annotation.evidence, digest_of(annotation.proteins))
+                proteins = annotation.proteins
+                found[annotation.record_id] = RecordEvidence(
+                    annotation.evidence, digest_of(proteins) if proteins else None
+                )
                 treatments.update(annotation.treatments)
                 batch += _rows(annotation)
                 if len(batch) >= _BATCH_ROWS:
@@ -149,12 +142,12 @@ def write_annotations(to: Path, genbank: Path, records: Mapping[str, tuple[int, 
                     batch.clear()
         if records and not found:
             raise SequenceFileError(
-                f"{genbank}: none of the FASTA's {len(records)} records is among the {len(seen)} of this file; "
-                f"expected {_shown(records)}, found {_shown(seen)}. Ids must be equal, with their versions."
+                f"{genbank}: record {_shown(seen)} is not in the FASTA, and nothing of the FASTA is here: expected record "
+                f"{_shown(records)}. Ids must be equal, with their versions."
             )
         writer.write(pa.Table.from_pylist(batch, schema=cds_schema()))
         recipe["genbank_sha256"] = source.digest()
-    missing = without_cds(Evidence.NO_RECORD)
+    missing = RecordEvidence(Evidence.NOT_IN_GENBANK, None)
     evidence = {record_id: found.get(record_id, missing) for record_id in records}
     return Annotations(recipe["genbank_sha256"], evidence, treatments, len(seen) - len(found))
 
@@ -169,9 +162,8 @@ def read_proteins(table: Path, record_ids: Collection[str]) -> dict[str, tuple[s
     Raises:
         TableMismatch: the table is missing, damaged or another.
     """
-    require_table(table, cds_schema(), {"table": "cds"})
     wanted = [("record_id", "in", sorted(record_ids)), ("treatment", "==", str(Treatment.USED))]
-    rows = pq.read_table(table, columns=["record_id", "translation"], filters=wanted, partitioning=None)
+    rows = read_table(table, cds_schema(), {"table": "cds"}, wanted).select(["record_id", "translation"])
     proteins: dict[str, list[str]] = {}
     for record_id, translation in zip(*(column.to_pylist() for column in rows.columns), strict=True):
         proteins.setdefault(record_id, []).append(translation)
@@ -203,4 +195,4 @@ def _rows(annotation: Annotation) -> Iterator[dict[str, object]]:
 
 
 def _shown(ids: Collection[str]) -> str:
-    return ", ".join(map(repr, sorted(ids)[:_SHOWN])) + (", …" if len(ids) > _SHOWN else "")
+    return f"{min(ids)!r}" + (f" (and {len(ids) - 1} more)" if len(ids) > 1 else "")

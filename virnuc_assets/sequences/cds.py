@@ -37,8 +37,8 @@ class Evidence(StrEnum):
     """Whether a record's frames can be held against CDS; if not, they are kept as they are and marked by this word."""
 
     CDS = "cds"
-    NO_FILE = "no GenBank file"
-    NO_RECORD = "record not in GenBank"
+    NO_GENBANK = "no GenBank file"
+    NOT_IN_GENBANK = "record not in GenBank"
     NO_FEATURE = "no CDS feature"
     PSEUDOGENES = "pseudogenes only"
     NO_TRANSLATION = "CDS without translation"

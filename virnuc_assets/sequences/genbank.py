@@ -67,7 +67,16 @@ def read_genbank(source: SourceFile) -> Iterator[Entry | bytes]:
             if head[-1].startswith(_ORIGIN):
                 yield from _sequence(lines, last, entry.length_nt, f"{source.path}: record {entry.id!r}")
     if not read:
-        raise SequenceFileError(f"{source.path}: begins with LOCUS but holds no GenBank record; fetch the file again")
+        raise SequenceFileError(
+            f"{source.path}: expected GenBank, found no record, which begins with a line {_LOCUS.strip()!r} and its name; "
+            "fetch the file again"
+        )
+
+
+def genbank_letters(source: SourceFile) -> Iterator[str | bytes]:
+    """As `read_genbank`, with an id in the place of an entry."""
+    for part in read_genbank(source):
+        yield part.id if isinstance(part, Entry) else part
 
 
 def _head(lines: _Lines, locus: str, where: str) -> tuple[list[str], int]:
@@ -118,8 +127,9 @@ def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> 
         if len(batch) == _PIECE_LINES:
             yield (piece := _letters(batch, number, where))
             found, batch = found + len(piece), []
-    yield (piece := _letters(batch, number - ended, where))
-    found += len(piece)
+    if batch:
+        yield (piece := _letters(batch, number - ended, where))
+        found += len(piece)
     if found != length_nt and not (ended and (length_nt is None or not found)):
         raise SequenceFileError(
             f"{where}: expected {length_nt or 'a number of'} nt, as LOCUS tells, found {found} up to line {number}"
@@ -128,9 +138,4 @@ def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> 
 
 
 def _letters(lines: list[str], last: int, where: str) -> bytes:
-    try:
-        return normal_letters("".join(lines), where)
-    except SequenceFileError:
-        for number, line in enumerate(lines, start=last - len(lines) + 1):
-            normal_letters(line, f"{where}, line {number}")
-        raise
+    return normal_letters("".join(lines).encode(), where, last - len(lines) + 1)

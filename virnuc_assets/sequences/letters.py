@@ -1,6 +1,8 @@
-"""The letters of nucleotide sequences: which are read, and how they are written."""
+"""The letters of nucleotide sequences, and how those of a file become upper-case DNA."""
 
 from __future__ import annotations
+
+import hashlib
 
 from Bio.Data.IUPACData import ambiguous_dna_letters
 
@@ -10,22 +12,54 @@ UNAMBIGUOUS = "ACGT"
 IUPAC_DNA = "".join(sorted(set(ambiguous_dna_letters) - {"X"}))  # X is Biopython's addition
 _ALLOWED = IUPAC_DNA.encode()
 _BLANKS = b" \t\r\n\v\f"
+_READ = (IUPAC_DNA + "U" + IUPAC_DNA.lower() + "u").encode()
 # RNA is read as DNA: the codon table and the models know T only.
 _NORMAL = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyzU", b"ABCDEFGHIJKLMNOPQRSTTVWXYZT")
+_DIGEST_DIGITS = 32
 
 
-def normal_letters(text: str, where: str) -> bytes:
-    """Upper-case DNA letters of a piece of sequence text: blanks removed, U as T.
+class LettersDigest:
+    """Digest of a record's normal letters, however they are wrapped, cased or cut into pieces."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self.length_nt = 0
+
+    def update(self, letters: bytes | bytearray) -> None:
+        """Add the next letters."""
+        self._sha256.update(letters)
+        self.length_nt += len(letters)
+
+    def hexdigest(self) -> str:
+        """The first half of the SHA-256 of all letters so far."""
+        return self._sha256.hexdigest()[:_DIGEST_DIGITS]
+
+
+def normal_letters(raw: bytes, where: str, line: int | None = None) -> bytes:
+    r"""Upper-case DNA letters of a piece of sequence: blanks removed, U as T.
+
+    Args:
+        raw: bytes of a file; lines end in \n.
+        where: opens the message.
+        line: number of the line that `raw` begins in, where it is known.
 
     Raises:
-        SequenceFileError: a letter is not an IUPAC nucleotide code; `where` opens the message.
+        SequenceFileError: a letter is not an IUPAC nucleotide code; the first such line and its letters are named.
     """
-    letters = text.encode("ascii", errors="replace").translate(_NORMAL, delete=_BLANKS)
+    letters = raw.translate(_NORMAL, delete=_BLANKS)
     if letters.translate(None, delete=_ALLOWED):
-        known = IUPAC_DNA + "U"
-        found = "".join(sorted(set("".join(text.split())) - set(known + known.lower())))
-        hint = " (this looks like protein)" if set(found.upper()) & set("EFILPQZ") else ""
-        raise SequenceFileError(
-            f"{where}: expected IUPAC nucleotide letters, found {found!r}{hint}. Gaps and proteins are not read."
-        )
+        raise SequenceFileError(_foreign_letters(raw, where, line))
     return letters
+
+
+def _foreign_letters(raw: bytes, where: str, line: int | None) -> str:
+    for number, text in enumerate(raw.split(b"\n"), start=line or 0):
+        if foreign := text.translate(None, delete=_READ + _BLANKS):
+            found = "".join(sorted(set(foreign.decode("utf-8", errors="backslashreplace"))))
+            hint = " (this looks like protein)" if set(found.upper()) & set("EFILPQZ") else ""
+            place = f", line {number}" if line is not None else ""
+            return (
+                f"{where}{place}: expected IUPAC nucleotide letters, found {found!r}{hint}. "
+                "Gaps and proteins are not read."
+            )
+    raise AssertionError("no foreign letter")

@@ -68,7 +68,7 @@ def _fasta(source: SourceFile) -> Iterator[Record]:
             record_id, sequence = _header_id(line, f"{source.path}: line {number}"), bytearray()
             source.position = f"in record {record_id!r}"
         else:
-            sequence += normal_letters(line, f"{source.path}: record {record_id!r}, line {number}")
+            sequence += normal_letters(line.encode(), f"{source.path}: record {record_id!r}", number)
     yield Record(record_id, sequence)
 
 

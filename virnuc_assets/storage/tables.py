@@ -104,11 +104,24 @@ def write_table(path: Path, table: pa.Table, recipe: Recipe) -> None:
         writer.write(table)
 
 
-def read_table(path: Path, schema: pa.Schema | None = None, require: Recipe | None = None) -> pa.Table:
-    """Read a table after `require_table` found it to be the one that is meant."""
+def read_table(
+    path: Path,
+    schema: pa.Schema | None = None,
+    require: Recipe | None = None,
+    where: Sequence[tuple[str, str, Any]] | None = None,
+) -> pa.Table:
+    """Read a table after `require_table` found it to be the one that is meant.
+
+    Args:
+        path: As `require_table`.
+        schema: As `require_table`.
+        require: As `require_table`.
+        where: Rows that all of these (column, comparison, value) hold for, as pyarrow's `filters`; parts of the table
+            that cannot hold such rows are not read. All rows without.
+    """
     require_table(path, schema, require)
     with _damage_named(path):
-        return pq.read_table(path, partitioning=None).replace_schema_metadata(None)
+        return pq.read_table(path, filters=where, partitioning=None).replace_schema_metadata(None)
 
 
 def read_windows(
