@@ -10,7 +10,8 @@ from virnuc_assets.assets.per_shard import Outcome, ShardStage, Work, made_table
 from virnuc_assets.assets.recipes import chunks_recipe, frames_recipe, todays_plan
 from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.annotation import Evidence, read_proteins
+from virnuc_assets.sequences.annotation import read_proteins
+from virnuc_assets.sequences.cds import Evidence
 from virnuc_assets.sequences.chunk_table import ChunkReader
 from virnuc_assets.sequences.frame_table import Truth, open_frames
 from virnuc_assets.sequences.ledger import ledger_table, ledger_totals

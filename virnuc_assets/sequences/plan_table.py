@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from virnuc_assets.sequences.annotation import Evidence, RecordEvidence, write_annotations
+from virnuc_assets.sequences.annotation import RecordEvidence, write_annotations
 from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
+from virnuc_assets.sequences.cds import Evidence
 from virnuc_assets.sequences.planning import Piece, Plan, plan_source, source_of
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.layout import Domain, Layout
@@ -88,17 +88,14 @@ def _plan_before(path: Path, settings: SequenceSettings) -> Plan | None:
 def _with_evidence(plan: Plan, source: Source, to: Path) -> tuple[Plan, str | None]:
     """The plan with a word of evidence for every planned record, and the digest of the GenBank file."""
     records = {piece.record_id: (piece.length_nt, piece.digest) for piece in plan.pieces if piece.fate == "planned"}
-    found: Mapping[str, RecordEvidence] = {}
-    sha256 = None
+    sha256, found = None, dict.fromkeys(records, RecordEvidence(Evidence.NO_GENBANK, None))
     if source.genbank:
         annotations = write_annotations(to, source.genbank, records)
         require_checksum(source.genbank, source.genbank_sha256, annotations.sha256)
-        found, sha256 = annotations.records, annotations.sha256
-    absent = Evidence.NOT_IN_GENBANK if source.genbank else Evidence.NO_GENBANK
-    none = RecordEvidence(absent, None)
+        sha256, found = annotations.sha256, dict(annotations.records)
     pieces = []
     for piece in plan.pieces:
-        given = found.get(piece.record_id, none) if piece.fate == "planned" else RecordEvidence(None, None)
+        given = found[piece.record_id] if piece.fate == "planned" else RecordEvidence(None, None)
         pieces.append(replace(piece, evidence=given.evidence, evidence_digest=given.digest))
     return replace(plan, pieces=tuple(pieces)), sha256
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from virnuc_assets.sequences.genbank import genbank_letters
+from virnuc_assets.sequences.genbank import Entry, read_genbank
 from virnuc_assets.sequences.letters import normal_letters
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
 
@@ -51,7 +51,7 @@ def read_letters(source: SourceFile) -> Iterator[Header | bytes]:
             an IUPAC nucleotide; the message names file, line and record.
     """
     number = 0
-    for event in genbank_letters(source) if _is_genbank(source) else _fasta(source):
+    for event in _genbank(source) if _is_genbank(source) else _fasta(source):
         if isinstance(event, str):
             number += 1
             yield Header(event, number)
@@ -132,3 +132,8 @@ def _header_id(header: bytearray, where: str) -> str:
     if not words:
         raise SequenceFileError(f"{where}: a '>' without an id; expected '>ID description'")
     return words[0]
+
+
+def _genbank(source: SourceFile) -> Iterator[str | bytes]:
+    for part in read_genbank(source):
+        yield part.id if isinstance(part, Entry) else part

@@ -45,6 +45,19 @@ def chunks_schema() -> pa.Schema:
     return _schema(chunk_id=_STRING, record_id=_STRING, start_nt=_COUNT, end_nt=_COUNT, sequence=_STRING)
 
 
+def cds_schema() -> pa.Schema:
+    """A row a CDS feature (1-based in its record); translation is null where the file gives none."""
+    return _schema(
+        record_id=_STRING,
+        cds=_COUNT,
+        treatment=_STRING,
+        location=_STRING,
+        product=_STRING,
+        protein_id=_STRING,
+        translation=_STRING,
+    )
+
+
 def frames_schema() -> pa.Schema:
     """A row a stop-free frame; label, group and annotated are null for samples."""
     return _schema(

@@ -49,10 +49,13 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 class TableWriter:
-    """Streams batches into a table that appears under its name only when all of it was written."""
+    """Streams batches into a table that appears under its name only when all of it was written.
+
+    The recipe is written last: what is known only after the last row, as the digest of a file, may be added to it.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema, recipe: Recipe) -> None:
-        self._schema, self._recipe = schema, json.dumps(recipe, sort_keys=True)
+        self._schema, self._recipe = schema, recipe
         self._aside = written_aside(path)
         self._content = ContentDigest(schema)
         self.rows = 0
@@ -83,7 +86,10 @@ class TableWriter:
     ) -> None:
         try:
             if kind is None:
-                metadata = {_RECIPE_KEY: self._recipe, _DIGEST_KEY: self._content.hexdigest()}
+                metadata = {
+                    _RECIPE_KEY: json.dumps(self._recipe, sort_keys=True),
+                    _DIGEST_KEY: self._content.hexdigest(),
+                }
                 self._parquet.add_key_value_metadata(metadata)
             self._parquet.close()
         except BaseException as closing:
@@ -98,11 +104,24 @@ def write_table(path: Path, table: pa.Table, recipe: Recipe) -> None:
         writer.write(table)
 
 
-def read_table(path: Path, schema: pa.Schema | None = None, require: Recipe | None = None) -> pa.Table:
-    """Read a table after `require_table` found it to be the one that is meant."""
+def read_table(
+    path: Path,
+    schema: pa.Schema | None = None,
+    require: Recipe | None = None,
+    where: Sequence[tuple[str, str, Any]] | None = None,
+) -> pa.Table:
+    """Read a table after `require_table` found it to be the one that is meant.
+
+    Args:
+        path: As `require_table`.
+        schema: As `require_table`.
+        require: As `require_table`.
+        where: Rows that all of these (column, comparison, value) hold for, as pyarrow's `filters`; parts of the table
+            that cannot hold such rows are not read. All rows without.
+    """
     require_table(path, schema, require)
     with _damage_named(path):
-        return pq.read_table(path, partitioning=None).replace_schema_metadata(None)
+        return pq.read_table(path, filters=where, partitioning=None).replace_schema_metadata(None)
 
 
 def read_windows(
