@@ -142,8 +142,8 @@ def write_annotations(to: Path, genbank: Path, records: Mapping[str, tuple[int, 
                     batch.clear()
         if records and not found:
             raise SequenceFileError(
-                f"{genbank}: record {_shown(seen)} is not in the FASTA, and nothing of the FASTA is here: expected record "
-                f"{_shown(records)}. Ids must be equal, with their versions."
+                f"{genbank}: record {_shown(seen)} is not in the FASTA, and nothing of the FASTA is here: expected "
+                f"record {_shown(records)}. Ids must be equal, with their versions."
             )
         writer.write(pa.Table.from_pylist(batch, schema=cds_schema()))
         recipe["genbank_sha256"] = source.digest()
