@@ -1,5 +1,6 @@
 """Each kind of CDS feature has the treatment that is stated, also in the bundled genomes."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def test_a_slipped_polyprotein_is_used_as_it_stands() -> None:
     assert slipped.translation is not None
     assert orf1a.translation is not None
     assert (len(slipped.translation), len(orf1a.translation)) == (7078, 4391)
-    assert slipped.translation[:4385] == orf1a.translation[:4385]
+    assert os.path.commonprefix([slipped.translation, orf1a.translation]) == slipped.translation[: (13431 - 277) // 3]
 
 
 def test_a_polyprotein_without_its_peptides() -> None:
