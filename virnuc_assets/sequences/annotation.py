@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from virnuc_assets.sequences.cds import Cds, Evidence, Treatment, evidence_of, proteins_of
 from virnuc_assets.sequences.genbank import Entry, read_genbank
@@ -142,8 +143,8 @@ def write_annotations(to: Path, genbank: Path, records: Mapping[str, tuple[int, 
                     batch.clear()
         if records and not found:
             raise SequenceFileError(
-                f"{genbank}: record {_shown(seen)} is not in the FASTA, and nothing of the FASTA is here: expected record "
-                f"{_shown(records)}. Ids must be equal, with their versions."
+                f"{genbank}: record {_shown(seen)} is not in the FASTA, and nothing of the FASTA is here: expected "
+                f"record {_shown(records)}. Ids must be equal, with their versions."
             )
         writer.write(pa.Table.from_pylist(batch, schema=cds_schema()))
         recipe["genbank_sha256"] = source.digest()
@@ -162,7 +163,8 @@ def read_proteins(table: Path, record_ids: Collection[str]) -> dict[str, tuple[s
     Raises:
         TableMismatch: the table is missing, damaged or another.
     """
-    wanted = [("record_id", "in", sorted(record_ids)), ("treatment", "==", str(Treatment.USED))]
+    asked = pa.array(sorted(record_ids), pa.string())
+    wanted = pc.field("record_id").isin(asked) & (pc.field("treatment") == str(Treatment.USED))
     rows = read_table(table, cds_schema(), {"table": "cds"}, wanted).select(["record_id", "translation"])
     proteins: dict[str, list[str]] = {}
     for record_id, translation in zip(*(column.to_pylist() for column in rows.columns), strict=True):

@@ -68,8 +68,7 @@ def read_genbank(source: SourceFile) -> Iterator[Entry | bytes]:
                 yield from _sequence(lines, last, entry.length_nt, f"{source.path}: record {entry.id!r}")
     if not read:
         raise SequenceFileError(
-            f"{source.path}: expected GenBank, found no record, which begins with a line {_LOCUS.strip()!r} and its name; "
-            "fetch the file again"
+            f"{source.path}: expected GenBank records, which begin with LOCUS and a name, found none; fetch it again"
         )
 
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, get_args
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from virnuc_assets.errors import VirnucError
@@ -108,7 +109,7 @@ def read_table(
     path: Path,
     schema: pa.Schema | None = None,
     require: Recipe | None = None,
-    where: Sequence[tuple[str, str, Any]] | None = None,
+    where: pc.Expression | None = None,
 ) -> pa.Table:
     """Read a table after `require_table` found it to be the one that is meant.
 
@@ -116,8 +117,8 @@ def read_table(
         path: As `require_table`.
         schema: As `require_table`.
         require: As `require_table`.
-        where: Rows that all of these (column, comparison, value) hold for, as pyarrow's `filters`; parts of the table
-            that cannot hold such rows are not read. All rows without.
+        where: What holds for the rows to be read; parts of the table that cannot hold such rows are passed over. All
+            rows without.
     """
     require_table(path, schema, require)
     with _damage_named(path):

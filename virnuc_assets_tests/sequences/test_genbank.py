@@ -1,135 +1,198 @@
-"""GenBank: sequences and CDS translations, written here by Biopython, and those of the bundled genomes."""
+"""GenBank as a stream: entries and letters, what is refused, and that nothing of a record is kept that is not used."""
 
 import gzip
-import io
+import random
+import re
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import pytest
-from Bio import SeqIO
-from Bio.Seq import Seq
-from Bio.SeqFeature import FeatureLocation, SeqFeature
-from Bio.SeqRecord import SeqRecord
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from virnuc_assets.sequences.chunk_table import read_proteins
-from virnuc_assets.sequences.opening import SequenceFileError, SourceChanged, open_source
-from virnuc_assets.sequences.reading import Record, read_records
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.cds import proteins_of
+from virnuc_assets.sequences.genbank import Entry, genbank_letters, read_genbank
+from virnuc_assets.sequences.opening import SequenceFileError, open_source
+from virnuc_assets.sequences.reading import read_records
+from virnuc_assets_tests.sequences.genbank_files import GENOMES, cds, entry, feature
 
-GENOMES = Path(__file__).parents[2] / "data" / "genomes"
 GENBANKS = sorted(GENOMES.glob("*/*.gbk.gz"))
 
-
-def feature(kind: str, **qualifiers: str) -> SeqFeature:
-    return SeqFeature(FeatureLocation(0, 9), kind, qualifiers={name: [value] for name, value in qualifiers.items()})
+Read = list[tuple[str, int | None, bytes, tuple[str, ...]]]
 
 
-def entry(accession: str, letters: str, *features: SeqFeature) -> SeqRecord:
-    return SeqRecord(
-        Seq(letters), accession, accession.split(".")[0], "made by hand", None, list(features), {"molecule_type": "DNA"}
-    )
-
-
-def genbank(*entries: SeqRecord) -> bytes:
-    text = io.StringIO()
-    SeqIO.write(entries, text, "genbank")
-    return text.getvalue().encode()
-
-
-TWO_ENTRIES = genbank(
-    entry(
-        "AB000001.1",
-        "ATGGCNCTAUUR",
-        feature("gene", gene="x"),
-        feature("CDS", translation="MALL"),
-        feature("CDS", note="pseudo"),
-        feature("mat_peptide", translation="NOT"),
-        feature("CDS", translation="KR"),
-    ),
-    entry("AB000002.3", "ACGT", feature("CDS", note="no translation")),
-)
-
-
-def read(path: Path) -> list[Record]:
+def read(path: Path) -> Read:
+    """Id, length by LOCUS, letters and proteins of each record."""
+    found: Read = []
     with open_source(path) as source:
-        return [Record(found.id, bytes(found.sequence), found.proteins) for found in read_records(source)]
+        for part in read_genbank(source):
+            if isinstance(part, Entry):
+                found.append((part.id, part.length_nt, b"", proteins_of(part.cds)))
+            else:
+                found[-1] = (*found[-1][:2], found[-1][2] + part, found[-1][3])
+    return found
+
+
+def written(folder: Path, content: str | bytes) -> Path:
+    path = folder / "made.gbk"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+TWO = entry(
+    "AB000001.1",
+    "atggcnctauur",
+    feature("gene", "1..9", 'gene="x"'),
+    cds("MALL"),
+    feature("CDS", "1..9", 'note="no translation"'),
+    feature("mat_peptide", "1..9", 'translation="NOT"'),
+    cds("KR"),
+) + entry("AB000002.3", "ACGT")
+TWO_READ = [("AB000001.1", 12, b"ATGGCNCTATTR", ("MALL", "KR")), ("AB000002.3", 4, b"ACGT", ())]
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        TWO_ENTRIES,
-        gzip.compress(TWO_ENTRIES, mtime=0),
-        TWO_ENTRIES.replace(b"\n", b"\r\n"),
-        b"\xef\xbb\xbf" + TWO_ENTRIES,
+        TWO.encode(),
+        gzip.compress(TWO.encode(), mtime=0),
+        TWO.replace("\n", "\r\n").encode(),
+        TWO.replace("\n", "\r").encode(),
+        b"\xef\xbb\xbf" + TWO.encode(),
+        TWO.replace("ORIGIN\n", "ORIGIN      1 bp upstream of //; chromosome 4.\n").encode(),
+        TWO.replace("ORIGIN\n", "ORIGIN at the start\n").encode(),
+        TWO.replace("ORIGIN", "BASE COUNT       1 a      2 c\nORIGIN").encode(),
+        TWO.replace("//\n", "//\n\n").encode(),
+        TWO.replace("        1 ", "         1 ").encode(),
+        TWO.replace("        1 ", "          ").encode(),
+        TWO.removesuffix("//\n").encode(),
     ],
-    ids=["plain", "gzip", "crlf", "bom"],
+    ids=[
+        "plain",
+        "gzip",
+        "crlf",
+        "cr",
+        "bom",
+        "origin with text",
+        "origin with text in other columns",
+        "base count",
+        "blank lines between",
+        "positions indented by one too many",
+        "no positions",
+        "no last end mark",
+    ],
 )
 def test_sequences_and_translations_of_cds_alone(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "two.gbk"
-    path.write_bytes(content)
-    assert read(path) == [Record("AB000001.1", b"ATGGCNCTATTR", ("MALL", "KR")), Record("AB000002.3", b"ACGT")]
-
-
-def test_records_without_translations_have_no_annotation(tmp_path: Path) -> None:
-    path = tmp_path / "two.gbk"
-    path.write_bytes(TWO_ENTRIES)
+    path = written(tmp_path, content)
+    assert read(path) == TWO_READ
     with open_source(path) as source:
-        sha256 = source.digest()
-    assert read_proteins(path, sha256) == {"AB000001.1": ("MALL", "KR")}
-    assert read_proteins(None, None) == {}
-    path.write_bytes(TWO_ENTRIES.replace(b'="KR"', b'="KK"'))
-    with pytest.raises(SourceChanged, match=str(path)):
-        read_proteins(path, sha256)
+        assert list(genbank_letters(source)) == ["AB000001.1", b"ATGGCNCTATTR", "AB000002.3", b"ACGT"]
+    with open_source(path) as source:
+        assert [(record.id, bytes(record.sequence)) for record in read_records(source)] == [
+            (record_id, letters) for record_id, _, letters, _ in TWO_READ
+        ]
 
 
-LONG_ENTRY = genbank(entry("AB1.1", "ACGT" * 200, feature("CDS", translation="MALL")))
-END_OF_LINE_3 = LONG_ENTRY.index(b"      181 ")
+LONG = entry("AB1.1", "ACGT" * 200, cds("MALL"))
+END_OF_LINE_3 = LONG.index("      181 ")
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (genbank(entry("AB1.1", "ACGT"), entry("AB1.1", "ACGT")), ["'AB1.1'", "twice"]),
-        (genbank(entry("AB1.1", "MKLEAQ")), ["'AB1.1'", "protein"]),
-        (LONG_ENTRY[: LONG_ENTRY.index(b"FEATURES")], ["record 1"]),
-        (TWO_ENTRIES[: TWO_ENTRIES.rindex(b"CDS")], ["record 2"]),
-    ],
-    ids=["duplicate", "protein", "cut in the header", "cut in the features"],
-)
-def test_refusals_name_file_and_record(tmp_path: Path, content: bytes, words: list[str]) -> None:
-    assert_refused(tmp_path, content, words)
+def without_sequence(text: str, *, end: str) -> str:
+    return re.sub("ORIGIN.*?//\n", end, text, count=1, flags=re.DOTALL)
 
 
+BROKEN = {
+    "a letter of protein": (TWO.replace("ur\n", "ur E\n"), ["record 'AB000001.1', line 22:", "'E'", "protein"]),
+    "a digit": (LONG.replace("  181 ACGT", "  181 ACG1"), ["record 'AB1.1', line 17:", "'1'"]),
+    "cut in the header": (LONG[: LONG.index("FEATURES")], ["record 1 (from line 1)", "ends at line 7", "cut"]),
+    "no features": (LONG[: LONG.index("FEATURES")] + "//\n", ["record 1 (lines 1 to 8)", "cannot be parsed"]),
+    "cut in the features": (TWO[: TWO.rindex("ORIGIN")], ["record 2 (from line 24)", "ends at line 33", "cut"]),
+    "cut before the features": (TWO[: TWO.rindex("VERSION")], ["record 2 (from line 24)", "cut"]),
+    "cut at a line's end": (LONG[:END_OF_LINE_3], ["'AB1.1'", "expected 800 nt", "found 180 up to line 16, where"]),
+    "cut in a line": (LONG[: END_OF_LINE_3 + 25], ["'AB1.1'", "expected 800 nt", "found 194 up to line 17, where"]),
+    "lines missing": (LONG[:END_OF_LINE_3] + "//\n", ["'AB1.1'", "expected 800 nt", "180 up to line 17; it is cut"]),
+    "cut after ORIGIN": (
+        LONG[: LONG.index("ORIGIN") + 7],
+        ["'AB1.1'", "expected 800 nt", "found 0 up to line 13, where"],
+    ),
+    "one too many": (LONG.replace("        800 bp", "        799 bp"), ["expected 799 nt", "found 800"]),
+    "no end mark": (TWO.replace("//\n", "", 1), ["record 'AB000001.1'", "next LOCUS stands at line 23"]),
+    "cut, then the next": (without_sequence(TWO, end=""), ["record 1 (from line 1)", "next LOCUS", "line 21"]),
+    "neither ORIGIN nor CONTIG": (without_sequence(TWO, end="//\n"), ["record 1 (lines 1 to 21)", "cannot be parsed"]),
+    "neither length nor end mark": (
+        re.sub(" +800 bp.*", "", LONG).removesuffix("//\n"),
+        ["record 'AB1.1'", "a number of nt", "found 800"],
+    ),
+    "open quote": (TWO.replace('MALL"', "MALL"), ["record 1 (lines 1 to 21)", "Problem with 'CDS' feature"]),
+    "a length beyond all": (TWO.replace(" 12 bp", f" {10**30} bp"), ["record 1 (lines 1 to 21)", "cannot be parsed"]),
+    "LOCUS alone": ("LOCUS\n", ["found none"]),
+    "another word": ("LOCUSTS are insects\nand no sequence\n", ["found none"]),
+    "no name": ("LOCUS       \n//\n", ["record 1 (lines 1 to 2)"]),
+}
+
+
+@pytest.mark.parametrize(("content", "words"), BROKEN.values(), ids=BROKEN)
 @pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
-@pytest.mark.parametrize("end", [END_OF_LINE_3, END_OF_LINE_3 + 25], ids=["at a line's end", "within a line"])
-def test_a_record_cut_in_its_sequence_is_refused(tmp_path: Path, end: int) -> None:
-    """LOCUS says 800 bp."""
-    assert_refused(tmp_path, LONG_ENTRY[:end], ["AB1.1", "800"])
-
-
-@pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
-def test_only_the_end_mark_is_missing(tmp_path: Path) -> None:
-    path = tmp_path / "no_end.gbk"
-    path.write_bytes(LONG_ENTRY.removesuffix(b"//\n"))
-    assert read(path) == [Record("AB1.1", b"ACGT" * 200, ("MALL",))]
-
-
-@pytest.mark.parametrize("content", [b"LOCUS\n", b"LOCUSTS are insects\nand no sequence\n"])
-def test_a_file_without_a_single_record_is_refused(tmp_path: Path, content: bytes) -> None:
-    assert_refused(tmp_path, content, [])
-
-
-def assert_refused(folder: Path, content: bytes, words: list[str]) -> None:
-    path = folder / "broken.gbk"
-    path.write_bytes(content)
+def test_refusals_name_file_record_and_line(tmp_path: Path, content: str, words: list[str]) -> None:
+    path = written(tmp_path, content)
     with pytest.raises(SequenceFileError) as caught:
         read(path)
     assert [word for word in [str(path), *words] if word not in str(caught.value)] == []
 
 
-def test_a_blank_entry_is_a_record_without_letters(tmp_path: Path) -> None:
-    path = tmp_path / "blank.gbk"
-    path.write_bytes(genbank(entry("AB1.1", "")))
-    assert read(path) == [Record("AB1.1", b"")]
+@pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            entry(
+                "AB1.1", "", tail="CONTIG      join(CD1.1:1..500,gap(20),\n            CD2.1:1..30)\n", length_nt=550
+            ),
+            550,
+        ),
+        (entry("AB1.1", "", length_nt=800), 800),
+        (entry("AB1.1", ""), 0),
+    ],
+    ids=["contig", "origin without lines", "blank"],
+)
+def test_a_record_without_letters(tmp_path: Path, content: str, expected: int) -> None:
+    assert read(written(tmp_path, content + entry("AB2.1", "ACGT"))) == [
+        ("AB1.1", expected, b"", ()),
+        ("AB2.1", 4, b"ACGT", ()),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
+def test_contig_before_a_sequence_is_passed_over(tmp_path: Path) -> None:
+    content = LONG.replace("ORIGIN", "CONTIG      join(CD1.1:1..800)\nORIGIN")
+    assert read(written(tmp_path, content)) == [("AB1.1", 800, b"ACGT" * 200, ("MALL",))]
+
+
+def test_what_is_not_used_cannot_disturb(tmp_path: Path) -> None:
+    """A broken reference, comment or feature of another kind is not looked at."""
+    content = LONG.replace("(bases 1 to 800)", "(bases").replace(
+        "     source          1..800\n", '     gene            join(1..\n                     /note="open\n'
+    )
+    assert read(written(tmp_path, content)) == [("AB1.1", 800, b"ACGT" * 200, ("MALL",))]
+
+
+@pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
+def test_a_length_that_is_not_told_is_not_asked_for(tmp_path: Path) -> None:
+    assert read(written(tmp_path, re.sub(" +800 bp.*", "", LONG)))[0][1:3] == (None, b"ACGT" * 200)
+
+
+def test_memory_does_not_grow_with_the_sequence(tmp_path: Path) -> None:
+    """Beyond one piece of some thousand lines and the file's buffers."""
+    path = written(tmp_path, entry("AB1.1", "ACGTTGCAAG" * 300_000, *[feature("gene", "1..9", 'note="x"')] * 5_000))
+    with open_source(path) as source:
+        tracemalloc.start()
+        length_nt = sum(len(part) for part in read_genbank(source) if isinstance(part, bytes))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert length_nt == 3_000_000
+    assert peak < 2_500_000
 
 
 def test_the_bundled_genomes_have_annotation() -> None:
@@ -139,8 +202,49 @@ def test_the_bundled_genomes_have_annotation() -> None:
 @pytest.mark.parametrize("path", GENBANKS, ids=lambda path: path.name)
 def test_genbank_and_fasta_of_a_bundled_genome_are_the_same_records(path: Path) -> None:
     """CDS evidence is looked up by the FASTA's record ids, so ids count as much as letters."""
-    entries = read(path)
-    assert [(found.id, found.sequence) for found in entries] == [
-        (found.id, found.sequence) for found in read(path.with_name(path.name.replace(".gbk", ".fna")))
-    ]
-    assert all(found.proteins for found in entries)
+    found = read(path)
+    with open_source(path.with_name(path.name.replace(".gbk", ".fna"))) as fasta:
+        assert [(record_id, letters) for record_id, _, letters, _ in found] == [
+            (record.id, bytes(record.sequence)) for record in read_records(fasta)
+        ]
+    assert all(proteins for *_, proteins in found)
+
+
+PIECES = [
+    *("LOCUS       ", "LOCUS\n", "//\n", "ORIGIN\n", "CONTIG      join(A.1:1..5)\n", "FEATURES             Location\n"),
+    *("     CDS             1..9\n", '                     /translation="MK"\n', "                     /pseudo\n"),
+    *("VERSION     A.x\n", "ACCESSION   \n", '"', "/", "(", ")", ",", "=", "..", "^", "<", "\0", "\r", "\t", "-1"),
+    *("join(", "complement(", "one-of(", "99999999999999999999", "circular", "aa", "WGS         X\n", "\xff", "é"),
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def check_broken(folder: Path, data: st.DataObject) -> None:
+    text = TWO
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(text)))
+        end = start + data.draw(st.integers(0, 40))
+        text = text[:start] + data.draw(st.sampled_from(["", *PIECES])) + text[end:]
+    path = written(folder, text.encode("latin-1") or b" ")
+    try:
+        found = read(path)
+    except VirnucError as error:
+        assert str(path) in str(error)
+    else:
+        assert all(len(letters) in (0, told) for _, told, letters, _ in found if told is not None)
+
+
+@pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
+def test_a_broken_file_is_refused_or_read_as_long_as_it_says(tmp_path: Path) -> None:
+    check_broken(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
+def test_a_stream_that_breaks_names_the_record(tmp_path: Path) -> None:
+    packed = gzip.compress(
+        LONG.encode() + entry("AB2.1", "".join(random.Random(1).choices("ACGT", k=1_500_000))).encode(), 1, mtime=0
+    )
+    with pytest.raises(SequenceFileError, match="cut or corrupt, in GenBank record 2") as caught:
+        read(written(tmp_path, packed[: -len(packed) // 3]))
+    assert isinstance(caught.value.__cause__, EOFError | zlib.error)
