@@ -128,16 +128,14 @@ def test_a_release_that_lacks_a_file_is_not_catalogued(
 def test_a_download_killed_at_ten_random_points(
     settings: RefseqSettings, server: FileServer, authority: Authority, tmp_path: Path
 ) -> None:
-    """Half of the points are the last byte of a file: the process dies while the file is checked and renamed."""
+    """Some of the points are the last byte of a file: the process dies while the file is checked and renamed."""
     processes, draw = multiprocessing.get_context("fork"), random.Random(0)
-    whole: set[str] = set()
-    length = sum(map(len, FILES.values())) - 250_000
-    for kill in range(KILLS):
+    whole, broken_off = set[str](), 0
+    length = sum(map(len, FILES.values())) // 2
+    for kill, point in enumerate(sorted(draw.sample(range(1, length), KILLS))):
         asked = {path: server.gets[path] for path in whole}
-        sent = server.sent.total()
         server.stopped.clear()
-        server.stop_after = sent + draw.randrange(1, 2 * max(1, length - sent) // (KILLS - kill))
-        server.at_an_end = bool(kill % 2)
+        server.stop_after, server.at_an_end = point, kill % 3 == 1
         process = processes.Process(target=download, args=(settings, tmp_path, authority.bundle))
         process.start()
         assert process.pid is not None
@@ -148,7 +146,10 @@ def test_a_download_killed_at_ten_random_points(
         assert process.exitcode == -signal.SIGKILL
         assert not (tmp_path / "MANIFEST.tsv").exists()
         whole = {path for path in server.files if (tmp_path / Path(path).name).is_file()}
+        broken_off += any(path.stat().st_size for path in tmp_path.glob(".*.partial"))
         assert asked == {path: server.gets[path] for path in asked}
+    assert len(whole) > 2
+    assert broken_off > 3
     server.stop_after = None
     asked = {path: server.gets[path] for path in whole}
     done = download(settings, tmp_path, authority.bundle)
