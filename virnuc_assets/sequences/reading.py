@@ -10,6 +10,7 @@ from Bio import BiopythonParserWarning, SeqIO
 from Bio.Data.IUPACData import ambiguous_dna_letters
 from Bio.SeqRecord import SeqRecord
 
+from virnuc_assets.sequences.header_ids import header_id
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
 
 UNAMBIGUOUS = "ACGT"
@@ -72,18 +73,11 @@ def _fasta(source: SourceFile) -> Iterator[Record]:
         if line.startswith(">"):
             if record_id:
                 yield Record(record_id, sequence)
-            record_id, sequence = _header_id(line, f"{source.path}: line {number}"), bytearray()
+            record_id, sequence = header_id(line, f"{source.path}: line {number}"), bytearray()
             source.position = f"in record {record_id!r}"
         else:
             sequence += normal_letters(line, f"{source.path}: record {record_id!r}, line {number}")
     yield Record(record_id, sequence)
-
-
-def _header_id(header: str, where: str) -> str:
-    words = header.lstrip(">").split(maxsplit=1)
-    if not words:
-        raise SequenceFileError(f"{where}: a '>' without an id; expected '>ID description'")
-    return words[0]
 
 
 def normal_letters(text: str, where: str) -> bytes:
@@ -108,8 +102,9 @@ def _genbank(source: SourceFile) -> Iterator[Record]:
     read = 0
     while entry := _next_entry(source, entries, read + 1):
         letters = str(entry.seq) if entry.seq is not None and entry.seq.defined else ""
-        sequence = normal_letters(letters, f"{source.path}: record {entry.id!r}")
-        yield Record(str(entry.id), sequence, _translations(entry))
+        record_id = header_id(str(entry.id), f"{source.path}: GenBank record {read + 1}")
+        sequence = normal_letters(letters, f"{source.path}: record {record_id!r}")
+        yield Record(record_id, sequence, _translations(entry))
         read += 1
     if not read:
         raise SequenceFileError(f"{source.path}: begins with LOCUS but holds no GenBank record; fetch the file again")
