@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 
-.PHONY: demo test test-all check bench-encoders bench-training up setup clean
+.PHONY: demo test test-all check bench-encoders bench-training bench-sequences up setup clean
 
 demo: $(STAMP)
 	$(BIN)/virnuc setup
@@ -29,6 +29,10 @@ bench-encoders: $(BENCH_STAMP)
 # Some minutes; best on a machine that does nothing else.
 bench-training: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_training $(ARGS)
+
+# Minutes, and 1 GB of disk; ARGS=--long adds a record of 1 Gb.
+bench-sequences: $(STAMP)
+	$(BIN)/python -m benchmarks.bench_sequences $(ARGS)
 
 setup: $(STAMP)
 	$(BIN)/virnuc setup

@@ -13,10 +13,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.text import Text
 
 from virnuc_assets import catalogue_cli, exchange_cli
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.foreign_text import printable
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings_file import load_settings
 
@@ -46,7 +47,8 @@ def _command(function: Callable[..., Any], name: str | None = None) -> Callable[
             if pairs := function(*args, **kwargs):
                 _print_pairs(pairs)
         except (VirnucError, OSError) as error:  # an --out that cannot be written is a person's to mend, too
-            err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            message = printable(f"error: {error}", keep="\n")
+            err.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(1) from error
 
     return app.command(name)(run)
@@ -195,7 +197,6 @@ def _reporter(progress: Progress, what: str) -> Callable[[int, int], None]:
 
 
 def _print_pairs(pairs: dict[str, Any]) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
+    width = max(map(len, pairs))
     for name, value in pairs.items():
-        table.add_row(name, str(value))
-    out.print(table, soft_wrap=True)
+        out.print(Text(f"{name:<{width}}  {printable(str(value))}"), soft_wrap=True)

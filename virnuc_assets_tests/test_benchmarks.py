@@ -52,3 +52,24 @@ def test_bench_training_writes_its_figures(tmp_path: Path) -> None:
     assert found["loss_difference_without_dropout"] < 1e-6
     assert found["max_weight_difference_without_dropout"] < 1e-5
     assert found["max_loss_difference"] < 0.2
+
+
+@pytest.mark.slow
+def test_bench_sequences_writes_its_figures(tmp_path: Path) -> None:
+    out = tmp_path / "bench" / "sequences.json"
+    arguments = ["--mb", "0.5", "--plain-mb", "0.1", "--proteins", "60", "--chromosome-mb", "0.5", "--rounds", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bench_sequences", *arguments, "--out", str(out)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert list(out.parent.iterdir()) == [out]
+    assert {name: type(value) for name, value in found.items() if not isinstance(value, float | int)} == {}
+    for name in ("frames_mb_per_s", "frames_speedup", "cds_speedup", "peak_mb", "plain_mb_per_s", "peak_growth"):
+        assert found[name] > 0, name
+    assert found["frames_speedup"] == pytest.approx(found["frames_mb_per_s"] / found["plain_mb_per_s"])
+    assert found["cds_frames"] > found["cds_frames_supported"] > 0
+    assert (found["cds_proteins"], found["chromosome_mb"], found["short_chromosome_mb"]) == (60, 0.5, 0.05)

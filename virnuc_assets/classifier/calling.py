@@ -21,6 +21,7 @@ from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.classifier.performance import uncertain_chunks
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.classifier.virnucpro_files import write_virnucpro_files
+from virnuc_assets.foreign_text import spreadsheet_cell, spreadsheet_text
 from virnuc_assets.storage.layout import RECORDS_FILE
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import LEDGER_COUNTS, features_schema, predictions_schema, vector_dim
@@ -124,14 +125,15 @@ def write_sample_report(
     with written_aside(folder / RECORDS_FILE) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle, delimiter="\t", lineterminator="\n")
         writer.writerow(records.column_names)
-        writer.writerows(row.values() for row in records.to_pylist())
+        for row in records.to_pylist():
+            writer.writerow(spreadsheet_cell(cell) if isinstance(cell, str) else cell for cell in row.values())
     return records
 
 
 def read_record_ids(folder: Path) -> list[str]:
     """Record ids of a written report, in order."""
     with (folder / RECORDS_FILE).open(encoding="utf-8", newline="") as handle:
-        return [row["record_id"] for row in csv.DictReader(handle, delimiter="\t")]
+        return [spreadsheet_text(row["record_id"]) for row in csv.DictReader(handle, delimiter="\t")]
 
 
 # With those scored, they add up to all chunks, and to six frames a chunk.

@@ -16,6 +16,7 @@ from Bio import SeqIO
 from Bio.SeqRecord import SeqRecord
 
 from virnuc_assets.sequences.cds import Cds, cds_of
+from virnuc_assets.sequences.header_ids import header_id
 from virnuc_assets.sequences.letters import normal_letters
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
 
@@ -113,7 +114,9 @@ def _parsed(head: list[str], where: str) -> Entry:
     except (ValueError, IndexError, AssertionError, OverflowError) as error:
         raise SequenceFileError(f"{where} cannot be parsed: {error}") from error
     length = _LENGTH.search(head[0])
-    return Entry(str(record.id), int(length[1]) if length else None, tuple(map(cds_of, record.features)))
+    return Entry(
+        header_id(str(record.id), where), int(length[1]) if length else None, tuple(map(cds_of, record.features))
+    )
 
 
 def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from virnuc_assets.sequences.genbank import Entry, read_genbank
+from virnuc_assets.sequences.header_ids import header_id
 from virnuc_assets.sequences.letters import normal_letters
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
 
@@ -101,7 +102,7 @@ def _fasta(source: SourceFile) -> Iterator[str | bytes]:
                         f"{source.path}: line {line}: a header of more than {_LONGEST_HEADER} bytes; is this FASTA?"
                     )
                 if line_begins := block.endswith(b"\n", position, end):
-                    record_id, header = _header_id(header, f"{source.path}: line {line}"), None
+                    record_id, header = _read_id(header, source, line), None
                     source.position = f"in record {record_id!r}"
                     yield record_id
             else:
@@ -112,7 +113,11 @@ def _fasta(source: SourceFile) -> Iterator[str | bytes]:
             line += block.count(b"\n", position, end)
             position = end
     if header is not None:
-        yield _header_id(header, f"{source.path}: line {line}")
+        yield _read_id(header, source, line)
+
+
+def _read_id(header: bytearray, source: SourceFile, line: int) -> str:
+    return header_id(header.decode("utf-8", errors="backslashreplace"), f"{source.path}: line {line}")
 
 
 def _line_end(block: bytes, position: int) -> int:
@@ -125,13 +130,6 @@ def _next_header(block: bytes, position: int) -> int:
     while sign > position and block[sign - 1] != ord("\n"):
         sign = block.find(b">", sign + 1)
     return len(block) if sign <= position else sign
-
-
-def _header_id(header: bytearray, where: str) -> str:
-    words = header.decode("utf-8", errors="backslashreplace").lstrip(">").split(maxsplit=1)
-    if not words:
-        raise SequenceFileError(f"{where}: a '>' without an id; expected '>ID description'")
-    return words[0]
 
 
 def _genbank(source: SourceFile) -> Iterator[str | bytes]:

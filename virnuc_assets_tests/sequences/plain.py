@@ -1,5 +1,8 @@
 """Plain statements of what chunks and frames are: slow, obvious, and written without a look at the package's code."""
 
+from functools import lru_cache
+from typing import NamedTuple
+
 from Bio.Seq import Seq
 
 BASES = "TCAG"
@@ -31,6 +34,7 @@ def plain_reverse_complement(sequence: str) -> str:
     return "".join(COMPLEMENT.get(letter, letter) for letter in reversed(sequence))
 
 
+@lru_cache(maxsize=10_000)  # a table is asked for as a sample and as reference
 def plain_frames(sequence: str) -> list[tuple[str, str, str]]:
     """Name, nucleotides and protein of all six frames."""
     frames = []
@@ -56,4 +60,43 @@ def biopython_open_frames(record_id: str, sequence: str, chunk_length: int) -> l
                     rows.append(
                         (f"{record_id}_chunk_{number}{letter}{frame + 1}", sign, frame + 1, nucleotides, protein)
                     )
+    return rows
+
+
+class PlainTruth(NamedTuple):
+    """What is known of the records of a reference source; records that are not named have no annotation."""
+
+    label: str
+    group: str
+    proteins: dict[str, list[str]]
+
+
+def plain_table(records: list[tuple[str, str]], chunk_length: int, truth: PlainTruth | None) -> list[dict[str, object]]:
+    """Every row of the frames table of upper-case records (id, DNA letters), all columns, in order."""
+    rows: list[dict[str, object]] = []
+    for record_id, sequence in records:
+        evidence = truth.proteins.get(record_id) if truth else None
+        for number, (start, end) in enumerate(walked_chunks(len(sequence), chunk_length) if sequence else [], start=1):
+            chunk, chunk_id = sequence[start:end], f"{record_id}_chunk_{number}"
+            if truth and set(chunk) - set("ACGT"):
+                continue
+            for name, nucleotides, protein in plain_frames(chunk):
+                if not protein or "*" in protein:
+                    continue
+                if evidence is not None and not any(protein in whole for whole in evidence):
+                    continue
+                rows.append(
+                    {
+                        "frame_id": chunk_id + name,
+                        "chunk_id": chunk_id,
+                        "record_id": record_id,
+                        "strand": "+" if name[0] == "F" else "-",
+                        "frame": int(name[1]),
+                        "nucleotides": nucleotides,
+                        "protein": protein,
+                        "label": truth.label if truth else None,
+                        "group": truth.group if truth else None,
+                        "annotated": evidence is not None if truth else None,
+                    }
+                )
     return rows

@@ -1,0 +1,39 @@
+"""Ours: a FASTA file planned, cut into chunks, translated and written shard by shard, as the assets do it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from virnuc_assets.sequences.cds_index import CdsIndex
+from virnuc_assets.sequences.chunk_table import ChunkReader
+from virnuc_assets.sequences.frame_table import open_frames
+from virnuc_assets.sequences.ledger import ledger_table
+from virnuc_assets.sequences.planning import plan_source
+from virnuc_assets.settings import SequenceSettings
+from virnuc_assets.storage.tables import read_table, write_table
+
+
+def frame_source(fasta: Path, folder: Path, chunk_length: int) -> dict[str, int]:
+    """Write the chunks, the frames and the ledger of every shard; returns how many chunks and kept frames there are."""
+    plan = plan_source(fasta, "source", chunk_length, SequenceSettings().shard_chunks)
+    reader, counted = ChunkReader(fasta, plan.sha256, chunk_length), {"chunks": 0, "frames": 0}
+    by_shard = sorted(plan.pieces, key=lambda piece: piece.shard)
+    for shard, grouped in itertools.groupby(by_shard, key=lambda piece: piece.shard):
+        pieces, chunks = list(grouped), folder / f"chunks-{shard}.parquet"
+        write_table(chunks, reader.table(pieces), {"table": "chunked_fasta"})
+        found = open_frames(read_table(chunks), None)
+        write_table(folder / f"frames-{shard}.parquet", found.table, {"table": "frames"})
+        write_table(folder / f"ledger-{shard}.parquet", ledger_table(pieces, found.counts), {"table": "ledger"})
+        counted["chunks"] += sum(piece.end_chunk - piece.first_chunk for piece in pieces)
+        counted["frames"] += found.table.num_rows
+    return counted
+
+
+def with_evidence(frames: Sequence[str], proteins: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Which proteins of frames occur inside of one of a record's proteins; the index is made anew."""
+    return CdsIndex(proteins).contains([frame.encode("ascii") for frame in frames])

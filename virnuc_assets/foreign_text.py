@@ -1,0 +1,43 @@
+"""Text from outside that stays text: on a terminal, and in a table that a person opens in a spreadsheet."""
+
+from __future__ import annotations
+
+import re
+
+# What makes a spreadsheet read a cell as a formula (OWASP, "CSV Injection"), also in full width or behind a quote that
+# it takes for the cell's own; and the sign that is put before them, so that it can be taken away again.
+_FORMULA_SIGNS = "=+-@\uff1d\uff0b\uff0d\uff20"  # noqa: RUF001 - full width is what is meant
+_MARK = "'"
+_ACTS = tuple(_FORMULA_SIGNS + '"' + _MARK)
+_ACTS_WHEN_SPLIT = re.compile(f'"|[,;][{re.escape(_FORMULA_SIGNS)}]')
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""The text with every sign that is not to be seen as its escape: `\x1b`, `\u202e`; letters of `keep` stay.
+
+    These are control characters, among them those that terminals obey, marks that turn the direction of writing, and
+    blanks and line ends of every kind but the plain blank.
+    """
+    return "".join(
+        letter if letter.isprintable() or letter in keep else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
+
+
+def spreadsheet_cell(text: str) -> str:
+    """The text with a `'` before it if it begins as a formula would, or with a quote or `'`; else as it is."""
+    return _MARK + text if text.startswith(_ACTS) else text
+
+
+def spreadsheet_text(cell: str) -> str:
+    """What `spreadsheet_cell` made a cell of."""
+    return cell.removeprefix(_MARK)
+
+
+def csv_field(text: str) -> str:
+    """As `spreadsheet_cell`, for a file named `.csv`, which spreadsheets may cut at `,` or `;`.
+
+    A text in which a formula would begin there is put in double quotes, as the csv module writes and reads them.
+    """
+    cell = spreadsheet_cell(text)
+    return '"' + cell.replace('"', '""') + '"' if _ACTS_WHEN_SPLIT.search(cell) else cell

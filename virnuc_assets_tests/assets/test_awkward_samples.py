@@ -1,0 +1,41 @@
+"""The awkward files as samples in the watched folder, all at once: what cannot be read is named, others are planned."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from virnuc_assets import automation
+from virnuc_assets.partitions import SAMPLES
+from virnuc_assets.sequences.planning import source_name, source_of
+from virnuc_assets_tests.assets.project import failures, new_project
+from virnuc_assets_tests.sequences.test_nasty import FOLDER, REFUSED, TABLE
+
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+
+
+@pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
+def test_awkward_samples_are_planned_or_named(blank: Path, tmp_path: Path) -> None:
+    project = new_project(tmp_path / "project", blank)
+    incoming = project.settings.incoming
+    for name in TABLE:
+        shutil.copyfile(FOLDER / name, incoming / name)
+    refused = {name for name, cells in TABLE.items() if cells[0].startswith(REFUSED)}
+
+    (told,) = failures(project.job(automation.PLAN_SAMPLES_JOB))
+    assert f"samples that cannot be read; all others are planned ({len(refused)}):" in told
+    named = {}
+    for name in TABLE:
+        told_as = f"{source_name(Path(name))}: SequenceFileError: {incoming / name}: "
+        for line in told.splitlines():
+            if line.startswith(told_as):
+                named[name] = line
+    assert set(named) == refused
+    for name, line in named.items():
+        assert [word for word in re.findall("`([^`]+)`", TABLE[name][0]) if word not in line] == []
+
+    read = {source_name(Path(name)) for name in TABLE} - {source_name(Path(name)) for name in refused}
+    assert {source_of(key) for key in project.keys(SAMPLES)} == read
+    assert {path.stem for path in project.workspace.layout.plan("samples", "x").parent.iterdir()} == read
+    project.instance.dispose()

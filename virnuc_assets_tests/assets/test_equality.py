@@ -1,0 +1,136 @@
+"""The frames tables of the graph are, row for row and column for column, those of a plain statement."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from Bio import SeqIO
+
+from virnuc_assets import automation
+from virnuc_assets.partitions import REFERENCE, SAMPLES, ShardSet
+from virnuc_assets.sequences.planning import source_of
+from virnuc_assets.storage.tables import read_table
+from virnuc_assets_tests.assets.project import DATA, PLAN_REFERENCE_JOB, Project, failures, new_project
+from virnuc_assets_tests.sequences.plain import PlainTruth, plain_table
+from virnuc_assets_tests.sequences.random_genomes import Genome, random_genomes, write_genomes
+
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+
+Rows = list[dict[str, object]]
+COLUMNS = ("name", "label", "group", "organism", "annotated", "relatives", "length_nt")
+BUNDLED_SHARE = (
+    "phiX174",
+    "fluA_H1N1_HA",
+    "FPV_fragments",
+    "gemycircularvirus3",
+    "HIV1",
+    "DWV",
+    "plasmid_pPCP1",
+    "human_mito",
+)
+
+
+@pytest.fixture(scope="module")
+def genomes() -> list[Genome]:
+    return random_genomes(500, seed=1)
+
+
+@pytest.fixture
+def project(blank: Path, tmp_path: Path) -> Iterator[Project]:
+    made = new_project(tmp_path / "project", blank)
+    yield made
+    made.instance.dispose()
+
+
+def framed(project: Project, shards: ShardSet, plan: str, chunk_length: int) -> dict[str, Rows]:
+    """The frames of each source, its shards one after the other, as the graph makes them."""
+    project.configure(sequences={"chunk_length": chunk_length, "shard_chunks": 400})
+    results = [project.job(plan)]
+    keys = sorted(project.keys(shards))
+    assets = [shards.key("chunked_fasta"), shards.key("translated_proteins")]
+    results.append(project.materialize(*assets, partition=(keys[0], keys[-1]) if len(keys) > 1 else keys[0]))
+    assert failures(*results) == []
+    found: dict[str, Rows] = {}
+    for key in keys:
+        table = project.workspace.layout.table(shards.domain, "translated_proteins", key)
+        found.setdefault(source_of(key), []).extend(read_table(table).to_pylist())
+    return found
+
+
+def catalogue(project: Project, *rows: tuple[str, ...]) -> None:
+    with (project.settings.genomes / "MANIFEST.tsv").open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle, delimiter="\t", lineterminator="\n").writerows([COLUMNS, *rows])
+
+
+def require_equal(found: Rows, expected: Rows) -> None:
+    differing = [pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]][:1]
+    assert differing == []
+    assert len(found) == len(expected)
+
+
+@pytest.mark.parametrize("chunk_length", [300, 500])
+def test_random_genomes(project: Project, genomes: list[Genome], chunk_length: int) -> None:
+    """As a sample and as an annotated host; the same frames, fewer where evidence is asked for."""
+    host = project.settings.genomes / "host"
+    host.mkdir(parents=True, exist_ok=True)
+    write_genomes(genomes, host / "drawn.fna", host / "drawn.gbk")
+    shutil.copyfile(host / "drawn.fna", project.settings.incoming / "drawn.fasta")
+    catalogue(project, ("drawn", "host", "bacteria", "", "yes", "", "0"))
+    records = [(genome.id, genome.sequence) for genome in genomes]
+    truth = PlainTruth("host", "bacteria", {g.id: [cds[3] for cds in g.cds] for g in genomes if g.cds})
+
+    sample = plain_table(records, chunk_length, None)
+    require_equal(framed(project, SAMPLES, automation.PLAN_SAMPLES_JOB, chunk_length)["drawn"], sample)
+    reference = plain_table(records, chunk_length, truth)
+    require_equal(framed(project, REFERENCE, PLAN_REFERENCE_JOB, chunk_length)["drawn"], reference)
+
+    annotated = [row for row in reference if row["annotated"]]
+    assert len(sample) > len(reference) > 2 * len(annotated) > 200
+    assert len(annotated) < sum(row["record_id"] in truth.proteins for row in sample)
+
+
+def plainly_read(folder: Path, label: str, name: str) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
+    """Records of a bundled genome by Biopython, and the translations of its CDS."""
+    with gzip.open(folder / label / f"{name}.fna.gz", "rt") as handle:
+        records = [(record.id, str(record.seq).upper()) for record in SeqIO.parse(handle, "fasta")]
+    proteins: dict[str, list[str]] = {}
+    if (genbank := folder / label / f"{name}.gbk.gz").is_file():
+        with gzip.open(genbank, "rt") as handle, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for record in SeqIO.parse(handle, "genbank"):
+                found = [f.qualifiers["translation"][0] for f in record.features if "translation" in f.qualifiers]
+                if found:
+                    proteins[record.id] = found
+    return records, proteins
+
+
+def require_bundled(project: Project, names: list[str] | None, chunk_length: int) -> int:
+    """Compare all frames of some bundled genomes, or of all; returns how many there are."""
+    shutil.copytree(DATA / "genomes", project.settings.genomes, dirs_exist_ok=True)
+    with (DATA / "genomes/MANIFEST.tsv").open(encoding="utf-8", newline="") as handle:
+        rows = [row for row in csv.DictReader(handle, delimiter="\t") if names is None or row["name"] in names]
+    catalogue(project, *(tuple(row.get(column, "") for column in COLUMNS) for row in rows))
+    found = framed(project, REFERENCE, PLAN_REFERENCE_JOB, chunk_length)
+    assert set(found) == {row["name"] for row in rows}
+    for row in rows:
+        records, proteins = plainly_read(project.settings.genomes, row["label"], row["name"])
+        expected = plain_table(records, chunk_length, PlainTruth(row["label"], row["group"], proteins))
+        require_equal(found[row["name"]], expected)
+    return sum(map(len, found.values()))
+
+
+@pytest.mark.parametrize("chunk_length", [300, 500])
+def test_some_bundled_genomes(project: Project, chunk_length: int) -> None:
+    assert require_bundled(project, list(BUNDLED_SHARE), chunk_length) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk_length", [300, 500])
+def test_all_bundled_genomes(project: Project, chunk_length: int) -> None:
+    assert require_bundled(project, None, chunk_length) > 2000

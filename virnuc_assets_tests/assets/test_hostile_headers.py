@@ -1,0 +1,184 @@
+"""Headers are data: ids with paths, shell, formulas, HTML, Markdown or escapes never act, from FASTA to report."""
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from markdown_it import MarkdownIt
+from typer.testing import CliRunner
+
+from virnuc_assets import automation
+from virnuc_assets.cli import app
+from virnuc_assets.foreign_text import spreadsheet_text
+from virnuc_assets.partitions import SAMPLES
+from virnuc_assets.storage.tables import read_table
+from virnuc_assets_tests.assets.project import DATA, Project, failures
+
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+
+SHARDS = ("hostile-000001", "hostile-000002")
+FILES = ("prediction_results.txt", "prediction_results_highestscore.csv", "records.tsv")
+SIGNS = tuple("=+-@＝＋－＠\t\r\n")
+# header as it stands in the file → id in every table
+HOSTILE = {
+    "../../etc/passwd; rm -rf x": "../../etc/passwd;",
+    "/etc/cron.d/x": "/etc/cron.d/x",
+    "..\\..\\windows\\win.ini": "..\\..\\windows\\win.ini",
+    "C:\\boot.ini": "C:\\boot.ini",
+    "$(touch${IFS}acted)": "$(touch${IFS}acted)",
+    "`id` $(id)": "`id`",
+    ";touch${IFS}acted;#": ";touch${IFS}acted;#",
+    "|tee${IFS}acted": "|tee${IFS}acted",
+    "--help": "--help",
+    "=cmd|'/C_calc'!A0": "=cmd|'/C_calc'!A0",
+    "+1+cmd|calc!A1": "+1+cmd|calc!A1",
+    "-2+3": "-2+3",
+    "@SUM(1+1)": "@SUM(1+1)",
+    "＝1+1": "＝1+1",
+    '"=1+1': '"=1+1',
+    "'=1+1": "'=1+1",
+    'x,=HYPERLINK("http://e.x";"y")': 'x,=HYPERLINK("http://e.x";"y")',
+    "x;@SUM(1)": "x;@SUM(1)",
+    "<script>alert(1)</script>": "<script>alert(1)</script>",
+    '<img/src="x"onerror="alert(1)">': '<img/src="x"onerror="alert(1)">',
+    "|a|b|": "|a|b|",
+    "[x](javascript:alert(1))": "[x](javascript:alert(1))",
+    "![x](http://e.x/y.png)": "![x](http://e.x/y.png)",
+    "~~**_x_**~~": "~~**_x_**~~",
+    "{{7*7}}${7*7}%(x)s": "{{7*7}}${7*7}%(x)s",
+    "[red]x[/blue]": "[red]x[/blue]",
+    "a\x1b[31m\x1b]0;t\x07b": r"a\x1b[31m\x1b]0;t\x07b",
+    "nul\x00\\x00": r"nul\x00\x00",
+    "back\x08\x7fspace": r"back\x08\x7fspace",
+    "c1\x9b31m": r"c1\x9b31m",
+    "right\u202eleft": r"right\u202eleft",
+    "zero\u200bwidth\ufeff": r"zero\u200bwidth\ufeff",
+    "one\u2028two": "one",
+    "three\x85four": "three",
+    "five\x1csix": "five",
+    "seven\u00a0eight": "seven",
+    "x" * 1000: "x" * 1000,
+    "日本脳炎ウイルス": "日本脳炎ウイルス",
+}
+SEQUENCE, OPEN = "GCAGGCGTTCGTGATCTGCTGCGCGAAGCC" * 5, ("F1", "F2", "R1", "R2", "R3")
+
+
+@pytest.fixture
+def hostile(copied: Project) -> Iterator[Project]:
+    """A project with one sample whose every header is hostile; the other sample is gone."""
+    incoming = copied.settings.incoming
+    for path in incoming.iterdir():
+        path.unlink()
+    text = "".join(f">{header} said of it\n{SEQUENCE}\n" for header in HOSTILE)
+    (incoming / "hostile.fasta").write_text(text, encoding="utf-8", newline="")
+    yield copied
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def cells(path: Path, separator: str = "\t") -> list[list[str]]:
+    """Cells of a file as a spreadsheet that cuts it at a separator sees them."""
+    return list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), delimiter=separator))
+
+
+def require_inert(folder: Path) -> None:
+    """No cell of the three files is a formula; every id can be had back, each on a line of its own."""
+    ids = list(HOSTILE.values())
+    for name in FILES:
+        text = (folder / name).read_text(encoding="utf-8")
+        assert [letter for letter in text if not letter.isprintable() and letter not in "\t\n"] == []
+        for separator in "\t,;" if name.endswith(".csv") else "\t":
+            found = [cell for row in cells(folder / name, separator) for cell in row]
+            assert [cell for cell in found if cell.startswith(SIGNS)] == []
+    frames, chunks, records = ([spreadsheet_text(row[0]) for row in cells(folder / name)[1:]] for name in FILES)
+    plain = (folder / FILES[0]).read_text(encoding="utf-8").splitlines()[1:]
+    assert [spreadsheet_text(line.split("\t")[0]) for line in plain] == frames
+    assert records == ids
+    assert chunks == sorted(f"{record}_chunk_1" for record in ids)
+    assert set(frames) == {f"{record}_chunk_1{frame}" for record in ids for frame in OPEN}
+
+
+def test_hostile_ids_go_from_fasta_to_report_as_data(hostile: Project) -> None:
+    before = names(hostile.root.parent)
+    results = [hostile.job(automation.PLAN_SAMPLES_JOB), *hostile.run_shards(automation.SAMPLE_JOB, SAMPLES)]
+    results.append(hostile.job(automation.REPORT_JOB, partition_key="hostile"))
+    assert failures(*results) == []
+
+    made = {name for name in names(hostile.root.parent) - before if "hostile" in name}
+    assert made != set()
+    assert {Path(name).stem for name in made if name.endswith(".parquet")} == {"hostile", *SHARDS}
+    assert [name for name in names(hostile.root.parent) - before if not re.fullmatch(r"[A-Za-z0-9._/-]+", name)] == []
+    assert set(hostile.keys(SAMPLES)) >= set(SHARDS)
+    frames = [read_table(hostile.workspace.layout.table("samples", "translated_proteins", key)) for key in SHARDS]
+    found = [record_id for table in frames for record_id in table.column("record_id").to_pylist()]
+    assert list(dict.fromkeys(found)) == list(HOSTILE.values())
+    require_inert(hostile.workspace.layout.sample_report("hostile"))
+    require_inert_markdown(results[-1])
+
+
+def require_inert_markdown(result: dg.ExecuteInProcessResult) -> None:
+    """The table of records is one table, and its cells are text alone."""
+    (event,) = result.asset_materializations_for_node("samples__report")
+    value = event.metadata["records_table"].value
+    assert isinstance(value, str)
+    tokens = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(value)
+    assert {token.type.removesuffix("_open").removesuffix("_close") for token in tokens} == {
+        *("table", "thead", "tbody", "tr", "th", "td", "inline")
+    }
+    inline = [child for token in tokens for child in token.children or ()]
+    assert {child.type for child in inline} <= {"text", "text_special"}
+    shown = ["".join(child.content for child in token.children or ()) for token in tokens if token.type == "inline"]
+    columns = len(value.splitlines()[0].split("|")) - 2
+    assert shown[columns::columns] == list(HOSTILE.values())
+
+
+def test_hostile_ids_through_the_command_line(hostile: Project) -> None:
+    source, out = hostile.settings.incoming / "hostile.fasta", hostile.root / "called"
+    result = CliRunner().invoke(
+        app, ["predict", str(source), "--out", str(out), "--config", str(hostile.root / "virnuc.toml")]
+    )
+    assert result.exit_code == 0, result.output
+    assert names(out) == set(FILES)
+    require_inert(out)
+
+    table = hostile.root / "frames.parquet"
+    assert CliRunner().invoke(app, ["frames", str(source), "--out", str(table)]).exit_code == 0
+    fasta = CliRunner().invoke(app, ["fasta", str(table), "--column", "protein"])
+    assert {line[1:].rpartition("_chunk_1")[0] for line in fasta.output.splitlines() if line.startswith(">")} == set(
+        HOSTILE.values()
+    )
+
+
+def test_paths_with_markup_and_escapes_are_shown_as_they_are(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.fa", tmp_path / "x\x1b[31m[bold]\u202e.fa"
+    good.write_text(">a\nGGCGGC\n")
+    bad.write_text(">a\nMKEL\n")
+    out = tmp_path / "o[red]x[/blue].parquet"
+    result = CliRunner().invoke(app, ["frames", str(good), "--out", str(out)])
+    assert result.exit_code == 0
+    assert "o[red]x[/blue].parquet" in result.stdout
+    refused = CliRunner().invoke(app, ["frames", str(bad), "--out", str(tmp_path / "y.parquet")])
+    assert refused.exit_code == 1
+    assert r"x\x1b[31m[bold]\u202e.fa: record 'a', line 2" in refused.stderr
+    assert "\x1b" not in refused.stderr
+
+
+def test_an_id_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "long.fa"
+    path.write_text(f">a\nACG\n>{'x' * 1001}\nACG\n")
+    refused = CliRunner().invoke(app, ["frames", str(path), "--out", str(tmp_path / "y.parquet")])
+    assert refused.exit_code == 1
+    assert "line 3: the id 'xxxx" in refused.stderr
+    assert "has 1,001 letters; expected at most 1,000" in refused.stderr
+
+
+def test_the_bundled_data_tell_nothing_of_it() -> None:
+    """Ids of ordinary files hold nothing that is escaped or marked."""
+    headers = [line for line in (DATA / "samples/demo_sample.fasta").read_text().splitlines() if line.startswith(">")]
+    assert [line for line in headers if not line.isprintable() or line[1:2] in "=+-@'\""] == []
