@@ -15,7 +15,7 @@ from virnuc_assets.assets.recipes import chunks_are_older, plan_digest, report_i
 from virnuc_assets.assets.shards import PlanSamples, incoming_files
 from virnuc_assets.partitions import MAX_PARTITIONS_PER_RUN, REFERENCE, SAMPLE_NAMES, SAMPLES
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.planning import shard_key, source_of
+from virnuc_assets.sequences.shard_keys import shard_key, source_of
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE, Layout
 

@@ -54,7 +54,7 @@ def catalogue(
     The files stay where they are. All rows are written or none.
     """
     from virnuc_assets.sequences.cataloguing import append_rows, fasta_files, genbank_beside, row_of
-    from virnuc_assets.sequences.planning import source_name
+    from virnuc_assets.sequences.shard_keys import source_name
 
     settings, told = load_settings(config), _pairs(more or ())
     files = [file for path in paths for file in fasta_files(path)]

@@ -23,7 +23,7 @@ from virnuc_assets.definitions import build_defs
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES, ShardSet
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.planning import source_name
+from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.schemas import vector_dim
 from virnuc_assets.storage.tables import read_schema

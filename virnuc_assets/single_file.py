@@ -14,7 +14,8 @@ from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_table, ledger_totals, merged_ledger
-from virnuc_assets.sequences.planning import plan_source, source_name
+from virnuc_assets.sequences.planning import plan_source
+from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import TableWriter, content_digest, read_rows

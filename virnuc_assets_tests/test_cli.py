@@ -235,9 +235,9 @@ def protein(folder: Path) -> Path:
     return path
 
 
-def twice(folder: Path) -> Path:
-    path = folder / "twice.fasta"
-    path.write_text(">r\nACGTACGT\n>r\nACGT\n")
+def unnamed(folder: Path) -> Path:
+    path = folder / "unnamed.fasta"
+    path.write_text(">r\nACGTACGT\n>\nACGT\n")
     return path
 
 
@@ -254,7 +254,7 @@ def absent(folder: Path) -> Path:
 BAD_INPUT = [
     (cut, ["cut.fasta.gz", "cut or corrupt"]),
     (protein, ["protein.fasta", "'p1'", "looks like protein"]),
-    (twice, ["twice.fasta", "'r' occurs twice"]),
+    (unnamed, ["unnamed.fasta", "line 3", "without an id"]),
     (empty, ["empty.fasta", "empty"]),
     (absent, ["absent.fasta", "no such"]),
 ]

@@ -24,6 +24,7 @@ PER_SHARD = {
 }
 FLOOR = {"kmer_dna_embeddings", "kmer_protein_embeddings", "kmer_features"}
 WHOLE = {
+    "reference_ledger",
     "train_test_split",
     *(f"{branch}_{stage}" for branch in ("fastesm2", "esm2_3b", "kmer") for stage in ("classifier", "evaluation")),
     "ablations",

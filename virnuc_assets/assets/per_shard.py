@@ -4,16 +4,15 @@ import functools
 import itertools
 import resource
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
+from virnuc_assets.assets.attempts import attempt_each, raise_failures
 from virnuc_assets.cores import usable_cores
 from virnuc_assets.partitions import MAX_PARTITIONS_PER_RUN, ShardSet
 from virnuc_assets.storage.layout import Layout
@@ -21,7 +20,6 @@ from virnuc_assets.storage.tables import Recipe, TableWriter, content_digest, is
 
 OWNERS = ["team:virnuc"]
 DATA_VERSION = "dagster/data_version"
-T = TypeVar("T")
 Work = Callable[[str], "Outcome"]
 
 
@@ -123,46 +121,6 @@ def _latest_version(instance: dg.DagsterInstance, dep: dg.AssetKey) -> str:
     event = instance.get_latest_materialization_event(dep)
     materialization = event.asset_materialization if event else None
     return (materialization.tags or {}).get(DATA_VERSION, "INITIAL") if materialization else "INITIAL"
-
-
-def attempt_each(
-    units: Iterable[str], work: Callable[[str], T], failures: dict[str, Exception], workers: int = 1
-) -> Iterator[tuple[str, T]]:
-    """Outcomes of the units that succeed, in order; a unit's error is noted in `failures` and its neighbours go on.
-
-    This is the one place where any exception is caught: it is recorded against its unit, to be raised at the end.
-    """
-
-    def attempt(unit: str) -> tuple[str, T | Exception]:
-        try:
-            return unit, work(unit)
-        except Exception as error:  # noqa: BLE001
-            return unit, error
-
-    for unit, outcome in map(attempt, units) if workers == 1 else _beside_each_other(units, attempt, workers):
-        if isinstance(outcome, Exception):
-            failures[unit] = outcome
-        else:
-            yield unit, outcome
-
-
-def _beside_each_other(units: Iterable[str], work: Callable[[str], T], workers: int) -> Iterator[T]:
-    """What `map` gives, by threads; no more units are begun than there are workers, so little is lost at a stop."""
-    ahead = iter(units)
-    with ThreadPoolExecutor(workers) as pool:
-        begun = deque(pool.submit(work, unit) for unit in itertools.islice(ahead, workers))
-        while begun:
-            done = begun.popleft().result()
-            begun.extend(pool.submit(work, unit) for unit in itertools.islice(ahead, 1))
-            yield done
-
-
-def raise_failures(failures: Mapping[str, Exception], what: str) -> None:
-    """Raise one Failure that names every failed unit with its reason, if there is any."""
-    if failures:
-        reasons = {unit: f"{type(error).__name__}: {error}" for unit, error in failures.items()}
-        listed = "\n".join(f"{unit}: {reason}" for unit, reason in reasons.items())
-        raise dg.Failure(f"{what} ({len(failures)}):\n{listed}", metadata=reasons) from next(iter(failures.values()))
 
 
 def made_table(path: Path, recipe: Recipe, batches: Callable[[], Iterator[pa.Table]]) -> Outcome:

@@ -13,7 +13,8 @@ from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.plan_table import PlannedSource, planned_shards, read_plan
-from virnuc_assets.sequences.planning import Piece, source_of
+from virnuc_assets.sequences.planning import Piece
+from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import RECORDS_FILE, Domain, Layout
 from virnuc_assets.storage.schemas import chunks_schema, frames_schema
@@ -111,8 +112,9 @@ def chunks_are_older(layout: Layout, domain: Domain, shard: str) -> bool:
 
 
 def report_is_older(layout: Layout, sample: str) -> bool:
-    """Whether a sample's predictions were made anew since its report was written."""
+    """Whether a sample's predictions or ledgers were made anew since its report was written."""
     report = layout.sample_report(sample) / RECORDS_FILE
-    tables = [layout.table("samples", "predictions", shard) for shard in planned_shards(layout, "samples", sample)]
+    shards = planned_shards(layout, "samples", sample)
+    tables = [layout.table("samples", asset, shard) for asset in ("predictions", "ledger") for shard in shards]
     written = [table.stat().st_mtime_ns for table in tables if table.is_file()]
     return report.is_file() and bool(written) and report.stat().st_mtime_ns < max(written)

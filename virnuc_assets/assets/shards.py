@@ -8,13 +8,15 @@ from typing import Any
 import dagster as dg
 
 from virnuc_assets.assets import refseq
-from virnuc_assets.assets.per_shard import OWNERS, attempt_each, raise_failures
+from virnuc_assets.assets.attempts import attempt_each, raise_failures
+from virnuc_assets.assets.per_shard import OWNERS
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES, ShardSet, register, unregister_all_but
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.catalogue import Source
 from virnuc_assets.sequences.plan_table import make_plan
-from virnuc_assets.sequences.planning import Plan, source_name, source_of
+from virnuc_assets.sequences.planning import Plan
+from virnuc_assets.sequences.shard_keys import source_name, source_of
 from virnuc_assets.storage.digests import digest_of
 
 GROUP = "shards"

@@ -19,7 +19,7 @@ from virnuc_assets.classifier.relatives import SimilarRecords
 from virnuc_assets.classifier.sketches import protein_hashes, related_pairs
 from virnuc_assets.classifier.split import LEFT_OUT, Split, sides_of
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.planning import source_of
+from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.settings import SplitSettings
 from virnuc_assets.storage.schemas import chunks_schema
 from virnuc_assets.storage.tables import read_table

@@ -18,7 +18,7 @@ from virnuc_assets.sequences.catalogue import (
     read_rows,
 )
 from virnuc_assets.sequences.opening import open_source
-from virnuc_assets.sequences.planning import source_name
+from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.storage.tables import written_aside
 
 Row = Mapping[str, str]

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from virnuc_assets.sequences.annotation import RecordEvidence, write_annotations
 from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
 from virnuc_assets.sequences.cds import Evidence
-from virnuc_assets.sequences.planning import Piece, Plan, plan_source, source_of
+from virnuc_assets.sequences.planning import Piece, Plan, plan_source
+from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.layout import Domain, Layout
 from virnuc_assets.storage.schemas import plan_schema

@@ -26,6 +26,8 @@ from virnuc_assets.storage.layout import Domain
 Recipe = Mapping[str, Any]
 _RECIPE_KEY = "virnuc.recipe"
 _DIGEST_KEY = "virnuc.content_digest"
+# Tables that an asset writes beside the one of its name.
+_WRITTEN_WITH = {"ledger": "translated_proteins", "annotation": "shard_plan"}
 _READ_BYTES = 1 << 20  # a window reads no more ahead, however much of a table was written at once
 _CHECKED_ROWS = 4096
 _PAGE_BYTES = 1 << 16  # a writer keeps some pages of each column; Parquet's default is 1 MiB
@@ -221,7 +223,7 @@ def asset_of(path: Path) -> str:
     """The asset that writes a table, as its folder tells; a file elsewhere is called by its name."""
     domain, asset = path.parent.parent.name, path.parent.name
     if domain in get_args(Domain):
-        return f"{domain}/{asset} (partition {path.stem})"
+        return f"{domain}/{_WRITTEN_WITH.get(asset, asset)} (partition {path.stem})"
     return asset if asset == path.stem else f"what made {path.name}"
 
 

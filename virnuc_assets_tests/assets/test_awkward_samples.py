@@ -8,7 +8,7 @@ import pytest
 
 from virnuc_assets import automation
 from virnuc_assets.partitions import SAMPLES
-from virnuc_assets.sequences.planning import source_name, source_of
+from virnuc_assets.sequences.shard_keys import source_name, source_of
 from virnuc_assets_tests.assets.project import failures, new_project
 from virnuc_assets_tests.sequences.test_nasty import FOLDER, REFUSED, TABLE
 

@@ -14,7 +14,7 @@ from Bio import SeqIO
 
 from virnuc_assets import automation
 from virnuc_assets.partitions import REFERENCE, SAMPLES, ShardSet
-from virnuc_assets.sequences.planning import source_of
+from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.assets.project import DATA, PLAN_REFERENCE_JOB, Project, failures, new_project
 from virnuc_assets_tests.sequences.plain import PlainTruth, plain_table

@@ -53,7 +53,7 @@ def range_of(project: Project) -> tuple[str, str]:
 
 BROKEN = {
     "cut.fasta.gz": ["cut.fasta.gz", "cut or corrupt"],
-    "twice.fasta": ["twice.fasta", "'seq7'", "occurs twice"],
+    "unnamed.fasta": ["unnamed.fasta", "line 3", "without an id"],
     "protein.fasta": ["protein.fasta", "'some_protein'", "line 2", "looks like protein"],
     "empty.fasta": ["empty.fasta", "the file is empty"],
 }
@@ -62,7 +62,7 @@ BROKEN = {
 def break_samples(incoming: Path) -> None:
     whole = gzip.compress(b">a\n" + b"ACGTTGCA" * 4000 + b"\n")
     (incoming / "cut.fasta.gz").write_bytes(whole[: len(whole) // 2])
-    (incoming / "twice.fasta").write_text(">seq7 x\nACGTACGT\n>seq7 y\nACGTAC\n")
+    (incoming / "unnamed.fasta").write_text(">seq7 x\nACGTACGT\n>\nACGTAC\n")
     (incoming / "protein.fasta").write_text(">some_protein\nMKVLEEFIPQLL\n")
     (incoming / "empty.fasta").write_text("")
 
@@ -77,7 +77,7 @@ def test_broken_samples_are_named_and_the_others_are_predicted(copied: Project) 
     lines = {
         line.split(":")[0]: line
         for line in told.splitlines()
-        if line.split(":")[0] in ("cut", "twice", "protein", "empty")
+        if line.split(":")[0] in ("cut", "unnamed", "protein", "empty")
     }
     for name, words in BROKEN.items():
         line = lines[name.split(".")[0]]
@@ -125,8 +125,9 @@ def test_a_source_that_changed_fails_its_shard_alone(small: Project) -> None:
     assert [path for path in small.settings.var.rglob("*.partial")] == []
 
     assert failures(small.job(automation.PLAN_SAMPLES_JOB)) == []
-    assert failures(small.materialize(SAMPLES.key("chunked_fasta"), partition="second-000001")) == []
-    assert done(small, "chunked_fasta") == {"first-000001", "second-000001", "third-000001"}
+    assert small.keys(SAMPLES) == ["first-000001", "third-000001", "second-000002"]
+    assert failures(small.materialize(SAMPLES.key("chunked_fasta"), partition="second-000002")) == []
+    assert done(small, "chunked_fasta") == {"first-000001", "second-000002", "third-000001"}
 
 
 def test_a_source_that_changed_fails_a_run_of_one_shard(small: Project) -> None:
@@ -184,7 +185,7 @@ def test_a_split_of_frames_of_an_older_source_is_refused(copied: Project) -> Non
     path.write_text("".join([header, *lines[:90]]))
     assert failures(copied.job(PLAN_REFERENCE_JOB)) == []
     (told,) = failures(copied.materialize("train_test_split"))
-    assert "HIV1-000001" in told
+    assert "HIV1-000002" in told
 
 
 def replace_embeddings(project: Project, dim: int, **encoder: str) -> str:
@@ -285,7 +286,7 @@ def test_a_replaced_sample_is_requested_again(finished: Finished, tmp_path: Path
     assert failures(project.job(automation.PLAN_SAMPLES_JOB)) == []
     assert requested(project) == []
     replace_sample(project)
-    assert requested(project) == [f"{SAMPLE}-000001"]
+    assert requested(project) == [f"{SAMPLE}-000002"]
     project.instance.dispose()
 
 

@@ -14,7 +14,7 @@ from virnuc_assets.classifier.calling import ServingClassifier
 from virnuc_assets.encoders.embedding import embed_frames
 from virnuc_assets.encoders.loading import load_encoder
 from virnuc_assets.partitions import SAMPLES
-from virnuc_assets.sequences.planning import source_of
+from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.merging import merge_features, vectors_of
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.assets.project import DATA, Finished, Project, failures

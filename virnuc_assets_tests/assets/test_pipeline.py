@@ -17,9 +17,11 @@ from dagster._core.loader import LoadingContextForTest
 from virnuc_assets import automation
 from virnuc_assets.encoders.registry import BRANCHES
 from virnuc_assets.partitions import REFERENCE, SAMPLES
+from virnuc_assets.sequences.ledger import ledger_faults
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import (
     ablations_schema,
+    cds_schema,
     chunks_schema,
     embeddings_schema,
     evaluation_schema,
@@ -28,6 +30,7 @@ from virnuc_assets.storage.schemas import (
     ledger_schema,
     plan_schema,
     predictions_schema,
+    reference_ledger_schema,
 )
 from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table
 from virnuc_assets.tracking import MlflowTracking
@@ -47,6 +50,8 @@ NAMES = ("fastesm2", "esm2_3b", "kmer")
 DIMS = {"dnabert_s": 48, "fastesm2": 32, "esm2_3b": 64, "kmer_dna": 256, "kmer_protein": 400}
 TABLE_KINDS = {
     "shard_plan": "shard_plan",
+    "annotation": "cds",
+    "reference_ledger": "reference_ledger",
     "chunked_fasta": "chunks",
     "translated_proteins": "frames",
     "ledger": "ledger",
@@ -93,6 +98,8 @@ def schema_of(asset: str, table: Path) -> pa.Schema | None:
     dims = {f"{branch.name}_features": DIMS[branch.dna] + DIMS[branch.protein] for branch in branches}
     schemas = {
         "shard_plan": plan_schema(),
+        "annotation": cds_schema(),
+        "reference_ledger": reference_ledger_schema(),
         "chunked_fasta": chunks_schema(),
         "translated_proteins": frames_schema(),
         "ledger": ledger_schema(),
@@ -116,7 +123,7 @@ def test_every_run_succeeded_and_sources_have_several_shards(finished: Finished)
 
 def test_every_asset_is_materialized_in_every_partition(finished: Finished) -> None:
     keys = graph(finished).get_all_asset_keys()
-    assert len(keys) == 31
+    assert len(keys) == 32
     for key in keys:
         for partition in partitions_of(finished, key):
             latest(finished, key, partition)
@@ -305,7 +312,29 @@ def test_a_sample_gets_virnucpros_two_files_and_a_line_for_every_record(finished
     assert [line[0] for line in results[1:]] == frames.column("frame_id").to_pylist()
     assert [line[0] for line in highest[1:]] == sorted(pc.unique(frames.column("chunk_id")).to_pylist())
     assert [line[0] for line in records[1:]] == list(SAMPLE_RECORDS)
-    assert records[-1][-2:] == ["skipped", "too short for a codon"]
+    last = dict(zip(records[0], records[-1], strict=True))
+    assert (last["disposition"], last["reason"]) == ("skipped", "too short for a codon")
+    for line in (dict(zip(records[0], line, strict=True)) for line in records[1:]):
+        for what, kept, all_of_them in (
+            ("chunks", int(line["chunks_scored"]), int(line["chunks"])),
+            ("frames", int(line["frames_scored"]), 6 * int(line["chunks"])),
+        ):
+            assert kept + sum(int(line[name]) for name in line if name.startswith(f"{what}_dropped")) == all_of_them
+
+
+def test_the_ledger_of_the_reference_has_a_line_for_every_record(finished: Finished) -> None:
+    ledger = read_table(finished.workspace.layout.whole("reference_ledger"))
+    assert ledger_faults(ledger.drop_columns(["source"])) == []
+    assert sorted(ledger.column("source").unique().to_pylist()) == sorted(GENOMES)
+    frames = pa.concat_tables(
+        read_table(finished.workspace.layout.table("reference", "translated_proteins", shard))
+        for shard in finished.keys(REFERENCE)
+    )
+    assert pc.sum(ledger.column("frames_kept")).as_py() == frames.num_rows
+    metadata = latest(finished, dg.AssetKey("reference_ledger"), None).metadata
+    assert metadata["records"].value == metadata["records_scored"].value == len(GENOMES)
+    evidence = dict(zip(ledger.column("source").to_pylist(), ledger.column("evidence").to_pylist(), strict=True))
+    assert (evidence["phiX174"], evidence["HIV1"]) == ("cds", "no GenBank file")
 
 
 @pytest.fixture(scope="module")

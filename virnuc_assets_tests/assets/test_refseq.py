@@ -12,8 +12,8 @@ import pytest
 from virnuc_assets.assets.refseq import RELEASE
 from virnuc_assets.automation import FETCH_JOB
 from virnuc_assets.partitions import REFERENCE
-from virnuc_assets.sequences.planning import source_of
 from virnuc_assets.sequences.refseq import HOSTS
+from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets_tests.assets.project import DATA, PLAN_REFERENCE_JOB, Project, failures, new_project
 from virnuc_assets_tests.sequences.release import NUMBER, publish
 from virnuc_assets_tests.storage.file_server import Answer, Authority, FileServer, served

@@ -12,7 +12,8 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.chunk_table import ChunkReader, as_fasta, chunk_tables
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_table, merged_ledger
-from virnuc_assets.sequences.planning import Plan, plan_source, shard_key, source_name, source_of
+from virnuc_assets.sequences.planning import Plan, plan_source
+from virnuc_assets.sequences.shard_keys import shard_key, source_name, source_of
 
 from .plain import walked_chunks
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from virnuc_assets.assets.per_shard import attempt_each
+from virnuc_assets.assets.attempts import attempt_each
 
 SHARDS = [f"s-{number:06d}" for number in range(20)]
 

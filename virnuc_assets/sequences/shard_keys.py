@@ -1,0 +1,32 @@
+"""Names of sources and keys of their shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.catalogue import KEY_LETTERS
+
+
+def source_name(path: Path) -> str:
+    """A file's name as it opens shard keys: without its endings, foreign letters as `_`.
+
+    Raises:
+        VirnucError: nothing is left of the name.
+    """
+    stem = path.name.removesuffix(".gz")
+    stem = stem.rsplit(".", 1)[0] if "." in stem.lstrip(".") else stem
+    name = "".join(letter if letter in KEY_LETTERS else "_" for letter in stem).strip("._-")
+    if not name:
+        raise VirnucError(f"{path}: no letters are left of this file's name to name its shards by; rename the file")
+    return name
+
+
+def shard_key(source: str, index: int) -> str:
+    """Key of a source's shard, 1-based and zero-padded so that keys sort as they follow each other."""
+    return f"{source}-{index + 1:06d}"
+
+
+def source_of(shard: str) -> str:
+    """The source that a shard key was made from."""
+    return shard.rpartition("-")[0]
