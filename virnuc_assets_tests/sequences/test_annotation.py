@@ -79,11 +79,12 @@ def test_what_is_written_and_told(tmp_path: Path) -> None:
 
 def test_the_sequence_is_told_by_its_letters_alone(tmp_path: Path) -> None:
     path = tmp_path / "four.gbk"
-    path.write_text(FOUR, encoding="utf-8")
+    path.write_text(FOUR + entry("AB5.1", ""), encoding="utf-8")
     with open_source(path) as source:
         found = [(record.record_id, record.length_nt, record.sequence_digest) for record in read_annotations(source)]
     digests = known(AB1="ACGTACGTAC", AB2="ACGT", AB3="GGG")
-    assert found == [(name, *told) for name, told in digests.items()] + [("AB4.1", 500, None)]
+    blank = ("AB5.1", *known(AB5="")["AB5.1"])
+    assert found == [(name, *told) for name, told in digests.items()] + [("AB4.1", 500, None), blank]
 
 
 def refused(folder: Path, content: str, records: Mapping[str, tuple[int, str]]) -> str:
