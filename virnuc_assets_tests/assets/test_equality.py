@@ -14,7 +14,6 @@ from Bio import SeqIO
 
 from virnuc_assets import automation
 from virnuc_assets.partitions import REFERENCE, SAMPLES, ShardSet
-from virnuc_assets.sequences.planning import source_of
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.assets.project import DATA, PLAN_REFERENCE_JOB, Project, failures, new_project
 from virnuc_assets_tests.sequences.plain import PlainTruth, plain_table
@@ -60,7 +59,7 @@ def framed(project: Project, shards: ShardSet, plan: str, chunk_length: int) -> 
     found: dict[str, Rows] = {}
     for key in keys:
         table = project.workspace.layout.table(shards.domain, "translated_proteins", key)
-        found.setdefault(source_of(key), []).extend(read_table(table).to_pylist())
+        found.setdefault(key.rpartition("-")[0], []).extend(read_table(table).to_pylist())
     return found
 
 
