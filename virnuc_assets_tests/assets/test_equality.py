@@ -14,7 +14,6 @@ from Bio import SeqIO
 
 from virnuc_assets import automation
 from virnuc_assets.partitions import REFERENCE, SAMPLES, ShardSet
-from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.assets.project import DATA, PLAN_REFERENCE_JOB, Project, failures, new_project
 from virnuc_assets_tests.sequences.plain import PlainTruth, plain_table
@@ -23,7 +22,8 @@ from virnuc_assets_tests.sequences.random_genomes import Genome, random_genomes,
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 Rows = list[dict[str, object]]
-COLUMNS = ("name", "label", "group", "organism", "annotated", "relatives", "length_nt")
+DRAWN = {"name": "drawn", "label": "host", "group": "bacteria", "annotated": "yes"}
+DRAWN |= {"fasta": "host/drawn.fna", "genbank": "host/drawn.gbk"}
 BUNDLED_SHARE = (
     "phiX174",
     "fluA_H1N1_HA",
@@ -51,21 +51,26 @@ def project(blank: Path, tmp_path: Path) -> Iterator[Project]:
 def framed(project: Project, shards: ShardSet, plan: str, chunk_length: int) -> dict[str, Rows]:
     """The frames of each source, its shards one after the other, as the graph makes them."""
     project.configure(sequences={"chunk_length": chunk_length, "shard_chunks": 400})
-    results = [project.job(plan)]
+    assert failures(project.job(plan)) == []
     keys = sorted(project.keys(shards))
     assets = [shards.key("chunked_fasta"), shards.key("translated_proteins")]
-    results.append(project.materialize(*assets, partition=(keys[0], keys[-1]) if len(keys) > 1 else keys[0]))
-    assert failures(*results) == []
+    made = project.materialize(*assets, partition=(keys[0], keys[-1]) if len(keys) > 1 else keys[0])
+    assert failures(made) == []
     found: dict[str, Rows] = {}
     for key in keys:
         table = project.workspace.layout.table(shards.domain, "translated_proteins", key)
-        found.setdefault(source_of(key), []).extend(read_table(table).to_pylist())
+        found.setdefault(key.rpartition("-")[0], []).extend(read_table(table).to_pylist())
     return found
 
 
-def catalogue(project: Project, *rows: tuple[str, ...]) -> None:
+def catalogue(project: Project, *rows: dict[str, str]) -> None:
+    """Write the catalogue; columns are those of the bundled one, empty where a row does not name them."""
+    with (DATA / "genomes/MANIFEST.tsv").open(encoding="utf-8", newline="") as handle:
+        columns = next(csv.reader(handle, delimiter="\t"))
     with (project.settings.genomes / "MANIFEST.tsv").open("w", encoding="utf-8", newline="") as handle:
-        csv.writer(handle, delimiter="\t", lineterminator="\n").writerows([COLUMNS, *rows])
+        writer = csv.DictWriter(handle, columns, extrasaction="ignore", delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def require_equal(found: Rows, expected: Rows) -> None:
@@ -81,7 +86,7 @@ def test_random_genomes(project: Project, genomes: list[Genome], chunk_length: i
     host.mkdir(parents=True, exist_ok=True)
     write_genomes(genomes, host / "drawn.fna", host / "drawn.gbk")
     shutil.copyfile(host / "drawn.fna", project.settings.incoming / "drawn.fasta")
-    catalogue(project, ("drawn", "host", "bacteria", "", "yes", "", "0"))
+    catalogue(project, DRAWN)
     records = [(genome.id, genome.sequence) for genome in genomes]
     truth = PlainTruth("host", "bacteria", {g.id: [cds[3] for cds in g.cds] for g in genomes if g.cds})
 
@@ -115,7 +120,7 @@ def require_bundled(project: Project, names: list[str] | None, chunk_length: int
     shutil.copytree(DATA / "genomes", project.settings.genomes, dirs_exist_ok=True)
     with (DATA / "genomes/MANIFEST.tsv").open(encoding="utf-8", newline="") as handle:
         rows = [row for row in csv.DictReader(handle, delimiter="\t") if names is None or row["name"] in names]
-    catalogue(project, *(tuple(row.get(column, "") for column in COLUMNS) for row in rows))
+    catalogue(project, *rows)
     found = framed(project, REFERENCE, PLAN_REFERENCE_JOB, chunk_length)
     assert set(found) == {row["name"] for row in rows}
     for row in rows:
