@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from virnuc_assets.assets.accounts import LEDGER
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.reference import (
     SPLIT,
@@ -39,7 +40,7 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=SPLIT,
-        deps=[REFERENCE.key("translated_proteins"), REFERENCE.key("shard_plan")],
+        deps=[REFERENCE.key("translated_proteins"), REFERENCE.key("shard_plan"), dg.AssetKey(LEDGER)],
         group_name="classifiers",
         kinds={"parquet"},
         owners=OWNERS,
