@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from virnuc_assets.sequences.planning import Piece
 from virnuc_assets.sequences.translation import CODON_NT, FRAMES_PER_CHUNK
@@ -50,23 +52,34 @@ def merged_ledger(pieces: Iterable[Piece], ledgers: Iterable[pa.Table]) -> pa.Ta
 
 def ledger_faults(ledger: pa.Table) -> list[str]:
     """What does not add up, a sentence each; nothing where every record, chunk and frame is accounted for once."""
-    return [fault for line in ledger.to_pylist() for fault in _faults(line)]
+    chunks, frames = (_sums(ledger, what) for what in ("chunks", "frames"))
+    scored = ledger["disposition"].to_numpy(zero_copy_only=False) == "scored"
+    wrong = (chunks != ledger["chunks"].to_numpy()) | (frames != FRAMES_PER_CHUNK * chunks)
+    wrong |= scored != (ledger["frames_kept"].to_numpy() > 0)
+    wrong |= scored == ledger["reason"].is_valid().to_numpy(zero_copy_only=False)
+    return [fault for line in ledger.filter(pa.array(wrong)).to_pylist() for fault in _faults(line)]
 
 
 def ledger_totals(ledger: pa.Table) -> dict[str, int]:
     """Records by disposition and reason, chunks and frames by fate; those that did not occur are left out."""
-    lines = ledger.to_pylist()
-    dispositions = Counter(f"records_{line['disposition']}" for line in lines)
-    reasons = Counter(f"records_{line['disposition']}: {line['reason']}" for line in lines if line["reason"])
-    sums = {name: sum(line[name] for line in lines) for name in LEDGER_COUNTS}
-    return {
-        "records": len(lines),
-        **dict(sorted((dispositions + reasons).items())),
-        **{k: v for k, v in sums.items() if v},
-    }
+    fates = ledger.group_by(["disposition", "reason"]).aggregate([([], "count_all")]).to_pylist()
+    records: Counter[str] = Counter()
+    for fate in fates:
+        records[f"records_{fate['disposition']}"] += fate["count_all"]
+        if fate["reason"]:
+            records[f"records_{fate['disposition']}: {fate['reason']}"] += fate["count_all"]
+    sums = {name: pc.sum(ledger[name]).as_py() or 0 for name in LEDGER_COUNTS}
+    found = {**dict(sorted(records.items())), **sums}
+    return {"records": ledger.num_rows, **{name: total for name, total in found.items() if total}}
+
+
+def _sums(ledger: pa.Table, what: str) -> np.ndarray:
+    sums: np.ndarray = np.sum([ledger[f"{what}_{fate}"].to_numpy() for fate in FATES], axis=0)
+    return sums
 
 
 def _faults(line: Mapping[str, Any]) -> Iterator[str]:
+    """What does not add up in one line."""
     record = line["record_id"]
     chunks = sum(line[f"chunks_{fate}"] for fate in FATES)
     if chunks != line["chunks"]:
