@@ -9,7 +9,7 @@ import re
 _FORMULA_SIGNS = "=+-@\uff1d\uff0b\uff0d\uff20"  # noqa: RUF001 - full width is what is meant
 _MARK = "'"
 _ACTS = tuple(_FORMULA_SIGNS + '"' + _MARK)
-_ACTS_WHEN_SPLIT = re.compile(f'"|[,;][{re.escape(_FORMULA_SIGNS)}]')
+_ACTS_WHEN_SPLIT = re.compile(f'"|[,;]([{re.escape(_FORMULA_SIGNS)}]|$)')
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -37,7 +37,8 @@ def spreadsheet_text(cell: str) -> str:
 def csv_field(text: str) -> str:
     """As `spreadsheet_cell`, for a file named `.csv`, which spreadsheets may cut at `,` or `;`.
 
-    A text in which a formula would begin there is put in double quotes, as the csv module writes and reads them.
+    A text in which a formula, or the next cell, would begin there is put in double quotes, as the csv module writes
+    and reads them.
     """
     cell = spreadsheet_cell(text)
     return '"' + cell.replace('"', '""') + '"' if _ACTS_WHEN_SPLIT.search(cell) else cell

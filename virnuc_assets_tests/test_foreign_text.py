@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from virnuc_assets.foreign_text import csv_field, printable, spreadsheet_cell, spreadsheet_text
@@ -28,6 +28,8 @@ def test_no_cell_is_a_formula_and_the_text_can_be_had_back(text: str) -> None:
     assert not cell.startswith((*FORMULA_SIGNS, '"'))
 
 
+@example("x;")
+@example(",")
 @given(IDS)
 def test_no_part_of_a_csv_line_is_a_formula_wherever_it_is_cut(text: str) -> None:
     line = f"{csv_field(text)}\tTrue\n"
