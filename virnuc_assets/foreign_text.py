@@ -37,12 +37,8 @@ def spreadsheet_text(cell: str) -> str:
 def csv_field(text: str) -> str:
     """As `spreadsheet_cell`, for a file named `.csv`, which spreadsheets may cut at `,` or `;`.
 
-<<<<<<< HEAD
-    A text in which a formula, or the next cell, would begin there is put in double quotes, as the csv module writes and reads them.
-=======
     A text in which a formula, or the next cell, would begin there is put in double quotes, as the csv module writes
     and reads them.
->>>>>>> nasty
     """
     cell = spreadsheet_cell(text)
     return '"' + cell.replace('"', '""') + '"' if _ACTS_WHEN_SPLIT.search(cell) else cell
