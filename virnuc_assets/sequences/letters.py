@@ -10,11 +10,11 @@ from virnuc_assets.sequences.opening import SequenceFileError
 
 UNAMBIGUOUS = "ACGT"
 IUPAC_DNA = "".join(sorted(set(ambiguous_dna_letters) - {"X"}))  # X is Biopython's addition
-_ALLOWED = IUPAC_DNA.encode()
 _BLANKS = b" \t\r\n\v\f"
 _READ = (IUPAC_DNA + "U" + IUPAC_DNA.lower() + "u").encode()
+_FOREIGN = b"\0"
 # RNA is read as DNA: the codon table and the models know T only.
-_NORMAL = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyzU", b"ABCDEFGHIJKLMNOPQRSTTVWXYZT")
+_NORMAL = bytes(ord(chr(byte).upper().replace("U", "T")) if byte in _READ else ord(_FOREIGN) for byte in range(256))
 _DIGEST_DIGITS = 32
 
 
@@ -47,7 +47,7 @@ def normal_letters(raw: bytes, where: str, line: int | None = None) -> bytes:
         SequenceFileError: a letter is not an IUPAC nucleotide code; the first such line and its letters are named.
     """
     letters = raw.translate(_NORMAL, delete=_BLANKS)
-    if letters.translate(None, delete=_ALLOWED):
+    if _FOREIGN in letters:
         raise SequenceFileError(_foreign_letters(raw, where, line))
     return letters
 

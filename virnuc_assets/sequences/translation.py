@@ -106,7 +106,7 @@ class SixFrames:
             codons = codons[:, ::-1]
         letters = _translated(codons, _PLUS if frame < CODON_NT else _MINUS)  # (rows, codons)
         known = letters != _UNKNOWN
-        return letters[known], known.sum(axis=1)
+        return letters[known] if not known.all() else letters.reshape(-1), known.sum(axis=1)
 
     def nucleotides(self, frame: int, rows: np.ndarray, lengths_aa: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The codons' letters and one more base where there is one, as VirNucPro hands them to DNABERT-S.
@@ -124,7 +124,11 @@ class SixFrames:
             strand = _translated(strand[:, ::-1], _COMPLEMENT)
         strand = strand[:, frame % CODON_NT :]
         lengths_nt = np.minimum(CODON_NT * lengths_aa + 1, strand.shape[1])
-        return strand[np.arange(strand.shape[1]) < lengths_nt[:, None]], lengths_nt
+        longest = int(lengths_nt.max(initial=0))
+        strand = strand[:, :longest]
+        if (lengths_nt == longest).all():
+            return strand.reshape(-1), lengths_nt
+        return strand[np.arange(longest) < lengths_nt[:, None]], lengths_nt
 
 
 def six_proteins(sequence: bytes | bytearray) -> list[str]:

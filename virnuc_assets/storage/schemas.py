@@ -6,6 +6,8 @@ import pyarrow as pa
 
 _STRING = pa.string()
 _COUNT = pa.int64()
+# Columns of nucleotides or residues: long, and hardly a value twice.
+LETTERS = frozenset({"sequence", "nucleotides", "protein", "translation"})
 
 # What became of a frame; of a chunk: kept if one of its frames is, else the reason that went furthest.
 FATES = ("kept", "dropped_stop", "dropped_empty", "dropped_ambiguous", "dropped_no_cds")

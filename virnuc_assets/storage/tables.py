@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import ContentDigest
 from virnuc_assets.storage.layout import Domain
+from virnuc_assets.storage.schemas import LETTERS
 
 Recipe = Mapping[str, Any]
 _RECIPE_KEY = "virnuc.recipe"
@@ -66,10 +67,12 @@ class TableWriter:
     def __enter__(self) -> TableWriter:
         # Vectors have neither repeated values nor useful bounds; a dictionary of them takes ten times their memory.
         plain = [field.name for field in self._schema if not pa.types.is_fixed_size_list(field.type)]
+        repeated = [name for name in plain if name not in LETTERS]
         self._parquet = pq.ParquetWriter(
             self._aside.__enter__(),
             self._schema,
-            use_dictionary=plain,
+            use_dictionary=repeated,
+            compression="lz4",  # is unpacked twice as fast as Parquet's default
             write_statistics=plain,
             use_compliant_nested_type=False,  # nested values as the schema names them: what is read is what was written
             data_page_size=_PAGE_BYTES,
