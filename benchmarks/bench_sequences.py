@@ -1,7 +1,8 @@
 """From FASTA to frames, side by side in one run: ours, and a plain statement of VirNucPro's way, on one core each.
 
 Ours plans a file, cuts it into chunks, translates and filters them and writes chunks, frames and ledger; the plain way
-does the same with FASTA files in between. Every figure is of a process of its own, held to one core. Rounds take turns;
+does the same with FASTA files in between. Every figure is of a process of its own, held to one core, after a first
+small file that loads the libraries. Rounds take turns;
 a rate is the median over rounds, a speedup the median of the ratios within a round. The plain way goes over a share of
 the same file, because its rate does not depend on the length. Peak memory is all that the process held at the highest,
 libraries included, for one record as long as a chromosome, and for shorter ones beside it.

@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from virnuc_assets_tests.virnucpro_files import Model, write_models
+
+# How long one example takes tells more of the machine, and of what else is first imported in it, than of the code.
+settings.register_profile("virnuc", deadline=None)
+settings.load_profile("virnuc")
 
 PROJECT = Path(__file__).resolve().parent.parent
 

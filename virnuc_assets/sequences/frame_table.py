@@ -21,6 +21,7 @@ from virnuc_assets.sequences.translation import (
     STRANDS,
     SixFrames,
 )
+from virnuc_assets.storage.digests import one_array
 from virnuc_assets.storage.schemas import FATES, frames_schema
 
 # Fates of a frame beyond those that its own letters decide.
@@ -92,7 +93,7 @@ def _of_one_length(sequences: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.
 
 def _letters(strings: pa.ChunkedArray) -> np.ndarray:
     """Letters, uint8, of strings without nulls, one after the other."""
-    array = strings.combine_chunks()
+    array = one_array(strings)
     begin, end = np.frombuffer(array.buffers()[1], np.int32)[[array.offset, array.offset + len(array)]]
     return np.frombuffer(array.buffers()[2] or b"", np.uint8)[begin:end]
 
@@ -158,7 +159,7 @@ def _supported(table: pa.Table, truth: Truth) -> np.ndarray:
     """Which frames have CDS evidence, or belong to a record that cannot give any; (frames,) bool."""
     supported = np.ones(table.num_rows, bool)
     codes, record_ids = _codes(table.column("record_id"))
-    proteins = table.column("protein").combine_chunks()
+    proteins = one_array(table.column("protein"))
     for code, record_id in enumerate(record_ids):
         if record_id in truth.proteins:
             rows = np.flatnonzero(codes == code)
@@ -168,7 +169,7 @@ def _supported(table: pa.Table, truth: Truth) -> np.ndarray:
 
 
 def _codes(strings: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
-    encoded = strings.combine_chunks().dictionary_encode()
+    encoded = one_array(strings).dictionary_encode()
     return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
 

@@ -28,13 +28,18 @@ class ContentDigest:
     def update(self, table: pa.Table) -> None:
         """Add rows, in order."""
         for name in self._schema.names:
-            for number, part in enumerate(_column_parts(table.column(name).combine_chunks())):
+            for number, part in enumerate(_column_parts(one_array(table.column(name)))):
                 self._parts.setdefault((name, number), hashlib.sha256()).update(part)
 
     def hexdigest(self) -> str:
         """Digest of the columns' names and types and of all rows so far."""
         parts = [(name, number, part.hexdigest()) for (name, number), part in sorted(self._parts.items())]
         return digest_of([[(field.name, str(field.type)) for field in self._schema], parts])
+
+
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """The column as one array; copied only where it is none already."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _column_parts(array: pa.Array) -> Iterator[bytes | memoryview]:
@@ -44,8 +49,8 @@ def _column_parts(array: pa.Array) -> Iterator[bytes | memoryview]:
     else:
         yield b"\x01" * len(array)
     if pa.types.is_string(array.type):
-        text = array.fill_null("")
-        yield pc.utf8_length(text).cast(pa.int64()).to_numpy(zero_copy_only=False).tobytes()
+        text = array.fill_null("") if array.null_count else array
+        yield pc.binary_length(text).to_numpy(zero_copy_only=False).tobytes()
         offsets = np.frombuffer(text.buffers()[1], np.int32)[text.offset :] if len(text) else (0,)
         yield memoryview(text.buffers()[2] or b"")[offsets[0] : offsets[len(text)] if len(text) else 0]
     elif pa.types.is_fixed_size_list(array.type):
