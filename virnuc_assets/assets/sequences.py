@@ -10,12 +10,10 @@ from virnuc_assets.assets.per_shard import Outcome, ShardStage, Work, made_table
 from virnuc_assets.assets.recipes import chunks_recipe, frames_recipe, todays_plan
 from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.annotation import read_proteins
-from virnuc_assets.sequences.cds import Evidence
 from virnuc_assets.sequences.chunk_table import ChunkReader
 from virnuc_assets.sequences.frame_table import Truth, open_frames
 from virnuc_assets.sequences.ledger import ledger_table, ledger_totals
-from virnuc_assets.sequences.plan_table import PlannedSource
+from virnuc_assets.sequences.plan_table import PlannedSource, planned_proteins
 from virnuc_assets.sequences.planning import Piece
 from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.tables import is_made_by, read_table, write_table
@@ -96,6 +94,4 @@ def _translation(workspace: Workspace, domain: Domain) -> Callable[[], Work]:
 def _truth(source: PlannedSource, pieces: Sequence[Piece]) -> Truth | None:
     if source.label is None or source.group is None:
         return None
-    annotated = {piece.record_id for piece in pieces if piece.evidence == Evidence.CDS}
-    proteins = read_proteins(source.annotation, annotated) if source.annotation else {}
-    return Truth(source.label, source.group, proteins)
+    return Truth(source.label, source.group, planned_proteins(source, pieces))

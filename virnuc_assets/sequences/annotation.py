@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from virnuc_assets.sequences.catalogue import require_checksum
 from virnuc_assets.sequences.cds import Cds, Evidence, Treatment, evidence_of, proteins_of
 from virnuc_assets.sequences.genbank import Entry, read_genbank
 from virnuc_assets.sequences.letters import LettersDigest
@@ -108,7 +109,9 @@ def _annotation(entry: Entry, letters: LettersDigest) -> Annotation:
     return Annotation(entry.id, letters.length_nt, letters.hexdigest(), entry.cds)
 
 
-def write_annotations(to: Path, genbank: Path, records: Mapping[str, tuple[int, str]]) -> Annotations:
+def write_annotations(
+    to: Path, genbank: Path, records: Mapping[str, tuple[int, str]], expected_sha256: str = ""
+) -> Annotations:
     """Read a GenBank file once and write the CDS of the FASTA's records to a table; a row a CDS, in file order.
 
     The table's recipe names the GenBank file's digest and that of `records`.
@@ -117,8 +120,10 @@ def write_annotations(to: Path, genbank: Path, records: Mapping[str, tuple[int, 
         to: the table; on an error it stays what it was.
         genbank: the file; records that are not in the FASTA are counted, and not written.
         records: length in nt and digest (as `Annotation.sequence_digest`) of the FASTA's records, by id.
+        expected_sha256: digest that the GenBank file must have, or empty.
 
     Raises:
+        CatalogueError: the GenBank file has another digest.
         SequenceFileError: the file cannot be read, repeats an id, holds a record of another length or sequence than
             the FASTA's of that id, or none of the FASTA's records.
     """
@@ -132,10 +137,7 @@ def write_annotations(to: Path, genbank: Path, records: Mapping[str, tuple[int, 
             _require_new(annotation.record_id, seen, genbank)
             if annotation.record_id in records:
                 _require_same(annotation, *records[annotation.record_id], genbank)
-                proteins = annotation.proteins
-                found[annotation.record_id] = RecordEvidence(
-                    annotation.evidence, digest_of(proteins) if proteins else None
-                )
+                found[annotation.record_id] = RecordEvidence(annotation.evidence, evidence_digest(annotation.proteins))
                 treatments.update(annotation.treatments)
                 batch += _rows(annotation)
                 if len(batch) >= _BATCH_ROWS:
@@ -148,9 +150,15 @@ def write_annotations(to: Path, genbank: Path, records: Mapping[str, tuple[int, 
             )
         writer.write(pa.Table.from_pylist(batch, schema=cds_schema()))
         recipe["genbank_sha256"] = source.digest()
+        require_checksum(genbank, expected_sha256, recipe["genbank_sha256"])
     missing = RecordEvidence(Evidence.NOT_IN_GENBANK, None)
     evidence = {record_id: found.get(record_id, missing) for record_id in records}
     return Annotations(recipe["genbank_sha256"], evidence, treatments, len(seen) - len(found))
+
+
+def evidence_digest(proteins: Sequence[str]) -> str | None:
+    """Digest of the proteins that are evidence, in the order of the file; None without any."""
+    return digest_of(list(proteins)) if proteins else None
 
 
 def read_proteins(table: Path, record_ids: Collection[str]) -> dict[str, tuple[str, ...]]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from virnuc_assets.sequences.annotation import RecordEvidence, write_annotations
+from virnuc_assets.sequences.annotation import RecordEvidence, evidence_digest, read_proteins, write_annotations
 from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
 from virnuc_assets.sequences.cds import Evidence
+from virnuc_assets.sequences.opening import FileState, file_state
 from virnuc_assets.sequences.planning import Piece, Plan, plan_source
 from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.settings import SequenceSettings
@@ -91,8 +95,7 @@ def _with_evidence(plan: Plan, source: Source, to: Path) -> tuple[Plan, str | No
     records = {piece.record_id: (piece.length_nt, piece.digest) for piece in plan.pieces if piece.fate == "planned"}
     sha256, found = None, dict.fromkeys(records, RecordEvidence(Evidence.NO_GENBANK, None))
     if source.genbank:
-        annotations = write_annotations(to, source.genbank, records)
-        require_checksum(source.genbank, source.genbank_sha256, annotations.sha256)
+        annotations = write_annotations(to, source.genbank, records, source.genbank_sha256)
         sha256, found = annotations.sha256, dict(annotations.records)
     pieces = []
     for piece in plan.pieces:
@@ -110,8 +113,8 @@ def planned_shards(layout: Layout, domain: Domain, source: str) -> list[str]:
 def read_plan(layout: Layout, domain: Domain, shard: str) -> tuple[PlannedSource, list[Piece]]:
     """The planned source of a shard and the shard's pieces, in file order."""
     path = layout.plan(domain, source_of(shard))
-    rows = read_table(path, plan_schema())
-    recipe = read_recipe(path)
+    require_table(path, plan_schema())
+    rows, recipe = _read_once(path, file_state(path.stat()))
     source = PlannedSource(
         fasta=Path(recipe["fasta"]),
         sha256=recipe["sha256"],
@@ -121,6 +124,28 @@ def read_plan(layout: Layout, domain: Domain, shard: str) -> tuple[PlannedSource
         chunk_length=recipe["chunk_length"],
     )
     return source, [Piece(**row) for row in rows.filter(pc.equal(rows["shard"], shard)).to_pylist()]
+
+
+@functools.lru_cache(maxsize=2)
+def _read_once(path: Path, state: FileState) -> tuple[pa.Table, dict[str, Any]]:
+    """A plan as it was in this state: it is asked for by every stage of every shard, one source after the other."""
+    return read_table(path, plan_schema()), read_recipe(path)
+
+
+def planned_proteins(source: PlannedSource, pieces: Sequence[Piece]) -> dict[str, tuple[str, ...]]:
+    """CDS translations of a shard's records, by record; those that cannot give evidence are not in it.
+
+    Raises:
+        TableMismatch: they are not those that were planned.
+    """
+    planned = {piece.record_id: piece.evidence_digest for piece in pieces if piece.evidence == Evidence.CDS}
+    proteins = read_proteins(source.annotation, planned) if source.annotation else {}
+    if changed := [record for record, digest in planned.items() if evidence_digest(proteins.get(record, ())) != digest]:
+        raise TableMismatch(
+            f"{source.annotation}: record {changed[0]!r} and {len(changed) - 1} more: not the CDS that were planned; "
+            "materialize reference/shard_plan again"
+        )
+    return proteins
 
 
 def read_pieces(layout: Layout, domain: Domain, source: str) -> list[Piece]:

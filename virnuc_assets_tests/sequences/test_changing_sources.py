@@ -3,25 +3,27 @@
 import gzip
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from Bio import SeqIO
 from Bio.Seq import Seq
+from Bio.SeqFeature import FeatureLocation, SeqFeature
 from Bio.SeqRecord import SeqRecord
 
 from virnuc_assets.sequences import chunk_table as chunk_table_module
 from virnuc_assets.sequences import planning
-from virnuc_assets.sequences.catalogue import Source
+from virnuc_assets.sequences.catalogue import CatalogueError, Source
 from virnuc_assets.sequences.chunk_table import ChunkReader
 from virnuc_assets.sequences.opening import SequenceFileError, SourceChanged, SourceFile, open_source
-from virnuc_assets.sequences.plan_table import make_plan, read_plan
+from virnuc_assets.sequences.plan_table import make_plan, planned_proteins, read_plan
 from virnuc_assets.sequences.planning import Plan, plan_source
 from virnuc_assets.sequences.reading import Header, read_letters, read_records
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.layout import Layout
-from virnuc_assets.storage.tables import read_recipe, write_table
+from virnuc_assets.storage.tables import TableMismatch, read_recipe, write_table
 
 CHUNK_LENGTH = 300
 SMALL = b">a\n" + b"ACGTT" * 100 + b"\n>b\n" + b"GGCTA" * 70 + b"\n"
@@ -237,3 +239,33 @@ def test_annotation_of_other_records_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SequenceFileError, match=r"s\.gbk: record 'other'.*not in the FASTA"):
         make_plan(plan, Source("s", fasta, "host", "fungi", genbank=genbank), SequenceSettings())
     assert not plan.exists()
+
+
+def coding(*translations: str) -> SeqRecord:
+    features = [SeqFeature(FeatureLocation(0, 9), "CDS", qualifiers={"translation": [text]}) for text in translations]
+    return SeqRecord(Seq("ACGTT" * 100), id="a", name="a", features=features, annotations={"molecule_type": "DNA"})
+
+
+def test_cds_that_are_not_those_that_were_planned_are_refused(tmp_path: Path) -> None:
+    """A plan that failed after the annotation was written must not lend it to the plan before."""
+    fasta, genbank = tmp_path / "s.fa", tmp_path / "s.gbk"
+    fasta.write_bytes(SMALL)
+    SeqIO.write([coding("MALL", "KR")], genbank, "genbank")
+    layout = Layout(tmp_path / "var", "miniature")
+    source = Source("s", fasta, "host", "fungi", genbank=genbank)
+    settings = SequenceSettings(chunk_length=300, shard_chunks=10)
+    plan = layout.plan("reference", "s")
+    make_plan(plan, source, settings)
+    found, pieces = read_plan(layout, "reference", "s-000001")
+    assert planned_proteins(found, pieces) == {"a": ("MALL", "KR")}
+
+    SeqIO.write([coding("MALL", "KK")], genbank, "genbank")
+    with pytest.raises(CatalogueError, match="expected sha256"):
+        make_plan(plan, replace(source, genbank_sha256="0" * 64), settings)
+    assert planned_proteins(found, pieces) == {"a": ("MALL", "KR")}
+
+    kept = plan.read_bytes()
+    make_plan(plan, source, settings)
+    plan.write_bytes(kept)
+    with pytest.raises(TableMismatch, match="record 'a' and 0 more: not the CDS that were planned"):
+        planned_proteins(found, pieces)
