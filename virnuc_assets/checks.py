@@ -11,12 +11,14 @@ import dagster as dg
 from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.ledger import shard_ledger_faults
+from virnuc_assets.sequences.accounting import shard_ledger_faults
 from virnuc_assets.sequences.plan_table import read_pieces, read_plan
 from virnuc_assets.sequences.planning import plan_faults
+from virnuc_assets.sequences.shard_keys import source_of
+from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import chunks_schema, frames_schema, ledger_schema, vector_dim
-from virnuc_assets.storage.tables import read_recipe, read_rows, read_schema, read_table
+from virnuc_assets.storage.tables import TableMismatch, read_recipe, read_rows, read_schema, read_table
 
 # What a validator finds wrong with one shard, a sentence each.
 Validator = Callable[[str], Iterable[str]]
@@ -63,19 +65,23 @@ def _plan_check(workspace: Workspace, shards: ShardSet) -> dg.AssetChecksDefinit
     """Check of the shard plans of one domain."""
 
     @dg.asset_check(asset=shards.key("shard_plan"), name="plans_cover_every_chunk_once", blocking=True)
-    def check() -> dg.AssetCheckResult:
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         """In every plan, the pieces of a record follow each other from its first chunk to its last."""
-        plans = sorted(workspace.layout.plan(shards.domain, "x").parent.glob("*.parquet"))
-        found = {
-            path.stem: list(
-                plan_faults(read_pieces(workspace.layout, shards.domain, path.stem), read_recipe(path)["chunk_length"])
-            )
-            for path in plans
-        }
+        registered = context.instance.get_dynamic_partitions(str(shards.partitions.name))
+        plans = sorted({source_of(shard) for shard in registered})
+        found = {source: list(_plan_faults(workspace, shards.domain, source)) for source in plans}
         faults = {source: sentences for source, sentences in found.items() if sentences}
         return result(faults, plans=len(plans))
 
     return check
+
+
+def _plan_faults(workspace: Workspace, domain: Domain, source: str) -> Iterator[str]:
+    path = workspace.layout.plan(domain, source)
+    try:
+        yield from plan_faults(read_pieces(workspace.layout, domain, source), read_recipe(path)["chunk_length"])
+    except TableMismatch as error:
+        yield str(error)
 
 
 def _embedding_checks(workspace: Workspace, shards: ShardSet, slot: str) -> list[dg.AssetChecksDefinition]:

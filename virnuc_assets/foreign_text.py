@@ -18,6 +18,8 @@ def printable(text: str, keep: str = "") -> str:
     These are control characters, among them those that terminals obey, marks that turn the direction of writing, and
     blanks and line ends of every kind but the plain blank.
     """
+    if text.isprintable():
+        return text
     return "".join(
         letter if letter.isprintable() or letter in keep else letter.encode("unicode_escape").decode("ascii")
         for letter in text

@@ -12,7 +12,8 @@ from virnuc_assets.checks import result
 from virnuc_assets.markdown import cell
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.ledger import ledger_faults, ledger_totals, merged_ledger
+from virnuc_assets.sequences.accounting import ledger_faults, ledger_totals
+from virnuc_assets.sequences.ledger import merged_ledger
 from virnuc_assets.sequences.plan_table import planned_shards, read_pieces
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Domain, Layout

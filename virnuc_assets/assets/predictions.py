@@ -15,7 +15,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.markdown import cell
 from virnuc_assets.partitions import SAMPLE_NAMES, SAMPLES
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.ledger import ledger_faults
+from virnuc_assets.sequences.accounting import ledger_faults
 from virnuc_assets.sequences.plan_table import planned_shards
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Layout

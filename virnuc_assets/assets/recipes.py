@@ -5,6 +5,7 @@ a stage that was skipped is noticed by whatever comes after it, however it was l
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from virnuc_assets.encoders.checkpoints import find_checkpoint
@@ -18,7 +19,7 @@ from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import RECORDS_FILE, Domain, Layout
 from virnuc_assets.storage.schemas import chunks_schema, frames_schema
-from virnuc_assets.storage.tables import content_digest, is_made_by, read_recipe, require_table
+from virnuc_assets.storage.tables import TableMismatch, content_digest, is_made_by, read_recipe, require_table
 
 
 def todays_plan(workspace: Workspace, domain: Domain, shard: str) -> tuple[PlannedSource, list[Piece]]:
@@ -98,16 +99,26 @@ def features_recipe(
 
 
 def plan_digest(layout: Layout, domain: Domain, shard: str) -> str:
-    """Digest of the file that a shard was planned from; empty where there is no plan."""
+    """Digest of what a shard was planned from, also of when that was put there; empty where there is no plan.
+
+    A file that is replaced and put back is another one: what was asked of the first is asked again.
+    """
     plan = layout.plan(domain, source_of(shard))
-    return str(read_recipe(plan)["sha256"]) if plan.is_file() else ""
+    if not plan.is_file():
+        return ""
+    recipe = read_recipe(plan)
+    fasta = Path(recipe["fasta"])
+    return digest_of([recipe["sha256"], recipe["numbered"], fasta.stat().st_mtime_ns if fasta.is_file() else None])
 
 
 def chunks_are_older(layout: Layout, domain: Domain, shard: str) -> bool:
-    """Whether a shard was planned anew since its chunks were made."""
-    if not plan_digest(layout, domain, shard):
+    """Whether a shard was planned anew since its chunks were made, or its plan cannot be read."""
+    if not layout.plan(domain, source_of(shard)).is_file():
         return False
-    recipe = chunks_recipe(*read_plan(layout, domain, shard))
+    try:
+        recipe = chunks_recipe(*read_plan(layout, domain, shard))
+    except TableMismatch:
+        return True  # the run that this asks for says what is wrong, and stops no other sample
     return not is_made_by(layout.table(domain, "chunked_fasta", shard), recipe)
 
 

@@ -10,9 +10,10 @@ from virnuc_assets.assets.per_shard import Outcome, ShardStage, Work, made_table
 from virnuc_assets.assets.recipes import chunks_recipe, frames_recipe, todays_plan
 from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
+from virnuc_assets.sequences.accounting import ledger_totals
 from virnuc_assets.sequences.chunk_table import ChunkReader
 from virnuc_assets.sequences.frame_table import Truth, open_frames
-from virnuc_assets.sequences.ledger import ledger_table, ledger_totals
+from virnuc_assets.sequences.ledger import ledger_table
 from virnuc_assets.sequences.plan_table import PlannedSource, planned_proteins
 from virnuc_assets.sequences.planning import Piece
 from virnuc_assets.storage.layout import Domain
@@ -28,7 +29,7 @@ def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefini
     layout, kinds = workspace.layout, frozenset({"fasta", "parquet"})
     chunked, translated = "chunked_fasta", "translated_proteins"
     chunk_stage = ShardStage([shards.key("shard_plan")], GROUP, kinds, "2")
-    frame_stage = ShardStage([shards.key(chunked)], GROUP, kinds, "2", threads=_THREADS)
+    frame_stage = ShardStage([shards.key(chunked), shards.key("shard_plan")], GROUP, kinds, "2", threads=_THREADS)
     return [
         shard_asset(layout, shards, chunked, chunk_stage, _chunking(workspace, shards.domain)),
         shard_asset(layout, shards, translated, frame_stage, _translation(workspace, shards.domain)),

@@ -14,10 +14,11 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES, ShardSet, register, unregister_all_but
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.catalogue import Source
-from virnuc_assets.sequences.plan_table import make_plan
-from virnuc_assets.sequences.planning import Plan
+from virnuc_assets.sequences.plan_table import make_plan, read_pieces
+from virnuc_assets.sequences.planning import Piece, Plan
 from virnuc_assets.sequences.shard_keys import source_name, source_of
 from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.tables import read_recipe
 
 GROUP = "shards"
 
@@ -45,12 +46,12 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
         """
         failures: dict[str, Exception] = {}
         plans = _planned(workspace, REFERENCE, workspace.catalogue(), failures)
-        _require_unique_records(plans)
+        _require_unique_records(plans, _kept_plans(workspace, failures))
         added = register(context.instance, REFERENCE.partitions, _keys(plans))
         kept = [key for key in _registered(context, REFERENCE) if source_of(key) in failures]
         removed = unregister_all_but(context.instance, REFERENCE.partitions, [*_keys(plans), *kept])
         raise_failures(failures, "reference sources that cannot be read; all others are planned")
-        return _result(plans, added, removed)
+        return _result(workspace, REFERENCE, plans, added, removed)
 
     def plan_samples(context: dg.AssetExecutionContext, config: PlanSamples) -> dg.MaterializeResult[Any]:
         """Plans the files of the watched folder into shards and registers samples and shards as partitions.
@@ -65,7 +66,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
         removed = unregister_all_but(context.instance, SAMPLES.partitions, [*_keys(plans), *others])
         register(context.instance, SAMPLE_NAMES, list(plans))
         raise_failures(failures, "samples that cannot be read; all others are planned")
-        return _result(plans, added, removed)
+        return _result(workspace, SAMPLES, plans, added, removed)
 
     fetched = [refseq.RELEASE] if workspace.settings.refseq else []
     return [_asset(REFERENCE, plan_reference, fetched), _asset(SAMPLES, plan_samples, [])]
@@ -124,10 +125,16 @@ def _planned(
     return dict(attempt_each(by_name, plan, failures))
 
 
-def _require_unique_records(plans: dict[str, Plan]) -> None:
+def _kept_plans(workspace: Workspace, failures: Mapping[str, Exception]) -> dict[str, list[Piece]]:
+    """The plans that stay in force because their source cannot be read today."""
+    kept = (name for name in failures if workspace.layout.plan("reference", name).is_file())
+    return {name: read_pieces(workspace.layout, "reference", name) for name in kept}
+
+
+def _require_unique_records(plans: Mapping[str, Plan], kept: Mapping[str, Sequence[Piece]]) -> None:
     seen: dict[str, str] = {}
-    for source, plan in plans.items():
-        for record_id in {piece.record_id for piece in plan.pieces if piece.fate == "planned"}:
+    for source, pieces in {**kept, **{name: plan.pieces for name, plan in plans.items()}}.items():
+        for record_id in {piece.record_id for piece in pieces if piece.fate == "planned"}:
             if record_id in seen:
                 raise VirnucError(
                     f"record {record_id!r} occurs in sources {seen[record_id]!r} and {source!r}; expected ids that are "
@@ -136,19 +143,30 @@ def _require_unique_records(plans: dict[str, Plan]) -> None:
             seen[record_id] = source
 
 
-def _result(plans: dict[str, Plan], added: Sequence[str], removed: Sequence[str]) -> dg.MaterializeResult[Any]:
+def _result(
+    workspace: Workspace, shards: ShardSet, plans: Mapping[str, Plan], added: Sequence[str], removed: Sequence[str]
+) -> dg.MaterializeResult[Any]:
     pieces = [piece for plan in plans.values() for piece in plan.pieces]
-    records = Counter(piece.fate for piece in pieces if not piece.first_chunk)  # of each record its first piece
+    firsts = [piece for piece in pieces if not piece.first_chunk]  # of each record one
+    records = Counter(piece.fate for piece in firsts)
+    recipes = {name: read_recipe(workspace.layout.plan(shards.domain, name)) for name in plans}
+    cds: Counter[str] = Counter()
+    for recipe in recipes.values():
+        cds.update(recipe["cds"])
     metadata: dict[str, Any] = {
         "sources": len(plans),
         "records": records.total(),
         "records_skipped": records["skipped"],
         "records_failed": records["failed"],
+        "records_by_evidence": dict(Counter(piece.evidence for piece in firsts if piece.evidence)),
+        "cds_by_treatment": dict(cds),
+        "genbank_records_ignored": sum(recipe["genbank_records_ignored"] for recipe in recipes.values()),
         "chunks": sum(piece.chunks for piece in pieces),
         "shards": sum(len(plan.shards) for plan in plans.values()),
         "shards_added": len(added),
         "shards_removed": len(removed),
         "sources_sha256": {name: plan.sha256 for name, plan in plans.items()},
     }
-    version = digest_of([[name, plan.sha256, plan.shards] for name, plan in plans.items()])
+    told = ("sha256", "genbank_sha256", "label", "group")
+    version = digest_of([[name, *(recipes[name][key] for key in told), plans[name].shards] for name in plans])
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version))

@@ -67,6 +67,11 @@ def read_genbank(source: SourceFile) -> Iterator[Entry | bytes]:
             yield entry
             if head[-1].startswith(_ORIGIN):
                 yield from _sequence(lines, last, entry.length_nt, f"{source.path}: record {entry.id!r}")
+        elif read and line.strip():
+            raise SequenceFileError(
+                f"{source.path}: line {number}, after GenBank record {read}: expected the next record's line "
+                f"{_LOCUS.strip()!r} with the name in column {_HEADER_COLUMNS + 1}, found {line.strip()[:40]!r}"
+            )
     if not read:
         raise SequenceFileError(
             f"{source.path}: expected GenBank records, which begin with LOCUS and a name, found none; fetch it again"

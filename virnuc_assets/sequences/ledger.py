@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnuc_assets.sequences.planning import Piece
-from virnuc_assets.sequences.translation import CODON_NT, FRAMES_PER_CHUNK
-from virnuc_assets.storage.schemas import FATES, LEDGER_COUNTS, ledger_schema
+from virnuc_assets.sequences.translation import CODON_NT
+from virnuc_assets.storage.schemas import LEDGER_COUNTS, ledger_schema
 
-_NO_COUNTS = dict.fromkeys(LEDGER_COUNTS, 0)
+_COUNTED = [name for name in LEDGER_COUNTS if name != "chunks"]
 
 
-def ledger_table(pieces: Iterable[Piece], counts: Mapping[str, Mapping[str, int]]) -> pa.Table:
+def ledger_table(pieces: Sequence[Piece], counts: Mapping[str, Mapping[str, int]]) -> pa.Table:
     """A line for every piece, in its order; a record without any kept frame is skipped, with its reason.
 
     Args:
         pieces: planned, so the `chunks` of a line are those that must be accounted for.
         counts: chunks and frames of each record by fate, as `open_frames` found them.
     """
-    lines = []
-    for piece in pieces:
-        found = counts.get(piece.record_id, {}) if piece.fate == "planned" else {}
-        count = {**_NO_COUNTS, **found, "chunks": piece.chunks}
-        known = {"record_id": piece.record_id, "length_nt": piece.length_nt, "evidence": piece.evidence}
-        lines.append({**known, **_disposed(piece, count), **count})
-    return pa.Table.from_pylist(lines, schema=ledger_schema())
+    found = [counts.get(piece.record_id, {}) if piece.fate == "planned" else {} for piece in pieces]
+    return _lines(pieces, {name: [count.get(name, 0) for count in found] for name in _COUNTED})
 
 
 def merged_ledger(pieces: Iterable[Piece], ledgers: Iterable[pa.Table]) -> pa.Table:
@@ -39,66 +31,45 @@ def merged_ledger(pieces: Iterable[Piece], ledgers: Iterable[pa.Table]) -> pa.Ta
 
     The chunks to be accounted for are those of the plan, so a shard without its ledger is a fault of the sums.
     """
-    sums: dict[str, Counter[str]] = {}
-    for line in (line for ledger in ledgers for line in ledger.to_pylist()):
-        if line["chunks"]:
-            sums.setdefault(line["record_id"], Counter()).update({name: line[name] for name in LEDGER_COUNTS})
+    lines = pa.concat_tables([ledger_schema().empty_table(), *ledgers])
+    lines = lines.filter(pc.greater(lines["chunks"], 0))  # records that are not planned may have the id of one that is
+    sums = lines.group_by("record_id", use_threads=False).aggregate([(name, "sum") for name in _COUNTED])
+    row_of = {record_id: row for row, record_id in enumerate(sums["record_id"].to_pylist())}
     wholes: dict[int, Piece] = {}
     for piece in pieces:
-        before = wholes.setdefault(piece.number, replace(piece, first_chunk=0, end_chunk=0))
-        wholes[piece.number] = replace(before, end_chunk=before.end_chunk + piece.chunks)
-    return ledger_table(wholes.values(), sums)
+        before = wholes.get(piece.number)
+        begun = before.end_chunk if before else 0
+        wholes[piece.number] = replace(piece, first_chunk=0, end_chunk=begun + piece.chunks)
+    records = list(wholes.values())
+    rows = [row_of.get(record.record_id) if record.fate == "planned" else None for record in records]
+    chosen = sums.take(pa.array(rows, pa.int64()))
+    return _lines(records, {name: chosen[f"{name}_sum"].fill_null(0).to_pylist() for name in _COUNTED})
 
 
-def ledger_faults(ledger: pa.Table) -> list[str]:
-    """What does not add up, a sentence each; nothing where every record, chunk and frame is accounted for once."""
-    chunks, frames = (_sums(ledger, what) for what in ("chunks", "frames"))
-    scored = ledger["disposition"].to_numpy(zero_copy_only=False) == "scored"
-    wrong = (chunks != ledger["chunks"].to_numpy()) | (frames != FRAMES_PER_CHUNK * chunks)
-    wrong |= scored != (ledger["frames_kept"].to_numpy() > 0)
-    wrong |= scored == ledger["reason"].is_valid().to_numpy(zero_copy_only=False)
-    return [fault for line in ledger.filter(pa.array(wrong)).to_pylist() for fault in _faults(line)]
+def _lines(pieces: Sequence[Piece], counts: Mapping[str, Sequence[int]]) -> pa.Table:
+    fates = [
+        _disposed(piece, dict(zip(counts, count, strict=True)))
+        for piece, count in zip(pieces, zip(*counts.values(), strict=True), strict=True)
+    ]
+    columns = {
+        "record_id": [piece.record_id for piece in pieces],
+        "length_nt": [piece.length_nt for piece in pieces],
+        "disposition": [disposition for disposition, _ in fates],
+        "reason": [reason for _, reason in fates],
+        "evidence": [piece.evidence for piece in pieces],
+        "chunks": [piece.chunks for piece in pieces],
+        **counts,
+    }
+    return pa.table({name: columns[name] for name in ledger_schema().names}, schema=ledger_schema())
 
 
-def ledger_totals(ledger: pa.Table) -> dict[str, int]:
-    """Records by disposition and reason, chunks and frames by fate; those that did not occur are left out."""
-    fates = ledger.group_by(["disposition", "reason"]).aggregate([([], "count_all")]).to_pylist()
-    records: Counter[str] = Counter()
-    for fate in fates:
-        records[f"records_{fate['disposition']}"] += fate["count_all"]
-        if fate["reason"]:
-            records[f"records_{fate['disposition']}: {fate['reason']}"] += fate["count_all"]
-    sums = {name: pc.sum(ledger[name]).as_py() or 0 for name in LEDGER_COUNTS}
-    found = {**dict(sorted(records.items())), **sums}
-    return {"records": ledger.num_rows, **{name: total for name, total in found.items() if total}}
-
-
-def _sums(ledger: pa.Table, what: str) -> np.ndarray:
-    sums: np.ndarray = np.sum([ledger[f"{what}_{fate}"].to_numpy() for fate in FATES], axis=0)
-    return sums
-
-
-def _faults(line: Mapping[str, Any]) -> Iterator[str]:
-    """What does not add up in one line."""
-    record = line["record_id"]
-    chunks = sum(line[f"chunks_{fate}"] for fate in FATES)
-    if chunks != line["chunks"]:
-        yield f"{record}: {line['chunks']} chunks planned, {chunks} accounted for"
-    frames = sum(line[f"frames_{fate}"] for fate in FATES)
-    if frames != FRAMES_PER_CHUNK * chunks:
-        yield f"{record}: {chunks} chunks have {FRAMES_PER_CHUNK * chunks} frames, {frames} accounted for"
-    if (line["disposition"] == "scored") != (line["frames_kept"] > 0):
-        yield f"{record}: {line['disposition']} with {line['frames_kept']} kept frames"
-    if (line["disposition"] == "scored") == (line["reason"] is not None):
-        yield f"{record}: {line['disposition']} for the reason {line['reason']!r}"
-
-
-def _disposed(piece: Piece, count: Mapping[str, int]) -> dict[str, str | None]:
+def _disposed(piece: Piece, count: Mapping[str, int]) -> tuple[str, str | None]:
+    """Disposition and reason."""
     if piece.fate != "planned":
-        return {"disposition": piece.fate, "reason": piece.reason}
+        return piece.fate, piece.reason
     if count["frames_kept"]:
-        return {"disposition": "scored", "reason": None}
-    return {"disposition": "skipped", "reason": _reason(piece.length_nt, count)}
+        return "scored", None
+    return "skipped", _reason(piece.length_nt, count)
 
 
 def _reason(length_nt: int, count: Mapping[str, int]) -> str:
@@ -112,20 +83,3 @@ def _reason(length_nt: int, count: Mapping[str, int]) -> str:
     if count["frames_dropped_ambiguous"]:
         return "ambiguous letters or stops" if count["frames_dropped_stop"] else "ambiguous letters in every chunk"
     return "no open frame" if count["frames_dropped_stop"] else "no unambiguous codon"
-
-
-def shard_ledger_faults(ledger: pa.Table, pieces: Sequence[Piece], frames: int) -> list[str]:
-    """As `ledger_faults`, and whether a shard's ledger has a line for each piece and counts the frames that are there.
-
-    Args:
-        ledger: of the shard.
-        pieces: of the shard, as planned.
-        frames: rows of its frames table.
-    """
-    faults = ledger_faults(ledger)
-    lines = list(zip(ledger.column("record_id").to_pylist(), ledger.column("chunks").to_pylist(), strict=True))
-    if lines != (planned := [(piece.record_id, piece.chunks) for piece in pieces]):
-        faults.append(f"the ledger has {len(lines)} lines, {len(planned)} pieces are planned, or they differ")
-    if frames != (kept := sum(ledger.column("frames_kept").to_pylist())):
-        faults.append(f"ledger counts {kept} kept frames, the table holds {frames}")
-    return faults

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from virnuc_assets.sequences.annotation import RecordEvidence, evidence_digest, read_proteins, write_annotations
 from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
 from virnuc_assets.sequences.cds import Evidence
+from virnuc_assets.sequences.cds_table import (
+    Annotations,
+    RecordEvidence,
+    evidence_digest,
+    read_proteins,
+    write_annotations,
+)
 from virnuc_assets.sequences.opening import FileState, file_state
 from virnuc_assets.sequences.planning import Piece, Plan, plan_source
 from virnuc_assets.sequences.shard_keys import source_of
@@ -56,21 +62,24 @@ def make_plan(path: Path, source: Source, settings: SequenceSettings) -> Plan:
     before = _plan_before(path, settings)
     plan = plan_source(source.fasta, source.name, settings.chunk_length, settings.shard_chunks, before)
     require_checksum(source.fasta, source.fasta_sha256, plan.sha256)
-    genbank_sha256 = None
+    annotations = None
     if source.label is not None:
-        plan, genbank_sha256 = _with_evidence(plan, source, annotation_path(path))
+        plan, annotations = _with_evidence(plan, source, annotation_path(path))
     recipe = {
         "table": "shard_plan",
         "fasta": str(source.fasta),
         "sha256": plan.sha256,
         "numbered": plan.numbered,
         "genbank": source.genbank and str(source.genbank),
-        "genbank_sha256": genbank_sha256,
+        "genbank_sha256": annotations and annotations.sha256,
+        "genbank_records_ignored": annotations.ignored_records if annotations else 0,
+        "cds": dict(annotations.treatments) if annotations else {},
         "label": source.label,
         "group": source.group,
         **settings.model_dump(),
     }
-    write_table(path, pa.Table.from_pylist([asdict(piece) for piece in plan.pieces], schema=plan_schema()), recipe)
+    columns = {name: [getattr(piece, name) for piece in plan.pieces] for name in plan_schema().names}
+    write_table(path, pa.table(columns, schema=plan_schema()), recipe)
     return plan
 
 
@@ -86,22 +95,26 @@ def _plan_before(path: Path, settings: SequenceSettings) -> Plan | None:
     except TableMismatch:
         return None
     recipe = read_recipe(path)
-    pieces = tuple(Piece(**row) for row in read_table(path).to_pylist())
-    return Plan(pieces, recipe["sha256"], recipe["numbered"])
+    return Plan(tuple(_pieces(read_table(path))), recipe["sha256"], recipe["numbered"])
 
 
-def _with_evidence(plan: Plan, source: Source, to: Path) -> tuple[Plan, str | None]:
-    """The plan with a word of evidence for every planned record, and the digest of the GenBank file."""
+def _pieces(rows: pa.Table) -> list[Piece]:
+    columns = (rows.column(name).to_pylist() for name in plan_schema().names)  # a list a column, not a dict a row
+    return [Piece(*values) for values in zip(*columns, strict=True)]
+
+
+def _with_evidence(plan: Plan, source: Source, to: Path) -> tuple[Plan, Annotations | None]:
+    """The plan with a word of evidence for every planned record, and what the GenBank file gave, if there is one."""
     records = {piece.record_id: (piece.length_nt, piece.digest) for piece in plan.pieces if piece.fate == "planned"}
-    sha256, found = None, dict.fromkeys(records, RecordEvidence(Evidence.NO_GENBANK, None))
+    annotations, found = None, dict.fromkeys(records, RecordEvidence(Evidence.NO_GENBANK, None))
     if source.genbank:
         annotations = write_annotations(to, source.genbank, records, source.genbank_sha256)
-        sha256, found = annotations.sha256, dict(annotations.records)
+        found = dict(annotations.records)
     pieces = []
     for piece in plan.pieces:
         given = found[piece.record_id] if piece.fate == "planned" else RecordEvidence(None, None)
         pieces.append(replace(piece, evidence=given.evidence, evidence_digest=given.digest))
-    return replace(plan, pieces=tuple(pieces)), sha256
+    return replace(plan, pieces=tuple(pieces)), annotations
 
 
 def planned_shards(layout: Layout, domain: Domain, source: str) -> list[str]:
@@ -123,7 +136,7 @@ def read_plan(layout: Layout, domain: Domain, shard: str) -> tuple[PlannedSource
         group=recipe["group"],
         chunk_length=recipe["chunk_length"],
     )
-    return source, [Piece(**row) for row in rows.filter(pc.equal(rows["shard"], shard)).to_pylist()]
+    return source, _pieces(rows.filter(pc.equal(rows["shard"], shard)))
 
 
 @functools.lru_cache(maxsize=2)
@@ -150,4 +163,4 @@ def planned_proteins(source: PlannedSource, pieces: Sequence[Piece]) -> dict[str
 
 def read_pieces(layout: Layout, domain: Domain, source: str) -> list[Piece]:
     """All pieces of a source, in file order."""
-    return [Piece(**row) for row in read_table(layout.plan(domain, source), plan_schema()).to_pylist()]
+    return _pieces(read_table(layout.plan(domain, source), plan_schema()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,16 +106,16 @@ def _in_file_order(piece: Piece) -> tuple[int, int]:
 
 def _recognised(records: Iterable[Piece], before: Iterable[Piece]) -> tuple[list[Piece], list[Piece]]:
     """Pieces of the records that were planned before, and the records that were not."""
-    known: dict[tuple[str, str, Fate], deque[Piece]] = defaultdict(deque)
+    known: dict[tuple[str, str, Fate], list[Piece]] = {}
     for piece in before:
-        known[piece.record_id, piece.digest, piece.fate].append(piece)
+        known.setdefault((piece.record_id, piece.digest, piece.fate), []).append(piece)
     kept, new = list[Piece](), list[Piece]()
     for record in records:
-        found = known[record.record_id, record.digest, record.fate]
+        found = known.get((record.record_id, record.digest, record.fate))
         if not found:
             new.append(record)
         while found:
-            piece = found.popleft()
+            piece = found.pop(0)
             kept.append(replace(piece, number=record.number, reason=record.reason))
             if not piece.chunks:  # one of several namesakes that are not planned
                 break
@@ -143,10 +143,14 @@ def _whole(header: Header, letters: LettersDigest, chunk_length: int) -> Piece:
 
 def _told_apart(records: Sequence[Piece]) -> list[Piece]:
     """Of records with one id: one is planned if all have the same letters, none if they differ."""
+    times = Counter(record.record_id for record in records)
     namesakes: dict[str, list[Piece]] = defaultdict(list)
     for record in records:
-        namesakes[record.record_id].append(record)
-    return [_fated(record, namesakes[record.record_id]) for record in records]
+        if times[record.record_id] > 1:
+            namesakes[record.record_id].append(record)
+    return [
+        _fated(record, namesakes[record.record_id]) if times[record.record_id] > 1 else record for record in records
+    ]
 
 
 def _fated(record: Piece, namesakes: Sequence[Piece]) -> Piece:

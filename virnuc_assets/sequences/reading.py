@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from virnuc_assets.sequences.genbank import Entry, read_genbank
+from virnuc_assets.sequences.genbank import genbank_letters
 from virnuc_assets.sequences.header_ids import header_id
 from virnuc_assets.sequences.letters import normal_letters
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
@@ -52,7 +52,7 @@ def read_letters(source: SourceFile) -> Iterator[Header | bytes]:
             an IUPAC nucleotide; the message names file, line and record.
     """
     number = 0
-    for event in _genbank(source) if _is_genbank(source) else _fasta(source):
+    for event in genbank_letters(source) if _is_genbank(source) else _fasta(source):
         if isinstance(event, str):
             number += 1
             yield Header(event, number)
@@ -130,8 +130,3 @@ def _next_header(block: bytes, position: int) -> int:
     while sign > position and block[sign - 1] != ord("\n"):
         sign = block.find(b">", sign + 1)
     return len(block) if sign <= position else sign
-
-
-def _genbank(source: SourceFile) -> Iterator[str | bytes]:
-    for part in read_genbank(source):
-        yield part.id if isinstance(part, Entry) else part

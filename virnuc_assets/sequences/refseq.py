@@ -78,8 +78,11 @@ def read_listing(path: Path) -> dict[str, str]:
     """File name to MD5 of a `release{N}.files.installed`: MD5, tab, name; a first line without an MD5 is a header.
 
     Raises:
-        RefseqError: a line is no such pair, a name is a path, or one name has two checksums; the line is named.
+        RefseqError: there is no list, a line is no such pair, a name is a path, or one name has two checksums; the
+            line is named.
     """
+    if not path.is_file():
+        raise RefseqError(f"{path}: the release's list of files is not there: materialize {ASSET}")
     found: dict[str, str] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="backslashreplace").splitlines(), start=1):
         md5, _, name = line.strip().partition("\t")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def download_release(settings: RefseqSettings, folder: Path, fetcher: Fetcher, r
     if not listing_path.is_file():
         _require_number(settings, fetcher)
         fetcher.fetch(f"{base}/release-catalog/{listing_path.name}", listing_path, None)
+        with _removed_if_refused(listing_path):
+            read_listing(listing_path)
     listing = read_listing(listing_path)
     entries = choose(listing, settings)
     names = list(dict.fromkeys(name for entry in entries for name in entry.files))
@@ -89,6 +92,16 @@ def altered_files(settings: RefseqSettings, folder: Path) -> dict[str, list[str]
         if found != listing[name]:
             faults[name] = [f"expected md5 {listing[name]}, found {found}"]
     return faults
+
+
+@contextlib.contextmanager
+def _removed_if_refused(listing: Path) -> Iterator[None]:
+    """A server that is being mended answers with a page: that is no list, and must be asked for again."""
+    try:
+        yield
+    except RefseqError:
+        listing.unlink()
+        raise
 
 
 def _require_number(settings: RefseqSettings, fetcher: Fetcher) -> None:

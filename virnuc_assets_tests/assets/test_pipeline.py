@@ -17,7 +17,7 @@ from dagster._core.loader import LoadingContextForTest
 from virnuc_assets import automation
 from virnuc_assets.encoders.registry import BRANCHES
 from virnuc_assets.partitions import REFERENCE, SAMPLES
-from virnuc_assets.sequences.ledger import ledger_faults
+from virnuc_assets.sequences.accounting import ledger_faults
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import (
     ablations_schema,

@@ -1,4 +1,4 @@
-"""A new release of a source costs what changed in it: other shards are neither cut, nor translated, nor told anew."""
+"""A new release of a source costs what changed in it; what changed in the catalogue alone is seen, too."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from virnuc_assets import automation
-from virnuc_assets.partitions import SAMPLES
+from virnuc_assets.partitions import REFERENCE, SAMPLES
+from virnuc_assets.sequences.cataloguing import write_manifest
 from virnuc_assets.storage.tables import content_digest, read_table
-from virnuc_assets_tests.assets.project import Project, failures, new_project
+from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 STAGES = ("chunked_fasta", "translated_proteins")
@@ -89,3 +90,44 @@ def test_records_that_move_or_are_described_anew_cost_nothing(release: Project) 
     for stage in STAGES:
         assert {shard for shard, rows in again[stage].items() if rows} == {"release-000011"}
     assert {table: state for table, state in digests(release).items() if table in before} == before
+
+
+def row(name: str, label: str, group: str) -> dict[str, str]:
+    return {"name": name, "label": label, "group": group, "fasta": f"{name}.fna"}
+
+
+@pytest.fixture
+def reference(blank: Path, tmp_path: Path) -> Project:
+    """Two sources of one record each."""
+    project = new_project(tmp_path / "project", blank, samples={})
+    folder = project.settings.genomes
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "a.fna").write_text(f">r1\n{letters(1)}\n>r2\n{letters(2)}\n")
+    (folder / "b.fna").write_text(f">r3\n{letters(3)}\n")
+    write_manifest(folder, [row("a", "viral", "x"), row("b", "host", "bacteria")])
+    return project
+
+
+def planned_version(project: Project) -> str:
+    result = project.job(PLAN_REFERENCE_JOB)
+    assert failures(result) == []
+    (event,) = result.asset_materializations_for_node("reference__shard_plan")
+    return str((event.tags or {})["dagster/data_version"])
+
+
+def test_a_label_that_is_corrected_makes_the_plan_another(reference: Project) -> None:
+    host = planned_version(reference)
+    assert planned_version(reference) == host
+    write_manifest(reference.settings.genomes, [row("a", "viral", "x"), row("b", "viral", "x")])
+    assert planned_version(reference) != host
+
+
+def test_a_record_that_moves_out_of_a_source_that_cannot_be_read_is_in_two_sources(reference: Project) -> None:
+    """The plan of the broken source stays in force, so its records are still its own."""
+    planned_version(reference)
+    folder, before = reference.settings.genomes, reference.keys(REFERENCE)
+    (folder / "a.fna").write_text("MKV")
+    (folder / "b.fna").write_text(f">r3\n{letters(3)}\n>r1\n{letters(1)}\n")
+    (told,) = failures(reference.job(PLAN_REFERENCE_JOB))
+    assert "record 'r1' occurs in sources 'a' and 'b'" in told
+    assert reference.keys(REFERENCE) == before

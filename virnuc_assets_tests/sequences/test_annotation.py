@@ -10,15 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnuc_assets.sequences import annotation
-from virnuc_assets.sequences.annotation import (
-    Annotations,
-    RecordEvidence,
-    read_annotations,
-    read_proteins,
-    write_annotations,
-)
+from virnuc_assets.sequences import cds_table
+from virnuc_assets.sequences.annotation import read_annotations
 from virnuc_assets.sequences.cds import Evidence
+from virnuc_assets.sequences.cds_table import Annotations, RecordEvidence, read_proteins, write_annotations
 from virnuc_assets.sequences.letters import LettersDigest
 from virnuc_assets.sequences.opening import SequenceFileError, open_source
 from virnuc_assets.storage.digests import digest_of
@@ -175,7 +170,7 @@ def check_round_trip(folder: Path, features: list[list[dict[str, Any]]], asked: 
 
 
 def test_what_was_written_is_read_back_however_it_was_batched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(annotation, "_BATCH_ROWS", 3)
+    monkeypatch.setattr(cds_table, "_BATCH_ROWS", 3)
     check_round_trip(tmp_path)
 
 
@@ -187,7 +182,7 @@ def test_batches_do_not_change_the_rows(tmp_path: Path, monkeypatch: pytest.Monk
         }
     one, many = tmp_path / "one.parquet", tmp_path / "many.parquet"
     write_annotations(one, genbank, records)
-    monkeypatch.setattr(annotation, "_BATCH_ROWS", 1)
+    monkeypatch.setattr(cds_table, "_BATCH_ROWS", 1)
     write_annotations(many, genbank, records)
     assert read_table(one).num_rows == 3
     assert content_digest(one) == content_digest(many)

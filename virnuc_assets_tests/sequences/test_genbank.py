@@ -236,6 +236,27 @@ def check_broken(folder: Path, data: st.DataObject) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
+@pytest.mark.parametrize(
+    "after",
+    [
+        "LOCUS     X         4 bp    DNA     linear   VRL 01-JAN-2000\n",
+        TWO.lower(),
+        " " + TWO,
+        ">Y.1\nACGT\n",
+        "THIS IS NOT GENBANK\n",
+    ],
+    ids=["moved columns", "lower case", "indented", "FASTA", "text"],
+)
+def test_what_stands_between_records_is_refused(tmp_path: Path, after: str) -> None:
+    """It may be a record that would be left out without a word."""
+    path = written(tmp_path, TWO + "\n \n" + after)
+    lines = TWO.count("\n") + 3
+    with pytest.raises(
+        SequenceFileError, match=f"line {lines}, after GenBank record 2: expected the next record's line"
+    ):
+        read(path)
+
+
 def test_a_broken_file_is_refused_or_read_as_long_as_it_says(tmp_path: Path) -> None:
     check_broken(tmp_path)
 
