@@ -96,6 +96,8 @@ def test_every_asset_tells_what_it_is(defs: dg.Definitions) -> None:
         )
     }
     assert lacking == {}
+    # Markdown shows an indented line as code.
+    assert [key for key, spec in specs(defs) if "\n    " in str(spec.description)] == []
 
 
 def test_every_asset_has_a_check(defs: dg.Definitions) -> None:

@@ -1,6 +1,7 @@
 """The one way in which a per-shard asset runs: shard by shard, each recorded as it is done, finished ones reused."""
 
 import functools
+import inspect
 import itertools
 import resource
 import time
@@ -65,7 +66,7 @@ def shard_asset(
         deps=list(stage.deps),
         partitions_def=shards.partitions,
         backfill_policy=dg.BackfillPolicy.multi_run(MAX_PARTITIONS_PER_RUN),
-        description=body.__doc__,
+        description=inspect.getdoc(body),
         group_name=stage.group,
         kinds=set(stage.kinds),
         owners=OWNERS,

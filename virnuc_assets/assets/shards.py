@@ -1,5 +1,6 @@
 """Group `shards`: plans reference sources and samples into shards, which become partitions."""
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -110,7 +111,7 @@ def _asset(
         kinds={"fasta", "parquet"},
         owners=OWNERS,
         code_version="1",
-        description=body.__doc__,
+        description=inspect.getdoc(body),
     )
 
 
