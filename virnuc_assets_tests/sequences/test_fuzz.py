@@ -9,6 +9,7 @@ import gzip
 import random
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from virnuc_assets.sequences.accounting import ledger_faults, shard_ledger_faults
+from virnuc_assets.sequences.chunk_table import chunk_tables
+from virnuc_assets.sequences.frame_table import Truth, open_frames
+from virnuc_assets.sequences.ledger import ledger_table, merged_ledger
 from virnuc_assets.sequences.opening import SequenceFileError
+from virnuc_assets.sequences.planning import plan_source
 from virnuc_assets.single_file import Framed, frame_file
 from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import read_table
@@ -227,8 +233,37 @@ def framed(
     again = Framed(path, chunk_length)
     assert [row for window in again.windows(lambda done, total: None) for row in window.to_pylist()] == rows
     lines = again.ledger().to_pylist()
+    assert ledger_faults(again.ledger()) == []
     require_sums(lines, rows)
+    require_labelled_sums(path, chunk_length, rows)
     return lines, rows
+
+
+def require_labelled_sums(path: Path, chunk_length: int, rows: list[dict[str, object]]) -> None:
+    """The same file as reference: frames without evidence, and those of ambiguous chunks, are dropped and counted."""
+    proteins: dict[str, tuple[str, ...]] = {}
+    for row in rows[::2]:  # every other frame has evidence, in every other record
+        if int(str(row["chunk_id"]).rpartition("_")[2]) % 2:
+            proteins[str(row["record_id"])] = (*proteins.get(str(row["record_id"]), ()), f"M{row['protein']}W")
+    plan = plan_source(path, "s", chunk_length, 3)
+    kept, ledgers, ambiguous = list[str](), [], set[str]()
+    for pieces, chunks in chunk_tables(path, plan.pieces, chunk_length, plan.sha256):
+        found = open_frames(chunks, Truth("host", "fungi", proteins))
+        ledgers.append(ledger_table(pieces, found.counts))
+        assert shard_ledger_faults(ledgers[-1], pieces, found.table.num_rows) == []
+        kept += found.table["frame_id"].to_pylist()
+        of_records = Counter(found.table["record_id"].to_pylist())
+        assert all(count["frames_kept"] == of_records[record] for record, count in found.counts.items())
+        ambiguous |= {row["chunk_id"] for row in chunks.to_pylist() if set(row["sequence"]) - set("ACGT")}
+    assert ledger_faults(merged_ledger(plan.pieces, ledgers)) == []
+    evident = [row for row in rows if is_evident(row, proteins)]
+    assert kept == [row["frame_id"] for row in evident if row["chunk_id"] not in ambiguous]
+
+
+def is_evident(row: dict[str, object], proteins: dict[str, tuple[str, ...]]) -> bool:
+    """Whether the record has no proteins, or one of them holds the frame's."""
+    known = proteins.get(str(row["record_id"]))
+    return known is None or any(str(row["protein"]) in protein for protein in known)
 
 
 def require_sums(lines: list[dict[str, object]], rows: list[dict[str, object]]) -> None:
