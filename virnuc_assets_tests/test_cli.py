@@ -377,9 +377,11 @@ def test_demo_without_the_bundled_sample_says_so(untrained: Project) -> None:
 def test_a_port_that_is_taken_is_told(untrained: Project) -> None:
     import socket
 
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+    with socket.socket() as taken, socket.socket() as free:
+        for there in (taken, free):
+            there.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        untrained.configure(servers={"mlflow_port": port})
+        port, other = taken.getsockname()[1], free.getsockname()[1]
+        free.close()
+        untrained.configure(servers={"dagster_port": other, "mlflow_port": port})
         assert f"port {port} is taken" in message(virnuc("up", "--config", untrained.root / "virnuc.toml"))
