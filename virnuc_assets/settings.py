@@ -34,7 +34,7 @@ class SequenceSettings(_Section):
     """How records become chunks and shards."""
 
     chunk_length: Literal[300, 500] = 500
-    shard_chunks: PositiveInt = 10_000
+    shard_chunks: int = Field(default=10_000, ge=1, le=500_000)  # Arrow counts a column's letters in 32 bits
 
 
 def _positive_or_measured(value: object) -> object:

@@ -102,6 +102,7 @@ def test_an_existing_virnucpro_is_named_only_by_a_section(tmp_path: Path) -> Non
         # values that are impossible
         ("[sequences]\n\nchunk_length = 400\n", "3: sequences.chunk_length: ", "400"),
         ("[sequences]\nshard_chunks = 0\n", "2: sequences.shard_chunks: ", "0"),
+        ("[sequences]\nshard_chunks = 500001\n", "2: sequences.shard_chunks: ", "500001"),
         ("profile = 'large'\n", "1: profile: ", "'large'"),
         ("[encoding]\nprecision = 'fp8'\n", "2: encoding.precision: ", "'fp8'"),
         ("[encoding]\ndevice = 'tpu'\n", "2: encoding.device: ", "'tpu'"),

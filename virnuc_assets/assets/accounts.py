@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.reference import current_frames
@@ -96,8 +97,6 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
 
 
 def _lines_of(table: pa.Table, source: str) -> pa.Table:
-    import pyarrow.compute as pc
-
     return table.filter(pc.equal(table["source"], source))
 
 

@@ -124,7 +124,11 @@ def planned_shards(layout: Layout, domain: Domain, source: str) -> list[str]:
 
 
 def read_plan(layout: Layout, domain: Domain, shard: str) -> tuple[PlannedSource, list[Piece]]:
-    """The planned source of a shard and the shard's pieces, in file order."""
+    """The planned source of a shard and the shard's pieces, in file order.
+
+    Raises:
+        TableMismatch: there is no plan, or it has no such shard (any more).
+    """
     path = layout.plan(domain, source_of(shard))
     require_table(path, plan_schema())
     rows, recipe = _read_once(path, file_state(path.stat()))
@@ -136,7 +140,12 @@ def read_plan(layout: Layout, domain: Domain, shard: str) -> tuple[PlannedSource
         group=recipe["group"],
         chunk_length=recipe["chunk_length"],
     )
-    return source, _pieces(rows.filter(pc.equal(rows["shard"], shard)))
+    pieces = _pieces(rows.filter(pc.equal(rows["shard"], shard)))
+    if not pieces:  # else its table would be made anew without a row
+        raise TableMismatch(
+            f"{path}: {shard} is not in today's plan of its source; materialize {domain}/shard_plan, which drops it"
+        )
+    return source, pieces
 
 
 @functools.lru_cache(maxsize=2)

@@ -241,6 +241,19 @@ def test_annotation_of_other_records_is_refused(tmp_path: Path) -> None:
     assert not plan.exists()
 
 
+def test_a_shard_that_the_plan_no_longer_has_is_refused(tmp_path: Path) -> None:
+    """Its partition may still be registered; without pieces its table would be made with no row, and no word."""
+    fasta, layout = tmp_path / "s.fa", Layout(tmp_path / "var", "miniature")
+    settings = SequenceSettings(chunk_length=300, shard_chunks=2)
+    fasta.write_bytes(SMALL)
+    assert make_plan(layout.plan("samples", "s"), Source("s", fasta), settings).shards == ["s-000001", "s-000002"]
+    fasta.write_bytes(SMALL[: SMALL.index(b">b")])
+    make_plan(layout.plan("samples", "s"), Source("s", fasta), settings)
+    assert len(read_plan(layout, "samples", "s-000001")[1]) == 1
+    with pytest.raises(TableMismatch, match="s-000002 is not in today's plan of its source; materialize samples/"):
+        read_plan(layout, "samples", "s-000002")
+
+
 def coding(*translations: str) -> SeqRecord:
     features = [SeqFeature(FeatureLocation(0, 9), "CDS", qualifiers={"translation": [text]}) for text in translations]
     return SeqRecord(Seq("ACGTT" * 100), id="a", name="a", features=features, annotations={"molecule_type": "DNA"})
