@@ -10,12 +10,13 @@ from pathlib import Path
 
 import dagster as dg
 
-from virnuc_assets import automation, checks
+from virnuc_assets import automation, checks, reembedding, watching
 from virnuc_assets.assets import (
     accounts,
     classifiers,
     embeddings,
     features,
+    incoming,
     migration,
     predictions,
     refseq,
@@ -40,7 +41,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
     """
     warnings.filterwarnings("ignore", message=".*backfill_policy.*", category=dg.BetaWarning)
     workspace = Workspace(settings)
-    assets = shards.build_assets(workspace)
+    assets = [*shards.build_assets(workspace), *incoming.build_assets(workspace)]
     asset_checks = []
     for shard_set in (REFERENCE, SAMPLES):
         assets += sequences.build_assets(workspace, shard_set)
@@ -57,8 +58,11 @@ def build_defs(settings: Settings) -> dg.Definitions:
         assets=assets,
         asset_checks=asset_checks,
         jobs=jobs,
-        sensors=automation.build_sensors(workspace, jobs),
-        schedules=automation.build_schedules(),
+        sensors=[
+            *watching.build_sensors(workspace),
+            *reembedding.build_sensors(workspace, {job.name: job for job in jobs}),
+        ],
+        schedules=reembedding.build_schedules(workspace),
         resources={"tracking": tracking},
         # Steps of a run one after the other: one model in memory at a time, and nothing beside a measurement.
         executor=dg.in_process_executor,

@@ -22,6 +22,7 @@ from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES, ShardSet
+from virnuc_assets.requests import contiguous_ranges, range_tags
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.settings import Settings
@@ -45,7 +46,7 @@ def run_demo(settings: Settings, out: Console) -> None:
         run = Runs(build_defs(settings), instance, out)
         if settings.refseq:
             run.job(automation.FETCH_JOB)
-        run.job("plan_reference")
+        run.job(automation.PLAN_REFERENCE_JOB)
         run.shards(automation.REFERENCE_JOB, REFERENCE)
         run.job(automation.DECISION_JOB)
         run.job(automation.PLAN_SAMPLES_JOB)
@@ -72,9 +73,8 @@ class Runs:
     def shards(self, job: str, shards: ShardSet) -> None:
         """A job over all shards of a set, in runs of contiguous ranges."""
         keys = self._instance.get_dynamic_partitions(str(shards.partitions.name))
-        for chosen in automation.contiguous_ranges(keys, keys):
-            tags = {automation.RANGE_START: chosen[0], automation.RANGE_END: chosen[-1]}
-            self.job(job, tags=tags)
+        for chosen in contiguous_ranges(keys, keys):
+            self.job(job, tags=range_tags(chosen))
 
     def job(self, job: str, partition_key: str | None = None, tags: dict[str, str] | None = None) -> None:
         """One run of a job.

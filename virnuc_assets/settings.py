@@ -6,15 +6,9 @@ import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+
+from virnuc_assets.settings_operation import AutomationSettings, PathSettings, Section, ServerSettings
 
 Profile = Literal["miniature", "full"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -26,11 +20,7 @@ RefseqHosts = Literal[
 ]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class SequenceSettings(_Section):
+class SequenceSettings(Section):
     """How records become chunks and shards."""
 
     chunk_length: Literal[300, 500] = 500
@@ -46,7 +36,7 @@ def _positive_or_measured(value: object) -> object:
 TokenBudget = Annotated[int | Literal["measured"], BeforeValidator(_positive_or_measured)]
 
 
-class EncodingSettings(_Section):
+class EncodingSettings(Section):
     """How frames become vectors."""
 
     precision: Precision = "fp32"
@@ -55,7 +45,7 @@ class EncodingSettings(_Section):
     compile: Literal["measured", "never"] = "measured"
 
 
-class CheckpointSettings(_Section):
+class CheckpointSettings(Section):
     """Where one encoder's checkpoint comes from, instead of the revision that the registry pins."""
 
     folder: str | None = Field(default=None, min_length=1)
@@ -71,7 +61,7 @@ class CheckpointSettings(_Section):
         return self
 
 
-class SplitSettings(_Section):
+class SplitSettings(Section):
     """Which records count as relatives, and how their clusters are dealt to train, validation and test."""
 
     by: Literal["clusters", "time", "groups"] = "clusters"
@@ -103,7 +93,7 @@ class SplitSettings(_Section):
         return self
 
 
-class TrainingSettings(_Section):
+class TrainingSettings(Section):
     """VirNucPro's recipe for the MLP."""
 
     seed: int = Field(default=0, ge=0)
@@ -118,14 +108,14 @@ class TrainingSettings(_Section):
     patience: PositiveInt = 5
 
 
-class BenchmarkSettings(_Section):
+class BenchmarkSettings(Section):
     """How the encoders are measured side by side."""
 
     rows: PositiveInt = 256
     repeats: PositiveInt = 3
 
 
-class EvaluationSettings(_Section):
+class EvaluationSettings(Section):
     """How test rows are told apart in reports; nothing is judged by it."""
 
     min_confidence: float = Field(default=0.6, ge=0.5, lt=1.0)
@@ -138,7 +128,7 @@ class EvaluationSettings(_Section):
         return self
 
 
-class DecisionSettings(_Section):
+class DecisionSettings(Section):
     """The criteria of the migration, fixed before the numbers are seen."""
 
     candidate: Branch = "fastesm2"
@@ -171,13 +161,13 @@ class DecisionSettings(_Section):
         return (self.candidate, self.baseline, self.floor, *self.beside)
 
 
-class ServingSettings(_Section):
+class ServingSettings(Section):
     """Which classifier calls the samples."""
 
     branch: ServingBranch = "fastesm2"
 
 
-class VirnucproSettings(_Section):
+class VirnucproSettings(Section):
     """Files of an existing VirNucPro: its features and its classifier, to be scored as they are.
 
     Attributes:
@@ -195,7 +185,7 @@ class VirnucproSettings(_Section):
     protein_encoder: Literal["esm2_3b", "fastesm2_650"] = "esm2_3b"
 
 
-class RefseqSettings(_Section):
+class RefseqSettings(Section):
     """An NCBI RefSeq release to download: all viruses, and a seeded draw of hosts.
 
     Attributes:
@@ -215,39 +205,7 @@ class RefseqSettings(_Section):
     ca_bundle: str | None = Field(default=None, min_length=1)
 
 
-class ServerSettings(_Section):
-    """Ports of the two servers that `make up` starts on loopback."""
-
-    dagster_port: int = Field(default=3000, ge=1, le=65535)
-    mlflow_port: int = Field(default=5000, ge=1, le=65535)
-
-    @model_validator(mode="after")
-    def _two_different_ports(self) -> ServerSettings:
-        if self.dagster_port == self.mlflow_port:
-            raise ValueError("dagster_port and mlflow_port must differ")
-        return self
-
-    @property
-    def mlflow_url(self) -> str:
-        """Address of the MLflow server."""
-        return f"http://127.0.0.1:{self.mlflow_port}"
-
-    @property
-    def dagster_url(self) -> str:
-        """Address of the Dagster UI."""
-        return f"http://127.0.0.1:{self.dagster_port}"
-
-
-class PathSettings(_Section):
-    """Folders, relative to the folder of `virnuc.toml` unless absolute; `catalogues` are more with a MANIFEST.tsv."""
-
-    genomes: str = Field(default="data/genomes", min_length=1)
-    catalogues: list[Annotated[str, Field(min_length=1)]] = []
-    incoming: str = Field(default="data/incoming", min_length=1)
-    var: str = Field(default="var", min_length=1)
-
-
-class Settings(_Section):
+class Settings(Section):
     """All of `virnuc.toml`; `root` is the folder that relative paths start from."""
 
     root: Path
@@ -263,6 +221,7 @@ class Settings(_Section):
     serving: ServingSettings = ServingSettings()
     virnucpro: VirnucproSettings | None = None
     refseq: RefseqSettings | None = None
+    automation: AutomationSettings = AutomationSettings()
     servers: ServerSettings = ServerSettings()
     paths: PathSettings = PathSettings()
 

@@ -1,9 +1,8 @@
-"""Group `shards`: plans reference sources and samples into shards, which become partitions."""
+"""Group `shards`: plans reference sources into shards, which become partitions."""
 
 import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -12,32 +11,20 @@ from virnuc_assets.assets import refseq
 from virnuc_assets.assets.attempts import attempt_each, raise_failures
 from virnuc_assets.assets.per_shard import OWNERS
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES, ShardSet, register, unregister_all_but
+from virnuc_assets.partitions import REFERENCE, ShardSet, register, unregister_all_but
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.catalogue import Source
 from virnuc_assets.sequences.plan_table import make_plan, read_pieces
 from virnuc_assets.sequences.planning import Piece, Plan
-from virnuc_assets.sequences.shard_keys import source_name, source_of
+from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.tables import read_recipe
 
 GROUP = "shards"
 
 
-class PlanSamples(dg.Config):
-    """Which files of the watched folder to plan: the sensor names those that are complete; a person plans all."""
-
-    files: list[str] | None = None
-
-
-def incoming_files(folder: Path) -> list[Path]:
-    """Files of the watched folder, sorted; names that begin with a dot are still being written."""
-    visible = (path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
-    return sorted(visible)
-
-
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
-    """The two planning assets."""
+    """The plan of the reference."""
 
     def plan_reference(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         """Plans every source of the catalogue into shards and registers them as partitions.
@@ -48,61 +35,29 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
         failures: dict[str, Exception] = {}
         plans = _planned(workspace, REFERENCE, workspace.catalogue(), failures)
         _require_unique_records(plans, _kept_plans(workspace, failures))
-        added = register(context.instance, REFERENCE.partitions, _keys(plans))
-        kept = [key for key in _registered(context, REFERENCE) if source_of(key) in failures]
-        removed = unregister_all_but(context.instance, REFERENCE.partitions, [*_keys(plans), *kept])
+        added = register(context.instance, REFERENCE.partitions, shard_keys(plans))
+        registered = context.instance.get_dynamic_partitions(str(REFERENCE.partitions.name))
+        kept = [key for key in registered if source_of(key) in failures]
+        removed = unregister_all_but(context.instance, REFERENCE.partitions, [*shard_keys(plans), *kept])
         raise_failures(failures, "reference sources that cannot be read; all others are planned")
-        return _result(workspace, REFERENCE, plans, added, removed)
-
-    def plan_samples(context: dg.AssetExecutionContext, config: PlanSamples) -> dg.MaterializeResult[Any]:
-        """Plans the files of the watched folder into shards and registers samples and shards as partitions.
-
-        A broken file fails this asset by name; the others are planned and registered all the same.
-        """
-        failures: dict[str, Exception] = {}
-        sources = _sample_sources(workspace.settings.incoming, config.files, failures)
-        plans = _planned(workspace, SAMPLES, sources, failures)
-        added = register(context.instance, SAMPLES.partitions, _keys(plans))
-        others = [key for key in _registered(context, SAMPLES) if source_of(key) not in plans]
-        removed = unregister_all_but(context.instance, SAMPLES.partitions, [*_keys(plans), *others])
-        register(context.instance, SAMPLE_NAMES, list(plans))
-        raise_failures(failures, "samples that cannot be read; all others are planned")
-        return _result(workspace, SAMPLES, plans, added, removed)
+        return plan_result(workspace, REFERENCE, plans, added, removed)
 
     fetched = [refseq.RELEASE] if workspace.settings.refseq else []
-    return [_asset(REFERENCE, plan_reference, fetched), _asset(SAMPLES, plan_samples, [])]
+    return [plan_asset(REFERENCE, plan_reference, fetched)]
 
 
-def _sample_sources(folder: Path, chosen: list[str] | None, failures: dict[str, Exception]) -> list[Source]:
-    """The chosen files as sources; of two that would be named alike, the later one is a failure."""
-    sources: dict[str, Source] = {}
-    for path in incoming_files(folder):
-        if chosen is None or path.name in chosen:
-            try:
-                source = Source(source_name(path), path)
-            except VirnucError as error:
-                failures[path.name] = error
-                continue
-            if other := sources.get(source.name):
-                failures[path.name] = VirnucError(
-                    f"{path}: named {source.name!r} as {other.fasta.name!r} is; rename one"
-                )
-            else:
-                sources[source.name] = source
-    return list(sources.values())
-
-
-def _keys(plans: Mapping[str, Plan]) -> list[str]:
+def shard_keys(plans: Mapping[str, Plan]) -> list[str]:
+    """Keys of all plans' shards."""
     return [key for plan in plans.values() for key in plan.shards]
 
 
-def _registered(context: dg.AssetExecutionContext, shards: ShardSet) -> Sequence[str]:
-    return list(context.instance.get_dynamic_partitions(str(shards.partitions.name)))
-
-
-def _asset(
-    shards: ShardSet, body: Callable[..., dg.MaterializeResult[Any]], deps: Sequence[dg.AssetKey]
+def plan_asset(
+    shards: ShardSet,
+    body: Callable[..., dg.MaterializeResult[Any]],
+    deps: Sequence[dg.AssetKey],
+    pool: str | None = None,
 ) -> dg.AssetsDefinition:
+    """The asset `shard_plan` of a set of shards; its description is the docstring of its body."""
     return dg.asset(
         body,  # type: ignore[call-overload]
         key=shards.key("shard_plan"),
@@ -112,6 +67,7 @@ def _asset(
         owners=OWNERS,
         code_version="1",
         description=inspect.getdoc(body),
+        pool=pool,
     )
 
 
@@ -144,9 +100,10 @@ def _require_unique_records(plans: Mapping[str, Plan], kept: Mapping[str, Sequen
             seen[record_id] = source
 
 
-def _result(
+def plan_result(
     workspace: Workspace, shards: ShardSet, plans: Mapping[str, Plan], added: Sequence[str], removed: Sequence[str]
 ) -> dg.MaterializeResult[Any]:
+    """What a person sees of plans, and their data version."""
     pieces = [piece for plan in plans.values() for piece in plan.pieces]
     firsts = [piece for piece in pieces if not piece.first_chunk]  # of each record one
     records = Counter(piece.fate for piece in firsts)

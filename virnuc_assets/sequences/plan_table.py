@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
 from virnuc_assets.sequences.cds import Evidence
 from virnuc_assets.sequences.cds_table import (
@@ -21,7 +22,7 @@ from virnuc_assets.sequences.cds_table import (
     write_annotations,
 )
 from virnuc_assets.sequences.opening import FileState, file_state
-from virnuc_assets.sequences.planning import Piece, Plan, plan_source
+from virnuc_assets.sequences.planning import Piece, Plan, plan_source, records_digest
 from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.layout import Domain, Layout
@@ -50,17 +51,35 @@ class PlannedSource:
     chunk_length: int
 
 
-def make_plan(path: Path, source: Source, settings: SequenceSettings) -> Plan:
+class SameRecords(VirnucError):
+    """A new source holds the records of another one, `source`, letter by letter; `content` is their digest."""
+
+    def __init__(self, path: Path, source: str, content: str) -> None:
+        super().__init__(f"{path}: holds the same records as {source}, whose results hold for it")
+        self.source, self.content = source, content
+
+
+def make_plan(path: Path, source: Source, settings: SequenceSettings, known: Mapping[str, str] | None = None) -> Plan:
     """Plan a source and write its plan table to `path`, and beside it the table of its annotation.
 
     A plan that lies there already, of the same chunk length and shard size, is continued.
 
+    Args:
+        path: of the plan.
+        source: what to plan.
+        settings: chunk length and shard size.
+        known: other sources by the digest of their records. A source that has no plan yet is not planned if it is one.
+
     Raises:
+        SameRecords: it is one of those known.
         SequenceFileError: the file cannot be read; no plan is left behind that was not there before.
         CatalogueError: it is not the file that the catalogue names by its checksum.
     """
     before = _plan_before(path, settings)
     plan = plan_source(source.fasta, source.name, settings.chunk_length, settings.shard_chunks, before)
+    content = records_digest(plan.pieces)
+    if content in (known or {}) and not path.exists():
+        raise SameRecords(source.fasta, (known or {})[content], content)
     require_checksum(source.fasta, source.fasta_sha256, plan.sha256)
     annotations = None
     if source.label is not None:

@@ -13,6 +13,7 @@ from virnuc_assets.sequences.letters import LettersDigest
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import Header, read_letters
 from virnuc_assets.sequences.shard_keys import shard_key
+from virnuc_assets.storage.digests import digest_of
 
 Fate = Literal["planned", "skipped", "failed"]
 
@@ -176,6 +177,11 @@ def _cut(records: Iterable[Piece], source: str, numbered: int, shard_chunks: int
         if not record.chunks:
             yield replace(record, shard=shard)
         offset = end
+
+
+def records_digest(pieces: Sequence[Piece]) -> str:
+    """Digest of a file's records, ids and letters in file order, however the file is written or packed."""
+    return digest_of([[piece.record_id, piece.digest] for piece in pieces if not piece.first_chunk])
 
 
 def plan_faults(pieces: Sequence[Piece], chunk_length: int) -> Iterator[str]:

@@ -42,6 +42,11 @@ class Layout:
         """Folder of a branch's trained classifier."""
         return self.results / "classifiers" / branch
 
+    @property
+    def incoming_book(self) -> Path:
+        """What became of the files of the watched folder."""
+        return self.results / "samples" / "incoming.parquet"
+
     def sample_report(self, sample: str) -> Path:
         """Folder of what the user of a sample receives."""
         return self.results / "samples" / "report" / sample

@@ -42,6 +42,11 @@ def plan_schema() -> pa.Schema:
     )
 
 
+def incoming_schema() -> pa.Schema:
+    """A row a file of the watched folder; fate is planned, refused or duplicate, and null is what it does not have."""
+    return _schema(file=_STRING, state=_STRING, fate=_STRING, sample=_STRING, content=_STRING, reason=_STRING)
+
+
 def chunks_schema() -> pa.Schema:
     """A row a chunk; positions 0-based, half-open, in nt of the record."""
     return _schema(chunk_id=_STRING, record_id=_STRING, start_nt=_COUNT, end_nt=_COUNT, sequence=_STRING)

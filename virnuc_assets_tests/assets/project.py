@@ -20,6 +20,7 @@ from virnuc_assets import automation
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES, ShardSet, register
+from virnuc_assets.requests import RANGE_END, RANGE_START, contiguous_ranges
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.cataloguing import write_manifest
 from virnuc_assets.settings import Settings
@@ -85,7 +86,7 @@ class Project:
 
     def range(self, name: str, keys: Sequence[str]) -> dg.ExecuteInProcessResult:
         """One run over all keys from the first to the last."""
-        return self.job(name, tags={automation.RANGE_START: keys[0], automation.RANGE_END: keys[-1]})
+        return self.job(name, tags={RANGE_START: keys[0], RANGE_END: keys[-1]})
 
     def materialize(
         self, *keys: dg.AssetKey | str, partition: str | tuple[str, str] | None = None
@@ -95,7 +96,7 @@ class Project:
         defs = self.defs
         tags = {}
         if isinstance(partition, tuple):
-            tags = {automation.RANGE_START: partition[0], automation.RANGE_END: partition[1]}
+            tags = {RANGE_START: partition[0], RANGE_END: partition[1]}
         with quiet():
             return dg.materialize(
                 [*(defs.assets or ()), *(defs.asset_checks or ())],
@@ -112,7 +113,7 @@ class Project:
 
     def run_shards(self, job: str, shards: ShardSet) -> list[dg.ExecuteInProcessResult]:
         keys = self.keys(shards)
-        return [self.range(job, chosen) for chosen in automation.contiguous_ranges(keys, keys)]
+        return [self.range(job, chosen) for chosen in contiguous_ranges(keys, keys)]
 
     def run_reference(self) -> list[dg.ExecuteInProcessResult]:
         """Plan and embed the reference."""

@@ -9,6 +9,7 @@ import pytest
 
 from virnuc_assets import automation
 from virnuc_assets.partitions import REFERENCE, SAMPLES
+from virnuc_assets.requests import contiguous_ranges
 from virnuc_assets.sequences.cataloguing import write_manifest
 from virnuc_assets.storage.tables import content_digest, read_table
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project
@@ -32,7 +33,7 @@ def made(project: Project) -> dict[str, dict[str, int]]:
     assert failures(project.job(automation.PLAN_SAMPLES_JOB)) == []
     keys = project.keys(SAMPLES)
     found: dict[str, dict[str, int]] = {}
-    for chosen in automation.contiguous_ranges(keys, keys):
+    for chosen in contiguous_ranges(keys, keys):
         partition = (chosen[0], chosen[-1]) if len(chosen) > 1 else chosen[0]
         result = project.materialize(*map(SAMPLES.key, STAGES), partition=partition)
         assert failures(result) == []

@@ -1,0 +1,57 @@
+"""The sections of `virnuc.toml` that say how the platform runs; they change no result."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A section: unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class AutomationSettings(Section):
+    """What the platform does by itself.
+
+    Attributes:
+        reembed_cron: when the reference is planned again and embedded where it changed, in UTC; as cron writes it.
+        retrain_changed_share: of the features; from so much change on, `changed_reference` trains and decides anew.
+    """
+
+    reembed_cron: str = "0 3 * * 0"
+    retrain_changed_share: float = Field(default=0.05, gt=0.0, le=1.0)
+
+
+class ServerSettings(Section):
+    """Ports of the two servers that `make up` starts on loopback."""
+
+    dagster_port: int = Field(default=3000, ge=1, le=65535)
+    mlflow_port: int = Field(default=5000, ge=1, le=65535)
+
+    @model_validator(mode="after")
+    def _two_different_ports(self) -> ServerSettings:
+        if self.dagster_port == self.mlflow_port:
+            raise ValueError("dagster_port and mlflow_port must differ")
+        return self
+
+    @property
+    def mlflow_url(self) -> str:
+        """Address of the MLflow server."""
+        return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def dagster_url(self) -> str:
+        """Address of the Dagster UI."""
+        return f"http://127.0.0.1:{self.dagster_port}"
+
+
+class PathSettings(Section):
+    """Folders, relative to the folder of `virnuc.toml` unless absolute; `catalogues` are more with a MANIFEST.tsv."""
+
+    genomes: str = Field(default="data/genomes", min_length=1)
+    catalogues: list[Annotated[str, Field(min_length=1)]] = []
+    incoming: str = Field(default="data/incoming", min_length=1)
+    var: str = Field(default="var", min_length=1)

@@ -1,0 +1,299 @@
+"""Which runs the watched folder and the planned samples ask for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from virnuc_assets import automation
+from virnuc_assets.definitions import build_defs
+from virnuc_assets.partitions import SAMPLE_NAMES, SAMPLES, register
+from virnuc_assets.settings import Settings
+from virnuc_assets_tests.assets.project import failures, quiet
+from virnuc_assets_tests.watching_fakes import look, ranges_of, record, write_classifier
+
+PREDICTIONS, REPORT = SAMPLES.key("predictions"), SAMPLES.key("report")
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> Path:
+    folder = tmp_path / "data/incoming"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def defs(tmp_path: Path) -> dg.Definitions:
+    return build_defs(Settings(root=tmp_path))
+
+
+class Folder:
+    """The sensor of a watched folder and the plan that it asks for, look after look."""
+
+    def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance) -> None:
+        self.defs, self.instance, self.cursor = defs, instance, None
+
+    def asked(self) -> list[list[str]]:
+        """Files of each run that one look asks for."""
+        requests, self.cursor = look(self.defs, self.instance, "incoming_samples", self.cursor)
+        return [request.run_config["ops"][automation.PLAN_SAMPLES_OP]["config"]["files"] for request in requests]
+
+    def plan(self, files: list[str] | None = None) -> list[str]:
+        """Errors of a plan of these files, or of all."""
+        config: dict[str, Any] = {"ops": {automation.PLAN_SAMPLES_OP: {"config": {"files": files}}}} if files else {}
+        job = self.defs.resolve_job_def(automation.PLAN_SAMPLES_JOB)
+        with quiet():
+            result = job.execute_in_process(instance=self.instance, raise_on_error=False, run_config=config)
+        return failures(result)
+
+    def settle(self) -> list[str]:
+        """Look until nothing is asked for, twice; errors of all plans on the way."""
+        told, quiet_looks = list[str](), 0
+        while quiet_looks < 2:
+            asked = self.asked()
+            quiet_looks = 0 if asked else quiet_looks + 1
+            for files in asked:
+                told += self.plan(files)
+        return told
+
+    def samples(self) -> set[str]:
+        return set(self.instance.get_dynamic_partitions(str(SAMPLE_NAMES.name)))
+
+
+@pytest.fixture
+def folder(defs: dg.Definitions, instance: dg.DagsterInstance) -> Folder:
+    return Folder(defs, instance)
+
+
+def test_a_file_is_planned_when_it_stayed_as_it_is_for_two_looks(folder: Folder, incoming: Path) -> None:
+    (incoming / "one.fasta").write_text(">a\nACGT\n")
+    assert folder.asked() == []
+    assert folder.asked() == [["one.fasta"]]
+    assert folder.plan(["one.fasta"]) == []
+    assert folder.asked() == []
+    assert folder.samples() == {"one"}
+
+
+def test_a_growing_file_is_left_alone_until_it_stops(folder: Folder, incoming: Path) -> None:
+    for length in (4, 8, 12):
+        (incoming / "growing.fasta").write_text(">a\n" + "A" * length)
+        assert folder.asked() == []
+    assert folder.asked() == [["growing.fasta"]]
+
+
+def test_a_file_that_goes_on_growing_after_a_pause_is_planned_again(folder: Folder, incoming: Path) -> None:
+    (incoming / "paused.fasta").write_text(">a\nACGT")
+    assert folder.settle() == []
+    with (incoming / "paused.fasta").open("a") as handle:
+        handle.write("ACGT\n")
+    assert folder.asked() == []
+    assert folder.asked() == [["paused.fasta"]]
+
+
+def test_a_file_rewritten_at_equal_length_and_time_is_seen(folder: Folder, incoming: Path) -> None:
+    """As `mv` and `cp -p` do it."""
+    path = incoming / "one.fasta"
+    path.write_text(">a\nACGT\n")
+    os.utime(path, ns=(1, 1))
+    assert folder.settle() == []
+    (incoming / ".aside").write_text(">a\nTTTT\n")
+    os.utime(incoming / ".aside", ns=(1, 1))
+    (incoming / ".aside").replace(path)
+    assert folder.asked() == []
+    assert folder.asked() == [["one.fasta"]]
+
+
+def test_nothing_is_planned_while_a_neighbour_is_still_written(folder: Folder, incoming: Path) -> None:
+    (incoming / "done.fasta").write_text(">a\nACGT\n")
+    (incoming / "growing.fasta").write_text(">a\nAC")
+    folder.asked()
+    (incoming / "growing.fasta").write_text(">a\nACGTAC")
+    assert folder.asked() == [["done.fasta"]]
+
+
+def test_hidden_files_folders_and_an_empty_folder_ask_for_nothing(folder: Folder, incoming: Path) -> None:
+    (incoming / ".gitkeep").write_text("")
+    (incoming / "a_folder.fasta").mkdir()
+    (incoming / "dangling.fasta").symlink_to("nowhere")
+    assert [folder.asked() for _ in range(3)] == [[], [], []]
+
+
+def test_a_missing_folder_asks_for_nothing(folder: Folder) -> None:
+    assert [folder.asked() for _ in range(3)] == [[], [], []]
+
+
+def test_other_settings_ask_for_another_plan(folder: Folder, incoming: Path, tmp_path: Path) -> None:
+    (incoming / "one.fasta").write_text(">a\nACGT\n")
+    assert folder.settle() == []
+    folder.defs = build_defs(Settings.model_validate({"root": tmp_path, "sequences": {"chunk_length": 300}}))
+    folder.asked()
+    assert folder.asked() == [["one.fasta"]]
+
+
+def test_a_broken_file_fails_once_and_holds_up_no_other(folder: Folder, incoming: Path) -> None:
+    (incoming / "broken.fasta").write_text(">a\nMKVLEEFIPQLL\n")
+    (incoming / "whole.fasta").write_text(">b\nACGT\n")
+    (told,) = folder.settle()
+    assert "broken.fasta: SequenceFileError" in told
+    assert "looks like protein" in told
+    assert folder.samples() == {"whole"}
+    (incoming / "later.fasta").write_text(">c\nACGTA\n")
+    assert folder.settle() == []
+    assert folder.samples() == {"whole", "later"}
+
+
+def test_a_broken_file_that_is_mended_is_planned(folder: Folder, incoming: Path) -> None:
+    (incoming / "one.fasta").write_text("no header\n")
+    assert len(folder.settle()) == 1
+    (incoming / "one.fasta").write_text(">a\nACGT\n")
+    assert folder.settle() == []
+    assert folder.samples() == {"one"}
+
+
+def test_a_file_that_was_replaced_by_a_broken_one_is_no_sample_any_more(folder: Folder, incoming: Path) -> None:
+    """Nothing would ever predict it: what its shards were planned from is gone."""
+    (incoming / "one.fasta").write_text(">a\nACGT\n")
+    (incoming / "two.fasta").write_text(">b\nACGTA\n")
+    assert folder.settle() == []
+    (incoming / "one.fasta").write_text("no header\n")
+    assert len(folder.settle()) == 1
+    assert folder.samples() == {"two"}
+    assert list(folder.instance.get_dynamic_partitions("sample_shards")) == ["two-000001"]
+    (incoming / "one.fasta").write_text(">a\nACGT\n")
+    assert folder.settle() == []
+    assert folder.samples() == {"one", "two"}
+
+
+NAMES = {
+    b"with space.fasta": "with_space",
+    b"semi;colon & more.fa": "semi_colon___more",
+    b"quote'\"$(reboot).fasta": "quote____reboot",
+    b"new\nline.fasta": "new_line",
+    b"\x1b[31mred.fasta": "31mred",
+    b"latin\xe9.fasta": "latin",
+    "größe.fasta".encode(): "gr__e",
+    b"=cmd.fasta": "cmd",
+    b"-rf.fasta": "rf",
+    b"two.dots.fasta.gz": "two.dots",
+}
+
+
+def test_hostile_names_become_samples(folder: Folder, incoming: Path) -> None:
+    import gzip
+
+    for number, name in enumerate(NAMES):
+        content = b">a\n" + b"ACGT" * (number + 1) + b"\n"
+        path = os.path.join(os.fsencode(incoming), name)  # noqa: PTH118 - a Path holds no bytes
+        with open(path, "wb") as handle:  # noqa: PTH123
+            handle.write(gzip.compress(content) if name.endswith(b".gz") else content)
+    assert folder.settle() == []
+    assert folder.samples() == set(NAMES.values())
+
+
+@pytest.mark.parametrize("name", [b"x" * 220 + b".fasta", b"___.fasta", b"\xff\xfe.fasta"])
+def test_a_name_that_no_sample_can_have_is_refused(folder: Folder, incoming: Path, name: bytes) -> None:
+    with open(os.path.join(os.fsencode(incoming), name), "wb") as handle:  # noqa: PTH118, PTH123
+        handle.write(b">a\nACGT\n")
+    (told,) = folder.settle()
+    assert "rename the file" in told
+    assert folder.samples() == set()
+
+
+def test_the_second_of_two_files_of_one_name_is_refused(folder: Folder, incoming: Path) -> None:
+    (incoming / "one.fna").write_text(">a\nACGT\n")
+    assert folder.settle() == []
+    (incoming / "one.fa").write_text(">b\nACGTA\n")
+    (told,) = folder.settle()
+    assert "one.fa: named 'one' as 'one.fna' is; rename one" in told
+
+
+def test_a_duplicate_is_recognised_by_its_records_and_has_no_shards(folder: Folder, incoming: Path) -> None:
+    """Whatever it is called, and however it is written; with another record it is another sample."""
+    (incoming / "one.fasta").write_text(">a some words\nACGTAC\n>b\nTTTT\n")
+    assert folder.settle() == []
+    (incoming / "copy.fasta").write_text(">a\nacg\ntac\n>b\nTTTT")
+    (incoming / "more.fasta").write_text(">a\nACGTAC\n>b\nTTTT\n>c\nGG\n")
+    assert folder.settle() == []
+    assert folder.samples() == {"one", "more"}
+    assert {key.split("-")[0] for key in folder.instance.get_dynamic_partitions("sample_shards")} == {"one", "more"}
+    event = folder.instance.get_latest_materialization_event(SAMPLES.key("shard_plan"))
+    assert event and event.asset_materialization
+    told = event.asset_materialization.metadata["duplicates"].value
+    assert list(told) == ["copy.fasta"]
+    assert "same records as one, whose results hold for it" in told["copy.fasta"]
+
+
+def test_two_files_with_the_same_records_are_one_sample(folder: Folder, incoming: Path) -> None:
+    for name in ("b", "a", "c"):
+        (incoming / f"{name}.fasta").write_text(">r\nACGT\n")
+    assert folder.settle() == []
+    assert folder.samples() == {"a"}
+
+
+def test_a_duplicate_is_a_sample_when_its_original_became_another(folder: Folder, incoming: Path) -> None:
+    (incoming / "one.fasta").write_text(">a\nACGT\n")
+    assert folder.settle() == []
+    (incoming / "copy.fasta").write_text(">a\nACGT\n")
+    assert folder.settle() == []
+    (incoming / "one.fasta").write_text(">a\nTTTTT\n")
+    assert folder.settle() == []
+    assert folder.samples() == {"one", "copy"}
+
+
+def test_planned_samples_share_a_run(defs: dg.Definitions, instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    write_classifier(tmp_path)
+    register(instance, SAMPLES.partitions, ["s-000001", "s-000002", "s-000003", "t-000001"])
+    requests, _ = look(defs, instance, "planned_samples")
+    assert ranges_of(requests) == [("s-000001", "t-000001")]
+    record(instance, PREDICTIONS, "s-000001", "s-000002", "s-000003")
+    requests, _ = look(defs, instance, "planned_samples")
+    assert ranges_of(requests) == [("t-000001", "t-000001")]
+    record(instance, PREDICTIONS, "t-000001")
+    assert look(defs, instance, "planned_samples")[0] == []
+
+
+def test_a_new_classifier_is_a_new_request(defs: dg.Definitions, instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    """So that what failed for want of a fitting classifier is tried again."""
+    register(instance, SAMPLES.partitions, ["s-000001"])
+    path = write_classifier(tmp_path)
+    (first,), _ = look(defs, instance, "planned_samples")
+    (again,), _ = look(defs, instance, "planned_samples")
+    assert first.run_key == again.run_key
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**10))
+    (second,), _ = look(defs, instance, "planned_samples")
+    assert first.run_key != second.run_key
+
+
+def test_before_the_first_training_nothing_is_predicted(defs: dg.Definitions, instance: dg.DagsterInstance) -> None:
+    register(instance, SAMPLES.partitions, ["s-000001"])
+    context = dg.build_sensor_context(instance=instance, definitions=defs)
+    (skipped,) = defs.resolve_sensor_def("planned_samples")(context)
+    assert "no serving classifier yet" in skipped.skip_message
+
+
+def test_a_sample_is_reported_when_all_of_its_shards_are_predicted(
+    defs: dg.Definitions, instance: dg.DagsterInstance
+) -> None:
+    register(instance, SAMPLES.partitions, ["a-000001", "a-000002", "a-b-000001", "c-000001"])
+    register(instance, SAMPLE_NAMES, ["a", "a-b", "c"])
+    record(instance, PREDICTIONS, "a-000001", "a-b-000001", "c-000001")
+    requests, _ = look(defs, instance, "predicted_samples")
+    assert ranges_of(requests) == [("a-b", "c")]
+    record(instance, PREDICTIONS, "a-000002")
+    record(instance, REPORT, "a-b", "c")
+    requests, _ = look(defs, instance, "predicted_samples")
+    assert ranges_of(requests) == [("a", "a")]
+    record(instance, REPORT, "a")
+    assert look(defs, instance, "predicted_samples")[0] == []
