@@ -9,7 +9,7 @@ import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.assets.per_shard import Outcome, ShardStage, Work, made_table, shard_asset
-from virnuc_assets.assets.recipes import frames_digest
+from virnuc_assets.assets.recipes import embeddings_recipe, frames_digest
 from virnuc_assets.encoders.checkpoints import find_checkpoint
 from virnuc_assets.encoders.fingerprint import fingerprint, identity
 from virnuc_assets.launch import GPU_OP_TAGS, GPU_POOL
@@ -51,7 +51,7 @@ def _embedding(workspace: Workspace, domain: Domain, slot: str) -> Callable[[], 
 
     def embed() -> Work:
         folder = find_checkpoint(spec, layout.checkpoints)
-        recipe = {"table": "embeddings", "encoder": fingerprint(spec, folder, encoding.precision)}
+        encoder_print = fingerprint(spec, folder, encoding.precision)
 
         @functools.cache  # once a run, and only if a shard needs it
         def encoder() -> "Encoder":
@@ -76,8 +76,9 @@ def _embedding(workspace: Workspace, domain: Domain, slot: str) -> Callable[[], 
                 made["token_budget"] = encoder().token_budget
 
             path = layout.table(domain, f"{slot}_embeddings", shard)
-            outcome = made_table(path, {**recipe, "frames": frames_digest(workspace, domain, shard)}, batches)
-            facts = {"dim": vector_dim(read_schema(path)), "encoder": spec.name, "fingerprint": recipe["encoder"]}
+            recipe = embeddings_recipe(encoder_print, frames_digest(workspace, domain, shard))
+            outcome = made_table(path, recipe, batches)
+            facts = {"dim": vector_dim(read_schema(path)), "encoder": spec.name, "fingerprint": encoder_print}
             return outcome.with_metadata(**facts, **made)
 
         return work

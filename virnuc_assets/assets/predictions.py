@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from virnuc_assets.assets.accounts import source_ledger
 from virnuc_assets.assets.per_shard import OWNERS, Outcome, ShardStage, Work, made_table, peak_memory_mb, shard_asset
-from virnuc_assets.assets.recipes import branch_fingerprints, features_recipe, frames_recipe
+from virnuc_assets.assets.recipes import branch_fingerprints, features_recipe, frames_recipe, predictions_recipe
 from virnuc_assets.checks import result, shards_of_run
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.markdown import cell
@@ -44,7 +44,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
             folder, chunk_length = layout.classifier(branch.name), workspace.settings.sequences.chunk_length
             classifier = ServingClassifier.load(folder, encoders, read_recipe(features)["dims"], chunk_length)
             require_table(features, classifier.features_schema, features_recipe(workspace, "samples", shard, encoders))
-            recipe = {"table": "predictions", "features": content_digest(features), "classifier": classifier.digest}
+            recipe = predictions_recipe(content_digest(features), classifier.digest)
 
             def batches() -> Iterator[pa.Table]:
                 yield classifier.predictions(read_table(features))

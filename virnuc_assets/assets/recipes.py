@@ -4,22 +4,25 @@ A stage that builds on a table asks for its recipe here; so a source that was re
 a stage that was skipped is noticed by whatever comes after it, however it was launched.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from virnuc_assets.encoders.checkpoints import find_checkpoint
 from virnuc_assets.encoders.fingerprint import fingerprint
 from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.plan_table import PlannedSource, planned_shards, read_plan
+from virnuc_assets.sequences.opening import FileState, file_state
+from virnuc_assets.sequences.plan_table import PlannedSource, planned_shards, read_plan, read_whole_plan
 from virnuc_assets.sequences.planning import Piece
 from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.footers import footer
 from virnuc_assets.storage.layout import RECORDS_FILE, Domain, Layout
 from virnuc_assets.storage.schemas import chunks_schema, frames_schema
-from virnuc_assets.storage.tables import TableMismatch, content_digest, is_made_by, read_recipe, require_table
+from virnuc_assets.storage.tables import TableMismatch, asset_of, content_digest, read_recipe, require_table
 
 
 def todays_plan(workspace: Workspace, domain: Domain, shard: str) -> tuple[PlannedSource, list[Piece]]:
@@ -56,10 +59,14 @@ def frames_recipe(workspace: Workspace, domain: Domain, shard: str) -> dict[str,
     source, pieces = todays_plan(workspace, domain, shard)
     chunks, recipe = workspace.layout.table(domain, "chunked_fasta", shard), chunks_recipe(source, pieces)
     require_table(chunks, chunks_schema(), recipe)
+    return {"chunks": content_digest(chunks), **frames_inputs(source, pieces)}
+
+
+def frames_inputs(source: PlannedSource, pieces: Sequence[Piece]) -> dict[str, Any]:
+    """What a shard's frames follow from beside its chunks."""
     return {
         "table": "frames",
-        "chunks": content_digest(chunks),
-        "pieces": recipe["pieces"],
+        "pieces": chunks_recipe(source, pieces)["pieces"],
         "evidence": digest_of([[p.record_id, p.fate, p.reason, p.evidence, p.evidence_digest] for p in pieces]),
         "label": source.label,
         "group": source.group,
@@ -98,6 +105,16 @@ def features_recipe(
     return {"table": "features", "frames": frames_digest(workspace, domain, shard), "encoders": encoders}
 
 
+def embeddings_recipe(encoder: Mapping[str, str], frames: str) -> dict[str, Any]:
+    """What a shard's embeddings follow from: the encoder's fingerprint and the content digest of the frames."""
+    return {"table": "embeddings", "encoder": encoder, "frames": frames}
+
+
+def predictions_recipe(features: str, classifier: str) -> dict[str, Any]:
+    """What a shard's predictions follow from: content digest of the features, digest of the classifier's weights."""
+    return {"table": "predictions", "features": features, "classifier": classifier}
+
+
 def plan_digest(layout: Layout, domain: Domain, shard: str) -> str:
     """Digest of what a shard was planned from, also of when that was put there; empty where there is no plan.
 
@@ -113,13 +130,42 @@ def plan_digest(layout: Layout, domain: Domain, shard: str) -> str:
 
 def chunks_are_older(layout: Layout, domain: Domain, shard: str) -> bool:
     """Whether a shard was planned anew since its chunks were made, or its plan cannot be read."""
-    if not layout.plan(domain, source_of(shard)).is_file():
+    plan = layout.plan(domain, source_of(shard))
+    if not plan.is_file():
         return False
     try:
-        recipe = chunks_recipe(*read_plan(layout, domain, shard))
+        planned = read_shard_inputs(plan).get(shard)
     except TableMismatch:
         return True  # the run that this asks for says what is wrong, and stops no other sample
-    return not is_made_by(layout.table(domain, "chunked_fasta", shard), recipe)
+    chunks = footer(layout.table(domain, "chunked_fasta", shard))
+    return planned is None or chunks is None or chunks.recipe != planned.chunks
+
+
+class ShardInputs(NamedTuple):
+    """What a shard's chunks, and its frames beside the chunks, must follow from by its plan."""
+
+    chunks: dict[str, Any]
+    frames: dict[str, Any]
+
+
+def read_shard_inputs(plan: Path) -> Mapping[str, ShardInputs]:
+    """Of every shard of a plan; read again only when the plan was written anew.
+
+    Raises:
+        TableMismatch: the plan is missing or damaged.
+    """
+    if not plan.is_file():
+        raise TableMismatch(f"{plan}: there is no plan; materialize {asset_of(plan)} first")
+    return _shard_inputs(plan, file_state(plan.stat()))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _shard_inputs(plan: Path, _: FileState) -> Mapping[str, ShardInputs]:
+    source, shards = read_whole_plan(plan)
+    return {
+        shard: ShardInputs(chunks_recipe(source, pieces), frames_inputs(source, pieces))
+        for shard, pieces in shards.items()
+    }
 
 
 def report_is_older(layout: Layout, sample: str) -> bool:

@@ -75,7 +75,7 @@ def make_plan(path: Path, source: Source, settings: SequenceSettings, known: Map
         SequenceFileError: the file cannot be read; no plan is left behind that was not there before.
         CatalogueError: it is not the file that the catalogue names by its checksum.
     """
-    before = _plan_before(path, settings)
+    before, states = _plan_before(path, settings), source_states(source)
     plan = plan_source(source.fasta, source.name, settings.chunk_length, settings.shard_chunks, before)
     content = records_digest(plan.pieces)
     if content in (known or {}) and not path.exists():
@@ -88,6 +88,7 @@ def make_plan(path: Path, source: Source, settings: SequenceSettings, known: Map
         "table": "shard_plan",
         "fasta": str(source.fasta),
         "sha256": plan.sha256,
+        "states": states,
         "numbered": plan.numbered,
         "genbank": source.genbank and str(source.genbank),
         "genbank_sha256": annotations and annotations.sha256,
@@ -100,6 +101,15 @@ def make_plan(path: Path, source: Source, settings: SequenceSettings, known: Map
     columns = {name: [getattr(piece, name) for piece in plan.pieces] for name in plan_schema().names}
     write_table(path, pa.table(columns, schema=plan_schema()), recipe)
     return plan
+
+
+def source_states(source: Source) -> dict[str, list[int]]:
+    """Size and time of change of a source's files, by path: equal as long as nobody wrote to them.
+
+    Taken before they are read, so that one that is replaced meanwhile is told from the one that was planned.
+    """
+    found = {str(path): path.stat() for path in (source.fasta, source.genbank) if path and path.is_file()}
+    return {path: [status.st_size, status.st_mtime_ns] for path, status in found.items()}
 
 
 def annotation_path(plan: Path) -> Path:
@@ -151,7 +161,30 @@ def read_plan(layout: Layout, domain: Domain, shard: str) -> tuple[PlannedSource
     path = layout.plan(domain, source_of(shard))
     require_table(path, plan_schema())
     rows, recipe = _read_once(path, file_state(path.stat()))
-    source = PlannedSource(
+    source = _planned_source(path, recipe)
+    pieces = _pieces(rows.filter(pc.equal(rows["shard"], shard)))
+    if not pieces:  # else its table would be made anew without a row
+        raise TableMismatch(
+            f"{path}: {shard} is not in today's plan of its source; materialize {domain}/shard_plan, which drops it"
+        )
+    return source, pieces
+
+
+def read_whole_plan(path: Path) -> tuple[PlannedSource, dict[str, list[Piece]]]:
+    """As `read_plan` for all shards of a source at once, from its plan table.
+
+    Raises:
+        TableMismatch: there is no plan, or it is damaged.
+    """
+    pieces = _pieces(read_table(path, plan_schema()))
+    shards: dict[str, list[Piece]] = {}
+    for piece in pieces:
+        shards.setdefault(piece.shard, []).append(piece)
+    return _planned_source(path, read_recipe(path)), shards
+
+
+def _planned_source(path: Path, recipe: dict[str, Any]) -> PlannedSource:
+    return PlannedSource(
         fasta=Path(recipe["fasta"]),
         sha256=recipe["sha256"],
         annotation=annotation_path(path) if recipe["genbank"] else None,
@@ -159,12 +192,6 @@ def read_plan(layout: Layout, domain: Domain, shard: str) -> tuple[PlannedSource
         group=recipe["group"],
         chunk_length=recipe["chunk_length"],
     )
-    pieces = _pieces(rows.filter(pc.equal(rows["shard"], shard)))
-    if not pieces:  # else its table would be made anew without a row
-        raise TableMismatch(
-            f"{path}: {shard} is not in today's plan of its source; materialize {domain}/shard_plan, which drops it"
-        )
-    return source, pieces
 
 
 @functools.lru_cache(maxsize=2)

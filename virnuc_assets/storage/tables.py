@@ -189,6 +189,12 @@ def content_digest(path: Path) -> str:
     return _metadata(path, _DIGEST_KEY)
 
 
+def read_recipe_and_content(path: Path) -> tuple[dict[str, Any], str]:
+    """`read_recipe` and `content_digest` at the price of one."""
+    footer = _footer(path)
+    return dict(json.loads(_entry(path, footer, _RECIPE_KEY))), _entry(path, footer, _DIGEST_KEY)
+
+
 def read_schema(path: Path) -> pa.Schema:
     """Columns and types of a table."""
     return _footer(path).schema.to_arrow_schema().remove_metadata()
@@ -248,7 +254,11 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 def _metadata(path: Path, key: str) -> str:
-    metadata = _footer(path).metadata or {}
+    return _entry(path, _footer(path), key)
+
+
+def _entry(path: Path, footer: pq.FileMetaData, key: str) -> str:
+    metadata = footer.metadata or {}
     if key.encode() not in metadata:
         raise TableMismatch(f"{path}: a Parquet file without {key}; expected a table written by virnuc_assets")
     return str(metadata[key.encode()].decode())
