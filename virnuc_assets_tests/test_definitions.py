@@ -127,9 +127,9 @@ def test_samples_are_called_by_the_serving_classifier(defs: dg.Definitions) -> N
     assert parents == {dg.AssetKey(["samples", "fastesm2_features"]), dg.AssetKey("fastesm2_classifier")}
 
 
-def test_the_pool_holds_the_language_models_and_nothing_else(defs: dg.Definitions) -> None:
+def test_the_pool_of_the_gpu_holds_the_language_models_and_nothing_else(defs: dg.Definitions) -> None:
     pooled = {key: pools for key, (_, _, _, pools, *_) in shape(defs).items() if pools}
-    assert pooled == dict.fromkeys(ON_DEVICE, {"gpu"})
+    assert pooled == {**dict.fromkeys(ON_DEVICE, {"gpu"}), "samples/shard_plan": {"plan_samples"}}
 
 
 def test_language_models_ask_for_a_gpu_however_they_are_launched(defs: dg.Definitions) -> None:
