@@ -19,9 +19,9 @@ from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.classifier.virnucpro_export import ExportRefused
 from virnuc_assets.classifier.virnucpro_vectors import ImportRefused
 from virnuc_assets.cli import app
-from virnuc_assets.encoders.embedding import sequence_digest
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.exchange import ImportOptions, export_file, import_files
+from virnuc_assets.storage.digests import sequence_digest
 from virnuc_assets.storage.merging import MergeMismatch, features_table, vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema, features_schema, frames_schema
 from virnuc_assets.storage.tables import content_digest, read_recipe, read_table, require_table, write_table

@@ -1,24 +1,31 @@
 """Group `embeddings`: one table of vectors a shard for every encoder slot."""
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 import dagster as dg
+import numpy as np
 import pyarrow as pa
 
-from virnuc_assets.assets.per_shard import Outcome, ShardStage, Work, made_table, shard_asset
+from virnuc_assets.assets.per_shard import Body, Outcome, ShardRun, ShardStage, Work, made_table, shard_asset
+from virnuc_assets.assets.progress import Progress
 from virnuc_assets.assets.recipes import embeddings_recipe, frames_digest
 from virnuc_assets.encoders.checkpoints import find_checkpoint
 from virnuc_assets.encoders.fingerprint import fingerprint, identity
+from virnuc_assets.encoders.reuse import ShardVectors, read_sequences
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.launch import GPU_OP_TAGS, GPU_POOL
 from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
-from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.digests import digest_of, digest_words, sequence_digests
+from virnuc_assets.storage.known_vectors import Digests, KnownVectors
 from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.schemas import vector_dim
-from virnuc_assets.storage.tables import read_schema
+from virnuc_assets.storage.tables import is_made_by, read_schema
+from virnuc_assets.storage.windows import in_windows
 
 if TYPE_CHECKING:
     from virnuc_assets.encoders.loading import Encoder
@@ -41,46 +48,103 @@ def build_asset(workspace: Workspace, shards: ShardSet, slot: str) -> dg.AssetsD
     body = _embedding(workspace, shards.domain, slot)
     body.__doc__ = (
         f"Vectors of `{spec.column}` by {spec.name}, one a frame, in the order of the frames.\n\n"
-        f"Mean over {spec.pooling}, in {precision}; loaded once a run, frames streamed in windows."
+        f"Mean over {spec.pooling}, in {precision}; loaded once a run, frames streamed in windows. A sequence that any "
+        "table of this encoder holds already is copied from there."
     )
     return shard_asset(workspace.layout, shards, f"{slot}_embeddings", stage, body)
 
 
-def _embedding(workspace: Workspace, domain: Domain, slot: str) -> Callable[[], Work]:
-    spec, layout, encoding = workspace.encoder(slot), workspace.layout, workspace.settings.encoding
-
-    def embed() -> Work:
-        folder = find_checkpoint(spec, layout.checkpoints)
-        encoder_print = fingerprint(spec, folder, encoding.precision)
-
-        @functools.cache  # once a run, and only if a shard needs it
-        def encoder() -> "Encoder":
-            from virnuc_assets.encoders.loading import load_for_run
-
-            return load_for_run(spec, layout.checkpoints, encoding)
-
-        def work(shard: str) -> Outcome:
-            frames = layout.table(domain, "translated_proteins", shard)
-            made: dict[str, Any] = {}
-
-            def batches() -> Iterator[pa.Table]:
-                from virnuc_assets.encoders.embedding import count_truncated, embed_windows, read_frames
-
-                def windows() -> Iterator[pa.Table]:
-                    for window in read_frames(encoder(), frames):
-                        made["truncated"] += count_truncated(spec, window.column(spec.column).to_pylist())
-                        yield window
-
-                made.update(device=str(encoder().device), truncated=0, **asdict(encoder().tuning))
-                yield from embed_windows(encoder(), windows())
-                made["token_budget"] = encoder().token_budget
-
-            path = layout.table(domain, f"{slot}_embeddings", shard)
-            recipe = embeddings_recipe(encoder_print, frames_digest(workspace, domain, shard))
-            outcome = made_table(path, recipe, batches)
-            facts = {"dim": vector_dim(read_schema(path)), "encoder": spec.name, "fingerprint": encoder_print}
-            return outcome.with_metadata(**facts, **made)
-
-        return work
+def _embedding(workspace: Workspace, domain: Domain, slot: str) -> Body:
+    def embed(run: ShardRun) -> Work:
+        return EmbeddingRun(workspace, domain, slot, run).make
 
     return embed
+
+
+class EmbeddingRun:
+    """One encoder slot over the shards of one run; what is costly is done once, and only if a shard needs it."""
+
+    def __init__(self, workspace: Workspace, domain: Domain, slot: str, run: ShardRun) -> None:
+        """Nothing is read but the checkpoint, for the encoder's fingerprint."""
+        self._workspace, self._domain, self._slot, self._run = workspace, domain, slot, run
+        self._spec, self._encoding = workspace.encoder(slot), workspace.settings.encoding
+        folder = find_checkpoint(self._spec, workspace.layout.checkpoints)
+        self._fingerprint = fingerprint(self._spec, folder, self._encoding.precision)
+
+    def make(self, shard: str) -> Outcome:
+        """The embeddings table of a shard."""
+        path, vectors = self._table(shard), list[ShardVectors]()
+
+        def batches() -> Iterator[pa.Table]:
+            self._known.keep(path)
+            vectors.append(ShardVectors(self._frames(shard), self._spec, self._known, partial(self._embed, shard)))
+            yield from vectors[0].tables()
+
+        outcome = made_table(path, self._recipe(shard), batches)
+        if vectors:
+            self._known.scan([path])
+        facts = {"dim": vector_dim(read_schema(path)), "encoder": self._spec.name, "fingerprint": self._fingerprint}
+        return outcome.with_metadata(**facts, **self._counts(outcome.metadata["rows"], *vectors))
+
+    def _counts(self, rows: int, made: ShardVectors | None = None) -> dict[str, Any]:
+        """How many vectors went through the encoder now, and how many did not; how they did."""
+        if made is None:
+            return {"embedded": 0, "reused": rows}
+        counts: dict[str, Any] = {"distinct": made.distinct, "truncated": made.truncated}
+        if made.embedded:
+            encoder = self._encoder
+            counts |= {"device": str(encoder.device), **asdict(encoder.tuning), "token_budget": encoder.token_budget}
+        return {"embedded": made.embedded, "reused": rows - made.embedded, **counts}
+
+    def _embed(self, shard: str, windows: Iterator[pa.Table]) -> Generator[pa.Table, None, None]:
+        from virnuc_assets.encoders.embedding import embed_windows
+
+        encoder = self._encoder
+        advance = partial(self._progress.advance, shard)
+        yield from embed_windows(encoder, in_windows(windows, encoder.window_rows), advance)
+
+    @cached_property
+    def _encoder(self) -> "Encoder":
+        from virnuc_assets.encoders.loading import load_for_run
+
+        return load_for_run(self._spec, self._workspace.layout.checkpoints, self._encoding)
+
+    @cached_property
+    def _progress(self) -> Progress:
+        return Progress(self._run, self._slot, self._known.unknown)
+
+    @cached_property
+    def _known(self) -> KnownVectors:
+        """Known vectors of all sequences that the run may have to embed."""
+        wanted = [words for shard in self._run.shards for words in self._wanted(shard)]
+        known = KnownVectors(
+            np.concatenate([np.empty((0, 2), np.uint64), *wanted]), self._fingerprint, self._run.log.warning
+        )
+        own = [path for path in map(self._table, self._run.shards) if path.is_file()]
+        folders = [self._workspace.layout.table(domain, self._asset, "any").parent for domain in get_args(Domain)]
+        others = [path for folder in folders for path in sorted(folder.glob("*.parquet"))]
+        known.scan(dict.fromkeys([*own, *others]))  # a source that changed is found in its own tables
+        return known
+
+    def _wanted(self, shard: str) -> list[Digests]:
+        """Digests of the sequences of a shard, if it is to be made and can be."""
+        try:
+            if is_made_by(self._table(shard), self._recipe(shard)):
+                return []
+            windows = read_sequences(self._frames(shard), self._spec)
+            return [digest_words(sequence_digests(w.column(self._spec.column).to_pylist())) for w in windows]
+        except VirnucError:
+            return []  # it will fail by itself, and be told then
+
+    @property
+    def _asset(self) -> str:
+        return f"{self._slot}_embeddings"
+
+    def _table(self, shard: str) -> Path:
+        return self._workspace.layout.table(self._domain, self._asset, shard)
+
+    def _frames(self, shard: str) -> Path:
+        return self._workspace.layout.table(self._domain, "translated_proteins", shard)
+
+    def _recipe(self, shard: str) -> dict[str, Any]:
+        return embeddings_recipe(self._fingerprint, frames_digest(self._workspace, self._domain, shard))

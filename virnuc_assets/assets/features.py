@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.assets.per_shard import Outcome, ShardStage, Work, made_table, shard_asset
+from virnuc_assets.assets.per_shard import Outcome, ShardRun, ShardStage, Work, made_table, shard_asset
 from virnuc_assets.assets.recipes import branch_fingerprints, features_recipe
 from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.partitions import ShardSet
@@ -21,7 +21,7 @@ def build_asset(workspace: Workspace, shards: ShardSet, branch: Branch) -> dg.As
     """The features of one branch for one set of shards."""
     layout, domain = workspace.layout, shards.domain
 
-    def merge() -> Work:
+    def merge(_: ShardRun) -> Work:
         encoders = branch_fingerprints(workspace, branch)
 
         def work(shard: str) -> Outcome:

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import logging
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,24 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class ShardRun:
+    """What the body of a per-shard asset may know of its run, and how it says what it is doing.
+
+    Attributes:
+        shards: all shards of the run, in the order in which they are made.
+        log: the run's log; every line costs an event.
+        observe: shows facts on the asset's page, beside a shard, while the run goes on; costs an event.
+    """
+
+    shards: Sequence[str]
+    log: logging.Logger
+    observe: Callable[[str, Mapping[str, Any]], None]
+
+
+Body = Callable[[ShardRun], Work]
+
+
+@dataclass(frozen=True)
 class ShardStage:
     """How a per-shard asset presents itself and runs; its description is the docstring of its body.
 
@@ -56,10 +75,8 @@ class ShardStage:
     op_tags: Mapping[str, Any] = field(default_factory=dict)
 
 
-def shard_asset(
-    layout: Layout, shards: ShardSet, name: str, stage: ShardStage, body: Callable[[], Work]
-) -> dg.AssetsDefinition:
-    """A partitioned asset from a body that, called once a run, returns the work for one shard."""
+def shard_asset(layout: Layout, shards: ShardSet, name: str, stage: ShardStage, body: Body) -> dg.AssetsDefinition:
+    """A partitioned asset from a body that, called once for a run, returns the work for one of its shards."""
 
     @dg.asset(
         key=shards.key(name),
@@ -75,13 +92,21 @@ def shard_asset(
         op_tags=dict(stage.op_tags),
     )
     def per_shard(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]:
+        work = body(_run_of(context))
         if len(context.partition_keys) == 1:
-            yield body()(context.partition_keys[0]).as_result()
+            yield work(context.partition_keys[0]).as_result()
         else:
             provenance = functools.partial(_provenance, context, layout, shards, stage)
-            yield from _many(context, body(), min(stage.threads, usable_cores()), provenance)
+            yield from _many(context, work, min(stage.threads, usable_cores()), provenance)
 
     return per_shard
+
+
+def _run_of(context: dg.AssetExecutionContext) -> ShardRun:
+    def observe(shard: str, facts: Mapping[str, Any]) -> None:
+        context.log_event(dg.AssetObservation(context.asset_key, partition=shard, metadata=facts))
+
+    return ShardRun(list(context.partition_keys), context.log, observe)
 
 
 def _many(

@@ -8,7 +8,16 @@ import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.assets.accounts import source_ledger
-from virnuc_assets.assets.per_shard import OWNERS, Outcome, ShardStage, Work, made_table, peak_memory_mb, shard_asset
+from virnuc_assets.assets.per_shard import (
+    OWNERS,
+    Outcome,
+    ShardRun,
+    ShardStage,
+    Work,
+    made_table,
+    peak_memory_mb,
+    shard_asset,
+)
 from virnuc_assets.assets.recipes import branch_fingerprints, features_recipe, frames_recipe, predictions_recipe
 from virnuc_assets.checks import result, shards_of_run
 from virnuc_assets.errors import VirnucError
@@ -30,7 +39,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
     branch = workspace.branch(workspace.settings.serving.branch)
     layout = workspace.layout
 
-    def predict() -> Work:
+    def predict(_: ShardRun) -> Work:
         """Scores (other, virus) and call of every frame of a sample shard, by the serving classifier.
 
         The classifier is refused if it was trained on other encoders, dims or chunk length than the sample's features.

@@ -1,12 +1,12 @@
 """Group `sequences`: the chunked FASTA of a shard, its open frames and its ledger."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.assets.per_shard import Outcome, ShardStage, Work, made_table, shard_asset
+from virnuc_assets.assets.per_shard import Body, Outcome, ShardRun, ShardStage, Work, made_table, shard_asset
 from virnuc_assets.assets.recipes import chunks_recipe, frames_recipe, todays_plan
 from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
@@ -36,10 +36,10 @@ def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefini
     ]
 
 
-def _chunking(workspace: Workspace, domain: Domain) -> Callable[[], Work]:
+def _chunking(workspace: Workspace, domain: Domain) -> Body:
     layout = workspace.layout
 
-    def chunk() -> Work:
+    def chunk(_: ShardRun) -> Work:
         """Chunks of a shard's records, cut as VirNucPro cuts them; the shard is read from its planned source.
 
         Shards of one source that are made in one run are read in one pass. A file that changed since it was planned
@@ -62,10 +62,10 @@ def _chunking(workspace: Workspace, domain: Domain) -> Callable[[], Work]:
     return chunk
 
 
-def _translation(workspace: Workspace, domain: Domain) -> Callable[[], Work]:
+def _translation(workspace: Workspace, domain: Domain) -> Body:
     layout = workspace.layout
 
-    def translate() -> Work:
+    def translate(_: ShardRun) -> Work:
         """Stop-free frames of every chunk in six-frame translation, with the ledger of what was dropped and why.
 
         Reference frames carry their label; those of an annotated record are kept only with CDS evidence.

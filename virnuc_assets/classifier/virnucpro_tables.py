@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from virnuc_assets.classifier.virnucpro_vectors import ImportRefused, Kind, VectorFile, named
-from virnuc_assets.encoders.embedding import sequence_digests
 from virnuc_assets.encoders.registry import encoder_named
+from virnuc_assets.storage.digests import sequence_digests
 from virnuc_assets.storage.merging import features_table, rows_of
 from virnuc_assets.storage.schemas import embeddings_schema
 
@@ -33,7 +33,7 @@ def imported_embeddings(frames: pa.Table, files: Sequence[VectorFile], encoder: 
     sequences = frames.column(encoder_named(encoder).column).to_pylist()
     columns = [
         frames.column("frame_id"),
-        pa.array(sequence_digests(sequences), pa.string()),
+        sequence_digests(sequences),
         pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
     ]
     return pa.Table.from_arrays(columns, schema=embeddings_schema(vectors.shape[1]))

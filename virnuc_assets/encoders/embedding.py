@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -19,12 +18,11 @@ from torch import Tensor
 from virnuc_assets.encoders.alphabet import check_alphabet
 from virnuc_assets.encoders.loading import Encoder
 from virnuc_assets.encoders.machine import give_freed_memory_back
-from virnuc_assets.encoders.registry import EncoderSpec
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.storage.digests import sequence_digests
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
 from virnuc_assets.storage.tables import read_windows
 
-_DIGEST_BYTES = 16
 _EXAMPLES = 5
 
 Progress = Callable[[int], None]
@@ -73,7 +71,7 @@ def embed(
 
 def embed_windows(
     encoder: Encoder, windows: Iterable[pa.Table | pa.RecordBatch], progress: Progress | None = None
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     """Embed the column of frames tables that the encoder reads; two windows are in memory at once, never more.
 
     The next window is read and tokenized in a thread while one is computed, and on a GPU a window's vectors are
@@ -92,13 +90,13 @@ def embed_windows(
         AlphabetError, NonFiniteError: as `embed`, naming frame ids.
     """
 
-    def prepared() -> Iterator[tuple[_Batches, list[str], list[str]]]:
+    def prepared() -> Iterator[tuple[_Batches, list[str], pa.Array]]:
         for window in windows:
             ids = window.column("frame_id").to_pylist()
             sequences = window.column(encoder.spec.column).to_pylist()
             yield _prepare(encoder, sequences, ids), ids, sequence_digests(sequences)
 
-    launched: tuple[_Vectors, list[str], list[str]] | None = None
+    launched: tuple[_Vectors, list[str], pa.Array] | None = None
     with closing(_read_ahead(prepared())) as windows_ahead:
         for batches, ids, digests in windows_ahead:
             vectors = _launch(encoder, batches, progress)
@@ -120,21 +118,6 @@ def read_frames(encoder: Encoder, path: Path) -> Iterator[pa.Table]:
     """What `embed_windows` reads of a frames table, in windows of the encoder's size."""
     columns = ["frame_id", encoder.spec.column]
     return read_windows(path, encoder.window_rows, frames_schema(), columns=columns)
-
-
-def count_truncated(spec: EncoderSpec, sequences: Sequence[str]) -> int:
-    """Count of sequences of which the encoder reads only the beginning."""
-    return 0 if spec.max_length is None else sum(len(sequence) > spec.max_length for sequence in sequences)
-
-
-def sequence_digest(sequence: str) -> str:
-    """blake2b of a sequence, 16 bytes as 32 hex digits."""
-    return hashlib.blake2b(sequence.encode("ascii"), digest_size=_DIGEST_BYTES).hexdigest()
-
-
-def sequence_digests(sequences: Sequence[str]) -> list[str]:
-    """`sequence_digest` of each."""
-    return [sequence_digest(sequence) for sequence in sequences]
 
 
 @dataclass(frozen=True)
@@ -214,11 +197,11 @@ def _finish(encoder: Encoder, vectors: _Vectors, ids: Sequence[str] | None) -> N
     return found
 
 
-def _table(encoder: Encoder, vectors: _Vectors, ids: list[str], digests: list[str]) -> pa.Table:
+def _table(encoder: Encoder, vectors: _Vectors, ids: list[str], digests: pa.Array) -> pa.Table:
     found = _finish(encoder, vectors, ids)
     columns = [
         pa.array(ids, pa.string()),
-        pa.array(digests, pa.string()),
+        digests,
         pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), encoder.dim),
     ]
     return pa.Table.from_arrays(columns, schema=embeddings_schema(encoder.dim))

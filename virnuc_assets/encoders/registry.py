@@ -6,7 +6,7 @@ huggingface.co/facebook), FastESM2 (huggingface.co/Synthyra/FastESM2_650).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -61,6 +61,10 @@ class EncoderSpec:
     def column(self) -> str:
         """Column of the frames table that this encoder reads."""
         return _COLUMNS[self.alphabet]
+
+    def count_truncated(self, sequences: Sequence[str]) -> int:
+        """Count of sequences of which this encoder reads only the beginning."""
+        return 0 if self.max_length is None else sum(len(sequence) > self.max_length for sequence in sequences)
 
 
 @dataclass(frozen=True)

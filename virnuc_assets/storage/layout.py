@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 Domain = Literal["reference", "samples"]
+# Tables that an asset writes beside the one of its name.
+_WRITTEN_WITH = {"ledger": "translated_proteins", "annotation": "shard_plan"}
 # What a trained classifier is and what it was trained on, beside its weights.
 CLASSIFIER_FILE = "classifier.json"
 # A line for every record of a sample, in its report's folder.
@@ -54,3 +56,16 @@ class Layout:
     def whole(self, asset: str, suffix: str = ".parquet") -> Path:
         """The file of an unpartitioned asset."""
         return self.results / asset / f"{asset}{suffix}"
+
+
+def asset_of(path: Path) -> str:
+    """The asset that writes a table, as its folder tells; a file elsewhere is called by its name."""
+    domain, asset = path.parent.parent.name, path.parent.name
+    if domain in get_args(Domain):
+        return f"{domain}/{_WRITTEN_WITH.get(asset, asset)} (partition {path.stem})"
+    return asset if asset == path.stem else f"what made {path.name}"
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise TableMismatch(f"{path}: the table does not exist; materialize {asset_of(path)} first")

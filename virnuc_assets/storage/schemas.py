@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from virnuc_assets.storage.digests import SEQUENCE_DIGEST_BYTES
+
 _STRING = pa.string()
 _COUNT = pa.int64()
 # Columns of nucleotides or residues: long, and hardly a value twice.
@@ -83,7 +85,7 @@ def frames_schema() -> pa.Schema:
 
 def embeddings_schema(dim: int) -> pa.Schema:
     """A row a frame, in the order of the frames table; digest is that of the encoded sequence."""
-    return _schema(frame_id=_STRING, digest=_STRING, vector=_vector(dim))
+    return _schema(frame_id=_STRING, digest=pa.binary(SEQUENCE_DIGEST_BYTES), vector=_vector(dim))
 
 
 def features_schema(dim: int) -> pa.Schema:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,14 +21,12 @@ import pyarrow.parquet as pq
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import ContentDigest
-from virnuc_assets.storage.layout import Domain
+from virnuc_assets.storage.layout import asset_of
 from virnuc_assets.storage.schemas import LETTERS
 
 Recipe = Mapping[str, Any]
 _RECIPE_KEY = "virnuc.recipe"
 _DIGEST_KEY = "virnuc.content_digest"
-# Tables that an asset writes beside the one of its name.
-_WRITTEN_WITH = {"ledger": "translated_proteins", "annotation": "shard_plan"}
 _READ_BYTES = 1 << 20  # a window reads no more ahead, however much of a table was written at once
 _CHECKED_ROWS = 4096
 _PAGE_BYTES = 1 << 16  # a writer keeps some pages of each column; Parquet's default is 1 MiB
@@ -67,7 +65,9 @@ class TableWriter:
     def __enter__(self) -> TableWriter:
         # Vectors have neither repeated values nor useful bounds; a dictionary of them takes ten times their memory.
         plain = [field.name for field in self._schema if not pa.types.is_fixed_size_list(field.type)]
-        repeated = [name for name in plain if name not in LETTERS]
+        # Nor is a digest found twice; as they are, they are read in half the time.
+        digests = [field.name for field in self._schema if pa.types.is_fixed_size_binary(field.type)]
+        repeated = [name for name in plain if name not in (*LETTERS, *digests)]
         self._parquet = pq.ParquetWriter(
             self._aside.__enter__(),
             self._schema,
@@ -179,20 +179,32 @@ def require_table(path: Path, schema: pa.Schema | None = None, require: Recipe |
         )
 
 
+@contextlib.contextmanager
+def open_table(path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
+    """An open table and its recipe; it stays the one that lay there then, also when another has taken its name.
+
+    Raises:
+        TableMismatch: the table is missing or damaged, also where that is noticed while it is read.
+    """
+    _require_file(path)
+    with _damage_named(path), pq.ParquetFile(path) as parquet:
+        yield parquet, _recipe(parquet.metadata, path)
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
     """The recipe a table was made by."""
-    return dict(json.loads(_metadata(path, _RECIPE_KEY)))
+    return _recipe(_footer(path), path)
 
 
 def content_digest(path: Path) -> str:
     """Digest of a table's rows, as recorded when it was written."""
-    return _metadata(path, _DIGEST_KEY)
+    return _entry(_footer(path), _DIGEST_KEY, path)
 
 
 def read_recipe_and_content(path: Path) -> tuple[dict[str, Any], str]:
     """`read_recipe` and `content_digest` at the price of one."""
     footer = _footer(path)
-    return dict(json.loads(_entry(path, footer, _RECIPE_KEY))), _entry(path, footer, _DIGEST_KEY)
+    return _recipe(footer, path), _entry(footer, _DIGEST_KEY, path)
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -228,17 +240,8 @@ def is_made_by(path: Path, recipe: Recipe) -> bool:
         return False
 
 
-def asset_of(path: Path) -> str:
-    """The asset that writes a table, as its folder tells; a file elsewhere is called by its name."""
-    domain, asset = path.parent.parent.name, path.parent.name
-    if domain in get_args(Domain):
-        return f"{domain}/{_WRITTEN_WITH.get(asset, asset)} (partition {path.stem})"
-    return asset if asset == path.stem else f"what made {path.name}"
-
-
 def _footer(path: Path) -> pq.FileMetaData:
-    if not path.is_file():
-        raise TableMismatch(f"{path}: the table does not exist; materialize {asset_of(path)} first")
+    _require_file(path)
     with _damage_named(path):
         return pq.read_metadata(path)
 
@@ -253,11 +256,11 @@ def _damage_named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _metadata(path: Path, key: str) -> str:
-    return _entry(path, _footer(path), key)
+def _recipe(footer: pq.FileMetaData, path: Path) -> dict[str, Any]:
+    return dict(json.loads(_entry(footer, _RECIPE_KEY, path)))
 
 
-def _entry(path: Path, footer: pq.FileMetaData, key: str) -> str:
+def _entry(footer: pq.FileMetaData, key: str, path: Path) -> str:
     metadata = footer.metadata or {}
     if key.encode() not in metadata:
         raise TableMismatch(f"{path}: a Parquet file without {key}; expected a table written by virnuc_assets")

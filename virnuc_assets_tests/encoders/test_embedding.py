@@ -12,17 +12,16 @@ from safetensors.torch import load_file, save_file
 from virnuc_assets.encoders.alphabet import AlphabetError
 from virnuc_assets.encoders.embedding import (
     NonFiniteError,
-    count_truncated,
     embed,
     embed_frames,
     embed_windows,
-    sequence_digest,
 )
 from virnuc_assets.encoders.loading import Encoder, load_encoder
 from virnuc_assets.encoders.machine import resolve_device
 from virnuc_assets.encoders.registry import ENCODERS, PROFILES
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import EncodingSettings
+from virnuc_assets.storage.digests import sequence_digest
 from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets_tests.encoders.drawn import drawn
 
@@ -49,7 +48,7 @@ def test_order_and_batch_size_change_nothing(name: str, encoders: dict[str, Enco
         encoder.token_budget = token_budget
         found = embed(encoder, [sequences[i] for i in order], progress=seen.append)
         assert np.abs(found - alone[order]).max() <= 1e-5
-        assert sum(seen) == len(sequences) and count_truncated(encoder.spec, sequences) == 0
+        assert sum(seen) == len(sequences) and encoder.spec.count_truncated(sequences) == 0
 
     check()
 
@@ -83,7 +82,7 @@ def test_long_proteins_are_cut_and_counted(encoders: dict[str, Encoder]) -> None
     longest = drawn("protein", [1024])[0]
     proteins = [longest, longest + "W", longest + "WWW"]
     found = embed(encoder, proteins)
-    assert count_truncated(encoder.spec, proteins) == 2
+    assert encoder.spec.count_truncated(proteins) == 2
     assert np.abs(found - found[0]).max() <= 1e-5
 
 
@@ -133,11 +132,6 @@ def test_frames_are_embedded_from_the_encoders_column_in_row_order(encoders: dic
         windows = [window for window in embed_windows(encoder, frames.to_batches(max_chunksize=3))]
         assert pa.concat_tables(windows)["digest"].equals(table["digest"])
         assert embed_frames(encoder, frames.slice(0, 0)).schema.equals(table.schema)
-
-
-def test_digests_are_32_hex_digits_of_the_sequence() -> None:
-    assert sequence_digest("ACGT") == "f9f322ef1b905091d65847bc9eeec665"
-    assert sequence_digest("ACGA") != sequence_digest("ACGT")
 
 
 def test_the_encoder_records_what_it_runs_on(encoders: dict[str, Encoder], checkpoints: Path) -> None:

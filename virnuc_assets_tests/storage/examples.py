@@ -19,7 +19,7 @@ def embeddings(rows: int, dim: int = 4, start: int = 0) -> pa.Table:
     numbers = range(start, start + rows)
     columns = {
         "frame_id": [f"r_chunk_{n}F1" for n in numbers],
-        "digest": [None if n % 5 == 3 else f"{n:04x}" for n in numbers],
+        "digest": [None if n % 5 == 3 else f"{n:016x}" for n in numbers],
         "vector": [[n + column / 8 for column in range(dim)] for n in numbers],
     }
     return pa.table(columns, schema=embeddings_schema(dim))

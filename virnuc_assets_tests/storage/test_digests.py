@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnuc_assets.storage.digests import ContentDigest, digest_of
+from virnuc_assets.storage.digests import ContentDigest, digest_of, digest_words, sequence_digest, sequence_digests
 from virnuc_assets.storage.tables import TableWriter, content_digest, write_table
 
 SCHEMA = pa.schema(
@@ -18,6 +18,7 @@ SCHEMA = pa.schema(
         "frame": pa.int8(),
         "score": pa.float32(),
         "annotated": pa.bool_(),
+        "digest": pa.binary(4),
         "vector": pa.list_(pa.float32(), 2),
     }
 )
@@ -30,12 +31,13 @@ ROWS = st.lists(
             "frame": st.none() | st.integers(-128, 127),
             "score": st.none() | FLOATS,
             "annotated": st.none() | st.booleans(),
+            "digest": st.none() | st.binary(min_size=4, max_size=4),
             "vector": st.lists(FLOATS, min_size=2, max_size=2),
         }
     ),
     max_size=8,
 )
-ROW = {"name": "a", "count": 1, "frame": 2, "score": 0.5, "annotated": True, "vector": [1.0, 2.0]}
+ROW = {"name": "a", "count": 1, "frame": 2, "score": 0.5, "annotated": True, "digest": b"abcd", "vector": [1.0, 2.0]}
 
 
 def table(rows: list[dict[str, Any]], schema: pa.Schema = SCHEMA) -> pa.Table:
@@ -75,6 +77,7 @@ def test_other_rows_have_another_digest(one: list[dict[str, Any]], other: list[d
         *[("frame", value) for value in (None, 0, 3)],
         *[("score", value) for value in (None, 0.0, 0.50000006)],
         *[("annotated", value) for value in (None, False)],
+        *[("digest", value) for value in (None, bytes(4), b"abce")],
         *[("vector", value) for value in ([2.0, 1.0], [1.0, 2.0000002], [1.0, float("nan")])],
     ],
 )
@@ -86,7 +89,8 @@ def test_any_other_value_or_null_changes_the_digest(column: str, value: object) 
 
 
 @pytest.mark.parametrize(
-    ("column", "empty"), [("name", ""), ("count", 0), ("frame", 0), ("score", 0.0), ("annotated", False)]
+    ("column", "empty"),
+    [("name", ""), ("count", 0), ("frame", 0), ("score", 0.0), ("annotated", False), ("digest", bytes(4))],
 )
 def test_null_is_not_empty(column: str, empty: object) -> None:
     assert digest(table([{**ROW, column: None}])) != digest(table([{**ROW, column: empty}]))
@@ -138,3 +142,17 @@ def test_digest_of_a_value_ignores_the_order_of_keys_alone() -> None:
     assert digest_of({"a": 1, "b": [1, 2]}) == digest_of({"b": [1, 2], "a": 1})
     values: list[object] = [{"a": 1}, {"a": "1"}, {"a": [1]}, {"a": None}, {}, [], "a", {"a": 1, "b": [2, 1]}]
     assert len({digest_of(value) for value in values}) == len(values)
+
+
+def test_the_digest_of_a_sequence_is_16_bytes_of_blake2b() -> None:
+    assert sequence_digest("ACGT").hex() == "f9f322ef1b905091d65847bc9eeec665"
+    assert sequence_digest("ACGA") != sequence_digest("ACGT")
+
+
+def test_digests_as_numbers_are_their_bytes_in_any_slice() -> None:
+    sequences = ["A", "C", "", "GATTACA", "A"]
+    digests = sequence_digests(sequences)
+    assert digests.to_pylist() == [sequence_digest(sequence) for sequence in sequences]
+    for start in range(6):
+        words = digest_words(digests.slice(start))
+        assert (words.shape, words.tobytes()) == ((5 - start, 2), b"".join(map(sequence_digest, sequences[start:])))

@@ -33,7 +33,9 @@ def frames(ids: list[str]) -> pa.Table:
 def embeddings(ids: list[str], dim: int, offset: float) -> pa.Table:
     """Vectors that tell their id: the place in IDS, plus an offset for the side, plus 1/8 a column."""
     vectors = [[IDS.index(frame_id) + offset + column / 8 for column in range(dim)] for frame_id in ids]
-    return pa.table({"frame_id": ids, "digest": ["d"] * len(ids), "vector": vectors}, schema=embeddings_schema(dim))
+    return pa.table(
+        {"frame_id": ids, "digest": [b"d" * 16] * len(ids), "vector": vectors}, schema=embeddings_schema(dim)
+    )
 
 
 DNA, PROTEIN = embeddings(IDS, 2, 100), embeddings(IDS, 3, 200)

@@ -83,7 +83,7 @@ def test_every_mismatch_is_listed_with_the_remedy(path: Path) -> None:
         "column record_id: expected string, found no such column",
         "column label: expected string, found no such column",
         "column group: expected string, found no such column",
-        "column digest: expected no such column, found string",
+        "column digest: expected no such column, found fixed_size_binary[16]",
         "column vector: expected fixed_size_list<VALUE: float>[8], found fixed_size_list<VALUE: float>[4]",
         "inputs.frames: expected beef, found f00d",
         "fingerprint.encoder: expected esm2_3b, found fastesm2",
