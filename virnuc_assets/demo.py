@@ -21,7 +21,7 @@ from virnuc_assets.assets.migration import DECISION
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES, ShardSet
+from virnuc_assets.partitions import REFERENCE, REPORTS, SAMPLES, ShardSet
 from virnuc_assets.requests import contiguous_ranges, range_tags
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.shard_keys import source_name
@@ -52,8 +52,7 @@ def run_demo(settings: Settings, out: Console) -> None:
         run.job(automation.PLAN_SAMPLES_JOB)
         run.shards(automation.SAMPLE_JOB, SAMPLES)
         run.shards(automation.OTHER_BRANCH_JOB, SAMPLES)
-        for name in instance.get_dynamic_partitions(str(SAMPLE_NAMES.name)):
-            run.job(automation.REPORT_JOB, partition_key=name)
+        run.shards(automation.REPORT_JOB, REPORTS)
     workspace = Workspace(settings)
     _print_rows(workspace, run, out)
     _print_decision(workspace, out)
@@ -76,18 +75,16 @@ class Runs:
         for chosen in contiguous_ranges(keys, keys):
             self.job(job, tags=range_tags(chosen))
 
-    def job(self, job: str, partition_key: str | None = None, tags: dict[str, str] | None = None) -> None:
+    def job(self, job: str, tags: dict[str, str] | None = None) -> None:
         """One run of a job.
 
         Raises:
             VirnucError: a step failed.
         """
-        self._out.print(f"… {job} {partition_key or ''}", highlight=False)
+        self._out.print(f"… {job}", highlight=False)
         definition = self._repository.get_job(job)
         with _quiet():
-            result = definition.execute_in_process(
-                instance=self._instance, partition_key=partition_key, tags=tags, raise_on_error=False
-            )
+            result = definition.execute_in_process(instance=self._instance, tags=tags, raise_on_error=False)
         if not result.success:
             failed = [event for event in result.all_events if event.is_step_failure]
             reasons = "\n".join(str(event.step_failure_data.error_display_string) for event in failed)

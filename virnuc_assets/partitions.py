@@ -28,6 +28,8 @@ class ShardSet:
 REFERENCE = ShardSet("reference", dg.DynamicPartitionsDefinition(name="reference_shards"))
 SAMPLES = ShardSet("samples", dg.DynamicPartitionsDefinition(name="sample_shards"))
 SAMPLE_NAMES = dg.DynamicPartitionsDefinition(name="samples")
+# Of a sample as a whole, whatever its shards.
+REPORTS = ShardSet("samples", SAMPLE_NAMES)
 
 
 def register(

@@ -24,18 +24,22 @@ from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE, Layout
 
 LOOK_SECONDS = 5
+_ON: dict[str, Any] = {
+    "minimum_interval_seconds": LOOK_SECONDS,
+    "default_status": dg.DefaultSensorStatus.RUNNING,
+}
 Look = Iterator[dg.RunRequest | dg.SkipReason]
 
 
 def build_sensors(workspace: Workspace) -> list[dg.SensorDefinition]:
     """The three sensors; on from the start, because a watched folder that nobody watches loses samples."""
-    layout, settings = workspace.layout, workspace.settings
-    on: dict[str, Any] = {
-        "minimum_interval_seconds": LOOK_SECONDS,
-        "default_status": dg.DefaultSensorStatus.RUNNING,
-    }
+    return [_incoming_samples(workspace), _planned_samples(workspace), _predicted_samples(workspace)]
 
-    @dg.sensor(job_name=PLAN_SAMPLES_JOB, name="incoming_samples", **on)
+
+def _incoming_samples(workspace: Workspace) -> dg.SensorDefinition:
+    layout, settings = workspace.layout, workspace.settings
+
+    @dg.sensor(job_name=PLAN_SAMPLES_JOB, name="incoming_samples", **_ON)
     def incoming_samples(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         """Plans the files that stayed as they are for two looks and that the book does not know."""
         files = visible_files(settings.incoming)
@@ -53,7 +57,13 @@ def build_sensors(workspace: Workspace) -> list[dg.SensorDefinition]:
         skipped = None if requests else _nothing_asked(given_up)
         return dg.SensorResult(run_requests=requests, skip_reason=skipped, cursor=json.dumps(seen))
 
-    @dg.sensor(job_name=SAMPLE_JOB, name="planned_samples", **on)
+    return incoming_samples
+
+
+def _planned_samples(workspace: Workspace) -> dg.SensorDefinition:
+    layout, settings = workspace.layout, workspace.settings
+
+    @dg.sensor(job_name=SAMPLE_JOB, name="planned_samples", **_ON)
     def planned_samples(context: dg.SensorEvaluationContext) -> Look:
         """Requests predictions for the samples that lack some, or whose file was replaced since.
 
@@ -74,7 +84,13 @@ def build_sensors(workspace: Workspace) -> list[dg.SensorDefinition]:
         units = [Unit(sample, own[sample], max(trained, _changed(plans[sample]))) for sample in own]
         yield from _asked(Attempts(context.instance, SAMPLE_JOB, keys_of_range(shards)), shards, units)
 
-    @dg.sensor(job_name=REPORT_JOB, name="predicted_samples", **on)
+    return planned_samples
+
+
+def _predicted_samples(workspace: Workspace) -> dg.SensorDefinition:
+    layout = workspace.layout
+
+    @dg.sensor(job_name=REPORT_JOB, name="predicted_samples", **_ON)
     def predicted_samples(context: dg.SensorEvaluationContext) -> Look:
         """Requests the reports of samples whose shards all have predictions, where there is none of these."""
         waiting = {source_of(shard) for shard in waiting_shards(context.instance, layout)}
@@ -85,7 +101,7 @@ def build_sensors(workspace: Workspace) -> list[dg.SensorDefinition]:
         units = [Unit(name, [name], _changed(layout.plan("samples", name))) for name in lacking]
         yield from _asked(Attempts(context.instance, REPORT_JOB, keys_of_range(samples)), samples, units)
 
-    return [incoming_samples, planned_samples, predicted_samples]
+    return predicted_samples
 
 
 def waiting_shards(instance: dg.DagsterInstance, layout: Layout) -> list[str]:

@@ -54,16 +54,8 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
         chosen = {name: path for name, path in files.items() if config.files is None or name in config.files}
         states, book = file_states(chosen, settings.sequences), read_book(layout)
         names, failures = _sample_names(files, chosen, book)
-        known, plans = known_contents(layout, book), dict[str, Plan]()
-
-        def plan(file: str) -> Plan:
-            sample = names[file]
-            made = make_plan(layout.plan("samples", sample), Source(sample, chosen[file]), settings.sequences, known)
-            known[records_digest(made.pieces)] = sample
-            return made
-
-        for file, made in attempt_each((file for file in names if file in states), plan, failures):
-            plans[file] = made
+        sources = {file: Source(names[file], chosen[file]) for file in names if file in states}
+        plans = _plan_each(workspace, sources, known_contents(layout, book), failures)
         samples = {names[file]: made for file, made in plans.items()}
         refused = {names[file] for file, error in failures.items() if isinstance(error, SequenceFileError)}
         added, removed = _register(context.instance, samples, refused)
@@ -76,6 +68,21 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
         return result._replace(metadata={**(result.metadata or {}), "duplicates": told})
 
     return [plan_asset(SAMPLES, plan_samples, [], pool=POOL)]
+
+
+def _plan_each(
+    workspace: Workspace, sources: Mapping[str, Source], known: Mapping[str, str], failures: dict[str, Exception]
+) -> dict[str, Plan]:
+    """Plans by file; of several new files with the same records the first is planned."""
+    contents = dict(known)
+
+    def plan(file: str) -> Plan:
+        path = workspace.layout.plan("samples", sources[file].name)
+        made = make_plan(path, sources[file], workspace.settings.sequences, contents)
+        contents[records_digest(made.pieces)] = sources[file].name
+        return made
+
+    return dict(attempt_each(sources, plan, failures))
 
 
 def _register(

@@ -63,10 +63,11 @@ Body = Callable[[ShardRun], Work]
 class ShardStage:
     """How a per-shard asset presents itself and runs; its description is the docstring of its body.
 
-    At most `threads`, and no more than there are cores, make the shards of a run beside each other.
+    At most `threads`, and no more than there are cores, make the shards of a run beside each other. An `AssetDep` is
+    an input that is partitioned in another way.
     """
 
-    deps: Sequence[dg.AssetKey]
+    deps: Sequence[dg.AssetKey | dg.AssetDep]
     group: str
     kinds: frozenset[str]
     code_version: str
@@ -135,7 +136,7 @@ def _provenance(
 ) -> dict[str, str]:
     """What Dagster itself would note of a single partition: code version and the versions of the inputs."""
     tags = {"dagster/data_version_is_user_provided": "true", "dagster/code_version": stage.code_version}
-    for dep in stage.deps:
+    for dep in (dep for dep in stage.deps if isinstance(dep, dg.AssetKey)):
         path = layout.table(shards.domain, dep.path[-1], shard)
         version = content_digest(path) if path.is_file() else _latest_version(context.instance, dep)
         tags[f"dagster/input_data_version/{dep.to_user_string()}"] = version

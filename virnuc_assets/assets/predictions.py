@@ -2,14 +2,12 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.assets.accounts import source_ledger
 from virnuc_assets.assets.per_shard import (
-    OWNERS,
     Outcome,
     ShardRun,
     ShardStage,
@@ -22,7 +20,7 @@ from virnuc_assets.assets.recipes import branch_fingerprints, features_recipe, f
 from virnuc_assets.checks import result, shards_of_run
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.markdown import cell
-from virnuc_assets.partitions import SAMPLE_NAMES, SAMPLES
+from virnuc_assets.partitions import REPORTS, SAMPLES
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.accounting import ledger_faults
 from virnuc_assets.sequences.plan_table import planned_shards
@@ -77,48 +75,47 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
     layout = workspace.layout
 
-    @dg.asset(
-        key=SAMPLES.key("report"),
-        deps=[dg.AssetDep(SAMPLES.key("predictions"), partition_mapping=dg.AllPartitionMapping())],
-        partitions_def=SAMPLE_NAMES,
-        group_name=GROUP,
-        kinds={"tsv"},
-        owners=OWNERS,
-        code_version="1",
-    )
-    def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+    def report(run: ShardRun) -> Work:
         """What the user of a sample receives: VirNucPro's two files, a line for every record, and nothing left out.
 
         `prediction_results.txt` and `prediction_results_highestscore.csv` as VirNucPro writes them; `records.tsv`
         holds each record's call, or why it could not be scored.
         """
-        from virnuc_assets.classifier.calling import write_sample_report
 
-        started = time.perf_counter()
-        shards = planned_shards(layout, "samples", context.partition_key)
-        if not shards:
-            raise VirnucError(f"sample {context.partition_key!r} is not planned; materialize samples/shard_plan first")
-        temperature = _require_current(workspace, shards)
-        confidence = workspace.settings.evaluation.min_confidence
-        predictions = [
-            read_table(layout.table("samples", "predictions", shard), predictions_schema()) for shard in shards
-        ]
-        ledger = source_ledger(layout, "samples", context.partition_key)
-        folder = layout.sample_report(context.partition_key)
-        records = write_sample_report(folder, pa.concat_tables(predictions), ledger, temperature, confidence)
-        digest = digest_of([_reported_digest(layout, shards), confidence])
-        metadata = {
-            "rows": records.num_rows,
-            "digest": digest,
-            "seconds": round(time.perf_counter() - started, 3),
-            "peak_memory_mb": peak_memory_mb(),
-            **_record_counts(records),
-            "folder": dg.MetadataValue.path(folder),
-            "records_table": dg.MetadataValue.md(markdown_table(records)),
-        }
-        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(digest))
+        def work(sample: str) -> Outcome:
+            from virnuc_assets.classifier.calling import write_sample_report
 
-    return report
+            started = time.perf_counter()
+            shards = planned_shards(layout, "samples", sample)
+            if not shards:
+                raise VirnucError(f"sample {sample!r} is not planned; materialize samples/shard_plan first")
+            temperature = _require_current(workspace, shards)
+            confidence = workspace.settings.evaluation.min_confidence
+            tables = (layout.table("samples", "predictions", shard) for shard in shards)
+            predictions = pa.concat_tables(read_table(table, predictions_schema()) for table in tables)
+            ledger, folder = source_ledger(layout, "samples", sample), layout.sample_report(sample)
+            records = write_sample_report(folder, predictions, ledger, temperature, confidence)
+            digest = digest_of([_reported_digest(layout, shards), confidence])
+            metadata = {
+                "rows": records.num_rows,
+                "digest": digest,
+                "seconds": round(time.perf_counter() - started, 3),
+                "peak_memory_mb": peak_memory_mb(),
+                **_record_counts(records),
+                "folder": dg.MetadataValue.path(folder),
+                "records_table": dg.MetadataValue.md(markdown_table(records)),
+            }
+            return Outcome(digest, metadata)
+
+        return work
+
+    stage = ShardStage(
+        deps=[dg.AssetDep(SAMPLES.key("predictions"), partition_mapping=dg.AllPartitionMapping())],
+        group=GROUP,
+        kinds=frozenset({"tsv"}),
+        code_version="1",
+    )
+    return shard_asset(layout, REPORTS, "report", stage, report)
 
 
 def _record_counts(records: pa.Table) -> dict[str, int]:
@@ -182,8 +179,7 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
         from virnuc_assets.classifier.calling import read_record_ids
 
         faults, records = {}, 0
-        alone = [context.partition_key] if context.has_partition_key else []
-        for sample in alone or context.instance.get_dynamic_partitions(str(SAMPLE_NAMES.name)):
+        for sample in shards_of_run(context, REPORTS):
             ledger, reported = source_ledger(layout, "samples", sample), read_record_ids(layout.sample_report(sample))
             records += len(reported)
             found = ledger_faults(ledger)

@@ -20,9 +20,9 @@ from virnuc_assets.sequences.planning import Piece
 from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.footers import footer
-from virnuc_assets.storage.layout import RECORDS_FILE, Domain, Layout
+from virnuc_assets.storage.layout import RECORDS_FILE, Domain, Layout, asset_of
 from virnuc_assets.storage.schemas import chunks_schema, frames_schema
-from virnuc_assets.storage.tables import TableMismatch, asset_of, content_digest, read_recipe, require_table
+from virnuc_assets.storage.tables import TableMismatch, content_digest, read_recipe, require_table
 
 
 def todays_plan(workspace: Workspace, domain: Domain, shard: str) -> tuple[PlannedSource, list[Piece]]:

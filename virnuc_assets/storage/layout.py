@@ -64,8 +64,3 @@ def asset_of(path: Path) -> str:
     if domain in get_args(Domain):
         return f"{domain}/{_WRITTEN_WITH.get(asset, asset)} (partition {path.stem})"
     return asset if asset == path.stem else f"what made {path.name}"
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise TableMismatch(f"{path}: the table does not exist; materialize {asset_of(path)} first")

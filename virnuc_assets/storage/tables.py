@@ -240,6 +240,11 @@ def is_made_by(path: Path, recipe: Recipe) -> bool:
         return False
 
 
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise TableMismatch(f"{path}: the table does not exist; materialize {asset_of(path)} first")
+
+
 def _footer(path: Path) -> pq.FileMetaData:
     _require_file(path)
     with _damage_named(path):

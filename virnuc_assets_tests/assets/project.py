@@ -19,7 +19,7 @@ from Bio import SeqIO
 from virnuc_assets import automation
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
-from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES, ShardSet, register
+from virnuc_assets.partitions import REFERENCE, REPORTS, SAMPLE_NAMES, SAMPLES, ShardSet, register
 from virnuc_assets.requests import RANGE_END, RANGE_START, contiguous_ranges
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.cataloguing import write_manifest
@@ -124,8 +124,7 @@ class Project:
         results = [self.job(automation.PLAN_SAMPLES_JOB)]
         for job in (automation.SAMPLE_JOB, automation.OTHER_BRANCH_JOB):
             results += self.run_shards(job, SAMPLES)
-        names = self.instance.get_dynamic_partitions(str(SAMPLE_NAMES.name))
-        return [*results, *(self.job(automation.REPORT_JOB, partition_key=name) for name in names)]
+        return [*results, *self.run_shards(automation.REPORT_JOB, REPORTS)]
 
     def run_everything(self) -> list[dg.ExecuteInProcessResult]:
         """All jobs in the order of the demo."""

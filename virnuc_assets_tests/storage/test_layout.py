@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from virnuc_assets.storage.layout import Layout
-from virnuc_assets.storage.tables import asset_of
+from virnuc_assets.storage.layout import Layout, asset_of
 
 VAR = Path("/project/var")
 

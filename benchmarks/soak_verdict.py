@@ -1,0 +1,119 @@
+"""What a soaked project holds in the end, against one that nobody disturbed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterRunStatus, RunsFilter
+from rich.console import Console
+
+from benchmarks.dropped_files import Dropped
+from virnuc_assets import automation
+from virnuc_assets.bootstrap import dagster_home
+from virnuc_assets.definitions import build_defs
+from virnuc_assets.demo import Runs
+from virnuc_assets.foreign_text import printable
+from virnuc_assets.partitions import REPORTS, SAMPLE_NAMES, SAMPLES
+from virnuc_assets.resources import Workspace
+from virnuc_assets.sequences.incoming import file_states, read_book, visible_files, waiting_files
+from virnuc_assets.sequences.plan_table import planned_shards
+from virnuc_assets.sequences.shard_keys import source_name
+from virnuc_assets.settings import Settings
+from virnuc_assets.settings_file import load_settings
+from virnuc_assets.storage.tables import read_table
+
+_FINISHED = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
+_UNFINISHED = [status for status in DagsterRunStatus if status not in _FINISHED]
+
+
+def undisturbed(project: Path, copy: Path, files: Sequence[Dropped]) -> Settings:
+    """A copy of a trained project after the good files went through it in one process, one run after the other."""
+    shutil.copytree(project, copy)
+    settings = load_settings(copy / "virnuc.toml")
+    for file in files:
+        if file.good and file.same_as is None:
+            (settings.incoming / file.name).write_bytes(file.content)
+    os.environ["DAGSTER_HOME"] = str(dagster_home(settings))
+    logging.getLogger("dagster").setLevel(logging.ERROR)
+    with dg.DagsterInstance.get() as instance, Path(os.devnull).open("w") as nowhere:
+        run = Runs(build_defs(settings), instance, Console(file=nowhere))
+        run.job(automation.PLAN_SAMPLES_JOB)
+        run.shards(automation.SAMPLE_JOB, SAMPLES)
+        run.shards(automation.REPORT_JOB, REPORTS)
+    return settings
+
+
+def is_settled(settings: Settings) -> bool:
+    """Whether every file is in the book, every sample has its report, and no run goes on."""
+    with dg.DagsterInstance.from_config(str(dagster_home(settings))) as instance:
+        files = visible_files(settings.incoming)
+        if waiting_files(Workspace(settings).layout, file_states(files, settings.sequences)):
+            return False
+        if instance.get_runs_count(RunsFilter(statuses=_UNFINISHED)):
+            return False
+        return not _unreported(instance)
+
+
+def _unreported(instance: dg.DagsterInstance) -> set[str]:
+    """Samples and shards that are not visible as materialized partitions."""
+    samples = set(instance.get_dynamic_partitions(str(SAMPLE_NAMES.name)))
+    shards = set(instance.get_dynamic_partitions(str(SAMPLES.partitions.name)))
+    reported = instance.get_materialized_partitions(SAMPLES.key("report"))
+    predicted = instance.get_materialized_partitions(SAMPLES.key("predictions"))
+    return (samples - reported) | (shards - predicted)
+
+
+def verdict(settings: Settings, expected: Settings, files: Sequence[Dropped]) -> dict[str, float]:
+    """Counts of what is right and wrong with every file that was dropped."""
+    layout, book = Workspace(settings).layout, read_book(Workspace(settings).layout)
+    figures = dict.fromkeys(("files_good", "files_bad_reported", "files_duplicate", "rows_lost", "rows_doubled"), 0.0)
+    for file in files:
+        entry = book.get(printable(file.name))
+        if not file.good:
+            figures["files_bad_reported"] += entry is not None and entry.fate == "refused" and bool(entry.reason)
+        elif file.same_as is not None:
+            figures["files_duplicate"] += entry is not None and entry.fate == "duplicate"
+            figures["files_good"] += entry is not None and entry.fate == "duplicate"
+        else:
+            sample = source_name(settings.incoming / file.name)
+            found, wanted = rows_of(settings, sample), rows_of(expected, sample)
+            figures["rows_lost"] += (wanted - found).total()
+            figures["rows_doubled"] += (found - wanted).total()
+            figures["files_good"] += found == wanted and _same_report(settings, expected, sample)
+    figures["temporary_files"] = len([*layout.var.rglob("*.partial"), *layout.var.rglob("*.copy")])
+    with dg.DagsterInstance.from_config(str(dagster_home(settings))) as instance:
+        storage = instance.event_log_storage
+        infos = [storage.get_concurrency_info(key) for key in storage.get_concurrency_keys()]
+        unfinished = instance.get_runs_count(RunsFilter(statuses=_UNFINISHED))
+        figures["slots_stuck"] = unfinished + sum(info.active_slot_count for info in infos)
+        figures["runs"] = instance.get_runs_count()
+        figures["runs_failed"] = instance.get_runs_count(RunsFilter(statuses=[DagsterRunStatus.FAILURE]))
+        figures["partitions_missing"] = len(_unreported(instance))
+    return figures
+
+
+def rows_of(settings: Settings, sample: str) -> Counter[tuple[Any, ...]]:
+    """Every predicted row of a sample with how often it is there, scores to the last bit."""
+    layout, rows = Workspace(settings).layout, Counter[tuple[Any, ...]]()
+    for shard in planned_shards(layout, "samples", sample):
+        path = layout.table("samples", "predictions", shard)
+        if path.is_file():
+            rows.update(tuple(row.values()) for row in read_table(path).to_pylist())
+    return rows
+
+
+def _same_report(settings: Settings, expected: Settings, sample: str) -> bool:
+    """Whether a sample's user received the same files, byte for byte but for the order of lines of shards."""
+    folders = [Workspace(one).layout.sample_report(sample) for one in (settings, expected)]
+    names = [sorted(path.name for path in folder.glob("*")) for folder in folders]
+    return names[0] == names[1] != [] and all(
+        sorted((folders[0] / name).read_bytes().splitlines()) == sorted((folders[1] / name).read_bytes().splitlines())
+        for name in names[0]
+    )
