@@ -55,8 +55,11 @@ def _embedding(workspace: Workspace, domain: Domain, slot: str) -> Callable[[], 
 
         @functools.cache  # once a run, and only if a shard needs it
         def encoder() -> "Encoder":
+            from virnuc_assets.encoders.device_lock import hold_device
             from virnuc_assets.encoders.loading import load_for_run
 
+            if spec.architecture != "kmer":
+                hold_device(layout.locks, encoding.device, dg.get_dagster_logger().info)
             return load_for_run(spec, layout.checkpoints, encoding)
 
         def work(shard: str) -> Outcome:
