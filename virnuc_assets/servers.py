@@ -80,7 +80,7 @@ class _Servers:
         try:
             self._start_missing()
             servers = self._settings.servers
-            self._say(f"Dagster UI   {servers.dagster_url}\nMLflow       {servers.mlflow_url}\nCtrl-C ends both.")
+            self._say(f"Dagster UI   {servers.dagster_url}\nMLflow       {servers.mlflow_url}\nCtrl-C ends all.")
             while not self._stop:
                 time.sleep(_LOOK_SECONDS)
                 if (dead := self._dead()) and not self._replace(dead):
