@@ -176,7 +176,10 @@ def demo(config: Config = DEFAULT_CONFIG) -> None:
 
 @_command
 def up(config: Config = DEFAULT_CONFIG) -> None:
-    """Start the Dagster UI with its daemon, and the MLflow server, on loopback. Ctrl-C ends both."""
+    """Start the Dagster UI with its daemon, and the MLflow server, on loopback. Ctrl-C ends all.
+
+    Clears what a killed one left, first; a server that dies is started anew.
+    """
     from virnuc_assets.servers import serve
 
     if config.name != DEFAULT_CONFIG.name:

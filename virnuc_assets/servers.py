@@ -1,82 +1,193 @@
-"""Runs the Dagster UI with its daemon and the MLflow server together, on loopback; one signal ends both."""
+"""`virnuc up`: Dagster's servers and MLflow's on loopback, kept alive until a signal ends them all."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
 
 from virnuc_assets.bootstrap import dagster_home, mlflow_folder
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.processes import Part, end, lock_file, mark, processes_of, serves_code
+from virnuc_assets.reaper import mend_runs, reap
 from virnuc_assets.settings import Settings
+from virnuc_assets.storage.held_files import hold, holder, release
 from virnuc_assets.tracking import database_uri
 
 LOOPBACK = "127.0.0.1"
-_GRACE_SECONDS = 20
+LOCATION = "virnuc_assets"
+PARTS: tuple[Part, ...] = get_args(Part)
+_LOOK_SECONDS = 0.2
+_ANSWER_SECONDS = 180
+_GRACE_SECONDS = 10
+_MAX_RESTARTS, _WITHIN_SECONDS = 10, 600
 
 
 def serve(settings: Settings, say: Callable[[str], None]) -> int:
-    """Start both servers and wait; returns the exit status of the one that ends by itself, or 0 after Ctrl-C."""
-    for port in (settings.servers.dagster_port, settings.servers.mlflow_port):
-        _require_free(port)
-    stop = False
+    """Clear what a killed predecessor left, start the servers, and start those anew that die.
 
-    def on_signal(*_: object) -> None:
-        nonlocal stop
-        stop = True
+    Returns:
+        0 after Ctrl-C or SIGTERM, 1 if a server died too often.
 
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
-    processes = [_start(command, settings) for command in (_dagster(settings), _mlflow(settings))]
-    say(f"Dagster UI   {settings.servers.dagster_url}\nMLflow       {settings.servers.mlflow_url}\nCtrl-C ends both.")
+    Raises:
+        VirnucError: another `virnuc up` of this project lives, or a port is taken.
+    """
+    home = dagster_home(settings)
+    if not hold(lock_file(home)):
+        raise VirnucError(
+            f"{home}: another `virnuc up` (process {holder(lock_file(home))}) serves this project; end it"
+        )
     try:
-        while not stop and all(process.poll() is None for process in processes):
-            time.sleep(0.2)
-        ended = [process.returncode for process in processes if process.poll() is not None]
+        reap(settings, say)
+        for port in (settings.servers.dagster_port, settings.servers.mlflow_port):
+            _require_free(port)
+        return _Servers(settings, say).run()
     finally:
-        _end(processes)
-    return 0 if stop else max(ended, key=abs) or 1  # a server that ends by itself is a failure, whatever it says
+        release(lock_file(home))
 
 
-def _dagster(settings: Settings) -> list[str]:
-    address = ["-h", LOOPBACK, "-p", str(settings.servers.dagster_port)]
-    return [sys.executable, "-m", "dagster", "dev", "-w", str(settings.root / "workspace.yaml"), *address]
+class _Servers:
+    """The four servers. The daemon never runs without the code server: what it cannot launch then, it gives up."""
 
+    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
+        self._settings, self._say = settings, say
+        self._home = dagster_home(settings)
+        self._scratch = _scratch(self._home)
+        self._socket, self._workspace = self._scratch / "code.sock", self._scratch / "workspace.yaml"
+        self._running: dict[Part, subprocess.Popen[bytes]] = {}
+        self._deaths: dict[Part, deque[float]] = {part: deque(maxlen=_MAX_RESTARTS) for part in PARTS}
+        self._stop = False
 
-def _mlflow(settings: Settings) -> list[str]:
-    folder = mlflow_folder(settings)
-    return [
-        *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-        *("--host", LOOPBACK, "--port", str(settings.servers.mlflow_port)),
-        *("--backend-store-uri", database_uri(folder), "--artifacts-destination", str(folder / "artifacts")),
-    ]
-
-
-def _start(command: list[str], settings: Settings) -> subprocess.Popen[bytes]:
-    environment = {
-        **os.environ,
-        "DAGSTER_HOME": str(dagster_home(settings)),
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    return subprocess.Popen(command, cwd=settings.root, env=environment, start_new_session=True)  # noqa: S603
-
-
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Interrupt every process group, and kill what has not ended after a grace period."""
-    for process in processes:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)
-    deadline = time.monotonic() + _GRACE_SECONDS
-    for process in processes:
+    def run(self) -> int:
+        """Start all and keep them alive, until a signal comes or a server died too often; as `serve` returns."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(mode=0o700)
+        location = {"grpc_server": {"socket": str(self._socket), "location_name": LOCATION}}
+        self._workspace.write_text(json.dumps({"load_from": [location]}), encoding="utf-8")  # which is YAML, too
         try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            self._start_missing()
+            servers = self._settings.servers
+            self._say(f"Dagster UI   {servers.dagster_url}\nMLflow       {servers.mlflow_url}\nCtrl-C ends all.")
+            while not self._stop:
+                time.sleep(_LOOK_SECONDS)
+                if (dead := self._dead()) and not self._replace(dead):
+                    return 1
+            return 0
+        finally:
+            self._end_all()
+
+    def _on_signal(self, *_: object) -> None:
+        self._stop = True
+
+    def _dead(self) -> list[Part]:
+        """Servers that ended; the code server only looks alive without its child, which alone knows the definitions."""
+        ended = {part for part, process in self._running.items() if process.poll() is not None}
+        if not serves_code(self._running["code_server"].pid):
+            ended.add("code_server")
+        return [part for part in PARTS if part in ended]
+
+    def _replace(self, dead: list[Part]) -> bool:
+        """Start dead servers anew; False if one died too often. Runs go on: they do not need the server."""
+        now = time.monotonic()
+        for part in dead:
+            self._say(f"The {part} ended (status {self._running[part].returncode}); it is started anew.")
+            deaths = self._deaths[part]
+            if len(deaths) == _MAX_RESTARTS and now - deaths[0] < _WITHIN_SECONDS:
+                self._say(f"It did so {_MAX_RESTARTS} times within {_WITHIN_SECONDS / 60:.0f} minutes; giving up.")
+                return False
+            deaths.append(now)
+        gone: set[Part] = {*dead, "daemon"} if "code_server" in dead else {*dead}
+        end(process for kind, process in processes_of(self._home) if kind in gone)
+        for part in gone:
+            self._running.pop(part).wait()
+        self._start_missing()
+        return True
+
+    def _start_missing(self) -> None:
+        for part in PARTS:
+            if part not in self._running and not self._stop:
+                if part == "daemon":
+                    mend_runs(self._home, self._say)
+                self._running[part] = self._start(part)
+                if part == "code_server":
+                    self._wait_until_it_answers()
+
+    def _wait_until_it_answers(self) -> None:
+        """Until definitions are loaded; one that ends meanwhile, or hangs and is killed, is started anew later."""
+        from dagster._core.errors import DagsterUserCodeUnreachableError
+        from dagster._grpc.client import DagsterGrpcClient
+
+        client, process = DagsterGrpcClient(socket=str(self._socket)), self._running["code_server"]
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        while not self._stop and process.poll() is None:
+            try:
+                client.ping("")
+                return
+            except DagsterUserCodeUnreachableError:
+                time.sleep(_LOOK_SECONDS)
+            if time.monotonic() > deadline:
+                process.kill()
+                process.wait()
+
+    def _start(self, part: Part) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            **mark(self._home, part),
+            "DAGSTER_HOME": str(self._home),
+            "TMPDIR": str(self._scratch),
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
+        command = [sys.executable, "-m", *self._command(part)]
+        return subprocess.Popen(command, cwd=self._settings.root, env=environment, start_new_session=True)  # noqa: S603
+
+    def _command(self, part: Part) -> list[str]:
+        servers, workspace = self._settings.servers, ["--workspace", str(self._workspace)]
+        if part == "code_server":
+            code = ["-m", "virnuc_assets.definitions", "--location-name", LOCATION]
+            return ["dagster", "code-server", "start", "--log-level", "warning", *code, "--socket", str(self._socket)]
+        if part == "webserver":
+            return ["dagster_webserver", "--host", LOOPBACK, "--port", str(servers.dagster_port), *workspace]
+        if part == "daemon":
+            return ["dagster._daemon", "run", *workspace]
+        folder = mlflow_folder(self._settings)
+        return [
+            *("mlflow", "server", "--workers", "1", "--host", LOOPBACK, "--port", str(servers.mlflow_port)),
+            *("--backend-store-uri", database_uri(folder), "--artifacts-destination", str(folder / "artifacts")),
+        ]
+
+    def _end_all(self) -> None:
+        """Kill runs, which the next start retries where they were; interrupt servers, and kill what does not end."""
+        end(process for kind, process in processes_of(self._home) if kind == "worker")
+        for process in self._running.values():
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while time.monotonic() < deadline and any(process.poll() is None for process in self._running.values()):
+            time.sleep(_LOOK_SECONDS)
+        end(process for kind, process in processes_of(self._home) if kind != "up")
+        for process in self._running.values():
             process.wait()
+        mend_runs(self._home, self._say)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _scratch(home: Path) -> Path:
+    """Folder of the code server's socket, whose path must be short, and of the servers' temporary files."""
+    name = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"virnuc-{os.getuid()}-{name}"
 
 
 def _require_free(port: int) -> None:

@@ -41,16 +41,13 @@ def benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
         One after the other, each in a fresh process in the same precision; the median of several passes counts.
         """
         from virnuc_assets.encoders.benchmark import benchmark_encoders
+        from virnuc_assets.encoders.device_lock import hold_device
 
+        hold_device(workspace.layout.locks, settings.encoding.device, context.log.info)
         tables = current_frames(context.instance, workspace)
         frames = _benchmark_rows([read_table(path) for path in tables.values()], settings.benchmark.rows)
-        measured = benchmark_encoders(
-            _language_models(workspace),
-            workspace.layout.checkpoints,
-            settings.encoding,
-            frames,
-            settings.benchmark.repeats,
-        )
+        models, checkpoints = _language_models(workspace), workspace.layout.checkpoints
+        measured = benchmark_encoders(models, checkpoints, settings.encoding, frames, settings.benchmark.repeats)
         content: dict[str, Any] = {
             "encoders": _fingerprints(workspace),
             "settings": _benchmark_settings(workspace),

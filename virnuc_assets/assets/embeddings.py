@@ -105,9 +105,13 @@ class EmbeddingRun:
 
     @cached_property
     def _encoder(self) -> "Encoder":
+        from virnuc_assets.encoders.device_lock import hold_device
         from virnuc_assets.encoders.loading import load_for_run
 
-        return load_for_run(self._spec, self._workspace.layout.checkpoints, self._encoding)
+        layout = self._workspace.layout
+        if self._spec.architecture != "kmer":
+            hold_device(layout.locks, self._encoding.device, self._run.log.info)
+        return load_for_run(self._spec, layout.checkpoints, self._encoding)
 
     @cached_property
     def _progress(self) -> Progress:

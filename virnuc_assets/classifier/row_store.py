@@ -8,6 +8,7 @@ GPU holds all of it where that fits there.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import warnings
@@ -109,7 +110,8 @@ def scratch_beside(folder: Path) -> Iterator[Path]:
             shutil.rmtree(left)
         for left in folder.glob(".*.partial"):
             left.unlink()
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".rows", dir=folder.parent) as scratch:
+        name = f".{folder.name}.{os.getpid()}."
+        with tempfile.TemporaryDirectory(prefix=name, suffix=".rows", dir=folder.parent) as scratch:
             yield Path(scratch)
 
 

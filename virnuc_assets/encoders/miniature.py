@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -77,7 +78,7 @@ def write_miniature(spec: EncoderSpec, checkpoints: Path) -> Path:
     folder = checkpoints / spec.name
     if not folder.exists():
         checkpoints.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{spec.name}-", dir=checkpoints))
+        aside = Path(tempfile.mkdtemp(prefix=f".{spec.name}.{os.getpid()}.", suffix=".partial", dir=checkpoints))
         aside.chmod(0o755)
         write_drawn_checkpoint(aside, spec.name, _SHAPES[spec.name])
         try:

@@ -28,6 +28,11 @@ class Layout:
         return self.var / "checkpoints"
 
     @property
+    def locks(self) -> Path:
+        """Files that processes hold while they use a device; of all profiles, which share it."""
+        return self.var / "locks"
+
+    @property
     def results(self) -> Path:
         """All that this profile produced."""
         return self.var / self.profile

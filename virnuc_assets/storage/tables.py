@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import ContentDigest
+from virnuc_assets.storage.full_disk import full_disk_named
 from virnuc_assets.storage.layout import asset_of
 from virnuc_assets.storage.schemas import LETTERS
 
@@ -38,14 +39,19 @@ class TableMismatch(VirnucError):
 
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` when the block ends well and vanishes when not."""
+    """A temporary name beside `path` that becomes `path` when the block ends well and vanishes when not.
+
+    Raises:
+        DiskFull: there is no room for it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield aside
-        with aside.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        aside.replace(path)
+        with full_disk_named(path, aside):
+            yield aside
+            with aside.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
 

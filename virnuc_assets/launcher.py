@@ -1,0 +1,86 @@
+"""Runs on this machine, each in a process of its own, whose death is noticed whoever else died with it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+from dagster import DagsterEventType, DagsterInstance, DagsterRun, DefaultRunLauncher
+from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
+
+from virnuc_assets.processes import is_alive, process_since
+
+# A run in a shell is marked as started a moment before its process is on record.
+_UNRECORDED_SECONDS = 60.0
+_FIRST_EVENTS = 50
+
+
+class LocalRunLauncher(DefaultRunLauncher):
+    """Dagster's default launcher, without its trust in the code server that started a run.
+
+    The daemon's monitoring can ask whether a run's process lives, and a run can be terminated, when that code server
+    is dead, or another by now; both hold for runs in a shell, too.
+    """
+
+    @classmethod
+    def from_config_value(cls, inst_data: Any, config_value: Mapping[str, Any]) -> LocalRunLauncher:  # noqa: ANN401
+        """A launcher without settings."""
+        return cls(inst_data=inst_data)
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        """Always."""
+        return True
+
+    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        """Whether the process of a started run lives."""
+        why = why_dead(self._instance, run)
+        return CheckRunHealthResult(WorkerStatus.RUNNING if why is None else WorkerStatus.FAILED, why)
+
+    def terminate(self, run_id: str) -> bool:
+        """Interrupt the run's process; returns whether there is one."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            return False
+        self._instance.report_run_canceling(run)
+        worker = worker_of(self._instance, run)
+        if worker is None or not is_alive(worker):
+            return False
+        worker.send_signal(signal.SIGINT)
+        return True
+
+
+def why_dead(instance: DagsterInstance, run: DagsterRun) -> str | None:
+    """Why no process executes a run that was launched; None if one does, or may be about to."""
+    recorded = _recorded(instance, run)
+    if recorded is not None:
+        return None if _process(*recorded) else f"its process {recorded[0]} ended without a word"
+    record = instance.get_run_record_by_id(run.run_id)
+    if record and record.start_time and time.time() - record.start_time < _UNRECORDED_SECONDS:
+        return None
+    return "no process ever took it up"
+
+
+def worker_of(instance: DagsterInstance, run: DagsterRun) -> psutil.Process | None:
+    """The living process that executes a run, of the code server's or in a shell."""
+    recorded = _recorded(instance, run)
+    return _process(*recorded) if recorded else None
+
+
+def _recorded(instance: DagsterInstance, run: DagsterRun) -> tuple[int, float] | None:
+    """Process id and time of the first event by which a run's process told of itself."""
+    types = {DagsterEventType.ENGINE_EVENT}
+    for entry in instance.event_log_storage.get_logs_for_run(run.run_id, of_type=types, limit=_FIRST_EVENTS):
+        event = entry.dagster_event
+        if event and (pid := event.engine_event_data.metadata.get("pid")):
+            return int(str(pid.value)), entry.timestamp
+    return None
+
+
+def _process(pid: int, seen: float) -> psutil.Process | None:
+    """The process that had a number at a time; not a later one of the same number."""
+    process = process_since(pid, seen)
+    return process if process and is_alive(process) else None

@@ -1,0 +1,84 @@
+"""What a killed `virnuc up`, or a crash of the machine, left: processes, runs, files; each is ended and counted."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._core.storage.tags import WILL_RETRY_TAG
+
+from virnuc_assets.bootstrap import dagster_home
+from virnuc_assets.launcher import LocalRunLauncher, why_dead
+from virnuc_assets.processes import end, process_since, processes_of
+from virnuc_assets.settings import Settings
+
+_LAUNCHED = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+# As `storage` names what it has not finished: with the process id of the writer.
+_UNFINISHED = re.compile(r"\..+?\.(\d+)\.(\w+\.)?(partial|replaced|rows)")
+_NOT_RETRIED = RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags={WILL_RETRY_TAG: "false"})
+_RETRY_FAILED = "Failed to retry run"
+_LOOKED_AT = 200  # of the latest runs that are not retried; most failed by a step's own error
+
+
+def reap(settings: Settings, say: Callable[[str], None]) -> None:
+    """End stray processes, mark runs whose process is gone, remove unfinished files; tells each count that is not 0.
+
+    Only for who holds the home's lock file, before any server runs.
+    """
+    home = dagster_home(settings)
+    if count := end(process for kind, process in processes_of(home) if kind != "up"):
+        say(f"Ended {count} processes of a `virnuc up` that was killed.")
+    mend_runs(home, say)
+    unfinished = unfinished_files(settings)
+    for path in unfinished:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    if unfinished:
+        say(f"Removed {len(unfinished)} unfinished files and folders of killed processes.")
+
+
+def mend_runs(home: Path, say: Callable[[str], None]) -> None:
+    """Mark launched runs without a process as failed, or as canceled where that was asked for; frees their slots.
+
+    Dagster retries what failed so. Where it tried to while no code server answered it gave up for good: such runs
+    fail once more, and are tried again. Runs of another launcher than ours are left to it.
+    """
+    with DagsterInstance.from_config(str(home)) as instance:
+        if not isinstance(instance.run_launcher, LocalRunLauncher):
+            say(f"Runs are left to {type(instance.run_launcher).__name__}, as dagster.yaml says.")
+            return
+        dead = [(run, why_dead(instance, run)) for run in instance.get_runs(RunsFilter(statuses=_LAUNCHED))]
+        for run, why in dead:
+            if why and run.status == DagsterRunStatus.CANCELING:
+                instance.report_run_canceled(run, f"Canceled: {why}.")
+            elif why:
+                instance.report_run_failed(run, f"Killed: {why}. It is retried; finished shards are not made again.")
+        given_up = [run for run in instance.get_runs(_NOT_RETRIED, limit=_LOOKED_AT) if _retry_failed(instance, run)]
+        for run in given_up:
+            instance.report_run_failed(run, "Its retry found no code server; it is tried again.")
+    if count := sum(1 for _, why in dead if why):
+        say(f"Marked {count} runs whose process is gone.")
+    if given_up:
+        say(f"Asked again for {len(given_up)} retries.")
+
+
+def _retry_failed(instance: DagsterInstance, run: DagsterRun) -> bool:
+    types = {DagsterEventType.ENGINE_EVENT, DagsterEventType.RUN_FAILURE}
+    latest = instance.event_log_storage.get_logs_for_run(run.run_id, of_type=types, limit=1, ascending=False)
+    return any(entry.message == _RETRY_FAILED for entry in latest)
+
+
+def unfinished_files(settings: Settings) -> list[Path]:
+    """Files and folders that a dead process had not finished, where the platform writes; not what lies within them."""
+    found: list[Path] = []
+    for folder in (settings.var, *settings.catalogues):
+        for path in sorted(folder.rglob(".*")):
+            match = _UNFINISHED.fullmatch(path.name)
+            if match and not process_since(int(match[1]), path.lstat().st_mtime) and not set(found) & set(path.parents):
+                found.append(path)
+    return found
