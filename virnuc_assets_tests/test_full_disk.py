@@ -79,7 +79,7 @@ def test_tables_reports_and_folders_on_a_full_disk(tmp_path: Path) -> None:
 
 
 RUN = """
-import shutil, sqlite3, sys
+import shutil, sqlite3, sqlalchemy.exc, sys
 from pathlib import Path
 from virnuc_assets.bootstrap import dagster_home, set_up
 from virnuc_assets.partitions import REFERENCE
@@ -98,13 +98,15 @@ assert failures(project.job(PLAN_REFERENCE_JOB)) == []
 keys = project.keys(REFERENCE)
 filler = root / "filler"
 with filler.open("wb", buffering=0) as handle:
-    while shutil.disk_usage(root).free > 300_000:
+    while shutil.disk_usage(root).free > 1_500_000:
         handle.write(bytes(65_536))
 try:
     result = project.range(automation.REFERENCE_JOB, keys)
-    print("failed" if not result.success else "no failure")
-except Exception as error:
-    print("broke off", type(error).__name__)
+    print("success" if result.success else failures(result)[0])
+except sqlite3.OperationalError as error:
+    print(error)
+except sqlalchemy.exc.OperationalError as error:
+    print(error.orig)
 filler.unlink()
 mend_runs(dagster_home(project.settings), print)
 for path in root.rglob("*.db"):
@@ -112,7 +114,8 @@ for path in root.rglob("*.db"):
         assert sqlite3.connect(path).execute("pragma integrity_check").fetchone() == ("ok",), path
 assert unfinished_files(project.settings) == []
 assert failures(project.range(automation.REFERENCE_JOB, keys)) == []
-print(len(project.tables()), len(keys), sorted({run.status.value for run in project.instance.get_runs()}))
+begun = {run.status.value for run in project.instance.get_runs()} & {"STARTING", "STARTED", "CANCELING"}
+assert begun == set(), begun
 """
 
 
@@ -122,5 +125,4 @@ def test_a_run_on_a_full_disk_fails_and_the_next_one_finishes(tmp_path: Path) ->
     """Tables, Dagster's databases and all on one disk; the databases stay whole, too."""
     done = mounted(tmp_path, "40m", RUN)
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout
-    print(done.stdout)
-    assert 0
+    assert "database or disk is full" in done.stdout or "no room to write it" in done.stdout
