@@ -92,7 +92,7 @@ def planned_shard_inputs(workspace: Workspace, domain: Domain) -> dict[str, Shar
     for source in sources:
         try:
             found.update(read_shard_inputs(workspace.layout.plan(domain, source)))
-        except TableMismatch:  # its planning fails by name, and `changed_sources` tells it
+        except (FileNotFoundError, TableMismatch):  # its planning fails by name, and `changed_sources` tells it
             continue
     return found
 

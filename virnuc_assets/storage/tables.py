@@ -25,8 +25,8 @@ from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.schemas import LETTERS
 
 Recipe = Mapping[str, Any]
-_RECIPE_KEY = "virnuc.recipe"
-_DIGEST_KEY = "virnuc.content_digest"
+RECIPE_KEY = "virnuc.recipe"
+DIGEST_KEY = "virnuc.content_digest"
 # Tables that an asset writes beside the one of its name.
 _WRITTEN_WITH = {"ledger": "translated_proteins", "annotation": "shard_plan"}
 _READ_BYTES = 1 << 20  # a window reads no more ahead, however much of a table was written at once
@@ -93,8 +93,8 @@ class TableWriter:
         try:
             if kind is None:
                 metadata = {
-                    _RECIPE_KEY: json.dumps(self._recipe, sort_keys=True),
-                    _DIGEST_KEY: self._content.hexdigest(),
+                    RECIPE_KEY: json.dumps(self._recipe, sort_keys=True),
+                    DIGEST_KEY: self._content.hexdigest(),
                 }
                 self._parquet.add_key_value_metadata(metadata)
             self._parquet.close()
@@ -181,18 +181,18 @@ def require_table(path: Path, schema: pa.Schema | None = None, require: Recipe |
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """The recipe a table was made by."""
-    return dict(json.loads(_metadata(path, _RECIPE_KEY)))
+    return dict(json.loads(_metadata(path, RECIPE_KEY)))
 
 
 def content_digest(path: Path) -> str:
     """Digest of a table's rows, as recorded when it was written."""
-    return _metadata(path, _DIGEST_KEY)
+    return _metadata(path, DIGEST_KEY)
 
 
-def read_recipe_and_content(path: Path) -> tuple[dict[str, Any], str]:
-    """`read_recipe` and `content_digest` at the price of one."""
+def read_recipe_and_content(path: Path) -> tuple[str, str]:
+    """The recipe as JSON, and the content digest, from one look at the table."""
     footer = _footer(path)
-    return dict(json.loads(_entry(path, footer, _RECIPE_KEY))), _entry(path, footer, _DIGEST_KEY)
+    return _entry(path, footer, RECIPE_KEY), _entry(path, footer, DIGEST_KEY)
 
 
 def read_schema(path: Path) -> pa.Schema:
