@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from virnuc_assets import catalogue_cli, exchange_cli
+from virnuc_assets import catalogue_cli, exchange_cli, status_cli
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.foreign_text import printable
 from virnuc_assets.resources import Workspace
@@ -191,6 +191,7 @@ def up(config: Config = DEFAULT_CONFIG) -> None:
 _command(catalogue_cli.catalogue)
 _command(exchange_cli.import_, "import")
 _command(exchange_cli.export)
+_command(status_cli.status)
 
 
 def _reporter(progress: Progress, what: str) -> Callable[[int, int], None]:

@@ -22,7 +22,20 @@ from virnuc_assets_tests.assets.project import SAMPLE, Finished, Project, new_pr
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
-COMMANDS = ("frames", "embed", "predict", "fasta", "catalogue", "import", "export", "doctor", "setup", "demo", "up")
+COMMANDS = (
+    "frames",
+    "embed",
+    "predict",
+    "fasta",
+    "catalogue",
+    "import",
+    "export",
+    "doctor",
+    "setup",
+    "demo",
+    "up",
+    "status",
+)
 FILES = ("prediction_results.txt", "prediction_results_highestscore.csv", "records.tsv")
 
 

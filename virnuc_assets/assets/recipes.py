@@ -20,7 +20,7 @@ from virnuc_assets.sequences.planning import Piece
 from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.footers import footer
-from virnuc_assets.storage.layout import RECORDS_FILE, Domain, Layout, asset_of
+from virnuc_assets.storage.layout import RECORDS_FILE, Domain, Layout
 from virnuc_assets.storage.schemas import chunks_schema, frames_schema
 from virnuc_assets.storage.tables import TableMismatch, content_digest, read_recipe, require_table
 
@@ -130,11 +130,10 @@ def plan_digest(layout: Layout, domain: Domain, shard: str) -> str:
 
 def chunks_are_older(layout: Layout, domain: Domain, shard: str) -> bool:
     """Whether a shard was planned anew since its chunks were made, or its plan cannot be read."""
-    plan = layout.plan(domain, source_of(shard))
-    if not plan.is_file():
-        return False
     try:
-        planned = read_shard_inputs(plan).get(shard)
+        planned = read_shard_inputs(layout.plan(domain, source_of(shard))).get(shard)
+    except FileNotFoundError:
+        return False
     except TableMismatch:
         return True  # the run that this asks for says what is wrong, and stops no other sample
     chunks = footer(layout.table(domain, "chunked_fasta", shard))
@@ -152,10 +151,9 @@ def read_shard_inputs(plan: Path) -> Mapping[str, ShardInputs]:
     """Of every shard of a plan; read again only when the plan was written anew.
 
     Raises:
-        TableMismatch: the plan is missing or damaged.
+        FileNotFoundError: there is no plan.
+        TableMismatch: it is damaged.
     """
-    if not plan.is_file():
-        raise TableMismatch(f"{plan}: there is no plan; materialize {asset_of(plan)} first")
     return _shard_inputs(plan, file_state(plan.stat()))
 
 

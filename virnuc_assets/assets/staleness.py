@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -66,14 +67,36 @@ def stale(workspace: Workspace, domain: Domain) -> dict[str, Reasons]:
     Raises:
         CatalogueError: the reference's catalogue cannot be read.
     """
-    look = _Look(workspace, domain)
-    found = {shard: look.reasons(shard, inputs) for shard, inputs in planned_shard_inputs(workspace, domain).items()}
-    return {shard: reasons for shard, reasons in found.items() if reasons}
+    return look_over(workspace, domain).stale
 
 
-def shard_assets(workspace: Workspace, domain: Domain) -> list[str]:
-    """The per-shard assets of a domain in the order in which they are made."""
-    return [stage.asset for stage in _Look(workspace, domain).stages]
+@dataclass(frozen=True)
+class Overview:
+    """All planned shards of a domain as they lie on disk.
+
+    Attributes:
+        planned: their number.
+        stale: as of `stale`.
+        present: for each per-shard asset, in the order in which they are made, how many shards have a table.
+        on_demand: assets that are made when a person asks for them.
+    """
+
+    planned: int
+    stale: dict[str, Reasons]
+    present: dict[str, int]
+    on_demand: frozenset[str]
+
+
+def look_over(workspace: Workspace, domain: Domain) -> Overview:
+    """Look at all planned shards; raises as `stale`."""
+    look, shards = _Look(workspace, domain), planned_shard_inputs(workspace, domain)
+    found = {shard: look.reasons(shard, inputs) for shard, inputs in shards.items()}
+    return Overview(
+        planned=len(shards),
+        stale={shard: reasons for shard, reasons in found.items() if reasons},
+        present={stage.asset: len(shards.keys() & look.tables[stage.asset].keys()) for stage in look.stages},
+        on_demand=frozenset(stage.asset for stage in look.stages if stage.on_demand),
+    )
 
 
 def planned_shard_inputs(workspace: Workspace, domain: Domain) -> dict[str, ShardInputs]:
@@ -92,7 +115,7 @@ def planned_shard_inputs(workspace: Workspace, domain: Domain) -> dict[str, Shar
     for source in sources:
         try:
             found.update(read_shard_inputs(workspace.layout.plan(domain, source)))
-        except TableMismatch:  # its planning fails by name, and `changed_sources` tells it
+        except (FileNotFoundError, TableMismatch):  # its planning fails by name, and `changed_sources` tells it
             continue
     return found
 
@@ -106,7 +129,7 @@ class _Look:
         self._encoders = {slot: _todays_encoder(workspace, slot) for slot in self._names}
         self.stages = self._all_stages(workspace, domain)
         folder = workspace.layout.results / domain
-        self._tables: dict[str, Mapping[str, Footer | None]] = {
+        self.tables: dict[str, Mapping[str, Footer | None]] = {
             asset: footers(folder / asset) for asset in ("ledger", *(stage.asset for stage in self.stages))
         }
 
@@ -114,7 +137,7 @@ class _Look:
         """Stale assets of a shard."""
         found: Reasons = {}
         for asset, upstream, explain, on_demand in self.stages:
-            tables = self._tables[asset]
+            tables = self.tables[asset]
             if shard not in tables:
                 if not on_demand:
                     found[asset] = MISSING
@@ -145,7 +168,7 @@ class _Look:
 
     def _content(self, asset: str, shard: str) -> str | None:
         """Digest of the rows of a table; None where it is missing or damaged."""
-        table = self._tables[asset].get(shard)
+        table = self.tables[asset].get(shard)
         return table.content if table else None
 
     def _chunks(self, shard: str, inputs: ShardInputs, found: Recipe) -> str | None:
@@ -153,7 +176,7 @@ class _Look:
 
     def _frames(self, shard: str, inputs: ShardInputs, found: Recipe) -> str | None:
         expected = {**inputs.frames, "chunks": self._content("chunked_fasta", shard)}
-        ledger = self._tables["ledger"].get(shard)
+        ledger = self.tables["ledger"].get(shard)
         if ledger is None or ledger.recipe != {**expected, "table": "ledger"}:
             return _changed(expected, found) or "its ledger is missing, damaged or another's"
         return _changed(expected, found)

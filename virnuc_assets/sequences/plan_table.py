@@ -27,7 +27,16 @@ from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.layout import Domain, Layout
 from virnuc_assets.storage.schemas import plan_schema
-from virnuc_assets.storage.tables import TableMismatch, read_recipe, read_table, require_table, write_table
+from virnuc_assets.storage.tables import (
+    TableMismatch,
+    read_recipe,
+    read_table,
+    read_windows,
+    require_table,
+    write_table,
+)
+
+_PIECES_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -176,10 +185,10 @@ def read_whole_plan(path: Path) -> tuple[PlannedSource, dict[str, list[Piece]]]:
     Raises:
         TableMismatch: there is no plan, or it is damaged.
     """
-    pieces = _pieces(read_table(path, plan_schema()))
     shards: dict[str, list[Piece]] = {}
-    for piece in pieces:
-        shards.setdefault(piece.shard, []).append(piece)
+    for window in read_windows(path, _PIECES_AT_ONCE, plan_schema()):  # `read_table` would load pandas for filters
+        for piece in _pieces(window):
+            shards.setdefault(piece.shard, []).append(piece)
     return _planned_source(path, read_recipe(path)), shards
 
 

@@ -26,8 +26,8 @@ from virnuc_assets.storage.layout import asset_of
 from virnuc_assets.storage.schemas import LETTERS
 
 Recipe = Mapping[str, Any]
-_RECIPE_KEY = "virnuc.recipe"
-_DIGEST_KEY = "virnuc.content_digest"
+RECIPE_KEY = "virnuc.recipe"
+DIGEST_KEY = "virnuc.content_digest"
 _READ_BYTES = 1 << 20  # a window reads no more ahead, however much of a table was written at once
 _CHECKED_ROWS = 4096
 _PAGE_BYTES = 1 << 16  # a writer keeps some pages of each column; Parquet's default is 1 MiB
@@ -99,8 +99,8 @@ class TableWriter:
         try:
             if kind is None:
                 metadata = {
-                    _RECIPE_KEY: json.dumps(self._recipe, sort_keys=True),
-                    _DIGEST_KEY: self._content.hexdigest(),
+                    RECIPE_KEY: json.dumps(self._recipe, sort_keys=True),
+                    DIGEST_KEY: self._content.hexdigest(),
                 }
                 self._parquet.add_key_value_metadata(metadata)
             self._parquet.close()
@@ -204,13 +204,13 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 def content_digest(path: Path) -> str:
     """Digest of a table's rows, as recorded when it was written."""
-    return _entry(_footer(path), _DIGEST_KEY, path)
+    return _entry(_footer(path), DIGEST_KEY, path)
 
 
-def read_recipe_and_content(path: Path) -> tuple[dict[str, Any], str]:
-    """`read_recipe` and `content_digest` at the price of one."""
+def read_recipe_and_content(path: Path) -> tuple[str, str]:
+    """The recipe as JSON, and the content digest, from one look at the table."""
     footer = _footer(path)
-    return _recipe(footer, path), _entry(footer, _DIGEST_KEY, path)
+    return _entry(footer, RECIPE_KEY, path), _entry(footer, DIGEST_KEY, path)
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -268,7 +268,7 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 def _recipe(footer: pq.FileMetaData, path: Path) -> dict[str, Any]:
-    return dict(json.loads(_entry(footer, _RECIPE_KEY, path)))
+    return dict(json.loads(_entry(footer, RECIPE_KEY, path)))
 
 
 def _entry(footer: pq.FileMetaData, key: str, path: Path) -> str:

@@ -1,0 +1,104 @@
+"""What a project has, what of it is stale and why, what runs, and what will be asked for next; reads, and never writes.
+
+All is told as one object of plain values: `status_cli` prints it, and machines read it as JSON.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from virnuc_assets.assets.changed_sources import changed_sources
+from virnuc_assets.assets.staleness import MISSING, Overview, look_over
+from virnuc_assets.bootstrap import dagster_home
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.resources import Workspace
+from virnuc_assets.sequences.catalogue import Source
+from virnuc_assets.sequences.plan_table import source_states
+from virnuc_assets.sequences.shard_keys import source_name
+from virnuc_assets.storage.footers import footers
+from virnuc_assets.storage.layout import Domain
+
+DOMAINS: tuple[Domain, ...] = ("reference", "samples")
+
+
+def examine(workspace: Workspace, examples: int) -> dict[str, Any]:
+    """The state of a project.
+
+    Args:
+        workspace: the project.
+        examples: how many names to tell of those that share a reason; all are counted.
+
+    Raises:
+        VirnucError: the project is not set up, or its catalogue cannot be read.
+    """
+    home = dagster_home(workspace.settings)
+    if not (home / "dagster.yaml").is_file():
+        raise VirnucError(f"{home}: Dagster's home is not set up; run `virnuc setup`")
+    from virnuc_assets.status_of_runs import dagster_state
+
+    seen = {domain: look_over(workspace, domain) for domain in DOMAINS}
+    sources, waiting = changed_sources(workspace), waiting_files(workspace)
+    asks = {
+        "weekly_reembedding": {"shards": len(seen["reference"].stale), "changed_sources": len(sources)},
+        "incoming_samples": {"files": len(waiting)},
+    }
+    return {
+        "profile": workspace.settings.profile,
+        "shards": {domain: _counts(overview) for domain, overview in seen.items()},
+        "stale": [line for domain, overview in seen.items() for line in _stale(domain, overview, examples)],
+        "changed_sources": _grouped(sources, examples),
+        "waiting_files": _grouped(waiting, examples),
+        **dagster_state(workspace.settings, asks, examples),
+    }
+
+
+def waiting_files(workspace: Workspace) -> dict[str, str]:
+    """Files of the watched folder that are not planned as they are now, by name, each with the reason."""
+    from virnuc_assets.assets.shards import incoming_files
+
+    plans = footers(workspace.layout.plan("samples", "").parent)
+    found = {}
+    for path in incoming_files(workspace.settings.incoming):
+        try:
+            plan = plans.get(source_name(path))
+        except VirnucError as error:
+            found[path.name] = str(error)
+            continue
+        if plan is None:
+            found[path.name] = "not planned yet"
+        elif plan.recipe.get("states") != source_states(Source("", path)):
+            found[path.name] = "changed since it was planned"
+    return found
+
+
+def _counts(overview: Overview) -> dict[str, Any]:
+    """Shards of a domain by state, and how many tables each asset has that are made, stale, missing."""
+    reasons = [*overview.stale.values()]
+    assets = {}
+    for asset, present in overview.present.items():
+        told = [of[asset] for of in reasons if asset in of]
+        missing = told.count(MISSING)
+        stale = len(told) - missing
+        on_demand = asset in overview.on_demand
+        assets[asset] = {"made": present - stale, "stale": stale, "missing": missing, "on_demand": on_demand}
+    return {"planned": overview.planned, "to_do": len(reasons), "assets": assets}
+
+
+def _stale(domain: Domain, overview: Overview, examples: int) -> list[dict[str, Any]]:
+    """What is stale, and not merely missing, by asset and reason."""
+    found = []
+    for asset in overview.present:
+        reasons = {shard: of[asset] for shard, of in overview.stale.items() if of.get(asset, MISSING) != MISSING}
+        found += [{"asset": f"{domain}/{asset}", **line} for line in _grouped(reasons, examples)]
+    return found
+
+
+def _grouped(reasons: Mapping[str, str], examples: int) -> list[dict[str, Any]]:
+    """For each reason how many names have it, and the first of them; the most frequent first."""
+    by_reason: defaultdict[str, list[str]] = defaultdict(list)
+    for name, reason in reasons.items():
+        by_reason[reason].append(name)
+    lines: Iterable[tuple[str, list[str]]] = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    return [{"reason": reason, "count": len(names), "examples": names[:examples]} for reason, names in lines]
