@@ -14,12 +14,10 @@ from virnuc_assets.assets.staleness import MISSING, Overview, look_over
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.catalogue import Source
-from virnuc_assets.sequences.plan_table import source_states
-from virnuc_assets.sequences.shard_keys import source_name
-from virnuc_assets.storage.footers import footers
+from virnuc_assets.sequences.incoming import file_states, read_book, visible_files, waiting_files
 from virnuc_assets.storage.layout import Domain
 
+_WAITS = "new or changed, not planned yet"
 DOMAINS: tuple[Domain, ...] = ("reference", "samples")
 
 
@@ -39,37 +37,29 @@ def examine(workspace: Workspace, examples: int) -> dict[str, Any]:
     from virnuc_assets.status_of_runs import dagster_state
 
     seen = {domain: look_over(workspace, domain) for domain in DOMAINS}
-    sources, waiting = changed_sources(workspace), waiting_files(workspace)
+    sources, files = changed_sources(workspace), watched_files(workspace)
     asks = {
         "weekly_reembedding": {"shards": len(seen["reference"].stale), "changed_sources": len(sources)},
-        "incoming_samples": {"files": len(waiting)},
+        "incoming_samples": {"files": sum(reason == _WAITS for reason in files.values())},
     }
     return {
         "profile": workspace.settings.profile,
         "shards": {domain: _counts(overview) for domain, overview in seen.items()},
         "stale": [line for domain, overview in seen.items() for line in _stale(domain, overview, examples)],
         "changed_sources": _grouped(sources, examples),
-        "waiting_files": _grouped(waiting, examples),
+        "watched_files": _grouped(files, examples),
         **dagster_state(workspace.settings, asks, examples),
     }
 
 
-def waiting_files(workspace: Workspace) -> dict[str, str]:
-    """Files of the watched folder that are not planned as they are now, by name, each with the reason."""
-    from virnuc_assets.assets.shards import incoming_files
-
-    plans = footers(workspace.layout.plan("samples", "").parent)
-    found = {}
-    for path in incoming_files(workspace.settings.incoming):
-        try:
-            plan = plans.get(source_name(path))
-        except VirnucError as error:
-            found[path.name] = str(error)
-            continue
-        if plan is None:
-            found[path.name] = "not planned yet"
-        elif plan.recipe.get("states") != source_states(Source("", path)):
-            found[path.name] = "changed since it was planned"
+def watched_files(workspace: Workspace) -> dict[str, str]:
+    """What became of the files of the watched folder that have no shards, by name, each with the reason."""
+    files = visible_files(workspace.settings.incoming)
+    book = read_book(workspace.layout)
+    found = dict.fromkeys(waiting_files(workspace.layout, file_states(files, workspace.settings.sequences)), _WAITS)
+    for name in files:
+        if name not in found and book[name].fate != "planned":
+            found[name] = f"refused: {book[name].reason}" if book[name].reason else f"duplicate of {book[name].sample}"
     return found
 
 

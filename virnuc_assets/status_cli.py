@@ -47,7 +47,7 @@ def _tables(told: Mapping[str, Any]) -> Iterator[Table]:
             for asset, of in shards["assets"].items()
         ]
         yield _table(title, ("asset", "made", "stale", "missing"), rows)
-    named = {"stale tables": "stale", "changed sources": "changed_sources", "files that wait": "waiting_files"}
+    named = {"stale tables": "stale", "changed sources": "changed_sources", "files without shards": "watched_files"}
     for title, key in named.items():
         if lines := told[key]:
             whys = [(line.get("asset", ""), line["reason"], line["count"], _listed(line)) for line in lines]

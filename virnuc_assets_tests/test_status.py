@@ -53,7 +53,7 @@ def planned(copied: Project) -> Project:
 def test_of_a_finished_project_all_is_made_and_nothing_is_asked_for(planned: Project) -> None:
     before = {path: path.stat().st_mtime_ns for path in planned.tables().values()}
     told = status(planned)
-    assert [told[key] for key in ("stale", "changed_sources", "waiting_files")] == [[], [], []]
+    assert [told[key] for key in ("stale", "changed_sources", "watched_files")] == [[], [], []]
     counts = {domain: len(planned.keys(shards)) for domain, shards in (("reference", REFERENCE), ("samples", SAMPLES))}
     for domain, shards in told["shards"].items():
         assert (shards["planned"], shards["to_do"]) == (counts[domain], 0)
@@ -87,8 +87,8 @@ def test_what_is_stale_missing_and_waiting_is_told_with_its_reason(planned: Proj
     assert embeddings["reason"].startswith("encoder esm2_3b_miniature: weights changed (expected ")
     assert (embeddings["count"], embeddings["examples"]) == (len(shards), [shards[0]])
     assert [line["reason"] for line in told["changed_sources"]] == ["its files changed since they were planned"]
-    assert [(line["reason"], line["examples"]) for line in told["waiting_files"]] == [
-        ("not planned yet", ["late\x1b[31m.fasta"])
+    assert [(line["reason"], line["examples"]) for line in told["watched_files"]] == [
+        ("new or changed, not planned yet", [r"late\x1b[31m.fasta"])
     ]
     assert asked(told, "weekly_reembedding") == {"shards": len(shards), "changed_sources": 1}
     text = shown(planned)
@@ -121,26 +121,28 @@ def test_a_failed_run_is_told_with_its_reason_and_where_to_see_it(home: Project)
     ]
 
 
-def test_what_a_person_turned_on_is_on_and_told_with_its_next_tick(home: Project) -> None:
+def test_what_a_person_turned_off_is_off_and_what_is_on_has_a_next_tick(home: Project) -> None:
     repository = home.defs.get_repository_def()
-    assert {line["name"]: line["on"] for line in status(home)["automation"]}["weekly_reembedding"] is False
     from dagster._core.definitions.run_request import InstigatorType
     from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
     from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, ScheduleInstigatorData
 
-    origin = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("virnuc_assets"), repository.name)
-    state = InstigatorState(
-        origin.get_instigator_origin("weekly_reembedding"),
-        InstigatorType.SCHEDULE,
-        InstigatorStatus.RUNNING,
-        ScheduleInstigatorData("0 3 * * 0", dt.datetime.now(dt.UTC).timestamp()),
-    )
-    home.instance.add_instigator_state(state)
     (line,) = (line for line in status(home)["automation"] if line["name"] == "weekly_reembedding")
     assert line["on"] is True
     tick = dt.datetime.fromisoformat(line["next_tick"])
     assert (tick.weekday(), tick.hour, tick.minute) == (6, 3, 0)
     assert dt.timedelta() < tick - dt.datetime.now(dt.UTC) <= dt.timedelta(days=7)
+
+    origin = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("virnuc_assets"), repository.name)
+    state = InstigatorState(
+        origin.get_instigator_origin("weekly_reembedding"),
+        InstigatorType.SCHEDULE,
+        InstigatorStatus.STOPPED,
+        ScheduleInstigatorData("0 3 * * 0", dt.datetime.now(dt.UTC).timestamp()),
+    )
+    home.instance.add_instigator_state(state)
+    (line,) = (line for line in status(home)["automation"] if line["name"] == "weekly_reembedding")
+    assert (line["on"], line["next_tick"]) == (False, None)
 
 
 def test_without_a_home_it_says_how_to_make_one(blank: Path, tmp_path: Path) -> None:
