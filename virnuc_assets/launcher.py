@@ -53,15 +53,21 @@ class LocalRunLauncher(DefaultRunLauncher):
         return True
 
 
-def why_dead(instance: DagsterInstance, run: DagsterRun) -> str | None:
-    """Why no process executes a run that was launched; None if one does, or may be about to."""
+def why_dead(instance: DagsterInstance, run: DagsterRun, launching: bool = True) -> str | None:
+    """Why no process executes a run that was launched; None if one does, or may be about to.
+
+    Args:
+        instance: where the run is on record.
+        run: of this launcher, or in a shell.
+        launching: whether a process may live that was launched and has told nothing yet.
+    """
     recorded = _recorded(instance, run)
     if recorded is not None:
         return None if _process(*recorded) else f"its process {recorded[0]} ended without a word"
     record = instance.get_run_record_by_id(run.run_id)
-    if record and record.start_time and time.time() - record.start_time < _UNRECORDED_SECONDS:
-        return None
-    return "no process ever took it up"
+    if record and record.start_time:
+        launching = time.time() - record.start_time < _UNRECORDED_SECONDS
+    return None if launching else "no process took it up"
 
 
 def worker_of(instance: DagsterInstance, run: DagsterRun) -> psutil.Process | None:

@@ -31,7 +31,7 @@ def reap(settings: Settings, say: Callable[[str], None]) -> None:
     home = dagster_home(settings)
     if count := end(process for kind, process in processes_of(home) if kind != "up"):
         say(f"Ended {count} processes of a `virnuc up` that was killed.")
-    mend_runs(home, say)
+    mend_runs(home, say, launching=False)
     unfinished = unfinished_files(settings)
     for path in unfinished:
         if path.is_dir():
@@ -42,17 +42,23 @@ def reap(settings: Settings, say: Callable[[str], None]) -> None:
         say(f"Removed {len(unfinished)} unfinished files and folders of killed processes.")
 
 
-def mend_runs(home: Path, say: Callable[[str], None]) -> None:
+def mend_runs(home: Path, say: Callable[[str], None], launching: bool) -> None:
     """Mark launched runs without a process as failed, or as canceled where that was asked for; frees their slots.
 
     Dagster retries what failed so. Where it tried to while no code server answered it gave up for good: such runs
     fail once more, and are tried again. Runs of another launcher than ours are left to it.
+
+    Args:
+        home: Dagster's.
+        say: told each count that is not 0.
+        launching: whether processes may live that have not told yet of which run they are.
     """
     with DagsterInstance.from_config(str(home)) as instance:
         if not isinstance(instance.run_launcher, LocalRunLauncher):
             say(f"Runs are left to {type(instance.run_launcher).__name__}, as dagster.yaml says.")
             return
-        dead = [(run, why_dead(instance, run)) for run in instance.get_runs(RunsFilter(statuses=_LAUNCHED))]
+        launched = instance.get_runs(RunsFilter(statuses=_LAUNCHED))
+        dead = [(run, why_dead(instance, run, launching)) for run in launched]
         for run, why in dead:
             if why and run.status == DagsterRunStatus.CANCELING:
                 instance.report_run_canceled(run, f"Canceled: {why}.")

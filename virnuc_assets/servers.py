@@ -120,7 +120,7 @@ class _Servers:
         for part in PARTS:
             if part not in self._running and not self._stop:
                 if part == "daemon":
-                    mend_runs(self._home, self._say)
+                    mend_runs(self._home, self._say, launching=True)
                 self._running[part] = self._start(part)
                 if part == "code_server":
                     self._wait_until_it_answers()
@@ -180,7 +180,7 @@ class _Servers:
         end(process for kind, process in processes_of(self._home) if kind != "up")
         for process in self._running.values():
             process.wait()
-        mend_runs(self._home, self._say)
+        mend_runs(self._home, self._say, launching=False)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 

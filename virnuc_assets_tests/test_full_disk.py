@@ -113,7 +113,7 @@ project.instance.dispose()
 done = subprocess.run([sys.executable, "-c", CHILD, str(root)], capture_output=True, text=True)
 print(done.stdout, done.stderr)
 filler.unlink()
-mend_runs(dagster_home(project.settings), print)
+mend_runs(dagster_home(project.settings), print, launching=False)
 for path in root.rglob("*.db"):
     if path.stat().st_size:
         assert sqlite3.connect(path).execute("pragma integrity_check").fetchone() == ("ok",), path

@@ -102,9 +102,9 @@ def gone() -> int:
     return process.pid
 
 
-def mend(project: Project) -> list[str]:
+def mend(project: Project, launching: bool = False) -> list[str]:
     told: list[str] = []
-    mend_runs(dagster_home(project.settings), told.append)
+    mend_runs(dagster_home(project.settings), told.append, launching)
     return told
 
 
@@ -123,6 +123,19 @@ def test_runs_are_judged_by_their_process(project: Project, instance: dg.Dagster
     assert [status(instance, run) for run in (alive, canceling, just_begun)] == ["STARTED", "CANCELED", "STARTED"]
     assert {found(instance, run).tags["dagster/will_retry"] for run in dead} == {"true"}
     assert mend(project) == []
+
+
+def test_what_may_just_be_starting_is_left_alone_where_workers_live(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """As where the daemon alone was killed: the code server may be about to start the run's process."""
+    starting, canceling = a_run(instance, DagsterRunStatus.STARTING), a_run(instance, DagsterRunStatus.CANCELING)
+    dead = a_run(instance, DagsterRunStatus.STARTED, gone())
+    assert mend(project, launching=True) == ["Marked 1 runs whose process is gone."]
+    assert [status(instance, run) for run in (starting, dead)] == ["STARTING", "FAILURE"]
+    assert mend(project) == ["Marked 1 runs whose process is gone."]
+    assert status(instance, starting) == "FAILURE"
+    assert status(instance, canceling) == "CANCELING"  # it was started a moment ago; after a minute it is canceled
 
 
 def test_what_was_not_launched_stays(project: Project, instance: dg.DagsterInstance) -> None:
