@@ -1,7 +1,7 @@
 """Memory beyond the model that embedding a frames table takes, in a process of its own.
 
 Started by `bench_encoders` as `python -m benchmarks.table_memory CHECKPOINT FRAMES DEVICE PASSES`; goes the way of the
-embedding assets and of `virnuc embed`: windows of the table in, windows of vectors out.
+embedding assets where nothing is known yet: windows of the table in, windows of vectors out.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks import ours
-from virnuc_assets.encoders.embedding import embed_windows, read_frames
+from virnuc_assets.encoders.embedding import embed_windows
 from virnuc_assets.encoders.peak_memory import PeakMemory
+from virnuc_assets.encoders.reuse import ShardVectors
 from virnuc_assets.encoders.tuning import CPU_TOKENS
 from virnuc_assets.settings import EncodingSettings
+from virnuc_assets.storage.known_vectors import KnownVectors
 from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets.storage.tables import TableWriter
+from virnuc_assets.storage.windows import in_windows
 
 
 def memory_beyond_model(checkpoint: Path, frames: Path, device: str, passes: int) -> int:
@@ -35,9 +40,13 @@ def memory_beyond_model(checkpoint: Path, frames: Path, device: str, passes: int
     loaded = memory.now()
     memory.reset()
     schema = embeddings_schema(encoder.dim)
+    known = KnownVectors(np.empty((0, 2), np.uint64), encoder.fingerprint, sys.stderr.write)
     for _ in range(passes):
         with TableWriter(frames.with_suffix(".vectors"), schema, {"table": "embeddings"}) as writer:
-            for vectors in embed_windows(encoder, read_frames(encoder, frames)):
+            of_shard = ShardVectors(
+                frames, encoder.spec, known, lambda w: embed_windows(encoder, in_windows(w, encoder.window_rows))
+            )
+            for vectors in of_shard.tables():
                 writer.write(vectors)
     return memory.highest() - loaded
 

@@ -61,13 +61,21 @@ def run_demo(settings: Settings, out: Console) -> None:
 
 
 class Runs:
-    """Runs jobs one after the other in this process, and counts rows made and reused for each asset."""
+    """Runs jobs one after the other in this process, and counts rows made and reused for each asset.
+
+    Attributes:
+        made: rows of tables written now.
+        reused: rows of tables that were there already.
+        embedded: vectors that an encoder computed now; a table written now may hold others, which were copied.
+        found: vectors of embedding tables that no encoder computed now.
+    """
 
     def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance, out: Console) -> None:
         self._repository = defs.get_repository_def()
         self._instance, self._out = instance, out
         self.made: Counter[str] = Counter()
         self.reused: Counter[str] = Counter()
+        self.embedded = self.found = 0
 
     def shards(self, job: str, shards: ShardSet) -> None:
         """A job over all shards of a set, in runs of contiguous ranges."""
@@ -97,6 +105,8 @@ class Runs:
         for (asset, _), metadata in latest.items():
             self.made[asset] += _number(metadata, "rows_made")
             self.reused[asset] += _number(metadata, "rows_reused")
+            self.embedded += _number(metadata, "embedded")
+            self.found += _number(metadata, "reused")
 
 
 def _number(metadata: Any, name: str) -> int:  # noqa: ANN401
@@ -140,12 +150,10 @@ def _print_rows(workspace: Workspace, run: Runs, out: Console) -> None:
             rows = run.made[asset] + run.reused[asset]
             table.add_row(asset, f"{rows:,}", f"{run.made[asset]:,}", f"{run.reused[asset]:,}", _dim(workspace, asset))
     out.print(table)
-    embedded = sum(count for asset, count in run.made.items() if asset.endswith("_embeddings"))
-    reused = sum(count for asset, count in run.reused.items() if asset.endswith("_embeddings"))
-    if embedded:
-        out.print(f"Embedded now: {embedded:,} vectors. There already: {reused:,}.", highlight=False)
+    if run.embedded:
+        out.print(f"Embedded now: {run.embedded:,} vectors. There already: {run.found:,}.", highlight=False)
     else:
-        out.print(f"Nothing was embedded anew: all {reused:,} vectors were there already.", highlight=False)
+        out.print(f"Nothing was embedded anew: all {run.found:,} vectors were there already.", highlight=False)
 
 
 def _dim(workspace: Workspace, asset: str) -> str:

@@ -98,7 +98,8 @@ class Encoder:
         rows, length = token_ids.shape
         if rows == 1:
             raise torch.OutOfMemoryError(
-                f"{self.spec.name}: not even one sequence of {length} tokens fits into the memory of {self.device}"
+                f"{self.spec.name}: not even one sequence of {length} tokens fits into the memory of {self.device}; "
+                "end what else uses it, or set precision or device under [encoding] in virnuc.toml"
             )
         self.token_budget = rows * length // 2
         if self.on_gpu:

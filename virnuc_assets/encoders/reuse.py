@@ -18,8 +18,10 @@ from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
 from virnuc_assets.storage.tables import TableMismatch, read_windows
 from virnuc_assets.storage.windows import Rows
 
-# Rows read and written at a time, whatever the encoder's windows; tables of larger parts are scanned faster.
-_WINDOW_ROWS = 1024
+# Rows read and written at a time, whatever the encoder's windows: tables of larger parts are scanned faster, and a
+# window's vectors are in memory twice.
+_WINDOW_ROWS = 512
+_TAKEN_ROWS = 128
 
 # From windows with frame_id and sequence to tables with frame_id, digest and vector, row for row.
 Embed = Callable[[Iterator[pa.Table]], Generator[pa.Table, None, None]]
@@ -78,32 +80,38 @@ class ShardVectors:
         with closing(self._embed(self._sequences(np.flatnonzero(self._unknown(slice(None)))))) as embedded:
             coming = Rows(embedded)
             for start in range(0, len(self._number), _WINDOW_ROWS):
-                window = slice(start, start + _WINDOW_ROWS)
-                numbers, of = np.unique(self._number[window], return_inverse=True)
-                vectors = self._vectors(numbers, start, coming)
-                self._keep_what_recurs(numbers, vectors, start + _WINDOW_ROWS)
-                column = pa.FixedSizeListArray.from_arrays(pa.array(vectors[of].reshape(-1)), vectors.shape[1])
-                columns = [self._ids[window].combine_chunks(), self._digests.take(self._number[window]), column]
-                yield pa.Table.from_arrays(columns, schema=embeddings_schema(vectors.shape[1]))
+                yield self._window(start, coming)
 
-    def _vectors(self, numbers: Numbers, start: int, coming: Rows) -> Vectors:
-        """(m, dim) of m distinct sequences, ascending, that occur in the window that begins at row `start`."""
+    def _window(self, start: int, coming: Rows) -> pa.Table:
+        """The rows from `start` on; `coming` are the vectors of what is embedded, from the first that is needed on."""
+        window = slice(start, start + _WINDOW_ROWS)
+        numbers, of = np.unique(self._number[window], return_inverse=True)
+        vectors, missing = np.empty((0, 0), np.float32), np.ones(len(numbers), np.bool_)
+        for rows, part in self._parts(numbers, start, coming, missing):
+            if not vectors.size:
+                vectors = np.empty((len(numbers), part.shape[1]), np.float32)
+            vectors[rows], missing[rows] = part, False
+        self._keep_what_recurs(numbers, vectors, window.stop)
+        flat = pa.array((vectors if len(of) == len(numbers) and (np.diff(of) == 1).all() else vectors[of]).reshape(-1))
+        column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+        columns = [self._ids[window].combine_chunks(), self._digests.take(self._number[window]), column]
+        return pa.Table.from_arrays(columns, schema=embeddings_schema(vectors.shape[1]))
+
+    def _parts(
+        self, numbers: Numbers, start: int, coming: Rows, missing: NDArray[np.bool_]
+    ) -> Iterator[tuple[Numbers, Vectors]]:
+        """Some of a window's distinct sequences, which are ascending, and their vectors, until none is `missing`."""
         embedded, here = self._unknown(numbers), self._first[numbers] >= start
-        words = digest_words(self._digests)[numbers]
-        parts = list(self._known.copies(self._places[numbers], words))
-        if len(new := np.flatnonzero(embedded & here)):
-            parts.append((new, self._checked(coming.take(len(new)), numbers[new])))
+        yield from self._known.copies(self._places[numbers], digest_words(self._digests)[numbers])
         if len(seen := np.flatnonzero(embedded & ~here)):
-            parts.append((seen, np.stack([self._again[number] for number in numbers[seen].tolist()])))
-        found = np.concatenate([rows for rows, _ in parts] or [new])
-        if len(lost := np.setdiff1d(np.arange(len(numbers)), found)):  # its table was replaced since it was located
+            yield seen, np.stack([self._again[number] for number in numbers[seen].tolist()])
+        new = np.flatnonzero(embedded & here)
+        for rows in np.split(new, range(_TAKEN_ROWS, len(new), _TAKEN_ROWS)) if len(new) else ():
+            yield rows, self._checked(coming.take(len(rows)), numbers[rows])
+        if len(lost := np.flatnonzero(missing)):  # its table was replaced since it was located
             with closing(self._embed(self._sequences(numbers[lost]))) as tables:
-                parts.append((lost, self._checked(pa.concat_tables(tables), numbers[lost])))
+                yield lost, self._checked(pa.concat_tables(tables), numbers[lost])
             self._places[numbers[lost]] = UNKNOWN
-        vectors = np.empty((len(numbers), parts[0][1].shape[1]), np.float32)
-        for rows, part in parts:
-            vectors[rows] = part
-        return vectors
 
     def _keep_what_recurs(self, numbers: Numbers, vectors: Vectors, end: int) -> None:
         for row in np.flatnonzero(self._unknown(numbers) & (self._last[numbers] > self._first[numbers])).tolist():

@@ -26,7 +26,9 @@ class Rows:
 
 
 def in_windows(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in windows of so many, the last of fewer; a single empty table is one empty window."""
+    """The same rows in windows of so many, the last of fewer; empty tables alone are one empty window."""
     queue = Rows(tables)
-    while (window := queue.take(rows)) is not None:
+    window, begun = queue.take(rows), False
+    while window is not None and (window.num_rows or not begun):
         yield window
+        window, begun = queue.take(rows), True

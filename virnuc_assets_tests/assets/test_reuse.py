@@ -1,0 +1,164 @@
+"""Through real runs: what was embedded once is copied from then on, whatever shard, source or domain it stands in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from virnuc_assets import automation
+from virnuc_assets.partitions import REFERENCE, SAMPLES, ShardSet
+from virnuc_assets.sequences.cataloguing import write_manifest
+from virnuc_assets.storage.tables import content_digest, read_table
+from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project
+
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+STAGES = ("chunked_fasta", "translated_proteins")
+RECORDS = {f"r{number}": number for number in range(5)}
+
+
+def letters(seed: int) -> str:
+    """Letters without T: whatever is read, few frames are stopped."""
+    return "".join(random.Random(seed).choices("ACG", k=1000))
+
+
+def fasta(records: dict[str, int]) -> str:
+    return "".join(f">{name}\n{letters(seed)}\n" for name, seed in records.items())
+
+
+def write_source(project: Project, records: dict[str, int]) -> None:
+    folder = project.settings.genomes
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "a.fna").write_text(fasta(records))
+    (folder / "b.fna").write_text(fasta({"other": 50}))
+    rows = [{"name": name, "label": label, "group": "bacteria", "fasta": f"{name}.fna"} for name, label in SOURCES.items()]
+    write_manifest(folder, rows)
+
+
+SOURCES = {"a": "viral", "b": "host"}
+
+
+def run(project: Project, shards: ShardSet) -> dict[str, dict[str, dict[str, int]]]:
+    """A run over all shards of a set; for each encoder slot, what its shards' metadata tell."""
+    job = PLAN_REFERENCE_JOB if shards is REFERENCE else automation.PLAN_SAMPLES_JOB
+    assert failures(project.job(job)) == []
+    slots = project.workspace.slots(shards.domain)
+    keys, found = project.keys(shards), {slot: dict[str, dict[str, int]]() for slot in slots}
+    assets = [shards.key(asset) for asset in (*STAGES, *(f"{slot}_embeddings" for slot in slots))]
+    for chosen in automation.contiguous_ranges(keys, keys):
+        result = project.materialize(*assets, partition=(chosen[0], chosen[-1]) if len(chosen) > 1 else chosen[0])
+        assert failures(result) == []
+        for event in result.get_asset_materialization_events():
+            record = event.step_materialization_data.materialization
+            slot = record.asset_key.path[-1].removesuffix("_embeddings")
+            if slot in slots and event.partition and "embedded" in record.metadata:
+                found[slot][event.partition] = {name: value.value for name, value in record.metadata.items()}
+    return found
+
+
+def embedded(told: dict[str, dict[str, dict[str, int]]]) -> dict[str, int]:
+    return {slot: sum(shard["embedded"] for shard in shards.values()) for slot, shards in told.items()}
+
+
+def sequences(project: Project, shards: ShardSet, slot: str, records: set[str] | None = None) -> list[str]:
+    """What the encoder of a slot reads of some records, or of all."""
+    column = project.workspace.encoder(slot).column
+    tables = [
+        read_table(project.workspace.layout.table(shards.domain, "translated_proteins", shard))
+        for shard in project.keys(shards)
+    ]
+    rows = [row for table in tables for row in table.select(["record_id", column]).to_pylist()]
+    return [row[column] for row in rows if records is None or row["record_id"] in records]
+
+
+def digests(project: Project, domain: str = "reference") -> dict[str, str]:
+    return {
+        name: content_digest(path)
+        for name, path in project.tables().items()
+        if name.startswith(domain) and "_embeddings/" in name
+    }
+
+
+@pytest.fixture(scope="module")
+def first(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """Two sources in shards of four chunks, embedded by every slot; two records of one of them are equal."""
+    project = new_project(tmp_path_factory.mktemp("first") / "project", blank, samples={})
+    project.configure(sequences={"shard_chunks": 4})
+    write_source(project, {**RECORDS, "twin": 1})
+    told = run(project, REFERENCE)
+    for slot, shards in told.items():
+        all_of_them = sequences(project, REFERENCE, slot)
+        assert embedded(told)[slot] == len(set(all_of_them)) < len(all_of_them)
+        assert sum(shard["embedded"] + shard["reused"] for shard in shards.values()) == len(all_of_them)
+        assert all(shard["embedded"] + shard["reused"] == shard["rows"] for shard in shards.values())
+    yield project
+    project.instance.dispose()
+
+
+@pytest.fixture
+def project(first: Project, tmp_path: Path) -> Iterator[Project]:
+    copied = first.copy_in_memory(tmp_path / "project")
+    yield copied
+    copied.instance.dispose()
+
+
+def test_an_unchanged_rerun_embeds_nothing(project: Project) -> None:
+    told = run(project, REFERENCE)
+    assert set(embedded(told).values()) == {0}
+    assert {shard["reused"] - shard["rows"] for shards in told.values() for shard in shards.values()} == {0}
+
+
+def test_one_changed_record_costs_its_frames_and_nothing_else(project: Project) -> None:
+    """A damaged table in the way of the search is no failure. The rows are those that would be embedded."""
+    slots = project.workspace.slots()
+    before = {slot: set(sequences(project, REFERENCE, slot)) for slot in slots}
+    (project.workspace.layout.table("reference", f"{slots[0]}_embeddings", "damaged")).write_text("no table")
+    write_source(project, {**RECORDS, "twin": 1, "r2": 90})
+    told = run(project, REFERENCE)
+    changed = {slot: set(sequences(project, REFERENCE, slot, {"r2"})) - before[slot] for slot in slots}
+    assert embedded(told) == {slot: len(changed[slot]) for slot in slots}
+    assert min(embedded(told).values()) > 0
+
+    reused = digests_without(project, slots[0])
+    for path in project.tables().values():
+        if path.parent.name.endswith("_embeddings"):
+            path.unlink()
+    run(project, REFERENCE)
+    assert digests(project) == reused
+
+
+def digests_without(project: Project, slot: str) -> dict[str, str]:
+    project.workspace.layout.table("reference", f"{slot}_embeddings", "damaged").unlink()
+    planned = set(project.keys(REFERENCE))
+    return {name: digest for name, digest in digests(project).items() if Path(name).stem in planned}
+
+
+def test_a_source_that_is_packed_anew_costs_its_new_records(project: Project) -> None:
+    """Every shard of it is made again under its old name, while later ones need what lay there."""
+    project.workspace.layout.plan("reference", "a").unlink()
+    write_source(project, {"new": 70, **RECORDS, "twin": 1})
+    told = run(project, REFERENCE)
+    assert embedded(told) == {
+        slot: len(set(sequences(project, REFERENCE, slot, {"new"}))) for slot in project.workspace.slots()
+    }
+
+
+def test_a_sample_of_known_sequences_loads_no_encoder(project: Project) -> None:
+    (project.settings.incoming / "known.fasta").write_text(fasta({"by_another_name": 3}))
+    told = run(project, SAMPLES)
+    assert set(embedded(told).values()) == {0}
+    assert all("device" not in shard and shard["distinct"] > 0 for shards in told.values() for shard in shards.values())
+
+
+def test_what_a_killed_run_left_is_completed_to_the_same_tables(project: Project) -> None:
+    """Some tables were written, one was begun."""
+    before = digests(project)
+    for slot in project.workspace.slots():
+        path = project.workspace.layout.table("reference", f"{slot}_embeddings", "a-000002")
+        path.rename(path.with_name(f".{path.name}.1.partial"))
+    told = run(project, REFERENCE)
+    assert digests(project) == before
+    for slot, shards in told.items():
+        assert [shard for shard, metadata in shards.items() if metadata["rows_made"]] == ["a-000002"], slot
