@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 
-.PHONY: demo test test-all check bench-encoders bench-training bench-sequences up setup clean
+.PHONY: demo test test-all check bench-encoders bench-training bench-sequences soak up setup clean
 
 demo: $(STAMP)
 	$(BIN)/virnuc setup
@@ -33,6 +33,10 @@ bench-training: $(STAMP)
 # Minutes, and 1 GB of disk; ARGS=--long adds a record of 1 Gb.
 bench-sequences: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_sequences $(ARGS)
+
+# Some 20 minutes: real servers under fire; ARGS=--help tells how to run less of it.
+soak: $(STAMP)
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 setup: $(STAMP)
 	$(BIN)/virnuc setup
