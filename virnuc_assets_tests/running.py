@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +144,10 @@ def free_ports() -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def running(project: Project) -> Iterator[Running]:
-    """A project's `virnuc up` on free ports; whatever is left of it at the end is killed."""
+def running(project: Project, **sections: Mapping[str, Any]) -> Iterator[Running]:
+    """A project's `virnuc up` on free ports, with more settings; whatever is left of it at the end is killed."""
     dagster, mlflow = free_ports()
-    project.configure(servers={"dagster_port": dagster, "mlflow_port": mlflow})
+    project.configure(servers={"dagster_port": dagster, "mlflow_port": mlflow}, **sections)
     platform = Running(project)
     try:
         platform.start()

@@ -11,6 +11,7 @@ import pytest
 from virnuc_assets import automation
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.processes import Kind
+from virnuc_assets.requests import RANGE_END, RANGE_START
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project
 from virnuc_assets_tests.running import UP, Running, running, until
 
@@ -47,7 +48,7 @@ def embed(platform: Running) -> str:
     for folder in (platform.project.workspace.layout.results / "reference").glob("*_embeddings"):
         shutil.rmtree(folder)
     first, last = ends(platform.project)
-    return platform.launch(automation.REFERENCE_JOB, **{automation.RANGE_START: first, automation.RANGE_END: last})
+    return platform.launch(automation.REFERENCE_JOB, **{RANGE_START: first, RANGE_END: last})
 
 
 def in_the_middle(platform: Running) -> dict[str, int]:
@@ -120,7 +121,7 @@ def test_the_machine_fails_while_a_run_embeds_and_others_wait(platform: Running)
 
 def range_of(platform: Running) -> dict[str, str]:
     first, last = ends(platform.project)
-    return {automation.RANGE_START: first, automation.RANGE_END: last}
+    return {RANGE_START: first, RANGE_END: last}
 
 
 def test_ended_by_a_signal_it_goes_on_at_the_next_start(platform: Running) -> None:
