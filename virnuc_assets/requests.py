@@ -21,6 +21,8 @@ RANGE_END = "dagster/asset_partition_range_end"
 # Such runs are asked for again by who asked for them; Dagster's own retries are for runs that a person launched.
 NOT_RETRIED = {"dagster/max_retries": "0"}
 MAX_ATTEMPTS = 6
+# Processes are killed for many reasons; one that is killed again and again may be so for what it does.
+_CRASHES_FORGIVEN = 2
 _FAILURE_REASON = "dagster/failure_reason"
 _STEP_FAILED = "STEP_FAILURE"
 _RUNS_LOOKED_AT = 500
@@ -143,7 +145,7 @@ class Attempts:
             if len(past) >= MAX_ATTEMPTS:
                 given_up.append(unit.name)
             elif not self.busy(unit.keys) and not (past and self._now < _again_at(past)):
-                blamed = len(past) > 1 or any(not attempt.crashed for attempt in past)
+                blamed = len(past) > _CRASHES_FORGIVEN or any(not attempt.crashed for attempt in past)
                 (alone if blamed else together).append(unit)
         return together, alone, given_up
 
