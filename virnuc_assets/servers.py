@@ -63,7 +63,7 @@ class _Servers:
     def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
         self._settings, self._say = settings, say
         self._home = dagster_home(settings)
-        self._scratch = _scratch(self._home)
+        self._scratch = scratch_of(self._home)
         self._socket, self._workspace = self._scratch / "code.sock", self._scratch / "workspace.yaml"
         self._running: dict[Part, subprocess.Popen[bytes]] = {}
         self._deaths: dict[Part, deque[float]] = {part: deque(maxlen=_MAX_RESTARTS) for part in PARTS}
@@ -184,7 +184,7 @@ class _Servers:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def _scratch(home: Path) -> Path:
+def scratch_of(home: Path) -> Path:
     """Folder of the code server's socket, whose path must be short, and of the servers' temporary files."""
     name = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"virnuc-{os.getuid()}-{name}"

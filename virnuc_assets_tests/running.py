@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.processes import Kind, end, processes_of
+from virnuc_assets.servers import scratch_of
 from virnuc_assets_tests.assets.project import Project
 
 CHECKOUT = Path(__file__).parents[1]
@@ -154,3 +156,4 @@ def running(project: Project, **sections: Mapping[str, Any]) -> Iterator[Running
         yield platform
     finally:
         end(platform.processes())
+        shutil.rmtree(scratch_of(platform.home), ignore_errors=True)
