@@ -31,7 +31,7 @@ from benchmarks.rows import genome_frames, write_short_frames
 from virnuc_assets.cores import usable_cores
 from virnuc_assets.encoders.loading import DTYPES
 from virnuc_assets.encoders.machine import cpu_name, has_units
-from virnuc_assets.storage.tables import written_aside
+from virnuc_assets.storage.aside import written_aside
 
 TABLES = "frame_tables"
 ROOT = Path(__file__).parents[1]

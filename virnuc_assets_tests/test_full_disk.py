@@ -20,9 +20,10 @@ TABLES = """
 import sys
 from pathlib import Path
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.folders import folder_written_aside
+from virnuc_assets.storage.aside import folder_written_aside
 from virnuc_assets.storage.schemas import embeddings_schema
-from virnuc_assets.storage.tables import TableWriter, read_rows, written_aside
+from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.tables import TableWriter, read_rows
 from virnuc_assets_tests.storage.examples import embeddings
 
 root = Path(sys.argv[-1])

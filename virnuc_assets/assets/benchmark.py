@@ -14,8 +14,9 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.launch import GPU_OP_TAGS, GPU_POOL
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
+from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.digests import digest_of
-from virnuc_assets.storage.tables import read_table, written_aside
+from virnuc_assets.storage.tables import read_table
 
 MIGRATION_GROUP = "migration"
 BENCHMARK = "encoder_benchmark"

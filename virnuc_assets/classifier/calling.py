@@ -22,10 +22,10 @@ from virnuc_assets.classifier.performance import uncertain_chunks
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.classifier.virnucpro_files import write_virnucpro_files
 from virnuc_assets.foreign_text import spreadsheet_cell, spreadsheet_text
+from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.layout import RECORDS_FILE
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import LEDGER_COUNTS, features_schema, predictions_schema, vector_dim
-from virnuc_assets.storage.tables import written_aside
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from safetensors.torch import save as save_tensors
 from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import TrainingSettings
+from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
-from virnuc_assets.storage.tables import written_aside
 
 Side = Literal["dna", "protein"]
 WEIGHTS_FILE = "classifier.safetensors"

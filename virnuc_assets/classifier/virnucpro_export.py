@@ -9,8 +9,9 @@ import torch
 
 from virnuc_assets.classifier.virnucpro_vectors import LABELS, Kind
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets.storage.tables import read_recipe, read_table, written_aside
+from virnuc_assets.storage.tables import read_recipe, read_table
 
 _KIND_OF_ALPHABET: dict[str, Kind] = {"dna": "DNABERT_S", "protein": "ESM"}
 

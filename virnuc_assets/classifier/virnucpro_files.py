@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from virnuc_assets.classifier.calls import VIRUS, chunk_calls
 from virnuc_assets.foreign_text import csv_field, spreadsheet_cell
-from virnuc_assets.storage.tables import written_aside
+from virnuc_assets.storage.aside import written_aside
 
 FRAMES_FILE = "prediction_results.txt"
 CHUNKS_FILE = "prediction_results_highestscore.csv"

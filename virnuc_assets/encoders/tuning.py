@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from virnuc_assets.encoders.linear import pack
 from virnuc_assets.encoders.machine import cpu_name, has_units
 from virnuc_assets.settings import EncodingSettings
-from virnuc_assets.storage.tables import written_aside
+from virnuc_assets.storage.aside import written_aside
 
 # Small, so that a layer's temporaries stay in the caches of a CPU.
 CPU_TOKENS = 2048

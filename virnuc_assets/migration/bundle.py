@@ -19,7 +19,7 @@ from virnuc_assets.migration.report import markdown_summary, render_html
 from virnuc_assets.migration.row_digests import COLUMN, altered_rows, digest_of_rows, with_row_digests
 from virnuc_assets.migration.verdict import Decision, canonical, decide
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
-from virnuc_assets.storage.folders import folder_written_aside
+from virnuc_assets.storage.aside import folder_written_aside
 from virnuc_assets.storage.tables import TableMismatch, read_table, write_table
 
 EVIDENCE_FILE = "evidence.json"

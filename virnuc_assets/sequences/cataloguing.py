@@ -19,7 +19,7 @@ from virnuc_assets.sequences.catalogue import (
 )
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.shard_keys import source_name
-from virnuc_assets.storage.tables import written_aside
+from virnuc_assets.storage.aside import written_aside
 
 Row = Mapping[str, str]
 _FASTA_ENDINGS = (".fna", ".fa", ".fasta")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.digests import ContentDigest
-from virnuc_assets.storage.full_disk import full_disk_named
 from virnuc_assets.storage.layout import asset_of
 from virnuc_assets.storage.schemas import LETTERS
 
@@ -35,25 +34,6 @@ _PAGE_BYTES = 1 << 16  # a writer keeps some pages of each column; Parquet's def
 
 class TableMismatch(VirnucError):
     """A table on disk is not the one that is required; every mismatch is listed."""
-
-
-@contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` when the block ends well and vanishes when not.
-
-    Raises:
-        DiskFull: there is no room for it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with full_disk_named(path, aside):
-            yield aside
-            with aside.open("rb+") as handle:
-                os.fsync(handle.fileno())
-            aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 class TableWriter:

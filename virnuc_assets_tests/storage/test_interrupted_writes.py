@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.schemas import embeddings_schema
-from virnuc_assets.storage.tables import TableWriter, is_made_by, read_table, write_table, written_aside
+from virnuc_assets.storage.tables import TableWriter, is_made_by, read_table, write_table
 
 from .examples import RECIPE, embeddings, files
 

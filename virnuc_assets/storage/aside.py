@@ -1,0 +1,63 @@
+"""Files and folders that are whole or absent, whoever is killed, and lasting once they are there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from virnuc_assets.storage.full_disk import full_disk_named
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that becomes `path` when the block ends well and vanishes when not.
+
+    Raises:
+        DiskFull: there is no room for it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with full_disk_named(path, aside):
+            yield aside
+            with aside.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            aside.replace(path)
+            _make_lasting(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_written_aside(path: Path) -> Iterator[Path]:
+    """A new folder that replaces `path` when the block ends well and vanishes when not.
+
+    Two renames: whoever dies between them leaves no folder, never a mixture of two.
+
+    Raises:
+        DiskFull: there is no room for it.
+    """
+    aside, older = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("partial", "replaced"))
+    aside.mkdir(parents=True)
+    try:
+        with full_disk_named(path, aside):
+            yield aside
+        if path.exists():
+            path.replace(older)
+        aside.replace(path)
+        _make_lasting(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(older, ignore_errors=True)
+
+
+def _make_lasting(folder: Path) -> None:
+    """Have the names of a folder written to the disk, so that what is recorded as done is there after a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
