@@ -36,6 +36,8 @@ from virnuc_assets_tests.virnucpro_files import (
     upstreams_reading,
 )
 
+pytest_plugins = ["virnuc_assets_tests.upstream_models"]
+
 DNA_DIM, PROTEIN_DIM = 3, 5
 IDS = frame_ids(7)
 DNA, PROTEIN = drawn(7, DNA_DIM), drawn(7, PROTEIN_DIM, 1)

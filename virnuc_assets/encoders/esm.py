@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
-from virnuc_assets.encoders.linear import GeluLinear, RoomLinear, room_for
+from virnuc_assets.encoders.linear import GeluLinear, RoomLinear, lookup, room_for
 from virnuc_assets.encoders.tokenization import EsmTokenization
 from virnuc_assets.encoders.weights import CheckpointError, load_weights, read_config, read_weights
 
@@ -153,7 +153,7 @@ class Esm(nn.Module):
         self.scale = 1.0 - _MASKED_IN_TRAINING if config.token_dropout else 1.0
         self._pairs = config.hidden_size // config.num_attention_heads // 2
         self._turns: tuple[tuple[int, torch.device], Tensor] | None = None
-        embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        embeddings = lookup(config.vocab_size, config.hidden_size)
         self.embeddings = nn.ModuleDict({"word_embeddings": embeddings})
         self.encoder = nn.ModuleDict(
             {

@@ -1,9 +1,17 @@
-"""Products of the layers, and their form for CPUs with units for half precision: weights packed once, GELU fused."""
+"""Lookup and products of the layers; products for CPUs with units for half precision: packed once, GELU fused."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+
+def lookup(rows: int, width: int) -> nn.Embedding:
+    """A table of vectors (rows, width) whose values are still to be loaded.
+
+    `nn.Embedding` draws some; on the meta device torch imports its compiler for that, for seconds.
+    """
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
 
 
 class RoomLinear(nn.Linear):

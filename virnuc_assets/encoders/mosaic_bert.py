@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
-from virnuc_assets.encoders.linear import RoomLinear, room_for
+from virnuc_assets.encoders.linear import RoomLinear, lookup, room_for
 from virnuc_assets.encoders.tokenization import BpeTokenization
 from virnuc_assets.encoders.weights import CheckpointError, load_weights, read_config, read_weights
 
@@ -48,8 +48,8 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: MosaicBertConfig) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.word_embeddings = lookup(config.vocab_size, config.hidden_size)
+        self.token_type_embeddings = lookup(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, token_ids: Tensor) -> Tensor:

@@ -21,23 +21,27 @@ from virnuc_assets_tests.assets.project import (
     new_project,
     quiet,
 )
+from virnuc_assets_tests.made_once import made_once
 
 
 @pytest.fixture(scope="session")
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a project that is set up and has no data; never run, only copied."""
-    project = Project(tmp_path_factory.mktemp("blank"))
-    project.configure()
-    with quiet():
-        set_up(project.settings, lambda _: None)
-    return project.root
+
+    def make(folder: Path) -> None:
+        project = Project(folder)
+        project.configure()
+        with quiet():
+            set_up(project.settings, lambda _: None)
+
+    return made_once(tmp_path_factory, "blank", make)
 
 
 @pytest.fixture(scope="session")
 def finished(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     """A project after all jobs, as the demo runs them."""
     root = tmp_path_factory.mktemp("finished") / "project"
-    project = Finished(new_project(root, blank, GENOMES, {SAMPLE: SAMPLE_RECORDS}).root)
+    project = Finished(new_project(root, blank, GENOMES, {SAMPLE: SAMPLE_RECORDS}).root, in_memory=True)
     project.results = project.run_everything()
     if failed := failures(*project.results):
         pytest.fail("\n".join(failed))
@@ -48,6 +52,6 @@ def finished(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture
 def copied(finished: Finished, tmp_path: Path) -> Iterator[Project]:
     """A copy of the finished project that a test may change."""
-    project = finished.copy_in_memory(tmp_path / "project")
+    project = finished.copy(tmp_path / "project")
     yield project
     project.instance.dispose()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import date
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import dagster as dg
 from Bio import SeqIO
@@ -145,17 +145,21 @@ class Project:
         found = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*.parquet"))}
         return {name: path for name, path in found.items() if not name.startswith("migration_decision/")}
 
-    def copy(self, to: Path) -> Project:
-        """The project as it stands, elsewhere; what it trains anew leaves its MLflow artifacts with the original."""
-        shutil.copytree(self.root, to)
-        return Project(to)
+    def copy(self, to: Path, in_memory: bool = True, with_history: bool = False) -> Self:
+        """The project as it stands, elsewhere; what it trains anew leaves its MLflow artifacts with the original.
 
-    def copy_in_memory(self, to: Path) -> Project:
-        """A copy whose instance knows the partitions, and none of the runs that made the tables."""
+        Args:
+            to: folder of the copy.
+            in_memory: as of `Project`.
+            with_history: whether its instance knows what made the tables, and not only the partitions.
+        """
         shutil.copytree(self.root, to)
-        copied = Project(to, in_memory=True)
+        copied = type(self)(to, in_memory)
         for partitions in (REFERENCE.partitions, SAMPLES.partitions, SAMPLE_NAMES):
             register(copied.instance, partitions, self.instance.get_dynamic_partitions(str(partitions.name)))
+        for run in reversed(self.instance.get_runs()) if with_history else ():
+            for event in self.instance.all_logs(run.run_id):
+                copied.instance.store_event(event)
         return copied
 
 

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from virnuc_assets.assets.evidence import gather_evidence
+from virnuc_assets.migration import verdict
 from virnuc_assets.storage.tables import read_recipe, read_table, write_table
 from virnuc_assets_tests.assets.project import Finished, Project, failures
 
@@ -34,6 +36,14 @@ def decide(project: Project) -> dict[str, Any]:
     assert checks["decision_is_reproduced"].passed
     assert checks["serving_branch_is_promoted"].severity == dg.AssetCheckSeverity.WARN
     return stored
+
+
+def judged(project: Project) -> dict[str, Any]:
+    """The decision on what lies on disk, as the asset makes it, without its pages, its run and its checks."""
+    settings = project.settings
+    evidence = gather_evidence(project.instance, project.workspace)
+    decision: dict[str, Any] = json.loads(verdict.decide(evidence, settings.decision, settings.evaluation).to_json())
+    return decision
 
 
 def altered(path: Path, column: str, change: Callable[[list[Any]], None]) -> None:
@@ -88,7 +98,7 @@ def test_one_altered_prediction_of_the_baseline_is_noticed(copied: Project) -> N
         values[0] += 0.001
 
     altered(copied.workspace.layout.whole("esm2_3b_evaluation"), "score_virus", turn)
-    assert named(decide(copied), "esm2_3b_evaluation.parquet: rows were altered since the table was written")
+    assert named(judged(copied), "esm2_3b_evaluation.parquet: rows were altered since the table was written")
 
 
 def test_one_altered_feature_of_the_baseline_is_noticed(copied: Project) -> None:
@@ -96,7 +106,7 @@ def test_one_altered_feature_of_the_baseline_is_noticed(copied: Project) -> None
         values[0][0] += 0.5
 
     altered(copied.workspace.layout.table("reference", "esm2_3b_features", "HIV1-000001"), "vector", turn)
-    decision = decide(copied)
+    decision = judged(copied)
     assert named(decision, "esm2_3b_features/HIV1-000001.parquet: rows were altered")
     assert not any("fastesm2_features" in reason for reason in decision["reasons"])
 
@@ -106,7 +116,7 @@ def test_a_table_with_a_damaged_page_is_named(copied: Project) -> None:
     content = bytearray(path.read_bytes())
     content[4:400] = bytes(396)
     path.write_bytes(content)
-    assert named(decide(copied), "esm2_3b_evaluation.parquet")
+    assert named(judged(copied), "esm2_3b_evaluation.parquet")
 
 
 def test_an_altered_benchmark_is_named(copied: Project) -> None:
@@ -114,9 +124,9 @@ def test_an_altered_benchmark_is_named(copied: Project) -> None:
     content = json.loads(path.read_text())
     content["measured"]["fastesm2"]["sequences_per_s"] *= 10
     path.write_text(json.dumps(content))
-    assert named(decide(copied), "encoder_benchmark.json: altered since it was measured")
+    assert named(judged(copied), "encoder_benchmark.json: altered since it was measured")
     path.write_text("{}")
-    assert named(decide(copied), "encoder_benchmark.json: not an encoder benchmark")
+    assert named(judged(copied), "encoder_benchmark.json: not an encoder benchmark")
 
 
 def test_an_altered_classifier_is_named(copied: Project) -> None:
@@ -124,18 +134,18 @@ def test_an_altered_classifier_is_named(copied: Project) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert named(decide(copied), "classifier.safetensors: expected weights of sha256")
+    assert named(judged(copied), "classifier.safetensors: expected weights of sha256")
 
 
 def test_a_missing_shard_of_the_baseline_is_named(copied: Project) -> None:
     copied.workspace.layout.table("reference", "esm2_3b_features", "HIV1-000001").unlink()
-    assert named(decide(copied), "reference/esm2_3b_features", "HIV1-000001")
+    assert named(judged(copied), "reference/esm2_3b_features", "HIV1-000001")
 
 
 def test_a_baseline_trained_with_another_seed_is_stale(copied: Project) -> None:
     copied.configure(training={"seed": 1})
     assert failures(copied.materialize("fastesm2_classifier", "fastesm2_evaluation")) == []
-    decision = decide(copied)
+    decision = judged(copied)
     assert named(decision, "esm2_3b_classifier is stale")
     assert named(decision, "kmer_classifier is stale")
     assert not any("fastesm2" in reason.split(":")[0] for reason in decision["reasons"])
@@ -144,13 +154,13 @@ def test_a_baseline_trained_with_another_seed_is_stale(copied: Project) -> None:
 def test_an_evaluation_of_an_older_baseline_is_stale(copied: Project) -> None:
     copied.configure(training={"seed": 1})
     assert failures(copied.materialize("esm2_3b_classifier")) == []
-    assert named(decide(copied), "esm2_3b_evaluation is stale: not of today's classifier")
+    assert named(judged(copied), "esm2_3b_evaluation is stale: not of today's classifier")
 
 
 def test_a_baseline_of_another_split_is_stale(copied: Project) -> None:
     copied.configure(split={"test_fraction": 0.4})
     assert failures(copied.materialize("train_test_split", "fastesm2_classifier", "fastesm2_evaluation")) == []
-    decision = decide(copied)
+    decision = judged(copied)
     assert named(decision, "esm2_3b_classifier is stale")
     assert not any(reason.startswith("fastesm2_classifier") for reason in decision["reasons"])
 
@@ -158,7 +168,7 @@ def test_a_baseline_of_another_split_is_stale(copied: Project) -> None:
 def test_a_benchmark_of_other_weights_is_stale(copied: Project) -> None:
     config = copied.workspace.layout.checkpoints / "esm2_3b_miniature/config.json"
     config.write_text(config.read_text() + "\n")
-    decision = decide(copied)
+    decision = judged(copied)
     assert named(decision, "encoder_benchmark is stale", "esm2_3b")
     assert named(decision, "esm2_3b", "checkpoint_digest")
     assert not named(decision, "encoder_benchmark is stale", "another fastesm2")
@@ -172,7 +182,7 @@ def test_a_checkpoint_that_is_gone_is_named_and_fails_nothing(copied: Project) -
 
 def test_another_split_than_todays_settings_is_stale(copied: Project) -> None:
     copied.configure(split={"seed": 5})
-    assert named(decide(copied), "train_test_split", "settings.seed: expected 5, found 0")
+    assert named(judged(copied), "train_test_split", "settings.seed: expected 5, found 0")
 
 
 def test_an_evaluation_of_other_rows_is_stale(copied: Project) -> None:
@@ -184,12 +194,12 @@ def test_an_evaluation_of_other_rows_is_stale(copied: Project) -> None:
 
 def test_a_benchmark_by_other_settings_is_stale(copied: Project) -> None:
     copied.configure(benchmark={"rows": 1000, "repeats": 9})
-    assert named(decide(copied), "encoder_benchmark is stale", "settings")
+    assert named(judged(copied), "encoder_benchmark is stale", "settings")
 
 
 def test_another_chunk_length_is_named_until_all_is_planned_anew(copied: Project) -> None:
     copied.configure(sequences={"chunk_length": 300})
-    decision = decide(copied)
+    decision = judged(copied)
     assert named(decision, "planned in chunks of 500 nt, virnuc.toml says 300")
     (told,) = failures(copied.materialize("fastesm2_classifier"))
     assert "planned in chunks of 500 nt" in told
@@ -207,7 +217,7 @@ def test_criteria_are_those_of_the_settings(copied: Project) -> None:
     assert decide(copied)["outcome"] == "GO"
     assert serving(copied) == "fastesm2"
     copied.configure(decision={**lenient, "min_speedup": 1e6})
-    decision = decide(copied)
+    decision = judged(copied)
     assert decision["outcome"] == "NO-GO"
     assert [criterion["name"] for criterion in decision["criteria"] if criterion["outcome"] != "met"] == [
         "speedup_reached"
@@ -223,11 +233,16 @@ def serving(project: Project) -> str | None:
     return str(client.get_model_version(model.name, version).tags["branch"]) if version else None
 
 
-def test_no_decision_moves_nothing_that_serves(copied: Project) -> None:
+def test_no_decision_is_tracked_and_moves_nothing_that_serves(copied: Project) -> None:
     before = serving(copied)
     copied.workspace.layout.whole("kmer_evaluation").unlink()
     assert decide(copied)["outcome"] == "NO DECISION"
     assert serving(copied) == before
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{copied.settings.var / 'mlflow/mlflow.db'}")
+    experiment = client.get_experiment_by_name("virnuc")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.outcome = 'NO DECISION'")
+    assert [run.info.run_name for run in runs] == ["migration decision"]
 
 
 def test_a_training_moves_no_alias(copied: Project) -> None:
@@ -244,18 +259,8 @@ def test_a_candidate_made_equal_to_the_baseline_is_go(copied: Project) -> None:
     write_table(path, read_table(baseline), read_recipe(path))
     measurable = {"min_speedup": 1e-6, "max_memory_ratio": 1e6, "min_gain_over_floor": -1.0}
     copied.configure(decision=measurable)
-    decision = decide(copied)
+    decision = judged(copied)
     assert (decision["outcome"], decision["reasons"]) == ("GO", ["all 12 criteria are met"])
-
-
-def test_a_decision_is_tracked(copied: Project) -> None:
-    copied.workspace.layout.whole("kmer_evaluation").unlink()
-    decide(copied)
-    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{copied.settings.var / 'mlflow/mlflow.db'}")
-    experiment = client.get_experiment_by_name("virnuc")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], "tags.outcome = 'NO DECISION'")
-    assert [run.info.run_name for run in runs] == ["migration decision"]
 
 
 def test_the_decision_alone_is_reachable_from_the_ui(finished: Finished) -> None:

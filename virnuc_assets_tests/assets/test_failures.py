@@ -279,7 +279,7 @@ def requested(project: Project) -> list[str]:
 
 def test_a_replaced_sample_is_requested_again(finished: Finished, tmp_path: Path) -> None:
     """On an instance that knows that the sample was predicted."""
-    project = finished.copy(tmp_path / "project")
+    project = finished.copy(tmp_path / "project", with_history=True)
     assert failures(project.job(automation.PLAN_SAMPLES_JOB)) == []
     assert requested(project) == []
     before = [key for key in project.keys(SAMPLES) if source_of(key) == SAMPLE]

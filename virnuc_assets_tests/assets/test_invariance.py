@@ -51,7 +51,7 @@ def predicted(project: Project, records: list[SeqIO.SeqRecord], token_budget: in
 @pytest.fixture(scope="module")
 def plain(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """In file order, in large batches, in one shard."""
-    project = finished.copy_in_memory(tmp_path_factory.mktemp("plain") / "project")
+    project = finished.copy(tmp_path_factory.mktemp("plain") / "project")
     yield predicted(project, genomes(), token_budget=4096, shard_chunks=1000)
     project.instance.dispose()
 
@@ -59,7 +59,7 @@ def plain(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture(scope="module")
 def shuffled(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """In reverse, one or two frames a batch, in many shards."""
-    project = finished.copy_in_memory(tmp_path_factory.mktemp("shuffled") / "project")
+    project = finished.copy(tmp_path_factory.mktemp("shuffled") / "project")
     yield predicted(project, genomes()[::-1], token_budget=340, shard_chunks=18)
     project.instance.dispose()
 

@@ -29,7 +29,7 @@ print(failures(Project(Path(sys.argv[1])).materialize("fastesm2_classifier")))
 
 @pytest.fixture
 def project(finished: Finished, tmp_path: Path) -> Iterator[Project]:
-    copy = finished.copy(tmp_path / "project")
+    copy = finished.copy(tmp_path / "project", in_memory=False)
     yield copy
     copy.instance.dispose()
 

@@ -343,7 +343,7 @@ def again(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
     The last reference shard goes through in a run of its own, as from the UI.
     """
-    project = Finished(finished.copy(tmp_path_factory.mktemp("again") / "project").root)
+    project = finished.copy(tmp_path_factory.mktemp("again") / "project", with_history=True)
     trained = [f"{branch}_{stage}" for branch in NAMES for stage in ("classifier", "evaluation")]
     *several, single = project.keys(REFERENCE)
     project.results = [

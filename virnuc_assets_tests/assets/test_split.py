@@ -20,6 +20,7 @@ from virnuc_assets_tests.classifier.mmseqs import needs_mmseqs
 from virnuc_assets_tests.classifier.planted import gene, mutated
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+pytestmark = pytest.mark.xdist_group("split")  # one process makes `framed`
 
 SPLIT = "train_test_split"
 
@@ -93,7 +94,7 @@ def framed(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
 @pytest.fixture
 def copied(framed: Project, tmp_path: Path) -> Iterator[Project]:
     """A copy that a test may change."""
-    project = framed.copy_in_memory(tmp_path / "project")
+    project = framed.copy(tmp_path / "project")
     yield project
     project.instance.dispose()
 

@@ -19,6 +19,8 @@ from virnuc_assets.storage.merging import features_table
 from virnuc_assets.storage.torch_files import TorchFileRefused
 from virnuc_assets_tests.virnucpro_files import FORMATS, drawn, frame_ids, frames
 
+pytest_plugins = ["virnuc_assets_tests.upstream_models"]
+
 DIMS = {"dnabert_s": 768, "esm2_3b": 2560, "fastesm2_650": 1280}
 
 

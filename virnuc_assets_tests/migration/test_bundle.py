@@ -18,6 +18,8 @@ from virnuc_assets.migration.evidence import Evidence
 
 from .evidence_fakes import EVALUATION, SETTINGS, branch, description, evidence, right, rows
 
+pytestmark = pytest.mark.xdist_group("bundle")  # one process makes `written`
+
 LINKS = (("MLflow run", "http://127.0.0.1:5000/#/experiments/1/runs/abc"),)
 
 

@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from virnuc_assets.storage.torch_files import Made, Tensor, TorchFileRefused, read_torch_file
 from virnuc_assets_tests.virnucpro_files import FORMATS, dnabert_s, drawn, frame_ids, save
 
+pytest_plugins = ["virnuc_assets_tests.upstream_models"]
+
 in_a_folder = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
