@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 
-.PHONY: demo test test-all check bench-encoders bench-training bench-sequences up setup clean
+.PHONY: demo test test-all check bench-encoders bench-training bench-sequences bench-shards up setup clean
 
 demo: $(STAMP)
 	$(BIN)/virnuc setup
@@ -33,6 +33,10 @@ bench-training: $(STAMP)
 # Minutes, and 1 GB of disk; ARGS=--long adds a record of 1 Gb.
 bench-sequences: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_sequences $(ARGS)
+
+# A quarter of an hour, with servers on loopback; ARGS="--shards 50" is a small form of it.
+bench-shards: $(STAMP)
+	$(BIN)/python -m benchmarks.bench_shards $(ARGS)
 
 setup: $(STAMP)
 	$(BIN)/virnuc setup
