@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 
-.PHONY: demo test test-all check bench-encoders bench-training bench-sequences soak up setup clean
+.PHONY: demo test test-all check bench-encoders bench-training bench-sequences bench-shards soak up setup clean
 
 demo: $(STAMP)
 	$(BIN)/virnuc setup
@@ -37,6 +37,10 @@ bench-sequences: $(STAMP)
 # Some 20 minutes: real servers under fire; ARGS=--help tells how to run less of it.
 soak: $(STAMP)
 	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+# A quarter of an hour, with servers on loopback; ARGS="--shards 50" is a small form of it.
+bench-shards: $(STAMP)
+	$(BIN)/python -m benchmarks.bench_shards $(ARGS)
 
 setup: $(STAMP)
 	$(BIN)/virnuc setup

@@ -73,3 +73,36 @@ def test_bench_sequences_writes_its_figures(tmp_path: Path) -> None:
     assert found["frames_speedup"] == pytest.approx(found["frames_mb_per_s"] / found["plain_mb_per_s"])
     assert found["cds_frames"] > found["cds_frames_supported"] > 0
     assert (found["cds_proteins"], found["chromosome_mb"], found["short_chromosome_mb"]) == (60, 0.5, 0.05)
+
+
+@pytest.mark.slow
+def test_bench_shards_writes_its_figures(tmp_path: Path) -> None:
+    out = tmp_path / "bench" / "shards.json"
+    arguments = ["--shards", "10", "--partitions", "30", "--frames", "50", "--rounds", "1", "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bench_shards", *arguments], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert list(out.parent.iterdir()) == [out]
+    assert {name: type(value) for name, value in found.items() if not isinstance(value, float | int)} == {}
+    assert (found["shards"], found["partitions"], found["runs"]) == (10, 30, 1)
+    assert 0 < found["work_s"] < found["backfill_s"]
+    overhead = (found["backfill_s"] - found["work_s"]) / 10
+    assert found["overhead_s_per_shard"] == pytest.approx(overhead)
+    assert found["overhead_share_at_10000_frames"] == pytest.approx(overhead / found["embed_10000_frames_s"])
+    assert found["events"] > 10 * 10
+    for name in ("query", "tick", "condition"):
+        assert found[f"{name}_s_at_10000_partitions"] > 0
+
+
+def test_the_pages_queries_are_those_of_the_installed_dagster() -> None:
+    from dagster_graphql.schema import create_schema
+    from graphql import parse, validate
+
+    from benchmarks import ui_queries
+
+    schema = create_schema().graphql_schema
+    launching = [ui_queries.LAUNCH, ui_queries.BACKFILL, ui_queries.AUTOMATION]
+    for query in [*ui_queries.QUERIES.values(), *launching, ui_queries.STOP_SENSOR, ui_queries.STOP_SCHEDULE]:
+        assert validate(schema, parse(query)) == []
