@@ -11,7 +11,8 @@ def lookup(rows: int, width: int) -> nn.Embedding:
 
     `nn.Embedding` draws some; on the meta device torch imports its compiler for that, for seconds.
     """
-    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+    table: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)  # type: ignore[no-untyped-call]
+    return table
 
 
 class RoomLinear(nn.Linear):
