@@ -33,9 +33,7 @@ def write_source(project: Project, records: dict[str, int]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "a.fna").write_text(fasta(records))
     (folder / "b.fna").write_text(fasta({"other": 50}))
-    rows = [
-        {"name": name, "label": label, "group": "bacteria", "fasta": f"{name}.fna"} for name, label in SOURCES.items()
-    ]
+    rows = [{"name": n, "label": label, "group": "bacteria", "fasta": f"{n}.fna"} for n, label in SOURCES.items()]
     write_manifest(folder, rows)
 
 
