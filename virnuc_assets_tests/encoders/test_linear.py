@@ -11,7 +11,9 @@ from virnuc_assets.encoders.tuning import reform
 
 def esm(dtype: torch.dtype) -> Esm:
     torch.manual_seed(0)
-    model = Esm(EsmConfig(33, 64, 3, 4, 256, 1e-5, "rotary", False, True)).eval().requires_grad_(False).to(dtype)
+    model = Esm(EsmConfig(33, 64, 3, 4, 256, 1e-5, "rotary", False, True)).eval().requires_grad_(False)
+    nn.init.normal_(model.embeddings["word_embeddings"].weight)  # a table comes without values
+    model = model.to(dtype)
     for module in model.modules():
         if isinstance(module, SelfAttention):
             module.fuse()

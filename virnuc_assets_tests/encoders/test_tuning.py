@@ -133,6 +133,7 @@ def test_an_interrupted_write_leaves_the_earlier_choices(tmp_path: Path) -> None
 def esm() -> Esm:
     torch.manual_seed(0)
     model = Esm(EsmConfig(33, 64, 3, 4, 256, 1e-5, "rotary", False, True)).eval().requires_grad_(False)
+    torch.nn.init.normal_(model.embeddings["word_embeddings"].weight)  # a table comes without values
     for layer in model.layers():
         layer.attention.self.fuse()
     return model
