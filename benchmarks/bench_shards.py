@@ -5,8 +5,8 @@ through the servers that `virnuc up` starts, all sensors and schedules off. Over
 the seconds that the assets note for their work; its share is told of the time that 10,000 frames of the bundled genomes
 take to embed by all of the profile's encoders, measured here, too. Then the pages' queries are put to the webserver,
 and every sensor and schedule is evaluated over as many samples' shards and over the reference, while most partitions
-have no table yet; beside them a declarative condition on an embeddings asset. Figures of a page or tick are medians, and
-the slowest is told; a tick that is the first of its process reads all there is, and is told by itself.
+have no table yet; beside them a declarative condition on an embeddings asset. Figures of a page or tick are medians,
+and the slowest is told; a tick that is the first of its process reads all there is, and is told by itself.
 """
 
 from __future__ import annotations
