@@ -17,7 +17,7 @@ from virnuc_assets.partitions import REFERENCE, SAMPLES, ShardSet
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.assets.project import DATA, PLAN_REFERENCE_JOB, Project, failures, new_project
 from virnuc_assets_tests.sequences.plain import PlainTruth, plain_table
-from virnuc_assets_tests.sequences.random_genomes import Genome, random_genomes, write_genomes
+from virnuc_assets_tests.sequences.random_genomes import random_genomes, write_genomes
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
@@ -34,11 +34,6 @@ BUNDLED_SHARE = (
     "plasmid_pPCP1",
     "human_mito",
 )
-
-
-@pytest.fixture(scope="module")
-def genomes() -> list[Genome]:
-    return random_genomes(500, seed=1)
 
 
 @pytest.fixture
@@ -79,9 +74,11 @@ def require_equal(found: Rows, expected: Rows) -> None:
     assert len(found) == len(expected)
 
 
+@pytest.mark.parametrize("count", [150, pytest.param(1500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("chunk_length", [300, 500])
-def test_random_genomes(project: Project, genomes: list[Genome], chunk_length: int) -> None:
+def test_random_genomes(project: Project, chunk_length: int, count: int) -> None:
     """As a sample and as an annotated host; the same frames, fewer where evidence is asked for."""
+    genomes = random_genomes(count, seed=1)
     host = project.settings.genomes / "host"
     host.mkdir(parents=True, exist_ok=True)
     write_genomes(genomes, host / "drawn.fna", host / "drawn.gbk")
@@ -96,7 +93,7 @@ def test_random_genomes(project: Project, genomes: list[Genome], chunk_length: i
     require_equal(framed(project, REFERENCE, PLAN_REFERENCE_JOB, chunk_length)["drawn"], reference)
 
     annotated = [row for row in reference if row["annotated"]]
-    assert len(sample) > len(reference) > 2 * len(annotated) > 200
+    assert len(sample) > len(reference) > 2 * len(annotated) > count / 3
     assert len(annotated) < sum(row["record_id"] in truth.proteins for row in sample)
 
 

@@ -298,17 +298,31 @@ def require_as_plainly_read(folder: Path, content: bytes, chunk_length: int) -> 
 CHUNK_LENGTHS = st.sampled_from([300, 500])
 
 
-@fuzzed(250)
+@fuzzed(100)
 @given(fasta(), CHUNK_LENGTHS)
 def test_fasta(fast: Path, content: bytes, chunk_length: int) -> None:
     require_as_plainly_read(fast, content, chunk_length)
 
 
-@fuzzed(400)
-@given(st.builds(changed, fasta(), st.lists(CHANGES, min_size=1, max_size=4)), CHUNK_LENGTHS)
-def test_spoilt_fasta(fast: Path, content: bytes, chunk_length: int) -> None:
+def require_spoilt_as_plainly_read(fast: Path, content: bytes, chunk_length: int) -> None:
     if not (content.startswith(b"\x1f\x8b") and b"LOCUS" in content) and not content.startswith(b"LOCUS"):
         require_as_plainly_read(fast, content, chunk_length)
+
+
+SPOILT = st.builds(changed, fasta(), st.lists(CHANGES, min_size=1, max_size=4))
+
+
+@fuzzed(150)
+@given(SPOILT, CHUNK_LENGTHS)
+def test_spoilt_fasta(fast: Path, content: bytes, chunk_length: int) -> None:
+    require_spoilt_as_plainly_read(fast, content, chunk_length)
+
+
+@pytest.mark.slow
+@fuzzed(2000)
+@given(SPOILT, CHUNK_LENGTHS)
+def test_spoilt_fasta_at_length(fast: Path, content: bytes, chunk_length: int) -> None:
+    require_spoilt_as_plainly_read(fast, content, chunk_length)
 
 
 @fuzzed(150)
@@ -325,7 +339,7 @@ def test_raw_bytes(fast: Path, content: bytes) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning", "ignore::Bio.BiopythonWarning")
-@fuzzed(200)
+@fuzzed(100)
 @given(st.lists(CHANGES, max_size=4), CHUNK_LENGTHS)
 def test_spoilt_genbank(fast: Path, changes: list[Change], chunk_length: int) -> None:
     """A file that is read has a ledger line for each LOCUS line."""
