@@ -172,8 +172,9 @@ def unit_requests(attempts: Attempts, partitions: Sequence[str], units: Sequence
     together, alone, _ = attempts.ready(units)
     requests = []
     for group in [together, *([unit] for unit in alone)]:
-        for keys in contiguous_ranges(partitions, [key for unit in group for key in unit.keys]):
-            own = [unit for unit in group if not set(keys).isdisjoint(unit.keys)]
+        owner = {key: unit for unit in group for key in unit.keys}
+        for keys in contiguous_ranges(partitions, owner):
+            own = list({owner[key].name: owner[key] for key in keys}.values())
             key = f"{attempts.request_key(own)} {keys[0]}..{keys[-1]}"
             requests.append(dg.RunRequest(run_key=key, tags={**range_tags(keys), **NOT_RETRIED}))
     return requests
