@@ -1,6 +1,7 @@
 """A further encoder, named in the settings, is embedded, trained, evaluated and shown beside the others."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from virnuc_assets import automation
 from virnuc_assets.encoders.checkpoints import fetch_checkpoint
 from virnuc_assets.partitions import REFERENCE
+from virnuc_assets_tests.assets.judging import judged, named
 from virnuc_assets_tests.assets.project import Project, failures
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -21,6 +23,32 @@ def widened(copied: Project) -> Project:
     return copied
 
 
+def test_it_is_judged_beside_the_others_and_costs_its_own_tables_alone(widened: Project) -> None:
+    """Without the other encoders' benchmark, the ablations and the pages, which the slow test makes."""
+    before = {name: path.stat().st_mtime_ns for name, path in widened.tables().items()}
+    shards = widened.keys(REFERENCE)
+    slots = [REFERENCE.key("esm2_650_embeddings"), REFERENCE.key("esm2_650_features")]
+    made = widened.materialize(*slots, partition=(shards[0], shards[-1]))
+    assert failures(made, widened.materialize("esm2_650_classifier", "esm2_650_evaluation")) == []
+    after = {name: path.stat().st_mtime_ns for name, path in widened.tables().items()}
+    assert {Path(name).parent.name for name in after.keys() - before.keys()} == {
+        *("esm2_650_embeddings", "esm2_650_features", "esm2_650_evaluation")
+    }
+    assert {name: after[name] for name in before} == before
+
+    decision = judged(widened)
+    assert sorted(decision["branches"]) == ["baseline", "candidate", "esm2_650", "floor"]
+    shown = decision["branches"]["esm2_650"]
+    assert shown["protein_encoder"] == "esm2_650_miniature" and shown["problems"] == []
+    rows = {role: branch["performance"]["levels"]["frame"]["rows"] for role, branch in decision["branches"].items()}
+    assert len(set(rows.values())) == 1
+    assert set(decision["comparisons"]) == {"baseline", "esm2_650", "floor"}
+    assert named(decision, "encoder_benchmark is stale", "esm2_650")
+    told = [criterion["explanation"] for criterion in decision["criteria"] if criterion["outcome"] != "missing"]
+    assert told and not any("esm2_650" in explanation for explanation in told)
+
+
+@pytest.mark.slow
 def test_esm2_650_stands_beside_the_others(widened: Project) -> None:
     before = {name: path.stat().st_mtime_ns for name, path in widened.tables().items() if "embeddings" in name}
     results = [*widened.run_shards(automation.REFERENCE_JOB, REFERENCE), widened.job(automation.DECISION_JOB)]

@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from virnuc_assets.assets.evidence import gather_evidence
-from virnuc_assets.migration import verdict
 from virnuc_assets.storage.tables import read_recipe, read_table, write_table
+from virnuc_assets_tests.assets.judging import judged, named
 from virnuc_assets_tests.assets.project import Finished, Project, failures
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -38,14 +37,6 @@ def decide(project: Project) -> dict[str, Any]:
     return stored
 
 
-def judged(project: Project) -> dict[str, Any]:
-    """The decision on what lies on disk, as the asset makes it, without its pages, its run and its checks."""
-    settings = project.settings
-    evidence = gather_evidence(project.instance, project.workspace)
-    decision: dict[str, Any] = json.loads(verdict.decide(evidence, settings.decision, settings.evaluation).to_json())
-    return decision
-
-
 def altered(path: Path, column: str, change: Callable[[list[Any]], None]) -> None:
     """Change values of a stored table as somebody would who leaves its metadata as it is."""
     table = pq.read_table(path, partitioning=None)
@@ -55,12 +46,6 @@ def altered(path: Path, column: str, change: Callable[[list[Any]], None]) -> Non
     changed = table.set_column(table.column_names.index(column), field, pa.array(values, field.type))
     kept = {key: value for key, value in pq.read_metadata(path).metadata.items() if key != b"ARROW:schema"}
     pq.write_table(changed.replace_schema_metadata(kept), path, use_compliant_nested_type=False)
-
-
-def named(decision: dict[str, Any], *words: str) -> bool:
-    """Whether one reason has all the words, and the outcome is NO DECISION."""
-    assert decision["outcome"] == "NO DECISION"
-    return any(all(word in reason for word in words) for reason in decision["reasons"])
 
 
 def test_equal_evidence_gives_an_equal_decision(copied: Project, finished: Finished) -> None:

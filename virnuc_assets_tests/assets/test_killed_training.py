@@ -55,7 +55,7 @@ def seen_epochs(client: MlflowClient, child: subprocess.Popen[str], epochs: int)
             if len(history) >= epochs:
                 assert [entry.step for entry in history] == list(range(1, len(history) + 1))
                 return run
-        time.sleep(0.1)
+        time.sleep(0.3)
     pytest.fail(f"no {epochs} epochs were seen; the child's status: {child.poll()}")
 
 
