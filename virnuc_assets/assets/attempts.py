@@ -48,4 +48,5 @@ def raise_failures(failures: Mapping[str, Exception], what: str) -> None:
     if failures:
         reasons = {unit: f"{type(error).__name__}: {error}" for unit, error in failures.items()}
         listed = "\n".join(f"{unit}: {reason}" for unit, reason in reasons.items())
-        raise dg.Failure(f"{what} ({len(failures)}):\n{listed}", metadata=reasons) from next(iter(failures.values()))
+        told = f"{what} ({len(failures)}):\n{listed}\nMend what is named and run these again; the others are kept."
+        raise dg.Failure(told, metadata=reasons) from next(iter(failures.values()))

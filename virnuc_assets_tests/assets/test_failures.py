@@ -117,6 +117,7 @@ def test_a_source_that_changed_fails_its_shard_alone(small: Project) -> None:
     changed.write_text(changed.read_text() + "ACGT\n")
     (told,) = failures(small.materialize(SAMPLES.key("chunked_fasta"), partition=range_of(small)))
     assert "samples/chunked_fasta: shards failed; all others are recorded (1)" in told
+    assert "\nMend what is named and run these again; the others are kept." in told
     assert f"second-000001: SourceChanged: {changed}" in told
     assert done(small, "chunked_fasta") == tables(small, "chunked_fasta") == {"first-000001", "third-000001"}
     assert [path for path in small.settings.var.rglob("*.partial")] == []
