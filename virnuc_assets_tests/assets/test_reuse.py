@@ -10,6 +10,7 @@ import pytest
 
 from virnuc_assets import automation
 from virnuc_assets.partitions import REFERENCE, SAMPLES, ShardSet
+from virnuc_assets.requests import contiguous_ranges
 from virnuc_assets.sequences.cataloguing import write_manifest
 from virnuc_assets.storage.tables import content_digest, read_table
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project
@@ -47,7 +48,7 @@ def run(project: Project, shards: ShardSet) -> dict[str, dict[str, dict[str, int
     slots = project.workspace.slots(shards.domain)
     keys, found = project.keys(shards), {slot: dict[str, dict[str, int]]() for slot in slots}
     assets = [shards.key(asset) for asset in (*STAGES, *(f"{slot}_embeddings" for slot in slots))]
-    for chosen in automation.contiguous_ranges(keys, keys):
+    for chosen in contiguous_ranges(keys, keys):
         result = project.materialize(*assets, partition=(chosen[0], chosen[-1]) if len(chosen) > 1 else chosen[0])
         assert failures(result) == []
         for event in result.get_asset_materialization_events():
