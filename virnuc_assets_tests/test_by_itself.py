@@ -24,7 +24,7 @@ TURN_ON = """mutation($selector: SensorSelector!) { startSensor(sensorSelector: 
 @pytest.fixture
 def project(finished: Finished, tmp_path: Path) -> Iterator[Project]:
     """A copy with a Dagster home of its own."""
-    project = finished.copy(tmp_path / "project")
+    project = finished.copy(tmp_path / "project", in_memory=False, with_history=True)
     for job in (automation.PLAN_REFERENCE_JOB, automation.PLAN_SAMPLES_JOB):
         assert project.job(job).success  # the copy's own files
     yield project

@@ -52,7 +52,7 @@ class Layout:
     @property
     def incoming_book(self) -> Path:
         """What became of the files of the watched folder."""
-        return self.results / "samples" / "incoming.parquet"
+        return self.table("samples", "incoming", "files")
 
     def sample_report(self, sample: str) -> Path:
         """Folder of what the user of a sample receives."""

@@ -100,7 +100,7 @@ def first(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pro
 
 @pytest.fixture
 def project(first: Project, tmp_path: Path) -> Iterator[Project]:
-    copied = first.copy_in_memory(tmp_path / "project")
+    copied = first.copy(tmp_path / "project")
     yield copied
     copied.instance.dispose()
 
