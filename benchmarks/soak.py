@@ -19,12 +19,12 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 from rich.table import Table
-from virnuc_assets.processes import processes_of
 
 from benchmarks.dropped_files import Dropper, make_files
 from benchmarks.small_project import ROOT, Servers, make_project, wait_for
 from benchmarks.soak_verdict import is_settled, undisturbed, verdict
 from virnuc_assets.bootstrap import dagster_home
+from virnuc_assets.processes import processes_of
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.settings import Settings
