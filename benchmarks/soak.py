@@ -72,6 +72,8 @@ def _soak(scratch: Path, given: argparse.Namespace) -> dict[str, float]:
                     dropper.drop(waiting.pop())
             _rest(servers, pause_s * killer.chance.uniform(0.5, 1.5))
             _say(f"{number + 1} of {given.kills}: killed {killer.kill()}")
+        for file in waiting:  # where nothing is to be killed
+            dropper.drop(file)
         dropper.finish()
         _say("left alone until nothing is left to do")
         figures["settled_after_s"] = round(wait_for("all files done", lambda: is_settled(settings), 900, servers), 1)
