@@ -20,7 +20,7 @@ from virnuc_assets.storage.windows import Rows
 
 # Rows read and written at a time, whatever the encoder's windows: tables of larger parts are scanned faster, and a
 # window's vectors are in memory twice.
-_WINDOW_ROWS = 512
+_WINDOW_ROWS = 256
 _TAKEN_ROWS = 128
 
 # From windows with frame_id and sequence to tables with frame_id, digest and vector, row for row.
