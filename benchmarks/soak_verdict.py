@@ -16,19 +16,22 @@ from rich.console import Console
 
 from benchmarks.dropped_files import Dropped
 from virnuc_assets import automation
+from virnuc_assets.assets.recipes import report_is_older
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.demo import Runs
 from virnuc_assets.foreign_text import printable
 from virnuc_assets.partitions import REPORTS, SAMPLE_NAMES, SAMPLES
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.incoming import file_states, read_book, visible_files, waiting_files
+from virnuc_assets.sequences.incoming import read_book, visible_files, waiting_files
 from virnuc_assets.sequences.plan_table import planned_shards
 from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.settings import Settings
 from virnuc_assets.settings_file import load_settings
 from virnuc_assets.storage.tables import read_table
+from virnuc_assets.watching import waiting_shards
 
+_REFUSED = {"refused", "namesake"}
 _FINISHED = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
 _UNFINISHED = [status for status in DagsterRunStatus if status not in _FINISHED]
 
@@ -51,14 +54,15 @@ def undisturbed(project: Path, copy: Path, files: Sequence[Dropped]) -> Settings
 
 
 def is_settled(settings: Settings) -> bool:
-    """Whether every file is in the book, every sample has its report, and no run goes on."""
+    """Whether every file is in the book, every sample has its report of today, and no run goes on."""
     with dg.DagsterInstance.from_config(str(dagster_home(settings))) as instance:
         files = visible_files(settings.incoming)
-        if waiting_files(Workspace(settings).layout, file_states(files, settings.sequences)):
+        layout = Workspace(settings).layout
+        if waiting_files(layout, files, settings.sequences) or waiting_shards(instance, layout):
             return False
-        if instance.get_runs_count(RunsFilter(statuses=_UNFINISHED)):
+        if any(report_is_older(layout, name) for name in instance.get_dynamic_partitions(str(SAMPLE_NAMES.name))):
             return False
-        return not _unreported(instance)
+        return not _unreported(instance) and not instance.get_runs_count(RunsFilter(statuses=_UNFINISHED))
 
 
 def _unreported(instance: dg.DagsterInstance) -> set[str]:
@@ -77,7 +81,7 @@ def verdict(settings: Settings, expected: Settings, files: Sequence[Dropped]) ->
     for file in files:
         entry = book.get(printable(file.name))
         if not file.good:
-            figures["files_bad_reported"] += entry is not None and entry.fate == "refused" and bool(entry.reason)
+            figures["files_bad_reported"] += entry is not None and entry.fate in _REFUSED and bool(entry.reason)
         elif file.same_as is not None:
             figures["files_duplicate"] += entry is not None and entry.fate == "duplicate"
             figures["files_good"] += entry is not None and entry.fate == "duplicate"

@@ -63,9 +63,9 @@ def _stale_reference(workspace: Workspace) -> dg.SensorDefinition:
             yield dg.SkipReason("nothing was planned since the last time")
             return
         shards = context.instance.get_dynamic_partitions(str(REFERENCE.partitions.name))
+        attempts = Attempts(context.instance, REFERENCE_JOB, keys_of_range(shards))
         old, since = stale(workspace, "reference"), planned[0].create_timestamp.timestamp()
         units = [Unit(shard, [shard], since) for shard in shards if shard in old]
-        attempts = Attempts(context.instance, REFERENCE_JOB, keys_of_range(shards))
         yield from unit_requests(attempts, shards, units)
         given_up = attempts.ready(units)[2]
         if len(given_up) == len(units):
@@ -84,6 +84,7 @@ def _changed_reference(workspace: Workspace) -> dg.SensorDefinition:
 
         Off until a person turns it on: a new classifier calls all later samples.
         """
+        attempts = Attempts(context.instance, DECISION_JOB, lambda _: [DECISION_JOB])
         share, newest = changed_share(workspace)
         if share < limit:
             return dg.SkipReason(
@@ -94,11 +95,10 @@ def _changed_reference(workspace: Workspace) -> dg.SensorDefinition:
                 return dg.SkipReason(f"{share:.1%} of the features changed; {job} goes on")
         if old := stale(workspace, "reference"):
             return dg.SkipReason(f"{share:.1%} of the features changed; {len(old)} shards are stale, embed them first")
-        attempts = Attempts(context.instance, DECISION_JOB, lambda _: [DECISION_JOB])
         unit = Unit(DECISION_JOB, [DECISION_JOB], newest)
         if not any(attempts.ready([unit])[:2]):
             return dg.SkipReason(f"{DECISION_JOB} goes on, failed a moment ago, or failed {MAX_ATTEMPTS} times")
-        return dg.RunRequest(run_key=attempts.request_key([unit]), tags=NOT_RETRIED)
+        return dg.RunRequest(tags=NOT_RETRIED)
 
     return changed_reference
 

@@ -1,31 +1,39 @@
 """Asking for runs: over ranges of partitions, not twice at a time, and again, with patience, after a failure.
 
-Nobody keeps count: what was tried is told by the runs themselves. So it makes no difference who was killed when.
+Nobody keeps count: what was tried is told by the runs themselves. So it makes no difference who was killed when, and
+no request needs a run key, which would forbid for ever to ask for the same again.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum, auto
 from functools import cached_property
 
 import dagster as dg
 from dagster import DagsterRunStatus, RunRecord, RunsFilter
 
 from virnuc_assets.partitions import MAX_PARTITIONS_PER_RUN
-from virnuc_assets.storage.digests import digest_of
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 # Such runs are asked for again by who asked for them; Dagster's own retries are for runs that a person launched.
 NOT_RETRIED = {"dagster/max_retries": "0"}
 MAX_ATTEMPTS = 6
+# Runs for what failed before, at once: a cause that all share must not fill the queue with a run for each.
+MAX_RETRIES_QUEUED = 20
 # Processes are killed for many reasons; one that is killed again and again may be so for what it does.
 _CRASHES_FORGIVEN = 2
+_PROBE_SECONDS, _MAX_PATIENCE_SECONDS = 600.0, 86_400.0
 _FAILURE_REASON = "dagster/failure_reason"
 _STEP_FAILED = "STEP_FAILURE"
-_RUNS_LOOKED_AT = 500
+_RUNS_LOOKED_AT = 2_000
+_FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 _UNFINISHED = [
     *(DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED),
     *(DagsterRunStatus.MANAGED, DagsterRunStatus.CANCELING),
@@ -47,12 +55,6 @@ def contiguous_ranges(partitions: Sequence[str], wanted: Collection[str]) -> Ite
 def range_tags(keys: Sequence[str]) -> dict[str, str]:
     """Tags of a run over the partitions from the first to the last of these."""
     return {RANGE_START: keys[0], RANGE_END: keys[-1]}
-
-
-def range_requests(partitions: Sequence[str], wanted: Collection[str], reason: str) -> Iterator[dg.RunRequest]:
-    """Run requests over contiguous ranges of at most MAX_PARTITIONS_PER_RUN partitions, once for a reason."""
-    for keys in contiguous_ranges(partitions, wanted):
-        yield dg.RunRequest(run_key=f"{reason} {keys[0]}..{keys[-1]}", tags=range_tags(keys))
 
 
 def keys_of_range(partitions: Sequence[str]) -> Callable[[dg.DagsterRun], Collection[str]]:
@@ -89,16 +91,65 @@ class Unit:
     since: float
 
 
+class Outcome(Enum):
+    """How a run ended: its step failed or a person stopped it; or its process was gone, and nobody knows why."""
+
+    SUCCEEDED = auto()
+    FAILED = auto()
+    CRASHED = auto()
+
+
 @dataclass(frozen=True)
 class _Attempt:
     keys: frozenset[str]
     began: float
     ended: float
-    crashed: bool  # the process was gone, and nobody knows why; else a step failed or a person stopped it
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class _Past:
+    """What was tried of one key in vain, the latest first."""
+
+    attempts: Sequence[_Attempt]
+
+    @cached_property
+    def since_success(self) -> list[Outcome]:
+        outcomes = (attempt.outcome for attempt in self.attempts)
+        return list(itertools.takewhile(lambda outcome: outcome is not Outcome.SUCCEEDED, outcomes))
+
+    @property
+    def given_up(self) -> bool:
+        """A crash is no reason to: whoever ends the servers each evening crashes runs that are well."""
+        return self.since_success.count(Outcome.FAILED) >= MAX_ATTEMPTS
+
+    @property
+    def blamed(self) -> bool:
+        return Outcome.FAILED in self.since_success or len(self.since_success) > _CRASHES_FORGIVEN
+
+    @property
+    def again_at(self) -> float:
+        """A crash is tried again within seconds; a step that failed within a minute, then less and less often.
+
+        Who succeeded and is wanted all the same is so for another reason, at first: a table was deleted, or settings
+        were changed and changed back. Where that goes on, something is wrong that runs do not mend.
+        """
+        if not self.attempts:
+            return 0.0
+        if not (tries := len(self.since_success)):
+            seconds, factor, tries = 60.0, 4.0, sum(a.outcome is Outcome.SUCCEEDED for a in self.attempts) - 1
+        else:
+            seconds, factor = (5.0, 2.0) if self.since_success[0] is Outcome.CRASHED else (60.0, 4.0)
+        patience = seconds * factor ** min(tries - 1, 20) if tries else 0.0
+        return self.attempts[0].ended + min(patience, _MAX_PATIENCE_SECONDS)
 
 
 class Attempts:
-    """Runs of one job that go on or failed, by what they were over."""
+    """Runs of one job, by what they were over.
+
+    Those that go on are looked up when this is made: before what there is to do, so that what a run does meanwhile is
+    not asked for once more.
+    """
 
     def __init__(
         self,
@@ -108,63 +159,62 @@ class Attempts:
         now: float | None = None,
     ) -> None:
         self._instance, self._job, self._covers = instance, job, covers
+        unfinished = instance.get_runs(RunsFilter(job_name=job, statuses=_UNFINISHED))
+        self._busy = {key for run in unfinished for key in covers(run)}
+        self._free = max(MAX_RETRIES_QUEUED - len(unfinished), 0)
         self._now = time.time() if now is None else now
-
-    def _records(self, statuses: Sequence[DagsterRunStatus]) -> Sequence[RunRecord]:
-        chosen = RunsFilter(job_name=self._job, statuses=list(statuses))
-        return self._instance.get_run_records(chosen, limit=_RUNS_LOOKED_AT)
-
-    @cached_property
-    def _busy(self) -> set[str]:
-        return {key for record in self._records(_UNFINISHED) for key in self._covers(record.dagster_run)}
-
-    @cached_property
-    def _failed(self) -> list[_Attempt]:
-        found = []
-        for record in self._records([DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]):
-            run = record.dagster_run
-            crashed = run.status == DagsterRunStatus.FAILURE and run.tags.get(_FAILURE_REASON) != _STEP_FAILED
-            began, ended = record.create_timestamp.timestamp(), record.end_time or record.update_timestamp.timestamp()
-            found.append(_Attempt(frozenset(self._covers(run)), began, ended, crashed))
-        return found
-
-    def busy(self, keys: Collection[str]) -> bool:
-        """Whether an unfinished run is over one of these."""
-        return not self._busy.isdisjoint(keys)
 
     def ready(self, units: Sequence[Unit]) -> tuple[list[Unit], list[Unit], list[str]]:
         """Which units to ask for now.
 
         Returns:
             Those that may share a run; those that a run failed with, each to be tried by itself, so that one that is
-            broken holds up no other; and names of those that were given up after MAX_ATTEMPTS.
+            broken holds up no other; and names of those that were given up after MAX_ATTEMPTS. Where the latest
+            runs failed all, only one of the second is tried now and then, until one succeeds.
         """
         together, alone, given_up = list[Unit](), list[Unit](), list[str]()
+        finished = self._finished(units)
+        by_key = _by_key(finished, {key for unit in units for key in unit.keys})
         for unit in units:
-            past = self._past(unit)
-            if len(past) >= MAX_ATTEMPTS:
+            pasts = [_Past([a for a in by_key.get(key, ()) if a.began >= unit.since]) for key in unit.keys]
+            if any(past.given_up for past in pasts):
                 given_up.append(unit.name)
-            elif not self.busy(unit.keys) and not (past and self._now < _again_at(past)):
-                blamed = len(past) > _CRASHES_FORGIVEN or any(not attempt.crashed for attempt in past)
-                (alone if blamed else together).append(unit)
-        return together, alone, given_up
+            elif self._busy.isdisjoint(unit.keys) and all(past.again_at <= self._now for past in pasts):
+                (alone if any(past.blamed for past in pasts) else together).append(unit)
+        return together, alone[: self._retries(finished)], given_up
 
-    def request_key(self, units: Sequence[Unit]) -> str:
-        """Equal as long as the same is asked for the same time; Dagster launches one run for each."""
-        return digest_of(
-            [self._job, [[unit.name, list(unit.keys), unit.since, len(self._past(unit))] for unit in units]]
-        )
+    def _retries(self, finished: Sequence[_Attempt]) -> int:
+        """How many runs to ask for now for what failed before."""
+        latest = finished[:MAX_RETRIES_QUEUED]
+        if len(latest) < MAX_RETRIES_QUEUED or any(attempt.outcome is not Outcome.FAILED for attempt in latest):
+            return self._free
+        return int(self._now >= latest[0].ended + _PROBE_SECONDS)
 
-    def _past(self, unit: Unit) -> list[_Attempt]:
-        tried = (attempt for attempt in self._failed if not attempt.keys.isdisjoint(unit.keys))
-        return [attempt for attempt in tried if attempt.began >= unit.since]
+    def _finished(self, units: Sequence[Unit]) -> list[_Attempt]:
+        """Runs since the oldest unit is what it is, the latest first."""
+        if not units:
+            return []
+        after = datetime.fromtimestamp(min(unit.since for unit in units), UTC)
+        chosen = RunsFilter(job_name=self._job, statuses=_FINISHED, created_after=after)
+        return [self._attempt(record) for record in self._instance.get_run_records(chosen, limit=_RUNS_LOOKED_AT)]
+
+    def _attempt(self, record: RunRecord) -> _Attempt:
+        run, began = record.dagster_run, record.create_timestamp.timestamp()
+        outcome = Outcome.FAILED
+        if run.status == DagsterRunStatus.SUCCESS:
+            outcome = Outcome.SUCCEEDED
+        elif run.status == DagsterRunStatus.FAILURE and run.tags.get(_FAILURE_REASON) != _STEP_FAILED:
+            outcome = Outcome.CRASHED
+        ended = record.end_time or record.update_timestamp.timestamp()
+        return _Attempt(frozenset(self._covers(run)), began, ended, outcome)
 
 
-def _again_at(past: Sequence[_Attempt]) -> float:
-    """A crash is tried again within seconds; a step that failed within a minute, then less and less often."""
-    last = max(past, key=lambda attempt: attempt.ended)
-    patience = (5.0, 2.0) if last.crashed else (60.0, 4.0)
-    return float(last.ended + patience[0] * patience[1] ** (len(past) - 1))
+def _by_key(attempts: Iterable[_Attempt], wanted: Set[str]) -> dict[str, list[_Attempt]]:
+    found = defaultdict[str, list[_Attempt]](list)
+    for attempt in attempts:
+        for key in attempt.keys & wanted:
+            found[key].append(attempt)
+    return found
 
 
 def unit_requests(attempts: Attempts, partitions: Sequence[str], units: Sequence[Unit]) -> list[dg.RunRequest]:
@@ -172,9 +222,7 @@ def unit_requests(attempts: Attempts, partitions: Sequence[str], units: Sequence
     together, alone, _ = attempts.ready(units)
     requests = []
     for group in [together, *([unit] for unit in alone)]:
-        owner = {key: unit for unit in group for key in unit.keys}
-        for keys in contiguous_ranges(partitions, owner):
-            own = list({owner[key].name: owner[key] for key in keys}.values())
-            key = f"{attempts.request_key(own)} {keys[0]}..{keys[-1]}"
-            requests.append(dg.RunRequest(run_key=key, tags={**range_tags(keys), **NOT_RETRIED}))
+        wanted = [key for unit in group for key in unit.keys]
+        for keys in contiguous_ranges(partitions, wanted):
+            requests.append(dg.RunRequest(tags={**range_tags(keys), **NOT_RETRIED}))
     return requests

@@ -14,7 +14,7 @@ from virnuc_assets.assets.staleness import MISSING, Overview, look_over
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.incoming import file_states, read_book, visible_files, waiting_files
+from virnuc_assets.sequences.incoming import read_book, visible_files, waiting_files
 from virnuc_assets.storage.layout import Domain
 
 _WAITS = "new or changed, not planned yet"
@@ -56,7 +56,7 @@ def watched_files(workspace: Workspace) -> dict[str, str]:
     """What became of the files of the watched folder that have no shards, by name, each with the reason."""
     files = visible_files(workspace.settings.incoming)
     book = read_book(workspace.layout)
-    found = dict.fromkeys(waiting_files(workspace.layout, file_states(files, workspace.settings.sequences)), _WAITS)
+    found = dict.fromkeys(waiting_files(workspace.layout, files, workspace.settings.sequences), _WAITS)
     for name in files:
         if name not in found and book[name].fate != "planned":
             found[name] = f"refused: {book[name].reason}" if book[name].reason else f"duplicate of {book[name].sample}"

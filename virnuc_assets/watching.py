@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from virnuc_assets.assets.incoming import PlanSamples
-from virnuc_assets.assets.recipes import chunks_are_older, report_is_older
+from virnuc_assets.assets.recipes import (
+    changed_at,
+    predictions_are_older,
+    report_inputs_changed_at,
+    report_is_older,
+)
 from virnuc_assets.automation import DECISION_JOB, PLAN_SAMPLES_JOB, PLAN_SAMPLES_OP, REPORT_JOB, SAMPLE_JOB
 from virnuc_assets.partitions import SAMPLE_NAMES, SAMPLES
 from virnuc_assets.requests import MAX_ATTEMPTS, NOT_RETRIED, Attempts, Unit, keys_of_range, unit_requests
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.incoming import file_states, visible_files, waiting_files
+from virnuc_assets.sequences.incoming import visible_files, waiting_files
 from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE, Layout
 
@@ -42,18 +46,17 @@ def _incoming_samples(workspace: Workspace) -> dg.SensorDefinition:
     @dg.sensor(job_name=PLAN_SAMPLES_JOB, name="incoming_samples", **_ON)
     def incoming_samples(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         """Plans the files that stayed as they are for two looks and that the book does not know."""
+        attempts = Attempts(context.instance, PLAN_SAMPLES_JOB, _planned_files)
         files = visible_files(settings.incoming)
-        seen = waiting_files(layout, file_states(files, settings.sequences))
+        seen = waiting_files(layout, files, settings.sequences)
         before = json.loads(context.cursor) if context.cursor else {}
         stable = [name for name, state in seen.items() if before.get(name) == state]
-        units = [Unit(name, [name], _changed(files[name])) for name in stable]
-        attempts = Attempts(context.instance, PLAN_SAMPLES_JOB, _planned_files)
+        units = [Unit(name, [name], changed_at(files[name])) for name in stable]
         together, alone, given_up = attempts.ready(units)
         requests = []
         for group in filter(None, [together, *([unit] for unit in alone)]):
             config = dg.RunConfig(ops={PLAN_SAMPLES_OP: PlanSamples(files=[unit.name for unit in group])})
-            key = attempts.request_key(group)
-            requests.append(dg.RunRequest(run_key=key, run_config=config, tags=NOT_RETRIED))
+            requests.append(dg.RunRequest(run_config=config, tags=NOT_RETRIED))
         skipped = None if requests else _nothing_asked(given_up)
         return dg.SensorResult(run_requests=requests, skip_reason=skipped, cursor=json.dumps(seen))
 
@@ -74,15 +77,14 @@ def _planned_samples(workspace: Workspace) -> dg.SensorDefinition:
             yield dg.SkipReason(f"no serving classifier yet ({description}); run {DECISION_JOB}")
             return
         shards = context.instance.get_dynamic_partitions(str(SAMPLES.partitions.name))
-        waiting = {source_of(shard) for shard in waiting_shards(context.instance, layout)}
+        attempts = Attempts(context.instance, SAMPLE_JOB, keys_of_range(shards))
         own: dict[str, list[str]] = {}
-        for shard in shards:
-            if (sample := source_of(shard)) in waiting:
-                own.setdefault(sample, []).append(shard)
-        trained = _changed(description)
-        plans = {sample: layout.plan("samples", sample) for sample in own}
-        units = [Unit(sample, own[sample], max(trained, _changed(plans[sample]))) for sample in own]
-        yield from _asked(Attempts(context.instance, SAMPLE_JOB, keys_of_range(shards)), shards, units)
+        for shard in waiting_shards(context.instance, layout):
+            own.setdefault(source_of(shard), []).append(shard)
+        trained = changed_at(description)
+        since = {sample: max(trained, changed_at(layout.plan("samples", sample))) for sample in own}
+        units = [Unit(sample, own[sample], since[sample]) for sample in own]
+        yield from _asked(attempts, shards, units)
 
     return planned_samples
 
@@ -93,22 +95,23 @@ def _predicted_samples(workspace: Workspace) -> dg.SensorDefinition:
     @dg.sensor(job_name=REPORT_JOB, name="predicted_samples", **_ON)
     def predicted_samples(context: dg.SensorEvaluationContext) -> Look:
         """Requests the reports of samples whose shards all have predictions, where there is none of these."""
+        samples = context.instance.get_dynamic_partitions(str(SAMPLE_NAMES.name))
+        attempts = Attempts(context.instance, REPORT_JOB, keys_of_range(samples))
         waiting = {source_of(shard) for shard in waiting_shards(context.instance, layout)}
         reported = context.instance.get_materialized_partitions(SAMPLES.key("report"))
-        samples = context.instance.get_dynamic_partitions(str(SAMPLE_NAMES.name))
         ready = [name for name in samples if name not in waiting]
         lacking = [name for name in ready if name not in reported or report_is_older(layout, name)]
-        units = [Unit(name, [name], _changed(layout.plan("samples", name))) for name in lacking]
-        yield from _asked(Attempts(context.instance, REPORT_JOB, keys_of_range(samples)), samples, units)
+        units = [Unit(name, [name], report_inputs_changed_at(layout, name)) for name in lacking]
+        yield from _asked(attempts, samples, units)
 
     return predicted_samples
 
 
 def waiting_shards(instance: dg.DagsterInstance, layout: Layout) -> list[str]:
-    """Sample shards that were never predicted, or whose chunks are not those of today's plan."""
+    """Sample shards that were never predicted, or whose predictions are not there or not of today's plan."""
     done = instance.get_materialized_partitions(SAMPLES.key("predictions"))
     shards = instance.get_dynamic_partitions(str(SAMPLES.partitions.name))
-    return [shard for shard in shards if shard not in done or chunks_are_older(layout, "samples", shard)]
+    return [shard for shard in shards if shard not in done or predictions_are_older(layout, shard)]
 
 
 def _asked(attempts: Attempts, partitions: Sequence[str], units: list[Unit]) -> Look:
@@ -131,11 +134,3 @@ def _planned_files(run: dg.DagsterRun) -> list[str]:
     """Files that a run of the plan is over; none where a person plans all."""
     config: Mapping[str, Any] = run.run_config
     return list(config.get("ops", {}).get(PLAN_SAMPLES_OP, {}).get("config", {}).get("files") or [])
-
-
-def _changed(path: Path) -> float:
-    """When a file was last written or put where it is; 0 where there is none."""
-    if not path.is_file():
-        return 0.0
-    status = path.stat()
-    return max(status.st_mtime, status.st_ctime)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from virnuc_assets.partitions import MAX_PARTITIONS_PER_RUN
 from virnuc_assets.requests import (
     MAX_ATTEMPTS,
+    MAX_RETRIES_QUEUED,
     RANGE_END,
     RANGE_START,
     Attempts,
@@ -125,9 +126,9 @@ def test_what_a_person_stopped_is_not_tried_again_at_once(instance: dg.DagsterIn
     assert asked(instance, A, after=50) == []
 
 
-def test_after_so_many_attempts_it_is_given_up_until_it_is_another(instance: dg.DagsterInstance) -> None:
+def test_after_so_many_failed_steps_it_is_given_up_until_it_is_another(instance: dg.DagsterInstance) -> None:
     for _ in range(MAX_ATTEMPTS):
-        ran(instance, ["a-1", "b-1"], DagsterRunStatus.FAILURE)
+        ran(instance, ["a-1", "b-1"], DagsterRunStatus.FAILURE, step_failed=True)
     assert asked(instance, A, B, C, after=LATER) == [("c-1", "c-1")]
     attempts = Attempts(instance, JOB, keys_of_range(SHARDS), now=time.time() + LATER)
     assert attempts.ready([A, B, C])[2] == ["a", "b"]
@@ -135,12 +136,80 @@ def test_after_so_many_attempts_it_is_given_up_until_it_is_another(instance: dg.
     assert asked(instance, replaced, B, after=LATER) == [("a-1", "a-2")]
 
 
-def test_the_key_of_a_request_changes_with_what_is_asked_and_with_each_attempt(instance: dg.DagsterInstance) -> None:
-    def key(unit: Unit) -> str:
-        return Attempts(instance, JOB, keys_of_range(SHARDS)).request_key([unit])
+def test_crashes_are_never_given_up_and_tried_less_and_less_often(instance: dg.DagsterInstance) -> None:
+    """Whoever ends the servers each evening crashes a run that is well."""
+    for _ in range(2 * MAX_ATTEMPTS):
+        ran(instance, ["a-1", "a-2"], DagsterRunStatus.FAILURE)
+    assert asked(instance, A, after=10_000) == []
+    assert asked(instance, A, after=10_300) == [("a-1", "a-2")]
+    for _ in range(100):
+        ran(instance, ["a-1", "a-2"], DagsterRunStatus.FAILURE)
+    assert asked(instance, A, after=86_300) == []
+    assert asked(instance, A, after=86_500) == [("a-1", "a-2")]
 
-    first = key(A)
-    assert key(A) == first
-    assert len({first, key(B), key(replace(A, since=1.0)), key(replace(A, keys=["a-1"]))}) == 4
-    ran(instance, ["a-1", "a-2"], DagsterRunStatus.FAILURE)
-    assert key(A) != first
+
+def test_runs_over_other_parts_of_a_unit_are_not_counted_together(instance: dg.DagsterInstance) -> None:
+    """A large sample is in several runs at once, and a full disk fails all of them."""
+    large = Unit("large", [f"l-{number}" for number in range(2 * MAX_ATTEMPTS)], 0.0)
+    for key in large.keys:
+        ran(instance, [key], DagsterRunStatus.FAILURE, step_failed=True)
+    attempts = Attempts(instance, JOB, keys_of_range(large.keys), now=time.time() + 61)
+    assert attempts.ready([large]) == ([], [large], [])
+
+
+def test_a_success_is_the_end_of_what_failed_before(instance: dg.DagsterInstance) -> None:
+    for _ in range(MAX_ATTEMPTS):
+        ran(instance, ["a-1", "a-2"], DagsterRunStatus.FAILURE, step_failed=True)
+    ran(instance, ["a-1", "a-2"], DagsterRunStatus.SUCCESS)
+    assert asked(instance, A) == [("a-1", "a-2")]
+
+
+def test_what_is_wanted_after_a_success_is_asked_for_at_once_and_then_with_patience(
+    instance: dg.DagsterInstance,
+) -> None:
+    """A table may have been deleted; but where runs succeed and help nothing, there are few of them."""
+    ran(instance, ["a-1", "a-2"], DagsterRunStatus.SUCCESS)
+    assert asked(instance, A) == [("a-1", "a-2")]
+    ran(instance, ["a-1", "a-2"], DagsterRunStatus.SUCCESS)
+    assert asked(instance, A, after=50) == []
+    assert asked(instance, A, after=61) == [("a-1", "a-2")]
+    ran(instance, ["a-1", "a-2"], DagsterRunStatus.SUCCESS)
+    assert asked(instance, A, after=230) == []
+    assert asked(instance, A, after=250) == [("a-1", "a-2")]
+
+
+def test_what_a_run_does_while_it_is_looked_is_not_asked_for_once_more(instance: dg.DagsterInstance) -> None:
+    ran(instance, ["a-1", "a-2"], DagsterRunStatus.STARTED)
+    attempts = Attempts(instance, JOB, keys_of_range(SHARDS))
+    (run,) = instance.get_runs()
+    instance.report_run_failed(run)
+    assert unit_requests(attempts, SHARDS, [A, B])[0].tags[RANGE_START] == "b-1"
+
+
+MANY = [f"m-{number}" for number in range(10 * MAX_RETRIES_QUEUED)]
+ONE_EACH = [Unit(key, [key], 0.0) for key in MANY]
+
+
+def retried(instance: dg.DagsterInstance, units: list[Unit], after: float) -> list[str]:
+    attempts = Attempts(instance, JOB, keys_of_range(MANY), now=time.time() + after)
+    return [request.tags[RANGE_START] for request in unit_requests(attempts, MANY, units)]
+
+
+def test_a_failure_that_many_share_does_not_fill_the_queue(instance: dg.DagsterInstance) -> None:
+    ran(instance, MANY, DagsterRunStatus.FAILURE, step_failed=True)
+    first = retried(instance, ONE_EACH, after=61)
+    assert first == MANY[:MAX_RETRIES_QUEUED]
+    for key in first[1:]:
+        ran(instance, [key], DagsterRunStatus.NOT_STARTED)
+    assert retried(instance, ONE_EACH, after=61) == [first[0]]
+
+
+def test_where_all_fails_one_is_tried_now_and_then_until_it_succeeds(instance: dg.DagsterInstance) -> None:
+    for key in MANY[:MAX_RETRIES_QUEUED]:
+        ran(instance, [key], DagsterRunStatus.FAILURE, step_failed=True)
+    tried, fresh = ONE_EACH[:MAX_RETRIES_QUEUED], ONE_EACH[-1]
+    assert retried(instance, tried, after=590) == []
+    assert retried(instance, [*tried, fresh], after=590) == [fresh.name]
+    assert retried(instance, tried, after=610) == [MANY[0]]
+    ran(instance, [MANY[0]], DagsterRunStatus.SUCCESS)
+    assert retried(instance, tried[1:], after=61) == MANY[1:MAX_RETRIES_QUEUED]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster import DagsterRunStatus
 
 from virnuc_assets import automation
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.partitions import SAMPLE_NAMES, SAMPLES, register
+from virnuc_assets.requests import MAX_ATTEMPTS, range_tags
+from virnuc_assets.sequences.incoming import visible_files, waiting_files
 from virnuc_assets.settings import Settings
+from virnuc_assets.storage.layout import Layout
 from virnuc_assets_tests.assets.project import failures, quiet
 from virnuc_assets_tests.watching_fakes import look, ranges_of, record, write_classifier
 
@@ -126,6 +131,8 @@ def test_hidden_files_folders_and_an_empty_folder_ask_for_nothing(folder: Folder
     (incoming / ".gitkeep").write_text("")
     (incoming / "a_folder.fasta").mkdir()
     (incoming / "dangling.fasta").symlink_to("nowhere")
+    (incoming / "too_long.fasta").symlink_to("x" * 300)
+    (incoming / "circle.fasta").symlink_to("circle.fasta")
     assert [folder.asked() for _ in range(3)] == [[], [], []]
 
 
@@ -175,6 +182,33 @@ def test_a_file_that_was_replaced_by_a_broken_one_is_no_sample_any_more(folder: 
     assert folder.samples() == {"one", "two"}
 
 
+def test_a_file_that_is_written_to_while_it_is_read_stays_what_it_was(folder: Folder, incoming: Path) -> None:
+    path, planned = incoming / "one.fasta", threading.Event()
+    path.write_text(">a\nACGT\n")
+    assert folder.settle() == []
+    path.write_text(">a\n" + ("ACGT" * 15 + "\n") * 100_000)
+
+    def append() -> None:
+        while not planned.is_set():
+            with path.open("a") as handle:
+                handle.write("ACGT\n")
+
+    writer = threading.Thread(target=append)
+    writer.start()
+    try:
+        told = folder.plan(["one.fasta"])
+    finally:
+        planned.set()
+        writer.join()
+    assert told == []
+    assert folder.samples() == {"one"}
+    event = folder.instance.get_latest_materialization_event(SAMPLES.key("shard_plan"))
+    assert event and event.asset_materialization
+    assert "written to while it was read" in event.asset_materialization.metadata["still_written"].value["one.fasta"]
+    folder.asked()
+    assert folder.asked() == [["one.fasta"]]
+
+
 NAMES = {
     b"with space.fasta": "with_space",
     b"semi;colon & more.fa": "semi_colon___more",
@@ -216,6 +250,29 @@ def test_the_second_of_two_files_of_one_name_is_refused(folder: Folder, incoming
     (incoming / "one.fa").write_text(">b\nACGTA\n")
     (told,) = folder.settle()
     assert "one.fa: named 'one' as 'one.fna' is; rename one" in told
+    assert folder.settle() == []
+
+
+@pytest.mark.parametrize("owner", [">a\nACGT\n", "no header\n"])
+def test_the_second_of_two_files_of_one_name_is_planned_when_the_first_is_gone(
+    folder: Folder, incoming: Path, owner: str
+) -> None:
+    (incoming / "one.fna").write_text(owner)
+    folder.settle()
+    (incoming / "one.fsa").write_text(">b\nACGTA\n")
+    assert "named 'one'" in "".join(folder.settle())
+    assert waiting(incoming) == []
+    (incoming / "one.fna").unlink()
+    assert waiting(incoming) == ["one.fsa"]
+    assert folder.plan(["one.fsa"]) == []
+    assert waiting(incoming) == []
+    assert folder.samples() == {"one"}
+
+
+def waiting(incoming: Path) -> list[str]:
+    root = incoming.parents[1]
+    layout, settings = Layout(root / "var", "miniature"), Settings(root=root).sequences
+    return list(waiting_files(layout, visible_files(incoming), settings))
 
 
 def test_a_duplicate_is_recognised_by_its_records_and_has_no_shards(folder: Folder, incoming: Path) -> None:
@@ -263,17 +320,18 @@ def test_planned_samples_share_a_run(defs: dg.Definitions, instance: dg.DagsterI
     assert look(defs, instance, "planned_samples")[0] == []
 
 
-def test_a_new_classifier_is_a_new_request(defs: dg.Definitions, instance: dg.DagsterInstance, tmp_path: Path) -> None:
-    """So that what failed for want of a fitting classifier is tried again."""
+def test_after_a_training_what_was_given_up_is_asked_for(
+    defs: dg.Definitions, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """It may have failed for want of a fitting classifier."""
     register(instance, SAMPLES.partitions, ["s-000001"])
-    path = write_classifier(tmp_path)
-    (first,), _ = look(defs, instance, "planned_samples")
-    (again,), _ = look(defs, instance, "planned_samples")
-    assert first.run_key == again.run_key
-    status = path.stat()
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**10))
-    (second,), _ = look(defs, instance, "planned_samples")
-    assert first.run_key != second.run_key
+    write_classifier(tmp_path)
+    tags = {**range_tags(["s-000001"]), "dagster/failure_reason": "STEP_FAILURE"}
+    for _ in range(MAX_ATTEMPTS):
+        instance.add_run(dg.DagsterRun(job_name=automation.SAMPLE_JOB, status=DagsterRunStatus.FAILURE, tags=tags))
+    assert look(defs, instance, "planned_samples")[0] == []
+    write_classifier(tmp_path)
+    assert ranges_of(look(defs, instance, "planned_samples")[0]) == [("s-000001", "s-000001")]
 
 
 def test_before_the_first_training_nothing_is_predicted(defs: dg.Definitions, instance: dg.DagsterInstance) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 
@@ -20,13 +20,14 @@ from virnuc_assets.sequences.incoming import (
     visible_files,
     write_into_book,
 )
-from virnuc_assets.sequences.opening import SequenceFileError
+from virnuc_assets.sequences.opening import SequenceFileError, SourceChanged
 from virnuc_assets.sequences.plan_table import SameRecords, make_plan
 from virnuc_assets.sequences.planning import Plan, records_digest
 from virnuc_assets.sequences.shard_keys import source_name, source_of
 
 # One such run at a time: files that came together are told apart, and none is planned twice.
 POOL = "plan_samples"
+E = TypeVar("E", bound=Exception)
 
 
 class PlanSamples(dg.Config):
@@ -39,6 +40,10 @@ class NameRefused(VirnucError):
     """A file whose name no sample can have."""
 
 
+class NameTaken(VirnucError):
+    """A file whose name is, as a sample, that of another file."""
+
+
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
     """The plan of the samples."""
     layout, settings = workspace.layout, workspace.settings
@@ -48,24 +53,23 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 
         A broken file fails this asset by name, and is no sample any more if it was one; the others are planned and
         registered all the same. A new file with the records of another sample is a duplicate: it is noted with that
-        sample's name, and has no shards.
+        sample's name, and has no shards. A file that is written to while it is read stays what it was, and waits.
         """
         files = visible_files(settings.incoming)
         chosen = {name: path for name, path in files.items() if config.files is None or name in config.files}
         states, book = file_states(chosen, settings.sequences), read_book(layout)
         names, failures = _sample_names(files, chosen, book)
-        sources = {file: Source(names[file], chosen[file]) for file in names if file in states}
+        sources = {file: Source(names[file], chosen[file]) for file in states if file not in failures}
         plans = _plan_each(workspace, sources, known_contents(layout, book), failures)
         samples = {names[file]: made for file, made in plans.items()}
+        growing, duplicates = _taken_out(failures, SourceChanged), _taken_out(failures, SameRecords)
         refused = {names[file] for file, error in failures.items() if isinstance(error, SequenceFileError)}
         added, removed = _register(context.instance, samples, refused)
-        duplicates = {file: failures.pop(file) for file in list(failures) if isinstance(failures[file], SameRecords)}
-        entries = _entries(states, {file: (names[file], made) for file, made in plans.items()}, failures | duplicates)
-        write_into_book(layout, entries, files)
+        write_into_book(layout, _entries(states, names, plans, failures | duplicates), files)
         raise_failures(failures, "samples that cannot be read; all others are planned")
         result = plan_result(workspace, SAMPLES, samples, added, removed)
-        told = {file: str(duplicate) for file, duplicate in duplicates.items()}
-        return result._replace(metadata={**(result.metadata or {}), "duplicates": told})
+        told = {"duplicates": _told(duplicates), "still_written": _told(growing)}
+        return result._replace(metadata={**(result.metadata or {}), **told})
 
     return [plan_asset(SAMPLES, plan_samples, [], pool=POOL)]
 
@@ -106,7 +110,7 @@ def _register(
 def _sample_names(
     files: Mapping[str, Path], chosen: Mapping[str, Path], book: Mapping[str, IncomingFile]
 ) -> tuple[dict[str, str], dict[str, Exception]]:
-    """Sample name of every chosen file; of files that would be named alike one is taken, the others are refused."""
+    """Sample name of every file that has one; of chosen files that are named alike one is taken, others are refused."""
     failures: dict[str, Exception] = {}
     owners: dict[str, str] = {}  # by sample; who has the name already, keeps it
     names: dict[str, str] = {}
@@ -119,22 +123,35 @@ def _sample_names(
             continue
         owner = owners.setdefault(names[file], file)
         if owner != file:
-            failures[file] = NameRefused(f"{file}: named {names[file]!r} as {owner!r} is; rename one")
-    refused = {file: error for file, error in failures.items() if file in chosen}
-    return {file: names[file] for file in sorted(names) if file in chosen and file not in refused}, refused
+            failures[file] = NameTaken(f"{file}: named {names[file]!r} as {owner!r} is; rename one")
+    return names, {file: error for file, error in failures.items() if file in chosen}
 
 
 def _entries(
-    states: Mapping[str, str], planned: Mapping[str, tuple[str, Plan]], failures: Mapping[str, Exception]
+    states: Mapping[str, str], names: Mapping[str, str], plans: Mapping[str, Plan], failures: Mapping[str, Exception]
 ) -> list[IncomingFile]:
     """The book's entries; a failure that is not the file's, as a full disk, is none: the file goes on waiting."""
     entries = []
     for file, state in states.items():
-        if file in planned:
-            sample, plan = planned[file]
-            entries.append(IncomingFile(file, state, "planned", sample, records_digest(plan.pieces), None))
-        elif isinstance(error := failures.get(file), SameRecords):
+        sample, error = names.get(file), failures.get(file)
+        if file in plans:
+            entries.append(IncomingFile(file, state, "planned", sample, records_digest(plans[file].pieces), None))
+        elif isinstance(error, SameRecords):
             entries.append(IncomingFile(file, state, "duplicate", error.source, error.content, None))
+        elif isinstance(error, NameTaken):
+            entries.append(IncomingFile(file, state, "namesake", sample, None, str(error)))
         elif isinstance(error, SequenceFileError | NameRefused):
-            entries.append(IncomingFile(file, state, "refused", None, None, str(error)))
+            entries.append(IncomingFile(file, state, "refused", sample, None, str(error)))
     return entries
+
+
+def _taken_out(failures: dict[str, Exception], kind: type[E]) -> dict[str, E]:
+    """Failures of one kind, which are none of the run's."""
+    found = {file: error for file, error in failures.items() if isinstance(error, kind)}
+    for file in found:
+        del failures[file]
+    return found
+
+
+def _told(errors: Mapping[str, Exception]) -> dict[str, str]:
+    return {file: str(error) for file, error in errors.items()}

@@ -16,7 +16,13 @@ from virnuc_assets.assets.per_shard import (
     peak_memory_mb,
     shard_asset,
 )
-from virnuc_assets.assets.recipes import branch_fingerprints, features_recipe, frames_recipe, predictions_recipe
+from virnuc_assets.assets.recipes import (
+    branch_fingerprints,
+    features_recipe,
+    frames_recipe,
+    predictions_recipe,
+    read_shard_inputs,
+)
 from virnuc_assets.checks import result, shards_of_run
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.markdown import cell
@@ -24,6 +30,7 @@ from virnuc_assets.partitions import REPORTS, SAMPLES
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.accounting import ledger_faults
 from virnuc_assets.sequences.plan_table import planned_shards
+from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Layout
 from virnuc_assets.storage.schemas import ledger_schema, predictions_schema
@@ -51,7 +58,8 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
             folder, chunk_length = layout.classifier(branch.name), workspace.settings.sequences.chunk_length
             classifier = ServingClassifier.load(folder, encoders, read_recipe(features)["dims"], chunk_length)
             require_table(features, classifier.features_schema, features_recipe(workspace, "samples", shard, encoders))
-            recipe = predictions_recipe(content_digest(features), classifier.digest)
+            planned = read_shard_inputs(layout.plan("samples", source_of(shard)))[shard].digest
+            recipe = predictions_recipe(content_digest(features), classifier.digest, planned)
 
             def batches() -> Iterator[pa.Table]:
                 yield classifier.predictions(read_table(features))

@@ -15,14 +15,14 @@ from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.opening import FileState, file_state
-from virnuc_assets.sequences.plan_table import PlannedSource, planned_shards, read_plan, read_whole_plan
+from virnuc_assets.sequences.plan_table import PlannedSource, read_plan, read_whole_plan
 from virnuc_assets.sequences.planning import Piece
 from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.footers import footer
 from virnuc_assets.storage.layout import RECORDS_FILE, Domain, Layout
 from virnuc_assets.storage.schemas import chunks_schema, frames_schema
-from virnuc_assets.storage.tables import TableMismatch, content_digest, read_recipe, require_table
+from virnuc_assets.storage.tables import TableMismatch, content_digest, require_table
 
 
 def todays_plan(workspace: Workspace, domain: Domain, shard: str) -> tuple[PlannedSource, list[Piece]]:
@@ -110,41 +110,39 @@ def embeddings_recipe(encoder: Mapping[str, str], frames: str) -> dict[str, Any]
     return {"table": "embeddings", "encoder": encoder, "frames": frames}
 
 
-def predictions_recipe(features: str, classifier: str) -> dict[str, Any]:
-    """What a shard's predictions follow from: content digest of the features, digest of the classifier's weights."""
-    return {"table": "predictions", "features": features, "classifier": classifier}
+def predictions_recipe(features: str, classifier: str, planned: str) -> dict[str, Any]:
+    """What a shard's predictions follow from.
 
-
-def plan_digest(layout: Layout, domain: Domain, shard: str) -> str:
-    """Digest of what a shard was planned from, also of when that was put there; empty where there is no plan.
-
-    A file that is replaced and put back is another one: what was asked of the first is asked again.
+    Args:
+        features: content digest of the features.
+        classifier: digest of its weights.
+        planned: digest of what the shard was planned from, so that predictions of an older file are told from today's
+            by themselves, whether or not the tables between are there.
     """
-    plan = layout.plan(domain, source_of(shard))
-    if not plan.is_file():
-        return ""
-    recipe = read_recipe(plan)
-    fasta = Path(recipe["fasta"])
-    return digest_of([recipe["sha256"], recipe["numbered"], fasta.stat().st_mtime_ns if fasta.is_file() else None])
+    return {"table": "predictions", "features": features, "classifier": classifier, "planned": planned}
 
 
-def chunks_are_older(layout: Layout, domain: Domain, shard: str) -> bool:
-    """Whether a shard was planned anew since its chunks were made, or its plan cannot be read."""
+def predictions_are_older(layout: Layout, shard: str) -> bool:
+    """Whether a sample shard lacks predictions of what it is planned from today, by whichever classifier.
+
+    A shard without plan is left to who plans.
+    """
     try:
-        planned = read_shard_inputs(layout.plan(domain, source_of(shard))).get(shard)
+        planned = read_shard_inputs(layout.plan("samples", source_of(shard))).get(shard)
     except FileNotFoundError:
         return False
     except TableMismatch:
         return True  # the run that this asks for says what is wrong, and stops no other sample
-    chunks = footer(layout.table(domain, "chunked_fasta", shard))
-    return planned is None or chunks is None or chunks.recipe != planned.chunks
+    predictions = footer(layout.table("samples", "predictions", shard))
+    return planned is None or predictions is None or predictions.recipe.get("planned") != planned.digest
 
 
 class ShardInputs(NamedTuple):
-    """What a shard's chunks, and its frames beside the chunks, must follow from by its plan."""
+    """What a shard's chunks, and its frames beside the chunks, must follow from by its plan; and the digest of both."""
 
     chunks: dict[str, Any]
     frames: dict[str, Any]
+    digest: str
 
 
 def read_shard_inputs(plan: Path) -> Mapping[str, ShardInputs]:
@@ -161,15 +159,33 @@ def read_shard_inputs(plan: Path) -> Mapping[str, ShardInputs]:
 def _shard_inputs(plan: Path, _: FileState) -> Mapping[str, ShardInputs]:
     source, shards = read_whole_plan(plan)
     return {
-        shard: ShardInputs(chunks_recipe(source, pieces), frames_inputs(source, pieces))
-        for shard, pieces in shards.items()
+        shard: _inputs(chunks_recipe(source, pieces), frames_inputs(source, pieces)) for shard, pieces in shards.items()
     }
 
 
+def _inputs(chunks: dict[str, Any], frames: dict[str, Any]) -> ShardInputs:
+    return ShardInputs(chunks, frames, digest_of([chunks, frames]))
+
+
 def report_is_older(layout: Layout, sample: str) -> bool:
-    """Whether a sample's predictions or ledgers were made anew since its report was written."""
-    report = layout.sample_report(sample) / RECORDS_FILE
-    shards = planned_shards(layout, "samples", sample)
+    """Whether a planned sample lacks a report of its plan, its predictions and its ledgers as they are today."""
+    return changed_at(layout.sample_report(sample) / RECORDS_FILE) < report_inputs_changed_at(layout, sample)
+
+
+def report_inputs_changed_at(layout: Layout, sample: str) -> float:
+    """When the newest of what a sample's report is made of was written; 0 without a plan that can be read."""
+    plan = layout.plan("samples", sample)
+    try:
+        shards = read_shard_inputs(plan)
+    except (FileNotFoundError, TableMismatch):
+        return 0.0
     tables = [layout.table("samples", asset, shard) for asset in ("predictions", "ledger") for shard in shards]
-    written = [table.stat().st_mtime_ns for table in tables if table.is_file()]
-    return report.is_file() and bool(written) and report.stat().st_mtime_ns < max(written)
+    return max(changed_at(path) for path in (plan, *tables))
+
+
+def changed_at(path: Path) -> float:
+    """When a file was last written, replaced, or put where it is, in seconds since the epoch; 0 where there is none.
+
+    Not by the time of modification, which `cp -p` keeps and anybody may set.
+    """
+    return path.stat().st_ctime if path.is_file() else 0.0

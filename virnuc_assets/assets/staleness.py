@@ -37,6 +37,7 @@ _CALLED = {
     "group": "its group",
     "frames": "its frames",
     "features": "its features",
+    "planned": "its records",
     "classifier": "the serving classifier",
     "checkpoint_digest": "weights",
 }
@@ -207,7 +208,7 @@ class _Look:
     ) -> str | None:
         if classifier is None:
             return NO_CLASSIFIER
-        return _changed(predictions_recipe(str(self._content(features, shard)), classifier), found)
+        return _changed(predictions_recipe(str(self._content(features, shard)), classifier, inputs.digest), found)
 
     def _encoder_changed(self, slot: str, today: Mapping[str, str] | str, found: Any) -> str | None:  # noqa: ANN401
         """The first entry in which a fingerprint is not today's."""

@@ -1,12 +1,14 @@
 """The watched folder: which files lie in it, in which state, and the book of what became of each.
 
 A file is in the book once it was planned, refused, or recognised as a duplicate; until then, and when it changes, it
-waits. The book is one small table, so what is written there outlives every process.
+waits, and so it does when the other file goes that had its name or its records. The book is one small table, so what
+is written there outlives every process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,8 +17,10 @@ from typing import Literal
 import pyarrow as pa
 from filelock import FileLock
 
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.foreign_text import printable
 from virnuc_assets.sequences.opening import file_state
+from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Layout
@@ -31,15 +35,17 @@ class IncomingFile:
     Attributes:
         file: its name as it can be shown.
         state: of the file, and of the settings that it was cut by, when this was found out.
-        fate: planned into shards, refused, or a duplicate, which has no shards.
-        sample: that it was planned as; of a duplicate the sample that holds the same records.
-        content: digest of its records' ids and letters; None where it was refused.
+        fate: planned into shards; refused; a namesake, refused because another file of the folder has its name as a
+            sample; or a duplicate, which has no shards.
+        sample: that it was planned as, or would have been; of a duplicate the sample that holds the same records;
+            None where its name is no sample's.
+        content: digest of its records' ids and letters; None where they were not planned.
         reason: why it was refused.
     """
 
     file: str
     state: str
-    fate: Literal["planned", "refused", "duplicate"]
+    fate: Literal["planned", "refused", "namesake", "duplicate"]
     sample: str | None
     content: str | None
     reason: str | None
@@ -47,7 +53,8 @@ class IncomingFile:
 
 def visible_files(folder: Path) -> dict[str, Path]:
     """Files of the watched folder by the name that can be shown, sorted; `.NAME` is still being written."""
-    visible = (path for path in folder.glob("*") if not path.name.startswith(".") and path.is_file())
+    # Not `Path.is_file`, which raises for a link into a folder that may not be read, or to a name that is too long.
+    visible = (path for path in folder.glob("*") if not path.name.startswith(".") and os.path.isfile(path))  # noqa: PTH113
     return {printable(path.name): path for path in sorted(visible)}
 
 
@@ -55,7 +62,7 @@ def file_states(files: Mapping[str, Path], settings: SequenceSettings) -> dict[s
     """State of each file: equal as long as nobody wrote to it or replaced it, and it would be cut in the same way."""
     states = {}
     for name, path in files.items():
-        with contextlib.suppress(FileNotFoundError):  # taken away since the folder was listed
+        with contextlib.suppress(OSError):  # taken away since the folder was listed, or what it links to
             states[name] = digest_of([file_state(path.stat()), settings.model_dump()])
     return states
 
@@ -87,13 +94,26 @@ def known_contents(layout: Layout, book: Mapping[str, IncomingFile]) -> dict[str
     return {str(entry.content): str(entry.sample) for entry in there}
 
 
-def waiting_files(layout: Layout, states: Mapping[str, str]) -> dict[str, str]:
-    """States of the files that are not in the book as they are today, or whose original is no more what they are."""
-    book = read_book(layout)
+def waiting_files(layout: Layout, files: Mapping[str, Path], settings: SequenceSettings) -> dict[str, str]:
+    """States of the files that are not in the book as they are today, or whose name or records are no other's now."""
+    states, book = file_states(files, settings), read_book(layout)
     known = known_contents(layout, book)
-    waiting = {}
-    for name, state in states.items():
+    namesakes = {name for name in states if name in book and book[name].fate == "namesake"}
+    owned = {_sample_of(files[name]) for name in states.keys() - namesakes}
+
+    def waits(name: str) -> bool:
         entry = book.get(name)
-        if entry is None or entry.state != state or (entry.fate == "duplicate" and entry.content not in known):
-            waiting[name] = state
-    return waiting
+        if entry is None or entry.state != states[name]:
+            return True
+        if entry.fate == "duplicate":
+            return entry.content not in known
+        return entry.fate == "namesake" and entry.sample not in owned
+
+    return {name: state for name, state in states.items() if waits(name)}
+
+
+def _sample_of(path: Path) -> str | None:
+    try:
+        return source_name(path)
+    except VirnucError:
+        return None

@@ -45,7 +45,7 @@ def plan_schema() -> pa.Schema:
 
 
 def incoming_schema() -> pa.Schema:
-    """A row a file of the watched folder; fate is planned, refused or duplicate, and null is what it does not have."""
+    """A row a file of the watched folder, as `sequences.incoming.IncomingFile` tells; null is what it does not have."""
     return _schema(file=_STRING, state=_STRING, fate=_STRING, sample=_STRING, content=_STRING, reason=_STRING)
 
 
