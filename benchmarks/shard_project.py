@@ -20,23 +20,23 @@ from typing import Any
 import dagster as dg
 
 from benchmarks.ui_queries import BACKFILL, LAUNCH, ask
-from virnuc_assets.assets.recipes import chunks_recipe
+from virnuc_assets.assets.recipes import predictions_recipe, read_shard_inputs
 from virnuc_assets.automation import PLAN_SAMPLES_JOB
 from virnuc_assets.bootstrap import dagster_home, set_up
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.partitions import SAMPLES
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.cataloguing import write_manifest
-from virnuc_assets.sequences.chunk_table import ChunkReader
-from virnuc_assets.sequences.plan_table import read_plan
+from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.settings import Settings
 from virnuc_assets.settings_file import load_settings
-from virnuc_assets.storage.layout import CLASSIFIER_FILE
+from virnuc_assets.storage.layout import CLASSIFIER_FILE, RECORDS_FILE
+from virnuc_assets.storage.schemas import predictions_schema
 from virnuc_assets.storage.tables import write_table
 
 ROOT = Path(__file__).parents[1]
 CHUNK_NT = 500
-_FILES = 10
+_SOURCES, _SAMPLE_SHARDS = 10, 10
 _START_SECONDS, _POLL_SECONDS, _GRACE_SECONDS = 180, 1.0, 60
 
 
@@ -44,7 +44,7 @@ def write_project(root: Path, shards: int) -> Settings:
     """A project whose catalogue gives so many shards; nothing is planned yet."""
     genomes = root / "data" / "genomes"
     rows = []
-    for number, path in enumerate(_write_records(genomes, "source", "fna", shards)):
+    for number, path in enumerate(_write_records(genomes, "source", "fna", shards, _SOURCES)):
         label, group = ("viral", "some virus") if number % 2 else ("host", "bacteria")
         rows.append({"name": path.stem, "label": label, "group": group, "fasta": path.name})
     write_manifest(genomes, rows)
@@ -59,11 +59,11 @@ def write_project(root: Path, shards: int) -> Settings:
 
 
 def write_samples(settings: Settings, shards: int, predicted: int) -> None:
-    """Samples of so many shards, planned; of some shards the chunks lie there and Dagster knows of predictions.
+    """Samples of ten shards each, planned; some of them, of so many shards, have empty predictions and a report.
 
-    A classifier is described, and nothing is predicted.
+    A classifier is described, and nothing is predicted by it.
     """
-    _write_records(settings.incoming, "sample", "fasta", shards)
+    _write_records(settings.incoming, "sample", "fasta", shards, max(shards // _SAMPLE_SHARDS, 1))
     plan(settings, PLAN_SAMPLES_JOB)
     layout = Workspace(settings).layout
     folder = layout.classifier(settings.serving.branch)
@@ -72,10 +72,15 @@ def write_samples(settings: Settings, shards: int, predicted: int) -> None:
     with dg.DagsterInstance.from_config(str(dagster_home(settings))) as instance:
         done = list(instance.get_dynamic_partitions(str(SAMPLES.partitions.name)))[:predicted]
         for shard in done:
-            source, pieces = read_plan(layout, "samples", shard)
-            chunks = ChunkReader(source.fasta, source.sha256, CHUNK_NT).table(pieces)
-            write_table(layout.table("samples", "chunked_fasta", shard), chunks, chunks_recipe(source, pieces))
+            planned = read_shard_inputs(layout.plan("samples", source_of(shard)))[shard].digest
+            recipe = predictions_recipe("none", "none", planned)
+            write_table(layout.table("samples", "predictions", shard), predictions_schema().empty_table(), recipe)
             instance.report_runless_asset_event(dg.AssetMaterialization(SAMPLES.key("predictions"), partition=shard))
+        for sample in {source_of(shard) for shard in done}:
+            report = layout.sample_report(sample) / RECORDS_FILE
+            report.parent.mkdir(parents=True)
+            report.write_text("", encoding="utf-8")
+            instance.report_runless_asset_event(dg.AssetMaterialization(SAMPLES.key("report"), partition=sample))
 
 
 def plan(settings: Settings, job: str, **tags: str) -> None:
@@ -89,13 +94,13 @@ def plan(settings: Settings, job: str, **tags: str) -> None:
         definition.execute_in_process(instance=instance, tags=tags)
 
 
-def _write_records(folder: Path, name: str, ending: str, records: int) -> list[Path]:
+def _write_records(folder: Path, name: str, ending: str, records: int, files: int) -> list[Path]:
     """Some files with so many records of one chunk in all; no letter of a stop codon, so that each has six frames."""
     generator, paths = random.Random(name), []  # noqa: S311
     folder.mkdir(parents=True, exist_ok=True)
-    for number in range(_FILES):
+    for number in range(files):
         paths.append(folder / f"{name}{number}.{ending}")
-        letters = ["".join(generator.choices("ACG", k=CHUNK_NT)) for _ in range(records // _FILES)]
+        letters = ["".join(generator.choices("ACG", k=CHUNK_NT)) for _ in range(records // files)]
         text = "".join(f">{name}{number}_{place}\n{chunk}\n" for place, chunk in enumerate(letters))
         paths[-1].write_text(text, encoding="ascii")
     return paths
