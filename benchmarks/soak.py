@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks.dropped_files import Dropper, make_files
 from benchmarks.small_project import ROOT, Servers, make_project, wait_for
-from benchmarks.soak_verdict import is_settled, undisturbed, verdict
+from benchmarks.soak_verdict import is_settled, left_over, undisturbed, verdict
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.processes import processes_of
 from virnuc_assets.resources import Workspace
@@ -32,6 +32,7 @@ from virnuc_assets.settings import Settings
 _ALL = "all"
 # Workers more often: they do the work.
 _TARGETS = ("worker", "worker", "worker", "code_server", "webserver", "daemon", "mlflow", "up", _ALL, "helper")
+_ENDING_SECONDS = 30.0
 _CONSOLE = Console(width=120, highlight=False)
 
 
@@ -77,11 +78,13 @@ def _soak(scratch: Path, given: argparse.Namespace) -> dict[str, float]:
         dropper.finish()
         _say("left alone until nothing is left to do")
         figures["settled_after_s"] = round(wait_for("all files done", lambda: is_settled(settings), 900, servers), 1)
+        found = left_over(settings, _ENDING_SECONDS)
         status = servers.stop()
     finally:
         servers.stop()
     figures |= verdict(settings, expected, files)
-    figures["orphans"] = len(processes_of(dagster_home(settings))) + (status != 0)
+    figures["slots_stuck"] += found["slots_stuck"]
+    figures["orphans"] = found["orphans"] + len(processes_of(dagster_home(settings))) + (status != 0)
     figures["kills"] = killer.kills.total()
     figures["starts"] = servers.starts
     return figures | {f"kills_{kind}": count for kind, count in killer.kills.items()}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psutil
 from dagster import DagsterRunStatus, RunsFilter
 from rich.console import Console
 
@@ -22,6 +24,7 @@ from virnuc_assets.definitions import build_defs
 from virnuc_assets.demo import Runs
 from virnuc_assets.foreign_text import printable
 from virnuc_assets.partitions import REPORTS, SAMPLE_NAMES, SAMPLES
+from virnuc_assets.processes import processes_of
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.incoming import read_book, visible_files, waiting_files
 from virnuc_assets.sequences.plan_table import planned_shards
@@ -74,6 +77,48 @@ def _unreported(instance: dg.DagsterInstance) -> set[str]:
     return (samples - reported) | (shards - predicted)
 
 
+def left_over(settings: Settings, seconds: float) -> dict[str, float]:
+    """Orphans, and slots that are taken, of a settled project whose servers run: before anybody clears them away.
+
+    Args:
+        settings: the project's.
+        seconds: how long a process that is just ending, and a slot that is about to be freed, may take.
+    """
+    home, deadline = dagster_home(settings), time.monotonic() + seconds
+    while True:
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            figures = {"orphans": float(len(orphans(home))), "slots_stuck": float(slots_taken(instance))}
+        if not any(figures.values()) or time.monotonic() > deadline:
+            return figures
+        time.sleep(0.5)
+
+
+def orphans(home: Path) -> list[psutil.Process]:
+    """Processes of a home that should not be there where no run goes on.
+
+    Those are the ones that execute runs, and whatever does not descend from the living `virnuc up`, as its servers
+    and Python's resource trackers do.
+    """
+    living = processes_of(home)
+    served = {process.pid for kind, process in living if kind == "up"}
+    return [process for kind, process in living if kind != "up" and (kind == "worker" or _is_astray(process, served))]
+
+
+def _is_astray(process: psutil.Process, served: set[int]) -> bool:
+    try:
+        return not served & {parent.pid for parent in process.parents()}
+    except psutil.NoSuchProcess:  # it ended meanwhile
+        return False
+
+
+def slots_taken(instance: dg.DagsterInstance) -> int:
+    """Slots of pools that are taken, and runs that have not ended."""
+    storage = instance.event_log_storage
+    infos = [storage.get_concurrency_info(key) for key in storage.get_concurrency_keys()]
+    unfinished = instance.get_runs_count(RunsFilter(statuses=_UNFINISHED))
+    return int(unfinished + sum(info.active_slot_count for info in infos))
+
+
 def verdict(settings: Settings, expected: Settings, files: Sequence[Dropped]) -> dict[str, float]:
     """Counts of what is right and wrong with every file that was dropped."""
     layout, book = Workspace(settings).layout, read_book(Workspace(settings).layout)
@@ -93,10 +138,7 @@ def verdict(settings: Settings, expected: Settings, files: Sequence[Dropped]) ->
             figures["files_good"] += found == wanted and _same_report(settings, expected, sample)
     figures["temporary_files"] = len([*layout.var.rglob("*.partial"), *layout.var.rglob("*.copy")])
     with dg.DagsterInstance.from_config(str(dagster_home(settings))) as instance:
-        storage = instance.event_log_storage
-        infos = [storage.get_concurrency_info(key) for key in storage.get_concurrency_keys()]
-        unfinished = instance.get_runs_count(RunsFilter(statuses=_UNFINISHED))
-        figures["slots_stuck"] = unfinished + sum(info.active_slot_count for info in infos)
+        figures["slots_stuck"] = slots_taken(instance)
         figures["runs"] = instance.get_runs_count()
         figures["runs_failed"] = instance.get_runs_count(RunsFilter(statuses=[DagsterRunStatus.FAILURE]))
         figures["partitions_missing"] = len(_unreported(instance))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -17,14 +19,14 @@ from virnuc_assets.settings import Settings
 
 _LAUNCHED = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 # As `storage` names what it has not finished: with the process id of the writer.
-_UNFINISHED = re.compile(r"\..+?\.(\d+)\.(\w+\.)?(partial|replaced|rows)")
+_UNFINISHED = re.compile(r"\.(?P<name>.+?)\.(?P<writer>\d+)\.(\w+\.)?(?P<kind>partial|replaced|rows)")
 _NOT_RETRIED = RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags={WILL_RETRY_TAG: "false"})
 _RETRY_FAILED = "Failed to retry run"
 _LOOKED_AT = 200  # of the latest runs that are not retried; most failed by a step's own error
 
 
 def reap(settings: Settings, say: Callable[[str], None]) -> None:
-    """End stray processes, mark runs whose process is gone, remove unfinished files; tells each count that is not 0.
+    """End stray processes, mark runs whose process is gone, clear unfinished files; tells each count that is not 0.
 
     Only for who holds the home's lock file, before any server runs.
     """
@@ -33,13 +35,17 @@ def reap(settings: Settings, say: Callable[[str], None]) -> None:
         say(f"Ended {count} processes of a `virnuc up` that was killed.")
     mend_runs(home, say, launching=False)
     unfinished = unfinished_files(settings)
-    for path in unfinished:
+    back = _put_back(unfinished)
+    for path in (left := [path for path in unfinished if path not in back]):
         if path.is_dir():
-            shutil.rmtree(path)
+            with contextlib.suppress(FileNotFoundError):  # its next writer clears it, too
+                shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    if unfinished:
-        say(f"Removed {len(unfinished)} unfinished files and folders of killed processes.")
+    if back:
+        say(f"Put back {len(back)} folders that killed processes were about to replace.")
+    if left:
+        say(f"Removed {len(left)} unfinished files and folders of killed processes.")
 
 
 def mend_runs(home: Path, say: Callable[[str], None], launching: bool) -> None:
@@ -80,11 +86,38 @@ def _retry_failed(instance: DagsterInstance, run: DagsterRun) -> bool:
 
 
 def unfinished_files(settings: Settings) -> list[Path]:
-    """Files and folders that a dead process had not finished, where the platform writes; not what lies within them."""
-    found: list[Path] = []
-    for folder in (settings.var, *settings.catalogues):
-        for path in sorted(folder.rglob(".*")):
-            match = _UNFINISHED.fullmatch(path.name)
-            if match and not process_since(int(match[1]), path.lstat().st_mtime) and not set(found) & set(path.parents):
-                found.append(path)
-    return found
+    """Files and folders that a dead process had not finished, where the platform writes; not what lies within them.
+
+    Other processes may write there meanwhile: what vanishes is not among them.
+    """
+    found: set[Path] = set()
+    for top in (settings.var, *settings.catalogues):
+        for folder, folders, files in os.walk(top):
+            dead = {name for name in (*folders, *files) if _writer_is_dead(Path(folder, name))}
+            folders[:] = [name for name in folders if name not in dead]
+            found |= {Path(folder, name) for name in dead}
+    return sorted(found)
+
+
+def _writer_is_dead(path: Path) -> bool:
+    if not (match := _UNFINISHED.fullmatch(path.name)):
+        return False
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
+    # Of a folder that was renamed only this time tells when; it was written long before.
+    seen = status.st_ctime if match["kind"] == "replaced" else status.st_mtime
+    return process_since(int(match["writer"]), seen) is None
+
+
+def _put_back(unfinished: list[Path]) -> list[Path]:
+    """Give folders their names back that were renamed to be replaced, and were not; returns what they were called."""
+    renamed = [path for path in unfinished if path.suffix == ".replaced"]
+    back = []
+    for path in sorted(renamed, key=lambda path: path.lstat().st_ctime, reverse=True):  # of several the latest
+        match = _UNFINISHED.fullmatch(path.name)
+        if match and not (whole := path.with_name(match["name"])).exists():
+            path.rename(whole)
+            back.append(path)
+    return back

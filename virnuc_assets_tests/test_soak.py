@@ -1,14 +1,97 @@
 """The soak in its short form: real servers, files dropped in random ways, processes killed at random."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dagster as dg
+import psutil
 import pytest
+
+from benchmarks.soak_verdict import left_over, orphans, slots_taken
+from virnuc_assets.bootstrap import dagster_home
+from virnuc_assets.processes import Part, end, lock_file, mark
+from virnuc_assets.storage.held_files import hold, release
+from virnuc_assets_tests.assets.project import Project, new_project
+
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 ROOT = Path(__file__).parents[1]
 GOOD, BAD, KILLS = 8, 5, 6
+SLEEP = "import time; print(flush=True); time.sleep(60)"
+# Starts another process in a session of its own, and tells its number and dies.
+PARENT = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {SLEEP!r}, *sys.argv[1:]], start_new_session=True, stdout=-1)
+child.stdout.readline()
+print(child.pid, flush=True)
+"""
+Start = Callable[..., psutil.Process]
+
+
+@pytest.fixture
+def project(blank: Path, tmp_path: Path) -> Iterator[Project]:
+    """Of which this process stands for `virnuc up`."""
+    project = new_project(tmp_path / "project", blank, in_memory=False)
+    lock = lock_file(dagster_home(project.settings))
+    assert hold(lock)
+    yield project
+    release(lock)
+    project.instance.dispose()
+
+
+@pytest.fixture
+def start(project: Project) -> Iterator[Start]:
+    """Starts a marked process, as a child of this one or as one whose parent is dead."""
+    started: list[psutil.Process] = []
+
+    def start(part: Part, *words: str, parent_dies: bool = False) -> psutil.Process:
+        environment = {**os.environ, **mark(dagster_home(project.settings), part)}
+        code = PARENT if parent_dies else SLEEP
+        child = psutil.Popen([sys.executable, "-c", code, *words], env=environment, stdout=subprocess.PIPE, text=True)
+        told = child.stdout.readline()  # so that it is what its environment says
+        started.append(psutil.Process(int(told)) if parent_dies else child)
+        if parent_dies:
+            child.wait()
+        return started[-1]
+
+    yield start
+    end(started)
+
+
+def test_servers_and_what_they_started_are_no_orphans(project: Project, start: Start) -> None:
+    start("mlflow")
+    start("code_server", "api", "grpc")
+    start("code_server", "from multiprocessing.resource_tracker import main")
+    assert orphans(dagster_home(project.settings)) == []
+
+
+def test_who_executes_a_run_after_the_last_one_is_an_orphan_and_so_is_a_child_without_its_parent(
+    project: Project, start: Start
+) -> None:
+    home = dagster_home(project.settings)
+    worker = start("code_server", "from multiprocessing.spawn import spawn_main")
+    helper, server = start("code_server", "compiles", parent_dies=True), start("daemon", parent_dies=True)
+    assert {process.pid for process in orphans(home)} == {worker.pid, helper.pid, server.pid}
+    assert left_over(project.settings, 0) == {"orphans": 3, "slots_stuck": 0}
+    end([worker, helper, server])
+    assert left_over(project.settings, 0) == {"orphans": 0, "slots_stuck": 0}
+
+
+def test_runs_that_did_not_end_and_slots_that_are_taken_are_counted(project: Project) -> None:
+    instance = project.instance
+    run = instance.create_run_for_job(dg.GraphDefinition("some_job").to_job())
+    assert slots_taken(instance) == 1
+    instance.event_log_storage.set_concurrency_slots("gpu", 2)
+    instance.event_log_storage.claim_concurrency_slot("gpu", run.run_id, "a_step")
+    assert slots_taken(instance) == 2
+    assert left_over(project.settings, 0) == {"orphans": 0, "slots_stuck": 2}
+    instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    instance.report_run_canceled(run)
+    assert slots_taken(instance) == 0
 
 
 @pytest.mark.slow

@@ -35,7 +35,8 @@ def written_aside(path: Path) -> Iterator[Path]:
 def folder_written_aside(path: Path) -> Iterator[Path]:
     """A new folder that replaces `path` when the block ends well and vanishes when not.
 
-    Two renames: whoever dies between them leaves no folder, never a mixture of two.
+    Two renames: whoever dies between them leaves no folder, never a mixture of two. The older one then lies beside it
+    as `.NAME.PID.replaced`; the next `virnuc up` puts it back.
 
     Raises:
         DiskFull: there is no room for it.

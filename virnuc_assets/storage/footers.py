@@ -38,29 +38,30 @@ def footers(folder: Path) -> dict[str, Footer | None]:
         for entry in entries:
             if entry.name.endswith(".parquet") and not entry.name.startswith("."):  # else it is still being written
                 with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                    found[entry.name.removesuffix(".parquet")] = _read(entry.path, *_state(entry.stat()))
+                    found[entry.name.removesuffix(".parquet")] = _known(entry.path, entry.stat())
     return found
 
 
 def footer(path: Path) -> Footer | None:
     """Footer of one table; None where there is no table, or none that can be read."""
     try:
-        return _read(str(path), *_state(path.stat()))
+        return _known(str(path), path.stat())
     except FileNotFoundError:
         return None
 
 
-def _state(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_ino, status.st_size, status.st_mtime_ns
+def _known(path: str, status: os.stat_result) -> Footer | None:
+    # A failure is told and forgotten: what cannot be read now, e.g. for want of a file descriptor, may be whole.
+    try:
+        return _read(path, status.st_ino, status.st_size, status.st_mtime_ns)
+    except (TableMismatch, ValueError):
+        return None
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _read(path: str, *_state: int) -> Footer | None:
-    try:
-        text, content = _read_end(path) or read_recipe_and_content(Path(path))
-        recipe = json.loads(text)
-    except (TableMismatch, ValueError):
-        return None
+def _read(path: str, *_state: int) -> Footer:
+    text, content = _read_end(path) or read_recipe_and_content(Path(path))
+    recipe = json.loads(text)
     # The fingerprint of an encoder is the same in thousands of tables, and kept once.
     return Footer({key: _shared(json.dumps(v)) if isinstance(v, dict) else v for key, v in recipe.items()}, content)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from virnuc_assets.storage.digests import digest_words, one_array
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema, vector_dim
-from virnuc_assets.storage.tables import TableMismatch, open_table
+from virnuc_assets.storage.tables import TableMismatch, damage_named, open_table
 
 Digests = NDArray[np.uint64]  # (n, 2), as of `digest_words`
 Numbers = NDArray[np.int64]
@@ -87,18 +87,18 @@ class KnownVectors:
             digests: (n, 2), of the same sequences.
 
         Yields:
-            Some of the n, (m,), and their vectors, (m, dim). A row that is not there any more, since another process
-            replaced the table, is among none of them.
+            Some of the n, (m,), and their vectors, (m, dim), all finite. A row that is not there any more, since
+            another process replaced the table, or that cannot be read, since it is damaged, is among none of them.
         """
         for number in np.unique(places[places[:, 0] != UNKNOWN, 0]).tolist():
             mine = np.flatnonzero(places[:, 0] == number)
             kept = number in self._kept
             opened = contextlib.nullcontext(self._kept[number]) if kept else open_table(self._tables[number])
-            with self._damage_told(), opened as (parquet, recipe):
+            with self._damage_told(), damage_named(self._tables[number]), opened as (parquet, recipe):
                 if self._is_of_the_encoder(parquet, recipe):
                     for asked, words, vectors in _read_rows(parquet, places[mine, 1]):
-                        same = (words == digests[mine[asked]]).all(axis=1)
-                        yield mine[asked[same]], vectors[same]
+                        good = (words == digests[mine[asked]]).all(axis=1) & np.isfinite(vectors).all(axis=1)
+                        yield mine[asked[good]], vectors[good]
 
     def _note(self, path: Path, digests: Digests) -> None:
         keys, rows = self._matches(digests)

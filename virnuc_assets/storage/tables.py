@@ -62,6 +62,7 @@ class TableWriter:
             write_statistics=plain,
             use_compliant_nested_type=False,  # nested values as the schema names them: what is read is what was written
             data_page_size=_PAGE_BYTES,
+            write_page_checksum=True,  # LZ4 unpacks a number that rotted on the disk as if it were another
             memory_pool=pa.system_memory_pool(),  # Arrow's own keeps what was freed, megabytes a column
         )
         return self
@@ -112,8 +113,9 @@ def read_table(
             rows without.
     """
     require_table(path, schema, require)
-    with _damage_named(path):
-        return pq.read_table(path, filters=where, partitioning=None).replace_schema_metadata(None)
+    with damage_named(path):
+        found = pq.read_table(path, filters=where, partitioning=None, page_checksum_verification=True)
+    return found.replace_schema_metadata(None)
 
 
 def read_windows(
@@ -133,7 +135,8 @@ def read_windows(
         columns: Those to read, in the table's order; all without.
     """
     require_table(path, schema, require)
-    with _damage_named(path), pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES) as parquet:
+    reading = {"pre_buffer": False, "buffer_size": _READ_BYTES, "page_checksum_verification": True}
+    with damage_named(path), pq.ParquetFile(path, **reading) as parquet:
         if not parquet.metadata.num_rows:
             empty = parquet.schema_arrow.remove_metadata().empty_table()
             yield empty.select([name for name in empty.column_names if columns is None or name in columns])
@@ -173,8 +176,19 @@ def open_table(path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
         TableMismatch: the table is missing or damaged, also where that is noticed while it is read.
     """
     _require_file(path)
-    with _damage_named(path), pq.ParquetFile(path) as parquet:
+    with damage_named(path), pq.ParquetFile(path, page_checksum_verification=True) as parquet:
         yield parquet, _recipe(parquet.metadata, path)
+
+
+@contextlib.contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """What goes wrong while a table is read, a page whose checksum does not hold included, as a `TableMismatch`."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise TableMismatch(
+            f"{path}: damaged, or not a Parquet file ({error}); remove it, and materialize {asset_of(path)} again"
+        ) from error
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -233,18 +247,8 @@ def _require_file(path: Path) -> None:
 
 def _footer(path: Path) -> pq.FileMetaData:
     _require_file(path)
-    with _damage_named(path):
+    with damage_named(path):
         return pq.read_metadata(path)
-
-
-@contextlib.contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise TableMismatch(
-            f"{path}: damaged, or not a Parquet file ({error}); materialize {asset_of(path)} again"
-        ) from error
 
 
 def _recipe(footer: pq.FileMetaData, path: Path) -> dict[str, Any]:

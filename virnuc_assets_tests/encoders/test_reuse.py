@@ -18,10 +18,12 @@ from virnuc_assets.encoders.reuse import ShardVectors
 from virnuc_assets.settings import EncodingSettings
 from virnuc_assets.storage.digests import digest_words, sequence_digests
 from virnuc_assets.storage.known_vectors import KnownVectors
+from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import frames_schema
-from virnuc_assets.storage.tables import TableMismatch, TableWriter, content_digest, write_table
+from virnuc_assets.storage.tables import TableMismatch, TableWriter, content_digest, read_table, write_table
 from virnuc_assets.storage.windows import in_windows
 from virnuc_assets_tests.encoders.drawn import drawn
+from virnuc_assets_tests.storage.examples import rot
 
 WINDOW = 4  # rows, instead of a thousand
 # Of some thirty residues, as chunks give them: of a handful, a vector's last bit depends on the batch.
@@ -62,7 +64,7 @@ class Shards:
     """Frames tables and their embeddings in a folder, and what went through the encoder."""
 
     def __init__(self, folder: Path, encoder: Encoder) -> None:
-        self.folder, self.encoder, self.embedded = folder, encoder, list[str]()
+        self.folder, self.encoder, self.embedded, self.told = folder, encoder, list[str](), list[str]()
         self.recipe = {"table": "embeddings", "encoder": encoder.fingerprint}
 
     def plainly(self, name: str, proteins: list[str]) -> Path:
@@ -76,7 +78,7 @@ class Shards:
         return path
 
     def known(self, wanted: list[str], paths: list[Path]) -> KnownVectors:
-        found = KnownVectors(digest_words(sequence_digests(wanted)), self.encoder.fingerprint, [].append)
+        found = KnownVectors(digest_words(sequence_digests(wanted)), self.encoder.fingerprint, self.told.append)
         found.scan(paths)
         return found
 
@@ -144,6 +146,20 @@ def test_what_vanishes_while_a_shard_is_made_is_embedded(encoder: Encoder, tmp_p
     assert pa.concat_tables(windows).combine_chunks() == pa.concat_tables(expected).combine_chunks()
     assert sorted(shards.embedded) == sorted([G, W, M, L, A])
     assert vectors.embedded == 5
+
+
+def test_what_rotted_on_the_disk_is_embedded_anew(checkpoints: Path, tmp_path: Path) -> None:
+    """Three rows are written at a time: the parts before the damage are copied, it and what follows is not."""
+    shards = Shards(tmp_path, loaded("fastesm2_650_miniature", checkpoints))
+    there = shards.plainly("there", PROTEINS)
+    known = shards.known(PROTEINS, [there])
+    rot(there, vectors_of(read_table(there))[4])
+    vectors = shards.vectors("a", PROTEINS, known)
+    made = shards.made("a", vectors)
+    assert content_digest(made) == content_digest(shards.plainly("a", PROTEINS))
+    assert shards.embedded == PROTEINS[3:]
+    assert vectors.embedded == 4
+    assert [str(there) in told for told in shards.told] == [True, True]  # a window of four rows, then the next
 
 
 def test_what_occurs_no_more_is_not_held(encoder: Encoder, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from virnuc_assets.storage.schemas import embeddings_schema
@@ -23,6 +24,13 @@ def embeddings(rows: int, dim: int = 4, start: int = 0) -> pa.Table:
         "vector": [[n + column / 8 for column in range(dim)] for n in numbers],
     }
     return pa.table(columns, schema=embeddings_schema(dim))
+
+
+def rot(path: Path, vector: np.ndarray) -> None:
+    """Flip a bit of a vector in its table, as a bad disk does; of random numbers, which LZ4 leaves as they are."""
+    content = bytearray(path.read_bytes())
+    content[content.index(vector.tobytes())] ^= 1
+    path.write_bytes(content)
 
 
 def files(path: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,15 @@ def test_a_table_that_is_written_again_is_read_again(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     assert footers(tmp_path) == {"t": None}
+
+
+def test_a_table_that_could_not_be_read_for_a_moment_is_read_at_the_next_look(tmp_path: Path) -> None:
+    path, limits = tmp_path / "t.parquet", resource.getrlimit(resource.RLIMIT_NOFILE)
+    write_table(path, TABLE, {"of": "a"})
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))  # no file can be opened
+    try:
+        meanwhile = footer(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert meanwhile is None
+    assert footer(path) == ({"of": "a"}, content_digest(path))

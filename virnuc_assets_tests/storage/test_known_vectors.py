@@ -16,6 +16,8 @@ from virnuc_assets.storage.known_vectors import UNKNOWN, Digests, KnownVectors
 from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets.storage.tables import TableWriter
 
+from .examples import rot
+
 ENCODER = {"name": "esm2_3b", "precision": "fp32"}
 DIM = 3
 
@@ -43,6 +45,19 @@ def write(
                 pa.FixedSizeListArray.from_arrays(flat, DIM),
             ]
             writer.write(pa.Table.from_arrays(columns, schema=schema))
+    return path
+
+
+def write_vectors(path: Path, sequences: Sequence[str], vectors: np.ndarray, part: int) -> Path:
+    """As `write`, any vectors."""
+    schema = embeddings_schema(vectors.shape[1])
+    with TableWriter(path, schema, {"table": "embeddings", "encoder": ENCODER}) as writer:
+        for start in range(0, len(sequences), part):
+            here = sequences[start : start + part]
+            column = pa.FixedSizeListArray.from_arrays(
+                pa.array(vectors[start : start + part].reshape(-1)), vectors.shape[1]
+            )
+            writer.write(pa.Table.from_arrays([pa.array(here), sequence_digests(here), column], schema=schema))
     return path
 
 
@@ -110,6 +125,26 @@ def test_pages_that_are_damaged_are_noticed_when_they_are_copied(tmp_path: Path)
     path.write_bytes(content[:4] + bytes(len(content) - 2000) + content[-1996:])
     assert copied(found, [f"{'MKV' * 20}7"]) == {}
     assert len(told) == 1 and str(path) in told[0]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_rotted_is_not_copied_and_the_parts_before_it_are(tmp_path: Path, kept: bool) -> None:
+    told, sequences = list[str](), [f"MKV{n}" for n in range(30)]
+    vectors = np.random.default_rng(2).standard_normal((30, 16), np.float32)
+    path = write_vectors(tmp_path / "table.parquet", sequences, vectors, part=10)
+    found = known(sequences, [path], told)
+    if kept:
+        found.keep(path)
+    rot(path, vectors[14])
+    assert copied(found, sequences) == dict(zip(sequences[:10], vectors[:10].tolist(), strict=True))
+    assert len(told) == 1 and f"{path}: damaged" in told[0]
+
+
+def test_a_vector_that_is_not_finite_is_not_copied(tmp_path: Path) -> None:
+    vectors = np.arange(12, dtype=np.float32).reshape(4, 3)
+    vectors[1, 2], vectors[3, 0] = np.nan, np.inf
+    found = known(list("ABCD"), [write_vectors(tmp_path / "table.parquet", list("ABCD"), vectors, part=4)])
+    assert copied(found, list("ABCD")) == {"A": [0, 1, 2], "C": [6, 7, 8]}
 
 
 @pytest.mark.parametrize("rows", [[], ["LLL"], ["LLL", "LLV", "LLI", "MKV"], None])

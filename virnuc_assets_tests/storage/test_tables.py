@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema, features_schema, frames_schema
 from virnuc_assets.storage.tables import (
     TableMismatch,
@@ -14,16 +16,18 @@ from virnuc_assets.storage.tables import (
     asset_of,
     content_digest,
     is_made_by,
+    open_table,
     read_recipe,
     read_rows,
     read_schema,
     read_table,
     read_windows,
+    require_content,
     require_table,
     write_table,
 )
 
-from .examples import RECIPE, embeddings, files
+from .examples import RECIPE, embeddings, files, rot
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7])
@@ -148,6 +152,32 @@ def test_a_damaged_file_is_refused_with_a_remedy(path: Path, content: bytes) -> 
     path.write_bytes(content)
     with pytest.raises(TableMismatch, match="again"):
         read_table(path, embeddings_schema(4), RECIPE)
+
+
+def test_a_bit_that_flipped_is_noticed_by_whatever_reads_it(path: Path) -> None:
+    vectors = np.random.default_rng(1).standard_normal((40, 16), np.float32)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 16)
+    table = embeddings(40, dim=16).set_column(2, embeddings_schema(16).field("vector"), column)
+    write_table(path, table, RECIPE)
+    assert read_table(path) == table
+    rot(path, vectors[25])
+    unpacked = vectors_of(pq.read_table(path))
+    assert np.flatnonzero((unpacked != vectors).any(axis=1)).tolist() == [25]  # without a checksum it is a number
+
+    def read_group(path: Path) -> None:
+        with open_table(path) as (parquet, _):
+            parquet.read_row_group(0, columns=["vector"])
+
+    def read_batches(path: Path) -> None:
+        with open_table(path) as (parquet, _):
+            list(parquet.iter_batches(10))
+
+    for reading in (read_table, lambda path: list(read_windows(path, 10)), read_group, read_batches, require_content):
+        with pytest.raises(TableMismatch) as caught:
+            reading(path)
+        assert str(caught.value).startswith(f"{path}: damaged")
+        assert "remove it, and materialize reference/fastesm2_embeddings (partition lam" in str(caught.value)
+    assert [*read_windows(path, 40, columns=["frame_id"])] == [table.select(["frame_id"])]
 
 
 def test_is_made_by_exactly_this_recipe(path: Path) -> None:
