@@ -32,6 +32,7 @@ from virnuc_assets.settings import Settings
 _ALL = "all"
 # Workers more often: they do the work.
 _TARGETS = ("worker", "worker", "worker", "code_server", "webserver", "daemon", "mlflow", "up", _ALL, "helper")
+_WORKING, _SERVERS = {"worker", "helper"}, 5  # `virnuc up` is one of them
 _ENDING_SECONDS = 30.0
 _CONSOLE = Console(width=120, highlight=False)
 
@@ -77,6 +78,7 @@ def _soak(scratch: Path, given: argparse.Namespace) -> dict[str, float]:
             dropper.drop(file)
         dropper.finish()
         _say("left alone until nothing is left to do")
+        _servers_up(settings, servers)  # the last kill may have taken them
         figures["settled_after_s"] = round(wait_for("all files done", lambda: is_settled(settings), 900, servers), 1)
         found = left_over(settings, _ENDING_SECONDS)
         status = servers.stop()
@@ -117,8 +119,7 @@ class Killer:
 def _latency(settings: Settings, servers: Servers) -> dict[str, float]:
     """Seconds from a file of 100 kb, dropped when all servers are up, to its predictions and its report."""
     letters = "".join(random.Random(0).choices("ACGT", k=100_000))  # noqa: S311
-    wait_for("servers up", lambda: len({kind for kind, _ in processes_of(dagster_home(settings))}) >= 5, 120, servers)
-    _rest(servers, 15)
+    _servers_up(settings, servers)
     path, began = settings.incoming / "latency_100kb.fasta", time.monotonic()
     path.write_text(f">latency\n{letters}\n", encoding="utf-8")
     layout = Workspace(settings).layout
@@ -132,6 +133,13 @@ def _latency(settings: Settings, servers: Servers) -> dict[str, float]:
         "drop_to_predictions_s": round(predicted, 1),
         "drop_to_report_s": round(time.monotonic() - began, 1),
     }
+
+
+def _servers_up(settings: Settings, servers: Servers) -> None:
+    """Wait until there is one of each, and they had time to end what a killed `virnuc up` left."""
+    home = dagster_home(settings)
+    wait_for("servers up", lambda: len({kind for kind, _ in processes_of(home)} - _WORKING) >= _SERVERS, 180, servers)
+    _rest(servers, 15)
 
 
 def _rest(servers: Servers, seconds: float) -> None:
