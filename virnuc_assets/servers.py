@@ -161,7 +161,7 @@ class _Servers:
         if part == "webserver":
             return ["dagster_webserver", "--host", LOOPBACK, "--port", str(servers.dagster_port), *workspace]
         if part == "daemon":
-            return ["dagster._daemon", "run", *workspace]
+            return ["dagster._daemon", "run", "--log-level", "warning", *workspace]  # else a line for each look
         folder = mlflow_folder(self._settings)
         return [
             *("mlflow", "server", "--workers", "1", "--host", LOOPBACK, "--port", str(servers.mlflow_port)),
