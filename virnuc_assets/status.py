@@ -55,11 +55,12 @@ def examine(workspace: Workspace, examples: int) -> dict[str, Any]:
 def watched_files(workspace: Workspace) -> dict[str, str]:
     """What became of the files of the watched folder that have no shards, by name, each with the reason."""
     files = visible_files(workspace.settings.incoming)
-    book = read_book(workspace.layout)
     found = dict.fromkeys(waiting_files(workspace.layout, files, workspace.settings.sequences), _WAITS)
+    book = read_book(workspace.layout)  # now, so that it has all that did not wait; but for what was taken away since
     for name in files:
-        if name not in found and book[name].fate != "planned":
-            found[name] = f"refused: {book[name].reason}" if book[name].reason else f"duplicate of {book[name].sample}"
+        entry = book.get(name)
+        if name not in found and entry and entry.fate != "planned":
+            found[name] = f"refused: {entry.reason}" if entry.reason else f"duplicate of {entry.sample}"
     return found
 
 

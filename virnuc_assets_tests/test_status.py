@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from virnuc_assets import status as status_module
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.cli import app
 from virnuc_assets.partitions import REFERENCE, SAMPLES
+from virnuc_assets.sequences.incoming import IncomingFile, file_states, visible_files, waiting_files, write_into_book
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -94,6 +96,53 @@ def test_what_is_stale_missing_and_waiting_is_told_with_its_reason(planned: Proj
     text = shown(planned)
     assert "\x1b" not in text and r"late\x1b[31m.fasta" in text
     assert f"{len(shards)} shards, 1 changed sources" in text
+
+
+def into_book(project: Project, present: list[str], **reasons: str) -> None:
+    """What a run of the plan writes there: files that were refused, and which of all lie in the folder."""
+    states = file_states(visible_files(project.settings.incoming), project.settings.sequences)
+    entries = [IncomingFile(name, states[name], "refused", None, None, reason) for name, reason in reasons.items()]
+    write_into_book(project.workspace.layout, entries, present)
+
+
+def test_a_file_that_is_booked_while_it_is_looked_at_is_told_once(
+    planned: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (planned.settings.incoming / "late").write_text("MKV\n")
+
+    def booked_before(*given: Any) -> dict[str, str]:
+        into_book(planned, ["late"], late="no FASTA")
+        return waiting_files(*given)
+
+    def booked_after(*given: Any) -> dict[str, str]:
+        found = waiting_files(*given)
+        into_book(planned, ["late"], late="no FASTA")
+        return found
+
+    monkeypatch.setattr(status_module, "waiting_files", booked_after)
+    assert status_module.watched_files(planned.workspace) == {"late": "new or changed, not planned yet"}
+    into_book(planned, [])
+    monkeypatch.setattr(status_module, "waiting_files", booked_before)
+    assert status_module.watched_files(planned.workspace) == {"late": "refused: no FASTA"}
+
+
+def test_a_file_that_is_taken_away_while_it_is_looked_at_is_passed_over(
+    planned: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, later = (planned.settings.incoming / name for name in ("late", "later"))
+
+    def gone_meanwhile(*given: Any) -> dict[str, str]:
+        late.unlink()
+        found = waiting_files(*given)
+        into_book(planned, [])
+        return found
+
+    for path in (late, later):
+        path.write_text("MKV\n")
+    into_book(planned, ["late", "later"], later="no FASTA")
+    assert status_module.watched_files(planned.workspace)["later"] == "refused: no FASTA"
+    monkeypatch.setattr(status_module, "waiting_files", gone_meanwhile)
+    assert status_module.watched_files(planned.workspace) == {}
 
 
 @pytest.fixture
