@@ -206,7 +206,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--partitions", type=int, default=10_000, help="shards that are planned (default 10000)")
     parser.add_argument("--frames", type=int, default=_FRAMES, help="frames to embed (default 10000)")
     parser.add_argument("--rounds", type=int, default=5, help="queries and ticks of each kind (default 5)")
-    parser.add_argument("--limit-s", type=float, default=900, help="give the backfill up after so long (default 900)")
+    parser.add_argument("--limit-s", type=float, default=3000, help="give the backfill up after so long (default 3000)")
     parser.add_argument("--keep", action="store_true", help="leave the project's folder beside the figures")
     parser.add_argument("--out", type=Path, default=ROOT / "var" / "bench" / "shards.json", help="file of figures")
     return parser.parse_args()
