@@ -21,6 +21,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,9 @@ def main() -> int:
 def _measure(root: Path, given: argparse.Namespace) -> Figures:
     settings = write_project(root, given.partitions)
     figures = {"shards": float(given.shards), "partitions": float(given.partitions)}
-    figures |= _embedding(settings, root / "frames", given.frames)
+    # In a process that ends: it holds the device until then, which the backfill's runs need.
+    with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+        figures |= apart.submit(_embedding, settings, root / "frames", given.frames).result()
     assets = [key.path for key in _shard_assets(settings)]
     with serving(settings) as url:
         stop_automation(url)
@@ -108,7 +112,8 @@ def _embedding(settings: Settings, folder: Path, measured: int) -> Figures:
     workspace, seconds = Workspace(settings), {}
     for slot in workspace.slots():
         started = time.perf_counter()
-        embed_file(workspace, frames, workspace.encoder(slot).name, folder / "out.parquet", lambda _done, _total: None)
+        encoder, out = workspace.encoder(slot).name, folder / "out.parquet"
+        embed_file(workspace, frames, encoder, out, lambda _done, _total: None, print)
         seconds[f"embed_10000_frames_{slot}_s"] = (time.perf_counter() - started) * _FRAMES / measured
     return {**seconds, "frames_measured": float(measured), "embed_10000_frames_s": sum(seconds.values())}
 

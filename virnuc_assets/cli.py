@@ -86,7 +86,7 @@ def embed(
 
     workspace = Workspace(load_settings(config))
     with _progress() as progress:
-        counts = embed_file(workspace, table, encoder, to, _reporter(progress, "frames"))
+        counts = embed_file(workspace, table, encoder, to, _reporter(progress, "frames"), _say)
     _print_pairs({**counts, "written to": to})
 
 
@@ -101,7 +101,7 @@ def predict(
 
     workspace = Workspace(load_settings(config))
     with _progress() as progress:
-        counts = predict_file(workspace, source, to, _reporter(progress, "embeddings"))
+        counts = predict_file(workspace, source, to, _reporter(progress, "embeddings"), _say)
     _print_pairs({**counts, "written to": to})
 
 
@@ -198,6 +198,10 @@ def _reporter(progress: Progress, what: str) -> Callable[[int, int], None]:
     """A callback (done now, total) that moves one bar."""
     task = progress.add_task(what, total=None)
     return lambda done, total: progress.update(task, advance=done, total=total)
+
+
+def _say(text: str) -> None:
+    err.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_pairs(pairs: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -21,8 +21,14 @@ from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import TableWriter, content_digest, read_rows
 
+if TYPE_CHECKING:
+    from virnuc_assets.encoders.loading import Encoder
+    from virnuc_assets.encoders.registry import EncoderSpec
+
 # Told how many were done now, and how many there are in all.
 Report = Callable[[int, int], None]
+# Told for whom is waited.
+Say = Callable[[str], None]
 CHUNK_WINDOW = 1000
 
 
@@ -69,15 +75,18 @@ def frame_file(source: Path, to: Path, chunk_length: int, report: Report) -> dic
     return ledger_totals(framed.ledger())
 
 
-def embed_file(workspace: Workspace, frames: Path, encoder_name: str, to: Path, report: Report) -> dict[str, Any]:
-    """Write the embeddings of a frames table by a named encoder; returns what was counted."""
+def embed_file(
+    workspace: Workspace, frames: Path, encoder_name: str, to: Path, report: Report, say: Say
+) -> dict[str, Any]:
+    """Write the embeddings of a frames table by a named encoder; returns what was counted.
+
+    A language model's device is this process's from then on until it ends, as in a run.
+    """
     from virnuc_assets.encoders.embedding import embed_windows, read_frames
-    from virnuc_assets.encoders.loading import load_for_run
     from virnuc_assets.storage.schemas import embeddings_schema
 
-    encoding = workspace.settings.encoding
     rows = read_rows(frames)
-    encoder = load_for_run(workspace.encoder_named(encoder_name), workspace.layout.checkpoints, encoding)
+    encoder = _loaded(workspace, workspace.encoder_named(encoder_name), say)
     recipe = {"table": "embeddings", "frames": content_digest(frames), "encoder": encoder.fingerprint}
     with TableWriter(to, embeddings_schema(encoder.dim), recipe) as writer:
         for table in embed_windows(encoder, read_frames(encoder, frames), lambda done: report(done, rows)):
@@ -85,23 +94,20 @@ def embed_file(workspace: Workspace, frames: Path, encoder_name: str, to: Path, 
     return {"frames": rows, "encoder": encoder.spec.name, "dim": encoder.dim, "device": encoder.device}
 
 
-def predict_file(workspace: Workspace, source: Path, to: Path, report: Report) -> dict[str, Any]:
+def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, say: Say) -> dict[str, Any]:
     """Write VirNucPro's two files and `records.tsv` for a file; returns what was counted.
 
-    Encoders and the serving classifier are loaded first: what is missing or does not fit is told before any work.
+    Encoders and the serving classifier are loaded first: what is missing or does not fit is told before any work. The
+    device is held as `embed_file` holds it.
     """
     from virnuc_assets.classifier.calling import ServingClassifier, write_sample_report
     from virnuc_assets.encoders.embedding import embed_frames
-    from virnuc_assets.encoders.loading import load_for_run
     from virnuc_assets.storage.merging import merge_features
 
     settings, layout = workspace.settings, workspace.layout
     branch = workspace.branch(settings.serving.branch)
     sides = {"dna": branch.dna, "protein": branch.protein}
-    encoders = {
-        side: load_for_run(workspace.encoder(slot), layout.checkpoints, settings.encoding)
-        for side, slot in sides.items()
-    }
+    encoders = {side: _loaded(workspace, workspace.encoder(slot), say) for side, slot in sides.items()}
     fingerprints = {side: encoder.fingerprint for side, encoder in encoders.items()}
     chunk_length = settings.sequences.chunk_length
     dims = {side: encoder.dim for side, encoder in encoders.items()}
@@ -122,3 +128,13 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report) -
         **ledger_totals(framed.ledger()),
         **{f"records called {call}": count for call, count in sorted(calls.items())},
     }
+
+
+def _loaded(workspace: Workspace, spec: EncoderSpec, say: Say) -> Encoder:
+    from virnuc_assets.encoders.device_lock import hold_device
+    from virnuc_assets.encoders.loading import load_for_run
+
+    layout, encoding = workspace.layout, workspace.settings.encoding
+    if spec.architecture != "kmer":
+        hold_device(layout.locks, encoding.device, say)
+    return load_for_run(spec, layout.checkpoints, encoding)

@@ -1,7 +1,7 @@
 """What each encoder alone is worth: classifiers of one side's vectors, on the test rows; of group `classifiers`."""
 
-import contextlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -12,6 +12,7 @@ from virnuc_assets.assets.evaluation import flat_metrics, miscounted_records
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.recipes import branch_fingerprints
 from virnuc_assets.assets.reference import SPLIT, current_features, current_split, record_lengths
+from virnuc_assets.assets.trainings import training_place
 from virnuc_assets.checks import result
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
@@ -50,7 +51,9 @@ def ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
         def batches() -> Iterator[pa.Table]:
             for slot, fit in fits.items():
-                yield _trained_alone(workspace, tracking, context.run.run_id, slot, fit)
+                with training_place(workspace, f"{slot}_alone", context.log.info) as scratch:
+                    table = _trained_alone(workspace, tracking, context.run.run_id, slot, fit, scratch)
+                yield table
 
         outcome = made_table(workspace.layout.whole(ABLATIONS), _recipe(fits), batches)
         measured = {
@@ -130,22 +133,19 @@ def _recipe(fits: Mapping[str, "Fit"]) -> dict[str, Any]:
 
 
 def _trained_alone(
-    workspace: Workspace, tracking: MlflowTracking, dagster_run_id: str, slot: str, fit: "Fit"
+    workspace: Workspace, tracking: MlflowTracking, dagster_run_id: str, slot: str, fit: "Fit", scratch: Path
 ) -> pa.Table:
     """Train on one side's columns inside an MLflow run, and score the test rows."""
     from virnuc_assets.classifier.calls import frame_calls
     from virnuc_assets.classifier.datasets import evaluation_table, scores_of
     from virnuc_assets.classifier.performance import performance
-    from virnuc_assets.classifier.row_store import scratch_beside
     from virnuc_assets.encoders.machine import resolve_device
 
     device = str(resolve_device(workspace.settings.encoding.device))
     training = f"{workspace.settings.profile}/{slot}_alone"
     tags = {"ablation": slot, TRAINING_TAG: training, "dagster.run_id": dagster_run_id}
-    with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(scratch_beside(workspace.layout.classifier(f"{slot}_alone")))
-        tracking.end_killed_trainings(training)  # the scratch folder is this training's alone
-        stack.enter_context(tracking.run(f"{slot} alone", tags, fit.params()))
+    tracking.end_killed_trainings(training)  # the scratch folder is this training's alone
+    with tracking.run(f"{slot} alone", tags, fit.params()):
         trained = fit.train(scratch, tracking.log_epoch, device)
         scored = fit.scored(trained.model, "test")
         calls = pa.array(frame_calls(scores_of(scored)), pa.string())

@@ -11,6 +11,7 @@ from virnuc_assets.assets.per_shard import OWNERS
 from virnuc_assets.assets.recipes import branch_fingerprints
 from virnuc_assets.assets.reference import SPLIT, current_features, current_split
 from virnuc_assets.assets.split import split_asset, split_check
+from virnuc_assets.assets.trainings import training_place
 from virnuc_assets.checks import result
 from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.partitions import REFERENCE
@@ -41,7 +42,6 @@ def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefiniti
     )
     def classifier(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         from virnuc_assets.classifier.fitting import Fit
-        from virnuc_assets.classifier.row_store import scratch_beside
 
         features = current_features(context.instance, workspace, branch)
         fit = Fit(
@@ -53,7 +53,7 @@ def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefiniti
             training=workspace.settings.training,
         )
         folder = workspace.layout.classifier(branch.name)
-        with scratch_beside(folder) as scratch:
+        with training_place(workspace, branch.name, context.log.info) as scratch:
             description = fit.found_in(folder)
             reused = description is not None and tracking.version_of(description.weights_sha256) is not None
             if description is None or not reused:

@@ -1,4 +1,7 @@
-"""One process at a time on a device: an orphan that still embeds and its successor never share a GPU's memory."""
+"""One process at a time on a device: an orphan that still embeds and its successor never share a GPU's memory.
+
+Whoever takes another lock as well takes the device first, or two processes wait for each other.
+"""
 
 from __future__ import annotations
 
