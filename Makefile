@@ -38,7 +38,7 @@ bench-sequences: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
-# A quarter of an hour, with servers on loopback; ARGS="--shards 50" is a small form of it.
+# Half an hour, with servers on loopback; ARGS="--shards 50" is a small form of it.
 bench-shards: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_shards $(ARGS)
 
