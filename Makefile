@@ -4,8 +4,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
+APT    := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
+ALONE  := OMP_WAIT_POLICY=passive unshare --net --pid --fork --kill-child --mount --mount-proc \
+          sh -c 'ip link set lo up && exec "$$0" "$$@"'
 
-.PHONY: demo test test-all check bench-encoders bench-training bench-sequences bench-shards soak up setup clean
+.PHONY: demo test test-all test-slurm test-k8s test-postgres test-s3 check bench-encoders bench-training bench-sequences bench-shards soak up setup clean
 
 demo: $(STAMP)
 	$(BIN)/virnuc setup
@@ -15,7 +18,23 @@ test: $(STAMP)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 test-all: $(STAMP)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not network"
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist loadgroup \
+	    -m "not (network or slurm or kubernetes or postgres or s3)"
+
+# Real servers, on the loopback of a network of their own; all that was started ends with the test. Needs root.
+test-slurm: $(STAMP)
+	which slurmctld slurmd sbatch munged > /dev/null || $(APT) slurmctld slurmd slurm-client munge
+	$(ALONE) $(BIN)/python -m pytest -q -m slurm
+
+test-k8s: $(STAMP)
+	$(ALONE) $(BIN)/python -m pytest -q -m kubernetes
+
+test-postgres: $(STAMP)
+	test -x /usr/lib/postgresql/*/bin/postgres || $(APT) postgresql
+	$(ALONE) $(BIN)/python -m pytest -q -m postgres
+
+test-s3: $(STAMP)
+	$(ALONE) $(BIN)/python -m pytest -q -m s3
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 GPU_POOL = "gpu"
-# Read by the Kubernetes executor. On a workstation the pool lets one run with such a step go at a time, and the
-# in-process executor runs the steps of a run one after the other.
+SLURM_TAG = "virnuc/slurm"
+# Read by the Kubernetes executor and by the Slurm launcher. On a workstation the pool lets as many runs with such a step
+# go as there are GPUs, and the in-process executor runs the steps of a run one after the other.
 GPU_OP_TAGS: dict[str, Any] = {
+    SLURM_TAG: {"gres": "gpu:1"},
     "dagster-k8s/config": {
         "container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}},
         "pod_spec_config": {
