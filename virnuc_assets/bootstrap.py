@@ -17,7 +17,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
-from virnuc_assets.tracking import EXPERIMENT, database_uri
+from virnuc_assets.tracking import EXPERIMENT
 
 _DAGSTER_YAML = Path(__file__).parent / "dagster.yaml"
 
@@ -28,8 +28,26 @@ def dagster_home(settings: Settings) -> Path:
 
 
 def mlflow_folder(settings: Settings) -> Path:
-    """Folder of MLflow's database and artifacts."""
+    """Folder of MLflow's database and artifacts, where no others are set."""
     return settings.var / "mlflow"
+
+
+def tracking_uri(settings: Settings) -> str:
+    """Where MLflow keeps its runs."""
+    return settings.tracking.uri or f"sqlite:///{mlflow_folder(settings) / 'mlflow.db'}"
+
+
+def mlflow_server_url(settings: Settings) -> str:
+    """Where MLflow shows its runs."""
+    return tracking_uri(settings) if settings.tracking.of_others else settings.servers.mlflow_url
+
+
+def artifact_location(settings: Settings) -> str | None:
+    """Where MLflow keeps models; None where a server of others decides that."""
+    if settings.tracking.of_others:
+        return None
+    named = settings.tracking.artifacts or str(mlflow_folder(settings) / "artifacts")
+    return named if "://" in named else (settings.root / named).as_uri()
 
 
 def set_up(settings: Settings, say: Callable[[str], None], encoders: Sequence[str] = ()) -> None:
@@ -44,8 +62,8 @@ def set_up(settings: Settings, say: Callable[[str], None], encoders: Sequence[st
     settings.incoming.mkdir(parents=True, exist_ok=True)
     say(f"Dagster home {dagster_home(settings)}")
     _make_dagster_home(dagster_home(settings))
-    say(f"MLflow store {mlflow_folder(settings)}")
-    _make_mlflow_store(mlflow_folder(settings))
+    say(f"MLflow store {tracking_uri(settings)}")
+    _make_mlflow_store(settings)
     names = encoders or [workspace.encoder(slot).name for slot in workspace.slots()]
     specs = [workspace.encoder_named(name) for name in names]
     for spec in specs:
@@ -68,22 +86,22 @@ def _make_dagster_home(home: Path) -> None:
         instance.all_instigator_state()
 
 
-def _make_mlflow_store(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    uri = database_uri(folder)
-    upgrade = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
-    done = subprocess.run(upgrade, check=False, capture_output=True, text=True)  # noqa: S603
-    if done.returncode:
-        raise VirnucError(f"{folder}: MLflow cannot make or upgrade its database:\n{done.stderr.strip()}")
+def _make_mlflow_store(settings: Settings) -> None:
+    uri, location = tracking_uri(settings), artifact_location(settings)
+    if not settings.tracking.of_others:
+        mlflow_folder(settings).mkdir(parents=True, exist_ok=True)
+        upgrade = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
+        done = subprocess.run(upgrade, check=False, capture_output=True, text=True)  # noqa: S603
+        if done.returncode:
+            raise VirnucError(f"{uri}: MLflow cannot make or upgrade its database:\n{done.stderr.strip()}")
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
-    location = (folder / "artifacts").as_uri()
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         client.create_experiment(EXPERIMENT, artifact_location=location)
-    elif experiment.artifact_location != location:
+    elif location and experiment.artifact_location != location:
         raise VirnucError(
-            f"{folder}: this MLflow store keeps its models in {experiment.artifact_location}, expected {location}; the "
-            "project was moved or copied. Move it back, or remove this folder and train again."
+            f"{uri}: this MLflow store keeps its models in {experiment.artifact_location}, expected {location}; the "
+            "project was moved or copied, or [tracking] changed. Undo that, or begin with an empty store."
         )

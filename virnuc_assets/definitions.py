@@ -24,7 +24,7 @@ from virnuc_assets.assets import (
     shards,
     virnucpro,
 )
-from virnuc_assets.bootstrap import mlflow_folder
+from virnuc_assets.bootstrap import mlflow_server_url, tracking_uri
 from virnuc_assets.partitions import REFERENCE, SAMPLES
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
@@ -53,7 +53,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
         assets += stage.build_assets(workspace)
         asset_checks += stage.build_checks(workspace)
     jobs = automation.build_jobs(workspace)
-    tracking = MlflowTracking(folder=str(mlflow_folder(settings)), server_url=settings.servers.mlflow_url)
+    tracking = MlflowTracking(uri=tracking_uri(settings), server_url=mlflow_server_url(settings))
     return dg.Definitions(
         assets=assets,
         asset_checks=asset_checks,

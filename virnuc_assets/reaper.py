@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.launcher import LocalRunLauncher, why_dead
 from virnuc_assets.processes import end, process_since, processes_of
 from virnuc_assets.settings import Settings
+from virnuc_assets.storage.places import host
 
 _LAUNCHED = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
-# As `storage` names what it has not finished: with the process id of the writer.
-_UNFINISHED = re.compile(r"\.(?P<name>.+?)\.(?P<writer>\d+)\.(\w+\.)?(?P<kind>partial|replaced|rows)")
+# As `storage` names what it has not finished: with the writer's host and process id.
+_UNFINISHED = re.compile(r"\.(?P<name>.+?)\.(?P<writer>\d+)@(?P<host>[\w-]+)\.(\w+\.)?(?P<kind>partial|replaced|rows)")
+# Whether a process of another host lives cannot be seen from here; what it writes, it writes to within seconds.
+_ABANDONED_SECONDS = 86_400.0
 _NOT_RETRIED = RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags={WILL_RETRY_TAG: "false"})
 _RETRY_FAILED = "Failed to retry run"
 _LOOKED_AT = 200  # of the latest runs that are not retried; most failed by a step's own error
@@ -108,6 +112,8 @@ def _writer_is_dead(path: Path) -> bool:
         return False
     # Of a folder that was renamed only this time tells when; it was written long before.
     seen = status.st_ctime if match["kind"] == "replaced" else status.st_mtime
+    if match["host"] != host():
+        return time.time() - seen > _ABANDONED_SECONDS
     return process_since(int(match["writer"]), seen) is None
 
 

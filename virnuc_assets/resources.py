@@ -22,7 +22,7 @@ class Workspace:
     @cached_property
     def layout(self) -> Layout:
         """Where results lie."""
-        return Layout(self.settings.var, self.settings.profile)
+        return Layout(self.settings.var, self.settings.profile, self.settings.paths.results)
 
     def encoder(self, slot: str) -> EncoderSpec:
         """The profile's encoder in a slot, with the checkpoint that the settings name."""

@@ -17,13 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from virnuc_assets.bootstrap import dagster_home, mlflow_folder
+from virnuc_assets.bootstrap import artifact_location, dagster_home, mlflow_server_url, tracking_uri
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.processes import Part, end, lock_file, mark, processes_of, serves_code
 from virnuc_assets.reaper import mend_runs, reap
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.held_files import hold, holder, release
-from virnuc_assets.tracking import database_uri
 
 LOOPBACK = "127.0.0.1"
 LOCATION = "virnuc_assets"
@@ -50,8 +49,9 @@ def serve(settings: Settings, say: Callable[[str], None]) -> int:
         )
     try:
         reap(settings, say)
-        for port in (settings.servers.dagster_port, settings.servers.mlflow_port):
-            _require_free(port)
+        _require_free(settings.servers.dagster_port)
+        if not settings.tracking.of_others:
+            _require_free(settings.servers.mlflow_port)
         return _Servers(settings, say).run()
     finally:
         release(lock_file(home))
@@ -67,6 +67,7 @@ class _Servers:
         self._socket, self._workspace = self._scratch / "code.sock", self._scratch / "workspace.yaml"
         self._running: dict[Part, subprocess.Popen[bytes]] = {}
         self._deaths: dict[Part, deque[float]] = {part: deque(maxlen=_MAX_RESTARTS) for part in PARTS}
+        self._parts = [part for part in PARTS if part != "mlflow" or not settings.tracking.of_others]
         self._stop = False
 
     def run(self) -> int:
@@ -79,8 +80,8 @@ class _Servers:
         self._workspace.write_text(json.dumps({"load_from": [location]}), encoding="utf-8")  # which is YAML, too
         try:
             self._start_missing()
-            servers = self._settings.servers
-            self._say(f"Dagster UI   {servers.dagster_url}\nMLflow       {servers.mlflow_url}\nCtrl-C ends all.")
+            mlflow = mlflow_server_url(self._settings)
+            self._say(f"Dagster UI   {self._settings.servers.dagster_url}\nMLflow       {mlflow}\nCtrl-C ends all.")
             while not self._stop:
                 time.sleep(_LOOK_SECONDS)
                 if (dead := self._dead()) and not self._replace(dead):
@@ -97,7 +98,7 @@ class _Servers:
         ended = {part for part, process in self._running.items() if process.poll() is not None}
         if not serves_code(self._running["code_server"].pid):
             ended.add("code_server")
-        return [part for part in PARTS if part in ended]
+        return [part for part in self._parts if part in ended]
 
     def _replace(self, dead: list[Part]) -> bool:
         """Start dead servers anew; False if one died too often. Runs go on: they do not need the server."""
@@ -117,7 +118,7 @@ class _Servers:
         return True
 
     def _start_missing(self) -> None:
-        for part in PARTS:
+        for part in self._parts:
             if part not in self._running and not self._stop:
                 if part == "daemon":
                     mend_runs(self._home, self._say, launching=True)
@@ -162,10 +163,10 @@ class _Servers:
             return ["dagster_webserver", "--host", LOOPBACK, "--port", str(servers.dagster_port), *workspace]
         if part == "daemon":
             return ["dagster._daemon", "run", "--log-level", "warning", *workspace]  # else a line for each look
-        folder = mlflow_folder(self._settings)
+        kept = ["--artifacts-destination", str(artifact_location(self._settings))]
         return [
             *("mlflow", "server", "--workers", "1", "--host", LOOPBACK, "--port", str(servers.mlflow_port)),
-            *("--backend-store-uri", database_uri(folder), "--artifacts-destination", str(folder / "artifacts")),
+            *("--backend-store-uri", tracking_uri(self._settings), *kept),
         ]
 
     def _end_all(self) -> None:

@@ -8,7 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from virnuc_assets.settings_operation import AutomationSettings, PathSettings, Section, ServerSettings
+from virnuc_assets.settings_operation import (
+    AutomationSettings,
+    PathSettings,
+    Section,
+    ServerSettings,
+    TrackingSettings,
+)
 
 Profile = Literal["miniature", "full"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -223,6 +229,7 @@ class Settings(Section):
     refseq: RefseqSettings | None = None
     automation: AutomationSettings = AutomationSettings()
     servers: ServerSettings = ServerSettings()
+    tracking: TrackingSettings = TrackingSettings()
     paths: PathSettings = PathSettings()
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -48,10 +49,45 @@ class ServerSettings(Section):
         return f"http://127.0.0.1:{self.dagster_port}"
 
 
+class TrackingSettings(Section):
+    """Where MLflow keeps trainings and models.
+
+    Attributes:
+        uri: `postgresql://user@host/database`, or `http://host:port` of a server that others run; by default a SQLite
+            file below `paths.var`. A password stands in ~/.pgpass, or in the file that PGPASSFILE names.
+        artifacts: of a database: a folder that all hosts share, or `s3://bucket/prefix`; by default below `paths.var`.
+    """
+
+    uri: str | None = Field(default=None, pattern="^(postgresql|https?)://[^/]+")
+    artifacts: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _no_secret_and_no_contradiction(self) -> TrackingSettings:
+        if self.uri and re.match(r"\w+://[^/@]*:[^/@]*@", self.uri):
+            raise ValueError("uri holds a password; write postgresql://user@host/database, and it into ~/.pgpass")
+        if self.of_others and self.artifacts:
+            raise ValueError("artifacts of an MLflow server that others run are where it says; remove artifacts")
+        return self
+
+    @property
+    def of_others(self) -> bool:
+        """Whether it is a server that `virnuc up` does not start."""
+        return self.uri is not None and self.uri.startswith("http")
+
+
 class PathSettings(Section):
-    """Folders, relative to the folder of `virnuc.toml` unless absolute; `catalogues` are more with a MANIFEST.tsv."""
+    """Folders, relative to the folder of `virnuc.toml` unless absolute.
+
+    Attributes:
+        genomes: the reference, with its MANIFEST.tsv.
+        catalogues: more of such folders.
+        incoming: the watched folder.
+        var: all that the platform writes.
+        results: of an object store, in place of `var`: tables, classifiers, decision and reports of all profiles.
+    """
 
     genomes: str = Field(default="data/genomes", min_length=1)
     catalogues: list[Annotated[str, Field(min_length=1)]] = []
     incoming: str = Field(default="data/incoming", min_length=1)
     var: str = Field(default="var", min_length=1)
+    results: str | None = Field(default=None, pattern=r"^s3://[a-z0-9][a-z0-9.-]+(/[\w.=-]+)*$")

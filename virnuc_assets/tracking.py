@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -27,17 +26,12 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
     """Runs, metrics and registered models in an MLflow store that set-up has made.
 
     Attributes:
-        folder: holds the SQLite database and the artifacts; absolute, because MLflow stores what it is given.
+        uri: of the store.
         server_url: where the MLflow server shows the runs, for links.
     """
 
-    folder: str
+    uri: str
     server_url: str
-
-    @property
-    def uri(self) -> str:
-        """Tracking URI of the SQLite store."""
-        return database_uri(Path(self.folder))
 
     @contextlib.contextmanager
     def run(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Iterator[str]:
@@ -188,8 +182,3 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
         if experiment is None:
             raise VirnucError(f"MLflow store {self.uri}: experiment {EXPERIMENT!r} is missing; run `virnuc setup`")
         return str(experiment.experiment_id)
-
-
-def database_uri(folder: Path) -> str:
-    """Tracking URI of the SQLite store in a folder."""
-    return f"sqlite:///{folder / 'mlflow.db'}"

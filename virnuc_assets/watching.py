@@ -14,7 +14,6 @@ import dagster as dg
 
 from virnuc_assets.assets.incoming import PlanSamples
 from virnuc_assets.assets.recipes import (
-    changed_at,
     predictions_are_older,
     report_inputs_changed_at,
     report_is_older,
@@ -26,6 +25,7 @@ from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.incoming import visible_files, waiting_files
 from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE, Layout
+from virnuc_assets.storage.places import changed_at
 
 LOOK_SECONDS = 5
 _ON: dict[str, Any] = {

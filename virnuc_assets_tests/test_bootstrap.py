@@ -10,14 +10,14 @@ import dagster as dg
 import mlflow
 import pytest
 
-from virnuc_assets.bootstrap import dagster_home, mlflow_folder, set_up
+from virnuc_assets.bootstrap import dagster_home, mlflow_folder, set_up, tracking_uri
 from virnuc_assets.encoders.fingerprint import fingerprint
 from virnuc_assets.encoders.registry import ENCODERS
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import SAMPLES
 from virnuc_assets.settings import Settings
 from virnuc_assets.settings_file import load_settings
-from virnuc_assets.tracking import EXPERIMENT, MlflowTracking, database_uri
+from virnuc_assets.tracking import EXPERIMENT, MlflowTracking
 from virnuc_assets_tests.assets.project import Project, failures, new_project, quiet
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -43,7 +43,7 @@ def test_set_up_makes_home_store_experiment_and_checkpoints(blank: Path) -> None
     settings = settings_of(blank)
     assert settings.incoming.is_dir()
     assert (dagster_home(settings) / "dagster.yaml").is_file()
-    experiment = mlflow.MlflowClient(database_uri(mlflow_folder(settings))).get_experiment_by_name(EXPERIMENT)
+    experiment = mlflow.MlflowClient(tracking_uri(settings)).get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     assert experiment.artifact_location == (mlflow_folder(settings) / "artifacts").as_uri()
     folders = {path.name for path in (settings.var / "checkpoints").iterdir()}
@@ -83,12 +83,11 @@ def test_a_store_that_writes_into_another_project_is_refused(fresh: Project) -> 
 
 
 def test_a_missing_experiment_is_told_with_its_remedy(fresh: Project) -> None:
-    folder = mlflow_folder(fresh.settings)
-    client = mlflow.MlflowClient(database_uri(folder))
+    client = mlflow.MlflowClient(tracking_uri(fresh.settings))
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     client.rename_experiment(experiment.experiment_id, "of_somebody_else")
-    tracking = MlflowTracking(folder=str(folder), server_url="")
+    tracking = MlflowTracking(uri=tracking_uri(fresh.settings), server_url="")
     with pytest.raises(VirnucError, match=f"experiment '{EXPERIMENT}' is missing; run `virnuc setup`"):
         tracking.find_training("0" * 64)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from mlflow.entities import Run
 
+from virnuc_assets.bootstrap import tracking_uri
 from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.errors import VirnucError
@@ -188,14 +189,14 @@ def test_no_artifact_needs_pickle(client: mlflow.MlflowClient, monkeypatch: pyte
 
 
 def test_a_classifier_that_no_run_trained_is_refused(finished: Finished) -> None:
-    tracking = MlflowTracking(folder=str(finished.settings.var / "mlflow"), server_url="http://127.0.0.1:5000")
+    tracking = MlflowTracking(uri=tracking_uri(finished.settings), server_url="http://127.0.0.1:5000")
     assert tracking.find_training("0" * 64) is None
     with pytest.raises(VirnucError, match="no run trained classifier 0{64}.*Materialize the classifier again"):
         tracking.log_to_training("0" * 64, {}, {})
 
 
 def test_links_lead_to_the_run_on_the_server(client: mlflow.MlflowClient, finished: Finished) -> None:
-    tracking = MlflowTracking(folder=str(finished.settings.var / "mlflow"), server_url="http://127.0.0.1:5000")
+    tracking = MlflowTracking(uri=tracking_uri(finished.settings), server_url="http://127.0.0.1:5000")
     run = training(client, "fastesm2").info
     url = tracking.link(run.run_id).url
     assert url == f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.run_id}"

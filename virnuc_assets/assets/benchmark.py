@@ -65,7 +65,7 @@ def benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
             **rates,
             "measured": measured,
             "peak_memory_mb": peak_memory_mb(),
-            "file": dg.MetadataValue.path(path),
+            "file": dg.MetadataValue.path(str(path)),
         }
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content["digest"]))
 

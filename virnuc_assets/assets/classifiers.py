@@ -71,7 +71,7 @@ def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefiniti
             "digest": description.weights_sha256,
             "encoders": description.encoders,
             "training": workspace.settings.training.model_dump(),
-            "folder": dg.MetadataValue.path(folder),
+            "folder": dg.MetadataValue.path(str(folder)),
             "mlflow_run": tracking.link(run_id or ""),
         }
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(description.weights_sha256))

@@ -68,7 +68,7 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
             "summary": dg.MetadataValue.md(markdown_summary(decision)),
             "criteria": {criterion.name: criterion.outcome for criterion in decision.criteria},
             "settings_digest": decision.settings_digest,
-            "report": dg.MetadataValue.path(workspace.layout.whole(DECISION, ".html")),
+            "report": dg.MetadataValue.path(str(workspace.layout.whole(DECISION, ".html"))),
             "mlflow_run": tracking.link(run_id),
         }
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(digest_of(decision.to_json())))

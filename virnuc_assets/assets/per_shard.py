@@ -175,7 +175,7 @@ def made_table(path: Path, recipe: Recipe, batches: Callable[[], Iterator[pa.Tab
         "seconds": round(seconds, 3),
         "peak_memory_mb": peak_memory_mb(),
         "digest": digest,
-        "table": dg.MetadataValue.path(path),
+        "table": dg.MetadataValue.path(str(path)),
     }
     return Outcome(digest, metadata)
 

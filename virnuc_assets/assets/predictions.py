@@ -110,7 +110,7 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
                 "seconds": round(time.perf_counter() - started, 3),
                 "peak_memory_mb": peak_memory_mb(),
                 **_record_counts(records),
-                "folder": dg.MetadataValue.path(folder),
+                "folder": dg.MetadataValue.path(str(folder)),
                 "records_table": dg.MetadataValue.md(markdown_table(records)),
             }
             return Outcome(digest, metadata)

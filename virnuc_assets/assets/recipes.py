@@ -5,7 +5,7 @@ a stage that was skipped is noticed by whatever comes after it, however it was l
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +14,13 @@ from virnuc_assets.encoders.fingerprint import fingerprint
 from virnuc_assets.encoders.registry import Branch
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.opening import FileState, file_state
 from virnuc_assets.sequences.plan_table import PlannedSource, read_plan, read_whole_plan
 from virnuc_assets.sequences.planning import Piece
 from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.footers import footer
 from virnuc_assets.storage.layout import RECORDS_FILE, Domain, Layout
+from virnuc_assets.storage.places import changed_at, state_of
 from virnuc_assets.storage.schemas import chunks_schema, frames_schema
 from virnuc_assets.storage.tables import TableMismatch, content_digest, require_table
 
@@ -152,11 +152,11 @@ def read_shard_inputs(plan: Path) -> Mapping[str, ShardInputs]:
         FileNotFoundError: there is no plan.
         TableMismatch: it is damaged.
     """
-    return _shard_inputs(plan, file_state(plan.stat()))
+    return _shard_inputs(plan, state_of(plan))
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def _shard_inputs(plan: Path, _: FileState) -> Mapping[str, ShardInputs]:
+def _shard_inputs(plan: Path, _: Hashable) -> Mapping[str, ShardInputs]:
     source, shards = read_whole_plan(plan)
     return {
         shard: _inputs(chunks_recipe(source, pieces), frames_inputs(source, pieces)) for shard, pieces in shards.items()
@@ -181,11 +181,3 @@ def report_inputs_changed_at(layout: Layout, sample: str) -> float:
         return 0.0
     tables = [layout.table("samples", asset, shard) for asset in ("predictions", "ledger") for shard in shards]
     return max(changed_at(path) for path in (plan, *tables))
-
-
-def changed_at(path: Path) -> float:
-    """When a file was last written, replaced, or put where it is, in seconds since the epoch; 0 where there is none.
-
-    Not by the time of modification, which `cp -p` keeps and anybody may set.
-    """
-    return path.stat().st_ctime if path.is_file() else 0.0

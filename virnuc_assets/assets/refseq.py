@@ -78,7 +78,7 @@ def _release_asset(workspace: Workspace, settings: RefseqSettings) -> dg.AssetsD
             "without_genbank": [entry.name for entry in download.entries if not entry.genbank],
             "draw": download.drawn,
             "digest": version,
-            "folder": dg.MetadataValue.path(folder),
+            "folder": dg.MetadataValue.path(str(folder)),
         }
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version))
 

@@ -85,7 +85,7 @@ def _translation(workspace: Workspace, domain: Domain) -> Body:
             if not is_made_by(ledger, {**recipe, "table": "ledger"}):
                 path.unlink(missing_ok=True)  # frames without their ledger are made again
             outcome = made_table(path, recipe, batches)
-            return outcome.with_metadata(**ledger_totals(read_table(ledger)), ledger=dg.MetadataValue.path(ledger))
+            return outcome.with_metadata(**ledger_totals(read_table(ledger)), ledger=dg.MetadataValue.path(str(ledger)))
 
         return work
 

@@ -22,5 +22,5 @@ def training_place(workspace: Workspace, name: str, say: Callable[[str], None]) 
     from virnuc_assets.encoders.device_lock import hold_device
 
     hold_device(workspace.layout.locks, workspace.settings.encoding.device, say)
-    with scratch_beside(workspace.layout.classifier(name)) as scratch:
+    with scratch_beside(workspace.layout.training(name)) as scratch:
         yield scratch

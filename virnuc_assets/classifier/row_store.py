@@ -8,7 +8,6 @@ GPU holds all of it where that fits there.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 import warnings
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.merging import vectors_of
+from virnuc_assets.storage.places import writer
 from virnuc_assets.storage.tables import read_windows
 
 # Only bounds memory: some megabytes of vectors.
@@ -110,7 +110,7 @@ def scratch_beside(folder: Path) -> Iterator[Path]:
             shutil.rmtree(left)
         for left in folder.glob(".*.partial"):
             left.unlink()
-        name = f".{folder.name}.{os.getpid()}."
+        name = f".{folder.name}.{writer()}."
         with tempfile.TemporaryDirectory(prefix=name, suffix=".rows", dir=folder.parent) as scratch:
             yield Path(scratch)
 

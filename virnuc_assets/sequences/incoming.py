@@ -78,9 +78,9 @@ def read_book(layout: Layout) -> dict[str, IncomingFile]:
 def write_into_book(layout: Layout, entries: Iterable[IncomingFile], present: Iterable[str]) -> None:
     """Add or replace entries; of files that are not `present`, only those that were planned stay."""
     path = layout.incoming_book
-    path.parent.mkdir(parents=True, exist_ok=True)
+    layout.locks.mkdir(parents=True, exist_ok=True)
     there = set(present)
-    with FileLock(path.with_suffix(".lock")):
+    with FileLock(layout.locks / f"incoming-{layout.profile}.lock"):
         book = read_book(layout) | {entry.file: entry for entry in entries}
         kept = [entry for name, entry in sorted(book.items()) if name in there or entry.fate == "planned"]
         columns = {field.name: [getattr(entry, field.name) for entry in kept] for field in fields(IncomingFile)}

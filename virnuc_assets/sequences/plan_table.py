@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from virnuc_assets.sequences.cds_table import (
     read_proteins,
     write_annotations,
 )
-from virnuc_assets.sequences.opening import FileState, file_state
 from virnuc_assets.sequences.planning import Piece, Plan, plan_source, records_digest
 from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.layout import Domain, Layout
+from virnuc_assets.storage.places import state_of
 from virnuc_assets.storage.schemas import plan_schema
 from virnuc_assets.storage.tables import (
     TableMismatch,
@@ -169,7 +169,7 @@ def read_plan(layout: Layout, domain: Domain, shard: str) -> tuple[PlannedSource
     """
     path = layout.plan(domain, source_of(shard))
     require_table(path, plan_schema())
-    rows, recipe = _read_once(path, file_state(path.stat()))
+    rows, recipe = _read_once(path, state_of(path))
     source = _planned_source(path, recipe)
     pieces = _pieces(rows.filter(pc.equal(rows["shard"], shard)))
     if not pieces:  # else its table would be made anew without a row
@@ -204,7 +204,7 @@ def _planned_source(path: Path, recipe: dict[str, Any]) -> PlannedSource:
 
 
 @functools.lru_cache(maxsize=2)
-def _read_once(path: Path, state: FileState) -> tuple[pa.Table, dict[str, Any]]:
+def _read_once(path: Path, state: Hashable) -> tuple[pa.Table, dict[str, Any]]:
     """A plan as it was in this state: it is asked for by every stage of every shard, one source after the other."""
     return read_table(path, plan_schema()), read_recipe(path)
 

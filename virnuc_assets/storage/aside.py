@@ -9,17 +9,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from virnuc_assets.storage.full_disk import full_disk_named
+from virnuc_assets.storage.places import folder_published, in_store, published, writer
 
 
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` when the block ends well and vanishes when not.
+    """A temporary name that becomes `path` when the block ends well and vanishes when not.
+
+    It lies beside `path`; of an object store on this machine, and is uploaded at the end, as one object.
 
     Raises:
         DiskFull: there is no room for it.
     """
+    if in_store(path):
+        with published(path) as aside, full_disk_named(path, aside):
+            yield aside
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    aside = path.with_name(f".{path.name}.{writer()}.partial")
     try:
         with full_disk_named(path, aside):
             yield aside
@@ -36,12 +43,16 @@ def folder_written_aside(path: Path) -> Iterator[Path]:
     """A new folder that replaces `path` when the block ends well and vanishes when not.
 
     Two renames: whoever dies between them leaves no folder, never a mixture of two. The older one then lies beside it
-    as `.NAME.PID.replaced`; the next `virnuc up` puts it back.
+    as `.NAME.PID@HOST.replaced`; the next `virnuc up` puts it back. An object store has no renames: see there.
 
     Raises:
         DiskFull: there is no room for it.
     """
-    aside, older = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("partial", "replaced"))
+    if in_store(path):
+        with folder_published(path) as aside, full_disk_named(path, aside):
+            yield aside
+        return
+    aside, older = (path.with_name(f".{path.name}.{writer()}.{kind}") for kind in ("partial", "replaced"))
     aside.mkdir(parents=True)
     try:
         with full_disk_named(path, aside):

@@ -6,15 +6,18 @@ import contextlib
 import functools
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from virnuc_assets.storage.places import StoredObject, end_of, in_store, stored_object, stored_objects
 from virnuc_assets.storage.tables import DIGEST_KEY, RECIPE_KEY, Recipe, TableMismatch, read_recipe_and_content
 
 # Tables of 10,000 shards in both domains; what is kept of one takes about 1 kB.
 _KEPT = 1 << 18
 _END_BYTES = 1 << 14
 _STRING = 0x18  # opens a struct's next field, if that is a string
+_READERS = 16  # of an object store at once; each waits for an answer
 
 
 class Footer(NamedTuple):
@@ -33,6 +36,11 @@ def footers(folder: Path) -> dict[str, Footer | None]:
     Returns:
         None for a table that cannot be read, or that another program wrote.
     """
+    if in_store(folder):
+        tables = [found for found in stored_objects(folder) if found.path.name.endswith(".parquet")]
+        with ThreadPoolExecutor(_READERS) as readers:
+            names = [table.path.name.removesuffix(".parquet") for table in tables]
+            return dict(zip(names, readers.map(_known_object, tables), strict=True))
     found = {}
     with os.scandir(folder) if folder.is_dir() else contextlib.nullcontext(()) as entries:
         for entry in entries:
@@ -45,7 +53,7 @@ def footers(folder: Path) -> dict[str, Footer | None]:
 def footer(path: Path) -> Footer | None:
     """Footer of one table; None where there is no table, or none that can be read."""
     try:
-        return _known(str(path), path.stat())
+        return _known_object(stored_object(path)) if in_store(path) else _known(str(path), path.stat())
     except FileNotFoundError:
         return None
 
@@ -58,30 +66,47 @@ def _known(path: str, status: os.stat_result) -> Footer | None:
         return None
 
 
+def _known_object(found: StoredObject) -> Footer | None:
+    try:
+        return _read_object(found)
+    except (TableMismatch, ValueError, FileNotFoundError):
+        return None
+
+
 @functools.lru_cache(maxsize=_KEPT)
 def _read(path: str, *_state: int) -> Footer:
-    text, content = _read_end(path) or read_recipe_and_content(Path(path))
+    return _parsed(*(_read_end(path) or read_recipe_and_content(Path(path))))
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _read_object(found: StoredObject) -> Footer:
+    return _parsed(*(_entries(end_of(found, _END_BYTES)) or read_recipe_and_content(found.path)))
+
+
+def _parsed(text: str, content: str) -> Footer:
     recipe = json.loads(text)
     # The fingerprint of an encoder is the same in thousands of tables, and kept once.
     return Footer({key: _shared(json.dumps(v)) if isinstance(v, dict) else v for key, v in recipe.items()}, content)
 
 
 def _read_end(path: str) -> tuple[str, str] | None:
-    """Recipe, as JSON, and content digest from the last bytes of a table, ten times as fast as by its whole footer.
-
-    There the writer puts them as Thrift's compact strings: 0x18, length, letters. Neither holds a control character,
-    so what comes last of the pattern is the entry.
-
-    Returns:
-        None where it is not found so, and the whole footer tells more.
-    """
+    """Recipe, as JSON, and content digest from the last bytes of a table, ten times as fast as by its whole footer."""
     with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:  # noqa: PTH123
         file.seek(max(0, file.seek(0, os.SEEK_END) - _END_BYTES))
-        end = file.read()
-        entries = [_entry(end, key) for key in (RECIPE_KEY, DIGEST_KEY)] if end.endswith(b"PAR1") else [None]
-        if all(entries):
-            return str(entries[0]), str(entries[1])
+        return _entries(file.read())
     return None
+
+
+def _entries(end: bytes) -> tuple[str, str] | None:
+    """Recipe and content digest, as the writer puts them there: Thrift's compact strings, 0x18, length, letters.
+
+    Neither holds a control character, so what comes last of the pattern is the entry.
+
+    Returns:
+        None where they are not found so, and the whole footer tells more.
+    """
+    found = [_entry(end, key) for key in (RECIPE_KEY, DIGEST_KEY)] if end.endswith(b"PAR1") else [None]
+    return (str(found[0]), str(found[1])) if all(found) else None
 
 
 def _entry(end: bytes, key: str) -> str | None:

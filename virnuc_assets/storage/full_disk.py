@@ -30,9 +30,9 @@ def full_disk_named(path: Path, aside: Path) -> Iterator[None]:
         if error.errno not in _NO_ROOM:
             raise
         written = aside.stat().st_size if aside.is_file() else sum(f.stat().st_size for f in aside.rglob("*"))
-        usage = shutil.disk_usage(path.parent)
+        usage = shutil.disk_usage(aside.parent)
         raise DiskFull(
             f"{path}: no room to write it: {written / 2**20:.1f} MiB were written, {usage.free / 2**20:.1f} of "
-            f"{usage.total / 2**20:.1f} MiB are free in {path.parent} ({error.strerror}). Free some space, or let "
+            f"{usage.total / 2**20:.1f} MiB are free in {aside.parent} ({error.strerror}). Free some space, or let "
             "[paths] var lie on a larger disk, and run this again; what is finished is kept."
         ) from error

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
+
+from virnuc_assets.storage.places import results_at
 
 Domain = Literal["reference", "samples"]
 # Tables that an asset writes beside the one of its name.
@@ -17,10 +20,17 @@ RECORDS_FILE = "records.tsv"
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths below `var`; what depends on the profile lies under its name, so that none overwrites another's."""
+    """Paths below `var`; what depends on the profile lies under its name, so that none overwrites another's.
+
+    Attributes:
+        var: a folder; locks, checkpoints and scratch files lie there in any case.
+        profile: the name.
+        store: URL of an object store that has the results in place of `var`.
+    """
 
     var: Path
     profile: str
+    store: str | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -29,13 +39,13 @@ class Layout:
 
     @property
     def locks(self) -> Path:
-        """Files that processes hold while they use a device; of all profiles, which share it."""
+        """Files that processes hold while they use a device, which all profiles share, or write into a common table."""
         return self.var / "locks"
 
-    @property
+    @cached_property
     def results(self) -> Path:
         """All that this profile produced."""
-        return self.var / self.profile
+        return (results_at(self.store) if self.store else self.var) / self.profile
 
     def table(self, domain: Domain, asset: str, shard: str) -> Path:
         """A shard's table of a per-shard asset."""
@@ -48,6 +58,10 @@ class Layout:
     def classifier(self, branch: str) -> Path:
         """Folder of a branch's trained classifier."""
         return self.results / "classifiers" / branch
+
+    def training(self, branch: str) -> Path:
+        """What a training of a classifier holds, and keeps its rows beside."""
+        return self.var / self.profile / "classifiers" / branch
 
     @property
     def incoming_book(self) -> Path:

@@ -8,6 +8,7 @@ Its *content digest* covers the rows alone, so that what lies downstream is stal
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.digests import ContentDigest
 from virnuc_assets.storage.layout import asset_of
+from virnuc_assets.storage.places import StoredObject, in_store, readable, stored_object
 from virnuc_assets.storage.schemas import LETTERS
 
 Recipe = Mapping[str, Any]
@@ -29,6 +31,7 @@ RECIPE_KEY = "virnuc.recipe"
 DIGEST_KEY = "virnuc.content_digest"
 _READ_BYTES = 1 << 20  # a window reads no more ahead, however much of a table was written at once
 _CHECKED_ROWS = 4096
+_KEPT_FOOTERS = 4096
 _PAGE_BYTES = 1 << 16  # a writer keeps some pages of each column; Parquet's default is 1 MiB
 
 
@@ -113,8 +116,8 @@ def read_table(
             rows without.
     """
     require_table(path, schema, require)
-    with damage_named(path):
-        found = pq.read_table(path, filters=where, partitioning=None, page_checksum_verification=True)
+    with damage_named(path), readable(path) as source:
+        found = pq.read_table(source, filters=where, partitioning=None, page_checksum_verification=True)
     return found.replace_schema_metadata(None)
 
 
@@ -136,7 +139,7 @@ def read_windows(
     """
     require_table(path, schema, require)
     reading = {"pre_buffer": False, "buffer_size": _READ_BYTES, "page_checksum_verification": True}
-    with damage_named(path), pq.ParquetFile(path, **reading) as parquet:
+    with damage_named(path), readable(path) as source, pq.ParquetFile(source, **reading) as parquet:
         if not parquet.metadata.num_rows:
             empty = parquet.schema_arrow.remove_metadata().empty_table()
             yield empty.select([name for name in empty.column_names if columns is None or name in columns])
@@ -159,7 +162,7 @@ def require_table(path: Path, schema: pa.Schema | None = None, require: Recipe |
     found_schema = footer.schema.to_arrow_schema()
     differences = list(_schema_differences(schema, found_schema)) if schema is not None else []
     if require is not None:
-        differences += _differences(json.loads(json.dumps(require)), read_recipe(path))
+        differences += _differences(json.loads(json.dumps(require)), _recipe(footer, path))
     if differences:
         listed = "\n  ".join(differences)
         raise TableMismatch(
@@ -172,11 +175,13 @@ def require_table(path: Path, schema: pa.Schema | None = None, require: Recipe |
 def open_table(path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
     """An open table and its recipe; it stays the one that lay there then, also when another has taken its name.
 
+    Not of an object store: there what has taken its name is told as damage.
+
     Raises:
         TableMismatch: the table is missing or damaged, also where that is noticed while it is read.
     """
-    _require_file(path)
-    with damage_named(path), pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+    checked = {"page_checksum_verification": True}
+    with damage_named(path), readable(path) as source, pq.ParquetFile(source, **checked) as parquet:
         yield parquet, _recipe(parquet.metadata, path)
 
 
@@ -185,6 +190,8 @@ def damage_named(path: Path) -> Iterator[None]:
     """What goes wrong while a table is read, a page whose checksum does not hold included, as a `TableMismatch`."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise TableMismatch(f"{path}: the table does not exist; materialize {asset_of(path)} first") from error
     except (pa.ArrowException, OSError) as error:
         raise TableMismatch(
             f"{path}: damaged, or not a Parquet file ({error}); remove it, and materialize {asset_of(path)} again"
@@ -240,15 +247,16 @@ def is_made_by(path: Path, recipe: Recipe) -> bool:
         return False
 
 
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise TableMismatch(f"{path}: the table does not exist; materialize {asset_of(path)} first")
-
-
 def _footer(path: Path) -> pq.FileMetaData:
-    _require_file(path)
     with damage_named(path):
-        return pq.read_metadata(path)
+        return _stored_footer(stored_object(path)) if in_store(path) else pq.read_metadata(path)
+
+
+@functools.lru_cache(maxsize=_KEPT_FOOTERS)
+def _stored_footer(found: StoredObject) -> pq.FileMetaData:
+    """Footer of an object, read once as long as nobody replaces it: reading takes three requests, asking one."""
+    with readable(found.path) as source:
+        return pq.read_metadata(source)
 
 
 def _recipe(footer: pq.FileMetaData, path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from virnuc_assets.bootstrap import tracking_uri
 from virnuc_assets.tracking import EXPERIMENT, REGISTERED, TRAINING_TAG, MlflowTracking
 from virnuc_assets_tests.assets.project import Finished, Project, failures
 
@@ -110,6 +111,6 @@ def test_only_runs_of_the_same_training_that_did_not_end_are_marked(project: Pro
         {TRAINING_TAG: "miniature/fastesm2", "virnuc.classifier_digest": "aa"},
     ]
     ids = [client.create_run(experiment, tags=tag).info.run_id for tag in tags]
-    tracking = MlflowTracking(folder=str(project.settings.var / "mlflow"), server_url="http://127.0.0.1:5000")
+    tracking = MlflowTracking(uri=tracking_uri(project.settings), server_url="http://127.0.0.1:5000")
     assert tracking.end_killed_trainings("miniature/fastesm2") == ids[:1]
     assert [client.get_run(run_id).info.status for run_id in ids] == ["KILLED", "RUNNING", "RUNNING", "RUNNING"]

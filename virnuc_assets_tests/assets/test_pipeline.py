@@ -15,6 +15,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from virnuc_assets import automation
+from virnuc_assets.bootstrap import tracking_uri
 from virnuc_assets.encoders.registry import BRANCHES
 from virnuc_assets.partitions import REFERENCE, SAMPLES
 from virnuc_assets.sequences.accounting import ledger_faults
@@ -370,7 +371,7 @@ def test_a_second_run_makes_no_row(again: Finished) -> None:
 
 def test_a_second_run_trains_nothing(again: Finished, finished: Finished) -> None:
     def trainings(project: Project) -> dict[str, str | None]:
-        tracking = MlflowTracking(folder=str(project.settings.var / "mlflow"), server_url="")
+        tracking = MlflowTracking(uri=tracking_uri(project.settings), server_url="")
         return {branch: tracking.find_training(weights_of(project, branch)) for branch in NAMES}
 
     assert trainings(again) == trainings(finished)

@@ -1,0 +1,166 @@
+"""Paths of results, in a folder of this machine, of a share, or below a URL of an object store.
+
+Those of a store are `universal_pathlib`'s, which has pathlib's methods; they are typed as what they stand in for. How a
+store is reached, and with what credentials, is the standard configuration of its own client (for S3 that of AWS).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import re
+import tempfile
+import time
+from collections.abc import Hashable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from virnuc_assets.errors import VirnucError
+
+# What is read at once: little for the last bytes of a table, and no more requests than windows of rows.
+_BLOCK_BYTES = 1 << 20
+_KEPT_OBJECTS = 1024
+
+
+def results_at(url: str) -> Path:
+    """The place of a URL, e.g. `s3://bucket/prefix`; listings are not kept, since other hosts write there, too.
+
+    Raises:
+        VirnucError: the package that reaches such a store is not installed.
+    """
+    from upath import UPath
+
+    try:
+        found = UPath(url.rstrip("/"), use_listings_cache=False)
+        found.fs  # noqa: B018  (made when it is first asked for)
+    except ImportError as error:
+        raise VirnucError(f"[paths] results = {url!r}: {error}; pip install 'virnuc_assets[s3]'") from error
+    return cast(Path, found)
+
+
+def in_store(path: Path) -> bool:
+    """Whether a path is of an object store."""
+    return not isinstance(path, Path)
+
+
+def state_of(path: Path) -> Hashable:
+    """Equal as long as nobody wrote to a file or replaced it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if in_store(path):
+        return stored_object(path).state
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def changed_at(path: Path) -> float:
+    """When a file was last written, replaced, or put where it is, in seconds since the epoch; 0 where there is none.
+
+    Not by a file's time of modification, which `cp -p` keeps and anybody may set; a store has no other, in whole
+    seconds.
+    """
+    if not path.is_file():
+        return 0.0
+    if in_store(path):
+        return float(_remote(path).fs.modified(_remote(path).path).timestamp())
+    return path.stat().st_ctime
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[str | IO[bytes]]:
+    """What Arrow reads a file from: its name, or the open object."""
+    if in_store(path):
+        with _remote(path).open("rb", block_size=_BLOCK_BYTES) as opened:
+            yield opened
+    else:
+        yield str(path)
+
+
+class StoredObject(NamedTuple):
+    """An object of a store as it is now; another one once it has other bytes."""
+
+    path: Path
+    size: int
+    state: str
+
+
+def stored_object(path: Path) -> StoredObject:
+    """One object, as it was within the last second; what this process wrote is seen at once.
+
+    Every stage asks for the same few tables several times over, and each question is a request.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return _looked_at(path, int(time.monotonic()))
+
+
+@functools.lru_cache(maxsize=_KEPT_OBJECTS)
+def _looked_at(path: Path, _: int) -> StoredObject:
+    return _described(path, _remote(path).fs.info(_remote(path).path))
+
+
+def stored_objects(folder: Path) -> list[StoredObject]:
+    """All objects in a folder, by one listing; it need not exist."""
+    try:
+        listed = _remote(folder).fs.ls(_remote(folder).path, detail=True)
+    except FileNotFoundError:
+        return []
+    return [_described(folder / one["name"].rpartition("/")[2], one) for one in listed if one["type"] == "file"]
+
+
+def _described(path: Path, told: Mapping[str, Any]) -> StoredObject:
+    return StoredObject(path, int(told["size"]), str(told["ETag"]))
+
+
+def end_of(stored: StoredObject, length: int) -> bytes:
+    """The last bytes of an object."""
+    path, start = _remote(stored.path), max(0, stored.size - length)
+    return bytes(path.fs.cat_file(path.path, start=start, end=stored.size))
+
+
+@contextlib.contextmanager
+def published(path: Path) -> Iterator[Path]:
+    """A local file that becomes an object when the block ends well: whole or, also when its upload is cut off, not."""
+    with tempfile.TemporaryDirectory(prefix="virnuc-") as scratch:
+        aside = Path(scratch) / path.name
+        yield aside
+        _upload(aside, path)
+
+
+@contextlib.contextmanager
+def folder_published(path: Path) -> Iterator[Path]:
+    """A local folder whose files become objects when the block ends well, after the older ones are gone.
+
+    Who dies between leaves some files or none, never those of two folders.
+    """
+    with tempfile.TemporaryDirectory(prefix="virnuc-") as scratch:
+        yield Path(scratch)
+        files = _remote(path).fs
+        for older in files.find(_remote(path).path):
+            files.rm_file(older)  # one by one: not every server takes a list as today's client sends it
+        for file in sorted(file for file in Path(scratch).rglob("*") if file.is_file()):
+            _upload(file, path / file.relative_to(scratch).as_posix())
+
+
+def _upload(file: Path, path: Path) -> None:
+    _remote(path).fs.put_file(str(file), _remote(path).path)
+    _looked_at.cache_clear()
+
+
+def host() -> str:
+    """This host's name as it stands in names of files and locks."""
+    return re.sub(r"[^\w-]", "-", platform.node()) or "localhost"
+
+
+def writer() -> str:
+    """This process, among those of all hosts that share a folder: what it has not finished bears this in its name."""
+    return f"{os.getpid()}@{host()}"
+
+
+def _remote(path: Path) -> Any:  # noqa: ANN401
+    return path
