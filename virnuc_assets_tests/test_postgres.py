@@ -1,0 +1,112 @@
+"""Dagster's and MLflow's records in a real Postgres: the whole pipeline, several processes at once, its restart."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from virnuc_assets import automation
+from virnuc_assets.bootstrap import dagster_home, set_up
+from virnuc_assets.encoders.device_lock import device_name
+from virnuc_assets.partitions import REFERENCE, SAMPLES, register
+from virnuc_assets.storage.held_files import release
+from virnuc_assets.tracking import EXPERIMENT
+from virnuc_assets_tests.assets.project import GENOMES, SAMPLE, SAMPLE_RECORDS, Project, failures, new_project, quiet
+from virnuc_assets_tests.postgres_server import PASSWORD, PostgresServer, postgres_server
+from virnuc_assets_tests.running import running, until
+
+pytestmark = pytest.mark.postgres
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with postgres_server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def project(blank: Path, server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """Set up in empty databases; nothing has run."""
+    root = tmp_path_factory.mktemp("postgres") / "project"
+    project = new_project(root, blank, GENOMES, {SAMPLE: SAMPLE_RECORDS}, in_memory=False)
+    shutil.rmtree(root / "var/mlflow")
+    project.configure(tracking={"uri": server.url("mlflow")})
+    home = dagster_home(project.settings)
+    described = yaml.safe_load((home / "dagster.yaml").read_text())
+    shutil.rmtree(home)
+    home.mkdir()
+    storage = {"postgres": {"postgres_url": server.url("dagster")}}
+    (home / "dagster.yaml").write_text(yaml.safe_dump({**described, "storage": storage}))
+    with quiet():
+        set_up(project.settings, lambda _: None)
+        set_up(project.settings, lambda _: None)  # a second time changes nothing
+    yield project
+    project.instance.dispose()
+
+
+def test_from_fasta_to_the_decision_and_a_report(project: Project, server: PostgresServer) -> None:
+    assert failures(*project.run_everything()) == []
+    assert project.workspace.layout.whole("migration_decision", ".html").is_file()
+    assert int(server.ask("dagster", "SELECT count(*) FROM runs WHERE status = 'SUCCESS'")) == len(
+        project.instance.get_runs()
+    )
+    assert list(dagster_home(project.settings).rglob("*.db")) == []
+    trained = "SELECT count(*) FROM runs r JOIN experiments e USING (experiment_id) WHERE e.name = "
+    assert int(server.ask("mlflow", f"{trained}'{EXPERIMENT}' AND r.status = 'FINISHED'")) > 0
+    assert not (project.root / "var/mlflow/mlflow.db").exists()
+    assert (project.root / "var/mlflow/artifacts").is_dir()
+
+
+def test_no_file_of_the_project_holds_the_password(project: Project) -> None:
+    for path in project.root.rglob("*"):
+        if path.is_file():
+            assert PASSWORD.encode() not in path.read_bytes(), path
+
+
+def add_partitions(home: str, number: int) -> None:
+    with dg.DagsterInstance.from_config(home) as instance:
+        for shard in range(20):
+            register(instance, SAMPLES.partitions, [f"both-{shard:06}", f"of{number}-{shard:06}"])
+
+
+def test_processes_that_register_partitions_at_once_lose_none(project: Project) -> None:
+    before = set(project.keys(SAMPLES))
+    home, spawn = str(dagster_home(project.settings)), multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=add_partitions, args=(home, number)) for number in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    names = ("both", "of0", "of1", "of2")
+    assert set(project.keys(SAMPLES)) - before == {f"{name}-{shard:06}" for name in names for shard in range(20)}
+    for key in set(project.keys(SAMPLES)) - before:
+        project.instance.delete_dynamic_partition(str(SAMPLES.partitions.name), key)
+
+
+def test_a_restart_of_the_database_in_the_middle_costs_no_shard(project: Project, server: PostgresServer) -> None:
+    folders = sorted((project.workspace.layout.results / "reference").glob("*_embeddings"))
+    keys = project.keys(REFERENCE)
+    release(project.workspace.layout.locks / f"{device_name('auto')}.lock")  # this process embedded before
+    with running(project, tracking={"uri": server.url("mlflow")}) as platform:
+        for folder in folders:
+            shutil.rmtree(folder)
+        ends = {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
+        run_id = platform.launch(automation.REFERENCE_JOB, **ends)
+        until(lambda: any(folder.is_dir() and list(folder.glob("*.parquet")) for folder in folders), "a first table")
+        server.stop("fast")
+        server.start()
+        first = {path: path.stat().st_mtime_ns for folder in folders for path in folder.glob("*.parquet")}
+        platform.succeeds(run_id)
+        now = {path: path.stat().st_mtime_ns for folder in folders for path in folder.glob("*.parquet")}
+    assert len(now) == len(keys) * len(folders)
+    assert {path: now[path] for path in first} == first
