@@ -11,9 +11,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dagster import DagsterInstance
+
 from virnuc_assets.encoders.checkpoints import fetch_checkpoint, require_pinned
 from virnuc_assets.encoders.fingerprint import fingerprint
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.launch import GPU_POOL
+from virnuc_assets.launcher import LocalRunLauncher
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
@@ -58,10 +62,12 @@ def set_up(settings: Settings, say: Callable[[str], None], encoders: Sequence[st
         say: told each step.
         encoders: names in the registry; without any, those that the settings' branches read.
     """
+    from virnuc_assets.encoders.machine import gpus_present
+
     workspace = Workspace(settings)
     settings.incoming.mkdir(parents=True, exist_ok=True)
     say(f"Dagster home {dagster_home(settings)}")
-    _make_dagster_home(dagster_home(settings))
+    _make_dagster_home(dagster_home(settings), gpus_present(), say)
     say(f"MLflow store {tracking_uri(settings)}")
     _make_mlflow_store(settings)
     names = encoders or [workspace.encoder(slot).name for slot in workspace.slots()]
@@ -74,16 +80,33 @@ def set_up(settings: Settings, say: Callable[[str], None], encoders: Sequence[st
         say(f"encoder {spec.name}: " + (f"{folder}, digest {digest}" if folder else "computed, no weights"))
 
 
-def _make_dagster_home(home: Path) -> None:
+def _make_dagster_home(home: Path, gpus: int, say: Callable[[str], None]) -> None:
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "dagster.yaml").exists():  # a person may have set another launcher or limit
         shutil.copyfile(_DAGSTER_YAML, home / "dagster.yaml")
-    from dagster import DagsterInstance
-
     with DagsterInstance.from_config(str(home)) as instance:
         instance.get_runs(limit=1)
         instance.get_dynamic_partitions(str(REFERENCE.partitions.name))
         instance.all_instigator_state()
+        if size_gpu_pool(instance, gpus):
+            say(f"pool {GPU_POOL}: {gpus} runs that embed at a time, one a GPU")
+
+
+def size_gpu_pool(instance: DagsterInstance, gpus: int) -> bool:
+    """Let as many runs that embed go at a time as this machine has GPUs, where it is this machine that runs them.
+
+    One is dagster.yaml's own limit. One that a person set, or this did before, stays.
+
+    Returns:
+        Whether a limit was set.
+    """
+    limited = any(
+        pool.name == GPU_POOL and not pool.from_default for pool in instance.event_log_storage.get_pool_limits()
+    )
+    if gpus < 2 or limited or not isinstance(instance.run_launcher, LocalRunLauncher):
+        return False
+    instance.event_log_storage.set_concurrency_slots(GPU_POOL, gpus)
+    return True
 
 
 def _make_mlflow_store(settings: Settings) -> None:

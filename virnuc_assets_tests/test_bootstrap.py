@@ -10,7 +10,7 @@ import dagster as dg
 import mlflow
 import pytest
 
-from virnuc_assets.bootstrap import dagster_home, mlflow_folder, set_up, tracking_uri
+from virnuc_assets.bootstrap import dagster_home, mlflow_folder, set_up, size_gpu_pool, tracking_uri
 from virnuc_assets.encoders.fingerprint import fingerprint
 from virnuc_assets.encoders.registry import ENCODERS
 from virnuc_assets.errors import VirnucError
@@ -80,6 +80,20 @@ def test_a_second_set_up_makes_what_is_missing_and_changes_nothing_else(fresh: P
 def test_a_store_that_writes_into_another_project_is_refused(fresh: Project) -> None:
     with quiet(), pytest.raises(VirnucError, match="the project was moved or copied"):
         set_up(fresh.settings, lambda step: None)
+
+
+def test_the_pool_has_a_slot_for_each_gpu_of_this_machine(fresh: Project) -> None:
+    def limit() -> int:
+        info = instance.event_log_storage.get_concurrency_info("gpu")
+        return info.limit or 0
+
+    with dg.DagsterInstance.from_config(str(dagster_home(fresh.settings))) as instance:
+        assert [size_gpu_pool(instance, gpus) for gpus in (0, 1)] == [False, False]
+        assert limit() == 1  # by default
+        assert size_gpu_pool(instance, 4)
+        assert limit() == 4
+        assert not size_gpu_pool(instance, 2)  # somebody's own limit stays
+        assert limit() == 4
 
 
 def test_a_missing_experiment_is_told_with_its_remedy(fresh: Project) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from virnuc_assets.cli import app
 from virnuc_assets.encoders import device_lock
-from virnuc_assets.encoders.device_lock import device_name, hold_device
+from virnuc_assets.encoders.device_lock import device_names, hold_device
 from virnuc_assets.storage.held_files import holder, release
 from virnuc_assets_tests.assets.project import SAMPLE, Project, failures, write_sample
 
@@ -34,7 +34,7 @@ VIRNUC = Path(sys.executable).with_name("virnuc")
 
 
 def lock_of(project: Project) -> Path:
-    return project.workspace.layout.locks / f"{device_name(project.settings.encoding.device)}.lock"
+    return project.workspace.layout.locks / f"{device_names(project.settings.encoding.device)[0]}.lock"
 
 
 @pytest.fixture

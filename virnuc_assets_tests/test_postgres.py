@@ -13,7 +13,7 @@ import yaml
 
 from virnuc_assets import automation
 from virnuc_assets.bootstrap import dagster_home, set_up
-from virnuc_assets.encoders.device_lock import device_name
+from virnuc_assets.encoders.device_lock import device_names
 from virnuc_assets.partitions import REFERENCE, SAMPLES, register
 from virnuc_assets.storage.held_files import release
 from virnuc_assets.tracking import EXPERIMENT
@@ -96,7 +96,7 @@ def test_processes_that_register_partitions_at_once_lose_none(project: Project) 
 def test_a_restart_of_the_database_in_the_middle_costs_no_shard(project: Project, server: PostgresServer) -> None:
     folders = sorted((project.workspace.layout.results / "reference").glob("*_embeddings"))
     keys = project.keys(REFERENCE)
-    release(project.workspace.layout.locks / f"{device_name('auto')}.lock")  # this process embedded before
+    release(project.workspace.layout.locks / f"{device_names('auto')[0]}.lock")  # this process embedded before
     with running(project, tracking={"uri": server.url("mlflow")}) as platform:
         for folder in folders:
             shutil.rmtree(folder)

@@ -46,6 +46,8 @@ def benchmark_encoders(
     Raises:
         VirnucError: there are no rows or no repeats, or a measurement failed; the message holds its error output.
     """
+    import torch
+
     if repeats < 1 or not all(len(column) for column in frames.values()):
         raise VirnucError("the encoder benchmark needs at least one frame and one repeat")
     return {
@@ -56,6 +58,7 @@ def benchmark_encoders(
                 "encoding": encoding.model_dump(),
                 "sequences": list(frames[spec.column]),
                 "repeats": repeats,
+                "gpu": torch.cuda.current_device() if torch.cuda.is_available() else None,
             }
         )
         for key, spec in specs.items()
@@ -116,7 +119,11 @@ def _measure_apart(job: Mapping[str, Any]) -> Measurement:
 
 
 def _main() -> None:
+    import torch
+
     job = json.load(sys.stdin)
+    if job["gpu"] is not None:  # the one that the parent holds
+        torch.cuda.set_device(job["gpu"])
     result = measure(
         EncoderSpec(**job["spec"]),
         Path(job["checkpoints"]),

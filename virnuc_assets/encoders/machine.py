@@ -76,6 +76,11 @@ def has_units(precision: str) -> bool:
     return True
 
 
+def gpus_present() -> int:
+    """How many GPUs torch finds here."""
+    return torch.cuda.device_count()
+
+
 def resolve_device(requested: str) -> torch.device:
     """The device to use: `auto` is a GPU where there is one.
 

@@ -33,6 +33,11 @@ def hold(path: Path) -> bool:
     return True
 
 
+def is_held(path: Path) -> bool:
+    """Whether this process holds a file."""
+    return path in _HELD
+
+
 def release(path: Path) -> None:
     """Let go of a file that this process holds; it stays, empty of a holder."""
     os.close(_HELD.pop(path))
