@@ -1,0 +1,174 @@
+"""Results on a real S3 server: objects are whole or absent, and the tables are those of a folder, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from virnuc_assets.storage.aside import folder_written_aside, written_aside
+from virnuc_assets.storage.footers import footer, footers
+from virnuc_assets.storage.layout import Layout
+from virnuc_assets.storage.places import changed_at, state_of
+from virnuc_assets.storage.tables import (
+    TableMismatch,
+    content_digest,
+    read_recipe,
+    read_table,
+    read_windows,
+    require_content,
+    write_table,
+)
+from virnuc_assets_tests.assets.project import GENOMES, SAMPLE, SAMPLE_RECORDS, Finished, failures, new_project, quiet
+from virnuc_assets_tests.storage.s3_server import BUCKET, S3Server, s3_server
+
+pytestmark = pytest.mark.s3
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+
+TABLE = pa.table({"id": [f"r{number}" for number in range(1000)], "value": list(range(1000))})
+MULTIPART_BYTES = 150_000_000
+# Uploads as one object in several parts, and says when it begins.
+UPLOAD = """
+import sys
+from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.places import results_at
+with written_aside(results_at(sys.argv[1])) as aside:
+    with aside.open("wb") as file:
+        file.write(b"new" * (int(sys.argv[2]) // 3))
+    print("uploading", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3") / "server") as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def folder(server: S3Server, tmp_path: Path) -> Path:
+    """A prefix of the bucket that nobody else writes to."""
+    return Layout(tmp_path, "miniature", f"s3://{BUCKET}/{tmp_path.name}").results
+
+
+def test_a_table_is_what_was_written_and_appears_when_it_is_whole(folder: Path) -> None:
+    path = folder / "reference" / "frames" / "a-000001.parquet"
+    assert (path.is_file(), changed_at(path), footer(path), footers(path.parent)) == (False, 0.0, None, {})
+    with pytest.raises(TableMismatch, match="does not exist; materialize reference/frames"):
+        read_recipe(path)
+    write_table(path, TABLE, {"of": "one"})
+    first, second = state_of(path), TABLE.slice(1)
+    assert read_table(path) == TABLE
+    assert [window.num_rows for window in read_windows(path, 600)] == [600, 400]
+    assert read_recipe(path) == {"of": "one"}
+    assert abs(changed_at(path) - time.time()) < 60
+    require_content(path)
+    write_table(path, second, {"of": "two"})
+    assert state_of(path) != first
+    assert read_table(path) == second
+    found = footers(path.parent)
+    assert {name: told and told.recipe for name, told in found.items()} == {"a-000001": {"of": "two"}}
+    assert found["a-000001"] == footer(path)
+    assert footer(path).content == content_digest(path)
+    assert [other.name for other in path.parent.glob("*")] == [path.name]
+
+
+def test_a_failed_write_leaves_the_older_object_and_nothing_else(folder: Path) -> None:
+    path = folder / "a.txt"
+    with written_aside(path) as aside:
+        aside.write_text("older")
+    with pytest.raises(ZeroDivisionError), written_aside(path) as aside:
+        aside.write_text("newer")
+        raise ZeroDivisionError
+    assert path.read_text() == "older"
+    assert not aside.parent.exists()
+    assert [found.name for found in folder.rglob("*")] == ["a.txt"]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["over an older one", "of a new one"])
+def test_an_upload_whose_process_is_killed_in_the_middle_is_not_there(folder: Path, before: bool) -> None:
+    path = folder / "large.bin"
+    if before:
+        with written_aside(path) as aside:
+            aside.write_bytes(b"older")
+    command = [sys.executable, "-c", UPLOAD, str(path), str(MULTIPART_BYTES)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "uploading\n"
+        time.sleep(0.3)  # of some seconds
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"older" if before else not path.exists()
+    subprocess.run(command, check=True, capture_output=True)  # as a retry does
+    assert path.stat().st_size == MULTIPART_BYTES
+
+
+def test_a_server_that_goes_away_costs_no_older_object(folder: Path, server: S3Server) -> None:
+    path = folder / "large.bin"
+    with written_aside(path) as aside:
+        aside.write_bytes(b"older")
+    command = [sys.executable, "-c", UPLOAD, str(path), str(MULTIPART_BYTES)]
+    quickly = {**os.environ, "AWS_MAX_ATTEMPTS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quickly) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "uploading\n"
+        time.sleep(0.2)
+        server.stop()
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 1, told
+    server.start()
+    assert path.read_bytes() == b"older"
+
+
+def test_a_folder_is_replaced_as_a_whole(folder: Path) -> None:
+    path = folder / "decision"
+    for names in (["a.txt", "b/c.txt"], ["a.txt", "d.txt"]):
+        with folder_written_aside(path) as aside:
+            for name in names:
+                (aside / name).parent.mkdir(exist_ok=True)
+                (aside / name).write_text(f"{name} of {len(names[1])}")
+        assert {str(found)[len(str(path)) + 1 :] for found in path.rglob("*") if found.is_file()} == set(names)
+    with pytest.raises(ZeroDivisionError), folder_written_aside(path) as aside:
+        raise ZeroDivisionError
+    assert (path / "a.txt").read_text() == "a.txt of 5"
+
+
+def contents(names: Callable[[Path], str], folder: Path) -> dict[str, bytes]:
+    """Bytes of all tables, classifiers and reports, by path; not plans, which name the FASTA's own folder."""
+    files = [
+        path for path in folder.rglob("*") if path.is_file() and path.suffix in (".parquet", ".safetensors", ".tsv")
+    ]
+    kept = [path for path in files if path.parent.name not in ("shard_plan", "incoming")]
+    return {names(path): path.read_bytes() for path in kept}
+
+
+def test_from_fasta_to_the_decision_and_a_report_as_in_a_folder(
+    finished: Finished, blank: Path, server: S3Server, tmp_path: Path
+) -> None:
+    project = new_project(tmp_path / "project", blank, GENOMES, {SAMPLE: SAMPLE_RECORDS})
+    project.configure(paths={"results": f"s3://{BUCKET}/results"}, tracking={"artifacts": f"s3://{BUCKET}/models"})
+    (project.root / "var/mlflow/mlflow.db").unlink()
+    with quiet():
+        from virnuc_assets.bootstrap import set_up
+
+        set_up(project.settings, lambda _: None)
+    assert failures(*project.run_everything()) == []
+    stored, local = project.workspace.layout.results, finished.workspace.layout.results
+    here = contents(lambda path: str(path.relative_to(local)), local)
+    there = contents(lambda path: str(path)[len(str(stored)) + 1 :], stored)
+    assert len(here) > 100
+    assert there == here
+    written = [path for path in (project.settings.var / "miniature").rglob("*") if path.is_file()]
+    assert {path.suffix for path in written} <= {".yaml", ".db", ".lock"}
+    models = Layout(tmp_path, "models", f"s3://{BUCKET}").results
+    assert [path.name for path in models.rglob("MLmodel")]
+    project.instance.dispose()
