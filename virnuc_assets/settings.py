@@ -8,7 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from virnuc_assets.settings_operation import AutomationSettings, PathSettings, Section, ServerSettings
+from virnuc_assets.settings_operation import (
+    AutomationSettings,
+    LaunchSettings,
+    PathSettings,
+    Section,
+    ServerSettings,
+)
 
 Profile = Literal["miniature", "full"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -222,6 +228,7 @@ class Settings(Section):
     virnucpro: VirnucproSettings | None = None
     refseq: RefseqSettings | None = None
     automation: AutomationSettings = AutomationSettings()
+    launch: LaunchSettings = LaunchSettings()
     servers: ServerSettings = ServerSettings()
     paths: PathSettings = PathSettings()
 
