@@ -1,0 +1,54 @@
+"""The code location of the project in the current folder, with a schedule, a sensor and an automation beside its own.
+
+Each asks for the same embeddings, and is off until it is turned on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+
+from virnuc_assets.definitions import build_defs
+from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.settings_file import load_settings
+
+ASSET = REFERENCE.key("dnabert_s_embeddings")
+JOB, SCHEDULE, SENSOR, AUTOMATION = "embed_one", "embed_each_minute", "embed_on_sight", "embed_what_is_missing"
+# The file in the project's folder that names the shard which schedule and sensor ask for.
+WANTED = "wanted_shard.txt"
+
+embed_one = dg.define_asset_job(JOB, dg.AssetSelection.assets(ASSET))
+
+
+@dg.schedule(job=embed_one, cron_schedule="* * * * *", name=SCHEDULE)
+def each_minute(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    return _request()
+
+
+@dg.sensor(job=embed_one, name=SENSOR, minimum_interval_seconds=1)
+def on_sight(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    return _request()
+
+
+missing = dg.AutomationConditionSensorDefinition(
+    AUTOMATION,
+    target=dg.AssetSelection.assets(ASSET),
+    default_condition=dg.AutomationCondition.missing() & ~dg.AutomationCondition.in_progress(),
+    use_user_code_server=True,
+    minimum_interval_seconds=1,
+)
+
+
+def _request() -> dg.RunRequest | dg.SkipReason:
+    wanted = Path(WANTED)
+    if not wanted.is_file():
+        return dg.SkipReason("no shard is wanted")
+    shard = wanted.read_text(encoding="utf-8")
+    return dg.RunRequest(run_key=shard, partition_key=shard)
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    more = dg.Definitions(jobs=[embed_one], schedules=[each_minute], sensors=[on_sight, missing])
+    return dg.Definitions.merge(build_defs(load_settings(Path("virnuc.toml"))), more)
