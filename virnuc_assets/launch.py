@@ -57,9 +57,9 @@ def step_executor(launch: LaunchSettings) -> dg.ExecutorDefinition:
         ) from error
     config: dict[str, Any] = {
         "max_concurrent": launch.steps_at_once,
-        # A pod that was killed says nothing of its step; whether to try again is asked of the run, not of the step.
+        # What failed is tried again by another run, which Dagster counts and shows.
         "retries": {"disabled": {}},
-        # Steps that a dead run left behind go with its pod.
+        # What is left of a run's steps goes with the pod of the run.
         "enable_owner_references": True,
         "step_k8s_config": {"container_config": {"resources": _resources(launch)}},
     }

@@ -21,22 +21,13 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-import kubernetes_validate
-
 from virnuc_assets_tests.launching.kubernetes_pods import Image, Node, NotYet, Object, Pod, now
+from virnuc_assets_tests.launching.kubernetes_rules import Refused, validate
 
-NAMESPACE, VERSION = "virnuc", "1.36"  # the version of the client that dagster-k8s brings
+NAMESPACE = "virnuc"
 _JOBS = re.compile(rf"/apis/batch/v1/namespaces/{NAMESPACE}/jobs(?:/([^/]+)(/status)?)?")
 _CORE = re.compile(rf"/api/v1/namespaces/{NAMESPACE}/(pods|events)(?:/([^/]+)(/log)?)?")
 _LOOK_SECONDS = 0.05
-
-
-class Refused(Exception):
-    """What the API answers in place of an object; `code` is that of HTTP."""
-
-    def __init__(self, code: int, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.code, self.reason = code, reason
 
 
 class Cluster:
@@ -177,6 +168,7 @@ class Cluster:
             status |= {"conditions": [ended], "x-ended": time.monotonic()}
         elif status["active"] == 0:
             self._create_pod(job)
+            status["active"] = 1
 
     def _create_pod(self, job: Object) -> None:
         template, owner = job["spec"]["template"], job["metadata"]
@@ -213,21 +205,6 @@ class Cluster:
         told = {"involvedObject": involved, "type": "Warning", "reason": why.reason, "message": str(why)}
         if not any(event["involvedObject"] == involved and event["message"] == str(why) for event in self._events):
             self._events.append({"metadata": {"name": f"{pod.name}.{len(self._events)}"}, **told, "count": 1})
-
-
-def validate(manifest: Object) -> None:
-    """Raise `Refused` unless Kubernetes would take an object: its schema, and mounts of volumes that the pod has."""
-    try:
-        kubernetes_validate.validate(manifest, VERSION, strict=True)
-    except kubernetes_validate.ValidationError as error:
-        where = ".".join(map(str, error.path))
-        raise Refused(422, "Invalid", f"{manifest.get('kind')} is invalid: {where}: {error.message}") from error
-    spec = manifest.get("spec", {}).get("template", {}).get("spec", {})
-    volumes = {volume["name"] for volume in spec.get("volumes", [])}
-    for container in spec.get("containers", []):
-        for mount in container.get("volumeMounts", []):
-            if mount["name"] not in volumes:
-                raise Refused(422, "Invalid", f"Job is invalid: volumeMounts: {mount['name']!r} is no volume")
 
 
 def _owned(child: Object, owner: Object) -> bool:

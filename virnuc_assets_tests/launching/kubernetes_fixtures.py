@@ -38,8 +38,12 @@ def deployment(framed: Project, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """The shipped values, but for faster polling, and for where the API and Dagster's home are."""
     folder = tmp_path_factory.mktemp("kubernetes")
     project = framed.copy(folder / "project", in_memory=False)
-    path = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
-    variables = {"PATH": path, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), *sys.path]), "OMP_WAIT_POLICY": "PASSIVE"}
+    variables = {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"]),
+        "PYTHONPATH": os.pathsep.join([str(CHECKOUT), *sys.path]),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "DAGSTER_STEP_DELEGATING_EXECUTOR_SLEEP_SECONDS": "0.2",
+    }
     images = {kubernetes_values.image_name(): Image(project.root, variables)}
     with Cluster(folder / "cluster", NODES, images) as cluster:
         cluster.give(*kubernetes_values.prerequisites("", PASSWORD, SECRETS))
