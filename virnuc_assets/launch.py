@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -48,13 +49,11 @@ def step_executor(launch: LaunchSettings) -> dg.ExecutorDefinition:
     if launch.steps == "in_process":
         # One after the other: one model in memory at a time, and nothing beside a measurement.
         return dg.in_process_executor
-    try:
-        from dagster_k8s import k8s_job_executor
-    except ModuleNotFoundError as error:
+    if find_spec("dagster_k8s") is None:
         raise VirnucError(
-            f'[launch] steps = "kubernetes": {error.name} is not installed; expected what '
+            '[launch] steps = "kubernetes": dagster_k8s is not installed; expected what '
             "`pip install 'virnuc_assets[kubernetes]'` brings. Install it, or set steps = \"in_process\"."
-        ) from error
+        )
     config: dict[str, Any] = {
         "max_concurrent": launch.steps_at_once,
         # What failed is tried again by another run, which Dagster counts and shows.
@@ -63,7 +62,17 @@ def step_executor(launch: LaunchSettings) -> dg.ExecutorDefinition:
         "enable_owner_references": True,
         "step_k8s_config": {"container_config": {"resources": _resources(launch)}},
     }
-    return k8s_job_executor.configured(config, name="kubernetes")
+
+    @dg.executor(name="kubernetes", requirements=dg.multiple_process_executor_requirements())
+    def kubernetes(context: dg.InitExecutorContext) -> dg.Executor:
+        """Each step in a pod. The client, which takes seconds to load, is loaded by the pods of runs alone."""
+        from dagster_k8s import k8s_job_executor
+
+        make = k8s_job_executor.executor_creation_fn
+        assert make is not None  # noqa: S101 - for mypy
+        return make(context._replace(executor_config=config))
+
+    return kubernetes
 
 
 def _resources(launch: LaunchSettings) -> Mapping[str, Any]:

@@ -46,7 +46,7 @@ def test_an_executor_of_pods_is_that_of_all_jobs() -> None:
 
 
 def test_without_its_package_kubernetes_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "dagster_k8s", None)
+    monkeypatch.setattr("virnuc_assets.launch.find_spec", {}.get)
     with pytest.raises(VirnucError) as caught:
         step_executor(LaunchSettings(steps="kubernetes"))
     assert str(caught.value) == (
@@ -55,10 +55,11 @@ def test_without_its_package_kubernetes_is_refused_with_the_remedy(monkeypatch: 
     )
 
 
-def test_the_client_of_kubernetes_is_not_loaded_for_nothing() -> None:
+def test_the_client_of_kubernetes_is_not_loaded_with_the_graph() -> None:
     code = (
         "import sys, pathlib; from virnuc_assets.definitions import build_defs; "
-        "from virnuc_assets.settings import Settings; build_defs(Settings(root=pathlib.Path('nowhere'))); "
+        "from virnuc_assets.settings import Settings; "
+        "build_defs(Settings(root=pathlib.Path('nowhere'), launch={'steps': 'kubernetes'})).resolve_all_job_defs(); "
         "print(sorted({'kubernetes', 'dagster_k8s'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
