@@ -58,5 +58,5 @@ def _instance(home: Path, cluster: Cluster) -> dict[str, object]:
     at_hand = {"load_incluster_config": False, "kubeconfig_file": str(cluster.kubeconfig), "dagster_home": str(home)}
     config["run_launcher"]["config"].update(at_hand)
     config["run_coordinator"]["config"]["dequeue_interval_seconds"] = 1
-    config["run_monitoring"]["poll_interval_seconds"] = 2
+    config["run_monitoring"].update(poll_interval_seconds=2, free_slots_after_run_end_seconds=2)
     return config
