@@ -86,4 +86,4 @@ def wait_until_finished(instance: dg.DagsterInstance, *run_ids: str) -> None:
         runs = [instance.get_run_by_id(run_id) for run_id in run_ids]
         return [run for run in runs if run is not None and not run.is_finished]
 
-    until(lambda: not unfinished(), f"the end of {run_ids}")
+    until(lambda: not unfinished(), f"the end of {run_ids}", every=0.5)
