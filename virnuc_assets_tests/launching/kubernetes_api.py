@@ -65,7 +65,9 @@ class Cluster:
         self.close()
 
     def close(self) -> None:
-        """Kill all pods, and stop."""
+        """Kill all pods, and stop; a second call does nothing."""
+        if self._closed.is_set():
+            return
         self._closed.set()
         self._server.shutdown()
         for thread in self._threads:

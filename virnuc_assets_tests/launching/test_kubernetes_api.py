@@ -93,10 +93,11 @@ def test_a_pod_starts_when_what_it_refers_to_is_there(
     until(lambda: status("j").succeeded == 1, "success", every=0.01)
 
 
-def test_a_gpu_is_one_pods_at_a_time(cluster: Cluster) -> None:
-    first = run(cluster, job("one", "sleep 0.3", ONE_GPU, **ON_GPU))
+def test_a_gpu_is_one_pods_at_a_time(cluster: Cluster, tmp_path: Path) -> None:
+    first = run(cluster, job("one", "until [ -e go ]; do sleep 0.05; done", ONE_GPU, **ON_GPU))
     second = run(cluster, job("two", "true", ONE_GPU, **ON_GPU))
     until(lambda: events(second) == ["FailedScheduling"], "an event", every=0.01)
+    (tmp_path / "go").touch()
     until(lambda: status("two").succeeded == 1, "success", every=0.01)
     assert first.ran
     assert second.ran
@@ -140,6 +141,13 @@ def test_a_pod_that_will_not_end_is_killed_with_all_that_it_started(cluster: Clu
     until(lambda: "up" in pod.log.read_text() if pod.log.exists() else False, "the trap", every=0.01)
     client.CoreV1Api().delete_namespaced_pod(pod.name, NAMESPACE)
     until(lambda: cluster.pods() == [], "the end", every=0.01)
+    assert not _lives(pod)
+
+
+def test_no_pod_outlives_the_cluster(cluster: Cluster) -> None:
+    pod = run(cluster, job("j", "trap '' TERM; sleep 60 & while :; do sleep 60; done"))
+    until(lambda: _lives(pod), "the pod", every=0.01)
+    cluster.close()
     assert not _lives(pod)
 
 
