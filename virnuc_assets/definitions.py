@@ -25,6 +25,7 @@ from virnuc_assets.assets import (
     virnucpro,
 )
 from virnuc_assets.bootstrap import mlflow_server_url, tracking_uri
+from virnuc_assets.launch import step_executor
 from virnuc_assets.partitions import REFERENCE, SAMPLES
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
@@ -64,8 +65,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
         ],
         schedules=reembedding.build_schedules(workspace),
         resources={"tracking": tracking},
-        # Steps of a run one after the other: one model in memory at a time, and nothing beside a measurement.
-        executor=dg.in_process_executor,
+        executor=step_executor(settings.launch),
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_v
 
 from virnuc_assets.settings_operation import (
     AutomationSettings,
+    LaunchSettings,
     PathSettings,
     Section,
     ServerSettings,
@@ -228,6 +229,7 @@ class Settings(Section):
     virnucpro: VirnucproSettings | None = None
     refseq: RefseqSettings | None = None
     automation: AutomationSettings = AutomationSettings()
+    launch: LaunchSettings = LaunchSettings()
     servers: ServerSettings = ServerSettings()
     tracking: TrackingSettings = TrackingSettings()
     paths: PathSettings = PathSettings()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,6 +24,33 @@ class AutomationSettings(Section):
 
     reembed_cron: str = "0 3 * * 0"
     retrain_changed_share: float = Field(default=0.05, gt=0.0, le=1.0)
+
+
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
+
+
+class LaunchSettings(Section):
+    """Where the steps of a run run. Where runs run is the run launcher's in `dagster.yaml`.
+
+    Attributes:
+        steps: in the process of their run, or each in a Kubernetes pod of its own.
+        steps_at_once: pods of one run; several runs go beside each other anyway.
+        step_cpu: cores requested for a step's pod, as Kubernetes writes quantities.
+        step_memory: memory requested for a step's pod, and its limit.
+        gpu_nodes: labels of the nodes for steps with a GPU, where a cluster has more than one kind of it.
+    """
+
+    steps: Literal["in_process", "kubernetes"] = "in_process"
+    steps_at_once: int = Field(default=1, ge=1)
+    step_cpu: Quantity = "1"
+    step_memory: Quantity = "4Gi"
+    gpu_nodes: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _one_process_has_one_step(self) -> LaunchSettings:
+        if self.steps == "in_process" and self.steps_at_once > 1:
+            raise ValueError('steps_at_once above 1 needs steps = "kubernetes"')
+        return self
 
 
 class ServerSettings(Section):

@@ -11,7 +11,7 @@ from virnuc_assets.assets.recipes import branch_fingerprints
 from virnuc_assets.assets.reference import current_frames
 from virnuc_assets.checks import result
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.launch import GPU_OP_TAGS, GPU_POOL
+from virnuc_assets.launch import GPU_POOL, gpu_op_tags
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.aside import written_aside
@@ -34,7 +34,7 @@ def benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
         owners=OWNERS,
         code_version="1",
         pool=GPU_POOL,
-        op_tags=GPU_OP_TAGS,
+        op_tags=gpu_op_tags(settings),
     )
     def encoder_benchmark(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         """Sequences a second and peak memory of every language model, on the same reference frames.

@@ -17,7 +17,7 @@ from virnuc_assets.encoders.checkpoints import find_checkpoint
 from virnuc_assets.encoders.fingerprint import fingerprint, identity
 from virnuc_assets.encoders.reuse import ShardVectors, read_sequences
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.launch import GPU_OP_TAGS, GPU_POOL
+from virnuc_assets.launch import GPU_POOL, gpu_op_tags
 from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of, digest_words, sequence_digests
@@ -43,7 +43,7 @@ def build_asset(workspace: Workspace, shards: ShardSet, slot: str) -> dg.AssetsD
         kinds=frozenset({"parquet", "pytorch" if on_device else "numpy"}),
         code_version=digest_of(identity(spec, precision)),
         pool=GPU_POOL if on_device else None,
-        op_tags=GPU_OP_TAGS if on_device else {},
+        op_tags=gpu_op_tags(workspace.settings) if on_device else {},
     )
     body = _embedding(workspace, shards.domain, slot)
     body.__doc__ = (

@@ -142,7 +142,7 @@ def fastest(seconds: Mapping[tuple[Form, int], float]) -> tuple[Form, int]:
 
 def _forms(device: torch.device, encoding: EncodingSettings) -> list[Form]:
     forms: list[Form] = ["plain"]
-    if encoding.compile == "measured" and (device.type == "cuda" or _has_compiler()):
+    if encoding.compile == "measured" and _has_compiler(device):
         forms.append("compiled")
     if device.type == "cpu" and encoding.precision != "fp32" and has_units(encoding.precision):
         forms.append("packed")
@@ -171,7 +171,10 @@ def _timed(run: Callable[..., Tensor], inputs: tuple[Any, ...], device: torch.de
         return time.perf_counter() - start
 
 
-def _has_compiler() -> bool:
+def _has_compiler(device: torch.device) -> bool:
+    """Whether there is what torch.compile needs: for a CPU, C++; for a GPU, C, by which Triton builds its launchers."""
+    if device.type == "cuda":
+        return any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "gcc", "clang"))
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
 

@@ -191,3 +191,22 @@ def test_another_form_must_be_clearly_faster_than_the_best_plain_one(
     seconds: dict[tuple[Form, int], float], chosen: tuple[Form, int]
 ) -> None:
     assert fastest(seconds) == chosen
+
+
+@pytest.mark.parametrize(
+    ("device", "program", "forms"),
+    [
+        ("cpu", "g++", ["plain", "compiled"]),
+        ("cuda", "gcc", ["plain", "compiled"]),
+        ("cpu", "gcc", ["plain"]),
+        ("cuda", "g++", ["plain"]),
+    ],
+)
+def test_layers_are_compiled_only_where_there_is_a_compiler_for_the_device(
+    device: str, program: str, forms: list[Form], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / program).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    assert tuning._forms(torch.device(device), EncodingSettings()) == forms

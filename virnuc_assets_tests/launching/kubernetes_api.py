@@ -1,0 +1,280 @@
+"""A stand-in for the API server of Kubernetes, for as much of it as dagster-k8s uses; what it accepts is executed.
+
+Every object that arrives is validated strictly against the schemas of Kubernetes, and refused if it is invalid. The pod
+of a job is a local process. Nothing of it outlives `Cluster.close`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import re
+import string
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+from virnuc_assets_tests.launching.kubernetes_pods import Image, Node, NotYet, Object, Pod, now
+from virnuc_assets_tests.launching.kubernetes_rules import Refused, validate
+
+NAMESPACE = "virnuc"
+_JOBS = re.compile(rf"/apis/batch/v1/namespaces/{NAMESPACE}/jobs(?:/([^/]+)(/status)?)?")
+_CORE = re.compile(rf"/api/v1/namespaces/{NAMESPACE}/(pods|events)(?:/([^/]+)(/log)?)?")
+_LOOK_SECONDS = 0.05
+
+
+class Cluster:
+    """Nodes with their pods, and the API at `kubeconfig`.
+
+    Attributes:
+        refused: messages about invalid objects.
+        unknown: requests for what a stand-in does not have; none should arrive.
+        jobs_seen, pods_seen: all that there ever were, in order.
+    """
+
+    def __init__(self, folder: Path, nodes: Sequence[Node], images: Mapping[str, Image]) -> None:
+        folder.mkdir()
+        self.refused: list[str] = []
+        self.unknown: list[str] = []
+        self.jobs_seen: list[Object] = []
+        self.pods_seen: list[Pod] = []
+        self._folder, self._nodes, self._images = folder, nodes, images
+        self._given: dict[tuple[str, str], Object] = {}
+        self._jobs: dict[str, Object] = {}
+        self._pods: dict[str, Pod] = {}
+        self._events: list[Object] = []
+        self._lock, self._closed = threading.RLock(), threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
+        self._threads = [threading.Thread(target=self._server.serve_forever), threading.Thread(target=self._control)]
+        self.kubeconfig = folder / "kubeconfig"
+        self.kubeconfig.write_text(json.dumps(_kubeconfig(self._server.server_port)))
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill all pods, and stop; a second call does nothing."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._server.shutdown()
+        for thread in self._threads:
+            thread.join()
+        self._server.server_close()
+        for pod in self._pods.values():
+            pod.kill()
+            if pod.process is not None:
+                pod.process.wait()
+
+    def give(self, *manifests: Object) -> None:
+        """Objects that an administrator makes: secrets, config maps, claims of volumes."""
+        for manifest in manifests:
+            validate(manifest)
+            self._given[manifest["kind"], manifest["metadata"]["name"]] = manifest
+
+    def pods(self) -> list[Pod]:
+        """Those that are there now."""
+        with self._lock:
+            return list(self._pods.values())
+
+    def answer(self, method: str, path: str, query: Mapping[str, str], body: Object) -> Object | str:
+        """What the API answers, as an object or, for a log, as text."""
+        with self._lock:
+            if found := _JOBS.fullmatch(path):
+                return self._answer_jobs(method, found[1], query, body)
+            if found := _CORE.fullmatch(path):
+                kind, name, log = found.groups()
+                if kind == "events" and method == "GET":
+                    return _listed("Event", self._events, query)
+                if method == "GET" and name is None:
+                    return _listed("Pod", [pod.object for pod in self._pods.values()], query)
+                if method == "GET":
+                    pod = _there(self._pods, name)
+                    return _tail(pod.log, int(query.get("tailLines", 10_000))) if log else pod.object
+                if method == "DELETE" and name is not None:
+                    _there(self._pods, name).delete()
+                    return copy.deepcopy(self._pods[name].object)
+        self.unknown.append(f"{method} {path}")
+        raise Refused(404, "NotFound", f"the stand-in has no {method} {path}")
+
+    def _answer_jobs(self, method: str, name: str | None, query: Mapping[str, str], body: Object) -> Object:
+        if method == "POST" and name is None:
+            return self._create_job(body)
+        if method == "GET":
+            return _listed("Job", list(self._jobs.values()), query) if name is None else _there(self._jobs, name)
+        if method == "DELETE" and name is not None:
+            # Left to itself, batch/v1 deletes a job and lets its pods go on.
+            policy = body.get("propagationPolicy", query.get("propagationPolicy", "Orphan"))
+            self._delete_job(_there(self._jobs, name), with_pods=policy != "Orphan")
+            return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
+        raise Refused(405, "MethodNotAllowed", f"the stand-in cannot {method} jobs")
+
+    def _create_job(self, job: Object) -> Object:
+        try:
+            validate(job)
+        except Refused as why:
+            self.refused.append(str(why))
+            raise
+        name = job["metadata"]["name"]
+        if name in self._jobs:
+            raise Refused(409, "AlreadyExists", f'jobs.batch "{name}" already exists')
+        job = copy.deepcopy(job)
+        job["metadata"] |= {"uid": str(uuid.uuid4()), "namespace": NAMESPACE, "creationTimestamp": now()}
+        job["status"] = {"startTime": now(), "active": 0, "succeeded": 0, "failed": 0}
+        self._jobs[name] = job
+        self.jobs_seen.append(job)
+        return job
+
+    def _delete_job(self, job: Object, with_pods: bool) -> None:
+        del self._jobs[job["metadata"]["name"]]
+        for pod in self._pods_of(job) if with_pods else ():
+            pod.delete()
+
+    def _pods_of(self, owner: Object) -> list[Pod]:
+        return [pod for pod in self._pods.values() if _owned(pod.object, owner)]
+
+    def _control(self) -> None:
+        while not self._closed.wait(_LOOK_SECONDS):
+            with self._lock:
+                for job in list(self._jobs.values()):
+                    self._reconcile(job)
+                for pod in list(self._pods.values()):
+                    self._carry_on(pod)
+
+    def _reconcile(self, job: Object) -> None:
+        """Keep a job's status true, give it the pod that it lacks, and remove it when its time is over."""
+        status, spec, pods = job["status"], job["spec"], self._pods_of(job)
+        status["active"] = sum(not pod.ended for pod in pods)
+        if "conditions" in status:
+            if time.monotonic() > status["x-ended"] + spec.get("ttlSecondsAfterFinished", float("inf")):
+                self._delete_job(job, with_pods=True)
+            return
+        for pod in pods:
+            if pod.ended and "x-counted" not in pod.object["metadata"]:
+                pod.object["metadata"]["x-counted"] = True
+                status["succeeded" if pod.phase == "Succeeded" else "failed"] += 1
+        if status["succeeded"] or status["failed"] > spec.get("backoffLimit", 6):
+            ended = {"type": "Complete" if status["succeeded"] else "Failed", "status": "True"}
+            status |= {"conditions": [ended], "x-ended": time.monotonic()}
+        elif status["active"] == 0:
+            self._create_pod(job)
+            status["active"] = 1
+
+    def _create_pod(self, job: Object) -> None:
+        template, owner = job["spec"]["template"], job["metadata"]
+        name = f"{owner['name']}-{''.join(random.choices(string.ascii_lowercase, k=5))}"
+        reference = {"apiVersion": "batch/v1", "kind": "Job", "name": owner["name"], "uid": owner["uid"]}
+        labels = {**template["metadata"].get("labels", {}), "job-name": owner["name"]}
+        metadata = {"name": name, "uid": str(uuid.uuid4()), "labels": labels, "ownerReferences": [reference]}
+        manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": copy.deepcopy(template["spec"])}
+        validate(manifest)
+        self._pods[name] = Pod(manifest, self._folder)
+        self.pods_seen.append(self._pods[name])
+
+    def _carry_on(self, pod: Pod) -> None:
+        pod.look()
+        if pod.deleted and pod.ended:
+            del self._pods[pod.name]
+            for job in [job for job in self._jobs.values() if _owned(job, pod.object)]:
+                self._delete_job(job, with_pods=True)
+        elif pod.process is None and not pod.ended:
+            living = [other for other in self._pods.values() if other.node and not other.ended and other is not pod]
+            taken: Counter[str] = Counter()
+            for other in living:
+                taken[str(other.node)] += other.gpus
+            try:
+                if pod.node is None:
+                    pod.place(self._nodes, taken)
+                pod.start(self._images, self._given)
+            except NotYet as why:
+                pod.wait_for(why)
+                self._record(pod, why)
+
+    def _record(self, pod: Pod, why: NotYet) -> None:
+        involved = {"kind": "Pod", "name": pod.name, "namespace": NAMESPACE}
+        told = {"involvedObject": involved, "type": "Warning", "reason": why.reason, "message": str(why)}
+        if not any(event["involvedObject"] == involved and event["message"] == str(why) for event in self._events):
+            self._events.append({"metadata": {"name": f"{pod.name}.{len(self._events)}"}, **told, "count": 1})
+
+
+def _owned(child: Object, owner: Object) -> bool:
+    references = child["metadata"].get("ownerReferences", [])
+    return any(reference["uid"] == owner["metadata"]["uid"] for reference in references)
+
+
+def _there(objects: Mapping[str, Any], name: str) -> Any:
+    if name not in objects:
+        raise Refused(404, "NotFound", f'"{name}" not found')
+    return objects[name]
+
+
+def _listed(kind: str, objects: Sequence[Object], query: Mapping[str, str]) -> Object:
+    """A list of those that the selectors of the query leave."""
+    items = []
+    for item in objects:
+        fields = {
+            "metadata.name": item["metadata"]["name"],
+            "involvedObject.name": item.get("involvedObject", {}).get("name"),
+        }
+        wanted = [(part.partition("="), fields) for part in query.get("fieldSelector", "").split(",") if part]
+        labels = item["metadata"].get("labels", {})
+        wanted += [(part.partition("="), labels) for part in query.get("labelSelector", "").split(",") if part]
+        if all(there[key] == value if key in there else False for (key, _, value), there in wanted):
+            items.append(item)
+    return {"kind": f"{kind}List", "apiVersion": "batch/v1" if kind == "Job" else "v1", "metadata": {}, "items": items}
+
+
+def _tail(log: Path, lines: int) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    return "".join(text.splitlines(keepends=True)[-lines:])
+
+
+def _kubeconfig(port: int) -> Object:
+    context = {"cluster": "stand-in", "user": "tests", "namespace": NAMESPACE}
+    return {
+        **{"apiVersion": "v1", "kind": "Config", "current-context": "tests"},
+        "clusters": [{"name": "stand-in", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "contexts": [{"name": "tests", "context": context}],
+        "users": [{"name": "tests", "user": {}}],
+    }
+
+
+def _handler_of(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _serve(self) -> None:
+            url = urlsplit(self.path)
+            query = {key: values[-1] for key, values in parse_qs(url.query).items()}
+            content = self.rfile.read(int(self.headers.get("content-length", 0)))
+            code, answer = 200, None
+            try:
+                answer = cluster.answer(self.command, url.path, query, json.loads(content or "{}"))
+            except Refused as why:
+                code, told = why.code, {"kind": "Status", "apiVersion": "v1", "status": "Failure"}
+                answer = {**told, "reason": why.reason, "message": str(why), "code": code}
+            body = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+            self.send_response(code)
+            self.send_header("content-type", "text/plain" if isinstance(answer, str) else "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = do_DELETE = do_PATCH = do_PUT = _serve  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler

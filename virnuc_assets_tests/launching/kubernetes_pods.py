@@ -1,0 +1,202 @@
+"""Pods as processes of this machine: where one fits, what environment it gets, how it starts and ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+GPU = "nvidia.com/gpu"
+Object = dict[str, Any]
+# Objects that were given to the cluster, by kind and name.
+Given = Mapping[tuple[str, str], Object]
+_VOLUMES = {
+    "persistentVolumeClaim": ("PersistentVolumeClaim", "claimName"),
+    "configMap": ("ConfigMap", "name"),
+    "secret": ("Secret", "secretName"),
+}
+_GRACE_SECONDS = 30.0  # as Kubernetes has it where a pod says nothing
+
+
+@dataclass(frozen=True)
+class Image:
+    """What an image brings: the working folder, and variables that a pod may override."""
+
+    folder: Path
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Node:
+    name: str
+    gpus: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: Sequence[str] = ()
+
+
+class NotYet(Exception):
+    """A pod cannot start; as a cluster does, it is tried again. Reason and message are those of the event."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Pod:
+    """A pod and its process. `object` is what the API tells of it; `ran` the times between which it had a process."""
+
+    def __init__(self, manifest: Object, folder: Path) -> None:
+        self.object, self.log = manifest, folder / f"{manifest['metadata']['name']}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.ran: tuple[float, float] | None = None
+        self._kill_at = float("inf")
+        self._tell("Pending")
+
+    @property
+    def name(self) -> str:
+        return str(self.object["metadata"]["name"])
+
+    @property
+    def container(self) -> Object:
+        (container,) = self.object["spec"]["containers"]
+        return dict(container)
+
+    @property
+    def gpus(self) -> int:
+        return int(self.container.get("resources", {}).get("limits", {}).get(GPU, 0))
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return dict(self.object["metadata"]["labels"])
+
+    @property
+    def node(self) -> str | None:
+        return self.object["spec"].get("nodeName")
+
+    @property
+    def phase(self) -> str:
+        return str(self.object["status"]["phase"])
+
+    @property
+    def ended(self) -> bool:
+        return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def deleted(self) -> bool:
+        return "deletionTimestamp" in self.object["metadata"]
+
+    def place(self, nodes: Sequence[Node], taken: Mapping[str, int]) -> None:
+        """Choose a node; `taken` tells the GPUs in use on each."""
+        spec = self.object["spec"]
+        wanted, tolerated = spec.get("nodeSelector", {}), {t.get("key") for t in spec.get("tolerations", [])}
+        for node in nodes:
+            free = node.gpus - taken.get(node.name, 0)
+            fits = self.gpus <= free and wanted.items() <= node.labels.items() and tolerated >= set(node.taints)
+            if fits:
+                spec["nodeName"] = node.name
+                return
+        raise NotYet("FailedScheduling", f"0/{len(nodes)} nodes are available: of selector, taint or {GPU} none fits.")
+
+    def start(self, images: Mapping[str, Image], given: Given) -> None:
+        container = self.container
+        for volume in self.object["spec"].get("volumes", []):
+            for kind, name in ((_VOLUMES[k][0], v[_VOLUMES[k][1]]) for k, v in volume.items() if k in _VOLUMES):
+                if (kind, name) not in given:
+                    raise NotYet("FailedMount", f"{kind} {name!r} not found")
+        if container["image"] not in images:
+            raise NotYet("ErrImagePull", f"image {container['image']!r} not found")
+        image = images[container["image"]]
+        environment = {**image.environment, **dict(_variables(container, given)), "HOSTNAME": self.name}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*container.get("command", []), *container.get("args", [])],
+                **{"cwd": image.folder, "env": environment, "start_new_session": True},
+                **{"stdout": log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL},
+            )
+        self.ran = (time.monotonic(), float("inf"))
+        self._tell("Running", {"running": {"startedAt": now()}})
+
+    def wait_for(self, why: NotYet) -> None:
+        self._tell("Pending", {"waiting": {"reason": why.reason, "message": str(why)}})
+
+    def look(self) -> None:
+        """Learn whether the process ended; end one whose grace is over."""
+        if self.process is None or self.ended:
+            return
+        if time.monotonic() > self._kill_at:
+            self.kill()
+        status = self.process.poll()
+        if status is None:
+            return
+        self.kill()  # what it left behind
+        assert self.ran is not None
+        self.ran = (self.ran[0], time.monotonic())
+        code = 128 - status if status < 0 else status
+        told = {"exitCode": code, "finishedAt": now(), "reason": "Error" if code else "Completed"}
+        self._tell("Failed" if code else "Succeeded", {"terminated": told})
+
+    def delete(self) -> None:
+        """Ask the process to end, and later make it."""
+        if self.deleted:
+            return
+        self.object["metadata"]["deletionTimestamp"] = now()
+        self._kill_at = time.monotonic() + float(
+            self.object["spec"].get("terminationGracePeriodSeconds", _GRACE_SECONDS)
+        )
+        if self.process is None:
+            self._tell("Failed")
+        elif not self.ended:
+            self.process.terminate()
+
+    def kill(self) -> None:
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+    def _tell(self, phase: str, state: Object | None = None) -> None:
+        container = self.container
+        status = {"name": container["name"], "image": container["image"], "imageID": "", "restartCount": 0}
+        told = [{**status, "ready": phase == "Running", "state": state}] if state else []
+        self.object["status"] = {"phase": phase, "containerStatuses": told}
+
+
+def _variables(container: Object, given: Given) -> Iterator[tuple[str, str]]:
+    """Name and value of each variable, later ones over earlier; what is referred to must be there."""
+    for source in container.get("envFrom", []):
+        for kind, reference in (("ConfigMap", source.get("configMapRef")), ("Secret", source.get("secretRef"))):
+            if reference and (found := _found(kind, reference, given)) is not None:
+                yield from ((source.get("prefix", "") + key, value) for key, value in _data(found).items())
+    for variable in container.get("env", []):
+        origin = variable.get("valueFrom")
+        if origin is None:
+            yield variable["name"], variable.get("value", "")
+            continue
+        for kind, key in (("ConfigMap", "configMapKeyRef"), ("Secret", "secretKeyRef")):
+            if key in origin and (found := _found(kind, origin[key], given)) is not None:
+                if origin[key]["key"] not in _data(found):
+                    raise NotYet(
+                        "CreateContainerConfigError", f"no key {origin[key]['key']!r} in {kind} {origin[key]['name']!r}"
+                    )
+                yield variable["name"], _data(found)[origin[key]["key"]]
+
+
+def _found(kind: str, reference: Object, given: Given) -> Object | None:
+    found = given.get((kind, reference["name"]))
+    if found is None and not reference.get("optional", False):
+        raise NotYet("CreateContainerConfigError", f"{kind.lower()} {reference['name']!r} not found")
+    return found
+
+
+def _data(found: Object) -> dict[str, str]:
+    return {**found.get("data", {}), **found.get("stringData", {})}
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
