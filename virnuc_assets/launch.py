@@ -15,5 +15,5 @@ GPU_OP_TAGS: dict[str, Any] = {
         "pod_spec_config": {
             "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
         },
-    }
+    },
 }
