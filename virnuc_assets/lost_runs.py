@@ -1,4 +1,7 @@
-"""Runs whose worker ended and of which Dagster's monitoring says too little: it asks after those only that go on."""
+"""What Dagster's monitoring does not look after: runs that were launched and never began, and Slurm's jobs without one.
+
+It asks only after runs that began and go on.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from dagster._core.events import RunFailureReason
 from dagster._core.launcher import WorkerStatus
 from dagster._core.storage.tags import RUN_FAILURE_REASON_TAG
 
-from virnuc_assets.slurm import JOB_TAG
+from virnuc_assets import slurm_jobs
+from virnuc_assets.slurm import JOB_TAG, NAME, SlurmRunLauncher
 
 TOLD_TAG = "virnuc/slurm_told"
 _LOOK_SECONDS = 15
@@ -19,14 +23,16 @@ _TOLD_WITHIN = timedelta(hours=1)
 
 @dg.sensor(name="lost_runs", minimum_interval_seconds=_LOOK_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
 def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Fails launched runs whose worker ended before it began, and tells why Slurm interrupted others."""
-    lost = _never_began(context.instance)
-    _tell_who_interrupted(context.instance)
+    """Fails launched runs whose worker ended before it began; asks for no run itself."""
+    lost = _fail_what_never_began(context.instance)
+    if isinstance(context.instance.run_launcher, SlurmRunLauncher):
+        _tell_who_interrupted(context.instance)
+        _end_jobs_without_a_run(context.instance)
     return dg.SkipReason(f"{lost} launched runs were lost" if lost else "no launched run is lost")
 
 
-def _never_began(instance: dg.DagsterInstance) -> int:
-    """As a job that was cancelled in its queue: its run would wait for ever."""
+def _fail_what_never_began(instance: dg.DagsterInstance) -> int:
+    """As one whose job was cancelled in its queue; it would wait for ever."""
     lost = 0
     for run in instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTING])):
         health = instance.run_launcher.check_run_worker_health(run)
@@ -49,3 +55,12 @@ def _tell_who_interrupted(instance: dg.DagsterInstance) -> None:
             if health.status is WorkerStatus.FAILED:
                 instance.add_run_tags(run.run_id, {TOLD_TAG: "true"})
                 instance.report_engine_event(f"It was interrupted: {health.msg}.", run)
+
+
+def _end_jobs_without_a_run(instance: dg.DagsterInstance) -> None:
+    """The page cancels a run that has not begun without a word to its launcher; the job would wait in vain."""
+    for name, job in slurm_jobs.jobs_now().items():
+        if job.state == "PENDING" and name.startswith(NAME):
+            run = instance.get_run_by_id(name.removeprefix(NAME))  # None: of another home
+            if run and run.is_finished:
+                slurm_jobs.cancel(job.number)

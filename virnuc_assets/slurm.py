@@ -25,6 +25,7 @@ from virnuc_assets.launch import SLURM_TAG
 from virnuc_assets.slurm_jobs import FORMS, ControllerAway, Job, Request
 
 JOB_TAG = "virnuc/slurm_job"
+NAME = "dagster-"  # of a job, and its run's id
 _PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "SLURM_CONF")
 # `virnuc up` finds its strays by the first, its folder of the second goes when it ends, the others are Slurm's options.
 _NOT_PASSED_ON = re.compile(r"VIRNUC_UP_.*|TMPDIR|S(BATCH|LURM)_.*")
@@ -169,4 +170,4 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
 
 
 def _name(run: DagsterRun) -> str:
-    return f"dagster-{run.run_id}"
+    return NAME + run.run_id

@@ -1,4 +1,7 @@
-"""A Slurm cluster of one node on loopback: munge, controller and node daemon, with a GPU that is an empty file."""
+"""A Slurm cluster of one node on loopback: munge, controller and node daemon, with a GPU that is an empty file.
+
+A pytest plugin; modules that need the cluster name it in `pytest_plugins`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,10 +91,19 @@ class Cluster:
         controller.send_signal(number)
         controller.wait(timeout=30)
 
-    def restart_controller(self) -> None:
-        """Kill it, without a chance to write anything down, and start it anew."""
+    def restart_controller(self, down: float = 0.0) -> None:
+        """Kill it, without a chance to write anything down, and start it anew after some seconds."""
         self.stop_controller(signal.SIGKILL)
+        time.sleep(down)
         self.start_controller()
+        until(lambda: self.ask("sinfo", "--noheader", "--format=%T") != "", "the controller", patience=30)
+
+    def wait_until_saved(self) -> None:
+        """Until the controller has written down how things are now; it does so every few seconds, after a change."""
+        now, state = time.time(), self.folder / "state/job_state"
+        change = self.ask("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true")
+        until(lambda: state.stat().st_mtime > now, "the controller's state", patience=30)
+        self.ask("scancel", change)
 
     def ask(self, *command: str) -> str:
         """What a command answers; empty where nobody does."""
@@ -133,9 +146,9 @@ class Cluster:
         return [process for process in processes if mark.items() <= _environment(process).items()]
 
 
-@contextlib.contextmanager
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A running cluster; nothing of it is left at the end."""
+    """A running cluster for all tests; nothing of it is left at the end."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # sockets have short paths
     made = Cluster(folder)
     with pytest.MonkeyPatch.context() as patch, _resolvable():
