@@ -24,6 +24,9 @@ _ENDED = {
     *("PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"),
 }
 _ANSWER_SECONDS = 60.0
+_ROW = re.compile(
+    r"^(?P<number>[0-9]+)\|(?P<state>\w+)[^|\n]*\|(?P<reason>[^|\n]*)\|(?P<name>[^|\n]*)\|?$", re.MULTILINE
+)
 _SINCE = "now-30days"  # without it sacct looks at today's jobs only
 
 Request = dict[str, str | int | None]  # None: what others ask for is not wanted
@@ -149,10 +152,8 @@ def cancel(number: str) -> None:
 
 
 def _by_name(lines: str) -> dict[str, Job]:
-    """Jobs by name; other jobs of this user may have a `|` in theirs, and are passed over."""
-    rows = [line.rstrip("|").split("|") for line in lines.splitlines()]
-    jobs = [Job(number, state.split()[0], *rest) for number, state, *rest in rows if len(rest) == 2]  # noqa: PLR2004
-    return {job.name: job for job in jobs}
+    """Jobs by name; other jobs of this user may have anything in theirs, and are passed over."""
+    return {row["name"]: Job(**row.groupdict()) for row in _ROW.finditer(lines)}
 
 
 def _answer(command: Sequence[str]) -> str:
