@@ -16,7 +16,6 @@ from dagster._core.events import EngineEventData
 from dagster._core.launcher import LaunchRunContext, RunLauncher
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.storage.tags import MAX_RETRIES_TAG
-from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 from virnuc_assets import slurm_jobs
@@ -72,6 +71,8 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
                 as its run has failed.
             VirnucError: the run asks for what Slurm does not have, or in a wrong form; not tried again.
         """
+        from dagster._grpc.types import ExecuteRunArgs  # heavy, and definitions load this module
+
         run, origin = context.dagster_run, context.job_code_origin
         if origin is None:
             raise VirnucError(f"run {run.run_id} names no code location; launch it from one")
