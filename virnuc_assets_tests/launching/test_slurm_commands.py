@@ -92,9 +92,8 @@ def test_an_answer_that_is_lost(cluster: Cluster, environment: dict[str, str], t
     lost = tmp_path / "sbatch"
     lost.write_text(f'#!/bin/sh\n{sbatch} "$@" > /dev/null\necho Socket timed out >&2\nexit 1\n')
     lost.chmod(lost.stat().st_mode | stat.S_IXUSR)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-        number = slurm_jobs.submit("dagster-3", ["--output=/dev/null"], ["true"], environment)
+    through = {**environment, "PATH": f"{tmp_path}{os.pathsep}{environment['PATH']}"}
+    number = slurm_jobs.submit("dagster-3", ["--output=/dev/null"], ["true"], through)
     assert ends(cluster, number)["JobState"] == "COMPLETED"
     names = cluster.ask("squeue", "--noheader", "--states=all", "--format=%j").splitlines()
     assert names.count("dagster-3") == 1
