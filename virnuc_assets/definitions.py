@@ -10,7 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from virnuc_assets import automation, checks, reembedding, watching
+from virnuc_assets import automation, checks, lost_runs, reembedding, watching
 from virnuc_assets.assets import (
     accounts,
     classifiers,
@@ -62,6 +62,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
         sensors=[
             *watching.build_sensors(workspace),
             *reembedding.build_sensors(workspace, {job.name: job for job in jobs}),
+            lost_runs.lost_runs,
         ],
         schedules=reembedding.build_schedules(workspace),
         resources={"tracking": tracking},

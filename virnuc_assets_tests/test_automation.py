@@ -63,5 +63,6 @@ def test_all_that_starts_by_itself_is_on_but_the_training(defs: dg.Definitions) 
         **dict.fromkeys(("incoming_samples", "planned_samples", "predicted_samples", "stale_reference"), "RUNNING"),
         "changed_reference": "STOPPED",
         "decision_after_failure": "RUNNING",
+        "lost_runs": "RUNNING",
     }
     assert [schedule.default_status.value for schedule in repository.schedule_defs] == ["RUNNING"]

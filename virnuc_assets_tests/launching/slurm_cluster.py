@@ -1,0 +1,182 @@
+"""A Slurm cluster of one node on loopback: munge, controller and node daemon, with a GPU that is an empty file.
+
+A pytest plugin; modules that need the cluster name it in `pytest_plugins`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from virnuc_assets.processes import end
+from virnuc_assets_tests.running import free_ports, until
+
+CPUS = 4  # as Slurm counts; the machine may have fewer
+KILL_WAIT_SECONDS = 5
+CONF = """ClusterName=test
+SlurmctldHost=localhost(127.0.0.1)
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+SlurmUser=root
+SlurmdUser=root
+AuthInfo=socket={folder}/munge.sock
+SlurmctldPort={controller_port}
+SlurmdPort={node_port}
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmdParameters=config_overrides
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=1
+GresTypes=gpu
+MpiDefault=none
+ReturnToService=2
+MessageTimeout=5
+KillWait={kill_wait}
+NodeName=localhost NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=4000 Gres=gpu:1
+PartitionName=main Nodes=localhost Default=YES MaxTime=INFINITE
+PartitionName=closed Nodes=localhost State=DOWN
+"""
+
+
+class Cluster:
+    """The cluster; `SLURM_CONF` names it to all commands of this process and of those that it starts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        for name in ("state", "spool"):
+            (folder / name).mkdir()
+        key = folder / "munge.key"
+        key.write_bytes(os.urandom(64))
+        key.chmod(0o600)
+        (folder / "gpu0").touch()
+        (folder / "gres.conf").write_text(f"NodeName=localhost Name=gpu File={folder}/gpu0\n")
+        (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+        ports = dict(zip(("controller_port", "node_port"), free_ports(), strict=True))
+        self.conf = folder / "slurm.conf"
+        self.conf.write_text(CONF.format(folder=folder, cpus=CPUS, kill_wait=KILL_WAIT_SECONDS, **ports))
+
+    def start(self) -> None:
+        paths = {"key-file": "munge.key", "socket": "munge.sock", "pid-file": "munge.pid"}
+        paths |= {"log-file": "munge.log", "seed-file": "munge.seed"}
+        options = [f"--{option}={self.folder / name}" for option, name in paths.items()]
+        self._start("munged", "--force", "--foreground", *options)
+        until(lambda: (self.folder / "munge.sock").exists(), "munged", patience=20)
+        self.start_controller()
+        self._start("slurmd", "-D", "-N", "localhost", "-f", str(self.conf))
+        until(lambda: self.ask("sinfo", "--noheader", "--format=%T") == "idle", "an idle node", patience=30)
+
+    def start_controller(self) -> None:
+        self._start("slurmctld", "-D", "-f", str(self.conf))
+
+    def stop_controller(self, number: signal.Signals = signal.SIGTERM) -> None:
+        controller = self._daemons.pop("slurmctld")
+        controller.send_signal(number)
+        controller.wait(timeout=30)
+
+    def restart_controller(self, down: float = 0.0) -> None:
+        """Kill it, without a chance to write anything down, and start it anew after some seconds."""
+        self.stop_controller(signal.SIGKILL)
+        time.sleep(down)
+        self.start_controller()
+        until(lambda: self.ask("sinfo", "--noheader", "--format=%T") != "", "the controller", patience=30)
+
+    def wait_until_saved(self) -> None:
+        """Until the controller has written down how things are now; it does so every few seconds, after a change."""
+        now, state = time.time(), self.folder / "state/job_state"
+        change = self.ask("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true")
+        until(lambda: state.stat().st_mtime > now, "the controller's state", patience=30)
+        self.ask("scancel", change)
+
+    def ask(self, *command: str) -> str:
+        """What a command answers; empty where nobody does."""
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout.strip()
+
+    def job(self, number: str) -> dict[str, str]:
+        """All that the controller knows of a job."""
+        words = self.ask("scontrol", "--oneliner", "show", "job", number).split()
+        return dict(word.split("=", 1) for word in words if "=" in word)
+
+    def processes(self, number: str) -> list[psutil.Process]:
+        """Those of a job's script and all that it started."""
+        return [process for process in self._ours() if _environment(process).get("SLURM_JOB_ID") == number]
+
+    def clear(self) -> None:
+        """End all jobs and wait until nothing of them runs."""
+        self.ask("scancel", "--user=root")
+        until(lambda: not self.ask("squeue", "--noheader"), "jobs that ended", patience=60)
+
+    def stop(self) -> None:
+        for daemon in reversed(self._daemons.values()):
+            daemon.terminate()
+        for daemon in self._daemons.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                daemon.wait(timeout=10)
+        end(self._ours())
+        for daemon in self._daemons.values():
+            daemon.wait()
+
+    def _start(self, *command: str) -> None:
+        with (self.folder / f"{command[0]}.out").open("ab") as log:
+            self._daemons[command[0]] = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def _ours(self) -> list[psutil.Process]:
+        """Daemons and jobs; not the tests themselves, which were started without the variable."""
+        mark = {"SLURM_CONF": str(self.conf)}
+        processes = [process for process in psutil.process_iter() if process.pid != os.getpid()]
+        return [process for process in processes if mark.items() <= _environment(process).items()]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A running cluster for all tests; nothing of it is left at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # sockets have short paths
+    made = Cluster(folder)
+    with pytest.MonkeyPatch.context() as patch, _resolvable():
+        patch.setenv("SLURM_CONF", str(made.conf))
+        try:
+            made.start()
+            yield made
+        finally:
+            made.stop()
+            shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _resolvable() -> Iterator[None]:
+    """glibc counts 127.0.0.1 as no address, and Slurm resolves none where a network has no other, as one of our own."""
+    try:
+        socket.getaddrinfo("127.0.0.1", 1, family=socket.AF_INET, flags=socket.AI_ADDRCONFIG)
+    except socket.gaierror:
+        address = ("127.0.0.2/8", "dev", "lo")
+        subprocess.run(["ip", "address", "add", *address], check=True)
+        yield
+        subprocess.run(["ip", "address", "del", *address], check=True)
+    else:
+        yield
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return dict(process.environ())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return {}
