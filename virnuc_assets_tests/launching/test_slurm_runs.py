@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from virnuc_assets.bootstrap import dagster_home
-from virnuc_assets.encoders.device_lock import device_name
+from virnuc_assets.encoders.device_lock import device_names
 from virnuc_assets.launch import SLURM_TAG
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.processes import end
@@ -67,7 +67,7 @@ def servers(framed: Path, cluster: Cluster, tmp_path_factory: pytest.TempPathFac
 @contextlib.contextmanager
 def device_held(project: Project) -> Iterator[Callable[[], None]]:
     """Runs that embed wait in their step as long as this process holds the device; gives what lets it go."""
-    path = project.workspace.layout.locks / f"{device_name(project.settings.encoding.device)}.lock"
+    path = project.workspace.layout.locks / f"{device_names(project.settings.encoding.device)[0]}.lock"
     until(lambda: hold(path), "the device", patience=SECONDS)  # a run that has succeeded holds it until its end
     with contextlib.ExitStack() as holding:
         holding.callback(release, path)
