@@ -26,6 +26,7 @@ from virnuc_assets.assets import (
 )
 from virnuc_assets.bootstrap import mlflow_server_url, tracking_uri
 from virnuc_assets.launch import step_executor
+from virnuc_assets.launcher_probe import probe_job
 from virnuc_assets.partitions import REFERENCE, SAMPLES
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
@@ -53,7 +54,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
     for stage in (refseq, accounts, classifiers, virnucpro, migration, predictions):
         assets += stage.build_assets(workspace)
         asset_checks += stage.build_checks(workspace)
-    jobs = automation.build_jobs(workspace)
+    jobs = [*automation.build_jobs(workspace), probe_job(workspace)]
     tracking = MlflowTracking(uri=tracking_uri(settings), server_url=mlflow_server_url(settings))
     return dg.Definitions(
         assets=assets,

@@ -178,6 +178,7 @@ def test_definitions_are_valid_and_every_job_resolves(defs: dg.Definitions) -> N
         "predict_samples",
         "embed_samples_for_other_branch",
         "report_samples",
+        "check_launcher",
         *(f"embed_reference_by_{slot}" for slot in ("dnabert_s", "fastesm2", "esm2_3b", "kmer_dna", "kmer_protein")),
     }
 
