@@ -8,7 +8,7 @@ APT    := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -
 ALONE  := OMP_WAIT_POLICY=passive unshare --net --pid --fork --kill-child --mount --mount-proc \
           sh -c 'ip link set lo up && exec "$$0" "$$@"'
 
-.PHONY: demo test test-all test-slurm test-k8s test-postgres test-s3 check bench-encoders bench-training bench-sequences bench-shards soak up setup clean
+.PHONY: demo test test-all test-slurm test-k8s test-postgres test-s3 check bench-encoders bench-training bench-sequences bench-shards soak up setup clean iproute2
 
 demo: $(STAMP)
 	$(BIN)/virnuc setup
@@ -22,18 +22,21 @@ test-all: $(STAMP)
 	    -m "not (network or slurm or kubernetes or postgres or s3)"
 
 # Real servers, on the loopback of a network of their own; all that was started ends with the test. Needs root.
-test-slurm: $(STAMP)
-	which slurmctld slurmd sbatch munged > /dev/null || $(APT) slurmctld slurmd slurm-client munge
+iproute2:
+	which ip > /dev/null || { $(APT) iproute2; }
+
+test-slurm: $(STAMP) iproute2
+	which slurmctld slurmd sbatch munged > /dev/null || { $(APT) slurmctld slurmd slurm-client munge; }
 	$(ALONE) $(BIN)/python -m pytest -q -m slurm
 
-test-k8s: $(STAMP)
+test-k8s: $(STAMP) iproute2
 	$(ALONE) $(BIN)/python -m pytest -q -m kubernetes
 
-test-postgres: $(STAMP)
-	test -x /usr/lib/postgresql/*/bin/postgres || $(APT) postgresql
+test-postgres: $(STAMP) iproute2
+	ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || { $(APT) postgresql; }
 	$(ALONE) $(BIN)/python -m pytest -q -m postgres
 
-test-s3: $(STAMP)
+test-s3: $(STAMP) iproute2
 	$(ALONE) $(BIN)/python -m pytest -q -m s3
 
 check: $(STAMP)
