@@ -8,7 +8,7 @@ APT    := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -
 ALONE  := OMP_WAIT_POLICY=passive unshare --net --pid --fork --kill-child --mount --mount-proc \
           sh -c 'ip link set lo up && exec "$$0" "$$@"'
 
-.PHONY: demo test test-all test-slurm test-k8s test-postgres test-s3 check bench-encoders bench-training bench-sequences bench-shards soak up setup clean iproute2
+.PHONY: demo test test-all test-slurm test-k8s test-postgres test-s3 check bench-encoders bench-training bench-sequences bench-shards bench-plan soak up setup clean iproute2
 
 demo: $(STAMP)
 	$(BIN)/virnuc setup
@@ -21,10 +21,10 @@ test-all: $(STAMP)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist loadgroup \
 	    -m "not (network or slurm or kubernetes or postgres or s3)"
 
-# Real servers, on the loopback of a network of their own; all that was started ends with the test. Needs root.
 iproute2:
 	which ip > /dev/null || { $(APT) iproute2; }
 
+# Real servers, on the loopback of a network of their own; all that was started ends with the test. Needs root.
 test-slurm: $(STAMP) iproute2
 	which slurmctld slurmd sbatch munged > /dev/null || { $(APT) slurmctld slurmd slurm-client munge; }
 	$(ALONE) $(BIN)/python -m pytest -q -m slurm
@@ -63,6 +63,10 @@ soak: $(STAMP)
 # Half an hour, with servers on loopback; ARGS="--shards 50" is a small form of it.
 bench-shards: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_shards $(ARGS)
+
+# Some minutes: what `virnuc plan` foretells beside what then is.
+bench-plan: $(STAMP)
+	$(BIN)/python -m benchmarks.bench_plan $(ARGS)
 
 setup: $(STAMP)
 	$(BIN)/virnuc setup

@@ -40,17 +40,17 @@ _SOURCES, _SAMPLE_SHARDS = 10, 10
 _START_SECONDS, _POLL_SECONDS, _GRACE_SECONDS = 180, 1.0, 60
 
 
-def write_project(root: Path, shards: int) -> Settings:
-    """A project whose catalogue gives so many shards; nothing is planned yet."""
+def write_project(root: Path, records: int, shard_chunks: int = 1) -> Settings:
+    """A project whose catalogue has so many records of one chunk, some in a shard; nothing is planned yet."""
     genomes = root / "data" / "genomes"
     rows = []
-    for number, path in enumerate(_write_records(genomes, "source", "fna", shards, _SOURCES)):
+    for number, path in enumerate(_write_records(genomes, "source", "fna", records, _SOURCES)):
         label, group = ("viral", "some virus") if number % 2 else ("host", "bacteria")
         rows.append({"name": path.stem, "label": label, "group": group, "fasta": path.name})
     write_manifest(genomes, rows)
     ports = _free_ports()
     servers = f"[servers]\ndagster_port = {ports[0]}\nmlflow_port = {ports[1]}\n"
-    sequences = f"[sequences]\nchunk_length = {CHUNK_NT}\nshard_chunks = 1\n"
+    sequences = f"[sequences]\nchunk_length = {CHUNK_NT}\nshard_chunks = {shard_chunks}\n"
     (root / "virnuc.toml").write_text(sequences + servers, encoding="utf-8")
     shutil.copyfile(ROOT / "workspace.yaml", root / "workspace.yaml")
     settings = load_settings(root / "virnuc.toml")

@@ -41,7 +41,8 @@ class Measured:
 
     Attributes:
         stages: in no order that matters.
-        overhead_seconds: of a run beyond what its stages account for, by the shard: start, models, events, checks.
+        start_seconds: of a run, by which its embeddings took longer than their rates: loading models, known vectors.
+        overhead_seconds: of a shard, beyond what its stages note: events and checks.
         runs, shards: that were looked at.
         rows_a_shard: frames.
         device: that the models were measured on.
@@ -49,6 +50,7 @@ class Measured:
     """
 
     stages: Sequence[Stage]
+    start_seconds: float
     overhead_seconds: float
     runs: int
     shards: int
@@ -74,7 +76,8 @@ def estimate(measured: Measured, sequences: int, devices: int) -> Estimate:
     shards = math.ceil(sequences / measured.rows_a_shard)
     runs = math.ceil(shards / MAX_PARTITIONS_PER_RUN)
     model = sequences * sum(stage.seconds for stage in measured.stages if stage.model)
-    total = sequences * sum(stage.seconds for stage in measured.stages) + shards * measured.overhead_seconds
+    around = runs * measured.start_seconds + shards * measured.overhead_seconds
+    total = sequences * sum(stage.seconds for stage in measured.stages) + around
     disk = sequences * sum(stage.bytes for stage in measured.stages)
     return Estimate(shards, runs, model / 3600, total / 3600, total / 3600 / min(devices, runs), disk)
 
@@ -95,12 +98,14 @@ def measure(workspace: Workspace, instance: dg.DagsterInstance, domain: Domain) 
     for asset in sorted(history.assets):
         seconds = 1 / rates[asset] if asset in rates else history.seconds[asset] / history.rows[asset]
         stages.append(Stage(asset, seconds, sizes[asset], asset in rates))
-    accounted = sum(history.rows[asset] / rates[asset] for asset in history.assets if asset in rates)
-    accounted += sum(history.seconds[asset] for asset in history.assets if asset not in rates)
-    overhead = max(0.0, history.duration - accounted) / history.shards
+    loading = sum(
+        history.seconds[asset] - history.rows[asset] / rates[asset] for asset in rates if asset in history.rows
+    )
+    start = max(0.0, loading) / history.runs
+    overhead = max(0.0, history.duration - sum(history.seconds.values())) / history.shards
     told = next(iter(benchmark.values()))
     device, precision = str(told["device"]), str(told["precision"])
-    return Measured(stages, overhead, history.runs, history.shards, rows, device, precision)
+    return Measured(stages, start, overhead, history.runs, history.shards, rows, device, precision)
 
 
 @dataclass

@@ -74,8 +74,8 @@ def _stages(measured: Measured, sequences: int) -> Table:
 def _assumptions(measured: Measured) -> list[str]:
     return [
         f"language models as fast as in encoder_benchmark: {measured.device}, {measured.precision}",
-        f"all else as in the latest {measured.runs} whole runs, of {measured.shards} shards together; of a run, "
-        f"{measured.overhead_seconds:.2f} s a shard are neither (start, models, events, checks)",
+        f"all else as in the latest {measured.runs} whole runs, of {measured.shards} shards together: "
+        f"{measured.start_seconds:.1f} s a run to load models, {measured.overhead_seconds:.2f} s a shard around it",
         f"shards of {measured.rows_a_shard:,.0f} sequences, as now; larger ones have less overhead",
         "all devices are alike, and as many runs go on at a time; a device is held while its run does anything",
         "every sequence is another one, and none has a vector yet; nothing is killed",

@@ -17,6 +17,7 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 MEASURED = Measured(
     stages=[Stage("fastesm2_embeddings", 0.5, 100.0, True), Stage("translated_proteins", 0.1, 50.0, False)],
+    start_seconds=30.0,
     overhead_seconds=20.0,
     runs=3,
     shards=30,
@@ -27,7 +28,7 @@ MEASURED = Measured(
 
 
 def test_an_estimate_is_the_sum_of_what_was_measured() -> None:
-    held = (10_000 * 0.6 + 10 * 20.0) / 3600
+    held = (10_000 * 0.6 + 30.0 + 10 * 20.0) / 3600
     assert estimate(MEASURED, 10_000, 1) == Estimate(10, 1, 10_000 * 0.5 / 3600, held, held, 1_500_000.0)
 
 
@@ -66,6 +67,7 @@ def test_it_is_measured_from_benchmark_runs_and_tables(finished: Finished, domai
     assert ("predictions" in by_name) == (domain == "samples")
     assert (found.device, found.precision) == ("cpu", "fp32")
     assert found.overhead_seconds > 0
+    assert found.start_seconds >= 0
 
 
 def test_without_a_benchmark_or_a_run_it_says_what_to_do(copied: Project) -> None:
