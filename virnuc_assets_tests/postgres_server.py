@@ -45,6 +45,8 @@ class PostgresServer:
         auth = ["--auth=scram-sha-256", f"--pwfile={secret}", f"--username={ROLE}", "--no-sync"]
         self._run(self._programs / "initdb", "-D", self.folder / "data", *auth)
         secret.unlink()
+        with (self.folder / "data/pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {self.host}/24 scram-sha-256\n")
         passwords = self.folder / "pgpass"
         passwords.write_text(f"{self.host}:{self.port}:*:{ROLE}:{PASSWORD.replace(':', chr(92) + ':')}\n")
         passwords.chmod(0o600)
@@ -72,10 +74,10 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """A server with the empty databases `DATABASES`, gone at the end."""
+def postgres_server(host: str = "127.0.0.1") -> Iterator[PostgresServer]:
+    """A server with the empty databases `DATABASES`, for its host's neighbours, too; gone at the end."""
     folder = Path(tempfile.mkdtemp(prefix="virnuc-postgres-"))
-    server = PostgresServer(folder)
+    server = PostgresServer(folder, host)
     try:
         server.make()
         server.start()

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from virnuc_assets.assets.attempts import attempt_each, raise_failures
 from virnuc_assets.cores import usable_cores
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import MAX_PARTITIONS_PER_RUN, ShardSet
 from virnuc_assets.storage.layout import Layout
 from virnuc_assets.storage.tables import Recipe, TableWriter, content_digest, is_made_by, read_rows
@@ -95,7 +96,9 @@ def shard_asset(layout: Layout, shards: ShardSet, name: str, stage: ShardStage, 
     def per_shard(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]:
         work = body(_run_of(context))
         if len(context.partition_keys) == 1:
-            yield work(context.partition_keys[0]).as_result()
+            outcome = work(context.partition_keys[0])
+            _require_in_progress(context)
+            yield outcome.as_result()
         else:
             provenance = functools.partial(_provenance, context, layout, shards, stage)
             yield from _many(context, work, min(stage.threads, usable_cores()), provenance)
@@ -121,6 +124,7 @@ def _many(
     failures: dict[str, Exception] = {}
     records = []
     for shard, outcome in attempt_each(context.partition_keys, work, failures, workers):
+        _require_in_progress(context)
         tags = {DATA_VERSION: outcome.data_version, **provenance(shard)}
         record = dg.AssetMaterialization(context.asset_key, partition=shard, metadata=outcome.metadata, tags=tags)
         context.add_asset_metadata(outcome.metadata, partition_key=shard)
@@ -129,6 +133,16 @@ def _many(
     raise_failures(failures, f"{context.asset_key.to_user_string()}: shards failed; all others are recorded")
     yield dg.MaterializeResult()
     yield from records
+
+
+def _require_in_progress(context: dg.AssetExecutionContext) -> None:
+    """A host that was cut off may come back when its run is failed and another does its work: it records no more."""
+    run = context.instance.get_run_by_id(context.run.run_id)
+    if run is not None and run.is_finished:
+        raise VirnucError(
+            f"run {run.run_id} is {run.status.value} already, as its host was cut off or it was canceled by force; "
+            "expected one in progress. Nothing is to be done: its tables are whole, and a retry keeps them"
+        )
 
 
 def _provenance(

@@ -37,9 +37,12 @@ TERMINATE = """mutation($run: String!) { terminateRun(runId: $run) {
 ASSET = {"path": list(definitions.ASSET.path)}
 
 
-def framed_project(root: Path, blank: Path, genomes: tuple[str, ...], dagster_yaml: str | None = None) -> Project:
+def framed_project(
+    root: Path, blank: Path, genomes: tuple[str, ...], dagster_yaml: str | None = None, **sections: Any
+) -> Project:
     """A project whose reference is planned and framed, and not embedded yet; its Dagster home has the given file."""
     project = new_project(root, blank, genomes, in_memory=False)
+    project.configure(**sections)
     if dagster_yaml is not None:
         (dagster_home(project.settings) / "dagster.yaml").write_text(dagster_yaml, encoding="utf-8")
     assert failures(project.job(PLAN_REFERENCE_JOB)) == []

@@ -1,4 +1,4 @@
-"""A Slurm cluster of one node on loopback: munge, controller and node daemon, with a GPU that is an empty file.
+"""A Slurm cluster, of one node on loopback or more: munge, controller and node daemons; GPUs are an empty file.
 
 A pytest plugin; modules that need the cluster name it in `pytest_plugins`.
 """
@@ -13,8 +13,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -25,17 +26,16 @@ from virnuc_assets_tests.running import free_ports, until
 CPUS = 4  # as Slurm counts; the machine may have fewer
 KILL_WAIT_SECONDS = 5
 CONF = """ClusterName=test
-SlurmctldHost=localhost(127.0.0.1)
-CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+SlurmctldHost=localhost({address})
 SlurmUser=root
 SlurmdUser=root
 AuthInfo=socket={folder}/munge.sock
 SlurmctldPort={controller_port}
 SlurmdPort={node_port}
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -49,42 +49,58 @@ MpiDefault=none
 ReturnToService=2
 MessageTimeout=5
 KillWait={kill_wait}
-NodeName=localhost NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=4000 Gres=gpu:1
-PartitionName=main Nodes=localhost Default=YES MaxTime=INFINITE
-PartitionName=closed Nodes=localhost State=DOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE
+PartitionName=closed Nodes=ALL State=DOWN
 """
+NODE = "NodeName={name} NodeAddr={address} CPUs={cpus} RealMemory=4000 Gres=gpu:1 Feature={name}\n"
+ON_LOOPBACK = "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny\n"
+
+
+class Node(NamedTuple):
+    """A node with one GPU, a feature of its name, and what a command is to begin with to run on its host."""
+
+    name: str
+    address: str
+    inside: Sequence[str] = ()
+
+
+LOCALHOST = Node("localhost", "127.0.0.1")
 
 
 class Cluster:
     """The cluster; `SLURM_CONF` names it to all commands of this process and of those that it starts."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, nodes: Sequence[Node] = (LOCALHOST,), more: str = ON_LOOPBACK) -> None:
+        """The controller is on the first node's address; `more` are lines of slurm.conf."""
+        self.folder, self._nodes = folder, nodes
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
-        for name in ("state", "spool"):
-            (folder / name).mkdir()
+        (folder / "state").mkdir()
         key = folder / "munge.key"
         key.write_bytes(os.urandom(64))
         key.chmod(0o600)
         (folder / "gpu0").touch()
-        (folder / "gres.conf").write_text(f"NodeName=localhost Name=gpu File={folder}/gpu0\n")
+        names = ",".join(node.name for node in nodes)
+        (folder / "gres.conf").write_text(f"NodeName={names} Name=gpu File={folder}/gpu0\n")
         (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         ports = dict(zip(("controller_port", "node_port"), free_ports(), strict=True))
         self.conf = folder / "slurm.conf"
-        self.conf.write_text(CONF.format(folder=folder, cpus=CPUS, kill_wait=KILL_WAIT_SECONDS, **ports))
+        own = CONF.format(folder=folder, address=nodes[0].address, kill_wait=KILL_WAIT_SECONDS, **ports)
+        lines = [NODE.format(name=node.name, address=node.address, cpus=CPUS) for node in nodes]
+        self.conf.write_text("".join((own, *lines, more)))
 
     def start(self) -> None:
         paths = {"key-file": "munge.key", "socket": "munge.sock", "pid-file": "munge.pid"}
         paths |= {"log-file": "munge.log", "seed-file": "munge.seed"}
         options = [f"--{option}={self.folder / name}" for option, name in paths.items()]
-        self._start("munged", "--force", "--foreground", *options)
+        self._start("munged", ("munged", "--force", "--foreground", *options))
         until(lambda: (self.folder / "munge.sock").exists(), "munged", patience=20)
         self.start_controller()
-        self._start("slurmd", "-D", "-N", "localhost", "-f", str(self.conf))
-        until(lambda: self.ask("sinfo", "--noheader", "--format=%T") == "idle", "an idle node", patience=30)
+        for node in self._nodes:
+            self._start(f"slurmd-{node.name}", (*node.inside, "slurmd", "-D", "-N", node.name, "-f", str(self.conf)))
+        until(lambda: self.ask("sinfo", "--noheader", "--format=%T") == "idle", "idle nodes", patience=30)
 
     def start_controller(self) -> None:
-        self._start("slurmctld", "-D", "-f", str(self.conf))
+        self._start("slurmctld", ("slurmctld", "-D", "-f", str(self.conf)))
 
     def stop_controller(self, number: signal.Signals = signal.SIGTERM) -> None:
         controller = self._daemons.pop("slurmctld")
@@ -133,9 +149,9 @@ class Cluster:
         for daemon in self._daemons.values():
             daemon.wait()
 
-    def _start(self, *command: str) -> None:
-        with (self.folder / f"{command[0]}.out").open("ab") as log:
-            self._daemons[command[0]] = subprocess.Popen(
+    def _start(self, name: str, command: Sequence[str]) -> None:
+        with (self.folder / f"{name}.out").open("ab") as log:
+            self._daemons[name] = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
 
@@ -149,9 +165,16 @@ class Cluster:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A running cluster for all tests; nothing of it is left at the end."""
+    with _resolvable(), running_cluster() as made:
+        yield made
+
+
+@contextlib.contextmanager
+def running_cluster(nodes: Sequence[Node] = (LOCALHOST,), more: str = ON_LOOPBACK) -> Iterator[Cluster]:
+    """A cluster of some nodes; nothing of it is left at the end."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # sockets have short paths
-    made = Cluster(folder)
-    with pytest.MonkeyPatch.context() as patch, _resolvable():
+    made = Cluster(folder, nodes, more)
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(made.conf))
         try:
             made.start()

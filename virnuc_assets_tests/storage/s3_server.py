@@ -70,9 +70,9 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[S3Server]:
+def s3_server(folder: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
     """A server with the empty bucket `BUCKET`, killed at the end."""
-    server = S3Server(folder)
+    server = S3Server(folder, host)
     try:
         server.start()
         yield server
