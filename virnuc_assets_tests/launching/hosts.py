@@ -33,7 +33,12 @@ class Host(NamedTuple):
 
 @contextlib.contextmanager
 def second_host(name: str) -> Iterator[Host]:
-    """A host at `SECOND`, beside this one at `FIRST`; both addresses are gone at the end. Needs root."""
+    """A host at `SECOND`, beside this one at `FIRST`; both addresses are gone at the end.
+
+    Needs root, and a network of the tests' own: servers that listen on all addresses shall be nobody else's.
+    """
+    others = subprocess.run(["ip", "route", "show", "default"], check=True, capture_output=True, text=True).stdout
+    assert not others, f"this network has a way out, {others.strip()}; expected none. Run `make test-slurm`"
     # It lasts as long as this process is in it, or another one.
     first = ["unshare", "--net", "--uts", "sh", "-c", f"hostname {name} && echo up && exec sleep infinity"]
     with subprocess.Popen(first, stdout=subprocess.PIPE, text=True) as process:

@@ -101,6 +101,12 @@ def backfill(servers: Platform, keys: list[str]) -> str:
     return str(servers.ask(LAUNCH_BACKFILL, params=params)["launchPartitionBackfill"]["backfillId"])
 
 
+def ended(servers: Platform, backfill_id: str) -> bool:
+    known = servers.project.instance.get_backfill(backfill_id)
+    assert known is not None
+    return str(known.status.value) == "COMPLETED_SUCCESS"
+
+
 def in_backfill(servers: Platform) -> list[dg.DagsterRun]:
     """Its runs but for retries."""
     runs = servers.project.instance.get_runs()
@@ -118,10 +124,15 @@ def retry_of(servers: Platform, run_id: str) -> list[str]:
 
 
 def node_of(servers: Platform, cluster: Cluster, run_id: str) -> str:
-    """Node of a run's job, as soon as it has one."""
-    job = job_of(servers, run_id)
-    until(lambda: cluster.job(job).get("NodeList", "(null)") != "(null)", f"a node for {run_id}", patience=SECONDS)
-    return cluster.job(job)["NodeList"]
+    """Node of a run's job, as soon as it has one; until then Slurm tells nothing, or that there is none."""
+    job, nodes = job_of(servers, run_id), [""]
+
+    def placed() -> bool:
+        nodes.append(cluster.job(job).get("NodeList", ""))
+        return nodes[-1] not in ("", "(null)")
+
+    until(placed, f"a node for {run_id}", patience=SECONDS, every=0.3)
+    return nodes[-1]
 
 
 def state(cluster: Cluster, node: str) -> str:
@@ -158,21 +169,15 @@ def test_a_host_that_is_cut_off_and_comes_back_costs_and_doubles_nothing(
     assert cluster.processes(job)  # nobody could end it
     until(lambda: bool(retry_of(servers, lost)), "a retry", patience=SECONDS)
     (again,) = retry_of(servers, lost)
-    until(
-        lambda: job_of(servers, again) != job, "a job of its own", patience=SECONDS
-    )  # until then it has the lost one's
+    # A retry has the tags of what it retries, until it has its own.
+    until(lambda: job_of(servers, again) != job, "a job of its own", patience=SECONDS)
     assert node_of(servers, cluster, again) == "first"
     becomes(servers, again, "STARTED")
     second.come_back()
     assert servers.succeeds(lost) == ["FAILURE", "SUCCESS"]
     until(lambda: not cluster.processes(job), "the end of what came back", patience=SECONDS, every=0.5)
     assert servers.status(lost) == "FAILURE"
-    until(
-        lambda: instance.get_backfill(wanted).status.value == "COMPLETED_SUCCESS",
-        "the backfill",
-        patience=SECONDS,
-        every=0.5,
-    )
+    until(lambda: ended(servers, wanted), "the backfill", patience=SECONDS, every=0.5)
 
     cluster.ask("scontrol", "reconfigure")  # by itself Slurm asks it to come back after 20 pings
     until(lambda: state(cluster, second.name) == "idle", "the node that came back", patience=SECONDS, every=0.5)
