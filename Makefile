@@ -27,6 +27,7 @@ iproute2:
 # Real servers, on the loopback of a network of their own; all that was started ends with the test. Needs root.
 test-slurm: $(STAMP) iproute2
 	which slurmctld slurmd sbatch munged > /dev/null || { $(APT) slurmctld slurmd slurm-client munge; }
+	ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || { $(APT) postgresql; }
 	$(ALONE) $(BIN)/python -m pytest -q -m slurm
 
 test-k8s: $(STAMP) iproute2

@@ -52,10 +52,10 @@ def _tell_who_interrupted(instance: dg.DagsterInstance) -> None:
     for run in instance.get_runs(
         RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags=interrupted, updated_after=after)
     ):
-        if JOB_TAG in run.tags and TOLD_TAG not in run.tags:
+        if JOB_TAG in run.tags and run.tags.get(TOLD_TAG) != run.run_id:  # which a retry begins with
             health = instance.run_launcher.check_run_worker_health(run)
             if health.status is WorkerStatus.FAILED:
-                instance.add_run_tags(run.run_id, {TOLD_TAG: "true"})
+                instance.add_run_tags(run.run_id, {TOLD_TAG: run.run_id})
                 instance.report_engine_event(f"It was interrupted: {health.msg}.", run)
 
 

@@ -24,6 +24,8 @@ from virnuc_assets.launch import SLURM_TAG
 from virnuc_assets.slurm_jobs import FORMS, ControllerAway, Job, Request
 
 JOB_TAG = "virnuc/slurm_job"
+# Of which run the job is: a retry begins with the tags of the run before.
+SUBMITTED_TAG = "virnuc/slurm_job_of"
 NAME = "dagster-"  # of a job, and its run's id
 _PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "SLURM_CONF")
 # `virnuc up` finds its strays by the first, its folder of the second goes when it ends, the others are Slurm's options.
@@ -90,7 +92,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
             if not isinstance(error, ControllerAway):
                 self._instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0"})
             raise
-        self._instance.add_run_tags(run.run_id, {JOB_TAG: number})
+        self._instance.add_run_tags(run.run_id, {JOB_TAG: number, SUBMITTED_TAG: run.run_id})
         told = {"job": dg.MetadataValue.text(number), "log": dg.MetadataValue.path(str(log))}
         message = f"Submitted Slurm job {number} ({' '.join(asked) or 'by defaults'})."
         self._instance.report_engine_event(message, run, EngineEventData(told), cls=type(self))
@@ -141,7 +143,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         """Whether a launch may go on that was not killed: no job is on record, and little time has passed."""
         record = self._instance.get_run_record_by_id(run.run_id)
         age = datetime.now(UTC) - record.update_timestamp if record else timedelta.max
-        return JOB_TAG not in run.tags and age < _SUBMITTED_WITHIN
+        return run.tags.get(SUBMITTED_TAG) != run.run_id and age < _SUBMITTED_WITHIN
 
     def _request(self, run: DagsterRun) -> Request:
         """Defaults, over them what the steps that the run executes ask for, over that the run's own tag."""

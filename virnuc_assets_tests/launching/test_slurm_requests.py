@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from virnuc_assets import slurm_jobs
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.launch import SLURM_TAG
-from virnuc_assets.slurm import JOB_TAG, SlurmRunLauncher
+from virnuc_assets.slurm import JOB_TAG, SUBMITTED_TAG, SlurmRunLauncher
 from virnuc_assets.slurm_jobs import FORMS, ControllerAway
 from virnuc_assets_tests.running import CHECKOUT
 
@@ -213,7 +213,11 @@ def test_a_job_that_the_controller_forgot(home: dg.DagsterInstance, answers: Cal
     run = new_run(home, ["on_cpu"])
     health = launcher(home).check_run_worker_health(run)
     assert health == (WorkerStatus.RUNNING, "its job is being submitted", None, None)
-    home.add_run_tags(run.run_id, {JOB_TAG: "7"})
+    home.add_run_tags(run.run_id, {JOB_TAG: "6", SUBMITTED_TAG: "the run that this one is a retry of"})
+    retry = home.get_run_by_id(run.run_id)
+    assert retry is not None
+    assert launcher(home).check_run_worker_health(retry).status is WorkerStatus.RUNNING
+    home.add_run_tags(run.run_id, {JOB_TAG: "7", SUBMITTED_TAG: run.run_id})
     submitted = home.get_run_by_id(run.run_id)
     assert submitted is not None
     health = launcher(home).check_run_worker_health(submitted)
