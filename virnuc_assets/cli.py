@@ -157,7 +157,8 @@ def doctor(
     what a launched step sees: GPU, the same versions, the same results.
     """
     from virnuc_assets.bootstrap import dagster_home
-    from virnuc_assets.doctor import examine, examine_launcher
+    from virnuc_assets.doctor import examine
+    from virnuc_assets.doctor_launcher import examine_launcher
 
     workspace = Workspace(load_settings(config))
     facts, problems = examine(workspace)

@@ -5,17 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from virnuc_assets.bootstrap import require_experiment, tracking_uri
 from virnuc_assets.encoders.checkpoints import CheckpointMissingError, find_checkpoint
 from virnuc_assets.encoders.verification import CheckpointError
-from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
-from virnuc_assets.storage.aside import written_aside
 
 if TYPE_CHECKING:
     import torch
@@ -67,39 +62,6 @@ def examine(workspace: Workspace) -> tuple[dict[str, Any], list[str]]:
     serving = layout.classifier(settings.serving.branch)
     facts["serving classifier"] = serving if serving.is_dir() else f"{settings.serving.branch}: not trained yet"
     return facts, problems
-
-
-def examine_launcher(
-    workspace: Workspace, home: Path, patience_seconds: float, say: Callable[[str], None]
-) -> tuple[dict[str, Any], list[str]]:
-    """What a deployment's stores and a step that its launcher launched tell, and what is to be mended before a run.
-
-    Args:
-        workspace: the project, whose folder is the current one.
-        home: Dagster's.
-        patience_seconds: for the launched run.
-        say: told what is waited for.
-
-    Raises:
-        VirnucError: the home, a store or the launcher does not answer; what comes after it was not looked at.
-    """
-    from dagster import DagsterInstance
-
-    from virnuc_assets.launcher_probe import launch_probe
-
-    if not (home / "dagster.yaml").is_file():
-        raise VirnucError(f"{home}: no dagster.yaml; run `virnuc setup`, or name Dagster's home (--home)")
-    with written_aside(home / ".probe") as aside:
-        aside.write_text("", encoding="utf-8")
-    (home / ".probe").unlink()
-    facts: dict[str, Any] = {"Dagster home": home}
-    with DagsterInstance.from_config(str(home)) as instance:
-        facts["runs on record"] = instance.get_runs_count()
-        facts["launcher"] = type(instance.run_launcher).__name__
-        facts["MLflow"] = f"{tracking_uri(workspace.settings)}, experiment {require_experiment(workspace.settings)}"
-        seen, problems = launch_probe(workspace, instance, patience_seconds, say)
-    facts["results"] = workspace.layout.results
-    return {**facts, **{f"launched: {name}": value for name, value in seen.items()}}, problems
 
 
 def _sdpa_backends(device: torch.device) -> list[str]:

@@ -3,27 +3,19 @@
 import os
 import platform
 import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
-from virnuc_assets.errors import VirnucError
 from virnuc_assets.launch import GPU_POOL, gpu_op_tags
-from virnuc_assets.launcher import LocalRunLauncher
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.aside import written_aside
 
 PROBE_JOB, PROBE_OP = "check_launcher", "look_around"
-MODULE = "virnuc_assets.definitions"
 # What must be alike where runs are launched and where they go, or the numbers are not.
 LIBRARIES = ("virnuc_assets", "dagster", "mlflow", "torch", "tokenizers", "safetensors", "pyarrow", "numpy")
-_LOOK_SECONDS = 0.5
 
 
 def probe_job(workspace: Workspace) -> dg.JobDefinition:
@@ -38,7 +30,7 @@ def probe_job(workspace: Workspace) -> dg.JobDefinition:
     )
     def look_around(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
         """Versions, host, device, and whether the results are those of the host that launched it."""
-        mark = _mark(workspace, context.op_config["mark"])
+        mark = mark_path(workspace, context.op_config["mark"])
         seen = mark.is_file()
         if seen:
             with written_aside(mark.with_suffix(".seen")) as aside:
@@ -73,41 +65,6 @@ def here(workspace: Workspace) -> dict[str, str]:
     }
 
 
-def launch_probe(
-    workspace: Workspace, instance: dg.DagsterInstance, patience_seconds: float, say: Callable[[str], None]
-) -> tuple[dict[str, str], list[str]]:
-    """Launch the probe past the queue, and wait for what it says.
-
-    Args:
-        workspace: the project, whose folder is the current one.
-        instance: whose launcher is asked.
-        patience_seconds: for the launched run to begin and end; a cluster may be busy.
-        say: told where the run is.
-
-    Returns:
-        What the launched step saw, and what is wrong with it.
-
-    Raises:
-        VirnucError: the run did not end well, or not in time.
-    """
-    name = f".{uuid.uuid4().hex}.probe"
-    mark = _mark(workspace, name)
-    with written_aside(mark) as aside:
-        aside.write_text(platform.node(), encoding="utf-8")
-    try:
-        run_id = _launch(instance, {"ops": {PROBE_OP: {"config": {"mark": name}}}})
-        launcher = type(instance.run_launcher).__name__
-        say(f"run {run_id} of {PROBE_JOB} by {launcher}, for at most {patience_seconds:.0f} s")
-        seen = _outcome(instance, run_id, patience_seconds)
-        answer = mark.with_suffix(".seen")
-        local = isinstance(instance.run_launcher, LocalRunLauncher)  # which asks for none, and takes what there is
-        asked = bool(gpu_op_tags(workspace.settings)) and not local
-        return seen, differences(workspace, here(workspace), seen, answer.is_file(), asked)
-    finally:
-        for path in (mark, mark.with_suffix(".seen")):
-            path.unlink(missing_ok=True)
-
-
 def differences(
     workspace: Workspace, own: Mapping[str, str], seen: Mapping[str, str], answered: bool, asks_for_gpu: bool
 ) -> list[str]:
@@ -130,50 +87,6 @@ def differences(
     return wrong
 
 
-def _launch(instance: dg.DagsterInstance, config: Mapping[str, Any]) -> str:
-    from dagster._cli.job import _create_run
-    from dagster._core.workspace.context import WorkspaceProcessContext
-    from dagster._core.workspace.load_target import ModuleTarget
-
-    with _code_location(instance, WorkspaceProcessContext, ModuleTarget) as request:
-        location = request.get_code_location(MODULE)
-        (repository,) = location.get_repositories().values()
-        job = repository.get_full_job(PROBE_JOB)
-        run = _create_run(instance, location, repository, job, config, None, None, None)
-        instance.launch_run(run.run_id, request)
-        return str(run.run_id)
-
-
-@contextmanager
-def _code_location(instance: dg.DagsterInstance, context: Any, target: Any) -> Iterator[Any]:  # noqa: ANN401
-    load = target(module_name=MODULE, attribute=None, working_directory=str(Path.cwd()), location_name=MODULE)
-    with context(instance, load) as process:
-        yield process.create_request_context()
-
-
-def _outcome(instance: dg.DagsterInstance, run_id: str, patience_seconds: float) -> dict[str, str]:
-    """Metadata of the step's output, once the run has ended."""
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        run = instance.get_run_by_id(run_id)
-        if run is None or run.is_finished:
-            break
-        if time.monotonic() > deadline:
-            instance.run_launcher.terminate(run_id)
-            raise VirnucError(
-                f"run {run_id} was {run.status.value} after {patience_seconds:.0f} s; it is canceled. Where runs wait "
-                "for a busy cluster, give it longer (--patience)."
-            )
-        time.sleep(_LOOK_SECONDS)
-    logs = [entry for entry in instance.all_logs(run_id) if entry.dagster_event]
-    for entry in logs:
-        event = entry.dagster_event
-        if event and event.event_type == dg.DagsterEventType.STEP_OUTPUT:
-            return {name: str(value.value) for name, value in event.step_output_data.metadata.items()}
-    events = [entry.dagster_event for entry in logs]
-    told = [event.message or "" for event in events if event and event.is_failure]
-    raise VirnucError(f"run {run_id} did not end well:\n" + "\n".join(told or ["it says nothing"]))
-
-
-def _mark(workspace: Workspace, name: str) -> Path:
+def mark_path(workspace: Workspace, name: str) -> Path:
+    """A file that both sides see if their results are the same."""
     return workspace.layout.results / name

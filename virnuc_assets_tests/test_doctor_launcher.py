@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from virnuc_assets.bootstrap import dagster_home
-from virnuc_assets.doctor import examine_launcher
+from virnuc_assets.doctor_launcher import examine_launcher
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.launcher_probe import LIBRARIES, differences, here
 from virnuc_assets_tests.assets.project import Project, new_project
