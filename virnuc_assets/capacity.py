@@ -129,8 +129,8 @@ def _history(instance: dg.DagsterInstance, domain: Domain) -> _History:
     for record in instance.get_run_records(chosen, limit=_LATEST_RUNS):
         made = _made(instance, record.dagster_run.run_id)
         shards = {shard for shard, _ in made}
-        if not made or any(rows and not made_now for rows, made_now, _ in made.values()):
-            continue  # it made only a part of its shards' tables, which tells little of making all
+        if not any(rows for rows, _, _ in made.values()) or any(rows and not now for rows, now, _ in made.values()):
+            continue  # it had nothing to make, or made a part of its shards' tables, which tells little of making all
         found.runs, found.shards = found.runs + 1, found.shards + len(shards)
         found.duration += (record.end_time or 0.0) - (record.start_time or 0.0)
         for (_, asset), (_, made_now, seconds) in made.items():
@@ -160,9 +160,9 @@ def _tables(workspace: Workspace, domain: Domain, assets: Sequence[str]) -> tupl
     folders = {asset: workspace.layout.table(domain, asset, "").parent for asset in assets}
     shards = sorted(path.stem for path in folders[_FRAMES].glob("*.parquet"))[:_LATEST_TABLES]
     whole = [shard for shard in shards if all((folder / f"{shard}.parquet").is_file() for folder in folders.values())]
-    if not whole:
-        raise VirnucError(f"no shard of {domain} has all of its tables; launch {_JOBS[domain]}")
     rows = sum(read_rows(folders[_FRAMES] / f"{shard}.parquet") for shard in whole)
+    if not rows:
+        raise VirnucError(f"no shard of {domain} with frames has all of its tables; launch {_JOBS[domain]}")
     sizes = {
         asset: sum((folder / f"{shard}.parquet").stat().st_size for shard in whole) / rows
         for asset, folder in folders.items()
