@@ -86,6 +86,9 @@ def test_each_process_takes_a_device_of_its_own_and_a_third_waits_for_the_first_
         assert thread.is_alive()
         processes[1].kill()
         thread.join(timeout=10)
+        processes[0].kill()
+        processes[0].wait()
+        assert hold_one(paths, told.append) == 1  # its own, though the other one is free by now
     both = (f"{path.stem}, which process {p.pid} holds ({path})" for path, p in zip(paths, processes, strict=True))
     assert told[0] == f"waiting for {', or '.join(both)}"
     assert told[1].startswith("host-gpu-1 is free after ")
