@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,15 @@ from virnuc_assets.storage.aside import written_aside
 
 _MODULE = "virnuc_assets.definitions"
 _LOOK_SECONDS = 0.5
+# Where the clients of stores and clusters have what they raise.
+_CLIENTS = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("dagster_k8s.client", "DagsterK8sUnrecoverableAPIError"),
+    ("dagster_k8s.client", "DagsterK8sAPIRetryLimitExceeded"),
+    ("kubernetes.client.exceptions", "OpenApiException"),
+    ("urllib3.exceptions", "HTTPError"),
+)
 
 
 def examine_launcher(
@@ -40,17 +50,38 @@ def examine_launcher(
     """
     if not (home / "dagster.yaml").is_file():
         raise VirnucError(f"{home}: no dagster.yaml; run `virnuc setup`, or name Dagster's home (--home)")
-    with written_aside(home / ".probe") as aside:
-        aside.write_text("", encoding="utf-8")
-    (home / ".probe").unlink()
+    with _examined(str(home)):
+        with written_aside(home / ".probe") as aside:
+            aside.write_text("", encoding="utf-8")
+        (home / ".probe").unlink()
     facts: dict[str, Any] = {"Dagster home": home}
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    with _examined(f"{home}: Dagster's database"):
+        instance = dg.DagsterInstance.from_config(str(home))
         facts["runs on record"] = instance.get_runs_count()
+    with instance:
         facts["launcher"] = type(instance.run_launcher).__name__
         facts["MLflow"] = f"{tracking_uri(workspace.settings)}, experiment {require_experiment(workspace.settings)}"
         seen, problems = _launch_probe(workspace, instance, patience_seconds, say)
     facts["results"] = workspace.layout.results
     return {**facts, **{f"launched: {name}": value for name, value in seen.items()}}, problems
+
+
+@contextmanager
+def _examined(what: str) -> Iterator[None]:
+    """Turn what a part of the deployment refuses into one error that names the part."""
+    try:
+        yield
+    except _refusals() as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise VirnucError(f"{what}: {type(error).__name__}: {error}{cause}") from error
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Errors of files, databases, launchers, and of those clients that were loaded."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    loaded = [(sys.modules.get(module), name) for module, name in _CLIENTS]
+    return OSError, SQLAlchemyError, dg.DagsterError, *(getattr(module, name) for module, name in loaded if module)
 
 
 def _launch_probe(
@@ -72,11 +103,12 @@ def _launch_probe(
     """
     name = f".{uuid.uuid4().hex}.probe"
     mark = mark_path(workspace, name)
-    with written_aside(mark) as aside:
+    with _examined(f"{workspace.layout.results}"), written_aside(mark) as aside:
         aside.write_text(platform.node(), encoding="utf-8")
     try:
-        run_id = _launch(instance, {"ops": {PROBE_OP: {"config": {"mark": name}}}})
         launcher = type(instance.run_launcher).__name__
+        with _examined(f"{launcher} did not launch a run"):
+            run_id = _launch(instance, {"ops": {PROBE_OP: {"config": {"mark": name}}}})
         say(f"run {run_id} of {PROBE_JOB} by {launcher}, for at most {patience_seconds:.0f} s")
         seen = _outcome(instance, run_id, patience_seconds)
         answer = mark.with_suffix(".seen")

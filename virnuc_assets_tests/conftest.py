@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,27 @@ settings.register_profile("virnuc", deadline=None)
 settings.load_profile("virnuc")
 
 PROJECT = Path(__file__).resolve().parent.parent
+_TOLD = "told"
 
 
 @pytest.fixture(scope="session")
 def project_root() -> Path:
     """Folder of the checkout, with its bundled data."""
     return PROJECT
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Have something told at the end of the tests, whether they pass or not, and in whichever process they run."""
+    return functools.partial(record_property, _TOLD)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in [report for reports in terminalreporter.stats.values() for report in reports]:
+        told = [value for name, value in getattr(report, "user_properties", ()) if name == _TOLD]
+        if told and report.when == "call":
+            terminalreporter.section(report.nodeid.rpartition("::")[-1], sep="-")
+            terminalreporter.write("\n".join(told) + "\n")
 
 
 @pytest.hookimpl(tryfirst=True)

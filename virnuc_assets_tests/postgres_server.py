@@ -65,6 +65,11 @@ class PostgresServer:
         environment = {**os.environ, **self.environment}
         return subprocess.run(psql, check=True, capture_output=True, text=True, env=environment).stdout.strip()
 
+    def cut_off(self, database: str) -> None:
+        """End all connections to a database, in the middle of what they are about."""
+        others = f"datname = '{database}' AND pid <> pg_backend_pid()"
+        self.ask(database, f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {others}")
+
     def _run(self, *command: str | Path) -> None:
         # Into files: a server that keeps a pipe open would never let its reader end.
         with (self.folder / "commands.log").open("ab") as log:

@@ -113,7 +113,7 @@ class Running:
             assert group is not None
             return [run.status.value for run in sorted(group[1], key=lambda run: int(retry(run.tags)))]
 
-        until(lambda: states()[-1] == "SUCCESS", f"success of {run_id}, now {states()}")
+        until(lambda: states()[-1] == "SUCCESS", lambda: f"success of {run_id}, now {states()}")
         return states()
 
     def taken_slots(self) -> int:
@@ -126,7 +126,9 @@ def retry(tags: dict[str, str]) -> str:
     return tags.get("dagster/retry_number", "0")
 
 
-def until(condition: Callable[[], bool], what: str, patience: float = PATIENCE, every: float = 0.1) -> None:
+def until(
+    condition: Callable[[], bool], what: str | Callable[[], str], patience: float = PATIENCE, every: float = 0.1
+) -> None:
     """Wait for something; servers that do not answer yet are asked again."""
     deadline = time.monotonic() + patience
     while True:
@@ -134,7 +136,7 @@ def until(condition: Callable[[], bool], what: str, patience: float = PATIENCE, 
             if condition():
                 return
         if time.monotonic() > deadline:
-            pytest.fail(f"{what}: not within {patience:.0f} s")
+            pytest.fail(f"{what() if callable(what) else what}: not within {patience:.0f} s")
         time.sleep(every)
 
 

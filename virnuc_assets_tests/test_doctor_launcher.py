@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.doctor_launcher import examine_launcher
@@ -55,6 +59,50 @@ def test_a_deployment_without_a_home_or_a_store_is_told(project: Project) -> Non
             examine_launcher(project.workspace, home, 1, print)
     finally:
         del os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
+
+
+def test_results_in_a_store_that_is_away_are_told(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    for name, value in {**environment, "AWS_MAX_ATTEMPTS": "1", "AWS_DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(name, value)
+    project.configure(paths={"results": "s3://bucket/away"})
+    with pytest.raises(VirnucError, match=r"^s3://bucket/away/\w+: EndpointConnectionError: Could not connect"):
+        examine_launcher(project.workspace, dagster_home(project.settings), 1, print)
+
+
+class Forbidding(BaseHTTPRequestHandler):
+    """An API of Kubernetes that knows its caller and lets it do nothing."""
+
+    def do_POST(self) -> None:
+        self.send_error(403, "Forbidden", "jobs.batch is forbidden: this service account may not create jobs")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def forbidding() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forbidding) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.kubernetes
+def test_a_launcher_that_may_not_launch_is_told(project: Project, forbidding: str) -> None:
+    context = {"name": "here", "context": {"cluster": "here", "user": "me"}}
+    kubeconfig = {"contexts": [context], "users": [{"name": "me", "user": {}}], "current-context": "here"}
+    kubeconfig["clusters"] = [{"name": "here", "cluster": {"server": forbidding}}]
+    (project.root / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
+    config = {"load_incluster_config": False, "kubeconfig_file": str(project.root / "kubeconfig"), "job_image": "x"}
+    config |= {"service_account_name": "s", "instance_config_map": "m", "dagster_home": "/home"}
+    described = {"run_launcher": {"module": "dagster_k8s", "class": "K8sRunLauncher", "config": config}}
+    home = dagster_home(project.settings)
+    (home / "dagster.yaml").write_text(yaml.safe_dump(described))
+    expected = "^K8sRunLauncher did not launch a run: .*this service account may not create jobs"
+    with pytest.raises(VirnucError, match=re.compile(expected, re.DOTALL)):
+        examine_launcher(project.workspace, home, 1, print)
+    assert list(project.workspace.layout.results.glob(".*")) == []
 
 
 def test_each_difference_is_told_with_its_remedy(project: Project) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def test_processes_that_register_partitions_at_once_lose_none(project: Project) 
         project.instance.delete_dynamic_partition(str(SAMPLES.partitions.name), key)
 
 
-def test_a_restart_of_the_database_in_the_middle_costs_no_shard(project: Project, server: PostgresServer) -> None:
+def test_cut_connections_and_a_restart_of_the_database_cost_no_shard(project: Project, server: PostgresServer) -> None:
     folders = sorted((project.workspace.layout.results / "reference").glob("*_embeddings"))
     keys = project.keys(REFERENCE)
     release(project.workspace.layout.locks / f"{device_names('auto')[0]}.lock")  # this process embedded before
@@ -103,6 +104,9 @@ def test_a_restart_of_the_database_in_the_middle_costs_no_shard(project: Project
         ends = {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
         run_id = platform.launch(automation.REFERENCE_JOB, **ends)
         until(lambda: any(folder.is_dir() and list(folder.glob("*.parquet")) for folder in folders), "a first table")
+        for _ in range(20):
+            server.cut_off("dagster")
+            time.sleep(0.05)
         server.stop("fast")
         server.start()
         first = {path: path.stat().st_mtime_ns for folder in folders for path in folder.glob("*.parquet")}

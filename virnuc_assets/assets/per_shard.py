@@ -15,6 +15,7 @@ import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.assets.attempts import attempt_each, raise_failures
+from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.cores import usable_cores
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import MAX_PARTITIONS_PER_RUN, ShardSet
@@ -92,6 +93,7 @@ def shard_asset(layout: Layout, shards: ShardSet, name: str, stage: ShardStage, 
         code_version=stage.code_version,
         pool=stage.pool,
         op_tags=dict(stage.op_tags),
+        hooks={retried_if_database_was_away},
     )
     def per_shard(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]:
         work = body(_run_of(context))

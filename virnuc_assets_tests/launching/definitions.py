@@ -15,33 +15,33 @@ from virnuc_assets.settings_file import load_settings
 
 ASSET = REFERENCE.key("dnabert_s_embeddings")
 JOB, SCHEDULE, SENSOR, AUTOMATION = "embed_one", "embed_each_minute", "embed_on_sight", "embed_what_is_missing"
-# The file in the project's folder that names the shard which schedule and sensor ask for.
-WANTED = "wanted_shard.txt"
+# Files in the project's folder that name the shard which "schedule" and "sensor" ask for.
+WANTED = "wanted_by_{}.txt"
 
 embed_one = dg.define_asset_job(JOB, dg.AssetSelection.assets(ASSET).without_checks())
 
 
 @dg.schedule(job=embed_one, cron_schedule="* * * * *", name=SCHEDULE)
 def each_minute(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    return _request()
+    return _request("schedule")
 
 
 @dg.sensor(job=embed_one, name=SENSOR, minimum_interval_seconds=1)
 def on_sight(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    return _request()
+    return _request("sensor")
 
 
 missing = dg.AutomationConditionSensorDefinition(
     AUTOMATION,
-    target=dg.AssetSelection.assets(ASSET),
+    target=dg.AssetSelection.assets(ASSET).without_checks(),
     default_condition=dg.AutomationCondition.missing() & ~dg.AutomationCondition.in_progress(),
     use_user_code_server=True,
     minimum_interval_seconds=1,
 )
 
 
-def _request() -> dg.RunRequest | dg.SkipReason:
-    wanted = Path(WANTED)
+def _request(path: str) -> dg.RunRequest | dg.SkipReason:
+    wanted = Path(WANTED.format(path))
     if not wanted.is_file():
         return dg.SkipReason("no shard is wanted")
     shard = wanted.read_text(encoding="utf-8")

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from virnuc_assets.partitions import REFERENCE
-from virnuc_assets.requests import RANGE_END, RANGE_START
 from virnuc_assets_tests.assets.project import Project
 from virnuc_assets_tests.launching import kubernetes_values
 from virnuc_assets_tests.launching.kubernetes_api import Cluster
 from virnuc_assets_tests.launching.kubernetes_pods import GPU, Node, Pod
-from virnuc_assets_tests.launching.platform import LAUNCH_RUN, REPOSITORY, Platform, platform
+from virnuc_assets_tests.launching.platform import Platform, launch, platform
 from virnuc_assets_tests.running import until
 
 STAGES = ("chunked_fasta", "translated_proteins", "dnabert_s_embeddings", "kmer_dna_embeddings")
@@ -26,6 +24,11 @@ NODES = (
     Node("gpu-of-another-kind", gpus=1, labels=ZONE, taints=(GPU,)),
     Node("gpu-1", gpus=1, labels={**ZONE, **GPU_KIND}, taints=(GPU,)),
 )
+# What the chart tells a code server of itself.
+IMAGE = {
+    "DAGSTER_CONTAINER_CONTEXT": json.dumps(kubernetes_values.container_context()),
+    "DAGSTER_CURRENT_IMAGE": kubernetes_values.image_name(),
+}
 PASSWORD = {"postgresql-password": "of Dagster's database"}
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "of the object store"}
 
@@ -63,22 +66,8 @@ class Deployment:
 @contextlib.contextmanager
 def serving(project: Project, **sections: object) -> Iterator[Platform]:
     """A project's servers; its code server in the shipped image."""
-    context = json.dumps(kubernetes_values.container_context())
-    environment = {"DAGSTER_CONTAINER_CONTEXT": context, "DAGSTER_CURRENT_IMAGE": kubernetes_values.image_name()}
-    with platform(project, environment, **sections) as servers:
+    with platform(project, IMAGE, **sections) as servers:
         yield servers
-
-
-def launch(servers: Platform, assets: Sequence[str], shards: Sequence[str], **tags: str) -> str:
-    """Launch a run of some reference assets as the UI does, for a range of shards; returns its id."""
-    selection = [{"path": list(REFERENCE.key(asset).path)} for asset in assets]
-    selector = {**REPOSITORY, "jobName": "__ASSET_JOB", "assetSelection": selection, "assetCheckSelection": []}
-    all_tags = {RANGE_START: shards[0], RANGE_END: shards[-1], **tags}
-    listed = [{"key": key, "value": value} for key, value in all_tags.items()]
-    params = {"selector": selector, "runConfigData": {}, "executionMetadata": {"tags": listed}}
-    answer = servers.ask(LAUNCH_RUN, params=params)["launchRun"]
-    assert answer["__typename"] == "LaunchRunSuccess", answer
-    return str(answer["run"]["runId"])
 
 
 def wait_until_finished(instance: dg.DagsterInstance, *run_ids: str) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import psutil
 
 from virnuc_assets.bootstrap import dagster_home
+from virnuc_assets.encoders.machine import gpus_present
+from virnuc_assets.launcher_probe import PROBE_JOB
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.processes import Kind
+from virnuc_assets.requests import range_tags
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project
 from virnuc_assets_tests.launching import definitions
 from virnuc_assets_tests.running import CHECKOUT, Running, free_ports, until
@@ -34,7 +39,8 @@ LAUNCH_BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionB
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
 TERMINATE = """mutation($run: String!) { terminateRun(runId: $run) {
   __typename ... on TerminateRunFailure { message } ... on PythonError { message } } }"""
-ASSET = {"path": list(definitions.ASSET.path)}
+# A launch on its way: tag and value of the run that comes of it, and what ends it.
+Begun = tuple[str, str, Callable[[], None]]
 
 
 def framed_project(
@@ -50,6 +56,39 @@ def framed_project(
     stages = [REFERENCE.key(name) for name in ("chunked_fasta", "translated_proteins")]
     assert failures(project.materialize(*stages, partition=(keys[0], keys[-1]))) == []
     return project
+
+
+def launch(servers: Running, assets: Sequence[str], shards: Sequence[str], **tags: str) -> str:
+    """Launch a run of some reference assets as the UI does, for a range of shards or one; returns its id."""
+    selection = [{"path": list(REFERENCE.key(asset).path)} for asset in assets]
+    selector = {**REPOSITORY, "jobName": "__ASSET_JOB", "assetSelection": selection, "assetCheckSelection": []}
+    all_tags = {**(range_tags(shards) if len(shards) > 1 else {"dagster/partition": shards[0]}), **tags}
+    listed = [{"key": key, "value": value} for key, value in all_tags.items()]
+    params = {"selector": selector, "runConfigData": {}, "executionMetadata": {"tags": listed}}
+    answer = servers.ask(LAUNCH_RUN, params=params)["launchRun"]
+    assert answer["__typename"] == "LaunchRunSuccess", answer
+    return str(answer["run"]["runId"])
+
+
+def told(servers: Running, run_id: str) -> str:
+    """All that the UI shows of a run's events, errors included."""
+    entries = servers.project.instance.all_logs(run_id)
+    return "\n".join(f"{entry.user_message} {entry.dagster_event}" for entry in entries)
+
+
+def doctor(servers: Running, **environment: str) -> str:
+    """The run that `virnuc doctor --launcher` launched; it finds fault with a machine without a GPU, and no other."""
+    command = [sys.executable, "-c", "from virnuc_assets.cli import app; app()", "doctor", "--launcher"]
+    paths = {"PYTHONPATH": os.pathsep.join([str(CHECKOUT), *sys.path])}
+    options: dict[str, Any] = {"cwd": servers.project.root, "env": {**os.environ, **paths, **environment}}
+    command += ["--home", str(servers.home)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, **options)
+    expected = 0 if gpus_present() else 1
+    assert done.returncode == expected, done.stdout + done.stderr
+    assert ("asked for a GPU, and finds none" in done.stderr) is bool(expected), done.stderr
+    (run,) = servers.project.instance.get_runs(dg.RunsFilter(job_name=PROBE_JOB))
+    assert run.run_id in done.stdout
+    return str(run.run_id)
 
 
 class Platform(Running):
@@ -95,7 +134,7 @@ class Platform(Running):
                 os.killpg(server.pid, signal.SIGTERM)
         for server in self._servers:
             try:
-                server.wait(timeout=20)
+                server.wait(timeout=5)  # a code server waits a minute for calls whose caller is gone
             except subprocess.TimeoutExpired:
                 os.killpg(server.pid, signal.SIGKILL)
                 server.wait()
@@ -110,50 +149,61 @@ class Platform(Running):
         answer = self.ask(TERMINATE, run=run_id)["terminateRun"]
         assert answer["__typename"] == "TerminateRunSuccess", answer
 
-    def launch_by(self, path: str, shard: str) -> str:
-        """Launch a run that embeds a shard of the reference; returns its id as soon as it is on record.
-
-        Args:
-            path: one of `PATHS`. "automation" launches all shards that are missing in its moment: let it be the last.
-            shard: a partition of the reference.
-        """
-        before = {run.run_id for run in self.project.instance.get_runs()}
-        (self.project.root / definitions.WANTED).write_text(shard, encoding="utf-8")
-        end = PATHS[path](self, shard)
-
-        def launched() -> set[str]:
-            return {run.run_id for run in self.project.instance.get_runs()} - before
-
-        until(lambda: bool(launched()), f"a run by {path}")
-        end()
-        (self.project.root / definitions.WANTED).unlink()
-        (run_id,) = launched()
-        return run_id
-
-    def _by_ui(self, shard: str) -> Callable[[], None]:
-        selector = {**REPOSITORY, "jobName": "__ASSET_JOB", "assetSelection": [ASSET], "assetCheckSelection": []}
-        tags = [{"key": "dagster/partition", "value": shard}]
-        params = {"selector": selector, "runConfigData": {}, "executionMetadata": {"tags": tags}}
-        answer = self.ask(LAUNCH_RUN, params=params)["launchRun"]
-        assert answer["__typename"] == "LaunchRunSuccess", answer
-        return lambda: None
-
-    def _by_backfill(self, shard: str) -> Callable[[], None]:
-        params = {"assetSelection": [ASSET], "partitionNames": [shard]}
+    def backfill(self, shards: Sequence[str]) -> str:
+        """Launch a backfill of the embeddings of some shards; returns its id."""
+        params = {"assetSelection": [{"path": list(definitions.ASSET.path)}], "partitionNames": list(shards)}
         answer = self.ask(LAUNCH_BACKFILL, params=params)["launchPartitionBackfill"]
         assert answer["__typename"] == "LaunchBackfillSuccess", answer
-        return lambda: None
+        return str(answer["backfillId"])
 
-    def _by_schedule(self, _: str) -> Callable[[], None]:
+    def launch_by(self, shards: Mapping[str, str]) -> dict[str, Callable[[], str]]:
+        """Have runs launched that embed a shard of the reference each.
+
+        Args:
+            shards: of some of `PATHS`, the shard. "automation" launches all that are missing in its moment, and none
+                that is on its way: let it be the last.
+
+        Returns:
+            By path, what waits until its run is on record, and tells its id.
+        """
+        for path, shard in shards.items():
+            (self.project.root / definitions.WANTED.format(path)).write_text(shard, encoding="utf-8")
+        begun = {path: begin(self, shards[path]) for path, begin in PATHS.items() if path in shards}
+        return {path: functools.partial(self._launched, path, *begun[path]) for path in shards}
+
+    def _launched(self, path: str, tag: str, value: str, end: Callable[[], None]) -> str:
+        found: list[str] = []
+
+        def launched() -> bool:
+            runs = self.project.instance.get_runs(dg.RunsFilter(tags={tag: value}))
+            found.extend(run.run_id for run in runs if run.parent_run_id is None)
+            return bool(found)
+
+        until(launched, f"a run by {path}")
+        # A tick that is not over may turn its schedule on again, which then finds nothing to ask for.
+        (self.project.root / definitions.WANTED.format(path)).unlink()
+        end()
+        return found[0]
+
+    def _by_ui(self, shard: str) -> Begun:
+        launch(self, [definitions.ASSET.path[-1]], [shard], by="ui")
+        return "by", "ui", lambda: None
+
+    def _by_backfill(self, shard: str) -> Begun:
+        return "dagster/backfill", self.backfill([shard]), lambda: None
+
+    def _by_schedule(self, _: str) -> Begun:
         selector = {**REPOSITORY, "scheduleName": definitions.SCHEDULE}
         answer = self.ask(START_SCHEDULE, selector=selector)["startSchedule"]
-        return lambda: self._turned_off(STOP_SCHEDULE, answer["scheduleState"]["id"])
+        state = answer["scheduleState"]["id"]
+        return "dagster/schedule_name", definitions.SCHEDULE, lambda: self._turned_off(STOP_SCHEDULE, state)
 
-    def _by_sensor(self, _: str, name: str = definitions.SENSOR) -> Callable[[], None]:
+    def _by_sensor(self, _: str, name: str = definitions.SENSOR) -> Begun:
         answer = self.ask(START_SENSOR, selector={**REPOSITORY, "sensorName": name})["startSensor"]
-        return lambda: self._turned_off(STOP_SENSOR, answer["sensorState"]["id"])
+        state = answer["sensorState"]["id"]
+        return "dagster/sensor_name", name, lambda: self._turned_off(STOP_SENSOR, state)
 
-    def _by_automation(self, shard: str) -> Callable[[], None]:
+    def _by_automation(self, shard: str) -> Begun:
         return self._by_sensor(shard, definitions.AUTOMATION)
 
     def _turned_off(self, query: str, state: str) -> None:
@@ -161,7 +211,8 @@ class Platform(Running):
         assert answer["__typename"] in ("StopSensorMutationResult", "ScheduleStateResult"), answer
 
 
-PATHS: dict[str, Callable[[Platform, str], Callable[[], None]]] = {
+# The schedule's minute passes meanwhile.
+PATHS: dict[str, Callable[[Platform, str], Begun]] = {
     "ui": Platform._by_ui,
     "schedule": Platform._by_schedule,
     "sensor": Platform._by_sensor,

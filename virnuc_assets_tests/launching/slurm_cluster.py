@@ -9,7 +9,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -165,7 +164,7 @@ class Cluster:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A running cluster for all tests; nothing of it is left at the end."""
-    with _resolvable(), running_cluster() as made:
+    with running_cluster() as made:
         yield made
 
 
@@ -182,20 +181,6 @@ def running_cluster(nodes: Sequence[Node] = (LOCALHOST,), more: str = ON_LOOPBAC
         finally:
             made.stop()
             shutil.rmtree(folder)
-
-
-@contextlib.contextmanager
-def _resolvable() -> Iterator[None]:
-    """glibc counts 127.0.0.1 as no address, and Slurm resolves none where a network has no other, as one of our own."""
-    try:
-        socket.getaddrinfo("127.0.0.1", 1, family=socket.AF_INET, flags=socket.AI_ADDRCONFIG)
-    except socket.gaierror:
-        address = ("127.0.0.2/8", "dev", "lo")
-        subprocess.run(["ip", "address", "add", *address], check=True)
-        yield
-        subprocess.run(["ip", "address", "del", *address], check=True)
-    else:
-        yield
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,20 +11,20 @@ from typing import Any
 import pytest
 from dagster import DagsterEventType
 
+from virnuc_assets.launcher_probe import PROBE_OP
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets_tests.assets.project import Project
 from virnuc_assets_tests.launching import kubernetes_values
 from virnuc_assets_tests.launching.kubernetes_deployment import (
     GPU_KIND,
+    IMAGE,
     STAGES,
     ZONE,
     Deployment,
-    launch,
-    serving,
     wait_until_finished,
 )
 from virnuc_assets_tests.launching.kubernetes_pods import GPU, Pod
-from virnuc_assets_tests.launching.platform import PATHS
+from virnuc_assets_tests.launching.platform import PATHS, doctor, told
 
 pytestmark = pytest.mark.kubernetes
 pytest_plugins = ["virnuc_assets_tests.assets.finished", "virnuc_assets_tests.launching.kubernetes_fixtures"]
@@ -50,26 +48,26 @@ def launched(deployment: Deployment) -> Launched:
     _forget_tables(deployment.project, keys[:3])
     of_three = deployment.launch(STAGES, keys[:3])
     paths = [path for path in PATHS if path != "automation"]
-    by_path = {path: deployment.platform.launch_by(path, shard) for path, shard in zip(paths, keys[3:], strict=False)}
+    launched = deployment.platform.launch_by(dict(zip(paths, keys[3:], strict=False)))
+    by_path = {path: run() for path, run in launched.items()}
     wait_until_finished(instance, of_three, *by_path.values())
-    by_path["automation"] = deployment.platform.launch_by("automation", "")
+    by_path["automation"] = deployment.platform.launch_by({"automation": keys[-1]})["automation"]()
     wait_until_finished(instance, by_path["automation"])
     return Launched(by_path, of_three)
 
 
 def test_every_launch_path_asks_for_a_gpu_for_the_embedding_and_for_nothing_else(
-    launched: Launched, deployment: Deployment, capsys: pytest.CaptureFixture[str]
+    launched: Launched, deployment: Deployment, tell: Callable[[str], None]
 ) -> None:
     runs = [*launched.by_path.items(), ("three shards", launched.of_three)]
-    lines = [f"| {'launch path':12} | {'kubernetes':33} | {'request':31} |", "|---|---|---|"]
+    tell(f"{'launch path':12} | {'kubernetes':33} | request")
     for path, run_id in runs:
-        assert deployment.platform.status(run_id) == "SUCCESS", path
+        assert deployment.platform.status(run_id) == "SUCCESS", (path, told(deployment.platform, run_id))
         pods = deployment.pods_of(run_id)
         assert [_request(pod) for pod in pods if _step(pod) == EMBEDDING] == [f"{GPU}: 1, tolerated"], path
         assert {_request(pod) for pod in pods if _step(pod) != EMBEDDING} == {"none"}, path
-        lines += [f"| {path:12} | {_step(pod):33} | {_request(pod):31} |" for pod in pods]
-    with capsys.disabled():
-        sys.stdout.write("\n" + "\n".join(lines) + "\n")
+        for pod in pods:
+            tell(f"{path:12} | {_step(pod):33} | {_request(pod)}")
     assert set(launched.by_path) == {"ui", "schedule", "sensor", "backfill", "automation"}
     assert deployment.cluster.unknown == []
     assert deployment.cluster.refused == []
@@ -127,19 +125,13 @@ def test_steps_of_a_run_go_one_at_a_time_and_so_do_all_that_need_the_gpu(
     assert all(end <= start for (_, end), (start, _) in pairwise(spans)), spans
 
 
-def test_tables_are_those_of_the_default_launcher_byte_for_byte(
-    launched: Launched, deployment: Deployment, framed: Project, tmp_path: Path
-) -> None:
-    keys = deployment.project.keys(REFERENCE)[:3]
-    default = framed.copy(tmp_path / "project", in_memory=False)
-    _forget_tables(default, keys)
-    with serving(default) as servers:
-        run_id = launch(servers, STAGES, keys)
-        wait_until_finished(default.instance, run_id)
-        assert servers.status(run_id) == "SUCCESS"
-    expected = _tables(default, keys)
-    assert len(expected) == len(STAGES) * len(keys)
-    assert _tables(deployment.project, keys) == expected
+def test_the_doctor_asks_kubernetes_for_a_gpu(deployment: Deployment) -> None:
+    run_id = doctor(deployment.platform, **IMAGE)
+    assert deployment.platform.status(run_id) == "SUCCESS"
+    assert {_step(pod): _request(pod) for pod in deployment.pods_of(run_id)} == {
+        "(run)": "none",
+        PROBE_OP: f"{GPU}: 1, tolerated",
+    }
 
 
 def _step(pod: Pod) -> str:
@@ -163,11 +155,3 @@ def _paths(project: Project, keys: list[str]) -> list[Path]:
 def _forget_tables(project: Project, keys: list[str]) -> None:
     for path in _paths(project, keys):
         path.unlink(missing_ok=True)
-
-
-def _tables(project: Project, keys: list[str]) -> dict[str, str]:
-    """Digest of each file's bytes."""
-    root = project.workspace.layout.results
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in _paths(project, keys)
-    }

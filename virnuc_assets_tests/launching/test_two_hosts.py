@@ -21,9 +21,9 @@ from virnuc_assets.storage.tables import content_digest, require_content
 from virnuc_assets_tests.assets.project import Project, failures
 from virnuc_assets_tests.launching.definitions import ASSET
 from virnuc_assets_tests.launching.hosts import FIRST, SECOND, Host, second_host
-from virnuc_assets_tests.launching.platform import LAUNCH_BACKFILL, Platform, framed_project, platform
+from virnuc_assets_tests.launching.platform import Platform, framed_project, launch, platform, told
 from virnuc_assets_tests.launching.slurm_cluster import Cluster, Node, running_cluster
-from virnuc_assets_tests.launching.test_slurm_runs import DEPLOYED, becomes, job_of, launch, quick, told
+from virnuc_assets_tests.launching.slurm_platform import DEPLOYED, SECONDS, becomes, job_of, quick
 from virnuc_assets_tests.postgres_server import PostgresServer, postgres_server
 from virnuc_assets_tests.running import until
 from virnuc_assets_tests.storage.s3_server import BUCKET, S3Server, s3_server
@@ -36,7 +36,6 @@ SMALL = {"sequences": {"chunk_length": 500, "shard_chunks": 4}}
 ON_S3 = {**SMALL, "paths": {"results": f"s3://{BUCKET}/results"}}
 # A lost node is noticed within seconds.
 SOON = "SlurmdTimeout=12\nTCPTimeout=2\n"
-SECONDS = 180.0
 
 
 @pytest.fixture
@@ -96,11 +95,6 @@ def undisturbed(root: Path, blank: Path) -> dict[str, bytes]:
     return {shard: path.read_bytes() for shard, path in tables(project).items()}
 
 
-def backfill(servers: Platform, keys: list[str]) -> str:
-    params = {"assetSelection": [{"path": list(ASSET.path)}], "partitionNames": keys}
-    return str(servers.ask(LAUNCH_BACKFILL, params=params)["launchPartitionBackfill"]["backfillId"])
-
-
 def ended(servers: Platform, backfill_id: str) -> bool:
     known = servers.project.instance.get_backfill(backfill_id)
     assert known is not None
@@ -158,7 +152,7 @@ def test_a_host_that_is_cut_off_and_comes_back_costs_and_doubles_nothing(
 ) -> None:
     instance, keys = servers.project.instance, servers.project.keys(REFERENCE)
     middle = keys[len(keys) // 2]
-    wanted = backfill(servers, [key for key in keys if key != middle])  # two ranges, thus two runs
+    wanted = servers.backfill([key for key in keys if key != middle])  # two ranges, thus two runs
     lost = lost_in_the_middle(servers, cluster, second, keys)
     before = {shard: changed_at(path) for shard, path in tables(servers.project).items()}
     job = job_of(servers, lost)
@@ -181,7 +175,7 @@ def test_a_host_that_is_cut_off_and_comes_back_costs_and_doubles_nothing(
 
     cluster.ask("scontrol", "reconfigure")  # by itself Slurm asks it to come back after 20 pings
     until(lambda: state(cluster, second.name) == "idle", "the node that came back", patience=SECONDS, every=0.5)
-    last = launch(servers, ASSET.path[-1], [middle], **{SLURM_TAG: json.dumps({"constraint": second.name})})
+    last = launch(servers, [ASSET.path[-1]], [middle], **{SLURM_TAG: json.dumps({"constraint": second.name})})
     becomes(servers, last, "SUCCESS")
     assert node_of(servers, cluster, last) == second.name
 
