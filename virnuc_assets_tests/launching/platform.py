@@ -87,7 +87,6 @@ def doctor(servers: Running, **environment: str) -> str:
     assert done.returncode == expected, done.stdout + done.stderr
     assert ("asked for a GPU, and finds none" in done.stderr) is bool(expected), done.stderr
     (run,) = servers.project.instance.get_runs(dg.RunsFilter(job_name=PROBE_JOB))
-    assert run.run_id in done.stdout
     return str(run.run_id)
 
 

@@ -44,9 +44,9 @@ def test_three_shards_are_the_same_byte_for_byte_whichever_launcher_makes_them(
     assert len(deployment.pods_of(runs["kubernetes"])) == 1 + len(STAGES)
 
     found = {launcher: digests(project, keys) for launcher, project in projects.items()}
-    tell(f"{'table':55} | " + " | ".join(f"{launcher:16}" for launcher in found))
+    tell(f"{'table':61} | " + " | ".join(f"{launcher:16}" for launcher in found))
     for name in found["default"]:
-        tell(f"{name:55} | " + " | ".join(by.get(name, "")[:16] for by in found.values()))
+        tell(f"{name:61} | " + " | ".join(by.get(name, "")[:16] for by in found.values()))
     assert len(found["default"]) == len(STAGES) * len(keys)
     assert found["slurm"] == found["default"]
     assert found["kubernetes"] == found["default"]
