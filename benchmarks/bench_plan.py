@@ -60,7 +60,7 @@ def _measure(settings: Settings, seen: int) -> dict[str, float]:
             ahead = work is _make and instance.get_runs_count(dg.RunsFilter(job_name=REFERENCE_JOB)) > 0
             if ahead:
                 measured = measure(workspace, instance, "reference")
-            with ProcessPoolExecutor(1, spawn) as apart:
+            with ProcessPoolExecutor(1, spawn, logging.disable, (logging.WARNING,)) as apart:
                 apart.submit(work, settings, keys[seen:] if ahead else keys[:seen]).result()
         (record,) = instance.get_run_records(dg.RunsFilter(job_name=REFERENCE_JOB), limit=1)
     frames = sum(read_rows(workspace.layout.table("reference", "translated_proteins", key)) for key in keys[seen:])

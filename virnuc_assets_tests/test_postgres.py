@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +25,7 @@ from virnuc_assets.storage.held_files import release
 from virnuc_assets.tracking import EXPERIMENT
 from virnuc_assets_tests.assets.project import GENOMES, SAMPLE, SAMPLE_RECORDS, Project, failures, new_project, quiet
 from virnuc_assets_tests.postgres_server import PASSWORD, PostgresServer, postgres_server
-from virnuc_assets_tests.running import running, until
+from virnuc_assets_tests.running import CHECKOUT, free_ports, running, until
 
 pytestmark = pytest.mark.postgres
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -71,6 +76,45 @@ def test_no_file_of_the_project_holds_the_password(project: Project) -> None:
     for path in project.root.rglob("*"):
         if path.is_file():
             assert PASSWORD.encode() not in path.read_bytes(), path
+
+
+@pytest.fixture
+def mlflow_server(server: PostgresServer, tmp_path: Path) -> Iterator[str]:
+    """URL of a server of MLflow as deploy/k8s has it, with a database of its own; it keeps the artifacts."""
+    server.ask("postgres", "CREATE DATABASE mlflow_server")
+    (deployed, _) = yaml.safe_load_all((CHECKOUT / "deploy/k8s/mlflow.yaml").read_text())
+    (container,) = deployed["spec"]["template"]["spec"]["containers"]
+    port, _ = free_ports()
+    own = {"--host": "127.0.0.1", "--port": str(port), "--artifacts-destination": str(tmp_path / "artifacts")}
+    own["--allowed-hosts"] = f"127.0.0.1:{port}"
+    parts = [word.partition("=") for word in container["command"]]
+    command = [f"{name}={own.get(name, value)}" if value else name for name, _, value in parts]
+    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": server.url("mlflow_server")}
+    started = [sys.executable, "-m", *command]
+    with (tmp_path / "mlflow.log").open("wb") as log:
+        process = subprocess.Popen(started, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: urllib.request.urlopen(f"{url}/health", timeout=5).status == 200, "MLflow's server")
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_trainings_go_to_a_server_of_mlflow(
+    project: Project, server: PostgresServer, mlflow_server: str, tmp_path: Path
+) -> None:
+    project.configure(tracking={"uri": mlflow_server})
+    with quiet():
+        set_up(project.settings, lambda _: None)
+        set_up(project.settings, lambda _: None)
+    shutil.rmtree(project.workspace.layout.classifier("kmer"))
+    assert failures(project.materialize("kmer_classifier")) == []
+    assert server.ask("mlflow_server", "SELECT status FROM runs") == "FINISHED"
+    assert server.ask("mlflow_server", "SELECT count(*) FROM model_versions") == "1"
+    assert len(list((tmp_path / "artifacts").rglob("MLmodel"))) == 1
+    project.configure(tracking={"uri": server.url("mlflow")})
 
 
 def add_partitions(home: str, number: int) -> None:
