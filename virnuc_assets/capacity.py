@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -163,8 +164,11 @@ def _tables(workspace: Workspace, domain: Domain, assets: Sequence[str]) -> tupl
     rows = sum(read_rows(folders[_FRAMES] / f"{shard}.parquet") for shard in whole)
     if not rows:
         raise VirnucError(f"no shard of {domain} with frames has all of its tables; launch {_JOBS[domain]}")
+    # A shard's ledger is written with its frames.
+    written = {asset: (asset, "ledger") if asset == _FRAMES else (asset,) for asset in assets}
+    table = partial(workspace.layout.table, domain)
     sizes = {
-        asset: sum((folder / f"{shard}.parquet").stat().st_size for shard in whole) / rows
-        for asset, folder in folders.items()
+        asset: sum(table(name, shard).stat().st_size for shard in whole for name in names) / rows
+        for asset, names in written.items()
     }
     return rows / len(whole), sizes

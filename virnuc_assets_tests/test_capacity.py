@@ -62,6 +62,9 @@ def test_it_is_measured_from_benchmark_runs_and_tables(finished: Finished, domai
         assert by_name[f"{slot}_embeddings"].seconds == 1 / stored[slot]["sequences_per_s"]
         size = sum(layout.table(domain, f"{slot}_embeddings", path.stem).stat().st_size for path in tables)
         assert by_name[f"{slot}_embeddings"].bytes == pytest.approx(size / sum(rows))
+    written = [layout.table(domain, name, path.stem) for path in tables for name in ("translated_proteins", "ledger")]
+    size = sum(path.stat().st_size for path in written)
+    assert by_name["translated_proteins"].bytes == pytest.approx(size / sum(rows))
     assert all(stage.seconds > 0 for stage in found.stages)
     assert {"chunked_fasta", "translated_proteins", "fastesm2_features"} <= set(by_name)
     assert ("predictions" in by_name) == (domain == "samples")
