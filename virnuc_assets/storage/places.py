@@ -11,13 +11,13 @@ import functools
 import os
 import platform
 import re
-import tempfile
 import time
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.storage.scratch import scratch_folder
 
 # What is read at once: little for the last bytes of a table, and no more requests than windows of rows.
 _BLOCK_BYTES = 1 << 20
@@ -126,8 +126,8 @@ def end_of(stored: StoredObject, length: int) -> bytes:
 @contextlib.contextmanager
 def published(path: Path) -> Iterator[Path]:
     """A local file that becomes an object when the block ends well: whole or, also when its upload is cut off, not."""
-    with tempfile.TemporaryDirectory(prefix="virnuc-") as scratch:
-        aside = Path(scratch) / path.name
+    with scratch_folder() as scratch:
+        aside = scratch / path.name
         yield aside
         _upload(aside, path)
 
@@ -138,12 +138,12 @@ def folder_published(path: Path) -> Iterator[Path]:
 
     Who dies between leaves some files or none, never those of two folders.
     """
-    with tempfile.TemporaryDirectory(prefix="virnuc-") as scratch:
-        yield Path(scratch)
+    with scratch_folder() as scratch:
+        yield scratch
         files = _remote(path).fs
         for older in files.find(_remote(path).path):
             files.rm_file(older)  # one by one: not every server takes a list as today's client sends it
-        for file in sorted(file for file in Path(scratch).rglob("*") if file.is_file()):
+        for file in sorted(file for file in scratch.rglob("*") if file.is_file()):
             _upload(file, path / file.relative_to(scratch).as_posix())
 
 

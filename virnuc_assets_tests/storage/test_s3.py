@@ -95,21 +95,26 @@ def test_a_failed_write_leaves_the_older_object_and_nothing_else(folder: Path) -
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["over an older one", "of a new one"])
-def test_an_upload_whose_process_is_killed_in_the_middle_is_not_there(folder: Path, before: bool) -> None:
-    path = folder / "large.bin"
+def test_an_upload_whose_process_is_killed_in_the_middle_is_not_there(
+    folder: Path, before: bool, tmp_path: Path
+) -> None:
+    path, here = folder / "large.bin", {**os.environ, "TMPDIR": str(tmp_path)}
     if before:
         with written_aside(path) as aside:
             aside.write_bytes(b"older")
     command = [sys.executable, "-c", UPLOAD, str(path), str(MULTIPART_BYTES)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=here) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "uploading\n"
         time.sleep(0.3)  # of some seconds
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert path.read_bytes() == b"older" if before else not path.exists()
-    subprocess.run(command, check=True, capture_output=True)  # as a retry does
+    (left,) = tmp_path.glob("virnuc-unfinished-*")
+    os.utime(left, (0, 0))
+    subprocess.run(command, check=True, capture_output=True, env=here)  # as a retry does
     assert path.stat().st_size == MULTIPART_BYTES
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_server_that_goes_away_costs_no_older_object(folder: Path, server: S3Server) -> None:
