@@ -130,7 +130,8 @@ def _history(instance: dg.DagsterInstance, domain: Domain) -> _History:
     for record in instance.get_run_records(chosen, limit=_LATEST_RUNS):
         made = _made(instance, record.dagster_run.run_id)
         shards = {shard for shard, _ in made}
-        if not any(rows for rows, _, _ in made.values()) or any(rows and not now for rows, now, _ in made.values()):
+        framed = _FRAMES in {asset for _, asset in made} and any(rows for rows, _, _ in made.values())
+        if not framed or any(rows and not now for rows, now, _ in made.values()):
             continue  # it had nothing to make, or made a part of its shards' tables, which tells little of making all
         found.runs, found.shards = found.runs + 1, found.shards + len(shards)
         found.duration += (record.end_time or 0.0) - (record.start_time or 0.0)

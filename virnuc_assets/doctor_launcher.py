@@ -59,7 +59,8 @@ def examine_launcher(
         instance = dg.DagsterInstance.from_config(str(home))
         facts["runs on record"] = instance.get_runs_count()
     with instance:
-        facts["launcher"] = type(instance.run_launcher).__name__
+        with _examined(f"{home}/dagster.yaml"):
+            facts["launcher"] = type(instance.run_launcher).__name__
         facts["MLflow"] = f"{tracking_uri(workspace.settings)}, experiment {require_experiment(workspace.settings)}"
         seen, problems = _launch_probe(workspace, instance, patience_seconds, say)
     facts["results"] = workspace.layout.results

@@ -5,6 +5,7 @@ It asks only after runs that began and go on, and gives the others a time to beg
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -19,6 +20,7 @@ from virnuc_assets.slurm import JOB_TAG, NAME, SlurmRunLauncher
 TOLD_TAG = "virnuc/slurm_told"
 _LOOK_SECONDS = 15
 _TOLD_WITHIN = timedelta(hours=1)
+_ENDS_WITHIN_SECONDS = 120.0  # a process, once its run has ended
 
 
 @dg.sensor(name="lost_runs", minimum_interval_seconds=_LOOK_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
@@ -60,9 +62,15 @@ def _tell_who_interrupted(instance: dg.DagsterInstance) -> None:
 
 
 def _end_jobs_without_a_run(instance: dg.DagsterInstance) -> None:
-    """The page cancels a run that has not begun without a word to its launcher; the job would wait in vain."""
+    """The page cancels a run that has not begun without a word to its launcher; the job would wait in vain.
+
+    So would one compute in vain whose run was ended while Slurm did not answer.
+    """
     for name, job in slurm_jobs.jobs_now().items():
-        if job.state == "PENDING" and name.startswith(NAME):
-            run = instance.get_run_by_id(name.removeprefix(NAME))  # None: of another home
-            if run and run.is_finished:
-                slurm_jobs.cancel(job.number)
+        if job.ended or not name.startswith(NAME):
+            continue
+        record = instance.get_run_record_by_id(name.removeprefix(NAME))  # None: of another home
+        if record is None or not record.dagster_run.is_finished:
+            continue
+        if job.state == "PENDING" or time.time() - (record.end_time or 0.0) > _ENDS_WITHIN_SECONDS:
+            slurm_jobs.cancel(job.number)

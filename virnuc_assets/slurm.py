@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import dagster as dg
 from dagster import DagsterRun
+from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.events import EngineEventData
 from dagster._core.launcher import LaunchRunContext, RunLauncher
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
@@ -27,11 +28,17 @@ JOB_TAG = "virnuc/slurm_job"
 # Of which run the job is: a retry begins with the tags of the run before.
 SUBMITTED_TAG = "virnuc/slurm_job_of"
 NAME = "dagster-"  # of a job, and its run's id
-_PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "SLURM_CONF")
+_PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "SLURM_CONF", "PGPASSFILE")
 # `virnuc up` finds its strays by the first, its folder of the second goes when it ends, the others are Slurm's options.
 _NOT_PASSED_ON = re.compile(r"VIRNUC_UP_.*|TMPDIR|S(BATCH|LURM)_.*")
 _LOOK_SECONDS = 5.0  # the monitoring asks for one run after the other; Slurm is asked for all of them at once
 _SUBMITTED_WITHIN = timedelta(minutes=3)
+# Of a database: a job's script and its command line tell all of dagster.yaml.
+_PASSWORD = re.compile(r"://[^/@:\s]+:[^/@\s]+@|\bpassword: \S")
+
+
+class AskedAgain(ControllerAway, DagsterUserCodeUnreachableError):
+    """Nobody answered: the run goes back to Dagster's queue, which does so at this kind of error alone."""
 
 
 class SlurmRunLauncher(RunLauncher, ConfigurableClass):
@@ -69,8 +76,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         """Submit the run's job.
 
         Raises:
-            ControllerAway: no answer; Dagster tries another run. A job that was submitted all the same ends at once,
-                as its run has failed.
+            AskedAgain: no answer. A job that was submitted all the same is found the next time.
             VirnucError: the run asks for what Slurm does not have, or in a wrong form; not tried again.
         """
         from dagster._grpc.types import ExecuteRunArgs  # heavy, and definitions load this module
@@ -87,15 +93,25 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         fixed = [f"--chdir={folder}", f"--output={str(log).replace('%', '%%')}", f"--comment={run.run_id}"]
         try:
             asked = slurm_jobs.options(self._request(run))
-            number = slurm_jobs.submit(_name(run), [*asked, *fixed], command, self._environment())
-        except VirnucError as error:
-            if not isinstance(error, ControllerAway):
-                self._instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0"})
+            if _PASSWORD.search(execute):
+                raise VirnucError("dagster.yaml holds a password, which its jobs would tell; write it into ~/.pgpass")
+            number = self._submitted(_name(run)) or slurm_jobs.submit(
+                _name(run), [*asked, *fixed], command, self._environment()
+            )
+        except ControllerAway as error:
+            raise AskedAgain(str(error)) from error
+        except VirnucError:
+            self._instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0"})
             raise
         self._instance.add_run_tags(run.run_id, {JOB_TAG: number, SUBMITTED_TAG: run.run_id})
         told = {"job": dg.MetadataValue.text(number), "log": dg.MetadataValue.path(str(log))}
         message = f"Submitted Slurm job {number} ({' '.join(asked) or 'by defaults'})."
         self._instance.report_engine_event(message, run, EngineEventData(told), cls=type(self))
+
+    def _submitted(self, name: str) -> str | None:
+        """The living job of an earlier attempt whose answer was lost."""
+        job = slurm_jobs.jobs_now(name).get(name)
+        return job.number if job and not job.ended else None
 
     @property
     def supports_check_run_worker_health(self) -> bool:

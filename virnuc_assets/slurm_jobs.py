@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ _ENDED = {
     *("PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"),
 }
 _ANSWER_SECONDS = 60.0
+# Of sbatch, that it reached nobody, or shall be asked again later; all else that it says is about the request.
+_UNANSWERED = re.compile(
+    r"no answer in|unable to contact|socket|connection|connect failure|temporar|retry", re.IGNORECASE
+)
 _ROW = re.compile(
     r"^(?P<number>[0-9]+)\|(?P<state>\w+)[^|\n]*\|(?P<reason>[^|\n]*)\|(?P<name>[^|\n]*)\|?$", re.MULTILINE
 )
@@ -114,6 +119,8 @@ def submit(name: str, asked: Sequence[str], command: Sequence[str], environment:
         job = jobs_now(name).get(name)
     except ControllerAway:
         raise ControllerAway(f"sbatch got no answer: {done.stderr.strip()}") from None
+    if job is None and _UNANSWERED.search(done.stderr):
+        raise ControllerAway(f"sbatch got no answer: {done.stderr.strip()}")
     if job is None:
         raise VirnucError(f"sbatch refused the job: {done.stderr.strip()}")
     return job.number
@@ -132,6 +139,8 @@ def jobs_now(name: str | None = None) -> dict[str, Job]:
 
 def job_before(name: str) -> Job | None:
     """A job that the controller forgot; None where accounting does not know it either, or is not set up."""
+    if shutil.which("sacct") is None:
+        return None
     chosen = [f"--name={name}", f"--starttime={_SINCE}", "--format=JobID,State,Reason,JobName"]
     return _by_name(_run(["sacct", "--noheader", "--parsable2", "--allocations", *chosen]).stdout).get(name)
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnuc_assets.assets.evaluation import flat_metrics, miscounted_records
+from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.recipes import branch_fingerprints
 from virnuc_assets.assets.reference import SPLIT, current_features, current_split, record_lengths
@@ -34,6 +35,7 @@ def ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=ABLATIONS,
+        hooks={retried_if_database_was_away},
         deps=[*(REFERENCE.key(f"{branch.name}_features") for branch in branches), SPLIT],
         group_name="classifiers",
         kinds={"parquet", "mlflow"},

@@ -7,6 +7,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.reference import current_frames
 from virnuc_assets.checks import result
@@ -43,6 +44,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         name=LEDGER,
+        hooks={retried_if_database_was_away},
         deps=[REFERENCE.key("translated_proteins"), REFERENCE.key("shard_plan")],
         group_name="sequences",
         kinds={"parquet"},

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import dagster as dg
 
+from virnuc_assets.assets.lost_database import database_was_away
+
 T = TypeVar("T")
 
 
@@ -49,4 +51,5 @@ def raise_failures(failures: Mapping[str, Exception], what: str) -> None:
         reasons = {unit: f"{type(error).__name__}: {error}" for unit, error in failures.items()}
         listed = "\n".join(f"{unit}: {reason}" for unit, reason in reasons.items())
         told = f"{what} ({len(failures)}):\n{listed}\nMend what is named and run these again; the others are kept."
-        raise dg.Failure(told, metadata=reasons) from next(iter(failures.values()))
+        # Of several the lost database tells what is to be done.
+        raise dg.Failure(told, metadata=reasons) from max(failures.values(), key=database_was_away)

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS, peak_memory_mb
 from virnuc_assets.assets.recipes import branch_fingerprints
 from virnuc_assets.assets.reference import current_frames
@@ -28,6 +29,7 @@ def benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=BENCHMARK,
+        hooks={retried_if_database_was_away},
         deps=[REFERENCE.key("translated_proteins")],
         group_name=MIGRATION_GROUP,
         kinds={"json", "pytorch"},

@@ -7,6 +7,7 @@ import dagster as dg
 
 from virnuc_assets.assets.ablations import ablations_asset, ablations_check
 from virnuc_assets.assets.evaluation import evaluation_asset, evaluation_check
+from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS
 from virnuc_assets.assets.recipes import branch_fingerprints
 from virnuc_assets.assets.reference import SPLIT, current_features, current_split
@@ -32,6 +33,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinition:
     @dg.asset(
         name=f"{branch.name}_classifier",
+        hooks={retried_if_database_was_away},
         deps=[REFERENCE.key(f"{branch.name}_features"), SPLIT],
         group_name=GROUP,
         kinds={"pytorch", "mlflow"},

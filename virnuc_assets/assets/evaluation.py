@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pyarrow as pa
 
+from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.recipes import branch_fingerprints
 from virnuc_assets.assets.reference import SPLIT, current_features, current_split, evaluation_recipe, record_lengths
@@ -27,6 +28,7 @@ def evaluation_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinitio
 
     @dg.asset(
         name=f"{branch.name}_evaluation",
+        hooks={retried_if_database_was_away},
         deps=[f"{branch.name}_classifier", REFERENCE.key(f"{branch.name}_features"), SPLIT],
         group_name="classifiers",
         kinds={"parquet", "mlflow"},

@@ -8,6 +8,7 @@ import dagster as dg
 from virnuc_assets.assets.ablations import ABLATIONS
 from virnuc_assets.assets.benchmark import BENCHMARK, MIGRATION_GROUP, benchmark_asset, benchmark_check
 from virnuc_assets.assets.evidence import gather_evidence
+from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS
 from virnuc_assets.assets.virnucpro import NAME as IMPORTED
 from virnuc_assets.checks import result
@@ -33,6 +34,7 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=DECISION,
+        hooks={retried_if_database_was_away},
         deps=[*(f"{name}_evaluation" for name in evaluated), ABLATIONS, BENCHMARK],
         group_name=MIGRATION_GROUP,
         kinds={"html", "mlflow"},

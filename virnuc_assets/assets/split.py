@@ -7,6 +7,7 @@ import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.assets.accounts import LEDGER
+from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.reference import (
     SPLIT,
@@ -40,6 +41,7 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=SPLIT,
+        hooks={retried_if_database_was_away},
         deps=[REFERENCE.key("translated_proteins"), REFERENCE.key("shard_plan"), dg.AssetKey(LEDGER)],
         group_name="classifiers",
         kinds={"parquet"},

@@ -5,7 +5,7 @@ nothing is judged by it.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.assets.evaluation import evaluation_check, flat_metrics, group_counts
+from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.reference import SPLIT, current_frames, current_split, record_lengths
 from virnuc_assets.encoders.registry import PROFILES, Branch
@@ -125,6 +126,7 @@ def imported_recipe(instance: dg.DagsterInstance, workspace: Workspace) -> dict[
 def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.AssetsDefinition:
     @dg.asset(
         name=EVALUATION,
+        hooks={retried_if_database_was_away},
         deps=[_MERGED, _CLASSIFIER, REFERENCE.key("translated_proteins"), SPLIT],
         group_name="classifiers",
         kinds={"parquet", "mlflow"},
@@ -160,18 +162,25 @@ def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.A
         measured = performance(table, description.temperature, workspace.settings.evaluation)
         metrics = flat_metrics(measured)
         params = {"model_sha256": recipe["classifier"], "chunk_length": settings.chunk_length}
-        with tracking.run(f"{NAME} evaluation", {"table.evaluation": outcome.data_version}, params) as run_id:
-            tracking.log_epoch(0, {f"test_{name}": value for name, value in metrics.items()})
         return outcome.with_metadata(
             **metrics,
             **baseline.counts,
             **group_counts(measured),
             reads=description.pair(),
             trained_on=TRAINED_ON_UNKNOWN,
-            mlflow_run=tracking.link(run_id),
+            mlflow_run=_logged(tracking, outcome.data_version, params, metrics),
         ).as_result()
 
     return virnucpro_evaluation
+
+
+def _logged(
+    tracking: MlflowTracking, table: str, params: Mapping[str, Any], metrics: Mapping[str, float]
+) -> dg.UrlMetadataValue:
+    """A link to the MLflow run of an evaluation that nothing here was trained for."""
+    with tracking.run(f"{NAME} evaluation", {"table.evaluation": table}, params) as run_id:
+        tracking.log_epoch(0, {f"test_{name}": value for name, value in metrics.items()})
+    return tracking.link(run_id)
 
 
 def _section(workspace: Workspace) -> VirnucproSettings:

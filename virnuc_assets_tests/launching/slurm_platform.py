@@ -26,7 +26,7 @@ def quick(deployed: Path) -> str:
     settings = yaml.safe_load(deployed.read_text(encoding="utf-8"))
     config = {"resources": {"cpus_per_task": 1}, "environment": ["PYTHONPATH", "OMP_WAIT_POLICY"]}
     settings["run_launcher"]["config"] = config
-    settings["run_coordinator"]["config"]["dequeue_interval_seconds"] = 1
+    settings["run_coordinator"]["config"].update(dequeue_interval_seconds=1, user_code_failure_retry_delay=1)
     settings["run_monitoring"]["poll_interval_seconds"] = 1
     return yaml.safe_dump(settings)
 

@@ -186,6 +186,17 @@ def test_a_killed_job_is_retried_and_finished_shards_are_kept(servers: Platform,
     assert len(list(folder.glob("*.parquet"))) == len(keys)
 
 
+def test_a_run_waits_in_dagsters_queue_for_a_controller_that_is_away(servers: Platform, cluster: Cluster) -> None:
+    cluster.wait_until_saved()
+    cluster.stop_controller()
+    run = launch(servers, ["chunked_fasta"], servers.project.keys(REFERENCE)[:1])
+    until(lambda: told(servers, run).count("re-submitting the run into the queue") > 1, "two attempts", SECONDS)
+    assert "sbatch got no answer" in told(servers, run) or "squeue got no answer" in told(servers, run)
+    cluster.start_controller()
+    becomes(servers, run, "SUCCESS")
+    assert cluster.ask("squeue", "--states=all", "--noheader", "--format=%j").splitlines().count(f"dagster-{run}") == 1
+
+
 def test_the_doctor_asks_slurm_for_a_gpu(servers: Platform, cluster: Cluster) -> None:
     run = doctor(servers)
     assert servers.status(run) == "SUCCESS"
