@@ -100,6 +100,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:  # noqa: N802
         server, path = self.server, self.path
+        if server.left() == 0 and server.stopped.is_set():  # a client that has its file whole asks for the next one
+            self._hold(60.0)
+            self.close_connection = True
+            return
         server.gets[path] += 1
         server.asked[path].append(dict(self.headers.items()))
         waiting = server.answers[path]
