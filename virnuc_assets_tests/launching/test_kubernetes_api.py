@@ -148,7 +148,7 @@ def test_no_pod_outlives_the_cluster(cluster: Cluster) -> None:
     pod = run(cluster, job("j", "trap '' TERM; sleep 60 & while :; do sleep 60; done"))
     until(lambda: _lives(pod), "the pod", every=0.01)
     cluster.close()
-    assert not _lives(pod)
+    until(lambda: not _lives(pod), "the end of what was killed", patience=10, every=0.01)
 
 
 def test_what_a_pod_owns_goes_with_it_and_what_is_over_goes_in_time(cluster: Cluster) -> None:
