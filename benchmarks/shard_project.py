@@ -66,7 +66,7 @@ def write_samples(settings: Settings, shards: int, predicted: int) -> None:
     _write_records(settings.incoming, "sample", "fasta", shards, max(shards // _SAMPLE_SHARDS, 1))
     plan(settings, PLAN_SAMPLES_JOB)
     layout = Workspace(settings).layout
-    folder = layout.classifier(settings.serving.branch)
+    folder = layout.classifier(settings.serving.variant)
     folder.mkdir(parents=True)
     (folder / CLASSIFIER_FILE).write_text(json.dumps({"weights_sha256": "none"}), encoding="utf-8")
     with dg.DagsterInstance.from_config(str(dagster_home(settings))) as instance:

@@ -16,7 +16,7 @@ PLAN_REFERENCE_JOB = "plan_reference"
 REFERENCE_JOB = "embed_reference"
 ENCODER_JOB = "embed_reference_by_"  # and an encoder slot
 SAMPLE_JOB = "predict_samples"
-OTHER_BRANCH_JOB = "embed_samples_for_other_branch"
+OTHER_VARIANT_JOB = "embed_samples_for_other_variant"
 REPORT_JOB = "report_samples"
 PLAN_SAMPLES_JOB = "plan_samples"
 PLAN_SAMPLES_OP = "samples__shard_plan"
@@ -28,18 +28,18 @@ _PHASES = {
     FETCH_JOB: "Downloads the RefSeq release of the settings; what is there is not fetched again.",
     PLAN_REFERENCE_JOB: "Plans the catalogue into shards; new ones become partitions.",
     REFERENCE_JOB: "Frames, embeddings and features of reference shards.",
-    DECISION_JOB: "The reference's ledger, split, training and evaluation of all branches, and the decision.",
+    DECISION_JOB: "The reference's ledger, split, training and evaluation of all variants, and the decision.",
     DECIDE_JOB: "The decision alone, from what lies on disk; NO DECISION where something is missing.",
     PLAN_SAMPLES_JOB: "Plans the files of the watched folder.",
     SAMPLE_JOB: "From a sample's shards to the serving classifier's predictions.",
-    OTHER_BRANCH_JOB: "Embeddings and features of samples for the branch that does not serve, on demand.",
+    OTHER_VARIANT_JOB: "Embeddings and features of samples for the variant that does not serve, on demand.",
     REPORT_JOB: "What a sample's user receives.",
 }
 
 
 def build_jobs(workspace: Workspace) -> list[Any]:
     """One job a phase; within each, Dagster follows the lineage."""
-    serving = workspace.branch(workspace.settings.serving.branch)
+    serving = workspace.variant(workspace.settings.serving.variant)
     sample_stages = (
         "chunked_fasta",
         "translated_proteins",
@@ -48,8 +48,8 @@ def build_jobs(workspace: Workspace) -> list[Any]:
         f"{serving.name}_features",
         "predictions",
     )
-    others = [branch for branch in workspace.branches("samples") if branch != serving]
-    on_demand = [(f"{branch.protein}_embeddings", f"{branch.name}_features") for branch in others]
+    others = [variant for variant in workspace.variants("samples") if variant != serving]
+    on_demand = [(f"{variant.protein}_embeddings", f"{variant.name}_features") for variant in others]
     plans = {shards.domain: dg.AssetSelection.assets(shards.key("shard_plan")) for shards in (REFERENCE, SAMPLES)}
     release = dg.AssetSelection.assets(refseq.RELEASE) if workspace.settings.refseq else dg.AssetSelection.assets()
     selections = {
@@ -60,7 +60,7 @@ def build_jobs(workspace: Workspace) -> list[Any]:
         DECIDE_JOB: dg.AssetSelection.assets(DECISION),
         PLAN_SAMPLES_JOB: plans["samples"],
         SAMPLE_JOB: dg.AssetSelection.assets(*map(SAMPLES.key, sample_stages)),
-        OTHER_BRANCH_JOB: dg.AssetSelection.assets(*map(SAMPLES.key, chain.from_iterable(on_demand))),
+        OTHER_VARIANT_JOB: dg.AssetSelection.assets(*map(SAMPLES.key, chain.from_iterable(on_demand))),
         REPORT_JOB: dg.AssetSelection.assets(SAMPLES.key("report")),
     }
     jobs = [dg.define_asset_job(name, chosen, description=_PHASES[name]) for name, chosen in selections.items()]
@@ -70,8 +70,8 @@ def build_jobs(workspace: Workspace) -> list[Any]:
 def _encoder_job(workspace: Workspace, slot: str) -> Any:  # noqa: ANN401  (Dagster's own type is not public)
     """The backfill of one encoder: its embeddings of the reference, and the features that hold them."""
     encoder = workspace.encoder(slot)
-    branches = [branch for branch in workspace.branches() if slot in (branch.dna, branch.protein)]
-    stages = [f"{slot}_embeddings", *(f"{branch.name}_features" for branch in branches)]
+    variants = [variant for variant in workspace.variants() if slot in (variant.dna, variant.protein)]
+    stages = [f"{slot}_embeddings", *(f"{variant.name}_features" for variant in variants)]
     description = f"On demand: the reference's vectors of {encoder.name}, and the features that hold them."
     selection = dg.AssetSelection.assets(*map(REFERENCE.key, stages))
     return dg.define_asset_job(f"{ENCODER_JOB}{slot}", selection, description=description)

@@ -60,7 +60,7 @@ def set_up(settings: Settings, say: Callable[[str], None], encoders: Sequence[st
     Args:
         settings: the project's.
         say: told each step.
-        encoders: names in the registry; without any, those that the settings' branches read.
+        encoders: names in the registry; without any, those that the settings' variants read.
     """
     from virnuc_assets.encoders.machine import gpus_present
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from virnuc_assets.encoders.registry import Branch
+from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.accounting import shard_ledger_faults
@@ -57,7 +57,7 @@ def build_shard_checks(workspace: Workspace, shards: ShardSet) -> list[dg.AssetC
     ]
     for slot in workspace.slots(shards.domain):
         checks += _embedding_checks(workspace, shards, slot)
-    checks += [_features_check(workspace, shards, branch) for branch in workspace.branches(shards.domain)]
+    checks += [_features_check(workspace, shards, variant) for variant in workspace.variants(shards.domain)]
     return checks
 
 
@@ -107,12 +107,12 @@ def _embedding_checks(workspace: Workspace, shards: ShardSet, slot: str) -> list
     ]
 
 
-def _features_check(workspace: Workspace, shards: ShardSet, branch: Branch) -> dg.AssetChecksDefinition:
-    layout, domain, asset = workspace.layout, shards.domain, f"{branch.name}_features"
+def _features_check(workspace: Workspace, shards: ShardSet, variant: Variant) -> dg.AssetChecksDefinition:
+    layout, domain, asset = workspace.layout, shards.domain, f"{variant.name}_features"
 
     def merged(shard: str) -> Iterator[str]:
         features = layout.table(domain, asset, shard)
-        sides = [layout.table(domain, f"{slot}_embeddings", shard) for slot in (branch.dna, branch.protein)]
+        sides = [layout.table(domain, f"{slot}_embeddings", shard) for slot in (variant.dna, variant.protein)]
         dims = [vector_dim(read_schema(side)) for side in sides]
         if vector_dim(read_schema(features)) != sum(dims):
             yield f"width {vector_dim(read_schema(features))}, expected {dims[0]} + {dims[1]}"

@@ -48,8 +48,8 @@ def build_defs(settings: Settings) -> dg.Definitions:
     for shard_set in (REFERENCE, SAMPLES):
         assets += sequences.build_assets(workspace, shard_set)
         assets += [embeddings.build_asset(workspace, shard_set, slot) for slot in workspace.slots(shard_set.domain)]
-        branches = workspace.branches(shard_set.domain)
-        assets += [features.build_asset(workspace, shard_set, branch) for branch in branches]
+        variants = workspace.variants(shard_set.domain)
+        assets += [features.build_asset(workspace, shard_set, variant) for variant in variants]
         asset_checks += checks.build_shard_checks(workspace, shard_set)
     for stage in (refseq, accounts, classifiers, virnucpro, migration, predictions):
         assets += stage.build_assets(workspace)

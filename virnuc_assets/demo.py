@@ -51,7 +51,7 @@ def run_demo(settings: Settings, out: Console) -> None:
         run.job(automation.DECISION_JOB)
         run.job(automation.PLAN_SAMPLES_JOB)
         run.shards(automation.SAMPLE_JOB, SAMPLES)
-        run.shards(automation.OTHER_BRANCH_JOB, SAMPLES)
+        run.shards(automation.OTHER_VARIANT_JOB, SAMPLES)
         run.shards(automation.REPORT_JOB, REPORTS)
     workspace = Workspace(settings)
     _print_rows(workspace, run, out)
@@ -195,13 +195,13 @@ def _print_metrics(decision: dict[str, Any], out: Console) -> None:
     metrics = Table(title="Test metrics of frames", title_justify="left")
     metrics.add_column("")
     first = ("candidate", "baseline", "floor")  # JSON sorts its keys
-    roles = [*first, *(role for role in decision["branches"] if role not in first)]
-    branches = [decision["branches"][role] for role in roles]
-    for role, branch in zip(roles, branches, strict=True):
-        metrics.add_column(role if role == branch["branch"] else f"{role} ({branch['branch']})", justify="right")
+    roles = [*first, *(role for role in decision["variants"] if role not in first)]
+    variants = [decision["variants"][role] for role in roles]
+    for role, variant in zip(roles, variants, strict=True):
+        metrics.add_column(role if role == variant["variant"] else f"{role} ({variant['variant']})", justify="right")
     for name in ("dna_dim", "protein_dim", "merged_dim"):
-        metrics.add_row(name, *(str((branch["description"] or {}).get(name, "–")) for branch in branches))
+        metrics.add_row(name, *(str((variant["description"] or {}).get(name, "–")) for variant in variants))
     for name in _METRICS:
-        values = [branch["performance"] and branch["performance"]["levels"]["frame"][name] for branch in branches]
+        values = [variant["performance"] and variant["performance"]["levels"]["frame"][name] for variant in variants]
         metrics.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
     out.print(metrics)

@@ -59,8 +59,8 @@ def examine(workspace: Workspace) -> tuple[dict[str, Any], list[str]]:
             state = "missing" if isinstance(error, CheckpointMissingError) else "incomplete"
             facts[f"encoder {slot}"] = f"{spec.name}: {state}"
             problems.append(str(error))
-    serving = layout.classifier(settings.serving.branch)
-    facts["serving classifier"] = serving if serving.is_dir() else f"{settings.serving.branch}: not trained yet"
+    serving = layout.classifier(settings.serving.variant)
+    facts["serving classifier"] = serving if serving.is_dir() else f"{settings.serving.variant}: not trained yet"
     return facts, problems
 
 

@@ -80,7 +80,7 @@ def _changed_reference(workspace: Workspace) -> dg.SensorDefinition:
 
     @dg.sensor(job_name=DECISION_JOB, name="changed_reference", minimum_interval_seconds=_SELDOM_SECONDS)
     def changed_reference(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        """Trains all branches and decides anew when enough of the reference changed since the last training.
+        """Trains all variants and decides anew when enough of the reference changed since the last training.
 
         Off until a person turns it on: a new classifier calls all later samples.
         """

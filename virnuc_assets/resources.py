@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from virnuc_assets.encoders.checkpoints import configured
-from virnuc_assets.encoders.registry import BRANCHES, Branch, EncoderSpec, encoder_for, encoder_named
+from virnuc_assets.encoders.registry import VARIANTS, EncoderSpec, Variant, encoder_for, encoder_named
 from virnuc_assets.sequences.catalogue import Source, read_catalogues
 from virnuc_assets.sequences.refseq import require_release
 from virnuc_assets.settings import Settings
@@ -32,18 +32,18 @@ class Workspace:
         """An encoder of the registry, with the checkpoint that the settings name."""
         return configured(encoder_named(name), self.settings)
 
-    def branch(self, name: str) -> Branch:
+    def variant(self, name: str) -> Variant:
         """A pair of encoder slots that one classifier reads."""
-        return BRANCHES[name]
+        return VARIANTS[name]
 
-    def branches(self, domain: Domain = "reference") -> list[Branch]:
-        """The branches that the settings name; for samples without the floor, which calls nobody's sample."""
+    def variants(self, domain: Domain = "reference") -> list[Variant]:
+        """The variants that the settings name; for samples without the floor, which calls nobody's sample."""
         decision = self.settings.decision
-        return [BRANCHES[name] for name in decision.branches if domain == "reference" or name != decision.floor]
+        return [VARIANTS[name] for name in decision.variants if domain == "reference" or name != decision.floor]
 
     def slots(self, domain: Domain = "reference") -> list[str]:
-        """Encoder slots that the branches read, each once."""
-        return list(dict.fromkeys(slot for branch in self.branches(domain) for slot in (branch.dna, branch.protein)))
+        """Encoder slots that the variants read, each once."""
+        return list(dict.fromkeys(slot for variant in self.variants(domain) for slot in (variant.dna, variant.protein)))
 
     def catalogue(self) -> list[Source]:
         """The reference sources of all catalogues, read afresh.

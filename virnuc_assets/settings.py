@@ -19,8 +19,8 @@ from virnuc_assets.settings_operation import (
 
 Profile = Literal["miniature", "full"]
 Precision = Literal["fp32", "bf16", "fp16"]
-Branch = Literal["fastesm2", "esm2_650", "esm2_3b", "kmer"]
-ServingBranch = Literal["fastesm2", "esm2_650", "esm2_3b"]
+Variant = Literal["fastesm2", "esm2_650", "esm2_3b", "kmer"]
+ServingVariant = Literal["fastesm2", "esm2_650", "esm2_3b"]
 HubEncoder = Literal["dnabert_s", "fastesm2_650", "esm2_650", "esm2_3b"]
 RefseqHosts = Literal[
     "bacteria", "archaea", "fungi", "protozoa", "plant", "invertebrate", "vertebrate_mammalian", "vertebrate_other"
@@ -138,10 +138,10 @@ class EvaluationSettings(Section):
 class DecisionSettings(Section):
     """The criteria of the migration, fixed before the numbers are seen."""
 
-    candidate: Branch = "fastesm2"
-    baseline: Branch = "esm2_3b"
-    floor: Branch = "kmer"
-    beside: Annotated[tuple[Branch, ...], Field(strict=False)] = ()
+    candidate: Variant = "fastesm2"
+    baseline: Variant = "esm2_3b"
+    floor: Variant = "kmer"
+    beside: Annotated[tuple[Variant, ...], Field(strict=False)] = ()
     max_accuracy_drop: float = Field(default=0.05, ge=0.0, le=1.0)
     max_f1_drop: float = Field(default=0.05, ge=0.0, le=1.0)
     max_group_drop: float = Field(default=0.10, ge=0.0, le=1.0)
@@ -157,13 +157,13 @@ class DecisionSettings(Section):
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _different_branches(self) -> DecisionSettings:
-        if len(set(self.branches)) < len(self.branches):
-            raise ValueError("candidate, baseline, floor and those beside them must be different branches")
+    def _different_variants(self) -> DecisionSettings:
+        if len(set(self.variants)) < len(self.variants):
+            raise ValueError("candidate, baseline, floor and those beside them must be different variants")
         return self
 
     @property
-    def branches(self) -> tuple[Branch, ...]:
+    def variants(self) -> tuple[Variant, ...]:
         """All that are trained and evaluated, in the order of the report."""
         return (self.candidate, self.baseline, self.floor, *self.beside)
 
@@ -171,7 +171,7 @@ class DecisionSettings(Section):
 class ServingSettings(Section):
     """Which classifier calls the samples."""
 
-    branch: ServingBranch = "fastesm2"
+    variant: ServingVariant = "fastesm2"
 
 
 class VirnucproSettings(Section):
@@ -236,9 +236,9 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _what_serves_is_trained(self) -> Settings:
-        if self.serving.branch not in self.decision.branches:
+        if self.serving.variant not in self.decision.variants:
             raise ValueError(
-                f"serving.branch {self.serving.branch} is none of the decision's: {', '.join(self.decision.branches)}"
+                f"serving.variant {self.serving.variant} is none of the decision's: {', '.join(self.decision.variants)}"
             )
         return self
 

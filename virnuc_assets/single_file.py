@@ -105,13 +105,13 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
     from virnuc_assets.storage.merging import merge_features
 
     settings, layout = workspace.settings, workspace.layout
-    branch = workspace.branch(settings.serving.branch)
-    sides = {"dna": branch.dna, "protein": branch.protein}
+    variant = workspace.variant(settings.serving.variant)
+    sides = {"dna": variant.dna, "protein": variant.protein}
     encoders = {side: _loaded(workspace, workspace.encoder(slot), say) for side, slot in sides.items()}
     fingerprints = {side: encoder.fingerprint for side, encoder in encoders.items()}
     chunk_length = settings.sequences.chunk_length
     dims = {side: encoder.dim for side, encoder in encoders.items()}
-    classifier = ServingClassifier.load(layout.classifier(branch.name), fingerprints, dims, chunk_length)
+    classifier = ServingClassifier.load(layout.classifier(variant.name), fingerprints, dims, chunk_length)
     framed = Framed(source, chunk_length)
     frames = pa.concat_tables(framed.windows(lambda done, total: None))
     predictions = [classifier.predictions(classifier.features_schema.empty_table())]

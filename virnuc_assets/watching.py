@@ -72,7 +72,7 @@ def _planned_samples(workspace: Workspace) -> dg.SensorDefinition:
 
         Samples that came together share a run; those that a run failed with are tried each by itself.
         """
-        description = layout.classifier(settings.serving.branch) / CLASSIFIER_FILE
+        description = layout.classifier(settings.serving.variant) / CLASSIFIER_FILE
         if not description.is_file():
             yield dg.SkipReason(f"no serving classifier yet ({description}); run {DECISION_JOB}")
             return

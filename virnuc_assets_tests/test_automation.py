@@ -34,11 +34,11 @@ def test_each_job_does_its_phase(defs: dg.Definitions) -> None:
     assert selected(defs, automation.REFERENCE_JOB) == reference - {"reference/shard_plan"}
     assert selected(defs, automation.DECISION_JOB) == {key for key in everything if "/" not in key}
     assert selected(defs, automation.SAMPLE_JOB) == samples
-    assert selected(defs, automation.OTHER_BRANCH_JOB) == {"samples/esm2_3b_embeddings", "samples/esm2_3b_features"}
+    assert selected(defs, automation.OTHER_VARIANT_JOB) == {"samples/esm2_3b_embeddings", "samples/esm2_3b_features"}
 
 
-def test_samples_are_embedded_for_the_branch_that_serves(tmp_path: Path) -> None:
-    settings = Settings.model_validate({"root": tmp_path, "serving": {"branch": "esm2_3b"}})
+def test_samples_are_embedded_for_the_variant_that_serves(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"root": tmp_path, "serving": {"variant": "esm2_3b"}})
     found = selected(build_defs(settings), automation.SAMPLE_JOB)
     assert {"samples/esm2_3b_embeddings", "samples/esm2_3b_features"} <= found
     assert "samples/fastesm2_embeddings" not in found

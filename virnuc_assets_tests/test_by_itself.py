@@ -51,7 +51,7 @@ def test_a_new_record_of_the_reference_is_embedded_and_trained_on(project: Proje
     with running(project, automation=EVERY_MINUTE) as platform:
         until(lambda: len(project.keys(REFERENCE)) == len(shards) + 1, "a shard of the new record")
         (new,) = set(project.keys(REFERENCE)) - set(shards)
-        features = [REFERENCE.key(f"{branch.name}_features") for branch in project.workspace.branches()]
+        features = [REFERENCE.key(f"{variant.name}_features") for variant in project.workspace.variants()]
         made = project.instance.get_materialized_partitions
         until(lambda: all(new in made(key) for key in features), "features of the new shard")
         after = embeddings(project)

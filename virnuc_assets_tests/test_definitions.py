@@ -26,7 +26,7 @@ FLOOR = {"kmer_dna_embeddings", "kmer_protein_embeddings", "kmer_features"}
 WHOLE = {
     "reference_ledger",
     "train_test_split",
-    *(f"{branch}_{stage}" for branch in ("fastesm2", "esm2_3b", "kmer") for stage in ("classifier", "evaluation")),
+    *(f"{variant}_{stage}" for variant in ("fastesm2", "esm2_3b", "kmer") for stage in ("classifier", "evaluation")),
     "ablations",
     "encoder_benchmark",
     "migration_decision",
@@ -111,7 +111,7 @@ def test_every_check_says_what_passes(defs: dg.Definitions) -> None:
     assert [name for name, text in described.items() if not text] == []
 
 
-def test_both_branches_and_the_floor_lead_to_the_decision(defs: dg.Definitions) -> None:
+def test_both_variants_and_the_floor_lead_to_the_decision(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
     found, waiting = set(), [dg.AssetKey("migration_decision")]
     while waiting:
@@ -134,7 +134,7 @@ def test_the_pool_of_the_gpu_holds_the_language_models_and_nothing_else(defs: dg
 
 def test_language_models_ask_for_a_gpu_however_they_are_launched(defs: dg.Definitions) -> None:
     """The request is on the op itself, so that it is in every job that has the asset, the UI's included."""
-    for job in ("embed_reference", "predict_samples", "embed_samples_for_other_branch", "train_and_decide"):
+    for job in ("embed_reference", "predict_samples", "embed_samples_for_other_variant", "train_and_decide"):
         for node in defs.resolve_job_def(job).nodes:
             limits = [tags["container_config"]["resources"]["limits"] for tags in _kubernetes_tags(node.tags)]
             expected = [{"nvidia.com/gpu": "1"}] if node.name.replace("__", "/") in ON_DEVICE else []
@@ -176,7 +176,7 @@ def test_definitions_are_valid_and_every_job_resolves(defs: dg.Definitions) -> N
         "decide",
         "plan_samples",
         "predict_samples",
-        "embed_samples_for_other_branch",
+        "embed_samples_for_other_variant",
         "report_samples",
         "check_launcher",
         *(f"embed_reference_by_{slot}" for slot in ("dnabert_s", "fastesm2", "esm2_3b", "kmer_dna", "kmer_protein")),

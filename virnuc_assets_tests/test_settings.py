@@ -121,7 +121,7 @@ def test_an_existing_virnucpro_is_named_only_by_a_section(tmp_path: Path) -> Non
         ("[decision]\nconfidence = 95.0\n", "2: decision.confidence: ", "95.0"),
         ("[decision]\nbootstrap_rounds = 10\n", "2: decision.bootstrap_rounds: ", "10"),
         ("[decision]\nbaseline = 'esm3_1b'\n", "2: decision.baseline: ", "'esm3_1b'"),
-        ("[serving]\nbranch = 'esm3'\n", "2: serving.branch: ", "'esm3'"),
+        ("[serving]\nvariant = 'esm3'\n", "2: serving.variant: ", "'esm3'"),
         ("[servers]\nmlflow_port = 70000\n", "2: servers.mlflow_port: ", "70000"),
         # checkpoints: encoders of the hub, each from one place
         (f"[checkpoints.esm3]\nrevision = '{HEX}'\n", "1: checkpoints.esm3: ", "'fastesm2_650', 'esm2_650' or"),

@@ -41,13 +41,13 @@ def runs(client: mlflow.MlflowClient, where: str = "") -> list[Run]:
     return list(client.search_runs([experiment.experiment_id], where))
 
 
-def training(client: mlflow.MlflowClient, branch: str) -> Run:
-    (found,) = runs(client, f"tags.branch = '{branch}'")
+def training(client: mlflow.MlflowClient, variant: str) -> Run:
+    (found,) = runs(client, f"tags.variant = '{variant}'")
     return found
 
 
-def described(finished: Finished, branch: str) -> dict[str, Any]:
-    path = finished.workspace.layout.classifier(branch) / "classifier.json"
+def described(finished: Finished, variant: str) -> dict[str, Any]:
+    path = finished.workspace.layout.classifier(variant) / "classifier.json"
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
@@ -55,64 +55,64 @@ def described(finished: Finished, branch: str) -> dict[str, Any]:
 def test_there_is_one_run_a_classifier_and_one_for_the_decision(client: mlflow.MlflowClient) -> None:
     names = sorted(run.info.run_name for run in runs(client))
     alone = ["dnabert_s alone", "esm2_3b alone", "fastesm2 alone"]
-    assert names == sorted([*alone, *(f"{branch} classifier" for branch in MODELS), "migration decision"])
+    assert names == sorted([*alone, *(f"{variant} classifier" for variant in MODELS), "migration decision"])
     assert {run.info.status for run in runs(client)} == {"FINISHED"}
 
 
-@pytest.mark.parametrize("branch", MODELS)
+@pytest.mark.parametrize("variant", MODELS)
 def test_params_tell_dims_encoders_recipe_and_data(
-    client: mlflow.MlflowClient, finished: Finished, branch: str
+    client: mlflow.MlflowClient, finished: Finished, variant: str
 ) -> None:
-    params = training(client, branch).data.params
-    dna, protein = DIMS[branch]
+    params = training(client, variant).data.params
+    dna, protein = DIMS[variant]
     dims = {"dna_dim": str(dna), "protein_dim": str(protein), "merged_dim": str(dna + protein)}
     assert dims.items() <= params.items()
-    assert params["protein_encoder"] == MODELS[branch]
-    assert params["dna_encoder"] == ("kmer_dna" if branch == "kmer" else "dnabert_s_miniature")
+    assert params["protein_encoder"] == MODELS[variant]
+    assert params["dna_encoder"] == ("kmer_dna" if variant == "kmer" else "dnabert_s_miniature")
     assert (params["chunk_length"], params["precision"]) == ("500", "fp32")
     recipe = finished.settings.training.model_dump()
     assert {name: params[f"training.{name}"] for name in recipe} == {name: str(v) for name, v in recipe.items()}
     assert params["split_digest"] == content_digest(finished.workspace.layout.whole("train_test_split"))
-    assert params["data_digest"] == described(finished, branch)["data_digest"]
+    assert params["data_digest"] == described(finished, variant)["data_digest"]
     assert int(params["train_rows"]) > int(params["validation_rows"]) > 0
 
 
-@pytest.mark.parametrize("branch", MODELS)
-def test_every_epoch_has_an_entry(client: mlflow.MlflowClient, finished: Finished, branch: str) -> None:
-    run = training(client, branch)
+@pytest.mark.parametrize("variant", MODELS)
+def test_every_epoch_has_an_entry(client: mlflow.MlflowClient, finished: Finished, variant: str) -> None:
+    run = training(client, variant)
     for name in EPOCH_METRICS:
         history = client.get_metric_history(run.info.run_id, name)
         assert [entry.step for entry in history] == list(range(1, EPOCHS + 1)), name
     losses = [entry.value for entry in client.get_metric_history(run.info.run_id, "validation_loss")]
-    assert 1 + int(np.argmin(losses)) == described(finished, branch)["best_epoch"]
+    assert 1 + int(np.argmin(losses)) == described(finished, variant)["best_epoch"]
     rates = {entry.value for entry in client.get_metric_history(run.info.run_id, "learning_rate")}
     assert rates == {finished.settings.training.learning_rate}
 
 
-@pytest.mark.parametrize("branch", MODELS)
+@pytest.mark.parametrize("variant", MODELS)
 def test_test_metrics_and_table_digests_join_the_run_of_the_training(
-    client: mlflow.MlflowClient, finished: Finished, branch: str
+    client: mlflow.MlflowClient, finished: Finished, variant: str
 ) -> None:
     layout = finished.workspace.layout
-    run = training(client, branch)
-    evaluation = read_table(layout.whole(f"{branch}_evaluation")).to_pandas()
+    run = training(client, variant)
+    evaluation = read_table(layout.whole(f"{variant}_evaluation")).to_pandas()
     accuracy = ((evaluation["score_virus"] >= evaluation["score_other"]) == (evaluation["label"] == "viral")).mean()
     assert run.data.metrics["test_accuracy"] == pytest.approx(accuracy)
     assert run.data.metrics["test_rows"] == len(evaluation)
     assert {"test_f1", "test_precision", "test_recall", "test_mcc", "test_auroc"} <= run.data.metrics.keys()
-    assert run.data.tags["table.evaluation"] == content_digest(layout.whole(f"{branch}_evaluation"))
+    assert run.data.tags["table.evaluation"] == content_digest(layout.whole(f"{variant}_evaluation"))
     assert run.data.tags["table.split"] == content_digest(layout.whole("train_test_split"))
-    assert run.data.tags["virnuc.classifier_digest"] == described(finished, branch)["weights_sha256"]
+    assert run.data.tags["virnuc.classifier_digest"] == described(finished, variant)["weights_sha256"]
 
 
-@pytest.mark.parametrize("branch", MODELS)
+@pytest.mark.parametrize("variant", MODELS)
 def test_each_training_registered_a_version_that_tells_what_it_is(
-    client: mlflow.MlflowClient, finished: Finished, branch: str
+    client: mlflow.MlflowClient, finished: Finished, variant: str
 ) -> None:
-    (version,) = client.search_model_versions(f"name = '{REGISTERED}' and tags.branch = '{branch}'")
-    assert version.run_id == training(client, branch).info.run_id
-    assert version.tags["virnuc.classifier_digest"] == described(finished, branch)["weights_sha256"]
-    assert version.tags["protein_encoder"] == MODELS[branch]
+    (version,) = client.search_model_versions(f"name = '{REGISTERED}' and tags.variant = '{variant}'")
+    assert version.run_id == training(client, variant).info.run_id
+    assert version.tags["virnuc.classifier_digest"] == described(finished, variant)["weights_sha256"]
+    assert version.tags["protein_encoder"] == MODELS[variant]
 
 
 def test_nothing_else_is_registered(client: mlflow.MlflowClient) -> None:
@@ -123,9 +123,9 @@ def test_the_decision_named_what_it_compared_and_what_serves(client: mlflow.Mlfl
     """Nothing but a GO moves `serving` to the candidate, and nothing serves after NO DECISION alone."""
     (model,) = client.search_registered_models()
     decision = json.loads(finished.workspace.layout.whole("migration_decision", ".json").read_text())
-    branch_of = {alias: client.get_model_version(REGISTERED, v).tags["branch"] for alias, v in model.aliases.items()}
+    variant_of = {alias: client.get_model_version(REGISTERED, v).tags["variant"] for alias, v in model.aliases.items()}
     served = {"GO": {"serving": "fastesm2"}, "NO-GO": {"serving": "esm2_3b"}, "NO DECISION": {}}
-    assert branch_of == {"candidate": "fastesm2", "baseline": "esm2_3b", **served[decision["outcome"]]}
+    assert variant_of == {"candidate": "fastesm2", "baseline": "esm2_3b", **served[decision["outcome"]]}
 
 
 def test_runs_of_classifiers_and_decision_are_linked_to_each_other_and_to_dagster(
@@ -134,8 +134,8 @@ def test_runs_of_classifiers_and_decision_are_linked_to_each_other_and_to_dagste
     (decision,) = runs(client, "attributes.run_name = 'migration decision'")
     roles = {"candidate": "fastesm2", "baseline": "esm2_3b", "floor": "kmer"}
     dagster_runs = {result.run_id for result in finished.results}
-    for role, branch in roles.items():
-        run = training(client, branch)
+    for role, variant in roles.items():
+        run = training(client, variant)
         assert decision.data.tags[f"virnuc.run.{role}"] == run.info.run_id
         assert run.data.tags["virnuc.run.decision"] == decision.info.run_id
         assert run.data.tags["dagster.run_id"] in dagster_runs
@@ -145,37 +145,37 @@ def test_runs_of_classifiers_and_decision_are_linked_to_each_other_and_to_dagste
     assert f"/runs/{decision.data.tags['dagster.run_id']}" in page
 
 
-def model_uri(client: mlflow.MlflowClient, branch: str) -> str:
-    (version,) = client.search_model_versions(f"name = '{REGISTERED}' and tags.branch = '{branch}'")
+def model_uri(client: mlflow.MlflowClient, variant: str) -> str:
+    (version,) = client.search_model_versions(f"name = '{REGISTERED}' and tags.variant = '{variant}'")
     return f"models:/{REGISTERED}/{version.version}"
 
 
-@pytest.mark.parametrize("branch", MODELS)
+@pytest.mark.parametrize("variant", MODELS)
 def test_the_registered_model_scores_as_the_saved_classifier(
-    client: mlflow.MlflowClient, finished: Finished, branch: str
+    client: mlflow.MlflowClient, finished: Finished, variant: str
 ) -> None:
     """On batches of one, of five, and of two rows, which is what its example had."""
     layout = finished.workspace.layout
-    rows = vectors_of(read_table(layout.table("reference", f"{branch}_features", "HIV1-000001")))[:5]
+    rows = vectors_of(read_table(layout.table("reference", f"{variant}_features", "HIV1-000001")))[:5]
     assert len(rows) == 5
-    logged = mlflow.pytorch.load_model(model_uri(client, branch))
-    model, _ = load_classifier(layout.classifier(branch))
+    logged = mlflow.pytorch.load_model(model_uri(client, variant))
+    model, _ = load_classifier(layout.classifier(variant))
     for count in (1, 2, 5):
         with torch.inference_mode():
             found = torch.softmax(logged(torch.tensor(rows[:count])), dim=1).numpy()  # (b, 2)
         np.testing.assert_allclose(found, score(model, rows[:count]), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("branch", MODELS)
-def test_the_signature_has_the_merged_dim(client: mlflow.MlflowClient, branch: str) -> None:
-    signature = mlflow.models.get_model_info(model_uri(client, branch)).signature
-    assert [spec.shape for spec in signature.inputs.inputs] == [(-1, sum(DIMS[branch]))]
+@pytest.mark.parametrize("variant", MODELS)
+def test_the_signature_has_the_merged_dim(client: mlflow.MlflowClient, variant: str) -> None:
+    signature = mlflow.models.get_model_info(model_uri(client, variant)).signature
+    assert [spec.shape for spec in signature.inputs.inputs] == [(-1, sum(DIMS[variant]))]
     assert [spec.shape for spec in signature.outputs.inputs] == [(-1, 2)]
 
 
 def test_no_artifact_needs_pickle(client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file is one; MLflow loads the exported archives when told to refuse whatever could run code."""
-    folders = [Path(mlflow.artifacts.download_artifacts(model_uri(client, branch))) for branch in MODELS]
+    folders = [Path(mlflow.artifacts.download_artifacts(model_uri(client, variant))) for variant in MODELS]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     archives = [path for path in files if zipfile.is_zipfile(path)]
     assert len(archives) == len(MODELS)
@@ -184,8 +184,8 @@ def test_no_artifact_needs_pickle(client: mlflow.MlflowClient, monkeypatch: pyte
     plain = [path for path in files if path not in archives]
     assert [path for path in plain if path.read_bytes()[:1] == b"\x80"] == []
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    for branch in MODELS:
-        mlflow.pytorch.load_model(model_uri(client, branch))
+    for variant in MODELS:
+        mlflow.pytorch.load_model(model_uri(client, variant))
 
 
 def test_a_classifier_that_no_run_trained_is_refused(finished: Finished) -> None:

@@ -31,9 +31,9 @@ def ranges_of(requests: list[dg.RunRequest]) -> list[tuple[str, str]]:
     return [(request.tags[RANGE_START], request.tags[RANGE_END]) for request in requests]
 
 
-def write_classifier(root: Path, branch: str = "fastesm2") -> Path:
+def write_classifier(root: Path, variant: str = "fastesm2") -> Path:
     """A classifier's description, as far as sensors look at it: that it is there, and since when."""
-    path = Layout(root / "var", "miniature").classifier(branch) / CLASSIFIER_FILE
+    path = Layout(root / "var", "miniature").classifier(variant) / CLASSIFIER_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{}")
     return path

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from virnuc_assets.assets.evaluation import flat_metrics, miscounted_records
 from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS, made_table
-from virnuc_assets.assets.recipes import branch_fingerprints
+from virnuc_assets.assets.recipes import variant_fingerprints
 from virnuc_assets.assets.reference import SPLIT, current_features, current_split, record_lengths
 from virnuc_assets.assets.trainings import training_place
 from virnuc_assets.checks import result
@@ -30,13 +30,13 @@ ABLATIONS = "ablations"
 
 
 def ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
-    """The ablations of all branches that read a language model."""
-    branches = workspace.branches("samples")
+    """The ablations of all variants that read a language model."""
+    variants = workspace.variants("samples")
 
     @dg.asset(
         name=ABLATIONS,
         hooks={retried_if_database_was_away},
-        deps=[*(REFERENCE.key(f"{branch.name}_features") for branch in branches), SPLIT],
+        deps=[*(REFERENCE.key(f"{variant.name}_features") for variant in variants), SPLIT],
         group_name="classifiers",
         kinds={"parquet", "mlflow"},
         owners=OWNERS,
@@ -107,18 +107,18 @@ def current_ablations(instance: dg.DagsterInstance, workspace: Workspace) -> dic
 
 
 def _fits(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, "Fit"]:
-    """A fit for each encoder slot; the nucleotides' slot is the same in every branch and fitted once."""
+    """A fit for each encoder slot; the nucleotides' slot is the same in every variant and fitted once."""
     from virnuc_assets.classifier.fitting import Fit
 
     fits: dict[str, Fit] = {}
     split = current_split(instance, workspace)
-    for branch in workspace.branches("samples"):
-        features, encoders = current_features(instance, workspace, branch), branch_fingerprints(workspace, branch)
-        sides: dict[Side, str] = {"dna": branch.dna, "protein": branch.protein}
+    for variant in workspace.variants("samples"):
+        features, encoders = current_features(instance, workspace, variant), variant_fingerprints(workspace, variant)
+        sides: dict[Side, str] = {"dna": variant.dna, "protein": variant.protein}
         for side, slot in sides.items():
             if slot not in fits:
                 fits[slot] = Fit(
-                    branch=branch,
+                    variant=variant,
                     encoders=encoders,
                     features=features,
                     split=split,

@@ -8,7 +8,7 @@ import dagster as dg
 
 from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS, peak_memory_mb
-from virnuc_assets.assets.recipes import branch_fingerprints
+from virnuc_assets.assets.recipes import variant_fingerprints
 from virnuc_assets.assets.reference import current_frames
 from virnuc_assets.checks import result
 from virnuc_assets.errors import VirnucError
@@ -89,9 +89,9 @@ def _benchmark_settings(workspace: Workspace) -> dict[str, Any]:
 def _fingerprints(workspace: Workspace) -> dict[str, Mapping[str, str]]:
     """Fingerprints of all encoders as they are today, by slot."""
     found: dict[str, Mapping[str, str]] = {}
-    for branch in workspace.branches():
-        sides = branch_fingerprints(workspace, branch)
-        found |= {branch.dna: sides["dna"], branch.protein: sides["protein"]}
+    for variant in workspace.variants():
+        sides = variant_fingerprints(workspace, variant)
+        found |= {variant.dna: sides["dna"], variant.protein: sides["protein"]}
     return found
 
 

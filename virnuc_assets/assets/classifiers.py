@@ -1,4 +1,4 @@
-"""Group `classifiers`: the split by relatives, a classifier for each branch, and its evaluation on the test rows."""
+"""Group `classifiers`: the split by relatives, a classifier for each variant, and its evaluation on the test rows."""
 
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,12 @@ from virnuc_assets.assets.ablations import ablations_asset, ablations_check
 from virnuc_assets.assets.evaluation import evaluation_asset, evaluation_check
 from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS
-from virnuc_assets.assets.recipes import branch_fingerprints
+from virnuc_assets.assets.recipes import variant_fingerprints
 from virnuc_assets.assets.reference import SPLIT, current_features, current_split
 from virnuc_assets.assets.split import split_asset, split_check
 from virnuc_assets.assets.trainings import training_place
 from virnuc_assets.checks import result
-from virnuc_assets.encoders.registry import Branch
+from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.tracking import TRAINING_TAG, MlflowTracking
@@ -23,39 +23,39 @@ GROUP = "classifiers"
 
 
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
-    """The split, and a classifier and an evaluation for each branch."""
+    """The split, and a classifier and an evaluation for each variant."""
     assets = [split_asset(workspace)]
-    for branch in workspace.branches():
-        assets += [_classifier_asset(workspace, branch), evaluation_asset(workspace, branch)]
+    for variant in workspace.variants():
+        assets += [_classifier_asset(workspace, variant), evaluation_asset(workspace, variant)]
     return [*assets, ablations_asset(workspace)]
 
 
-def _classifier_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinition:
+def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinition:
     @dg.asset(
-        name=f"{branch.name}_classifier",
+        name=f"{variant.name}_classifier",
         hooks={retried_if_database_was_away},
-        deps=[REFERENCE.key(f"{branch.name}_features"), SPLIT],
+        deps=[REFERENCE.key(f"{variant.name}_features"), SPLIT],
         group_name=GROUP,
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
         code_version="2",
-        description=f"VirNucPro's MLP on {branch.dna} + {branch.protein} features, stopped on validation rows.\n\n"
+        description=f"VirNucPro's MLP on {variant.dna} + {variant.protein} features, stopped on validation rows.\n\n"
         "Logged in MLflow with its dims, an entry an epoch, and registered; no alias moves.",
     )
     def classifier(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         from virnuc_assets.classifier.fitting import Fit
 
-        features = current_features(context.instance, workspace, branch)
+        features = current_features(context.instance, workspace, variant)
         fit = Fit(
-            branch=branch,
-            encoders=branch_fingerprints(workspace, branch),
+            variant=variant,
+            encoders=variant_fingerprints(workspace, variant),
             features=features,
             split=current_split(context.instance, workspace),
             chunk_length=workspace.settings.sequences.chunk_length,
             training=workspace.settings.training,
         )
-        folder = workspace.layout.classifier(branch.name)
-        with training_place(workspace, branch.name, context.log.info) as scratch:
+        folder = workspace.layout.classifier(variant.name)
+        with training_place(workspace, variant.name, context.log.info) as scratch:
             description = fit.found_in(folder)
             reused = description is not None and tracking.version_of(description.weights_sha256) is not None
             if description is None or not reused:
@@ -89,14 +89,14 @@ def _train(tracking: MlflowTracking, workspace: Workspace, fit: Any, scratch: Pa
     from virnuc_assets.classifier.checkpoint import save_classifier
     from virnuc_assets.encoders.machine import resolve_device
 
-    training = f"{workspace.settings.profile}/{fit.branch.name}"
+    training = f"{workspace.settings.profile}/{fit.variant.name}"
     tracking.end_killed_trainings(training)
-    tags = {"branch": fit.branch.name, "protein_encoder": workspace.encoder(fit.branch.protein).name}
+    tags = {"variant": fit.variant.name, "protein_encoder": workspace.encoder(fit.variant.protein).name}
     marks = {TRAINING_TAG: training, "dagster.run_id": dagster_run_id}
-    with tracking.run(f"{fit.branch.name} classifier", {**tags, **marks}, fit.params()):
+    with tracking.run(f"{fit.variant.name} classifier", {**tags, **marks}, fit.params()):
         device = resolve_device(workspace.settings.encoding.device)
         trained = fit.train(scratch, tracking.log_epoch, str(device))
-        folder = workspace.layout.classifier(fit.branch.name)
+        folder = workspace.layout.classifier(fit.variant.name)
         description = save_classifier(folder, trained.model, fit.describe(trained))
         tracking.log_model(trained.model, fit.example(), description.weights_sha256, tags)
     return description
@@ -105,22 +105,22 @@ def _train(tracking: MlflowTracking, workspace: Workspace, fit: Any, scratch: Pa
 def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     """Checks of the split and of every classifier."""
     checks = [split_check(workspace)]
-    for branch in workspace.branches():
-        checks += [_currency_check(workspace, branch), evaluation_check(workspace, branch)]
+    for variant in workspace.variants():
+        checks += [_currency_check(workspace, variant), evaluation_check(workspace, variant)]
     return [*checks, ablations_check(workspace)]
 
 
-def _currency_check(workspace: Workspace, branch: Branch) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=f"{branch.name}_classifier", name="trained_on_current_features")
+def _currency_check(workspace: Workspace, variant: Variant) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=f"{variant.name}_classifier", name="trained_on_current_features")
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         """The classifier on disk was trained on the features, the split and the settings of today."""
         from virnuc_assets.classifier.checkpoint import load_classifier
         from virnuc_assets.classifier.fitting import data_digest
 
-        features = current_features(context.instance, workspace, branch)
+        features = current_features(context.instance, workspace, variant)
         today = data_digest(features, current_split(context.instance, workspace), workspace.settings.training)
-        _, description = load_classifier(workspace.layout.classifier(branch.name))
-        faults = {} if description.data_digest == today else {branch.name: ["trained on other rows than today's"]}
+        _, description = load_classifier(workspace.layout.classifier(variant.name))
+        faults = {} if description.data_digest == today else {variant.name: ["trained on other rows than today's"]}
         return result(faults, trained_on=description.data_digest, today=today)
 
     return check

@@ -1,4 +1,4 @@
-"""Scores the test rows of a branch with its classifier; asset and check are part of group `classifiers`."""
+"""Scores the test rows of a variant with its classifier; asset and check are part of group `classifiers`."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS, made_table
-from virnuc_assets.assets.recipes import branch_fingerprints
+from virnuc_assets.assets.recipes import variant_fingerprints
 from virnuc_assets.assets.reference import SPLIT, current_features, current_split, evaluation_recipe, record_lengths
 from virnuc_assets.checks import result
-from virnuc_assets.encoders.registry import Branch
+from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.schemas import evaluation_schema
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from virnuc_assets.classifier.performance import Performance
 
 
-def evaluation_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinition:
-    """The evaluation of one branch."""
+def evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinition:
+    """The evaluation of one variant."""
 
     @dg.asset(
-        name=f"{branch.name}_evaluation",
+        name=f"{variant.name}_evaluation",
         hooks={retried_if_database_was_away},
-        deps=[f"{branch.name}_classifier", REFERENCE.key(f"{branch.name}_features"), SPLIT],
+        deps=[f"{variant.name}_classifier", REFERENCE.key(f"{variant.name}_features"), SPLIT],
         group_name="classifiers",
         kinds={"parquet", "mlflow"},
         owners=OWNERS,
@@ -45,11 +45,11 @@ def evaluation_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinitio
         from virnuc_assets.classifier.datasets import evaluation_table, rows_of_split
         from virnuc_assets.classifier.performance import performance
 
-        features = current_features(context.instance, workspace, branch)
+        features = current_features(context.instance, workspace, variant)
         split = current_split(context.instance, workspace)
         classifier = ServingClassifier.load(
-            workspace.layout.classifier(branch.name),
-            branch_fingerprints(workspace, branch),
+            workspace.layout.classifier(variant.name),
+            variant_fingerprints(workspace, variant),
             read_recipe(next(iter(features.values())))["dims"],
             workspace.settings.sequences.chunk_length,
         )
@@ -59,7 +59,7 @@ def evaluation_asset(workspace: Workspace, branch: Branch) -> dg.AssetsDefinitio
             rows = rows_of_split(features.values(), classifier.features_schema, read_table(split), "test")
             yield evaluation_table(rows, classifier.predictions(rows), read_table(split), record_lengths(workspace))
 
-        path = workspace.layout.whole(f"{branch.name}_evaluation")
+        path = workspace.layout.whole(f"{variant.name}_evaluation")
         outcome = made_table(path, recipe, batches)
         table = read_table(path, evaluation_schema())
         measured = performance(table, classifier.description.temperature, workspace.settings.evaluation)
@@ -94,13 +94,13 @@ def _counts(groups: Iterable["GroupAccuracy"]) -> dict[str, str]:
     return {f"{one.label} {one.group}": f"{one.correct} of {one.rows}" for one in groups}
 
 
-def evaluation_check(workspace: Workspace, branch: Branch) -> dg.AssetChecksDefinition:
+def evaluation_check(workspace: Workspace, variant: Variant) -> dg.AssetChecksDefinition:
     """The test rows are exactly those of the split."""
 
-    @dg.asset_check(asset=f"{branch.name}_evaluation", name="every_test_row_is_scored", blocking=True)
+    @dg.asset_check(asset=f"{variant.name}_evaluation", name="every_test_row_is_scored", blocking=True)
     def check() -> dg.AssetCheckResult:
         """As many frames of every test record are scored as the split counts, and no other record's."""
-        table = read_table(workspace.layout.whole(f"{branch.name}_evaluation"), evaluation_schema())
+        table = read_table(workspace.layout.whole(f"{variant.name}_evaluation"), evaluation_schema())
         return result(miscounted_records(workspace, table), rows=table.num_rows)
 
     return check

@@ -6,8 +6,8 @@ import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.assets.per_shard import Outcome, ShardRun, ShardStage, Work, made_table, shard_asset
-from virnuc_assets.assets.recipes import branch_fingerprints, features_recipe
-from virnuc_assets.encoders.registry import Branch
+from virnuc_assets.assets.recipes import features_recipe, variant_fingerprints
+from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.merging import merge_features
@@ -17,16 +17,16 @@ from virnuc_assets.storage.tables import content_digest, read_schema, read_table
 GROUP = "features"
 
 
-def build_asset(workspace: Workspace, shards: ShardSet, branch: Branch) -> dg.AssetsDefinition:
-    """The features of one branch for one set of shards."""
+def build_asset(workspace: Workspace, shards: ShardSet, variant: Variant) -> dg.AssetsDefinition:
+    """The features of one variant for one set of shards."""
     layout, domain = workspace.layout, shards.domain
 
     def merge(_: ShardRun) -> Work:
-        encoders = branch_fingerprints(workspace, branch)
+        encoders = variant_fingerprints(workspace, variant)
 
         def work(shard: str) -> Outcome:
             recipe = features_recipe(workspace, domain, shard, encoders)
-            sides = {"dna": branch.dna, "protein": branch.protein}
+            sides = {"dna": variant.dna, "protein": variant.protein}
             paths = {side: layout.table(domain, f"{slot}_embeddings", shard) for side, slot in sides.items()}
             dims = {side: vector_dim(read_schema(path)) for side, path in paths.items()}
 
@@ -40,7 +40,7 @@ def build_asset(workspace: Workspace, shards: ShardSet, branch: Branch) -> dg.As
 
             contents = {side: content_digest(path) for side, path in paths.items()}
             full_recipe = {**recipe, "embeddings": contents, "dims": dims}
-            outcome = made_table(layout.table(domain, f"{branch.name}_features", shard), full_recipe, batches)
+            outcome = made_table(layout.table(domain, f"{variant.name}_features", shard), full_recipe, batches)
             return outcome.with_metadata(
                 dna_dim=dims["dna"], protein_dim=dims["protein"], merged_dim=sum(dims.values())
             )
@@ -48,16 +48,16 @@ def build_asset(workspace: Workspace, shards: ShardSet, branch: Branch) -> dg.As
         return work
 
     merge.__doc__ = (
-        f"Vectors of {branch.dna} and {branch.protein}, joined by frame_id in the order of the frames.\n\n"
+        f"Vectors of {variant.dna} and {variant.protein}, joined by frame_id in the order of the frames.\n\n"
         "An id that is missing on one side, or an embedding of another encoder than today's, is refused."
     )
     stage = ShardStage(
         deps=[
             shards.key(name)
-            for name in ("translated_proteins", f"{branch.dna}_embeddings", f"{branch.protein}_embeddings")
+            for name in ("translated_proteins", f"{variant.dna}_embeddings", f"{variant.protein}_embeddings")
         ],
         group=GROUP,
         kinds=frozenset({"parquet"}),
         code_version="1",
     )
-    return shard_asset(layout, shards, f"{branch.name}_features", stage, merge)
+    return shard_asset(layout, shards, f"{variant.name}_features", stage, merge)

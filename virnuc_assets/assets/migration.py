@@ -30,7 +30,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 
 def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
     settings = workspace.settings
-    evaluated = [branch.name for branch in workspace.branches()] + ([IMPORTED] if settings.virnucpro else [])
+    evaluated = [variant.name for variant in workspace.variants()] + ([IMPORTED] if settings.virnucpro else [])
 
     @dg.asset(
         name=DECISION,
@@ -80,7 +80,7 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
 def _training_runs(tracking: MlflowTracking, evidence: "Evidence") -> dict[str, str]:
     """Role → MLflow run that trained its classifier, where there is one."""
-    digests = {r: b.description["weights_sha256"] for r, b in evidence.branches.items() if b.description}
+    digests = {r: b.description["weights_sha256"] for r, b in evidence.variants.items() if b.description}
     found = {role: tracking.find_training(digest) for role, digest in digests.items()}
     return {role: run_id for role, run_id in found.items() if run_id is not None}
 
@@ -99,7 +99,7 @@ def _move_aliases(tracking: MlflowTracking, decision: "Decision", evidence: "Evi
 
     Where nothing serves yet, a NO-GO leaves the baseline serving; NO DECISION moves nothing that serves.
     """
-    described = {role: branch.description for role, branch in evidence.branches.items() if branch.description}
+    described = {role: variant.description for role, variant in evidence.variants.items() if variant.description}
     digests = {role: str(description["weights_sha256"]) for role, description in described.items()}
     for role in ("candidate", "baseline"):
         if role in digests and tracking.version_of(digests[role]):
@@ -129,25 +129,25 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
         return result({DECISION: faults} if faults else {})
 
     @dg.asset_check(asset=DECISION)
-    def serving_branch_is_promoted(tracking: MlflowTracking) -> dg.AssetCheckResult:
+    def serving_variant_is_promoted(tracking: MlflowTracking) -> dg.AssetCheckResult:
         """The classifier that calls samples is the one that the registry's alias `serving` names.
 
-        The settings say which branch serves; the alias says which one a decision, or a person, let serve.
+        The settings say which variant serves; the alias says which one a decision, or a person, let serve.
         """
         from virnuc_assets.classifier.checkpoint import ClassifierMismatch, load_classifier
 
-        branch = workspace.settings.serving.branch
+        variant = workspace.settings.serving.variant
         promoted = tracking.digest_of_alias("serving")
         told = "no classifier is promoted yet" if promoted is None else f"classifier {promoted} is promoted"
         try:
-            serves: str | None = load_classifier(workspace.layout.classifier(branch))[1].weights_sha256
+            serves: str | None = load_classifier(workspace.layout.classifier(variant))[1].weights_sha256
         except ClassifierMismatch as error:  # the decision has told so already; it is no reason for this run to fail
             serves, told = None, f"{told}; {error}"
         return dg.AssetCheckResult(
             passed=serves is not None and serves == promoted,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"{branch} serves by virnuc.toml, with classifier {serves or 'none'}; {told}",
+            description=f"{variant} serves by virnuc.toml, with classifier {serves or 'none'}; {told}",
         )
 
-    checks = [decision_rests_on_complete_evidence, decision_is_reproduced, serving_branch_is_promoted]
+    checks = [decision_rests_on_complete_evidence, decision_is_reproduced, serving_variant_is_promoted]
     return [benchmark_check(workspace), *checks]

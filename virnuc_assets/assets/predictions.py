@@ -17,11 +17,11 @@ from virnuc_assets.assets.per_shard import (
     shard_asset,
 )
 from virnuc_assets.assets.recipes import (
-    branch_fingerprints,
     features_recipe,
     frames_recipe,
     predictions_recipe,
     read_shard_inputs,
+    variant_fingerprints,
 )
 from virnuc_assets.checks import result, shards_of_run
 from virnuc_assets.errors import VirnucError
@@ -41,7 +41,7 @@ GROUP = "predictions"
 
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
     """Predictions of a sample shard, and the report of a sample."""
-    branch = workspace.branch(workspace.settings.serving.branch)
+    variant = workspace.variant(workspace.settings.serving.variant)
     layout = workspace.layout
 
     def predict(_: ShardRun) -> Work:
@@ -49,13 +49,13 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 
         The classifier is refused if it was trained on other encoders, dims or chunk length than the sample's features.
         """
-        encoders = branch_fingerprints(workspace, branch)
+        encoders = variant_fingerprints(workspace, variant)
 
         def work(shard: str) -> Outcome:
             from virnuc_assets.classifier.calling import ServingClassifier
 
-            features = layout.table("samples", f"{branch.name}_features", shard)
-            folder, chunk_length = layout.classifier(branch.name), workspace.settings.sequences.chunk_length
+            features = layout.table("samples", f"{variant.name}_features", shard)
+            folder, chunk_length = layout.classifier(variant.name), workspace.settings.sequences.chunk_length
             classifier = ServingClassifier.load(folder, encoders, read_recipe(features)["dims"], chunk_length)
             require_table(features, classifier.features_schema, features_recipe(workspace, "samples", shard, encoders))
             planned = read_shard_inputs(layout.plan("samples", source_of(shard)))[shard].digest
@@ -72,7 +72,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
         return work
 
     stage = ShardStage(
-        deps=[SAMPLES.key(f"{branch.name}_features"), dg.AssetKey(f"{branch.name}_classifier")],
+        deps=[SAMPLES.key(f"{variant.name}_features"), dg.AssetKey(f"{variant.name}_classifier")],
         group=GROUP,
         kinds=frozenset({"parquet", "pytorch"}),
         code_version="1",
@@ -151,11 +151,11 @@ def _require_current(workspace: Workspace, shards: list[str]) -> float | None:
     """
     from virnuc_assets.classifier.calling import ServingClassifier
 
-    layout, branch = workspace.layout, workspace.branch(workspace.settings.serving.branch)
-    encoders = branch_fingerprints(workspace, branch)
-    folder, chunk_length = layout.classifier(branch.name), workspace.settings.sequences.chunk_length
+    layout, variant = workspace.layout, workspace.variant(workspace.settings.serving.variant)
+    encoders = variant_fingerprints(workspace, variant)
+    folder, chunk_length = layout.classifier(variant.name), workspace.settings.sequences.chunk_length
     for shard in shards:
-        features = layout.table("samples", f"{branch.name}_features", shard)
+        features = layout.table("samples", f"{variant.name}_features", shard)
         classifier = ServingClassifier.load(folder, encoders, read_recipe(features)["dims"], chunk_length)
         require_table(features, classifier.features_schema, features_recipe(workspace, "samples", shard, encoders))
         made_from = {"features": content_digest(features), "classifier": classifier.digest}
@@ -168,7 +168,7 @@ def _require_current(workspace: Workspace, shards: list[str]) -> float | None:
 def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     """Checks of the predictions and of the report."""
     layout = workspace.layout
-    branch = workspace.branch(workspace.settings.serving.branch)
+    variant = workspace.variant(workspace.settings.serving.variant)
 
     @dg.asset_check(asset=SAMPLES.key("predictions"), blocking=True)
     def every_frame_is_called(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
@@ -176,7 +176,7 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
         faults = {}
         for shard in shards_of_run(context, SAMPLES):
             path = layout.table("samples", "predictions", shard)
-            features = layout.table("samples", f"{branch.name}_features", shard)
+            features = layout.table("samples", f"{variant.name}_features", shard)
             if read_table(path).column("frame_id") != read_table(features).column("frame_id"):
                 faults[shard] = ["frame_ids differ from those of the features"]
         return result(faults)

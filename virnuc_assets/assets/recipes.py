@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from virnuc_assets.encoders.checkpoints import find_checkpoint
 from virnuc_assets.encoders.fingerprint import fingerprint
-from virnuc_assets.encoders.registry import Branch
+from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.plan_table import PlannedSource, read_plan, read_whole_plan
@@ -84,10 +84,10 @@ def frames_digest(workspace: Workspace, domain: Domain, shard: str) -> str:
     return content_digest(frames)
 
 
-def branch_fingerprints(workspace: Workspace, branch: Branch) -> dict[str, dict[str, str]]:
-    """Fingerprints of a branch's two encoders as they are today, by side."""
+def variant_fingerprints(workspace: Workspace, variant: Variant) -> dict[str, dict[str, str]]:
+    """Fingerprints of a variant's two encoders as they are today, by side."""
     found = {}
-    for side, slot in (("dna", branch.dna), ("protein", branch.protein)):
+    for side, slot in (("dna", variant.dna), ("protein", variant.protein)):
         spec = workspace.encoder(slot)
         folder = find_checkpoint(spec, workspace.layout.checkpoints)
         found[side] = fingerprint(spec, folder, workspace.settings.encoding.precision)

@@ -8,8 +8,8 @@ from typing import Any
 
 import dagster as dg
 
-from virnuc_assets.assets.recipes import branch_fingerprints, features_recipe, frames_digest
-from virnuc_assets.encoders.registry import Branch
+from virnuc_assets.assets.recipes import features_recipe, frames_digest, variant_fingerprints
+from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
@@ -125,15 +125,15 @@ def record_lengths(workspace: Workspace) -> dict[str, int]:
     return {piece.record_id: piece.length_nt for _, pieces in planned_pieces(workspace) for piece in pieces}
 
 
-def current_features(instance: dg.DagsterInstance, workspace: Workspace, branch: Branch) -> dict[str, Path]:
-    """The features tables of a branch, each made from today's frames by today's encoders and equally wide.
+def current_features(instance: dg.DagsterInstance, workspace: Workspace, variant: Variant) -> dict[str, Path]:
+    """The features tables of a variant, each made from today's frames by today's encoders and equally wide.
 
     Raises:
         VirnucError: a table is missing.
         TableMismatch: a table is stale or of another width.
     """
-    tables = reference_tables(instance, workspace, f"{branch.name}_features")
-    encoders = branch_fingerprints(workspace, branch)
+    tables = reference_tables(instance, workspace, f"{variant.name}_features")
+    encoders = variant_fingerprints(workspace, variant)
     schema = features_schema(vector_dim(read_schema(next(iter(tables.values())))))
     for shard, path in tables.items():
         require_table(path, schema, features_recipe(workspace, "reference", shard, encoders))

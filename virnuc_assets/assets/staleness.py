@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from virnuc_assets.assets.recipes import ShardInputs, embeddings_recipe, predictions_recipe, read_shard_inputs
 from virnuc_assets.encoders.checkpoints import CheckpointMissingError, find_checkpoint
 from virnuc_assets.encoders.fingerprint import fingerprint
-from virnuc_assets.encoders.registry import Branch
+from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.encoders.verification import CheckpointError
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.footers import Footer, footers
@@ -60,7 +60,7 @@ class _Stage(NamedTuple):
 def stale(workspace: Workspace, domain: Domain) -> dict[str, Reasons]:
     """Planned shards with a table that is missing, damaged, or made from something else than today's inputs.
 
-    A table that is made on demand (of a sample, for a branch that does not serve) counts only where it exists.
+    A table that is made on demand (of a sample, for a variant that does not serve) counts only where it exists.
 
     Returns:
         For each such shard its stale assets in the order in which they are made, each with the reason.
@@ -151,16 +151,16 @@ class _Look:
         return found
 
     def _all_stages(self, workspace: Workspace, domain: Domain) -> list[_Stage]:
-        serving = workspace.branch(workspace.settings.serving.branch)
+        serving = workspace.variant(workspace.settings.serving.variant)
         chunked, translated = "chunked_fasta", "translated_proteins"
         stages = [_Stage(chunked, (), self._chunks), _Stage(translated, (chunked,), self._frames)]
         for slot in self._names:
             optional = domain == "samples" and slot not in (serving.dna, serving.protein)
             stages.append(_Stage(f"{slot}_embeddings", (translated,), partial(self._embeddings, slot), optional))
-        for branch in workspace.branches(domain):
-            sides = (f"{branch.dna}_embeddings", f"{branch.protein}_embeddings")
-            optional = domain == "samples" and branch != serving
-            stages.append(_Stage(f"{branch.name}_features", sides, partial(self._features, branch), optional))
+        for variant in workspace.variants(domain):
+            sides = (f"{variant.dna}_embeddings", f"{variant.protein}_embeddings")
+            optional = domain == "samples" and variant != serving
+            stages.append(_Stage(f"{variant.name}_features", sides, partial(self._features, variant), optional))
         if domain == "samples":
             features = f"{serving.name}_features"
             explain = partial(self._predictions, features, _serving_classifier(workspace))
@@ -191,8 +191,8 @@ class _Look:
             embeddings_recipe(today, frames), found
         )
 
-    def _features(self, branch: Branch, shard: str, inputs: ShardInputs, found: Recipe) -> str | None:
-        sides = {"dna": branch.dna, "protein": branch.protein}
+    def _features(self, variant: Variant, shard: str, inputs: ShardInputs, found: Recipe) -> str | None:
+        sides = {"dna": variant.dna, "protein": variant.protein}
         for side, slot in sides.items():
             if reason := self._encoder_changed(slot, self._encoders[slot], found.get("encoders", {}).get(side)):
                 return reason
@@ -234,7 +234,7 @@ def _todays_encoder(workspace: Workspace, slot: str) -> Mapping[str, str] | str:
 
 def _serving_classifier(workspace: Workspace) -> str | None:
     """Digest of the weights of the serving classifier; None where there is none, or it cannot be read."""
-    description = workspace.layout.classifier(workspace.settings.serving.branch) / CLASSIFIER_FILE
+    description = workspace.layout.classifier(workspace.settings.serving.variant) / CLASSIFIER_FILE
     try:
         return str(json.loads(description.read_text(encoding="utf-8"))["weights_sha256"])
     except (FileNotFoundError, ValueError, LookupError):

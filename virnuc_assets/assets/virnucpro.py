@@ -1,6 +1,6 @@
 """VirNucPro's own classifier on VirNucPro's own features: a baseline in use, scored without embedding anything.
 
-In the graph only if virnuc.toml has a section `[virnucpro]`. A decision shows it beside the branches;
+In the graph only if virnuc.toml has a section `[virnucpro]`. A decision shows it beside the variants;
 nothing is judged by it.
 """
 
@@ -16,7 +16,7 @@ from virnuc_assets.assets.evaluation import evaluation_check, flat_metrics, grou
 from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.reference import SPLIT, current_frames, current_split, record_lengths
-from virnuc_assets.encoders.registry import PROFILES, Branch
+from virnuc_assets.encoders.registry import PROFILES, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
@@ -27,7 +27,7 @@ from virnuc_assets.storage.tables import content_digest, is_made_by, read_table,
 from virnuc_assets.tracking import MlflowTracking
 
 if TYPE_CHECKING:
-    from virnuc_assets.migration.evidence import BranchEvidence
+    from virnuc_assets.migration.evidence import VariantEvidence
 
 GROUP = "virnucpro"
 NAME = "virnucpro"
@@ -66,36 +66,36 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
 
 def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     """The check of every evaluation, where there is one."""
-    return [evaluation_check(workspace, imported_branch(workspace))] if workspace.settings.virnucpro else []
+    return [evaluation_check(workspace, imported_variant(workspace))] if workspace.settings.virnucpro else []
 
 
-def imported_branch(workspace: Workspace) -> Branch:
-    """The imported classifier as a branch: its name, and the slots of the encoders that VirNucPro used.
+def imported_variant(workspace: Workspace) -> Variant:
+    """The imported classifier as a variant: its name, and the slots of the encoders that VirNucPro used.
 
     Raises:
         VirnucError: virnuc.toml has no section [virnucpro].
     """
     slot_of = {encoder: slot for slot, encoder in PROFILES["full"].items()}
-    return Branch(NAME, dna=slot_of["dnabert_s"], protein=slot_of[_section(workspace).protein_encoder])
+    return Variant(NAME, dna=slot_of["dnabert_s"], protein=slot_of[_section(workspace).protein_encoder])
 
 
-def imported_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> "BranchEvidence":
+def imported_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> "VariantEvidence":
     """The imported classifier on the test rows, for a decision to show; what is absent or stale is named."""
     from virnuc_assets.classifier.checkpoint import load_classifier
-    from virnuc_assets.migration.evidence import BranchEvidence
+    from virnuc_assets.migration.evidence import VariantEvidence
 
-    branch, path = imported_branch(workspace), workspace.layout.whole(EVALUATION)
-    absent = BranchEvidence(branch.name, branch.dna, branch.protein)
+    variant, path = imported_variant(workspace), workspace.layout.whole(EVALUATION)
+    absent = VariantEvidence(variant.name, variant.dna, variant.protein)
     try:
         predictions = read_table(path, evaluation_schema())
         require_content(path)
         _, description = load_classifier(workspace.layout.classifier(NAME))
         current = is_made_by(path, imported_recipe(instance, workspace))
     except VirnucError as error:  # absent or stale evidence is what the decision has to tell
-        return BranchEvidence(**{**vars(absent), "problems": (f"{branch.name}: {error}",)})
+        return VariantEvidence(**{**vars(absent), "problems": (f"{variant.name}: {error}",)})
     problems = () if current else (f"{EVALUATION} is stale: not of today's files, split and frames; materialize it",)
     facts = {"predictions": predictions, "description": description.model_dump(mode="json"), "problems": problems}
-    return BranchEvidence(**{**vars(absent), **facts})
+    return VariantEvidence(**{**vars(absent), **facts})
 
 
 def imported_recipe(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, Any]:

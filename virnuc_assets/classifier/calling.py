@@ -73,7 +73,7 @@ class ServingClassifier:
         """
         if (found := vector_dim(features.schema)) != self.description.merged_dim:
             raise ClassifierMismatch(
-                f"the {self.description.branch} classifier reads {self.description.pair()}; these features have "
+                f"the {self.description.variant} classifier reads {self.description.pair()}; these features have "
                 f"{found} columns. Make them with its encoders, or use the classifier of theirs."
             )
         scores = score(self.model, vectors_of(features))  # (n, 2)

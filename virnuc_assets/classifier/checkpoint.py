@@ -46,7 +46,7 @@ class ClassifierDescription(BaseModel):
     """What a classifier reads, and what it was trained on and with, which is known of our own only.
 
     Attributes:
-        branch: its pair of encoders.
+        variant: its pair of encoders.
         encoders: fingerprints of the nucleotide and the protein encoder.
         dna_dim: width of the nucleotide vectors, the first columns of the features.
         protein_dim: width of the protein vectors.
@@ -65,7 +65,7 @@ class ClassifierDescription(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    branch: str
+    variant: str
     encoders: dict[Side, dict[str, str]]
     dna_dim: PositiveInt
     protein_dim: PositiveInt
@@ -196,7 +196,7 @@ def require_matches(
     if mismatches:
         found_pair = told_pair(dna_fingerprint, protein_fingerprint, dna_dim, protein_dim)
         raise ClassifierMismatch(
-            f"the {description.branch} classifier reads {description.pair()} and cannot score features of "
+            f"the {description.variant} classifier reads {description.pair()} and cannot score features of "
             f"{found_pair}:\n" + "\n".join(mismatches) + "\nMake the features with its encoders and chunk length, or "
             "train the classifier again on features like these."
         )

@@ -1,4 +1,4 @@
-"""One fit: the features and the split of a branch, trained on, and described so that it can be recognised."""
+"""One fit: the features and the split of a variant, trained on, and described so that it can be recognised."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from virnuc_assets.classifier.row_store import WINDOW_ROWS, Rows, rows_at, store
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.classifier.split import Split, split_schema
 from virnuc_assets.classifier.training import OnEpoch, TrainedClassifier, train
-from virnuc_assets.encoders.registry import Branch
+from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import TrainingSettings
 from virnuc_assets.storage.digests import digest_of
@@ -46,10 +46,10 @@ def data_digest(features: Mapping[str, Path], split: Path, training: TrainingSet
 
 @dataclass(frozen=True)
 class Fit:
-    """What a branch's classifier is trained on.
+    """What a variant's classifier is trained on.
 
     Attributes:
-        branch: the pair of encoder slots.
+        variant: the pair of encoder slots.
         encoders: their fingerprints, by side.
         features: features tables by shard, already found to be current.
         split: the split table.
@@ -58,7 +58,7 @@ class Fit:
         sides: whose columns are trained on and scored by; a classifier that is saved reads both.
     """
 
-    branch: Branch
+    variant: Variant
     encoders: Mapping[str, Mapping[str, str]]
     features: Mapping[str, Path]
     split: Path
@@ -113,7 +113,7 @@ class Fit:
     def describe(self, trained: TrainedClassifier) -> ClassifierDescription:
         """What is written beside the weights."""
         return ClassifierDescription(
-            branch=self.branch.name,
+            variant=self.variant.name,
             encoders={"dna": dict(self.encoders["dna"]), "protein": dict(self.encoders["protein"])},
             **self.dims,
             chunk_length=self.chunk_length,
@@ -128,7 +128,7 @@ class Fit:
     def params(self) -> dict[str, Any]:
         """What a tracking server should show of the fit; the digests of its tables included."""
         return {
-            "branch": self.branch.name,
+            "variant": self.variant.name,
             "dna_encoder": self.encoders["dna"]["encoder"],
             "protein_encoder": self.encoders["protein"]["encoder"],
             **self.dims,

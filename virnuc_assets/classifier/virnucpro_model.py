@@ -79,7 +79,7 @@ def describe_model(
             "dnabert_s and esm2_3b. Give features of the encoders that it was trained on, or a model trained on these."
         )
     return ClassifierDescription(
-        branch=VIRNUCPRO.lower(),
+        variant=VIRNUCPRO.lower(),
         encoders={"dna": dict(encoders["dna"]), "protein": dict(encoders["protein"])},
         dna_dim=dims["dna"],
         protein_dim=dims["protein"],

@@ -68,7 +68,7 @@ class EncoderSpec:
 
 
 @dataclass(frozen=True)
-class Branch:
+class Variant:
     """A nucleotide slot and a protein slot whose vectors are joined for one classifier."""
 
     name: str
@@ -130,13 +130,13 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
     },
 }
 
-BRANCHES: Mapping[str, Branch] = {
-    branch.name: branch
-    for branch in (
-        Branch("fastesm2", dna="dnabert_s", protein="fastesm2"),
-        Branch("esm2_650", dna="dnabert_s", protein="esm2_650"),
-        Branch("esm2_3b", dna="dnabert_s", protein="esm2_3b"),
-        Branch("kmer", dna="kmer_dna", protein="kmer_protein"),
+VARIANTS: Mapping[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant("fastesm2", dna="dnabert_s", protein="fastesm2"),
+        Variant("esm2_650", dna="dnabert_s", protein="esm2_650"),
+        Variant("esm2_3b", dna="dnabert_s", protein="esm2_3b"),
+        Variant("kmer", dna="kmer_dna", protein="kmer_protein"),
     )
 }
 

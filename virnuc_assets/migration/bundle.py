@@ -14,7 +14,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.migration.evidence import BranchEvidence, Evidence
+from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.migration.report import markdown_summary, render_html
 from virnuc_assets.migration.row_digests import COLUMN, altered_rows, digest_of_rows, with_row_digests
 from virnuc_assets.migration.verdict import Decision, canonical, decide
@@ -126,8 +126,8 @@ def _stored(bundle: Bundle, folder: Path) -> dict[str, Any]:
     }
     return {
         **plain,
-        "beside": [branch.branch for branch in evidence.beside],
-        "branches": {role: _stored_branch(branch, folder) for role, branch in evidence.branches.items()},
+        "beside": [variant.variant for variant in evidence.beside],
+        "variants": {role: _stored_variant(variant, folder) for role, variant in evidence.variants.items()},
         "ablations": {
             slot: _stored_table(table, folder / "ablations" / f"{slot}.parquet")
             for slot, table in evidence.ablations.items()
@@ -138,9 +138,9 @@ def _stored(bundle: Bundle, folder: Path) -> dict[str, Any]:
     }
 
 
-def _stored_branch(branch: BranchEvidence, folder: Path) -> dict[str, Any]:
-    table, path = branch.predictions, folder / "predictions" / f"{branch.branch}.parquet"
-    kept = {name: value for name, value in vars(branch).items() if name != "predictions"}
+def _stored_variant(variant: VariantEvidence, folder: Path) -> dict[str, Any]:
+    table, path = variant.predictions, folder / "predictions" / f"{variant.variant}.parquet"
+    kept = {name: value for name, value in vars(variant).items() if name != "predictions"}
     return {**kept, "predictions": None if table is None else _stored_table(table, path)}
 
 
@@ -160,12 +160,12 @@ def _read(folder: Path) -> tuple[Bundle, list[str]]:
     faults: list[str] = []
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        branches = {role: _read_branch(found, folder, faults) for role, found in stored["branches"].items()}
+        variants = {role: _read_variant(found, folder, faults) for role, found in stored["variants"].items()}
         evidence = Evidence(
-            candidate=branches.pop("candidate"),
-            baseline=branches.pop("baseline"),
-            floor=branches.pop("floor"),
-            beside=tuple(branches[role] for role in stored["beside"]),
+            candidate=variants.pop("candidate"),
+            baseline=variants.pop("baseline"),
+            floor=variants.pop("floor"),
+            beside=tuple(variants[role] for role in stored["beside"]),
             ablations={
                 slot: _read_table(folder / "ablations" / f"{slot}.parquet", digest, faults)
                 for slot, digest in stored["ablations"].items()
@@ -184,12 +184,12 @@ def _read(folder: Path) -> tuple[Bundle, list[str]]:
     return Bundle(evidence, settings, evaluation, links), faults
 
 
-def _read_branch(stored: Mapping[str, Any], folder: Path, faults: list[str]) -> BranchEvidence:
-    digest, name = stored["predictions"], stored["branch"]
+def _read_variant(stored: Mapping[str, Any], folder: Path, faults: list[str]) -> VariantEvidence:
+    digest, name = stored["predictions"], stored["variant"]
     path = folder / "predictions" / f"{name}.parquet"
     problems: Sequence[str] = stored["problems"]
     table = None if digest is None else _read_table(path, digest, faults)
-    return BranchEvidence(**{**stored, "predictions": table, "problems": tuple(problems)})
+    return VariantEvidence(**{**stored, "predictions": table, "problems": tuple(problems)})
 
 
 def _read_table(path: Path, digest: str, faults: list[str]) -> pa.Table:

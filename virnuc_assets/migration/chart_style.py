@@ -40,7 +40,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Style:
-    """A branch's CSS variable, and its dashes in widths of the line; no dashes is a solid line."""
+    """A variant's CSS variable, and its dashes in widths of the line; no dashes is a solid line."""
 
     variable: str
     dashes: tuple[float, ...] = ()
@@ -64,7 +64,7 @@ _OF_ROLE = {
 
 
 def styles(roles: Iterable[str]) -> dict[str, Style]:
-    """Role → style; branches that stand beside cycle through 20 pairs of colour and dashes."""
+    """Role → style; variants that stand beside cycle through 20 pairs of colour and dashes."""
     names = list(roles)
     beside = zip((name for name in names if name not in _OF_ROLE), _beside_styles(), strict=False)
     found = _OF_ROLE | dict(beside)

@@ -1,4 +1,4 @@
-"""Paired differences between the candidate and another branch, with intervals by clusters of relatives.
+"""Paired differences between the candidate and another variant, with intervals by clusters of relatives.
 
 Sign convention everywhere: drop = other − candidate. A positive drop means that the candidate is worse.
 """
@@ -57,7 +57,7 @@ class McNemar:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The candidate against one other branch on the rows that both have scored."""
+    """The candidate against one other variant on the rows that both have scored."""
 
     other: str
     rows: int
@@ -78,7 +78,7 @@ def compare(paired: PairedRows, other: str, settings: DecisionSettings) -> Compa
 
     Args:
         paired: rows that both sides have scored.
-        other: name of the branch that the candidate is compared with.
+        other: name of the variant that the candidate is compared with.
         settings: confidence, bootstrap_rounds, seed and min_group_rows are used.
     """
     counts = confusion_by_cluster(paired)  # (clusters, 2, 4)

@@ -14,11 +14,11 @@ MINIATURE_SUFFIX = "_miniature"
 
 
 @dataclass(frozen=True)
-class BranchEvidence:
-    """What is stored of one branch, i.e. of one pair of encoders and the classifier on top of it.
+class VariantEvidence:
+    """What is stored of one variant, i.e. of one pair of encoders and the classifier on top of it.
 
     Attributes:
-        branch: the branch's name, e.g. "fastesm2".
+        variant: the variant's name, e.g. "fastesm2".
         dna_slot: encoder slot of its nucleotides, a key of the benchmark.
         protein_slot: encoder slot of its proteins, a key of the benchmark.
         predictions: test rows as the evaluation stored them (`evaluation_schema`: label "viral" / "host", call
@@ -29,7 +29,7 @@ class BranchEvidence:
         problems: what is absent or stale, each a sentence: "esm2_3b_evaluation has not been materialized".
     """
 
-    branch: str
+    variant: str
     dna_slot: str
     protein_slot: str
     predictions: pa.Table | None = None
@@ -40,7 +40,7 @@ class BranchEvidence:
     def gaps(self) -> tuple[str, ...]:
         """The problems, or that no predictions are stored where no problem tells why."""
         if self.predictions is None and not self.problems:
-            return (f"{self.branch}: no predictions on the test rows are stored",)
+            return (f"{self.variant}: no predictions on the test rows are stored",)
         return self.problems
 
     def fingerprint(self, side: Side) -> Mapping[str, Any]:
@@ -59,31 +59,31 @@ class Evidence:
     """Everything a decision is computed from; two equal values give two equal decisions, byte for byte.
 
     Attributes:
-        candidate: the branch that wants to replace the baseline.
-        baseline: the branch in use.
+        candidate: the variant that wants to replace the baseline.
+        baseline: the variant in use.
         floor: the composition features that a language model has to beat.
-        beside: further branches to show; nothing is judged by them.
-        ablations: encoder slot → test rows, as `BranchEvidence.predictions`, scored by its vectors alone.
+        beside: further variants to show; nothing is judged by them.
+        ablations: encoder slot → test rows, as `VariantEvidence.predictions`, scored by its vectors alone.
         benchmark: encoder slot → {sequences_per_s, peak_memory_bytes, precision, device, sequences, dim};
             None if not stored.
         benchmark_problems: what is absent or stale of the benchmark.
         environment: further facts to show in the report (versions, data digests); nothing is judged by them.
     """
 
-    candidate: BranchEvidence
-    baseline: BranchEvidence
-    floor: BranchEvidence
-    beside: tuple[BranchEvidence, ...] = ()
+    candidate: VariantEvidence
+    baseline: VariantEvidence
+    floor: VariantEvidence
+    beside: tuple[VariantEvidence, ...] = ()
     ablations: Mapping[str, pa.Table] = field(default_factory=dict)
     benchmark: Mapping[str, Mapping[str, Any]] | None = None
     benchmark_problems: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def branches(self) -> dict[str, BranchEvidence]:
-        """Role → branch, in the order of the report; one that stands beside has its own name for a role."""
+    def variants(self) -> dict[str, VariantEvidence]:
+        """Role → variant, in the order of the report; one that stands beside has its own name for a role."""
         roles = {"candidate": self.candidate, "baseline": self.baseline, "floor": self.floor}
-        return roles | {branch.branch: branch for branch in self.beside}
+        return roles | {variant.variant: variant for variant in self.beside}
 
     @property
     def benchmark_gaps(self) -> tuple[str, ...]:
@@ -95,5 +95,5 @@ class Evidence:
     @property
     def miniatures(self) -> tuple[str, ...]:
         """Names of the encoders whose weights are random, sorted."""
-        names = {branch.encoder_name(side) for branch in self.branches.values() for side in SIDES}
+        names = {variant.encoder_name(side) for variant in self.variants.values() for side in SIDES}
         return tuple(sorted(name for name in names if name.endswith(MINIATURE_SUFFIX)))

@@ -12,7 +12,7 @@ MINIATURE_WARNING = "weights are random: this verdict shows the machinery, not t
 
 def not_measured(decision: Decision) -> list[str]:
     """Each limit as a sentence."""
-    described = [branch.description for branch in decision.branches.values() if branch.description]
+    described = [variant.description for variant in decision.variants.values() if variant.description]
     limits = [f"The models themselves: {MINIATURE_WARNING}."] if decision.miniatures else []
     limits += [
         f"Chunk lengths other than {length} nt."
@@ -40,10 +40,10 @@ def not_measured(decision: Decision) -> list[str]:
         (group for group in groups if group.judged and group.drop.low is None),
     )
     limits += [
-        f"What {branch.branch} was trained on: its classifier was imported ({branch.description['origin']}), "
+        f"What {variant.variant} was trained on: its classifier was imported ({variant.description['origin']}), "
         "so the test records may have been among its training rows, which flatters it."
-        for branch in decision.branches.values()
-        if branch.description and branch.description.get("origin")
+        for variant in decision.variants.values()
+        if variant.description and variant.description.get("origin")
     ]
     return limits
 

@@ -1,4 +1,4 @@
-"""Two branches' predictions side by side: the same test rows with the same labels, or a named gap."""
+"""Two variants' predictions side by side: the same test rows with the same labels, or a named gap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from virnuc_assets.classifier.levels import LEVELS, Level, levels_of
-from virnuc_assets.migration.evidence import BranchEvidence
+from virnuc_assets.migration.evidence import VariantEvidence
 
 ROW_FACTS = ("chunk_id", "record_id", "record_length_nt", "cluster", "label", "group")
 _TRUTH = ("record_length_nt", "cluster", "label")
@@ -35,7 +35,7 @@ class PairedRows:
     Attributes:
         viral: truth, bool (n,).
         candidate_viral: the candidate's calls, bool (n,).
-        other_viral: the calls of the branch it is compared with, bool (n,).
+        other_viral: the calls of the variant it is compared with, bool (n,).
         cluster: index of the row's cluster of relatives, int64 (n,), 0-based by the clusters' sorted names.
         group: (label, group) index of the row, int64 (n,), into `group_names`.
         group_names: (label, group) pairs, sorted.
@@ -63,18 +63,18 @@ class PairedRows:
         )
 
 
-def usable_rows(branch: BranchEvidence) -> tuple[pa.Table | None, tuple[str, ...]]:
-    """The branch's predictions sorted by frame_id, or None and why they cannot be judged."""
-    if branch.predictions is None:
-        return None, branch.gaps
-    faults = _table_faults(branch.predictions)
+def usable_rows(variant: VariantEvidence) -> tuple[pa.Table | None, tuple[str, ...]]:
+    """The variant's predictions sorted by frame_id, or None and why they cannot be judged."""
+    if variant.predictions is None:
+        return None, variant.gaps
+    faults = _table_faults(variant.predictions)
     if faults:
-        return None, tuple(f"{branch.branch}: stored predictions are not usable: {fault}" for fault in faults)
-    return branch.predictions.sort_by("frame_id"), ()
+        return None, tuple(f"{variant.variant}: stored predictions are not usable: {fault}" for fault in faults)
+    return variant.predictions.sort_by("frame_id"), ()
 
 
-def pair(candidate: BranchEvidence, other: BranchEvidence) -> tuple[PairedRows | None, tuple[str, ...]]:
-    """Put two branches side by side by frame_id.
+def pair(candidate: VariantEvidence, other: VariantEvidence) -> tuple[PairedRows | None, tuple[str, ...]]:
+    """Put two variants side by side by frame_id.
 
     Returns:
         The paired rows and no gap, or None and each gap: predictions that are absent or unusable, rows that
@@ -83,7 +83,7 @@ def pair(candidate: BranchEvidence, other: BranchEvidence) -> tuple[PairedRows |
     (left, left_gaps), (right, right_gaps) = usable_rows(candidate), usable_rows(other)
     if left is None or right is None:
         return None, left_gaps + right_gaps
-    gaps = _row_gaps((candidate.branch, left), (other.branch, right))
+    gaps = _row_gaps((candidate.variant, left), (other.variant, right))
     if gaps:
         return None, gaps
     labels, groups = left["label"].to_pylist(), left["group"].to_pylist()

@@ -55,7 +55,7 @@ def render_html(decision: Decision, evidence: Evidence, links: Sequence[tuple[st
     for text, address in links:
         if urlsplit(address).scheme not in ("", "http", "https", "file"):
             raise VirnucError(f"report link {text!r}: expected an http, https or file address, found {address!r}")
-    style_of = styles(decision.branches)
+    style_of = styles(decision.variants)
     groups = views.group_lines(decision)
     drawn = _charts(decision, evidence, groups, style_of)
     return (
@@ -63,7 +63,7 @@ def render_html(decision: Decision, evidence: Evidence, links: Sequence[tuple[st
         .get_template(TEMPLATE)
         .render(
             decision=decision,
-            roles=decision.branches,
+            roles=decision.variants,
             comparison=decision.comparison,
             confidence=f"{100 * decision.settings['confidence']:g} %",
             styles=style_of,
@@ -119,7 +119,7 @@ def _charts(
     decision: Decision, evidence: Evidence, groups: list[views.GroupLine], style_of: Mapping[str, Style]
 ) -> dict[str, str]:
     """Chart → SVG, matplotlib having escaped the groups' names; without those that there is nothing to draw for."""
-    rows = {role: usable_rows(branch)[0] for role, branch in evidence.branches.items()}
+    rows = {role: usable_rows(variant)[0] for role, variant in evidence.variants.items()}
     usable = {role: table for role, table in rows.items() if table is not None}
     bins = {role: found.calibration.bins for role, found in views.performances(decision).items()}
     sides = {role: one for role, one in bins.items() if role in ("candidate", "baseline")}

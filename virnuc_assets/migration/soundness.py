@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from virnuc_assets.migration.comparison import Comparison
 from virnuc_assets.migration.criterion import Criterion, Rule, affirm, lack
-from virnuc_assets.migration.evidence import SIDES, BranchEvidence, Evidence
+from virnuc_assets.migration.evidence import SIDES, Evidence, VariantEvidence
 from virnuc_assets.settings import DecisionSettings
 
 SAME_DESCRIPTION = ("chunk_length", "seed", "training", "split_digest")
@@ -20,10 +20,10 @@ ENCODER_IDENTITY = frozenset({
 })  # fmt: skip
 
 
-def branch_is_current(role: str, branch: BranchEvidence) -> Criterion:
-    """Are the branch's predictions stored, and made from today's inputs?"""
+def variant_is_current(role: str, variant: VariantEvidence) -> Criterion:
+    """Are the variant's predictions stored, and made from today's inputs?"""
     rule = Rule(f"{role}_is_current", f"Is the {role}'s evidence stored and made from today's inputs?")
-    return lack(rule, branch.gaps) if branch.gaps else affirm(rule, f"{branch.branch}: nothing is absent or stale")
+    return lack(rule, variant.gaps) if variant.gaps else affirm(rule, f"{variant.variant}: nothing is absent or stale")
 
 
 def enough_test_records(comparison: Comparison | None, gaps: tuple[str, ...], settings: DecisionSettings) -> Criterion:
@@ -51,34 +51,34 @@ def dims_match_encoders(evidence: Evidence) -> Criterion:
     rule = Rule("dims_match_encoders", "Are both classifiers exactly as wide as the encoders under them?")
     gaps: list[str] = []
     facts = []
-    for branch in (evidence.candidate, evidence.baseline):
-        found = branch.description
+    for variant in (evidence.candidate, evidence.baseline):
+        found = variant.description
         if found is None:
-            gaps.extend(_undescribed(branch))
+            gaps.extend(_undescribed(variant))
             continue
         dna, protein, merged = (found.get(key) for key in ("dna_dim", "protein_dim", "merged_dim"))
         if not (isinstance(dna, int) and isinstance(protein, int) and dna + protein == merged):
-            gaps.append(f"{branch.branch}: merged_dim {merged} is not dna_dim {dna} + protein_dim {protein}")
-        gaps.extend(_dim_gaps(branch, evidence))
-        facts.append(f"{branch.branch}: {dna} + {protein} = {merged}")
+            gaps.append(f"{variant.variant}: merged_dim {merged} is not dna_dim {dna} + protein_dim {protein}")
+        gaps.extend(_dim_gaps(variant, evidence))
+        facts.append(f"{variant.variant}: {dna} + {protein} = {merged}")
     return lack(rule, tuple(gaps)) if gaps else affirm(rule, "; ".join(facts))
 
 
-def _dim_gaps(branch: BranchEvidence, evidence: Evidence) -> list[str]:
+def _dim_gaps(variant: VariantEvidence, evidence: Evidence) -> list[str]:
     """Dims of the classifier that the fingerprints or the benchmark contradict, or that neither tells."""
     gaps: list[str] = []
-    for side, slot in zip(SIDES, (branch.dna_slot, branch.protein_slot), strict=True):
-        expected = (branch.description or {}).get(f"{side}_dim")
+    for side, slot in zip(SIDES, (variant.dna_slot, variant.protein_slot), strict=True):
+        expected = (variant.description or {}).get(f"{side}_dim")
         told = {
-            "its fingerprint": branch.fingerprint(side).get("dim"),
+            "its fingerprint": variant.fingerprint(side).get("dim"),
             "the encoder benchmark": (evidence.benchmark or {}).get(slot, {}).get("dim"),
         }
         known = {source: dim for source, dim in told.items() if dim is not None}
         if not known:
-            untold = (f"{branch.branch}: neither fingerprint nor benchmark tells the dim of {slot}",)
+            untold = (f"{variant.variant}: neither fingerprint nor benchmark tells the dim of {slot}",)
             gaps.extend(evidence.benchmark_gaps or untold)
         gaps += [
-            f"{branch.branch}: {side}_dim is {expected}, but {slot} is {dim} wide by {source}"
+            f"{variant.variant}: {side}_dim is {expected}, but {slot} is {dim} wide by {source}"
             for source, dim in known.items()
             if str(dim) != str(expected)
         ]
@@ -103,17 +103,17 @@ def same_environment(evidence: Evidence) -> Criterion:
                 str(right.get(key, NOT_TOLD)),
             )
     gaps = tuple(
-        f"not made under equal conditions: {what} is {a} for {ours.branch} and {b} for {theirs.branch}"
+        f"not made under equal conditions: {what} is {a} for {ours.variant} and {b} for {theirs.variant}"
         for what, (a, b) in compared.items()
         if a != b or a == NOT_TOLD
     )
     return lack(rule, gaps) if gaps else affirm(rule, f"equal on both sides: {', '.join(compared)}")
 
 
-def _undescribed(branch: BranchEvidence) -> tuple[str, ...]:
-    return branch.problems or (f"{branch.branch}: no description of the classifier is stored",)
+def _undescribed(variant: VariantEvidence) -> tuple[str, ...]:
+    return variant.problems or (f"{variant.variant}: no description of the classifier is stored",)
 
 
-def _told(branch: BranchEvidence, key: str) -> str:
-    value = (branch.description or {}).get(key)  # a classifier that was trained elsewhere tells null
+def _told(variant: VariantEvidence, key: str) -> str:
+    value = (variant.description or {}).get(key)  # a classifier that was trained elsewhere tells null
     return NOT_TOLD if value is None else str(value)

@@ -14,7 +14,7 @@ from virnuc_assets.classifier.performance import Performance, performance
 from virnuc_assets.migration import criteria, soundness
 from virnuc_assets.migration.comparison import Comparison, compare
 from virnuc_assets.migration.criterion import Criterion
-from virnuc_assets.migration.evidence import BranchEvidence, Evidence
+from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.migration.pairing import pair, usable_rows
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
 
@@ -22,10 +22,10 @@ Outcome = Literal["GO", "NO-GO", "NO DECISION"]
 
 
 @dataclass(frozen=True)
-class BranchSummary:
-    """What the report tells of one branch; `performance` is None where its predictions are absent or unusable."""
+class VariantSummary:
+    """What the report tells of one variant; `performance` is None where its predictions are absent or unusable."""
 
-    branch: str
+    variant: str
     dna_slot: str
     protein_slot: str
     dna_encoder: str
@@ -44,7 +44,7 @@ class Decision:
             is missing, or if no criterion fails and an interval is too wide to tell.
         reasons: each missing piece of evidence, or each criterion that is not met, or that all are.
         criteria: all criteria, in the order of the report.
-        branches: role ("candidate", "baseline", "floor", a branch's name) → summary with its performance.
+        variants: role ("candidate", "baseline", "floor", a variant's name) → summary with its performance.
         comparisons: role → the candidate against it; absent where the rows could not be paired.
         ablations: encoder slot → performance of a classifier of that encoder's vectors alone.
         benchmark: as given in the evidence.
@@ -58,7 +58,7 @@ class Decision:
     outcome: Outcome
     reasons: tuple[str, ...]
     criteria: tuple[Criterion, ...]
-    branches: Mapping[str, BranchSummary]
+    variants: Mapping[str, VariantSummary]
     comparisons: Mapping[str, Comparison]
     ablations: Mapping[str, Performance]
     benchmark: Mapping[str, Mapping[str, Any]] | None
@@ -81,9 +81,9 @@ class Decision:
 def decide(evidence: Evidence, settings: DecisionSettings, evaluation: EvaluationSettings) -> Decision:
     """Judge all criteria; lack of evidence never raises, it is named and makes NO DECISION."""
     candidate = evidence.candidate
-    pairs = {role: pair(candidate, branch) for role, branch in evidence.branches.items() if branch is not candidate}
+    pairs = {role: pair(candidate, variant) for role, variant in evidence.variants.items() if variant is not candidate}
     comparisons = {
-        role: compare(paired, evidence.branches[role].branch, settings)
+        role: compare(paired, evidence.variants[role].variant, settings)
         for role, (paired, _) in pairs.items()
         if paired is not None
     }
@@ -98,7 +98,7 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
         soundness.enough_test_records(comparison, gaps, settings),
         soundness.dims_match_encoders(evidence),
         soundness.same_environment(evidence),
-        *(soundness.branch_is_current(role, evidence.branches[role]) for role in ("candidate", "baseline", "floor")),
+        *(soundness.variant_is_current(role, evidence.variants[role]) for role in ("candidate", "baseline", "floor")),
     )
     outcome, reasons = conclude(judged)
     plain = settings.model_dump(mode="json")
@@ -106,7 +106,7 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
         outcome=outcome,
         reasons=reasons,
         criteria=judged,
-        branches={role: _summary(branch, evaluation) for role, branch in evidence.branches.items()},
+        variants={role: _summary(variant, evaluation) for role, variant in evidence.variants.items()},
         comparisons=comparisons,
         ablations={slot: performance(table, None, evaluation) for slot, table in sorted(evidence.ablations.items())},
         benchmark=evidence.benchmark,
@@ -134,17 +134,17 @@ def conclude(judged: tuple[Criterion, ...]) -> tuple[Outcome, tuple[str, ...]]:
     return "GO", (f"all {len(judged)} criteria are met",)
 
 
-def _summary(branch: BranchEvidence, evaluation: EvaluationSettings) -> BranchSummary:
-    rows, _ = usable_rows(branch)
-    temperature = (branch.description or {}).get("temperature")
-    return BranchSummary(
-        branch=branch.branch,
-        dna_slot=branch.dna_slot,
-        protein_slot=branch.protein_slot,
-        dna_encoder=branch.encoder_name("dna"),
-        protein_encoder=branch.encoder_name("protein"),
-        description=branch.description,
-        problems=branch.problems,
+def _summary(variant: VariantEvidence, evaluation: EvaluationSettings) -> VariantSummary:
+    rows, _ = usable_rows(variant)
+    temperature = (variant.description or {}).get("temperature")
+    return VariantSummary(
+        variant=variant.variant,
+        dna_slot=variant.dna_slot,
+        protein_slot=variant.protein_slot,
+        dna_encoder=variant.encoder_name("dna"),
+        protein_encoder=variant.encoder_name("protein"),
+        description=variant.description,
+        problems=variant.problems,
         performance=None if rows is None else performance(rows, temperature, evaluation),
     )
 

@@ -13,7 +13,7 @@ from virnuc_assets.migration.comparison import GroupDrop
 from virnuc_assets.migration.criteria import EQUAL_CONDITIONS
 from virnuc_assets.migration.criterion import Rule, judge
 from virnuc_assets.migration.evidence import SIDES
-from virnuc_assets.migration.verdict import BranchSummary, Decision
+from virnuc_assets.migration.verdict import Decision, VariantSummary
 
 GROUP_CRITERION = "no_group_worse_than_margin"
 
@@ -49,20 +49,20 @@ def group_marks(lines: list[GroupLine]) -> list[Mark]:
 
 
 def performances(decision: Decision) -> dict[str, Performance]:
-    """Role → performance, of the branches that have one."""
-    found = {role: branch.performance for role, branch in decision.branches.items()}
+    """Role → performance, of the variants that have one."""
+    found = {role: variant.performance for role, variant in decision.variants.items()}
     return {role: one for role, one in found.items() if one is not None}
 
 
 def imported(decision: Decision) -> list[str]:
-    """Branches whose classifier was not trained here."""
-    return [one.branch for one in decision.branches.values() if (one.description or {}).get("origin")]
+    """Variants whose classifier was not trained here."""
+    return [one.variant for one in decision.variants.values() if (one.description or {}).get("origin")]
 
 
 def accuracy_lines(
     decision: Decision, measure: Literal["groups", "lengths"]
 ) -> list[tuple[GroupAccuracy, dict[str, GroupAccuracy]]]:
-    """One line a group or range of lengths: the first branch's counts, and those of each role."""
+    """One line a group or range of lengths: the first variant's counts, and those of each role."""
     of_role = {
         role: {(one.label, one.group): one for one in getattr(found, measure)}
         for role, found in performances(decision).items()
@@ -73,9 +73,10 @@ def accuracy_lines(
 
 
 def ablation_lines(decision: Decision) -> list[tuple[str, Performance]]:
-    """What was trained on → performance: single encoders by side, then the branches with both."""
+    """What was trained on → performance: single encoders by side, then the variants with both."""
     slots = {
-        side: dict.fromkeys(getattr(branch, f"{side}_slot") for branch in decision.branches.values()) for side in SIDES
+        side: dict.fromkeys(getattr(variant, f"{side}_slot") for variant in decision.variants.values())
+        for side in SIDES
     }
     alone = [
         (f"{'DNA' if side == 'dna' else side} only: {slot}", decision.ablations[slot])
@@ -84,7 +85,7 @@ def ablation_lines(decision: Decision) -> list[tuple[str, Performance]]:
         if slot in decision.ablations
     ]
     both = [
-        (f"both: {decision.branches[role].dna_slot} + {decision.branches[role].protein_slot} ({role})", found)
+        (f"both: {decision.variants[role].dna_slot} + {decision.variants[role].protein_slot} ({role})", found)
         for role, found in performances(decision).items()
     ]
     return alone + both if alone else []
@@ -92,7 +93,7 @@ def ablation_lines(decision: Decision) -> list[tuple[str, Performance]]:
 
 def description_lines(decision: Decision) -> list[tuple[str, list[str]]]:
     """Every fact of the classifiers' descriptions by its dotted name, one value a role."""
-    flat = [_flat(branch.description or {}) for branch in decision.branches.values()]
+    flat = [_flat(variant.description or {}) for variant in decision.variants.values()]
     names = sorted({name for facts in flat for name in facts})
     return [(name, [facts.get(name, "–") for facts in flat]) for name in names]
 
@@ -104,17 +105,17 @@ def _flat(facts: Mapping[str, Any], before: str = "") -> dict[str, str]:
     return found
 
 
-def revision(branch: BranchSummary, side: Literal["dna", "protein"]) -> str:
+def revision(variant: VariantSummary, side: Literal["dna", "protein"]) -> str:
     """What names an encoder's weights: the hub's revision or the digest of its files."""
-    fingerprint = ((branch.description or {}).get("encoders") or {}).get(side) or {}
+    fingerprint = ((variant.description or {}).get("encoders") or {}).get(side) or {}
     return str(fingerprint.get("revision") or fingerprint.get("checkpoint_digest") or "–")
 
 
 def speed_lines(decision: Decision) -> list[tuple[str, Mapping[str, Any], dict[str, float]]]:
     """Encoder slot, its row of the benchmark, and its ratios to the baseline's protein encoder where they are fair."""
     measured = decision.benchmark or {}
-    proteins = {branch.protein_slot for branch in decision.branches.values()}
-    base = measured.get(decision.branches["baseline"].protein_slot, {})
+    proteins = {variant.protein_slot for variant in decision.variants.values()}
+    base = measured.get(decision.variants["baseline"].protein_slot, {})
     lines = []
     for slot, row in sorted(measured.items()):
         fair = slot in proteins and all(row.get(name) == base.get(name) for name in EQUAL_CONDITIONS)

@@ -55,13 +55,13 @@ class Layout:
         """The shard plan of a source."""
         return self.table(domain, "shard_plan", source)
 
-    def classifier(self, branch: str) -> Path:
-        """Folder of a branch's trained classifier."""
-        return self.results / "classifiers" / branch
+    def classifier(self, variant: str) -> Path:
+        """Folder of a variant's trained classifier."""
+        return self.results / "classifiers" / variant
 
-    def training(self, branch: str) -> Path:
+    def training(self, variant: str) -> Path:
         """What a training of a classifier holds, and keeps its rows beside."""
-        return self.var / self.profile / "classifiers" / branch
+        return self.var / self.profile / "classifiers" / variant
 
     @property
     def incoming_book(self) -> Path:

@@ -122,7 +122,7 @@ class Project:
     def run_samples(self) -> list[dg.ExecuteInProcessResult]:
         """Plan, predict and report the watched folder."""
         results = [self.job(automation.PLAN_SAMPLES_JOB)]
-        for job in (automation.SAMPLE_JOB, automation.OTHER_BRANCH_JOB):
+        for job in (automation.SAMPLE_JOB, automation.OTHER_VARIANT_JOB):
             results += self.run_shards(job, SAMPLES)
         return [*results, *self.run_shards(automation.REPORT_JOB, REPORTS)]
 

@@ -37,10 +37,10 @@ def test_it_is_judged_beside_the_others_and_costs_its_own_tables_alone(widened: 
     assert {name: after[name] for name in before} == before
 
     decision = judged(widened)
-    assert sorted(decision["branches"]) == ["baseline", "candidate", "esm2_650", "floor"]
-    shown = decision["branches"]["esm2_650"]
+    assert sorted(decision["variants"]) == ["baseline", "candidate", "esm2_650", "floor"]
+    shown = decision["variants"]["esm2_650"]
     assert shown["protein_encoder"] == "esm2_650_miniature" and shown["problems"] == []
-    rows = {role: branch["performance"]["levels"]["frame"]["rows"] for role, branch in decision["branches"].items()}
+    rows = {role: variant["performance"]["levels"]["frame"]["rows"] for role, variant in decision["variants"].items()}
     assert len(set(rows.values())) == 1
     assert set(decision["comparisons"]) == {"baseline", "esm2_650", "floor"}
     assert named(decision, "encoder_benchmark is stale", "esm2_650")
@@ -58,10 +58,10 @@ def test_esm2_650_stands_beside_the_others(widened: Project) -> None:
     assert {name: after[name] for name in before} == before
 
     stored: dict[str, Any] = json.loads(widened.workspace.layout.whole("migration_decision", ".json").read_text())
-    assert sorted(stored["branches"]) == ["baseline", "candidate", "esm2_650", "floor"]
-    shown = stored["branches"]["esm2_650"]
+    assert sorted(stored["variants"]) == ["baseline", "candidate", "esm2_650", "floor"]
+    shown = stored["variants"]["esm2_650"]
     assert shown["protein_encoder"] == "esm2_650_miniature" and shown["problems"] == []
-    rows = {role: branch["performance"]["levels"]["frame"]["rows"] for role, branch in stored["branches"].items()}
+    rows = {role: variant["performance"]["levels"]["frame"]["rows"] for role, variant in stored["variants"].items()}
     assert len(set(rows.values())) == 1
     assert set(stored["comparisons"]) == {"baseline", "esm2_650", "floor"}
     assert set(stored["ablations"]) == {"dnabert_s", "fastesm2", "esm2_3b", "esm2_650"}

@@ -33,7 +33,7 @@ def decide(project: Project) -> dict[str, Any]:
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert checks["decision_rests_on_complete_evidence"].passed == (stored["outcome"] != "NO DECISION")
     assert checks["decision_is_reproduced"].passed
-    assert checks["serving_branch_is_promoted"].severity == dg.AssetCheckSeverity.WARN
+    assert checks["serving_variant_is_promoted"].severity == dg.AssetCheckSeverity.WARN
     return stored
 
 
@@ -54,23 +54,23 @@ def test_equal_evidence_gives_an_equal_decision(copied: Project, finished: Finis
     assert copied.workspace.layout.whole(DECISION, ".json").read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("branch", ["fastesm2", "esm2_3b", "kmer"])
-def test_a_missing_evaluation_is_named(copied: Project, branch: str) -> None:
+@pytest.mark.parametrize("variant", ["fastesm2", "esm2_3b", "kmer"])
+def test_a_missing_evaluation_is_named(copied: Project, variant: str) -> None:
     layout = copied.workspace.layout
-    layout.whole(f"{branch}_evaluation").unlink()
+    layout.whole(f"{variant}_evaluation").unlink()
     for suffix in (".json", ".html"):
         layout.whole(DECISION, suffix).unlink()
     decision = decide(copied)
-    assert named(decision, f"{branch}_evaluation", "does not exist")
-    others = {"fastesm2", "esm2_3b", "kmer"} - {branch}
+    assert named(decision, f"{variant}_evaluation", "does not exist")
+    others = {"fastesm2", "esm2_3b", "kmer"} - {variant}
     assert not any(f"{other}_evaluation" in reason for reason in decision["reasons"] for other in others)
 
 
-@pytest.mark.parametrize("branch", ["esm2_3b", "fastesm2"])
-def test_a_missing_classifier_is_named(copied: Project, branch: str) -> None:
+@pytest.mark.parametrize("variant", ["esm2_3b", "fastesm2"])
+def test_a_missing_classifier_is_named(copied: Project, variant: str) -> None:
     """Though one of them is to serve: the run tells it and does not fail."""
-    shutil.rmtree(copied.workspace.layout.classifier(branch))
-    assert named(decide(copied), branch, "no classifier")
+    shutil.rmtree(copied.workspace.layout.classifier(variant))
+    assert named(decide(copied), variant, "no classifier")
 
 
 def test_a_missing_benchmark_is_named(copied: Project) -> None:
@@ -211,11 +211,11 @@ def test_criteria_are_those_of_the_settings(copied: Project) -> None:
 
 
 def serving(project: Project) -> str | None:
-    """The branch that the registry's alias `serving` names."""
+    """The variant that the registry's alias `serving` names."""
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{project.settings.var / 'mlflow/mlflow.db'}")
     (model,) = client.search_registered_models()
     version = model.aliases.get("serving")
-    return str(client.get_model_version(model.name, version).tags["branch"]) if version else None
+    return str(client.get_model_version(model.name, version).tags["variant"]) if version else None
 
 
 def test_no_decision_is_tracked_and_moves_nothing_that_serves(copied: Project) -> None:

@@ -42,7 +42,7 @@ def predicted(project: Project, records: list[SeqIO.SeqRecord], token_budget: in
         path.unlink()
     SeqIO.write(records, project.settings.incoming / f"{SAMPLE}.fasta", "fasta")
     assert failures(project.job(automation.PLAN_SAMPLES_JOB)) == []
-    jobs = (automation.SAMPLE_JOB, automation.OTHER_BRANCH_JOB)
+    jobs = (automation.SAMPLE_JOB, automation.OTHER_VARIANT_JOB)
     assert failures(*(project.range(job, shards_of(project)) for job in jobs)) == []
     assert failures(project.job(automation.REPORT_JOB, partition_key=SAMPLE)) == []
     return project
@@ -93,11 +93,11 @@ def test_no_embedding_and_no_call_changes_by_the_count_of_threads(plain: Project
     encoders = {
         slot: load_encoder(plain.workspace.encoder(slot), layout.checkpoints, plain.settings.encoding) for slot in SLOTS
     }
-    branch = plain.workspace.branch(plain.settings.serving.branch)
-    fingerprints = {"dna": encoders[branch.dna].fingerprint, "protein": encoders[branch.protein].fingerprint}
+    variant = plain.workspace.variant(plain.settings.serving.variant)
+    fingerprints = {"dna": encoders[variant.dna].fingerprint, "protein": encoders[variant.protein].fingerprint}
     chunk_length = plain.settings.sequences.chunk_length
-    dims = {"dna": encoders[branch.dna].dim, "protein": encoders[branch.protein].dim}
-    classifier = ServingClassifier.load(layout.classifier(branch.name), fingerprints, dims, chunk_length)
+    dims = {"dna": encoders[variant.dna].dim, "protein": encoders[variant.protein].dim}
+    classifier = ServingClassifier.load(layout.classifier(variant.name), fingerprints, dims, chunk_length)
     stored = table(plain, "predictions").column("call")
     usable = torch.get_num_threads()
     try:
@@ -107,7 +107,7 @@ def test_no_embedding_and_no_call_changes_by_the_count_of_threads(plain: Project
             for slot, vectors in found.items():
                 expected = vectors_of(table(plain, f"{slot}_embeddings"))
                 assert float(np.abs(vectors_of(vectors) - expected).max()) <= TOLERANCE
-            features = merge_features(frames, found[branch.dna], found[branch.protein])
+            features = merge_features(frames, found[variant.dna], found[variant.protein])
             assert classifier.predictions(features).column("call") == stored
     finally:
         torch.set_num_threads(usable)

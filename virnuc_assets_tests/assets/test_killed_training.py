@@ -43,7 +43,7 @@ def client_of(project: Project) -> MlflowClient:
 
 def runs_of(client: MlflowClient, status: str) -> list[Run]:
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    where = f"attributes.status = '{status}' and tags.branch = 'fastesm2'"
+    where = f"attributes.status = '{status}' and tags.variant = 'fastesm2'"
     return list(client.search_runs([experiment.experiment_id], where))
 
 
@@ -101,13 +101,13 @@ def test_a_killed_training_leaves_what_was_there_and_the_next_one_is_clean(proje
 
 
 def test_only_runs_of_the_same_training_that_did_not_end_are_marked(project: Project) -> None:
-    """Not another branch's, nor one that trained its classifier and is open again for its evaluation."""
+    """Not another variant's, nor one that trained its classifier and is open again for its evaluation."""
     client = client_of(project)
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
     tags = [
         {TRAINING_TAG: "miniature/fastesm2"},
         {TRAINING_TAG: "miniature/esm2_3b"},
-        {"branch": "fastesm2"},
+        {"variant": "fastesm2"},
         {TRAINING_TAG: "miniature/fastesm2", "virnuc.classifier_digest": "aa"},
     ]
     ids = [client.create_run(experiment, tags=tag).info.run_id for tag in tags]

@@ -16,7 +16,7 @@ from dagster._core.loader import LoadingContextForTest
 
 from virnuc_assets import automation
 from virnuc_assets.bootstrap import tracking_uri
-from virnuc_assets.encoders.registry import BRANCHES
+from virnuc_assets.encoders.registry import VARIANTS
 from virnuc_assets.partitions import REFERENCE, SAMPLES
 from virnuc_assets.sequences.accounting import ledger_faults
 from virnuc_assets.storage.merging import vectors_of
@@ -58,12 +58,12 @@ TABLE_KINDS = {
     "translated_proteins": "frames",
     "ledger": "ledger",
     **{f"{slot}_embeddings": "embeddings" for slot in DIMS},
-    **{f"{branch}_features": "features" for branch in NAMES},
+    **{f"{variant}_features": "features" for variant in NAMES},
     "predictions": "predictions",
     "incoming": "incoming",
     "train_test_split": "split",
     "ablations": "ablations",
-    **{f"{branch}_evaluation": "evaluation" for branch in NAMES},
+    **{f"{variant}_evaluation": "evaluation" for variant in NAMES},
 }
 
 
@@ -97,8 +97,8 @@ def per_shard(project: Project) -> Iterator[tuple[dg.AssetKey, str, Path]]:
 
 
 def schema_of(asset: str, table: Path) -> pa.Schema | None:
-    branches = [BRANCHES[name] for name in NAMES]
-    dims = {f"{branch.name}_features": DIMS[branch.dna] + DIMS[branch.protein] for branch in branches}
+    variants = [VARIANTS[name] for name in NAMES]
+    dims = {f"{variant.name}_features": DIMS[variant.dna] + DIMS[variant.protein] for variant in variants}
     schemas = {
         "shard_plan": plan_schema(),
         "annotation": cds_schema(),
@@ -110,7 +110,7 @@ def schema_of(asset: str, table: Path) -> pa.Schema | None:
         "incoming": incoming_schema(),
         **{f"{slot}_embeddings": embeddings_schema(dim) for slot, dim in DIMS.items()},
         **{asset: features_schema(dim) for asset, dim in dims.items()},
-        **{f"{branch}_evaluation": evaluation_schema() for branch in NAMES},
+        **{f"{variant}_evaluation": evaluation_schema() for variant in NAMES},
         "ablations": ablations_schema(),
         "train_test_split": read_schema(table),
     }
@@ -158,15 +158,15 @@ def test_rows_correspond_through_all_stages(finished: Finished) -> None:
             for asset in (f"{slot}_embeddings" for slot in finished.workspace.slots(shards.domain)):
                 found = read_table(layout.table(shards.domain, asset, shard))
                 assert found.column("frame_id") == frames.column("frame_id"), (asset, shard)
-            for branch in finished.workspace.branches(shards.domain):
-                features = read_table(layout.table(shards.domain, f"{branch.name}_features", shard))
+            for variant in finished.workspace.variants(shards.domain):
+                features = read_table(layout.table(shards.domain, f"{variant.name}_features", shard))
                 sides = [
                     vectors_of(read_table(layout.table(shards.domain, f"{slot}_embeddings", shard)))
-                    for slot in (branch.dna, branch.protein)
+                    for slot in (variant.dna, variant.protein)
                 ]
                 np.testing.assert_array_equal(vectors_of(features), np.concatenate(sides, axis=1))
                 for column in ("frame_id", "chunk_id", "record_id", "label", "group"):
-                    assert features.column(column) == frames.column(column), (branch.name, shard, column)
+                    assert features.column(column) == frames.column(column), (variant.name, shard, column)
 
 
 def test_reference_frames_carry_their_label_and_samples_none(finished: Finished) -> None:
@@ -194,8 +194,8 @@ def test_test_rows_are_those_of_the_split_and_relatives_stay_together(finished: 
     }
     dengue = [row for name, row in split.items() if name.startswith(("NC_001477", "gi|9626685", "NC_001474"))]
     assert len({(row["cluster"], row["split"]) for row in dengue}) == 1
-    for branch in NAMES:
-        scored = read_table(layout.whole(f"{branch}_evaluation"))
+    for variant in NAMES:
+        scored = read_table(layout.whole(f"{variant}_evaluation"))
         assert set(scored.column("record_id").to_pylist()) == {n for n, row in split.items() if row["split"] == "test"}
 
 
@@ -217,10 +217,10 @@ def test_metadata_tell_dims_and_encoders(finished: Finished) -> None:
     for slot, dim in DIMS.items():
         metadata = latest(finished, REFERENCE.key(f"{slot}_embeddings"), shard).metadata
         assert (metadata["dim"].value, metadata["encoder"].value) == (dim, finished.workspace.encoder(slot).name)
-    for branch in finished.workspace.branches():
-        metadata = latest(finished, REFERENCE.key(f"{branch.name}_features"), shard).metadata
+    for variant in finished.workspace.variants():
+        metadata = latest(finished, REFERENCE.key(f"{variant.name}_features"), shard).metadata
         dims = [metadata[name].value for name in ("dna_dim", "protein_dim", "merged_dim")]
-        assert dims == [DIMS[branch.dna], DIMS[branch.protein], DIMS[branch.dna] + DIMS[branch.protein]]
+        assert dims == [DIMS[variant.dna], DIMS[variant.protein], DIMS[variant.dna] + DIMS[variant.protein]]
 
 
 def test_whole_assets_tell_their_numbers(finished: Finished) -> None:
@@ -283,7 +283,7 @@ def test_every_check_ran_and_passed(finished: Finished) -> None:
         (record,) = finished.instance.event_log_storage.get_asset_check_execution_history(check, limit=1)
         assert record.event is not None, check
         evaluation = record.event.dagster_event.asset_check_evaluation_data
-        if check.name == "serving_branch_is_promoted":
+        if check.name == "serving_variant_is_promoted":
             # No decision let the candidate serve, and the settings do: that is what the warning is for.
             assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
         else:
@@ -294,7 +294,7 @@ def test_the_decision_is_made_on_complete_evidence(finished: Finished) -> None:
     layout = finished.workspace.layout
     decision = json.loads(layout.whole("migration_decision", ".json").read_text())
     assert decision["outcome"] in ("GO", "NO-GO")
-    dims = {role: branch["description"]["merged_dim"] for role, branch in decision["branches"].items()}
+    dims = {role: variant["description"]["merged_dim"] for role, variant in decision["variants"].items()}
     assert dims == {"candidate": 80, "baseline": 112, "floor": 656}
     assert latest(finished, dg.AssetKey("migration_decision"), None).metadata["outcome"].value == decision["outcome"]
     html = layout.whole("migration_decision", ".html").read_text()
@@ -348,7 +348,7 @@ def again(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Itera
     The last reference shard goes through in a run of its own, as from the UI.
     """
     project = finished.copy(tmp_path_factory.mktemp("again") / "project", with_history=True)
-    trained = [f"{branch}_{stage}" for branch in NAMES for stage in ("classifier", "evaluation")]
+    trained = [f"{variant}_{stage}" for variant in NAMES for stage in ("classifier", "evaluation")]
     *several, single = project.keys(REFERENCE)
     project.results = [
         project.job(PLAN_REFERENCE_JOB),
@@ -372,17 +372,17 @@ def test_a_second_run_makes_no_row(again: Finished) -> None:
 def test_a_second_run_trains_nothing(again: Finished, finished: Finished) -> None:
     def trainings(project: Project) -> dict[str, str | None]:
         tracking = MlflowTracking(uri=tracking_uri(project.settings), server_url="")
-        return {branch: tracking.find_training(weights_of(project, branch)) for branch in NAMES}
+        return {variant: tracking.find_training(weights_of(project, variant)) for variant in NAMES}
 
     assert trainings(again) == trainings(finished)
-    for branch in NAMES:
-        assert latest(again, dg.AssetKey(f"{branch}_classifier"), None).metadata["trained_anew"].value is False
-        assert weights_of(again, branch) == weights_of(finished, branch)
+    for variant in NAMES:
+        assert latest(again, dg.AssetKey(f"{variant}_classifier"), None).metadata["trained_anew"].value is False
+        assert weights_of(again, variant) == weights_of(finished, variant)
     assert training_runs(again) == training_runs(finished) == 3
 
 
-def weights_of(project: Project, branch: str) -> str:
-    description = project.workspace.layout.classifier(branch) / "classifier.json"
+def weights_of(project: Project, variant: str) -> str:
+    description = project.workspace.layout.classifier(variant) / "classifier.json"
     return str(json.loads(description.read_text())["weights_sha256"])
 
 
@@ -392,7 +392,7 @@ def training_runs(project: Project) -> int:
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{project.settings.var / 'mlflow/mlflow.db'}")
     experiment = client.get_experiment_by_name("virnuc")
     assert experiment is not None
-    return sum("branch" in run.data.tags for run in client.search_runs([experiment.experiment_id]))
+    return sum("variant" in run.data.tags for run in client.search_runs([experiment.experiment_id]))
 
 
 def test_a_second_run_leaves_every_table_byte_for_byte(again: Finished, finished: Finished) -> None:

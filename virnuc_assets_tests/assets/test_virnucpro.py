@@ -19,7 +19,7 @@ from virnuc_assets.automation import DECISION_JOB
 from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.exchange import export_file
-from virnuc_assets.migration.evidence import BranchEvidence, Evidence
+from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.migration.soundness import dims_match_encoders, same_environment
 from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import read_recipe, read_table
@@ -46,7 +46,7 @@ def shards(project: Project) -> list[Path]:
 
 @pytest.fixture
 def existing(finished: Finished, copied: Project) -> Iterator[Project]:
-    """A project beside a VirNucPro whose features and classifier are those of its ESM2-3B branch."""
+    """A project beside a VirNucPro whose features and classifier are those of its ESM2-3B variant."""
     folder = copied.root / "theirs"
     for path in shards(copied):
         export_file(path, folder / f"{path.stem}_merged.pt")
@@ -73,11 +73,11 @@ def metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     return {name: value.value for name, value in event.metadata.items()}
 
 
-def table_of(project: Project, branch: str) -> Any:
-    return read_table(project.workspace.layout.whole(f"{branch}_evaluation"), evaluation_schema())
+def table_of(project: Project, variant: str) -> Any:
+    return read_table(project.workspace.layout.whole(f"{variant}_evaluation"), evaluation_schema())
 
 
-def test_it_scores_what_our_branch_scores_and_embeds_nothing(existing: Project) -> None:
+def test_it_scores_what_our_variant_scores_and_embeds_nothing(existing: Project) -> None:
     before = {name: path.stat().st_mtime_ns for name, path in existing.tables().items()}
     result = evaluate(existing)
     assert failures(result) == []
@@ -98,14 +98,14 @@ def test_it_scores_what_our_branch_scores_and_embeds_nothing(existing: Project) 
     assert (again["rows_made"], again["digest"]) == (0, told["digest"])
 
 
-def test_the_decision_shows_it_beside_the_branches_and_judges_nothing_by_it(existing: Project) -> None:
+def test_the_decision_shows_it_beside_the_variants_and_judges_nothing_by_it(existing: Project) -> None:
     assert failures(evaluate(existing), existing.materialize(DECISION)) == []
     page = existing.workspace.layout.whole(DECISION, ".html").read_text()
     stored = json.loads(existing.workspace.layout.whole(DECISION, ".json").read_text())
-    assert list(stored["branches"]) == ["baseline", "candidate", "floor", "virnucpro"]
-    theirs, ours = (stored["branches"][role]["performance"]["levels"]["frame"] for role in ("virnucpro", "baseline"))
+    assert list(stored["variants"]) == ["baseline", "candidate", "floor", "virnucpro"]
+    theirs, ours = (stored["variants"][role]["performance"]["levels"]["frame"] for role in ("virnucpro", "baseline"))
     assert theirs == pytest.approx(ours, abs=1e-6)
-    assert stored["branches"]["virnucpro"]["description"]["origin"]["file"] == "500_model.pth"
+    assert stored["variants"]["virnucpro"]["description"]["origin"]["file"] == "500_model.pth"
     assert not any("virnucpro" in reason for reason in stored["reasons"])
     assert "virnucpro" in page and "500_model.pth" in page
 
@@ -120,10 +120,10 @@ def test_as_a_baseline_it_would_be_no_evidence(existing: Project) -> None:
     assert failures(evaluate(existing)) == []
     workspace = existing.workspace
     imported = imported_evidence(existing.instance, workspace)
-    assert (imported.branch, imported.dna_slot, imported.protein_slot) == ("virnucpro", "dnabert_s", "esm2_3b")
+    assert (imported.variant, imported.dna_slot, imported.protein_slot) == ("virnucpro", "dnabert_s", "esm2_3b")
     assert imported.problems == () and imported.description is not None
     _, ours = load_classifier(workspace.layout.classifier("fastesm2"))
-    candidate = BranchEvidence("fastesm2", "dnabert_s", "fastesm2", None, ours.model_dump(mode="json"))
+    candidate = VariantEvidence("fastesm2", "dnabert_s", "fastesm2", None, ours.model_dump(mode="json"))
     dims = {"dnabert_s": ours.dna_dim, "fastesm2": ours.protein_dim, "esm2_3b": imported.description["protein_dim"]}
     measured = {slot: {"dim": dim} for slot, dim in dims.items()}
     evidence = Evidence(candidate, imported, candidate, benchmark=measured)

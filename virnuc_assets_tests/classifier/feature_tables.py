@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from virnuc_assets.classifier.fitting import BOTH, Fit, Sides
 from virnuc_assets.classifier.split import split_schema
-from virnuc_assets.encoders.registry import Branch
+from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.settings import TrainingSettings
 from virnuc_assets.storage.schemas import features_schema
 from virnuc_assets.storage.tables import write_table
@@ -75,4 +75,4 @@ def write_split(path: Path, records: int) -> Path:
 
 
 def fit_of(tables: dict[str, Path], split: Path, training: TrainingSettings = SETTINGS, sides: Sides = BOTH) -> Fit:
-    return Fit(Branch("b", "dna_slot", "protein_slot"), ENCODERS, tables, split, 500, training, sides)
+    return Fit(Variant("b", "dna_slot", "protein_slot"), ENCODERS, tables, split, 500, training, sides)

@@ -28,7 +28,7 @@ UNKNOWN = dict.fromkeys(("seed", "training", "split_digest", "data_digest", "bes
 
 def description(**changes: object) -> ClassifierDescription:
     values: dict[str, object] = {
-        "branch": "fastesm2",
+        "variant": "fastesm2",
         "encoders": {"dna": DNA, "protein": PROTEIN},
         "dna_dim": 4,
         "protein_dim": 6,
@@ -104,7 +104,7 @@ def test_absent_or_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ClassifierMismatch, match=r"classifier.safetensors and classifier.json not found"):
         load_classifier(tmp_path)
     save_classifier(tmp_path, model(), description())
-    (tmp_path / "classifier.json").write_text('{"branch": "fastesm2"')
+    (tmp_path / "classifier.json").write_text('{"variant": "fastesm2"')
     with pytest.raises(ClassifierMismatch, match=r"not a classifier's description"):
         load_classifier(tmp_path)
     (tmp_path / "classifier.json").unlink()

@@ -3,16 +3,16 @@ import sys
 
 import pytest
 
-from virnuc_assets.encoders.registry import BRANCHES, ENCODERS, PROFILES, encoder_for, encoder_named
+from virnuc_assets.encoders.registry import VARIANTS, ENCODERS, PROFILES, encoder_for, encoder_named
 from virnuc_assets.errors import VirnucError
 
 
-def test_both_profiles_fill_the_same_slots_and_every_branch() -> None:
+def test_both_profiles_fill_the_same_slots_and_every_variant() -> None:
     assert set(PROFILES["miniature"]) == set(PROFILES["full"])
-    for branch in BRANCHES.values():
+    for variant in VARIANTS.values():
         for profile in PROFILES:
-            assert encoder_for(profile, branch.dna).alphabet == "dna"
-            assert encoder_for(profile, branch.protein).alphabet == "protein"
+            assert encoder_for(profile, variant.dna).alphabet == "dna"
+            assert encoder_for(profile, variant.protein).alphabet == "protein"
 
 
 def test_a_miniature_differs_from_its_original_only_in_its_weights() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.launcher import LaunchRunContext
 from dagster._core.launcher.base import WorkerStatus
+from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.storage.dagster_run import DagsterRunStatus
 
 from virnuc_assets import slurm_jobs
@@ -145,3 +149,17 @@ def test_jobs_whose_run_has_ended_are_cancelled(
     _end_jobs_without_a_run(home)
     told = tmp_path / "cancelled"
     assert (told.read_text() if told.exists() else "") == ("7\n" if cancelled else "")
+
+
+@pytest.mark.parametrize(("state", "submitted"), [("PENDING", False), ("RUNNING", False), ("CANCELLED", True)])
+def test_a_job_whose_answer_was_lost_is_taken_for_the_runs_own(
+    answers: Callable[..., None], tmp_path: Path, state: str, submitted: bool
+) -> None:
+    code = RepositoryPythonOrigin(sys.executable, ModuleCodePointer("somewhere", "defs", None))
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as home:
+        run = new_run(home, ["on_cpu"], job_code_origin=JobPythonOrigin("steps", code))
+        answers(squeue=f"7|{state}|None|dagster-{run.run_id}|", sbatch="8")
+        launcher(home).launch_run(LaunchRunContext(run, workspace=None))
+        now = home.get_run_by_id(run.run_id)
+        assert now is not None
+        assert now.tags[JOB_TAG] == ("8" if submitted else "7")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from virnuc_assets.migration.evidence import BranchEvidence, Evidence
+from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
 from virnuc_assets.storage.schemas import evaluation_schema
 
@@ -75,9 +75,9 @@ def fingerprint(slot: str, suffix: str = "_miniature", **changes: str) -> dict[s
     return {**facts, **changes}
 
 
-def description(branch: str, **changes: object) -> dict[str, Any]:
+def description(variant: str, **changes: object) -> dict[str, Any]:
     """A classifier's description that fits its encoders."""
-    dna, protein = (SLOTS | BESIDE)[branch]
+    dna, protein = (SLOTS | BESIDE)[variant]
     facts = {
         "dna_dim": DIMS[dna],
         "protein_dim": DIMS[protein],
@@ -86,16 +86,16 @@ def description(branch: str, **changes: object) -> dict[str, Any]:
         "seed": 0,
         "training": {"seed": 0, "hidden": 4},
         "split_digest": "split-1",
-        "data_digest": f"features-of-{branch}",
+        "data_digest": f"features-of-{variant}",
         "encoders": {"dna": fingerprint(dna), "protein": fingerprint(protein)},
     }
     return {**facts, **changes}
 
 
-def branch(name: str, predictions: pa.Table | None, **changes: Any) -> BranchEvidence:  # noqa: ANN401
-    """A branch whose classifier is in order."""
+def variant(name: str, predictions: pa.Table | None, **changes: Any) -> VariantEvidence:  # noqa: ANN401
+    """A variant whose classifier is in order."""
     dna, protein = (SLOTS | BESIDE)[name]
-    return BranchEvidence(name, dna, protein, predictions, **{"description": description(name), **changes})
+    return VariantEvidence(name, dna, protein, predictions, **{"description": description(name), **changes})
 
 
 def measured(slot: str, sequences_per_s: float, peak_memory_bytes: int, **changes: object) -> dict[str, Any]:
@@ -124,9 +124,9 @@ def evidence(**changes: Any) -> Evidence:  # noqa: ANN401
     """100 rows in 20 clusters: the candidate and the baseline make no error, the floor makes one in each cluster."""
     one_wrong_in_five = right(5, wrong=1) * 10
     parts: dict[str, Any] = {
-        "candidate": branch("fastesm2", rows(right(50), right(50))),
-        "baseline": branch("esm2_3b", rows(right(50), right(50))),
-        "floor": branch("kmer", rows(one_wrong_in_five, one_wrong_in_five)),
+        "candidate": variant("fastesm2", rows(right(50), right(50))),
+        "baseline": variant("esm2_3b", rows(right(50), right(50))),
+        "floor": variant("kmer", rows(one_wrong_in_five, one_wrong_in_five)),
         "benchmark": benchmark(),
         "environment": {"python": "3.11"},
     }

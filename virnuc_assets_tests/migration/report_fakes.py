@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from virnuc_assets.migration.evidence import BranchEvidence, Evidence
+from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.migration.report import render_html
 from virnuc_assets.migration.verdict import Decision, decide
 from virnuc_assets.settings import DecisionSettings
 
-from .evidence_fakes import EVALUATION, SETTINGS, branch, description, evidence, fingerprint, replaced, right, rows
+from .evidence_fakes import EVALUATION, SETTINGS, description, evidence, fingerprint, replaced, right, rows, variant
 
 SECTIONS = [
     *("compared", "criteria", "metrics", "curves", "calibration", "groups", "lengths"),
@@ -80,7 +80,7 @@ def page_of(given: Evidence, settings: DecisionSettings = SETTINGS, **links: str
 
 def good(**changes: object) -> Evidence:
     """The usual evidence, its floor so low that the candidate beats it in every draw."""
-    return evidence(**{"floor": branch("kmer", FLOOR), **changes})
+    return evidence(**{"floor": variant("kmer", FLOOR), **changes})
 
 
 @functools.cache
@@ -93,22 +93,22 @@ def go_page() -> Page:
     return Page(go_html())
 
 
-def beside(name: str, wrong: int = 3, **changes: object) -> BranchEvidence:
-    """A branch of no role, with encoders that the fakes do not know."""
+def beside(name: str, wrong: int = 3, **changes: object) -> VariantEvidence:
+    """A variant of no role, with encoders that the fakes do not know."""
     sides = {"dna": fingerprint("dnabert_s"), "protein": fingerprint(name)}
     facts = description("fastesm2", encoders=sides, **changes)
-    return BranchEvidence(name, "dnabert_s", name, rows(right(50, wrong=wrong), right(50, wrong=2 * wrong)), facts)
+    return VariantEvidence(name, "dnabert_s", name, rows(right(50, wrong=wrong), right(50, wrong=2 * wrong)), facts)
 
 
 @functools.cache
 def rich() -> Evidence:
-    """Five branches, single encoders, a group that is not judged, one of a single cluster, a temperature."""
+    """Five variants, single encoders, a group that is not judged, one of a single cluster, a temperature."""
     # Errors differ between the labels, so that a table which confuses them is seen.
     tables = {wrong: grouped(rows(right(50, wrong=wrong), right(50, wrong=2 * wrong))) for wrong in (1, 2, 10)}
     return evidence(
-        candidate=branch("fastesm2", tables[2], description=description("fastesm2", temperature=0.5)),
-        baseline=branch("esm2_3b", tables[1], description=description("esm2_3b", temperature=2.0)),
-        floor=branch("kmer", tables[10]),
+        candidate=variant("fastesm2", tables[2], description=description("fastesm2", temperature=0.5)),
+        baseline=variant("esm2_3b", tables[1], description=description("esm2_3b", temperature=2.0)),
+        floor=variant("kmer", tables[10]),
         beside=(with_groups(beside("esm2_650", origin="elsewhere/published")), with_groups(beside("prot_t5", wrong=6))),
         ablations={"dnabert_s": tables[10], "fastesm2": tables[2]},
     )
@@ -123,8 +123,8 @@ def grouped(table: pa.Table) -> pa.Table:
     )
 
 
-def with_groups(one: BranchEvidence) -> BranchEvidence:
-    return BranchEvidence(**{**vars(one), "predictions": grouped(one.predictions)})
+def with_groups(one: VariantEvidence) -> VariantEvidence:
+    return VariantEvidence(**{**vars(one), "predictions": grouped(one.predictions)})
 
 
 @functools.cache
@@ -150,4 +150,4 @@ def rich_json() -> dict[str, Any]:
 
 def by_role(facts: Mapping[str, Any]) -> list[Any]:
     """Values in the order of the page; JSON has sorted its keys."""
-    return [facts[role] for role in rich().branches]
+    return [facts[role] for role in rich().variants]

@@ -16,7 +16,7 @@ from virnuc_assets.cli import app
 from virnuc_assets.migration.bundle import Bundle, BundleError, recompute, write_bundle
 from virnuc_assets.migration.evidence import Evidence
 
-from .evidence_fakes import EVALUATION, SETTINGS, branch, description, evidence, right, rows
+from .evidence_fakes import EVALUATION, SETTINGS, description, evidence, right, rows, variant
 
 pytestmark = pytest.mark.xdist_group("bundle")  # one process makes `written`
 
@@ -24,10 +24,10 @@ LINKS = (("MLflow run", "http://127.0.0.1:5000/#/experiments/1/runs/abc"),)
 
 
 def given() -> Evidence:
-    """Four branches, ablations, one problem: all that evidence can hold."""
+    """Four variants, ablations, one problem: all that evidence can hold."""
     good = rows(right(50), right(50))
     return evidence(
-        beside=(branch("esm2_650", rows(right(50, wrong=5), right(50))),),
+        beside=(variant("esm2_650", rows(right(50, wrong=5), right(50))),),
         ablations={"dnabert_s": rows(right(50, wrong=20), right(50)), "fastesm2": good},
         benchmark_problems=("encoder_benchmark is stale",),
     )
@@ -74,7 +74,7 @@ def test_a_decision_is_computed_again_to_the_byte(folder: Path, tmp_path: Path) 
 
 
 def test_evidence_without_tables_is_computed_again_as_well(tmp_path: Path) -> None:
-    bare = evidence(baseline=branch("esm2_3b", None, description=None, problems=("gone",)), benchmark=None)
+    bare = evidence(baseline=variant("esm2_3b", None, description=None, problems=("gone",)), benchmark=None)
     decision = write_bundle(tmp_path / "bare", Bundle(bare, SETTINGS, EVALUATION))
     assert decision.outcome == "NO DECISION"
     assert recompute(tmp_path / "bare") == (decision, [])
@@ -83,7 +83,7 @@ def test_evidence_without_tables_is_computed_again_as_well(tmp_path: Path) -> No
 def test_the_order_of_what_was_given_decides_nothing(tmp_path: Path) -> None:
     """Descriptions come from models, and are read back from JSON that sorts its keys."""
     told = description("esm2_3b", training={"seed": 1, "hidden": 4, "batch_rows": 32}, zebra=1, ape={"b": 1, "a": 2})
-    other = evidence(baseline=branch("esm2_3b", rows(right(50), right(50)), description=told))
+    other = evidence(baseline=variant("esm2_3b", rows(right(50), right(50)), description=told))
     write_bundle(tmp_path / "decision", Bundle(other, SETTINGS, EVALUATION))
     assert recompute(tmp_path / "decision")[1] == []
 
@@ -95,7 +95,7 @@ def test_one_altered_score_is_named_with_its_table_and_row(folder: Path) -> None
     assert faults[0] == f"{path}: 1 of 100 rows were altered: viral0_chunk_4F1"
     told = "\n".join(faults)
     assert f"{folder / 'migration_decision.html'}: not what the evidence gives" in told
-    assert "branches.candidate.performance.levels.frame.brier: stored " in told
+    assert "variants.candidate.performance.levels.frame.brier: stored " in told
 
 
 def test_an_altered_call_changes_the_verdict_and_says_so(folder: Path) -> None:
@@ -111,7 +111,7 @@ def test_an_altered_call_changes_the_verdict_and_says_so(folder: Path) -> None:
 
 
 def test_rows_that_went_or_moved_are_told(folder: Path) -> None:
-    gone, moved = (folder / f"predictions/{branch}.parquet" for branch in ("kmer", "esm2_650"))
+    gone, moved = (folder / f"predictions/{variant}.parquet" for variant in ("kmer", "esm2_650"))
     rewrite(gone, lambda table: table.slice(1))
     rewrite(moved, lambda table: table.take(list(range(99, -1, -1))))
     told = [fault for fault in recompute(folder)[1] if "rows were added, taken away or moved" in fault]

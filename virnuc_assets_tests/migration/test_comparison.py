@@ -13,11 +13,11 @@ from virnuc_assets.migration.pairing import PairedCalls, PairedRows, pair
 from virnuc_assets.migration.resampling import expanded_tail
 from virnuc_assets.settings import DecisionSettings
 
-from .evidence_fakes import SETTINGS, branch, right, rows
+from .evidence_fakes import SETTINGS, right, rows, variant
 
 
 def paired_rows(candidate: pa.Table, baseline: pa.Table) -> PairedRows:
-    paired, gaps = pair(branch("fastesm2", candidate), branch("esm2_3b", baseline))
+    paired, gaps = pair(variant("fastesm2", candidate), variant("esm2_3b", baseline))
     assert paired is not None, gaps
     return paired
 

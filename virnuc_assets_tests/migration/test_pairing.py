@@ -10,13 +10,13 @@ import pytest
 
 from virnuc_assets.migration.pairing import pair
 
-from .evidence_fakes import branch, replaced, right, rows
+from .evidence_fakes import replaced, right, rows, variant
 
 TABLE = rows(right(10), right(10))
 
 
 def gaps_of(candidate: pa.Table | None, baseline: pa.Table | None) -> tuple[str, ...]:
-    paired, gaps = pair(branch("fastesm2", candidate), branch("esm2_3b", baseline))
+    paired, gaps = pair(variant("fastesm2", candidate), variant("esm2_3b", baseline))
     assert (paired is None) == bool(gaps)
     return gaps
 
@@ -24,7 +24,7 @@ def gaps_of(candidate: pa.Table | None, baseline: pa.Table | None) -> tuple[str,
 def test_rows_are_put_side_by_side_by_frame_id() -> None:
     candidate = rows(right(6, wrong=1), right(4))
     baseline = rows(right(6), right(4, wrong=2)).take([9, 0, 8, 1, 7, 2, 6, 3, 5, 4])
-    paired, gaps = pair(branch("fastesm2", candidate), branch("esm2_3b", baseline))
+    paired, gaps = pair(variant("fastesm2", candidate), variant("esm2_3b", baseline))
     assert paired is not None and gaps == ()
     # Sorted by frame_id: host0 chunks 1-4, viral0 chunks 1-5, viral1 chunk 1.
     assert paired.viral.tolist() == [False] * 4 + [True] * 6
@@ -58,7 +58,7 @@ def test_labels_that_differ_are_a_gap() -> None:
 
 def test_rows_without_a_group_are_grouped_by_label() -> None:
     table = replaced(TABLE, "group", dict.fromkeys(range(20)))
-    paired, _ = pair(branch("fastesm2", table), branch("esm2_3b", table))
+    paired, _ = pair(variant("fastesm2", table), variant("esm2_3b", table))
     assert paired is not None
     assert paired.group_names == (("host", "(no group)"), ("viral", "(no group)"))
 
@@ -101,11 +101,11 @@ def test_absent_tables_columns_and_rows_are_gaps() -> None:
 
 
 def test_what_the_caller_knows_of_an_absent_table_is_the_gap() -> None:
-    stale = branch("esm2_3b", None, problems=("esm2_3b_evaluation has not been materialized",))
-    assert pair(branch("fastesm2", TABLE), stale)[1] == ("esm2_3b_evaluation has not been materialized",)
+    stale = variant("esm2_3b", None, problems=("esm2_3b_evaluation has not been materialized",))
+    assert pair(variant("fastesm2", TABLE), stale)[1] == ("esm2_3b_evaluation has not been materialized",)
 
 
 def test_arrays_are_of_the_promised_types() -> None:
-    paired, _ = pair(branch("fastesm2", TABLE), branch("esm2_3b", TABLE))
+    paired, _ = pair(variant("fastesm2", TABLE), variant("esm2_3b", TABLE))
     assert paired is not None
     assert paired.viral.dtype == np.bool_ and paired.cluster.dtype == paired.group.dtype == np.int64

@@ -11,7 +11,7 @@ from virnuc_assets.sequences.catalogue import HOST_GROUPS
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
 from virnuc_assets.storage.schemas import evaluation_schema
 
-from .evidence_fakes import branch, evidence
+from .evidence_fakes import evidence, variant
 
 VIRUS_GROUPS = ("dsDNA phage", "ssDNA phage", "+ssRNA", "-ssRNA")
 ERRORS = 0.1
@@ -79,9 +79,9 @@ class Planted:
     def decision(self, candidate: np.ndarray, settings: DecisionSettings | None = None) -> Decision:
         """What is decided of a candidate with these calls, all else being in order."""
         given = evidence(
-            candidate=branch("fastesm2", self.table(candidate)),
-            baseline=branch("esm2_3b", self.table(self.baseline)),
-            floor=branch("kmer", self.table(self.floor())),
+            candidate=variant("fastesm2", self.table(candidate)),
+            baseline=variant("esm2_3b", self.table(self.baseline)),
+            floor=variant("kmer", self.table(self.floor())),
         )
         return decide(given, settings or DecisionSettings(bootstrap_rounds=1000), EvaluationSettings())
 

@@ -7,18 +7,18 @@ from collections.abc import Mapping
 
 import pytest
 
-from virnuc_assets.migration.evidence import BranchEvidence, Evidence
+from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.migration.limits import not_measured
 from virnuc_assets.migration.report import markdown_summary, render_html
 
 from .evidence_fakes import (
     SLOTS,
-    branch,
     description,
     evidence,
     fingerprint,
     right,
     rows,
+    variant,
 )
 from .report_fakes import (
     FLOOR,
@@ -43,8 +43,8 @@ def full_size(name: str) -> dict[str, object]:
     ("given", "outcome"),
     [
         (good(), "GO"),
-        (good(candidate=branch("fastesm2", rows(right(50), right(50, wrong=20)))), "NO-GO"),
-        (good(baseline=branch("esm2_3b", None)), "NO DECISION"),
+        (good(candidate=variant("fastesm2", rows(right(50), right(50, wrong=20)))), "NO-GO"),
+        (good(baseline=variant("esm2_3b", None)), "NO DECISION"),
     ],
 )
 def test_the_verdict_comes_first(given: Evidence, outcome: str) -> None:
@@ -59,13 +59,13 @@ def test_the_verdict_comes_first(given: Evidence, outcome: str) -> None:
 
 
 def test_an_interval_too_wide_is_not_called_missing() -> None:
-    text = Page(page_of(good(candidate=branch("fastesm2", rows(right(50, wrong=2), right(50, wrong=2)))))).text
+    text = Page(page_of(good(candidate=variant("fastesm2", rows(right(50, wrong=2), right(50, wrong=2)))))).text
     assert "Nothing fails, but an interval is too wide to tell: accuracy_drop_within_margin cannot be told" in text
     assert "? inconclusive" in text and "What is missing" not in text
 
 
 def test_what_fails_is_said_though_evidence_is_missing() -> None:
-    given = evidence(candidate=branch("fastesm2", rows(right(50), right(50, wrong=20))), benchmark=None)
+    given = evidence(candidate=variant("fastesm2", rows(right(50), right(50, wrong=20))), benchmark=None)
     assert "this fails already: accuracy_drop_within_margin, f1_drop_within_margin" in Page(page_of(given)).text
 
 
@@ -109,7 +109,7 @@ def test_no_banner_for_real_weights() -> None:
     tables = {"kmer": FLOOR}
     given = evidence(
         **{
-            role: branch(name, tables.get(name, rows(right(50), right(50))), description=full_size(name))
+            role: variant(name, tables.get(name, rows(right(50), right(50))), description=full_size(name))
             for role, name in sides
         }
     )
@@ -121,14 +121,14 @@ def test_no_banner_for_real_weights() -> None:
 
 
 def test_a_page_without_any_evidence() -> None:
-    bare: Mapping[str, BranchEvidence] = {
-        role: branch(name, None, description=None)
+    bare: Mapping[str, VariantEvidence] = {
+        role: variant(name, None, description=None)
         for role, name in zip(("candidate", "baseline", "floor"), SLOTS, strict=True)
     }
     page = page_of(evidence(**bare, benchmark=None, environment={}))
     assert 'role="img"' not in page
     text = Page(page).text
-    assert "No branch has stored predictions that can be drawn." in text
+    assert "No variant has stored predictions that can be drawn." in text
     assert "Nothing could be compared" in text and "No encoder benchmark is stored." in text
 
 

@@ -10,11 +10,11 @@ from virnuc_assets.migration.report import METRICS
 
 from .evidence_fakes import (
     benchmark,
-    branch,
     evidence,
     measured,
     right,
     rows,
+    variant,
 )
 from .report_fakes import (
     Page,
@@ -38,12 +38,12 @@ def test_criteria_show_number_interval_threshold_and_outcome() -> None:
     assert "≥ 2×" in rich_page().text and "≤ 0.05" in rich_page().text and "> 0" in rich_page().text
 
 
-def test_metrics_of_every_branch_and_level_are_those_of_the_decision() -> None:
-    branches = [one["performance"]["levels"] for one in by_role(rich_json()["branches"])]
+def test_metrics_of_every_variant_and_level_are_those_of_the_decision() -> None:
+    variants = [one["performance"]["levels"] for one in by_role(rich_json()["variants"])]
     for level in ("frame", "chunk", "record"):
         for metric, title in METRICS.items():
-            assert [title, *(score(levels[level][metric]) for levels in branches)] in rich_page().rows
-        for levels in branches:
+            assert [title, *(score(levels[level][metric]) for levels in variants)] in rich_page().rows
+        for levels in variants:
             tn, fp, fn, tp = (levels[level][cell] for cell in ("tn", "fp", "fn", "tp"))
             host, viral = tn + fp, fn + tp
             assert [
@@ -78,7 +78,7 @@ def test_comparisons_and_mcnemar_are_those_of_the_decision() -> None:
 
 
 def test_calibration_and_abstention_are_those_of_the_decision() -> None:
-    found = rich_json()["branches"]["candidate"]["performance"]
+    found = rich_json()["variants"]["candidate"]["performance"]
     before, after, band = found["levels"]["frame"], found["calibration"], found["abstention"]
     assert after["ece"] != before["ece"]
     arrows = [f"{score(before[metric])} → {score(after[metric])}" for metric in ("ece", "brier")]
@@ -103,7 +103,7 @@ def test_groups_are_shown_whether_judged_or_not() -> None:
 
 
 def test_a_group_beyond_the_margin_and_one_that_is_open() -> None:
-    given = good(candidate=branch("fastesm2", rows(right(50, wrong=4), right(50, wrong=20))))
+    given = good(candidate=variant("fastesm2", rows(right(50, wrong=4), right(50, wrong=20))))
     assert [(line.group.group, line.outcome) for line in views.group_lines(decided(given))] == [
         ("bacteria", "failed"),
         ("phage", "inconclusive"),

@@ -19,13 +19,13 @@ from virnuc_assets.migration.report import markdown_summary
 from .evidence_fakes import (
     SLOTS,
     benchmark,
-    branch,
     description,
     evidence,
     measured,
     replaced,
     right,
     rows,
+    variant,
 )
 from .report_fakes import (
     FLOOR,
@@ -47,16 +47,16 @@ def hostile_evidence() -> Evidence:
     for column in ("group", "cluster"):
         tables = [replaced(table, column, dict.fromkeys(range(50), HOSTILE)) for table in tables]
     return evidence(
-        candidate=branch("fastesm2", tables[0], description=description("fastesm2", data_digest=HOSTILE)),
-        baseline=branch("esm2_3b", tables[1], problems=(f"stale: {HOSTILE}",)),
-        floor=branch("kmer", tables[2]),
+        candidate=variant("fastesm2", tables[0], description=description("fastesm2", data_digest=HOSTILE)),
+        baseline=variant("esm2_3b", tables[1], problems=(f"stale: {HOSTILE}",)),
+        floor=variant("kmer", tables[2]),
         benchmark={**benchmark(), HOSTILE: measured("dnabert_s", 1.0, 1, device=HOSTILE)},
         environment={HOSTILE: HOSTILE},
     )
 
 
 def test_equal_evidence_gives_equal_bytes() -> None:
-    shuffled = good(candidate=branch("fastesm2", rows(right(50), right(50)).take(list(range(99, -1, -1)))))
+    shuffled = good(candidate=variant("fastesm2", rows(right(50), right(50)).take(list(range(99, -1, -1)))))
     assert go_html() == page_of(shuffled)
 
 
@@ -120,7 +120,7 @@ def test_a_group_may_be_named_anything() -> None:
     tables = {"kmer": FLOOR}
     given = evidence(
         **{
-            role: branch(name, replaced(tables.get(name, rows(right(50), right(50))), "group", groups))
+            role: variant(name, replaced(tables.get(name, rows(right(50), right(50))), "group", groups))
             for role, name in sides
         }
     )
@@ -139,6 +139,6 @@ def test_a_link_that_runs_code_is_refused() -> None:
         page_of(evidence(), run="javascript:alert(1)")
 
 
-def test_branches_beside_have_styles_of_their_own() -> None:
-    found = styles(["candidate", "baseline", "floor", *(f"branch{i}" for i in range(20))])
+def test_variants_beside_have_styles_of_their_own() -> None:
+    found = styles(["candidate", "baseline", "floor", *(f"variant{i}" for i in range(20))])
     assert len({(style.variable, style.dashes) for style in found.values()}) == 23

@@ -8,15 +8,15 @@ import pytest
 
 from virnuc_assets.migration.criterion import Criterion
 from virnuc_assets.migration.evidence import Evidence
-from virnuc_assets.migration.soundness import branch_is_current, dims_match_encoders, same_environment
+from virnuc_assets.migration.soundness import dims_match_encoders, same_environment, variant_is_current
 
-from .evidence_fakes import benchmark, branch, description, evidence, fingerprint, right, rows
+from .evidence_fakes import benchmark, description, evidence, fingerprint, right, rows, variant
 
 TABLE = rows(right(50), right(50))
 
 
 def with_candidate(**changes: Any) -> Evidence:
-    return evidence(candidate=branch("fastesm2", TABLE, description=description("fastesm2", **changes)))
+    return evidence(candidate=variant("fastesm2", TABLE, description=description("fastesm2", **changes)))
 
 
 def encoders(dna: dict[str, str] | None = None, protein: dict[str, str] | None = None) -> dict[str, Any]:
@@ -59,9 +59,9 @@ def test_dims_that_nobody_tells_are_missing() -> None:
 
 @pytest.mark.parametrize("criterion", [dims_match_encoders, same_environment])
 def test_a_classifier_without_description(criterion: Any) -> None:
-    bare = evidence(baseline=branch("esm2_3b", TABLE, description=None))
+    bare = evidence(baseline=variant("esm2_3b", TABLE, description=None))
     assert_missing(criterion(bare), "esm2_3b: no description of the classifier is stored")
-    told = evidence(baseline=branch("esm2_3b", None, description=None, problems=("never trained",)))
+    told = evidence(baseline=variant("esm2_3b", None, description=None, problems=("never trained",)))
     assert_missing(criterion(told), "never trained")
 
 
@@ -99,8 +99,8 @@ def test_what_neither_side_tells_is_missing_too() -> None:
         del facts["split_digest"]
     found = same_environment(
         evidence(
-            candidate=branch("fastesm2", TABLE, description=silent["fastesm2"]),
-            baseline=branch("esm2_3b", TABLE, description=silent["esm2_3b"]),
+            candidate=variant("fastesm2", TABLE, description=silent["fastesm2"]),
+            baseline=variant("esm2_3b", TABLE, description=silent["esm2_3b"]),
         )
     )
     gap = "not made under equal conditions: split_digest is not told for fastesm2 and not told for esm2_3b"
@@ -108,9 +108,11 @@ def test_what_neither_side_tells_is_missing_too() -> None:
 
 
 def test_currency() -> None:
-    assert branch_is_current("baseline", branch("esm2_3b", TABLE)).outcome == "met"
+    assert variant_is_current("baseline", variant("esm2_3b", TABLE)).outcome == "met"
     stale = "stale: classifier trained on features digest X, features are now Y"
-    found = branch_is_current("baseline", branch("esm2_3b", TABLE, problems=(stale,)))
+    found = variant_is_current("baseline", variant("esm2_3b", TABLE, problems=(stale,)))
     assert found.name == "baseline_is_current"
     assert_missing(found, stale)
-    assert_missing(branch_is_current("floor", branch("kmer", None)), "kmer: no predictions on the test rows are stored")
+    assert_missing(
+        variant_is_current("floor", variant("kmer", None)), "kmer: no predictions on the test rows are stored"
+    )

@@ -14,7 +14,7 @@ from virnuc_assets.migration.limits import not_measured
 from virnuc_assets.migration.verdict import conclude, decide
 from virnuc_assets.settings import DecisionSettings
 
-from .evidence_fakes import EVALUATION, SETTINGS, benchmark, branch, evidence, right, rows
+from .evidence_fakes import EVALUATION, SETTINGS, benchmark, evidence, right, rows, variant
 
 GOOD = rows(right(50), right(50))
 CRITERIA = [
@@ -39,15 +39,15 @@ def test_go() -> None:
     assert decision.reasons == ("all 12 criteria are met",)
     assert [criterion.name for criterion in decision.criteria] == CRITERIA
     accuracies = {}
-    for role, branch_summary in decision.branches.items():
-        assert branch_summary.performance is not None
-        accuracies[role] = branch_summary.performance.levels["frame"]["accuracy"]
+    for role, variant_summary in decision.variants.items():
+        assert variant_summary.performance is not None
+        accuracies[role] = variant_summary.performance.levels["frame"]["accuracy"]
     assert accuracies == {"candidate": 1.0, "baseline": 1.0, "floor": 0.8}
     assert decision.miniatures == ("dnabert_s_miniature", "esm2_3b_miniature", "fastesm2_650_miniature")
 
 
 def test_no_go_names_each_failed_criterion_and_the_group() -> None:
-    worse = evidence(candidate=branch("fastesm2", rows(right(50), right(50, wrong=7))))
+    worse = evidence(candidate=variant("fastesm2", rows(right(50), right(50, wrong=7))))
     decision = decide(worse, SETTINGS, EVALUATION)
     assert decision.outcome == "NO-GO"
     failed = [criterion.name for criterion in decision.criteria if criterion.outcome == "failed"]
@@ -57,7 +57,7 @@ def test_no_go_names_each_failed_criterion_and_the_group() -> None:
 
 
 def test_a_candidate_that_does_not_beat_the_floor_is_no_go() -> None:
-    decision = decide(evidence(floor=branch("kmer", GOOD)), SETTINGS, EVALUATION)
+    decision = decide(evidence(floor=variant("kmer", GOOD)), SETTINGS, EVALUATION)
     assert decision.outcome == "NO-GO"
     assert decision.reasons == (
         "floor_beaten is not met: gain +0.0000 over kmer, 95% interval +0.0000 to +0.0000; "
@@ -73,22 +73,22 @@ def test_a_slow_candidate_is_no_go() -> None:
 
 def test_a_missing_baseline_is_no_decision_and_is_named_once() -> None:
     reason = "esm2_3b_evaluation has not been materialized"
-    absent = branch("esm2_3b", None, description=None, problems=(reason,))
+    absent = variant("esm2_3b", None, description=None, problems=(reason,))
     decision = decide(evidence(baseline=absent), SETTINGS, EVALUATION)
     assert (decision.outcome, decision.reasons) == ("NO DECISION", (reason,))
     assert decision.comparison is None and list(decision.comparisons) == ["floor"]
-    assert decision.branches["baseline"].performance is None
+    assert decision.variants["baseline"].performance is None
 
 
 def test_a_stale_baseline_is_no_decision_though_it_has_numbers() -> None:
     reason = "stale: classifier trained on features digest X, features are now Y"
-    decision = decide(evidence(baseline=branch("esm2_3b", GOOD, problems=(reason,))), SETTINGS, EVALUATION)
+    decision = decide(evidence(baseline=variant("esm2_3b", GOOD, problems=(reason,))), SETTINGS, EVALUATION)
     assert (decision.outcome, decision.reasons) == ("NO DECISION", (reason,))
     assert decision.comparison is not None
 
 
 def test_other_test_rows_are_no_decision_with_counts() -> None:
-    decision = decide(evidence(baseline=branch("esm2_3b", GOOD.slice(2))), SETTINGS, EVALUATION)
+    decision = decide(evidence(baseline=variant("esm2_3b", GOOD.slice(2))), SETTINGS, EVALUATION)
     assert decision.outcome == "NO DECISION"
     (reason,) = decision.reasons
     assert "fastesm2 (100 test rows) and esm2_3b (98) did not score the same rows: 2 only in fastesm2" in reason
@@ -96,7 +96,7 @@ def test_other_test_rows_are_no_decision_with_counts() -> None:
 
 def test_each_missing_piece_is_named() -> None:
     decision = decide(
-        evidence(baseline=branch("esm2_3b", None), floor=branch("kmer", None), benchmark=None), SETTINGS, EVALUATION
+        evidence(baseline=variant("esm2_3b", None), floor=variant("kmer", None), benchmark=None), SETTINGS, EVALUATION
     )
     assert decision.reasons == (
         "esm2_3b: no predictions on the test rows are stored",
@@ -124,7 +124,7 @@ def test_failed_comes_before_open_and_open_before_go() -> None:
 @given(st.permutations(range(100)), st.permutations(range(100)))
 def test_row_order_decides_nothing(ours: list[int], theirs: list[int]) -> None:
     def decision(candidate: pa.Table, baseline: pa.Table) -> str:
-        changes = {"candidate": branch("fastesm2", candidate), "baseline": branch("esm2_3b", baseline)}
+        changes = {"candidate": variant("fastesm2", candidate), "baseline": variant("esm2_3b", baseline)}
         return decide(evidence(**changes), SETTINGS, EVALUATION).to_json()
 
     candidate, baseline = rows(right(50, wrong=4), right(50, wrong=3)), rows(right(50, wrong=2), right(50))
