@@ -2,24 +2,24 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime-installed
 STAMP  := $(VENV)/.installed
-BENCH_STAMP := $(VENV)/.bench-installed
 APT    := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 # glibc counts 127.0.0.1 as no address, and Slurm resolves no name where a network has no other one.
-ALONE  := OMP_WAIT_POLICY=passive unshare --net --pid --fork --kill-child --mount --mount-proc \
+ALONE  := unshare --net --pid --fork --kill-child --mount --mount-proc \
           sh -c 'ip link set lo up && ip address add 127.0.0.2/8 dev lo && exec "$$0" "$$@"'
 
 .PHONY: demo test test-all test-slurm test-k8s test-postgres test-s3 check bench-encoders bench-training bench-sequences bench-shards bench-plan soak up setup clean iproute2
 
-demo: $(STAMP)
+demo: $(RUNTIME)
 	$(BIN)/virnuc setup
 	$(BIN)/virnuc demo
 
 test: $(STAMP)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 test-all: $(STAMP)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist loadgroup \
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup \
 	    -m "not (network or slurm or kubernetes or postgres or s3)"
 
 iproute2:
@@ -47,7 +47,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 # Half an hour or less; ARGS=--help tells how to run a part of it.
-bench-encoders: $(BENCH_STAMP)
+bench-encoders: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_encoders $(ARGS)
 
 # Some minutes; best on a machine that does nothing else.
@@ -70,7 +70,7 @@ bench-shards: $(STAMP)
 bench-plan: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_plan $(ARGS)
 
-setup: $(STAMP)
+setup: $(RUNTIME)
 	$(BIN)/virnuc setup
 
 up: setup
@@ -79,11 +79,12 @@ up: setup
 clean:
 	rm -rf var .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
+$(RUNTIME): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
-	touch $@
-
-$(BENCH_STAMP): $(STAMP)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
-	touch $@
+	touch $(RUNTIME) $@

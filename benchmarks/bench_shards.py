@@ -83,7 +83,7 @@ def _measure(root: Path, given: argparse.Namespace) -> Figures:
             keys = list(instance.get_dynamic_partitions(str(REFERENCE.partitions.name)))[: given.shards]
         figures["backfill_s"] = run_backfill(url, assets, keys, given.limit_s)
         figures |= _runs(settings)
-        pages = time_pages(url, _all_assets(settings), REFERENCE.key("fastesm2_embeddings").path, given.rounds)
+        pages = time_pages(url, _all_assets(settings), REFERENCE.key("fastesm2_650_embeddings").path, given.rounds)
     figures |= {f"query_{page}_s": statistics.median(seconds) for page, seconds in pages.items()}
     figures["query_s_at_10000_partitions"] = max(value for name, value in figures.items() if name.startswith("query_"))
     write_samples(settings, given.partitions, given.shards)
@@ -174,7 +174,7 @@ def _condition(settings: Settings) -> Figures:
     changed = dg.AutomationCondition.code_version_changed().since(
         dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
     )
-    key, defs = REFERENCE.key("fastesm2_embeddings"), build_defs(settings)
+    key, defs = REFERENCE.key("fastesm2_650_embeddings"), build_defs(settings)
 
     def with_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
         return spec.replace_attributes(automation_condition=changed) if spec.key == key else spec

@@ -1,138 +1,159 @@
-"""One contender in a process of its own: its rate between two looks at the machine's, and its memory at the highest.
+"""One contender in a process of its own, which loads once and then runs whenever it is asked to.
 
-Started by `bench_encoders` as `python -m benchmarks.measuring`; a job comes in as JSON, its figures go out as JSON.
+Both ends are here: `worker` starts `python -m benchmarks.measuring` and asks, `_main` answers; one line of JSON each,
+the job first. The rate of plain matrix products is measured right before and after each pass.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
-import statistics
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from benchmarks import originals, ours
-from benchmarks.contenders import Contender, Model
-from benchmarks.machine import gemm_gflops
+from benchmarks.contenders import SCALES, Contender, Model
+from benchmarks.machine import Gemm, peak_bytes, reset_peak
 from virnuc_assets.cores import usable_cores
-from virnuc_assets.encoders.loading import DTYPES
-from virnuc_assets.encoders.miniature import Shape
-from virnuc_assets.encoders.peak_memory import PeakMemory
-from virnuc_assets.encoders.tokenization import BpeTokenization, EsmTokenization
-from virnuc_assets.encoders.tuning import CPU_TOKENS
-from virnuc_assets.settings import EncodingSettings
+from virnuc_assets.encoders.embedding import embed
+from virnuc_assets.encoders.loading import CPU_TOKENS, DTYPES, GPU_TOKENS
+from virnuc_assets.errors import VirnucError
 
-# What each embedder imports only when it is built; libraries are no part of a contender's memory.
-_LIBRARIES = {
-    "fair_esm": ("esm.data", "esm.model.esm2"),
-    "transformers": ("transformers.models.esm.modeling_esm", "transformers.models.esm.tokenization_esm"),
-    "sentence_transformers": ("sentence_transformers", "transformers.models.esm.modeling_esm"),
-    "upstream_one_by_one": ("transformers.tokenization_utils_fast",),
-    "ours_int8": ("torch.ao.quantization",),
-}
-_WARM_UP_ROWS, _WARM_UP_ROWS_COMPILED = 2, 12
+Figures = dict[str, float]
+ROOT = Path(__file__).parents[1]
+_WARM_UP_ROWS = 2
 
 
-@dataclass(frozen=True)
-class Job:
-    """What is to be measured.
+class WorkerError(VirnucError):
+    """A contender's process ended before it answered."""
+
+
+class Job(NamedTuple):
+    """What one process does.
 
     Attributes:
-        contender: Who.
-        model: Its size.
-        folder: Its checkpoint; beside it lies the file of earlier tunings.
+        contender: Whose code, which model and precision.
+        scale: Key of `SCALES`.
         device: "cpu" or "cuda".
+        folder: Checkpoint; empty where fair-esm makes random weights of its own.
+        sequences: Rows of a pass.
+        vectors: File that gets the pooled vectors.
     """
 
     contender: Contender
-    model: Model
-    folder: Path
+    scale: str
     device: str
+    folder: str
+    sequences: list[str]
+    vectors: str
 
     @property
-    def encoding(self) -> EncodingSettings:
-        """As a user would set it."""
-        if self.contender.tuned:
-            return EncodingSettings.model_validate({"precision": self.contender.precision, "device": self.device})
-        fixed = {"token_budget": CPU_TOKENS, "compile": "never"}
-        return EncodingSettings.model_validate({"precision": self.contender.precision, "device": self.device, **fixed})
+    def model(self) -> Model:
+        """Its size."""
+        return SCALES[self.scale].models[self.contender.model]
 
 
-def build(job: Job) -> tuple[originals.Embed, str]:
-    """The contender, loaded, and what is to be told of it."""
-    device, dtype = torch.device(job.device), DTYPES[job.contender.precision]
-    if job.contender.embedder == "fair_esm":
-        return originals.fair_esm(job.model, device), ""
-    if job.contender.embedder == "transformers":
-        return originals.transformers_esm(job.folder, dtype, device), ""
-    if job.contender.embedder == "sentence_transformers":
-        return originals.sentence_transformers_esm(job.folder, device), "of its own; its mean counts CLS and EOS"
-    if job.contender.embedder == "upstream_one_by_one":
-        return originals.upstream_one_by_one(job.folder, device), ""
-    encoder = ours.load(job.folder, job.encoding)
-    way = {"ours": ours.batched, "ours_one_by_one": ours.one_by_one, "ours_int8": ours.int8}
-    return way[job.contender.embedder](encoder), ours.told(encoder)
+@contextmanager
+def worker(job: Job) -> Iterator[Callable[[], Figures]]:
+    """A loaded contender: each call is one pass and returns its figures.
+
+    Raises:
+        WorkerError: its process ended.
+    """
+    command = [sys.executable, "-m", "benchmarks.measuring"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as process:  # noqa: S603
+
+        def ask(request: object) -> Figures:
+            with suppress(BrokenPipeError):
+                print(json.dumps(request), file=process.stdin, flush=True)
+            if not (answer := cast("Any", process.stdout).readline()):
+                raise WorkerError(
+                    f"{job.contender.name}: its process ended with {process.wait()} instead of an answer, see its "
+                    "errors above; -9 means that it was killed, most likely because memory ran out"
+                )
+            return cast("Figures", json.loads(answer))
+
+        try:
+            ask(job)
+            yield partial(ask, "run")
+        finally:
+            process.kill()
 
 
-def measure(job: Job, sequences: Sequence[str], vectors: Path) -> dict[str, Any]:
-    """Figures of a contender; its pooled vectors are saved to `vectors`."""
-    contender, device = job.contender, torch.device(job.device)
-    torch.set_num_threads(usable_cores())
-    for library in _LIBRARIES.get(contender.embedder, ()):
-        importlib.import_module(library)
-    memory = PeakMemory(device)
-    idle = memory.now()
-    embed, told = build(job)
-    embed(sequences[: _WARM_UP_ROWS_COMPILED if contender.tuned else _WARM_UP_ROWS])
-    highest = [memory.highest()]
+def _build(job: Job) -> originals.Embed:
+    code, precision = job.contender.code, job.contender.precision
+    device, folder = torch.device(job.device), Path(job.folder)
+    if code == "fair_esm":
+        return originals.fair_esm(job.model, folder if job.folder else None, device)
+    if code == "transformers":
+        budget = CPU_TOKENS if job.device == "cpu" else GPU_TOKENS  # those of ours
+        return originals.transformers_esm(folder, DTYPES[precision], device, budget)
+    if code == "one_by_one":
+        return originals.one_by_one(job.model, folder, device)
+    return partial(embed, ours.load(folder, precision, job.device))
 
-    def machine_gflops() -> float:
-        rate = gemm_gflops(DTYPES[contender.precision], device, job.model.shape.hidden)
-        memory.reset()
-        return rate
 
-    rates, seconds = [machine_gflops()], []
-    for _ in range(contender.repeats):
+def _token_counts(job: Job) -> list[int]:
+    if job.model.byte_pairs:
+        return [len(ids) for ids in PreTrainedTokenizerFast.from_pretrained(job.folder)(job.sequences)["input_ids"]]
+    return [len(sequence) + 2 for sequence in job.sequences]  # one token per residue, CLS and EOS
+
+
+class _Loaded:
+    """A contender in this process; its memory is counted without what its libraries take."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._device = job, torch.device(job.device)
+        torch.set_num_threads(usable_cores())
+        lengths = _token_counts(job)
+        self._tokens, self._flop = sum(lengths), job.model.flop(lengths)
+        self._gemm = Gemm(DTYPES[job.contender.precision], self._device, job.model.shape.hidden)
+        reset_peak(self._device)
+        self._idle_bytes = peak_bytes(self._device)
+        self._embed = _build(job)
+        self._embed(job.sequences[:_WARM_UP_ROWS])
+
+    def run(self) -> Figures:
+        """One pass."""
+        before = self._gemm.gflops()
+        reset_peak(self._device)
         start = time.perf_counter()
-        found = embed(sequences)
-        seconds.append(time.perf_counter() - start)
-        highest.append(memory.highest())
-        rates.append(machine_gflops())
-    np.save(vectors, found)
-    tokenize = (EsmTokenization if (job.folder / "vocab.txt").is_file() else BpeTokenization)(job.folder)
-    lengths = [len(tokens) for tokens in tokenize(sequences)]
-    median, peak = statistics.median(seconds), statistics.median(rates)
-    gflops = 1e-9 * job.model.flop(lengths) / median
-    return {
-        "told": told,
-        "rows": len(sequences),
-        "tokens": sum(lengths),
-        "repeats": contender.repeats,
-        "seconds": median,
-        "sequences_per_s": len(sequences) / median,
-        "tokens_per_s": sum(lengths) / median,
-        "gflops": gflops,
-        "gemm_peak_gflops": peak,
-        "share_of_peak": gflops / peak,
-        "peak_memory_bytes": max(highest) - idle,
-    }
+        vectors = self._embed(self._job.sequences)
+        seconds = time.perf_counter() - start
+        memory = peak_bytes(self._device) - self._idle_bytes
+        gflops, gemm = 1e-9 * self._flop / seconds, (before + self._gemm.gflops()) / 2
+        np.save(self._job.vectors, vectors)
+        return {
+            "rows": len(vectors),
+            "tokens": self._tokens,
+            "seconds": seconds,
+            "sequences_per_s": len(vectors) / seconds,
+            "gflops": gflops,
+            "gemm_gflops": gemm,
+            "share_of_peak": gflops / gemm,
+            "peak_memory_bytes": memory,
+        }
 
 
 def _main() -> None:
-    given = json.load(sys.stdin)
-    model = Model(**{**given["model"], "shape": Shape(**given["model"]["shape"])})
-    job = Job(Contender(**given["contender"]), model, Path(given["folder"]), given["device"])
-    # Only loaded: so that tuning is measured and kept apart from the contender's own process.
-    only_load = given["only_load"]
-    found = {"told": build(job)[1]} if only_load else measure(job, given["sequences"], Path(given["vectors"]))
-    sys.stdout.write("\n" + json.dumps(found) + "\n")
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)  # what libraries print is no answer
+        contender, *others = json.loads(sys.stdin.readline())
+        loaded = _Loaded(Job(Contender(*contender), *others))
+        print("{}", file=answers, flush=True)
+        for _ in sys.stdin:
+            print(json.dumps(loaded.run()), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The originals as VirNucPro calls them, one function from sequences to pooled vectors each.
+"""The originals, one function from sequences to pooled vectors each.
 
 Sources: `scripts/extract.py` and `esm/model/esm2.py` of facebookresearch/esm; VirNucPro's `utils.py` (2,048 tokens a
 batch for proteins, nucleotides one by one); `bert_layers.py` of zhihan1996/DNABERT-S, its path without Triton.
@@ -7,22 +7,26 @@ batch for proteins, nucleotides one by one); `bert_layers.py` of zhihan1996/DNAB
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from esm.data import FastaBatchedDataset
+from esm.model.esm2 import ESM2
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
+from transformers import EsmModel, EsmTokenizer, PreTrainedTokenizerFast
 
-from benchmarks.checkpoints import drawn_weights
 from benchmarks.contenders import Model
-from virnuc_assets.encoders.mosaic_bert import Layer, MosaicBert, alibi_slopes, load_mosaic_bert
+from virnuc_assets.encoders.mosaic_bert import alibi_slopes
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
-TOKS_PER_BATCH = 2048
+_VIRNUCPRO_TOKENS = 2048
 # The hub's names on the left, fair-esm's on the right; the longer ones first.
 _RENAMED = {
     "esm.embeddings.word_embeddings.": "embed_tokens.",
@@ -41,17 +45,12 @@ _RENAMED = {
 }
 
 
-def fair_esm(model: Model, device: torch.device) -> Embed:
-    """fair-esm's ESM2 in fp32 with the weights drawn straight into it, so that they are in memory once."""
-    from esm.data import FastaBatchedDataset
-    from esm.model.esm2 import ESM2
-
-    with torch.device("meta"):
-        esm2 = ESM2(model.shape.layers, model.shape.hidden, model.shape.heads, "ESM-1b")
-    weights = {fair_name(name): tensor for name, tensor in drawn_weights(model)}
-    weights["lm_head.weight"] = weights["embed_tokens.weight"]
-    esm2.load_state_dict(weights, strict=True, assign=True)
-    del weights
+def fair_esm(model: Model, folder: Path | None, device: torch.device) -> Embed:
+    """fair-esm's ESM2 in fp32 as VirNucPro calls it, with the weights of a folder or, without one, its own random."""
+    esm2 = ESM2(model.shape.layers, model.shape.hidden, model.shape.heads, "ESM-1b")
+    if folder is not None:
+        weights = {fair_name(name): tensor for name, tensor in _weights(folder).items()}
+        esm2.load_state_dict(weights | {"lm_head.weight": weights["embed_tokens.weight"]}, strict=True)
     esm2.eval().requires_grad_(False).to(device)
     convert, last = esm2.alphabet.get_batch_converter(), esm2.num_layers
 
@@ -59,7 +58,7 @@ def fair_esm(model: Model, device: torch.device) -> Embed:
     def embed(sequences: Sequence[str]) -> NDArray[np.float32]:
         dataset = FastaBatchedDataset([str(row) for row in range(len(sequences))], list(sequences))
         vectors = np.empty((len(sequences), esm2.embed_dim), np.float32)
-        for rows in dataset.get_batch_indices(TOKS_PER_BATCH, extra_toks_per_seq=1):
+        for rows in dataset.get_batch_indices(_VIRNUCPRO_TOKENS, extra_toks_per_seq=1):
             labels, strings, tokens = convert([dataset[row] for row in rows])
             hidden = esm2(tokens.to(device), repr_layers=[last])["representations"][last].to("cpu")  # (b, l, d)
             for row, label in enumerate(labels):
@@ -77,90 +76,79 @@ def fair_name(name: str) -> str:
     return name
 
 
-def transformers_esm(folder: Path, dtype: torch.dtype, device: torch.device) -> Embed:
-    """EsmModel of transformers as it comes: batches in input order, padded, with an attention mask."""
-    from transformers import AutoTokenizer, EsmModel
+def transformers_esm(folder: Path, dtype: torch.dtype, device: torch.device, token_budget: int) -> Embed:
+    """EsmModel of transformers as it comes, in the batches that ours runs too.
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    A careful user groups by length, so that nothing is padded; the mask of the tokenizer is passed on as usual.
+    """
+    tokenizer = EsmTokenizer.from_pretrained(folder)
     model = EsmModel.from_pretrained(folder, dtype=dtype, add_pooling_layer=False).eval().to(device)
-    special = torch.tensor([tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id], device=device)
 
     @torch.no_grad()
     def embed(sequences: Sequence[str]) -> NDArray[np.float32]:
-        batch = TOKS_PER_BATCH // (max(map(len, sequences)) + 2)
-        vectors = []
-        for start in range(0, len(sequences), batch):
-            tokens = tokenizer(list(sequences[start : start + batch]), padding=True, return_tensors="pt").to(device)
-            hidden = model(**tokens).last_hidden_state.float()  # (b, l, d)
-            keep = torch.isin(tokens["input_ids"], special, invert=True)[..., None].float()  # (b, l, 1)
-            vectors.append(((hidden * keep).sum(1) / keep.sum(1)).cpu().numpy())
-        return np.concatenate(vectors)
+        groups = defaultdict(list)
+        for row, sequence in enumerate(sequences):
+            groups[len(sequence)].append(row)
+        vectors = np.empty((len(sequences), model.config.hidden_size), np.float32)
+        for length, group in groups.items():
+            size = max(token_budget // (length + 2), 1)
+            for rows in (group[start : start + size] for start in range(0, len(group), size)):
+                tokens = tokenizer([sequences[row] for row in rows], return_tensors="pt").to(device)
+                hidden = model(**tokens).last_hidden_state  # (b, l, d)
+                vectors[rows] = hidden[:, 1:-1].float().mean(1).cpu().numpy()
+        return vectors
 
     return embed
 
 
-def sentence_transformers_esm(folder: Path, device: torch.device) -> Embed:
-    """A public embedder, sentence-transformers, in fp32; its mean counts CLS and EOS, so its vectors are others."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+def one_by_one(model: Model, folder: Path, device: torch.device) -> Embed:
+    """DNABERT-S in fp32 as VirNucPro calls it: tokenizer and model once per sequence.
 
-    reader = Transformer(str(folder), model_kwargs={"add_pooling_layer": False})
-    model = SentenceTransformer(modules=[reader, Pooling(reader.get_embedding_dimension())], device=str(device))
-    return lambda sequences: model.encode(list(sequences))
-
-
-def upstream_one_by_one(folder: Path, device: torch.device) -> Embed:
-    """DNABERT-S in fp32 as VirNucPro calls it: tokenizer and model once a sequence.
-
-    Upstream's remote code is stated anew here, since it is not run: attention by explicit softmax, mask and ALiBi
-    added anew at every call. Its copies between padded and unpadded rows are left out, in its favour.
+    Upstream's remote code is not run but stated here: attention by explicit softmax, mask and ALiBi made at every
+    call. Its copies between padded and unpadded rows are left out, in its favour.
     """
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-    model, _ = load_mosaic_bert(folder, torch.float32)
-    model.eval().requires_grad_(False).to(device)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    weights = {name: tensor.to(device) for name, tensor in _weights(folder).items()}
 
     @torch.no_grad()
     def embed(sequences: Sequence[str]) -> NDArray[np.float32]:
         vectors = []
         for sequence in sequences:
-            token_ids = tokenizer(sequence, return_tensors="pt")["input_ids"].to(device)
-            vectors.append(_upstream_forward(model, token_ids)[0].mean(dim=0).cpu().numpy())
+            token_ids = tokenizer(sequence, return_tensors="pt")["input_ids"].to(device)  # (1, l)
+            vectors.append(_mosaic_bert(weights, model, token_ids)[0].mean(dim=0).cpu().numpy())
         return np.stack(vectors)
 
     return embed
 
 
-def _upstream_forward(model: MosaicBert, token_ids: Tensor) -> Tensor:
+def _mosaic_bert(weights: dict[str, Tensor], model: Model, token_ids: Tensor) -> Tensor:
     """(b, l) int64 to (b, l, d), step by step."""
-    hidden: Tensor = model.embeddings(token_ids)
-    layers: list[Layer] = list(model.layers())  # type: ignore[arg-type]
-    position = torch.arange(token_ids.shape[1], device=token_ids.device)
-    slopes = torch.tensor(alibi_slopes(layers[0].attention.self.heads), device=token_ids.device)
+    (b, length), (d, layers, heads) = token_ids.shape, model.shape
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+
+    def normalized(x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, (d,), weights[f"{name}.weight"], weights[f"{name}.bias"], eps=1e-12)
+
+    words = F.embedding(token_ids, weights["embeddings.word_embeddings.weight"])
+    hidden = normalized(words + weights["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+    position = torch.arange(length, device=token_ids.device)
+    slopes = torch.tensor(alibi_slopes(heads), device=token_ids.device)
     alibi = -slopes[:, None, None] * (position[:, None] - position[None, :]).abs()  # (h, l, l)
     mask = (1.0 - torch.ones_like(token_ids, dtype=torch.float32)) * -10_000.0  # (b, l)
     bias = mask[:, None, None, :] + alibi  # (b, h, l, l)
-    for layer in layers:
-        hidden = _upstream_layer(layer, hidden, bias)
+    for layer in (f"encoder.layer.{number}" for number in range(layers)):
+        qkv = linear(hidden, f"{layer}.attention.self.Wqkv").view(b, length, 3, heads, d // heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (b, h, l, d / h) each
+        odds = F.softmax(torch.matmul(q, k.transpose(2, 3)) / math.sqrt(d // heads) + bias, dim=-1)  # (b, h, l, l)
+        mixed = torch.matmul(odds, v).permute(0, 2, 1, 3).reshape(b, length, d)
+        added = linear(mixed, f"{layer}.attention.output.dense") + hidden
+        hidden = normalized(added, f"{layer}.attention.output.LayerNorm")
+        gate, value = linear(hidden, f"{layer}.mlp.gated_layers").chunk(2, dim=-1)  # (b, l, intermediate) each
+        hidden = normalized(linear(F.gelu(gate) * value, f"{layer}.mlp.wo") + hidden, f"{layer}.mlp.layernorm")
     return hidden
 
 
-def _upstream_layer(layer: Layer, hidden: Tensor, bias: Tensor) -> Tensor:
-    attention, mlp = layer.attention, layer.mlp
-    b, length, d = hidden.shape
-    heads = attention.self.heads
-    qkv = _product(attention.self.Wqkv, hidden).view(b, length, 3, heads, d // heads)
-    q, v = qkv[:, :, 0].permute(0, 2, 1, 3), qkv[:, :, 2].permute(0, 2, 1, 3)  # (b, h, l, d / h)
-    k = qkv[:, :, 1].permute(0, 2, 3, 1)  # (b, h, d / h, l)
-    odds = F.softmax(torch.matmul(q, k) / math.sqrt(d // heads) + bias, dim=-1)  # (b, h, l, l)
-    mixed = torch.matmul(odds, v).permute(0, 2, 1, 3).reshape(b, length, d)
-    hidden = attention.output.LayerNorm(_product(attention.output.dense, mixed) + hidden)
-    gated = _product(mlp.gated_layers, hidden)  # (b, l, 2 * intermediate)
-    gate, value = gated.chunk(2, dim=-1)
-    out: Tensor = mlp.layernorm(_product(mlp.wo, F.gelu(gate) * value) + hidden)
-    return out
-
-
-def _product(linear: nn.Linear, x: Tensor) -> Tensor:
-    return F.linear(x, linear.weight, linear.bias)
+def _weights(folder: Path) -> dict[str, Tensor]:
+    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}

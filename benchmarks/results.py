@@ -1,106 +1,76 @@
-"""From figures of contenders to the named metrics, and to the table that is printed."""
+"""From rounds to figures: medians, ratios with their spread, differences of vectors; and the tables to print."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.table import Table
+from scipy.stats import binom
 
-from benchmarks.contenders import BASELINE_3B, BASELINE_DNA
+from benchmarks.contenders import Contender
+from benchmarks.measuring import Figures
 
-Figures = dict[str, float]
-_HALVES = ("bf16", "fp16")
-# Our 3B is stored rounded and widened, fair-esm's is not; sentence-transformers takes another mean.
-_OTHER_VECTORS = (BASELINE_3B, "sentence_transformers")
-
-
-def compare_vectors(figures: Figures, folder: Path) -> None:
-    """Add the smallest cosine and the largest difference of each contender's vectors to ours in fp32."""
-    for path in sorted(folder.glob("*.npy")):
-        name = path.stem
-        model = next(model for model in ("650m", "3b", "dnabert_s") if model in name)
-        reference = folder / f"ours_{model}_fp32.npy"
-        if reference.is_file() and path != reference and not name.startswith(_OTHER_VECTORS):
-            found, expected = np.load(path), np.load(reference)
-            rows = min(len(found), len(expected))
-            figures[f"{name}.min_cosine"] = float(_cosines(found[:rows], expected[:rows]).min())
-            figures[f"{name}.max_difference"] = float(np.abs(found[:rows] - expected[:rows]).max())
+Round = dict[str, Figures]  # of one turn of each contender, by its name
+Ratios = Mapping[str, tuple[Contender, Contender]]
 
 
-def _cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    cosines: NDArray[np.float64] = (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
-    return cosines
+def speedups(rounds: Sequence[Round], ratios: Ratios) -> dict[str, list[float]]:
+    """Ours over the original in sequences per second, by metric, one value per round."""
+    rate = "sequences_per_s"
+    return {m: [one[a.name][rate] / one[b.name][rate] for one in rounds] for m, (a, b) in ratios.items()}
 
 
-def name_metrics(figures: Figures, headline: str) -> None:
-    """Add the metrics that the figures suffice for; speeds and memory in the headline precision and in each."""
+def half_width(values: Sequence[float]) -> float:
+    """Half of the interval that holds the median with at least 90 %, relative to it.
 
-    def ratio(metric: str, figure: str, above: str, below: str) -> None:
-        if (top := figures.get(f"{above}.{figure}")) and (bottom := figures.get(f"{below}.{figure}")):
-            figures[metric] = top / bottom
-
-    endings = {"": headline, **{f"_{precision}": precision for precision in ("fp32", *_HALVES)}}
-    for ending, precision in endings.items():
-        protein, dna = f"ours_650m_{precision}", f"ours_dnabert_s_{precision}"
-        ratio(f"protein_speedup_vs_3b{ending}", "sequences_per_s", protein, BASELINE_3B)
-        ratio(f"protein_speedup_vs_fair_esm_650m{ending}", "sequences_per_s", protein, "fair_esm_650m_fp32")
-        ratio(f"dna_speedup_vs_one_by_one{ending}", "sequences_per_s", dna, BASELINE_DNA)
-        ratio(f"memory_ratio_650m_to_3b{ending}", "peak_memory_bytes", protein, BASELINE_3B)
-    for precision in ("fp32", *_HALVES):
-        ratio(
-            f"protein_speedup_vs_transformers_{precision}",
-            "sequences_per_s",
-            f"ours_650m_{precision}",
-            f"transformers_650m_{precision}",
-        )
-    ratio("int8_speedup_vs_fp32", "sequences_per_s", "ours_650m_int8", "ours_650m_fp32")
-    ratio("frame_table_memory_ratio", "bytes", "frame_table_large", "frame_table_small")
-    for metric, figure in {
-        "fp32_share_of_peak": "ours_650m_fp32.share_of_peak",
-        "bf16_share_of_peak": "ours_650m_bf16.share_of_peak",
-        "min_cosine_int8": "ours_650m_int8.min_cosine",
-        "max_difference_to_fair_esm": "fair_esm_650m_fp32.max_difference",
-    }.items():
-        if figure in figures:
-            figures[metric] = figures[figure]
-    for precision in _HALVES:
-        names = [f"ours_{model}_{precision}.min_cosine" for model in ("650m", "dnabert_s")]
-        if found := [figures[name] for name in names if name in figures]:
-            figures[f"min_cosine_{precision}"] = min(found)
+    Its ends are order statistics, by the binomial distribution of how many values are below the median; of five values
+    they are the least and the greatest, and fewer do not suffice.
+    """
+    ordered, below = sorted(values), int(binom.ppf(0.05, len(values), 0.5))
+    return (ordered[-below] - ordered[below - 1]) / 2 / statistics.median(values)
 
 
-def contender_table(figures: Mapping[str, float], names: list[str], told: Mapping[str, Any]) -> Table:
-    """A line a contender."""
-    table = Table(
-        "contender", *("rows", "seq/s", "tokens/s", "GFLOP/s", "GEMM", "share", "memory", "cosine"), "batches"
-    )
-    for name in names:
-        if f"{name}.sequences_per_s" not in figures:
-            continue
-        of = {key.partition(".")[2]: value for key, value in figures.items() if key.startswith(f"{name}.")}
-        table.add_row(
-            name,
-            f"{of['rows']:.0f} x {of['repeats']:.0f}",
-            f"{of['sequences_per_s']:.3g}",
-            f"{of['tokens_per_s']:.0f}",
-            f"{of['gflops']:.4g}",
-            f"{of['gemm_peak_gflops']:.4g}",
-            f"{of['share_of_peak']:.1%}",
-            f"{of['peak_memory_bytes'] / 2**30:.2f} GiB",
-            f"{of['min_cosine']:.7f}" if "min_cosine" in of else "",
-            str(told.get(name, "")),
-        )
-    return table
+def summary(name: str, rounds: Sequence[Round], ratios: Ratios, vectors: Path) -> Figures:
+    """Figures of one comparison: `name.contender.figure` are medians, metrics have _min, _max and _rounds, too.
+
+    Args:
+        name: Of the comparison.
+        rounds: At least one.
+        ratios: Ours and the original by metric, ours in fp32 first.
+        vectors: Folder with the vectors of each contender.
+    """
+    metrics = speedups(rounds, ratios)
+    if name == "protein_650m":
+        for ours, _ in ratios.values():
+            metrics[f"{ours.precision}_share_of_peak"] = [one[ours.name]["share_of_peak"] for one in rounds]
+    found: Figures = {}
+    for metric, values in metrics.items():
+        spread = {"": statistics.median(values), "_min": min(values), "_max": max(values), "_rounds": len(values)}
+        found |= {metric + ending: value for ending, value in spread.items()}
+    expected = np.load(vectors / f"{next(iter(ratios.values()))[0].name}.npy").astype(np.float64)  # (n, d)
+    for contender in rounds[0]:
+        of = {figure: statistics.median(one[contender][figure] for one in rounds) for figure in rounds[0][contender]}
+        other = np.load(vectors / f"{contender}.npy").astype(np.float64)
+        if other.shape[1] == expected.shape[1]:  # otherwise another model
+            same = expected[: len(other)]
+            cosines = (other * same).sum(1) / np.linalg.norm(other, axis=1) / np.linalg.norm(same, axis=1)
+            of |= {"min_cosine": float(cosines.min()), "max_difference": float(np.abs(other - same).max())}
+        found |= {f"{name}.{contender}.{figure}": value for figure, value in of.items()}
+    return found
 
 
-def metric_table(figures: Mapping[str, float]) -> Table:
-    """A line a named metric."""
-    table = Table("metric", "value")
-    for name in sorted(name for name in figures if "." not in name):
-        table.add_row(name, f"{figures[name]:.7g}")
-    return table
+def tables(figures: Figures) -> tuple[Table, Table]:
+    """One line per contender, and one per metric."""
+    columns = ("sequences_per_s", "gflops", "gemm_gflops", "share_of_peak", "peak_memory_bytes", "max_difference")
+    contenders = Table("contender", *columns, "min_cosine")
+    for start in [name.removesuffix(columns[0]) for name in figures if name.endswith(columns[0])]:
+        values = [f"{figures[start + column]:.3g}" if start + column in figures else "" for column in columns]
+        cosine = figures.get(f"{start}min_cosine")
+        contenders.add_row(start[:-1], *values, "" if cosine is None else f"{cosine:.7f}")
+    metrics = Table("metric", "median", "min", "max", "rounds")
+    for name in [name for name in figures if f"{name}_rounds" in figures]:
+        metrics.add_row(name, *(f"{figures[name + ending]:.4g}" for ending in ("", "_min", "_max", "_rounds")))
+    return contenders, metrics

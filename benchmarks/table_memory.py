@@ -1,7 +1,7 @@
 """Memory beyond the model that embedding a frames table takes, in a process of its own.
 
 Started by `bench_encoders` as `python -m benchmarks.table_memory CHECKPOINT FRAMES DEVICE PASSES`; goes the way of the
-embedding assets where nothing is known yet: windows of the table in, windows of vectors out.
+embedding assets where no vector is known: windows of the table in, windows of vectors out.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import ours
+from benchmarks.machine import peak_bytes, reset_peak
 from virnuc_assets.encoders.embedding import embed_windows
-from virnuc_assets.encoders.peak_memory import PeakMemory
-from virnuc_assets.encoders.reuse import ShardVectors
-from virnuc_assets.encoders.tuning import CPU_TOKENS
-from virnuc_assets.settings import EncodingSettings
 from virnuc_assets.storage.known_vectors import KnownVectors
+from virnuc_assets.storage.reuse import ShardVectors
 from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets.storage.tables import TableWriter
 from virnuc_assets.storage.windows import in_windows
@@ -34,21 +32,23 @@ def memory_beyond_model(checkpoint: Path, frames: Path, device: str, passes: int
         passes: How often the table is embedded and written. An allocator does not find the same places each time, and
             what libraries set up at their first use stays: for a table of one window the highest of one pass is luck.
     """
-    encoding = EncodingSettings.model_validate({"device": device, "token_budget": CPU_TOKENS, "compile": "never"})
-    encoder = ours.load(checkpoint, encoding)
-    memory = PeakMemory(encoder.device)
-    loaded = memory.now()
-    memory.reset()
-    schema = embeddings_schema(encoder.dim)
+    encoder = ours.load(checkpoint, "fp32", device)
+    reset_peak(encoder.device)
+    loaded, spec = peak_bytes(encoder.device), encoder.spec
     known = KnownVectors(np.empty((0, 2), np.uint64), encoder.fingerprint, sys.stderr.write)
     for _ in range(passes):
+        schema = embeddings_schema(encoder.dim)
         with TableWriter(frames.with_suffix(".vectors"), schema, {"table": "embeddings"}) as writer:
-            of_shard = ShardVectors(
-                frames, encoder.spec, known, lambda w: embed_windows(encoder, in_windows(w, encoder.window_rows))
+            vectors = ShardVectors(
+                frames,
+                spec.column,
+                spec.max_length,
+                known,
+                lambda windows: embed_windows(encoder, in_windows(windows, encoder.window_rows)),
             )
-            for vectors in of_shard.tables():
-                writer.write(vectors)
-    return memory.highest() - loaded
+            for table in vectors.tables():
+                writer.write(table)
+    return peak_bytes(encoder.device) - loaded
 
 
 if __name__ == "__main__":

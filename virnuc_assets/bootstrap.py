@@ -10,18 +10,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from dagster import DagsterInstance
+from filelock import FileLock
 
-from virnuc_assets.encoders.checkpoints import fetch_checkpoint, require_pinned
-from virnuc_assets.encoders.fingerprint import fingerprint
+from virnuc_assets.encoders.registry import encoder_named, graph_encoder
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.launch import GPU_POOL
 from virnuc_assets.launcher import LocalRunLauncher
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
+from virnuc_assets.storage.layout import Domain
 from virnuc_assets.tracking import EXPERIMENT
+from virnuc_assets.workstation.checkpoint_setup import resolve, set_up_encoder
+from virnuc_assets.workstation.lock import LOCK_FILE, Lock, read_lock, write_lock
 
 _DAGSTER_YAML = Path(__file__).parent / "dagster.yaml"
 
@@ -54,30 +58,74 @@ def artifact_location(settings: Settings) -> str | None:
     return named if "://" in named else (settings.root / named).as_uri()
 
 
-def set_up(settings: Settings, say: Callable[[str], None], encoders: Sequence[str] = ()) -> None:
+def set_up(
+    settings: Settings, say: Callable[[str], None], encoders: Sequence[str] = (), update: Sequence[str] = ()
+) -> None:
     """Make what is missing; a second call changes nothing.
+
+    Checkpoints come first: what is refused is refused before Dagster's home and MLflow's store are made.
 
     Args:
         settings: the project's.
         say: told each step.
         encoders: names in the registry; without any, those that the settings' variants read.
+        update: encoders whose lock is moved to what their repository or folder has now.
     """
-    from virnuc_assets.encoders.machine import gpus_present
+    import torch
 
-    workspace = Workspace(settings)
-    settings.incoming.mkdir(parents=True, exist_ok=True)
-    say(f"Dagster home {dagster_home(settings)}")
-    _make_dagster_home(dagster_home(settings), gpus_present(), say)
-    say(f"MLflow store {tracking_uri(settings)}")
-    _make_mlflow_store(settings)
-    names = encoders or [workspace.encoder(slot).name for slot in workspace.slots()]
-    specs = [workspace.encoder_named(name) for name in names]
-    for spec in specs:
-        require_pinned(spec)  # all of them, before the first download
-    for spec in specs:
-        folder = fetch_checkpoint(spec, workspace.layout.checkpoints)
-        digest = fingerprint(spec, folder, settings.encoding.precision)["checkpoint_digest"]
-        say(f"encoder {spec.name}: " + (f"{folder}, digest {digest}" if folder else "computed, no weights"))
+    checkpoints = Workspace(settings).layout.checkpoints
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    with FileLock(checkpoints / ".setup.lock"):  # of two set-ups, the second finds what the first made
+        set_up_encoders(settings, say, encoders, update)
+        settings.incoming.mkdir(parents=True, exist_ok=True)
+        say(f"Dagster home {dagster_home(settings)}")
+        _make_dagster_home(dagster_home(settings), torch.cuda.device_count(), say)
+        say(f"MLflow store {tracking_uri(settings)}")
+        _make_mlflow_store(settings)
+
+
+def set_up_encoders(
+    settings: Settings, say: Callable[[str], None], encoders: Sequence[str], update: Sequence[str]
+) -> None:
+    """The checkpoints alone, as `set_up` makes them; virnuc.lock gets what it lacks, or is moved."""
+    workspace, before = Workspace(settings), read_lock(settings.root)
+    if encoders or update:
+        specs = [encoder_named(settings, name) for name in dict.fromkeys([*encoders, *update])]
+    else:
+        specs = [graph_encoder(settings, name) for name in _with_bases(workspace)]
+    wanted = [resolve(spec, before, spec.name in update) for spec in specs]  # all of them, before the first download
+    for spec, each in zip(specs, wanted, strict=True):
+        old = before.entries.get(spec.name)
+        in_lock = old is not None and spec.name not in update
+        folder, locked = set_up_encoder(spec, workspace.layout.checkpoints, each, in_lock, say)
+        if locked is not None and locked != old:
+            write_lock(settings.root, Lock(entries={**read_lock(settings.root).entries, spec.name: locked}))
+            if old is None:
+                say(
+                    f"encoder {spec.name}: {locked.source} {locked.revision} was not in {LOCK_FILE}: this copy is "
+                    f"trusted, and every later set-up takes exactly its bytes; commit {LOCK_FILE}"
+                )
+            else:
+                say(f"encoder {spec.name}: {LOCK_FILE} moved; stale now: {_stale_tables(workspace, spec.name)}")
+        say(f"encoder {spec.name}: {folder or 'no checkpoint to fetch'}")
+
+
+def _with_bases(workspace: Workspace) -> list[str]:
+    """Encoders that the variants read, and those that are fine-tuned for them."""
+    return list(dict.fromkeys([*workspace.encoder_names(), *workspace.settings.finetuning.encoders]))
+
+
+def _stale_tables(workspace: Workspace, encoder: str) -> str:
+    """Assets made of an encoder's vectors, with the count of their tables that are there."""
+    variants = [variant.name for variant in workspace.variants() if encoder in (variant.dna, variant.protein)]
+    assets = [f"{encoder}_embeddings", *(f"{name}_features" for name in variants)]
+    found = []
+    for domain in get_args(Domain):
+        for asset in assets:
+            count = len(list(workspace.layout.table(domain, asset, "any").parent.glob("*.parquet")))
+            found += [f"{domain}/{asset} ({count} tables)"] if count else []
+    found += [f"{name}_classifier" for name in variants if workspace.layout.classifier(name).is_dir()]
+    return ", ".join(found) or "nothing"
 
 
 def _make_dagster_home(home: Path, gpus: int, say: Callable[[str], None]) -> None:

@@ -92,7 +92,7 @@ def measure(workspace: Workspace, instance: dg.DagsterInstance, domain: Domain) 
     benchmark, problems = stored_benchmark(workspace)
     if benchmark is None or problems:
         raise VirnucError("\n".join(problems) + f"\nAn estimate needs rates: materialize {BENCHMARK} on such a device.")
-    rates = {f"{slot}{_EMBEDDINGS}": float(found["sequences_per_s"]) for slot, found in benchmark.items()}
+    rates = {f"{name}{_EMBEDDINGS}": float(found["sequences_per_s"]) for name, found in benchmark.items()}
     history = _history(instance, domain)
     rows, sizes = _tables(workspace, domain, history.assets)
     stages = []

@@ -55,8 +55,8 @@ def build_shard_checks(workspace: Workspace, shards: ShardSet) -> list[dg.AssetC
         _shard_check(shards, "translated_proteins", "frames_are_open", open_frames),
         _shard_check(shards, "translated_proteins", "ledger_sums_hold", ledger),
     ]
-    for slot in workspace.slots(shards.domain):
-        checks += _embedding_checks(workspace, shards, slot)
+    for name in workspace.encoder_names(shards.domain):
+        checks += _embedding_checks(workspace, shards, name)
     checks += [_features_check(workspace, shards, variant) for variant in workspace.variants(shards.domain)]
     return checks
 
@@ -84,8 +84,8 @@ def _plan_faults(workspace: Workspace, domain: Domain, source: str) -> Iterator[
         yield str(error)
 
 
-def _embedding_checks(workspace: Workspace, shards: ShardSet, slot: str) -> list[dg.AssetChecksDefinition]:
-    layout, domain, asset = workspace.layout, shards.domain, f"{slot}_embeddings"
+def _embedding_checks(workspace: Workspace, shards: ShardSet, name: str) -> list[dg.AssetChecksDefinition]:
+    layout, domain, asset = workspace.layout, shards.domain, f"{name}_embeddings"
 
     def finite(shard: str) -> Iterator[str]:
         import numpy as np
@@ -112,7 +112,7 @@ def _features_check(workspace: Workspace, shards: ShardSet, variant: Variant) ->
 
     def merged(shard: str) -> Iterator[str]:
         features = layout.table(domain, asset, shard)
-        sides = [layout.table(domain, f"{slot}_embeddings", shard) for slot in (variant.dna, variant.protein)]
+        sides = [layout.table(domain, f"{name}_embeddings", shard) for name in (variant.dna, variant.protein)]
         dims = [vector_dim(read_schema(side)) for side in sides]
         if vector_dim(read_schema(features)) != sum(dims):
             yield f"width {vector_dim(read_schema(features))}, expected {dims[0]} + {dims[1]}"

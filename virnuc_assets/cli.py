@@ -91,6 +91,27 @@ def embed(
 
 
 @_command
+def attention(
+    table: Annotated[Path, typer.Argument(metavar="FRAMES", help="Frames table, as `virnuc frames` writes it.")],
+    encoder: Annotated[str, typer.Option("--encoder", help="An ESM or MosaicBERT encoder of the registry.")],
+    frame: Annotated[list[str], typer.Option("--frame", metavar="ID", help="Id of a frame; may be repeated.")],
+    to: Annotated[Path, typer.Option("--out", help="Arrays to write (.npz); a picture (.png) goes next to them.")],
+    config: Config = DEFAULT_CONFIG,
+) -> None:
+    """Write attention maps of chosen frames, and a picture of them.
+
+    Each frame has two arrays: attention/ID (layers, heads, tokens, tokens), float32, in which row i says how much token
+    i attends to each token; and tokens/ID, its tokens. The array provenance is JSON: frames table and encoder.
+    """
+    from virnuc_assets.attention_file import attention_file
+
+    workspace = Workspace(load_settings(config))
+    with _progress() as progress:
+        counts = attention_file(workspace, table, encoder, frame, to, _reporter(progress, "frames"), _say)
+    _print_pairs({**counts, "written to": to})
+
+
+@_command
 def predict(
     source: Input,
     to: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
@@ -144,6 +165,9 @@ def decide(
 
 @_command
 def doctor(
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare every byte of the checkpoints with virnuc.lock.")
+    ] = False,
     launcher: Annotated[
         bool, typer.Option("--launcher", help="Launch a run that looks around where runs go, and compare.")
     ] = False,
@@ -151,7 +175,7 @@ def doctor(
     patience: Annotated[float, typer.Option("--patience", min=1, help="Seconds to wait for that run.")] = 300,
     config: Config = DEFAULT_CONFIG,
 ) -> None:
-    """Tell versions, attention backend, device, memory, and whether the checkpoints are there.
+    """Show versions, attention backend, device, memory, golden vectors, and whether the checkpoints are there.
 
     With --launcher, before the first run of a deployment: whether Dagster's home can be written, the stores answer, and
     what a launched step sees: GPU, the same versions, the same results.
@@ -161,7 +185,7 @@ def doctor(
     from virnuc_assets.doctor_launcher import examine_launcher
 
     workspace = Workspace(load_settings(config))
-    facts, problems = examine(workspace)
+    facts, problems = examine(workspace, every_byte=verify)
     _print_pairs(facts)
     if launcher:
         more, wrong = examine_launcher(workspace, home or dagster_home(workspace.settings), patience, _say)
@@ -177,11 +201,22 @@ def setup(
     encoder: Annotated[
         list[str] | None, typer.Option("--encoder", help="Only this checkpoint; may be repeated.")
     ] = None,
+    update: Annotated[
+        list[str] | None,
+        typer.Option("--update", metavar="NAME", help="Move this encoder's lock to what its source has now."),
+    ] = None,
 ) -> None:
-    """Make Dagster's home, MLflow's store and the profile's checkpoints, once, before anything starts."""
+    """Make the profile's checkpoints, Dagster's home and MLflow's store, once, before anything starts.
+
+    The first set-up with a network writes the commit and the sha256 of every file into virnuc.lock; later ones take
+    exactly that.
+    """
     from virnuc_assets.bootstrap import set_up
 
-    set_up(load_settings(config), lambda step: out.print(step, highlight=False, soft_wrap=True), encoder or ())
+    def say(step: str) -> None:
+        out.print(step, highlight=False, soft_wrap=True)
+
+    set_up(load_settings(config), say, encoder or (), update or ())
 
 
 @_command

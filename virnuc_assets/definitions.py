@@ -16,6 +16,7 @@ from virnuc_assets.assets import (
     classifiers,
     embeddings,
     features,
+    finetuning,
     incoming,
     migration,
     predictions,
@@ -47,11 +48,13 @@ def build_defs(settings: Settings) -> dg.Definitions:
     asset_checks = []
     for shard_set in (REFERENCE, SAMPLES):
         assets += sequences.build_assets(workspace, shard_set)
-        assets += [embeddings.build_asset(workspace, shard_set, slot) for slot in workspace.slots(shard_set.domain)]
+        assets += [
+            embeddings.build_asset(workspace, shard_set, name) for name in workspace.encoder_names(shard_set.domain)
+        ]
         variants = workspace.variants(shard_set.domain)
         assets += [features.build_asset(workspace, shard_set, variant) for variant in variants]
         asset_checks += checks.build_shard_checks(workspace, shard_set)
-    for stage in (refseq, accounts, classifiers, virnucpro, migration, predictions):
+    for stage in (refseq, accounts, finetuning, classifiers, virnucpro, migration, predictions):
         assets += stage.build_assets(workspace)
         asset_checks += stage.build_checks(workspace)
     jobs = [*automation.build_jobs(workspace), probe_job(workspace)]

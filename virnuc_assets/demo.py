@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from virnuc_assets import automation
+from virnuc_assets.assets import finetuning
 from virnuc_assets.assets.migration import DECISION
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
@@ -48,6 +49,9 @@ def run_demo(settings: Settings, out: Console) -> None:
             run.job(automation.FETCH_JOB)
         run.job(automation.PLAN_REFERENCE_JOB)
         run.shards(automation.REFERENCE_JOB, REFERENCE)
+        for name in settings.finetuning.encoders:
+            run.job(f"{finetuning.JOB}{name}")
+            run.shards(f"{automation.ENCODER_JOB}{finetuning.asset_name(name)}", REFERENCE)
         run.job(automation.DECISION_JOB)
         run.job(automation.PLAN_SAMPLES_JOB)
         run.shards(automation.SAMPLE_JOB, SAMPLES)

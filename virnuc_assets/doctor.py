@@ -8,9 +8,9 @@ import warnings
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from virnuc_assets.encoders.checkpoints import CheckpointMissingError, find_checkpoint
-from virnuc_assets.encoders.verification import CheckpointError
+from virnuc_assets.encoders.checkpoints import CheckpointError, CheckpointMissingError, find_checkpoint
 from virnuc_assets.resources import Workspace
+from virnuc_assets.workstation.checkpoint_setup import verify
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +20,7 @@ _LIBRARIES = (
     "dagster",
     "mlflow",
     "torch",
+    "transformers",
     "tokenizers",
     "safetensors",
     "huggingface_hub",
@@ -30,11 +31,17 @@ _LIBRARIES = (
 )
 
 
-def examine(workspace: Workspace) -> tuple[dict[str, Any], list[str]]:
-    """Facts of the machine and the project, and the problems that a person must mend before a run."""
+def examine(workspace: Workspace, every_byte: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """Facts of the machine and the project, and the problems that a person must fix before a run.
+
+    Args:
+        workspace: the project.
+        every_byte: compare the content of every checkpoint with virnuc.lock, instead of sizes and times.
+    """
     import torch
 
-    from virnuc_assets.encoders.machine import cpu_name, has_units, resolve_device
+    from virnuc_assets.encoders.golden import GoldenError, check_golden
+    from virnuc_assets.encoders.machine import cpu_name, native_precision, resolve_device
 
     settings, layout = workspace.settings, workspace.layout
     problems: list[str] = []
@@ -43,21 +50,28 @@ def examine(workspace: Workspace) -> tuple[dict[str, Any], list[str]]:
     facts["profile"] = settings.profile
     facts["device"] = f"{device} ({torch.cuda.get_device_name(device) if device.type == 'cuda' else cpu_name()})"
     precision = settings.encoding.precision
-    emulated = device.type == "cpu" and not has_units(precision)
+    emulated = device.type == "cpu" and not native_precision(precision)
     facts["precision"] = (
-        f"{precision}, emulated: this CPU has no units for it, fp32 is faster" if emulated else precision
+        f"{precision}, emulated: this CPU does not compute in it, fp32 is faster" if emulated else precision
     )
     facts["cpu threads"] = torch.get_num_threads()
     facts["attention backends"] = ", ".join(_sdpa_backends(device)) or "none"
     facts["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
-    for slot in workspace.slots():
-        spec = workspace.encoder(slot)
+    for name in workspace.encoder_names():
+        spec = workspace.encoder(name)
         try:
             folder = find_checkpoint(spec, layout.checkpoints)
-            facts[f"encoder {slot}"] = f"{spec.name}: {folder or 'computed, no weights'}"
+            facts[f"encoder {name}"] = f"{spec.name}: {folder or 'computed, no weights'}"
+            problems += verify(spec, layout.checkpoints, workspace.lock) if every_byte else []
         except (CheckpointMissingError, CheckpointError) as error:
             state = "missing" if isinstance(error, CheckpointMissingError) else "incomplete"
-            facts[f"encoder {slot}"] = f"{spec.name}: {state}"
+            facts[f"encoder {name}"] = f"{spec.name}: {state}"
+            problems.append(str(error))
+    for architecture in sorted({workspace.encoder(name).architecture for name in workspace.encoder_names()} - {"kmer"}):
+        try:
+            difference = check_golden(architecture, settings.encoding.device)
+            facts[f"golden vectors {architecture}"] = f"largest difference {difference:.1e}"
+        except GoldenError as error:
             problems.append(str(error))
     serving = layout.classifier(settings.serving.variant)
     facts["serving classifier"] = serving if serving.is_dir() else f"{settings.serving.variant}: not trained yet"

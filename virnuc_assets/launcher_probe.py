@@ -15,7 +15,7 @@ from virnuc_assets.storage.aside import written_aside
 
 PROBE_JOB, PROBE_OP = "check_launcher", "look_around"
 # What must be alike where runs are launched and where they go, or the numbers are not.
-LIBRARIES = ("virnuc_assets", "dagster", "mlflow", "torch", "tokenizers", "safetensors", "pyarrow", "numpy")
+LIBRARIES = ("virnuc_assets", "dagster", "mlflow", "torch", "transformers", "tokenizers", "pyarrow", "numpy")
 
 
 def probe_job(workspace: Workspace) -> dg.JobDefinition:
@@ -51,7 +51,7 @@ def here(workspace: Workspace) -> dict[str, str]:
     """What a process sees where it is."""
     import torch
 
-    from virnuc_assets.encoders.machine import cpu_name, gpus_present, resolve_device
+    from virnuc_assets.encoders.machine import cpu_name, resolve_device
 
     device = resolve_device(workspace.settings.encoding.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
@@ -59,7 +59,7 @@ def here(workspace: Workspace) -> dict[str, str]:
         "host": platform.node(),
         "user": str(os.getuid()),
         "device": f"{device.type} ({name})",
-        "gpus": str(gpus_present()),
+        "gpus": str(torch.cuda.device_count()),
         "python": f"{platform.python_version()} ({sys.executable})",
         **{library: version(library) for library in LIBRARIES},
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from virnuc_assets.assets.staleness import stale
+from virnuc_assets.assets.staleness import look_over, stale
 from virnuc_assets.automation import DECIDE_JOB, DECISION_JOB, PLAN_REFERENCE_JOB, REFERENCE_JOB
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.requests import MAX_ATTEMPTS, NOT_RETRIED, Attempts, Unit, goes_on, keys_of_range, unit_requests
@@ -64,7 +64,9 @@ def _stale_reference(workspace: Workspace) -> dg.SensorDefinition:
             return
         shards = context.instance.get_dynamic_partitions(str(REFERENCE.partitions.name))
         attempts = Attempts(context.instance, REFERENCE_JOB, keys_of_range(shards))
-        old, since = stale(workspace, "reference"), planned[0].create_timestamp.timestamp()
+        seen, since = look_over(workspace, "reference"), planned[0].create_timestamp.timestamp()
+        # Tables of fine-tuned encoders are made on demand, by jobs of their own.
+        old = {shard for shard, reasons in seen.stale.items() if reasons.keys() - seen.on_demand}
         units = [Unit(shard, [shard], since) for shard in shards if shard in old]
         yield from unit_requests(attempts, shards, units)
         given_up = attempts.ready(units)[2]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from virnuc_assets.encoders.checkpoints import configured
-from virnuc_assets.encoders.registry import VARIANTS, EncoderSpec, Variant, encoder_for, encoder_named
+from virnuc_assets.encoders.registry import EncoderSpec, Variant, encoder_named, graph_encoder, variant_named
 from virnuc_assets.sequences.catalogue import Source, read_catalogues
 from virnuc_assets.sequences.refseq import require_release
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.layout import Domain, Layout
+from virnuc_assets.workstation.lock import Lock, read_lock
 
 
 @dataclass(frozen=True)
@@ -24,26 +24,32 @@ class Workspace:
         """Where results lie."""
         return Layout(self.settings.var, self.settings.profile, self.settings.paths.results)
 
-    def encoder(self, slot: str) -> EncoderSpec:
-        """The profile's encoder in a slot, with the checkpoint that the settings name."""
-        return configured(encoder_for(self.settings.profile, slot), self.settings)
+    @cached_property
+    def lock(self) -> Lock:
+        """What virnuc.lock holds."""
+        return read_lock(self.settings.root)
+
+    def encoder(self, name: str) -> EncoderSpec:
+        """The encoder that a name stands for in the graph, as virnuc.lock has its checkpoint."""
+        return self.lock.locked(graph_encoder(self.settings, name))
 
     def encoder_named(self, name: str) -> EncoderSpec:
-        """An encoder of the registry, with the checkpoint that the settings name."""
-        return configured(encoder_named(name), self.settings)
+        """The encoder of exactly this name, whatever the profile, as virnuc.lock has its checkpoint."""
+        return self.lock.locked(encoder_named(self.settings, name))
 
     def variant(self, name: str) -> Variant:
-        """A pair of encoder slots that one classifier reads."""
-        return VARIANTS[name]
+        """A pair of encoders that one classifier reads."""
+        return variant_named(self.settings, name)
 
     def variants(self, domain: Domain = "reference") -> list[Variant]:
-        """The variants that the settings name; for samples without the floor, which calls nobody's sample."""
+        """The variants that the settings name; for samples without the k-mer baseline, which calls nobody's sample."""
         decision = self.settings.decision
-        return [VARIANTS[name] for name in decision.variants if domain == "reference" or name != decision.floor]
+        names = [name for name in decision.variants if domain == "reference" or name != decision.floor]
+        return [self.variant(name) for name in names]
 
-    def slots(self, domain: Domain = "reference") -> list[str]:
-        """Encoder slots that the variants read, each once."""
-        return list(dict.fromkeys(slot for variant in self.variants(domain) for slot in (variant.dna, variant.protein)))
+    def encoder_names(self, domain: Domain = "reference") -> list[str]:
+        """Encoders that the variants read, each once."""
+        return list(dict.fromkeys(name for each in self.variants(domain) for name in (each.dna, each.protein)))
 
     def catalogue(self) -> list[Source]:
         """The reference sources of all catalogues, read afresh.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -17,11 +17,8 @@ from virnuc_assets.settings_operation import (
     TrackingSettings,
 )
 
-Profile = Literal["miniature", "full"]
+Profile = Literal["miniature", "laptop", "full"]
 Precision = Literal["fp32", "bf16", "fp16"]
-Variant = Literal["fastesm2", "esm2_650", "esm2_3b", "kmer"]
-ServingVariant = Literal["fastesm2", "esm2_650", "esm2_3b"]
-HubEncoder = Literal["dnabert_s", "fastesm2_650", "esm2_650", "esm2_3b"]
 RefseqHosts = Literal[
     "bacteria", "archaea", "fungi", "protozoa", "plant", "invertebrate", "vertebrate_mammalian", "vertebrate_other"
 ]
@@ -34,13 +31,15 @@ class SequenceSettings(Section):
     shard_chunks: int = Field(default=10_000, ge=1, le=500_000)  # Arrow counts a column's letters in 32 bits
 
 
-def _positive_or_measured(value: object) -> object:
-    if value != "measured" and (type(value) is not int or value < 1):
-        raise ValueError("a number of at least 1 or 'measured' is expected")
+def _positive_or_auto(value: object) -> object:
+    if value != "auto" and (type(value) is not int or value < 1):
+        raise ValueError("a number of at least 1 or 'auto' is expected")
     return value
 
 
-TokenBudget = Annotated[int | Literal["measured"], BeforeValidator(_positive_or_measured)]
+TokenBudget = Annotated[int | Literal["auto"], BeforeValidator(_positive_or_auto)]
+Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
+Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 
 
 class EncodingSettings(Section):
@@ -48,24 +47,96 @@ class EncodingSettings(Section):
 
     precision: Precision = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    token_budget: TokenBudget = "measured"  # noqa: S105 - tokens of a sequence
-    compile: Literal["measured", "never"] = "measured"
+    token_budget: TokenBudget = "auto"  # noqa: S105 - tokens of a sequence
 
 
 class CheckpointSettings(Section):
-    """Where one encoder's checkpoint comes from, instead of the revision that the registry pins."""
+    """Where a registered encoder's checkpoint comes from, instead of the commit that the registry pins.
+
+    Attributes:
+        folder: of a checkpoint as the hub has it.
+        revision: another commit of the encoder's repository.
+        file: fair-esm's `.pt`, converted once into a folder.
+    """
 
     folder: str | None = Field(default=None, min_length=1)
-    revision: str | None = Field(default=None, pattern="^[0-9a-f]{40}$")
-    digest: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    revision: Commit | None = None
+    file: str | None = Field(default=None, min_length=1, pattern=r"\.pt$")
 
     @model_validator(mode="after")
     def _one_source(self) -> CheckpointSettings:
-        if (self.folder is None) == (self.revision is None):
-            raise ValueError("expected either a folder or a revision of the hub repository")
-        if self.digest is not None and self.folder is None:
-            raise ValueError("a digest belongs to a folder; a revision is its own digest")
+        if sum(value is not None for value in (self.folder, self.revision, self.file)) != 1:
+            raise ValueError("expected one of folder, file, or a revision of the hub repository")
         return self
+
+
+class EncoderSettings(Section):
+    """An encoder of one's own, or other settings of a registered one.
+
+    Attributes:
+        like: encoder whose weights and settings this one has, but for what is set here.
+        hub: repository of the model hub, `owner/name`.
+        folder: checkpoint folder, instead of a repository.
+        revision: commit of the repository; without it, the first `virnuc setup` locks the head of `main`.
+        architecture: whose code runs it.
+        alphabet: what it reads: proteins by an ESM, nucleotides by a MosaicBERT, unless set.
+        pooling: mean over residues without special tokens, or over all tokens.
+        max_length: residues or bases encoded of a sequence.
+        token_dropout: of an ESM; without it, as its config.json says.
+    """
+
+    like: str | None = None
+    hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
+    folder: str | None = Field(default=None, min_length=1)
+    revision: Commit | None = None
+    architecture: Literal["esm", "mosaic_bert"] | None = None
+    alphabet: Literal["dna", "protein"] | None = None
+    pooling: Literal["residues", "tokens"] | None = None
+    max_length: PositiveInt | None = None
+    token_dropout: bool | None = None
+
+
+class VariantSettings(Section):
+    """A nucleotide encoder and a protein encoder for one classifier."""
+
+    dna: str = "dnabert_s"
+    protein: str
+
+
+LinearLayers = Annotated[tuple[Literal["query", "key", "value", "dense"], ...], Field(strict=False, min_length=1)]
+
+
+class FinetuningSettings(Section):
+    """Which protein encoders are fine-tuned on the training records, and how (LoRA).
+
+    Attributes:
+        encoders: each adds the encoder, the asset and the job `finetuned_NAME`.
+        objective: viral or not, from the mean over residues; or masked-language modelling, which reads no label.
+        target_modules: linear layers that get adapters, in each transformer layer.
+        patience: evaluations without a lower validation loss after which training stops.
+        eval_steps: batches between two evaluations, each with a checkpoint; without it once per epoch.
+        warmup_fraction: of all steps; the learning rate rises linearly, then falls linearly to 0.
+        max_rows: rows drawn of training, and of validation; without it all of them.
+        gradient_checkpointing: recompute activations in the backward pass; slower, in far less memory.
+        precision: of the matrix products; weights and optimizer stay in fp32.
+    """
+
+    encoders: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    objective: Literal["classification", "masked"] = "classification"
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    lora_rank: PositiveInt = 8
+    lora_alpha: PositiveInt = 16
+    lora_dropout: float = Field(default=0.05, ge=0.0, lt=1.0)
+    target_modules: LinearLayers = ("query", "key", "value", "dense")
+    learning_rate: PositiveFloat = 2e-4
+    batch_rows: PositiveInt = 16
+    max_epochs: PositiveInt = 5
+    patience: PositiveInt = 2
+    eval_steps: PositiveInt | None = None
+    warmup_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
+    max_rows: int | None = Field(default=None, ge=2)
+    gradient_checkpointing: bool = False
+    precision: Precision = "fp32"
 
 
 class SplitSettings(Section):
@@ -138,10 +209,10 @@ class EvaluationSettings(Section):
 class DecisionSettings(Section):
     """The criteria of the migration, fixed before the numbers are seen."""
 
-    candidate: Variant = "fastesm2"
-    baseline: Variant = "esm2_3b"
-    floor: Variant = "kmer"
-    beside: Annotated[tuple[Variant, ...], Field(strict=False)] = ()
+    candidate: str = "fastesm2"
+    baseline: str = "esm2_3b"
+    floor: str = "kmer"
+    beside: Annotated[tuple[str, ...], Field(strict=False)] = ()
     max_accuracy_drop: float = Field(default=0.05, ge=0.0, le=1.0)
     max_f1_drop: float = Field(default=0.05, ge=0.0, le=1.0)
     max_group_drop: float = Field(default=0.10, ge=0.0, le=1.0)
@@ -163,7 +234,7 @@ class DecisionSettings(Section):
         return self
 
     @property
-    def variants(self) -> tuple[Variant, ...]:
+    def variants(self) -> tuple[str, ...]:
         """All that are trained and evaluated, in the order of the report."""
         return (self.candidate, self.baseline, self.floor, *self.beside)
 
@@ -171,7 +242,7 @@ class DecisionSettings(Section):
 class ServingSettings(Section):
     """Which classifier calls the samples."""
 
-    variant: ServingVariant = "fastesm2"
+    variant: str = "fastesm2"
 
 
 class VirnucproSettings(Section):
@@ -189,7 +260,7 @@ class VirnucproSettings(Section):
     model: str = Field(min_length=1)
     chunk_length: Literal[300, 500]
     dna_dim: PositiveInt
-    protein_encoder: Literal["esm2_3b", "fastesm2_650"] = "esm2_3b"
+    protein_encoder: str = "esm2_3b"
 
 
 class RefseqSettings(Section):
@@ -212,6 +283,10 @@ class RefseqSettings(Section):
     ca_bundle: str | None = Field(default=None, min_length=1)
 
 
+PROFILE_VARIANTS: dict[str, dict[str, str]] = {"laptop": {"candidate": "esm2_8m", "baseline": "esm2_35m"}}
+"""What the decision compares in a profile, where it is not what `DecisionSettings` names."""
+
+
 class Settings(Section):
     """All of `virnuc.toml`; `root` is the folder that relative paths start from."""
 
@@ -219,7 +294,10 @@ class Settings(Section):
     profile: Profile = "miniature"
     sequences: SequenceSettings = SequenceSettings()
     encoding: EncodingSettings = EncodingSettings()
-    checkpoints: dict[HubEncoder, CheckpointSettings] = {}
+    checkpoints: dict[str, CheckpointSettings] = {}
+    encoders: dict[Name, EncoderSettings] = {}
+    variants: dict[Name, VariantSettings] = {}
+    finetuning: FinetuningSettings = FinetuningSettings()
     split: SplitSettings = SplitSettings()
     training: TrainingSettings = TrainingSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
@@ -234,13 +312,17 @@ class Settings(Section):
     tracking: TrackingSettings = TrackingSettings()
     paths: PathSettings = PathSettings()
 
-    @model_validator(mode="after")
-    def _what_serves_is_trained(self) -> Settings:
-        if self.serving.variant not in self.decision.variants:
-            raise ValueError(
-                f"serving.variant {self.serving.variant} is none of the decision's: {', '.join(self.decision.variants)}"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _choices_of_the_profile(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What the profile compares, where nothing is set; and that the candidate serves, unless another is named."""
+        chosen = PROFILE_VARIANTS.get(values.get("profile", "miniature"), {})
+        decision, serving = values.get("decision", {}), values.get("serving", {})
+        if isinstance(decision, dict):
+            decision = {**chosen, **decision}
+            if isinstance(serving, dict) and "candidate" in decision:
+                serving = {"variant": decision["candidate"], **serving}
+        return {**values, "decision": decision, "serving": serving}
 
     @property
     def genomes(self) -> Path:

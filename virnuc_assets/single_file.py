@@ -107,7 +107,7 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
     settings, layout = workspace.settings, workspace.layout
     variant = workspace.variant(settings.serving.variant)
     sides = {"dna": variant.dna, "protein": variant.protein}
-    encoders = {side: _loaded(workspace, workspace.encoder(slot), say) for side, slot in sides.items()}
+    encoders = {side: _loaded(workspace, workspace.encoder(name), say) for side, name in sides.items()}
     fingerprints = {side: encoder.fingerprint for side, encoder in encoders.items()}
     chunk_length = settings.sequences.chunk_length
     dims = {side: encoder.dim for side, encoder in encoders.items()}
@@ -131,8 +131,8 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
 
 
 def _loaded(workspace: Workspace, spec: EncoderSpec, say: Say) -> Encoder:
-    from virnuc_assets.encoders.device_lock import hold_device
-    from virnuc_assets.encoders.loading import load_for_run
+    from virnuc_assets.encoders.golden import load_for_run
+    from virnuc_assets.workstation.device_lock import hold_device
 
     layout, encoding = workspace.layout, workspace.settings.encoding
     if spec.architecture != "kmer":

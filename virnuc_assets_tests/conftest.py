@@ -23,6 +23,19 @@ def project_root() -> Path:
     return PROJECT
 
 
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with every miniature."""
+    from virnuc_assets.encoders.miniature import write_miniature
+    from virnuc_assets.encoders.registry import ENCODERS, MINIATURE
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for spec in ENCODERS.values():
+        if spec.checkpoint == MINIATURE:
+            write_miniature(spec, folder)
+    return folder
+
+
 @pytest.fixture
 def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Have something told at the end of the tests, whether they pass or not, and in whichever process they run."""

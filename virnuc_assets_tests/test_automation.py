@@ -22,7 +22,7 @@ def selected(defs: dg.Definitions, job: str) -> set[str]:
 def test_each_job_does_its_phase(defs: dg.Definitions) -> None:
     everything = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
     reference = {key for key in everything if key.startswith("reference/")}
-    samples = {f"samples/{name}_embeddings" for name in ("dnabert_s", "fastesm2")}
+    samples = {f"samples/{name}_embeddings" for name in ("dnabert_s", "fastesm2_650")}
     samples |= {
         f"samples/{name}" for name in ("chunked_fasta", "translated_proteins", "fastesm2_features", "predictions")
     }
@@ -41,7 +41,7 @@ def test_samples_are_embedded_for_the_variant_that_serves(tmp_path: Path) -> Non
     settings = Settings.model_validate({"root": tmp_path, "serving": {"variant": "esm2_3b"}})
     found = selected(build_defs(settings), automation.SAMPLE_JOB)
     assert {"samples/esm2_3b_embeddings", "samples/esm2_3b_features"} <= found
-    assert "samples/fastesm2_embeddings" not in found
+    assert "samples/fastesm2_650_embeddings" not in found
 
 
 def test_one_encoder_can_be_done_anew(defs: dg.Definitions) -> None:

@@ -16,7 +16,7 @@ from virnuc_assets_tests.assets.project import Finished, Project
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 MEASURED = Measured(
-    stages=[Stage("fastesm2_embeddings", 0.5, 100.0, True), Stage("translated_proteins", 0.1, 50.0, False)],
+    stages=[Stage("fastesm2_650_embeddings", 0.5, 100.0, True), Stage("translated_proteins", 0.1, 50.0, False)],
     start_seconds=30.0,
     overhead_seconds=20.0,
     runs=3,
@@ -56,12 +56,12 @@ def test_it_is_measured_from_benchmark_runs_and_tables(finished: Finished, domai
     stored = json.loads(layout.whole("encoder_benchmark", ".json").read_text())["measured"]
     by_name = {stage.asset: stage for stage in found.stages}
     models = {name for name, stage in by_name.items() if stage.model}
-    slots = {"dnabert_s", "fastesm2"} | ({"esm2_3b"} if domain == "reference" else set())
-    assert models == {f"{slot}_embeddings" for slot in slots}
-    for slot in slots:
-        assert by_name[f"{slot}_embeddings"].seconds == 1 / stored[slot]["sequences_per_s"]
-        size = sum(layout.table(domain, f"{slot}_embeddings", path.stem).stat().st_size for path in tables)
-        assert by_name[f"{slot}_embeddings"].bytes == pytest.approx(size / sum(rows))
+    names = {"dnabert_s", "fastesm2_650"} | ({"esm2_3b"} if domain == "reference" else set())
+    assert models == {f"{name}_embeddings" for name in names}
+    for name in names:
+        assert by_name[f"{name}_embeddings"].seconds == 1 / stored[name]["sequences_per_s"]
+        size = sum(layout.table(domain, f"{name}_embeddings", path.stem).stat().st_size for path in tables)
+        assert by_name[f"{name}_embeddings"].bytes == pytest.approx(size / sum(rows))
     written = [layout.table(domain, name, path.stem) for path in tables for name in ("translated_proteins", "ledger")]
     size = sum(path.stat().st_size for path in written)
     assert by_name["translated_proteins"].bytes == pytest.approx(size / sum(rows))

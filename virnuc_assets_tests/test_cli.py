@@ -1,6 +1,7 @@
 """The command line: what it writes is what the graph writes, and bad input is one message that leaves nothing."""
 
 import gzip
+import json
 import re
 import shutil
 import subprocess
@@ -14,10 +15,13 @@ from Bio import SeqIO
 from click.testing import Result
 from typer.testing import CliRunner
 
+from virnuc_assets.bootstrap import set_up_encoders
 from virnuc_assets.cli import app
+from virnuc_assets.encoders.checkpoints import folder_digest
+from virnuc_assets.settings_file import load_settings
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
-from virnuc_assets.storage.tables import read_recipe, read_schema, read_table
+from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table
 from virnuc_assets_tests.assets.project import SAMPLE, Finished, Project, new_project, write_sample
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -25,6 +29,7 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 COMMANDS = (
     "frames",
     "embed",
+    "attention",
     "predict",
     "fasta",
     "catalogue",
@@ -120,16 +125,16 @@ def shards_of(finished: Finished) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("encoder", "slot"),
+    ("encoder", "name"),
     [
         ("dnabert_s_miniature", "dnabert_s"),
-        ("fastesm2_650_miniature", "fastesm2"),
+        ("fastesm2_650_miniature", "fastesm2_650"),
         ("esm2_3b_miniature", "esm2_3b"),
         ("kmer_protein", None),
     ],
 )
 def test_embed_writes_the_vectors_of_the_graph(
-    finished: Finished, config: Path, tmp_path: Path, encoder: str, slot: str | None
+    finished: Finished, config: Path, tmp_path: Path, encoder: str, name: str | None
 ) -> None:
     layout, out = finished.workspace.layout, tmp_path / "embeddings.parquet"
     frames = layout.table("samples", "translated_proteins", shards_of(finished)[0])
@@ -138,10 +143,10 @@ def test_embed_writes_the_vectors_of_the_graph(
     found = read_table(out)
     assert found.column("frame_id") == read_table(frames).column("frame_id")
     assert read_recipe(out)["encoder"]["encoder"] == encoder
-    if slot is None:
+    if name is None:
         assert read_schema(out) == embeddings_schema(400)
     else:
-        path = layout.table("samples", f"{slot}_embeddings", shards_of(finished)[0])
+        path = layout.table("samples", f"{name}_embeddings", shards_of(finished)[0])
         assert read_schema(out) == read_schema(path)
         assert read_recipe(out)["encoder"] == read_recipe(path)["encoder"]
         np.testing.assert_allclose(vectors_of(found), vectors_of(read_table(path)), atol=1e-5, rtol=0)
@@ -212,14 +217,12 @@ def test_doctor_fails_where_a_checkpoint_is_missing(untrained: Project) -> None:
 
 
 def test_doctor_fails_where_a_checkpoint_is_incomplete(untrained: Project) -> None:
-    folder = untrained.workspace.layout.checkpoints / "esm2_3b_miniature"
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
+    (untrained.workspace.layout.checkpoints / "esm2_3b_miniature/model.safetensors").write_bytes(b"")
     (untrained.workspace.layout.checkpoints / "dnabert_s_miniature/tokenizer.json").unlink()
     result = virnuc("doctor", "--config", untrained.root / "virnuc.toml")
     told = message(result)
-    assert f"esm2_3b_miniature: {weights}: cut off after" in told
-    assert "dnabert_s_miniature: " in told and "no tokenizer.json" in told
+    assert "esm2_3b_miniature: " in told and "missing or empty: model.safetensors" in told
+    assert "dnabert_s_miniature: " in told and "no vocab.txt or tokenizer.json" in told
     assert told.count("run `virnuc setup --encoder") == 2
     assert result.stdout.count(": incomplete") == 2
 
@@ -229,10 +232,58 @@ def test_embed_reads_the_folder_that_the_settings_name(untrained: Project, frame
     folder = untrained.root / "models/fastesm2"
     shutil.copytree(untrained.workspace.layout.checkpoints / "fastesm2_650_miniature", folder)
     config.write_text(config.read_text() + '\n[checkpoints.fastesm2_650]\nfolder = "models/fastesm2"\n')
-    result = virnuc("embed", frames, "--encoder", "fastesm2_650", "--out", out, "--config", config)
+    embed = ("embed", frames, "--encoder", "fastesm2_650", "--out", out, "--config", config)
+    assert "fastesm2_650: the checkpoint is not in virnuc.lock; run `virnuc setup" in message(virnuc(*embed))
+    set_up_encoders(load_settings(config), print, ["fastesm2_650"], [])
+    result = virnuc(*embed)
     assert result.exit_code == 0, result.output
     assert read_recipe(out)["encoder"]["encoder"] == "fastesm2_650"
-    assert re.fullmatch("[0-9a-f]{64}", read_recipe(out)["encoder"]["checkpoint_digest"])
+    assert re.fullmatch("[0-9a-f]{32}", read_recipe(out)["encoder"]["checkpoint_digest"])
+
+
+def test_attention_writes_maps_of_the_chosen_frames_and_a_picture(
+    untrained: Project, frames: Path, tmp_path: Path
+) -> None:
+    config, out = untrained.root / "virnuc.toml", tmp_path / "made/maps.npz"
+    config.write_text(config.read_text() + "\n[encoders.esm2_3b]\nmax_length = 50\n")
+    last, first = read_table(frames).to_pylist()[::-3]
+    chosen = [argument for row in (last, first, last) for argument in ("--frame", row["frame_id"])]
+    options = ("--encoder", "esm2_3b_miniature", "--out", out, "--config", config)
+    result = virnuc("attention", frames, *chosen, *options)
+    assert result.exit_code == 0, result.output
+    assert f"{first['frame_id']}: {len(first['protein'])} residues or bases, cut to the first 50" in result.stderr
+    ids = [last["frame_id"], first["frame_id"]]
+    folder = untrained.workspace.layout.checkpoints / "esm2_3b_miniature"
+    model = json.loads((folder / "config.json").read_text())
+    with np.load(out) as arrays:
+        assert arrays.files == ["provenance", *(f"{kind}/{each}" for each in ids for kind in ("attention", "tokens"))]
+        for row in (last, first):
+            tokens, weights = (arrays[f"{kind}/{row['frame_id']}"] for kind in ("tokens", "attention"))
+            assert tokens.tolist() == ["<cls>", *row["protein"][:50], "<eos>"]
+            assert weights.shape == (model["num_hidden_layers"], model["num_attention_heads"], *2 * tokens.shape)
+            assert weights.dtype == np.float32
+        provenance = json.loads(str(arrays["provenance"]))
+    assert provenance["frames"] == content_digest(frames)
+    assert provenance["encoder"]["checkpoint_digest"] == folder_digest(folder)
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in out.parent.iterdir()) == ["maps.npz", "maps.png"]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "frame", "name", "words"),
+    [
+        ("esm2_3b_miniature", "nobody", "a.npz", "no frame is called nobody; there are, for example: fluA_PB2_chunk_"),
+        ("kmer_protein", "nobody", "a.npz", "kmer_protein: architecture kmer has no attention"),
+        ("esm2_3b_miniature", "nobody", "a.np", "--out: expected a file name that ends in .npz, found "),
+    ],
+)
+def test_attention_that_cannot_be_written_is_one_message(
+    untrained: Project, frames: Path, tmp_path: Path, encoder: str, frame: str, name: str, words: str
+) -> None:
+    out, config = tmp_path / "made" / name, untrained.root / "virnuc.toml"
+    result = virnuc("attention", frames, "--encoder", encoder, "--frame", frame, "--out", out, "--config", config)
+    assert words in message(result)
+    assert not out.parent.exists()
 
 
 def cut(folder: Path) -> Path:
@@ -322,7 +373,7 @@ def test_an_unknown_encoder_is_refused(frames: Path, config: Path, tmp_path: Pat
 def test_an_encoder_without_checkpoint_is_refused(frames: Path, config: Path, tmp_path: Path) -> None:
     out = tmp_path / "embeddings.parquet"
     told = message(virnuc("embed", frames, "--encoder", "fastesm2_650", "--out", out, "--config", config))
-    assert "no pinned revision" in told
+    assert "the checkpoint is not in virnuc.lock; run `virnuc setup" in told
     assert not out.exists()
 
 

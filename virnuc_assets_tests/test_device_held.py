@@ -14,9 +14,9 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from virnuc_assets.cli import app
-from virnuc_assets.encoders import device_lock
-from virnuc_assets.encoders.device_lock import device_names, hold_device
 from virnuc_assets.storage.held_files import holder, release
+from virnuc_assets.workstation import device_lock
+from virnuc_assets.workstation.device_lock import device_names, hold_device
 from virnuc_assets_tests.assets.project import SAMPLE, Project, failures, write_sample
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -24,7 +24,7 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 HOLD = """
 import sys
 from pathlib import Path
-from virnuc_assets.encoders.device_lock import hold_device
+from virnuc_assets.workstation.device_lock import hold_device
 hold_device(Path(sys.argv[1]), sys.argv[2], print)
 print("held", flush=True)
 sys.stdin.read()
@@ -48,7 +48,8 @@ def lock(copied: Project) -> Iterator[Path]:
 
 
 def folders_trained(project: Project, asset: str) -> list[str]:
-    return [f"{slot}_alone" for slot in project.workspace.slots("samples")] if asset == "ablations" else ["kmer"]
+    names = project.workspace.encoder_names("samples")
+    return [f"{name}_alone" for name in names] if asset == "ablations" else ["kmer"]
 
 
 @pytest.mark.parametrize("asset", ["kmer_classifier", "ablations"])

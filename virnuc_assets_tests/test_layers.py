@@ -1,8 +1,7 @@
-"""The walls of the package: imports only downward, small modules, and definitions that load without heavy libraries."""
+"""The walls of the package: imports only downward, bounded files and functions, definitions that load light."""
 
 import ast
 import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,9 +16,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 DOMAIN = ["storage", "sequences", "encoders", "classifier", "migration"]
 """From the lowest layer to the highest; below them errors, settings, Markdown, cores, above them the orchestrator."""
 FOREIGN_TO_THE_DOMAIN = {"dagster", "dagster_webserver", "dagster_shared", "mlflow"}
-HEAVY = ["torch", "transformers", "mlflow", "sklearn", "sourmash", "matplotlib", "tokenizers"]
+HEAVY = ["torch", "transformers", "mlflow", "sklearn", "sourmash", "matplotlib", "tokenizers", "peft", "pandas"]
 
-MAX_FILE_LINES, MAX_MEDIAN_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 300, 120, 50, 7
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 500, 50, 7
 MAX_LOADING_SECONDS = 3.0
 
 
@@ -125,10 +124,6 @@ def test_no_module_is_long() -> None:
     assert {name: lines for name, lines in line_counts().items() if lines > MAX_FILE_LINES} == {}
 
 
-def test_most_modules_are_small() -> None:
-    assert statistics.median(line_counts().values()) <= MAX_MEDIAN_LINES
-
-
 def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     for name, path in zip(names(MODULES), MODULES, strict=True):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -175,7 +170,7 @@ wall, cpu = time.perf_counter(), time.process_time()
 from pathlib import Path
 from virnuc_assets import definitions
 from virnuc_assets.settings_file import load_settings
-definitions.build_defs(load_settings(Path("virnuc.toml")))
+definitions.build_defs(load_settings(Path("virnuc.toml"))).get_repository_def()
 seconds = min(time.perf_counter() - wall, time.process_time() - cpu)
 print(json.dumps([seconds, [name for name in {HEAVY} if name in sys.modules]]))
 """

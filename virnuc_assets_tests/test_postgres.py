@@ -19,10 +19,10 @@ import yaml
 
 from virnuc_assets import automation
 from virnuc_assets.bootstrap import dagster_home, set_up
-from virnuc_assets.encoders.device_lock import device_names
 from virnuc_assets.partitions import REFERENCE, SAMPLES, register
 from virnuc_assets.storage.held_files import release
 from virnuc_assets.tracking import EXPERIMENT
+from virnuc_assets.workstation.device_lock import device_names
 from virnuc_assets_tests.assets.project import GENOMES, SAMPLE, SAMPLE_RECORDS, Project, failures, new_project, quiet
 from virnuc_assets_tests.postgres_server import PASSWORD, PostgresServer, postgres_server
 from virnuc_assets_tests.running import CHECKOUT, free_ports, running, until

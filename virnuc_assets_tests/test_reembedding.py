@@ -53,7 +53,7 @@ def test_every_week_the_reference_is_planned(tmp_path: Path) -> None:
 
 def test_after_the_weekly_plan_stale_shards_are_embedded_and_no_others(copied: Project) -> None:
     first, *_, last = copied.keys(REFERENCE)
-    remove(copied, "fastesm2_embeddings", first, last)
+    remove(copied, "fastesm2_650_embeddings", first, last)
     assert stale_asked(copied)[0] == []
     planned(copied, by_hand=True)
     assert stale_asked(copied)[0] == []
@@ -72,7 +72,7 @@ def test_when_nothing_is_stale_the_plan_is_done_with(copied: Project) -> None:
     asked, cursor = stale_asked(copied)
     assert asked == []
     assert cursor
-    remove(copied, "fastesm2_embeddings", copied.keys(REFERENCE)[0])
+    remove(copied, "fastesm2_650_embeddings", copied.keys(REFERENCE)[0])
     assert stale_asked(copied, cursor) == ([], cursor)  # until next week
     planned(copied)
     assert len(stale_asked(copied, cursor)[0]) == 1
@@ -80,7 +80,7 @@ def test_when_nothing_is_stale_the_plan_is_done_with(copied: Project) -> None:
 
 def test_shards_that_a_run_is_over_are_not_asked_for_meanwhile(copied: Project) -> None:
     first, second, *_ = copied.keys(REFERENCE)
-    remove(copied, "fastesm2_embeddings", first, second)
+    remove(copied, "fastesm2_650_embeddings", first, second)
     planned(copied)
     tags = {"dagster/partition": first}
     copied.instance.add_run(

@@ -1,12 +1,14 @@
 """`virnuc.toml`: equal to the defaults of the models, and refused, with file, line and key, where it is wrong."""
 
 import re
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from virnuc_assets.encoders.registry import ENCODERS, FINETUNED, Variant, all_encoders, all_variants
 from virnuc_assets.settings import Settings
 from virnuc_assets.settings_file import SettingsError, load_settings
 
@@ -78,6 +80,44 @@ def test_a_release_is_named_only_by_a_section(tmp_path: Path) -> None:
     assert (found.release, found.seed, found.files_per_directory) == (230, 42, {"plant": 3})
 
 
+def test_the_profile_chooses_what_is_compared_unless_it_is_named(tmp_path: Path) -> None:
+    def chosen(text: str) -> tuple[str, str, str]:
+        found = load(tmp_path, text)
+        return found.decision.candidate, found.decision.baseline, found.serving.variant
+
+    assert chosen("profile = 'miniature'\n") == chosen("profile = 'full'\n") == ("fastesm2", "esm2_3b", "fastesm2")
+    assert chosen("profile = 'laptop'\n") == ("esm2_8m", "esm2_35m", "esm2_8m")
+    named = "profile = 'laptop'\n[decision]\ncandidate = 'kmer_esm2_8m'\n"
+    assert chosen(named) == ("kmer_esm2_8m", "esm2_35m", "kmer_esm2_8m")
+    assert chosen(f"{named}[serving]\nvariant = 'esm2_35m'\n") == ("kmer_esm2_8m", "esm2_35m", "esm2_35m")
+
+
+def test_named_encoders_and_variants_stand_for_rows(tmp_path: Path) -> None:
+    """Of the lines that docs/encoders.md shows, and of a variant on what is fine-tuned from an encoder of one's own."""
+    settings = load(
+        tmp_path,
+        "[checkpoints]\nesm2_650 = { folder = '~/esm2' }\n"
+        "[encoders]\nmine = { folder = 'models/mine', architecture = 'esm' }\n"
+        "plain = { like = 'mine', token_dropout = false }\nesm2_3b = { max_length = 100 }\n"
+        f"hub = {{ hub = 'a/b', revision = '{HEX}', architecture = 'mosaic_bert', pooling = 'residues' }}\n"
+        "[finetuning]\nencoders = ['plain']\n"
+        "[variants]\ntuned = { dna = 'hub', protein = 'finetuned_plain' }\n[decision]\nbeside = ['tuned']\n",
+    )
+    rows, esm2 = all_encoders(settings), ENCODERS["esm2_650"]
+    folder = str(tmp_path / "models/mine")
+    assert rows["mine"] == replace(esm2, name="mine", checkpoint="", revision="", folder=folder)
+    assert rows["plain"] == replace(rows["mine"], name="plain", base="mine", token_dropout=False)
+    own = replace(ENCODERS["dnabert_s"], name="hub", checkpoint="a/b", revision=HEX, pooling="residues")
+    assert rows["hub"] == own
+    assert rows["esm2_3b"] == replace(ENCODERS["esm2_3b"], max_length=100)
+    assert rows["esm2_650"] == replace(esm2, checkpoint="", revision="", folder=str(Path("~/esm2").expanduser()))
+    tuned = replace(rows["plain"], name="finetuned_plain", checkpoint=FINETUNED, base="plain", folder="")
+    assert rows["finetuned_plain"] == tuned
+    assert all_variants(settings)["tuned"] == Variant("tuned", "hub", "finetuned_plain")
+    changed = {"mine", "plain", "hub", "finetuned_plain", "esm2_650", "esm2_3b", "esm2_3b_miniature"}
+    assert {name for name, row in rows.items() if ENCODERS.get(name) != row} == changed
+
+
 VIRNUCPRO = "[virnucpro]\nmerged = 'x'\nmodel = 'y'\ndna_dim = 768\n"
 
 
@@ -106,7 +146,6 @@ def test_an_existing_virnucpro_is_named_only_by_a_section(tmp_path: Path) -> Non
         ("profile = 'large'\n", "1: profile: ", "'large'"),
         ("[encoding]\nprecision = 'fp8'\n", "2: encoding.precision: ", "'fp8'"),
         ("[encoding]\ndevice = 'tpu'\n", "2: encoding.device: ", "'tpu'"),
-        ("[encoding]\n\ncompile = 'always'\n", "3: encoding.compile: ", "'always'"),
         ("[split]\ntest_fraction = 0.0\n", "2: split.test_fraction: ", "0.0"),
         ("[split]\nvalidation_fraction = 1.0\n", "2: split.validation_fraction: ", "1.0"),
         ("[split]\ncontainment_threshold = 1.5\n", "2: split.containment_threshold: ", "1.5"),
@@ -124,22 +163,66 @@ def test_an_existing_virnucpro_is_named_only_by_a_section(tmp_path: Path) -> Non
         ("[serving]\nvariant = 'esm3'\n", "2: serving.variant: ", "'esm3'"),
         ("[servers]\nmlflow_port = 70000\n", "2: servers.mlflow_port: ", "70000"),
         # checkpoints: encoders of the hub, each from one place
-        (f"[checkpoints.esm3]\nrevision = '{HEX}'\n", "1: checkpoints.esm3: ", "'fastesm2_650', 'esm2_650' or"),
-        (f"[checkpoints]\nkmer_dna = {{ revision = '{HEX}' }}\n", "2: checkpoints.kmer_dna: ", "'dnabert_s'"),
+        (f"[checkpoints.esm3]\nrevision = '{HEX}'\n", "1: checkpoints.esm3: ", "fastesm2_650, "),
+        (f"[checkpoints]\nkmer_dna = {{ revision = '{HEX}' }}\n", "2: checkpoints.kmer_dna: ", "dnabert_s, "),
         ("[checkpoints.esm2_3b]\nrevision = 'main'\n", "2: checkpoints.esm2_3b.revision: ", "'main'"),
         ("[checkpoints.esm2_3b]\nfolder = 'x'\n\ndigest = 'x'\n", "4: checkpoints.esm2_3b.digest: ", "'x'"),
         ("[checkpoints.esm2_3b]\nfolder = ''\n", "2: checkpoints.esm2_3b.folder: ", "''"),
-        ("\n[checkpoints.esm2_3b]\n", "2: checkpoints.esm2_3b: ", "either a folder or a revision"),
-        (f"[checkpoints.esm2_3b]\nfolder = 'x'\nrevision = '{HEX}'\n", "1: checkpoints.esm2_3b: ", "either a folder"),
-        (f"[checkpoints.esm2_3b]\nrevision = '{HEX}'\ndigest = '{HEX}{HEX[:24]}'\n", "1: ", "belongs to a folder"),
+        ("\n[checkpoints.esm2_3b]\n", "2: checkpoints.esm2_3b: ", "one of folder, file, or a revision"),
+        (
+            f"[checkpoints.esm2_3b]\nfolder = 'x'\nrevision = '{HEX}'\n",
+            "1: checkpoints.esm2_3b: ",
+            "one of folder, file",
+        ),
+        ("[checkpoints.esm2_3b]\nfile = 'x.bin'\n", "2: checkpoints.esm2_3b.file: ", "'x.bin'"),
         ("[checkpoints.esm2_3b]\nfolders = 'x'\n", "2: checkpoints.esm2_3b.folders: ", "'x'"),
+        # encoders of one's own: from one place, under a name that is free
+        ("[encoders]\nMine = { like = 'esm2_8m' }\n", "2: encoders.Mine: ", "'Mine'"),
+        ("[encoders.mine]\nfolder = 'x'\n", "1: encoders.mine: ", "expected architecture"),
+        ("[encoders.mine]\narchitecture = 'esm'\n", "1: encoders.mine: ", "either hub (owner/name) or folder"),
+        ("[encoders.mine]\narchitecture = 't5'\n", "2: encoders.mine.architecture: ", "'t5'"),
+        ("[encoders.mine]\narchitecture = 'esm'\nhub = 'a'\n", "3: encoders.mine.hub: ", "'a'"),
+        (
+            f"\n[encoders.mine]\narchitecture = 'esm'\nfolder = 'x'\nrevision = '{HEX}'\n",
+            "2: encoders.mine: ",
+            "belongs to a repository",
+        ),
+        (
+            "[encoders.mine]\narchitecture = 'mosaic_bert'\nfolder = 'x'\ntoken_dropout = true\n",
+            "1: encoders.mine: ",
+            "a setting of ESM",
+        ),
+        ("[encoders.esm2_8m]\npooling = 'tokens'\nfolder = 'x'\n", "1: encoders.esm2_8m: ", "folder cannot be set"),
+        ("[encoders]\nkmer_dna = { like = 'esm2_8m' }\n", "2: encoders.kmer_dna: ", "taken"),
+        ("[encoders]\nfinetuned_x = { like = 'esm2_8m' }\n", "2: encoders.finetuned_x: ", "taken"),
+        ("[encoders]\na = { like = 'b' }\nb = { like = 'esm2_8m' }\n", "2: encoders.a: ", "'b' is no encoder above"),
+        ("[encoders]\na = { like = 'esm2_8m', folder = 'x' }\n", "2: encoders.a: ", "says already what folder is"),
+        # variants: an encoder for each side, under a name that is free
+        ("[variants]\nx = { protein = 'esm3' }\n", "2: variants.x.protein: ", "'esm3' is no protein encoder"),
+        ("[variants.x]\ndna = 'esm2_8m'\nprotein = 'esm2_8m'\n", "2: variants.x.dna: ", "'esm2_8m' is no dna encoder"),
+        ("[variants]\nx = { protein = 'finetuned_esm2_8m' }\n", "2: variants.x.protein: ", "no protein encoder"),
+        ("[variants]\nx = { dna = 'dnabert_s' }\n", "2: variants.x.protein: ", "required"),
+        ("[variants]\nkmer = { protein = 'esm2_8m' }\n", "2: variants.kmer: ", "taken"),
+        ("[variants]\nfloor = { protein = 'esm2_8m' }\n", "2: variants.floor: ", "taken"),
+        ("[decision]\nbeside = ['mine']\n", "2: decision.beside: ", "'mine' is no variant"),
+        # fine-tuning: of an ESM of proteins
+        ("[finetuning]\nencoders = ['dnabert_s']\n", "2: finetuning.encoders: ", "'dnabert_s' is no ESM of proteins"),
+        (
+            "[encoders]\nx = { hub = 'a/b', architecture = 'esm', alphabet = 'dna' }\n[finetuning]\nencoders = ['x']\n",
+            "4: finetuning.encoders: ",
+            "'x' is no ESM of proteins",
+        ),
+        ("[finetuning]\nencoders = ['finetuned_esm2_8m']\n", "2: finetuning.encoders: ", "no ESM of proteins"),
+        ("[finetuning]\nencoders = ['esm2_8m', 'esm2_8m']\n", "2: finetuning.encoders: ", "each encoder once"),
+        ("[finetuning]\ntarget_modules = ['query', 'lm_head']\n", "2: finetuning.target_modules", "'lm_head'"),
+        ("[finetuning]\nobjective = 'contrastive'\n", "2: finetuning.objective: ", "'contrastive'"),
         # an existing VirNucPro is named whole
         ("\n[virnucpro]\nmerged = 'x'\nmodel = 'y'\nchunk_length = 500\n", "2: virnucpro.dna_dim: ", "required"),
         (f"{VIRNUCPRO}chunk_length = 400\n", "5: virnucpro.chunk_length: ", "400"),
         (
             f"{VIRNUCPRO}chunk_length = 500\nprotein_encoder = 'dnabert_s'\n",
             "6: virnucpro.protein_encoder: ",
-            "'esm2_3b'",
+            "esm2_3b, ",
         ),
         # a release of RefSeq is named by its number
         ("\n[refseq]\nseed = 1\n", "2: refseq.release: ", "required"),
@@ -191,13 +274,13 @@ def test_what_is_held_out_is_a_date_or_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "found"), [("-1", "-1"), ("0", "0"), ("'fitted'", "'fitted'"), ("1.5", "1.5")])
-def test_a_token_budget_is_a_count_or_measured(tmp_path: Path, value: str, found: str) -> None:
+def test_a_token_budget_is_a_count_or_auto(tmp_path: Path, value: str, found: str) -> None:
     lines = refusal(tmp_path, f"[encoding]\ntoken_budget = {value}\n")
     assert all(line.startswith("2: encoding.token_budget") and found in line for line in lines)
-    for accepted in (1, "measured"):
-        text = f"[encoding]\ntoken_budget = {accepted!r}\nprecision = 'bf16'\ncompile = 'never'\n"
+    for accepted in (1, "auto"):
+        text = f"[encoding]\ntoken_budget = {accepted!r}\nprecision = 'bf16'\n"
         encoding = load(tmp_path, text).encoding
-        assert (encoding.token_budget, encoding.precision, encoding.compile) == (accepted, "bf16", "never")
+        assert (encoding.token_budget, encoding.precision) == (accepted, "bf16")
 
 
 def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def described(finished: Finished, variant: str) -> dict[str, Any]:
 
 def test_there_is_one_run_a_classifier_and_one_for_the_decision(client: mlflow.MlflowClient) -> None:
     names = sorted(run.info.run_name for run in runs(client))
-    alone = ["dnabert_s alone", "esm2_3b alone", "fastesm2 alone"]
+    alone = ["dnabert_s alone", "esm2_3b alone", "fastesm2_650 alone"]
     assert names == sorted([*alone, *(f"{variant} classifier" for variant in MODELS), "migration decision"])
     assert {run.info.status for run in runs(client)} == {"FINISHED"}
 

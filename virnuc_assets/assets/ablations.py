@@ -52,19 +52,19 @@ def ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
         fits = _fits(context.instance, workspace)
 
         def batches() -> Iterator[pa.Table]:
-            for slot, fit in fits.items():
-                with training_place(workspace, f"{slot}_alone", context.log.info) as scratch:
-                    table = _trained_alone(workspace, tracking, context.run.run_id, slot, fit, scratch)
+            for name, fit in fits.items():
+                with training_place(workspace, f"{name}_alone", context.log.info) as scratch:
+                    table = _trained_alone(workspace, tracking, context.run.run_id, name, fit, scratch)
                 yield table
 
         outcome = made_table(workspace.layout.whole(ABLATIONS), _recipe(fits), batches)
         measured = {
-            slot: performance(table, None, workspace.settings.evaluation)
-            for slot, table in current_ablations(context.instance, workspace).items()
+            name: performance(table, None, workspace.settings.evaluation)
+            for name, table in current_ablations(context.instance, workspace).items()
         }
         metrics = {
-            f"{slot}_{name}": found.levels["frame"][name]
-            for slot, found in measured.items()
+            f"{encoder}_{name}": found.levels["frame"][name]
+            for encoder, found in measured.items()
             for name in ("accuracy", "f1", "auroc")
         }
         return outcome.with_metadata(**metrics).as_result()
@@ -79,19 +79,19 @@ def ablations_check(workspace: Workspace) -> dg.AssetChecksDefinition:
     def check() -> dg.AssetCheckResult:
         """As many frames of every test record are scored by each encoder as the split counts, and no other record's."""
         table = read_table(workspace.layout.whole(ABLATIONS), ablations_schema())
-        slots = workspace.slots("samples")
+        names = workspace.encoder_names("samples")
         faults = {
-            f"{slot}: {record}": told
-            for slot in slots
-            for record, told in miscounted_records(workspace, table.filter(pc.equal(table["encoder"], slot))).items()
+            f"{name}: {record}": told
+            for name in names
+            for record, told in miscounted_records(workspace, table.filter(pc.equal(table["encoder"], name))).items()
         }
-        return result(faults, rows=table.num_rows, encoders=slots)
+        return result(faults, rows=table.num_rows, encoders=names)
 
     return check
 
 
 def current_ablations(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, pa.Table]:
-    """Test rows scored by each encoder alone, by slot.
+    """Test rows scored by each encoder alone, by encoder.
 
     Raises:
         VirnucError: the table is missing, altered, or not made from today's features, split and recipe.
@@ -101,13 +101,13 @@ def current_ablations(instance: dg.DagsterInstance, workspace: Workspace) -> dic
     require_content(path)
     table = read_table(path)
     return {
-        slot: table.filter(pc.equal(table["encoder"], slot)).drop_columns("encoder")
-        for slot in table["encoder"].unique().to_pylist()
+        name: table.filter(pc.equal(table["encoder"], name)).drop_columns("encoder")
+        for name in table["encoder"].unique().to_pylist()
     }
 
 
 def _fits(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, "Fit"]:
-    """A fit for each encoder slot; the nucleotides' slot is the same in every variant and fitted once."""
+    """A fit for each encoder; the nucleotides' encoder is the same in every variant and fitted once."""
     from virnuc_assets.classifier.fitting import Fit
 
     fits: dict[str, Fit] = {}
@@ -115,9 +115,9 @@ def _fits(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, "Fit"
     for variant in workspace.variants("samples"):
         features, encoders = current_features(instance, workspace, variant), variant_fingerprints(workspace, variant)
         sides: dict[Side, str] = {"dna": variant.dna, "protein": variant.protein}
-        for side, slot in sides.items():
-            if slot not in fits:
-                fits[slot] = Fit(
+        for side, name in sides.items():
+            if name not in fits:
+                fits[name] = Fit(
                     variant=variant,
                     encoders=encoders,
                     features=features,
@@ -130,12 +130,12 @@ def _fits(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, "Fit"
 
 
 def _recipe(fits: Mapping[str, "Fit"]) -> dict[str, Any]:
-    digests = {slot: fit.data_digest for slot, fit in fits.items()}
+    digests = {name: fit.data_digest for name, fit in fits.items()}
     return {"table": ABLATIONS, "columns": evaluation_schema().names, "fits": digest_of(digests)}
 
 
 def _trained_alone(
-    workspace: Workspace, tracking: MlflowTracking, dagster_run_id: str, slot: str, fit: "Fit", scratch: Path
+    workspace: Workspace, tracking: MlflowTracking, dagster_run_id: str, name: str, fit: "Fit", scratch: Path
 ) -> pa.Table:
     """Train on one side's columns inside an MLflow run, and score the test rows."""
     from virnuc_assets.classifier.calls import frame_calls
@@ -144,10 +144,10 @@ def _trained_alone(
     from virnuc_assets.encoders.machine import resolve_device
 
     device = str(resolve_device(workspace.settings.encoding.device))
-    training = f"{workspace.settings.profile}/{slot}_alone"
-    tags = {"ablation": slot, TRAINING_TAG: training, "dagster.run_id": dagster_run_id}
+    training = f"{workspace.settings.profile}/{name}_alone"
+    tags = {"ablation": name, TRAINING_TAG: training, "dagster.run_id": dagster_run_id}
     tracking.end_killed_trainings(training)  # the scratch folder is this training's alone
-    with tracking.run(f"{slot} alone", tags, fit.params()):
+    with tracking.run(f"{name} alone", tags, fit.params()):
         trained = fit.train(scratch, tracking.log_epoch, device)
         scored = fit.scored(trained.model, "test")
         calls = pa.array(frame_calls(scores_of(scored)), pa.string())
@@ -155,5 +155,5 @@ def _trained_alone(
         table = evaluation_table(scored, scored.append_column("call", calls), read_table(fit.split), lengths)
         measured = performance(table, trained.temperature, workspace.settings.evaluation)
         tracking.log_epoch(trained.best_epoch, {f"test_{name}": v for name, v in flat_metrics(measured).items()})
-    encoder = pa.array([slot] * table.num_rows, pa.string())
+    encoder = pa.array([name] * table.num_rows, pa.string())
     return table.add_column(0, "encoder", encoder)

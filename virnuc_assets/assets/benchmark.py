@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from virnuc_assets.assets.finetuning import asset_name
 from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS, peak_memory_mb
 from virnuc_assets.assets.recipes import variant_fingerprints
@@ -30,7 +31,7 @@ def benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
     @dg.asset(
         name=BENCHMARK,
         hooks={retried_if_database_was_away},
-        deps=[REFERENCE.key("translated_proteins")],
+        deps=[REFERENCE.key("translated_proteins"), *map(asset_name, settings.finetuning.encoders)],
         group_name=MIGRATION_GROUP,
         kinds={"json", "pytorch"},
         owners=OWNERS,
@@ -43,8 +44,8 @@ def benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
         One after the other, each in a fresh process in the same precision; the median of several passes counts.
         """
-        from virnuc_assets.encoders.benchmark import benchmark_encoders
-        from virnuc_assets.encoders.device_lock import hold_device
+        from virnuc_assets.migration.benchmark import benchmark_encoders
+        from virnuc_assets.workstation.device_lock import hold_device
 
         hold_device(workspace.layout.locks, settings.encoding.device, context.log.info)
         tables = current_frames(context.instance, workspace)
@@ -61,7 +62,7 @@ def benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
         with written_aside(path) as aside:
             aside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         rates = {
-            f"{slot}_sequences_per_s": round(float(found["sequences_per_s"]), 1) for slot, found in measured.items()
+            f"{name}_sequences_per_s": round(float(found["sequences_per_s"]), 1) for name, found in measured.items()
         }
         metadata: dict[str, Any] = {
             **rates,
@@ -75,9 +76,9 @@ def benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
 
 def _language_models(workspace: Workspace) -> dict[str, Any]:
-    """Encoders by slot, without the computed ones."""
-    specs = {slot: workspace.encoder(slot) for slot in workspace.slots()}
-    return {slot: spec for slot, spec in specs.items() if spec.architecture != "kmer"}
+    """Encoders by name, without the computed ones."""
+    specs = {name: workspace.encoder(name) for name in workspace.encoder_names()}
+    return {name: spec for name, spec in specs.items() if spec.architecture != "kmer"}
 
 
 def _benchmark_settings(workspace: Workspace) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def _benchmark_settings(workspace: Workspace) -> dict[str, Any]:
 
 
 def _fingerprints(workspace: Workspace) -> dict[str, Mapping[str, str]]:
-    """Fingerprints of all encoders as they are today, by slot."""
+    """Fingerprints of all encoders as they are today, by name."""
     found: dict[str, Mapping[str, str]] = {}
     for variant in workspace.variants():
         sides = variant_fingerprints(workspace, variant)
@@ -121,8 +122,8 @@ def stored_benchmark(workspace: Workspace) -> tuple[Mapping[str, Mapping[str, An
         fingerprints = _fingerprints(workspace)
     except VirnucError as error:  # a checkpoint that is gone: what was measured cannot be compared with it
         return content["measured"], [f"{BENCHMARK}: {error}"]
-    stale = [slot for slot, today in fingerprints.items() if content["encoders"].get(slot) != today]
-    problems = [f"{BENCHMARK} is stale: it measured another {slot} than today's; materialize it" for slot in stale]
+    stale = [name for name, today in fingerprints.items() if content["encoders"].get(name) != today]
+    problems = [f"{BENCHMARK} is stale: it measured another {name} than today's; materialize it" for name in stale]
     if content["settings"] != _benchmark_settings(workspace):
         problems.append(f"{BENCHMARK} is stale: measured by other benchmark or encoding settings; materialize it")
     return content["measured"], problems

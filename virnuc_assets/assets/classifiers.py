@@ -7,6 +7,7 @@ import dagster as dg
 
 from virnuc_assets.assets.ablations import ablations_asset, ablations_check
 from virnuc_assets.assets.evaluation import evaluation_asset, evaluation_check
+from virnuc_assets.assets.finetuning import require_no_leak
 from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS
 from virnuc_assets.assets.recipes import variant_fingerprints
@@ -45,12 +46,13 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
     def classifier(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         from virnuc_assets.classifier.fitting import Fit
 
-        features = current_features(context.instance, workspace, variant)
+        split = current_split(context.instance, workspace)
+        require_no_leak(workspace, variant, split)
         fit = Fit(
             variant=variant,
             encoders=variant_fingerprints(workspace, variant),
-            features=features,
-            split=current_split(context.instance, workspace),
+            features=current_features(context.instance, workspace, variant),
+            split=split,
             chunk_length=workspace.settings.sequences.chunk_length,
             training=workspace.settings.training,
         )

@@ -1,7 +1,6 @@
-"""Group `embeddings`: one table of vectors a shard for every encoder slot."""
+"""Group `embeddings`: one table of vectors a shard for every encoder."""
 
 from collections.abc import Generator, Iterator
-from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -15,7 +14,7 @@ from virnuc_assets.assets.progress import Progress
 from virnuc_assets.assets.recipes import embeddings_recipe, frames_digest
 from virnuc_assets.encoders.checkpoints import find_checkpoint
 from virnuc_assets.encoders.fingerprint import fingerprint, identity
-from virnuc_assets.encoders.reuse import ShardVectors, read_sequences
+from virnuc_assets.encoders.registry import FINETUNED
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.launch import GPU_POOL, gpu_op_tags
 from virnuc_assets.partitions import ShardSet
@@ -23,6 +22,7 @@ from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of, digest_words, sequence_digests
 from virnuc_assets.storage.known_vectors import Digests, KnownVectors
 from virnuc_assets.storage.layout import Domain
+from virnuc_assets.storage.reuse import ShardVectors, read_sequences
 from virnuc_assets.storage.schemas import vector_dim
 from virnuc_assets.storage.tables import is_made_by, read_schema
 from virnuc_assets.storage.windows import in_windows
@@ -33,41 +33,42 @@ if TYPE_CHECKING:
 GROUP = "embeddings"
 
 
-def build_asset(workspace: Workspace, shards: ShardSet, slot: str) -> dg.AssetsDefinition:
-    """The embeddings of one encoder slot for one set of shards."""
-    spec, precision = workspace.encoder(slot), workspace.settings.encoding.precision
+def build_asset(workspace: Workspace, shards: ShardSet, name: str) -> dg.AssetsDefinition:
+    """The embeddings of one encoder for one set of shards."""
+    spec, precision = workspace.encoder(name), workspace.settings.encoding.precision
     on_device = spec.architecture != "kmer"
+    trained_here = [dg.AssetKey(name)] if spec.checkpoint == FINETUNED else []
     stage = ShardStage(
-        deps=[shards.key("translated_proteins")],
+        deps=[shards.key("translated_proteins"), *trained_here],
         group=GROUP,
         kinds=frozenset({"parquet", "pytorch" if on_device else "numpy"}),
         code_version=digest_of(identity(spec, precision)),
         pool=GPU_POOL if on_device else None,
         op_tags=gpu_op_tags(workspace.settings) if on_device else {},
     )
-    body = _embedding(workspace, shards.domain, slot)
+    body = _embedding(workspace, shards.domain, name)
     body.__doc__ = (
         f"Vectors of `{spec.column}` by {spec.name}, one a frame, in the order of the frames.\n\n"
         f"Mean over {spec.pooling}, in {precision}; loaded once a run, frames streamed in windows. A sequence that any "
         "table of this encoder holds already is copied from there."
     )
-    return shard_asset(workspace.layout, shards, f"{slot}_embeddings", stage, body)
+    return shard_asset(workspace.layout, shards, f"{name}_embeddings", stage, body)
 
 
-def _embedding(workspace: Workspace, domain: Domain, slot: str) -> Body:
+def _embedding(workspace: Workspace, domain: Domain, name: str) -> Body:
     def embed(run: ShardRun) -> Work:
-        return EmbeddingRun(workspace, domain, slot, run).make
+        return EmbeddingRun(workspace, domain, name, run).make
 
     return embed
 
 
 class EmbeddingRun:
-    """One encoder slot over the shards of one run; what is costly is done once, and only if a shard needs it."""
+    """One encoder over the shards of one run; what is costly is done once, and only if a shard needs it."""
 
-    def __init__(self, workspace: Workspace, domain: Domain, slot: str, run: ShardRun) -> None:
+    def __init__(self, workspace: Workspace, domain: Domain, name: str, run: ShardRun) -> None:
         """Nothing is read but the checkpoint, for the encoder's fingerprint."""
-        self._workspace, self._domain, self._slot, self._run = workspace, domain, slot, run
-        self._spec, self._encoding = workspace.encoder(slot), workspace.settings.encoding
+        self._workspace, self._domain, self._name, self._run = workspace, domain, name, run
+        self._spec, self._encoding = workspace.encoder(name), workspace.settings.encoding
         folder = find_checkpoint(self._spec, workspace.layout.checkpoints)
         self._fingerprint = fingerprint(self._spec, folder, self._encoding.precision)
 
@@ -77,7 +78,7 @@ class EmbeddingRun:
 
         def batches() -> Iterator[pa.Table]:
             self._known.keep(path)
-            vectors.append(ShardVectors(self._frames(shard), self._spec, self._known, partial(self._embed, shard)))
+            vectors.append(self._shard_vectors(shard))
             yield from vectors[0].tables()
 
         outcome = made_table(path, self._recipe(shard), batches)
@@ -86,6 +87,10 @@ class EmbeddingRun:
         facts = {"dim": vector_dim(read_schema(path)), "encoder": self._spec.name, "fingerprint": self._fingerprint}
         return outcome.with_metadata(**facts, **self._counts(outcome.metadata["rows"], *vectors))
 
+    def _shard_vectors(self, shard: str) -> ShardVectors:
+        spec, embed = self._spec, partial(self._embed, shard)
+        return ShardVectors(self._frames(shard), spec.column, spec.max_length, self._known, embed)
+
     def _counts(self, rows: int, made: ShardVectors | None = None) -> dict[str, Any]:
         """How many vectors went through the encoder now, and how many did not; how they did."""
         if made is None:
@@ -93,7 +98,7 @@ class EmbeddingRun:
         counts: dict[str, Any] = {"distinct": made.distinct, "truncated": made.truncated}
         if made.embedded:
             encoder = self._encoder
-            counts |= {"device": str(encoder.device), **asdict(encoder.tuning), "token_budget": encoder.token_budget}
+            counts |= {"device": str(encoder.device), "token_budget": encoder.token_budget}
         return {"embedded": made.embedded, "reused": rows - made.embedded, **counts}
 
     def _embed(self, shard: str, windows: Iterator[pa.Table]) -> Generator[pa.Table, None, None]:
@@ -105,8 +110,8 @@ class EmbeddingRun:
 
     @cached_property
     def _encoder(self) -> "Encoder":
-        from virnuc_assets.encoders.device_lock import hold_device
-        from virnuc_assets.encoders.loading import load_for_run
+        from virnuc_assets.encoders.golden import load_for_run
+        from virnuc_assets.workstation.device_lock import hold_device
 
         layout = self._workspace.layout
         if self._spec.architecture != "kmer":
@@ -115,7 +120,7 @@ class EmbeddingRun:
 
     @cached_property
     def _progress(self) -> Progress:
-        return Progress(self._run, self._slot, self._known.unknown)
+        return Progress(self._run, self._name, self._known.unknown)
 
     @cached_property
     def _known(self) -> KnownVectors:
@@ -135,14 +140,14 @@ class EmbeddingRun:
         try:
             if is_made_by(self._table(shard), self._recipe(shard)):
                 return []
-            windows = read_sequences(self._frames(shard), self._spec)
+            windows = read_sequences(self._frames(shard), self._spec.column)
             return [digest_words(sequence_digests(w.column(self._spec.column).to_pylist())) for w in windows]
         except VirnucError:
             return []  # it will fail by itself, and be told then
 
     @property
     def _asset(self) -> str:
-        return f"{self._slot}_embeddings"
+        return f"{self._name}_embeddings"
 
     def _table(self, shard: str) -> Path:
         return self._workspace.layout.table(self._domain, self._asset, shard)

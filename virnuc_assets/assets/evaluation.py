@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pyarrow as pa
 
+from virnuc_assets.assets.finetuning import require_no_leak
 from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.recipes import variant_fingerprints
@@ -47,6 +48,7 @@ def evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinit
 
         features = current_features(context.instance, workspace, variant)
         split = current_split(context.instance, workspace)
+        require_no_leak(workspace, variant, split)
         classifier = ServingClassifier.load(
             workspace.layout.classifier(variant.name),
             variant_fingerprints(workspace, variant),

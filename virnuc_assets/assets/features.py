@@ -27,7 +27,7 @@ def build_asset(workspace: Workspace, shards: ShardSet, variant: Variant) -> dg.
         def work(shard: str) -> Outcome:
             recipe = features_recipe(workspace, domain, shard, encoders)
             sides = {"dna": variant.dna, "protein": variant.protein}
-            paths = {side: layout.table(domain, f"{slot}_embeddings", shard) for side, slot in sides.items()}
+            paths = {side: layout.table(domain, f"{name}_embeddings", shard) for side, name in sides.items()}
             dims = {side: vector_dim(read_schema(path)) for side, path in paths.items()}
 
             def batches() -> Iterator[pa.Table]:

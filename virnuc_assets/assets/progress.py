@@ -13,16 +13,16 @@ _OBSERVE_EVERY_S = 30.0
 class Progress:
     """Counts the sequences of a run that go through an encoder, and tells of them now and then."""
 
-    def __init__(self, run: ShardRun, slot: str, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, run: ShardRun, name: str, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Time runs from here, so this is to be made when the encoder is loaded.
 
         Args:
             run: told of it.
-            slot: the encoder's.
+            name: the encoder's.
             total: sequences of the run that are to be embedded.
             clock: seconds.
         """
-        self._run, self._slot, self._total, self._clock = run, slot, total, clock
+        self._run, self._name, self._total, self._clock = run, name, total, clock
         self._started = self._logged = self._observed = clock()
         self._done = 0
 
@@ -53,7 +53,7 @@ class Progress:
     def _sentence(self, shard: str, now: float) -> str:
         number, shards = self._run.shards.index(shard) + 1, len(self._run.shards)
         return (
-            f"{self._slot}: shard {number} of {shards} ({shard}): {self._done:,} of {self._total:,} sequences of this "
+            f"{self._name}: shard {number} of {shards} ({shard}): {self._done:,} of {self._total:,} sequences of this "
             f"run, {self._rate(now):,.3g}/s, about {spoken(self._seconds_left(now))} left"
         )
 

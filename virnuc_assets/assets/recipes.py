@@ -87,8 +87,8 @@ def frames_digest(workspace: Workspace, domain: Domain, shard: str) -> str:
 def variant_fingerprints(workspace: Workspace, variant: Variant) -> dict[str, dict[str, str]]:
     """Fingerprints of a variant's two encoders as they are today, by side."""
     found = {}
-    for side, slot in (("dna", variant.dna), ("protein", variant.protein)):
-        spec = workspace.encoder(slot)
+    for side, name in (("dna", variant.dna), ("protein", variant.protein)):
+        spec = workspace.encoder(name)
         folder = find_checkpoint(spec, workspace.layout.checkpoints)
         found[side] = fingerprint(spec, folder, workspace.settings.encoding.precision)
     return found

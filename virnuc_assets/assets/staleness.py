@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from virnuc_assets.assets.finetuning import asset_name
 from virnuc_assets.assets.recipes import ShardInputs, embeddings_recipe, predictions_recipe, read_shard_inputs
-from virnuc_assets.encoders.checkpoints import CheckpointMissingError, find_checkpoint
+from virnuc_assets.encoders.checkpoints import CheckpointError, CheckpointMissingError, find_checkpoint
 from virnuc_assets.encoders.fingerprint import fingerprint
 from virnuc_assets.encoders.registry import Variant
-from virnuc_assets.encoders.verification import CheckpointError
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.footers import Footer, footers
 from virnuc_assets.storage.layout import CLASSIFIER_FILE, Domain
@@ -126,8 +126,8 @@ class _Look:
 
     def __init__(self, workspace: Workspace, domain: Domain) -> None:
         self._chunk_length = workspace.settings.sequences.chunk_length
-        self._names = {slot: workspace.encoder(slot).name for slot in workspace.slots(domain)}
-        self._encoders = {slot: _todays_encoder(workspace, slot) for slot in self._names}
+        self._names = {name: workspace.encoder(name).name for name in workspace.encoder_names(domain)}
+        self._encoders = {name: _todays_encoder(workspace, name) for name in self._names}
         self.stages = self._all_stages(workspace, domain)
         folder = workspace.layout.results / domain
         self.tables: dict[str, Mapping[str, Footer | None]] = {
@@ -152,14 +152,15 @@ class _Look:
 
     def _all_stages(self, workspace: Workspace, domain: Domain) -> list[_Stage]:
         serving = workspace.variant(workspace.settings.serving.variant)
+        tuned = {asset_name(name) for name in workspace.settings.finetuning.encoders}  # made on demand
         chunked, translated = "chunked_fasta", "translated_proteins"
         stages = [_Stage(chunked, (), self._chunks), _Stage(translated, (chunked,), self._frames)]
-        for slot in self._names:
-            optional = domain == "samples" and slot not in (serving.dna, serving.protein)
-            stages.append(_Stage(f"{slot}_embeddings", (translated,), partial(self._embeddings, slot), optional))
+        for name in self._names:
+            optional = name in tuned or (domain == "samples" and name not in (serving.dna, serving.protein))
+            stages.append(_Stage(f"{name}_embeddings", (translated,), partial(self._embeddings, name), optional))
         for variant in workspace.variants(domain):
             sides = (f"{variant.dna}_embeddings", f"{variant.protein}_embeddings")
-            optional = domain == "samples" and variant != serving
+            optional = variant.protein in tuned or (domain == "samples" and variant != serving)
             stages.append(_Stage(f"{variant.name}_features", sides, partial(self._features, variant), optional))
         if domain == "samples":
             features = f"{serving.name}_features"
@@ -182,23 +183,23 @@ class _Look:
             return _changed(expected, found) or "its ledger is missing, damaged or another's"
         return _changed(expected, found)
 
-    def _embeddings(self, slot: str, shard: str, inputs: ShardInputs, found: Recipe) -> str | None:
-        today = self._encoders[slot]
+    def _embeddings(self, name: str, shard: str, inputs: ShardInputs, found: Recipe) -> str | None:
+        today = self._encoders[name]
         if isinstance(today, str):
             return today
         frames = str(self._content("translated_proteins", shard))
-        return self._encoder_changed(slot, today, found.get("encoder")) or _changed(
+        return self._encoder_changed(name, today, found.get("encoder")) or _changed(
             embeddings_recipe(today, frames), found
         )
 
     def _features(self, variant: Variant, shard: str, inputs: ShardInputs, found: Recipe) -> str | None:
         sides = {"dna": variant.dna, "protein": variant.protein}
-        for side, slot in sides.items():
-            if reason := self._encoder_changed(slot, self._encoders[slot], found.get("encoders", {}).get(side)):
+        for side, name in sides.items():
+            if reason := self._encoder_changed(name, self._encoders[name], found.get("encoders", {}).get(side)):
                 return reason
             made_from = found.get("embeddings", {}).get(side)
-            if made_from != self._content(f"{slot}_embeddings", shard):
-                return f"its {slot}_embeddings changed"
+            if made_from != self._content(f"{name}_embeddings", shard):
+                return f"its {name}_embeddings changed"
         frames = self._content("translated_proteins", shard)
         # The widths are part of what the digests of the embeddings cover, and both were compared side by side.
         return _changed({**found, "table": "features", "frames": frames}, found)
@@ -210,19 +211,19 @@ class _Look:
             return NO_CLASSIFIER
         return _changed(predictions_recipe(str(self._content(features, shard)), classifier, inputs.digest), found)
 
-    def _encoder_changed(self, slot: str, today: Mapping[str, str] | str, found: Any) -> str | None:  # noqa: ANN401
+    def _encoder_changed(self, name: str, today: Mapping[str, str] | str, found: Any) -> str | None:  # noqa: ANN401
         """The first entry in which a fingerprint is not today's."""
         have = found if isinstance(found, Mapping) else {}
         if isinstance(today, str) or today == have:
             return None
         keys = (*_FIRST, *sorted({*today, *have}))
         key = next(key for key in keys if today.get(key) != have.get(key))
-        return f"encoder {self._names[slot]}: {_told(key, today.get(key), have.get(key))}"
+        return f"encoder {self._names[name]}: {_told(key, today.get(key), have.get(key))}"
 
 
-def _todays_encoder(workspace: Workspace, slot: str) -> Mapping[str, str] | str:
-    """Fingerprint of a slot's encoder, or why there is none."""
-    spec = workspace.encoder(slot)
+def _todays_encoder(workspace: Workspace, name: str) -> Mapping[str, str] | str:
+    """Fingerprint of an encoder, or why there is none."""
+    spec = workspace.encoder(name)
     try:
         folder = find_checkpoint(spec, workspace.layout.checkpoints)
         return fingerprint(spec, folder, workspace.settings.encoding.precision)

@@ -19,7 +19,7 @@ def training_place(workspace: Workspace, name: str, say: Callable[[str], None]) 
         say: told for whom the device is waited; it is held until this process ends.
     """
     from virnuc_assets.classifier.row_store import scratch_beside
-    from virnuc_assets.encoders.device_lock import hold_device
+    from virnuc_assets.workstation.device_lock import hold_device
 
     hold_device(workspace.layout.locks, workspace.settings.encoding.device, say)
     with scratch_beside(workspace.layout.training(name)) as scratch:

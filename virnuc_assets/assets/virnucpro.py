@@ -16,7 +16,7 @@ from virnuc_assets.assets.evaluation import evaluation_check, flat_metrics, grou
 from virnuc_assets.assets.lost_database import retried_if_database_was_away
 from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.reference import SPLIT, current_frames, current_split, record_lengths
-from virnuc_assets.encoders.registry import PROFILES, Variant
+from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
@@ -70,13 +70,12 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
 
 
 def imported_variant(workspace: Workspace) -> Variant:
-    """The imported classifier as a variant: its name, and the slots of the encoders that VirNucPro used.
+    """The imported classifier as a variant: its name, and the encoders that VirNucPro used.
 
     Raises:
         VirnucError: virnuc.toml has no section [virnucpro].
     """
-    slot_of = {encoder: slot for slot, encoder in PROFILES["full"].items()}
-    return Variant(NAME, dna=slot_of["dnabert_s"], protein=slot_of[_section(workspace).protein_encoder])
+    return Variant(NAME, dna="dnabert_s", protein=_section(workspace).protein_encoder)
 
 
 def imported_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> "VariantEvidence":

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 
 from virnuc_assets.classifier.calls import chunk_calls, frame_calls, record_calls
@@ -92,28 +91,20 @@ def sample_records(predictions: pa.Table, ledger: pa.Table, uncertain: Mapping[s
         ledger: of all records.
         uncertain: record → chunks in the abstain band (`uncertain_chunks`); those that are absent have none.
     """
-    calls = {row["record_id"]: row for row in record_calls(chunk_calls(predictions)).to_pylist()}
-    lines = []
-    for line in ledger.to_pylist():
-        # A record that was left out may have the id of one that was scored.
-        called: Mapping[str, Any] = calls[line["record_id"]] if line["disposition"] == "scored" else {}
-        lines.append(
-            {
-                "record_id": line["record_id"],
-                "length_nt": line["length_nt"],
-                "call": called.get("call"),
-                "viral_fraction": called.get("viral_fraction"),
-                "chunks": line["chunks"],
-                "chunks_scored": called.get("chunks", 0),
-                "chunks_viral": called.get("viral_chunks", 0),
-                "chunks_uncertain": uncertain.get(line["record_id"], 0) if called else 0,
-                "frames_scored": line["frames_kept"],
-                "disposition": line["disposition"],
-                "reason": line["reason"],
-                **{name: line[name] for name in _DROPPED},
-            }
+    calls = record_calls(chunk_calls(predictions)).rename_columns(_CALLED).to_pandas()
+    calls["chunks_uncertain"] = calls["record_id"].map(uncertain).fillna(0)
+    calls["disposition"] = "scored"  # a record that was left out may have the id of one that was scored
+    lines = ledger.rename_columns({"frames_kept": "frames_scored"}).to_pandas()
+    lines = lines.merge(calls, on=["record_id", "disposition"], how="left")
+    if len(unscored := lines[(lines["disposition"] == "scored") & lines["call"].isna()]):
+        raise ClassifierMismatch(
+            f"{len(unscored)} records of the ledger are scored, but have no predictions, e.g. "
+            f"{unscored['record_id'].iloc[0]}; materialize the predictions again"
         )
-    return pa.Table.from_pylist(lines, schema=_RECORDS_SCHEMA)
+    counts = ["chunks_scored", "chunks_viral", "chunks_uncertain"]
+    lines[counts] = lines[counts].apply(pd.to_numeric).fillna(0).astype("int64")
+    lines[["call", "reason"]] = lines[["call", "reason"]].astype(object).where(lines[["call", "reason"]].notna(), None)
+    return pa.Table.from_pandas(lines[_RECORDS_SCHEMA.names], schema=_RECORDS_SCHEMA, preserve_index=False, safe=True)
 
 
 def write_sample_report(
@@ -122,20 +113,21 @@ def write_sample_report(
     """Write VirNucPro's two files and `records.tsv` into a folder; returns the records."""
     write_virnucpro_files(folder, predictions)
     records = sample_records(predictions, ledger, uncertain_chunks(predictions, temperature, min_confidence))
-    with written_aside(folder / RECORDS_FILE) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle, delimiter="\t", lineterminator="\n")
-        writer.writerow(records.column_names)
-        for row in records.to_pylist():
-            writer.writerow(spreadsheet_cell(cell) if isinstance(cell, str) else cell for cell in row.values())
+    cells = records.to_pandas()
+    for name in ("record_id", "call", "reason"):
+        cells[name] = cells[name].map(spreadsheet_cell, na_action="ignore")
+    with written_aside(folder / RECORDS_FILE) as aside:
+        cells.to_csv(aside, sep="\t", index=False, lineterminator="\n", encoding="utf-8")
     return records
 
 
 def read_record_ids(folder: Path) -> list[str]:
     """Record ids of a written report, in order."""
-    with (folder / RECORDS_FILE).open(encoding="utf-8", newline="") as handle:
-        return [spreadsheet_text(row["record_id"]) for row in csv.DictReader(handle, delimiter="\t")]
+    ids = pd.read_csv(folder / RECORDS_FILE, sep="\t", usecols=["record_id"], dtype=str, keep_default_na=False)
+    return [spreadsheet_text(each) for each in ids["record_id"]]
 
 
+_CALLED = {"chunks": "chunks_scored", "viral_chunks": "chunks_viral"}
 # With those scored, they add up to all chunks, and to six frames a chunk.
 _DROPPED = [name for name in LEDGER_COUNTS if "dropped" in name]
 _RECORDS_SCHEMA = pa.schema(

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from virnuc_assets.classifier.sampling import balanced_rows, counted
 from virnuc_assets.classifier.split import Split
-from virnuc_assets.storage.schemas import evaluation_schema
+from virnuc_assets.storage.schemas import evaluation_schema, frames_schema
 from virnuc_assets.storage.tables import read_table, read_windows
 
 # Rows whose names and groups are read at once; vectors are not.
@@ -91,6 +91,24 @@ def draw(features: Iterable[Path], schema: pa.Schema, records: Iterable[str], se
         positions[path] = rows[drawn.indices[first:last] - start]
     viral = (labels[drawn.indices] == "viral").astype(np.int64)
     return Drawn(positions, viral, drawn.counts, counted(labels, groups))
+
+
+def proteins_of_split(
+    frames: Iterable[Path], split_table: pa.Table, split: Split, seed: int
+) -> tuple[list[str], list[int]]:
+    """Proteins of balanced frames of a split, and for each 1 where its record is viral, 0 where it is a host's.
+
+    Raises:
+        SamplingError: one of the labels has no rows.
+        TableMismatch: a table is not as the schema says.
+    """
+    drawn = draw(frames, frames_schema(), records_of_split(split_table, split), seed)
+    proteins = [
+        protein
+        for path, rows in drawn.positions.items()
+        for protein in read_table(path, frames_schema()).column("protein").take(pa.array(rows)).to_pylist()
+    ]
+    return proteins, drawn.labels.tolist()
 
 
 def truth_of(table: pa.Table) -> np.ndarray:

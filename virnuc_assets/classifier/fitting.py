@@ -49,7 +49,7 @@ class Fit:
     """What a variant's classifier is trained on.
 
     Attributes:
-        variant: the pair of encoder slots.
+        variant: the pair of encoders.
         encoders: their fingerprints, by side.
         features: features tables by shard, already found to be current.
         split: the split table.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from sklearn import metrics as sk
 
 from virnuc_assets.classifier.levels import Scored
@@ -108,13 +109,9 @@ def group_accuracies(scored: Scored, groups: Sequence[str]) -> list[GroupAccurac
     Raises:
         MetricsError: shapes do not match.
     """
-    truth, right = scored.viral, scored.called == scored.viral
-    names = np.asarray(groups, dtype=np.str_)
-    if len(names) != len(truth):
-        raise MetricsError(f"expected a group for each of {len(truth)} rows, found {len(names)}")
-    found = []
-    for label, of_label in (("host", ~truth), ("viral", truth)):
-        for group in np.unique(names[of_label]).tolist():
-            rows = of_label & (names == group)
-            found.append(GroupAccuracy(group, label, int(rows.sum()), int(right[rows].sum())))
-    return found
+    if len(groups) != len(scored.viral):
+        raise MetricsError(f"expected a group for each of {len(scored.viral)} rows, found {len(groups)}")
+    label = np.where(scored.viral, "viral", "host")
+    rows = pd.DataFrame({"label": label, "group": groups, "right": scored.called == scored.viral})
+    counted = rows.groupby(["label", "group"])["right"].agg(["size", "sum"])
+    return [GroupAccuracy(group, label, int(n), int(right)) for (label, group), n, right in counted.itertuples()]

@@ -13,7 +13,7 @@ import torch
 from virnuc_assets.classifier.checkpoint import ClassifierDescription, Origin, told_pair
 from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.classifier.virnucpro_vectors import MODEL_CLASS, ImportRefused
-from virnuc_assets.encoders.registry import encoder_named
+from virnuc_assets.encoders.registry import registered
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.torch_files import Made, Tensor, TorchFile
 
@@ -27,7 +27,7 @@ def imported_fingerprint(encoder: str, side: str, dim: int) -> dict[str, str]:
     Raises:
         VirnucError: there is no encoder of this name, or it reads the other alphabet ("dna", "protein").
     """
-    spec = encoder_named(encoder)
+    spec = registered(encoder)
     if spec.alphabet != side:
         raise VirnucError(f"encoder {encoder} reads {spec.alphabet}; expected one that reads {side}")
     return {"encoder": spec.name, "alphabet": spec.alphabet, "dim": str(dim), "origin": VIRNUCPRO}

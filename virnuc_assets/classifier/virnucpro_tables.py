@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from virnuc_assets.classifier.virnucpro_vectors import ImportRefused, Kind, VectorFile, named
-from virnuc_assets.encoders.registry import encoder_named
+from virnuc_assets.encoders.registry import registered
 from virnuc_assets.storage.digests import sequence_digests
 from virnuc_assets.storage.merging import features_table, rows_of
 from virnuc_assets.storage.schemas import embeddings_schema
@@ -30,7 +30,7 @@ def imported_embeddings(frames: pa.Table, files: Sequence[VectorFile], encoder: 
         MergeMismatch: ids are missing, extra, or stand there twice; all are counted.
     """
     vectors = _in_order(frames, files)
-    sequences = frames.column(encoder_named(encoder).column).to_pylist()
+    sequences = frames.column(registered(encoder).column).to_pylist()
     columns = [
         frames.column("frame_id"),
         sequence_digests(sequences),

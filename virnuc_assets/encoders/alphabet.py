@@ -10,10 +10,11 @@ from virnuc_assets.errors import VirnucError
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 NUCLEOTIDES = "ACGT"
 
-# IUPAC nucleotides without U, which the readers turn into T; the letters of the ESM vocabulary, which has no J.
+# IUPAC nucleotides without U, which the readers turn into T. IUPAC amino acids: the vocabulary of ESM has all but J
+# (leucine or isoleucine), each of which is read as one <unk>. (EsmTokenizer reads a run of them as one.)
 LETTERS: dict[Alphabet, frozenset[str]] = {
     "dna": frozenset("ACGTRYSWKMBDHVN"),
-    "protein": frozenset(AMINO_ACIDS + "XBZUO"),
+    "protein": frozenset(AMINO_ACIDS + "XBZUOJ"),
 }
 _DNA_LETTERS = frozenset("ACGTN")
 _DNA_LENGTH = 20
@@ -27,33 +28,21 @@ class AlphabetError(VirnucError):
 def looks_like_dna(sequence: str) -> bool:
     """Whether a sequence that could be a protein by its letters is taken for DNA.
 
-    The rule: at least 20 letters, all of them A, C, G, T or N, and each of A, C, G and T among them. A
-    frame of random sequence has such a protein with probability below 1e-11. Nor do tandem repeats give one
-    by their nature: a unit of 3, 6 or 9 nt codes for three residues at most, and a unit that is no multiple
-    of 3 nt is read in every phase, so that each base is first of a codon as often as second; but among the
-    codons of A, C, G, T and N a T is first in those of cysteine and second in none. What remains is a repeat of
-    12 nt or more whose unit codes for exactly these four residues; it is refused too.
+    The rule: at least 20 letters, all of them A, C, G, T or N, and each of A, C, G and T among them. A frame of random
+    sequence has such a protein with probability below 1e-11, and no tandem repeat with a unit below 12 nt has one.
     """
     letters = set(sequence)
     return len(sequence) >= _DNA_LENGTH and letters <= _DNA_LETTERS and letters.issuperset(NUCLEOTIDES)
 
 
 def check_alphabet(sequences: Sequence[str], alphabet: Alphabet, encoder: str, ids: Sequence[str] | None) -> None:
-    """Refuse what an encoder must not be given.
-
-    Args:
-        sequences: Upper-case sequences.
-        alphabet: The encoder's alphabet.
-        encoder: Its name, for the message.
-        ids: Names of the sequences for the message; their positions without.
+    """Refuse what an encoder must not be given: upper-case sequences of its alphabet, named by ids or positions.
 
     Raises:
         AlphabetError: names the count and the first five offenders with their reason.
     """
-    faults = []
-    for position, sequence in enumerate(sequences):
-        if fault := _fault(sequence, alphabet):
-            faults.append(f"{ids[position] if ids is not None else f'sequence {position}'}: {fault}")
+    found = ((position, _fault(sequence, alphabet)) for position, sequence in enumerate(sequences))
+    faults = [f"{ids[position] if ids else f'sequence {position}'}: {fault}" for position, fault in found if fault]
     if faults:
         more = f"\n  and {len(faults) - _EXAMPLES} more" if len(faults) > _EXAMPLES else ""
         raise AlphabetError(

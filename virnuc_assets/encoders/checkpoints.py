@@ -1,181 +1,162 @@
-"""Where an encoder's weights lie, and how they get there: complete, as published, and never running code of the hub.
+"""Where an encoder's checkpoint is stored, which of its files are read, and whether they are still those of set-up.
 
-`find_checkpoint` looks, `checkpoint_folder` reads every byte before it hands out a folder to load from, and
-`fetch_checkpoint` is the only one that may download.
+Set-up compares the content of every file with virnuc.lock and records sizes and modification times in `verified.json`;
+a run compares only these. Imports nothing heavy.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import functools
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
-from virnuc_assets.encoders.registry import MINIATURE, EncoderSpec
-from virnuc_assets.encoders.verification import (
-    CONFIG_FILE,
-    TOKENIZER_FILES,
-    CheckpointError,
-    altered_files,
-    files_read,
-    folder_digest,
-    unfinished_downloads,
-)
+from virnuc_assets.encoders.registry import EncoderSpec
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.settings import Settings
+from virnuc_assets.storage.digests import digest_of
+
+CONFIG_FILE = "config.json"
+VERIFIED_FILE = "verified.json"
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
+TOKENIZER_OPTIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+class CheckpointError(VirnucError):
+    """A checkpoint is incomplete, was altered, or belongs to another architecture."""
 
 
 class CheckpointMissingError(VirnucError):
     """An encoder's weights are not on this machine."""
 
 
-def configured(spec: EncoderSpec, settings: Settings) -> EncoderSpec:
-    """The encoder with the checkpoint that `virnuc.toml` names for it, or as it is."""
-    chosen = settings.checkpoints.get(spec.name)  # type: ignore[call-overload]
-    if chosen is None:
-        return spec
-    if chosen.folder is None:
-        return replace(spec, revision=chosen.revision)
-    return replace(spec, folder=str(settings.root / chosen.folder), digest=chosen.digest or "", revision="")
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; anything else is a CheckpointError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, no UTF-8
+        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def files_read(folder: Path) -> list[Path]:
+    """The files of a checkpoint folder that loading reads; one that is missing or empty is a CheckpointError."""
+
+    def read_index(name: str) -> dict[str, Any] | None:
+        return read_json(folder / name) if (folder / name).exists() else None
+
+    names = {path.name for path in folder.iterdir()}
+    chosen = files_chosen(names, read_index, str(folder))
+    if dangling := [name for name in chosen if (folder / name).is_symlink() and not (folder / name).exists()]:
+        raise CheckpointError(
+            f"{folder}: links to files that are not here: {', '.join(dangling)}; a snapshot of the hub's cache was "
+            f"copied without what it links to: copy it with `cp -rL`"
+        )
+    if missing := [name for name in chosen if name not in names or not (folder / name).stat().st_size]:
+        raise CheckpointError(f"{folder}: missing or empty: {', '.join(missing)}")
+    return [folder / name for name in chosen]
+
+
+def files_chosen(names: set[str], read_index: Any, where: str) -> list[str]:  # noqa: ANN401 - a function of a name
+    """Which of a folder's or repository's files are read: config, tokenizer, and safetensors or else torch files.
+
+    Args:
+        names: All file names.
+        read_index: The content of an index of sharded weights, by its name; None of a link to nothing.
+        where: What messages name.
+    """
+    chosen = [CONFIG_FILE, *(name for name in TOKENIZER_OPTIONS if name in names)]
+    vocabulary = [name for name in VOCABULARY_FILES if name in names][:1]
+    indexed = [name for name in WEIGHT_FILES if name in names or f"{name}.index.json" in names][:1]
+    lacking = {CONFIG_FILE: CONFIG_FILE in names, " or ".join(VOCABULARY_FILES): vocabulary}
+    lacking[" or ".join(WEIGHT_FILES)] = indexed
+    if missing := [what for what, found in lacking.items() if not found]:
+        raise CheckpointError(f"{where}: no {', no '.join(missing)}")
+    weights = indexed
+    if indexed[0] not in names:
+        index = f"{indexed[0]}.index.json"
+        content = read_index(index)
+        weight_map = {} if content is None else content.get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointError(f"{where}: {index} has no weight_map; it is no index of sharded weights")
+        weights = [index, *{str(file) for file in weight_map.values()}]
+    return sorted([*chosen, *vocabulary, *weights])
 
 
 def find_checkpoint(spec: EncoderSpec, checkpoints: Path) -> Path | None:
-    """Folder with the encoder's config, vocabulary and weights; all there and none cut off, as far as sizes tell.
+    """Folder to load from; its files are those that set-up verified, as far as sizes and modification times show.
 
     Args:
-        spec: The encoder.
-        checkpoints: Folder of the miniatures; hub checkpoints lie in the hub client's cache.
+        spec: The encoder, as virnuc.lock has it.
+        checkpoints: Folder of the checkpoints made here and of `verified.json`.
 
     Returns:
-        The folder, or None for an encoder without weights. No network is touched.
+        The folder, or None for an encoder without weights. No network is used, and no content read.
 
     Raises:
         CheckpointMissingError: it is not there; the message says how to get it.
-        CheckpointError: a file is missing or cut off; likewise.
+        CheckpointError: a file is missing or was changed since set-up; likewise.
     """
-    if not spec.checkpoint:
-        return None
-    if spec.from_hub:
-        folder = _snapshot(spec, local_files_only=True)
-    else:
-        folder = Path(spec.folder) if spec.folder else checkpoints / spec.name
-        if not folder.is_dir():
-            raise CheckpointMissingError(f"{spec.name}: no checkpoint in {folder}; {_remedy(spec, folder)}")
-    try:
-        files_read(folder, spec.architecture)
-    except CheckpointError as error:
-        unfinished = unfinished_downloads(folder)
-        left = f" (unfinished downloads: {', '.join(unfinished)})" if unfinished else ""
-        raise CheckpointError(f"{spec.name}: {error}{left}: {_remedy(spec, folder)}") from error
-    return folder
-
-
-def checkpoint_folder(spec: EncoderSpec, checkpoints: Path) -> Path | None:
-    """Folder to load from, after the content of every file that is read was compared with its published hash.
-
-    A file is hashed once a process as long as it does not change.
-
-    Args:
-        spec: The encoder.
-        checkpoints: Folder of the miniatures.
-
-    Returns:
-        As `find_checkpoint`.
-
-    Raises:
-        CheckpointMissingError: it is not there; the message says how to get it.
-        CheckpointError: a file is missing, cut off or altered; likewise.
-    """
-    folder = find_checkpoint(spec, checkpoints)
-    if folder is None:
-        return None
-    if spec.from_hub and (faults := altered_files(files_read(folder, spec.architecture))):
-        told = "\n  ".join(f"{path}: {fault}" for path, fault in faults.items())
-        raise CheckpointError(f"{spec.name}: altered files:\n  {told}\n{_remedy(spec, folder)}")
-    if spec.digest and (found := folder_digest(folder, spec.architecture)) != spec.digest:
+    if not spec.is_locked:
+        return _made_here(spec, checkpoints / spec.name) if spec.checkpoint else None
+    found = read_verified(checkpoints).get(spec.name)
+    if not spec.digest or found is None:
+        lock = "is not in virnuc.lock" if not spec.digest else "was not verified on this machine"
+        raise CheckpointMissingError(f"{spec.name}: the checkpoint {lock}; {_remedy(spec)}")
+    if found["digest"] != spec.digest:
+        raise CheckpointError(f"{spec.name}: {found['folder']} is not what virnuc.lock has; {_remedy(spec)}")
+    folder = Path(found["folder"])
+    changed = [name for name, state in found["files"].items() if file_state(folder / name) != state]
+    if changed:
         raise CheckpointError(
-            f"{spec.name}: {folder}: expected content with digest {spec.digest}, found {found}; {_remedy(spec, folder)}"
+            f"{spec.name}: {folder}: missing, or other than when it was verified (size or modification time): "
+            f"{', '.join(changed)}; {_remedy(spec)}"
         )
     return folder
 
 
-def fetch_checkpoint(spec: EncoderSpec, checkpoints: Path) -> Path | None:
-    """Write the miniature, or download the pinned snapshot, unless it is there already, complete and unaltered.
-
-    A file of the hub's cache that was altered is discarded and downloaded again. Only one process downloads an
-    encoder at a time; those that wait for it find its files.
-
-    Returns:
-        As `checkpoint_folder`.
-
-    Raises:
-        CheckpointMissingError: no revision is pinned, or the hub does not answer.
-        CheckpointError: what came is incomplete or altered.
-    """
-    if spec.checkpoint == MINIATURE:
-        from virnuc_assets.encoders.miniature import write_miniature
-
-        write_miniature(spec, checkpoints)
-    if spec.from_hub:
-        require_pinned(spec)
-        _download(spec, checkpoints)
-    return checkpoint_folder(spec, checkpoints)
-
-
-def require_pinned(spec: EncoderSpec) -> None:
-    """Refuse a hub checkpoint without a pinned revision.
-
-    Raises:
-        CheckpointMissingError: the message says where to pin it.
-    """
-    if spec.from_hub and not spec.revision:
-        raise CheckpointMissingError(
-            f"{spec.name}: no pinned revision of {spec.checkpoint}; look up the commit at "
-            f"https://huggingface.co/{spec.checkpoint}/commits/main, check it, and set in virnuc.toml "
-            f'[checkpoints.{spec.name}] revision = "<its 40 hex digits>", or folder = "<a copy of it>"'
-        )
-
-
-def _download(spec: EncoderSpec, checkpoints: Path) -> None:
-    from filelock import FileLock
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    locks = Path(HF_HUB_CACHE) / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"virnuc-{spec.name}.lock"):
-        try:
-            checkpoint_folder(spec, checkpoints)
-        except CheckpointMissingError:
-            _snapshot(spec, local_files_only=False)
-        except CheckpointError:
-            folder = _snapshot(spec, local_files_only=True)
-            for path in altered_files([path for path in folder.iterdir() if path.exists()]):
-                path.resolve().unlink()  # otherwise the hub client takes it for the one that it wants
-            _snapshot(spec, local_files_only=False)
-
-
-def _snapshot(spec: EncoderSpec, local_files_only: bool) -> Path:
-    require_pinned(spec)
-    from huggingface_hub import snapshot_download
-
-    wanted = [CONFIG_FILE, TOKENIZER_FILES[spec.architecture], spec.weights]
+def _made_here(spec: EncoderSpec, folder: Path) -> Path:
+    if not folder.is_dir():
+        raise CheckpointMissingError(f"{spec.name}: no checkpoint in {folder}; {_remedy(spec)}")
     try:
-        folder = snapshot_download(
-            spec.checkpoint, revision=spec.revision, allow_patterns=wanted, local_files_only=local_files_only
-        )
-    except OSError as error:  # not in the cache, no network, refused by the hub, cut off, no space
-        what, remedy = "not in the hub cache", f"run `virnuc setup --encoder {spec.name}` once with a network"
-        if not local_files_only:
-            what, remedy = f"not downloaded: {error}", "check the network and the free disk space, and try again"
-        raise CheckpointMissingError(
-            f"{spec.name}: {spec.checkpoint} at revision {spec.revision} is {what} ({type(error).__name__}); "
-            f"{remedy}, or use the miniature profile"
-        ) from error
-    return Path(folder)
+        files_read(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{spec.name}: {error}; remove {folder} and {_remedy(spec)}") from error
+    return folder
 
 
-def _remedy(spec: EncoderSpec, folder: Path) -> str:
-    if spec.folder:
-        return f"copy the checkpoint into {folder} again, or correct [checkpoints.{spec.name}] in virnuc.toml"
-    set_up = f"run `virnuc setup --encoder {spec.name}`"
-    if spec.from_hub:
-        return f"{set_up} with a network"
-    return f"remove {folder} and {set_up} to write it" if folder.exists() else f"{set_up} to write it"
+def read_verified(checkpoints: Path) -> dict[str, Any]:
+    """What set-up verified on this machine, by encoder: digest, folder, and the files' sizes and times."""
+    path = checkpoints / VERIFIED_FILE
+    return read_json(path) if path.is_file() else {}
+
+
+@functools.lru_cache(maxsize=256)
+def _hash(path: Path, size: int, modified_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Content hash of a file; one that has not changed is read once in a process."""
+    state = path.stat()
+    return _hash(path.resolve(), state.st_size, state.st_mtime_ns)
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest of the content that loading reads of a small folder that was made here."""
+    return digest_of({path.name: sha256_of(path) for path in files_read(folder)})
+
+
+def file_state(path: Path) -> list[int]:
+    """Size and modification time; empty where there is no file."""
+    return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
+
+
+def _remedy(spec: EncoderSpec) -> str:
+    if spec.checkpoint == "finetuned":
+        return f"materialize the asset {spec.name.removesuffix('_miniature')}"
+    return f"run `virnuc setup --encoder {spec.name}`" + (" with a network" if spec.from_hub else "")

@@ -27,6 +27,8 @@ _EXAMPLES = 5
 
 Progress = Callable[[int], None]
 T = TypeVar("T")
+Vectors = NDArray[np.float32]
+Arriving = Callable[[], Vectors]  # waits for vectors that are on their way from a GPU
 
 
 class NonFiniteError(VirnucError):
@@ -35,17 +37,11 @@ class NonFiniteError(VirnucError):
 
 @dataclass(frozen=True)
 class _Batches:
-    """Sequences made ready: their tokens one after the other, shortest first, so that a batch is a slice.
+    """Tokens of sequences one after the other, shortest first, so that a batch is a slice; page-locked for a GPU."""
 
-    Attributes:
-        token_ids: (sum of lengths,) int64 on the host, page-locked where the encoder runs on a GPU.
-        lengths: (n,) int64, tokens of each row, ascending.
-        order: (n,) int64 where `token_ids` are, place of each row among the sequences as they were given.
-    """
-
-    token_ids: Tensor
-    lengths: NDArray[np.int64]
-    order: Tensor
+    token_ids: Tensor  # (sum of lengths,) int64
+    lengths: NDArray[np.int64]  # (n,), tokens of each row, ascending
+    order: Tensor  # (n,) int64, place of each row among the sequences as they were given
 
 
 def embed(
@@ -54,7 +50,7 @@ def embed(
     """Embed sequences in groups of equally many tokens.
 
     Args:
-        encoder: A loaded encoder; its token budget bounds a batch, a longer sequence is a batch of its own.
+        encoder: Its token budget bounds a batch, a longer sequence is a batch of its own.
         sequences: Upper-case sequences of the encoder's alphabet.
         progress: Called after each batch with the count of sequences done in it.
         ids: Names of the sequences for error messages; their positions without.
@@ -77,14 +73,9 @@ def embed_windows(
     The next window is read and tokenized in a thread while one is computed, and on a GPU a window's vectors are
     checked and converted while the next is computed.
 
-    Args:
-        encoder: A loaded encoder.
-        windows: Tables with the columns frame_id and `encoder.spec.column`.
-        progress: As `embed`.
-
     Yields:
-        For each window a table with frame_id, digest (of the whole sequence, also where it was cut) and vector
-        fixed_size_list<float32>[dim]; rows in the order of the frames.
+        For each window (with frame_id and `encoder.spec.column`) a table with frame_id, digest (of the whole sequence,
+        also where it was cut) and vector fixed_size_list<float32>[dim]; rows in the order of the frames.
 
     Raises:
         AlphabetError, NonFiniteError: as `embed`, naming frame ids.
@@ -96,7 +87,7 @@ def embed_windows(
             sequences = window.column(encoder.spec.column).to_pylist()
             yield _prepare(encoder, sequences, ids), ids, sequence_digests(sequences)
 
-    launched: tuple[_Vectors, list[str], pa.Array] | None = None
+    launched: tuple[Arriving, list[str], pa.Array] | None = None
     with closing(_read_ahead(prepared())) as windows_ahead:
         for batches, ids, digests in windows_ahead:
             vectors = _launch(encoder, batches, progress)
@@ -120,20 +111,6 @@ def read_frames(encoder: Encoder, path: Path) -> Iterator[pa.Table]:
     return read_windows(path, encoder.window_rows, frames_schema(), columns=columns)
 
 
-@dataclass(frozen=True)
-class _Vectors:
-    """Vectors (n, dim) float32 on the host, on their way there until `ready` has happened."""
-
-    host: Tensor
-    ready: torch.cuda.Event | None
-
-    def numpy(self) -> NDArray[np.float32]:
-        if self.ready is not None:
-            self.ready.synchronize()
-        vectors: NDArray[np.float32] = self.host.numpy()
-        return vectors
-
-
 def _prepare(encoder: Encoder, sequences: Sequence[str], ids: Sequence[str] | None) -> _Batches:
     spec = encoder.spec
     check_alphabet(sequences, spec.alphabet, spec.name, ids)
@@ -146,8 +123,8 @@ def _prepare(encoder: Encoder, sequences: Sequence[str], ids: Sequence[str] | No
     return _Batches(tokens, lengths[order], places)
 
 
-def _launch(encoder: Encoder, batches: _Batches, progress: Progress | None) -> _Vectors:
-    """Run every batch. On a GPU nothing here waits for it: tokens and vectors travel beside the computation."""
+def _launch(encoder: Encoder, batches: _Batches, progress: Progress | None) -> Arriving:
+    """Run every batch; returns what waits for the (n, dim) vectors. Nothing here waits for a GPU."""
     token_ids = batches.token_ids.to(encoder.device, non_blocking=True)
     order = batches.order.to(encoder.device, non_blocking=True)
     rows = len(batches.lengths)
@@ -168,11 +145,16 @@ def _launch(encoder: Encoder, batches: _Batches, progress: Progress | None) -> _
         token += (stop - row) * length
         row = stop
     if not encoder.on_gpu:
-        return _Vectors(vectors, None)
+        return vectors.numpy
     host = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True).copy_(vectors, non_blocking=True)
     ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
     ready.record()
-    return _Vectors(host, ready)
+
+    def arrived() -> Vectors:
+        ready.synchronize()
+        return host.numpy()  # type: ignore[no-any-return]
+
+    return arrived
 
 
 def _embedded(encoder: Encoder, batch: Tensor, vectors: Tensor, places: Tensor) -> bool:
@@ -180,12 +162,12 @@ def _embedded(encoder: Encoder, batch: Tensor, vectors: Tensor, places: Tensor) 
     try:
         vectors[places] = encoder.forward(batch)  # (b, d)
     except torch.OutOfMemoryError:
-        return False  # only then is let go of what the error's traceback holds on the device
+        return False  # after which what the traceback refers to on the device is freed
     return True
 
 
-def _finish(encoder: Encoder, vectors: _Vectors, ids: Sequence[str] | None) -> NDArray[np.float32]:
-    found = vectors.numpy()
+def _finish(encoder: Encoder, vectors: Arriving, ids: Sequence[str] | None) -> Vectors:
+    found = vectors()
     bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(bad):
         names = ", ".join(ids[row] if ids is not None else f"sequence {row}" for row in bad[:_EXAMPLES])
@@ -197,13 +179,10 @@ def _finish(encoder: Encoder, vectors: _Vectors, ids: Sequence[str] | None) -> N
     return found
 
 
-def _table(encoder: Encoder, vectors: _Vectors, ids: list[str], digests: pa.Array) -> pa.Table:
+def _table(encoder: Encoder, vectors: Arriving, ids: list[str], digests: pa.Array) -> pa.Table:
     found = _finish(encoder, vectors, ids)
-    columns = [
-        pa.array(ids, pa.string()),
-        digests,
-        pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), encoder.dim),
-    ]
+    vector = pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), encoder.dim)
+    columns = [pa.array(ids, pa.string()), digests, vector]
     return pa.Table.from_arrays(columns, schema=embeddings_schema(encoder.dim))
 
 

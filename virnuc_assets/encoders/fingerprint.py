@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
-from virnuc_assets.encoders.golden import golden_digest
+from virnuc_assets.encoders.checkpoints import folder_digest
 from virnuc_assets.encoders.registry import Architecture, EncoderSpec
-from virnuc_assets.encoders.verification import folder_digest
 
+GOLDEN_FILE = Path(__file__).with_name("golden.json")
 _LIBRARIES: dict[Architecture, tuple[str, ...]] = {
     "mosaic_bert": ("torch", "tokenizers"),
-    "esm": ("torch",),
+    "esm": ("torch", "transformers"),
     "kmer": ("numpy",),
 }
+
+
+@functools.cache
+def golden_digest() -> str:
+    """sha256 of the golden file: tables made under different golden files hold different numbers."""
+    return hashlib.sha256(GOLDEN_FILE.read_bytes()).hexdigest()
 
 
 def identity(spec: EncoderSpec, precision: str) -> dict[str, str]:
@@ -32,6 +40,7 @@ def identity(spec: EncoderSpec, precision: str) -> dict[str, str]:
         "pooling": spec.pooling,
         "max_length": str(spec.max_length),
         "k": str(spec.k),
+        "token_dropout": "as config.json says" if spec.token_dropout is None else str(spec.token_dropout),
         "precision": precision,
         "golden": "" if spec.architecture == "kmer" else golden_digest(),
         **{f"version.{name}": version(name).partition("+")[0] for name in _LIBRARIES[spec.architecture]},
@@ -39,21 +48,6 @@ def identity(spec: EncoderSpec, precision: str) -> dict[str, str]:
 
 
 def fingerprint(spec: EncoderSpec, folder: Path | None, precision: str) -> dict[str, str]:
-    """Identity and the digest of the weights.
-
-    Args:
-        spec: The encoder.
-        folder: Its checkpoint folder, None where it has no weights.
-        precision: Working precision.
-
-    Returns:
-        `identity` with `checkpoint_digest`: for a snapshot of the hub its pinned revision, for a miniature or another
-        local folder the sha256 over names and bytes of the files that loading reads, empty without weights.
-
-    Raises:
-        CheckpointError: a file of a local folder is missing or cut off.
-    """
-    digest = spec.revision
-    if folder is not None and not spec.from_hub:
-        digest = folder_digest(folder, spec.architecture)
+    """Identity and `checkpoint_digest`: of virnuc.lock, of the files that were made here, or empty without weights."""
+    digest = spec.digest if folder is None or spec.is_locked else folder_digest(folder)
     return {**identity(spec, precision), "checkpoint_digest": digest}

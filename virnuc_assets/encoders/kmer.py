@@ -1,4 +1,4 @@
-"""Composition as an encoder: the floor that a language model must beat.
+"""Composition as an encoder: the k-mer baseline that a language model must beat.
 
 A k-mer is a token, its hidden state is one-hot, and the mean over the tokens is the frequency of each k-mer, so
 that composition goes through the same loop and the same pooling as a model.
@@ -7,46 +7,26 @@ that composition goes through the same loop and the same pooling as a model.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
 from virnuc_assets.encoders.alphabet import AMINO_ACIDS, NUCLEOTIDES
 from virnuc_assets.encoders.registry import EncoderSpec
-from virnuc_assets.encoders.tokenization import TokenIds, letter_ids, letter_table
 
 _LETTERS = {"dna": NUCLEOTIDES, "protein": AMINO_ACIDS}
 
 
-class KmerTokenization:
-    """Overlapping k-mers, numbered in the lexical order of their letters; one id for all with another letter."""
-
-    def __init__(self, letters: str, k: int) -> None:
-        self._base, self._k = len(letters), k
-        self._table = letter_table({letter: i for i, letter in enumerate(letters)}, other=-1)
-        self._places = self._base ** np.arange(k)[::-1]
-        self.special = {"other": self._base**k}
-        self.vocabulary = self._base**k + 1
-
-    def __call__(self, sequences: Sequence[str]) -> list[TokenIds]:
-        """k-mer ids of each sequence, (max(length - k + 1, 0),)."""
-        return [self._kmers(letter_ids(sequence, self._table)) for sequence in sequences]
-
-    def _kmers(self, letters: TokenIds) -> TokenIds:
-        if len(letters) < self._k:
-            return np.empty(0, dtype=np.int64)
-        words = np.lib.stride_tricks.sliding_window_view(letters, self._k)  # (l - k + 1, k)
-        return np.where((words >= 0).all(axis=1), words @ self._places, self.special["other"])
-
-
-class Kmer(nn.Module):
-    """One-hot vectors of k-mers; `other` is all zeros and pooling leaves it out."""
+class KmerModel(nn.Module):
+    """One-hot vectors of k-mers; the id after the last is all zeros."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.dim = dim
+        self.config = SimpleNamespace(hidden_size=dim)
         self.register_buffer("table", torch.eye(dim + 1, dim), persistent=False)
         self.table: Tensor
 
@@ -54,16 +34,28 @@ class Kmer(nn.Module):
         """(b, l) int64 to (b, l, d)."""
         return F.embedding(token_ids, self.table)
 
-    def layers(self) -> nn.ModuleList:
-        """There are none: counting is exact in any order, and nothing is worth tuning."""
-        return nn.ModuleList()
 
-    def layer_inputs(self, token_ids: Tensor) -> tuple[Tensor]:
-        """(b, l) to (b, l, d), which no layer follows."""
-        return (self(token_ids),)
+class Kmer:
+    """Overlapping k-mers, numbered in the lexical order of their letters."""
+
+    def __init__(self, letters: str, k: int) -> None:
+        self._k, self.other = k, len(letters) ** k  # the id of k-mers with another letter, which pooling leaves out
+        self._place_values = len(letters) ** np.arange(k)[::-1]
+        self._table = np.full(256, -1, dtype=np.int64)
+        self._table[np.frombuffer(letters.encode("ascii"), np.uint8)] = np.arange(len(letters))
+        self.model = KmerModel(self.other)
+
+    def tokenize(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
+        """k-mer ids of each sequence, (max(length - k + 1, 0),)."""
+        return [self._ids(self._table[np.frombuffer(each.encode("ascii"), np.uint8)]) for each in sequences]
+
+    def _ids(self, letters: NDArray[np.int64]) -> NDArray[np.int64]:
+        if len(letters) < self._k:
+            return np.empty(0, dtype=np.int64)
+        words = np.lib.stride_tricks.sliding_window_view(letters, self._k)  # (l - k + 1, k)
+        return np.where((words >= 0).all(axis=1), words @ self._place_values, self.other)
 
 
-def load_kmer(spec: EncoderSpec) -> tuple[Kmer, KmerTokenization]:
+def load_kmer(spec: EncoderSpec) -> Kmer:
     """Composition of the spec's alphabet and word length."""
-    tokenization = KmerTokenization(_LETTERS[spec.alphabet], spec.k)
-    return Kmer(tokenization.special["other"]), tokenization
+    return Kmer(_LETTERS[spec.alphabet], spec.k)

@@ -1,100 +1,95 @@
-"""From a registry row to an encoder that turns token ids into pooled vectors."""
+"""From a registry row to an encoder that turns sequences into token ids and token ids into pooled vectors.
+
+Models are loaded by transformers from folders on this machine: no remote code, no network, weights only.
+"""
 
 from __future__ import annotations
 
 import math
+import pickle
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
-from virnuc_assets.encoders.checkpoints import checkpoint_folder
-from virnuc_assets.encoders.device_memory import CudaMemory, fitted_budget
+from virnuc_assets.encoders.alphabet import AMINO_ACIDS, NUCLEOTIDES
+from virnuc_assets.encoders.checkpoints import CONFIG_FILE, CheckpointError, find_checkpoint, read_json
 from virnuc_assets.encoders.fingerprint import fingerprint
-from virnuc_assets.encoders.golden import check_golden
+from virnuc_assets.encoders.kmer import load_kmer
 from virnuc_assets.encoders.machine import give_freed_memory_back, prepare_cpu, resolve_device
-from virnuc_assets.encoders.pooling import LEFT_OUT, keep_mask, mean_pool
-from virnuc_assets.encoders.registry import Architecture, EncoderSpec
-from virnuc_assets.encoders.tuning import CPU_TOKENS, PROBE_LENGTH, Tuning, reform, tune
-from virnuc_assets.errors import VirnucError
+from virnuc_assets.encoders.registry import Architecture, EncoderSpec, Pooling
 from virnuc_assets.settings import EncodingSettings, Precision
 
-if TYPE_CHECKING:
-    from virnuc_assets.encoders.esm import Esm
-    from virnuc_assets.encoders.kmer import Kmer
-    from virnuc_assets.encoders.mosaic_bert import MosaicBert
-    from virnuc_assets.encoders.tokenization import TokenIds, Tokenization
-
-    Model = Esm | MosaicBert | Kmer
+TokenIds = NDArray[np.int64]
+Tokenize = Callable[[Sequence[str]], list[TokenIds]]
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Tokens a batch with token_budget "auto". A layer's temporaries stay in the caches of a CPU; a GPU is busy with far
+# fewer, and is halved down where its memory runs out.
+CPU_TOKENS, GPU_TOKENS = 2_048, 65_536
 # Byte pairs make some fifty lengths of chunks that are equally long; only many rows at once fill a batch of one.
 _WINDOW_BATCHES: dict[Architecture, int] = {"esm": 8, "kmer": 8, "mosaic_bert": 64}
-_PROBE_LETTERS = 512  # where an encoder has no longest sequence
-TUNING_FILE = "tuning.json"  # beside the checkpoints: both belong to a machine
+_TOKENS_OF_A_ROW = 128  # of the order of a frame's
+# Fields of config.json without which transformers would fill in a default of its own.
+_FIELDS = [
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "layer_norm_eps",
+]
+_MORE_FIELDS: dict[Architecture, str] = {"esm": "token_dropout", "mosaic_bert": "type_vocab_size"}
+_ESM2 = {"model_type": ("esm", "fast_esm"), "position_embedding_type": ("rotary",), "emb_layer_norm_before": (False,)}
+_EXPECTED: dict[Architecture, dict[str, Any]] = {"esm": _ESM2, "mosaic_bert": {"model_type": ("bert",)}}
+# Heads that an encoder does not run, and what transformers computes by itself.
+_HEADS = ("contact_head.", "lm_head.", "pooler.", "cls.", "embeddings.position_")
+_COMPUTED = "rotary_embeddings.inv_freq"
+_ROUNDING = 2.0**-7  # of bfloat16, the coarsest precision that weights are stored in
+# What the readers of weights raise over bytes that they cannot read; torch's unpickler fails in many ways.
+_DAMAGED = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError)
 
 
 class Encoder:
     """A model with its tokenization and its pooling.
 
     Attributes:
-        spec: Its row of the registry.
-        dim: Width of its vectors, told by the checkpoint.
+        dim: Width of its vectors, as the checkpoint has it.
         fingerprint: What its numbers depend on.
-        device: Where it runs.
-        tuning: Tokens a batch and compilation as they were chosen, and why.
-        token_budget: Tokens a batch from now on; halved when the device's memory runs out.
+        token_budget: Tokens a batch; halved when the device's memory runs out.
         window_rows: Rows that are read, embedded and written at a time: some batches of common lengths. A power of
             two, so that the windows of two encoders begin together at every row of the larger.
     """
 
-    def __init__(
-        self,
-        spec: EncoderSpec,
-        model: Model,
-        tokenization: Tokenization,
-        fingerprint: dict[str, str],
-        tuning: Tuning,
-    ) -> None:
-        self.spec = spec
-        self.fingerprint = fingerprint
-        self.dim = model.dim
-        self.tuning = tuning
-        self.token_budget = tuning.token_budget
-        self.window_rows = _window_rows(spec, self.token_budget)
-        self._model = model
-        self._tokenization = tokenization
+    def __init__(self, spec: EncoderSpec, model: nn.Module, tokenize: Tokenize, left_out: Sequence[int]) -> None:
+        self.spec, self.tokenize, self._model = spec, tokenize, model
         self.device = next(tensor.device for tensor in (*model.parameters(), *model.buffers()))
         self.on_gpu = self.device.type == "cuda"
-        left_out = [tokenization.special[role] for role in LEFT_OUT[spec.pooling]]
+        self.dim = int(model.config.hidden_size)  # type: ignore[union-attr,arg-type]
+        self.fingerprint: dict[str, str] = {}
         self._left_out = torch.tensor(left_out, device=self.device)
+        self.limit_batches(GPU_TOKENS if self.on_gpu else CPU_TOKENS)
 
-    def tokenize(self, sequences: Sequence[str]) -> list[TokenIds]:
-        """Token ids of each sequence, (l,) int64, special tokens included, in input order."""
-        return self._tokenization(sequences)
+    def limit_batches(self, tokens: int) -> None:
+        """Set the token budget and, from it, the size of windows."""
+        self.token_budget = tokens
+        rows = _WINDOW_BATCHES[self.spec.architecture] * min(tokens, CPU_TOKENS * 8) // _TOKENS_OF_A_ROW
+        self.window_rows = int(2 ** math.floor(math.log2(max(rows, 1))))
 
     @torch.no_grad()
     def forward(self, token_ids: Tensor) -> Tensor:
-        """Pooled vectors of sequences with equally many tokens.
-
-        Args:
-            token_ids: (b, l) int64 on the encoder's device, without padding.
-
-        Returns:
-            (b, d) float32 on the same device.
-        """
+        """Pooled vectors (b, d) float32 of sequences with equally many tokens, (b, l) int64 on the encoder's device."""
         hidden = self._model(token_ids)  # (b, l, d)
-        return mean_pool(hidden, keep_mask(token_ids, self._left_out))
+        return mean_pool(hidden, torch.isin(token_ids, self._left_out, invert=True))
 
     def halve_budget(self, token_ids: Tensor) -> None:
-        """Make later batches half as large as this one, for which memory ran out.
-
-        Raises:
-            torch.OutOfMemoryError: it was a single row already.
-        """
+        """Make later batches half as large as this one, for which memory ran out; of a single row that is an error."""
         rows, length = token_ids.shape
         if rows == 1:
             raise torch.OutOfMemoryError(
@@ -106,13 +101,15 @@ class Encoder:
             torch.cuda.empty_cache()
 
 
-def load_encoder(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSettings) -> Encoder:
-    """Load an encoder onto its device in its precision.
+def mean_pool(hidden: Tensor, keep: Tensor) -> Tensor:
+    """Mean of (b, l, d) over the tokens that (b, l) keeps: (b, d) in fp32 whatever the model's precision, 0 of none."""
+    weights = keep.unsqueeze(-1).float()  # (b, l, 1)
+    total = (hidden.float() * weights).sum(dim=1)  # (b, d)
+    return total / weights.sum(dim=1).clamp(min=1.0)
 
-    Args:
-        spec: Row of the registry.
-        checkpoints: Folder of the miniatures.
-        encoding: Precision, device, token budget and compilation.
+
+def load_encoder(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSettings) -> Encoder:
+    """Load an encoder, as virnuc.lock has it, onto its device in its precision.
 
     Raises:
         CheckpointMissingError: the weights are not on this machine.
@@ -120,64 +117,188 @@ def load_encoder(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSetting
         VirnucError: the requested device is absent.
     """
     prepare_cpu()
-    device, dtype = resolve_device(encoding.device), DTYPES[encoding.precision]
-    folder = checkpoint_folder(spec, checkpoints)
-    model, tokenization = _load(spec, folder, dtype)
-    model.eval().requires_grad_(False).to(device)
-    tuning = tune(model, dtype, device, encoding, checkpoints / TUNING_FILE)
-    reform(model.layers(), tuning.layers)
-    give_freed_memory_back()  # what reading, joining and tuning left
-    encoder = Encoder(spec, model, tokenization, fingerprint(spec, folder, encoding.precision), tuning)
-    if encoder.on_gpu and not isinstance(encoding.token_budget, int) and spec.architecture != "kmer":
-        encoder.token_budget = _fill_device(encoder)
-        encoder.window_rows = _window_rows(spec, encoder.token_budget)
+    device = resolve_device(encoding.device)
+    folder = find_checkpoint(spec, checkpoints)
+    if folder is None:
+        kmer = load_kmer(spec)
+        encoder = Encoder(spec, kmer.model.to(device), kmer.tokenize, [kmer.other])
+    else:
+        encoder = load_folder(spec, folder, DTYPES[encoding.precision], device)
+    encoder.fingerprint = fingerprint(spec, folder, encoding.precision)
+    if isinstance(encoding.token_budget, int):
+        encoder.limit_batches(encoding.token_budget)
+    give_freed_memory_back()
     return encoder
 
 
-def load_for_run(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSettings) -> Encoder:
-    """`load_encoder`, after this installation was found to compute the golden vectors of the architecture.
+def load_folder(spec: EncoderSpec, folder: Path, dtype: torch.dtype, device: torch.device) -> Encoder:
+    """Load an encoder from a checkpoint folder; set-up checks a folder by it, too.
 
     Raises:
-        GoldenError: it computes other numbers, so that its vectors must not join those of existing tables.
+        CheckpointError: the folder is incomplete, damaged, or holds something else.
     """
-    check_golden(spec.architecture, encoding.device)
-    return load_encoder(spec, checkpoints, encoding)
-
-
-def _window_rows(spec: EncoderSpec, token_budget: int) -> int:
-    rows = _WINDOW_BATCHES[spec.architecture] * token_budget // PROBE_LENGTH
-    return int(2 ** math.floor(math.log2(max(rows, 1))))
-
-
-def _fill_device(encoder: Encoder) -> int:
-    length = len(encoder.tokenize(["A" * (encoder.spec.max_length or _PROBE_LETTERS)])[0])
-
-    def run(tokens: int) -> None:
-        encoder.forward(torch.full((max(tokens // length, 1), length), 5, device=encoder.device))
-
-    return fitted_budget(run, max(CPU_TOKENS, length), CudaMemory())
-
-
-def _load(spec: EncoderSpec, folder: Path | None, dtype: torch.dtype) -> tuple[Model, Tokenization]:
-    library = library_of(spec)
-    load: Callable[..., tuple[Model, Tokenization]] = getattr(library, f"load_{spec.architecture}")
-    if spec.architecture == "kmer":
-        return load(spec)
-    if folder is None:
-        raise VirnucError(f"{spec.name}: {spec.architecture} needs a checkpoint, and the registry names none")
-    return load(folder, dtype)
-
-
-def library_of(spec: EncoderSpec) -> ModuleType:
-    """The architecture's module, imported only when it is asked for."""
-    if spec.architecture == "kmer":
-        from virnuc_assets.encoders import kmer
-
-        return kmer
+    tokenizer = load_tokenizer(folder)
+    model = load_model(spec, folder, dtype)
+    if len(tokenizer) > model.config.vocab_size:
+        raise CheckpointError(f"{folder}: {len(tokenizer)} tokens, but {CONFIG_FILE} has {model.config.vocab_size}")
+    letters = NUCLEOTIDES if spec.alphabet == "dna" else AMINO_ACIDS
+    if unknown := set(letters) - tokenizer.get_vocab().keys():
+        raise CheckpointError(f"{folder}: the vocabulary lacks {', '.join(sorted(unknown))}; copy it again")
     if spec.architecture == "esm":
-        from virnuc_assets.encoders import esm
+        model = model.fuse()
+    model.eval().requires_grad_(False).to(device)
+    return Encoder(spec, model, tokenization(spec, tokenizer), _left_out(tokenizer, spec.pooling))
 
-        return esm
-    from virnuc_assets.encoders import mosaic_bert
 
-    return mosaic_bert
+def load_model(spec: EncoderSpec, folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> Any:  # noqa: ANN401
+    """The model (`LeanEsm` as it comes, or `MosaicBertModel`) with every parameter from the folder.
+
+    Args:
+        spec: Tells the architecture and, where set, token dropout.
+        folder: Checkpoint folder as the hub has it.
+        dtype: Working precision.
+        attention: Of transformers: "sdpa", or "eager" for attention weights.
+
+    Raises:
+        CheckpointError: lists every missing, unexpected and mis-shaped parameter.
+    """
+    from transformers import EsmConfig
+    from transformers.utils import logging
+
+    from virnuc_assets.encoders.esm import LeanEsm
+    from virnuc_assets.encoders.mosaic_bert import MosaicBertConfig, MosaicBertModel
+
+    logging.set_verbosity_error()  # what is missing or unexpected becomes an error here
+    logging.disable_progress_bar()  # of shards
+    is_esm = spec.architecture == "esm"
+    fields = _require_fields(spec, folder)
+    config = (EsmConfig if is_esm else MosaicBertConfig)(**fields)
+    if spec.token_dropout is not None:
+        config.token_dropout = spec.token_dropout
+    try:
+        model, found = (LeanEsm if is_esm else MosaicBertModel).from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are listed, with all other faults
+            local_files_only=True,
+            weights_only=True,
+            **({"add_pooling_layer": False} if is_esm else {}),
+        )
+    except (*_DAMAGED, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{folder}: damaged weights ({reason}); run `virnuc setup --encoder {spec.name}`"
+        ) from error
+    _refuse_misfits(folder, model, found)
+    if is_esm:
+        _compare_angles(folder, model)
+    return model
+
+
+def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - transformers has no types
+    """The tokenizer of a checkpoint, from its own files.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    from transformers import EsmTokenizer, PreTrainedTokenizerFast
+
+    has_words = (folder / "vocab.txt").is_file()
+    if not has_words:  # the library raises bare exceptions over other JSON
+        content = read_json(folder / "tokenizer.json").get("model")
+        if not isinstance(content, dict) or "vocab" not in content:
+            raise CheckpointError(f"{folder / 'tokenizer.json'}: no tokenizer (a model with a vocab)")
+    try:
+        return (EsmTokenizer if has_words else PreTrainedTokenizerFast).from_pretrained(folder, local_files_only=True)
+    except _DAMAGED as error:
+        raise CheckpointError(f"{folder}: damaged tokenizer files ({error})") from error
+
+
+def _require_fields(spec: EncoderSpec, folder: Path) -> dict[str, Any]:
+    """All of config.json, after what shapes the model was found to be there."""
+    path, fields = folder / CONFIG_FILE, read_json(folder / CONFIG_FILE)
+    for name, expected in _EXPECTED[spec.architecture].items():
+        if fields.get(name) not in expected:
+            raise CheckpointError(
+                f"{path}: {name} is {fields.get(name)!r}, expected {' or '.join(map(repr, expected))}; this checkpoint "
+                "belongs to another architecture"
+            )
+    if missing := [name for name in (*_FIELDS, _MORE_FIELDS[spec.architecture]) if name not in fields]:
+        raise CheckpointError(f"{path}: lacks {', '.join(missing)}")
+    return {name: value for name, value in fields.items() if name not in ("model_type", "auto_map", "torch_dtype")}
+
+
+def _refuse_misfits(folder: Path, model: nn.Module, found: dict[str, Any]) -> None:
+    def is_used(name: str) -> bool:
+        return not name.startswith(_HEADS) and not name.endswith(_COMPUTED)
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    faults = [f"missing: {name}" for name in found["missing_keys"] if is_used(name)]
+    faults += [f"unexpected: {name}" for name in found["unexpected_keys"] if is_used(name)]
+    faults += [
+        f"other shape than {shapes[name]}: {name}"
+        for name in found["mismatched_keys"]
+        if not name.startswith(_HEADS)  # stored frequencies are of as many heads as the model has
+    ]
+    faults += found["error_msgs"]
+    if faults:
+        raise CheckpointError(f"{folder}: {len(faults)} parameters do not fit:\n  " + "\n  ".join(sorted(faults)))
+
+
+def _compare_angles(folder: Path, model: Any) -> None:  # noqa: ANN401
+    """Stored rotary frequencies may be rounded, which is said; those of another model are refused."""
+    stored = torch.stack([layer.attention.self.rotary_embeddings.inv_freq.float() for layer in model.encoder.layer])
+    count = stored.shape[1]
+    computed = 10_000.0 ** -(torch.arange(count, dtype=torch.float32) / count)  # ESM2's (esm/rotary_embedding.py)
+    worst, what = float((stored / computed - 1).abs().max()), f"{folder}: rotary frequencies (inv_freq)"
+    if worst > _ROUNDING or not torch.equal(stored, stored[:1].expand_as(stored)):
+        raise CheckpointError(
+            f"{what} differ from ESM2's by {worst:.1e}, more than rounding, or between layers: this is another model"
+        )
+    if worst > 1e-5:
+        angle = float((stored - computed).abs().max()) * model.config.max_position_embeddings
+        rounded = f"were rounded when they were stored: angles differ by up to {angle:.1e} radians at the last position"
+        warnings.warn(f"{what} {rounded}; they are taken as they are", stacklevel=2)
+
+
+def tokenization(spec: EncoderSpec, tokenizer: Any) -> Tokenize:  # noqa: ANN401
+    """Sequences to token ids, as the tokenizer of the encoder's checkpoint gives them."""
+    return letters_to_ids(tokenizer) if spec.architecture == "esm" else _byte_pairs(tokenizer)
+
+
+def letters_to_ids(tokenizer: Any) -> Tokenize:  # noqa: ANN401
+    """One token a residue between BOS and EOS; a letter that the vocabulary lacks (J) is the unknown token.
+
+    As EsmTokenizer does, at a hundred times its 2,000 proteins a second, which would keep a GPU waiting.
+    """
+    table = np.full(256, tokenizer.unk_token_id, dtype=np.int64)
+    for token, index in tokenizer.get_vocab().items():
+        if len(token) == 1:
+            table[ord(token)] = index
+    begin, end = [tokenizer.cls_token_id], [tokenizer.eos_token_id]
+
+    def tokenize(sequences: Sequence[str]) -> list[TokenIds]:
+        letters = (np.frombuffer(sequence.encode("ascii"), dtype=np.uint8) for sequence in sequences)
+        return [np.concatenate([begin, table[each], end]) for each in letters]
+
+    return tokenize
+
+
+def _byte_pairs(tokenizer: Any) -> Tokenize:  # noqa: ANN401
+    """DNABERT-2's byte pairs between CLS and SEP, without the truncation and padding that its file asks for."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return lambda sequences: [np.array(each.ids, np.int64) for each in backend.encode_batch_fast(list(sequences))]
+
+
+def _left_out(tokenizer: Any, pooling: Pooling) -> list[int]:  # noqa: ANN401
+    """Ids of the special tokens that the mean leaves out."""
+    names = ("pad",) if pooling == "tokens" else ("cls", "eos" if tokenizer.eos_token else "sep", "pad")
+    ids = [getattr(tokenizer, f"{name}_token_id") for name in names]
+    if None in ids:
+        raise CheckpointError(f"{tokenizer.name_or_path}: the tokenizer lacks one of the tokens {', '.join(names)}")
+    return ids

@@ -1,4 +1,4 @@
-"""Every encoder as a row, and which rows a profile puts into the graph's slots. Imports nothing heavy.
+"""Every encoder and every variant as a row, and what virnuc.toml adds to them. Imports nothing heavy.
 
 Sources: DNABERT-S (Zhou et al. 2024, huggingface.co/zhihan1996/DNABERT-S), ESM2 (Lin et al. 2023,
 huggingface.co/facebook), FastESM2 (huggingface.co/Synthyra/FastESM2_650).
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.settings import Settings
 
 Alphabet = Literal["dna", "protein"]
 Architecture = Literal["mosaic_bert", "esm", "kmer"]
 Pooling = Literal["residues", "tokens", "composition"]
 
-MINIATURE = "miniature"
+MINIATURE, FINETUNED = "miniature", "finetuned"
 _COLUMNS: dict[Alphabet, str] = {"dna": "nucleotides", "protein": "protein"}
 
 
@@ -25,19 +27,19 @@ class EncoderSpec:
     """One encoder: all that decides its numbers, apart from the weights themselves.
 
     Attributes:
-        name: Key in `ENCODERS`, and the name of a miniature's checkpoint folder.
+        name: Key in the registry, and the name of a miniature's or a fine-tuned checkpoint's folder.
         alphabet: What it reads.
         architecture: Which code runs it.
-        checkpoint: Hub id, `MINIATURE`, or empty where there are no weights.
-        revision: Commit of the hub repository; empty where none is pinned.
-        folder: Local folder to read instead of the hub's cache, set by `virnuc.toml`; it changes no number.
-        digest: What that folder's content must hash to; empty where anything is taken.
-        weights: Glob of the hub's weight files, so that no second format is downloaded.
-        pooling: `residues` = mean without BOS, EOS, padding; `tokens` = mean over all but padding, CLS and
-            SEP included; `composition` = mean over the k-mers that are counted.
-        max_length: Letters encoded of a sequence, the rest is cut and counted; None = all of them
-            (ALiBi has no longest position, and a frame is never longer than its chunk).
+        pooling: Mean over `residues` (no BOS, EOS, padding), over `tokens` (all but padding), or of `composition`.
+        checkpoint: Hub id, `MINIATURE`, `FINETUNED`, or empty where there are no weights or a folder is named.
+        revision: Commit of the hub repository: the registry's or the settings' until virnuc.lock names one.
+        max_length: Residues or bases encoded of a sequence, the rest is cut and counted; None = all (ALiBi).
         k: Word length of a k-mer encoder, 0 for the others.
+        token_dropout: Whether an ESM scales its embeddings as with masked tokens; None = as its config says.
+        base: Encoder that this one was made from: by other settings of the same weights, or by fine-tuning.
+        folder: Local folder instead of the hub's cache, and `file`, fair-esm's `.pt` that is converted into one. Where
+            weights are stored changes no number.
+        digest: Content of the checkpoint as virnuc.lock has it; empty where nothing is locked.
     """
 
     name: str
@@ -46,16 +48,23 @@ class EncoderSpec:
     pooling: Pooling
     checkpoint: str = ""
     revision: str = ""
-    weights: str = "model*.safetensors*"
     max_length: int | None = None
     k: int = 0
+    token_dropout: bool | None = None
+    base: str = ""
     folder: str = ""
+    file: str = ""
     digest: str = ""
 
     @property
     def from_hub(self) -> bool:
-        """Whether its weights are a pinned snapshot of the model hub."""
-        return self.checkpoint not in ("", MINIATURE) and not self.folder
+        """Whether its weights are a snapshot of the model hub."""
+        return self.checkpoint not in ("", MINIATURE, FINETUNED)
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether virnuc.lock decides what its checkpoint holds: neither computed, drawn nor trained here."""
+        return self.from_hub or bool(self.folder or self.file)
 
     @property
     def column(self) -> str:
@@ -69,95 +78,123 @@ class EncoderSpec:
 
 @dataclass(frozen=True)
 class Variant:
-    """A nucleotide slot and a protein slot whose vectors are joined for one classifier."""
+    """A nucleotide encoder and a protein encoder whose vectors are joined for one classifier."""
 
     name: str
     dna: str
     protein: str
 
 
-def _esm(name: str, checkpoint: str, revision: str, weights: str = "model*.safetensors*") -> EncoderSpec:
-    return EncoderSpec(name, "protein", "esm", "residues", checkpoint, revision, weights, max_length=1024)
+_ESM = EncoderSpec("", "protein", "esm", "residues", max_length=1024)
+_MOSAIC_BERT = EncoderSpec("", "dna", "mosaic_bert", "tokens")
 
 
-_FULL = (
-    EncoderSpec(
-        "dnabert_s",
-        "dna",
-        "mosaic_bert",
-        "tokens",
-        "zhihan1996/DNABERT-S",
-        "00e47f96cdea35e4b6f5df89e5419cbe47d490c6",
-        "pytorch_model*.bin*",
-    ),
-    # No commit of this repository could be verified; it is refused until virnuc.toml names a revision or a folder.
-    _esm("fastesm2_650", "Synthyra/FastESM2_650", ""),
-    _esm("esm2_650", "facebook/esm2_t33_650M_UR50D", "08e4846e537177426273712802403f7ba8261b6c"),
-    _esm(
-        "esm2_3b",
-        "facebook/esm2_t36_3B_UR50D",
-        "476b639933c8baad5ad09a60ac1a87f987b656fc",
-        "pytorch_model*.bin*",
-    ),
-)
-_MINIATURES = tuple(
-    replace(spec, name=f"{spec.name}_miniature", checkpoint=MINIATURE, revision="", weights="model*.safetensors*")
-    for spec in _FULL
+def _row(kind: EncoderSpec, name: str, checkpoint: str, revision: str) -> EncoderSpec:
+    return replace(kind, name=name, checkpoint=checkpoint, revision=revision)
+
+
+_DNABERT_S = _row(_MOSAIC_BERT, "dnabert_s", "zhihan1996/DNABERT-S", "00e47f96cdea35e4b6f5df89e5419cbe47d490c6")
+_PROTEIN = (
+    _row(_ESM, "fastesm2_650", "Synthyra/FastESM2_650", "373bed152898892446d2dd4ab7ea2ccf9b4da170"),
+    _row(_ESM, "esm2_8m", "facebook/esm2_t6_8M_UR50D", "c731040fcd8d73dceaa04b0a8e6329b345b0f5df"),
+    _row(_ESM, "esm2_35m", "facebook/esm2_t12_35M_UR50D", "6fbf070e65b0b7291e7bbcd451118c216cff79d8"),
+    _row(_ESM, "esm2_150m", "facebook/esm2_t30_150M_UR50D", "a695f6045e2e32885fa60af20c13cb35398ce30c"),
+    _row(_ESM, "esm2_650", "facebook/esm2_t33_650M_UR50D", "08e4846e537177426273712802403f7ba8261b6c"),
+    _row(_ESM, "esm2_3b", "facebook/esm2_t36_3B_UR50D", "476b639933c8baad5ad09a60ac1a87f987b656fc"),
 )
 _KMERS = (
     EncoderSpec("kmer_dna", "dna", "kmer", "composition", k=4),
     EncoderSpec("kmer_protein", "protein", "kmer", "composition", k=2),
 )
 
-ENCODERS: Mapping[str, EncoderSpec] = {spec.name: spec for spec in (*_FULL, *_MINIATURES, *_KMERS)}
 
-PROFILES: Mapping[str, Mapping[str, str]] = {
-    "miniature": {
-        "dnabert_s": "dnabert_s_miniature",
-        "fastesm2": "fastesm2_650_miniature",
-        "esm2_650": "esm2_650_miniature",
-        "esm2_3b": "esm2_3b_miniature",
-        "kmer_dna": "kmer_dna",
-        "kmer_protein": "kmer_protein",
-    },
-    "full": {
-        "dnabert_s": "dnabert_s",
-        "fastesm2": "fastesm2_650",
-        "esm2_650": "esm2_650",
-        "esm2_3b": "esm2_3b",
-        "kmer_dna": "kmer_dna",
-        "kmer_protein": "kmer_protein",
-    },
-}
+def miniature_of(spec: EncoderSpec) -> EncoderSpec:
+    """The tiny twin of a published encoder: the same architecture, tokenizer and pooling, and random weights."""
+    return replace(spec, name=f"{spec.name}_miniature", checkpoint=MINIATURE, revision="", folder="", file="")
+
+
+_MODELS = (_DNABERT_S, *_PROTEIN)
+PUBLISHED = {spec.name: None for spec in _MODELS}.keys()
+"""Names of the encoders whose weights somebody published, in the order of the registry."""
+ENCODERS: Mapping[str, EncoderSpec] = {spec.name: spec for spec in (*_MODELS, *map(miniature_of, _MODELS), *_KMERS)}
 
 VARIANTS: Mapping[str, Variant] = {
     variant.name: variant
     for variant in (
-        Variant("fastesm2", dna="dnabert_s", protein="fastesm2"),
-        Variant("esm2_650", dna="dnabert_s", protein="esm2_650"),
-        Variant("esm2_3b", dna="dnabert_s", protein="esm2_3b"),
+        Variant("fastesm2", dna="dnabert_s", protein="fastesm2_650"),
+        *(Variant(spec.name, dna="dnabert_s", protein=spec.name) for spec in _PROTEIN[1:]),
+        Variant("kmer_esm2_8m", dna="kmer_dna", protein="esm2_8m"),  # no language model on the nucleotide side
         Variant("kmer", dna="kmer_dna", protein="kmer_protein"),
     )
 }
 
 
-def encoder_named(name: str) -> EncoderSpec:
-    """Row of the registry.
+def all_encoders(settings: Settings) -> dict[str, EncoderSpec]:
+    """Rows of the registry and of virnuc.toml by name, with the checkpoints that the settings name."""
 
-    Raises:
-        VirnucError: there is no such encoder; the message lists those that exist.
-    """
+    def local(path: str | None) -> str:
+        return str(settings.root / Path(path).expanduser()) if path else ""
+
+    rows = dict(ENCODERS)
+    for name, source in settings.checkpoints.items():
+        rows[name] = replace(
+            rows[_known("encoder", name, rows)],
+            revision=source.revision or "",
+            checkpoint=rows[name].checkpoint if source.revision else "",
+            folder=local(source.folder),
+            file=local(source.file),
+        )
+    for name, given in settings.encoders.items():
+        chosen = given.model_dump(include={"pooling", "max_length", "token_dropout"}, exclude_none=True)
+        if name in PUBLISHED:
+            row = rows[name]
+            rows[f"{name}_miniature"] = replace(rows[f"{name}_miniature"], **chosen)
+        elif given.like:
+            like = rows[_known("encoder", given.like, rows)]
+            row = replace(like, name=name, base=like.base or like.name)
+        else:
+            row = _ESM if given.architecture == "esm" else _MOSAIC_BERT
+            row = replace(row, name=name, checkpoint=given.hub or "", folder=local(given.folder))
+            row = replace(row, revision=given.revision or "", alphabet=given.alphabet or row.alphabet)
+        rows[name] = replace(row, **chosen)
+    for name in settings.finetuning.encoders:
+        base = _in_graph(settings, rows[_known("encoder", name, rows)])
+        tuned = f"{FINETUNED}_{base.name}"
+        rows[f"{FINETUNED}_{name}"] = replace(miniature_of(base), name=tuned, checkpoint=FINETUNED, base=base.name)
+    return rows
+
+
+def all_variants(settings: Settings) -> dict[str, Variant]:
+    """Variants of the registry and of virnuc.toml by name."""
+    added = {name: Variant(name, given.dna, given.protein) for name, given in settings.variants.items()}
+    return {**VARIANTS, **added}
+
+
+def graph_encoder(settings: Settings, name: str) -> EncoderSpec:
+    """The encoder that a name stands for in the asset graph: with profile "miniature", the twin of a published one."""
+    return _in_graph(settings, encoder_named(settings, name))
+
+
+def encoder_named(settings: Settings, name: str) -> EncoderSpec:
+    """The row of exactly this name, whatever the profile; an unknown name is refused with those that exist."""
+    rows = all_encoders(settings)
+    return rows[_known("encoder", name, rows)]
+
+
+def variant_named(settings: Settings, name: str) -> Variant:
+    """A variant of the registry or of virnuc.toml; an unknown name is refused with those that exist."""
+    variants = all_variants(settings)
+    return variants[_known("variant", name, variants)]
+
+
+def registered(name: str) -> EncoderSpec:
+    """Row of the registry, whatever virnuc.toml says; an unknown name is refused with those that exist."""
     return ENCODERS[_known("encoder", name, ENCODERS)]
 
 
-def encoder_for(profile: str, slot: str) -> EncoderSpec:
-    """Row that a profile puts into a slot of the graph.
-
-    Raises:
-        VirnucError: there is no such profile or slot; the message lists those that exist.
-    """
-    slots = PROFILES[_known("profile", profile, PROFILES)]
-    return ENCODERS[slots[_known("encoder slot", slot, slots)]]
+def _in_graph(settings: Settings, row: EncoderSpec) -> EncoderSpec:
+    published = row.name in PUBLISHED or (row.base in PUBLISHED and row.checkpoint != FINETUNED)
+    return miniature_of(row) if settings.profile == "miniature" and published else row
 
 
 def _known(kind: str, name: str, existing: Mapping[str, object]) -> str:

@@ -129,8 +129,8 @@ def _stored(bundle: Bundle, folder: Path) -> dict[str, Any]:
         "beside": [variant.variant for variant in evidence.beside],
         "variants": {role: _stored_variant(variant, folder) for role, variant in evidence.variants.items()},
         "ablations": {
-            slot: _stored_table(table, folder / "ablations" / f"{slot}.parquet")
-            for slot, table in evidence.ablations.items()
+            name: _stored_table(table, folder / "ablations" / f"{name}.parquet")
+            for name, table in evidence.ablations.items()
         },
         "settings": bundle.settings.model_dump(mode="json"),
         "evaluation": bundle.evaluation.model_dump(mode="json"),
@@ -167,8 +167,8 @@ def _read(folder: Path) -> tuple[Bundle, list[str]]:
             floor=variants.pop("floor"),
             beside=tuple(variants[role] for role in stored["beside"]),
             ablations={
-                slot: _read_table(folder / "ablations" / f"{slot}.parquet", digest, faults)
-                for slot, digest in stored["ablations"].items()
+                name: _read_table(folder / "ablations" / f"{name}.parquet", digest, faults)
+                for name, digest in stored["ablations"].items()
             },
             benchmark=stored["benchmark"],
             benchmark_problems=tuple(stored["benchmark_problems"]),

@@ -115,34 +115,34 @@ def memory_within_ratio(evidence: Evidence, settings: DecisionSettings) -> Crite
 
 def _ratio(rule: Rule, evidence: Evidence, measure: str, unit: str, per: int) -> Criterion:
     """Candidate / baseline of one measured quantity, only where both were measured under equal conditions."""
-    slots = (evidence.candidate.protein_slot, evidence.baseline.protein_slot)
-    gaps = _benchmark_gaps(evidence, slots, measure)
+    names = (evidence.candidate.protein_name, evidence.baseline.protein_name)
+    gaps = _benchmark_gaps(evidence, names, measure)
     if gaps or evidence.benchmark is None:
         return lack(rule, gaps)
-    ours, theirs = (evidence.benchmark[slot] for slot in slots)
+    ours, theirs = (evidence.benchmark[name] for name in names)
     ratio = float(ours[measure]) / float(theirs[measure])
     explanation = (
-        f"{slots[0]} {float(ours[measure]) / per:,.1f}, {slots[1]} {float(theirs[measure]) / per:,.1f} {unit}: "
+        f"{names[0]} {float(ours[measure]) / per:,.1f}, {names[1]} {float(theirs[measure]) / per:,.1f} {unit}: "
         f"{ratio:.3g}×, both on {ours['sequences']} sequences, {ours['precision']}, {ours['device']}"
     )
     return judge(rule, ratio, explanation)
 
 
-def _benchmark_gaps(evidence: Evidence, slots: tuple[str, str], measure: str) -> tuple[str, ...]:
+def _benchmark_gaps(evidence: Evidence, names: tuple[str, str], measure: str) -> tuple[str, ...]:
     if evidence.benchmark is None:
         return evidence.benchmark_gaps
-    absent = [slot for slot in slots if slot not in evidence.benchmark]
+    absent = [name for name in names if name not in evidence.benchmark]
     if absent:
-        return tuple(f"the encoder benchmark has not measured {slot}" for slot in absent)
-    ours, theirs = (evidence.benchmark[slot] for slot in slots)
+        return tuple(f"the encoder benchmark has not measured {name}" for name in absent)
+    ours, theirs = (evidence.benchmark[name] for name in names)
     unmeasured = [
-        f"the encoder benchmark of {slot} has no {measure}"
-        for slot, row in zip(slots, (ours, theirs), strict=True)
+        f"the encoder benchmark of {name} has no {measure}"
+        for name, row in zip(names, (ours, theirs), strict=True)
         if not _is_positive(row, measure)
     ]
     unequal = [
         f"the encoder benchmark was not made under equal conditions: {condition} is {ours.get(condition)} "
-        f"for {slots[0]} and {theirs.get(condition)} for {slots[1]}"
+        f"for {names[0]} and {theirs.get(condition)} for {names[1]}"
         for condition in EQUAL_CONDITIONS
         if ours.get(condition) is None or ours.get(condition) != theirs.get(condition)
     ]

@@ -19,8 +19,8 @@ class VariantEvidence:
 
     Attributes:
         variant: the variant's name, e.g. "fastesm2".
-        dna_slot: encoder slot of its nucleotides, a key of the benchmark.
-        protein_slot: encoder slot of its proteins, a key of the benchmark.
+        dna_name: name of its nucleotides' encoder in the graph, a key of the benchmark.
+        protein_name: name of its proteins' encoder in the graph, a key of the benchmark.
         predictions: test rows as the evaluation stored them (`evaluation_schema`: label "viral" / "host", call
             "virus" / "others"), in any order; None if not stored.
         description: the classifier's JSON; read here: `dna_dim`, `protein_dim`, `merged_dim`, `chunk_length`,
@@ -30,8 +30,8 @@ class VariantEvidence:
     """
 
     variant: str
-    dna_slot: str
-    protein_slot: str
+    dna_name: str
+    protein_name: str
     predictions: pa.Table | None = None
     description: Mapping[str, Any] | None = None
     problems: tuple[str, ...] = ()
@@ -49,9 +49,9 @@ class VariantEvidence:
         return encoders.get(side) or {}
 
     def encoder_name(self, side: Side) -> str:
-        """The registry's name of one encoder, or its slot where the classifier does not tell."""
-        slot = self.dna_slot if side == "dna" else self.protein_slot
-        return str(self.fingerprint(side).get("encoder", slot))
+        """The registry's name of one encoder, or its name in the graph where the classifier does not say."""
+        name = self.dna_name if side == "dna" else self.protein_name
+        return str(self.fingerprint(side).get("encoder", name))
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Evidence:
         baseline: the variant in use.
         floor: the composition features that a language model has to beat.
         beside: further variants to show; nothing is judged by them.
-        ablations: encoder slot → test rows, as `VariantEvidence.predictions`, scored by its vectors alone.
-        benchmark: encoder slot → {sequences_per_s, peak_memory_bytes, precision, device, sequences, dim};
+        ablations: encoder → test rows, as `VariantEvidence.predictions`, scored by its vectors alone.
+        benchmark: encoder → {sequences_per_s, peak_memory_bytes, precision, device, sequences, dim};
             None if not stored.
         benchmark_problems: what is absent or stale of the benchmark.
         environment: further facts to show in the report (versions, data digests); nothing is judged by them.

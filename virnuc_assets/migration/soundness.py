@@ -67,18 +67,18 @@ def dims_match_encoders(evidence: Evidence) -> Criterion:
 def _dim_gaps(variant: VariantEvidence, evidence: Evidence) -> list[str]:
     """Dims of the classifier that the fingerprints or the benchmark contradict, or that neither tells."""
     gaps: list[str] = []
-    for side, slot in zip(SIDES, (variant.dna_slot, variant.protein_slot), strict=True):
+    for side, name in zip(SIDES, (variant.dna_name, variant.protein_name), strict=True):
         expected = (variant.description or {}).get(f"{side}_dim")
         told = {
             "its fingerprint": variant.fingerprint(side).get("dim"),
-            "the encoder benchmark": (evidence.benchmark or {}).get(slot, {}).get("dim"),
+            "the encoder benchmark": (evidence.benchmark or {}).get(name, {}).get("dim"),
         }
         known = {source: dim for source, dim in told.items() if dim is not None}
         if not known:
-            untold = (f"{variant.variant}: neither fingerprint nor benchmark tells the dim of {slot}",)
+            untold = (f"{variant.variant}: neither fingerprint nor benchmark tells the dim of {name}",)
             gaps.extend(evidence.benchmark_gaps or untold)
         gaps += [
-            f"{variant.variant}: {side}_dim is {expected}, but {slot} is {dim} wide by {source}"
+            f"{variant.variant}: {side}_dim is {expected}, but {name} is {dim} wide by {source}"
             for source, dim in known.items()
             if str(dim) != str(expected)
         ]

@@ -26,8 +26,8 @@ class VariantSummary:
     """What the report tells of one variant; `performance` is None where its predictions are absent or unusable."""
 
     variant: str
-    dna_slot: str
-    protein_slot: str
+    dna_name: str
+    protein_name: str
     dna_encoder: str
     protein_encoder: str
     description: Mapping[str, Any] | None
@@ -46,7 +46,7 @@ class Decision:
         criteria: all criteria, in the order of the report.
         variants: role ("candidate", "baseline", "floor", a variant's name) → summary with its performance.
         comparisons: role → the candidate against it; absent where the rows could not be paired.
-        ablations: encoder slot → performance of a classifier of that encoder's vectors alone.
+        ablations: encoder → performance of a classifier of that encoder's vectors alone.
         benchmark: as given in the evidence.
         miniatures: names of encoders whose weights are random.
         settings: the criteria's thresholds, as plain values.
@@ -108,7 +108,7 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
         criteria=judged,
         variants={role: _summary(variant, evaluation) for role, variant in evidence.variants.items()},
         comparisons=comparisons,
-        ablations={slot: performance(table, None, evaluation) for slot, table in sorted(evidence.ablations.items())},
+        ablations={name: performance(table, None, evaluation) for name, table in sorted(evidence.ablations.items())},
         benchmark=evidence.benchmark,
         miniatures=evidence.miniatures,
         settings=plain,
@@ -139,8 +139,8 @@ def _summary(variant: VariantEvidence, evaluation: EvaluationSettings) -> Varian
     temperature = (variant.description or {}).get("temperature")
     return VariantSummary(
         variant=variant.variant,
-        dna_slot=variant.dna_slot,
-        protein_slot=variant.protein_slot,
+        dna_name=variant.dna_name,
+        protein_name=variant.protein_name,
         dna_encoder=variant.encoder_name("dna"),
         protein_encoder=variant.encoder_name("protein"),
         description=variant.description,

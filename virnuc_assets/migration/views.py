@@ -74,18 +74,18 @@ def accuracy_lines(
 
 def ablation_lines(decision: Decision) -> list[tuple[str, Performance]]:
     """What was trained on → performance: single encoders by side, then the variants with both."""
-    slots = {
-        side: dict.fromkeys(getattr(variant, f"{side}_slot") for variant in decision.variants.values())
+    names = {
+        side: dict.fromkeys(getattr(variant, f"{side}_name") for variant in decision.variants.values())
         for side in SIDES
     }
     alone = [
-        (f"{'DNA' if side == 'dna' else side} only: {slot}", decision.ablations[slot])
+        (f"{'DNA' if side == 'dna' else side} only: {name}", decision.ablations[name])
         for side in SIDES
-        for slot in slots[side]
-        if slot in decision.ablations
+        for name in names[side]
+        if name in decision.ablations
     ]
     both = [
-        (f"both: {decision.variants[role].dna_slot} + {decision.variants[role].protein_slot} ({role})", found)
+        (f"both: {decision.variants[role].dna_name} + {decision.variants[role].protein_name} ({role})", found)
         for role, found in performances(decision).items()
     ]
     return alone + both if alone else []
@@ -112,15 +112,15 @@ def revision(variant: VariantSummary, side: Literal["dna", "protein"]) -> str:
 
 
 def speed_lines(decision: Decision) -> list[tuple[str, Mapping[str, Any], dict[str, float]]]:
-    """Encoder slot, its row of the benchmark, and its ratios to the baseline's protein encoder where they are fair."""
+    """Encoder, its row of the benchmark, and its ratios to the baseline's protein encoder where they are fair."""
     measured = decision.benchmark or {}
-    proteins = {variant.protein_slot for variant in decision.variants.values()}
-    base = measured.get(decision.variants["baseline"].protein_slot, {})
+    proteins = {variant.protein_name for variant in decision.variants.values()}
+    base = measured.get(decision.variants["baseline"].protein_name, {})
     lines = []
-    for slot, row in sorted(measured.items()):
-        fair = slot in proteins and all(row.get(name) == base.get(name) for name in EQUAL_CONDITIONS)
+    for name, row in sorted(measured.items()):
+        fair = name in proteins and all(row.get(name) == base.get(name) for name in EQUAL_CONDITIONS)
         ratios = {name: _ratio(row.get(name), base.get(name)) for name in ("sequences_per_s", "peak_memory_bytes")}
-        lines.append((slot, row, {name: ratio for name, ratio in ratios.items() if fair and ratio is not None}))
+        lines.append((name, row, {name: ratio for name, ratio in ratios.items() if fair and ratio is not None}))
     return lines
 
 

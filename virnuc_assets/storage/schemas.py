@@ -115,7 +115,7 @@ def evaluation_schema() -> pa.Schema:
 
 
 def ablations_schema() -> pa.Schema:
-    """Evaluation rows once for every encoder slot whose vectors alone were scored."""
+    """Evaluation rows once for every encoder whose vectors alone were scored."""
     return pa.schema([pa.field("encoder", _STRING), *evaluation_schema()])
 
 

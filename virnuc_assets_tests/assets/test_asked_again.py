@@ -101,7 +101,7 @@ def test_a_deleted_report_is_asked_for(reported: Project) -> None:
 
 def test_tables_between_are_not_needed_once_there_are_predictions(reported: Project) -> None:
     """A person may free the disk of a sample's embeddings."""
-    slots = reported.workspace.slots("samples")
-    for stage in ("chunked_fasta", *(f"{slot}_embeddings" for slot in slots), "fastesm2_features"):
+    names = reported.workspace.encoder_names("samples")
+    for stage in ("chunked_fasta", *(f"{name}_embeddings" for name in names), "fastesm2_features"):
         shutil.rmtree(reported.workspace.layout.table("samples", stage, "any").parent)
     assert asked(reported, "planned_samples") == []

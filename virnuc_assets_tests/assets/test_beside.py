@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from virnuc_assets import automation
-from virnuc_assets.encoders.checkpoints import fetch_checkpoint
+from virnuc_assets.encoders.miniature import write_miniature
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets_tests.assets.judging import judged, named
 from virnuc_assets_tests.assets.project import Project, failures
@@ -19,7 +19,7 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 def widened(copied: Project) -> Project:
     """The finished project with one more encoder in its settings."""
     copied.configure(decision={"beside": ["esm2_650"]})
-    fetch_checkpoint(copied.workspace.encoder("esm2_650"), copied.workspace.layout.checkpoints)
+    write_miniature(copied.workspace.encoder("esm2_650"), copied.workspace.layout.checkpoints)
     return copied
 
 
@@ -27,8 +27,8 @@ def test_it_is_judged_beside_the_others_and_costs_its_own_tables_alone(widened: 
     """Without the other encoders' benchmark, the ablations and the pages, which the slow test makes."""
     before = {name: path.stat().st_mtime_ns for name, path in widened.tables().items()}
     shards = widened.keys(REFERENCE)
-    slots = [REFERENCE.key("esm2_650_embeddings"), REFERENCE.key("esm2_650_features")]
-    made = widened.materialize(*slots, partition=(shards[0], shards[-1]))
+    names = [REFERENCE.key("esm2_650_embeddings"), REFERENCE.key("esm2_650_features")]
+    made = widened.materialize(*names, partition=(shards[0], shards[-1]))
     assert failures(made, widened.materialize("esm2_650_classifier", "esm2_650_evaluation")) == []
     after = {name: path.stat().st_mtime_ns for name, path in widened.tables().items()}
     assert {Path(name).parent.name for name in after.keys() - before.keys()} == {
@@ -64,6 +64,6 @@ def test_esm2_650_stands_beside_the_others(widened: Project) -> None:
     rows = {role: variant["performance"]["levels"]["frame"]["rows"] for role, variant in stored["variants"].items()}
     assert len(set(rows.values())) == 1
     assert set(stored["comparisons"]) == {"baseline", "esm2_650", "floor"}
-    assert set(stored["ablations"]) == {"dnabert_s", "fastesm2", "esm2_3b", "esm2_650"}
+    assert set(stored["ablations"]) == {"dnabert_s", "fastesm2_650", "esm2_3b", "esm2_650"}
     assert "esm2_650" in stored["benchmark"]
     assert not any("esm2_650" in criterion["explanation"] for criterion in stored["criteria"])

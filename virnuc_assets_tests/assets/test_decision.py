@@ -107,7 +107,7 @@ def test_a_table_with_a_damaged_page_is_named(copied: Project) -> None:
 def test_an_altered_benchmark_is_named(copied: Project) -> None:
     path = copied.workspace.layout.whole("encoder_benchmark", ".json")
     content = json.loads(path.read_text())
-    content["measured"]["fastesm2"]["sequences_per_s"] *= 10
+    content["measured"]["fastesm2_650"]["sequences_per_s"] *= 10
     path.write_text(json.dumps(content))
     assert named(judged(copied), "encoder_benchmark.json: altered since it was measured")
     path.write_text("{}")
@@ -156,7 +156,7 @@ def test_a_benchmark_of_other_weights_is_stale(copied: Project) -> None:
     decision = judged(copied)
     assert named(decision, "encoder_benchmark is stale", "esm2_3b")
     assert named(decision, "esm2_3b", "checkpoint_digest")
-    assert not named(decision, "encoder_benchmark is stale", "another fastesm2")
+    assert not named(decision, "encoder_benchmark is stale", "another fastesm2_650")
 
 
 def test_a_checkpoint_that_is_gone_is_named_and_fails_nothing(copied: Project) -> None:

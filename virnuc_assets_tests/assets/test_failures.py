@@ -189,7 +189,7 @@ def test_a_split_of_frames_of_an_older_source_is_refused(copied: Project) -> Non
 def replace_embeddings(project: Project, dim: int, **encoder: str) -> str:
     """Put embeddings of another encoder in the place of a sample shard's; returns the shard."""
     shard = project.keys(SAMPLES)[0]
-    path = project.workspace.layout.table("samples", "fastesm2_embeddings", shard)
+    path = project.workspace.layout.table("samples", "fastesm2_650_embeddings", shard)
     table, recipe = read_table(path), read_recipe(path)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(table.num_rows * dim, np.float32)), dim)
     table = pa.table([table["frame_id"], table["digest"], vectors], schema=embeddings_schema(dim))
@@ -302,11 +302,11 @@ def test_a_replaced_sample_is_reported_by_its_new_records_alone(copied: Project)
 def test_a_failing_check_is_recorded_against_the_wrong_table(copied: Project) -> None:
     """Rows that no encoder would make, under the right recipe: the check sees what reuse does not."""
     shard = copied.keys(SAMPLES)[0]
-    path = copied.workspace.layout.table("samples", "fastesm2_embeddings", shard)
+    path = copied.workspace.layout.table("samples", "fastesm2_650_embeddings", shard)
     table = read_table(path)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.full(table.num_rows * 32, np.nan, np.float32)), 32)
     write_table(path, pa.table([table["frame_id"], table["digest"], vectors], schema=table.schema), read_recipe(path))
-    result = copied.materialize(SAMPLES.key("fastesm2_embeddings"), partition=shard)
+    result = copied.materialize(SAMPLES.key("fastesm2_650_embeddings"), partition=shard)
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert not checks["embeddings_are_finite"].passed
     assert checks["embedding_ids_match_frames"].passed

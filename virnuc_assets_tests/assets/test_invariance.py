@@ -23,7 +23,7 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 TOLERANCE = 1e-5
 SAMPLE = "genomes"
-SLOTS = ("dnabert_s", "fastesm2", "esm2_3b")
+NAMES = ("dnabert_s", "fastesm2_650", "esm2_3b")
 
 
 def genomes() -> list[SeqIO.SeqRecord]:
@@ -81,9 +81,9 @@ def test_order_batches_and_shards_differ_as_they_should(plain: Project, shuffled
     assert [len(shards_of(project)) for project in (plain, shuffled)] == [1, 5]
 
 
-@pytest.mark.parametrize("slot", SLOTS)
-def test_no_embedding_changes(plain: Project, shuffled: Project, slot: str) -> None:
-    expected, found = (table(project, f"{slot}_embeddings").sort_by("frame_id") for project in (plain, shuffled))
+@pytest.mark.parametrize("name", NAMES)
+def test_no_embedding_changes(plain: Project, shuffled: Project, name: str) -> None:
+    expected, found = (table(project, f"{name}_embeddings").sort_by("frame_id") for project in (plain, shuffled))
     assert found.select(["frame_id", "digest"]) == expected.select(["frame_id", "digest"])
     assert float(np.abs(vectors_of(found) - vectors_of(expected)).max()) <= TOLERANCE
 
@@ -91,7 +91,7 @@ def test_no_embedding_changes(plain: Project, shuffled: Project, slot: str) -> N
 def test_no_embedding_and_no_call_changes_by_the_count_of_threads(plain: Project) -> None:
     layout, frames = plain.workspace.layout, table(plain, "translated_proteins")
     encoders = {
-        slot: load_encoder(plain.workspace.encoder(slot), layout.checkpoints, plain.settings.encoding) for slot in SLOTS
+        name: load_encoder(plain.workspace.encoder(name), layout.checkpoints, plain.settings.encoding) for name in NAMES
     }
     variant = plain.workspace.variant(plain.settings.serving.variant)
     fingerprints = {"dna": encoders[variant.dna].fingerprint, "protein": encoders[variant.protein].fingerprint}
@@ -103,9 +103,9 @@ def test_no_embedding_and_no_call_changes_by_the_count_of_threads(plain: Project
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found = {slot: embed_frames(encoder, frames) for slot, encoder in encoders.items()}
-            for slot, vectors in found.items():
-                expected = vectors_of(table(plain, f"{slot}_embeddings"))
+            found = {name: embed_frames(encoder, frames) for name, encoder in encoders.items()}
+            for name, vectors in found.items():
+                expected = vectors_of(table(plain, f"{name}_embeddings"))
                 assert float(np.abs(vectors_of(vectors) - expected).max()) <= TOLERANCE
             features = merge_features(frames, found[variant.dna], found[variant.protein])
             assert classifier.predictions(features).column("call") == stored

@@ -49,7 +49,7 @@ from virnuc_assets_tests.assets.project import (
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 NAMES = ("fastesm2", "esm2_3b", "kmer")
-DIMS = {"dnabert_s": 48, "fastesm2": 32, "esm2_3b": 64, "kmer_dna": 256, "kmer_protein": 400}
+DIMS = {"dnabert_s": 48, "fastesm2_650": 32, "esm2_3b": 64, "kmer_dna": 256, "kmer_protein": 400}
 TABLE_KINDS = {
     "shard_plan": "shard_plan",
     "annotation": "cds",
@@ -57,7 +57,7 @@ TABLE_KINDS = {
     "chunked_fasta": "chunks",
     "translated_proteins": "frames",
     "ledger": "ledger",
-    **{f"{slot}_embeddings": "embeddings" for slot in DIMS},
+    **{f"{name}_embeddings": "embeddings" for name in DIMS},
     **{f"{variant}_features": "features" for variant in NAMES},
     "predictions": "predictions",
     "incoming": "incoming",
@@ -108,7 +108,7 @@ def schema_of(asset: str, table: Path) -> pa.Schema | None:
         "ledger": ledger_schema(),
         "predictions": predictions_schema(),
         "incoming": incoming_schema(),
-        **{f"{slot}_embeddings": embeddings_schema(dim) for slot, dim in DIMS.items()},
+        **{f"{name}_embeddings": embeddings_schema(dim) for name, dim in DIMS.items()},
         **{asset: features_schema(dim) for asset, dim in dims.items()},
         **{f"{variant}_evaluation": evaluation_schema() for variant in NAMES},
         "ablations": ablations_schema(),
@@ -155,14 +155,14 @@ def test_rows_correspond_through_all_stages(finished: Finished) -> None:
     for shards in (REFERENCE, SAMPLES):
         for shard in finished.keys(shards):
             frames = read_table(layout.table(shards.domain, "translated_proteins", shard))
-            for asset in (f"{slot}_embeddings" for slot in finished.workspace.slots(shards.domain)):
+            for asset in (f"{name}_embeddings" for name in finished.workspace.encoder_names(shards.domain)):
                 found = read_table(layout.table(shards.domain, asset, shard))
                 assert found.column("frame_id") == frames.column("frame_id"), (asset, shard)
             for variant in finished.workspace.variants(shards.domain):
                 features = read_table(layout.table(shards.domain, f"{variant.name}_features", shard))
                 sides = [
-                    vectors_of(read_table(layout.table(shards.domain, f"{slot}_embeddings", shard)))
-                    for slot in (variant.dna, variant.protein)
+                    vectors_of(read_table(layout.table(shards.domain, f"{name}_embeddings", shard)))
+                    for name in (variant.dna, variant.protein)
                 ]
                 np.testing.assert_array_equal(vectors_of(features), np.concatenate(sides, axis=1))
                 for column in ("frame_id", "chunk_id", "record_id", "label", "group"):
@@ -199,7 +199,9 @@ def test_test_rows_are_those_of_the_split_and_relatives_stay_together(finished: 
         assert set(scored.column("record_id").to_pylist()) == {n for n, row in split.items() if row["split"] == "test"}
 
 
-@pytest.mark.parametrize("asset", ["chunked_fasta", "translated_proteins", "fastesm2_embeddings", "fastesm2_features"])
+@pytest.mark.parametrize(
+    "asset", ["chunked_fasta", "translated_proteins", "fastesm2_650_embeddings", "fastesm2_features"]
+)
 def test_metadata_of_a_shard_tell_its_table(finished: Finished, asset: str) -> None:
     for shard in finished.keys(REFERENCE):
         path = finished.workspace.layout.table("reference", asset, shard)
@@ -214,9 +216,9 @@ def test_metadata_of_a_shard_tell_its_table(finished: Finished, asset: str) -> N
 
 def test_metadata_tell_dims_and_encoders(finished: Finished) -> None:
     shard = finished.keys(REFERENCE)[0]
-    for slot, dim in DIMS.items():
-        metadata = latest(finished, REFERENCE.key(f"{slot}_embeddings"), shard).metadata
-        assert (metadata["dim"].value, metadata["encoder"].value) == (dim, finished.workspace.encoder(slot).name)
+    for name, dim in DIMS.items():
+        metadata = latest(finished, REFERENCE.key(f"{name}_embeddings"), shard).metadata
+        assert (metadata["dim"].value, metadata["encoder"].value) == (dim, finished.workspace.encoder(name).name)
     for variant in finished.workspace.variants():
         metadata = latest(finished, REFERENCE.key(f"{variant.name}_features"), shard).metadata
         dims = [metadata[name].value for name in ("dna_dim", "protein_dim", "merged_dim")]
@@ -229,7 +231,7 @@ def test_whole_assets_tell_their_numbers(finished: Finished) -> None:
         "fastesm2_classifier": {"trained_anew", "merged_dim", "best_epoch", "data_digest", "digest", "mlflow_run"}
         | {"temperature", "train_rows_by_group", "train_rows_available", "validation_rows_by_group"},
         "fastesm2_evaluation": {"accuracy", "f1", "auroc", "correct_by_group", "rows", "digest", "mlflow_run"},
-        "encoder_benchmark": {"fastesm2_sequences_per_s", "esm2_3b_sequences_per_s", "measured", "peak_memory_mb"},
+        "encoder_benchmark": {"fastesm2_650_sequences_per_s", "esm2_3b_sequences_per_s", "measured", "peak_memory_mb"},
         "migration_decision": {"outcome", "reasons", "summary", "criteria", "report", "mlflow_run"},
     }
     for asset, names in expected.items():

@@ -82,7 +82,7 @@ def test_a_run_shows_it_in_its_log_and_on_the_page_of_the_asset(tmp_path: Any) -
     def body(run: ShardRun) -> Work:
         """Does nothing, slowly by its clock."""
         times = iter(range(0, 10_000, 40))
-        progress = Progress(run, "slot", 6, lambda: float(next(times)))
+        progress = Progress(run, "name", 6, lambda: float(next(times)))
 
         def work(shard: str) -> Outcome:
             progress.advance(shard, 3)

@@ -42,30 +42,30 @@ SOURCES = {"a": "viral", "b": "host"}
 
 
 def run(project: Project, shards: ShardSet) -> dict[str, dict[str, dict[str, int]]]:
-    """A run over all shards of a set; for each encoder slot, what its shards' metadata tell."""
+    """A run over all shards of a set; for each encoder, what its shards' metadata tell."""
     job = PLAN_REFERENCE_JOB if shards is REFERENCE else automation.PLAN_SAMPLES_JOB
     assert failures(project.job(job)) == []
-    slots = project.workspace.slots(shards.domain)
-    keys, found = project.keys(shards), {slot: dict[str, dict[str, int]]() for slot in slots}
-    assets = [shards.key(asset) for asset in (*STAGES, *(f"{slot}_embeddings" for slot in slots))]
+    names = project.workspace.encoder_names(shards.domain)
+    keys, found = project.keys(shards), {name: dict[str, dict[str, int]]() for name in names}
+    assets = [shards.key(asset) for asset in (*STAGES, *(f"{name}_embeddings" for name in names))]
     for chosen in contiguous_ranges(keys, keys):
         result = project.materialize(*assets, partition=(chosen[0], chosen[-1]) if len(chosen) > 1 else chosen[0])
         assert failures(result) == []
         for event in result.get_asset_materialization_events():
             record = event.step_materialization_data.materialization
-            slot = record.asset_key.path[-1].removesuffix("_embeddings")
-            if slot in slots and event.partition and "embedded" in record.metadata:
-                found[slot][event.partition] = {name: value.value for name, value in record.metadata.items()}
+            name = record.asset_key.path[-1].removesuffix("_embeddings")
+            if name in names and event.partition and "embedded" in record.metadata:
+                found[name][event.partition] = {name: value.value for name, value in record.metadata.items()}
     return found
 
 
 def embedded(told: dict[str, dict[str, dict[str, int]]]) -> dict[str, int]:
-    return {slot: sum(shard["embedded"] for shard in shards.values()) for slot, shards in told.items()}
+    return {name: sum(shard["embedded"] for shard in shards.values()) for name, shards in told.items()}
 
 
-def sequences(project: Project, shards: ShardSet, slot: str, records: set[str] | None = None) -> list[str]:
-    """What the encoder of a slot reads of some records, or of all."""
-    column = project.workspace.encoder(slot).column
+def sequences(project: Project, shards: ShardSet, name: str, records: set[str] | None = None) -> list[str]:
+    """What the encoder of a name reads of some records, or of all."""
+    column = project.workspace.encoder(name).column
     tables = [
         read_table(project.workspace.layout.table(shards.domain, "translated_proteins", shard))
         for shard in project.keys(shards)
@@ -84,14 +84,14 @@ def digests(project: Project, domain: str = "reference") -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def first(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """Two sources in shards of four chunks, embedded by every slot; two records of one of them are equal."""
+    """Two sources in shards of four chunks, embedded by every name; two records of one of them are equal."""
     project = new_project(tmp_path_factory.mktemp("first") / "project", blank, samples={})
     project.configure(sequences={"shard_chunks": 4})
     write_source(project, {**RECORDS, "twin": 1})
     told = run(project, REFERENCE)
-    for slot, shards in told.items():
-        all_of_them = sequences(project, REFERENCE, slot)
-        assert embedded(told)[slot] == len(set(all_of_them)) < len(all_of_them)
+    for name, shards in told.items():
+        all_of_them = sequences(project, REFERENCE, name)
+        assert embedded(told)[name] == len(set(all_of_them)) < len(all_of_them)
         assert sum(shard["embedded"] + shard["reused"] for shard in shards.values()) == len(all_of_them)
         assert all(shard["embedded"] + shard["reused"] == shard["rows"] for shard in shards.values())
     yield project
@@ -113,16 +113,16 @@ def test_an_unchanged_rerun_embeds_nothing(project: Project) -> None:
 
 def test_one_changed_record_costs_its_frames_and_nothing_else(project: Project) -> None:
     """A damaged table in the way of the search is no failure. The rows are those that would be embedded."""
-    slots = project.workspace.slots()
-    before = {slot: set(sequences(project, REFERENCE, slot)) for slot in slots}
-    (project.workspace.layout.table("reference", f"{slots[0]}_embeddings", "damaged")).write_text("no table")
+    names = project.workspace.encoder_names()
+    before = {name: set(sequences(project, REFERENCE, name)) for name in names}
+    (project.workspace.layout.table("reference", f"{names[0]}_embeddings", "damaged")).write_text("no table")
     write_source(project, {**RECORDS, "twin": 1, "r2": 90})
     told = run(project, REFERENCE)
-    changed = {slot: set(sequences(project, REFERENCE, slot, {"r2"})) - before[slot] for slot in slots}
-    assert embedded(told) == {slot: len(changed[slot]) for slot in slots}
+    changed = {name: set(sequences(project, REFERENCE, name, {"r2"})) - before[name] for name in names}
+    assert embedded(told) == {name: len(changed[name]) for name in names}
     assert min(embedded(told).values()) > 0
 
-    reused = digests_without(project, slots[0])
+    reused = digests_without(project, names[0])
     for path in project.tables().values():
         if path.parent.name.endswith("_embeddings"):
             path.unlink()
@@ -130,8 +130,8 @@ def test_one_changed_record_costs_its_frames_and_nothing_else(project: Project) 
     assert digests(project) == reused
 
 
-def digests_without(project: Project, slot: str) -> dict[str, str]:
-    project.workspace.layout.table("reference", f"{slot}_embeddings", "damaged").unlink()
+def digests_without(project: Project, name: str) -> dict[str, str]:
+    project.workspace.layout.table("reference", f"{name}_embeddings", "damaged").unlink()
     planned = set(project.keys(REFERENCE))
     return {name: digest for name, digest in digests(project).items() if Path(name).stem in planned}
 
@@ -142,7 +142,7 @@ def test_a_source_that_is_packed_anew_costs_its_new_records(project: Project) ->
     write_source(project, {"new": 70, **RECORDS, "twin": 1})
     told = run(project, REFERENCE)
     assert embedded(told) == {
-        slot: len(set(sequences(project, REFERENCE, slot, {"new"}))) for slot in project.workspace.slots()
+        name: len(set(sequences(project, REFERENCE, name, {"new"}))) for name in project.workspace.encoder_names()
     }
 
 
@@ -156,10 +156,10 @@ def test_a_sample_of_known_sequences_loads_no_encoder(project: Project) -> None:
 def test_what_a_killed_run_left_is_completed_to_the_same_tables(project: Project) -> None:
     """Some tables were written, one was begun."""
     before = digests(project)
-    for slot in project.workspace.slots():
-        path = project.workspace.layout.table("reference", f"{slot}_embeddings", "a-000002")
+    for name in project.workspace.encoder_names():
+        path = project.workspace.layout.table("reference", f"{name}_embeddings", "a-000002")
         path.rename(path.with_name(f".{path.name}.1.partial"))
     told = run(project, REFERENCE)
     assert digests(project) == before
-    for slot, shards in told.items():
-        assert [shard for shard, metadata in shards.items() if metadata["rows_made"]] == ["a-000002"], slot
+    for name, shards in told.items():
+        assert [shard for shard, metadata in shards.items() if metadata["rows_made"]] == ["a-000002"], name

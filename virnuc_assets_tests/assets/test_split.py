@@ -167,8 +167,8 @@ def test_what_is_left_out_is_neither_trained_on_nor_scored(copied: Project) -> N
     frame_all(copied)
     assert facts(copied.materialize(SPLIT))["records_left_out"] == 1
     keys = copied.keys(REFERENCE)
-    slots = [REFERENCE.key(name) for name in ("kmer_dna_embeddings", "kmer_protein_embeddings", "kmer_features")]
-    assert failures(copied.materialize(*slots, partition=(keys[0], keys[-1]))) == []
+    names = [REFERENCE.key(name) for name in ("kmer_dna_embeddings", "kmer_protein_embeddings", "kmer_features")]
+    assert failures(copied.materialize(*names, partition=(keys[0], keys[-1]))) == []
     trained = copied.materialize("kmer_classifier", "kmer_evaluation")
     assert failures(trained) == []
     assert {check.check_name for check in trained.get_asset_check_evaluations() if check.passed} == {

@@ -45,10 +45,10 @@ def test_of_a_finished_project_nothing_is_stale(finished: Finished) -> None:
 def test_what_is_missing_or_damaged_is_told_where_it_lies(copied: Project) -> None:
     shard, folder = one_shard(copied)
     (folder / f"kmer_dna_embeddings/{shard}.parquet").unlink()
-    (folder / f"fastesm2_embeddings/{shard}.parquet").write_bytes(b"PAR1")
+    (folder / f"fastesm2_650_embeddings/{shard}.parquet").write_bytes(b"PAR1")
     assert reasons(copied) == {
         shard: {
-            "fastesm2_embeddings": DAMAGED,
+            "fastesm2_650_embeddings": DAMAGED,
             "kmer_dna_embeddings": MISSING,
             "fastesm2_features": UPSTREAM,
             "kmer_features": UPSTREAM,
@@ -71,7 +71,8 @@ def test_an_exchanged_checkpoint_is_told_of_each_shard_and_of_no_other_encoder(c
     found = reasons(copied)
     assert set(found) == {*copied.keys(REFERENCE), *copied.keys(SAMPLES)}
     for shard, of in found.items():
-        assert of.pop("fastesm2_embeddings").startswith("encoder fastesm2_650_miniature: weights changed (expected ")
+        changed = "encoder fastesm2_650_miniature: weights changed (expected "
+        assert of.pop("fastesm2_650_embeddings").startswith(changed)
         assert of.pop("fastesm2_features") == UPSTREAM
         assert of == ({"predictions": UPSTREAM} if shard.startswith(SAMPLE) else {})
 
@@ -85,7 +86,7 @@ def test_a_checkpoint_that_is_gone_is_a_reason(copied: Project) -> None:
 
 def test_another_precision_is_told_by_its_name(copied: Project) -> None:
     copied.configure(encoding={"precision": "bf16"})
-    (reason,) = {of["fastesm2_embeddings"] for of in reasons(copied).values()}
+    (reason,) = {of["fastesm2_650_embeddings"] for of in reasons(copied).values()}
     assert reason == "encoder fastesm2_650_miniature: precision changed (expected bf16, found fp32)"
 
 

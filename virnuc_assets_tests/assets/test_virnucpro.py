@@ -120,12 +120,12 @@ def test_as_a_baseline_it_would_be_no_evidence(existing: Project) -> None:
     assert failures(evaluate(existing)) == []
     workspace = existing.workspace
     imported = imported_evidence(existing.instance, workspace)
-    assert (imported.variant, imported.dna_slot, imported.protein_slot) == ("virnucpro", "dnabert_s", "esm2_3b")
+    assert (imported.variant, imported.dna_name, imported.protein_name) == ("virnucpro", "dnabert_s", "esm2_3b")
     assert imported.problems == () and imported.description is not None
     _, ours = load_classifier(workspace.layout.classifier("fastesm2"))
-    candidate = VariantEvidence("fastesm2", "dnabert_s", "fastesm2", None, ours.model_dump(mode="json"))
-    dims = {"dnabert_s": ours.dna_dim, "fastesm2": ours.protein_dim, "esm2_3b": imported.description["protein_dim"]}
-    measured = {slot: {"dim": dim} for slot, dim in dims.items()}
+    candidate = VariantEvidence("fastesm2", "dnabert_s", "fastesm2_650", None, ours.model_dump(mode="json"))
+    dims = {"dnabert_s": ours.dna_dim, "fastesm2_650": ours.protein_dim, "esm2_3b": imported.description["protein_dim"]}
+    measured = {name: {"dim": dim} for name, dim in dims.items()}
     evidence = Evidence(candidate, imported, candidate, benchmark=measured)
     assert dims_match_encoders(evidence).outcome == "met"
     compared = same_environment(evidence)

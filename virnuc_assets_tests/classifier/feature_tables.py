@@ -75,4 +75,4 @@ def write_split(path: Path, records: int) -> Path:
 
 
 def fit_of(tables: dict[str, Path], split: Path, training: TrainingSettings = SETTINGS, sides: Sides = BOTH) -> Fit:
-    return Fit(Variant("b", "dna_slot", "protein_slot"), ENCODERS, tables, split, 500, training, sides)
+    return Fit(Variant("b", "dna_name", "protein_name"), ENCODERS, tables, split, 500, training, sides)

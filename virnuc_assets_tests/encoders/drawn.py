@@ -1,9 +1,16 @@
-"""Sequences drawn by rule, and the miniatures of the registry."""
+"""Sequences drawn by rule, tables of frames that hold them, and the miniatures of the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from virnuc_assets.encoders.alphabet import AMINO_ACIDS, NUCLEOTIDES
 from virnuc_assets.encoders.registry import ENCODERS, MINIATURE
+from virnuc_assets.storage.schemas import frames_schema
+from virnuc_assets.storage.tables import write_table
 
 MINIATURES = [spec for spec in ENCODERS.values() if spec.checkpoint == MINIATURE]
 
@@ -13,3 +20,16 @@ def drawn(alphabet: str, lengths: list[int], seed: int = 0) -> list[str]:
     generator = np.random.default_rng(seed)
     letters = list(NUCLEOTIDES if alphabet == "dna" else AMINO_ACIDS)
     return ["".join(generator.choice(letters, size=length)) for length in lengths]
+
+
+def write_frames(path: Path, sequences: list[str], column: str = "protein") -> pa.Table:
+    """A frames table with these sequences, written and returned; what else a frame has is made up."""
+    count = len(sequences)
+    columns = {"frame_id": [f"{path.stem}_{row}_F1" for row in range(count)], column: sequences}
+    arrays = [
+        pa.array(columns.get(field.name, ["A" if pa.types.is_string(field.type) else 0] * count)).cast(field.type)
+        for field in frames_schema()
+    ]
+    table = pa.Table.from_arrays(arrays, schema=frames_schema())
+    write_table(path, table, {"table": "frames"})
+    return table

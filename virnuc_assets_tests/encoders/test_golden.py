@@ -1,7 +1,5 @@
-import hashlib
 import json
-import subprocess
-import sys
+import re
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -10,16 +8,27 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.write_golden import write_golden
+from virnuc_assets.encoders import golden as golden_module
 from virnuc_assets.encoders.alphabet import LETTERS, check_alphabet
-from virnuc_assets.encoders.golden import GOLDEN_FILE, TOLERANCE, GoldenError, check_golden, golden_digest, write_golden
-from virnuc_assets.encoders.registry import Alphabet, Architecture
-from virnuc_assets_tests.encoders.drawn import MINIATURES
+from virnuc_assets.encoders.golden import (
+    GOLDEN_FILE,
+    TOLERANCE,
+    GoldenError,
+    check_golden,
+    load_for_run,
+)
+from virnuc_assets.encoders.registry import ENCODERS, Alphabet, Architecture
+from virnuc_assets.settings import EncodingSettings
 
 MODELS: list[Architecture] = ["mosaic_bert", "esm"]
+STORED = json.loads(GOLDEN_FILE.read_text(encoding="utf-8"))
+
+Altered = Callable[[Callable[[dict[str, Any]], object]], Path]
 
 
 @pytest.fixture
-def altered(tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], object]], Path]:
+def altered(tmp_path: Path) -> Altered:
     """A copy of the golden file after a change."""
 
     def write(change: Callable[[dict[str, Any]], object]) -> Path:
@@ -34,71 +43,44 @@ def altered(tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], object]], Pa
 
 def moved(golden: dict[str, Any], by: float) -> None:
     golden["vectors"]["esm2_650_miniature"]["repeat"][7] += by
+    golden["versions"]["torch"] = "1.0.0"
 
 
 @pytest.mark.parametrize("architecture", MODELS)
-@pytest.mark.parametrize("device", ["cpu", "auto"])
+@pytest.mark.parametrize("device", ["auto", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_this_installation_computes_the_golden_vectors(architecture: Architecture, device: str) -> None:
     assert check_golden(architecture, device) <= TOLERANCE
+    assert check_golden("kmer", device, Path("absent.json")) == 0.0  # k-mer counts are whole numbers
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("architecture", MODELS)
-def test_a_gpu_computes_the_golden_vectors(architecture: Architecture) -> None:
-    assert check_golden(architecture, "cuda") <= TOLERANCE
+@pytest.mark.parametrize(("alphabet", "longest", "absent"), [("dna", 499, ""), ("protein", 600, "J")])
+def test_the_sequences_reach_the_ends_and_each_has_a_vector(alphabet: Alphabet, longest: int, absent: str) -> None:
+    sequences = STORED["sequences"][alphabet]
+    check_alphabet(list(sequences.values()), alphabet, "golden", None)
+    assert set("".join(sequences.values())) == LETTERS[alphabet] - set(absent)  # X is its unknown residue
+    assert min(map(len, sequences.values())) == 1 and max(map(len, sequences.values())) >= longest
+    of = [vectors for name, vectors in STORED["vectors"].items() if ENCODERS[name].alphabet == alphabet]
+    assert of and all(vectors.keys() == sequences.keys() for vectors in of)
 
 
-def test_composition_has_no_golden_vectors(tmp_path: Path) -> None:
-    assert check_golden("kmer", "cpu", tmp_path / "absent.json") == 0.0
-
-
-def test_every_miniature_has_a_vector_for_every_sequence_of_its_alphabet() -> None:
-    golden = json.loads(GOLDEN_FILE.read_text(encoding="utf-8"))
-    assert list(golden["vectors"]) == [spec.name for spec in MINIATURES]
-    for spec in MINIATURES:
-        assert golden["vectors"][spec.name].keys() == golden["sequences"][spec.alphabet].keys()
-        assert len({len(vector) for vector in golden["vectors"][spec.name].values()}) == 1
-
-
-@pytest.mark.parametrize(("alphabet", "longest"), [("dna", 499), ("protein", 600)])
-def test_the_sequences_reach_the_ends(alphabet: Alphabet, longest: int) -> None:
-    sequences = list(json.loads(GOLDEN_FILE.read_text(encoding="utf-8"))["sequences"][alphabet].values())
-    check_alphabet(sequences, alphabet, "golden", None)
-    assert set("".join(sequences)) == LETTERS[alphabet]
-    assert min(map(len, sequences)) == 1 and max(map(len, sequences)) >= longest
-
-
-def test_a_difference_is_refused_with_its_place_the_versions_and_the_remedy(
-    altered: Callable[[Callable[[dict[str, Any]], object]], Path],
-) -> None:
-    def change(golden: dict[str, Any]) -> None:
-        moved(golden, 3e-3)
-        golden["versions"]["torch"] = "1.0.0"
-
-    path = altered(change)
+def test_a_difference_is_refused_with_its_place_the_versions_and_the_remedy(altered: Altered) -> None:
+    path = altered(lambda golden: moved(golden, 3e-3))
     with pytest.raises(GoldenError) as refused:
         check_golden("esm", "cpu", path)
     message = str(refused.value)
     assert f"esm: the golden vectors in {path} are not those that this installation computes" in message
-    assert "sequence 'repeat' of esm2_650_miniature differs by 3.0e-03 on cpu, tolerated are 1e-05" in message
-    assert f"installed: torch {version('torch').partition('+')[0]}, tokenizers {version('tokenizers')}" in message
-    assert f"golden:    torch 1.0.0, tokenizers {version('tokenizers')}, numpy {version('numpy')}" in message
-    assert "nothing was embedded" in message and "constraints.txt" in message
-    assert "`python -m virnuc_assets.encoders.golden`" in message
+    place = "difference is 3.0e-03 (sequence 'repeat' of esm2_650_miniature on cpu), accepted is 1e-05"
+    assert place in message and re.search(r"Written by \W*torch\W+1\.0\.0\b", message)
+    torch_version = version("torch").partition("+")[0]
+    assert re.search(rf"are \W*torch\W+{torch_version}\W+transformers\W+{version('transformers')}\W", message)
+    assert "Install those versions" in message and "`python -m benchmarks.write_golden`" in message
     assert check_golden("mosaic_bert", "cpu", path) <= TOLERANCE
 
 
-def test_a_missing_vector_is_refused(altered: Callable[[Callable[[dict[str, Any]], object]], Path]) -> None:
-    path = altered(lambda golden: golden["vectors"]["dnabert_s_miniature"].pop("ambiguous"))
-    with pytest.raises(GoldenError, match="sequence 'ambiguous' of dnabert_s_miniature differs by inf"):
-        check_golden("mosaic_bert", "cpu", path)
-
-
-@pytest.mark.parametrize("architecture", MODELS)
-def test_a_library_that_computes_otherwise_is_caught(
-    architecture: Architecture, monkeypatch: pytest.MonkeyPatch, altered: Callable[[Callable[[Any], object]], Path]
-) -> None:
-    path = altered(lambda golden: None)
+def test_a_run_loads_no_encoder_where_the_numbers_differ(monkeypatch: pytest.MonkeyPatch, checkpoints: Path) -> None:
+    spec = ENCODERS["esm2_650_miniature"]
+    assert load_for_run(spec, checkpoints, EncodingSettings(device="cpu")).dim == 40
+    golden_module._check.cache_clear()
     exact = torch.nn.functional.scaled_dot_product_attention
 
     def rounding(query: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
@@ -106,51 +88,32 @@ def test_a_library_that_computes_otherwise_is_caught(
 
     with monkeypatch.context() as library:
         library.setattr(torch.nn.functional, "scaled_dot_product_attention", rounding)
-        with pytest.raises(GoldenError, match=f"^{architecture}: "):
-            check_golden(architecture, "cpu", path)
-    assert check_golden(architecture, "cpu", path) <= TOLERANCE
+        for name, architecture in (("esm2_650_miniature", "esm"), ("dnabert_s_miniature", "mosaic_bert")):
+            with pytest.raises(GoldenError, match=f"^{architecture}: "):
+                load_for_run(ENCODERS[name], checkpoints, EncodingSettings(device="cpu"))
+    assert check_golden("esm", "cpu") <= TOLERANCE
 
 
-def test_a_process_checks_once(altered: Callable[[Callable[[dict[str, Any]], object]], Path]) -> None:
-    path = altered(lambda golden: None)
+def test_a_missing_vector_is_refused(altered: Altered) -> None:
+    path = altered(lambda golden: golden["vectors"]["dnabert_s_miniature"].pop("ambiguous"))
+    with pytest.raises(GoldenError, match=r"is inf \(sequence 'ambiguous' of dnabert_s_miniature"):
+        check_golden("mosaic_bert", "cpu", path)
+
+
+def test_a_golden_file_that_holds_stays_as_it_is_and_is_checked_once(altered: Altered) -> None:
+    path = altered(lambda golden: golden["versions"].update(torch="1.0.0"))
+    before = path.read_bytes()
+    assert write_golden(path) <= TOLERANCE
+    assert path.read_bytes() == before
     first = check_golden("mosaic_bert", "cpu", path)
     path.unlink()
     assert check_golden("mosaic_bert", "cpu", path) == first
 
 
-def test_a_golden_file_that_holds_is_left_alone(
-    altered: Callable[[Callable[[dict[str, Any]], object]], Path],
-) -> None:
-    path = altered(lambda golden: golden["versions"].update(torch="1.0.0"))
-    before = path.read_bytes()
-    assert write_golden(path).size <= TOLERANCE
-    assert path.read_bytes() == before
-
-
-def test_a_golden_file_that_does_not_hold_is_written_anew(
-    altered: Callable[[Callable[[dict[str, Any]], object]], Path],
-) -> None:
-    def change(golden: dict[str, Any]) -> None:
-        moved(golden, -0.25)
-        golden["versions"] = {}
-
-    path = altered(change)
-    found = write_golden(path)
-    assert found == pytest.approx((0.25, "esm2_650_miniature", "repeat"), abs=TOLERANCE)
+def test_a_golden_file_that_does_not_hold_is_written_again(altered: Altered) -> None:
+    path = altered(lambda golden: moved(golden, -0.25))
+    assert write_golden(path) == pytest.approx(0.25, abs=TOLERANCE)
     assert check_golden("esm", "cpu", path) == check_golden("mosaic_bert", "cpu", path) == 0.0
-    written, original = (json.loads(each.read_text(encoding="utf-8")) for each in (path, GOLDEN_FILE))
-    assert written["sequences"] == original["sequences"] and list(written["versions"]) == [
-        "torch",
-        "tokenizers",
-        "numpy",
-    ]
-    assert max(map(len, path.read_text(encoding="utf-8").splitlines())) < 2000  # one vector a line
-
-
-def test_the_digest_is_the_files_and_loads_nothing_heavy() -> None:
-    assert golden_digest() == hashlib.sha256(GOLDEN_FILE.read_bytes()).hexdigest()
-    code = "import sys; from virnuc_assets.encoders.golden import golden_digest as d; print(d(), *sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    digest, *modules = done.stdout.split()
-    assert digest == golden_digest()
-    assert {"torch", "tokenizers", "transformers"}.isdisjoint(modules)
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert written["sequences"] == STORED["sequences"]
+    assert list(written["versions"]) == ["torch", "transformers", "tokenizers", "numpy"]

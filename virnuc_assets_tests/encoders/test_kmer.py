@@ -1,50 +1,32 @@
 from itertools import product
 
-import numpy as np
 import pytest
 
-from virnuc_assets.encoders.alphabet import AMINO_ACIDS
+from virnuc_assets.encoders.alphabet import AMINO_ACIDS, NUCLEOTIDES
 from virnuc_assets.encoders.embedding import embed
 from virnuc_assets.encoders.loading import Encoder, load_encoder
 from virnuc_assets.encoders.registry import ENCODERS
 from virnuc_assets.settings import EncodingSettings
 
 
-def _encoder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    return load_encoder(ENCODERS[name], tmp_path_factory.getbasetemp(), EncodingSettings())
+@pytest.fixture(scope="module", params=["kmer_dna", "kmer_protein"])
+def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return load_encoder(ENCODERS[request.param], tmp_path_factory.getbasetemp(), EncodingSettings())
 
 
-@pytest.fixture(scope="module")
-def dna(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    return _encoder("kmer_dna", tmp_path_factory)
+BY_HAND = {
+    # AAAAA: AAAA twice; ACGTNACGT: ACGT twice, the k-mers over N are not counted; 3 bases: nothing.
+    "dna": {"AAAAA": {"AAAA": 1}, "ACGTNACGT": {"ACGT": 1}, "ACGTA": {"ACGT": 1 / 2, "CGTA": 1 / 2}, "ACG": {}},
+    # MKMK: MK, KM, MK; MXKL and MJKL: only KL is counted; M: nothing; XX: nothing is counted.
+    "protein": {"MKMK": {"MK": 2 / 3, "KM": 1 / 3}, "MXKL": {"KL": 1}, "MJKL": {"KL": 1}, "M": {}, "XX": {}},
+}
 
 
-@pytest.fixture(scope="module")
-def protein(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    return _encoder("kmer_protein", tmp_path_factory)
-
-
-def _named(vector: np.ndarray, letters: str, k: int) -> dict[str, float]:
-    words = ["".join(word) for word in product(letters, repeat=k)]
-    return {word: float(value) for word, value in zip(words, vector, strict=True) if value}
-
-
-def test_dims_follow_alphabet_and_k(dna: Encoder, protein: Encoder) -> None:
-    assert (dna.dim, protein.dim) == (4**4, 20**2)
-
-
-def test_dna_frequencies_by_hand(dna: Encoder) -> None:
-    # AAAAA: AAAA twice; ACGTNACGT: ACGT twice, the k-mers over N are not counted; 3 letters: nothing.
-    vectors = embed(dna, ["AAAAA", "ACGTNACGT", "ACGTA", "ACG"])
-    assert _named(vectors[0], "ACGT", 4) == {"AAAA": 1.0}
-    assert _named(vectors[1], "ACGT", 4) == {"ACGT": 1.0}
-    assert _named(vectors[2], "ACGT", 4) == {"ACGT": 0.5, "CGTA": 0.5}
-    assert not vectors[3].any()
-
-
-def test_protein_frequencies_by_hand(protein: Encoder) -> None:
-    # MKMK: MK, KM, MK; MXKL: only KL is counted; M: nothing; XX: nothing is counted.
-    vectors = embed(protein, ["MKMK", "MXKL", "M", "XX"])
-    assert _named(vectors[0], AMINO_ACIDS, 2) == pytest.approx({"MK": 2 / 3, "KM": 1 / 3})
-    assert _named(vectors[1], AMINO_ACIDS, 2) == {"KL": 1.0}
-    assert not vectors[2:].any()
+def test_frequencies_by_hand(encoder: Encoder) -> None:
+    letters = {"dna": NUCLEOTIDES, "protein": AMINO_ACIDS}[encoder.spec.alphabet]
+    words = ["".join(word) for word in product(letters, repeat=encoder.spec.k)]
+    assert encoder.dim == len(words)
+    expected = BY_HAND[encoder.spec.alphabet]
+    for vector, frequencies in zip(embed(encoder, list(expected)), expected.values(), strict=True):
+        found = {word: float(value) for word, value in zip(words, vector, strict=True) if value}
+        assert found == pytest.approx(frequencies)

@@ -1,3 +1,5 @@
+"""What the machine offers."""
+
 import math
 import os
 import subprocess
@@ -7,17 +9,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from virnuc_assets import cores as cores_module
+from virnuc_assets import cores
 from virnuc_assets.cores import quota_cores, usable_cores
-from virnuc_assets.encoders.machine import cpu_name, has_units, prepare_cpu, resolve_device
+from virnuc_assets.encoders.machine import (
+    cpu_name,
+    native_precision,
+    prepare_cpu,
+    resolve_device,
+)
+from virnuc_assets.errors import VirnucError
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="affinity, control groups and glibc")
 
 
-def test_no_more_cores_are_used_than_there_are() -> None:
-    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+def printed(code: str, **environment: str) -> list[str]:
+    command, given = [sys.executable, "-c", code], {**os.environ, **environment}
+    return subprocess.run(command, env=given, capture_output=True, text=True, check=True).stdout.split()
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
-def test_cores_follow_the_affinity() -> None:
+@linux
+def test_torch_gets_the_cores_of_the_affinity() -> None:
     one = min(os.sched_getaffinity(0))
     code = (
         f"import os; os.sched_setaffinity(0, {{{one}}})\n"
@@ -25,38 +36,21 @@ def test_cores_follow_the_affinity() -> None:
         "from virnuc_assets.encoders.machine import prepare_cpu\n"
         "print(usable_cores(), prepare_cpu(), torch.get_num_threads())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1", "1", "1"]
+    assert printed(code) == ["1", "1", "1"]
+    assert 1 <= prepare_cpu() == torch.get_num_threads() == usable_cores() <= (os.cpu_count() or 1)
 
 
-@pytest.mark.parametrize(
-    ("line", "cores"),
-    [
-        ("max 100000\n", math.inf),
-        ("200000 100000\n", 2),
-        ("250000 100000", 2),
-        ("50000 100000", 1),
-        ("400000 50000", 8),
-    ],
-)
-def test_the_quota_of_a_control_group(line: str, cores: float) -> None:
-    assert quota_cores(line) == cores
+@linux
+def test_cores_follow_the_quota_of_the_control_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lines = ("max 100000\n", "200000 100000\n", "250000 100000", "50000 100000", "400000 50000")
+    assert [quota_cores(line) for line in lines] == [math.inf, 2, 2, 1, 8]
+    for line, expected in (("100000 100000\n", 1), ("max 100000\n", len(os.sched_getaffinity(0)))):
+        (tmp_path / "cpu.max").write_text(line)
+        monkeypatch.setattr(cores, "QUOTA_FILE", tmp_path / "cpu.max")
+        assert usable_cores() == expected
 
 
-def test_cores_follow_the_quota(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for line, cores in (("100000 100000\n", 1), ("max 100000\n", len(os.sched_getaffinity(0)))):
-        file = tmp_path / "cpu.max"
-        file.write_text(line)
-        monkeypatch.setattr(cores_module, "QUOTA_FILE", file)
-        assert usable_cores() == cores
-
-
-def test_torch_gets_the_usable_cores() -> None:
-    torch.set_num_threads(1)
-    assert prepare_cpu() == torch.get_num_threads() == usable_cores()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="about glibc")
+@linux
 def test_memory_that_was_freed_is_kept() -> None:
     """Blocks of many pages are asked for again with few page faults; in a process of its own, before and after."""
     code = (
@@ -72,20 +66,20 @@ def test_memory_that_was_freed_is_kept() -> None:
         "layers(3)\n"
         "print(plain, layers(4))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    plain, prepared = map(int, done.stdout.split())
+    plain, prepared = map(int, printed(code))
     assert prepared <= plain / 4  # blocks of 64 MiB: more than glibc keeps by itself
 
 
-def test_units_are_told_for_every_precision() -> None:
-    assert [type(has_units(precision)) for precision in ("fp32", "bf16", "fp16")] == [bool] * 3
-    assert has_units("fp32")
-
-
-def test_the_processor_has_a_name() -> None:
+def test_the_processor_is_described() -> None:
+    assert [type(native_precision(precision)) for precision in ("fp32", "bf16", "fp16")] == [bool] * 3
+    assert native_precision("fp32")
     assert cpu_name().strip() == cpu_name() != ""
 
 
-def test_the_cpu_is_taken_where_it_is_asked_for() -> None:
+def test_the_requested_device_is_used_or_refused() -> None:
+    present = torch.cuda.is_available()
     assert resolve_device("cpu").type == "cpu"
-    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_device("auto").type == ("cuda" if present else "cpu")
+    if not present:
+        with pytest.raises(VirnucError, match="device = 'cuda' is set, but torch finds no GPU"):
+            resolve_device("cuda")

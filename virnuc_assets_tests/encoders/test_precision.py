@@ -8,15 +8,17 @@ import torch
 from safetensors.torch import load_file
 
 from virnuc_assets.encoders.embedding import embed
-from virnuc_assets.encoders.esm import Esm
+from virnuc_assets.encoders.esm import LeanEsm
 from virnuc_assets.encoders.loading import DTYPES, Encoder, load_encoder
-from virnuc_assets.encoders.registry import EncoderSpec
+from virnuc_assets.encoders.registry import ENCODERS, EncoderSpec
 from virnuc_assets.settings import EncodingSettings, Precision
-from virnuc_assets_tests.encoders.drawn import MINIATURES, drawn
+from virnuc_assets_tests.encoders.drawn import drawn
 
+SPECS = [ENCODERS[f"{name}_miniature"] for name in ("dnabert_s", "fastesm2_650", "esm2_3b")]
 LENGTHS = [*range(20, 167, 3)]
 SMALLEST_COSINE = 0.9999
-HEADS = ("lm_head.", "esm.contact_head.", "pooler.")
+NOT_RUN = ("lm_head.", "esm.contact_head.", "contact_head.", "pooler.")
+every_spec = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 
 
 def loaded(spec: EncoderSpec, checkpoints: Path, precision: Precision) -> Encoder:
@@ -24,7 +26,7 @@ def loaded(spec: EncoderSpec, checkpoints: Path, precision: Precision) -> Encode
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("spec", MINIATURES, ids=lambda spec: spec.name)
+@every_spec
 def test_vectors_point_where_those_of_fp32_do(spec: EncoderSpec, precision: Precision, checkpoints: Path) -> None:
     sequences = drawn(spec.alphabet, LENGTHS)
     full, half = (embed(loaded(spec, checkpoints, p), sequences) for p in ("fp32", precision))
@@ -33,33 +35,31 @@ def test_vectors_point_where_those_of_fp32_do(spec: EncoderSpec, precision: Prec
     assert cosine.min() >= SMALLEST_COSINE
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("spec", MINIATURES, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("precision", DTYPES)
+@every_spec
 def test_weights_are_held_once_in_the_precision(spec: EncoderSpec, precision: Precision, checkpoints: Path) -> None:
     encoder = loaded(spec, checkpoints, precision)
-    model = encoder._model
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    assert {tensor.dtype for tensor in tensors.values()} == {DTYPES[precision]}
-    # Each tensor is all of its own memory: no view of a larger one, and none that two names share.
-    assert [t.untyped_storage().nbytes() for t in tensors.values()] == [t.nbytes for t in tensors.values()]
-    assert len({t.untyped_storage().data_ptr() for t in tensors.values()}) == len(tensors)
+    embed(encoder, drawn(spec.alphabet, [30, 60]))
+    held = {n: t for n, t in encoder._model.named_parameters() if not n.startswith(NOT_RUN)}
+    assert {tensor.dtype for tensor in encoder._model.parameters()} == {DTYPES[precision]}
+    assert len({tensor.data_ptr() for tensor in held.values()}) == len(held)  # none that two names share
     # As many numbers as the checkpoint has apart from its heads: nothing is left of what was fused.
     stored = load_file(checkpoints / spec.name / "model.safetensors")
-    used = [t.numel() for name, t in stored.items() if not name.startswith(HEADS) and not name.endswith("inv_freq")]
-    assert sum(tensor.numel() for tensor in tensors.values()) == sum(used)
-    embed(encoder, drawn(spec.alphabet, [30, 60]))
-    assert {**dict(model.named_parameters()), **dict(model.named_buffers())}.keys() == tensors.keys()
+    used = [t.numel() for name, t in stored.items() if not name.startswith(NOT_RUN) and not name.endswith("inv_freq")]
+    assert sum(tensor.numel() for tensor in held.values()) == sum(used)
     assert encoder.fingerprint["precision"] == precision
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_positions_are_turned_in_fp32_by_a_table_made_once_a_length(precision: Precision, checkpoints: Path) -> None:
-    spec = next(spec for spec in MINIATURES if spec.architecture == "esm")
-    model = loaded(spec, checkpoints, precision)._model
-    assert isinstance(model, Esm)
-    stream, turns, room = model.layer_inputs(torch.full((2, 32), 5))
-    assert stream.dtype == DTYPES[precision]
-    assert room.shape == (2 * 32 * 4 * model.dim,) and room.dtype == stream.dtype
-    assert turns.dtype == torch.complex64 and turns.shape == (32, 1, 4)
-    assert model.layer_inputs(torch.full((1, 32), 5))[1] is turns
-    assert model.layer_inputs(torch.full((1, 9), 5))[1].shape == (9, 1, 4)
+@pytest.mark.parametrize("precision", DTYPES)
+def test_positions_are_rotated_in_fp32_by_a_table_made_once_a_length(precision: Precision, checkpoints: Path) -> None:
+    name = "fastesm2_650_miniature"
+    model = loaded(ENCODERS[name], checkpoints, precision)._model
+    assert isinstance(model, LeanEsm)
+    stored = load_file(checkpoints / name / "model.safetensors")
+    frequencies = stored["esm.encoder.layer.0.attention.self.rotary_embeddings.inv_freq"]
+    rotary = model._rotary_table(torch.full((2, 32), 5))
+    angles = torch.outer(torch.arange(32.0), frequencies)
+    assert rotary.dtype == torch.complex64
+    torch.testing.assert_close(rotary[:, 0], torch.polar(torch.ones_like(angles), angles), rtol=0, atol=0)
+    assert model._rotary_table(torch.full((1, 32), 5)) is rotary
+    assert model._rotary_table(torch.full((1, 9), 5)).shape == (9, 1, 4)

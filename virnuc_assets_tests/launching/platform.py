@@ -15,9 +15,9 @@ from typing import Any
 
 import dagster as dg
 import psutil
+import torch
 
 from virnuc_assets.bootstrap import dagster_home
-from virnuc_assets.encoders.machine import gpus_present
 from virnuc_assets.launcher_probe import PROBE_JOB
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.processes import Kind
@@ -83,7 +83,7 @@ def doctor(servers: Running, **environment: str) -> str:
     options: dict[str, Any] = {"cwd": servers.project.root, "env": {**os.environ, **paths, **environment}}
     command += ["--home", str(servers.home)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, **options)
-    expected = 0 if gpus_present() else 1
+    expected = 0 if torch.cuda.device_count() else 1
     assert done.returncode == expected, done.stdout + done.stderr
     assert ("asked for a GPU, and finds none" in done.stderr) is bool(expected), done.stderr
     (run,) = servers.project.instance.get_runs(dg.RunsFilter(job_name=PROBE_JOB))

@@ -63,12 +63,12 @@ def replaced(table: pa.Table, column: str, changes: Mapping[int, object]) -> pa.
     return table.set_column(index, table.schema.field(column), pa.array(values, table.schema.field(column).type))
 
 
-def fingerprint(slot: str, suffix: str = "_miniature", **changes: str) -> dict[str, str]:
+def fingerprint(name: str, suffix: str = "_miniature", **changes: str) -> dict[str, str]:
     """An encoder's fingerprint as `encoders.fingerprint` writes it, cut to what matters here."""
     names = {"fastesm2": "fastesm2_650"}
     facts = {
-        "encoder": names.get(slot, slot) + ("" if slot.startswith("kmer") else suffix),
-        "checkpoint_digest": f"digest-of-{slot}",
+        "encoder": names.get(name, name) + ("" if name.startswith("kmer") else suffix),
+        "checkpoint_digest": f"digest-of-{name}",
         "precision": "fp32",
         "version.torch": "2.13.0",
     }
@@ -98,7 +98,7 @@ def variant(name: str, predictions: pa.Table | None, **changes: Any) -> VariantE
     return VariantEvidence(name, dna, protein, predictions, **{"description": description(name), **changes})
 
 
-def measured(slot: str, sequences_per_s: float, peak_memory_bytes: int, **changes: object) -> dict[str, Any]:
+def measured(name: str, sequences_per_s: float, peak_memory_bytes: int, **changes: object) -> dict[str, Any]:
     """One encoder's row of the benchmark."""
     facts = {
         "sequences_per_s": sequences_per_s,
@@ -106,7 +106,7 @@ def measured(slot: str, sequences_per_s: float, peak_memory_bytes: int, **change
         "precision": "fp32",
         "device": "cpu",
         "sequences": 256,
-        "dim": DIMS[slot],
+        "dim": DIMS[name],
     }
     return {**facts, **changes}
 

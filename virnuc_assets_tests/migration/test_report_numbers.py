@@ -140,5 +140,5 @@ def test_speed_ratios_only_under_equal_conditions() -> None:
     assert shown["fastesm2"] == ["30.0", "3×", "10.0", "0.5×"]
     assert shown["dnabert_s"] == ["50.0", "–", "3.0", "–"]
     half = {**benchmark(), "fastesm2": measured("fastesm2", 30.0, 10 * 2**20, precision="fp16")}
-    ratios = {slot: found for slot, _, found in views.speed_lines(decided(evidence(benchmark=half)))}
+    ratios = {name: found for name, _, found in views.speed_lines(decided(evidence(benchmark=half)))}
     assert ratios["fastesm2"] == {} and ratios["esm2_3b"] == {"sequences_per_s": 1.0, "peak_memory_bytes": 1.0}

@@ -7,4 +7,4 @@ import pytest
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "var" / "reference" / "fastesm2_embeddings" / "lambda-000001.parquet"
+    return tmp_path / "var" / "reference" / "fastesm2_650_embeddings" / "lambda-000001.parquet"

@@ -8,9 +8,9 @@ VAR = Path("/project/var")
 
 
 def test_a_shard_is_a_file_in_its_assets_folder() -> None:
-    path = Layout(VAR, "miniature").table("reference", "fastesm2_embeddings", "viral.1.1-000007")
-    assert path == VAR / "miniature/reference/fastesm2_embeddings/viral.1.1-000007.parquet"
-    assert asset_of(path) == "reference/fastesm2_embeddings (partition viral.1.1-000007)"
+    path = Layout(VAR, "miniature").table("reference", "fastesm2_650_embeddings", "viral.1.1-000007")
+    assert path == VAR / "miniature/reference/fastesm2_650_embeddings/viral.1.1-000007.parquet"
+    assert asset_of(path) == "reference/fastesm2_650_embeddings (partition viral.1.1-000007)"
 
 
 def test_no_two_things_share_a_path() -> None:

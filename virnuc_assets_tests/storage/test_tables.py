@@ -97,7 +97,7 @@ def test_every_mismatch_is_listed_with_the_remedy(path: Path) -> None:
     ]
     assert [line for line in expected if line not in message] == []
     assert message.count("expected ") == len(expected), "something equal is listed as a mismatch"
-    assert "Materialize reference/fastesm2_embeddings (partition lambda-000001) again" in message
+    assert "Materialize reference/fastesm2_650_embeddings (partition lambda-000001) again" in message
 
 
 def test_only_what_is_required_is_compared(path: Path) -> None:
@@ -126,9 +126,9 @@ def test_columns_in_another_order_are_a_mismatch(path: Path) -> None:
 
 def test_a_missing_table_names_the_asset_to_materialize(path: Path) -> None:
     for reading in (read_table, require_table, read_recipe, content_digest, read_schema):
-        with pytest.raises(TableMismatch, match=r"materialize reference/fastesm2_embeddings \(partition lam"):
+        with pytest.raises(TableMismatch, match=r"materialize reference/fastesm2_650_embeddings \(partition lam"):
             reading(path)
-    assert asset_of(path) == "reference/fastesm2_embeddings (partition lambda-000001)"
+    assert asset_of(path) == "reference/fastesm2_650_embeddings (partition lambda-000001)"
 
 
 def test_a_parquet_file_of_someone_else_is_refused(path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_bit_that_flipped_is_noticed_by_whatever_reads_it(path: Path) -> None:
         with pytest.raises(TableMismatch) as caught:
             reading(path)
         assert str(caught.value).startswith(f"{path}: damaged")
-        assert "remove it, and materialize reference/fastesm2_embeddings (partition lam" in str(caught.value)
+        assert "remove it, and materialize reference/fastesm2_650_embeddings (partition lam" in str(caught.value)
     assert [*read_windows(path, 40, columns=["frame_id"])] == [table.select(["frame_id"])]
 
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets.encoders.benchmark import benchmark_encoders
 from virnuc_assets.encoders.registry import ENCODERS
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.migration.benchmark import benchmark_encoders
 from virnuc_assets.settings import EncodingSettings
 from virnuc_assets_tests.encoders.drawn import drawn
 

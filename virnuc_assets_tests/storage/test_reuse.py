@@ -10,19 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnuc_assets.encoders import reuse
 from virnuc_assets.encoders.embedding import embed_windows, read_frames
 from virnuc_assets.encoders.loading import Encoder, load_encoder
 from virnuc_assets.encoders.registry import ENCODERS
-from virnuc_assets.encoders.reuse import ShardVectors
 from virnuc_assets.settings import EncodingSettings
+from virnuc_assets.storage import reuse
 from virnuc_assets.storage.digests import digest_words, sequence_digests
 from virnuc_assets.storage.known_vectors import KnownVectors
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets.storage.schemas import frames_schema
-from virnuc_assets.storage.tables import TableMismatch, TableWriter, content_digest, read_table, write_table
+from virnuc_assets.storage.reuse import ShardVectors
+from virnuc_assets.storage.tables import TableMismatch, TableWriter, content_digest, read_table
 from virnuc_assets.storage.windows import in_windows
-from virnuc_assets_tests.encoders.drawn import drawn
+from virnuc_assets_tests.encoders.drawn import drawn, write_frames
 from virnuc_assets_tests.storage.examples import rot
 
 WINDOW = 4  # rows, instead of a thousand
@@ -49,27 +48,20 @@ def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reuse, "_WINDOW_ROWS", WINDOW)
 
 
-def write_frames(path: Path, proteins: list[str]) -> Path:
-    count = len(proteins)
-    columns = {"frame_id": [f"{path.stem}_{n}_F1" for n in range(count)], "protein": proteins}
-    arrays = [
-        pa.array(columns.get(field.name, ["A" if pa.types.is_string(field.type) else 0] * count)).cast(field.type)
-        for field in frames_schema()
-    ]
-    write_table(path, pa.Table.from_arrays(arrays, schema=frames_schema()), {"table": "frames"})
-    return path
-
-
 class Shards:
     """Frames tables and their embeddings in a folder, and what went through the encoder."""
 
     def __init__(self, folder: Path, encoder: Encoder) -> None:
-        self.folder, self.encoder, self.embedded, self.told = folder, encoder, list[str](), list[str]()
+        self.folder, self.encoder, self.embedded, self.logged = folder, encoder, list[str](), list[str]()
         self.recipe = {"table": "embeddings", "encoder": encoder.fingerprint}
+
+    def frames(self, name: str, proteins: list[str]) -> Path:
+        write_frames(path := self.folder / f"{name}.frames", proteins)
+        return path
 
     def plainly(self, name: str, proteins: list[str]) -> Path:
         """The embeddings of a shard as the loop alone makes them."""
-        frames = write_frames(self.folder / f"{name}.frames", proteins)
+        frames = self.frames(name, proteins)
         path = self.folder / f"{name}.parquet"
         windows = list(embed_windows(self.encoder, read_frames(self.encoder, frames)))
         with TableWriter(path, windows[0].schema, self.recipe) as writer:
@@ -78,14 +70,12 @@ class Shards:
         return path
 
     def known(self, wanted: list[str], paths: list[Path]) -> KnownVectors:
-        found = KnownVectors(digest_words(sequence_digests(wanted)), self.encoder.fingerprint, self.told.append)
+        found = KnownVectors(digest_words(sequence_digests(wanted)), self.encoder.fingerprint, self.logged.append)
         found.scan(paths)
         return found
 
     def vectors(self, name: str, proteins: list[str], known: KnownVectors) -> ShardVectors:
-        return ShardVectors(
-            write_frames(self.folder / f"{name}.frames", proteins), self.encoder.spec, known, self.embed
-        )
+        return ShardVectors(self.frames(name, proteins), "protein", self.encoder.spec.max_length, known, self.embed)
 
     def made(self, name: str, vectors: ShardVectors) -> Path:
         path, tables = self.folder / f"{name}.made.parquet", vectors.tables()
@@ -116,10 +106,10 @@ def test_a_table_is_the_same_with_and_without_reuse(
     assert content_digest(made) == content_digest(shards.plainly("a", proteins))
     assert shards.embedded == [p for n, p in enumerate(proteins) if p not in there and p not in proteins[:n]]
     assert (vectors.embedded, vectors.distinct) == (len(shards.embedded), len(set(proteins)))
-    assert vectors._again == {}
+    assert vectors._again == {}  # what recurs is kept until its last window only
 
 
-def test_nothing_is_embedded_and_no_encoder_asked_for_where_all_is_known(encoder: Encoder, tmp_path: Path) -> None:
+def test_no_encoder_is_loaded_where_all_is_known(encoder: Encoder, tmp_path: Path) -> None:
     shards = Shards(tmp_path, encoder)
 
     def refuse(windows: Iterator[pa.Table]) -> Generator[pa.Table, None, None]:
@@ -127,8 +117,9 @@ def test_nothing_is_embedded_and_no_encoder_asked_for_where_all_is_known(encoder
         yield
 
     known = shards.known(PROTEINS, [shards.plainly("there", PROTEINS[::-1])])
-    frames = write_frames(tmp_path / "a.frames", PROTEINS)
-    made = shards.made("a", ShardVectors(frames, encoder.spec, known, refuse))
+    made = shards.made(
+        "a", ShardVectors(shards.frames("a", PROTEINS), "protein", encoder.spec.max_length, known, refuse)
+    )
     assert content_digest(made) == content_digest(shards.plainly("a", PROTEINS))
 
 
@@ -148,7 +139,7 @@ def test_what_vanishes_while_a_shard_is_made_is_embedded(encoder: Encoder, tmp_p
     assert vectors.embedded == 5
 
 
-def test_what_rotted_on_the_disk_is_embedded_anew(checkpoints: Path, tmp_path: Path) -> None:
+def test_what_was_damaged_on_the_disk_is_embedded_again(checkpoints: Path, tmp_path: Path) -> None:
     """Three rows are written at a time: the parts before the damage are copied, it and what follows is not."""
     shards = Shards(tmp_path, loaded("fastesm2_650_miniature", checkpoints))
     there = shards.plainly("there", PROTEINS)
@@ -159,24 +150,14 @@ def test_what_rotted_on_the_disk_is_embedded_anew(checkpoints: Path, tmp_path: P
     assert content_digest(made) == content_digest(shards.plainly("a", PROTEINS))
     assert shards.embedded == PROTEINS[3:]
     assert vectors.embedded == 4
-    assert [str(there) in told for told in shards.told] == [True, True]  # a window of four rows, then the next
-
-
-def test_what_occurs_no_more_is_not_held(encoder: Encoder, tmp_path: Path) -> None:
-    """Sequences that recur are held from their first window to their last, all others not at all."""
-    shards = Shards(tmp_path, encoder)
-    proteins = [M, Y, L, L, G, M, M, G, A, W, M, C]
-    vectors = shards.vectors("a", proteins, shards.known(proteins, []))
-    first = {protein: number for number, protein in enumerate(dict.fromkeys(proteins))}
-    held = [sorted(vectors._again) for _ in vectors.tables()]
-    assert held == [[first[M]], [first[M]], []]
+    assert [str(there) in logged for logged in shards.logged] == [True, True]  # a window of four rows, then the next
 
 
 def test_frames_that_are_replaced_meanwhile_are_refused(encoder: Encoder, tmp_path: Path) -> None:
     shards = Shards(tmp_path, encoder)
     for other in (PROTEINS[::-1], PROTEINS[:2]):
         vectors = shards.vectors("a", PROTEINS, shards.known(PROTEINS, []))
-        write_frames(tmp_path / "a.frames", other)
+        shards.frames("a", other)
         with pytest.raises(TableMismatch, match=r"a\.frames: replaced while it was embedded"):
             list(vectors.tables())
 

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from virnuc_assets.encoders.registry import EncoderSpec
 from virnuc_assets.storage.digests import digest_words, sequence_digests
 from virnuc_assets.storage.known_vectors import UNKNOWN, KnownVectors, Numbers
 from virnuc_assets.storage.merging import vectors_of
@@ -28,9 +27,9 @@ Embed = Callable[[Iterator[pa.Table]], Generator[pa.Table, None, None]]
 Vectors = NDArray[np.float32]
 
 
-def read_sequences(frames: Path, spec: EncoderSpec) -> Iterator[pa.Table]:
+def read_sequences(frames: Path, column: str) -> Iterator[pa.Table]:
     """The columns of a frames table that an encoder reads, in windows; at least one."""
-    return read_windows(frames, _WINDOW_ROWS, frames_schema(), columns=["frame_id", spec.column])
+    return read_windows(frames, _WINDOW_ROWS, frames_schema(), columns=["frame_id", column])
 
 
 class ShardVectors:
@@ -42,22 +41,23 @@ class ShardVectors:
         truncated: frames of whose sequence an encoder reads only the beginning.
     """
 
-    def __init__(self, frames: Path, spec: EncoderSpec, known: KnownVectors, embed: Embed) -> None:
+    def __init__(self, frames: Path, column: str, longest: int | None, known: KnownVectors, embed: Embed) -> None:
         """Read the frames, for the digests of their sequences.
 
         Args:
             frames: the shard's frames table.
-            spec: whose vectors; tells the column.
+            column: that the encoder reads.
+            longest: letters that the encoder reads of a sequence; None = all.
             known: where vectors lie; the shard's sequences are among those that it was made for.
             embed: started only if there is something to embed.
         """
-        self._frames, self._spec, self._known, self._embed = frames, spec, known, embed
+        self._frames, self._column, self._known, self._embed = frames, column, known, embed
         ids, digests, self.truncated = [], [], 0
-        for window in read_sequences(frames, spec):
-            sequences = window.column(spec.column).to_pylist()
+        for window in read_sequences(frames, column):
+            sequences = window.column(column).to_pylist()
             ids += window.column("frame_id").chunks
             digests.append(sequence_digests(sequences))
-            self.truncated += spec.count_truncated(sequences)
+            self.truncated += sum(longest is not None and len(each) > longest for each in sequences)
         encoded = pa.concat_arrays(digests).dictionary_encode()
         self._ids = pa.chunked_array(ids, pa.string())
         self._digests = encoded.dictionary  # of the distinct sequences, numbered as they first occur
@@ -76,7 +76,7 @@ class ShardVectors:
             TableMismatch: the frames were replaced while they were embedded.
         """
         if not len(self._number):
-            yield from self._embed(read_sequences(self._frames, self._spec))
+            yield from self._embed(read_sequences(self._frames, self._column))
         with closing(self._embed(self._sequences(np.flatnonzero(self._unknown(slice(None)))))) as embedded:
             coming = Rows(embedded)
             for start in range(0, len(self._number), _WINDOW_ROWS):
@@ -128,7 +128,7 @@ class ShardVectors:
     def _sequences(self, numbers: Numbers) -> Iterator[pa.Table]:
         """The first frames of some distinct sequences, ascending."""
         rows, start = self._first[numbers], 0
-        for window in read_sequences(self._frames, self._spec):
+        for window in read_sequences(self._frames, self._column):
             inside = rows[(rows >= start) & (rows < start + window.num_rows)] - start
             if len(inside):
                 yield window.take(inside)

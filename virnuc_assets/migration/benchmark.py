@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import EncodingSettings
 
 _WARM_UP_SEQUENCES = 64
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 Measurement = dict[str, float | int | str]
 
@@ -31,17 +33,16 @@ def benchmark_encoders(
     """Measure encoders one after the other, each in a fresh interpreter, so that its peak memory is its own.
 
     Args:
-        specs: Encoders by the key that the result is to have, for example their slots.
+        specs: Encoders by the key that the result is to have, for example their encoder_names.
         checkpoints: Folder of the miniatures.
         encoding: Precision, device and token budget, the same for all.
         frames: Columns nucleotides and protein of the same rows; each encoder reads the one of its alphabet.
         repeats: Timed passes over all rows, after a warm-up over the first few.
 
     Returns:
-        By key: encoder, sequences, dim, precision, device, token_budget and layers as they were tuned, seconds (median
-        of a pass), sequences_per_s and peak_memory_bytes (on a GPU of its allocator with small batches, equal for
-        all; else what the process's resident set grew by since its libraries were imported; with the model, without
-        what tuning took).
+        By key: encoder, sequences, dim, precision, device, token_budget, seconds (median of a pass), sequences_per_s
+        and peak_memory_bytes (with the model: on a GPU of its allocator, else what the process's resident set grew by
+        since its libraries were imported).
 
     Raises:
         VirnucError: there are no rows or no repeats, or a measurement failed; the message holds its error output.
@@ -71,28 +72,22 @@ def measure(
     """Measure one encoder in this process; as `benchmark_encoders` says."""
     import torch
 
+    # Imported before memory is measured: libraries are no part of an encoder's.
+    from virnuc_assets.encoders import esm, mosaic_bert  # noqa: F401
     from virnuc_assets.encoders.embedding import embed
-    from virnuc_assets.encoders.loading import library_of, load_encoder
+    from virnuc_assets.encoders.loading import load_encoder
     from virnuc_assets.encoders.machine import resolve_device
-    from virnuc_assets.encoders.peak_memory import PeakMemory
-    from virnuc_assets.encoders.tuning import CPU_TOKENS
 
-    library_of(spec)
-    memory = PeakMemory(resolve_device(encoding.device))
+    memory = PeakMemory(resolve_device(encoding.device).type == "cuda")
     idle_bytes = memory.now()
     encoder = load_encoder(spec, checkpoints, encoding)
     memory.reset()
     embed(encoder, sequences[:_WARM_UP_SEQUENCES])
-    token_budget, seconds = encoder.token_budget, []
+    seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
         embed(encoder, sequences)
         seconds.append(time.perf_counter() - start)
-    if encoder.on_gpu:  # a fitted budget fills the device whatever the encoder: memory is told for equal batches
-        encoder.token_budget = CPU_TOKENS
-        torch.cuda.empty_cache()
-        memory.reset()
-        embed(encoder, sequences[:_WARM_UP_SEQUENCES])
     median = statistics.median(seconds)
     return {
         "encoder": spec.name,
@@ -100,12 +95,50 @@ def measure(
         "dim": encoder.dim,
         "precision": encoding.precision,
         "device": torch.cuda.get_device_name() if encoder.on_gpu else "cpu",
-        "token_budget": token_budget,
-        "layers": encoder.tuning.layers,
+        "token_budget": encoder.token_budget,
         "seconds": median,
         "sequences_per_s": len(sequences) / median,
         "peak_memory_bytes": memory.highest() - idle_bytes,
     }
+
+
+class PeakMemory:
+    """Bytes now, and at the highest since the last reset: resident memory of this process, or of a GPU's tensors.
+
+    Where the system cannot reset a peak (no Linux), the highest is that since the process started, and so is now.
+    """
+
+    def __init__(self, on_gpu: bool) -> None:
+        self._on_gpu = on_gpu
+
+    def reset(self) -> None:
+        """Count from what is in use now."""
+        if self._on_gpu:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+        elif _CLEAR.exists():
+            _CLEAR.write_text("5", encoding="ascii")
+
+    def highest(self) -> int:
+        """Bytes at the highest."""
+        return self._of("max_memory_allocated", "VmHWM")
+
+    def now(self) -> int:
+        """Bytes in use."""
+        return self._of("memory_allocated", "VmRSS")
+
+    def _of(self, of_gpu: str, of_process: str) -> int:
+        if self._on_gpu:
+            import torch
+
+            return int(getattr(torch.cuda, of_gpu)())
+        # Not ru_maxrss on Linux: a child starts with its parent's peak there.
+        if _STATUS.is_file():
+            lines = _STATUS.read_text(encoding="ascii").splitlines()
+            return int(next(line for line in lines if line.startswith(of_process)).split()[1]) * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _measure_apart(job: Mapping[str, Any]) -> Measurement:

@@ -1,0 +1,205 @@
+"""Group `finetuning`: protein encoders fine-tuned on training records; no test record may have been read."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from virnuc_assets.assets.accounts import LEDGER
+from virnuc_assets.assets.lost_database import retried_if_database_was_away
+from virnuc_assets.assets.per_shard import OWNERS
+from virnuc_assets.assets.reference import SPLIT, current_frames, current_split
+from virnuc_assets.assets.trainings import training_place
+from virnuc_assets.checks import result
+from virnuc_assets.encoders.checkpoints import find_checkpoint, folder_digest, read_json
+from virnuc_assets.encoders.fingerprint import fingerprint
+from virnuc_assets.encoders.registry import FINETUNED, Variant
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.launch import GPU_POOL, gpu_op_tags
+from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.resources import Workspace
+from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.tables import content_digest, read_table
+from virnuc_assets.tracking import TRAINING_TAG, MlflowTracking
+
+GROUP = "finetuning"
+FACTS_FILE = "finetuning.json"
+JOB = f"{FINETUNED}_"  # and the encoder's name, as the asset
+
+
+def asset_name(encoder: str) -> str:
+    """Asset, and encoder, that fine-tuning an encoder makes."""
+    return f"{FINETUNED}_{encoder}"
+
+
+def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
+    """A fine-tuned checkpoint for each encoder that the settings name."""
+    return [_finetuned_asset(workspace, name) for name in workspace.settings.finetuning.encoders]
+
+
+def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
+    """The check of each fine-tuned checkpoint."""
+    return [_check(workspace, name) for name in workspace.settings.finetuning.encoders]
+
+
+def build_jobs(workspace: Workspace) -> list[Any]:
+    """A job for each: the reference's split, and the fine-tuning on it."""
+    return [
+        dg.define_asset_job(
+            f"{JOB}{name}",
+            dg.AssetSelection.assets(LEDGER, SPLIT, asset_name(name)),
+            description=f"On demand: fine-tunes {name} on the training records; then run "
+            f"embed_reference_by_{asset_name(name)} and train_and_decide.",
+        )
+        for name in workspace.settings.finetuning.encoders
+    ]
+
+
+def _finetuned_asset(workspace: Workspace, name: str) -> dg.AssetsDefinition:
+    settings = workspace.settings.finetuning
+
+    @dg.asset(
+        name=asset_name(name),
+        hooks={retried_if_database_was_away},
+        deps=[REFERENCE.key("translated_proteins"), SPLIT],
+        group_name=GROUP,
+        kinds={"pytorch", "mlflow"},
+        owners=OWNERS,
+        code_version="1",
+        pool=GPU_POOL,
+        op_tags=gpu_op_tags(workspace.settings),
+        description=f"{name} fine-tuned by LoRA ({settings.objective}) on training frames, stopped on validation "
+        "frames, merged into a checkpoint; test frames are never read. A run that was killed continues.",
+    )
+    def finetuned(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
+        provenance = _todays_provenance(context.instance, workspace, name)
+        folder = _folder(workspace, name)
+        facts = _stored_facts(folder)
+        is_new = facts is None or facts["provenance"]["digest"] != provenance["digest"]
+        if is_new:
+            facts = _finetune(context, tracking, workspace, name, provenance)
+        assert facts is not None  # noqa: S101 - for mypy
+        metadata = {
+            "trained_now": is_new,
+            **{key: facts[key] for key in ("best", "steps", "resumed_from_step", "rows", "device", "settings")},
+            "base": provenance["base"],
+            "folder": dg.MetadataValue.path(str(folder)),
+            "mlflow_run": tracking.link(facts["provenance"]["mlflow_run"]),
+        }
+        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(folder_digest(folder)))
+
+    return finetuned
+
+
+def _finetune(
+    context: dg.AssetExecutionContext,
+    tracking: MlflowTracking,
+    workspace: Workspace,
+    name: str,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    from virnuc_assets.classifier.datasets import proteins_of_split
+    from virnuc_assets.encoders.finetuning import Examples, FinetuneJob, finetune
+
+    settings, spec = workspace.settings, workspace.encoder(name)
+    base, tuned = find_checkpoint(spec, workspace.layout.checkpoints), workspace.encoder(asset_name(name))
+    if base is None:
+        raise VirnucError(f"{name}: no checkpoint to fine-tune")
+    frames = current_frames(context.instance, workspace).values()
+    split = read_table(current_split(context.instance, workspace))
+    draw = partial(proteins_of_split, list(frames), split, seed=settings.finetuning.seed)
+    training = f"{settings.profile}/{tuned.name}"
+    with training_place(workspace, tuned.name, context.log.info):
+        tracking.end_killed_trainings(training)
+        tags = {TRAINING_TAG: training, "encoder": tuned.name, "dagster.run_id": context.run.run_id}
+        with tracking.run(f"{tuned.name}", tags, settings.finetuning.model_dump(mode="json")) as run_id:
+            job = FinetuneJob(
+                base,
+                train=Examples(*draw(split="train")),
+                validation=Examples(*draw(split="validation")),
+                settings=settings.finetuning,
+                max_length=spec.max_length,
+                provenance={**provenance, "mlflow_run": run_id},
+                token_dropout=spec.token_dropout,
+                device=settings.encoding.device,
+            )
+            work = workspace.layout.var / GROUP / tuned.name
+            return finetune(job, work, _folder(workspace, name), tracking.log_epoch)
+
+
+def _todays_provenance(instance: dg.DagsterInstance, workspace: Workspace, name: str) -> dict[str, Any]:
+    """What a fine-tuned checkpoint follows from today, and the records that it reads, by split.
+
+    Raises:
+        VirnucError: frames, split or the base's checkpoint are missing or stale.
+    """
+    spec = workspace.encoder(name)
+    base = fingerprint(spec, find_checkpoint(spec, workspace.layout.checkpoints), "fp32")
+    split = current_split(instance, workspace)
+    frames = {shard: content_digest(path) for shard, path in current_frames(instance, workspace).items()}
+    inputs = {"base": base, "split": content_digest(split), "frames": digest_of(frames)}
+    settings = workspace.settings.finetuning.model_dump(mode="json", exclude={"encoders"})
+    rows = read_table(split).to_pylist()
+    records = {
+        side: sorted(row["record_id"] for row in rows if row["split"] == side) for side in ("train", "validation")
+    }
+    return {**inputs, "digest": digest_of({**inputs, "settings": settings}), "records": records}
+
+
+def leaks(workspace: Workspace, name: str, split: Path) -> dict[str, list[str]]:
+    """Records that fine-tuning read for one split and that are in another, or in none, today.
+
+    Relatives are in one split; so a record that is still in the split it was read for has none among the test's.
+
+    Args:
+        workspace: the project.
+        name: of the base encoder.
+        split: today's split table.
+
+    Raises:
+        VirnucError: nothing is fine-tuned yet.
+    """
+    facts = _stored_facts(_folder(workspace, name))
+    if facts is None:
+        raise VirnucError(f"{asset_name(name)}: no checkpoint; run the job {JOB}{name}")
+    today = {row["record_id"]: row["split"] for row in read_table(split).to_pylist()}
+    return {
+        record: [f"was read for {side}, and is now in {today.get(record) or 'no split'}: run the job {JOB}{name} again"]
+        for side, records in facts["provenance"]["records"].items()
+        for record in records
+        if today.get(record) != side
+    }
+
+
+def require_no_leak(workspace: Workspace, variant: Variant, split: Path) -> None:
+    """Refuse to train or score a variant whose encoder was fine-tuned on what are test records today.
+
+    Raises:
+        VirnucError: names the records.
+    """
+    for name in workspace.settings.finetuning.encoders:
+        if variant.protein == asset_name(name) and (found := leaks(workspace, name, split)):
+            shown = "\n  ".join(f"{record}: {why[0]}" for record, why in list(found.items())[:5])
+            raise VirnucError(f"{variant.name}: {len(found)} records leak through {variant.protein}:\n  {shown}")
+
+
+def _check(workspace: Workspace, name: str) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=asset_name(name), name="no_test_record_was_read")
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        """Every record that was read is in the same split today, so that neither it nor a relative is tested."""
+        faults = leaks(workspace, name, current_split(context.instance, workspace))
+        facts = _stored_facts(_folder(workspace, name)) or {}
+        return result(faults, records={side: len(ids) for side, ids in facts["provenance"]["records"].items()})
+
+    return check
+
+
+def _folder(workspace: Workspace, name: str) -> Path:
+    return workspace.layout.checkpoints / workspace.encoder(asset_name(name)).name
+
+
+def _stored_facts(folder: Path) -> dict[str, Any] | None:
+    path = folder / FACTS_FILE
+    return read_json(path) if path.is_file() else None

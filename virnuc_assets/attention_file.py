@@ -1,0 +1,157 @@
+"""Attention maps of chosen frames as a file of arrays and a picture, for the command line."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.resources import Workspace
+from virnuc_assets.single_file import Report, Say
+from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.schemas import frames_schema
+from virnuc_assets.storage.tables import content_digest, read_table, read_windows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from virnuc_assets.encoders.attention import AttentionModel
+
+_EXAMPLES = 5
+_PICTURED = 8  # frames: matplotlib draws 65,536 pixels a side at most
+_PANEL_INCHES, _DPI = 7.0, 150
+_TICKS = 24  # tokens named on an axis
+_BRIGHTEST = 99  # percentile of a panel's weights; the few columns that all rows attend to would leave the rest dark
+
+
+@dataclass(frozen=True)
+class _Panels:
+    """What the picture shows of a frame: tokens (l), and weights (l, l) of the last layer and of all layers."""
+
+    tokens: list[str]
+    last: NDArray[np.float32]
+    all_layers: NDArray[np.float32]
+
+
+def attention_file(
+    workspace: Workspace, frames: Path, encoder_name: str, frame_ids: Sequence[str], to: Path, report: Report, say: Say
+) -> dict[str, Any]:
+    """Write attention maps of chosen frames as NPZ, and a picture with the suffix .png next to it.
+
+    Arrays: `attention/<frame_id>` (layers, heads, tokens, tokens) float32 and `tokens/<frame_id>` for each frame;
+    `provenance`, JSON with the digest of the frames table and the encoder's fingerprint.
+
+    Args:
+        workspace: Its settings say device and precision.
+        frames: Frames table.
+        encoder_name: An encoder with attention.
+        frame_ids: Frames to choose; one that is repeated counts once.
+        to: NPZ file; both files are complete, or neither is written.
+        report: Called after each frame.
+        say: Called with a frame that is cut, and with what the picture leaves out.
+
+    Returns:
+        What was counted.
+
+    Raises:
+        VirnucError: another suffix; unknown frames; an encoder without attention.
+        AlphabetError: a sequence that the encoder does not read.
+    """
+    from virnuc_assets.encoders.alphabet import check_alphabet
+    from virnuc_assets.encoders.attention import AttentionModel, attention_folder
+    from virnuc_assets.encoders.fingerprint import fingerprint
+    from virnuc_assets.workstation.device_lock import hold_device
+
+    if to.suffix != ".npz":
+        raise VirnucError(f"--out: expected a file name that ends in .npz, found {to}")
+    spec, encoding = workspace.encoder_named(encoder_name), workspace.settings.encoding
+    folder, picture = attention_folder(spec, workspace.layout.checkpoints), to.with_suffix(".png")
+    sequences = _chosen(frames, spec.column, frame_ids)
+    check_alphabet([*sequences.values()], spec.alphabet, spec.name, [*sequences])
+    encoder = fingerprint(spec, folder, encoding.precision)
+    provenance = {"table": "attention", "frames": content_digest(frames), "encoder": encoder}
+    hold_device(workspace.layout.locks, encoding.device, say)
+    model = AttentionModel(spec, folder, encoding)
+    for frame_id, sequence in sequences.items():
+        if spec.count_truncated([sequence]):
+            say(f"{frame_id}: {len(sequence)} residues or bases, cut to the first {spec.max_length}")
+    with written_aside(picture) as png, written_aside(to) as npz:
+        panels = _write_maps(model, sequences, provenance, npz, report)
+        _draw(panels, spec.name, png)
+    if len(sequences) > len(panels):
+        say(f"{picture}: shows the first {len(panels)} of {len(sequences)} frames")
+    truncated = spec.count_truncated([*sequences.values()])
+    counts = {"frames": len(sequences), "truncated": truncated}
+    return {**counts, "encoder": spec.name, "device": model.device, "picture": picture}
+
+
+def _chosen(frames: Path, column: str, frame_ids: Sequence[str]) -> dict[str, str]:
+    """Sequences of the chosen frames by id, in the order of choice."""
+    wanted = list(dict.fromkeys(frame_ids))
+    rows = read_table(frames, frames_schema(), where=pc.field("frame_id").isin(wanted))
+    found = dict(zip(rows.column("frame_id").to_pylist(), rows.column(column).to_pylist(), strict=True))
+    if unknown := [frame_id for frame_id in wanted if frame_id not in found]:
+        first = next(iter(read_windows(frames, _EXAMPLES, frames_schema(), columns=["frame_id"])))
+        raise VirnucError(
+            f"{frames}: no frame is called {', '.join(unknown)}; there are, for example: "
+            f"{', '.join(first.column('frame_id').to_pylist())}; `virnuc fasta {frames} --column {column}` prints all"
+        )
+    return {frame_id: found[frame_id] for frame_id in wanted}
+
+
+def _write_maps(
+    model: AttentionModel, sequences: Mapping[str, str], provenance: Mapping[str, Any], path: Path, report: Report
+) -> dict[str, _Panels]:
+    """Write the arrays as numpy.savez does, with one map in memory at a time; returns what the picture shows."""
+    panels: dict[str, _Panels] = {}
+    with zipfile.ZipFile(path, "w") as archive:
+        _add(archive, "provenance", np.array(json.dumps(provenance, sort_keys=True)))
+        for frame_id, sequence in sequences.items():
+            found = model.attention(frame_id, sequence)
+            _add(archive, f"attention/{frame_id}", found.weights)
+            _add(archive, f"tokens/{frame_id}", np.array(found.tokens))
+            if len(panels) < _PICTURED:
+                panels[frame_id] = _Panels(found.tokens, found.weights[-1].mean(0), found.weights.mean((0, 1)))
+            report(1, len(sequences))
+    return panels
+
+
+def _add(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _draw(panels: Mapping[str, _Panels], encoder: str, path: Path) -> None:
+    """One row of two panels per frame."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"text.parse_math": False, "font.size": 9}):  # a frame's id may hold dollar signs
+        figure = Figure((2 * _PANEL_INCHES + 1, _PANEL_INCHES * len(panels)), dpi=_DPI, layout="constrained")
+        for axes, (frame_id, shown) in zip(figure.subplots(len(panels), 2, squeeze=False), panels.items(), strict=True):
+            _panel(axes[0], shown.last, shown.tokens, f"{frame_id}\n{encoder}: last layer, mean over its heads")
+            _panel(axes[1], shown.all_layers, shown.tokens, f"{frame_id}\n{encoder}: mean over all layers and heads")
+        figure.savefig(path, format="png")
+
+
+def _panel(axes: Axes, weights: NDArray[np.float32], tokens: Sequence[str], title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    brightest = float(np.percentile(weights, _BRIGHTEST))
+    image = axes.imshow(weights, cmap="viridis", vmin=0, vmax=brightest, interpolation="none")
+    rounded = MaxNLocator(_TICKS, steps=[1, 2, 5, 10], integer=True).tick_values(0, len(tokens) - 1)
+    places = [int(place) for place in rounded if place < len(tokens)]
+    names = [f"{tokens[place]} {place}" for place in places]
+    axes.set_xticks(places, names, rotation=90, family="monospace")
+    axes.set_yticks(places, names, family="monospace")
+    axes.set(title=title, xlabel="token attended to (with its position)", ylabel="token that attends")
+    label = f"attention weight (the highest {100 - _BRIGHTEST} % in the brightest colour)"
+    axes.figure.colorbar(image, ax=axes, shrink=0.7, extend="max", label=label)

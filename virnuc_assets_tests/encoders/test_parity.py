@@ -1,0 +1,248 @@
+"""Pooled vectors against the originals on equal weights: fair-esm, transformers' EsmModel, MosaicBERT as formulas."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from esm.data import FastaBatchedDataset
+from esm.model.esm2 import ESM2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.special import erf
+from tokenizers import Tokenizer
+from transformers import EsmConfig, EsmForMaskedLM, EsmModel, EsmTokenizer
+
+from benchmarks.originals import fair_name
+from virnuc_assets.encoders.alphabet import AMINO_ACIDS
+from virnuc_assets.encoders.embedding import embed
+from virnuc_assets.encoders.loading import Encoder, load_folder, load_model
+from virnuc_assets.encoders.mosaic_bert import alibi_slopes
+from virnuc_assets.encoders.registry import EncoderSpec
+from virnuc_assets_tests.encoders.drawn import drawn
+from virnuc_assets_tests.workstation.hub_folders import DNABERT_S, ESM2_3B, write_repository
+
+TOLERANCE = 1e-5
+LONGEST = 1024
+LENGTHS = [1, 2, 3, 33, 99, 100, 165, 166, 500, 1022, 1023, 1024]
+ESM = EncoderSpec("esm", "protein", "esm", "residues", max_length=LONGEST)
+DNA = EncoderSpec("dna", "dna", "mosaic_bert", "tokens")
+LETTERS = AMINO_ACIDS + "XBZUO"
+EVERY_LETTER = [protein for letter in LETTERS for protein in (letter, f"MK{letter}VL", letter * 30)]
+TRUE_HEADS = 8  # times the width of the narrow copies gives heads of width 64
+both = pytest.mark.parametrize("token_dropout", [True, False], ids=["token_dropout", "no_token_dropout"])
+
+Array = NDArray[np.float64]
+
+
+def loaded(spec: EncoderSpec, folder: Path) -> Encoder:
+    return load_folder(spec, folder, torch.float32, torch.device("cpu"))
+
+
+def proteins(lengths: list[int], seed: int = 0) -> list[str]:
+    """With X, B, Z, U and O as frequent as any other letter."""
+    generator = np.random.default_rng(seed)
+    return ["".join(generator.choice(list(LETTERS), size=length)) for length in lengths]
+
+
+@pytest.fixture(scope="module")
+def esm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("esm")
+    write_repository(ESM2_3B, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dna_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dna")
+    write_repository(DNABERT_S, folder)
+    return folder
+
+
+def fair_esm(folder: Path, token_dropout: bool) -> ESM2:
+    config = EsmConfig.from_pretrained(folder)
+    weights = EsmForMaskedLM.from_pretrained(folder).state_dict()
+    model = ESM2(config.num_hidden_layers, config.hidden_size, config.num_attention_heads, "ESM-1b", token_dropout)
+    renamed = {fair_name(name.replace("lm_head.decoder", "lm_head")): tensor for name, tensor in weights.items()}
+    model.load_state_dict(renamed, strict=True)
+    return model.eval()
+
+
+@torch.inference_mode()
+def extracted(model: ESM2, sequences: list[str], toks_per_batch: int = 4096) -> NDArray[np.float32]:
+    """Mean representations as `scripts/extract.py` of fair-esm makes them: padded batches, residues only."""
+    dataset = FastaBatchedDataset([str(i) for i in range(len(sequences))], sequences)
+    convert = model.alphabet.get_batch_converter(LONGEST)
+    vectors = np.empty((len(sequences), model.embed_dim), np.float32)
+    for rows in dataset.get_batch_indices(toks_per_batch, extra_toks_per_seq=1):
+        labels, strings, tokens = convert([dataset[row] for row in rows])
+        layer = model(tokens, repr_layers=[model.num_layers])["representations"][model.num_layers]
+        for i, label in enumerate(labels):
+            vectors[int(label)] = layer[i, 1 : min(LONGEST, len(strings[i])) + 1].mean(0).numpy()
+    return vectors
+
+
+@both
+def test_esm_has_the_vectors_of_fair_esm(esm_folder: Path, token_dropout: bool) -> None:
+    """The original pads each batch to its longest sequence; ours never pads. Beyond 1,024 residues both cut."""
+    ours, original = loaded(replace(ESM, token_dropout=token_dropout), esm_folder), fair_esm(esm_folder, token_dropout)
+    sequences = proteins([*LENGTHS, 1025, 1300]) + EVERY_LETTER
+    assert np.abs(embed(ours, sequences) - extracted(original, sequences)).max() <= TOLERANCE
+
+    @settings(max_examples=8, deadline=None)
+    @given(
+        lengths=st.lists(st.one_of(st.integers(1, 200), st.integers(1, 1300)), min_size=1, max_size=8),
+        seed=st.integers(0, 2**32 - 1),
+        token_budget=st.integers(1, 8192),
+        toks_per_batch=st.integers(1, 8192),
+    )
+    def check(lengths: list[int], seed: int, token_budget: int, toks_per_batch: int) -> None:
+        ours.token_budget = token_budget
+        mixed = proteins(lengths, seed)
+        assert np.abs(embed(ours, mixed) - extracted(original, mixed, toks_per_batch)).max() <= TOLERANCE
+
+    check()
+
+
+@both
+@torch.inference_mode()
+def test_esm_has_the_vectors_of_the_unmodified_model(esm_folder: Path, token_dropout: bool) -> None:
+    config = EsmConfig.from_pretrained(esm_folder, token_dropout=token_dropout)
+    theirs = EsmModel.from_pretrained(esm_folder, config=config, add_pooling_layer=False).eval()
+    tokenizer = EsmTokenizer.from_pretrained(esm_folder)
+    ours = loaded(replace(ESM, token_dropout=token_dropout), esm_folder)
+    for sequence in [*proteins(LENGTHS), *EVERY_LETTER, "J", "MKJVL", "MJKJ"]:
+        tokens = tokenizer(sequence, return_tensors="pt")
+        assert tokens["input_ids"][0].tolist() == ours.tokenize([sequence])[0].tolist()
+        expected = theirs(**tokens).last_hidden_state[0, 1:-1].mean(0).numpy()
+        assert np.abs(embed(ours, [sequence])[0] - expected).max() <= TOLERANCE
+    assert tokenizer("MJJK")["input_ids"] == [0, 20, 3, 15, 2]  # a run of J is one token there, here each is one
+    assert ours.tokenize(["MJJK"])[0].tolist() == [0, 20, 3, 3, 15, 2]
+
+
+def test_the_comparison_of_esm_sees_what_it_should(esm_folder: Path) -> None:
+    """Order of residues, scaling by token dropout, and the tokens that pooling leaves out all move the vectors."""
+    ours, sequence = loaded(ESM, esm_folder), proteins([40])[0]
+    there, back = embed(ours, [sequence, sequence[::-1]])
+    assert np.abs(there - back).max() > 1e-2
+    without = loaded(replace(ESM, token_dropout=False), esm_folder)
+    assert np.abs(there - embed(without, [sequence])[0]).max() > 1e-2
+    every_token = loaded(replace(ESM, pooling="tokens"), esm_folder)
+    assert np.abs(there - embed(every_token, [sequence])[0]).max() > 1e-3
+
+
+def test_fusing_leaves_one_product_and_no_separate_weights(esm_folder: Path) -> None:
+    model = load_model(ESM, esm_folder, torch.float32)
+    before = {name: tensor.shape for name, tensor in model.named_parameters()}
+    d, q = model.config.hidden_size, "encoder.layer.1.attention.self.query.weight"
+    rows = model.get_parameter(q)[: d // model.config.num_attention_heads].detach().clone()  # of the first head
+    fused = model.fuse()
+    after = {name: tensor.shape for name, tensor in fused.named_parameters()}
+    separate = {name for name in before if name.endswith(tuple(f"{part}.{of}" for part in QKV for of in OF))}
+    joined = {f"encoder.layer.{i}.attention.self.qkv.{of}" for i in range(2) for of in OF}
+    assert after.keys() == (before.keys() - separate) | joined
+    assert sum(map(math.prod, after.values())) == sum(map(math.prod, before.values()))
+    found = fused.get_parameter(q.replace("query", "qkv"))[: len(rows)]
+    assert torch.equal(found[0::2], rows[: len(rows) // 2]) and torch.equal(found[1::2], rows[len(rows) // 2 :])
+
+
+QKV, OF = ("query", "key", "value"), ("weight", "bias")
+
+
+def test_esm_heads_of_true_width_have_the_vectors_of_fair_esm(tmp_path: Path) -> None:
+    write_repository(ESM2_3B, tmp_path, TRUE_HEADS)
+    sequences = proteins([1, 99, 166, 166, 1024])
+    expected = extracted(fair_esm(tmp_path, token_dropout=True), sequences)
+    assert np.abs(embed(loaded(ESM, tmp_path), sequences) - expected).max() <= TOLERANCE
+
+
+class Formulas:
+    """MosaicBERT in float64 over the tensors of a checkpoint, one step after the other, as `bert_layers.py` has it."""
+
+    # The published slopes of six heads: four of a power of two, then every other of eight.
+    slopes = (2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3)
+
+    def __init__(self, folder: Path) -> None:
+        stored = torch.load(folder / "pytorch_model.bin", weights_only=True)
+        self.weights: dict[str, Array] = {name: tensor.double().numpy() for name, tensor in stored.items()}
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+
+    def linear(self, x: Array, name: str) -> Array:
+        return x @ self.weights[f"{name}.weight"].T + self.weights.get(f"{name}.bias", np.zeros(()))
+
+    def normalized(self, x: Array, name: str) -> Array:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-12)
+        return scaled * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
+
+    def attention(self, x: Array, at: str) -> Array:
+        size = x.shape[1] // len(self.slopes)
+        queries, keys, values = np.split(self.linear(x, f"{at}.self.Wqkv"), 3, axis=1)  # (l, d) each
+        position = np.arange(len(x))
+        distance = np.abs(position[:, None] - position[None, :])  # (l, l)
+        mixed = np.empty_like(x)
+        for head, slope in enumerate(self.slopes):
+            own = slice(head * size, (head + 1) * size)
+            scores = queries[:, own] @ keys[:, own].T / math.sqrt(size) - slope * distance  # (l, l)
+            odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+            mixed[:, own] = odds / odds.sum(axis=1, keepdims=True) @ values[:, own]
+        return self.normalized(self.linear(mixed, f"{at}.output.dense") + x, f"{at}.output.LayerNorm")
+
+    def feed_forward(self, x: Array, at: str) -> Array:
+        gate, value = np.split(self.linear(x, f"{at}.gated_layers"), 2, axis=1)  # (l, 4 d) each
+        gelu = gate * 0.5 * (1 + erf(gate / math.sqrt(2)))
+        return self.normalized(self.linear(gelu * value, f"{at}.wo") + x, f"{at}.layernorm")
+
+    def hidden(self, sequence: str) -> Array:
+        words = self.weights["embeddings.word_embeddings.weight"][self.tokenizer.encode(sequence).ids]
+        x = self.normalized(words + self.weights["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+        for layer in ("encoder.layer.0", "encoder.layer.1"):
+            x = self.feed_forward(self.attention(x, f"{layer}.attention"), f"{layer}.mlp")
+        return x  # (l, d)
+
+    def pooled(self, sequences: list[str]) -> Array:
+        return np.stack([self.hidden(sequence).mean(axis=0) for sequence in sequences])  # CLS and SEP included
+
+
+def test_mosaic_bert_has_the_stated_vectors(dna_folder: Path) -> None:
+    ours, stated = loaded(DNA, dna_folder), Formulas(dna_folder)
+    sequences = drawn("dna", [1, 2, 3, 4, 5, 31, 99, 299, 301, 499, 500, 500, 500, 1700])
+    sequences += ["N", "ACGTTGCATTTGACCATGCAANNGT", "RYSWKMBDHVN", "ACGTRACGTYACGT" * 20]
+    assert max(len(tokens) for tokens in ours.tokenize(sequences)) >= 512
+    expected = stated.pooled(sequences)
+    for token_budget in (1, 1000, 100_000):
+        ours.token_budget = token_budget
+        assert np.abs(embed(ours, sequences) - expected).max() <= TOLERANCE
+    back, without_ends = stated.hidden(sequences[6][::-1]), stated.hidden(sequences[6])[1:-1]
+    for wrong in (back, without_ends):  # the comparison sees the order, and CLS and SEP
+        assert np.abs(expected[6] - wrong.mean(axis=0)).max() > 1e-3
+
+
+def test_mosaic_bert_heads_of_true_width_have_the_stated_vectors(tmp_path: Path) -> None:
+    write_repository(DNABERT_S, tmp_path, TRUE_HEADS)
+    sequences = drawn("dna", [1, 99, 500, 500])
+    assert np.abs(embed(loaded(DNA, tmp_path), sequences) - Formulas(tmp_path).pooled(sequences)).max() <= TOLERANCE
+
+
+@torch.inference_mode()
+def test_eager_attention_of_mosaic_bert_is_that_of_sdpa(dna_folder: Path) -> None:
+    tokens = torch.tensor(np.stack([loaded(DNA, dna_folder).tokenize(["ACGT" * 20])[0]] * 2))
+    eager, sdpa = (load_model(DNA, dna_folder, torch.float32, how).eval() for how in ("eager", "sdpa"))
+    torch.testing.assert_close(eager(tokens), sdpa(tokens), rtol=0, atol=TOLERANCE)
+    weights = eager.layers[1].weights
+    assert weights.shape == (2, 6, tokens.shape[1], tokens.shape[1])
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    assert sdpa.layers[1].weights is None
+
+
+def test_alibis_slopes_are_the_published_ones() -> None:
+    """For a power of two a geometric series; for DNABERT-S's twelve heads those of 8, then every other of 16."""
+    assert alibi_slopes(8) == [2.0**-i for i in range(1, 9)]
+    assert alibi_slopes(12) == [2.0**-i for i in range(1, 9)] + [2.0 ** -(i + 0.5) for i in range(4)]

@@ -1,0 +1,187 @@
+"""A model hub on loopback: as much of the hub's HTTP interface as huggingface_hub asks for to resolve and download."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+LISTING = "(listing)"
+_LISTING_PATH = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?")
+_FILE_PATH = re.compile(r"(?:/cdn)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_LFS = (".safetensors", ".bin", ".h5")
+
+
+class Hub(ThreadingHTTPServer):
+    """Repositories, each with commits (a commit is a folder) and refs that can be moved.
+
+    Attributes:
+        requests: Count of all requests.
+        gets: Count of GET requests by repository and file; `LISTING` for those that ask what a revision holds.
+        sent: Bytes of files that were sent, likewise.
+        delay_s: Pause before a file is sent, so that two clients overlap.
+        cut: Repository and name of files that are sent by half, then the connection is closed.
+        hidden: Repository and name of files that are not there.
+        altered: By repository and name, what is sent instead of a file, under its true ETag and size.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.requests = 0
+        self.gets: Counter[tuple[str, str]] = Counter()
+        self.sent: Counter[tuple[str, str]] = Counter()
+        self.delay_s = 0.0
+        self.cut: set[tuple[str, str]] = set()
+        self.hidden: set[tuple[str, str]] = set()
+        self.altered: dict[tuple[str, str], bytes] = {}
+        self._commits: defaultdict[str, dict[str, Path]] = defaultdict(dict)
+        self._refs: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        self._counting = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def add(self, repository: str, commit: str, folder: Path) -> None:
+        """Serve a folder as a commit of a repository; no ref points to it before `move`."""
+        self._commits[repository][commit] = folder
+
+    def move(self, repository: str, ref: str, commit: str) -> None:
+        """Let a ref, as a rule `main`, point to a commit."""
+        self._refs[repository][ref] = commit
+
+    def resolve(self, repository: str, revision: str) -> tuple[str, Path] | None:
+        """Commit and folder of a commit or ref, None where there is no such revision."""
+        commit = self._refs[repository].get(revision, revision)
+        folder = self._commits[repository].get(commit)
+        return None if folder is None else (commit, folder)
+
+    def has(self, repository: str) -> bool:
+        return repository in self._commits
+
+    def count(self, key: tuple[str, str], sent: int) -> None:
+        with self._counting:
+            self.gets[key] += 1
+            self.sent[key] += sent
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:  # noqa: N802 - the name that http.server calls
+        self._answer()
+
+    def do_GET(self) -> None:  # noqa: N802
+        self._answer()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def _answer(self) -> None:
+        self.server.requests += 1
+        url = urlsplit(self.path)
+        path = unquote(url.path)
+        listing, file = _LISTING_PATH.fullmatch(path), _FILE_PATH.fullmatch(path)
+        match = listing or file
+        if match is None or not self.server.has(match[1]):
+            self._refuse("RepoNotFound", "Repository not found")
+            return
+        repository, revision = match[1], match[2] or "main"
+        found = self.server.resolve(repository, revision)
+        if found is None:
+            self._refuse("RevisionNotFound", f"Invalid rev id: {revision}")
+        elif listing:
+            self._list(repository, *found, with_blobs="blobs" in parse_qs(url.query))
+        else:
+            self._send_file(repository, *found, match[3])
+
+    def _refuse(self, code: str, message: str, **headers: str) -> None:
+        body = json.dumps({"error": message}).encode()
+        self._send(404, body, {"X-Error-Code": code, "X-Error-Message": message, **headers})
+
+    def _list(self, repository: str, commit: str, folder: Path, with_blobs: bool) -> None:
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        names = [name for name in names if (repository, name) not in self.server.hidden]
+        siblings = [{"rfilename": name, **(_blob(folder / name) if with_blobs else {})} for name in names]
+        content = {"id": repository, "modelId": repository, "sha": commit, "private": False, "siblings": siblings}
+        self.server.count((repository, LISTING), 0)
+        self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json; charset=utf-8"})
+
+    def _send_file(self, repository: str, commit: str, folder: Path, name: str) -> None:
+        hub, key = self.server, (repository, name)
+        if not (folder / name).is_file() or key in hub.hidden:
+            self._refuse("EntryNotFound", "Entry not found", **{"X-Repo-Commit": commit})
+            return
+        blob = _blob(folder / name)
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{blob["blobId"]}"', "Accept-Ranges": "bytes"}
+        if "lfs" in blob:
+            headers["ETag"] = headers["X-Linked-Etag"] = f'"{blob["lfs"]["sha256"]}"'
+            headers["X-Linked-Size"] = str(blob["size"])
+            if not self.path.startswith("/cdn/"):  # the hub itself has no large files
+                self._send(302, b"", {**headers, "Location": f"{hub.url}/cdn{self.path}"})
+                return
+        content = (folder / name).read_bytes()
+        if self.command == "HEAD":  # the true size, which clients compare with what comes
+            self._send(200, content, headers)
+            return
+        threading.Event().wait(hub.delay_s)
+        content = hub.altered.get(key, content)
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        if start and start >= len(content):
+            self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+            return
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        length = (len(content) - start) // (2 if key in hub.cut else 1)
+        hub.count(key, length)
+        self._send(206 if start else 200, content[start:], headers, length)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str], length: int | None = None) -> None:
+        """Announce a body and send its first `length` bytes; close the connection where they are not all."""
+        self.send_response(status)
+        for key, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body[:length])
+        self.close_connection = length is not None and length < len(body)
+
+
+def _blob(path: Path) -> dict[str, Any]:
+    """A file as the hub lists it: of a large file, git has a pointer with its sha256."""
+    content = path.read_bytes()
+    if not path.name.endswith(_LFS):
+        return {"blobId": _git_hash(content), "size": len(content)}
+    sha256 = hashlib.sha256(content).hexdigest()
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(content)}\n".encode()
+    lfs = {"sha256": sha256, "size": len(content), "pointerSize": len(pointer)}
+    return {"blobId": _git_hash(pointer), "size": len(content), "lfs": lfs}
+
+
+def _git_hash(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@contextmanager
+def serving() -> Iterator[Hub]:
+    """A hub without repositories, which answers until the block ends."""
+    hub = Hub()
+    thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.shutdown()
+        hub.server_close()
+        thread.join()
