@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from virnuc_assets.encoders.checkpoints import find_checkpoint
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.accounting import ledger_totals
@@ -18,8 +20,9 @@ from virnuc_assets.sequences.ledger import ledger_table, merged_ledger
 from virnuc_assets.sequences.planning import plan_source
 from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.settings import SequenceSettings
-from virnuc_assets.storage.schemas import frames_schema
-from virnuc_assets.storage.tables import TableWriter, content_digest, read_rows
+from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
+from virnuc_assets.storage.tables import TableWriter, content_digest, read_rows, read_windows
+from virnuc_assets.storage.windows import Rows, in_windows
 
 if TYPE_CHECKING:
     from virnuc_assets.encoders.loading import Encoder
@@ -30,6 +33,7 @@ Report = Callable[[int, int], None]
 # Told for whom is waited.
 Say = Callable[[str], None]
 CHUNK_WINDOW = 1000
+_SCORED_ROWS = 4096  # frames whose joined vectors are in memory at once
 
 
 def require_chunk_length(chunk_length: int) -> None:
@@ -83,7 +87,6 @@ def embed_file(
     A language model's device is this process's from then on until it ends, as in a run.
     """
     from virnuc_assets.encoders.embedding import embed_windows, read_frames
-    from virnuc_assets.storage.schemas import embeddings_schema
 
     rows = read_rows(frames)
     encoder = _loaded(workspace, workspace.encoder_named(encoder_name), say)
@@ -97,30 +100,36 @@ def embed_file(
 def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, say: Say) -> dict[str, Any]:
     """Write VirNucPro's two files and `records.tsv` for a file; returns what was counted.
 
-    Encoders and the serving classifier are loaded first: what is missing or does not fit is told before any work. The
-    device is held as `embed_file` holds it.
+    What is missing or does not fit is refused before any work. One encoder is in memory at a time; its vectors wait in
+    a temporary table. The device is held as `embed_file` holds it.
     """
     from virnuc_assets.classifier.calling import ServingClassifier, write_sample_report
-    from virnuc_assets.encoders.embedding import embed_frames
+    from virnuc_assets.encoders.fingerprint import fingerprint
+    from virnuc_assets.encoders.loading import vector_width
     from virnuc_assets.storage.merging import merge_features
 
     settings, layout = workspace.settings, workspace.layout
     variant = workspace.variant(settings.serving.variant)
-    sides = {"dna": variant.dna, "protein": variant.protein}
-    encoders = {side: _loaded(workspace, workspace.encoder(name), say) for side, name in sides.items()}
-    fingerprints = {side: encoder.fingerprint for side, encoder in encoders.items()}
+    specs = {"dna": workspace.encoder(variant.dna), "protein": workspace.encoder(variant.protein)}
+    folders = {side: find_checkpoint(spec, layout.checkpoints) for side, spec in specs.items()}
+    precision = settings.encoding.precision
+    fingerprints = {side: fingerprint(spec, folders[side], precision) for side, spec in specs.items()}
+    widths = {side: vector_width(spec, folders[side]) for side, spec in specs.items()}
     chunk_length = settings.sequences.chunk_length
-    dims = {side: encoder.dim for side, encoder in encoders.items()}
-    classifier = ServingClassifier.load(layout.classifier(variant.name), fingerprints, dims, chunk_length)
+    classifier = ServingClassifier.load(layout.classifier(variant.name), fingerprints, widths, chunk_length)
     framed = Framed(source, chunk_length)
     frames = pa.concat_tables(framed.windows(lambda done, total: None))
     predictions = [classifier.predictions(classifier.features_schema.empty_table())]
-    window_rows = max(encoder.window_rows for encoder in encoders.values())
-    for start in range(0, frames.num_rows, window_rows):
-        window = frames.slice(start, window_rows)
-        dna = embed_frames(encoders["dna"], window, lambda done: report(done, 2 * frames.num_rows))
-        protein = embed_frames(encoders["protein"], window, lambda done: report(done, 2 * frames.num_rows))
-        predictions.append(classifier.predictions(merge_features(window, dna, protein)))
+    with tempfile.TemporaryDirectory(prefix="virnuc-predict-") as scratch:
+        vectors = {}
+        for side, spec in specs.items():
+            path = Path(scratch) / f"{side}.parquet"
+            _embed_to(path, _loaded(workspace, spec, say), frames, lambda done: report(done, 2 * frames.num_rows))
+            vectors[side] = Rows(read_windows(path, _SCORED_ROWS, embeddings_schema(widths[side])))
+        for start in range(0, frames.num_rows, _SCORED_ROWS):
+            window = frames.slice(start, _SCORED_ROWS)
+            sides = {side: rows.take(window.num_rows) for side, rows in vectors.items()}
+            predictions.append(classifier.predictions(merge_features(window, sides["dna"], sides["protein"])))
     temperature, confidence = classifier.description.temperature, settings.evaluation.min_confidence
     records = write_sample_report(to, pa.concat_tables(predictions), framed.ledger(), temperature, confidence)
     calls = Counter(call or "not scored" for call in records.column("call").to_pylist())
@@ -128,6 +137,15 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
         **ledger_totals(framed.ledger()),
         **{f"records called {call}": count for call, count in sorted(calls.items())},
     }
+
+
+def _embed_to(path: Path, encoder: Encoder, frames: pa.Table, progress: Callable[[int], None]) -> None:
+    from virnuc_assets.encoders.embedding import embed_windows
+
+    windows = in_windows(iter([frames]), encoder.window_rows)
+    with TableWriter(path, embeddings_schema(encoder.dim), {"table": "embeddings"}) as writer:
+        for table in embed_windows(encoder, windows, progress):
+            writer.write(table)
 
 
 def _loaded(workspace: Workspace, spec: EncoderSpec, say: Say) -> Encoder:

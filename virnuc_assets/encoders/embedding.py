@@ -98,13 +98,6 @@ def embed_windows(
         yield _table(encoder, *launched)
 
 
-def embed_frames(encoder: Encoder, frames: pa.Table | pa.RecordBatch, progress: Progress | None = None) -> pa.Table:
-    """`embed_windows` of frames that are in memory, in windows of the encoder's size."""
-    starts = range(0, max(frames.num_rows, 1), encoder.window_rows)
-    windows = (frames.slice(start, encoder.window_rows) for start in starts)
-    return pa.concat_tables(embed_windows(encoder, windows, progress))
-
-
 def read_frames(encoder: Encoder, path: Path) -> Iterator[pa.Table]:
     """What `embed_windows` reads of a frames table, in windows of the encoder's size."""
     columns = ["frame_id", encoder.spec.column]

@@ -7,7 +7,7 @@ import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
-from virnuc_assets.encoders.checkpoints import folder_digest
+from virnuc_assets.encoders.checkpoints import CONFIG_FILE, folder_digest, read_json
 from virnuc_assets.encoders.registry import Architecture, EncoderSpec
 
 GOLDEN_FILE = Path(__file__).with_name("golden.json")
@@ -40,7 +40,7 @@ def identity(spec: EncoderSpec, precision: str) -> dict[str, str]:
         "pooling": spec.pooling,
         "max_length": str(spec.max_length),
         "k": str(spec.k),
-        "token_dropout": "as config.json says" if spec.token_dropout is None else str(spec.token_dropout),
+        "token_dropout": "" if spec.token_dropout is None else str(spec.token_dropout),
         "precision": precision,
         "golden": "" if spec.architecture == "kmer" else golden_digest(),
         **{f"version.{name}": version(name).partition("+")[0] for name in _LIBRARIES[spec.architecture]},
@@ -48,6 +48,12 @@ def identity(spec: EncoderSpec, precision: str) -> dict[str, str]:
 
 
 def fingerprint(spec: EncoderSpec, folder: Path | None, precision: str) -> dict[str, str]:
-    """Identity and `checkpoint_digest`: of virnuc.lock, of the files that were made here, or empty without weights."""
+    """Identity and `checkpoint_digest`: of virnuc.lock, of the files that were made here, or empty without weights.
+
+    Token dropout is the one in effect, so that a setting that repeats config.json makes no table stale.
+    """
+    found = identity(spec, precision)
+    if folder is not None and spec.architecture == "esm" and spec.token_dropout is None:
+        found["token_dropout"] = str(read_json(folder / CONFIG_FILE).get("token_dropout"))
     digest = spec.digest if folder is None or spec.is_locked else folder_digest(folder)
-    return {**identity(spec, precision), "checkpoint_digest": digest}
+    return {**found, "checkpoint_digest": digest}

@@ -131,6 +131,11 @@ def load_encoder(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSetting
     return encoder
 
 
+def vector_width(spec: EncoderSpec, folder: Path | None) -> int:
+    """Width of an encoder's vectors, without loading it."""
+    return load_kmer(spec).other if folder is None else int(read_json(folder / CONFIG_FILE)["hidden_size"])
+
+
 def load_folder(spec: EncoderSpec, folder: Path, dtype: torch.dtype, device: torch.device) -> Encoder:
     """Load an encoder from a checkpoint folder; set-up checks a folder by it, too.
 

@@ -111,6 +111,12 @@ def revision(variant: VariantSummary, side: Literal["dna", "protein"]) -> str:
     return str(fingerprint.get("revision") or fingerprint.get("checkpoint_digest") or "–")
 
 
+def token_dropout(variant: VariantSummary) -> str:
+    """Whether the protein encoder scales its embeddings as with masked tokens; a dash where none does."""
+    fingerprint = ((variant.description or {}).get("encoders") or {}).get("protein") or {}
+    return {"True": "on", "False": "off"}.get(str(fingerprint.get("token_dropout")), "–")
+
+
 def speed_lines(decision: Decision) -> list[tuple[str, Mapping[str, Any], dict[str, float]]]:
     """Encoder, its row of the benchmark, and its ratios to the baseline's protein encoder where they are fair."""
     measured = decision.benchmark or {}

@@ -11,13 +11,13 @@ from Bio import SeqIO
 
 from virnuc_assets import automation
 from virnuc_assets.classifier.calling import ServingClassifier
-from virnuc_assets.encoders.embedding import embed_frames
 from virnuc_assets.encoders.loading import load_encoder
 from virnuc_assets.partitions import SAMPLES
 from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.merging import merge_features, vectors_of
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.assets.project import DATA, Finished, Project, failures
+from virnuc_assets_tests.encoders.drawn import embed_frames
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from virnuc_assets.encoders.alphabet import AMINO_ACIDS, NUCLEOTIDES
+from virnuc_assets.encoders.embedding import Progress, embed_windows
+from virnuc_assets.encoders.loading import Encoder
 from virnuc_assets.encoders.registry import ENCODERS, MINIATURE
 from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import write_table
@@ -33,3 +35,10 @@ def write_frames(path: Path, sequences: list[str], column: str = "protein") -> p
     table = pa.Table.from_arrays(arrays, schema=frames_schema())
     write_table(path, table, {"table": "frames"})
     return table
+
+
+def embed_frames(encoder: Encoder, frames: pa.Table | pa.RecordBatch, progress: Progress | None = None) -> pa.Table:
+    """`embed_windows` of frames that are in memory, in windows of the encoder's size."""
+    starts = range(0, max(frames.num_rows, 1), encoder.window_rows)
+    windows = (frames.slice(start, encoder.window_rows) for start in starts)
+    return pa.concat_tables(embed_windows(encoder, windows, progress))

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from virnuc_assets.encoders.alphabet import AlphabetError
-from virnuc_assets.encoders.embedding import NonFiniteError, embed, embed_frames, embed_windows, read_frames
+from virnuc_assets.encoders.embedding import NonFiniteError, embed, embed_windows, read_frames
 from virnuc_assets.encoders.loading import Encoder, load_encoder, mean_pool
 from virnuc_assets.encoders.registry import ENCODERS
 from virnuc_assets.settings import EncodingSettings
 from virnuc_assets.storage.digests import sequence_digest
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema
-from virnuc_assets_tests.encoders.drawn import drawn, write_frames
+from virnuc_assets_tests.encoders.drawn import drawn, embed_frames, write_frames
 
 NAMES = ("dnabert_s_miniature", "esm2_3b_miniature", "fastesm2_650_miniature", "kmer_dna", "kmer_protein")
 NAME = "fastesm2_650_miniature"

@@ -7,7 +7,7 @@ from virnuc_assets.encoders.fingerprint import GOLDEN_FILE, fingerprint, identit
 from virnuc_assets.encoders.registry import ENCODERS
 
 SPEC = ENCODERS["fastesm2_650_miniature"]
-FILES = {"config.json": b"{}", "vocab.txt": b"<cls>", "pytorch_model.bin": b"abc"}
+FILES = {"config.json": b'{"token_dropout": true}', "vocab.txt": b"<cls>", "pytorch_model.bin": b"abc"}
 
 
 def folder_of(path: Path, files: dict[str, bytes]) -> Path:
@@ -21,7 +21,7 @@ def test_identity_holds_all_that_changes_numbers() -> None:
     found = identity(SPEC, "fp32")
     assert found["encoder"] == "fastesm2_650_miniature"
     assert (found["pooling"], found["max_length"], found["precision"]) == ("residues", "1024", "fp32")
-    assert found["token_dropout"] == "as config.json says"
+    assert found["token_dropout"] == ""
     assert found["golden"] == hashlib.sha256(GOLDEN_FILE.read_bytes()).hexdigest()
     assert {key for key in found if key.startswith("version.")} == {"version.torch", "version.transformers"}
     assert "+" not in found["version.torch"]
@@ -39,11 +39,11 @@ def test_kmers_depend_on_numpy_only() -> None:
 def test_the_digest_of_a_folder_follows_names_and_bytes(tmp_path: Path) -> None:
     first = fingerprint(SPEC, folder_of(tmp_path / "a", FILES), "fp32")
     same = ({**FILES, "README.md": b"not read"}, dict(reversed(FILES.items())))
-    moved = {"config.json": b"{}", "vocab.txt": b"<cls>", "pytorch_model-1.bin": b"abc"}
+    moved = {"config.json": b'{"token_dropout": true}', "vocab.txt": b"<cls>", "pytorch_model-1.bin": b"abc"}
     other = (
         {**FILES, "pytorch_model.bin": b"abd"},
         {**FILES, "vocab.txt": b"<pad>"},
-        {**FILES, "config.json": b"[]"},
+        {**FILES, "config.json": b'{"token_dropout": true }'},
         {**moved, "pytorch_model.bin.index.json": b'{"weight_map": {"w": "pytorch_model-1.bin"}}'},
     )
     found = [fingerprint(SPEC, folder_of(tmp_path / str(i), f), "fp32") for i, f in enumerate((*same, *other))]
@@ -60,7 +60,15 @@ def test_a_fine_tuned_encoder_counts_by_its_content(tmp_path: Path, checkpoints:
     assert found[0] == found[1] and len(found[0]) == 32
 
 
+def test_token_dropout_is_the_one_in_effect(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "a", FILES)
+    found = [fingerprint(replace(SPEC, token_dropout=set_to), folder, "fp32") for set_to in (None, True, False)]
+    assert [one["token_dropout"] for one in found] == ["True", "True", "False"]
+    assert found[0] == found[1]
+
+
 def test_the_digest_of_a_locked_checkpoint_is_the_locks_wherever_it_is_stored(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
     for spec in (ENCODERS["esm2_650"], replace(SPEC, folder=str(tmp_path))):
         assert fingerprint(replace(spec, digest="abc"), tmp_path, "fp32")["checkpoint_digest"] == "abc"
     found = [fingerprint(replace(SPEC, folder=folder, digest="abc"), tmp_path, "fp32") for folder in ("a", "b")]
