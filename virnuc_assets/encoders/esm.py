@@ -26,7 +26,7 @@ class LeanEsm(EsmModel):  # type: ignore[misc]
         """Join the three products of each layer; the separate weights are dropped layer by layer."""
         layers = self.encoder.layer
         inv_freq = layers[0].attention.self.rotary_embeddings.inv_freq  # (d / h / 2,)
-        self.register_buffer("inv_freq", inv_freq.float(), persistent=False)
+        self.register_buffer("inv_freq", inv_freq.float().clone(), persistent=False)  # a view keeps the file mapped
         self._rotary: tuple[tuple[int, torch.device], Tensor] | None = None
         for layer in layers:
             layer.attention.self = FusedSelfAttention(layer.attention.self)
