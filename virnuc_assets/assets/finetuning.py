@@ -26,7 +26,7 @@ from virnuc_assets.tracking import TRAINING_TAG, MlflowTracking
 
 GROUP = "finetuning"
 FACTS_FILE = "finetuning.json"
-JOB = f"{FINETUNED}_"  # and the encoder's name, as the asset
+JOB = "finetune_"  # and the encoder's name; Dagster refuses a job of the asset's own name
 
 
 def asset_name(encoder: str) -> str:

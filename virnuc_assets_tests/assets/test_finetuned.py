@@ -244,7 +244,7 @@ def test_the_section_adds_its_assets_and_jobs_and_changes_no_other(tmp_path: Pat
     }
     assert after.keys() - before.keys() == {ENCODER, "tuned_classifier", "tuned_evaluation", *added}
     changed = {name for name, node in before.items() if after[name] != node}
-    assert changed == {"ablations", "migration_decision"}
+    assert changed == {"ablations", "encoder_benchmark", "migration_decision"}
     parents = {dg.AssetKey(["reference", "translated_proteins"]), dg.AssetKey("train_test_split")}
     assert after[ENCODER] == (parents, "finetuning", {"gpu"}, {"no_test_record_was_read"})
     assert dg.AssetKey(ENCODER) in after[f"reference/{ENCODER}_embeddings"][0]
