@@ -123,7 +123,8 @@ def write_sample_report(
 
 def read_record_ids(folder: Path) -> list[str]:
     """Record ids of a written report, in order."""
-    ids = pd.read_csv(folder / RECORDS_FILE, sep="\t", usecols=["record_id"], dtype=str, keep_default_na=False)
+    with (folder / RECORDS_FILE).open(encoding="utf-8", newline="") as handle:  # the folder may be in an object store
+        ids = pd.read_csv(handle, sep="\t", usecols=["record_id"], dtype=str, keep_default_na=False)
     return [spreadsheet_text(each) for each in ids["record_id"]]
 
 
