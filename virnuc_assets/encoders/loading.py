@@ -30,8 +30,8 @@ TokenIds = NDArray[np.int64]
 Tokenize = Callable[[Sequence[str]], list[TokenIds]]
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Tokens in a batch with token_budget "auto". So few that a layer's temporaries stay in the caches of a CPU; so many that
-# a GPU is busy: the budget is halved where its memory runs out. The GPU's number was not measured.
+# Tokens in a batch with token_budget "auto": on a CPU so few that a layer's temporaries stay in its caches; on a GPU so
+# many that it is busy, halved where its memory runs out. The GPU's number was not measured.
 CPU_TOKENS, GPU_TOKENS = 2_048, 65_536
 # Byte pairs make some fifty lengths of chunks that are equally long; only many rows at once fill a batch of one.
 _WINDOW_BATCHES: dict[Architecture, int] = {"esm": 8, "kmer": 8, "mosaic_bert": 64}
