@@ -166,8 +166,8 @@ def _finish(encoder: Encoder, vectors: Arriving, ids: Sequence[str] | None) -> V
         names = ", ".join(ids[row] if ids is not None else f"sequence {row}" for row in bad[:_EXAMPLES])
         raise NonFiniteError(
             f"{encoder.spec.name}: {len(bad)} of {len(found)} vectors hold NaN or infinity: {names}"
-            f"{', ...' if len(bad) > _EXAMPLES else ''}; the weights are damaged or the precision "
-            f"{encoder.fingerprint['precision']} is too narrow: fetch the checkpoint again, or use fp32"
+            f"{', ...' if len(bad) > _EXAMPLES else ''}; the weights are damaged or the precision is too narrow: run "
+            "`virnuc doctor --verify`, or set precision = 'fp32' under [encoding]"
         )
     return found
 
