@@ -110,7 +110,7 @@ class FinetuningSettings(Section):
     """Which protein encoders are fine-tuned on the training records, and how (LoRA).
 
     Attributes:
-        encoders: each adds the encoder, the asset and the job `finetuned_NAME`.
+        encoders: each adds the encoder and the asset `finetuned_NAME`, and the job `finetune_NAME`.
         objective: viral or not, from the mean over residues; or masked-language modelling, which reads no label.
         target_modules: linear layers that get adapters, in each transformer layer.
         patience: evaluations without a lower validation loss after which training stops.

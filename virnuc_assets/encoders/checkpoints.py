@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from virnuc_assets.encoders.registry import EncoderSpec
+from virnuc_assets.encoders.registry import FINETUNED, EncoderSpec
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import digest_of
 
@@ -157,6 +157,6 @@ def file_state(path: Path) -> list[int]:
 
 
 def _remedy(spec: EncoderSpec) -> str:
-    if spec.checkpoint == "finetuned":
+    if spec.checkpoint == FINETUNED:
         return f"materialize the asset {spec.name.removesuffix('_miniature')}"
     return f"run `virnuc setup --encoder {spec.name}`" + (" with a network" if spec.from_hub else "")

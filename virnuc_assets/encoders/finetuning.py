@@ -24,7 +24,7 @@ from transformers import EsmForMaskedLM, Trainer, TrainerState
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from virnuc_assets.encoders.loading import letters_to_ids, load_tokenizer, mean_pool
-from virnuc_assets.encoders.machine import resolve_device
+from virnuc_assets.encoders.machine import prepare_cpu, resolve_device
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import FinetuningSettings
 from virnuc_assets.storage.aside import folder_written_aside
@@ -98,6 +98,7 @@ def finetune(job: FinetuneJob, work: Path, out: Path, log: Log) -> dict[str, Any
         VirnucError: rows, device, precision or checkpoint do not fit, or no evaluation gave a finite loss.
     """
     settings, device = job.settings, resolve_device(job.device)
+    prepare_cpu()
     train, validation = _rows(job, "train", job.train), _rows(job, "validation", job.validation)
     if settings.precision == "fp16" and device.type == "cpu":
         raise VirnucError("fine-tuning in fp16 expects a GPU, found the device cpu; set precision to 'fp32'")

@@ -158,11 +158,7 @@ def load_folder(spec: EncoderSpec, folder: Path, dtype: torch.dtype, device: tor
 def load_model(spec: EncoderSpec, folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> Any:  # noqa: ANN401
     """The model (`LeanEsm` as it comes, or `MosaicBertModel`) with every parameter from the folder.
 
-    Args:
-        spec: Tells the architecture and, where set, token dropout.
-        folder: Checkpoint folder as the hub has it.
-        dtype: Working precision.
-        attention: Of transformers: "sdpa", or "eager" for attention weights.
+    Attention is "sdpa", or "eager", which gives attention weights.
 
     Raises:
         CheckpointError: lists every missing, unexpected and mis-shaped parameter.

@@ -110,7 +110,11 @@ _KMERS = (
 
 def miniature_of(spec: EncoderSpec) -> EncoderSpec:
     """The tiny twin of a published encoder: the same architecture, tokenizer and pooling, and random weights."""
-    return replace(spec, name=f"{spec.name}_miniature", checkpoint=MINIATURE, revision="", folder="", file="")
+    return replace(_made_here(spec, MINIATURE), name=f"{spec.name}_miniature")
+
+
+def _made_here(spec: EncoderSpec, how: str) -> EncoderSpec:
+    return replace(spec, checkpoint=how, revision="", folder="", file="")
 
 
 _MODELS = (_DNABERT_S, *_PROTEIN)
@@ -160,7 +164,7 @@ def all_encoders(settings: Settings) -> dict[str, EncoderSpec]:
     for name in settings.finetuning.encoders:
         base = _in_graph(settings, rows[_known("encoder", name, rows)])
         tuned = f"{FINETUNED}_{base.name}"
-        rows[f"{FINETUNED}_{name}"] = replace(miniature_of(base), name=tuned, checkpoint=FINETUNED, base=base.name)
+        rows[f"{FINETUNED}_{name}"] = replace(_made_here(base, FINETUNED), name=tuned, base=base.name)
     return rows
 
 

@@ -139,18 +139,19 @@ def _from_hub(spec: EncoderSpec, commit: Locked, log: Callable[[str], None]) -> 
     """
     at_commit = replace(spec, revision=commit.revision)
     folder = _download(at_commit, list(commit.files), log)
-    for name in _altered(folder, commit):
-        log(f"{spec.name}: {folder / name} was altered; downloading it again")
-        blob = (folder / name).resolve()
-        (folder / name).unlink()
-        blob.unlink(missing_ok=True)
-    _download(at_commit, list(commit.files), log)
     if altered := _altered(folder, commit):
-        faults = [f"{name}: expected sha256 {commit.files[name].sha256}" for name in altered]
-        raise CheckpointError(
-            f"{spec.name}: {folder}: altered files:\n  " + "\n  ".join(faults) + "\nthe hub, or a proxy, sends other "
-            "bytes than those that were locked or published: check HF_ENDPOINT, and run `virnuc setup` again"
-        )
+        for name in altered:
+            log(f"{spec.name}: {folder / name} was altered; downloading it again")
+            blob = (folder / name).resolve()
+            (folder / name).unlink()
+            blob.unlink(missing_ok=True)
+        _download(at_commit, list(commit.files), log)
+        if altered := _altered(folder, commit):
+            listed = "".join(f"  {name}: expected sha256 {commit.files[name].sha256}\n" for name in altered)
+            raise CheckpointError(
+                f"{spec.name}: {folder}: altered files:\n{listed}the hub, or a proxy, sends other bytes than those "
+                "that were locked or published: check HF_ENDPOINT, and run `virnuc setup` again"
+            )
     return folder, lock_of(at_commit, [folder / name for name in commit.files])
 
 
