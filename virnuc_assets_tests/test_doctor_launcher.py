@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +16,7 @@ from virnuc_assets.doctor_launcher import examine_launcher
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.launcher_probe import LIBRARIES, differences, here
 from virnuc_assets_tests.assets.project import Project, new_project
+from virnuc_assets_tests.loopback import answering
 from virnuc_assets_tests.running import CHECKOUT
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -82,10 +82,8 @@ class Forbidding(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def forbidding() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Forbidding) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with answering(ThreadingHTTPServer(("127.0.0.1", 0), Forbidding)) as server:
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 @pytest.mark.kubernetes

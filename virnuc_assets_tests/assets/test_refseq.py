@@ -15,8 +15,9 @@ from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.sequences.refseq import HOSTS
 from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets_tests.assets.project import DATA, PLAN_REFERENCE_JOB, Project, failures, new_project
+from virnuc_assets_tests.loopback import answering
 from virnuc_assets_tests.sequences.release import NUMBER, publish
-from virnuc_assets_tests.storage.file_server import Answer, Authority, FileServer, served
+from virnuc_assets_tests.storage.file_server import Answer, Authority, FileServer
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
@@ -30,7 +31,7 @@ def server(tmp_path: Path) -> Iterator[FileServer]:
     authority = Authority.made(tmp_path)
     files = {f"{name}.1.genomic.fna.gz": DATA / f"genomes/{path}.fna.gz" for name, path in GENOMES.items()}
     files |= {f"{name}.genomic.gbff.gz": DATA / f"genomes/{path}.gbk.gz" for name, path in GENOMES.items()}
-    with served(authority.tls) as server:
+    with answering(FileServer(authority.tls)) as server:
         publish(server, {name: path.read_bytes() for name, path in files.items()})
         yield server
 

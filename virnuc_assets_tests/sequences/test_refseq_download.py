@@ -19,8 +19,9 @@ from virnuc_assets.sequences.refseq_download import Download, altered_files, dow
 from virnuc_assets.settings import RefseqSettings
 from virnuc_assets.storage.fetching import Fetcher
 from virnuc_assets.storage.requesting import FetchError, Patience
+from virnuc_assets_tests.loopback import answering
 from virnuc_assets_tests.sequences.release import NUMBER, publish
-from virnuc_assets_tests.storage.file_server import Answer, Authority, FileServer, served
+from virnuc_assets_tests.storage.file_server import Answer, Authority, FileServer
 
 HASTE = Patience(attempts=4, first_wait_s=0.002, longest_wait_s=0.01, silence_s=20.0)
 NAMES = [
@@ -46,7 +47,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def server(authority: Authority) -> Iterator[FileServer]:
-    with served(authority.tls) as server:
+    with answering(FileServer(authority.tls)) as server:
         publish(server, FILES)
         yield server
 

@@ -8,8 +8,6 @@ import ssl
 import struct
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -180,17 +178,3 @@ class Authority:
         authority.issue_cert("127.0.0.1").configure_cert(tls)
         authority.cert_pem.write_to_path(str(folder / "authority.pem"))
         return cls(tls, folder / "authority.pem")
-
-
-@contextmanager
-def served(tls: ssl.SSLContext | None) -> Iterator[FileServer]:
-    """The server, answering until the block ends."""
-    server = FileServer(tls)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -15,7 +15,8 @@ import pytest
 
 from virnuc_assets.storage.fetching import Checksum, Fetched, Fetcher, digests
 from virnuc_assets.storage.requesting import FetchError, Patience
-from virnuc_assets_tests.storage.file_server import Answer, Authority, FileServer, served
+from virnuc_assets_tests.loopback import answering
+from virnuc_assets_tests.storage.file_server import Answer, Authority, FileServer
 
 CONTENT = random.Random(0).randbytes(300_001)
 OTHER = random.Random(1).randbytes(len(CONTENT))
@@ -34,7 +35,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def server(authority: Authority) -> Iterator[FileServer]:
-    with served(authority.tls) as server:
+    with answering(FileServer(authority.tls)) as server:
         server.files[PATH] = CONTENT
         yield server
 
@@ -274,7 +275,7 @@ def test_redirects_are_followed_within_https(fetch: Fetch, server: FileServer) -
 
 
 def test_a_redirect_to_plain_http_is_refused(fetch: Fetch, server: FileServer) -> None:
-    with served(None) as plain:
+    with answering(FileServer(None)) as plain:
         plain.files[PATH] = CONTENT
         told = fetch.refused(Answer(status=302, headers={"Location": plain.url + PATH}))
         assert plain.gets == {}
@@ -296,7 +297,7 @@ def test_other_redirects_are_refused(location: str, words: str, fetch: Fetch, se
 
 
 def test_plain_http_is_for_this_machine_only(tmp_path: Path) -> None:
-    with served(None) as plain:
+    with answering(FileServer(None)) as plain:
         plain.files[PATH] = CONTENT
         assert Fetcher(patience=HASTE).fetch(plain.url + PATH, tmp_path / "file", md5(CONTENT)).bytes == len(CONTENT)
     for url in ("http://example.org/x", "http://127.0.0.1.example.org/x", "ftp://127.0.0.1/x", "//x", "x"):
@@ -322,7 +323,7 @@ def test_a_bundle_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_server_at_all(authority: Authority, to: Path) -> None:
-    with served(authority.tls) as server:
+    with answering(FileServer(authority.tls)) as server:
         url = server.url
     with pytest.raises(FetchError, match="given up after 4 attempts"):
         Fetcher(authority.bundle, HASTE).fetch(url, to, md5(CONTENT))

@@ -22,6 +22,7 @@ from huggingface_hub import constants, file_download
 
 from virnuc_assets.encoders.checkpoints import CheckpointError, CheckpointMissingError
 from virnuc_assets.encoders.registry import registered
+from virnuc_assets_tests.loopback import answering
 from virnuc_assets_tests.workstation.hub_folders import (
     BROKEN_COMMIT,
     ESM2_650,
@@ -31,7 +32,7 @@ from virnuc_assets_tests.workstation.hub_folders import (
     write_repository,
 )
 from virnuc_assets_tests.workstation.hub_project import Project
-from virnuc_assets_tests.workstation.hub_server import LISTING, Hub, serving
+from virnuc_assets_tests.workstation.hub_server import LISTING, Hub
 
 PIN, OTHER = registered("fastesm2_650").revision, "b" * 40
 WEIGHTS = "model.safetensors"
@@ -58,7 +59,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(folders: Path) -> Iterator[Hub]:
-    with serving() as server:
+    with answering(Hub()) as server:
         for name, repository in REPOSITORIES.items():
             server.add(repository, registered(name).revision, folders / repository)
             server.move(repository, "main", registered(name).revision)
