@@ -9,7 +9,7 @@ APT    := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -
 ALONE  := unshare --net --pid --fork --kill-child --mount --mount-proc \
           sh -c 'ip link set lo up && ip address add 127.0.0.2/8 dev lo && exec "$$0" "$$@"'
 
-.PHONY: demo test test-all test-slurm test-k8s test-postgres test-s3 check bench-encoders bench-training bench-sequences bench-shards bench-plan soak up setup clean iproute2
+.PHONY: demo test test-all test-slurm test-k8s test-postgres test-s3 check bench-encoders bench-training bench-sequences bench-shards soak up setup clean iproute2
 
 demo: $(RUNTIME)
 	$(BIN)/virnuc setup
@@ -65,10 +65,6 @@ soak: $(STAMP)
 # Half an hour, with servers on loopback; ARGS="--shards 50" is a small form of it.
 bench-shards: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_shards $(ARGS)
-
-# Some minutes: what `virnuc plan` foretells beside what then is.
-bench-plan: $(STAMP)
-	$(BIN)/python -m benchmarks.bench_plan $(ARGS)
 
 setup: $(RUNTIME)
 	$(BIN)/virnuc setup

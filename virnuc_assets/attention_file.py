@@ -68,7 +68,7 @@ def attention_file(
     from virnuc_assets.encoders.alphabet import check_alphabet
     from virnuc_assets.encoders.attention import AttentionModel, attention_folder
     from virnuc_assets.encoders.fingerprint import fingerprint
-    from virnuc_assets.workstation.device_lock import hold_device
+    from virnuc_assets.workstation.device_lock import DeviceLock
 
     if to.suffix != ".npz":
         raise VirnucError(f"--out: expected a file name that ends in .npz, found {to}")
@@ -78,13 +78,14 @@ def attention_file(
     check_alphabet([*sequences.values()], spec.alphabet, spec.name, [*sequences])
     encoder = fingerprint(spec, folder, encoding.precision)
     provenance = {"table": "attention", "frames": content_digest(frames), "encoder": encoder}
-    hold_device(workspace.layout.locks, encoding.device, say)
-    model = AttentionModel(spec, folder, encoding)
     for frame_id, sequence in sequences.items():
         if spec.count_truncated([sequence]):
             say(f"{frame_id}: {len(sequence)} residues or bases, cut to the first {spec.max_length}")
+    device = DeviceLock(workspace.layout.locks, encoding.device, say)
     with written_aside(picture) as png, written_aside(to) as npz:
-        panels = _write_maps(model, sequences, provenance, npz, report)
+        with device.computing():
+            model = AttentionModel(spec, folder, encoding)
+            panels = _write_maps(model, sequences, provenance, npz, report)
         _draw(panels, spec.name, png)
     if len(sequences) > len(panels):
         say(f"{picture}: shows the first {len(panels)} of {len(sequences)} frames")

@@ -15,11 +15,11 @@ from typing import get_args
 from dagster import DagsterInstance
 from filelock import FileLock
 
+from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.encoders.registry import encoder_named, graph_encoder
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.launch import GPU_POOL
 from virnuc_assets.launcher import LocalRunLauncher
-from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.layout import Domain

@@ -4,21 +4,21 @@ They are for eyes and block within a run. Whatever would build on a wrong table 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from virnuc_assets.defs.partitions import ShardSet
+from virnuc_assets.defs.provenance import planned_shard
 from virnuc_assets.encoders.registry import Variant
-from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.accounting import shard_ledger_faults
-from virnuc_assets.sequences.plan_table import read_pieces, read_plan
+from virnuc_assets.sequences.plan_table import read_plan
 from virnuc_assets.sequences.planning import plan_faults
-from virnuc_assets.sequences.shard_keys import source_of
-from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import chunks_schema, frames_schema, ledger_schema, vector_dim
-from virnuc_assets.storage.tables import TableMismatch, read_recipe, read_rows, read_schema, read_table
+from virnuc_assets.storage.tables import TableMismatch, read_rows, read_schema, read_table
 
 # What a validator finds wrong with one shard, a sentence each.
 Validator = Callable[[str], Iterable[str]]
@@ -47,13 +47,13 @@ def build_shard_checks(workspace: Workspace, shards: ShardSet) -> list[dg.AssetC
     def ledger(shard: str) -> Iterator[str]:
         table = read_table(layout.table(domain, "ledger", shard), ledger_schema())
         frames = read_rows(layout.table(domain, "translated_proteins", shard))
-        yield from shard_ledger_faults(table, read_plan(layout, domain, shard)[1], frames)
+        yield from shard_ledger_faults(table, planned_shard(workspace, domain, shard).pieces, frames)
 
     checks = [
         _plan_check(workspace, shards),
-        _shard_check(shards, "chunked_fasta", "chunk_lengths_match_positions", chunks),
-        _shard_check(shards, "translated_proteins", "frames_are_open", open_frames),
-        _shard_check(shards, "translated_proteins", "ledger_sums_hold", ledger),
+        _shard_check(workspace, shards, "chunked_fasta", "chunk_lengths_match_positions", chunks),
+        _shard_check(workspace, shards, "translated_proteins", "frames_are_open", open_frames),
+        _shard_check(workspace, shards, "translated_proteins", "ledger_sums_hold", ledger),
     ]
     for name in workspace.encoder_names(shards.domain):
         checks += _embedding_checks(workspace, shards, name)
@@ -63,23 +63,27 @@ def build_shard_checks(workspace: Workspace, shards: ShardSet) -> list[dg.AssetC
 
 def _plan_check(workspace: Workspace, shards: ShardSet) -> dg.AssetChecksDefinition:
     """Check of the shard plans of one domain."""
+    layout, domain = workspace.layout, shards.domain
 
     @dg.asset_check(asset=shards.key("shard_plan"), name="plans_cover_every_chunk_once", blocking=True)
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         """In every plan, the pieces of a record follow each other from its first chunk to its last."""
-        registered = context.instance.get_dynamic_partitions(str(shards.partitions.name))
-        plans = sorted({source_of(shard) for shard in registered})
-        found = {source: list(_plan_faults(workspace, shards.domain, source)) for source in plans}
-        faults = {source: sentences for source, sentences in found.items() if sentences}
+        plans = (
+            [layout.plan(domain)]
+            if domain == "reference"
+            else [layout.plan(domain, k) for k in shards.keys(context.instance)]
+        )
+        found = {path.stem: list(_plan_faults(path)) for path in plans}
+        faults = {plan: sentences for plan, sentences in found.items() if sentences}
         return result(faults, plans=len(plans))
 
     return check
 
 
-def _plan_faults(workspace: Workspace, domain: Domain, source: str) -> Iterator[str]:
-    path = workspace.layout.plan(domain, source)
+def _plan_faults(path: Path) -> Iterator[str]:
     try:
-        yield from plan_faults(read_pieces(workspace.layout, domain, source), read_recipe(path)["chunk_length"])
+        plan = read_plan(path)
+        yield from plan_faults(plan.pieces, plan.chunk_length)
     except TableMismatch as error:
         yield str(error)
 
@@ -102,8 +106,8 @@ def _embedding_checks(workspace: Workspace, shards: ShardSet, name: str) -> list
             yield "frame_ids are not those of the frames table, in its order"
 
     return [
-        _shard_check(shards, asset, "embeddings_are_finite", finite),
-        _shard_check(shards, asset, "embedding_ids_match_frames", ids),
+        _shard_check(workspace, shards, asset, "embeddings_are_finite", finite),
+        _shard_check(workspace, shards, asset, "embedding_ids_match_frames", ids),
     ]
 
 
@@ -121,26 +125,34 @@ def _features_check(workspace: Workspace, shards: ShardSet, variant: Variant) ->
             if read_table(side).column("frame_id") != found:
                 yield f"frame_ids differ from those of {side}"
 
-    return _shard_check(shards, asset, "merged_ids_match", merged)
+    return _shard_check(workspace, shards, asset, "merged_ids_match", merged)
 
 
-def _shard_check(shards: ShardSet, asset: str, name: str, validate: Validator) -> dg.AssetChecksDefinition:
+def _shard_check(
+    workspace: Workspace, shards: ShardSet, asset: str, name: str, validate: Validator
+) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=shards.key(asset), name=name, blocking=True, description=f"`{name}` holds in every shard of the run."
     )
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        keys = shards_of_run(context, shards)
+        keys = shards_of_run(context, workspace, shards)
         faults = {key: found for key in keys if (found := list(validate(key)))}
         return result(faults, shards=len(keys))
 
     return check
 
 
-def shards_of_run(context: dg.AssetCheckExecutionContext, shards: ShardSet) -> Sequence[str]:
-    """The run's shards; all of them where the check is run by itself."""
+def partitions_of_run(context: dg.AssetCheckExecutionContext, shards: ShardSet) -> Sequence[str]:
+    """The run's partitions; all of them where the check is run by itself."""
     if context.has_partition_key or context.has_partition_key_range:
         return list(context.partition_keys)
-    return list(context.instance.get_dynamic_partitions(str(shards.partitions.name)))
+    return shards.keys(context.instance)
+
+
+def shards_of_run(context: dg.AssetCheckExecutionContext, workspace: Workspace, shards: ShardSet) -> list[str]:
+    """Shards of the run's partitions."""
+    layout = workspace.layout
+    return [shard for key in partitions_of_run(context, shards) for shard in shards.shards(layout, key)]
 
 
 def result(faults: dict[str, list[str]], **facts: Any) -> dg.AssetCheckResult:  # noqa: ANN401

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from virnuc_assets import capacity_cli, catalogue_cli, exchange_cli, status_cli
+from virnuc_assets import catalogue_cli, exchange_cli
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.foreign_text import printable
 from virnuc_assets.resources import Workspace
@@ -168,29 +168,16 @@ def doctor(
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare every byte of the checkpoints with virnuc.lock.")
     ] = False,
-    launcher: Annotated[
-        bool, typer.Option("--launcher", help="Launch a run that looks around where runs go, and compare.")
-    ] = False,
-    home: Annotated[Path | None, typer.Option("--home", help="Dagster's home; without it, this project's.")] = None,
-    patience: Annotated[float, typer.Option("--patience", min=1, help="Seconds to wait for that run.")] = 300,
     config: Config = DEFAULT_CONFIG,
 ) -> None:
     """Show versions, attention backend, device, memory, golden vectors, and whether the checkpoints are there.
 
-    With --launcher, before the first run of a deployment: whether Dagster's home can be written, the stores answer, and
-    what a launched step sees: GPU, the same versions, the same results.
+    The job check_environment shows what a step finds where the launcher puts it.
     """
-    from virnuc_assets.bootstrap import dagster_home
     from virnuc_assets.doctor import examine
-    from virnuc_assets.doctor_launcher import examine_launcher
 
-    workspace = Workspace(load_settings(config))
-    facts, problems = examine(workspace, every_byte=verify)
+    facts, problems = examine(Workspace(load_settings(config)), every_byte=verify)
     _print_pairs(facts)
-    if launcher:
-        more, wrong = examine_launcher(workspace, home or dagster_home(workspace.settings), patience, _say)
-        _print_pairs(more)
-        problems += wrong
     if problems:
         raise VirnucError("\n".join(problems))
 
@@ -244,8 +231,6 @@ def up(config: Config = DEFAULT_CONFIG) -> None:
 _command(catalogue_cli.catalogue)
 _command(exchange_cli.import_, "import")
 _command(exchange_cli.export)
-_command(status_cli.status)
-_command(capacity_cli.plan)
 
 
 def _reporter(progress: Progress, what: str) -> Callable[[int, int], None]:

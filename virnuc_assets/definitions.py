@@ -10,7 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from virnuc_assets import automation, checks, lost_runs, reembedding, watching
+from virnuc_assets import checks, lost_runs
 from virnuc_assets.assets import (
     accounts,
     classifiers,
@@ -26,9 +26,10 @@ from virnuc_assets.assets import (
     virnucpro,
 )
 from virnuc_assets.bootstrap import mlflow_server_url, tracking_uri
+from virnuc_assets.defs import automation, jobs, sensors
+from virnuc_assets.defs.environment import check_environment_job
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.launch import step_executor
-from virnuc_assets.launcher_probe import probe_job
-from virnuc_assets.partitions import REFERENCE, SAMPLES
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
 from virnuc_assets.settings_file import load_settings
@@ -57,18 +58,12 @@ def build_defs(settings: Settings) -> dg.Definitions:
     for stage in (refseq, accounts, finetuning, classifiers, virnucpro, migration, predictions):
         assets += stage.build_assets(workspace)
         asset_checks += stage.build_checks(workspace)
-    jobs = [*automation.build_jobs(workspace), probe_job(workspace)]
     tracking = MlflowTracking(uri=tracking_uri(settings), server_url=mlflow_server_url(settings))
     return dg.Definitions(
         assets=assets,
         asset_checks=asset_checks,
-        jobs=jobs,
-        sensors=[
-            *watching.build_sensors(workspace),
-            *reembedding.build_sensors(workspace, {job.name: job for job in jobs}),
-            lost_runs.lost_runs,
-        ],
-        schedules=reembedding.build_schedules(workspace),
+        jobs=[*jobs.build_jobs(workspace), check_environment_job(workspace)],
+        sensors=[*sensors.build_sensors(workspace), *automation.build_sensors(), *lost_runs.build_sensors()],
         resources={"tracking": tracking},
         executor=step_executor(settings.launch),
     )

@@ -1,32 +1,41 @@
-"""The whole pipeline on the bundled genomes, in one process: every asset, the decision, and a sample's predictions."""
+"""The whole pipeline on the bundled genomes, in one process: every asset, the decision, and a sample's predictions.
+
+Only what is missing or stale is run, by the provenance that is stored in the tables.
+"""
 
 from __future__ import annotations
 
+import filecmp
 import json
 import logging
 import os
 import shutil
 import time
+import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from virnuc_assets import automation
-from virnuc_assets.assets import finetuning
+from virnuc_assets.assets import finetuning, refseq
+from virnuc_assets.assets.incoming import PlanSamples
 from virnuc_assets.assets.migration import DECISION
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
+from virnuc_assets.defs import jobs
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguous_ranges, range_tags
+from virnuc_assets.defs.provenance import CHUNKS, FRAMES
+from virnuc_assets.defs.stale import files_to_plan, plan_is_current, stale_assets, stale_partitions
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.partitions import REFERENCE, REPORTS, SAMPLES, ShardSet
-from virnuc_assets.requests import contiguous_ranges, range_tags
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.settings import Settings
+from virnuc_assets.storage.layout import require_layout
 from virnuc_assets.storage.schemas import vector_dim
 from virnuc_assets.storage.tables import read_schema
 
@@ -35,82 +44,146 @@ _METRICS = ("rows", "accuracy", "precision", "recall", "f1", "mcc", "auroc", "av
 
 
 def run_demo(settings: Settings, out: Console) -> None:
-    """Materialize every asset of the graph and print what came of it.
+    """Materialize every asset of the graph that is missing or stale, and print what came of it.
 
     Raises:
         VirnucError: a run failed; the message names it.
     """
     os.environ["DAGSTER_HOME"] = str(dagster_home(settings))
+    workspace = Workspace(settings)
+    require_layout(workspace.layout)
     sample = _drop_sample(settings)
     started = time.perf_counter()
-    with dg.DagsterInstance.get() as instance:
-        run = Runs(build_defs(settings), instance, out)
-        if settings.refseq:
-            run.job(automation.FETCH_JOB)
-        run.job(automation.PLAN_REFERENCE_JOB)
-        run.shards(automation.REFERENCE_JOB, REFERENCE)
-        for name in settings.finetuning.encoders:
-            run.job(f"{finetuning.JOB}{name}")
-            run.shards(f"{automation.ENCODER_JOB}{finetuning.asset_name(name)}", REFERENCE)
-        run.job(automation.DECISION_JOB)
-        run.job(automation.PLAN_SAMPLES_JOB)
-        run.shards(automation.SAMPLE_JOB, SAMPLES)
-        run.shards(automation.OTHER_VARIANT_JOB, SAMPLES)
-        run.shards(automation.REPORT_JOB, REPORTS)
-    workspace = Workspace(settings)
-    _print_rows(workspace, run, out)
+    with dg.DagsterInstance.get() as instance, bars(out) as progress:
+        run = Runs(build_defs(settings), instance, progress)
+        run_everything(workspace, run)
+    if run.count:
+        _print_rows(workspace, run, out)
+    else:
+        out.print("Nothing is missing or stale: no run was started.", highlight=False)
     _print_decision(workspace, out)
     out.print(f"Predictions for {sample}: {workspace.layout.sample_report(sample)}", soft_wrap=True, highlight=False)
     out.print(f"Finished in {time.perf_counter() - started:.0f} s. See it all: make up", highlight=False)
 
 
+def run_everything(workspace: Workspace, run: Runs) -> None:
+    """All phases in order; of each what is missing or stale."""
+    settings, reference = workspace.settings, jobs.vectors(workspace, "reference")
+    if settings.refseq and not refseq.is_downloaded(workspace):
+        run.job(jobs.FETCH_JOB)
+    if not plan_is_current(run.instance, workspace):
+        run.job(jobs.PLAN_REFERENCE_JOB)
+    run.stages("frames and vectors of the reference", workspace, REFERENCE, [CHUNKS, FRAMES, *reference])
+    for name in settings.finetuning.encoders:
+        run.whole(f"{finetuning.JOB}{name}")
+    run.stages("vectors of fine-tuned encoders", workspace, REFERENCE)
+    run.whole(jobs.DECISION_JOB)
+    if files := files_to_plan(workspace):
+        run.job(jobs.PLAN_SAMPLES_JOB, dg.RunConfig(ops={jobs.PLAN_SAMPLES_OP: PlanSamples(files=files)}))
+    run.stages("samples", workspace, SAMPLES)
+
+
 class Runs:
-    """Runs jobs one after the other in this process, and counts rows made and reused for each asset.
+    """Runs what is missing or stale in this process, and counts rows made and reused for each asset.
 
     Attributes:
+        instance: Dagster's.
+        count: runs.
         made: rows of tables written now.
         reused: rows of tables that were there already.
         embedded: vectors that an encoder computed now; a table written now may hold others, which were copied.
         found: vectors of embedding tables that no encoder computed now.
     """
 
-    def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance, out: Console) -> None:
-        self._repository = defs.get_repository_def()
-        self._instance, self._out = instance, out
+    def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance, bars: Progress) -> None:
+        self._defs, self.instance, self._bars = defs, instance, bars
         self.made: Counter[str] = Counter()
         self.reused: Counter[str] = Counter()
-        self.embedded = self.found = 0
+        self.count = self.embedded = self.found = 0
 
-    def shards(self, job: str, shards: ShardSet) -> None:
-        """A job over all shards of a set, in runs of contiguous ranges."""
-        keys = self._instance.get_dynamic_partitions(str(shards.partitions.name))
-        for chosen in contiguous_ranges(keys, keys):
-            self.job(job, tags=range_tags(chosen))
+    def stages(self, phase: str, workspace: Workspace, shards: ShardSet, assets: Collection[str] | None = None) -> None:
+        """Per-shard assets, of those partitions that are missing or stale, in ranges of neighbours.
 
-    def job(self, job: str, tags: dict[str, str] | None = None) -> None:
-        """One run of a job.
+        Args:
+            phase: shown next to the bar.
+            workspace: the project.
+            shards: the partition set.
+            assets: to look at; all without.
+        """
+        longest, ranges = workspace.settings.automation.partitions_per_run, []
+        for chosen, partitions in stale_partitions(self.instance, workspace, shards, assets).items():
+            selection = [shards.key(name) for name in chosen]
+            ranges += [(selection, keys) for keys in contiguous_ranges(shards.keys(self.instance), partitions, longest)]
+        job = self._defs.resolve_implicit_global_asset_job_def()
+        with self._bar(phase, sum(len(selection) * len(keys) for selection, keys in ranges)) as step:
+            for selection, keys in ranges:
+                self._run(job, step, asset_selection=selection, tags=range_tags(keys))
+
+    def whole(self, name: str) -> None:
+        """The stale assets of a job whose assets have no partitions."""
+        job, graph = self._defs.resolve_job_def(name), self._defs.resolve_asset_graph()
+        keys = [key for key in graph.toposorted_asset_keys if key in job.asset_layer.executable_asset_keys]
+        specs = {spec.key: spec for spec in self._defs.resolve_all_asset_specs()}
+        stale = stale_assets(self.instance, [specs[key] for key in keys])
+        with self._bar(name.replace("_", " "), len(stale)) as step:
+            if stale:
+                self._run(job, step, asset_selection=stale)
+
+    def job(self, name: str, config: dg.RunConfig | None = None) -> None:
+        """One run of a job."""
+        with self._bar(name.replace("_", " "), 1) as step:
+            self._run(self._defs.resolve_job_def(name), lambda _: None, run_config=config)
+            step(None)
+
+    @contextmanager
+    def _bar(self, phase: str, total: int) -> Iterator[Callable[[object], None]]:
+        if not total:
+            yield lambda _: None
+            return
+        task = self._bars.add_task(phase, total=total)
+        yield lambda _: self._bars.advance(task)
+        self._bars.update(task, completed=total)
+
+    def _run(self, job: dg.JobDefinition, step: Callable[[object], None], **arguments: Any) -> None:  # noqa: ANN401
+        """One run.
+
+        Args:
+            job: to run.
+            step: called after each materialization.
+            arguments: of `execute_in_process`.
 
         Raises:
             VirnucError: a step failed.
         """
-        self._out.print(f"… {job}", highlight=False)
-        definition = self._repository.get_job(job)
+        run_id = str(uuid.uuid4())
+
+        def on_event(entry: dg.EventLogEntry) -> None:
+            if entry.dagster_event and entry.dagster_event.is_step_materialization:
+                step(entry)
+
+        self.instance.add_event_listener(run_id, on_event)
         with _quiet():
-            result = definition.execute_in_process(instance=self._instance, tags=tags, raise_on_error=False)
+            result = job.execute_in_process(instance=self.instance, run_id=run_id, raise_on_error=False, **arguments)
+        self.count += 1
         if not result.success:
             failed = [event for event in result.all_events if event.is_step_failure]
             reasons = "\n".join(str(event.step_failure_data.error_display_string) for event in failed)
-            raise VirnucError(f"run {result.run_id} of job {job} failed:\n{reasons}")
-        latest = {
-            (event.asset_key.to_user_string(), event.partition): event.materialization.metadata
-            for event in result.all_events
-            if event.is_step_materialization and event.asset_key
-        }
-        for (asset, _), metadata in latest.items():
-            self.made[asset] += _number(metadata, "rows_made")
-            self.reused[asset] += _number(metadata, "rows_reused")
-            self.embedded += _number(metadata, "embedded")
-            self.found += _number(metadata, "reused")
+            raise VirnucError(f"run {result.run_id} of job {job.name} failed:\n{reasons}")
+        for event in result.all_events:
+            if event.is_step_materialization and event.asset_key:
+                self._count(event.asset_key.to_user_string(), event.materialization.metadata)
+
+    def _count(self, asset: str, metadata: Mapping[str, Any]) -> None:
+        self.made[asset] += _number(metadata, "rows_made")
+        self.reused[asset] += _number(metadata, "rows_reused")
+        self.embedded += _number(metadata, "embedded")
+        self.found += _number(metadata, "reused")
+
+
+def bars(out: Console) -> Progress:
+    """Bars of the phases, with partitions made and the remaining time."""
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=out)
 
 
 def _number(metadata: Any, name: str) -> int:  # noqa: ANN401
@@ -133,9 +206,10 @@ def _drop_sample(settings: Settings) -> str:
     if not bundled.is_file():
         raise VirnucError(f"{bundled}: the bundled sample is missing; restore it from the repository")
     target = settings.incoming / bundled.name
-    aside = target.with_name(f".{target.name}.copy")
-    shutil.copyfile(bundled, aside)
-    aside.replace(target)
+    if not (target.is_file() and filecmp.cmp(bundled, target, shallow=False)):  # else it would be a new file
+        part = target.with_name(f".{target.name}.copy")
+        shutil.copyfile(bundled, part)
+        part.replace(target)
     return source_name(target)
 
 

@@ -5,6 +5,7 @@ It asks only after runs that began and go on, and gives the others a time to beg
 
 from __future__ import annotations
 
+import shutil
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -21,6 +22,11 @@ TOLD_TAG = "virnuc/slurm_told"
 _LOOK_SECONDS = 15
 _TOLD_WITHIN = timedelta(hours=1)
 _ENDS_WITHIN_SECONDS = 120.0  # a process, once its run has ended
+
+
+def build_sensors() -> list[dg.SensorDefinition]:
+    """The sensor, where Slurm's commands are."""
+    return [lost_runs] if shutil.which("sbatch") else []
 
 
 @dg.sensor(name="lost_runs", minimum_interval_seconds=_LOOK_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from virnuc_assets.encoders.registry import EncoderSpec, Variant, encoder_named, graph_encoder, variant_named
+from virnuc_assets.encoders.registry import FINETUNED, EncoderSpec, Variant, encoder_named, graph_encoder, variant_named
 from virnuc_assets.sequences.catalogue import Source, read_catalogues
 from virnuc_assets.sequences.refseq import require_release
 from virnuc_assets.settings import Settings
@@ -50,6 +50,20 @@ class Workspace:
     def encoder_names(self, domain: Domain = "reference") -> list[str]:
         """Encoders that the variants read, each once."""
         return list(dict.fromkeys(name for each in self.variants(domain) for name in (each.dna, each.protein)))
+
+    def kept_variants(self, domain: Domain) -> list[Variant]:
+        """Variants whose vectors are made and kept up to date without being asked for.
+
+        Of the reference not what reads a fine-tuned encoder, which a job of its own makes; of samples what serves.
+        """
+        if domain == "samples":
+            return [self.variant(self.settings.serving.variant)]
+        tuned = {f"{FINETUNED}_{name}" for name in self.settings.finetuning.encoders}
+        return [variant for variant in self.variants() if variant.protein not in tuned]
+
+    def kept_encoders(self, domain: Domain) -> list[str]:
+        """Encoders of those variants, each once."""
+        return list(dict.fromkeys(name for each in self.kept_variants(domain) for name in (each.dna, each.protein)))
 
     def catalogue(self) -> list[Source]:
         """The reference sources of all catalogues, read afresh.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 
 class Section(BaseModel):
@@ -19,11 +19,14 @@ class AutomationSettings(Section):
 
     Attributes:
         reembed_cron: when the reference is planned again and embedded where it changed, in UTC; as cron writes it.
-        retrain_changed_share: of the features; from so much change on, `changed_reference` trains and decides anew.
+        retrain_cron: when `retraining`, once it is turned on, trains and decides again if the features changed, in UTC.
+        partitions_per_run: at most; the models are loaded once for all of them, and a run that dies is tried again as a
+            whole, in which finished partitions cost nothing.
     """
 
     reembed_cron: str = "0 3 * * 0"
-    retrain_changed_share: float = Field(default=0.05, gt=0.0, le=1.0)
+    retrain_cron: str = "0 5 * * 0"
+    partitions_per_run: PositiveInt = 20
 
 
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,18 +83,15 @@ def frame_file(source: Path, to: Path, chunk_length: int, report: Report) -> dic
 def embed_file(
     workspace: Workspace, frames: Path, encoder_name: str, to: Path, report: Report, say: Say
 ) -> dict[str, Any]:
-    """Write the embeddings of a frames table by a named encoder; returns what was counted.
-
-    A language model's device is this process's from then on until it ends, as in a run.
-    """
+    """Write the embeddings of a frames table by a named encoder; returns what was counted."""
     from virnuc_assets.encoders.embedding import embed_windows, read_frames
 
     rows = read_rows(frames)
-    encoder = _loaded(workspace, workspace.encoder_named(encoder_name), say)
-    recipe = {"table": "embeddings", "frames": content_digest(frames), "encoder": encoder.fingerprint}
-    with TableWriter(to, embeddings_schema(encoder.dim), recipe) as writer:
-        for table in embed_windows(encoder, read_frames(encoder, frames), lambda done: report(done, rows)):
-            writer.write(table)
+    with _loaded(workspace, workspace.encoder_named(encoder_name), say) as encoder:
+        recipe = {"table": "embeddings", "frames": content_digest(frames), "encoder": encoder.fingerprint}
+        with TableWriter(to, embeddings_schema(encoder.dim), recipe) as writer:
+            for table in embed_windows(encoder, read_frames(encoder, frames), lambda done: report(done, rows)):
+                writer.write(table)
     return {"frames": rows, "encoder": encoder.spec.name, "dim": encoder.dim, "device": encoder.device}
 
 
@@ -101,7 +99,7 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
     """Write VirNucPro's two files and `records.tsv` for a file; returns what was counted.
 
     What is missing or does not fit is refused before any work. One encoder is in memory at a time; its vectors wait in
-    a temporary table. The device is held as `embed_file` holds it.
+    a temporary table.
     """
     from virnuc_assets.classifier.calling import ServingClassifier, write_sample_report
     from virnuc_assets.encoders.fingerprint import fingerprint
@@ -124,7 +122,8 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
         vectors = {}
         for side, spec in specs.items():
             path = Path(scratch) / f"{side}.parquet"
-            _embed_to(path, _loaded(workspace, spec, say), frames, lambda done: report(done, 2 * frames.num_rows))
+            with _loaded(workspace, spec, say) as encoder:
+                _embed_to(path, encoder, frames, lambda done: report(done, 2 * frames.num_rows))
             vectors[side] = Rows(read_windows(path, _SCORED_ROWS, embeddings_schema(widths[side])))
         for start in range(0, frames.num_rows, _SCORED_ROWS):
             window = frames.slice(start, _SCORED_ROWS)
@@ -148,11 +147,13 @@ def _embed_to(path: Path, encoder: Encoder, frames: pa.Table, progress: Callable
             writer.write(table)
 
 
-def _loaded(workspace: Workspace, spec: EncoderSpec, say: Say) -> Encoder:
+@contextmanager
+def _loaded(workspace: Workspace, spec: EncoderSpec, say: Say) -> Iterator[Encoder]:
+    """The encoder, and for a language model the device, which is locked for the block."""
     from virnuc_assets.encoders.golden import load_for_run
-    from virnuc_assets.workstation.device_lock import hold_device
+    from virnuc_assets.workstation.device_lock import DeviceLock
 
     layout, encoding = workspace.layout, workspace.settings.encoding
-    if spec.architecture != "kmer":
-        hold_device(layout.locks, encoding.device, say)
-    return load_for_run(spec, layout.checkpoints, encoding)
+    device = DeviceLock(layout.locks, encoding.device, say)
+    with nullcontext() if spec.architecture == "kmer" else device.computing():
+        yield load_for_run(spec, layout.checkpoints, encoding)

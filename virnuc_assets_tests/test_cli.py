@@ -39,7 +39,6 @@ COMMANDS = (
     "setup",
     "demo",
     "up",
-    "status",
 )
 FILES = ("prediction_results.txt", "prediction_results_highestscore.csv", "records.tsv")
 

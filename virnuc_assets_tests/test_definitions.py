@@ -174,7 +174,7 @@ def test_definitions_are_valid_and_every_job_resolves(defs: dg.Definitions) -> N
         "predict_samples",
         "embed_samples_for_other_variant",
         "report_samples",
-        "check_launcher",
+        "check_environment",
         *(f"embed_reference_by_{name}" for name in ("dnabert_s", "fastesm2_650", "esm2_3b")),
         *("embed_reference_by_kmer_dna", "embed_reference_by_kmer_protein"),
     }

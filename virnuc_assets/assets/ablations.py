@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnuc_assets.assets.evaluation import flat_metrics, miscounted_records
-from virnuc_assets.assets.lost_database import retried_if_database_was_away
-from virnuc_assets.assets.per_shard import OWNERS, made_table
-from virnuc_assets.assets.recipes import variant_fingerprints
 from virnuc_assets.assets.reference import SPLIT, current_features, current_split, record_lengths
 from virnuc_assets.assets.trainings import training_place
 from virnuc_assets.checks import result
-from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.defs.automation import retraining_condition
+from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.provenance import variant_fingerprints
+from virnuc_assets.defs.sharded_asset import OWNERS, made_table
+from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import ablations_schema, evaluation_schema
@@ -35,12 +36,12 @@ def ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=ABLATIONS,
-        hooks={retried_if_database_was_away},
         deps=[*(REFERENCE.key(f"{variant.name}_features") for variant in variants), SPLIT],
         group_name="classifiers",
         kinds={"parquet", "mlflow"},
         owners=OWNERS,
-        code_version="1",
+        code_version=code_version("2", workspace.settings.training, workspace.settings.evaluation),
+        automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
     )
     def ablations(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         """Test scores of classifiers that read one encoder's vectors alone: DNA only, each protein encoder only.
@@ -49,7 +50,7 @@ def ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
         """
         from virnuc_assets.classifier.performance import performance
 
-        fits = _fits(context.instance, workspace)
+        inputs, fits = inputs_of(context), _fits(context.instance, workspace)
 
         def batches() -> Iterator[pa.Table]:
             for name, fit in fits.items():
@@ -67,7 +68,7 @@ def ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
             for encoder, found in measured.items()
             for name in ("accuracy", "f1", "auroc")
         }
-        return outcome.with_metadata(**metrics).as_result()
+        return whole_result(inputs, outcome.data_version, {**outcome.metadata, **metrics})
 
     return ablations
 

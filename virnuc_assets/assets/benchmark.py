@@ -7,14 +7,14 @@ from typing import Any
 import dagster as dg
 
 from virnuc_assets.assets.finetuning import asset_name
-from virnuc_assets.assets.lost_database import retried_if_database_was_away
-from virnuc_assets.assets.per_shard import OWNERS, peak_memory_mb
-from virnuc_assets.assets.recipes import variant_fingerprints
 from virnuc_assets.assets.reference import current_frames
 from virnuc_assets.checks import result
+from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.provenance import variant_fingerprints
+from virnuc_assets.defs.sharded_asset import OWNERS, peak_memory_mb
+from virnuc_assets.defs.whole_asset import inputs_of, whole_result
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.launch import GPU_POOL, gpu_op_tags
-from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.digests import digest_of
@@ -30,12 +30,11 @@ def benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=BENCHMARK,
-        hooks={retried_if_database_was_away},
         deps=[REFERENCE.key("translated_proteins"), *map(asset_name, settings.finetuning.encoders)],
         group_name=MIGRATION_GROUP,
         kinds={"json", "pytorch"},
         owners=OWNERS,
-        code_version="1",
+        code_version=digest_of(["2", _benchmark_settings(workspace)]),
         pool=GPU_POOL,
         op_tags=gpu_op_tags(settings),
     )
@@ -45,13 +44,14 @@ def benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
         One after the other, each in a fresh process in the same precision; the median of several passes counts.
         """
         from virnuc_assets.migration.benchmark import benchmark_encoders
-        from virnuc_assets.workstation.device_lock import hold_device
+        from virnuc_assets.workstation.device_lock import DeviceLock
 
-        hold_device(workspace.layout.locks, settings.encoding.device, context.log.info)
+        inputs = inputs_of(context)
         tables = current_frames(context.instance, workspace)
         frames = _benchmark_rows([read_table(path) for path in tables.values()], settings.benchmark.rows)
         models, checkpoints = _language_models(workspace), workspace.layout.checkpoints
-        measured = benchmark_encoders(models, checkpoints, settings.encoding, frames, settings.benchmark.repeats)
+        with DeviceLock(workspace.layout.locks, settings.encoding.device, context.log.info).computing():
+            measured = benchmark_encoders(models, checkpoints, settings.encoding, frames, settings.benchmark.repeats)
         content: dict[str, Any] = {
             "encoders": _fingerprints(workspace),
             "settings": _benchmark_settings(workspace),
@@ -70,7 +70,7 @@ def benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
             "peak_memory_mb": peak_memory_mb(),
             "file": dg.MetadataValue.path(str(path)),
         }
-        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content["digest"]))
+        return whole_result(inputs, content["digest"], metadata)
 
     return encoder_benchmark
 

@@ -8,15 +8,16 @@ import dagster as dg
 from virnuc_assets.assets.ablations import ablations_asset, ablations_check
 from virnuc_assets.assets.evaluation import evaluation_asset, evaluation_check
 from virnuc_assets.assets.finetuning import require_no_leak
-from virnuc_assets.assets.lost_database import retried_if_database_was_away
-from virnuc_assets.assets.per_shard import OWNERS
-from virnuc_assets.assets.recipes import variant_fingerprints
 from virnuc_assets.assets.reference import SPLIT, current_features, current_split
 from virnuc_assets.assets.split import split_asset, split_check
 from virnuc_assets.assets.trainings import training_place
 from virnuc_assets.checks import result
+from virnuc_assets.defs.automation import retraining_condition
+from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.provenance import variant_fingerprints
+from virnuc_assets.defs.sharded_asset import OWNERS
+from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
 from virnuc_assets.encoders.registry import Variant
-from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.tracking import TRAINING_TAG, MlflowTracking
 
@@ -34,19 +35,19 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinition:
     @dg.asset(
         name=f"{variant.name}_classifier",
-        hooks={retried_if_database_was_away},
         deps=[REFERENCE.key(f"{variant.name}_features"), SPLIT],
         group_name=GROUP,
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
-        code_version="2",
+        code_version=code_version("3", workspace.settings.training),
+        automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
         description=f"VirNucPro's MLP on {variant.dna} + {variant.protein} features, stopped on validation rows.\n\n"
         "Logged in MLflow with its dims, an entry an epoch, and registered; no alias moves.",
     )
     def classifier(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         from virnuc_assets.classifier.fitting import Fit
 
-        split = current_split(context.instance, workspace)
+        inputs, split = inputs_of(context), current_split(context.instance, workspace)
         require_no_leak(workspace, variant, split)
         fit = Fit(
             variant=variant,
@@ -78,7 +79,7 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
             "folder": dg.MetadataValue.path(str(folder)),
             "mlflow_run": tracking.link(run_id or ""),
         }
-        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(description.weights_sha256))
+        return whole_result(inputs, description.weights_sha256, metadata)
 
     return classifier
 

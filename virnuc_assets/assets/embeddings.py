@@ -1,6 +1,7 @@
 """Group `embeddings`: one table of vectors a shard for every encoder."""
 
 from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -9,15 +10,16 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
-from virnuc_assets.assets.per_shard import Body, Outcome, ShardRun, ShardStage, Work, made_table, shard_asset
 from virnuc_assets.assets.progress import Progress
-from virnuc_assets.assets.recipes import embeddings_recipe, frames_digest
-from virnuc_assets.encoders.checkpoints import find_checkpoint
-from virnuc_assets.encoders.fingerprint import fingerprint, identity
+from virnuc_assets.assets.sequences import group_of
+from virnuc_assets.defs.automation import stage_condition
+from virnuc_assets.defs.partitions import ShardSet
+from virnuc_assets.defs.provenance import FRAMES, embeddings_provenance, encoder_fingerprint
+from virnuc_assets.defs.sharded_asset import Body, Outcome, ShardRun, ShardStage, Work, made_table, sharded_asset
+from virnuc_assets.encoders.fingerprint import identity
 from virnuc_assets.encoders.registry import FINETUNED
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.launch import GPU_POOL, gpu_op_tags
-from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of, digest_words, sequence_digests
 from virnuc_assets.storage.known_vectors import Digests, KnownVectors
@@ -29,20 +31,20 @@ from virnuc_assets.storage.windows import in_windows
 
 if TYPE_CHECKING:
     from virnuc_assets.encoders.loading import Encoder
-
-GROUP = "embeddings"
+    from virnuc_assets.workstation.device_lock import DeviceLock
 
 
 def build_asset(workspace: Workspace, shards: ShardSet, name: str) -> dg.AssetsDefinition:
     """The embeddings of one encoder for one set of shards."""
     spec, precision = workspace.encoder(name), workspace.settings.encoding.precision
     on_device = spec.architecture != "kmer"
-    trained_here = [dg.AssetKey(name)] if spec.checkpoint == FINETUNED else []
+    trained_here = spec.checkpoint == FINETUNED
     stage = ShardStage(
-        deps=[shards.key("translated_proteins"), *trained_here],
-        group=GROUP,
+        deps=[shards.key(FRAMES), *([dg.AssetKey(name)] if trained_here else [])],
+        group=group_of("embeddings", shards.domain),
         kinds=frozenset({"parquet", "pytorch" if on_device else "numpy"}),
-        code_version=digest_of(identity(spec, precision)),
+        code_version=digest_of([identity(spec, precision), spec.digest]),
+        condition=stage_condition() if name in workspace.kept_encoders(shards.domain) else None,
         pool=GPU_POOL if on_device else None,
         op_tags=gpu_op_tags(workspace.settings) if on_device else {},
     )
@@ -52,7 +54,7 @@ def build_asset(workspace: Workspace, shards: ShardSet, name: str) -> dg.AssetsD
         f"Mean over {spec.pooling}, in {precision}; loaded once a run, frames streamed in windows. A sequence that any "
         "table of this encoder holds already is copied from there."
     )
-    return shard_asset(workspace.layout, shards, f"{name}_embeddings", stage, body)
+    return sharded_asset(workspace, shards, f"{name}_embeddings", stage, body)
 
 
 def _embedding(workspace: Workspace, domain: Domain, name: str) -> Body:
@@ -69,8 +71,7 @@ class EmbeddingRun:
         """Nothing is read but the checkpoint, for the encoder's fingerprint."""
         self._workspace, self._domain, self._name, self._run = workspace, domain, name, run
         self._spec, self._encoding = workspace.encoder(name), workspace.settings.encoding
-        folder = find_checkpoint(self._spec, workspace.layout.checkpoints)
-        self._fingerprint = fingerprint(self._spec, folder, self._encoding.precision)
+        self._fingerprint = encoder_fingerprint(workspace, name)
 
     def make(self, shard: str) -> Outcome:
         """The embeddings table of a shard."""
@@ -104,19 +105,25 @@ class EmbeddingRun:
     def _embed(self, shard: str, windows: Iterator[pa.Table]) -> Generator[pa.Table, None, None]:
         from virnuc_assets.encoders.embedding import embed_windows
 
-        encoder = self._encoder
-        advance = partial(self._progress.advance, shard)
-        yield from embed_windows(encoder, in_windows(windows, encoder.window_rows), advance)
+        with self._device():
+            encoder = self._encoder
+            advance = partial(self._progress.advance, shard)
+            yield from embed_windows(encoder, in_windows(windows, encoder.window_rows), advance)
+
+    def _device(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._spec.architecture == "kmer" else self._lock.computing()
+
+    @cached_property
+    def _lock(self) -> "DeviceLock":
+        from virnuc_assets.workstation.device_lock import DeviceLock
+
+        return DeviceLock(self._workspace.layout.locks, self._encoding.device, self._run.log.info)
 
     @cached_property
     def _encoder(self) -> "Encoder":
         from virnuc_assets.encoders.golden import load_for_run
-        from virnuc_assets.workstation.device_lock import hold_device
 
-        layout = self._workspace.layout
-        if self._spec.architecture != "kmer":
-            hold_device(layout.locks, self._encoding.device, self._run.log.info)
-        return load_for_run(self._spec, layout.checkpoints, self._encoding)
+        return load_for_run(self._spec, self._workspace.layout.checkpoints, self._encoding)
 
     @cached_property
     def _progress(self) -> Progress:
@@ -153,7 +160,7 @@ class EmbeddingRun:
         return self._workspace.layout.table(self._domain, self._asset, shard)
 
     def _frames(self, shard: str) -> Path:
-        return self._workspace.layout.table(self._domain, "translated_proteins", shard)
+        return self._workspace.layout.table(self._domain, FRAMES, shard)
 
     def _recipe(self, shard: str) -> dict[str, Any]:
-        return embeddings_recipe(self._fingerprint, frames_digest(self._workspace, self._domain, shard))
+        return embeddings_provenance(self._workspace, self._domain, shard, self._fingerprint)

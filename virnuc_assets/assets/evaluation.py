@@ -7,13 +7,14 @@ import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.assets.finetuning import require_no_leak
-from virnuc_assets.assets.lost_database import retried_if_database_was_away
-from virnuc_assets.assets.per_shard import OWNERS, made_table
-from virnuc_assets.assets.recipes import variant_fingerprints
 from virnuc_assets.assets.reference import SPLIT, current_features, current_split, evaluation_recipe, record_lengths
 from virnuc_assets.checks import result
+from virnuc_assets.defs.automation import retraining_condition
+from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.provenance import variant_fingerprints
+from virnuc_assets.defs.sharded_asset import OWNERS, made_table
+from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
 from virnuc_assets.encoders.registry import Variant
-from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import content_digest, read_recipe, read_table
@@ -29,12 +30,12 @@ def evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinit
 
     @dg.asset(
         name=f"{variant.name}_evaluation",
-        hooks={retried_if_database_was_away},
         deps=[f"{variant.name}_classifier", REFERENCE.key(f"{variant.name}_features"), SPLIT],
         group_name="classifiers",
         kinds={"parquet", "mlflow"},
         owners=OWNERS,
-        code_version="1",
+        code_version=code_version("2", workspace.settings.evaluation),
+        automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
     )
     def evaluation(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         """Scores of all test frames, none of whose relatives was trained on, with the metrics they amount to.
@@ -46,7 +47,7 @@ def evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinit
         from virnuc_assets.classifier.datasets import evaluation_table, rows_of_split
         from virnuc_assets.classifier.performance import performance
 
-        features = current_features(context.instance, workspace, variant)
+        inputs, features = inputs_of(context), current_features(context.instance, workspace, variant)
         split = current_split(context.instance, workspace)
         require_no_leak(workspace, variant, split)
         classifier = ServingClassifier.load(
@@ -69,7 +70,7 @@ def evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinit
         tags = {"table.evaluation": outcome.data_version, "table.split": content_digest(split)}
         run_id = tracking.log_to_training(classifier.digest, {f"test_{k}": v for k, v in metrics.items()}, tags)
         facts = {**group_counts(measured), "mlflow_run": tracking.link(run_id)}
-        return outcome.with_metadata(**metrics, **facts).as_result()
+        return whole_result(inputs, outcome.data_version, {**outcome.metadata, **metrics, **facts})
 
     return evaluation
 

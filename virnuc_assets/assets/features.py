@@ -5,16 +5,16 @@ from collections.abc import Iterator
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.assets.per_shard import Outcome, ShardRun, ShardStage, Work, made_table, shard_asset
-from virnuc_assets.assets.recipes import features_recipe, variant_fingerprints
+from virnuc_assets.assets.sequences import group_of
+from virnuc_assets.defs.automation import stage_condition
+from virnuc_assets.defs.partitions import ShardSet
+from virnuc_assets.defs.provenance import FRAMES, features_provenance, variant_fingerprints
+from virnuc_assets.defs.sharded_asset import Outcome, ShardRun, ShardStage, Work, made_table, sharded_asset
 from virnuc_assets.encoders.registry import Variant
-from virnuc_assets.partitions import ShardSet
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.merging import merge_features
-from virnuc_assets.storage.schemas import frames_schema, vector_dim
-from virnuc_assets.storage.tables import content_digest, read_schema, read_table
-
-GROUP = "features"
+from virnuc_assets.storage.schemas import frames_schema
+from virnuc_assets.storage.tables import read_table
 
 
 def build_asset(workspace: Workspace, shards: ShardSet, variant: Variant) -> dg.AssetsDefinition:
@@ -25,22 +25,18 @@ def build_asset(workspace: Workspace, shards: ShardSet, variant: Variant) -> dg.
         encoders = variant_fingerprints(workspace, variant)
 
         def work(shard: str) -> Outcome:
-            recipe = features_recipe(workspace, domain, shard, encoders)
-            sides = {"dna": variant.dna, "protein": variant.protein}
-            paths = {side: layout.table(domain, f"{name}_embeddings", shard) for side, name in sides.items()}
-            dims = {side: vector_dim(read_schema(path)) for side, path in paths.items()}
+            provenance = features_provenance(workspace, domain, shard, variant, encoders)
 
             def batches() -> Iterator[pa.Table]:
-                frames = read_table(layout.table(domain, "translated_proteins", shard), frames_schema())
-                tables = {
-                    side: read_table(path, require={"frames": recipe["frames"], "encoder": encoders[side]})
-                    for side, path in paths.items()
-                }
-                yield merge_features(frames, tables["dna"], tables["protein"])
+                frames = read_table(layout.table(domain, FRAMES, shard), frames_schema())
+                dna, protein = (
+                    read_table(layout.table(domain, f"{name}_embeddings", shard))
+                    for name in (variant.dna, variant.protein)
+                )
+                yield merge_features(frames, dna, protein)
 
-            contents = {side: content_digest(path) for side, path in paths.items()}
-            full_recipe = {**recipe, "embeddings": contents, "dims": dims}
-            outcome = made_table(layout.table(domain, f"{variant.name}_features", shard), full_recipe, batches)
+            outcome = made_table(layout.table(domain, f"{variant.name}_features", shard), provenance, batches)
+            dims = provenance["dims"]
             return outcome.with_metadata(
                 dna_dim=dims["dna"], protein_dim=dims["protein"], merged_dim=sum(dims.values())
             )
@@ -52,12 +48,10 @@ def build_asset(workspace: Workspace, shards: ShardSet, variant: Variant) -> dg.
         "An id that is missing on one side, or an embedding of another encoder than today's, is refused."
     )
     stage = ShardStage(
-        deps=[
-            shards.key(name)
-            for name in ("translated_proteins", f"{variant.dna}_embeddings", f"{variant.protein}_embeddings")
-        ],
-        group=GROUP,
+        deps=[shards.key(name) for name in (FRAMES, f"{variant.dna}_embeddings", f"{variant.protein}_embeddings")],
+        group=group_of("features", domain),
         kinds=frozenset({"parquet"}),
         code_version="1",
+        condition=stage_condition() if variant in workspace.kept_variants(domain) else None,
     )
-    return shard_asset(layout, shards, f"{variant.name}_features", stage, merge)
+    return sharded_asset(workspace, shards, f"{variant.name}_features", stage, merge)

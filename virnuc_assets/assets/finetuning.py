@@ -8,17 +8,17 @@ from typing import Any
 import dagster as dg
 
 from virnuc_assets.assets.accounts import LEDGER
-from virnuc_assets.assets.lost_database import retried_if_database_was_away
-from virnuc_assets.assets.per_shard import OWNERS
 from virnuc_assets.assets.reference import SPLIT, current_frames, current_split
 from virnuc_assets.assets.trainings import training_place
 from virnuc_assets.checks import result
+from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.sharded_asset import OWNERS
+from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
 from virnuc_assets.encoders.checkpoints import find_checkpoint, folder_digest, read_json
 from virnuc_assets.encoders.fingerprint import fingerprint
 from virnuc_assets.encoders.registry import FINETUNED, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.launch import GPU_POOL, gpu_op_tags
-from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.tables import content_digest, read_table
@@ -62,19 +62,18 @@ def _finetuned_asset(workspace: Workspace, name: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=asset_name(name),
-        hooks={retried_if_database_was_away},
         deps=[REFERENCE.key("translated_proteins"), SPLIT],
         group_name=GROUP,
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
-        code_version="1",
+        code_version=code_version("2", settings),
         pool=GPU_POOL,
         op_tags=gpu_op_tags(workspace.settings),
         description=f"{name} fine-tuned by LoRA ({settings.objective}) on training frames, stopped on validation "
         "frames, merged into a checkpoint; test frames are never read. A run that was killed continues.",
     )
     def finetuned(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
-        provenance = _todays_provenance(context.instance, workspace, name)
+        inputs, provenance = inputs_of(context), _todays_provenance(context.instance, workspace, name)
         folder = _folder(workspace, name)
         facts = _stored_facts(folder)
         is_new = facts is None or facts["provenance"]["digest"] != provenance["digest"]
@@ -88,7 +87,7 @@ def _finetuned_asset(workspace: Workspace, name: str) -> dg.AssetsDefinition:
             "folder": dg.MetadataValue.path(str(folder)),
             "mlflow_run": tracking.link(facts["provenance"]["mlflow_run"]),
         }
-        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(folder_digest(folder)))
+        return whole_result(inputs, folder_digest(folder), metadata)
 
     return finetuned
 

@@ -1,15 +1,16 @@
 """Group `shards`: plans the files of the watched folder into sample shards, and books what became of each file."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import dagster as dg
 
-from virnuc_assets.assets.attempts import attempt_each, raise_failures
-from virnuc_assets.assets.shards import plan_asset, plan_result, shard_keys
+from virnuc_assets.assets.shards import GROUP, PLAN, changed_partitions, shards_spec
+from virnuc_assets.defs.partitions import SAMPLES, register, unregister_all_but
+from virnuc_assets.defs.provenance import plan_digest
+from virnuc_assets.defs.sharded_asset import OWNERS, raise_failures
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.partitions import SAMPLE_NAMES, SAMPLES, register, unregister_all_but
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.catalogue import Source
 from virnuc_assets.sequences.incoming import (
@@ -21,13 +22,15 @@ from virnuc_assets.sequences.incoming import (
     write_into_book,
 )
 from virnuc_assets.sequences.opening import SequenceFileError, SourceChanged
-from virnuc_assets.sequences.plan_table import SameRecords, make_plan
-from virnuc_assets.sequences.planning import Plan, records_digest
-from virnuc_assets.sequences.shard_keys import source_name, source_of
+from virnuc_assets.sequences.plan_table import SameRecords, ShardPlan, plan_counts, plan_sample, read_shard
+from virnuc_assets.sequences.planning import records_digest
+from virnuc_assets.sequences.shard_keys import source_name
+from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.layout import require_layout
 
-# One such run at a time: files that came together are told apart, and none is planned twice.
+# One such run at a time: files that came together are compared, and none is planned twice.
 POOL = "plan_samples"
-E = TypeVar("E", bound=Exception)
+E = TypeVar("E", bound=VirnucError)
 
 
 class PlanSamples(dg.Config):
@@ -44,74 +47,84 @@ class NameTaken(VirnucError):
     """A file whose name is, as a sample, that of another file."""
 
 
-def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
-    """The plan of the samples."""
+def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """The plan of the samples, and the samples."""
     layout, settings = workspace.layout, workspace.settings
 
-    def plan_samples(context: dg.AssetExecutionContext, config: PlanSamples) -> dg.MaterializeResult[Any]:
-        """Plans the files of the watched folder into shards and registers samples and shards as partitions.
+    @dg.asset(
+        key=SAMPLES.key(PLAN),
+        group_name=GROUP,
+        kinds={"fasta", "parquet"},
+        owners=OWNERS,
+        code_version="2",
+        pool=POOL,
+    )
+    def sample_plan(
+        context: dg.AssetExecutionContext, config: PlanSamples
+    ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]:
+        """Plans the files of the watched folder into shards and registers the samples as partitions.
 
         A broken file fails this asset by name, and is no sample any more if it was one; the others are planned and
         registered all the same. A new file with the records of another sample is a duplicate: it is noted with that
         sample's name, and has no shards. A file that is written to while it is read stays what it was, and waits.
         """
+        require_layout(layout)
         files = visible_files(settings.incoming)
         chosen = {name: path for name, path in files.items() if config.files is None or name in config.files}
         states, book = file_states(chosen, settings.sequences), read_book(layout)
         names, failures = _sample_names(files, chosen, book)
         sources = {file: Source(names[file], chosen[file]) for file in states if file not in failures}
         plans = _plan_each(workspace, sources, known_contents(layout, book), failures)
-        samples = {names[file]: made for file, made in plans.items()}
+        samples = {names[file]: plan for file, plan in plans.items()}
         growing, duplicates = _taken_out(failures, SourceChanged), _taken_out(failures, SameRecords)
         refused = {names[file] for file, error in failures.items() if isinstance(error, SequenceFileError)}
-        added, removed = _register(context.instance, samples, refused)
+        added = register(context.instance, SAMPLES, list(samples))
+        others = [name for name in SAMPLES.keys(context.instance) if name not in refused]
+        removed = unregister_all_but(context.instance, SAMPLES, others)
+        versions = {name: _shard_digests(workspace, name, plan) for name, plan in samples.items()}
+        yield from changed_partitions(context.instance, SAMPLES, versions)
         write_into_book(layout, _entries(states, names, plans, failures | duplicates), files)
         raise_failures(failures, "samples that cannot be read; all others are planned")
-        result = plan_result(workspace, SAMPLES, samples, added, removed)
-        told = {"duplicates": _told(duplicates), "still_written": _told(growing)}
-        return result._replace(metadata={**(result.metadata or {}), **told})
+        facts = {
+            "samples": len(samples),
+            "records": sum(plan_counts(plan)["records"] for plan in samples.values()),
+            "shards": sum(len(found) for found in versions.values()),
+            "samples_added": len(added),
+            "samples_removed": len(removed),
+            "duplicates": _told(duplicates),
+            "still_written": _told(growing),
+        }
+        yield dg.MaterializeResult(metadata=facts, data_version=dg.DataVersion(digest_of(versions)))
 
-    return [plan_asset(SAMPLES, plan_samples, [], pool=POOL)]
+    return [sample_plan, shards_spec(SAMPLES, "Samples, as their files were planned.")]
 
 
 def _plan_each(
-    workspace: Workspace, sources: Mapping[str, Source], known: Mapping[str, str], failures: dict[str, Exception]
-) -> dict[str, Plan]:
+    workspace: Workspace, sources: Mapping[str, Source], known: Mapping[str, str], failures: dict[str, VirnucError]
+) -> dict[str, ShardPlan]:
     """Plans by file; of several new files with the same records the first is planned."""
-    contents = dict(known)
+    contents, plans = dict(known), dict[str, ShardPlan]()
+    for file, source in sources.items():
+        path = workspace.layout.plan("samples", source.name)
+        try:
+            plans[file] = plan_sample(path, source, workspace.settings.sequences, contents)
+        except VirnucError as error:
+            failures[file] = error
+        else:
+            contents[records_digest(plans[file].pieces)] = source.name
+    return plans
 
-    def plan(file: str) -> Plan:
-        path = workspace.layout.plan("samples", sources[file].name)
-        made = make_plan(path, sources[file], workspace.settings.sequences, contents)
-        contents[records_digest(made.pieces)] = sources[file].name
-        return made
 
-    return dict(attempt_each(sources, plan, failures))
-
-
-def _register(
-    instance: dg.DagsterInstance, plans: Mapping[str, Plan], refused: Collection[str]
-) -> tuple[list[str], list[str]]:
-    """Samples and shards become partitions; those of a file that was replaced by a broken one are none any more.
-
-    Returns:
-        The shards that were added and removed.
-    """
-    added = register(instance, SAMPLES.partitions, shard_keys(plans))
-    registered = instance.get_dynamic_partitions(str(SAMPLES.partitions.name))
-    others = [key for key in registered if source_of(key) not in plans and source_of(key) not in refused]
-    removed = unregister_all_but(instance, SAMPLES.partitions, [*shard_keys(plans), *others])
-    register(instance, SAMPLE_NAMES, list(plans))
-    names = instance.get_dynamic_partitions(str(SAMPLE_NAMES.name))
-    unregister_all_but(instance, SAMPLE_NAMES, [name for name in names if name not in refused])
-    return added, removed
+def _shard_digests(workspace: Workspace, sample: str, plan: ShardPlan) -> list[str]:
+    path = workspace.layout.plan("samples", sample)
+    return [plan_digest(read_shard(path, shard)) for shard in plan.shards]
 
 
 def _sample_names(
     files: Mapping[str, Path], chosen: Mapping[str, Path], book: Mapping[str, IncomingFile]
-) -> tuple[dict[str, str], dict[str, Exception]]:
+) -> tuple[dict[str, str], dict[str, VirnucError]]:
     """Sample name of every file that has one; of chosen files that are named alike one is taken, others are refused."""
-    failures: dict[str, Exception] = {}
+    failures: dict[str, VirnucError] = {}
     owners: dict[str, str] = {}  # by sample; who has the name already, keeps it
     names: dict[str, str] = {}
     planned_first = sorted(files, key=lambda file: (file not in book or book[file].fate != "planned", file))
@@ -128,7 +141,10 @@ def _sample_names(
 
 
 def _entries(
-    states: Mapping[str, str], names: Mapping[str, str], plans: Mapping[str, Plan], failures: Mapping[str, Exception]
+    states: Mapping[str, str],
+    names: Mapping[str, str],
+    plans: Mapping[str, ShardPlan],
+    failures: Mapping[str, VirnucError],
 ) -> list[IncomingFile]:
     """The book's entries; a failure that is not the file's, as a full disk, is none: the file goes on waiting."""
     entries = []
@@ -145,7 +161,7 @@ def _entries(
     return entries
 
 
-def _taken_out(failures: dict[str, Exception], kind: type[E]) -> dict[str, E]:
+def _taken_out(failures: dict[str, VirnucError], kind: type[E]) -> dict[str, E]:
     """Failures of one kind, which are none of the run's."""
     found = {file: error for file, error in failures.items() if isinstance(error, kind)}
     for file in found:
@@ -153,5 +169,5 @@ def _taken_out(failures: dict[str, Exception], kind: type[E]) -> dict[str, E]:
     return found
 
 
-def _told(errors: Mapping[str, Exception]) -> dict[str, str]:
+def _told(errors: Mapping[str, VirnucError]) -> dict[str, str]:
     return {file: str(error) for file, error in errors.items()}

@@ -8,10 +8,11 @@ import dagster as dg
 from virnuc_assets.assets.ablations import ABLATIONS
 from virnuc_assets.assets.benchmark import BENCHMARK, MIGRATION_GROUP, benchmark_asset, benchmark_check
 from virnuc_assets.assets.evidence import gather_evidence
-from virnuc_assets.assets.lost_database import retried_if_database_was_away
-from virnuc_assets.assets.per_shard import OWNERS
 from virnuc_assets.assets.virnucpro import NAME as IMPORTED
 from virnuc_assets.checks import result
+from virnuc_assets.defs.automation import decision_condition
+from virnuc_assets.defs.sharded_asset import OWNERS
+from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.tracking import MlflowTracking
@@ -34,12 +35,12 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=DECISION,
-        hooks={retried_if_database_was_away},
         deps=[*(f"{name}_evaluation" for name in evaluated), ABLATIONS, BENCHMARK],
         group_name=MIGRATION_GROUP,
         kinds={"html", "mlflow"},
         owners=OWNERS,
-        code_version="2",
+        code_version=code_version("3", settings.decision, settings.evaluation),
+        automation_condition=decision_condition(),
     )
     def migration_decision(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         """May FastESM2_650 replace ESM2-3B here? GO, NO-GO, or NO DECISION with each missing piece named.
@@ -52,7 +53,7 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
         from virnuc_assets.migration.bundle import Bundle, write_bundle
         from virnuc_assets.migration.report import markdown_summary
 
-        evidence = gather_evidence(context.instance, workspace)
+        inputs, evidence = inputs_of(context), gather_evidence(context.instance, workspace)
         runs = _training_runs(tracking, evidence)
         folder = workspace.layout.whole(DECISION).parent
         with tracking.run("migration decision", {"dagster.run_id": context.run.run_id}, {}) as run_id:
@@ -73,7 +74,7 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
             "report": dg.MetadataValue.path(str(workspace.layout.whole(DECISION, ".html"))),
             "mlflow_run": tracking.link(run_id),
         }
-        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(digest_of(decision.to_json())))
+        return whole_result(inputs, digest_of(decision.to_json()), metadata)
 
     return migration_decision
 

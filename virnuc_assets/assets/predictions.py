@@ -1,42 +1,46 @@
 """Group `predictions`: the serving classifier's scores for every frame of a sample, and what its user receives."""
 
+import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.assets.accounts import source_ledger
-from virnuc_assets.assets.per_shard import (
+from virnuc_assets.assets.accounts import sample_ledger
+from virnuc_assets.checks import partitions_of_run, result, shards_of_run
+from virnuc_assets.defs.automation import stage_condition
+from virnuc_assets.defs.partitions import SAMPLES
+from virnuc_assets.defs.provenance import (
+    PREDICTIONS,
+    Today,
+    features_provenance,
+    predictions_provenance,
+    variant_fingerprints,
+)
+from virnuc_assets.defs.sharded_asset import (
     Outcome,
     ShardRun,
     ShardStage,
     Work,
     made_table,
     peak_memory_mb,
-    shard_asset,
+    sharded_asset,
 )
-from virnuc_assets.assets.recipes import (
-    features_recipe,
-    frames_recipe,
-    predictions_recipe,
-    read_shard_inputs,
-    variant_fingerprints,
-)
-from virnuc_assets.checks import result, shards_of_run
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.markdown import cell
-from virnuc_assets.partitions import REPORTS, SAMPLES
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.accounting import ledger_faults
 from virnuc_assets.sequences.plan_table import planned_shards
-from virnuc_assets.sequences.shard_keys import source_of
+from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.digests import digest_of
-from virnuc_assets.storage.layout import Layout
-from virnuc_assets.storage.schemas import ledger_schema, predictions_schema
-from virnuc_assets.storage.tables import content_digest, read_recipe, read_table, require_table
+from virnuc_assets.storage.layout import RECORDS_FILE
+from virnuc_assets.storage.schemas import predictions_schema
+from virnuc_assets.storage.tables import TableMismatch, content_digest, read_recipe, read_table, require_table
 
-GROUP = "predictions"
+GROUP, REPORT = "predictions", "report"
+PROVENANCE_FILE = "provenance.json"  # of a report: what it was made from
 
 
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
@@ -57,27 +61,29 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
             features = layout.table("samples", f"{variant.name}_features", shard)
             folder, chunk_length = layout.classifier(variant.name), workspace.settings.sequences.chunk_length
             classifier = ServingClassifier.load(folder, encoders, read_recipe(features)["dims"], chunk_length)
-            require_table(features, classifier.features_schema, features_recipe(workspace, "samples", shard, encoders))
-            planned = read_shard_inputs(layout.plan("samples", source_of(shard)))[shard].digest
-            recipe = predictions_recipe(content_digest(features), classifier.digest, planned)
+            expected = features_provenance(workspace, "samples", shard, variant, encoders)
+            require_table(features, classifier.features_schema, expected)
+            provenance = predictions_provenance(content_digest(features), classifier.digest)
 
             def batches() -> Iterator[pa.Table]:
                 yield classifier.predictions(read_table(features))
 
-            path = layout.table("samples", "predictions", shard)
-            outcome = made_table(path, recipe, batches)
+            path = layout.table("samples", PREDICTIONS, shard)
+            outcome = made_table(path, provenance, batches)
             calls = read_table(path).column("call").to_pylist()
             return outcome.with_metadata(frames_called_virus=calls.count("virus"), classifier=classifier.digest)
 
         return work
 
+    classifier = dg.AssetKey(f"{variant.name}_classifier")
     stage = ShardStage(
-        deps=[SAMPLES.key(f"{variant.name}_features"), dg.AssetKey(f"{variant.name}_classifier")],
+        deps=[SAMPLES.key(f"{variant.name}_features"), classifier],
         group=GROUP,
         kinds=frozenset({"parquet", "pytorch"}),
         code_version="1",
+        condition=stage_condition(ignored=classifier),
     )
-    return [shard_asset(layout, SAMPLES, "predictions", stage, predict), _report_asset(workspace)]
+    return [sharded_asset(workspace, SAMPLES, PREDICTIONS, stage, predict), _report_asset(workspace)]
 
 
 def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
@@ -94,16 +100,16 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
             from virnuc_assets.classifier.calling import write_sample_report
 
             started = time.perf_counter()
-            shards = planned_shards(layout, "samples", sample)
-            if not shards:
-                raise VirnucError(f"sample {sample!r} is not planned; materialize samples/shard_plan first")
-            temperature = _require_current(workspace, shards)
+            inputs, temperature = report_inputs(workspace, sample)
             confidence = workspace.settings.evaluation.min_confidence
-            tables = (layout.table("samples", "predictions", shard) for shard in shards)
+            tables = (layout.table("samples", PREDICTIONS, shard) for shard in inputs["shards"])
             predictions = pa.concat_tables(read_table(table, predictions_schema()) for table in tables)
-            ledger, folder = source_ledger(layout, "samples", sample), layout.sample_report(sample)
+            ledger, folder = sample_ledger(layout, sample), layout.sample_report(sample)
+            (folder / PROVENANCE_FILE).unlink(missing_ok=True)
             records = write_sample_report(folder, predictions, ledger, temperature, confidence)
-            digest = digest_of([_reported_digest(layout, shards), confidence])
+            with written_aside(folder / PROVENANCE_FILE) as aside:
+                aside.write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")
+            digest = digest_of(inputs)
             metadata = {
                 "rows": records.num_rows,
                 "digest": digest,
@@ -118,12 +124,53 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         return work
 
     stage = ShardStage(
-        deps=[dg.AssetDep(SAMPLES.key("predictions"), partition_mapping=dg.AllPartitionMapping())],
+        deps=[SAMPLES.key(PREDICTIONS)],
         group=GROUP,
         kinds=frozenset({"tsv"}),
         code_version="1",
+        whole=True,
+        condition=stage_condition(),
     )
-    return shard_asset(layout, REPORTS, "report", stage, report)
+    return sharded_asset(workspace, SAMPLES, REPORT, stage, report)
+
+
+def report_inputs(workspace: Workspace, sample: str) -> tuple[dict[str, Any], float | None]:
+    """What a sample's report follows from today, and the temperature of the classifier that predicted it.
+
+    Raises:
+        VirnucError: it is not planned, or predictions of it are missing, or of other records, encoders or another
+            classifier than today's.
+    """
+    from virnuc_assets.classifier.checkpoint import load_classifier
+
+    layout, today = workspace.layout, Today(workspace, "samples")
+    shards = planned_shards(layout.plan("samples", sample))
+    if not shards:
+        raise VirnucError(f"sample {sample!r} is not planned; materialize samples/shard_plan first")
+    for shard in shards:
+        if not today.is_current(PREDICTIONS, shard):
+            raise TableMismatch(
+                f"{layout.table('samples', PREDICTIONS, shard)}: missing, or not of today's records, encoders and "
+                f"serving classifier; materialize samples/{PREDICTIONS} (partition {sample}) first"
+            )
+    tables = [layout.table("samples", name, shard) for shard in shards for name in (PREDICTIONS, "ledger")]
+    inputs = {
+        "shards": shards,
+        "tables": digest_of([content_digest(table) for table in tables]),
+        "min_confidence": workspace.settings.evaluation.min_confidence,
+    }
+    _, description = load_classifier(layout.classifier(workspace.settings.serving.variant))
+    return {**inputs, "temperature": description.temperature}, description.temperature
+
+
+def report_is_current(workspace: Workspace, sample: str) -> bool:
+    """Whether a sample's report is there and made from today's predictions."""
+    folder = workspace.layout.sample_report(sample)
+    try:
+        stored = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
+        return bool((folder / RECORDS_FILE).is_file() and stored == report_inputs(workspace, sample)[0])
+    except (VirnucError, FileNotFoundError, ValueError):
+        return False
 
 
 def _record_counts(records: pa.Table) -> dict[str, int]:
@@ -137,58 +184,30 @@ def _record_counts(records: pa.Table) -> dict[str, int]:
     }
 
 
-def _reported_digest(layout: Layout, shards: list[str]) -> str:
-    """Digest of the rows that a report is made of."""
-    tables = [layout.table("samples", name, shard) for shard in shards for name in ("predictions", "ledger")]
-    return digest_of([content_digest(table) for table in tables])
-
-
-def _require_current(workspace: Workspace, shards: list[str]) -> float | None:
-    """Refuse predictions of an older file, other encoders or another classifier than the serving one.
-
-    Returns:
-        The temperature of the serving classifier.
-    """
-    from virnuc_assets.classifier.calling import ServingClassifier
-
-    layout, variant = workspace.layout, workspace.variant(workspace.settings.serving.variant)
-    encoders = variant_fingerprints(workspace, variant)
-    folder, chunk_length = layout.classifier(variant.name), workspace.settings.sequences.chunk_length
-    for shard in shards:
-        features = layout.table("samples", f"{variant.name}_features", shard)
-        classifier = ServingClassifier.load(folder, encoders, read_recipe(features)["dims"], chunk_length)
-        require_table(features, classifier.features_schema, features_recipe(workspace, "samples", shard, encoders))
-        made_from = {"features": content_digest(features), "classifier": classifier.digest}
-        require_table(layout.table("samples", "predictions", shard), predictions_schema(), made_from)
-        frames = frames_recipe(workspace, "samples", shard)
-        require_table(layout.table("samples", "ledger", shard), ledger_schema(), {**frames, "table": "ledger"})
-    return classifier.description.temperature
-
-
 def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     """Checks of the predictions and of the report."""
     layout = workspace.layout
     variant = workspace.variant(workspace.settings.serving.variant)
 
-    @dg.asset_check(asset=SAMPLES.key("predictions"), blocking=True)
+    @dg.asset_check(asset=SAMPLES.key(PREDICTIONS), blocking=True)
     def every_frame_is_called(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         """Predictions and features hold the same frames in the same order."""
         faults = {}
-        for shard in shards_of_run(context, SAMPLES):
-            path = layout.table("samples", "predictions", shard)
+        for shard in shards_of_run(context, workspace, SAMPLES):
+            path = layout.table("samples", PREDICTIONS, shard)
             features = layout.table("samples", f"{variant.name}_features", shard)
             if read_table(path).column("frame_id") != read_table(features).column("frame_id"):
                 faults[shard] = ["frame_ids differ from those of the features"]
         return result(faults)
 
-    @dg.asset_check(asset=SAMPLES.key("report"), blocking=True)
+    @dg.asset_check(asset=SAMPLES.key(REPORT), blocking=True)
     def every_record_is_accounted_for(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         """Every record of a sample has its line in its report, and its chunks and frames add up."""
         from virnuc_assets.classifier.calling import read_record_ids
 
         faults, records = {}, 0
-        for sample in shards_of_run(context, REPORTS):
-            ledger, reported = source_ledger(layout, "samples", sample), read_record_ids(layout.sample_report(sample))
+        for sample in partitions_of_run(context, SAMPLES):
+            ledger, reported = sample_ledger(layout, sample), read_record_ids(layout.sample_report(sample))
             records += len(reported)
             found = ledger_faults(ledger)
             if reported != ledger.column("record_id").to_pylist():

@@ -1,64 +1,44 @@
-"""Says how far a run's embedding has come: rarely enough that it costs nothing, and not at all in short runs."""
+"""Logs how far a run's embedding has come: rarely enough that it costs nothing, and not at all in short runs."""
 
 import time
 from collections.abc import Callable
 
-from virnuc_assets.assets.per_shard import ShardRun
+from virnuc_assets.defs.sharded_asset import ShardRun
 
-# An event costs about 10 ms in SQLite; an observation is an event that the asset's page shows.
-_LOG_EVERY_S = 10.0
-_OBSERVE_EVERY_S = 30.0
+_LOG_EVERY_S = 30.0  # each line is an event
 
 
 class Progress:
-    """Counts the sequences of a run that go through an encoder, and tells of them now and then."""
+    """Counts the sequences of a run that go through an encoder, and logs them now and then."""
 
     def __init__(self, run: ShardRun, name: str, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Time runs from here, so this is to be made when the encoder is loaded.
 
         Args:
-            run: told of it.
+            run: whose log it is.
             name: the encoder's.
             total: sequences of the run that are to be embedded.
             clock: seconds.
         """
         self._run, self._name, self._total, self._clock = run, name, total, clock
-        self._started = self._logged = self._observed = clock()
+        self._started = self._logged = clock()
         self._done = 0
 
     def advance(self, shard: str, count: int) -> None:
         """So many more sequences went through, those of a shard."""
         self._done += count
         now = self._clock()
-        if now - self._logged >= _LOG_EVERY_S:
-            self._logged = now
-            self._run.log.info(self._sentence(shard, now))
-        if now - self._observed >= _OBSERVE_EVERY_S:
-            self._observed = now
-            facts = {
-                "sequences_done": self._done,
-                "sequences_total": self._total,
-                "sequences_per_s": round(self._rate(now), 1),
-                "seconds_left": round(self._seconds_left(now)),
-                "progress": self._sentence(shard, now),
-            }
-            self._run.observe(shard, facts)
-
-    def _rate(self, now: float) -> float:
-        return self._done / (now - self._started)
-
-    def _seconds_left(self, now: float) -> float:
-        return max(self._total - self._done, 0) / self._rate(now)
-
-    def _sentence(self, shard: str, now: float) -> str:
+        if now - self._logged < _LOG_EVERY_S:
+            return
+        self._logged, rate = now, self._done / (now - self._started)
         number, shards = self._run.shards.index(shard) + 1, len(self._run.shards)
-        return (
+        self._run.log.info(
             f"{self._name}: shard {number} of {shards} ({shard}): {self._done:,} of {self._total:,} sequences of this "
-            f"run, {self._rate(now):,.3g}/s, about {spoken(self._seconds_left(now))} left"
+            f"run, {rate:,.3g}/s, about {duration(max(self._total - self._done, 0) / rate)} left"
         )
 
 
-def spoken(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A duration in its two largest units."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from virnuc_assets.assets.recipes import features_recipe, frames_digest, variant_fingerprints
+from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.provenance import FRAMES, features_provenance, frames_digest, variant_fingerprints
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.catalogue import Source
-from virnuc_assets.sequences.plan_table import read_pieces
-from virnuc_assets.sequences.planning import Piece
+from virnuc_assets.sequences.plan_table import ShardPlan, read_plan
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import evaluation_schema, features_schema, vector_dim
 from virnuc_assets.storage.tables import content_digest, read_schema, require_table
@@ -30,7 +30,7 @@ def reference_tables(instance: dg.DagsterInstance, workspace: Workspace, asset: 
     Raises:
         VirnucError: no shard is planned, or the table of some is missing; those are named.
     """
-    shards = sorted(instance.get_dynamic_partitions(str(REFERENCE.partitions.name)))
+    shards = REFERENCE.keys(instance)
     tables = {shard: workspace.layout.table("reference", asset, shard) for shard in shards}
     missing = [shard for shard, path in tables.items() if not path.is_file()]
     if missing or not shards:
@@ -48,7 +48,7 @@ def current_frames(instance: dg.DagsterInstance, workspace: Workspace) -> dict[s
         VirnucError: a table is missing.
         TableMismatch: a table is stale.
     """
-    tables = reference_tables(instance, workspace, "translated_proteins")
+    tables = reference_tables(instance, workspace, FRAMES)
     for shard in tables:
         frames_digest(workspace, "reference", shard)
     return tables
@@ -63,11 +63,10 @@ def split_recipe(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str
 
     frames = current_frames(instance, workspace)
     catalogue = workspace.catalogue()
-    plans = {source.name: workspace.layout.plan("reference", source.name) for source in catalogue}
     return {
         "table": "split",
         "frames": digest_of({shard: content_digest(path) for shard, path in frames.items()}),
-        "plans": digest_of({name: content_digest(path) for name, path in plans.items()}),
+        "plan": content_digest(workspace.layout.plan("reference")),
         "names": digest_of(
             {source.name: [source.relatives, source.organism, str(source.date)] for source in catalogue}
         ),
@@ -98,16 +97,16 @@ def evaluation_recipe(features: Mapping[str, Path], split: Path, classifier_dige
     }
 
 
-def planned_pieces(workspace: Workspace) -> Iterator[tuple[Source, list[Piece]]]:
-    """Every catalogued source with those of its planned pieces that have chunks to be used."""
-    for source in workspace.catalogue():
-        pieces = read_pieces(workspace.layout, "reference", source.name)
-        yield source, [piece for piece in pieces if piece.fate == "planned"]
+def planned(workspace: Workspace) -> ShardPlan:
+    """The plan of the reference, with those of its records that have chunks to be used."""
+    plan = read_plan(workspace.layout.plan("reference"))
+    return replace(plan, pieces=tuple(piece for piece in plan.pieces if piece.fate == "planned"))
 
 
 def record_sources(workspace: Workspace) -> dict[str, Source]:
     """The catalogued source of every planned record."""
-    return {piece.record_id: source for source, pieces in planned_pieces(workspace) for piece in pieces}
+    sources = {source.name: source for source in workspace.catalogue()}
+    return {piece.record_id: sources[piece.source] for piece in planned(workspace).pieces}
 
 
 def named_records(workspace: Workspace) -> dict[str, set[str]]:
@@ -122,7 +121,7 @@ def named_records(workspace: Workspace) -> dict[str, set[str]]:
 
 def record_lengths(workspace: Workspace) -> dict[str, int]:
     """Length in nt of every planned reference record."""
-    return {piece.record_id: piece.length_nt for _, pieces in planned_pieces(workspace) for piece in pieces}
+    return {piece.record_id: piece.length_nt for piece in planned(workspace).pieces}
 
 
 def current_features(instance: dg.DagsterInstance, workspace: Workspace, variant: Variant) -> dict[str, Path]:
@@ -136,5 +135,5 @@ def current_features(instance: dg.DagsterInstance, workspace: Workspace, variant
     encoders = variant_fingerprints(workspace, variant)
     schema = features_schema(vector_dim(read_schema(next(iter(tables.values())))))
     for shard, path in tables.items():
-        require_table(path, schema, features_recipe(workspace, "reference", shard, encoders))
+        require_table(path, schema, features_provenance(workspace, "reference", shard, variant, encoders))
     return tables

@@ -8,9 +8,9 @@ from typing import Any
 
 import dagster as dg
 
-from virnuc_assets.assets.per_shard import OWNERS
 from virnuc_assets.checks import result
-from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.sharded_asset import OWNERS
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import RefseqSettings
 from virnuc_assets.storage.digests import digest_of
@@ -18,6 +18,17 @@ from virnuc_assets.storage.digests import digest_of
 GROUP = "sources"
 RELEASE = REFERENCE.key("refseq_release")
 _TELL_EVERY_S = 5.0
+
+
+def is_downloaded(workspace: Workspace) -> bool:
+    """Whether the release of the settings is there."""
+    from virnuc_assets.sequences.refseq import RefseqError
+
+    try:
+        workspace.catalogue()
+    except RefseqError:
+        return False
+    return True
 
 
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:

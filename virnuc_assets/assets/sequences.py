@@ -1,65 +1,99 @@
 """Group `sequences`: the chunked FASTA of a shard, its open frames and its ledger."""
 
-import functools
-from collections.abc import Iterator, Sequence
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.assets.per_shard import Body, Outcome, ShardRun, ShardStage, Work, made_table, shard_asset
-from virnuc_assets.assets.recipes import chunks_recipe, frames_recipe, todays_plan
-from virnuc_assets.partitions import ShardSet
+from virnuc_assets.defs.automation import stage_condition
+from virnuc_assets.defs.partitions import ShardSet
+from virnuc_assets.defs.provenance import (
+    CHUNKS,
+    FRAMES,
+    LEDGER,
+    chunks_provenance,
+    frames_provenance,
+    ledger_provenance,
+    planned_shard,
+)
+from virnuc_assets.defs.sharded_asset import Body, Outcome, ShardRun, ShardStage, Work, made_table, sharded_asset
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.accounting import ledger_totals
 from virnuc_assets.sequences.chunk_table import ChunkReader
 from virnuc_assets.sequences.frame_table import Truth, open_frames
 from virnuc_assets.sequences.ledger import ledger_table
-from virnuc_assets.sequences.plan_table import PlannedSource, planned_proteins
-from virnuc_assets.sequences.planning import Piece
+from virnuc_assets.sequences.plan_table import ShardPlan, planned_proteins
 from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.tables import is_made_by, read_table, write_table
 
-GROUP = "sequences"
 # Threads share Python's lock in a part of the work: more would wait for each other. More runs scale further.
 _THREADS = 4
 
 
 def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefinition]:
     """Chunking and translation for one set of shards."""
-    layout, kinds = workspace.layout, frozenset({"fasta", "parquet"})
-    chunked, translated = "chunked_fasta", "translated_proteins"
-    chunk_stage = ShardStage([shards.key("shard_plan")], GROUP, kinds, "2")
-    frame_stage = ShardStage([shards.key(chunked), shards.key("shard_plan")], GROUP, kinds, "2", threads=_THREADS)
+    kinds, planned = frozenset({"fasta", "parquet"}), shards.key("shards")
+    group = group_of("sequences", shards.domain)
+    chunk_stage = ShardStage([planned], group, kinds, "3", condition=stage_condition())
+    frame_stage = ShardStage(
+        [shards.key(CHUNKS), planned], group, kinds, "3", threads=_THREADS, condition=stage_condition()
+    )
     return [
-        shard_asset(layout, shards, chunked, chunk_stage, _chunking(workspace, shards.domain)),
-        shard_asset(layout, shards, translated, frame_stage, _translation(workspace, shards.domain)),
+        sharded_asset(workspace, shards, CHUNKS, chunk_stage, _chunking(workspace, shards.domain)),
+        sharded_asset(workspace, shards, FRAMES, frame_stage, _translation(workspace, shards.domain)),
     ]
+
+
+def group_of(stage: str, domain: Domain) -> str:
+    """Group of a per-shard asset: those of the reference and of samples are apart on the lineage page."""
+    return stage if domain == "reference" else f"sample_{stage}"
 
 
 def _chunking(workspace: Workspace, domain: Domain) -> Body:
     layout = workspace.layout
 
     def chunk(_: ShardRun) -> Work:
-        """Chunks of a shard's records, cut as VirNucPro cuts them; the shard is read from its planned source.
+        """Chunks of a shard's records, cut as VirNucPro cuts them; the records are read from their planned files.
 
-        Shards of one source that are made in one run are read in one pass. A file that changed since it was planned
-        is refused.
+        Shards of one file that are made in one run are read in one pass. A file that changed since it was planned is
+        refused.
         """
-        opened = functools.lru_cache(maxsize=1)(ChunkReader)  # one file at a time: that of the shard before, if any
+        files = _Files()
 
         def work(shard: str) -> Outcome:
-            source, pieces = todays_plan(workspace, domain, shard)
+            plan = planned_shard(workspace, domain, shard)
 
             def batches() -> Iterator[pa.Table]:
-                yield opened(source.fasta, source.sha256, source.chunk_length).table(pieces)
+                by_file = itertools.groupby(plan.pieces, key=lambda piece: piece.source)
+                yield pa.concat_tables(files.reader(plan, source).table(pieces) for source, pieces in by_file)
 
-            path = layout.table(domain, "chunked_fasta", shard)
-            outcome = made_table(path, chunks_recipe(source, pieces), batches)
-            return outcome.with_metadata(records=len(pieces), chunk_length_nt=source.chunk_length)
+            outcome = made_table(layout.table(domain, CHUNKS, shard), chunks_provenance(plan), batches)
+            return outcome.with_metadata(
+                records=len(plan.pieces), source_files=len(plan.sources), chunk_length_nt=plan.chunk_length
+            )
 
         return work
 
     return chunk
+
+
+class _Files:
+    """The file that is read: that of the shard before, if the next goes on in it."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, str] | None = None
+        self._reader: ChunkReader | None = None
+
+    def reader(self, plan: ShardPlan, source: str) -> ChunkReader:
+        planned = plan.sources[source]
+        if self._reader is None or self._key != (planned.fasta, planned.sha256):
+            self._reader = ChunkReader(Path(planned.fasta), planned.sha256, plan.chunk_length)
+            self._key = planned.fasta, planned.sha256
+        return self._reader
 
 
 def _translation(workspace: Workspace, domain: Domain) -> Body:
@@ -72,19 +106,18 @@ def _translation(workspace: Workspace, domain: Domain) -> Body:
         """
 
         def work(shard: str) -> Outcome:
-            source, pieces = todays_plan(workspace, domain, shard)
-            chunks, ledger = layout.table(domain, "chunked_fasta", shard), layout.table(domain, "ledger", shard)
-            recipe = frames_recipe(workspace, domain, shard)
-            path = layout.table(domain, "translated_proteins", shard)
+            plan, provenance = planned_shard(workspace, domain, shard), frames_provenance(workspace, domain, shard)
+            chunks, ledger = layout.table(domain, CHUNKS, shard), layout.table(domain, LEDGER, shard)
+            path, of_ledger = layout.table(domain, FRAMES, shard), ledger_provenance(workspace, domain, shard)
 
             def batches() -> Iterator[pa.Table]:
-                found = open_frames(read_table(chunks), _truth(source, pieces))
-                write_table(ledger, ledger_table(pieces, found.counts), {**recipe, "table": "ledger"})
+                found = open_frames(read_table(chunks), _truth(workspace, domain, plan))
+                write_table(ledger, ledger_table(plan.pieces, found.counts), of_ledger)
                 yield found.table
 
-            if not is_made_by(ledger, {**recipe, "table": "ledger"}):
+            if not is_made_by(ledger, of_ledger):
                 path.unlink(missing_ok=True)  # frames without their ledger are made again
-            outcome = made_table(path, recipe, batches)
+            outcome = made_table(path, provenance, batches)
             return outcome.with_metadata(**ledger_totals(read_table(ledger)), ledger=dg.MetadataValue.path(str(ledger)))
 
         return work
@@ -92,7 +125,10 @@ def _translation(workspace: Workspace, domain: Domain) -> Body:
     return translate
 
 
-def _truth(source: PlannedSource, pieces: Sequence[Piece]) -> Truth | None:
-    if source.label is None or source.group is None:
+def _truth(workspace: Workspace, domain: Domain, plan: ShardPlan) -> Truth | None:
+    """What is known of the records of a shard, all of one label; None of a sample's."""
+    label = next(iter(plan.sources.values())).label
+    if label is None:
         return None
-    return Truth(source.label, source.group, planned_proteins(source, pieces))
+    groups = {piece.record_id: str(plan.sources[piece.source].group) for piece in plan.pieces}
+    return Truth(label, groups, planned_proteins(workspace.layout.plan(domain), plan))

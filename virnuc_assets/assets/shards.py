@@ -1,130 +1,108 @@
-"""Group `shards`: plans reference sources into shards, which become partitions."""
+"""Group `shards`: packs the records of the reference into shards, which become partitions."""
 
-import inspect
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
 
 from virnuc_assets.assets import refseq
-from virnuc_assets.assets.attempts import attempt_each, raise_failures
-from virnuc_assets.assets.per_shard import OWNERS
+from virnuc_assets.defs.automation import plan_condition
+from virnuc_assets.defs.partitions import REFERENCE, ShardSet, register, unregister_all_but
+from virnuc_assets.defs.provenance import plan_digest
+from virnuc_assets.defs.sharded_asset import DATA_VERSION, OWNERS, raise_failures, recorded_versions
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.partitions import REFERENCE, ShardSet, register, unregister_all_but
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.catalogue import Source
-from virnuc_assets.sequences.plan_table import make_plan, read_pieces
-from virnuc_assets.sequences.planning import Piece, Plan
-from virnuc_assets.sequences.shard_keys import source_of
+from virnuc_assets.sequences.plan_table import LABELS, ShardPlan, plan_counts, plan_reference, read_shard
 from virnuc_assets.storage.digests import digest_of
-from virnuc_assets.storage.tables import read_recipe
+from virnuc_assets.storage.layout import require_layout
 
 GROUP = "shards"
+PLAN, SHARDS = "shard_plan", "shards"
 
 
-def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
-    """The plan of the reference."""
+class PlanReference(dg.Config):
+    """What to pack again: labels (`viral`, `host`) whose records all go into new shards, e.g. after many were removed.
 
-    def plan_reference(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        """Plans every source of the catalogue into shards and registers them as partitions.
+    All of their frames and features are written again; known vectors are copied.
+    """
 
-        A shard is a range of chunks of one source file. Sources that are no longer catalogued lose their partitions.
-        A broken source fails this asset by name; the others are planned and registered all the same.
-        """
-        failures: dict[str, Exception] = {}
-        plans = _planned(workspace, REFERENCE, workspace.catalogue(), failures)
-        _require_unique_records(plans, _kept_plans(workspace, failures))
-        added = register(context.instance, REFERENCE.partitions, shard_keys(plans))
-        registered = context.instance.get_dynamic_partitions(str(REFERENCE.partitions.name))
-        kept = [key for key in registered if source_of(key) in failures]
-        removed = unregister_all_but(context.instance, REFERENCE.partitions, [*shard_keys(plans), *kept])
-        raise_failures(failures, "reference sources that cannot be read; all others are planned")
-        return plan_result(workspace, REFERENCE, plans, added, removed)
-
-    fetched = [refseq.RELEASE] if workspace.settings.refseq else []
-    return [plan_asset(REFERENCE, plan_reference, fetched)]
+    repack: list[str] = []
 
 
-def shard_keys(plans: Mapping[str, Plan]) -> list[str]:
-    """Keys of all plans' shards."""
-    return [key for plan in plans.values() for key in plan.shards]
+def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """The plan of the reference, and its shards."""
+    layout, settings = workspace.layout, workspace.settings
 
-
-def plan_asset(
-    shards: ShardSet,
-    body: Callable[..., dg.MaterializeResult[Any]],
-    deps: Sequence[dg.AssetKey],
-    pool: str | None = None,
-) -> dg.AssetsDefinition:
-    """The asset `shard_plan` of a set of shards; its description is the docstring of its body."""
-    return dg.asset(
-        body,  # type: ignore[call-overload]
-        key=shards.key("shard_plan"),
-        deps=deps,
+    @dg.asset(
+        key=REFERENCE.key(PLAN),
+        deps=[refseq.RELEASE] if settings.refseq else [],
         group_name=GROUP,
         kinds={"fasta", "parquet"},
         owners=OWNERS,
-        code_version="1",
-        description=inspect.getdoc(body),
-        pool=pool,
+        code_version=digest_of(settings.sequences.model_dump()),
+        automation_condition=plan_condition(settings.automation.reembed_cron),
+    )
+    def reference_plan(
+        context: dg.AssetExecutionContext, config: PlanReference
+    ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]:
+        """Packs the catalogue's records into shards of one label across source files, and registers them as partitions.
+
+        Unchanged records keep their shard; new ones go into new shards. Files that nobody wrote to are not read again.
+        A broken source fails this asset by name; the others are planned and registered all the same, and its records
+        of before stay planned. `repack: ["viral"]` in the run's config packs a label again.
+        """
+        require_layout(layout)
+        if unknown := sorted(set(config.repack) - set(LABELS)):
+            raise VirnucError(f"repack: {unknown[0]!r} is no label; expected some of {', '.join(LABELS)}")
+        repack = [label for label in LABELS if label in config.repack]
+        path = layout.plan("reference")
+        plan, failures = plan_reference(path, workspace.catalogue(), settings.sequences, repack)
+        added = register(context.instance, REFERENCE, plan.shards)
+        removed = unregister_all_but(context.instance, REFERENCE, plan.shards)
+        versions = {shard: [plan_digest(read_shard(path, shard))] for shard in plan.shards}
+        yield from changed_partitions(context.instance, REFERENCE, versions)
+        raise_failures(failures, "reference sources that cannot be read; all others are planned")
+        facts = {"shards_added": len(added), "shards_removed": len(removed), **_digests(plan)}
+        version = dg.DataVersion(digest_of([versions, {name: of.names for name, of in plan.sources.items()}]))
+        yield dg.MaterializeResult(metadata={**plan_counts(plan), **facts}, data_version=version)
+
+    return [reference_plan, shards_spec(REFERENCE, "Packs of reference records of one label, as they were planned.")]
+
+
+def shards_spec(shards: ShardSet, description: str) -> dg.AssetSpec:
+    """The partitions that a plan makes: a materialization of one says that its records changed."""
+    return dg.AssetSpec(
+        shards.key(SHARDS),
+        deps=[shards.key(PLAN)],
+        description=f"{description} Recorded by the run of shard_plan, for each partition whose records changed.",
+        group_name=GROUP,
+        kinds={"parquet"},
+        owners=OWNERS,
+        partitions_def=shards.partitions,
     )
 
 
-def _planned(
-    workspace: Workspace, shards: ShardSet, sources: Sequence[Source], failures: dict[str, Exception]
-) -> dict[str, Plan]:
-    by_name = {source.name: source for source in sources}
+def changed_partitions(
+    instance: dg.DagsterInstance, shards: ShardSet, versions: Mapping[str, list[str]]
+) -> Iterator[dg.AssetMaterialization]:
+    """An event for each partition whose records are not those of its latest event.
 
-    def plan(name: str) -> Plan:
-        return make_plan(workspace.layout.plan(shards.domain, name), by_name[name], workspace.settings.sequences)
+    Compared with what Dagster recorded, so that what a killed run did not record is recorded by the next.
 
-    return dict(attempt_each(by_name, plan, failures))
-
-
-def _kept_plans(workspace: Workspace, failures: Mapping[str, Exception]) -> dict[str, list[Piece]]:
-    """The plans that stay in force because their source cannot be read today."""
-    kept = (name for name in failures if workspace.layout.plan("reference", name).is_file())
-    return {name: read_pieces(workspace.layout, "reference", name) for name in kept}
-
-
-def _require_unique_records(plans: Mapping[str, Plan], kept: Mapping[str, Sequence[Piece]]) -> None:
-    seen: dict[str, str] = {}
-    for source, pieces in {**kept, **{name: plan.pieces for name, plan in plans.items()}}.items():
-        for record_id in {piece.record_id for piece in pieces if piece.fate == "planned"}:
-            if record_id in seen:
-                raise VirnucError(
-                    f"record {record_id!r} occurs in sources {seen[record_id]!r} and {source!r}; expected ids that are "
-                    "unique over the whole catalogue, because the split and the merge join on them"
-                )
-            seen[record_id] = source
+    Args:
+        instance: Dagster's.
+        shards: the partition set.
+        versions: digests of the shards of each partition.
+    """
+    key = shards.key(SHARDS)
+    recorded = recorded_versions(instance, key, list(versions))
+    for partition, digests in versions.items():
+        version = digests[0] if len(digests) == 1 else digest_of(digests)
+        if recorded.get(partition) != version:
+            yield dg.AssetMaterialization(
+                key, partition=partition, metadata={"shards": len(digests)}, tags={DATA_VERSION: version}
+            )
 
 
-def plan_result(
-    workspace: Workspace, shards: ShardSet, plans: Mapping[str, Plan], added: Sequence[str], removed: Sequence[str]
-) -> dg.MaterializeResult[Any]:
-    """What a person sees of plans, and their data version."""
-    pieces = [piece for plan in plans.values() for piece in plan.pieces]
-    firsts = [piece for piece in pieces if not piece.first_chunk]  # of each record one
-    records = Counter(piece.fate for piece in firsts)
-    recipes = {name: read_recipe(workspace.layout.plan(shards.domain, name)) for name in plans}
-    cds: Counter[str] = Counter()
-    for recipe in recipes.values():
-        cds.update(recipe["cds"])
-    metadata: dict[str, Any] = {
-        "sources": len(plans),
-        "records": records.total(),
-        "records_skipped": records["skipped"],
-        "records_failed": records["failed"],
-        "records_by_evidence": dict(Counter(piece.evidence for piece in firsts if piece.evidence)),
-        "cds_by_treatment": dict(cds),
-        "genbank_records_ignored": sum(recipe["genbank_records_ignored"] for recipe in recipes.values()),
-        "chunks": sum(piece.chunks for piece in pieces),
-        "shards": sum(len(plan.shards) for plan in plans.values()),
-        "shards_added": len(added),
-        "shards_removed": len(removed),
-        "sources_sha256": {name: plan.sha256 for name, plan in plans.items()},
-    }
-    told = ("sha256", "genbank_sha256", "label", "group")
-    version = digest_of([[name, *(recipes[name][key] for key in told), plans[name].shards] for name in plans])
-    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version))
+def _digests(plan: ShardPlan) -> dict[str, Any]:
+    return {"sources_sha256": digest_of({name: source.sha256 for name, source in plan.sources.items()})}

@@ -1,25 +1,28 @@
 """The split of the reference by relatives; asset and check are part of group `classifiers`."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.assets.accounts import LEDGER
-from virnuc_assets.assets.lost_database import retried_if_database_was_away
-from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.reference import (
     SPLIT,
     current_frames,
     named_records,
-    planned_pieces,
+    planned,
+    record_lengths,
     record_sources,
     reference_tables,
     split_recipe,
 )
 from virnuc_assets.checks import result
-from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.defs.automation import retraining_condition
+from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.sharded_asset import OWNERS, made_table
+from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
@@ -41,12 +44,12 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=SPLIT,
-        hooks={retried_if_database_was_away},
         deps=[REFERENCE.key("translated_proteins"), REFERENCE.key("shard_plan"), dg.AssetKey(LEDGER)],
         group_name="classifiers",
         kinds={"parquet"},
         owners=OWNERS,
-        code_version="2",
+        code_version=code_version("3", settings),
+        automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
     )
     def train_test_split(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         """Deals whole clusters of related records to train, validation and test; old records keep their side.
@@ -57,7 +60,7 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
         """
         from virnuc_assets.classifier.split import changes
 
-        frames = current_frames(context.instance, workspace)
+        inputs, frames = inputs_of(context), current_frames(context.instance, workspace)
         recipe, before, dealt_anew = _continued(workspace, split_recipe(context.instance, workspace))
         if dealt_anew:
             context.log.info(f"all records are dealt anew: {dealt_anew}")
@@ -79,7 +82,8 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
         outcome = made_table(path, recipe, batches)
         rows = read_table(path).to_pylist()
         facts = {**_counted(rows), **changes(before, rows), "dealt_anew": dealt_anew or "no"}
-        return outcome.with_metadata(**facts, settings=settings.model_dump(mode="json")).as_result()
+        metadata = {**outcome.metadata, **facts, "settings": settings.model_dump(mode="json")}
+        return whole_result(inputs, outcome.data_version, metadata)
 
     return train_test_split
 
@@ -106,13 +110,16 @@ def _continued(workspace: Workspace, recipe: Mapping[str, Any]) -> tuple[dict[st
 
 
 def _sequences(workspace: Workspace) -> Iterator[tuple[str, bytes]]:
-    for source, pieces in planned_pieces(workspace):
-        numbers = {piece.number for piece in pieces}
-        with open_source(source.fasta) as opened:
+    plan = planned(workspace)
+    numbers: dict[str, set[int]] = {}
+    for piece in plan.pieces:
+        numbers.setdefault(piece.source, set()).add(piece.number)
+    for name, of_source in numbers.items():
+        with open_source(Path(plan.sources[name].fasta)) as opened:
             for record in read_records(opened):
-                if record.number in numbers:
+                if record.number in of_source:
                     yield record.id, bytes(record.sequence)
-            opened.require_digest(read_recipe(workspace.layout.plan("reference", source.name))["sha256"])
+            opened.require_digest(plan.sources[name].sha256)
 
 
 def _counted(rows: _Rows) -> dict[str, Any]:
@@ -155,7 +162,9 @@ def split_check(workspace: Workspace) -> dg.AssetChecksDefinition:
         rows = read_table(workspace.layout.whole(SPLIT), split_schema()).to_pylist()
         sides = sides_of(rows)
         frames = current_frames(context.instance, workspace).values()
-        records = rebuilt_records(reference_tables(context.instance, workspace, "chunked_fasta"))
+        records = rebuilt_records(
+            reference_tables(context.instance, workspace, "chunked_fasta"), record_lengths(workspace)
+        )
         similar = similar_records(frames, sides, settings)
         apart = relatives_apart(rows, records, named_records(workspace), settings, similar)
         faults = {**miscounted(rows, counted_records(frames).to_pylist()), **apart}

@@ -11,16 +11,16 @@ from virnuc_assets.resources import Workspace
 def training_place(workspace: Workspace, name: str, say: Callable[[str], None]) -> Iterator[Path]:
     """The scratch folder for the training of a classifier; waits for other trainings of it, and for its device.
 
-    The device comes first: whoever embedded in this run holds it already, and waits for the folder next.
+    The device comes first, for all: two that took the locks in different orders would wait for each other.
 
     Args:
         workspace: the project.
         name: of the classifier's folder.
-        say: told for whom the device is waited; it is held until this process ends.
+        say: told for whom the device is waited.
     """
     from virnuc_assets.classifier.row_store import scratch_beside
-    from virnuc_assets.workstation.device_lock import hold_device
+    from virnuc_assets.workstation.device_lock import DeviceLock
 
-    hold_device(workspace.layout.locks, workspace.settings.encoding.device, say)
-    with scratch_beside(workspace.layout.training(name)) as scratch:
+    device = DeviceLock(workspace.layout.locks, workspace.settings.encoding.device, say)
+    with device.computing(), scratch_beside(workspace.layout.training(name)) as scratch:
         yield scratch

@@ -13,12 +13,13 @@ import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.assets.evaluation import evaluation_check, flat_metrics, group_counts
-from virnuc_assets.assets.lost_database import retried_if_database_was_away
-from virnuc_assets.assets.per_shard import OWNERS, made_table
 from virnuc_assets.assets.reference import SPLIT, current_frames, current_split, record_lengths
+from virnuc_assets.defs.automation import retraining_condition
+from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.sharded_asset import OWNERS, made_table
+from virnuc_assets.defs.whole_asset import inputs_of, whole_result
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import VirnucproSettings
 from virnuc_assets.storage.digests import digest_of
@@ -125,12 +126,12 @@ def imported_recipe(instance: dg.DagsterInstance, workspace: Workspace) -> dict[
 def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.AssetsDefinition:
     @dg.asset(
         name=EVALUATION,
-        hooks={retried_if_database_was_away},
         deps=[_MERGED, _CLASSIFIER, REFERENCE.key("translated_proteins"), SPLIT],
         group_name="classifiers",
         kinds={"parquet", "mlflow"},
         owners=OWNERS,
-        code_version="1",
+        automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
+        code_version=digest_of(["2", _states(workspace), workspace.settings.evaluation.model_dump(mode="json")]),
     )
     def virnucpro_evaluation(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         """Scores of all test frames by VirNucPro's own classifier from VirNucPro's own features.
@@ -141,7 +142,7 @@ def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.A
         from virnuc_assets.classifier.performance import performance
         from virnuc_assets.classifier.virnucpro_baseline import Baseline
 
-        frames = list(current_frames(context.instance, workspace).values())
+        inputs, frames = inputs_of(context), list(current_frames(context.instance, workspace).values())
         recipe = imported_recipe(context.instance, workspace)
         baseline = Baseline.load(
             workspace.settings.root / settings.model,
@@ -161,14 +162,14 @@ def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.A
         measured = performance(table, description.temperature, workspace.settings.evaluation)
         metrics = flat_metrics(measured)
         params = {"model_sha256": recipe["classifier"], "chunk_length": settings.chunk_length}
-        return outcome.with_metadata(
-            **metrics,
-            **baseline.counts,
+        facts = {
             **group_counts(measured),
-            reads=description.pair(),
-            trained_on=TRAINED_ON_UNKNOWN,
-            mlflow_run=_logged(tracking, outcome.data_version, params, metrics),
-        ).as_result()
+            "reads": description.pair(),
+            "trained_on": TRAINED_ON_UNKNOWN,
+            "mlflow_run": _logged(tracking, outcome.data_version, params, metrics),
+        }
+        metadata = {**outcome.metadata, **metrics, **baseline.counts, **facts}
+        return whole_result(inputs, outcome.data_version, metadata)
 
     return virnucpro_evaluation
 
@@ -180,6 +181,14 @@ def _logged(
     with tracking.run(f"{NAME} evaluation", {"table.evaluation": table}, params) as run_id:
         tracking.log_epoch(0, {f"test_{name}": value for name, value in metrics.items()})
     return tracking.link(run_id)
+
+
+def _states(workspace: Workspace) -> list[list[Any]]:
+    """Names, sizes and times of change of VirNucPro's files: equal as long as nobody wrote to them."""
+    settings = _section(workspace)
+    root = workspace.settings.root
+    files = [*sorted((root / settings.merged).glob("*.pt")), root / settings.model]
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.is_file()]
 
 
 def _section(workspace: Workspace) -> VirnucproSettings:

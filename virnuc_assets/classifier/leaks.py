@@ -19,7 +19,6 @@ from virnuc_assets.classifier.relatives import SimilarRecords
 from virnuc_assets.classifier.sketches import protein_hashes, related_pairs
 from virnuc_assets.classifier.split import LEFT_OUT, Split, sides_of
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.settings import SplitSettings
 from virnuc_assets.storage.schemas import chunks_schema
 from virnuc_assets.storage.tables import read_table
@@ -31,22 +30,21 @@ class ChunksDoNotTile(VirnucError):
     """The chunks on disk leave a gap, or overlap with different letters."""
 
 
-def rebuilt_records(chunks: Mapping[str, Path]) -> Iterator[tuple[str, bytes]]:
-    """Every record as its chunks spell it, one at a time, source by source in the order of the files.
+def rebuilt_records(chunks: Mapping[str, Path], lengths: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
+    """Every record as its chunks spell it, when its last chunk was read.
 
     Args:
-        chunks: chunks tables by shard, all shards of each source.
+        chunks: chunks tables by shard, all shards of each record; shards are read in the order of their keys.
+        lengths: nt of each record.
 
     Raises:
-        ChunksDoNotTile: a chunk begins behind the end of those before it, or contradicts them.
+        ChunksDoNotTile: a chunk begins behind the end of those before it, or contradicts them, or some are missing.
     """
-    record, sequence = "", bytearray()
-    for shard in sorted(chunks, key=lambda shard: (source_of(shard), shard)):
+    unfinished: dict[str, bytearray] = {}
+    for shard in sorted(chunks):
         for row in read_table(chunks[shard], chunks_schema()).to_pylist():
-            if row["record_id"] != record:
-                if record:
-                    yield record, bytes(sequence)
-                record, sequence = row["record_id"], bytearray()
+            record = row["record_id"]
+            sequence = unfinished.setdefault(record, bytearray())
             letters, start = row["sequence"].encode("ascii"), row["start_nt"]
             known = bytes(sequence[start:])
             if start > len(sequence) or letters[: len(known)] != known:
@@ -55,8 +53,14 @@ def rebuilt_records(chunks: Mapping[str, Path]) -> Iterator[tuple[str, bytes]]:
                     f"{len(sequence)} nt before it end; materialize reference/chunked_fasta (partition {shard}) again"
                 )
             sequence += letters[len(known) :]
-    if record:
-        yield record, bytes(sequence)
+            if len(sequence) == lengths.get(record):
+                yield record, bytes(unfinished.pop(record))
+    if unfinished:
+        record, sequence = next(iter(unfinished.items()))
+        raise ChunksDoNotTile(
+            f"record {record!r}: its chunks end at {len(sequence)} nt, planned are {lengths.get(record)}, and "
+            f"{len(unfinished) - 1} more are so; materialize reference/chunked_fasta again"
+        )
 
 
 def relatives_apart(

@@ -38,12 +38,12 @@ class Truth:
 
     Attributes:
         label: viral or host.
-        group: virus group or host group.
+        groups: virus group or host group by record id.
         proteins: CDS translations by record id; a record that is not named here has no annotation.
     """
 
     label: Label
-    group: str
+    groups: Mapping[str, str]
     proteins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -142,10 +142,15 @@ def _table(parts: list[_Part], chunks: pa.Table, truth: Truth | None) -> pa.Tabl
         "nucleotides": _strings([part.nucleotides for part in parts]).take(pa.array(order)),
         "protein": _strings([part.proteins for part in parts]).take(pa.array(order)),
         "label": pa.repeat(pa.scalar(truth and truth.label, pa.string()), len(at)),
-        "group": pa.repeat(pa.scalar(truth and truth.group, pa.string()), len(at)),
+        "group": pa.nulls(len(at), pa.string()) if truth is None else _groups(records, truth.groups),
         "annotated": annotated if annotated is not None else pa.nulls(len(at), pa.bool_()),
     }
     return pa.table(columns)
+
+
+def _groups(records: pa.ChunkedArray, groups: Mapping[str, str]) -> pa.Array:
+    codes, names = _codes(records)
+    return pa.array([groups[name] for name in names], pa.string()).take(pa.array(codes))
 
 
 def _strings(parts: list[tuple[np.ndarray, np.ndarray]]) -> pa.StringArray:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from virnuc_assets.sequences.planning import Piece
+from virnuc_assets.sequences.planning import Piece, whole_records
 from virnuc_assets.sequences.translation import CODON_NT
 from virnuc_assets.storage.schemas import LEDGER_COUNTS, ledger_schema
 
@@ -27,7 +26,7 @@ def ledger_table(pieces: Sequence[Piece], counts: Mapping[str, Mapping[str, int]
 
 
 def merged_ledger(pieces: Iterable[Piece], ledgers: Iterable[pa.Table]) -> pa.Table:
-    """One line a record of a source, in file order, from the ledgers of its shards; counts are added.
+    """One line per record, in the order of the pieces, from the ledgers of its shards; counts are added.
 
     The chunks to be accounted for are those of the plan, so a shard without its ledger is a fault of the sums.
     """
@@ -35,12 +34,7 @@ def merged_ledger(pieces: Iterable[Piece], ledgers: Iterable[pa.Table]) -> pa.Ta
     lines = lines.filter(pc.greater(lines["chunks"], 0))  # records that are not planned may have the id of one that is
     sums = lines.group_by("record_id", use_threads=False).aggregate([(name, "sum") for name in _COUNTED])
     row_of = {record_id: row for row, record_id in enumerate(sums["record_id"].to_pylist())}
-    wholes: dict[int, Piece] = {}
-    for piece in pieces:
-        before = wholes.get(piece.number)
-        begun = before.end_chunk if before else 0
-        wholes[piece.number] = replace(piece, first_chunk=0, end_chunk=begun + piece.chunks)
-    records = list(wholes.values())
+    records = whole_records(pieces)
     rows = [row_of.get(record.record_id) if record.fate == "planned" else None for record in records]
     chosen = sums.take(pa.array(rows, pa.int64()))
     return _lines(records, {name: chosen[f"{name}_sum"].fill_null(0).to_pylist() for name in _COUNTED})

@@ -1,63 +1,84 @@
-"""The shard plan as a table: a row a piece, and in its recipe the source that the pieces were counted in."""
+"""The shard plan as a table: a row per piece, and in its provenance the files that the pieces were counted in.
+
+One table plans the whole reference, another each sample; only the keys of the shards differ.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
 from virnuc_assets.sequences.cds import Evidence
-from virnuc_assets.sequences.cds_table import (
-    Annotations,
-    RecordEvidence,
-    evidence_digest,
-    read_proteins,
-    write_annotations,
-)
-from virnuc_assets.sequences.planning import Piece, Plan, plan_source, records_digest
-from virnuc_assets.sequences.shard_keys import source_of
+from virnuc_assets.sequences.cds_table import RecordEvidence, evidence_digest, read_proteins, write_annotations
+from virnuc_assets.sequences.planning import Piece, count_records, pack, records_digest, whole_records
+from virnuc_assets.sequences.shard_keys import pack_key, shard_key
 from virnuc_assets.settings import SequenceSettings
-from virnuc_assets.storage.layout import Domain, Layout
 from virnuc_assets.storage.places import state_of
 from virnuc_assets.storage.schemas import plan_schema
-from virnuc_assets.storage.tables import (
-    TableMismatch,
-    read_recipe,
-    read_table,
-    read_windows,
-    require_table,
-    write_table,
-)
+from virnuc_assets.storage.tables import TableMismatch, read_recipe, read_table, require_table, write_table
 
-_PIECES_AT_ONCE = 1 << 16
+LABELS: tuple[Label, ...] = ("host", "viral")
 
 
 @dataclass(frozen=True)
 class PlannedSource:
-    """A source as it was when it was planned.
+    """A file as it was when it was planned.
 
     Attributes:
         fasta: sequence file.
         sha256: digest of its bytes.
-        annotation: table of the CDS of its records, or None.
+        states: size and time of change of its files, by path; equal as long as nobody wrote to them.
         label: viral or host; None for a sample.
         group: virus or host group; None for a sample.
+        names: what the catalogue says of its records' relatives: organism, relatives, date.
+        genbank: file with the CDS of its records, or None.
+        genbank_sha256: digest of that file, or None.
+        genbank_records_ignored: records of that file that are not in the FASTA.
+        cds: CDS features of its records by treatment.
+    """
+
+    fasta: str
+    sha256: str
+    states: Mapping[str, list[int]]
+    label: Label | None = None
+    group: str | None = None
+    names: Sequence[str] = ()
+    genbank: str | None = None
+    genbank_sha256: str | None = None
+    genbank_records_ignored: int = 0
+    cds: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """All pieces, by source in file order, and the files that they are in, by name.
+
+    Attributes:
+        pieces: every record of every file has one at least.
+        sources: by name.
+        numbered: how many shard keys were ever given, by label or sample; none is given twice.
         chunk_length: nt.
     """
 
-    fasta: Path
-    sha256: str
-    annotation: Path | None
-    label: Label | None
-    group: str | None
+    pieces: tuple[Piece, ...]
+    sources: Mapping[str, PlannedSource]
+    numbered: Mapping[str, int]
     chunk_length: int
+
+    @property
+    def shards(self) -> list[str]:
+        """Keys of the shards, in order."""
+        return sorted({piece.shard for piece in self.pieces})
 
 
 class SameRecords(VirnucError):
@@ -68,72 +89,262 @@ class SameRecords(VirnucError):
         self.source, self.content = source, content
 
 
-def make_plan(path: Path, source: Source, settings: SequenceSettings, known: Mapping[str, str] | None = None) -> Plan:
-    """Plan a source and write its plan table to `path`, and beside it the table of its annotation.
-
-    A plan that lies there already, of the same chunk length and shard size, is continued.
+def plan_sample(
+    path: Path, source: Source, settings: SequenceSettings, known: Mapping[str, str] | None = None
+) -> ShardPlan:
+    """Plan a sample into shards of its own and write its plan table, which continues the one that is there.
 
     Args:
         path: of the plan.
         source: what to plan.
         settings: chunk length and shard size.
-        known: other sources by the digest of their records. A source that has no plan yet is not planned if it is one.
+        known: other samples by the digest of their records. A sample that has no plan yet is not planned if it is one.
 
     Raises:
         SameRecords: it is one of those known.
         SequenceFileError: the file cannot be read; no plan is left behind that was not there before.
-        CatalogueError: it is not the file that the catalogue names by its checksum.
     """
     before, states = _plan_before(path, settings), source_states(source)
-    plan = plan_source(source.fasta, source.name, settings.chunk_length, settings.shard_chunks, before)
-    content = records_digest(plan.pieces)
+    records, sha256 = count_records(source.fasta, source.name, settings.chunk_length)
+    content = records_digest(records)
     if content in (known or {}) and not path.exists():
         raise SameRecords(source.fasta, (known or {})[content], content)
-    require_checksum(source.fasta, source.fasta_sha256, plan.sha256)
-    annotations = None
-    if source.label is not None:
-        plan, annotations = _with_evidence(plan, source, annotation_path(path))
-    recipe = {
-        "table": "shard_plan",
-        "fasta": str(source.fasta),
-        "sha256": plan.sha256,
-        "states": states,
-        "numbered": plan.numbered,
-        "genbank": source.genbank and str(source.genbank),
-        "genbank_sha256": annotations and annotations.sha256,
-        "genbank_records_ignored": annotations.ignored_records if annotations else 0,
-        "cds": dict(annotations.treatments) if annotations else {},
-        "label": source.label,
-        "group": source.group,
-        **settings.model_dump(),
-    }
-    columns = {name: [getattr(piece, name) for piece in plan.pieces] for name in plan_schema().names}
-    write_table(path, pa.table(columns, schema=plan_schema()), recipe)
+    numbered = before.numbered.get(source.name, 0)
+    pieces, numbered = pack(records, before.pieces, partial(shard_key, source.name), numbered, settings.shard_chunks)
+    planned = {source.name: PlannedSource(str(source.fasta), sha256, states)}
+    plan = ShardPlan(tuple(pieces), planned, {source.name: numbered}, settings.chunk_length)
+    _write(path, plan, settings)
     return plan
+
+
+def plan_reference(
+    path: Path, sources: Sequence[Source], settings: SequenceSettings, repack: Collection[Label] = ()
+) -> tuple[ShardPlan, dict[str, VirnucError]]:
+    """Plan all sources into packs of records of one label, and write the plan table.
+
+    Files that nobody wrote to since they were planned are not read. Records that were planned before keep their
+    shards, in whichever file they are now; new ones go into new shards.
+
+    Args:
+        path: of the plan; one with the same chunk length and shard size is continued.
+        sources: the catalogue.
+        settings: chunk length and shard size.
+        repack: labels whose records are all packed again, after much was removed.
+
+    Returns:
+        The plan, and an error for each source that cannot be read or repeats another's ids. Records that an unreadable
+        source had before stay planned.
+    """
+    before = _plan_before(path, settings)
+    counted = _Counted(path, before, settings)
+    for source in sources:
+        counted.add(source)
+    pieces: list[Piece] = []
+    numbered = dict(before.numbered)
+    for label in LABELS:
+        records = [record for record in counted.records if counted.sources[record.source].label == label]
+        old = [] if label in repack else [p for p in before.pieces if before.sources[p.source].label == label]
+        packed, numbered[label] = pack(
+            records, old, partial(pack_key, label), numbered.get(label, 0), settings.shard_chunks
+        )
+        pieces += packed
+    pieces = sorted(map(counted.with_evidence, pieces), key=lambda piece: (piece.source, piece.number))
+    plan = ShardPlan(tuple(pieces), counted.sources, numbered, settings.chunk_length)
+    _write(path, plan, settings)
+    return plan, counted.failures
+
+
+class _Counted:
+    """Records of all sources, read only where a file changed since the plan before."""
+
+    def __init__(self, path: Path, before: ShardPlan, settings: SequenceSettings) -> None:
+        self._path, self._before, self._settings = path, before, settings
+        self._known: dict[str, list[Piece]] = {}
+        for record in whole_records(before.pieces):
+            self._known.setdefault(record.source, []).append(record)
+        self._evidence: dict[str, Mapping[str, RecordEvidence]] = {}
+        self._owners: dict[str, str] = {}
+        self.records: list[Piece] = []
+        self.sources: dict[str, PlannedSource] = {}
+        self.failures: dict[str, VirnucError] = {}
+
+    def add(self, source: Source) -> None:
+        """Take the records of a source, or note why not."""
+        known = self._before.sources.get(source.name)
+        records = self._known.get(source.name, [])
+        try:
+            if known is None or not _is_as_planned(self._path, known, source):
+                known, records = self._read(source)
+            require_checksum(source.fasta, source.fasta_sha256, known.sha256)
+        except (VirnucError, OSError) as error:
+            self.failures[source.name] = error if isinstance(error, VirnucError) else VirnucError(str(error))
+            if known is None:
+                return
+        self._take(source.name, known, records)
+
+    def _read(self, source: Source) -> tuple[PlannedSource, list[Piece]]:
+        states = source_states(source)
+        records, sha256 = count_records(source.fasta, source.name, self._settings.chunk_length)
+        require_checksum(source.fasta, source.fasta_sha256, sha256)
+        planned = PlannedSource(str(source.fasta), sha256, states, source.label, source.group, _names(source))
+        usable = {record.record_id: (record.length_nt, record.digest) for record in records if record.fate == "planned"}
+        self._evidence[source.name] = dict.fromkeys(usable, RecordEvidence(Evidence.NO_GENBANK, None))
+        if source.genbank:
+            found = write_annotations(
+                annotation_path(self._path, source.name), source.genbank, usable, source.genbank_sha256
+            )
+            self._evidence[source.name] = found.records
+            planned = replace(
+                planned,
+                genbank=str(source.genbank),
+                genbank_sha256=found.sha256,
+                genbank_records_ignored=found.ignored_records,
+                cds=dict(found.treatments),
+            )
+        return planned, records
+
+    def _take(self, name: str, planned: PlannedSource, records: list[Piece]) -> None:
+        ids = {record.record_id for record in records if record.fate == "planned"}
+        if twice := sorted(ids & self._owners.keys()):
+            self.failures[name] = VirnucError(
+                f"record {twice[0]!r} occurs in sources {self._owners[twice[0]]!r} and {name!r}; expected ids that are "
+                "unique over the whole catalogue, because the split and the merge join on them"
+            )
+            return
+        self._owners.update(dict.fromkeys(ids, name))
+        self.sources[name] = planned
+        self.records += records
+
+    def with_evidence(self, piece: Piece) -> Piece:
+        """A piece with what CDS evidence its file gives; of a file that was not read it is as it was."""
+        if piece.source not in self._evidence:
+            return piece
+        nothing = RecordEvidence(None, None)
+        given = self._evidence[piece.source][piece.record_id] if piece.fate == "planned" else nothing
+        return replace(piece, evidence=given.evidence, evidence_digest=given.digest)
+
+
+def changed_sources(path: Path, sources: Iterable[Source]) -> list[str]:
+    """Names of sources that a new plan would read, or leave out, by what their files and the catalogue say now.
+
+    Raises:
+        TableMismatch: there is no plan, or it is damaged.
+    """
+    planned = _opened(path).sources
+    today = {source.name: source for source in sources}
+    changed = [
+        name
+        for name, source in today.items()
+        if (known := planned.get(name)) is None or not _is_as_planned(path, known, source)
+    ]
+    return [*changed, *(name for name in planned if name not in today)]
+
+
+def _is_as_planned(path: Path, known: PlannedSource, source: Source) -> bool:
+    named = (known.label, known.group, known.genbank, known.fasta)
+    if named != (source.label, source.group, source.genbank and str(source.genbank), str(source.fasta)):
+        return False
+    if list(known.names) != _names(source):
+        return False
+    if known.genbank and not annotation_path(path, source.name).is_file():
+        return False
+    return dict(known.states) == source_states(source)
+
+
+def _names(source: Source) -> list[str]:
+    return [source.organism, source.relatives, str(source.date or "")]
 
 
 def source_states(source: Source) -> dict[str, list[int]]:
     """Size and time of change of a source's files, by path: equal as long as nobody wrote to them.
 
-    Taken before they are read, so that one that is replaced meanwhile is told from the one that was planned.
+    Taken before they are read, so that one that is replaced meanwhile differs from the one that was planned.
     """
     found = {str(path): path.stat() for path in (source.fasta, source.genbank) if path and path.is_file()}
     return {path: [status.st_size, status.st_mtime_ns] for path, status in found.items()}
 
 
-def annotation_path(plan: Path) -> Path:
-    """Where the CDS of a planned source lie."""
-    return plan.parent.with_name("annotation") / plan.name
+def annotation_path(plan: Path, source: str) -> Path:
+    """Where the CDS of a planned source are stored."""
+    return plan.parent.with_name("annotation") / f"{source}.parquet"
 
 
-def _plan_before(path: Path, settings: SequenceSettings) -> Plan | None:
-    """The plan to continue; none where there is none, it cannot be read, or other settings made it."""
+def _plan_before(path: Path, settings: SequenceSettings) -> ShardPlan:
+    """The plan to continue; an empty one where there is none, it cannot be read, or other settings made it."""
     try:
         require_table(path, plan_schema(), settings.model_dump())
+        return read_plan(path)
     except TableMismatch:
-        return None
-    recipe = read_recipe(path)
-    return Plan(tuple(_pieces(read_table(path))), recipe["sha256"], recipe["numbered"])
+        return ShardPlan((), {}, {}, settings.chunk_length)
+
+
+def _write(path: Path, plan: ShardPlan, settings: SequenceSettings) -> None:
+    recipe = {
+        "table": "shard_plan",
+        **settings.model_dump(),
+        "numbered": dict(plan.numbered),
+        "sources": {name: asdict(source) for name, source in plan.sources.items()},
+    }
+    columns = {name: [getattr(piece, name) for piece in plan.pieces] for name in plan_schema().names}
+    write_table(path, pa.table(columns, schema=plan_schema()), recipe)
+
+
+def read_plan(path: Path) -> ShardPlan:
+    """A whole plan.
+
+    Raises:
+        TableMismatch: there is none, or it is damaged.
+    """
+    found = _opened(path)
+    return ShardPlan(tuple(_pieces(found.rows)), found.sources, found.numbered, found.chunk_length)
+
+
+def read_shard(path: Path, shard: str) -> ShardPlan:
+    """What a plan says of one shard.
+
+    Raises:
+        TableMismatch: there is no plan, or it has no such shard (any more).
+    """
+    found = _opened(path)
+    if shard not in found.places:  # else its table would be made again without a row
+        raise TableMismatch(
+            f"{path}: {shard} is not in today's plan; materialize {path.parent.parent.name}/shard_plan, which drops it"
+        )
+    pieces = tuple(_pieces(found.rows.take(pa.array(found.places[shard]))))
+    sources = {name: found.sources[name] for name in dict.fromkeys(piece.source for piece in pieces)}
+    return ShardPlan(pieces, sources, {}, found.chunk_length)
+
+
+def planned_shards(path: Path) -> list[str]:
+    """Shard keys of a plan, in order; none where there is no plan."""
+    return sorted(_opened(path).places) if path.is_file() else []
+
+
+@dataclass(frozen=True)
+class _Opened:
+    rows: pa.Table
+    places: Mapping[str, np.ndarray]  # rows of each shard
+    sources: Mapping[str, PlannedSource]
+    numbered: Mapping[str, int]
+    chunk_length: int
+
+
+def _opened(path: Path) -> _Opened:
+    require_table(path, plan_schema())
+    return _read_once(path, state_of(path))
+
+
+@functools.lru_cache(maxsize=4)
+def _read_once(path: Path, state: Hashable) -> _Opened:
+    """A plan as it was in this state: every stage of every shard asks for it."""
+    rows, recipe = read_table(path, plan_schema()), read_recipe(path)
+    shards = rows.column("shard").combine_chunks().dictionary_encode()
+    codes = shards.indices.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(codes, minlength=len(shards.dictionary)))[:-1])
+    places = dict(zip(shards.dictionary.to_pylist(), parts, strict=True)) if len(codes) else {}
+    sources = {name: PlannedSource(**entry) for name, entry in recipe["sources"].items()}
+    return _Opened(rows, places, sources, recipe["numbered"], recipe["chunk_length"])
 
 
 def _pieces(rows: pa.Table) -> list[Piece]:
@@ -141,90 +352,50 @@ def _pieces(rows: pa.Table) -> list[Piece]:
     return [Piece(*values) for values in zip(*columns, strict=True)]
 
 
-def _with_evidence(plan: Plan, source: Source, to: Path) -> tuple[Plan, Annotations | None]:
-    """The plan with a word of evidence for every planned record, and what the GenBank file gave, if there is one."""
-    records = {piece.record_id: (piece.length_nt, piece.digest) for piece in plan.pieces if piece.fate == "planned"}
-    annotations, found = None, dict.fromkeys(records, RecordEvidence(Evidence.NO_GENBANK, None))
-    if source.genbank:
-        annotations = write_annotations(to, source.genbank, records, source.genbank_sha256)
-        found = dict(annotations.records)
-    pieces = []
-    for piece in plan.pieces:
-        given = found[piece.record_id] if piece.fate == "planned" else RecordEvidence(None, None)
-        pieces.append(replace(piece, evidence=given.evidence, evidence_digest=given.digest))
-    return replace(plan, pieces=tuple(pieces)), annotations
-
-
-def planned_shards(layout: Layout, domain: Domain, source: str) -> list[str]:
-    """Shard keys of a source's plan, in order; none where there is no plan."""
-    path = layout.plan(domain, source)
-    return sorted(set(read_table(path, plan_schema()).column("shard").to_pylist())) if path.is_file() else []
-
-
-def read_plan(layout: Layout, domain: Domain, shard: str) -> tuple[PlannedSource, list[Piece]]:
-    """The planned source of a shard and the shard's pieces, in file order.
-
-    Raises:
-        TableMismatch: there is no plan, or it has no such shard (any more).
-    """
-    path = layout.plan(domain, source_of(shard))
-    require_table(path, plan_schema())
-    rows, recipe = _read_once(path, state_of(path))
-    source = _planned_source(path, recipe)
-    pieces = _pieces(rows.filter(pc.equal(rows["shard"], shard)))
-    if not pieces:  # else its table would be made anew without a row
-        raise TableMismatch(
-            f"{path}: {shard} is not in today's plan of its source; materialize {domain}/shard_plan, which drops it"
-        )
-    return source, pieces
-
-
-def read_whole_plan(path: Path) -> tuple[PlannedSource, dict[str, list[Piece]]]:
-    """As `read_plan` for all shards of a source at once, from its plan table.
-
-    Raises:
-        TableMismatch: there is no plan, or it is damaged.
-    """
-    shards: dict[str, list[Piece]] = {}
-    for window in read_windows(path, _PIECES_AT_ONCE, plan_schema()):  # `read_table` would load pandas for filters
-        for piece in _pieces(window):
-            shards.setdefault(piece.shard, []).append(piece)
-    return _planned_source(path, read_recipe(path)), shards
-
-
-def _planned_source(path: Path, recipe: dict[str, Any]) -> PlannedSource:
-    return PlannedSource(
-        fasta=Path(recipe["fasta"]),
-        sha256=recipe["sha256"],
-        annotation=annotation_path(path) if recipe["genbank"] else None,
-        label=recipe["label"],
-        group=recipe["group"],
-        chunk_length=recipe["chunk_length"],
-    )
-
-
-@functools.lru_cache(maxsize=2)
-def _read_once(path: Path, state: Hashable) -> tuple[pa.Table, dict[str, Any]]:
-    """A plan as it was in this state: it is asked for by every stage of every shard, one source after the other."""
-    return read_table(path, plan_schema()), read_recipe(path)
-
-
-def planned_proteins(source: PlannedSource, pieces: Sequence[Piece]) -> dict[str, tuple[str, ...]]:
+def planned_proteins(path: Path, plan: ShardPlan) -> dict[str, tuple[str, ...]]:
     """CDS translations of a shard's records, by record; those that cannot give evidence are not in it.
+
+    Args:
+        path: of the plan table.
+        plan: of the shard.
 
     Raises:
         TableMismatch: they are not those that were planned.
     """
-    planned = {piece.record_id: piece.evidence_digest for piece in pieces if piece.evidence == Evidence.CDS}
-    proteins = read_proteins(source.annotation, planned) if source.annotation else {}
-    if changed := [record for record, digest in planned.items() if evidence_digest(proteins.get(record, ())) != digest]:
-        raise TableMismatch(
-            f"{source.annotation}: record {changed[0]!r} and {len(changed) - 1} more: not the CDS that were planned; "
-            "materialize reference/shard_plan again"
-        )
+    proteins: dict[str, tuple[str, ...]] = {}
+    by_source: dict[str, dict[str, str | None]] = {}
+    for piece in plan.pieces:
+        if piece.evidence == Evidence.CDS:
+            by_source.setdefault(piece.source, {})[piece.record_id] = piece.evidence_digest
+    for name, planned in by_source.items():
+        table = annotation_path(path, name)
+        found = read_proteins(table, planned)
+        if changed := [
+            record for record, digest in planned.items() if evidence_digest(found.get(record, ())) != digest
+        ]:
+            raise TableMismatch(
+                f"{table}: record {changed[0]!r} and {len(changed) - 1} more: not the CDS that were planned; "
+                "materialize reference/shard_plan again"
+            )
+        proteins |= found
     return proteins
 
 
-def read_pieces(layout: Layout, domain: Domain, source: str) -> list[Piece]:
-    """All pieces of a source, in file order."""
-    return _pieces(read_table(layout.plan(domain, source), plan_schema()))
+def plan_counts(plan: ShardPlan) -> dict[str, Any]:
+    """What a person sees of a plan."""
+    records = whole_records(plan.pieces)
+    fates = Counter(record.fate for record in records)
+    cds: Counter[str] = Counter()
+    for source in plan.sources.values():
+        cds.update(source.cds or {})
+    return {
+        "sources": len(plan.sources),
+        "records": len(records),
+        "records_skipped": fates["skipped"],
+        "records_failed": fates["failed"],
+        "records_by_evidence": dict(Counter(record.evidence for record in records if record.evidence)),
+        "cds_by_treatment": dict(cds),
+        "genbank_records_ignored": sum(source.genbank_records_ignored for source in plan.sources.values()),
+        "chunks": sum(record.chunks for record in records),
+        "shards": len(plan.shards),
+    }

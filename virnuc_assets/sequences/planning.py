@@ -1,10 +1,11 @@
-"""Plans a source file into shards of a bounded number of chunks, in one streaming pass."""
+"""Plans records into shards of a bounded number of chunks: those of one file, or of many files of one label."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ class Piece:
     A record without chunks (no letters, or not planned) is a piece with none, so that the ledger has its line.
 
     Attributes:
+        source: name of the file that the record is in.
         shard: key of the shard.
         record_id: the header's first word.
         number: of the record in its file, from 1; tells apart records of one id.
@@ -38,6 +40,7 @@ class Piece:
         evidence_digest: of that evidence.
     """
 
+    source: str
     shard: str
     record_id: str
     number: int
@@ -90,19 +93,57 @@ def plan_source(path: Path, source: str, chunk_length: int, shard_chunks: int, b
     Raises:
         SequenceFileError: as `read_letters`; nothing of a file is planned unless all of it can be read.
     """
+    records, sha256 = count_records(path, source, chunk_length)
+    key = partial(shard_key, source)
+    pieces, numbered = pack(
+        records, before.pieces if before else (), key, before.numbered if before else 0, shard_chunks
+    )
+    return Plan(tuple(pieces), sha256, numbered)
+
+
+def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Piece], str]:
+    """Every record of a file as one piece of no shard, and the digest of the file.
+
+    Raises:
+        SequenceFileError: as `read_letters`; nothing of a file is planned unless all of it can be read.
+    """
     with open_source(path) as opened:
-        records = _told_apart(list(_counted(read_letters(opened), chunk_length)))
-        sha256 = opened.digest()
-    kept, new = _recognised(records, before.pieces if before else ())
-    numbered = before.numbered if before else 0
-    home = max((piece.shard for piece in kept), default=shard_key(source, numbered))
-    pieces = sorted([*kept, *_cut(new, source, numbered, shard_chunks, home)], key=_in_file_order)
-    opened_shards = len({piece.shard for piece in pieces} - {piece.shard for piece in kept})
-    return Plan(tuple(pieces), sha256, numbered + opened_shards)
+        records = _told_apart(list(_counted(read_letters(opened), source, chunk_length)))
+        return records, opened.digest()
 
 
-def _in_file_order(piece: Piece) -> tuple[int, int]:
-    return piece.number, piece.first_chunk
+def pack(
+    records: Iterable[Piece], before: Iterable[Piece], key: Callable[[int], str], numbered: int, shard_chunks: int
+) -> tuple[list[Piece], int]:
+    """Pieces of all records, in order, and how many shard keys were ever given then.
+
+    Args:
+        records: whole, of one file or of many.
+        before: pieces of the plan that is continued. Records of the same id and letters keep their shards, whichever
+            file they are in now; others go into new shards, so an update costs what it changed.
+        key: of the shard with a number, from 0; keys ascend.
+        numbered: how many keys were given before.
+        shard_chunks: of a shard.
+    """
+    kept, new = _recognised(records, before)
+    home = max((piece.shard for piece in kept), default=key(numbered))
+    pieces = sorted([*kept, *_cut(new, key, numbered, shard_chunks, home)], key=_in_order)
+    opened = len({piece.shard for piece in pieces} - {piece.shard for piece in kept})
+    return pieces, numbered + opened
+
+
+def _in_order(piece: Piece) -> tuple[str, int, int]:
+    return piece.source, piece.number, piece.first_chunk
+
+
+def whole_records(pieces: Iterable[Piece]) -> list[Piece]:
+    """Every record as one piece of all its chunks, in the order of its first."""
+    wholes: dict[tuple[str, int], Piece] = {}
+    for piece in pieces:
+        before = wholes.get((piece.source, piece.number))
+        chunks = (before.chunks if before else 0) + piece.chunks
+        wholes[piece.source, piece.number] = replace(piece, first_chunk=0, end_chunk=chunks)
+    return list(wholes.values())
 
 
 def _recognised(records: Iterable[Piece], before: Iterable[Piece]) -> tuple[list[Piece], list[Piece]]:
@@ -117,29 +158,29 @@ def _recognised(records: Iterable[Piece], before: Iterable[Piece]) -> tuple[list
             new.append(record)
         while found:
             piece = found.pop(0)
-            kept.append(replace(piece, number=record.number, reason=record.reason))
+            kept.append(replace(piece, source=record.source, number=record.number, reason=record.reason))
             if not piece.chunks:  # one of several namesakes that are not planned
                 break
     return kept, new
 
 
-def _counted(events: Iterable[Header | bytes], chunk_length: int) -> Iterator[Piece]:
+def _counted(events: Iterable[Header | bytes], source: str, chunk_length: int) -> Iterator[Piece]:
     """Every record of a file as one piece of no shard."""
     header, letters = None, LettersDigest()
     for event in events:
         if isinstance(event, Header):
             if header:
-                yield _whole(header, letters, chunk_length)
+                yield _whole(source, header, letters, chunk_length)
             header, letters = event, LettersDigest()
         else:
             letters.update(event)
     if header:
-        yield _whole(header, letters, chunk_length)
+        yield _whole(source, header, letters, chunk_length)
 
 
-def _whole(header: Header, letters: LettersDigest, chunk_length: int) -> Piece:
+def _whole(source: str, header: Header, letters: LettersDigest, chunk_length: int) -> Piece:
     chunks = chunk_count(letters.length_nt, chunk_length)
-    return Piece("", header.id, header.number, letters.length_nt, letters.hexdigest(), 0, chunks)
+    return Piece(source, "", header.id, header.number, letters.length_nt, letters.hexdigest(), 0, chunks)
 
 
 def _told_apart(records: Sequence[Piece]) -> list[Piece]:
@@ -165,14 +206,16 @@ def _fated(record: Piece, namesakes: Sequence[Piece]) -> Piece:
     return record
 
 
-def _cut(records: Iterable[Piece], source: str, numbered: int, shard_chunks: int, home: str) -> Iterator[Piece]:
+def _cut(
+    records: Iterable[Piece], key: Callable[[int], str], numbered: int, shard_chunks: int, home: str
+) -> Iterator[Piece]:
     """New records cut into new shards; one without chunks lies with its neighbour, or at `home`."""
     offset, shard = 0, home  # offset: new chunks before this record
     for record in records:
         end = offset + record.chunks
         for index in range(offset // shard_chunks, -(-end // shard_chunks)) if record.chunks else ():
             first, stop = max(offset, index * shard_chunks), min(end, (index + 1) * shard_chunks)
-            shard = shard_key(source, numbered + index)
+            shard = key(numbered + index)
             yield replace(record, shard=shard, first_chunk=first - offset, end_chunk=stop - offset)
         if not record.chunks:
             yield replace(record, shard=shard)
@@ -186,12 +229,13 @@ def records_digest(pieces: Sequence[Piece]) -> str:
 
 def plan_faults(pieces: Sequence[Piece], chunk_length: int) -> Iterator[str]:
     """What is wrong with a plan, a sentence each: every chunk of a planned record is in one shard, and once."""
-    covered: dict[int, int] = {}
+    covered: dict[tuple[str, int], int] = {}
     for piece in pieces:
-        if piece.first_chunk != covered.get(piece.number, 0):
-            yield f"{piece.record_id}: chunk {covered.get(piece.number, 0)} is in no shard or two"
-        covered[piece.number] = piece.end_chunk
-    for piece in {piece.number: piece for piece in pieces}.values():
+        place = piece.source, piece.number
+        if piece.first_chunk != covered.get(place, 0):
+            yield f"{piece.record_id}: chunk {covered.get(place, 0)} is in no shard or two"
+        covered[place] = piece.end_chunk
+    for place, piece in {(piece.source, piece.number): piece for piece in pieces}.items():
         chunks = chunk_count(piece.length_nt, chunk_length) if piece.fate == "planned" else 0
-        if covered[piece.number] != chunks:
-            yield f"{piece.record_id}: {covered[piece.number]} chunks planned of {chunks} in {piece.length_nt} nt"
+        if covered[place] != chunks:
+            yield f"{piece.record_id}: {covered[place]} chunks planned of {chunks} in {piece.length_nt} nt"

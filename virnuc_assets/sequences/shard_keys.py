@@ -9,6 +9,7 @@ from virnuc_assets.sequences.catalogue import KEY_LETTERS
 
 # Tables are files named after their shard, with more before and behind it; file systems take 255 bytes in all.
 MAX_NAME_LETTERS = 180
+MAX_PACKS = 9999
 
 
 def source_name(path: Path) -> str:
@@ -31,10 +32,21 @@ def source_name(path: Path) -> str:
 
 
 def shard_key(source: str, index: int) -> str:
-    """Key of a source's shard, 1-based and zero-padded so that keys sort as they follow each other."""
+    """Key of a sample's shard, 1-based and zero-padded so that keys sort as they follow each other."""
     return f"{source}-{index + 1:06d}"
 
 
-def source_of(shard: str) -> str:
-    """The source that a shard key was made from."""
+def sample_of(shard: str) -> str:
+    """The sample that a shard key was made from."""
     return shard.rpartition("-")[0]
+
+
+def pack_key(label: str, index: int) -> str:
+    """Key of a pack of reference records of one label, e.g. `viral-0001`.
+
+    Raises:
+        VirnucError: there are more packs than such keys sort.
+    """
+    if index >= MAX_PACKS:
+        raise VirnucError(f"{label}: more than {MAX_PACKS} shards were made so far; set sequences.shard_chunks higher")
+    return f"{label}-{index + 1:04d}"

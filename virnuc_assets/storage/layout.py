@@ -7,11 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.places import results_at
 
 Domain = Literal["reference", "samples"]
 # Tables that an asset writes beside the one of its name.
 _WRITTEN_WITH = {"ledger": "translated_proteins", "annotation": "shard_plan"}
+REFERENCE_PLAN = "plan"
 # What a trained classifier is and what it was trained on, beside its weights.
 CLASSIFIER_FILE = "classifier.json"
 # A line for every record of a sample, in its report's folder.
@@ -51,9 +53,9 @@ class Layout:
         """A shard's table of a per-shard asset."""
         return self.results / domain / asset / f"{shard}.parquet"
 
-    def plan(self, domain: Domain, source: str) -> Path:
-        """The shard plan of a source."""
-        return self.table(domain, "shard_plan", source)
+    def plan(self, domain: Domain, sample: str = "") -> Path:
+        """The shard plan of the whole reference, or of a sample."""
+        return self.table(domain, "shard_plan", sample or REFERENCE_PLAN)
 
     def classifier(self, variant: str) -> Path:
         """Folder of a variant's trained classifier."""
@@ -83,3 +85,19 @@ def asset_of(path: Path) -> str:
     if domain in get_args(Domain):
         return f"{domain}/{_WRITTEN_WITH.get(asset, asset)} (partition {path.stem})"
     return asset if asset == path.stem else f"what made {path.name}"
+
+
+def require_layout(layout: Layout) -> None:
+    """Refuse results of the former layout, which had a plan for each source file.
+
+    Raises:
+        VirnucError: names what to remove.
+    """
+    plans = layout.plan("reference").parent
+    former = sorted(path.name for path in plans.glob("*.parquet") if path.stem != REFERENCE_PLAN)
+    if former:
+        raise VirnucError(
+            f"{plans}: {former[0]} and {len(former) - 1} more are of the former layout, with shards of one source file "
+            f"each; nothing of it is read. Remove the folders {layout.results / 'reference'} and "
+            f"{layout.results / 'samples'} and start again; checkpoints, classifiers and the split stay"
+        )

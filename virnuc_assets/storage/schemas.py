@@ -25,11 +25,12 @@ def _vector(dim: int) -> pa.DataType:
 
 
 def plan_schema() -> pa.Schema:
-    """A row for every piece of a record in a shard, in file order; chunks are 0-based, half-open.
+    """A row for every piece of a record in a shard, by source in file order; chunks are 0-based, half-open.
 
     `number` is the record's place in its file, from 1; `fate` is planned, skipped or failed, the latter with a reason.
     """
     return _schema(
+        source=_STRING,
         shard=_STRING,
         record_id=_STRING,
         number=_COUNT,

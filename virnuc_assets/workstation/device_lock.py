@@ -1,39 +1,59 @@
-"""One process at a time on a device: a process that still embeds and its successor never share a GPU's memory."""
+"""One process at a time computes on a device."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from virnuc_assets.encoders.machine import resolve_device
-from virnuc_assets.storage.held_files import hold, holder, is_held
+from virnuc_assets.storage.held_files import hold, holder, is_held, release
 from virnuc_assets.storage.places import host
 
 _POLL_SECONDS, _LOG_SECONDS = 0.5, 60.0
 
 
-def hold_device(folder: Path, requested: str, say: Callable[[str], None]) -> None:
-    """Wait until a device is free and lock it until this process ends, however it ends; a GPU becomes torch's current.
+class DeviceLock:
+    """The device of one process: locked while a model computes on it, free while tables are read and written.
 
-    One process at a time: a GPU's memory is never shared with an orphan that still embeds, and torch keeps it for its
-    process, whichever models are freed. Whoever takes another lock as well takes the device first, or two processes
-    wait for each other. Does nothing where this process has a device already.
-
-    Args:
-        folder: Of the lock files, one for each device of a host.
-        requested: `auto`, `cpu` or `cuda`, as in the settings.
-        say: Logs which process is waited for, at once and then each minute, and when the wait is over.
-
-    Raises:
-        VirnucError: the requested device is absent.
+    Whoever takes another lock as well takes the device first, or two processes wait for each other.
     """
-    names = device_names(requested)
-    number = hold_one([folder / f"{name}.lock" for name in names], say)
-    if resolve_device(requested).type == "cuda":
-        import torch
 
-        torch.cuda.set_device(number)
+    def __init__(self, folder: Path, requested: str, log: Callable[[str], None]) -> None:
+        """Nothing is locked yet.
+
+        Args:
+            folder: Of the lock files, one for each device of a host.
+            requested: `auto`, `cpu` or `cuda`, as in the settings.
+            log: Logs which process is waited for, at once and then each minute, and when the wait is over.
+        """
+        self._folder, self._requested, self._log = folder, requested, log
+        self._chosen: int | None = None
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Wait until a device is free, and lock it for the block; later the same one. A GPU becomes torch's current.
+
+        Inside another such block of this process nothing is waited for.
+
+        Raises:
+            VirnucError: the requested device is absent.
+        """
+        paths = [self._folder / f"{name}.lock" for name in device_names(self._requested)]
+        choice = paths if self._chosen is None else [paths[self._chosen]]
+        held_before = {path for path in choice if is_held(path)}
+        path = choice[hold_one(choice, self._log)]
+        self._chosen = paths.index(path)
+        try:
+            if resolve_device(self._requested).type == "cuda":
+                import torch
+
+                torch.cuda.set_device(self._chosen)
+            yield
+        finally:
+            if path not in held_before:
+                release(path)
 
 
 def hold_one(paths: Sequence[Path], say: Callable[[str], None]) -> int:

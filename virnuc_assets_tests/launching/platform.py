@@ -15,10 +15,8 @@ from typing import Any
 
 import dagster as dg
 import psutil
-import torch
 
 from virnuc_assets.bootstrap import dagster_home
-from virnuc_assets.launcher_probe import PROBE_JOB
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.processes import Kind
 from virnuc_assets.requests import range_tags
@@ -74,20 +72,6 @@ def told(servers: Running, run_id: str) -> str:
     """All that the UI shows of a run's events, errors included."""
     entries = servers.project.instance.all_logs(run_id)
     return "\n".join(f"{entry.user_message} {entry.dagster_event}" for entry in entries)
-
-
-def doctor(servers: Running, **environment: str) -> str:
-    """The run that `virnuc doctor --launcher` launched; it finds fault with a machine without a GPU, and no other."""
-    command = [sys.executable, "-c", "from virnuc_assets.cli import app; app()", "doctor", "--launcher"]
-    paths = {"PYTHONPATH": os.pathsep.join([str(CHECKOUT), *sys.path])}
-    options: dict[str, Any] = {"cwd": servers.project.root, "env": {**os.environ, **paths, **environment}}
-    command += ["--home", str(servers.home)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, **options)
-    expected = 0 if torch.cuda.device_count() else 1
-    assert done.returncode == expected, done.stdout + done.stderr
-    assert ("asked for a GPU, and finds none" in done.stderr) is bool(expected), done.stderr
-    (run,) = servers.project.instance.get_runs(dg.RunsFilter(job_name=PROBE_JOB))
-    return str(run.run_id)
 
 
 class Platform(Running):

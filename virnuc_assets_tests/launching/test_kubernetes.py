@@ -11,20 +11,18 @@ from typing import Any
 import pytest
 from dagster import DagsterEventType
 
-from virnuc_assets.launcher_probe import PROBE_OP
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets_tests.assets.project import Project
 from virnuc_assets_tests.launching import kubernetes_values
 from virnuc_assets_tests.launching.kubernetes_deployment import (
     GPU_KIND,
-    IMAGE,
     STAGES,
     ZONE,
     Deployment,
     wait_until_finished,
 )
 from virnuc_assets_tests.launching.kubernetes_pods import GPU, Pod
-from virnuc_assets_tests.launching.platform import PATHS, doctor, told
+from virnuc_assets_tests.launching.platform import PATHS, told
 
 pytestmark = pytest.mark.kubernetes
 pytest_plugins = ["virnuc_assets_tests.assets.finished", "virnuc_assets_tests.launching.kubernetes_fixtures"]
@@ -125,12 +123,14 @@ def test_steps_of_a_run_go_one_at_a_time_and_so_do_all_that_need_the_gpu(
     assert all(end <= start for (_, end), (start, _) in pairwise(spans)), spans
 
 
-def test_the_doctor_asks_kubernetes_for_a_gpu(deployment: Deployment) -> None:
-    run_id = doctor(deployment.platform, **IMAGE)
-    assert deployment.platform.status(run_id) == "SUCCESS"
+def test_check_environment_asks_kubernetes_for_a_gpu(deployment: Deployment) -> None:
+    run_id = deployment.platform.launch("check_environment")
+    wait_until_finished(deployment.project.instance, run_id)
+    assert deployment.platform.status(run_id) == "SUCCESS", told(deployment.platform, run_id)
+    assert "written and read back in" in told(deployment.platform, run_id)
     assert {_step(pod): _request(pod) for pod in deployment.pods_of(run_id)} == {
         "(run)": "none",
-        PROBE_OP: f"{GPU}: 1, tolerated",
+        "report_environment": f"{GPU}: 1, tolerated",
     }
 
 

@@ -13,7 +13,7 @@ from virnuc_assets.launch import SLURM_TAG
 from virnuc_assets.partitions import REFERENCE
 from virnuc_assets.processes import end
 from virnuc_assets_tests.assets.project import Project
-from virnuc_assets_tests.launching.platform import PATHS, Platform, doctor, framed_project, launch, told
+from virnuc_assets_tests.launching.platform import PATHS, Platform, framed_project, launch, told
 from virnuc_assets_tests.launching.slurm_cluster import KILL_WAIT_SECONDS, Cluster
 from virnuc_assets_tests.launching.slurm_platform import (
     DEPLOYED,
@@ -197,9 +197,10 @@ def test_a_run_waits_in_dagsters_queue_for_a_controller_that_is_away(servers: Pl
     assert cluster.ask("squeue", "--states=all", "--noheader", "--format=%j").splitlines().count(f"dagster-{run}") == 1
 
 
-def test_the_doctor_asks_slurm_for_a_gpu(servers: Platform, cluster: Cluster) -> None:
-    run = doctor(servers)
-    assert servers.status(run) == "SUCCESS"
+def test_check_environment_asks_slurm_for_a_gpu(servers: Platform, cluster: Cluster) -> None:
+    run = servers.launch("check_environment")
+    becomes(servers, run, "SUCCESS")
+    assert "written and read back in" in told(servers, run)
     assert cluster.job(job_of(servers, run))["TresPerNode"] == "gres:gpu:1"
 
 

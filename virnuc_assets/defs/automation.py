@@ -1,0 +1,125 @@
+"""Automation conditions and the sensors that evaluate them; the Automation page of the UI shows why each fired or not.
+
+Requests cannot storm: a reason holds until it is requested and no longer, a step that fails is requested again at the
+next full hour at the earliest, and many partitions at once are one backfill of runs of `partitions_per_run` each.
+Conditions read Dagster's events and no table: one that was removed by hand is found by the check `tables_are_current`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+from dagster import AutomationCondition as Condition
+
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
+
+RETRY_CRON = "0 * * * *"  # of what failed after the retries of dagster.yaml; in UTC
+_SAMPLES_SECONDS, _REFERENCE_SECONDS = 5, 30
+AnyCondition = Condition[Any]
+
+
+def _inputs_changed(ignored: dg.AssetKey | None = None) -> AnyCondition:
+    """A dependency was materialized since the asset was, and since it was last requested.
+
+    Since materialized: within one run dependencies come first, so what a run made by itself is no reason. Since
+    requested: a step that fails is not requested again for the same reason. Two conditions, as a SINCE compares times,
+    and so keeps a change that came during a run, only where both of its sides are simple.
+    """
+    updated = Condition.any_deps_match(Condition.newly_updated())
+    if ignored is not None:
+        updated = updated.ignore(dg.AssetSelection.assets(ignored))
+    return updated.since(Condition.newly_updated()) & updated.since(Condition.newly_requested())
+
+
+def stage_condition(ignored: dg.AssetKey | None = None) -> AnyCondition:
+    """For every asset with a partition per shard or sample.
+
+    What is cheap comes first: the costly operands, which look at all partitions, then see none in an idle evaluation.
+
+    Args:
+        ignored: a dependency that is to be there, and whose update or run is no reason to start or to wait.
+    """
+    follows, busy = Condition.any_deps_match(Condition.will_be_requested()), Condition.any_deps_in_progress()
+    if ignored is not None:
+        follows, busy = (each.ignore(dg.AssetSelection.assets(ignored)) for each in (follows, busy))
+    handled = Condition.newly_requested() | Condition.newly_updated()
+    return (
+        (
+            _inputs_changed(ignored)  # of a new partition, too: its plan is recorded as an input
+            | follows  # a whole chain goes into one run
+            # What an existing project lacks; once, so that a step that fails then is not requested again.
+            | (Condition.initial_evaluation() & Condition.missing()).since(handled)
+            # Not since updated: a run of the old code that ends after the change must not settle it.
+            | Condition.code_version_changed().since(Condition.newly_requested())
+            # At the full hour only: a step that always fails costs one run an hour. Missing: of a run that was canceled.
+            | (Condition.cron_tick_passed(RETRY_CRON) & (Condition.execution_failed() | Condition.missing()))
+        )
+        & ~Condition.in_progress()  # nothing is made twice at the same time; the reason waits
+        & ~busy  # nor from tables that are about to be replaced
+        & ~Condition.any_deps_missing()  # unless the same run makes them
+    ).with_label("inputs or code changed, missing, or failed")
+
+
+def plan_condition(cron: str) -> AnyCondition:
+    """For the plan of the reference: at its time, and when chunk length or shard size changed.
+
+    Never because it is missing: the first plan, which starts the embedding of everything, is a person's.
+    """
+    return (
+        # Since requested: a tick that passes while a plan is running is kept.
+        (Condition.cron_tick_passed(cron) | Condition.code_version_changed()).since(Condition.newly_requested())
+        & ~Condition.in_progress()
+    ).with_label("time to look at the sources again")
+
+
+def retraining_condition(cron: str) -> AnyCondition:
+    """For split, classifiers and evaluations: at its time, if inputs changed since they were made."""
+    changed = _inputs_changed() | Condition.code_version_changed().since(Condition.newly_requested())
+    return (
+        (
+            # The inner part says that there is something new; the outer keeps the tick while a dependency is made.
+            (Condition.cron_tick_passed(cron) & changed).since(Condition.newly_requested())
+            | Condition.any_deps_match(Condition.will_be_requested())  # an evaluation goes with its classifier
+        )
+        & ~Condition.in_progress()
+        & ~Condition.any_deps_in_progress()
+        & ~Condition.any_deps_missing()  # the first training is a person's
+    ).with_label("inputs changed, and it is time")
+
+
+def decision_condition() -> AnyCondition:
+    """For the decision: again when evidence was made or failed to be made, so that no older verdict is left standing.
+
+    Never because it is missing: the first decision belongs to the first training.
+    """
+    news = Condition.any_deps_match(
+        # An evaluation of the same run is decided on in that run.
+        (Condition.newly_updated() & ~Condition.executed_with_root_target())
+        | Condition.execution_failed().newly_true()  # newly: a failure is news once
+    )
+    return (
+        news.since(Condition.newly_requested()) & ~Condition.in_progress() & ~Condition.any_deps_in_progress()
+    ).with_label("evidence changed or failed")
+
+
+def build_sensors() -> list[dg.AutomationConditionSensorDefinition]:
+    """One for each part that a person may want to stop by itself."""
+    running, stopped = dg.DefaultSensorStatus.RUNNING, dg.DefaultSensorStatus.STOPPED
+    parts = {
+        "sample_stages": (dg.AssetSelection.key_prefixes(SAMPLES.domain), _SAMPLES_SECONDS, running),
+        "reference_stages": (dg.AssetSelection.key_prefixes(REFERENCE.domain), _REFERENCE_SECONDS, running),
+        "decision": (dg.AssetSelection.assets("migration_decision"), _REFERENCE_SECONDS, running),
+        # Off until a person turns it on: a new classifier calls all later samples.
+        "retraining": (
+            dg.AssetSelection.groups("classifiers") | dg.AssetSelection.assets("reference_ledger"),
+            _REFERENCE_SECONDS,
+            stopped,
+        ),
+    }
+    return [
+        dg.AutomationConditionSensorDefinition(
+            name, target=target, minimum_interval_seconds=seconds, default_status=status
+        )
+        for name, (target, seconds, status) in parts.items()
+    ]

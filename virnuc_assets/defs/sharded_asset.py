@@ -1,0 +1,269 @@
+"""The one way in which a per-shard asset runs: shard by shard, finished tables kept, one event per partition."""
+
+import inspect
+import itertools
+import logging
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+from dagster._core.definitions.data_version import extract_data_version_from_entry
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION as NO_EVENT
+
+from virnuc_assets.cores import usable_cores
+from virnuc_assets.defs.partitions import ShardSet
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.resources import Workspace
+from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.tables import Recipe, TableWriter, content_digest, is_made_by, read_rows
+
+OWNERS = ["team:virnuc"]
+DATA_VERSION = "dagster/data_version"
+_SHOWN = 10
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one unit of work: the rows' digest, and what a person should see of it."""
+
+    data_version: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_metadata(self, **facts: Any) -> "Outcome":  # noqa: ANN401
+        """The same outcome with more to see."""
+        return Outcome(self.data_version, {**self.metadata, **facts})
+
+
+Work = Callable[[str], Outcome]
+
+
+@dataclass(frozen=True)
+class ShardRun:
+    """What the body of a per-shard asset may know of its run.
+
+    Attributes:
+        shards: all shards of the run, in the order in which they are made.
+        log: the run's log; every line costs an event.
+    """
+
+    shards: Sequence[str]
+    log: logging.Logger
+
+
+Body = Callable[[ShardRun], Work]
+
+
+@dataclass(frozen=True)
+class ShardStage:
+    """How a per-shard asset presents itself and runs; its description is the docstring of its body.
+
+    At most `threads`, and no more than there are cores, make shards of a run at the same time. With `whole` the work is
+    called once for a partition and not for each of its shards.
+    """
+
+    deps: Sequence[dg.AssetKey]
+    group: str
+    kinds: frozenset[str]
+    code_version: str
+    threads: int = 1
+    whole: bool = False
+    pool: str | None = None
+    op_tags: Mapping[str, Any] = field(default_factory=dict)
+    condition: dg.AutomationCondition[Any] | None = None
+
+
+def sharded_asset(
+    workspace: Workspace, shards: ShardSet, name: str, stage: ShardStage, body: Body
+) -> dg.AssetsDefinition:
+    """A partitioned asset from a body that, called once for a run, returns the work for one of its shards.
+
+    Each partition is recorded when it is done, with a data version from its content, and stays recorded if the run
+    dies. The result of the step would record all of them again, with one version for all: it is told not to.
+    """
+
+    @dg.asset(
+        key=shards.key(name),
+        deps=list(stage.deps),
+        partitions_def=shards.partitions,
+        backfill_policy=dg.BackfillPolicy.multi_run(workspace.settings.automation.partitions_per_run),
+        description=inspect.getdoc(body),
+        group_name=stage.group,
+        kinds=set(stage.kinds),
+        owners=OWNERS,
+        code_version=stage.code_version,
+        pool=stage.pool,
+        op_tags=dict(stage.op_tags),
+        automation_condition=stage.condition,
+    )
+    def per_shard(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]:
+        of_partition = {
+            key: [key] if stage.whole else shards.shards(workspace.layout, key) for key in context.partition_keys
+        }
+        units = [(key, shard) for key, found in of_partition.items() for shard in found]
+        work = body(ShardRun([shard for _, shard in units], context.log))
+        failures = {key: _unplanned(key) for key, found in of_partition.items() if not found}
+        for key, outcome in _made(units, work, failures, min(stage.threads, usable_cores())):
+            _require_in_progress(context)
+            tags = {DATA_VERSION: outcome.data_version, **_inputs(context.instance, workspace, shards, stage, key)}
+            yield dg.AssetMaterialization(context.asset_key, partition=key, metadata=outcome.metadata, tags=tags)
+        raise_failures(failures, f"{context.asset_key.to_user_string()}: some failed; all others are recorded")
+        yield dg.MaterializeResult(metadata={NO_EVENT: True})
+
+    return per_shard
+
+
+def _unplanned(sample: str) -> VirnucError:
+    return VirnucError(f"sample {sample!r} is not planned; materialize samples/shard_plan first")
+
+
+def _made(
+    units: Sequence[tuple[str, str]], work: Work, failures: dict[str, VirnucError], workers: int
+) -> Iterator[tuple[str, Outcome]]:
+    """Partitions whose shards were all made, in order; of another the first error is noted, and the next go on."""
+
+    def attempt(unit: tuple[str, str]) -> Outcome | VirnucError:
+        try:
+            return _settled(work, unit[1])
+        except VirnucError as error:
+            return error
+
+    pool = ThreadPoolExecutor(workers)
+    # One worker is this thread, where torch and CUDA are used in it only.
+    results: Iterable[Outcome | VirnucError] = pool.map(attempt, units) if workers > 1 else map(attempt, units)
+    try:
+        for key, group in itertools.groupby(zip(units, results, strict=True), key=lambda made: made[0][0]):
+            outcomes: list[Outcome] = []
+            for _, found in group:
+                if isinstance(found, Outcome):
+                    outcomes.append(found)
+                else:
+                    failures.setdefault(key, found)
+            if key not in failures:
+                yield key, _joined(outcomes)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _settled(work: Work, shard: str) -> Outcome:
+    """The outcome for inputs that did not change while it was made; else a change would be lost, as it came before."""
+    outcome = work(shard)
+    if "rows_made" not in outcome.metadata:  # it is made of all of its inputs at once
+        return outcome
+    for _ in range(_TRIES):
+        now = work(shard)
+        if not now.metadata.get("rows_made"):
+            return outcome
+        outcome = now
+    raise VirnucError(f"{shard}: its inputs changed {_TRIES} times while it was made; materialize it again")
+
+
+def _joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """One outcome of a partition's shards: counts are added, of what else there is the last is shown."""
+    if len(outcomes) == 1:
+        return outcomes[0]
+    metadata: dict[str, Any] = {"shards": len(outcomes)}
+    for outcome in outcomes:
+        for name, value in outcome.metadata.items():
+            counts = isinstance(value, int | float) and not isinstance(value, bool) and name not in _NOT_ADDED
+            metadata[name] = metadata.get(name, 0) + value if counts else value
+    return Outcome(_joined_version([outcome.data_version for outcome in outcomes]), metadata)
+
+
+_NOT_ADDED = frozenset({"peak_memory_mb", "dim", "dna_dim", "protein_dim", "merged_dim", "rows_per_s", "token_budget"})
+
+
+def _joined_version(versions: Sequence[str]) -> str:
+    return versions[0] if len(versions) == 1 else digest_of(list(versions))
+
+
+def raise_failures(failures: Mapping[str, VirnucError], what: str) -> None:
+    """Fail an asset by the names of what failed in it; nothing without any."""
+    if failures:
+        shown = "\n".join(f"  {name}: {error}" for name, error in list(failures.items())[:_SHOWN])
+        more = f"\n  and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
+        raise VirnucError(f"{what}:\n{shown}{more}")
+
+
+def _require_in_progress(context: dg.AssetExecutionContext) -> None:
+    """A host that was cut off may come back when its run is failed and another does its work: it records no more."""
+    run = context.instance.get_run_by_id(context.run.run_id)
+    if run is not None and run.is_finished:
+        raise VirnucError(
+            f"run {run.run_id} is {run.status.value} already, as its host was cut off or it was canceled by force; "
+            "expected one in progress. Nothing is to be done: its tables are whole, and a retry keeps them"
+        )
+
+
+def _inputs(
+    instance: dg.DagsterInstance, workspace: Workspace, shards: ShardSet, stage: ShardStage, key: str
+) -> dict[str, str]:
+    """What Dagster itself would note of a partition: code version and the versions of the inputs."""
+    tags = {"dagster/data_version_is_user_provided": "true", "dagster/code_version": stage.code_version}
+    for dep in stage.deps:
+        tables = [
+            workspace.layout.table(shards.domain, dep.path[-1], shard) for shard in shards.shards(workspace.layout, key)
+        ]
+        if all(path.is_file() for path in tables):
+            version = _joined_version([content_digest(path) for path in tables])
+        else:
+            version = recorded_version(instance, dep, key if dep.path[0] == shards.domain else None)
+        tags[f"dagster/input_data_version/{dep.to_user_string()}"] = version
+        tags[f"dagster/input_event_pointer/{dep.to_user_string()}"] = "NULL"
+    return tags
+
+
+def recorded_version(instance: dg.DagsterInstance, dep: dg.AssetKey, partition: str | None = None) -> str:
+    """Data version of the latest materialization; INITIAL where there is none."""
+    record = instance.get_latest_data_version_record(dep, partition_key=partition)
+    version = extract_data_version_from_entry(record.event_log_entry) if record else None
+    return version.value if version else "INITIAL"
+
+
+def recorded_versions(instance: dg.DagsterInstance, asset: dg.AssetKey, partitions: Sequence[str]) -> dict[str, str]:
+    """Data version of the latest materialization of each partition that has one, by one query."""
+    tags = instance.event_log_storage.get_latest_tags_by_partition(
+        asset, dg.DagsterEventType.ASSET_MATERIALIZATION, tag_keys=[DATA_VERSION], asset_partitions=list(partitions)
+    )
+    return {partition: found[DATA_VERSION] for partition, found in tags.items() if DATA_VERSION in found}
+
+
+def made_table(path: Path, recipe: Recipe, batches: Callable[[], Iterator[pa.Table]]) -> Outcome:
+    """Write a table unless the one that is there was made by the same recipe.
+
+    Args:
+        path: the table.
+        recipe: what its rows follow from.
+        batches: called only if the table is to be made; yields at least one table, an empty one if need be.
+    """
+    started = time.perf_counter()
+    reused = is_made_by(path, recipe)
+    if not reused:
+        source = batches()
+        first = next(source)
+        with TableWriter(path, first.schema, recipe) as writer:
+            for batch in itertools.chain([first], source):
+                writer.write(batch)
+    seconds, rows, digest = time.perf_counter() - started, read_rows(path), content_digest(path)
+    metadata = {
+        "rows": rows,
+        "rows_made": 0 if reused else rows,
+        "rows_reused": rows if reused else 0,
+        "rows_per_s": 0.0 if reused else round(rows / seconds, 1),
+        "seconds": round(seconds, 3),
+        "peak_memory_mb": peak_memory_mb(),
+        "digest": digest,
+        "table": dg.MetadataValue.path(str(path)),
+    }
+    return Outcome(digest, metadata)
+
+
+def peak_memory_mb() -> float:
+    """Highest resident memory of this process so far."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

@@ -1,0 +1,88 @@
+"""Which partitions and assets are missing or stale, by the provenance that is stored with them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import dagster as dg
+
+from virnuc_assets.assets.predictions import REPORT, report_is_current
+from virnuc_assets.assets.shards import PLAN, SHARDS
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet
+from virnuc_assets.defs.provenance import Today
+from virnuc_assets.defs.sharded_asset import recorded_versions
+from virnuc_assets.defs.whole_asset import is_current
+from virnuc_assets.resources import Workspace
+from virnuc_assets.sequences.incoming import visible_files, waiting_files
+from virnuc_assets.sequences.plan_table import changed_sources, planned_shards
+from virnuc_assets.storage.schemas import plan_schema
+from virnuc_assets.storage.tables import TableMismatch, require_table
+
+
+def plan_is_current(instance: dg.DagsterInstance, workspace: Workspace) -> bool:
+    """Whether the reference is planned as catalogue, files and settings are now, and Dagster knows its shards.
+
+    Raises:
+        CatalogueError: the catalogue cannot be read.
+    """
+    path = workspace.layout.plan("reference")
+    try:
+        require_table(path, plan_schema(), workspace.settings.sequences.model_dump())
+        if changed_sources(path, workspace.catalogue()):
+            return False
+    except TableMismatch:
+        return False
+    shards = planned_shards(path)
+    known = recorded_versions(instance, REFERENCE.key(SHARDS), shards).keys()
+    recorded = instance.get_latest_materialization_event(REFERENCE.key(PLAN)) is not None
+    return recorded and REFERENCE.keys(instance) == shards and known == set(shards)
+
+
+def files_to_plan(workspace: Workspace) -> list[str]:
+    """Files of the watched folder that the intake log does not know as they are."""
+    settings = workspace.settings
+    return list(waiting_files(workspace.layout, visible_files(settings.incoming), settings.sequences))
+
+
+def stale_partitions(
+    instance: dg.DagsterInstance, workspace: Workspace, shards: ShardSet, assets: Collection[str] | None = None
+) -> dict[tuple[str, ...], list[str]]:
+    """Partitions by their missing and stale assets, in the order in which they are made; others are left out.
+
+    Args:
+        instance: a partition that it has no materialization of counts as missing.
+        workspace: the project.
+        shards: the partition set.
+        assets: to look at; all without.
+    """
+    today = Today(workspace, shards.domain)
+    stages = [*today.stages, *([REPORT] if shards is SAMPLES else [])]
+    chosen = [asset for asset in stages if assets is None or asset in assets]
+    recorded = {asset: instance.get_materialized_partitions(shards.key(asset)) for asset in chosen}
+
+    def is_made(asset: str, partition: str) -> bool:
+        if partition not in recorded[asset]:
+            return False
+        if asset == REPORT:
+            return report_is_current(workspace, partition)
+        return all(today.is_current(asset, shard) for shard in shards.shards(workspace.layout, partition))
+
+    found: dict[tuple[str, ...], list[str]] = {}
+    for partition in shards.keys(instance):
+        if stale := tuple(asset for asset in chosen if not is_made(asset, partition)):
+            found.setdefault(stale, []).append(partition)
+    return found
+
+
+def stale_assets(instance: dg.DagsterInstance, specs: Iterable[dg.AssetSpec]) -> list[dg.AssetKey]:
+    """Assets without partitions that were made from other inputs than today's, or from stale ones.
+
+    Args:
+        instance: Dagster's.
+        specs: of the assets, those that others depend on first.
+    """
+    stale: list[dg.AssetKey] = []
+    for spec in specs:
+        if any(dep.asset_key in stale for dep in spec.deps) or not is_current(instance, spec):
+            stale.append(spec.key)
+    return stale
