@@ -21,10 +21,10 @@ import dagster as dg
 
 from benchmarks.ui_queries import BACKFILL, LAUNCH, ask
 from virnuc_assets.assets.recipes import predictions_recipe, read_shard_inputs
-from virnuc_assets.automation import PLAN_SAMPLES_JOB
+from virnuc_assets.defs.jobs import PLAN_SAMPLES_JOB
 from virnuc_assets.bootstrap import dagster_home, set_up
 from virnuc_assets.definitions import build_defs
-from virnuc_assets.partitions import SAMPLES
+from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.cataloguing import write_manifest
 from virnuc_assets.sequences.shard_keys import source_of

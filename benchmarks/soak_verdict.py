@@ -17,13 +17,13 @@ from dagster import DagsterRunStatus, RunsFilter
 from rich.console import Console
 
 from benchmarks.dropped_files import Dropped
-from virnuc_assets import automation
+from virnuc_assets.defs import jobs
 from virnuc_assets.assets.recipes import report_is_older
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.demo import Runs
 from virnuc_assets.foreign_text import printable
-from virnuc_assets.partitions import REPORTS, SAMPLE_NAMES, SAMPLES
+from virnuc_assets.defs.partitions import REPORTS, SAMPLE_NAMES, SAMPLES
 from virnuc_assets.processes import processes_of
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.incoming import read_book, visible_files, waiting_files
@@ -50,9 +50,9 @@ def undisturbed(project: Path, copy: Path, files: Sequence[Dropped]) -> Settings
     logging.getLogger("dagster").setLevel(logging.ERROR)
     with dg.DagsterInstance.get() as instance, Path(os.devnull).open("w") as nowhere:
         run = Runs(build_defs(settings), instance, Console(file=nowhere))
-        run.job(automation.PLAN_SAMPLES_JOB)
-        run.shards(automation.SAMPLE_JOB, SAMPLES)
-        run.shards(automation.REPORT_JOB, REPORTS)
+        run.job(jobs.PLAN_SAMPLES_JOB)
+        run.shards(jobs.SAMPLE_JOB, SAMPLES)
+        run.shards(jobs.REPORT_JOB, REPORTS)
     return settings
 
 

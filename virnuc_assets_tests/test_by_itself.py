@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets import automation
-from virnuc_assets.partitions import REFERENCE, REPORTS, SAMPLES
+from virnuc_assets.defs import jobs
+from virnuc_assets.defs.partitions import REFERENCE, REPORTS, SAMPLES
 from virnuc_assets_tests.assets.project import Finished, Project, write_sample
 from virnuc_assets_tests.running import Running, running, until
 
@@ -25,7 +25,7 @@ TURN_ON = """mutation($selector: SensorSelector!) { startSensor(sensorSelector: 
 def project(finished: Finished, tmp_path: Path) -> Iterator[Project]:
     """A copy with a Dagster home of its own."""
     project = finished.copy(tmp_path / "project", in_memory=False, with_history=True)
-    for job in (automation.PLAN_REFERENCE_JOB, automation.PLAN_SAMPLES_JOB):
+    for job in (jobs.PLAN_REFERENCE_JOB, jobs.PLAN_SAMPLES_JOB):
         assert project.job(job).success  # the copy's own files
     yield project
     project.instance.dispose()

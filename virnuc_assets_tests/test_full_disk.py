@@ -83,19 +83,19 @@ RUN = '''
 import shutil, sqlite3, subprocess, sys
 from pathlib import Path
 from virnuc_assets.bootstrap import dagster_home, set_up
-from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.reaper import mend_runs, unfinished_files
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project, quiet
-from virnuc_assets import automation
+from virnuc_assets.defs import jobs
 
 CHILD = """
 import sys
 from pathlib import Path
-from virnuc_assets import automation
-from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.defs import jobs
+from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets_tests.assets.project import Project, failures
 project = Project(Path(sys.argv[1]))
-print(*failures(project.range(automation.REFERENCE_JOB, project.keys(REFERENCE))))
+print(*failures(project.range(jobs.REFERENCE_JOB, project.keys(REFERENCE))))
 """
 blank, root = Path(sys.argv[-1]) / "blank", Path(sys.argv[-1]) / "project"
 blank.mkdir()
@@ -119,7 +119,7 @@ for path in root.rglob("*.db"):
     if path.stat().st_size:
         assert sqlite3.connect(path).execute("pragma integrity_check").fetchone() == ("ok",), path
 assert unfinished_files(project.settings) == []
-assert failures(project.range(automation.REFERENCE_JOB, keys)) == []
+assert failures(project.range(jobs.REFERENCE_JOB, keys)) == []
 begun = {run.status.value for run in project.instance.get_runs()} & {"STARTING", "STARTED", "CANCELING"}
 assert begun == set(), begun
 '''

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from virnuc_assets import automation
-from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.defs import jobs
+from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.processes import Kind
 from virnuc_assets.requests import RANGE_END, RANGE_START
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project
@@ -48,7 +48,7 @@ def embed(platform: Running) -> str:
     for folder in (platform.project.workspace.layout.results / "reference").glob("*_embeddings"):
         shutil.rmtree(folder)
     first, last = ends(platform.project)
-    return platform.launch(automation.REFERENCE_JOB, **{RANGE_START: first, RANGE_END: last})
+    return platform.launch(jobs.REFERENCE_JOB, **{RANGE_START: first, RANGE_END: last})
 
 
 def in_the_middle(platform: Running) -> dict[str, int]:
@@ -106,7 +106,7 @@ def test_up_is_killed_and_started_again(platform: Running) -> None:
 
 def test_the_machine_fails_while_a_run_embeds_and_others_wait(platform: Running) -> None:
     """Everything is killed at once, one run being in the middle, one waiting for its slot, one just starting."""
-    run, waiting = embed(platform), platform.launch(automation.REFERENCE_JOB, **range_of(platform))
+    run, waiting = embed(platform), platform.launch(jobs.REFERENCE_JOB, **range_of(platform))
     before = in_the_middle(platform)
     starting = platform.launch(PLAN_REFERENCE_JOB)
     until(lambda: platform.status(starting) == "STARTING", "a starting run", every=0.01)

@@ -17,9 +17,9 @@ import dagster as dg
 import pytest
 import yaml
 
-from virnuc_assets import automation
+from virnuc_assets.defs import jobs
 from virnuc_assets.bootstrap import dagster_home, set_up
-from virnuc_assets.partitions import REFERENCE, SAMPLES, register
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, register
 from virnuc_assets.storage.held_files import release
 from virnuc_assets.tracking import EXPERIMENT
 from virnuc_assets.workstation.device_lock import device_names
@@ -146,7 +146,7 @@ def test_cut_connections_and_a_restart_of_the_database_cost_no_shard(project: Pr
         for folder in folders:
             shutil.rmtree(folder)
         ends = {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
-        run_id = platform.launch(automation.REFERENCE_JOB, **ends)
+        run_id = platform.launch(jobs.REFERENCE_JOB, **ends)
         until(lambda: any(folder.is_dir() and list(folder.glob("*.parquet")) for folder in folders), "a first table")
         for _ in range(20):
             server.cut_off("dagster")

@@ -52,7 +52,7 @@ def stage_condition(ignored: dg.AssetKey | None = None) -> AnyCondition:
             | (Condition.initial_evaluation() & Condition.missing()).since(handled)
             # Not since updated: a run of the old code that ends after the change must not settle it.
             | Condition.code_version_changed().since(Condition.newly_requested())
-            # At the full hour only: a step that always fails costs one run an hour. Missing: of a run that was canceled.
+            # At the full hour only: a step that always fails costs one run an hour. Missing: a run was canceled.
             | (Condition.cron_tick_passed(RETRY_CRON) & (Condition.execution_failed() | Condition.missing()))
         )
         & ~Condition.in_progress()  # nothing is made twice at the same time; the reason waits

@@ -16,11 +16,10 @@ from typing import Any, Self
 import dagster as dg
 from Bio import SeqIO
 
-from virnuc_assets import automation
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
-from virnuc_assets.partitions import REFERENCE, REPORTS, SAMPLE_NAMES, SAMPLES, ShardSet, register
-from virnuc_assets.requests import RANGE_END, RANGE_START, contiguous_ranges
+from virnuc_assets.defs import jobs
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguous_ranges, range_tags, register
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.cataloguing import write_manifest
 from virnuc_assets.settings import Settings
@@ -39,6 +38,7 @@ GENOMES = (
     *("plasmid_pPCP1", "plasmid_pBGR3", "Buchnera", "Saureus_NCTC8325"),
 )
 LONGEST_NT = 12_500
+MAX_PARTITIONS = 200  # of a run
 SETTINGS: dict[str, dict[str, Any]] = {
     "sequences": {"chunk_length": 500, "shard_chunks": 30},
     "training": {"max_epochs": 5},
@@ -86,7 +86,7 @@ class Project:
 
     def range(self, name: str, keys: Sequence[str]) -> dg.ExecuteInProcessResult:
         """One run over all keys from the first to the last."""
-        return self.job(name, tags={RANGE_START: keys[0], RANGE_END: keys[-1]})
+        return self.job(name, tags=range_tags(keys))
 
     def materialize(
         self, *keys: dg.AssetKey | str, partition: str | tuple[str, str] | None = None
@@ -94,9 +94,7 @@ class Project:
         """One run of some assets with their checks, for a partition or a range of them."""
         selection = dg.AssetSelection.assets(*(key if isinstance(key, dg.AssetKey) else [key] for key in keys))
         defs = self.defs
-        tags = {}
-        if isinstance(partition, tuple):
-            tags = {RANGE_START: partition[0], RANGE_END: partition[1]}
+        tags = range_tags(partition) if isinstance(partition, tuple) else {}
         with quiet():
             return dg.materialize(
                 [*(defs.assets or ()), *(defs.asset_checks or ())],
@@ -109,26 +107,26 @@ class Project:
             )
 
     def keys(self, shards: ShardSet) -> list[str]:
-        return list(self.instance.get_dynamic_partitions(str(shards.partitions.name)))
+        return shards.keys(self.instance)
 
     def run_shards(self, job: str, shards: ShardSet) -> list[dg.ExecuteInProcessResult]:
         keys = self.keys(shards)
-        return [self.range(job, chosen) for chosen in contiguous_ranges(keys, keys)]
+        return [self.range(job, chosen) for chosen in contiguous_ranges(keys, keys, MAX_PARTITIONS)]
 
     def run_reference(self) -> list[dg.ExecuteInProcessResult]:
         """Plan and embed the reference."""
-        return [self.job(PLAN_REFERENCE_JOB), *self.run_shards(automation.REFERENCE_JOB, REFERENCE)]
+        return [self.job(PLAN_REFERENCE_JOB), *self.run_shards(jobs.REFERENCE_JOB, REFERENCE)]
 
     def run_samples(self) -> list[dg.ExecuteInProcessResult]:
         """Plan, predict and report the watched folder."""
-        results = [self.job(automation.PLAN_SAMPLES_JOB)]
-        for job in (automation.SAMPLE_JOB, automation.OTHER_VARIANT_JOB):
+        results = [self.job(jobs.PLAN_SAMPLES_JOB)]
+        for job in (jobs.SAMPLE_JOB, jobs.OTHER_VARIANT_JOB):
             results += self.run_shards(job, SAMPLES)
-        return [*results, *self.run_shards(automation.REPORT_JOB, REPORTS)]
+        return results
 
     def run_everything(self) -> list[dg.ExecuteInProcessResult]:
         """All jobs in the order of the demo."""
-        return [*self.run_reference(), self.job(automation.DECISION_JOB), *self.run_samples()]
+        return [*self.run_reference(), self.job(jobs.DECISION_JOB), *self.run_samples()]
 
     def configure(self, **sections: Mapping[str, Any] | str) -> None:
         """Write virnuc.toml: the sections given, over those of `SETTINGS`."""
@@ -155,8 +153,8 @@ class Project:
         """
         shutil.copytree(self.root, to)
         copied = type(self)(to, in_memory)
-        for partitions in (REFERENCE.partitions, SAMPLES.partitions, SAMPLE_NAMES):
-            register(copied.instance, partitions, self.instance.get_dynamic_partitions(str(partitions.name)))
+        for shards in (REFERENCE, SAMPLES):
+            register(copied.instance, shards, self.keys(shards))
         for run in reversed(self.instance.get_runs()) if with_history else ():
             for event in self.instance.all_logs(run.run_id):
                 copied.instance.store_event(event)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets import automation
-from virnuc_assets.partitions import SAMPLES
+from virnuc_assets.defs import jobs
+from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.sequences.incoming import read_book
 from virnuc_assets.sequences.shard_keys import source_name, source_of
 from virnuc_assets_tests.assets.project import failures, new_project
@@ -27,7 +27,7 @@ def test_awkward_samples_are_planned_or_named(blank: Path, tmp_path: Path) -> No
         shutil.copyfile(FOLDER / name, incoming / name)
     refused = {name for name, cells in TABLE.items() if cells[0].startswith(REFUSED)}
 
-    (told,) = failures(project.job(automation.PLAN_SAMPLES_JOB))
+    (told,) = failures(project.job(jobs.PLAN_SAMPLES_JOB))
     assert f"samples that cannot be read; all others are planned ({len(refused)}):" in told
     named = {}
     for name in TABLE:

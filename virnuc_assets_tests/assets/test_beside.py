@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from virnuc_assets import automation
+from virnuc_assets.defs import jobs
 from virnuc_assets.encoders.miniature import write_miniature
-from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets_tests.assets.judging import judged, named
 from virnuc_assets_tests.assets.project import Project, failures
 
@@ -51,7 +51,7 @@ def test_it_is_judged_beside_the_others_and_costs_its_own_tables_alone(widened: 
 @pytest.mark.slow
 def test_esm2_650_stands_beside_the_others(widened: Project) -> None:
     before = {name: path.stat().st_mtime_ns for name, path in widened.tables().items() if "embeddings" in name}
-    results = [*widened.run_shards(automation.REFERENCE_JOB, REFERENCE), widened.job(automation.DECISION_JOB)]
+    results = [*widened.run_shards(jobs.REFERENCE_JOB, REFERENCE), widened.job(jobs.DECISION_JOB)]
     assert failures(*results) == []
     after = {name: path.stat().st_mtime_ns for name, path in widened.tables().items() if "embeddings" in name}
     assert {name.split("/")[1] for name in after.keys() - before.keys()} == {"esm2_650_embeddings"}

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from Bio import SeqIO
 
-from virnuc_assets import automation
-from virnuc_assets.partitions import REFERENCE, SAMPLES, ShardSet
+from virnuc_assets.defs import jobs
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.assets.project import DATA, PLAN_REFERENCE_JOB, Project, failures, new_project
 from virnuc_assets_tests.sequences.plain import PlainTruth, plain_table
@@ -88,7 +88,7 @@ def test_random_genomes(project: Project, chunk_length: int, count: int) -> None
     truth = PlainTruth("host", "bacteria", {g.id: [cds[3] for cds in g.cds] for g in genomes if g.cds})
 
     sample = plain_table(records, chunk_length, None)
-    require_equal(framed(project, SAMPLES, automation.PLAN_SAMPLES_JOB, chunk_length)["drawn"], sample)
+    require_equal(framed(project, SAMPLES, jobs.PLAN_SAMPLES_JOB, chunk_length)["drawn"], sample)
     reference = plain_table(records, chunk_length, truth)
     require_equal(framed(project, REFERENCE, PLAN_REFERENCE_JOB, chunk_length)["drawn"], reference)
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from virnuc_assets import automation
-from virnuc_assets.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES
+from virnuc_assets.defs import jobs
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLE_NAMES, SAMPLES
 from virnuc_assets.requests import RANGE_START, contiguous_ranges
 from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.schemas import embeddings_schema
@@ -72,7 +72,7 @@ def test_broken_samples_are_named_and_the_others_are_predicted(copied: Project) 
     break_samples(copied.settings.incoming)
     write_sample(copied.settings.incoming / "zebra.fasta", ["rabies_N"])
     before = copied.keys(SAMPLES)
-    planned = copied.job(automation.PLAN_SAMPLES_JOB)
+    planned = copied.job(jobs.PLAN_SAMPLES_JOB)
 
     (told,) = failures(planned)
     lines = {line.split(":")[0]: line for line in told.splitlines() if line.split(":")[0] in BROKEN}
@@ -83,8 +83,8 @@ def test_broken_samples_are_named_and_the_others_are_predicted(copied: Project) 
     assert set(copied.instance.get_dynamic_partitions(str(SAMPLE_NAMES.name))) == {SAMPLE, "zebra"}
     assert {"shard_plan": tables(copied, "shard_plan")} == {"shard_plan": {SAMPLE, "zebra"}}
 
-    assert failures(copied.range(automation.SAMPLE_JOB, ["zebra-000001", "zebra-000001"])) == []
-    assert failures(copied.job(automation.REPORT_JOB, partition_key="zebra")) == []
+    assert failures(copied.range(jobs.SAMPLE_JOB, ["zebra-000001", "zebra-000001"])) == []
+    assert failures(copied.job(jobs.REPORT_JOB, partition_key="zebra")) == []
     assert (copied.workspace.layout.sample_report("zebra") / "records.tsv").read_text().count("\n") == 2
 
 
@@ -107,12 +107,12 @@ def test_a_record_that_two_sources_share_is_refused(copied: Project) -> None:
 
 def test_two_files_of_one_name_are_refused(small: Project) -> None:
     shutil.copyfile(small.settings.incoming / "first.fasta", small.settings.incoming / "first.fa")
-    (told,) = failures(small.job(automation.PLAN_SAMPLES_JOB))
+    (told,) = failures(small.job(jobs.PLAN_SAMPLES_JOB))
     assert "first.fasta: named 'first' as 'first.fa' is; rename one" in told
 
 
 def test_a_source_that_changed_fails_its_shard_alone(small: Project) -> None:
-    assert failures(small.job(automation.PLAN_SAMPLES_JOB)) == []
+    assert failures(small.job(jobs.PLAN_SAMPLES_JOB)) == []
     changed = small.settings.incoming / "second.fasta"
     changed.write_text(changed.read_text() + "ACGT\n")
     (told,) = failures(small.materialize(SAMPLES.key("chunked_fasta"), partition=range_of(small)))
@@ -122,14 +122,14 @@ def test_a_source_that_changed_fails_its_shard_alone(small: Project) -> None:
     assert done(small, "chunked_fasta") == tables(small, "chunked_fasta") == {"first-000001", "third-000001"}
     assert [path for path in small.settings.var.rglob("*.partial")] == []
 
-    assert failures(small.job(automation.PLAN_SAMPLES_JOB)) == []
+    assert failures(small.job(jobs.PLAN_SAMPLES_JOB)) == []
     assert small.keys(SAMPLES) == ["first-000001", "third-000001", "second-000002"]
     assert failures(small.materialize(SAMPLES.key("chunked_fasta"), partition="second-000002")) == []
     assert done(small, "chunked_fasta") == {"first-000001", "second-000002", "third-000001"}
 
 
 def test_a_source_that_changed_fails_a_run_of_one_shard(small: Project) -> None:
-    assert failures(small.job(automation.PLAN_SAMPLES_JOB)) == []
+    assert failures(small.job(jobs.PLAN_SAMPLES_JOB)) == []
     (small.settings.incoming / "second.fasta").write_text(">other\nACGT\n")
     (told,) = failures(small.materialize(SAMPLES.key("chunked_fasta"), partition="second-000001"))
     assert "the file is not the one that was planned" in told
@@ -137,7 +137,7 @@ def test_a_source_that_changed_fails_a_run_of_one_shard(small: Project) -> None:
 
 
 def test_later_stages_of_the_shards_that_succeeded_can_be_run(small: Project) -> None:
-    assert failures(small.job(automation.PLAN_SAMPLES_JOB)) == []
+    assert failures(small.job(jobs.PLAN_SAMPLES_JOB)) == []
     (small.settings.incoming / "second.fasta").unlink()
     chunk, translate = SAMPLES.key("chunked_fasta"), SAMPLES.key("translated_proteins")
     (told,) = failures(small.materialize(chunk, translate, partition=range_of(small)))
@@ -151,7 +151,7 @@ def test_later_stages_of_the_shards_that_succeeded_can_be_run(small: Project) ->
 
 
 def test_frames_of_a_missing_chunk_table_say_what_to_materialize(small: Project) -> None:
-    assert failures(small.job(automation.PLAN_SAMPLES_JOB)) == []
+    assert failures(small.job(jobs.PLAN_SAMPLES_JOB)) == []
     (told,) = failures(small.materialize(SAMPLES.key("translated_proteins"), partition="first-000001"))
     assert "materialize samples/chunked_fasta (partition first-000001) first" in told
 
@@ -159,10 +159,10 @@ def test_frames_of_a_missing_chunk_table_say_what_to_materialize(small: Project)
 def test_chunks_of_other_shard_bounds_are_refused(blank: Path, tmp_path: Path) -> None:
     """The same file planned into other shards gives the same shard key to other chunks."""
     project = new_project(tmp_path / "project", blank, samples={"flu": ["fluA_PB2"]})
-    assert failures(project.job(automation.PLAN_SAMPLES_JOB)) == []
+    assert failures(project.job(jobs.PLAN_SAMPLES_JOB)) == []
     assert failures(project.materialize(SAMPLES.key("chunked_fasta"), partition="flu-000001")) == []
     project.configure(sequences={"shard_chunks": 3})
-    assert failures(project.job(automation.PLAN_SAMPLES_JOB)) == []
+    assert failures(project.job(jobs.PLAN_SAMPLES_JOB)) == []
     (told,) = failures(project.materialize(SAMPLES.key("translated_proteins"), partition="flu-000001"))
     assert "not the table that is required" in told
 
@@ -260,15 +260,15 @@ def test_a_damaged_classifier_is_refused_and_replaced_by_training(copied: Projec
 def replace_sample(project: Project) -> None:
     """Another file under the name of a sample that was predicted."""
     write_sample(project.settings.incoming / f"{SAMPLE}.fasta", ["worm_ZK637"])
-    assert failures(project.job(automation.PLAN_SAMPLES_JOB)) == []
+    assert failures(project.job(jobs.PLAN_SAMPLES_JOB)) == []
 
 
 def test_a_report_on_predictions_of_an_older_file_is_refused(copied: Project) -> None:
     """The records have their old ids, so no check can see it afterwards."""
     path = copied.settings.incoming / f"{SAMPLE}.fasta"
     path.write_text(path.read_text().replace("ACG", "ACT"))
-    assert failures(copied.job(automation.PLAN_SAMPLES_JOB)) == []
-    (told,) = failures(copied.job(automation.REPORT_JOB, partition_key=SAMPLE))
+    assert failures(copied.job(jobs.PLAN_SAMPLES_JOB)) == []
+    (told,) = failures(copied.job(jobs.REPORT_JOB, partition_key=SAMPLE))
     assert f"{SAMPLE}-000001" in told
 
 
@@ -281,7 +281,7 @@ def requested(project: Project) -> list[str]:
 def test_a_replaced_sample_is_requested_again(finished: Finished, tmp_path: Path) -> None:
     """On an instance that knows that the sample was predicted."""
     project = finished.copy(tmp_path / "project", with_history=True)
-    assert failures(project.job(automation.PLAN_SAMPLES_JOB)) == []
+    assert failures(project.job(jobs.PLAN_SAMPLES_JOB)) == []
     assert requested(project) == []
     before = [key for key in project.keys(SAMPLES) if source_of(key) == SAMPLE]
     replace_sample(project)
@@ -293,8 +293,8 @@ def test_a_replaced_sample_is_requested_again(finished: Finished, tmp_path: Path
 
 def test_a_replaced_sample_is_reported_by_its_new_records_alone(copied: Project) -> None:
     replace_sample(copied)
-    assert failures(*copied.run_shards(automation.SAMPLE_JOB, SAMPLES)) == []
-    assert failures(copied.job(automation.REPORT_JOB, partition_key=SAMPLE)) == []
+    assert failures(*copied.run_shards(jobs.SAMPLE_JOB, SAMPLES)) == []
+    assert failures(copied.job(jobs.REPORT_JOB, partition_key=SAMPLE)) == []
     lines = (copied.workspace.layout.sample_report(SAMPLE) / "records.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines[1:]] == ["worm_ZK637"]
 

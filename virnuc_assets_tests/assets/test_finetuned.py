@@ -16,14 +16,14 @@ import pytest
 
 pytest.importorskip("peft")
 
-from virnuc_assets import automation
+from virnuc_assets.defs import jobs
 from virnuc_assets.assets.finetuning import FACTS_FILE, JOB
-from virnuc_assets.assets.recipes import variant_fingerprints
+from virnuc_assets.defs.provenance import variant_fingerprints
 from virnuc_assets.assets.staleness import stale
 from virnuc_assets.bootstrap import tracking_uri
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.encoders.checkpoints import CheckpointMissingError, find_checkpoint, folder_digest
-from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.tables import read_recipe, read_table
@@ -47,7 +47,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 import dagster as dg
-from virnuc_assets.partitions import REFERENCE, register
+from virnuc_assets.defs.partitions import REFERENCE, register
 from virnuc_assets.tracking import MlflowTracking
 from virnuc_assets_tests.assets.project import Project
 
@@ -78,7 +78,7 @@ def tuned(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Itera
     killed = subprocess.run(child, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     project.results = [project.job(f"{JOB}fastesm2_650")]
-    project.results += project.run_shards(f"{automation.ENCODER_JOB}{ENCODER}", REFERENCE)
+    project.results += project.run_shards(f"{jobs.ENCODER_JOB}{ENCODER}", REFERENCE)
     project.results.append(project.materialize("tuned_classifier", "tuned_evaluation"))
     assert failures(*project.results) == []
     yield project
@@ -249,13 +249,13 @@ def test_the_section_adds_its_assets_and_jobs_and_changes_no_other(tmp_path: Pat
     assert after[ENCODER] == (parents, "finetuning", {"gpu"}, {"no_test_record_was_read"})
     assert dg.AssetKey(ENCODER) in after[f"reference/{ENCODER}_embeddings"][0]
     assert jobs_after[f"{JOB}fastesm2_650"] == {"reference_ledger", "train_test_split", ENCODER}
-    assert jobs_after[f"{automation.ENCODER_JOB}{ENCODER}"] == {
+    assert jobs_after[f"{jobs.ENCODER_JOB}{ENCODER}"] == {
         f"reference/{ENCODER}_embeddings",
         "reference/tuned_features",
     }
-    assert jobs_after.keys() - jobs_before.keys() == {f"{JOB}fastesm2_650", f"{automation.ENCODER_JOB}{ENCODER}"}
+    assert jobs_after.keys() - jobs_before.keys() == {f"{JOB}fastesm2_650", f"{jobs.ENCODER_JOB}{ENCODER}"}
     more = {job for job in jobs_before if jobs_after[job] != jobs_before[job]}
-    assert more == {automation.DECISION_JOB, automation.OTHER_VARIANT_JOB}
+    assert more == {jobs.DECISION_JOB, jobs.OTHER_VARIANT_JOB}
 
 
 LOAD = """

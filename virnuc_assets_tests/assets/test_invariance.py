@@ -9,10 +9,10 @@ import pytest
 import torch
 from Bio import SeqIO
 
-from virnuc_assets import automation
+from virnuc_assets.defs import jobs
 from virnuc_assets.classifier.calling import ServingClassifier
 from virnuc_assets.encoders.loading import load_encoder
-from virnuc_assets.partitions import SAMPLES
+from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets.storage.merging import merge_features, vectors_of
 from virnuc_assets.storage.tables import read_table
@@ -41,10 +41,10 @@ def predicted(project: Project, records: list[SeqIO.SeqRecord], token_budget: in
     for path in project.settings.incoming.iterdir():
         path.unlink()
     SeqIO.write(records, project.settings.incoming / f"{SAMPLE}.fasta", "fasta")
-    assert failures(project.job(automation.PLAN_SAMPLES_JOB)) == []
-    jobs = (automation.SAMPLE_JOB, automation.OTHER_VARIANT_JOB)
+    assert failures(project.job(jobs.PLAN_SAMPLES_JOB)) == []
+    jobs = (jobs.SAMPLE_JOB, jobs.OTHER_VARIANT_JOB)
     assert failures(*(project.range(job, shards_of(project)) for job in jobs)) == []
-    assert failures(project.job(automation.REPORT_JOB, partition_key=SAMPLE)) == []
+    assert failures(project.job(jobs.REPORT_JOB, partition_key=SAMPLE)) == []
     return project
 
 

@@ -12,11 +12,11 @@ import pytest
 from transformers import EsmConfig, EsmForMaskedLM, EsmTokenizer, set_seed
 from typer.testing import CliRunner
 
-from virnuc_assets import automation
+from virnuc_assets.defs import jobs
 from virnuc_assets.cli import app
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.encoders.miniature import ESM_FIELDS, ESM_VOCABULARY
-from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.tables import read_recipe, read_table
@@ -63,7 +63,7 @@ def own(finished: Finished, blank: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def embedded(own: Project) -> Project:
     """With the vectors and features of one by the job of its encoder, of the other for the first shard."""
-    mine, plain = (f"{automation.ENCODER_JOB}{name}" for name in NAMES)
+    mine, plain = (f"{jobs.ENCODER_JOB}{name}" for name in NAMES)
     runs = [*own.run_shards(mine, REFERENCE), own.job(plain, partition_key=own.keys(REFERENCE)[0])]
     assert failures(*runs) == []
     return own
@@ -73,7 +73,7 @@ def test_samples_of_a_variant_that_does_not_serve_get_both_of_its_encoders(tmp_p
     sections = {"variants": {"kmer_plain": {"dna": "kmer_dna", "protein": "fastesm2_650"}}}
     decision = {"decision": {"baseline": "kmer_plain"}}
     defs = build_defs(Settings.model_validate({"root": tmp_path, **sections, **decision}))
-    job = defs.resolve_job_def(automation.OTHER_VARIANT_JOB)
+    job = defs.resolve_job_def(jobs.OTHER_VARIANT_JOB)
     found = {key.to_user_string() for key in job.asset_layer.executable_asset_keys}
     assert found == {"samples/kmer_dna_embeddings", "samples/kmer_plain_features"}
 
@@ -125,8 +125,8 @@ def test_a_folder_is_trained_evaluated_and_a_column_of_the_report(embedded: Proj
 
 @pytest.mark.slow
 def test_the_jobs_of_the_demo_take_both_to_the_decision(embedded: Project) -> None:
-    assert failures(*embedded.run_shards(automation.REFERENCE_JOB, REFERENCE)) == []
-    assert failures(embedded.job(automation.DECISION_JOB)) == []
+    assert failures(*embedded.run_shards(jobs.REFERENCE_JOB, REFERENCE)) == []
+    assert failures(embedded.job(jobs.DECISION_JOB)) == []
     decision, html = decision_of(embedded)
     assert decision["outcome"] in ("GO", "NO-GO")
     assert set(decision["comparisons"]) == {"baseline", "floor", *NAMES}

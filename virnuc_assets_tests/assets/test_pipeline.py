@@ -14,10 +14,10 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from virnuc_assets import automation
+from virnuc_assets.defs import jobs
 from virnuc_assets.bootstrap import tracking_uri
 from virnuc_assets.encoders.registry import VARIANTS
-from virnuc_assets.partitions import REFERENCE, SAMPLES
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.sequences.accounting import ledger_faults
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import (
@@ -354,8 +354,8 @@ def again(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Itera
     *several, single = project.keys(REFERENCE)
     project.results = [
         project.job(PLAN_REFERENCE_JOB),
-        project.range(automation.REFERENCE_JOB, several),
-        project.job(automation.REFERENCE_JOB, partition_key=single),
+        project.range(jobs.REFERENCE_JOB, several),
+        project.job(jobs.REFERENCE_JOB, partition_key=single),
         project.materialize("train_test_split", *trained),
         *project.run_samples(),
     ]

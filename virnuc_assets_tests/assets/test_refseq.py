@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 
 from virnuc_assets.assets.refseq import RELEASE
-from virnuc_assets.automation import FETCH_JOB
-from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.defs.jobs import FETCH_JOB
+from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.sequences.refseq import HOSTS
 from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets_tests.assets.project import DATA, PLAN_REFERENCE_JOB, Project, failures, new_project

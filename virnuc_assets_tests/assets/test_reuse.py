@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets import automation
-from virnuc_assets.partitions import REFERENCE, SAMPLES, ShardSet
+from virnuc_assets.defs import jobs
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet
 from virnuc_assets.requests import contiguous_ranges
 from virnuc_assets.sequences.cataloguing import write_manifest
 from virnuc_assets.storage.tables import content_digest, read_table
@@ -43,7 +43,7 @@ SOURCES = {"a": "viral", "b": "host"}
 
 def run(project: Project, shards: ShardSet) -> dict[str, dict[str, dict[str, int]]]:
     """A run over all shards of a set; for each encoder, what its shards' metadata tell."""
-    job = PLAN_REFERENCE_JOB if shards is REFERENCE else automation.PLAN_SAMPLES_JOB
+    job = PLAN_REFERENCE_JOB if shards is REFERENCE else jobs.PLAN_SAMPLES_JOB
     assert failures(project.job(job)) == []
     names = project.workspace.encoder_names(shards.domain)
     keys, found = project.keys(shards), {name: dict[str, dict[str, int]]() for name in names}

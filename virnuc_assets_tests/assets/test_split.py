@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from Bio import SeqIO
 
-from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.storage.tables import read_recipe, read_table, write_table

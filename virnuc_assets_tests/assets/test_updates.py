@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets import automation
-from virnuc_assets.partitions import REFERENCE, SAMPLES
+from virnuc_assets.defs import jobs
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.requests import contiguous_ranges
 from virnuc_assets.sequences.cataloguing import write_manifest
 from virnuc_assets.storage.tables import content_digest, read_table
@@ -30,7 +30,7 @@ def write(project: Project, seeds: dict[str, int]) -> None:
 
 def made(project: Project) -> dict[str, dict[str, int]]:
     """For each stage, rows that were made for every shard by a run over all of them."""
-    assert failures(project.job(automation.PLAN_SAMPLES_JOB)) == []
+    assert failures(project.job(jobs.PLAN_SAMPLES_JOB)) == []
     keys = project.keys(SAMPLES)
     found: dict[str, dict[str, int]] = {}
     for chosen in contiguous_ranges(keys, keys):

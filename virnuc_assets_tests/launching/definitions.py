@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from virnuc_assets.definitions import build_defs
-from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.settings_file import load_settings
 
 ASSET = REFERENCE.key("dnabert_s_embeddings")

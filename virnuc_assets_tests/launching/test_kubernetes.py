@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from dagster import DagsterEventType
 
-from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets_tests.assets.project import Project
 from virnuc_assets_tests.launching import kubernetes_values
 from virnuc_assets_tests.launching.kubernetes_deployment import (

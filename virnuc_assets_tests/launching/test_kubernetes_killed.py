@@ -8,7 +8,7 @@ import os
 import psutil
 import pytest
 
-from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets_tests.launching.kubernetes_deployment import Deployment, wait_until_finished
 from virnuc_assets_tests.launching.kubernetes_pods import Pod
 from virnuc_assets_tests.launching.platform import told

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from virnuc_assets.launch import SLURM_TAG
-from virnuc_assets.partitions import REFERENCE
+from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.requests import RANGE_END, RANGE_START
 from virnuc_assets.storage.places import changed_at
 from virnuc_assets.storage.tables import content_digest, require_content
