@@ -157,24 +157,6 @@ def size_gpu_pool(instance: DagsterInstance, gpus: int) -> bool:
     return True
 
 
-def require_experiment(settings: Settings) -> str:
-    """Id of the project's experiment in its MLflow store.
-
-    Raises:
-        VirnucError: the store does not answer, or has no such experiment.
-    """
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    try:
-        experiment = MlflowClient(tracking_uri=tracking_uri(settings)).get_experiment_by_name(EXPERIMENT)
-    except MlflowException as error:
-        raise VirnucError(f"{tracking_uri(settings)}: MLflow's store does not answer: {error}") from error
-    if experiment is None:
-        raise VirnucError(f"{tracking_uri(settings)}: no experiment {EXPERIMENT!r}; run `virnuc setup`")
-    return str(experiment.experiment_id)
-
-
 def _make_mlflow_store(settings: Settings) -> None:
     uri, location = tracking_uri(settings), artifact_location(settings)
     if not settings.tracking.of_others:

@@ -26,7 +26,7 @@ from virnuc_assets.assets import (
     virnucpro,
 )
 from virnuc_assets.bootstrap import mlflow_server_url, tracking_uri
-from virnuc_assets.defs import automation, jobs, sensors
+from virnuc_assets.defs import automation, jobs, sensors, stale
 from virnuc_assets.defs.environment import check_environment_job
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.launch import step_executor
@@ -43,7 +43,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
 
     Only the sections `[refseq]` and `[virnucpro]` add to it.
     """
-    warnings.filterwarnings("ignore", message=".*backfill_policy.*", category=dg.BetaWarning)
+    warnings.filterwarnings("ignore", message=".*(backfill_policy|include_sources).*", category=dg.BetaWarning)
     workspace = Workspace(settings)
     assets = [*shards.build_assets(workspace), *incoming.build_assets(workspace)]
     asset_checks = []
@@ -58,6 +58,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
     for stage in (refseq, accounts, finetuning, classifiers, virnucpro, migration, predictions):
         assets += stage.build_assets(workspace)
         asset_checks += stage.build_checks(workspace)
+    asset_checks += stale.build_checks(workspace)
     tracking = MlflowTracking(uri=tracking_uri(settings), server_url=mlflow_server_url(settings))
     return dg.Definitions(
         assets=assets,

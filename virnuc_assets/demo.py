@@ -113,7 +113,7 @@ class Runs:
         longest, ranges = workspace.settings.automation.partitions_per_run, []
         for chosen, partitions in stale_partitions(self.instance, workspace, shards, assets).items():
             selection = [shards.key(name) for name in chosen]
-            ranges += [(selection, keys) for keys in contiguous_ranges(shards.keys(self.instance), partitions, longest)]
+            ranges += [(selection, keys) for keys in contiguous_ranges(self.instance, shards, partitions, longest)]
         job = self._defs.resolve_implicit_global_asset_job_def()
         with self._bar(phase, sum(len(selection) * len(keys) for selection, keys in ranges)) as step:
             for selection, keys in ranges:

@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from virnuc_assets.assets.progress import Progress
-from virnuc_assets.assets.sequences import group_of
 from virnuc_assets.defs.automation import stage_condition
-from virnuc_assets.defs.partitions import ShardSet
+from virnuc_assets.defs.partitions import ShardSet, group_of
 from virnuc_assets.defs.provenance import FRAMES, embeddings_provenance, encoder_fingerprint
 from virnuc_assets.defs.sharded_asset import Body, Outcome, ShardRun, ShardStage, Work, made_table, sharded_asset
 from virnuc_assets.encoders.fingerprint import identity

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.assets.sequences import group_of
 from virnuc_assets.defs.automation import stage_condition
-from virnuc_assets.defs.partitions import ShardSet
+from virnuc_assets.defs.partitions import ShardSet, group_of
 from virnuc_assets.defs.provenance import FRAMES, features_provenance, variant_fingerprints
 from virnuc_assets.defs.sharded_asset import Outcome, ShardRun, ShardStage, Work, made_table, sharded_asset
 from virnuc_assets.encoders.registry import Variant

@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
-from virnuc_assets.assets.shards import GROUP, PLAN, changed_partitions, shards_spec
-from virnuc_assets.defs.partitions import SAMPLES, register, unregister_all_but
+from virnuc_assets.assets.shards import PLAN, SHARDS, changed_partitions, shards_spec
+from virnuc_assets.defs.partitions import SAMPLES, group_of, register, unregister_all_but
 from virnuc_assets.defs.provenance import plan_digest
 from virnuc_assets.defs.sharded_asset import OWNERS, raise_failures
 from virnuc_assets.errors import VirnucError
@@ -22,8 +22,8 @@ from virnuc_assets.sequences.incoming import (
     write_into_book,
 )
 from virnuc_assets.sequences.opening import SequenceFileError, SourceChanged
-from virnuc_assets.sequences.plan_table import SameRecords, ShardPlan, plan_counts, plan_sample, read_shard
-from virnuc_assets.sequences.planning import records_digest
+from virnuc_assets.sequences.plan_table import SameRecords, ShardPlan, plan_sample, read_shard
+from virnuc_assets.sequences.planning import records_digest, whole_records
 from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import require_layout
@@ -53,7 +53,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
 
     @dg.asset(
         key=SAMPLES.key(PLAN),
-        group_name=GROUP,
+        group_name=group_of(SHARDS, SAMPLES.domain),
         kinds={"fasta", "parquet"},
         owners=OWNERS,
         code_version="2",
@@ -85,9 +85,9 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
         yield from changed_partitions(context.instance, SAMPLES, versions)
         write_into_book(layout, _entries(states, names, plans, failures | duplicates), files)
         raise_failures(failures, "samples that cannot be read; all others are planned")
-        facts = {
+        facts: dict[str, Any] = {
             "samples": len(samples),
-            "records": sum(plan_counts(plan)["records"] for plan in samples.values()),
+            "records": sum(len(whole_records(plan.pieces)) for plan in samples.values()),
             "shards": sum(len(found) for found in versions.values()),
             "samples_added": len(added),
             "samples_removed": len(removed),

@@ -39,7 +39,7 @@ from virnuc_assets.storage.layout import RECORDS_FILE
 from virnuc_assets.storage.schemas import predictions_schema
 from virnuc_assets.storage.tables import TableMismatch, content_digest, read_recipe, read_table, require_table
 
-GROUP, REPORT = "predictions", "report"
+GROUP, REPORT = "sample_predictions", "report"
 PROVENANCE_FILE = "provenance.json"  # of a report: what it was made from
 
 

@@ -10,7 +10,7 @@ import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.defs.automation import stage_condition
-from virnuc_assets.defs.partitions import ShardSet
+from virnuc_assets.defs.partitions import ShardSet, group_of
 from virnuc_assets.defs.provenance import (
     CHUNKS,
     FRAMES,
@@ -46,11 +46,6 @@ def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefini
         sharded_asset(workspace, shards, CHUNKS, chunk_stage, _chunking(workspace, shards.domain)),
         sharded_asset(workspace, shards, FRAMES, frame_stage, _translation(workspace, shards.domain)),
     ]
-
-
-def group_of(stage: str, domain: Domain) -> str:
-    """Group of a per-shard asset: those of the reference and of samples are apart on the lineage page."""
-    return stage if domain == "reference" else f"sample_{stage}"
 
 
 def _chunking(workspace: Workspace, domain: Domain) -> Body:
@@ -130,5 +125,4 @@ def _truth(workspace: Workspace, domain: Domain, plan: ShardPlan) -> Truth | Non
     label = next(iter(plan.sources.values())).label
     if label is None:
         return None
-    groups = {piece.record_id: str(plan.sources[piece.source].group) for piece in plan.pieces}
-    return Truth(label, groups, planned_proteins(workspace.layout.plan(domain), plan))
+    return Truth(label, plan.groups, planned_proteins(workspace.layout.plan(domain), plan))

@@ -1,5 +1,6 @@
 """Group `shards`: packs the records of the reference into shards, which become partitions."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -7,16 +8,16 @@ import dagster as dg
 
 from virnuc_assets.assets import refseq
 from virnuc_assets.defs.automation import plan_condition
-from virnuc_assets.defs.partitions import REFERENCE, ShardSet, register, unregister_all_but
+from virnuc_assets.defs.partitions import REFERENCE, ShardSet, group_of, register, unregister_all_but
 from virnuc_assets.defs.provenance import plan_digest
 from virnuc_assets.defs.sharded_asset import DATA_VERSION, OWNERS, raise_failures, recorded_versions
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.plan_table import LABELS, ShardPlan, plan_counts, plan_reference, read_shard
+from virnuc_assets.sequences.plan_table import LABELS, ShardPlan, plan_reference, read_shard
+from virnuc_assets.sequences.planning import whole_records
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import require_layout
 
-GROUP = "shards"
 PLAN, SHARDS = "shard_plan", "shards"
 
 
@@ -36,7 +37,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
     @dg.asset(
         key=REFERENCE.key(PLAN),
         deps=[refseq.RELEASE] if settings.refseq else [],
-        group_name=GROUP,
+        group_name=group_of(SHARDS, REFERENCE.domain),
         kinds={"fasta", "parquet"},
         owners=OWNERS,
         code_version=digest_of(settings.sequences.model_dump()),
@@ -62,9 +63,9 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
         versions = {shard: [plan_digest(read_shard(path, shard))] for shard in plan.shards}
         yield from changed_partitions(context.instance, REFERENCE, versions)
         raise_failures(failures, "reference sources that cannot be read; all others are planned")
-        facts = {"shards_added": len(added), "shards_removed": len(removed), **_digests(plan)}
+        facts = {"shards_added": len(added), "shards_removed": len(removed)}
         version = dg.DataVersion(digest_of([versions, {name: of.names for name, of in plan.sources.items()}]))
-        yield dg.MaterializeResult(metadata={**plan_counts(plan), **facts}, data_version=version)
+        yield dg.MaterializeResult(metadata={**_facts(plan), **facts}, data_version=version)
 
     return [reference_plan, shards_spec(REFERENCE, "Packs of reference records of one label, as they were planned.")]
 
@@ -75,7 +76,7 @@ def shards_spec(shards: ShardSet, description: str) -> dg.AssetSpec:
         shards.key(SHARDS),
         deps=[shards.key(PLAN)],
         description=f"{description} Recorded by the run of shard_plan, for each partition whose records changed.",
-        group_name=GROUP,
+        group_name=group_of(SHARDS, shards.domain),
         kinds={"parquet"},
         owners=OWNERS,
         partitions_def=shards.partitions,
@@ -104,5 +105,22 @@ def changed_partitions(
             )
 
 
-def _digests(plan: ShardPlan) -> dict[str, Any]:
-    return {"sources_sha256": digest_of({name: source.sha256 for name, source in plan.sources.items()})}
+def _facts(plan: ShardPlan) -> dict[str, Any]:
+    """What a person sees of a plan."""
+    records = whole_records(plan.pieces)
+    fates = Counter(record.fate for record in records)
+    cds: Counter[str] = Counter()
+    for source in plan.sources.values():
+        cds.update(source.cds or {})
+    return {
+        "sources": len(plan.sources),
+        "records": len(records),
+        "records_skipped": fates["skipped"],
+        "records_failed": fates["failed"],
+        "records_by_evidence": dict(Counter(record.evidence for record in records if record.evidence)),
+        "cds_by_treatment": dict(cds),
+        "genbank_records_ignored": sum(source.genbank_records_ignored for source in plan.sources.values()),
+        "chunks": sum(record.chunks for record in records),
+        "shards": len(plan.shards),
+        "sources_sha256": digest_of({name: source.sha256 for name, source in plan.sources.items()}),
+    }

@@ -111,11 +111,6 @@ def proteins_of_split(
     return proteins, drawn.labels.tolist()
 
 
-def truth_of(table: pa.Table) -> np.ndarray:
-    """(n,) int64: 1 for viral rows, 0 for host rows."""
-    return np.array([label == "viral" for label in table.column("label").to_pylist()], dtype=np.int64)
-
-
 def scores_of(table: pa.Table) -> np.ndarray:
     """(n, 2) float32: score_other, score_virus."""
     return np.stack([table.column(name).to_numpy() for name in ("score_other", "score_virus")], axis=1)

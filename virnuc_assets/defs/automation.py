@@ -15,6 +15,7 @@ from dagster import AutomationCondition as Condition
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 
 RETRY_CRON = "0 * * * *"  # of what failed after the retries of dagster.yaml; in UTC
+CHECK_CRON = "0 2 * * *"
 _SAMPLES_SECONDS, _REFERENCE_SECONDS = 5, 30
 AnyCondition = Condition[Any]
 
@@ -103,12 +104,25 @@ def decision_condition() -> AnyCondition:
     ).with_label("evidence changed or failed")
 
 
+def check_condition() -> AnyCondition:
+    """For a check of all tables, which reads each: once a night."""
+    return (Condition.cron_tick_passed(CHECK_CRON) & ~Condition.in_progress()).with_label("nightly")
+
+
 def build_sensors() -> list[dg.AutomationConditionSensorDefinition]:
     """One for each part that a person may want to stop by itself."""
     running, stopped = dg.DefaultSensorStatus.RUNNING, dg.DefaultSensorStatus.STOPPED
     parts = {
-        "sample_stages": (dg.AssetSelection.key_prefixes(SAMPLES.domain), _SAMPLES_SECONDS, running),
-        "reference_stages": (dg.AssetSelection.key_prefixes(REFERENCE.domain), _REFERENCE_SECONDS, running),
+        "sample_stages": (
+            dg.AssetSelection.key_prefixes(SAMPLES.domain, include_sources=True),
+            _SAMPLES_SECONDS,
+            running,
+        ),
+        "reference_stages": (
+            dg.AssetSelection.key_prefixes(REFERENCE.domain, include_sources=True),
+            _REFERENCE_SECONDS,
+            running,
+        ),
         "decision": (dg.AssetSelection.assets("migration_decision"), _REFERENCE_SECONDS, running),
         # Off until a person turns it on: a new classifier calls all later samples.
         "retraining": (

@@ -38,6 +38,11 @@ REFERENCE = ShardSet("reference", dg.DynamicPartitionsDefinition(name="reference
 SAMPLES = ShardSet("samples", dg.DynamicPartitionsDefinition(name="samples"))
 
 
+def group_of(stage: str, domain: Domain) -> str:
+    """Group of a per-shard asset: those of the reference and of samples are apart on the lineage page."""
+    return stage if domain == "reference" else f"sample_{stage}"
+
+
 def register(instance: dg.DagsterInstance, shards: ShardSet, keys: Sequence[str]) -> list[str]:
     """Add the keys that are new, sorted so that ranges are contiguous; returns those added."""
     known = set(shards.keys(instance))
@@ -55,10 +60,15 @@ def unregister_all_but(instance: dg.DagsterInstance, shards: ShardSet, keys: Seq
     return gone
 
 
-def contiguous_ranges(partitions: Sequence[str], wanted: Collection[str], longest: int) -> Iterator[list[str]]:
-    """The wanted keys as ranges of neighbours in the order of the partitions, each of `longest` at most."""
+def contiguous_ranges(
+    instance: dg.DagsterInstance, shards: ShardSet, wanted: Collection[str], longest: int
+) -> Iterator[list[str]]:
+    """The wanted keys as ranges of neighbours, each of `longest` at most.
+
+    Neighbours in the order in which they were registered, by which Dagster reads a range, and not in that of the keys.
+    """
     chosen, keys = set(wanted), list[str]()
-    for partition in [*partitions, None]:
+    for partition in [*instance.get_dynamic_partitions(str(shards.partitions.name)), None]:
         if partition is not None and partition in chosen and len(keys) < longest:
             keys.append(partition)
             continue

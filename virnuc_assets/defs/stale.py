@@ -1,15 +1,16 @@
 """Which partitions and assets are missing or stale, by the provenance that is stored with them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 
 import dagster as dg
 
 from virnuc_assets.assets.predictions import REPORT, report_is_current
 from virnuc_assets.assets.shards import PLAN, SHARDS
+from virnuc_assets.checks import result
+from virnuc_assets.defs.automation import check_condition
+from virnuc_assets.defs.jobs import vectors
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet
-from virnuc_assets.defs.provenance import Today
+from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS, Today
 from virnuc_assets.defs.sharded_asset import recorded_versions
 from virnuc_assets.defs.whole_asset import is_current
 from virnuc_assets.resources import Workspace
@@ -86,3 +87,27 @@ def stale_assets(instance: dg.DagsterInstance, specs: Iterable[dg.AssetSpec]) ->
         if any(dep.asset_key in stale for dep in spec.deps) or not is_current(instance, spec):
             stale.append(spec.key)
     return stale
+
+
+def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
+    """For each domain a check of all its tables, which finds what was removed by hand; conditions read no table."""
+    return [_tables_check(workspace, shards) for shards in (REFERENCE, SAMPLES)]
+
+
+def _tables_check(workspace: Workspace, shards: ShardSet) -> dg.AssetChecksDefinition:
+    kept = [CHUNKS, FRAMES, *vectors(workspace, shards.domain), PREDICTIONS, REPORT]
+
+    @dg.asset_check(asset=shards.key(SHARDS), name="tables_are_current", automation_condition=check_condition())
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        """Every table of every partition is there and made from today's inputs; else it names what to materialize."""
+        found = stale_partitions(context.instance, workspace, shards, kept)
+        faults = {
+            f"partition {partition}": [
+                f"missing or stale: materialize {', '.join(f'{shards.domain}/{name}' for name in stale)}"
+            ]
+            for stale, partitions in found.items()
+            for partition in partitions
+        }
+        return result(faults, partitions=len(shards.keys(context.instance)))
+
+    return check

@@ -6,12 +6,10 @@ One table plans the whole reference, another each sample; only the keys of the s
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -80,6 +78,11 @@ class ShardPlan:
         """Keys of the shards, in order."""
         return sorted({piece.shard for piece in self.pieces})
 
+    @property
+    def groups(self) -> dict[str, str]:
+        """Group of every record that is planned, by id, which a record that is not planned may have as well."""
+        return {p.record_id: str(self.sources[p.source].group) for p in self.pieces if p.fate == "planned"}
+
 
 class SameRecords(VirnucError):
     """A new source holds the records of another one, `source`, letter by letter; `content` is their digest."""
@@ -132,21 +135,19 @@ def plan_reference(
         repack: labels whose records are all packed again, after much was removed.
 
     Returns:
-        The plan, and an error for each source that cannot be read or repeats another's ids. Records that an unreadable
-        source had before stay planned.
+        The plan, and an error for each source that cannot be read or repeats another's ids. Records that such a source
+        had before stay planned.
     """
     before = _plan_before(path, settings)
     counted = _Counted(path, before, settings)
-    for source in sources:
-        counted.add(source)
+    counted.add(sources)
     pieces: list[Piece] = []
     numbered = dict(before.numbered)
     for label in LABELS:
         records = [record for record in counted.records if counted.sources[record.source].label == label]
         old = [] if label in repack else [p for p in before.pieces if before.sources[p.source].label == label]
-        packed, numbered[label] = pack(
-            records, old, partial(pack_key, label), numbered.get(label, 0), settings.shard_chunks
-        )
+        key, given = partial(pack_key, label), numbered.get(label, 0)
+        packed, numbered[label] = pack(records, old, key, given, settings.shard_chunks)
         pieces += packed
     pieces = sorted(map(counted.with_evidence, pieces), key=lambda piece: (piece.source, piece.number))
     plan = ShardPlan(tuple(pieces), counted.sources, numbered, settings.chunk_length)
@@ -168,32 +169,46 @@ class _Counted:
         self.sources: dict[str, PlannedSource] = {}
         self.failures: dict[str, VirnucError] = {}
 
-    def add(self, source: Source) -> None:
-        """Take the records of a source, or note why not."""
-        known = self._before.sources.get(source.name)
-        records = self._known.get(source.name, [])
+    def add(self, sources: Sequence[Source]) -> None:
+        """Take the records of all sources; of two with the same id who had it before keeps it."""
+        before = self._before.sources
+        unchanged = {s.name for s in sources if s.name in before and _is_as_planned(self._path, before[s.name], s)}
+        for source in sorted(sources, key=lambda s: (s.name not in before, s.name not in unchanged)):
+            self._add(source, source.name in unchanged)
+
+    def _add(self, source: Source, unchanged: bool) -> None:
+        """Take the records of a source, or note why not and take those it had before."""
+        name, known = source.name, self._before.sources.get(source.name)
+        former = self._known.get(name, [])
+        planned, records = known, former
         try:
-            if known is None or not _is_as_planned(self._path, known, source):
-                known, records = self._read(source)
-            require_checksum(source.fasta, source.fasta_sha256, known.sha256)
+            if planned is None or not unchanged:
+                planned, records = self._read(source)
+            self._require_own(name, records)
+            require_checksum(source.fasta, source.fasta_sha256, planned.sha256)
+            if source.genbank:
+                require_checksum(source.genbank, source.genbank_sha256, str(planned.genbank_sha256))
         except (VirnucError, OSError) as error:
-            self.failures[source.name] = error if isinstance(error, VirnucError) else VirnucError(str(error))
-            if known is None:
+            self.failures[name] = error if isinstance(error, VirnucError) else VirnucError(str(error))
+            if known is None or self._taken(former):
                 return
-        self._take(source.name, known, records)
+            planned, records = known, former
+        self._owners.update(dict.fromkeys(_usable(records), name))
+        self.sources[name] = planned
+        self.records += records
 
     def _read(self, source: Source) -> tuple[PlannedSource, list[Piece]]:
         states = source_states(source)
         records, sha256 = count_records(source.fasta, source.name, self._settings.chunk_length)
         require_checksum(source.fasta, source.fasta_sha256, sha256)
+        self._require_own(source.name, records)  # before the CDS of a plan that stays are written over
         planned = PlannedSource(str(source.fasta), sha256, states, source.label, source.group, _names(source))
-        usable = {record.record_id: (record.length_nt, record.digest) for record in records if record.fate == "planned"}
-        self._evidence[source.name] = dict.fromkeys(usable, RecordEvidence(Evidence.NO_GENBANK, None))
+        usable = _usable(records)
+        evidence: Mapping[str, RecordEvidence] = dict.fromkeys(usable, RecordEvidence(Evidence.NO_GENBANK, None))
         if source.genbank:
-            found = write_annotations(
-                annotation_path(self._path, source.name), source.genbank, usable, source.genbank_sha256
-            )
-            self._evidence[source.name] = found.records
+            table = annotation_path(self._path, source.name)
+            found = write_annotations(table, source.genbank, usable, source.genbank_sha256)
+            evidence = found.records
             planned = replace(
                 planned,
                 genbank=str(source.genbank),
@@ -201,27 +216,31 @@ class _Counted:
                 genbank_records_ignored=found.ignored_records,
                 cds=dict(found.treatments),
             )
+        self._evidence[source.name] = evidence
         return planned, records
 
-    def _take(self, name: str, planned: PlannedSource, records: list[Piece]) -> None:
-        ids = {record.record_id for record in records if record.fate == "planned"}
-        if twice := sorted(ids & self._owners.keys()):
-            self.failures[name] = VirnucError(
+    def _taken(self, records: Sequence[Piece]) -> list[str]:
+        """Ids among these that another source has."""
+        return sorted(_usable(records).keys() & self._owners.keys())
+
+    def _require_own(self, name: str, records: Sequence[Piece]) -> None:
+        if twice := self._taken(records):
+            raise VirnucError(
                 f"record {twice[0]!r} occurs in sources {self._owners[twice[0]]!r} and {name!r}; expected ids that are "
                 "unique over the whole catalogue, because the split and the merge join on them"
             )
-            return
-        self._owners.update(dict.fromkeys(ids, name))
-        self.sources[name] = planned
-        self.records += records
 
     def with_evidence(self, piece: Piece) -> Piece:
         """A piece with what CDS evidence its file gives; of a file that was not read it is as it was."""
         if piece.source not in self._evidence:
             return piece
-        nothing = RecordEvidence(None, None)
-        given = self._evidence[piece.source][piece.record_id] if piece.fate == "planned" else nothing
+        given = self._evidence[piece.source][piece.record_id] if piece.fate == "planned" else RecordEvidence(None, None)
         return replace(piece, evidence=given.evidence, evidence_digest=given.digest)
+
+
+def _usable(records: Iterable[Piece]) -> dict[str, tuple[int, str]]:
+    """Length in nt and digest of the records that are planned, by id."""
+    return {record.record_id: (record.length_nt, record.digest) for record in records if record.fate == "planned"}
 
 
 def changed_sources(path: Path, sources: Iterable[Source]) -> list[str]:
@@ -379,23 +398,3 @@ def planned_proteins(path: Path, plan: ShardPlan) -> dict[str, tuple[str, ...]]:
             )
         proteins |= found
     return proteins
-
-
-def plan_counts(plan: ShardPlan) -> dict[str, Any]:
-    """What a person sees of a plan."""
-    records = whole_records(plan.pieces)
-    fates = Counter(record.fate for record in records)
-    cds: Counter[str] = Counter()
-    for source in plan.sources.values():
-        cds.update(source.cds or {})
-    return {
-        "sources": len(plan.sources),
-        "records": len(records),
-        "records_skipped": fates["skipped"],
-        "records_failed": fates["failed"],
-        "records_by_evidence": dict(Counter(record.evidence for record in records if record.evidence)),
-        "cds_by_treatment": dict(cds),
-        "genbank_records_ignored": sum(source.genbank_records_ignored for source in plan.sources.values()),
-        "chunks": sum(record.chunks for record in records),
-        "shards": len(plan.shards),
-    }

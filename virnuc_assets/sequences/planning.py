@@ -66,12 +66,10 @@ class Plan:
     Attributes:
         pieces: every record of the file has one at least.
         sha256: digest of the file that they were counted in.
-        numbered: how many shard keys of this source were ever given; none is given twice.
     """
 
     pieces: tuple[Piece, ...]
     sha256: str
-    numbered: int
 
     @property
     def shards(self) -> list[str]:
@@ -79,7 +77,7 @@ class Plan:
         return sorted({piece.shard for piece in self.pieces})
 
 
-def plan_source(path: Path, source: str, chunk_length: int, shard_chunks: int, before: Plan | None = None) -> Plan:
+def plan_source(path: Path, source: str, chunk_length: int, shard_chunks: int) -> Plan:
     """Count a file's chunks and cut them, across records, into shards of at most `shard_chunks`.
 
     Args:
@@ -87,18 +85,13 @@ def plan_source(path: Path, source: str, chunk_length: int, shard_chunks: int, b
         source: opens the shards' keys.
         chunk_length: nt.
         shard_chunks: of a shard.
-        before: the source's plan with the same two numbers, if there is one. Records of the same id and letters keep
-            their shards; those that are new or changed go into new shards, so an update costs what it changed.
 
     Raises:
         SequenceFileError: as `read_letters`; nothing of a file is planned unless all of it can be read.
     """
     records, sha256 = count_records(path, source, chunk_length)
-    key = partial(shard_key, source)
-    pieces, numbered = pack(
-        records, before.pieces if before else (), key, before.numbered if before else 0, shard_chunks
-    )
-    return Plan(tuple(pieces), sha256, numbered)
+    pieces, _ = pack(records, (), partial(shard_key, source), 0, shard_chunks)
+    return Plan(tuple(pieces), sha256)
 
 
 def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Piece], str]:
@@ -126,7 +119,7 @@ def pack(
         shard_chunks: of a shard.
     """
     kept, new = _recognised(records, before)
-    home = max((piece.shard for piece in kept), default=key(numbered))
+    home = max(piece.shard for piece in kept) if kept else key(numbered)
     pieces = sorted([*kept, *_cut(new, key, numbered, shard_chunks, home)], key=_in_order)
     opened = len({piece.shard for piece in pieces} - {piece.shard for piece in kept})
     return pieces, numbered + opened

@@ -12,7 +12,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -57,19 +57,6 @@ def state_of(path: Path) -> Hashable:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def changed_at(path: Path) -> float:
-    """When a file was last written, replaced, or put where it is, in seconds since the epoch; 0 where there is none.
-
-    Not by a file's time of modification, which `cp -p` keeps and anybody may set; a store has no other, in whole
-    seconds.
-    """
-    if not path.is_file():
-        return 0.0
-    if in_store(path):
-        return float(_remote(path).fs.modified(_remote(path).path).timestamp())
-    return path.stat().st_ctime
-
-
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[str | IO[bytes]]:
     """What Arrow reads a file from: its name, or the open object."""
@@ -84,7 +71,6 @@ class StoredObject(NamedTuple):
     """An object of a store as it is now; another one once it has other bytes."""
 
     path: Path
-    size: int
     state: str
 
 
@@ -101,26 +87,7 @@ def stored_object(path: Path) -> StoredObject:
 
 @functools.lru_cache(maxsize=_KEPT_OBJECTS)
 def _looked_at(path: Path, _: int) -> StoredObject:
-    return _described(path, _remote(path).fs.info(_remote(path).path))
-
-
-def stored_objects(folder: Path) -> list[StoredObject]:
-    """All objects in a folder, by one listing; it need not exist."""
-    try:
-        listed = _remote(folder).fs.ls(_remote(folder).path, detail=True)
-    except FileNotFoundError:
-        return []
-    return [_described(folder / one["name"].rpartition("/")[2], one) for one in listed if one["type"] == "file"]
-
-
-def _described(path: Path, told: Mapping[str, Any]) -> StoredObject:
-    return StoredObject(path, int(told["size"]), str(told["ETag"]))
-
-
-def end_of(stored: StoredObject, length: int) -> bytes:
-    """The last bytes of an object."""
-    path, start = _remote(stored.path), max(0, stored.size - length)
-    return bytes(path.fs.cat_file(path.path, start=start, end=stored.size))
+    return StoredObject(path, str(_remote(path).fs.info(_remote(path).path)["ETag"]))
 
 
 @contextlib.contextmanager

@@ -208,12 +208,6 @@ def content_digest(path: Path) -> str:
     return _entry(_footer(path), DIGEST_KEY, path)
 
 
-def read_recipe_and_content(path: Path) -> tuple[str, str]:
-    """The recipe as JSON, and the content digest, from one look at the table."""
-    footer = _footer(path)
-    return _entry(footer, RECIPE_KEY, path), _entry(footer, DIGEST_KEY, path)
-
-
 def read_schema(path: Path) -> pa.Schema:
     """Columns and types of a table."""
     return _footer(path).schema.to_arrow_schema().remove_metadata()
