@@ -21,7 +21,7 @@ GENOMES = (
     *("phiX174", "HIV1", "dengue1", "dengue2"),
     *("plasmid_pPCP1", "plasmid_pBGR3", "Buchnera", "Saureus_NCTC8325"),
 )
-_VIRNUC = [str(Path(sys.executable).with_name("virnuc"))]
+VIRNUC = [str(Path(sys.executable).with_name("virnuc"))]
 _STOP_SECONDS = 60
 _SETTINGS = """
 [sequences]
@@ -56,9 +56,9 @@ def make_project(folder: Path) -> Settings:
         writer.writeheader()
         writer.writerows(rows)
     shutil.copytree(ROOT / "data/samples", folder / "data/samples")
-    (folder / "virnuc.toml").write_text(_SETTINGS.format(*_free_ports(2)), encoding="utf-8")
+    (folder / "virnuc.toml").write_text(_SETTINGS.format(*free_ports(2)), encoding="utf-8")
     for command in ("setup", "demo"):
-        subprocess.run([*_VIRNUC, command], cwd=folder, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+        subprocess.run([*VIRNUC, command], cwd=folder, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
     return load_settings(folder / "virnuc.toml")
 
 
@@ -75,7 +75,7 @@ class Servers:
         if self._process is None or self._process.poll() is not None:
             with self._log.open("ab") as log:
                 self._process = subprocess.Popen(  # noqa: S603
-                    [*_VIRNUC, "up"], cwd=self._project, stdout=log, stderr=log, env={**os.environ, "COLUMNS": "200"}
+                    [*VIRNUC, "up"], cwd=self._project, stdout=log, stderr=log, env={**os.environ, "COLUMNS": "200"}
                 )
             self.starts += 1
 
@@ -107,7 +107,8 @@ def wait_for(what: str, done: object, seconds: float, servers: Servers | None = 
     return time.monotonic() - began
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:

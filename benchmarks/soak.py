@@ -125,7 +125,7 @@ def _latency(settings: Settings, servers: Servers) -> dict[str, float]:
     layout = Workspace(settings).layout
     predictions = layout.table("samples", "predictions", f"{source_name(path)}-000001")
     report = layout.sample_report(source_name(path)) / "records.tsv"
-    wait_for("predictions of the first file", lambda: is_settled(settings) or predictions.is_file(), 300, servers)
+    wait_for("predictions of the first file", predictions.is_file, 300, servers)
     predicted = time.monotonic() - began
     wait_for("its report", report.is_file, 300, servers)
     _say(f"100 kb: predictions after {predicted:.1f} s, report after {time.monotonic() - began:.1f} s")

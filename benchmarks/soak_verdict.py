@@ -14,25 +14,26 @@ from typing import Any
 import dagster as dg
 import psutil
 from dagster import DagsterRunStatus, RunsFilter
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
 from rich.console import Console
 
 from benchmarks.dropped_files import Dropped
-from virnuc_assets.defs import jobs
-from virnuc_assets.assets.recipes import report_is_older
+from virnuc_assets.assets.predictions import PROVENANCE_FILE, REPORT
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
-from virnuc_assets.demo import Runs
+from virnuc_assets.defs import jobs
+from virnuc_assets.defs.partitions import SAMPLES, ShardSet
+from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS
+from virnuc_assets.defs.stale import files_to_plan, stale_partitions
+from virnuc_assets.demo import Runs, bars
 from virnuc_assets.foreign_text import printable
-from virnuc_assets.defs.partitions import REPORTS, SAMPLE_NAMES, SAMPLES
 from virnuc_assets.processes import processes_of
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.incoming import read_book, visible_files, waiting_files
-from virnuc_assets.sequences.plan_table import planned_shards
+from virnuc_assets.sequences.incoming import read_book
 from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.settings import Settings
 from virnuc_assets.settings_file import load_settings
 from virnuc_assets.storage.tables import read_table
-from virnuc_assets.watching import waiting_shards
 
 _REFUSED = {"refused", "namesake"}
 _FINISHED = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
@@ -48,33 +49,38 @@ def undisturbed(project: Path, copy: Path, files: Sequence[Dropped]) -> Settings
             (settings.incoming / file.name).write_bytes(file.content)
     os.environ["DAGSTER_HOME"] = str(dagster_home(settings))
     logging.getLogger("dagster").setLevel(logging.ERROR)
-    with dg.DagsterInstance.get() as instance, Path(os.devnull).open("w") as nowhere:
-        run = Runs(build_defs(settings), instance, Console(file=nowhere))
+    with (
+        dg.DagsterInstance.get() as instance,
+        Path(os.devnull).open("w") as nowhere,
+        bars(Console(file=nowhere)) as progress,
+    ):
+        run = Runs(build_defs(settings), instance, progress)
         run.job(jobs.PLAN_SAMPLES_JOB)
-        run.shards(jobs.SAMPLE_JOB, SAMPLES)
-        run.shards(jobs.REPORT_JOB, REPORTS)
+        run.stages("samples", Workspace(settings), SAMPLES, _kept(settings, SAMPLES))
     return settings
 
 
-def is_settled(settings: Settings) -> bool:
-    """Whether every file is in the book, every sample has its report of today, and no run goes on."""
+def _kept(settings: Settings, shards: ShardSet) -> list[str]:
+    """What is made of every partition without being asked for; predictions and reports are of samples only."""
+    return [CHUNKS, FRAMES, *jobs.vectors(Workspace(settings), shards.domain), PREDICTIONS, REPORT]
+
+
+def is_settled(settings: Settings, shards: ShardSet = SAMPLES) -> bool:
+    """Whether every file is in the book, every partition's tables are today's, and no run goes on."""
     with dg.DagsterInstance.from_config(str(dagster_home(settings))) as instance:
-        files = visible_files(settings.incoming)
-        layout = Workspace(settings).layout
-        if waiting_files(layout, files, settings.sequences) or waiting_shards(instance, layout):
-            return False
-        if any(report_is_older(layout, name) for name in instance.get_dynamic_partitions(str(SAMPLE_NAMES.name))):
-            return False
-        return not _unreported(instance) and not instance.get_runs_count(RunsFilter(statuses=_UNFINISHED))
+        active = BulkActionsFilter(statuses=[s for s in BulkActionStatus if s not in BULK_ACTION_TERMINAL_STATUSES])
+        return not (
+            instance.get_runs_count(RunsFilter(statuses=_UNFINISHED))
+            or instance.get_backfills_count(active)
+            or files_to_plan(Workspace(settings))
+            or _missing(instance, settings, shards)
+        )
 
 
-def _unreported(instance: dg.DagsterInstance) -> set[str]:
-    """Samples and shards that are not visible as materialized partitions."""
-    samples = set(instance.get_dynamic_partitions(str(SAMPLE_NAMES.name)))
-    shards = set(instance.get_dynamic_partitions(str(SAMPLES.partitions.name)))
-    reported = instance.get_materialized_partitions(SAMPLES.key("report"))
-    predicted = instance.get_materialized_partitions(SAMPLES.key("predictions"))
-    return (samples - reported) | (shards - predicted)
+def _missing(instance: dg.DagsterInstance, settings: Settings, shards: ShardSet) -> int:
+    """Partitions of which something is missing or stale, or is not visible as materialized."""
+    found = stale_partitions(instance, Workspace(settings), shards, _kept(settings, shards))
+    return sum(map(len, found.values()))
 
 
 def left_over(settings: Settings, seconds: float) -> dict[str, float]:
@@ -141,25 +147,29 @@ def verdict(settings: Settings, expected: Settings, files: Sequence[Dropped]) ->
         figures["slots_stuck"] = slots_taken(instance)
         figures["runs"] = instance.get_runs_count()
         figures["runs_failed"] = instance.get_runs_count(RunsFilter(statuses=[DagsterRunStatus.FAILURE]))
-        figures["partitions_missing"] = len(_unreported(instance))
+        figures["partitions_missing"] = _missing(instance, settings, SAMPLES)
     return figures
 
 
 def rows_of(settings: Settings, sample: str) -> Counter[tuple[Any, ...]]:
     """Every predicted row of a sample with how often it is there, scores to the last bit."""
     layout, rows = Workspace(settings).layout, Counter[tuple[Any, ...]]()
-    for shard in planned_shards(layout, "samples", sample):
-        path = layout.table("samples", "predictions", shard)
+    for shard in SAMPLES.shards(layout, sample):
+        path = layout.table("samples", PREDICTIONS, shard)
         if path.is_file():
             rows.update(tuple(row.values()) for row in read_table(path).to_pylist())
     return rows
 
 
 def _same_report(settings: Settings, expected: Settings, sample: str) -> bool:
-    """Whether a sample's user received the same files, byte for byte but for the order of lines of shards."""
+    """Whether a sample's user received the same files, byte for byte but for the order of lines of shards.
+
+    Shards are not compared: a file that was replaced meanwhile has others than one that was not.
+    """
     folders = [Workspace(one).layout.sample_report(sample) for one in (settings, expected)]
     names = [sorted(path.name for path in folder.glob("*")) for folder in folders]
     return names[0] == names[1] != [] and all(
         sorted((folders[0] / name).read_bytes().splitlines()) == sorted((folders[1] / name).read_bytes().splitlines())
         for name in names[0]
+        if name != PROVENANCE_FILE
     )

@@ -9,7 +9,6 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
-_LOOKS = 30  # a second apart
 # As the pages of Dagster 1.13 ask for them, without what they ask beside (icons, permissions).
 QUERIES = {
     "partitions_page": """query PartitionHealthQuery($assetKey: AssetKeyInput!) {
@@ -33,15 +32,10 @@ QUERIES = {
         ... on PartitionBackfill { numPartitions partitionNames isAssetBackfill }
         ... on Run { assetChecks { name } stepKeysToExecute } } } } }""",
 }
-LAUNCH = """mutation Launch($params: LaunchBackfillParams!) {
-  launchPartitionBackfill(backfillParams: $params) { __typename
-    ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
-BACKFILL = """query Backfill($id: String!) { partitionBackfillOrError(backfillId: $id) {
-  ... on PartitionBackfill { status error { message } } } }"""
-AUTOMATION = """{ repositoriesOrError { ... on RepositoryConnection { nodes {
-  sensors { name sensorState { id status } } schedules { name scheduleState { id status } } } } } }"""
-STOP_SENSOR = "mutation Stop($id: String!) { stopSensor(id: $id) { __typename } }"
-STOP_SCHEDULE = "mutation Stop($id: String!) { stopRunningSchedule(id: $id) { __typename } }"
+LAUNCH = """mutation Launch($params: ExecutionParams!) {
+  launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { id } }
+    ... on PythonError { message } } }"""
+_REPOSITORIES = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
 
 
 def ask(url: str, query: str, **variables: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -63,26 +57,26 @@ def ask(url: str, query: str, **variables: Any) -> dict[str, Any]:  # noqa: ANN4
     return data
 
 
-def stop_automation(url: str) -> None:
-    """Turn every sensor and schedule off that is on, so that nothing is launched beside what is measured.
+def answers(url: str) -> bool:
+    """Whether the webserver of this URL knows the definitions."""
+    try:
+        return "nodes" in ask(url, _REPOSITORIES)["repositoriesOrError"]
+    except (urllib.error.URLError, ConnectionError):
+        return False
 
-    Looked at again for a while until all are off: one was seen to be on once more after it was stopped.
+
+def launch(url: str, job: str) -> str:
+    """Launch a job as the page does; returns the id of its run.
 
     Raises:
-        SystemExit: one stays on.
+        SystemExit: it was not launched.
     """
-    for _ in range(_LOOKS):
-        (repository,) = ask(url, AUTOMATION)["repositoriesOrError"]["nodes"]
-        sensors = [sensor["sensorState"] for sensor in repository["sensors"]]
-        schedules = [schedule["scheduleState"] for schedule in repository["schedules"]]
-        running = [(state, STOP_SENSOR) for state in sensors] + [(state, STOP_SCHEDULE) for state in schedules]
-        running = [(state, stop) for state, stop in running if state["status"] == "RUNNING"]
-        if not running:
-            return
-        for state, stop in running:
-            ask(url, stop, id=state["id"])
-        time.sleep(1)
-    raise SystemExit(f"still on: {running}")
+    (repository,) = ask(url, _REPOSITORIES)["repositoriesOrError"]["nodes"]
+    selector = {"repositoryName": repository["name"], "repositoryLocationName": repository["location"]["name"]}
+    told = ask(url, LAUNCH, params={"selector": {**selector, "jobName": job}})["launchRun"]
+    if told["__typename"] != "LaunchRunSuccess":
+        raise SystemExit(f"{job} was not launched: {told}")
+    return str(told["run"]["id"])
 
 
 def time_pages(url: str, assets: Sequence[Sequence[str]], shown: Sequence[str], rounds: int) -> dict[str, list[float]]:
@@ -95,7 +89,7 @@ def time_pages(url: str, assets: Sequence[Sequence[str]], shown: Sequence[str], 
         rounds: how often.
     """
     keys = [{"path": list(path)} for path in assets]
-    given = {
+    given: dict[str, dict[str, Any]] = {
         "partitions_page": {"assetKey": {"path": list(shown)}},
         "asset_graph": {"assetKeys": keys},
         "stale_marks": {"assetKeys": keys},

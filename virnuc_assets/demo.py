@@ -75,9 +75,9 @@ def run_everything(workspace: Workspace, run: Runs) -> None:
         run.job(jobs.PLAN_REFERENCE_JOB)
     run.stages("frames and vectors of the reference", workspace, REFERENCE, [CHUNKS, FRAMES, *reference])
     for name in settings.finetuning.encoders:
-        run.whole(f"{finetuning.JOB}{name}")
+        run.whole(f"{finetuning.JOB}{name}", workspace)
     run.stages("vectors of fine-tuned encoders", workspace, REFERENCE)
-    run.whole(jobs.DECISION_JOB)
+    run.whole(jobs.DECISION_JOB, workspace)
     if files := files_to_plan(workspace):
         run.job(jobs.PLAN_SAMPLES_JOB, dg.RunConfig(ops={jobs.PLAN_SAMPLES_OP: PlanSamples(files=files)}))
     run.stages("samples", workspace, SAMPLES)
@@ -119,12 +119,12 @@ class Runs:
             for selection, keys in ranges:
                 self._run(job, step, asset_selection=selection, tags=range_tags(keys))
 
-    def whole(self, name: str) -> None:
-        """The stale assets of a job whose assets have no partitions."""
+    def whole(self, name: str, workspace: Workspace) -> None:
+        """The missing and stale assets of a job whose assets have no partitions."""
         job, graph = self._defs.resolve_job_def(name), self._defs.resolve_asset_graph()
         keys = [key for key in graph.toposorted_asset_keys if key in job.asset_layer.executable_asset_keys]
         specs = {spec.key: spec for spec in self._defs.resolve_all_asset_specs()}
-        stale = stale_assets(self.instance, [specs[key] for key in keys])
+        stale = stale_assets(self.instance, workspace, [specs[key] for key in keys])
         with self._bar(name.replace("_", " "), len(stale)) as step:
             if stale:
                 self._run(job, step, asset_selection=stale)

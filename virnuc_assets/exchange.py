@@ -46,10 +46,10 @@ def import_files(sources: Sequence[Path], to: Path, options: ImportOptions) -> d
         VirnucError: the files are refused, do not fit each other, or an option is missing.
     """
     from virnuc_assets.classifier.virnucpro_vectors import read_virnucpro, vectors_in
-    from virnuc_assets.storage.torch_files import Made
+    from virnuc_assets.storage.torch_files import PickledModule
 
     first = read_virnucpro(sources[0])
-    if isinstance(first.content, Made):
+    if isinstance(first.content, PickledModule):
         if len(sources) > 1:
             raise VirnucError(f"{first.path}: a model is imported alone, found {len(sources) - 1} more files")
         return _import_model(first, to, options)

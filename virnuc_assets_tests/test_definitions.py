@@ -11,7 +11,7 @@ from virnuc_assets.definitions import build_defs
 from virnuc_assets.settings import Profile, RefseqSettings, Settings
 
 PER_SHARD = {
-    "shard_plan",
+    "shards",
     "chunked_fasta",
     "translated_proteins",
     "dnabert_s_embeddings",
@@ -30,7 +30,7 @@ WHOLE = {
     "migration_decision",
 }
 EXPECTED = {
-    *(f"{domain}/{asset}" for domain in ("reference", "samples") for asset in PER_SHARD),
+    *(f"{domain}/{asset}" for domain in ("reference", "samples") for asset in ("shard_plan", *PER_SHARD)),
     *(f"reference/{asset}" for asset in FLOOR),
     *WHOLE,
     "samples/predictions",
@@ -91,7 +91,7 @@ def test_every_asset_tells_what_it_is(defs: dg.Definitions) -> None:
             ]
         )
     }
-    assert lacking == {}
+    assert lacking == dict.fromkeys(("reference/shards", "samples/shards"), ["code_version"])  # no code makes them
     # Markdown shows an indented line as code.
     assert [key for key, spec in specs(defs) if "\n    " in str(spec.description)] == []
 
@@ -150,34 +150,60 @@ def test_the_graph_is_the_same_in_both_profiles(defs: dg.Definitions) -> None:
 def test_another_encoder_is_another_code_version(defs: dg.Definitions) -> None:
     miniature = {key: spec.code_version for key, spec in specs(defs)}
     full = {key: spec.code_version for key, spec in specs(graph_of("full"))}
-    assert {key for key in EXPECTED if miniature[key] != full[key]} == LANGUAGE_MODELS
+    of_vectors = {"fastesm2_classifier", "esm2_3b_classifier", "ablations", "encoder_benchmark"}
+    assert {key for key in EXPECTED if miniature[key] != full[key]} == LANGUAGE_MODELS | of_vectors
     assert len({miniature[key] for key in LANGUAGE_MODELS}) == 3
 
 
 def test_shards_and_samples_are_separate_partition_sets(defs: dg.Definitions) -> None:
     partitions = {key: name for key, (_, name, *_) in shape(defs).items()}
-    per_shard = {key: name for key, name in partitions.items() if name in ("reference_shards", "sample_shards")}
-    assert all(name == f"{key.split('/')[0].removesuffix('s')}_shards" for key, name in per_shard.items())
-    planned_or_reported = {"reference/shard_plan", "samples/shard_plan", "samples/report"}
-    assert per_shard.keys() == {key for key in EXPECTED if "/" in key} - planned_or_reported
-    assert partitions["samples/report"] == "samples"
+    sets = {"reference": "reference_shards", "samples": "samples"}
+    whole = {"reference/shard_plan", "samples/shard_plan"}
+    assert partitions == {key: None if key in whole else sets.get(key.split("/")[0]) for key in EXPECTED}
 
 
-def test_definitions_are_valid_and_every_job_resolves(defs: dg.Definitions) -> None:
+def selected(defs: dg.Definitions, job: str) -> set[str]:
+    return {key.to_user_string() for key in defs.resolve_job_def(job).asset_layer.executable_asset_keys}
+
+
+def test_definitions_are_valid_and_each_job_does_its_phase(defs: dg.Definitions) -> None:
     dg.Definitions.validate_loadable(defs)
-    assert {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")} == {
-        "plan_reference",
-        "embed_reference",
-        "train_and_decide",
-        "decide",
-        "plan_samples",
-        "predict_samples",
-        "embed_samples_for_other_variant",
-        "report_samples",
-        "check_environment",
-        *(f"embed_reference_by_{name}" for name in ("dnabert_s", "fastesm2_650", "esm2_3b")),
-        *("embed_reference_by_kmer_dna", "embed_reference_by_kmer_protein"),
+    own = {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
+    made = EXPECTED - {"reference/shards", "samples/shards"}
+    planned, on_demand = {"reference/shard_plan", "samples/shard_plan"}, {"esm2_3b_embeddings", "esm2_3b_features"}
+    of_samples = {f"samples/{name}" for name in on_demand}
+    assert {job: selected(defs, job) for job in own if not job.startswith("embed_reference_by_")} == {
+        "plan_reference": {"reference/shard_plan"},
+        "embed_reference": {key for key in made if key.startswith("reference/")} - planned,
+        "train_and_decide": WHOLE,
+        "decide": {"migration_decision"},
+        "plan_samples": {"samples/shard_plan"},
+        "predict_samples": {key for key in made if key.startswith("samples/")} - planned - of_samples,
+        "embed_samples_for_other_variant": of_samples,
+        "check_environment": set(),
     }
+    by_encoder = {job.removeprefix("embed_reference_by_"): selected(defs, job) for job in own if "_by_" in job}
+    features = {"dnabert_s": ["fastesm2", "esm2_3b"], "fastesm2_650": ["fastesm2"], "esm2_3b": ["esm2_3b"]}
+    assert by_encoder == {
+        encoder: {f"reference/{encoder}_embeddings", *(f"reference/{variant}_features" for variant in variants)}
+        for encoder, variants in {**features, "kmer_dna": ["kmer"], "kmer_protein": ["kmer"]}.items()
+    }
+
+
+def test_samples_are_embedded_for_the_variant_that_serves() -> None:
+    serving = build_defs(Settings.model_validate({"root": Path("nowhere"), "serving": {"variant": "esm2_3b"}}))
+    found = selected(serving, "predict_samples")
+    assert {"samples/esm2_3b_embeddings", "samples/esm2_3b_features"} <= found
+    assert "samples/fastesm2_650_embeddings" not in found
+
+
+def test_all_that_starts_by_itself_is_on_but_the_training(defs: dg.Definitions) -> None:
+    """A new classifier calls all later samples: that is a person's choice."""
+    found = {sensor.name: sensor.default_status.value for sensor in defs.get_repository_def().sensor_defs}
+    assert found.pop("lost_runs", "RUNNING") == "RUNNING"  # where Slurm's commands are
+    on = ("incoming_samples", "sample_stages", "reference_stages", "decision")
+    assert found == {**dict.fromkeys(on, "RUNNING"), "retraining": "STOPPED"}
+    assert defs.get_repository_def().schedule_defs == []
 
 
 def test_a_refseq_section_adds_the_release_before_the_plan(defs: dg.Definitions) -> None:

@@ -188,7 +188,7 @@ def test_what_a_kind_of_file_needs_is_asked_for(tmp_path: Path, framed: Path, up
         VirnucError, [esm(tmp_path / "x.pt", IDS, PROTEIN)], None
     )
     model = tmp_path / "500_model.pth"
-    model.write_bytes((upstream_models / "small.zip").read_bytes())
+    model.write_bytes((upstream_models / "small.pth").read_bytes())
     assert "a model of 6 columns; it does not tell on what it was trained: give --features" in refusal(
         VirnucError, [model], framed
     )
@@ -209,7 +209,7 @@ def test_a_model_becomes_a_classifier_of_the_features_it_is_to_score(
 ) -> None:
     table, folder = tmp_path / "features.parquet", tmp_path / "made/classifier"
     import_files([merged(tmp_path / "x.pt", IDS, drawn(7, 6))], table, ImportOptions(frames=framed, dna_dim=2))
-    model = upstream_models / "small.zip"
+    model = upstream_models / "small.pth"
     result = virnuc("import", model, "--features", table, "--chunk-length", "300", "--out", folder)
     assert result.exit_code == 0, result.output
     _, description = load_classifier(folder)
@@ -233,7 +233,7 @@ def test_a_file_that_is_refused_is_one_message(tmp_path: Path, framed: Path) -> 
     assert not (tmp_path / "out.parquet").exists()
 
 
-@pytest.mark.parametrize("name", ["DNABERT_S", "ESM", "merged", "model.zip", "model.legacy"])
+@pytest.mark.parametrize("name", ["DNABERT_S", "ESM", "merged", "model.pth"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_files_are_refused_or_imported_never_worse(

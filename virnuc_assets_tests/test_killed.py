@@ -9,9 +9,8 @@ import psutil
 import pytest
 
 from virnuc_assets.defs import jobs
-from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.partitions import REFERENCE, range_tags
 from virnuc_assets.processes import Kind
-from virnuc_assets.requests import RANGE_END, RANGE_START
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project
 from virnuc_assets_tests.running import UP, Running, running, until
 
@@ -47,8 +46,7 @@ def embed(platform: Running) -> str:
     """Ask for all reference shards to be embedded anew."""
     for folder in (platform.project.workspace.layout.results / "reference").glob("*_embeddings"):
         shutil.rmtree(folder)
-    first, last = ends(platform.project)
-    return platform.launch(jobs.REFERENCE_JOB, **{RANGE_START: first, RANGE_END: last})
+    return platform.launch(jobs.REFERENCE_JOB, **range_tags(platform.project.keys(REFERENCE)))
 
 
 def in_the_middle(platform: Running) -> dict[str, int]:
@@ -106,7 +104,7 @@ def test_up_is_killed_and_started_again(platform: Running) -> None:
 
 def test_the_machine_fails_while_a_run_embeds_and_others_wait(platform: Running) -> None:
     """Everything is killed at once, one run being in the middle, one waiting for its slot, one just starting."""
-    run, waiting = embed(platform), platform.launch(jobs.REFERENCE_JOB, **range_of(platform))
+    run, waiting = embed(platform), platform.launch(jobs.REFERENCE_JOB, **range_tags(platform.project.keys(REFERENCE)))
     before = in_the_middle(platform)
     starting = platform.launch(PLAN_REFERENCE_JOB)
     until(lambda: platform.status(starting) == "STARTING", "a starting run", every=0.01)
@@ -117,11 +115,6 @@ def test_the_machine_fails_while_a_run_embeds_and_others_wait(platform: Running)
     for each in (run, waiting, starting):
         platform.succeeds(each)
     assert_whole(platform, before)
-
-
-def range_of(platform: Running) -> dict[str, str]:
-    first, last = ends(platform.project)
-    return {RANGE_START: first, RANGE_END: last}
 
 
 def test_ended_by_a_signal_it_goes_on_at_the_next_start(platform: Running) -> None:

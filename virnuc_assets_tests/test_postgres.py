@@ -17,8 +17,8 @@ import dagster as dg
 import pytest
 import yaml
 
-from virnuc_assets.defs import jobs
 from virnuc_assets.bootstrap import dagster_home, set_up
+from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, register
 from virnuc_assets.storage.held_files import release
 from virnuc_assets.tracking import EXPERIMENT

@@ -34,6 +34,7 @@ MODELS = {
     "half": Model(6, 4, change="model.half()"),
     "not_finite": Model(6, 4, change="model.output_layer.bias.data[0] = float('nan')"),
     "unlike_widths": Model(6, 4, change="model.output_layer = nn.Linear(5, 2)"),
+    "repeated": Model(6, 4, change="model.hidden_layer.weight = nn.Parameter(torch.ones(1, 1).expand(4, 1 << 40))"),
     "another_class": Model(6, 4, change="model = Net()"),
     "sequential": Model(6, 4, change="model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))"),
     "state_dict": Model(6, 4, change="model = model.state_dict()"),

@@ -15,27 +15,25 @@ import torch
 
 from virnuc_assets.storage.schemas import frames_schema
 
-FORMATS = {"zip": True, "legacy": False}
 
-
-def save(content: object, path: Path, form: str = "zip") -> Path:
-    torch.save(content, path, _use_new_zipfile_serialization=FORMATS[form])
+def save(content: object, path: Path) -> Path:
+    torch.save(content, path)
     return path
 
 
-def dnabert_s(path: Path, ids: Sequence[str], vectors: np.ndarray, form: str = "zip") -> Path:
+def dnabert_s(path: Path, ids: Sequence[str], vectors: np.ndarray) -> Path:
     rows = [{"label": i, "mean_representation": row} for i, row in zip(ids, vectors.tolist(), strict=True)]
-    return save({"nucleotide": list(ids), "data": rows}, path, form)
+    return save({"nucleotide": list(ids), "data": rows}, path)
 
 
-def esm(path: Path, ids: Sequence[str], vectors: np.ndarray, form: str = "zip") -> Path:
+def esm(path: Path, ids: Sequence[str], vectors: np.ndarray) -> Path:
     rows = [torch.tensor(row).clone() for row in vectors]
-    return save({"proteins": list(ids), "data": rows}, path, form)
+    return save({"proteins": list(ids), "data": rows}, path)
 
 
-def merged(path: Path, ids: Sequence[str], vectors: np.ndarray, label: int | None = None, form: str = "zip") -> Path:
+def merged(path: Path, ids: Sequence[str], vectors: np.ndarray, label: int | None = None) -> Path:
     labels = {} if label is None else {"labels": [label]}
-    return save({"ids": list(ids), "data": torch.stack([torch.tensor(row) for row in vectors]), **labels}, path, form)
+    return save({"ids": list(ids), "data": torch.stack([torch.tensor(row) for row in vectors]), **labels}, path)
 
 
 def upstreams_reading(path: Path) -> dict[str, Any]:
@@ -73,8 +71,7 @@ for name, (dim, hidden, classes, change) in json.loads(sys.argv[1]).items():
     scores = torch.softmax(model.eval()(rows), dim=1).detach()
     exec(change)
     torch.save({"rows": rows, "scores": scores}, name + ".scores")
-    torch.save(model, name + ".zip")
-    torch.save(model, name + ".legacy", _use_new_zipfile_serialization=False)
+    torch.save(model, name + ".pth")
 """
 
 
@@ -88,7 +85,7 @@ class Model(NamedTuple):
 
 
 def write_models(folder: Path, models: Mapping[str, Model]) -> None:
-    """Whole-module pickles NAME.zip and NAME.legacy, and what the module says of some rows in NAME.scores."""
+    """Whole-module pickles NAME.pth, and what the module says of some rows in NAME.scores."""
     script = [sys.executable, "-W", "ignore", "-c", _SCRIPT, json.dumps(models)]
     subprocess.run(script, check=True, cwd=folder)
 

@@ -14,7 +14,7 @@ from virnuc_assets.assets.trainings import training_place
 from virnuc_assets.checks import result
 from virnuc_assets.defs.automation import retraining_condition
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.defs.provenance import variant_fingerprints
+from virnuc_assets.defs.provenance import encoder_version, variant_fingerprints
 from virnuc_assets.defs.sharded_asset import OWNERS, made_table
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
 from virnuc_assets.resources import Workspace
@@ -33,6 +33,7 @@ ABLATIONS = "ablations"
 def ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
     """The ablations of all variants that read a language model."""
     variants = workspace.variants("samples")
+    encoders = [encoder_version(workspace, name) for name in workspace.encoder_names("samples")]
 
     @dg.asset(
         name=ABLATIONS,
@@ -40,7 +41,7 @@ def ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
         group_name="classifiers",
         kinds={"parquet", "mlflow"},
         owners=OWNERS,
-        code_version=code_version("2", workspace.settings.training, workspace.settings.evaluation),
+        code_version=code_version("2", workspace.settings.training, workspace.settings.evaluation, *encoders),
         automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
     )
     def ablations(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:

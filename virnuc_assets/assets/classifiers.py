@@ -14,7 +14,7 @@ from virnuc_assets.assets.trainings import training_place
 from virnuc_assets.checks import result
 from virnuc_assets.defs.automation import retraining_condition
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.defs.provenance import variant_fingerprints
+from virnuc_assets.defs.provenance import encoder_version, variant_fingerprints
 from virnuc_assets.defs.sharded_asset import OWNERS
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
 from virnuc_assets.encoders.registry import Variant
@@ -33,13 +33,15 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 
 
 def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinition:
+    encoders = [encoder_version(workspace, name) for name in (variant.dna, variant.protein)]
+
     @dg.asset(
         name=f"{variant.name}_classifier",
         deps=[REFERENCE.key(f"{variant.name}_features"), SPLIT],
         group_name=GROUP,
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
-        code_version=code_version("3", workspace.settings.training),
+        code_version=code_version("3", workspace.settings.training, *encoders),
         automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
         description=f"VirNucPro's MLP on {variant.dna} + {variant.protein} features, stopped on validation rows.\n\n"
         "Logged in MLflow with its dims, an entry an epoch, and registered; no alias moves.",

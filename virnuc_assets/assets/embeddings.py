@@ -13,14 +13,13 @@ import pyarrow as pa
 from virnuc_assets.assets.progress import Progress
 from virnuc_assets.defs.automation import stage_condition
 from virnuc_assets.defs.partitions import ShardSet, group_of
-from virnuc_assets.defs.provenance import FRAMES, embeddings_provenance, encoder_fingerprint
+from virnuc_assets.defs.provenance import FRAMES, embeddings_provenance, encoder_fingerprint, encoder_version
 from virnuc_assets.defs.sharded_asset import Body, Outcome, ShardRun, ShardStage, Work, made_table, sharded_asset
-from virnuc_assets.encoders.fingerprint import identity
 from virnuc_assets.encoders.registry import FINETUNED
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.launch import GPU_POOL, gpu_op_tags
 from virnuc_assets.resources import Workspace
-from virnuc_assets.storage.digests import digest_of, digest_words, sequence_digests
+from virnuc_assets.storage.digests import digest_words, sequence_digests
 from virnuc_assets.storage.known_vectors import Digests, KnownVectors
 from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.reuse import ShardVectors, read_sequences
@@ -42,7 +41,7 @@ def build_asset(workspace: Workspace, shards: ShardSet, name: str) -> dg.AssetsD
         deps=[shards.key(FRAMES), *([dg.AssetKey(name)] if trained_here else [])],
         group=group_of("embeddings", shards.domain),
         kinds=frozenset({"parquet", "pytorch" if on_device else "numpy"}),
-        code_version=digest_of([identity(spec, precision), spec.digest]),
+        code_version=encoder_version(workspace, name),
         condition=stage_condition() if name in workspace.kept_encoders(shards.domain) else None,
         pool=GPU_POOL if on_device else None,
         op_tags=gpu_op_tags(workspace.settings) if on_device else {},

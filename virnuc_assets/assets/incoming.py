@@ -79,8 +79,10 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
         growing, duplicates = _taken_out(failures, SourceChanged), _taken_out(failures, SameRecords)
         refused = {names[file] for file, error in failures.items() if isinstance(error, SequenceFileError)}
         added = register(context.instance, SAMPLES, list(samples))
-        others = [name for name in SAMPLES.keys(context.instance) if name not in refused]
-        removed = unregister_all_but(context.instance, SAMPLES, others)
+        others = set(SAMPLES.keys(context.instance)) - refused
+        # A sample whose plan and file are gone can never be made.
+        planned = [name for name in others if layout.plan("samples", name).is_file()]
+        removed = unregister_all_but(context.instance, SAMPLES, planned)
         versions = {name: _shard_digests(workspace, name, plan) for name, plan in samples.items()}
         yield from changed_partitions(context.instance, SAMPLES, versions)
         write_into_book(layout, _entries(states, names, plans, failures | duplicates), files)

@@ -1,6 +1,8 @@
 """Group `migration`: the encoders measured side by side, and the decision with its report."""
 
+import hashlib
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -11,8 +13,8 @@ from virnuc_assets.assets.evidence import gather_evidence
 from virnuc_assets.assets.virnucpro import NAME as IMPORTED
 from virnuc_assets.checks import result
 from virnuc_assets.defs.automation import decision_condition
-from virnuc_assets.defs.sharded_asset import OWNERS
-from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
+from virnuc_assets.defs.sharded_asset import DATA_VERSION, OWNERS
+from virnuc_assets.defs.whole_asset import code_version, inputs_of, latest, whole_result
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.tracking import MlflowTracking
@@ -46,16 +48,22 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
         """May FastESM2_650 replace ESM2-3B here? GO, NO-GO, or NO DECISION with each missing piece named.
 
         Criteria are those of virnuc.toml; evidence is what the evaluations and the benchmark stored. Missing or stale
-        evidence never fails this asset: it is NO DECISION. Where a step before it fails, Dagster skips it; the sensor
-        `decision_after_failure` then runs it by itself, so that no older verdict stands. Evidence, tables and pages lie
+        evidence never fails this asset: it is NO DECISION. Where a step before it fails, Dagster skips it; its
+        automation condition then requests it by itself, so that no older verdict stands. Evidence, tables and pages are
         in one folder, from which `virnuc decide --from` computes all of it again.
         """
         from virnuc_assets.migration.bundle import Bundle, write_bundle
         from virnuc_assets.migration.report import markdown_summary
 
         inputs, evidence = inputs_of(context), gather_evidence(context.instance, workspace)
+        basis = digest_of([evidence.digest(), context.assets_def.code_versions_by_key[context.asset_key]])
+        folder, made = workspace.layout.whole(DECISION).parent, latest(context.instance, context.asset_key)
+        written = {name: value.value for name, value in made.metadata.items()} if made else {}
+        if made and (written.get("basis"), written.get("files")) == (basis, _files_digest(folder)):
+            return whole_result(
+                inputs, (made.tags or {})[DATA_VERSION], made.metadata
+            )  # the same evidence and criteria
         runs = _training_runs(tracking, evidence)
-        folder = workspace.layout.whole(DECISION).parent
         with tracking.run("migration decision", {"dagster.run_id": context.run.run_id}, {}) as run_id:
             links = {"MLflow run of the decision": run_id}
             links |= {f"MLflow run of {role}'s classifier": found for role, found in runs.items()}
@@ -71,12 +79,20 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
             "summary": dg.MetadataValue.md(markdown_summary(decision)),
             "criteria": {criterion.name: criterion.outcome for criterion in decision.criteria},
             "settings_digest": decision.settings_digest,
+            "basis": basis,
+            "files": _files_digest(folder),
             "report": dg.MetadataValue.path(str(workspace.layout.whole(DECISION, ".html"))),
             "mlflow_run": tracking.link(run_id),
         }
         return whole_result(inputs, digest_of(decision.to_json()), metadata)
 
     return migration_decision
+
+
+def _files_digest(folder: Path) -> str:
+    """Digest of the files of a decision's folder; of none where there is no folder."""
+    files = sorted(folder.rglob("*")) if folder.is_dir() else []
+    return digest_of([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files if path.is_file()])
 
 
 def _training_runs(tracking: MlflowTracking, evidence: "Evidence") -> dict[str, str]:

@@ -63,7 +63,7 @@ def _release_asset(workspace: Workspace, settings: RefseqSettings) -> dg.AssetsD
         so a run that died is continued by the next. The catalogue is written when all files are whole.
         """
         from virnuc_assets.sequences.refseq_download import download_release
-        from virnuc_assets.storage.fetching import Fetcher
+        from virnuc_assets.storage.download import Fetcher
 
         told_at = 0.0
 

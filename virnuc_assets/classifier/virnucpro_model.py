@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from virnuc_assets.classifier.checkpoint import ClassifierDescription, Origin, told_pair
 from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.classifier.virnucpro_vectors import MODEL_CLASS, ImportRefused
 from virnuc_assets.encoders.registry import registered
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.torch_files import Made, Tensor, TorchFile
+from virnuc_assets.storage.torch_files import PickledModule, TorchFile
 
 VIRNUCPRO = "VirNucPro"
 _LAYERS = {"hidden_layer": "Linear", "bn1": "BatchNorm1d", "dropout": "Dropout", "output_layer": "Linear"}
@@ -40,8 +40,8 @@ def model_in(file: TorchFile) -> Mlp:
         ImportRefused: the file holds no module, or another one than VirNucPro's; all that differs is named.
     """
     made = file.content
-    if not isinstance(made, Made) or not made.name.endswith(f".{MODEL_CLASS}"):
-        found = made.name if isinstance(made, Made) else f"a {type(made).__name__}"
+    if not isinstance(made, PickledModule) or made.name != MODEL_CLASS:
+        found = made.name if isinstance(made, PickledModule) else f"a {type(made).__name__}"
         raise ImportRefused(f"{file.path}: expected a whole module of class {MODEL_CLASS}, found {found}")
     layers = _children(file, made)
     if (kinds := {name: layer.name.rpartition(".")[2] for name, layer in layers.items()}) != _LAYERS:
@@ -52,7 +52,7 @@ def model_in(file: TorchFile) -> Mlp:
         raise ImportRefused(f"{file.path}: another architecture: parameters outside of its layers: {left}")
     tensors = {f"{name}.{key}": tensor for name, layer in layers.items() for key, tensor in _tensors(file, name, layer)}
     model = _model_of(file, tensors)
-    if (eps := _state(file, layers["bn1"]).get("eps")) != model.bn1.eps:
+    if not isinstance(eps := _state(file, layers["bn1"]).get("eps"), float) or eps != model.bn1.eps:
         raise ImportRefused(f"{file.path}: bn1 has eps {eps}, VirNucPro's has {model.bn1.eps}")
     return model.eval()
 
@@ -95,11 +95,10 @@ def _model_of(file: TorchFile, tensors: Mapping[str, Tensor]) -> Mlp:
     if weight is None or len(weight.shape) != 2 or not all(weight.shape):
         raise ImportRefused(f"{file.path}: hidden_layer has no weights of two dims")
     model = Mlp(weight.shape[1], weight.shape[0], dropout=0.0)
-    expected = {
-        name: f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-        for name, tensor in model.state_dict().items()
-    }
-    found = {name: f"{list(tensor.shape)} {tensor.dtype}" for name, tensor in tensors.items()}
+    expected, found = (
+        {name: f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in held.items()}
+        for held in (model.state_dict(), tensors)
+    )
     if expected != found:
         differences = [
             f"{name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
@@ -107,10 +106,9 @@ def _model_of(file: TorchFile, tensors: Mapping[str, Tensor]) -> Mlp:
             if expected.get(name) != found.get(name)
         ]
         raise ImportRefused(f"{file.path}: not the tensors of VirNucPro's classifier: {'; '.join(differences)}")
-    values = {name: np.array(tensor.numpy()) for name, tensor in tensors.items()}
-    if bad := [name for name, array in values.items() if not np.isfinite(array).all()]:
+    if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise ImportRefused(f"{file.path}: values that are not finite in {', '.join(bad)}")
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in values.items()})
+    model.load_state_dict(tensors)
     return model
 
 
@@ -118,32 +116,33 @@ def _told(layers: Mapping[str, str]) -> str:
     return ", ".join(f"{name[:80]!r}: {kind}" for name, kind in list(layers.items())[:20]) or "none"
 
 
-def _state(file: TorchFile, made: Made) -> dict[object, object]:
+def _state(file: TorchFile, made: PickledModule) -> dict[object, object]:
     if not isinstance(made.state, dict):
         raise ImportRefused(f"{file.path}: {made.name} has no state")
     return made.state
 
 
-def _part(file: TorchFile, made: Made, part: str) -> dict[str, object]:
+def _part(file: TorchFile, made: PickledModule, part: str) -> dict[str, object]:
     found = _state(file, made).get(part)
     if not isinstance(found, dict) or any(not isinstance(name, str) for name in found):
         raise ImportRefused(f"{file.path}: {made.name} has no {part}, as every torch module has")
     return found
 
 
-def _children(file: TorchFile, made: Made) -> dict[str, Made]:
-    children = {name: child for name, child in _part(file, made, "_modules").items() if isinstance(child, Made)}
-    if len(children) != len(_part(file, made, "_modules")):
+def _children(file: TorchFile, made: PickledModule) -> dict[str, PickledModule]:
+    parts = _part(file, made, "_modules")
+    children = {name: child for name, child in parts.items() if isinstance(child, PickledModule)}
+    if len(children) != len(parts):
         raise ImportRefused(f"{file.path}: {made.name} has layers that are no modules")
     return children
 
 
-def _tensors(file: TorchFile, name: str, layer: Made) -> Iterator[tuple[str, Tensor]]:
+def _tensors(file: TorchFile, name: str, layer: PickledModule) -> Iterator[tuple[str, Tensor]]:
     if inner := _children(file, layer):
         raise ImportRefused(f"{file.path}: another architecture: {name} has layers of its own: {', '.join(inner)}")
     for part in ("_parameters", "_buffers"):
         for key, value in _part(file, layer, part).items():
-            if isinstance(value, Tensor):
+            if file.holds(value):
                 yield key, value
             elif value is not None:  # None: a layer without bias, missed by the comparison with ours
-                raise ImportRefused(f"{file.path}: {name}.{key} is no tensor")
+                raise ImportRefused(f"{file.path}: {name}.{key} is no tensor that the file holds")

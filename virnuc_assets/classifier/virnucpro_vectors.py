@@ -15,17 +15,21 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.torch_files import Made, Tensor, TorchFile, read_torch_file
+from virnuc_assets.storage.torch_files import PickledModule, TorchFile, read_torch_file
 
 Kind = Literal["DNABERT_S", "ESM", "merged"]
-MODEL_CLASS = "MLPClassifier"
-MODULE_CLASSES = {
+MODEL_CLASS = "__main__.MLPClassifier"  # train.py is a script
+_CLASSES = (
+    MODEL_CLASS,
     "torch.nn.modules.linear.Linear",
     "torch.nn.modules.batchnorm.BatchNorm1d",
     "torch.nn.modules.dropout.Dropout",
-}
+)
+_FLOATS = (torch.float16, torch.float32, torch.float64)
 # Upstream's labels of a training file, by place.
 LABELS = ("host", "viral")
 _SIX_FRAME_ID = re.compile(r"[FR][123]$")
@@ -64,7 +68,7 @@ def read_virnucpro(path: Path) -> TorchFile:
     Raises:
         TorchFileRefused: it is no file of torch.save, is damaged, or names what no file of VirNucPro does.
     """
-    return read_torch_file(path, lambda name: name.endswith(f".{MODEL_CLASS}") or name in MODULE_CLASSES)
+    return read_torch_file(path, _CLASSES)
 
 
 def read_vectors(path: Path) -> VectorFile:
@@ -87,11 +91,10 @@ def vectors_in(file: TorchFile) -> VectorFile:
             rows = [_listed(file, frame_id, row) for frame_id, row in _paired(file, ids, rows)]
         case {"proteins": list(ids), "data": list(rows), **more} if not more:
             kind = "ESM"
-            rows = [_array(file, row, 1) for _, row in _paired(file, ids, rows)]
+            rows = [_tensor(file, row, 1) for _, row in _paired(file, ids, rows)]
         case {"ids": list(ids), "data": Tensor() as data, **more} if more.keys() <= {"labels"}:
             kind = "merged"
-            rows = list(_array(file, data, 2))
-            _paired(file, ids, rows)
+            rows = [row for _, row in _paired(file, ids, _tensor(file, data, 2))]
             label = _label(file, more["labels"]) if more else None
         case _:
             raise ImportRefused(
@@ -108,13 +111,13 @@ def named(examples: Sequence[str]) -> str:
 
 
 def _described(content: object) -> str:
-    if isinstance(content, Made):
+    if isinstance(content, PickledModule):
         return f"holds a module of class {content.name}, no vectors"
     keys = [str(key)[:_SHOWN] for key in list(content)[:10]] if isinstance(content, dict) else []
     return f"holds a {type(content).__name__}" + (f" of the keys {', '.join(map(repr, keys))}" if keys else "")
 
 
-def _paired(file: TorchFile, ids: list[object], rows: Sequence[object]) -> list[tuple[object, object]]:
+def _paired(file: TorchFile, ids: list[object], rows: Sequence[object] | Tensor) -> list[tuple[object, object]]:
     if len(ids) != len(rows):
         raise ImportRefused(
             f"{file.path}: {len(ids)} ids, but {len(rows)} rows: misaligned by {abs(len(ids) - len(rows))}. "
@@ -135,11 +138,13 @@ def _listed(file: TorchFile, frame_id: object, row: object) -> list[object]:
     raise ImportRefused(f"{file.path}: a row is no dict with a label and a list as mean_representation")
 
 
-def _array(file: TorchFile, row: object, dims: int) -> np.ndarray:
-    if not isinstance(row, Tensor) or len(row.shape) != dims or not np.issubdtype(row.dtype, np.floating):
-        found = f"a tensor of {row.dtype} {list(row.shape)}" if isinstance(row, Tensor) else f"a {type(row).__name__}"
-        raise ImportRefused(f"{file.path}: expected tensors of floats with {dims} dims under data, found {found}")
-    return row.numpy()
+def _tensor(file: TorchFile, row: object, dims: int) -> Tensor:
+    if not file.holds(row) or row.dim() != dims or row.dtype not in _FLOATS:
+        found = f"{row.dtype}, {row.dim()} dims" if isinstance(row, Tensor) else f"a {type(row).__name__}"
+        raise ImportRefused(
+            f"{file.path}: expected under data tensors of floats, {dims} dims, no larger than the file; found {found}"
+        )
+    return row
 
 
 def _label(file: TorchFile, labels: object) -> str:
@@ -166,7 +171,7 @@ def _six_frame_ids(file: TorchFile, ids: list[object]) -> list[str]:
     return texts
 
 
-def _stacked(file: TorchFile, ids: list[str], rows: Sequence[Sequence[object] | np.ndarray]) -> np.ndarray:
+def _stacked(file: TorchFile, ids: list[str], rows: Sequence[list[object] | Tensor]) -> np.ndarray:
     """(n, d) float32 of rows that are equally wide and finite; doubles become the float32 that they were."""
     widths = Counter(map(len, rows))
     if len(widths) > 1:
@@ -182,7 +187,8 @@ def _stacked(file: TorchFile, ids: list[str], rows: Sequence[Sequence[object] | 
     if any(isinstance(row, list) and set(map(type, row)) != {float} for row in rows):
         raise ImportRefused(f"{file.path}: a mean_representation holds something else than floats")
     with np.errstate(over="ignore"):  # found below
-        vectors = np.array(rows, dtype=np.float32)
+        arrays = [row if isinstance(row, list) else row.numpy(force=True) for row in rows]
+        vectors = np.array(arrays, dtype=np.float32)
     if len(bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
         raise ImportRefused(
             f"{file.path}: {len(bad)} of {len(ids)} vectors are not finite ({named([ids[row] for row in bad])})"

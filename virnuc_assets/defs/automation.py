@@ -33,6 +33,15 @@ def _inputs_changed(ignored: dg.AssetKey | None = None) -> AnyCondition:
     return updated.since(Condition.newly_updated()) & updated.since(Condition.newly_requested())
 
 
+def _code_changed() -> AnyCondition:
+    """Code version changed since the last request, which may be that of the tick before: it was for the former code.
+
+    Not since updated: a run of the former code that ends after the change must not settle it.
+    """
+    changed = Condition.code_version_changed()
+    return changed.since(Condition.newly_requested() & ~changed)
+
+
 def stage_condition(ignored: dg.AssetKey | None = None) -> AnyCondition:
     """For every asset with a partition per shard or sample.
 
@@ -51,8 +60,7 @@ def stage_condition(ignored: dg.AssetKey | None = None) -> AnyCondition:
             | follows  # a whole chain goes into one run
             # What an existing project lacks; once, so that a step that fails then is not requested again.
             | (Condition.initial_evaluation() & Condition.missing()).since(handled)
-            # Not since updated: a run of the old code that ends after the change must not settle it.
-            | Condition.code_version_changed().since(Condition.newly_requested())
+            | _code_changed()
             # At the full hour only: a step that always fails costs one run an hour. Missing: a run was canceled.
             | (Condition.cron_tick_passed(RETRY_CRON) & (Condition.execution_failed() | Condition.missing()))
         )
@@ -75,8 +83,8 @@ def plan_condition(cron: str) -> AnyCondition:
 
 
 def retraining_condition(cron: str) -> AnyCondition:
-    """For split, classifiers and evaluations: at its time, if inputs changed since they were made."""
-    changed = _inputs_changed() | Condition.code_version_changed().since(Condition.newly_requested())
+    """For split, classifiers and evaluations: at its time, if inputs changed since they were made, or they failed."""
+    changed = _inputs_changed() | _code_changed() | Condition.execution_failed()
     return (
         (
             # The inner part says that there is something new; the outer keeps the tick while a dependency is made.
@@ -94,13 +102,11 @@ def decision_condition() -> AnyCondition:
 
     Never because it is missing: the first decision belongs to the first training.
     """
-    news = Condition.any_deps_match(
-        # An evaluation of the same run is decided on in that run.
-        (Condition.newly_updated() & ~Condition.executed_with_root_target())
-        | Condition.execution_failed().newly_true()  # newly: a failure is news once
-    )
+    failed = Condition.any_deps_match(Condition.execution_failed().newly_true())  # newly: a failure is news once
     return (
-        news.since(Condition.newly_requested()) & ~Condition.in_progress() & ~Condition.any_deps_in_progress()
+        (_inputs_changed() | failed.since(Condition.newly_requested()))
+        & ~Condition.in_progress()
+        & ~Condition.any_deps_in_progress()
     ).with_label("evidence changed or failed")
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from virnuc_assets.encoders.checkpoints import find_checkpoint
-from virnuc_assets.encoders.fingerprint import fingerprint
+from virnuc_assets.encoders.fingerprint import fingerprint, identity
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
@@ -103,6 +103,16 @@ def encoder_fingerprint(workspace: Workspace, name: str) -> dict[str, str]:
     spec = workspace.encoder(name)
     folder = find_checkpoint(spec, workspace.layout.checkpoints)
     return fingerprint(spec, folder, workspace.settings.encoding.precision)
+
+
+def encoder_version(workspace: Workspace, name: str) -> str:
+    """Version of an encoder by what is known of it without its checkpoint.
+
+    Also of what is trained on its vectors: another version of a library may give equal ones, and the classifier of the
+    older is refused all the same.
+    """
+    spec = workspace.encoder(name)
+    return digest_of([identity(spec, workspace.settings.encoding.precision), spec.digest])
 
 
 def variant_fingerprints(workspace: Workspace, variant: Variant) -> dict[str, dict[str, str]]:

@@ -5,7 +5,7 @@ import itertools
 import logging
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,11 +136,11 @@ def _made(
 
     pool = ThreadPoolExecutor(workers)
     # One worker is this thread, where torch and CUDA are used in it only.
-    results: Iterable[Outcome | VirnucError] = pool.map(attempt, units) if workers > 1 else map(attempt, units)
+    results: Iterator[Outcome | VirnucError] = pool.map(attempt, units) if workers > 1 else map(attempt, units)
     try:
-        for key, group in itertools.groupby(zip(units, results, strict=True), key=lambda made: made[0][0]):
+        for key, group in itertools.groupby(units, key=lambda unit: unit[0]):
             outcomes: list[Outcome] = []
-            for _, found in group:
+            for _, found in zip(group, results, strict=False):  # no result of the next before this one is recorded
                 if isinstance(found, Outcome):
                     outcomes.append(found)
                 else:

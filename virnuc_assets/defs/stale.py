@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 
 import dagster as dg
 
+from virnuc_assets.assets.finetuning import FACTS_FILE, asset_name
 from virnuc_assets.assets.predictions import REPORT, report_is_current
 from virnuc_assets.assets.shards import PLAN, SHARDS
 from virnuc_assets.checks import result
@@ -16,6 +17,7 @@ from virnuc_assets.defs.whole_asset import is_current
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.incoming import visible_files, waiting_files
 from virnuc_assets.sequences.plan_table import changed_sources, planned_shards
+from virnuc_assets.storage.layout import CLASSIFIER_FILE
 from virnuc_assets.storage.schemas import plan_schema
 from virnuc_assets.storage.tables import TableMismatch, require_table
 
@@ -66,7 +68,8 @@ def stale_partitions(
             return False
         if asset == REPORT:
             return report_is_current(workspace, partition)
-        return all(today.is_current(asset, shard) for shard in shards.shards(workspace.layout, partition))
+        of_partition = shards.shards(workspace.layout, partition)
+        return bool(of_partition) and all(today.is_current(asset, shard) for shard in of_partition)
 
     found: dict[tuple[str, ...], list[str]] = {}
     for partition in shards.keys(instance):
@@ -75,18 +78,32 @@ def stale_partitions(
     return found
 
 
-def stale_assets(instance: dg.DagsterInstance, specs: Iterable[dg.AssetSpec]) -> list[dg.AssetKey]:
-    """Assets without partitions that were made from other inputs than today's, or from stale ones.
+def stale_assets(
+    instance: dg.DagsterInstance, workspace: Workspace, specs: Iterable[dg.AssetSpec]
+) -> list[dg.AssetKey]:
+    """Assets without partitions that are gone, or were made from other inputs than today's, or from stale ones.
 
     Args:
         instance: Dagster's.
+        workspace: the project.
         specs: of the assets, those that others depend on first.
     """
     stale: list[dg.AssetKey] = []
     for spec in specs:
-        if any(dep.asset_key in stale for dep in spec.deps) or not is_current(instance, spec):
+        current = _is_there(workspace, spec.key.path[-1]) and is_current(instance, spec)
+        if not current or any(dep.asset_key in stale for dep in spec.deps):
             stale.append(spec.key)
     return stale
+
+
+def _is_there(workspace: Workspace, asset: str) -> bool:
+    """Whether the file is there that an asset without partitions writes last."""
+    layout = workspace.layout
+    if asset in map(asset_name, workspace.settings.finetuning.encoders):
+        return (layout.checkpoints / workspace.encoder(asset).name / FACTS_FILE).is_file()
+    if asset.endswith("_classifier"):
+        return (layout.classifier(asset.removesuffix("_classifier")) / CLASSIFIER_FILE).is_file()
+    return any(layout.whole(asset, suffix).is_file() for suffix in (".parquet", ".json"))
 
 
 def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:

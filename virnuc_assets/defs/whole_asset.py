@@ -15,9 +15,9 @@ INPUTS_TAG = "virnuc/inputs"
 _WITHOUT_PARTITIONS = ("shard_plan", "refseq_release")
 
 
-def code_version(version: str, *settings: Any) -> str:  # noqa: ANN401
-    """Version of an asset's code together with the settings sections that its result follows from."""
-    return digest_of([version, *(section.model_dump(mode="json") for section in settings)])
+def code_version(version: str, *follows: Any) -> str:  # noqa: ANN401
+    """Version of an asset's code, and of the settings sections and encoders that its result follows from."""
+    return digest_of([version, *(part if isinstance(part, str) else part.model_dump(mode="json") for part in follows)])
 
 
 def inputs_of(context: dg.AssetExecutionContext) -> str:
@@ -38,11 +38,16 @@ def inputs_digest(instance: dg.DagsterInstance, spec: dg.AssetSpec) -> str:
     return digest_of([spec.code_version, versions])
 
 
+def latest(instance: dg.DagsterInstance, key: dg.AssetKey) -> dg.AssetMaterialization | None:
+    """The latest materialization of an asset without partitions."""
+    event = instance.get_latest_materialization_event(key)
+    return event.asset_materialization if event else None
+
+
 def is_current(instance: dg.DagsterInstance, spec: dg.AssetSpec) -> bool:
     """Whether the latest materialization of an asset was made from today's inputs."""
-    event = instance.get_latest_materialization_event(spec.key)
-    tags = event.asset_materialization.tags if event and event.asset_materialization else None
-    return bool(tags) and (tags or {}).get(INPUTS_TAG) == inputs_digest(instance, spec)
+    made = latest(instance, spec.key)
+    return made is not None and (made.tags or {}).get(INPUTS_TAG) == inputs_digest(instance, spec)
 
 
 def whole_result(inputs: str, version: str, metadata: Mapping[str, Any]) -> dg.MaterializeResult[Any]:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from virnuc_assets.storage.digests import ContentDigest, digest_of
+
 Side = Literal["dna", "protein"]
 SIDES: tuple[Side, Side] = ("dna", "protein")
 MINIATURE_SUFFIX = "_miniature"
@@ -85,6 +87,10 @@ class Evidence:
         roles = {"candidate": self.candidate, "baseline": self.baseline, "floor": self.floor}
         return roles | {variant.variant: variant for variant in self.beside}
 
+    def digest(self) -> str:
+        """Digest of everything, the rows of tables included."""
+        return digest_of(_plain(self))
+
     @property
     def benchmark_gaps(self) -> tuple[str, ...]:
         """The benchmark's problems, or that none is stored where no problem tells why."""
@@ -97,3 +103,16 @@ class Evidence:
         """Names of the encoders whose weights are random, sorted."""
         names = {variant.encoder_name(side) for variant in self.variants.values() for side in SIDES}
         return tuple(sorted(name for name in names if name.endswith(MINIATURE_SUFFIX)))
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """A value as JSON has it; a table as the digest of its rows."""
+    if isinstance(value, pa.Table):
+        content = ContentDigest(value.schema)
+        content.update(value)
+        return content.hexdigest()
+    if isinstance(value, Evidence | VariantEvidence):
+        return _plain(vars(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

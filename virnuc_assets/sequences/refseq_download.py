@@ -21,7 +21,7 @@ from virnuc_assets.sequences.refseq import (
     url_of,
 )
 from virnuc_assets.settings import RefseqSettings
-from virnuc_assets.storage.fetching import Checksum, Fetched, Fetcher, digests
+from virnuc_assets.storage.download import Checksum, Fetched, Fetcher, digests
 
 # File, its number, number of files, bytes of it so far, bytes of it in all where they are known.
 Progress = Callable[[str, int, int, int, int | None], None]

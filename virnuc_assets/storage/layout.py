@@ -12,7 +12,7 @@ from virnuc_assets.storage.places import results_at
 
 Domain = Literal["reference", "samples"]
 # Tables that an asset writes beside the one of its name.
-_WRITTEN_WITH = {"ledger": "translated_proteins", "annotation": "shard_plan"}
+_WRITTEN_WITH = {"ledger": "translated_proteins", "annotation": "shard_plan", "incoming": "shard_plan"}
 REFERENCE_PLAN = "plan"
 # What a trained classifier is and what it was trained on, beside its weights.
 CLASSIFIER_FILE = "classifier.json"
@@ -83,7 +83,9 @@ def asset_of(path: Path) -> str:
     """The asset that writes a table, as its folder tells; a file elsewhere is called by its name."""
     domain, asset = path.parent.parent.name, path.parent.name
     if domain in get_args(Domain):
-        return f"{domain}/{_WRITTEN_WITH.get(asset, asset)} (partition {path.stem})"
+        name = _WRITTEN_WITH.get(asset, asset)
+        partition = path.stem if domain == "reference" else path.stem.rpartition("-")[0]  # a partition is a sample
+        return f"{domain}/{name}" + ("" if name == "shard_plan" else f" (partition {partition})")
     return asset if asset == path.stem else f"what made {path.name}"
 
 

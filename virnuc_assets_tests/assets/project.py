@@ -89,11 +89,14 @@ class Project:
         return self.job(name, tags=range_tags(keys))
 
     def materialize(
-        self, *keys: dg.AssetKey | str, partition: str | tuple[str, str] | None = None
+        self, *keys: dg.AssetKey | str, partition: str | tuple[str, str] | ShardSet | None = None
     ) -> dg.ExecuteInProcessResult:
-        """One run of some assets with their checks, for a partition or a range of them."""
+        """One run of some assets with their checks, for a partition, a range of them, or all of a set."""
         selection = dg.AssetSelection.assets(*(key if isinstance(key, dg.AssetKey) else [key] for key in keys))
         defs = self.defs
+        if isinstance(partition, ShardSet):
+            (every,) = contiguous_ranges(self.instance, partition, self.keys(partition), MAX_PARTITIONS)
+            partition = every[0], every[-1]
         tags = range_tags(partition) if isinstance(partition, tuple) else {}
         with quiet():
             return dg.materialize(
@@ -109,9 +112,13 @@ class Project:
     def keys(self, shards: ShardSet) -> list[str]:
         return shards.keys(self.instance)
 
+    def shards(self, of: ShardSet) -> list[str]:
+        """Shards of all partitions."""
+        return [shard for key in self.keys(of) for shard in of.shards(self.workspace.layout, key)]
+
     def run_shards(self, job: str, shards: ShardSet) -> list[dg.ExecuteInProcessResult]:
-        keys = self.keys(shards)
-        return [self.range(job, chosen) for chosen in contiguous_ranges(keys, keys, MAX_PARTITIONS)]
+        ranges = contiguous_ranges(self.instance, shards, self.keys(shards), MAX_PARTITIONS)
+        return [self.range(job, chosen) for chosen in ranges]
 
     def run_reference(self) -> list[dg.ExecuteInProcessResult]:
         """Plan and embed the reference."""

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from virnuc_assets.defs import jobs
-from virnuc_assets.encoders.miniature import write_miniature
 from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.encoders.miniature import write_miniature
 from virnuc_assets_tests.assets.judging import judged, named
 from virnuc_assets_tests.assets.project import Project, failures
 
@@ -26,9 +26,8 @@ def widened(copied: Project) -> Project:
 def test_it_is_judged_beside_the_others_and_costs_its_own_tables_alone(widened: Project) -> None:
     """Without the other encoders' benchmark, the ablations and the pages, which the slow test makes."""
     before = {name: path.stat().st_mtime_ns for name, path in widened.tables().items()}
-    shards = widened.keys(REFERENCE)
     names = [REFERENCE.key("esm2_650_embeddings"), REFERENCE.key("esm2_650_features")]
-    made = widened.materialize(*names, partition=(shards[0], shards[-1]))
+    made = widened.materialize(*names, partition=REFERENCE)
     assert failures(made, widened.materialize("esm2_650_classifier", "esm2_650_evaluation")) == []
     after = {name: path.stat().st_mtime_ns for name, path in widened.tables().items()}
     assert {Path(name).parent.name for name in after.keys() - before.keys()} == {

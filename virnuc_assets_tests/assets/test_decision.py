@@ -90,9 +90,9 @@ def test_one_altered_feature_of_the_baseline_is_noticed(copied: Project) -> None
     def turn(values: list[Any]) -> None:
         values[0][0] += 0.5
 
-    altered(copied.workspace.layout.table("reference", "esm2_3b_features", "HIV1-000001"), "vector", turn)
+    altered(copied.workspace.layout.table("reference", "esm2_3b_features", "viral-0001"), "vector", turn)
     decision = judged(copied)
-    assert named(decision, "esm2_3b_features/HIV1-000001.parquet: rows were altered")
+    assert named(decision, "esm2_3b_features/viral-0001.parquet: rows were altered")
     assert not any("fastesm2_features" in reason for reason in decision["reasons"])
 
 
@@ -123,8 +123,8 @@ def test_an_altered_classifier_is_named(copied: Project) -> None:
 
 
 def test_a_missing_shard_of_the_baseline_is_named(copied: Project) -> None:
-    copied.workspace.layout.table("reference", "esm2_3b_features", "HIV1-000001").unlink()
-    assert named(judged(copied), "reference/esm2_3b_features", "HIV1-000001")
+    copied.workspace.layout.table("reference", "esm2_3b_features", "viral-0001").unlink()
+    assert named(judged(copied), "reference/esm2_3b_features", "viral-0001")
 
 
 def test_a_baseline_trained_with_another_seed_is_stale(copied: Project) -> None:

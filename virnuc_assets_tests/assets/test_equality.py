@@ -6,7 +6,7 @@ import csv
 import gzip
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,18 +44,21 @@ def project(blank: Path, tmp_path: Path) -> Iterator[Project]:
 
 
 def framed(project: Project, shards: ShardSet, plan: str, chunk_length: int) -> dict[str, Rows]:
-    """The frames of each source, its shards one after the other, as the graph makes them."""
+    """The frames of each record, its shards one after the other, as the graph makes them."""
     project.configure(sequences={"chunk_length": chunk_length, "shard_chunks": 400})
     assert failures(project.job(plan)) == []
-    keys = sorted(project.keys(shards))
     assets = [shards.key("chunked_fasta"), shards.key("translated_proteins")]
-    made = project.materialize(*assets, partition=(keys[0], keys[-1]) if len(keys) > 1 else keys[0])
-    assert failures(made) == []
+    assert failures(project.materialize(*assets, partition=shards)) == []
     found: dict[str, Rows] = {}
-    for key in keys:
-        table = project.workspace.layout.table(shards.domain, "translated_proteins", key)
-        found.setdefault(key.rpartition("-")[0], []).extend(read_table(table).to_pylist())
+    for shard in project.shards(shards):
+        for row in read_table(project.workspace.layout.table(shards.domain, "translated_proteins", shard)).to_pylist():
+            found.setdefault(row["record_id"], []).append(row)
     return found
+
+
+def all_of(framed: dict[str, Rows], records: Iterable[str]) -> Rows:
+    """Frames of some records, in their order."""
+    return [row for record in records for row in framed.get(record, ())]
 
 
 def catalogue(project: Project, *rows: dict[str, str]) -> None:
@@ -88,9 +91,10 @@ def test_random_genomes(project: Project, chunk_length: int, count: int) -> None
     truth = PlainTruth("host", "bacteria", {g.id: [cds[3] for cds in g.cds] for g in genomes if g.cds})
 
     sample = plain_table(records, chunk_length, None)
-    require_equal(framed(project, SAMPLES, jobs.PLAN_SAMPLES_JOB, chunk_length)["drawn"], sample)
+    ids = [genome.id for genome in genomes]
+    require_equal(all_of(framed(project, SAMPLES, jobs.PLAN_SAMPLES_JOB, chunk_length), ids), sample)
     reference = plain_table(records, chunk_length, truth)
-    require_equal(framed(project, REFERENCE, PLAN_REFERENCE_JOB, chunk_length)["drawn"], reference)
+    require_equal(all_of(framed(project, REFERENCE, PLAN_REFERENCE_JOB, chunk_length), ids), reference)
 
     annotated = [row for row in reference if row["annotated"]]
     assert len(sample) > len(reference) > 2 * len(annotated) > count / 3
@@ -119,12 +123,14 @@ def require_bundled(project: Project, names: list[str] | None, chunk_length: int
         rows = [row for row in csv.DictReader(handle, delimiter="\t") if names is None or row["name"] in names]
     catalogue(project, *rows)
     found = framed(project, REFERENCE, PLAN_REFERENCE_JOB, chunk_length)
-    assert set(found) == {row["name"] for row in rows}
+    of_sources = 0
     for row in rows:
         records, proteins = plainly_read(project.settings.genomes, row["label"], row["name"])
         expected = plain_table(records, chunk_length, PlainTruth(row["label"], row["group"], proteins))
-        require_equal(found[row["name"]], expected)
-    return sum(map(len, found.values()))
+        require_equal(all_of(found, [name for name, _ in records]), expected)
+        of_sources += len(expected)
+    assert of_sources == sum(map(len, found.values()))
+    return of_sources
 
 
 @pytest.mark.parametrize("chunk_length", [300, 500])

@@ -16,14 +16,15 @@ import pytest
 
 pytest.importorskip("peft")
 
-from virnuc_assets.defs import jobs
-from virnuc_assets.assets.finetuning import FACTS_FILE, JOB
-from virnuc_assets.defs.provenance import variant_fingerprints
 from virnuc_assets.assets.staleness import stale
+
+from virnuc_assets.assets.finetuning import FACTS_FILE, JOB
 from virnuc_assets.bootstrap import tracking_uri
 from virnuc_assets.definitions import build_defs
-from virnuc_assets.encoders.checkpoints import CheckpointMissingError, find_checkpoint, folder_digest
+from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.provenance import variant_fingerprints
+from virnuc_assets.encoders.checkpoints import CheckpointMissingError, find_checkpoint, folder_digest
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.tables import read_recipe, read_table

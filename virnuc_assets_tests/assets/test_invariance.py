@@ -9,11 +9,10 @@ import pytest
 import torch
 from Bio import SeqIO
 
-from virnuc_assets.defs import jobs
 from virnuc_assets.classifier.calling import ServingClassifier
-from virnuc_assets.encoders.loading import load_encoder
+from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import SAMPLES
-from virnuc_assets.sequences.shard_keys import source_of
+from virnuc_assets.encoders.loading import load_encoder
 from virnuc_assets.storage.merging import merge_features, vectors_of
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.assets.project import DATA, Finished, Project, failures
@@ -42,9 +41,8 @@ def predicted(project: Project, records: list[SeqIO.SeqRecord], token_budget: in
         path.unlink()
     SeqIO.write(records, project.settings.incoming / f"{SAMPLE}.fasta", "fasta")
     assert failures(project.job(jobs.PLAN_SAMPLES_JOB)) == []
-    jobs = (jobs.SAMPLE_JOB, jobs.OTHER_VARIANT_JOB)
-    assert failures(*(project.range(job, shards_of(project)) for job in jobs)) == []
-    assert failures(project.job(jobs.REPORT_JOB, partition_key=SAMPLE)) == []
+    made = (project.job(job, partition_key=SAMPLE) for job in (jobs.SAMPLE_JOB, jobs.OTHER_VARIANT_JOB))
+    assert failures(*made) == []
     return project
 
 
@@ -65,7 +63,7 @@ def shuffled(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def shards_of(project: Project) -> list[str]:
-    return [shard for shard in project.keys(SAMPLES) if source_of(shard) == SAMPLE]
+    return SAMPLES.shards(project.workspace.layout, SAMPLE)
 
 
 def table(project: Project, asset: str) -> pa.Table:

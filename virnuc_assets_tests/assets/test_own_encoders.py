@@ -12,11 +12,11 @@ import pytest
 from transformers import EsmConfig, EsmForMaskedLM, EsmTokenizer, set_seed
 from typer.testing import CliRunner
 
-from virnuc_assets.defs import jobs
 from virnuc_assets.cli import app
 from virnuc_assets.definitions import build_defs
-from virnuc_assets.encoders.miniature import ESM_FIELDS, ESM_VOCABULARY
+from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.encoders.miniature import ESM_FIELDS, ESM_VOCABULARY
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.tables import read_recipe, read_table

@@ -11,9 +11,8 @@ import pytest
 
 from virnuc_assets.assets.refseq import RELEASE
 from virnuc_assets.defs.jobs import FETCH_JOB
-from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.sequences.plan_table import read_plan
 from virnuc_assets.sequences.refseq import HOSTS
-from virnuc_assets.sequences.shard_keys import source_of
 from virnuc_assets_tests.assets.project import DATA, PLAN_REFERENCE_JOB, Project, failures, new_project
 from virnuc_assets_tests.loopback import answering
 from virnuc_assets_tests.sequences.release import NUMBER, publish
@@ -71,8 +70,10 @@ def test_from_the_release_to_its_shards(project: Project, server: FileServer) ->
     assert (first["bytes"], first["bytes_received"], first["without_genbank"]) == (size, size, [])
     assert first["draw"]["vertebrate_mammalian"] == ["vertebrate_mammalian.4.1"]
     assert failures(project.job(PLAN_REFERENCE_JOB)) == []
-    sources = {source_of(shard) for shard in project.keys(REFERENCE)}
-    assert sources == {"phiX174", *(f"{name}.1" for name in GENOMES)}
+    assert read_plan(project.workspace.layout.plan("reference")).sources.keys() == {
+        "phiX174",
+        *(f"{name}.1" for name in GENOMES),
+    }
 
     requests = server.gets.total()
     again = facts(project.job(FETCH_JOB))

@@ -10,7 +10,6 @@ import pytest
 
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet
-from virnuc_assets.requests import contiguous_ranges
 from virnuc_assets.sequences.cataloguing import write_manifest
 from virnuc_assets.storage.tables import content_digest, read_table
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project
@@ -42,20 +41,18 @@ SOURCES = {"a": "viral", "b": "host"}
 
 
 def run(project: Project, shards: ShardSet) -> dict[str, dict[str, dict[str, int]]]:
-    """A run over all shards of a set; for each encoder, what its shards' metadata tell."""
+    """A run over all partitions of a set; for each encoder, what their metadata tell."""
     job = PLAN_REFERENCE_JOB if shards is REFERENCE else jobs.PLAN_SAMPLES_JOB
     assert failures(project.job(job)) == []
     names = project.workspace.encoder_names(shards.domain)
-    keys, found = project.keys(shards), {name: dict[str, dict[str, int]]() for name in names}
+    found = {name: dict[str, dict[str, int]]() for name in names}
     assets = [shards.key(asset) for asset in (*STAGES, *(f"{name}_embeddings" for name in names))]
-    for chosen in contiguous_ranges(keys, keys):
-        result = project.materialize(*assets, partition=(chosen[0], chosen[-1]) if len(chosen) > 1 else chosen[0])
-        assert failures(result) == []
-        for event in result.get_asset_materialization_events():
-            record = event.step_materialization_data.materialization
-            name = record.asset_key.path[-1].removesuffix("_embeddings")
-            if name in names and event.partition and "embedded" in record.metadata:
-                found[name][event.partition] = {name: value.value for name, value in record.metadata.items()}
+    result = project.materialize(*assets, partition=shards)
+    assert failures(result) == []
+    for event in result.get_asset_materialization_events():
+        record = event.step_materialization_data.materialization
+        if (name := record.asset_key.path[-1].removesuffix("_embeddings")) in names:
+            found[name][str(event.partition)] = {name: value.value for name, value in record.metadata.items()}
     return found
 
 
@@ -68,7 +65,7 @@ def sequences(project: Project, shards: ShardSet, name: str, records: set[str] |
     column = project.workspace.encoder(name).column
     tables = [
         read_table(project.workspace.layout.table(shards.domain, "translated_proteins", shard))
-        for shard in project.keys(shards)
+        for shard in project.shards(shards)
     ]
     rows = [row for table in tables for row in table.select(["record_id", column]).to_pylist()]
     return [row[column] for row in rows if records is None or row["record_id"] in records]
@@ -136,9 +133,9 @@ def digests_without(project: Project, name: str) -> dict[str, str]:
     return {name: digest for name, digest in digests(project).items() if Path(name).stem in planned}
 
 
-def test_a_source_that_is_packed_anew_costs_its_new_records(project: Project) -> None:
-    """Every shard of it is made again under its old name, while later ones need what lay there."""
-    project.workspace.layout.plan("reference", "a").unlink()
+def test_what_is_packed_anew_costs_its_new_records(project: Project) -> None:
+    """Every shard is made again under its old name, while later ones need what lay there."""
+    project.workspace.layout.plan("reference").unlink()
     write_source(project, {"new": 70, **RECORDS, "twin": 1})
     told = run(project, REFERENCE)
     assert embedded(told) == {
@@ -157,9 +154,9 @@ def test_what_a_killed_run_left_is_completed_to_the_same_tables(project: Project
     """Some tables were written, one was begun."""
     before = digests(project)
     for name in project.workspace.encoder_names():
-        path = project.workspace.layout.table("reference", f"{name}_embeddings", "a-000002")
+        path = project.workspace.layout.table("reference", f"{name}_embeddings", "viral-0002")
         path.rename(path.with_name(f".{path.name}.1.partial"))
     told = run(project, REFERENCE)
     assert digests(project) == before
     for name, shards in told.items():
-        assert [shard for shard, metadata in shards.items() if metadata["rows_made"]] == ["a-000002"], name
+        assert [shard for shard, metadata in shards.items() if metadata["rows_made"]] == ["viral-0002"], name

@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import nn
 
+import __main__
 from virnuc_assets.assets.migration import DECISION
 from virnuc_assets.assets.virnucpro import EVALUATION, imported_evidence
-from virnuc_assets.defs.jobs import DECISION_JOB
 from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.definitions import build_defs
+from virnuc_assets.defs.jobs import DECISION_JOB
 from virnuc_assets.exchange import export_file
 from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.migration.soundness import dims_match_encoders, same_environment
@@ -30,7 +31,9 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 
 class MLPClassifier(nn.Module):  # type: ignore[misc]
-    """Upstream's class, in another module than its own."""
+    """Upstream's class, which stands in a script."""
+
+    __module__ = "__main__"
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -38,6 +41,9 @@ class MLPClassifier(nn.Module):  # type: ignore[misc]
         self.bn1 = nn.BatchNorm1d(hidden)
         self.output_layer = nn.Linear(hidden, 2)
         self.dropout = nn.Dropout(0.5)
+
+
+__main__.MLPClassifier = MLPClassifier  # type: ignore[attr-defined]  # where pickle looks for it
 
 
 def shards(project: Project) -> list[Path]:

@@ -13,10 +13,9 @@ import dagster as dg
 import pytest
 import yaml
 
-from virnuc_assets.launch import SLURM_TAG
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.requests import RANGE_END, RANGE_START
-from virnuc_assets.storage.places import changed_at
+from virnuc_assets.launch import SLURM_TAG
+from virnuc_assets.storage.places import state_of
 from virnuc_assets.storage.tables import content_digest, require_content
 from virnuc_assets_tests.assets.project import Project, failures
 from virnuc_assets_tests.launching.definitions import ASSET
@@ -108,7 +107,8 @@ def in_backfill(servers: Platform) -> list[dg.DagsterRun]:
 
 
 def keys_of(run: dg.DagsterRun, keys: list[str]) -> set[str]:
-    return set(keys[keys.index(run.tags[RANGE_START]) : keys.index(run.tags[RANGE_END]) + 1])
+    first, last = (run.tags[f"dagster/asset_partition_range_{end}"] for end in ("start", "end"))
+    return set(keys[keys.index(first) : keys.index(last) + 1])
 
 
 def retry_of(servers: Platform, run_id: str) -> list[str]:
@@ -154,7 +154,7 @@ def test_a_host_that_is_cut_off_and_comes_back_costs_and_doubles_nothing(
     middle = keys[len(keys) // 2]
     wanted = servers.backfill([key for key in keys if key != middle])  # two ranges, thus two runs
     lost = lost_in_the_middle(servers, cluster, second, keys)
-    before = {shard: changed_at(path) for shard, path in tables(servers.project).items()}
+    before = {shard: state_of(path) for shard, path in tables(servers.project).items()}
     job = job_of(servers, lost)
 
     becomes(servers, lost, "FAILURE")
@@ -181,7 +181,7 @@ def test_a_host_that_is_cut_off_and_comes_back_costs_and_doubles_nothing(
 
     found = tables(servers.project)
     assert {shard: path.read_bytes() for shard, path in found.items()} == undisturbed(tmp_path / "undisturbed", blank)
-    assert {shard: changed_at(found[shard]) for shard in before} == before
+    assert {shard: state_of(found[shard]) for shard in before} == before
     assert {shard: recorded(servers, shard) for shard in keys} == {
         shard: require_content(path) or content_digest(path) for shard, path in found.items()
     }

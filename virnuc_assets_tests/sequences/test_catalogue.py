@@ -13,8 +13,6 @@ from virnuc_assets.sequences.catalogue import (
     read_catalogues,
     require_checksum,
 )
-from virnuc_assets.sequences.plan_table import make_plan
-from virnuc_assets.settings import SequenceSettings
 
 SHA = "0123456789abcdef" * 4
 LAMBDA = ["lambda", "viral", "dsDNA phage", "viral/lambda.fna.gz", "", "", "", "NCBI", "Lambda phage", ""]
@@ -163,12 +161,10 @@ def test_several_catalogues_are_one(folder: Path, tmp_path_factory: pytest.TempP
     assert str(mine / "MANIFEST.tsv") in str(caught.value)
 
 
-def test_a_file_that_is_not_the_catalogued_one_is_not_planned(tmp_path: Path) -> None:
-    fasta = tmp_path / "a.fna"
-    fasta.write_text(">a\nACGT\n")
-    plan = tmp_path / "plan.parquet"
-    with pytest.raises(CatalogueError, match=f"{fasta}: not the file that is catalogued: expected sha256 {SHA}, found"):
-        make_plan(plan, Source("a", fasta, "viral", "x", fasta_sha256=SHA), SequenceSettings())
-    assert not plan.exists()
-    require_checksum(fasta, "", SHA)
-    require_checksum(fasta, SHA, SHA)
+def test_a_file_that_is_not_the_catalogued_one_is_named() -> None:
+    with pytest.raises(
+        CatalogueError, match=f"^a.fna: not the file that is catalogued: expected sha256 {SHA}, found b"
+    ):
+        require_checksum(Path("a.fna"), SHA, "b")
+    require_checksum(Path("a.fna"), "", SHA)
+    require_checksum(Path("a.fna"), SHA, SHA)

@@ -6,8 +6,6 @@ from virnuc_assets.sequences.chunking import chunk_count, chunk_starts
 
 from .plain import walked_chunks
 
-LAMBDA_NT = 48_502
-
 
 def spans(length_nt: int, chunk_length: int) -> list[tuple[int, int]]:
     starts = chunk_starts(0, chunk_count(length_nt, chunk_length), length_nt, chunk_length).tolist()
@@ -55,26 +53,6 @@ HAND_COMPUTED = [
 def test_hand_computed_spans(chunk_length: int, length_nt: int, expected: list[tuple[int, int]]) -> None:
     assert spans(length_nt, chunk_length) == expected
     assert chunk_count(length_nt, chunk_length) == len(expected)
-
-
-def test_lambda_at_500() -> None:
-    """k = 98, r = 498, q = 5: 13 steps back of 6 and 84 of 5."""
-    found = spans(LAMBDA_NT, 500)
-    assert len(found) == 98
-    assert found[:2] == [(0, 500), (494, 994)]
-    assert found[12:15] == [(5928, 6428), (6422, 6922), (6917, 7417)]  # the 13th step is the last long one
-    assert found[-1] == (48_002, 48_502)
-    assert {end - start for start, end in found} == {500}
-
-
-def test_lambda_at_300() -> None:
-    """k = 162, r = 98, q = 0: 98 steps back of 1, then none."""
-    found = spans(LAMBDA_NT, 300)
-    assert len(found) == 162
-    assert found[:2] == [(0, 300), (299, 599)]
-    assert found[97:100] == [(29_003, 29_303), (29_302, 29_602), (29_602, 29_902)]
-    assert found[-1] == (48_202, 48_502)
-    assert {end - start for start, end in found} == {300}
 
 
 @pytest.mark.parametrize("chunk_length", [300, 500])

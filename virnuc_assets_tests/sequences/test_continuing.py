@@ -1,165 +1,85 @@
-"""A plan continues the one before: an update costs what it changed. Duplicate ids are told apart and counted."""
+"""A plan continues the one before: an update costs what it changed, and every chunk is in one shard."""
 
-from __future__ import annotations
-
+import os
 import random
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnuc_assets.sequences.catalogue import Source
-from virnuc_assets.sequences.chunk_table import chunk_tables
-from virnuc_assets.sequences.plan_table import make_plan
-from virnuc_assets.sequences.planning import Plan, plan_faults, plan_source
+from virnuc_assets.sequences.catalogue import Label, Source
+from virnuc_assets.sequences.plan_table import ShardPlan, plan_reference
+from virnuc_assets.sequences.planning import plan_faults, whole_records
 from virnuc_assets.settings import SequenceSettings
-from virnuc_assets.storage.tables import read_recipe
 
-CHUNK_LENGTH, SHARD_CHUNKS = 300, 20
-Records = list[tuple[str, str]]
-
-
-def letters(length_nt: int, seed: int) -> str:
-    return "".join(random.Random(seed).choices("ACGT", k=length_nt))
+SETTINGS = SequenceSettings(chunk_length=300, shard_chunks=3)
+LABEL_OF_FILE: dict[str, Label] = {"a": "host", "b": "viral", "c": "viral"}
+Release = dict[str, tuple[str, int, int]]  # file, seed and length of the letters, by record id
+RECORDS = st.tuples(st.sampled_from("abc"), st.integers(0, 2), st.sampled_from([0, 1, 299, 301, 2000]))
+RELEASES = st.lists(st.dictionaries(st.sampled_from("pqrstuvw"), RECORDS, min_size=1), min_size=2, max_size=5)
 
 
-def planned(path: Path, records: Records, before: Plan | None = None, shard_chunks: int = SHARD_CHUNKS) -> Plan:
-    path.write_text("".join(f">{name} x\n{sequence}\n" for name, sequence in records))
-    plan = plan_source(path, "s", CHUNK_LENGTH, shard_chunks, before)
-    assert list(plan_faults(plan.pieces, CHUNK_LENGTH)) == []
-    sizes = Counter({shard: 0 for shard in plan.shards})
+def released(folder: Path, release: Release, time: int) -> list[Source]:
+    """Writes the files that are not as they were; of these the time of change is another."""
+    texts: dict[str, str] = {}
+    for record, (file, seed, length_nt) in release.items():
+        letters = "".join(random.Random(seed).choices("ACGT", k=length_nt))
+        texts[file] = texts.get(file, "") + f">{record}\n{letters}\n"
+    for file, text in texts.items():
+        path = folder / f"{file}.fa"
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+            os.utime(path, ns=(time, time))
+    return [Source(file, folder / f"{file}.fa", label, "x") for file, label in LABEL_OF_FILE.items() if file in texts]
+
+
+def places(plan: ShardPlan) -> dict[tuple[str, str, str], list[tuple[str, int, int]]]:
+    """Where the chunks of every record are, by label, id and letters."""
+    found: dict[tuple[str, str, str], list[tuple[str, int, int]]] = {}
     for piece in plan.pieces:
-        sizes[piece.shard] += piece.chunks
-    assert max(sizes.values()) <= shard_chunks
-    return plan
+        key = LABEL_OF_FILE[piece.source], piece.record_id, piece.digest
+        found.setdefault(key, []).append((piece.shard, piece.first_chunk, piece.end_chunk))
+    return found
 
 
-def contents(path: Path, plan: Plan) -> dict[str, list[tuple[str, str]]]:
-    """Ids and letters of the chunks of every shard."""
-    return {
-        pieces[0].shard: list(zip(table["chunk_id"].to_pylist(), table["sequence"].to_pylist(), strict=True))
-        for pieces, table in chunk_tables(path, plan.pieces, CHUNK_LENGTH, plan.sha256)
-    }
+def sizes(plan: ShardPlan) -> Counter[str]:
+    found = Counter(dict.fromkeys(plan.shards, 0))
+    for piece in plan.pieces:
+        assert piece.shard.startswith(f"{LABEL_OF_FILE[piece.source]}-")
+        found[piece.shard] += piece.chunks
+    return found
 
 
-def release(records: int, seed: int = 0) -> Records:
-    lengths = random.Random(seed).choices(range(1, 4000), k=records)
-    return [(f"NC_{number:06d}.1", letters(length, number)) for number, length in enumerate(lengths)]
+def require_continued(before: ShardPlan, after: ShardPlan) -> None:
+    """Known records are where they were, all others in new shards, full but the last, with the next numbers."""
+    earlier, later = places(before), places(after)
+    kept = earlier.keys() & later.keys()
+    assert {record: later[record] for record in kept} == {record: earlier[record] for record in kept}
+    for label in ("host", "viral"):
+        new = {piece[0] for record in later.keys() - kept for piece in later[record] if record[0] == label and piece[2]}
+        first = before.numbered.get(label, 0)
+        opened = [f"{label}-{number + 1:04d}" for number in range(first, after.numbered[label])]
+        assert sorted(new) == [shard for shard in opened if sizes(after)[shard]]
+        assert [sizes(after)[shard] for shard in opened[:-1]] == [3] * (len(opened) - 1 if opened else 0)
 
 
-def changed(records: Records, share: float, seed: int) -> tuple[Records, int]:
-    """Some records with one other letter, anywhere in the file, and how many chunks they have."""
-    chosen = set(random.Random(seed).sample(range(len(records)), round(share * len(records))))
-    after = [(name, "A" + text[1:] if text[0] != "A" else "C" + text[1:]) for name, text in records]
-    chunks = sum(-(-len(records[index][1]) // CHUNK_LENGTH) for index in chosen)
-    return [after[index] if index in chosen else record for index, record in enumerate(records)], chunks
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_three_changed_records_of_a_hundred_plan_no_more_than_their_part_and_one_shard(
-    tmp_path: Path, seed: int
+@settings(max_examples=60, deadline=None)
+@given(releases=RELEASES)
+def test_any_sequence_of_releases_holds_every_chunk_once(
+    tmp_path_factory: pytest.TempPathFactory, releases: list[Release]
 ) -> None:
-    path, old = tmp_path / "s.fa", release(400)
-    before = planned(path, old)
-    earlier = contents(path, before)
-    new, changed_chunks = changed(old, 0.03, seed)
-    after = planned(path, new, before)
-    later = contents(path, after)
-    added = sorted(later.keys() - earlier.keys())
-    assert 0 < len(added) <= changed_chunks / SHARD_CHUNKS + 1
-    assert sum(len(later[shard]) for shard in added) == changed_chunks
-    gone = {name for (name, text), (_, now) in zip(old, new, strict=True) if text != now}
-    for shard in later.keys() & earlier.keys():  # the others hold what they held, without the records that changed
-        assert later[shard] == [row for row in earlier[shard] if row[0].rpartition("_chunk_")[0] not in gone]
-    whole = contents(path, plan_source(path, "s", CHUNK_LENGTH, 1 << 40))
-    assert Counter(row for rows in later.values() for row in rows) == Counter(whole["s-000001"])
-
-
-def test_the_same_content_keeps_every_key_and_every_row(tmp_path: Path) -> None:
-    """Also when it is wrapped, cased or described in other ways."""
-    path, records = tmp_path / "s.fa", release(60)
-    before = planned(path, records)
-    earlier = contents(path, before)
-    again = planned(path, [(f"{name} other words", text.lower()) for name, text in records], before)
-    assert (again.pieces, again.numbered) == (before.pieces, before.numbered)
-    assert again.sha256 != before.sha256
-    assert contents(path, again) == earlier
-
-
-def test_no_key_is_given_twice(tmp_path: Path) -> None:
-    path = tmp_path / "s.fa"
-    first = planned(path, [("a", letters(9000, 1)), ("b", letters(9000, 2))])
-    second = planned(path, [("a", letters(9000, 1))], first)
-    third = planned(path, [("a", letters(9000, 1)), ("c", letters(9000, 3))], second)
-    assert first.shards == ["s-000001", "s-000002", "s-000003"]
-    assert second.shards == ["s-000001", "s-000002"]
-    assert third.shards == ["s-000001", "s-000002", "s-000004", "s-000005"]
-
-
-def test_other_settings_plan_anew(tmp_path: Path) -> None:
-    path, plan = tmp_path / "s.fa", tmp_path / "shard_plan" / "s.parquet"
-    planned(path, release(30))
-    whole = SequenceSettings(chunk_length=300, shard_chunks=20)
-    keys = make_plan(plan, Source("s", path), whole).shards
-    path.write_text(path.read_text() + ">late\nACGT\n")
-    assert make_plan(plan, Source("s", path), whole).shards == [*keys, f"s-{len(keys) + 1:06d}"]
-    assert read_recipe(plan)["numbered"] == len(keys) + 1
-    plan_source_again = plan_source(path, "s", 300, 30)
-    assert make_plan(plan, Source("s", path), SequenceSettings(chunk_length=300, shard_chunks=30)) == plan_source_again
-    plan.write_bytes(b"damaged")
-    assert make_plan(plan, Source("s", path), whole) == plan_source(path, "s", 300, 20)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    releases=st.lists(
-        st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 3), st.sampled_from([0, 1, 299, 301, 2000]))),
-        min_size=2,
-        max_size=5,
-    )
-)
-def test_any_sequence_of_releases_holds_every_record_once(
-    tmp_path: Path, releases: list[list[tuple[str, int, int]]]
-) -> None:
-    """Records come, go, change, move and occur twice; whatever was before, the rows are those of a fresh plan."""
-    plan = None
-    for number, chosen in enumerate(releases):
-        records = [(name, letters(length_nt, seed)) for name, seed, length_nt in chosen]
-        path = tmp_path / f"{number}.fa"
-        plan = planned(path, records or [("only", "")], plan, shard_chunks=3)
-        fresh = plan_source(path, "s", CHUNK_LENGTH, 3)
-        told = [(p.number, p.record_id, p.length_nt, p.fate, p.reason) for p in fresh.pieces]
-        assert sorted({(p.number, p.record_id, p.length_nt, p.fate, p.reason) for p in plan.pieces}) == sorted(
-            set(told)
-        )
-        rows = Counter(row for shard in contents(path, plan).values() for row in shard)
-        assert rows == Counter(row for shard in contents(path, fresh).values() for row in shard)
-
-
-def fates(plan: Plan) -> list[tuple[str, int, str, str | None, int]]:
-    return [(p.record_id, p.number, p.fate, p.reason, p.chunks) for p in plan.pieces]
-
-
-def test_of_records_with_one_id_and_the_same_letters_the_first_is_used(tmp_path: Path) -> None:
-    same = letters(700, 1)
-    plan = planned(tmp_path / "s.fa", [("a", same), ("b", "ACGT"), ("a", same.lower()), ("a", same)])
-    reason = "duplicate id: same sequence as record 1"
-    assert fates(plan) == [
-        ("a", 1, "planned", None, 3),
-        ("b", 2, "planned", None, 1),
-        ("a", 3, "skipped", reason, 0),
-        ("a", 4, "skipped", reason, 0),
-    ]
-
-
-def test_an_id_of_different_sequences_names_none(tmp_path: Path) -> None:
-    plan = planned(tmp_path / "s.fa", [("a", "ACGT"), ("b", "ACGT"), ("a", "ACGA"), ("a", "ACGT")])
-    reason = "duplicate id: names 2 different sequences"
-    assert fates(plan) == [
-        ("a", 1, "failed", reason, 0),
-        ("b", 2, "planned", None, 1),
-        ("a", 3, "failed", reason, 0),
-        ("a", 4, "failed", reason, 0),
-    ]
+    """Records come, go, change their letters, and move to another file or label."""
+    folder = tmp_path_factory.mktemp("releases")
+    path, plan = folder / "var" / "plan.parquet", ShardPlan((), {}, {}, 300)
+    for number, release in enumerate(releases, start=1):
+        before, sources = plan, released(folder, release, number * 10**9)
+        plan, failures = plan_reference(path, sources, SETTINGS)
+        assert failures == {}
+        assert list(plan_faults(plan.pieces, 300)) == []
+        found = [(record.record_id, record.source, record.length_nt) for record in whole_records(plan.pieces)]
+        assert sorted(found) == sorted((record, file, length) for record, (file, _, length) in release.items())
+        assert max(sizes(plan).values()) <= 3
+        require_continued(before, plan)
+        assert plan_reference(path, sources, SETTINGS) == (plan, {})

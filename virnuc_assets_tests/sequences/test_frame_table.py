@@ -42,7 +42,7 @@ def chunks(*rows: tuple[str, str]) -> pa.Table:
 
 
 def truth(**proteins: tuple[str, ...]) -> Truth:
-    return Truth("viral", "dsDNA phage", proteins)
+    return Truth("viral", dict.fromkeys(["r", "other", "annotated", "bare", *"xyz"], "dsDNA phage"), proteins)
 
 
 def kept(table: pa.Table) -> list[str]:
@@ -138,8 +138,10 @@ def test_a_record_without_annotation_keeps_its_stop_free_frames_and_says_so() ->
 
 
 def test_reference_frames_carry_label_and_group() -> None:
-    found = open_frames(chunks(("r", SIX_CODON_PAIRS)), Truth("host", "fungi"))
-    assert {(row["label"], row["group"]) for row in found.table.to_pylist()} == {("host", "fungi")}
+    known = Truth("host", {"a": "fungi", "b": "plant"})
+    found = open_frames(chunks(("b", SIX_CODON_PAIRS), ("a", SIX_CODON_PAIRS)), known)
+    told = [(row["record_id"], row["label"], row["group"]) for row in found.table.to_pylist()]
+    assert told == [("b", "host", "plant")] * 5 + [("a", "host", "fungi")] * 5
 
 
 def test_a_chunk_without_a_kept_frame_has_the_reason_that_went_furthest() -> None:

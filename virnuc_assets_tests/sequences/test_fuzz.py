@@ -248,7 +248,7 @@ def require_labelled_sums(path: Path, chunk_length: int, rows: list[dict[str, ob
     plan = plan_source(path, "s", chunk_length, 3)
     kept, ledgers, ambiguous = list[str](), [], set[str]()
     for pieces, chunks in chunk_tables(path, plan.pieces, chunk_length, plan.sha256):
-        found = open_frames(chunks, Truth("host", "fungi", proteins))
+        found = open_frames(chunks, Truth("host", {piece.record_id: "fungi" for piece in pieces}, proteins))
         ledgers.append(ledger_table(pieces, found.counts))
         assert shard_ledger_faults(ledgers[-1], pieces, found.table.num_rows) == []
         kept += found.table["frame_id"].to_pylist()

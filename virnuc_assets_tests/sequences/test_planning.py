@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from virnuc_assets.errors import VirnucError
@@ -13,11 +13,7 @@ from virnuc_assets.sequences.chunk_table import ChunkReader, as_fasta, chunk_tab
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_table, merged_ledger
 from virnuc_assets.sequences.planning import Plan, plan_source
-from virnuc_assets.sequences.shard_keys import shard_key, source_name, source_of
-
-from .plain import walked_chunks
-
-LENGTHS = st.lists(st.integers(0, 2500), min_size=1, max_size=12)
+from virnuc_assets.sequences.shard_keys import MAX_PACKS, pack_key, sample_of, shard_key, source_name
 
 
 def write_records(path: Path, lengths: list[int]) -> None:
@@ -56,33 +52,6 @@ def test_a_record_without_letters_after_a_full_shard_opens_no_shard_of_its_own(t
     assert planned(tmp_path, [600, 0], 300, 2).shards == ["s-000001"]
     assert planned(tmp_path, [0, 0], 300, 2).shards == ["s-000001"]
     assert planned(tmp_path, [600, 0, 9], 300, 2).shards == ["s-000001", "s-000002"]
-
-
-@settings(deadline=None)
-@given(lengths=LENGTHS, chunk_length=st.sampled_from([300, 500]), shard_chunks=st.integers(1, 12))
-def test_shards_partition_all_chunks(
-    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], chunk_length: int, shard_chunks: int
-) -> None:
-    plan = planned(tmp_path_factory.mktemp("plan"), lengths, chunk_length, shard_chunks)
-    chunks = [(piece.record_id, n) for piece in plan.pieces for n in range(piece.first_chunk, piece.end_chunk)]
-    assert chunks == [
-        (f"r{number}", n)
-        for number, length in enumerate(lengths)
-        for n in range(len(walked_chunks(length, chunk_length)) if length else 0)
-    ]
-    # Every record has its line, in file order, with its whole length; only records without letters have empty pieces.
-    assert list(dict.fromkeys((piece.record_id, piece.length_nt) for piece in plan.pieces)) == [
-        (f"r{number}", length) for number, length in enumerate(lengths)
-    ]
-    assert all((piece.first_chunk < piece.end_chunk) == (piece.length_nt > 0) for piece in plan.pieces)
-    assert len({(piece.shard, piece.record_id) for piece in plan.pieces}) == len(plan.pieces)
-    # All shards are full but the last; keys are one after the other.
-    sizes = [sum(p.end_chunk - p.first_chunk for p in plan.pieces if p.shard == shard) for shard in plan.shards]
-    assert sizes[:-1] == [shard_chunks] * (len(sizes) - 1)
-    assert sum(sizes) == len(chunks)
-    assert sizes[-1] > 0 or not chunks
-    assert [piece.shard for piece in plan.pieces] == sorted(piece.shard for piece in plan.pieces)
-    assert plan.shards == [shard_key("s", index) for index in range(len(sizes))]
 
 
 MIXED = [1200, 0, 1, 499, 1501, 2, 2500, 0, 300, 0]
@@ -165,7 +134,7 @@ def test_a_name_is_a_file_name_and_a_partition_key(file_name: str) -> None:
         return
     assert all(letter.isascii() and (letter.isalnum() or letter in "._+-") for letter in name)
     assert name[0] not in ".-"
-    assert source_of(shard_key(name, 11)) == name
+    assert sample_of(shard_key(name, 11)) == name
 
 
 def test_keys_sort_as_they_follow_each_other(tmp_path: Path) -> None:
@@ -174,4 +143,24 @@ def test_keys_sort_as_they_follow_each_other(tmp_path: Path) -> None:
     assert len(plan.shards) == 14
     assert plan.shards == sorted(plan.shards)
     assert plan.shards[9:11] == ["s-000010", "s-000011"]
-    assert source_of("a-b-000001") == "a-b"
+    assert sample_of("a-b-000001") == "a-b"
+    assert [pack_key("viral", index) for index in (0, 99, MAX_PACKS - 1)] == ["viral-0001", "viral-0100", "viral-9999"]
+    with pytest.raises(VirnucError, match="set sequences.shard_chunks higher"):
+        pack_key("viral", MAX_PACKS)
+
+
+def fates(plan: Plan) -> list[tuple[str, int, str, str | None, int]]:
+    return [(p.record_id, p.number, p.fate, p.reason, p.chunks) for p in plan.pieces]
+
+
+def test_of_records_with_one_id_the_first_is_used_if_all_have_its_letters(tmp_path: Path) -> None:
+    path, same = tmp_path / "s.fa", "ACGTTGA" * 100
+    path.write_text(f">a\n{same}\n>b\nACGT\n>a again\n{same.lower()}\n>c\nACGT\n>c\nACGA\n")
+    twice, other = "duplicate id: same sequence as record 1", "duplicate id: names 2 different sequences"
+    assert fates(plan_source(path, "s", 300, 10)) == [
+        ("a", 1, "planned", None, 3),
+        ("b", 2, "planned", None, 1),
+        ("a", 3, "skipped", twice, 0),
+        ("c", 4, "failed", other, 0),
+        ("c", 5, "failed", other, 0),
+    ]

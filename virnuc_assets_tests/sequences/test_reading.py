@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from virnuc_assets.sequences import opening
 from virnuc_assets.sequences.catalogue import Source
 from virnuc_assets.sequences.opening import SequenceFileError, open_source
-from virnuc_assets.sequences.plan_table import make_plan
+from virnuc_assets.sequences.plan_table import plan_sample
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.settings import SequenceSettings
 
@@ -82,17 +82,6 @@ def test_all_ambiguity_codes_are_kept(tmp_path: Path) -> None:
     assert read_bytes(tmp_path, b">a\nACGTRYKMSWBDHVNacgtrykmswbdhvnUu\n") == [("a", "ACGTRYKMSWBDHVN" * 2 + "TT")]
 
 
-def test_headers_of_other_alphabets_keep_their_ids(tmp_path: Path) -> None:
-    headers = ">vírus_α_Ω déjà vu\nACG\n>日本脳炎ウイルス 1\nGGG\n>naïve\nTTT\n".encode()
-    assert [record_id for record_id, _ in read_bytes(tmp_path, headers)] == ["vírus_α_Ω", "日本脳炎ウイルス", "naïve"]
-
-
-def test_latin_1_headers_become_escapes_that_are_valid_utf_8(tmp_path: Path) -> None:
-    found = read_bytes(tmp_path, ">été un\nACG\n>b\nGGG\n".encode("latin-1"))
-    assert found == [("\\xe9t\\xe9", "ACG"), ("b", "GGG")]
-    assert found[0][0].encode("utf-8")
-
-
 def test_hostile_ids_are_read_as_they_are(tmp_path: Path) -> None:
     found = read_bytes(tmp_path, b">../../etc/passwd; rm\nACG\n>=cmd|calc!A1\nACG\n><script>alert(1)</script>\nACG\n")
     assert [record_id for record_id, _ in found] == ["../../etc/passwd;", "=cmd|calc!A1", "<script>alert(1)</script>"]
@@ -100,10 +89,6 @@ def test_hostile_ids_are_read_as_they_are(tmp_path: Path) -> None:
 
 def test_records_without_letters_are_records(tmp_path: Path) -> None:
     assert read_bytes(tmp_path, b">a\n>b\n\n>c\nACG\n>d") == [("a", ""), ("b", ""), ("c", "ACG"), ("d", "")]
-
-
-def test_a_header_of_100_kb(tmp_path: Path) -> None:
-    assert read_bytes(tmp_path, b">id " + b"x" * 100_000 + b"\nACG\n") == [("id", "ACG")]
 
 
 def test_a_record_longer_than_any_buffer(tmp_path: Path) -> None:
@@ -203,7 +188,7 @@ REFUSALS = {
     "no_id.fa": (b">a\nACG\n>\nACG\n", ["line 3", "without an id"]),
     "blank_id.fa": (b">  \t\nACG\n", ["line 1", "without an id"]),
     "only_sign.fa": (b">", ["line 1", "without an id"]),
-    "accents.fa": ("\n>a\nACéG\n".encode(), ["'a'", "line 3"]),
+    "accents.fa": ("\n>a\nACéG\n".encode(), ["'a'", "line 3", "é"]),
     "cut.gb": (b"LOCUS       AB1        12 bp    DNA     linear   VRL 01-JAN-2000\nFEATURES   ", ["record 1"]),
 }
 
@@ -220,7 +205,7 @@ def test_a_refusal_names_the_file_and_what_is_wrong_and_plans_nothing(tmp_path: 
     assert [word for word in words if word not in str(caught.value)] == []
     plan = tmp_path / "var" / "plan.parquet"
     with pytest.raises(SequenceFileError):
-        make_plan(plan, Source("input", path), SequenceSettings())
+        plan_sample(plan, Source("input", path), SequenceSettings())
     assert not list(tmp_path.glob("var/**/*.*"))
 
 
@@ -229,8 +214,3 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         with pytest.raises(SequenceFileError, match="no such sequence file") as caught:
             read(path)
         assert str(path) in str(caught.value)
-
-
-def test_accented_letters_are_named_as_they_are(tmp_path: Path) -> None:
-    with pytest.raises(SequenceFileError, match="é"):
-        read_bytes(tmp_path, ">a\nACéG\n".encode())

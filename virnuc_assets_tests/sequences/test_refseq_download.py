@@ -17,13 +17,12 @@ from virnuc_assets.sequences.catalogue import read_catalogue
 from virnuc_assets.sequences.refseq import HOSTS, RefseqError, require_release
 from virnuc_assets.sequences.refseq_download import Download, altered_files, download_release
 from virnuc_assets.settings import RefseqSettings
-from virnuc_assets.storage.fetching import Fetcher
-from virnuc_assets.storage.requesting import FetchError, Patience
+from virnuc_assets.storage.download import PATIENCE, Fetcher, FetchError
 from virnuc_assets_tests.loopback import answering
 from virnuc_assets_tests.sequences.release import NUMBER, publish
 from virnuc_assets_tests.storage.file_server import Answer, Authority, FileServer
 
-HASTE = Patience(attempts=4, first_wait_s=0.002, longest_wait_s=0.01, silence_s=20.0)
+HASTE = PATIENCE.new(total=3, backoff_factor=0.002, backoff_jitter=0)
 NAMES = [
     *("viral.1.1.genomic.fna.gz", "viral.1.genomic.gbff.gz", "viral.2.1.genomic.fna.gz", "viral.2.genomic.gbff.gz"),
     *("plant.3.1.genomic.fna.gz", "plant.3.genomic.gbff.gz", "plant.4.1.genomic.fna.gz", "plant.4.genomic.gbff.gz"),

@@ -26,10 +26,8 @@ class Answer:
         headers: in addition to, or None for in place of none of, those that belong there.
         cut: bytes of the body after which the connection is closed.
         reset: close it with a reset, so that what is on its way is lost.
-        longer: bytes by which the announced length is wrong.
         blind_to_range: send the whole file whatever was asked.
         blind_to_version: do as asked by Range whatever version If-Range names.
-        shifted: bytes by which a partial answer begins elsewhere.
         stall_s: silence after `cut` bytes.
         becomes: the file is this from now on.
     """
@@ -38,10 +36,8 @@ class Answer:
     headers: dict[str, str | None] = field(default_factory=dict)
     cut: int | None = None
     reset: bool = False
-    longer: int = 0
     blind_to_range: bool = False
     blind_to_version: bool = False
-    shifted: int = 0
     stall_s: float = 0.0
     becomes: bytes | None = None
 
@@ -119,9 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(content)}"}, answer)
             return
         if start:
-            start += answer.shifted
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        headers["Content-Length"] = str(len(content) - start + answer.longer)
+        headers["Content-Length"] = str(len(content) - start)
         self._head(206 if start else 200, headers, answer)
         self._body(content[start:], answer)
 
@@ -154,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         if answer.stall_s:
             self._hold(answer.stall_s)
-        self.close_connection = answer.cut is not None or answer.longer != 0 or "Content-Length" in answer.headers
+        self.close_connection = answer.cut is not None or "Content-Length" in answer.headers
         if answer.reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()

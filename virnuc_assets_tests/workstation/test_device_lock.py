@@ -12,7 +12,7 @@ import pytest
 
 from virnuc_assets.storage.held_files import holder, release
 from virnuc_assets.workstation import device_lock
-from virnuc_assets.workstation.device_lock import device_names, hold_device, hold_one
+from virnuc_assets.workstation.device_lock import DeviceLock, device_names, hold_one
 
 
 def printed(code: str, **environment: str) -> list[str]:
@@ -20,13 +20,19 @@ def printed(code: str, **environment: str) -> list[str]:
     return subprocess.run(command, env=given, capture_output=True, text=True, check=True).stdout.split()
 
 
-def test_a_free_device_is_locked_without_a_message(tmp_path: Path) -> None:
+def test_a_free_device_is_locked_while_something_computes_and_no_longer(tmp_path: Path) -> None:
     logged: list[str] = []
-    for _ in range(2):  # the second time it is locked already
-        hold_device(tmp_path / "locks", "cpu", logged.append)
-    (path,) = (tmp_path / "locks").iterdir()
-    assert (path.name, holder(path), logged) == (f"{device_names('cpu')[0]}.lock", os.getpid(), [])
-    release(path)
+    path = tmp_path / "locks" / f"{device_names('cpu')[0]}.lock"
+    device, another = (DeviceLock(path.parent, "cpu", logged.append) for _ in range(2))
+    for _ in range(2):
+        with device.computing():
+            with another.computing():  # of the same process
+                assert holder(path) == os.getpid()
+            assert holder(path) == os.getpid()
+        assert holder(path) is None
+    with pytest.raises(ZeroDivisionError), device.computing():
+        raise ZeroDivisionError
+    assert (holder(path), logged) == (None, [])
 
 
 HOLD = """

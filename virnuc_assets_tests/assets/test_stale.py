@@ -1,0 +1,130 @@
+"""Only what is missing or stale is run: nothing a second time, and after a change all that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import dagster as dg
+import pytest
+from rich.console import Console
+
+from virnuc_assets.defs import jobs
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
+from virnuc_assets.defs.stale import files_to_plan, plan_is_current, stale_assets, stale_partitions
+from virnuc_assets.demo import Runs, bars, run_everything
+from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, SAMPLE, Finished, Project, failures, write_sample
+
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+
+LANGUAGE = ("dnabert_s", "fastesm2_650", "esm2_3b")
+EMBEDDINGS = [f"{name}_embeddings" for name in (*LANGUAGE, "kmer_dna", "kmer_protein")]
+FEATURES = [f"{name}_features" for name in ("fastesm2", "esm2_3b", "kmer")]
+STAGES = ["chunked_fasta", "translated_proteins", *EMBEDDINGS, *FEATURES]
+DECIDED = ["ablations", "migration_decision"]
+TRAINED = [f"{name}_{stage}" for name in ("fastesm2", "esm2_3b", "kmer") for stage in ("classifier", "evaluation")]
+
+
+class Stale(NamedTuple):
+    plan: bool = False
+    files: list[str] = []
+    reference: dict[str, set[str]] = {}
+    samples: dict[str, set[str]] = {}
+    whole: set[str] = set()
+
+
+def stale(project: Project) -> Stale:
+    """What is missing or stale, by partition and asset."""
+    instance, workspace, defs = project.instance, project.workspace, project.defs
+    found = []
+    for shards in (REFERENCE, SAMPLES):
+        groups = stale_partitions(instance, workspace, shards)
+        found.append({partition: set(assets) for assets, of in groups.items() for partition in of})
+    executable = defs.resolve_job_def(jobs.DECISION_JOB).asset_layer.executable_asset_keys
+    keys = [key for key in defs.resolve_asset_graph().toposorted_asset_keys if key in executable]
+    specs = {spec.key: spec for spec in defs.resolve_all_asset_specs()}
+    whole = {key.to_user_string() for key in stale_assets(instance, workspace, [specs[key] for key in keys])}
+    return Stale(not plan_is_current(instance, workspace), files_to_plan(workspace), *found, whole)
+
+
+@pytest.fixture
+def known(finished: Finished, tmp_path: Path) -> Iterator[Project]:
+    """A copy of the finished project that knows what made its tables, and where its own files are."""
+    project = finished.copy(tmp_path / "project", with_history=True)
+    assert stale(project) == Stale(plan=True, files=[f"{SAMPLE}.fasta"])
+    assert failures(project.job(PLAN_REFERENCE_JOB), project.job(jobs.PLAN_SAMPLES_JOB)) == []
+    assert stale(project) == Stale()
+    yield project
+    project.instance.dispose()
+
+
+def demo(project: Project) -> int:
+    """Everything as `virnuc demo` runs it; how many runs it took."""
+    with bars(Console(quiet=True)) as progress:
+        run = Runs(project.defs, project.instance, progress)
+        run_everything(project.workspace, run)
+    return run.count
+
+
+def test_a_second_time_no_run_is_started_and_no_event_written(known: Project) -> None:
+    before = known.instance.event_log_storage.get_maximum_record_id(), known.instance.get_runs_count()
+    assert demo(known) == 0
+    assert (known.instance.event_log_storage.get_maximum_record_id(), known.instance.get_runs_count()) == before
+
+
+def test_a_new_sample_is_planned_and_made_and_nothing_else(known: Project) -> None:
+    write_sample(known.settings.incoming / "second.fasta", ["rabies_N"])
+    assert stale(known) == Stale(files=["second.fasta"])
+    assert demo(known) == 2
+    assert stale(known) == Stale()
+    assert (known.workspace.layout.sample_report("second") / "records.tsv").is_file()
+
+
+def test_a_replaced_source_is_planned_and_its_shards_are_stale(known: Project) -> None:
+    path = known.settings.genomes / "viral/HIV1.fna"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], *lines[2:]]))
+    before = set(known.keys(REFERENCE))
+    assert stale(known) == Stale(plan=True)
+    assert failures(known.job(PLAN_REFERENCE_JOB)) == []
+    (new,) = set(known.keys(REFERENCE)) - before
+    lost_the_record = "viral-0001"
+    follows = {"reference_ledger", "train_test_split", *TRAINED, *DECIDED}
+    assert stale(known) == Stale(reference=dict.fromkeys([new, lost_the_record], set(STAGES)), whole=follows)
+    assert failures(*known.run_shards(jobs.REFERENCE_JOB, REFERENCE)) == []
+    assert stale(known) == Stale(whole={*follows, "encoder_benchmark"})
+
+
+def test_settings_and_removed_tables_ask_for_exactly_what_follows_from_them(known: Project) -> None:
+    layout, shard = known.workspace.layout, known.keys(REFERENCE)[0]
+    known.configure(training={"max_epochs": 6})
+    assert stale(known) == Stale(whole={*TRAINED, *DECIDED})
+    known.configure(split={"seed": 3})
+    assert stale(known) == Stale(whole={"train_test_split", *TRAINED, *DECIDED})
+    known.configure(decision={"min_speedup": 1.5})
+    assert stale(known) == Stale(whole={"migration_decision"})
+
+    known.configure(encoding={"precision": "bf16"})
+    found = stale(known)
+    assert found.reference == dict.fromkeys(known.keys(REFERENCE), {*EMBEDDINGS, *FEATURES})
+    of_sample = {*(f"{name}_embeddings" for name in LANGUAGE), *FEATURES[:2], "predictions", "report"}
+    assert found.samples == {SAMPLE: of_sample}
+    assert found.whole == {*TRAINED, *DECIDED, "encoder_benchmark"}
+
+    known.configure()
+    removed = layout.table("reference", "kmer_dna_embeddings", shard)
+    removed.unlink()
+    assert stale(known) == Stale(reference={shard: {"kmer_dna_embeddings", "kmer_features"}})
+    checks = dg.AssetSelection.checks_for_assets(REFERENCE.key("shards"), SAMPLES.key("shards"))
+    checked = dg.materialize(known.defs.asset_checks or (), instance=known.instance, selection=checks)
+    found = {check.asset_key.path[0]: check for check in checked.get_asset_check_evaluations()}
+    assert found["samples"].passed and not found["reference"].passed
+    assert found["reference"].metadata["first_faults"].value == [
+        f"partition {shard}: missing or stale: materialize reference/kmer_dna_embeddings, reference/kmer_features"
+    ]
+    assert demo(known) == 1
+    assert removed.is_file() and stale(known) == Stale()
+    for path in (layout.whole("train_test_split"), layout.sample_report(SAMPLE) / "records.tsv"):
+        path.unlink()
+    assert stale(known) == Stale(samples={SAMPLE: {"report"}}, whole={"train_test_split", *TRAINED, *DECIDED})
