@@ -9,7 +9,7 @@ APT    := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -
 ALONE  := unshare --net --pid --fork --kill-child --mount --mount-proc \
           sh -c 'ip link set lo up && ip address add 127.0.0.2/8 dev lo && exec "$$0" "$$@"'
 
-.PHONY: demo test test-all test-slurm test-k8s test-postgres test-s3 check bench-encoders bench-training bench-sequences bench-shards soak up setup clean iproute2
+.PHONY: demo test test-all test-slurm test-k8s test-postgres test-s3 check bench-encoders bench-training bench-sequences bench-change soak up setup clean iproute2
 
 demo: $(RUNTIME)
 	$(BIN)/virnuc setup
@@ -62,9 +62,9 @@ bench-sequences: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
-# Half an hour, with servers on loopback; ARGS="--shards 50" is a small form of it.
-bench-shards: $(STAMP)
-	$(BIN)/python -m benchmarks.bench_shards $(ARGS)
+# Half an hour, with servers on loopback, on a machine that does nothing else; ARGS="--only bundled" runs a part of it.
+bench-change: $(STAMP)
+	$(BIN)/python -m benchmarks.bench_change $(ARGS)
 
 setup: $(RUNTIME)
 	$(BIN)/virnuc setup

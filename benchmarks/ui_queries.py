@@ -35,7 +35,7 @@ QUERIES = {
 LAUNCH = """mutation Launch($params: ExecutionParams!) {
   launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { id } }
     ... on PythonError { message } } }"""
-_REPOSITORIES = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
+REPOSITORIES = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
 
 
 def ask(url: str, query: str, **variables: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -60,7 +60,7 @@ def ask(url: str, query: str, **variables: Any) -> dict[str, Any]:  # noqa: ANN4
 def answers(url: str) -> bool:
     """Whether the webserver of this URL knows the definitions."""
     try:
-        return "nodes" in ask(url, _REPOSITORIES)["repositoriesOrError"]
+        return "nodes" in ask(url, REPOSITORIES)["repositoriesOrError"]
     except (urllib.error.URLError, ConnectionError):
         return False
 
@@ -71,7 +71,7 @@ def launch(url: str, job: str) -> str:
     Raises:
         SystemExit: it was not launched.
     """
-    (repository,) = ask(url, _REPOSITORIES)["repositoriesOrError"]["nodes"]
+    (repository,) = ask(url, REPOSITORIES)["repositoriesOrError"]["nodes"]
     selector = {"repositoryName": repository["name"], "repositoryLocationName": repository["location"]["name"]}
     told = ask(url, LAUNCH, params={"selector": {**selector, "jobName": job}})["launchRun"]
     if told["__typename"] != "LaunchRunSuccess":

@@ -21,8 +21,10 @@ from virnuc_assets.bootstrap import artifact_location, dagster_home, mlflow_serv
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.processes import Part, end, lock_file, mark, processes_of, serves_code
 from virnuc_assets.reaper import mend_runs, reap
+from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.held_files import hold, holder, release
+from virnuc_assets.storage.layout import require_layout
 
 LOOPBACK = "127.0.0.1"
 LOCATION = "virnuc_assets"
@@ -40,8 +42,9 @@ def serve(settings: Settings, say: Callable[[str], None]) -> int:
         0 after Ctrl-C or SIGTERM, 1 if a server died too often.
 
     Raises:
-        VirnucError: another `virnuc up` of this project lives, or a port is taken.
+        VirnucError: another `virnuc up` of this project lives, a port is taken, or results are of the former layout.
     """
+    require_layout(Workspace(settings).layout)
     home = dagster_home(settings)
     if not hold(lock_file(home)):
         raise VirnucError(

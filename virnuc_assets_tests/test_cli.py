@@ -151,10 +151,10 @@ def test_embed_writes_the_vectors_of_the_graph(
         np.testing.assert_allclose(vectors_of(found), vectors_of(read_table(path)), atol=1e-5, rtol=0)
 
 
-def test_predict_writes_what_the_graph_writes(finished: Finished, copied: Project, tmp_path: Path) -> None:
-    """Through the installed script, in a process without Dagster; in a copy, since this process holds the device."""
+def test_predict_writes_what_the_graph_writes(finished: Finished, tmp_path: Path) -> None:
+    """Through the installed script, in a process without Dagster."""
     source = finished.settings.incoming / f"{SAMPLE}.fasta"
-    done = console("predict", source, "--out", tmp_path / "out", cwd=copied.root)
+    done = console("predict", source, "--out", tmp_path / "out", cwd=finished.root)
     assert done.returncode == 0, done.stderr
     report = finished.workspace.layout.sample_report(SAMPLE)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)

@@ -20,20 +20,21 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 GENOMES = ("phiX174", "dengue1", "plasmid_pPCP1")
 
 
+@pytest.fixture(scope="module")
+def embedded(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a project that is only copied: nothing is missing, so nothing is requested by itself."""
+    project = new_project(tmp_path_factory.mktemp("embedded") / "project", blank, GENOMES, in_memory=False)
+    assert failures(*project.run_reference()) == []
+    project.instance.dispose()
+    return project.root
+
+
 @pytest.fixture
-def platform(blank: Path, tmp_path: Path) -> Iterator[Running]:
-    project = new_project(tmp_path / "project", blank, GENOMES, in_memory=False)
-    assert failures(project.job(PLAN_REFERENCE_JOB)) == []
-    stages = [REFERENCE.key(name) for name in ("chunked_fasta", "translated_proteins")]
-    assert failures(project.materialize(*stages, partition=ends(project))) == []
+def platform(embedded: Path, tmp_path: Path) -> Iterator[Running]:
+    project = Project(shutil.copytree(embedded, tmp_path / "project"))
     with running(project) as platform:
         yield platform
     project.instance.dispose()
-
-
-def ends(project: Project) -> tuple[str, str]:
-    keys = project.keys(REFERENCE)
-    return keys[0], keys[-1]
 
 
 def tables(project: Project) -> dict[str, int]:

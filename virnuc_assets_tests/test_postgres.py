@@ -19,10 +19,8 @@ import yaml
 
 from virnuc_assets.bootstrap import dagster_home, set_up
 from virnuc_assets.defs import jobs
-from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, register
-from virnuc_assets.storage.held_files import release
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, range_tags, register
 from virnuc_assets.tracking import EXPERIMENT
-from virnuc_assets.workstation.device_lock import device_names
 from virnuc_assets_tests.assets.project import GENOMES, SAMPLE, SAMPLE_RECORDS, Project, failures, new_project, quiet
 from virnuc_assets_tests.postgres_server import PASSWORD, PostgresServer, postgres_server
 from virnuc_assets_tests.running import CHECKOUT, free_ports, running, until
@@ -120,7 +118,7 @@ def test_trainings_go_to_a_server_of_mlflow(
 def add_partitions(home: str, number: int) -> None:
     with dg.DagsterInstance.from_config(home) as instance:
         for shard in range(20):
-            register(instance, SAMPLES.partitions, [f"both-{shard:06}", f"of{number}-{shard:06}"])
+            register(instance, SAMPLES, [f"both-{shard:06}", f"of{number}-{shard:06}"])
 
 
 def test_processes_that_register_partitions_at_once_lose_none(project: Project) -> None:
@@ -141,12 +139,10 @@ def test_processes_that_register_partitions_at_once_lose_none(project: Project) 
 def test_cut_connections_and_a_restart_of_the_database_cost_no_shard(project: Project, server: PostgresServer) -> None:
     folders = sorted((project.workspace.layout.results / "reference").glob("*_embeddings"))
     keys = project.keys(REFERENCE)
-    release(project.workspace.layout.locks / f"{device_names('auto')[0]}.lock")  # this process embedded before
     with running(project, tracking={"uri": server.url("mlflow")}) as platform:
         for folder in folders:
             shutil.rmtree(folder)
-        ends = {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
-        run_id = platform.launch(jobs.REFERENCE_JOB, **ends)
+        run_id = platform.launch(jobs.REFERENCE_JOB, **range_tags(keys))
         until(lambda: any(folder.is_dir() and list(folder.glob("*.parquet")) for folder in folders), "a first table")
         for _ in range(20):
             server.cut_off("dagster")

@@ -22,6 +22,8 @@ from virnuc_assets.resources import Workspace
 from virnuc_assets.tracking import TRAINING_TAG, MlflowTracking
 
 GROUP = "classifiers"
+# Of a classifier's description, on its page.
+_SHOWN = ("dna_dim", "protein_dim", "merged_dim", "best_epoch", "temperature", "data_digest", "encoders")
 
 
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
@@ -68,15 +70,9 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         run_id = tracking.find_training(description.weights_sha256)
         metadata = {
             "trained_anew": not reused,
-            "dna_dim": description.dna_dim,
-            "protein_dim": description.protein_dim,
-            "merged_dim": description.merged_dim,
-            "best_epoch": description.best_epoch,
-            "temperature": description.temperature,
+            **{name: getattr(description, name) for name in _SHOWN},
             **fit.row_counts,
-            "data_digest": description.data_digest,
             "digest": description.weights_sha256,
-            "encoders": description.encoders,
             "training": workspace.settings.training.model_dump(),
             "folder": dg.MetadataValue.path(str(folder)),
             "mlflow_run": tracking.link(run_id or ""),

@@ -1,6 +1,6 @@
 """Group `shards`: plans the files of the watched folder into sample shards, and books what became of each file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,9 +88,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
         write_into_book(layout, _entries(states, names, plans, failures | duplicates), files)
         raise_failures(failures, "samples that cannot be read; all others are planned")
         facts: dict[str, Any] = {
-            "samples": len(samples),
-            "records": sum(len(whole_records(plan.pieces)) for plan in samples.values()),
-            "shards": sum(len(found) for found in versions.values()),
+            **_totals(samples.values()),
             "samples_added": len(added),
             "samples_removed": len(removed),
             "duplicates": _told(duplicates),
@@ -99,6 +97,11 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
         yield dg.MaterializeResult(metadata=facts, data_version=dg.DataVersion(digest_of(versions)))
 
     return [sample_plan, shards_spec(SAMPLES, "Samples, as their files were planned.")]
+
+
+def _totals(plans: Collection[ShardPlan]) -> dict[str, int]:
+    records = sum(len(whole_records(plan.pieces)) for plan in plans)
+    return {"samples": len(plans), "records": records, "shards": sum(len(plan.shards) for plan in plans)}
 
 
 def _plan_each(

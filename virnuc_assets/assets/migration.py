@@ -52,7 +52,6 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
         automation condition then requests it by itself, so that no older verdict stands. Evidence, tables and pages are
         in one folder, from which `virnuc decide --from` computes all of it again.
         """
-        from virnuc_assets.migration.bundle import Bundle, write_bundle
         from virnuc_assets.migration.report import markdown_summary
 
         inputs, evidence = inputs_of(context), gather_evidence(context.instance, workspace)
@@ -60,19 +59,8 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
         folder, made = workspace.layout.whole(DECISION).parent, latest(context.instance, context.asset_key)
         written = {name: value.value for name, value in made.metadata.items()} if made else {}
         if made and (written.get("basis"), written.get("files")) == (basis, _files_digest(folder)):
-            return whole_result(
-                inputs, (made.tags or {})[DATA_VERSION], made.metadata
-            )  # the same evidence and criteria
-        runs = _training_runs(tracking, evidence)
-        with tracking.run("migration decision", {"dagster.run_id": context.run.run_id}, {}) as run_id:
-            links = {"MLflow run of the decision": run_id}
-            links |= {f"MLflow run of {role}'s classifier": found for role, found in runs.items()}
-            addresses = [(text, str(tracking.link(found).url)) for text, found in links.items()]
-            addresses.append(("Dagster run", f"{settings.servers.dagster_url}/runs/{context.run.run_id}"))
-            bundle = Bundle(evidence, settings.decision, settings.evaluation, tuple(addresses))
-            decision = write_bundle(folder, bundle)
-            _track(tracking, decision, runs, run_id)
-        _move_aliases(tracking, decision, evidence)
+            return whole_result(inputs, (made.tags or {})[DATA_VERSION], made.metadata)  # same evidence and criteria
+        decision, run_id = _decide(tracking, workspace, evidence, folder, context.run.run_id)
         metadata = {
             "outcome": decision.outcome,
             "reasons": list(decision.reasons),
@@ -87,6 +75,24 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
         return whole_result(inputs, digest_of(decision.to_json()), metadata)
 
     return migration_decision
+
+
+def _decide(
+    tracking: MlflowTracking, workspace: Workspace, evidence: "Evidence", folder: Path, dagster_run_id: str
+) -> tuple["Decision", str]:
+    """Write the decision's folder, log it in an MLflow run and move the aliases; returns the decision and the run."""
+    from virnuc_assets.migration.bundle import Bundle, write_bundle
+
+    settings, runs = workspace.settings, _training_runs(tracking, evidence)
+    with tracking.run("migration decision", {"dagster.run_id": dagster_run_id}, {}) as run_id:
+        links = {"MLflow run of the decision": run_id}
+        links |= {f"MLflow run of {role}'s classifier": found for role, found in runs.items()}
+        addresses = [(text, str(tracking.link(found).url)) for text, found in links.items()]
+        addresses.append(("Dagster run", f"{settings.servers.dagster_url}/runs/{dagster_run_id}"))
+        decision = write_bundle(folder, Bundle(evidence, settings.decision, settings.evaluation, tuple(addresses)))
+        _track(tracking, decision, runs, run_id)
+    _move_aliases(tracking, decision, evidence)
+    return decision, run_id
 
 
 def _files_digest(folder: Path) -> str:

@@ -104,9 +104,15 @@ def planned(workspace: Workspace) -> ShardPlan:
 
 
 def record_sources(workspace: Workspace) -> dict[str, Source]:
-    """The catalogued source of every planned record."""
-    sources = {source.name: source for source in workspace.catalogue()}
-    return {piece.record_id: sources[piece.source] for piece in planned(workspace).pieces}
+    """The catalogued source of every planned record.
+
+    Raises:
+        VirnucError: a planned source has left the catalogue.
+    """
+    sources, plan = {source.name: source for source in workspace.catalogue()}, planned(workspace)
+    if gone := sorted(plan.sources.keys() - sources.keys()):
+        raise VirnucError(f"source {gone[0]!r} is planned, but not catalogued: materialize reference/shard_plan")
+    return {piece.record_id: sources[piece.source] for piece in plan.pieces}
 
 
 def named_records(workspace: Workspace) -> dict[str, set[str]]:

@@ -91,9 +91,8 @@ def latest(project: Project, key: dg.AssetKey, partition: str | None) -> dg.Asse
 
 def tables_of(project: Project, key: dg.AssetKey, partition: str) -> list[Path]:
     """Tables of a partition: one of the reference, of a sample one for each of its shards."""
-    layout, (domain, asset) = project.workspace.layout, key.path
-    shards = [partition] if domain == "reference" else SAMPLES.shards(layout, partition)
-    return [layout.table(domain, asset, shard) for shard in shards]
+    layout, of = project.workspace.layout, REFERENCE if key.path[0] == "reference" else SAMPLES
+    return [layout.table(of.domain, key.path[-1], shard) for shard in of.shards(layout, partition)]
 
 
 def per_shard(project: Project) -> Iterator[tuple[dg.AssetKey, str, list[Path]]]:

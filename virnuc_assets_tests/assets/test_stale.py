@@ -117,10 +117,12 @@ def test_settings_and_removed_tables_ask_for_exactly_what_follows_from_them(know
     removed.unlink()
     assert stale(known) == Stale(reference={shard: {"kmer_dna_embeddings", "kmer_features"}})
     checks = dg.AssetSelection.checks_for_assets(REFERENCE.key("shards"), SAMPLES.key("shards"))
-    checked = dg.materialize(known.defs.asset_checks or (), instance=known.instance, selection=checks)
-    found = {check.asset_key.path[0]: check for check in checked.get_asset_check_evaluations()}
-    assert found["samples"].passed and not found["reference"].passed
-    assert found["reference"].metadata["first_faults"].value == [
+    checked = dg.materialize(
+        known.defs.asset_checks or (), instance=known.instance, resources=known.defs.resources, selection=checks
+    )
+    by_domain = {check.asset_key.path[0]: check for check in checked.get_asset_check_evaluations()}
+    assert by_domain["samples"].passed and not by_domain["reference"].passed
+    assert by_domain["reference"].metadata["first_faults"].value == [
         f"partition {shard}: missing or stale: materialize reference/kmer_dna_embeddings, reference/kmer_features"
     ]
     assert demo(known) == 1

@@ -1,4 +1,4 @@
-"""The code location of the project in the current folder, with a schedule, a sensor and an automation beside its own.
+"""The code location of the project in the current folder, with a schedule, a sensor and an automation for its own.
 
 Each asks for the same embeddings, and is off until it is turned on.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from virnuc_assets import lost_runs
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.settings_file import load_settings
@@ -32,11 +33,7 @@ def on_sight(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReas
 
 
 missing = dg.AutomationConditionSensorDefinition(
-    AUTOMATION,
-    target=dg.AssetSelection.assets(ASSET).without_checks(),
-    default_condition=dg.AutomationCondition.missing() & ~dg.AutomationCondition.in_progress(),
-    use_user_code_server=True,
-    minimum_interval_seconds=1,
+    AUTOMATION, target=dg.AssetSelection.assets(ASSET).without_checks(), minimum_interval_seconds=1
 )
 
 
@@ -50,5 +47,13 @@ def _request(path: str) -> dg.RunRequest | dg.SkipReason:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    more = dg.Definitions(jobs=[embed_one], schedules=[each_minute], sensors=[on_sight, missing])
-    return dg.Definitions.merge(build_defs(load_settings(Path("virnuc.toml"))), more)
+    own = build_defs(load_settings(Path("virnuc.toml")))
+    return dg.Definitions(
+        assets=own.assets,
+        asset_checks=own.asset_checks,
+        jobs=[*(own.jobs or ()), embed_one],
+        schedules=[each_minute],
+        sensors=[*lost_runs.build_sensors(), on_sight, missing],
+        resources=own.resources,
+        executor=own.executor,
+    )
