@@ -61,7 +61,7 @@ def assert_whole(platform: Running, before: dict[str, int]) -> None:
     """All is embedded, what was finished was not touched, no slot is taken, and nothing unfinished lies about."""
     project = platform.project
     now = tables(project)
-    assert len(now) == len(project.keys(REFERENCE)) * len(project.workspace.slots())
+    assert len(now) == len(project.keys(REFERENCE)) * len(project.workspace.encoder_names())
     assert {path: now[path] for path in before} == before
     until(lambda: platform.taken_slots() == 0, "slots", patience=30)
     assert [path for path in project.root.rglob("*") if ".partial" in path.name] == []

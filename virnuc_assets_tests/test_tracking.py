@@ -156,7 +156,7 @@ def test_the_registered_model_scores_as_the_saved_classifier(
 ) -> None:
     """On batches of one, of five, and of two rows, which is what its example had."""
     layout = finished.workspace.layout
-    rows = vectors_of(read_table(layout.table("reference", f"{variant}_features", "HIV1-000001")))[:5]
+    rows = vectors_of(read_table(layout.table("reference", f"{variant}_features", "viral-0001")))[:5]
     assert len(rows) == 5
     logged = mlflow.pytorch.load_model(model_uri(client, variant))
     model, _ = load_classifier(layout.classifier(variant))

@@ -99,7 +99,7 @@ def require_layout(layout: Layout) -> None:
     former = sorted(path.name for path in plans.glob("*.parquet") if path.stem != REFERENCE_PLAN)
     if former:
         raise VirnucError(
-            f"{plans}: {former[0]} and {len(former) - 1} more are of the former layout, with shards of one source file "
+            f"{plans}: {len(former)} plans of the former layout, e.g. {former[0]}, with shards of one source file "
             f"each; nothing of it is read. Remove the folders {layout.results / 'reference'} and "
             f"{layout.results / 'samples'} and start again; checkpoints, classifiers and the split stay"
         )

@@ -99,7 +99,7 @@ def test_a_project_of_the_former_layout_is_refused_with_what_to_remove(small: Pr
         (folder / f"{name}.parquet").touch()
     for job in (PLAN_REFERENCE_JOB, jobs.PLAN_SAMPLES_JOB):
         (told,) = failures(small.job(job))
-        assert "HIV1.parquet and 1 more are of the former layout, with shards of one source file each" in told
+        assert "HIV1.parquet" in told and "of the former layout" in told
         assert f"Remove the folders {layout.results / 'reference'} and {layout.results / 'samples'} and start" in told
     assert small.keys(REFERENCE) == small.keys(SAMPLES) == []
 

@@ -51,7 +51,7 @@ def test_results_of_the_former_layout_are_refused_by_name(tmp_path: Path) -> Non
     require_layout(layout)
     for name in ("HIV1", "phiX174"):
         plan.with_stem(name).touch()
-    with pytest.raises(VirnucError, match="HIV1.parquet and 1 more are of the former layout") as caught:
+    with pytest.raises(VirnucError, match="2 plans of the former layout, e.g. HIV1.parquet") as caught:
         require_layout(layout)
     assert f"Remove the folders {tmp_path / 'miniature/reference'} and {tmp_path / 'miniature/samples'}" in str(
         caught.value
