@@ -44,7 +44,7 @@ def on_slurm(project: Project, cluster: Cluster, environment: Mapping[str, str] 
 def device_held(project: Project) -> Iterator[Callable[[], None]]:
     """Runs that embed wait in their step as long as this process holds the device; gives what lets it go."""
     path = project.workspace.layout.locks / f"{device_names(project.settings.encoding.device)[0]}.lock"
-    until(lambda: hold(path), "the device", patience=SECONDS)  # a run that has succeeded holds it until its end
+    until(lambda: hold(path), "the device", patience=SECONDS)
     with contextlib.ExitStack() as holding:
         holding.callback(release, path)
         yield holding.close
