@@ -31,7 +31,7 @@ from virnuc_assets_tests.running import running, until
 pytestmark = pytest.mark.slurm
 pytest_plugins = ["virnuc_assets_tests.assets.finished", "virnuc_assets_tests.launching.slurm_cluster"]
 
-GENOMES = ("phiX174", "dengue1", "dengue2", "HIV1", "plasmid_pPCP1")
+GENOMES = ("phiX174", "dengue1", "dengue2", "HIV1", "plasmid_pPCP1", "Buchnera")  # five shards, one for each way
 NOT_PASSED_ON = {"A_SECRET": "not for jobs"}
 # As the page cancels a run that has not begun; it offers no other way.
 FORCED = """mutation($run: String!) { terminateRun(runId: $run, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) {
