@@ -29,7 +29,7 @@ from virnuc_assets.demo import Runs, bars
 from virnuc_assets.foreign_text import printable
 from virnuc_assets.processes import processes_of
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.incoming import read_book
+from virnuc_assets.sequences.incoming import read_intake_log
 from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.settings import Settings
 from virnuc_assets.settings_file import load_settings
@@ -66,7 +66,7 @@ def _kept(settings: Settings, shards: ShardSet) -> list[str]:
 
 
 def is_settled(settings: Settings, shards: ShardSet = SAMPLES) -> bool:
-    """Whether every file is in the book, every partition's tables are today's, and no run goes on."""
+    """Whether every file is in the intake log, every partition's tables are today's, and no run goes on."""
     with dg.DagsterInstance.from_config(str(dagster_home(settings))) as instance:
         active = BulkActionsFilter(statuses=[s for s in BulkActionStatus if s not in BULK_ACTION_TERMINAL_STATUSES])
         return not (
@@ -127,10 +127,10 @@ def slots_taken(instance: dg.DagsterInstance) -> int:
 
 def verdict(settings: Settings, expected: Settings, files: Sequence[Dropped]) -> dict[str, float]:
     """Counts of what is right and wrong with every file that was dropped."""
-    layout, book = Workspace(settings).layout, read_book(Workspace(settings).layout)
+    layout, intake = Workspace(settings).layout, read_intake_log(Workspace(settings).layout)
     figures = dict.fromkeys(("files_good", "files_bad_reported", "files_duplicate", "rows_lost", "rows_doubled"), 0.0)
     for file in files:
-        entry = book.get(printable(file.name))
+        entry = intake.get(printable(file.name))
         if not file.good:
             figures["files_bad_reported"] += entry is not None and entry.fate in _REFUSED and bool(entry.reason)
         elif file.same_as is not None:

@@ -29,7 +29,7 @@ from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguous_ranges, range_tags
-from virnuc_assets.defs.provenance import CHUNKS, FRAMES
+from virnuc_assets.defs.provenance import CHUNKS, FRAMES, vectors
 from virnuc_assets.defs.stale import files_to_plan, plan_is_current, stale_assets, stale_partitions
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
@@ -68,7 +68,7 @@ def run_demo(settings: Settings, out: Console) -> None:
 
 def run_everything(workspace: Workspace, run: Runs) -> None:
     """All phases in order; of each what is missing or stale."""
-    settings, reference = workspace.settings, jobs.vectors(workspace, "reference")
+    settings, reference = workspace.settings, vectors(workspace.kept_variants("reference"))
     if settings.refseq and not refseq.is_downloaded(workspace):
         run.job(jobs.FETCH_JOB)
     if not plan_is_current(run.instance, workspace):

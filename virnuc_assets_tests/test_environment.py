@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_written_fails_the_step(tmp_path: Path) -> None:
     workspace.layout.results.write_text("a file, not a folder")
     description, facts = failure(run(workspace))
     store = f"the results store {workspace.layout.results}"
-    assert f"{platform.node()}: {store} cannot be written and read: FileExistsError" in description
+    assert f"{platform.node()}: {store} cannot be written and read: [Errno 17] File exists" in description
     assert facts["host"] == platform.node()
 
 
@@ -74,9 +74,9 @@ def test_a_store_that_does_not_answer_fails_the_step(tmp_path: Path, monkeypatch
     for name, value in {**away, "AWS_MAX_ATTEMPTS": "1", "AWS_DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(name, value)
     settings = Settings.model_validate({"root": tmp_path, "paths": {"results": "s3://bucket/away"}})
-    description, _ = failure(run(Workspace(settings)))
-    assert "the results store s3://bucket/away/miniature cannot be written and read: " in description
-    assert "EndpointConnectionError" in description
+    (event,) = (event for event in run(Workspace(settings)).all_events if event.is_step_failure)
+    assert "EndpointConnectionError" in event.step_failure_data.error_display_string
+    assert "http://127.0.0.1:9" in event.step_failure_data.error_display_string
 
 
 def test_a_gpu_that_the_settings_require_and_is_absent_fails_the_step(

@@ -1,4 +1,4 @@
-"""Group `shards`: plans the files of the watched folder into sample shards, and books what became of each file."""
+"""Group `shards`: plans the files of the watched folder into sample shards, and notes the status of each file."""
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -17,9 +17,9 @@ from virnuc_assets.sequences.incoming import (
     IncomingFile,
     file_states,
     known_contents,
-    read_book,
+    read_intake_log,
     visible_files,
-    write_into_book,
+    write_intake_log,
 )
 from virnuc_assets.sequences.opening import SequenceFileError, SourceChanged
 from virnuc_assets.sequences.plan_table import SameRecords, ShardPlan, plan_sample, read_shard
@@ -71,10 +71,10 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
         require_layout(layout)
         files = visible_files(settings.incoming)
         chosen = {name: path for name, path in files.items() if config.files is None or name in config.files}
-        states, book = file_states(chosen, settings.sequences), read_book(layout)
-        names, failures = _sample_names(files, chosen, book)
+        states, intake = file_states(chosen, settings.sequences), read_intake_log(layout)
+        names, failures = _sample_names(files, chosen, intake)
         sources = {file: Source(names[file], chosen[file]) for file in states if file not in failures}
-        plans = _plan_each(workspace, sources, known_contents(layout, book), failures)
+        plans = _plan_each(workspace, sources, known_contents(layout, intake), failures)
         samples = {names[file]: plan for file, plan in plans.items()}
         growing, duplicates = _taken_out(failures, SourceChanged), _taken_out(failures, SameRecords)
         refused = {names[file] for file, error in failures.items() if isinstance(error, SequenceFileError)}
@@ -85,7 +85,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
         removed = unregister_all_but(context.instance, SAMPLES, planned)
         versions = {name: _shard_digests(workspace, name, plan) for name, plan in samples.items()}
         yield from changed_partitions(context.instance, SAMPLES, versions)
-        write_into_book(layout, _entries(states, names, plans, failures | duplicates), files)
+        write_intake_log(layout, _entries(states, names, plans, failures | duplicates), files)
         raise_failures(failures, "samples that cannot be read; all others are planned")
         facts: dict[str, Any] = {
             **_totals(samples.values()),
@@ -126,13 +126,13 @@ def _shard_digests(workspace: Workspace, sample: str, plan: ShardPlan) -> list[s
 
 
 def _sample_names(
-    files: Mapping[str, Path], chosen: Mapping[str, Path], book: Mapping[str, IncomingFile]
+    files: Mapping[str, Path], chosen: Mapping[str, Path], intake: Mapping[str, IncomingFile]
 ) -> tuple[dict[str, str], dict[str, VirnucError]]:
     """Sample name of every file that has one; of chosen files that are named alike one is taken, others are refused."""
     failures: dict[str, VirnucError] = {}
     owners: dict[str, str] = {}  # by sample; who has the name already, keeps it
     names: dict[str, str] = {}
-    planned_first = sorted(files, key=lambda file: (file not in book or book[file].fate != "planned", file))
+    planned_first = sorted(files, key=lambda file: (file not in intake or intake[file].fate != "planned", file))
     for file in planned_first:
         try:
             names[file] = source_name(files[file])
@@ -151,7 +151,7 @@ def _entries(
     plans: Mapping[str, ShardPlan],
     failures: Mapping[str, VirnucError],
 ) -> list[IncomingFile]:
-    """The book's entries; a failure that is not the file's, as a full disk, is none: the file goes on waiting."""
+    """Entries of the intake log; a failure that is not the file's, e.g. a full disk, is none, and the file waits."""
     entries = []
     for file, state in states.items():
         sample, error = names.get(file), failures.get(file)

@@ -10,7 +10,7 @@ from virnuc_assets.assets import refseq
 from virnuc_assets.defs.automation import plan_condition
 from virnuc_assets.defs.partitions import REFERENCE, ShardSet, group_of, register, unregister_all_but
 from virnuc_assets.defs.provenance import plan_digest
-from virnuc_assets.defs.sharded_asset import DATA_VERSION, OWNERS, raise_failures, recorded_versions
+from virnuc_assets.defs.sharded_asset import DATA_VERSION, OWNERS, joined_version, raise_failures, recorded_versions
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.plan_table import LABELS, ShardPlan, plan_reference, read_shard
@@ -98,8 +98,7 @@ def changed_partitions(
     key = shards.key(SHARDS)
     recorded = recorded_versions(instance, key, list(versions))
     for partition, digests in versions.items():
-        version = digests[0] if len(digests) == 1 else digest_of(digests)
-        if recorded.get(partition) != version:
+        if recorded.get(partition) != (version := joined_version(digests)):
             yield dg.AssetMaterialization(
                 key, partition=partition, metadata={"shards": len(digests)}, tags={DATA_VERSION: version}
             )

@@ -62,7 +62,7 @@ def _environment(device: str) -> dict[str, str | int]:
 
 
 def _store_answer(path: Path, facts: dict[str, str | int]) -> str:
-    """Write a small file, read it back and delete it; any error of the store's client fails the step."""
+    """Write a small file, read it back and delete it; what goes wrong fails the step."""
     text, start = path.name, time.monotonic()
     try:
         with written_aside(path) as partial:
@@ -70,10 +70,10 @@ def _store_answer(path: Path, facts: dict[str, str | int]) -> str:
         if (found := path.read_text(encoding="utf-8")) != text:
             raise OSError(f"expected {text!r}, found {found!r}")
         path.unlink()
-    except Exception as error:
+    except OSError as error:  # what the client of an object store raises says enough
         raise dg.Failure(
-            f"{facts['host']}: the results store {path.parent} cannot be written and read: {type(error).__name__}: "
-            f"{error}. Make that folder writable for user {facts['user']}, or correct [paths] results.",
+            f"{facts['host']}: the results store {path.parent} cannot be written and read: {error}. "
+            f"Make that folder writable for user {facts['user']}, or correct [paths] results.",
             metadata=facts,
         ) from error
     return f"written and read back in {time.monotonic() - start:.3f} s"

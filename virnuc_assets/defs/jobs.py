@@ -9,9 +9,8 @@ from virnuc_assets.assets import finetuning, refseq
 from virnuc_assets.assets.accounts import LEDGER
 from virnuc_assets.assets.migration import DECISION
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet
-from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS
+from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS, vectors
 from virnuc_assets.resources import Workspace
-from virnuc_assets.storage.layout import Domain
 
 FETCH_JOB = "fetch_refseq"
 PLAN_REFERENCE_JOB = "plan_reference"
@@ -39,13 +38,13 @@ _PHASES = {
 
 def build_jobs(workspace: Workspace) -> list[Any]:
     """One job a phase; within each, Dagster follows the lineage."""
-    sample_stages = [CHUNKS, FRAMES, *vectors(workspace, "samples"), PREDICTIONS]
-    others = [name for name in _all_vectors(workspace, "samples") if name not in sample_stages]
+    sample_stages = [CHUNKS, FRAMES, *vectors(workspace.kept_variants("samples")), PREDICTIONS]
+    others = [name for name in vectors(workspace.variants("samples")) if name not in sample_stages]
     release = dg.AssetSelection.assets(refseq.RELEASE)
     selections = {
         **({FETCH_JOB: release} if workspace.settings.refseq else {}),
         PLAN_REFERENCE_JOB: dg.AssetSelection.assets(REFERENCE.key("shard_plan")),
-        REFERENCE_JOB: _assets(REFERENCE, [CHUNKS, FRAMES, *vectors(workspace, "reference")]),
+        REFERENCE_JOB: _assets(REFERENCE, [CHUNKS, FRAMES, *vectors(workspace.kept_variants("reference"))]),
         DECISION_JOB: dg.AssetSelection.groups("classifiers", "migration") | dg.AssetSelection.assets(LEDGER),
         DECIDE_JOB: dg.AssetSelection.assets(DECISION),
         PLAN_SAMPLES_JOB: dg.AssetSelection.assets(SAMPLES.key("shard_plan")),
@@ -59,18 +58,6 @@ def build_jobs(workspace: Workspace) -> list[Any]:
 
 def _assets(shards: ShardSet, names: Iterable[str]) -> dg.AssetSelection:
     return dg.AssetSelection.assets(*map(shards.key, names))
-
-
-def vectors(workspace: Workspace, domain: Domain) -> list[str]:
-    """Embeddings and features that are kept up to date."""
-    variants = workspace.kept_variants(domain)
-    embedded = [f"{name}_embeddings" for name in workspace.kept_encoders(domain)]
-    return [*embedded, *(f"{variant.name}_features" for variant in variants)]
-
-
-def _all_vectors(workspace: Workspace, domain: Domain) -> list[str]:
-    embedded = [f"{name}_embeddings" for name in workspace.encoder_names(domain)]
-    return [*embedded, *(f"{variant.name}_features" for variant in workspace.variants(domain))]
 
 
 def _encoder_job(workspace: Workspace, name: str) -> Any:  # noqa: ANN401  (Dagster's own type is not public)

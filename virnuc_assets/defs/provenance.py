@@ -8,7 +8,7 @@ noticed by whatever comes after it, however it was launched.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,13 @@ from virnuc_assets.storage.schemas import chunks_schema, frames_schema, vector_d
 from virnuc_assets.storage.tables import Recipe, content_digest, is_made_by, read_schema, require_table
 
 CHUNKS, FRAMES, LEDGER, PREDICTIONS = "chunked_fasta", "translated_proteins", "ledger", "predictions"
+
+
+def vectors(variants: Iterable[Variant]) -> list[str]:
+    """Embedding and feature assets of some variants, each once, in the order in which they are made."""
+    chosen = list(variants)
+    encoders = dict.fromkeys(name for variant in chosen for name in (variant.dna, variant.protein))
+    return [*(f"{name}_embeddings" for name in encoders), *(f"{variant.name}_features" for variant in chosen)]
 
 
 def planned_shard(workspace: Workspace, domain: Domain, shard: str) -> ShardPlan:
@@ -180,10 +187,8 @@ class Today:
     @cached_property
     def stages(self) -> list[str]:
         """Per-shard assets that are kept up to date, in the order in which they are made."""
-        workspace, domain = self._workspace, self._domain
-        variants, names = workspace.variants(domain), workspace.encoder_names(domain)
-        tables = [*(f"{name}_embeddings" for name in names), *(f"{variant.name}_features" for variant in variants)]
-        return [CHUNKS, FRAMES, *tables, *([PREDICTIONS] if domain == "samples" else [])]
+        last = [PREDICTIONS] if self._domain == "samples" else []
+        return [CHUNKS, FRAMES, *vectors(self._workspace.variants(self._domain)), *last]
 
     def is_current(self, asset: str, shard: str) -> bool:
         """Whether a shard's table is there and made from today's inputs."""

@@ -153,14 +153,12 @@ def _made(
 
 def _settled(work: Work, shard: str) -> Outcome:
     """The outcome for inputs that did not change while it was made; else a change would be lost, as it came before."""
-    outcome = work(shard)
-    if "rows_made" not in outcome.metadata:  # it is made of all of its inputs at once
-        return outcome
+    made: Outcome | None = None
     for _ in range(_TRIES):
-        now = work(shard)
-        if not now.metadata.get("rows_made"):
-            return outcome
-        outcome = now
+        outcome = work(shard)
+        if not outcome.metadata.get("rows_made"):  # there was nothing to make, as the inputs are those of `made`
+            return made or outcome
+        made = outcome
     raise VirnucError(f"{shard}: its inputs changed {_TRIES} times while it was made; materialize it again")
 
 
@@ -173,13 +171,14 @@ def _joined(outcomes: Sequence[Outcome]) -> Outcome:
         for name, value in outcome.metadata.items():
             counts = isinstance(value, int | float) and not isinstance(value, bool) and name not in _NOT_ADDED
             metadata[name] = metadata.get(name, 0) + value if counts else value
-    return Outcome(_joined_version([outcome.data_version for outcome in outcomes]), metadata)
+    return Outcome(joined_version([outcome.data_version for outcome in outcomes]), metadata)
 
 
 _NOT_ADDED = frozenset({"peak_memory_mb", "dim", "dna_dim", "protein_dim", "merged_dim", "rows_per_s", "token_budget"})
 
 
-def _joined_version(versions: Sequence[str]) -> str:
+def joined_version(versions: Sequence[str]) -> str:
+    """Data version of a partition from those of its shards."""
     return versions[0] if len(versions) == 1 else digest_of(list(versions))
 
 
@@ -211,7 +210,7 @@ def _inputs(
             workspace.layout.table(shards.domain, dep.path[-1], shard) for shard in shards.shards(workspace.layout, key)
         ]
         if all(path.is_file() for path in tables):
-            version = _joined_version([content_digest(path) for path in tables])
+            version = joined_version([content_digest(path) for path in tables])
         else:
             version = recorded_version(instance, dep, key if dep.path[0] == shards.domain else None)
         tags[f"dagster/input_data_version/{dep.to_user_string()}"] = version

@@ -9,9 +9,8 @@ from virnuc_assets.assets.predictions import REPORT, report_is_current
 from virnuc_assets.assets.shards import PLAN, SHARDS
 from virnuc_assets.checks import result
 from virnuc_assets.defs.automation import check_condition
-from virnuc_assets.defs.jobs import vectors
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet
-from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS, Today
+from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS, Today, vectors
 from virnuc_assets.defs.sharded_asset import recorded_versions
 from virnuc_assets.defs.whole_asset import is_current
 from virnuc_assets.resources import Workspace
@@ -112,7 +111,7 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
 
 
 def _tables_check(workspace: Workspace, shards: ShardSet) -> dg.AssetChecksDefinition:
-    kept = [CHUNKS, FRAMES, *vectors(workspace, shards.domain), PREDICTIONS, REPORT]
+    kept = [CHUNKS, FRAMES, *vectors(workspace.kept_variants(shards.domain)), PREDICTIONS, REPORT]
 
     @dg.asset_check(asset=shards.key(SHARDS), name="tables_are_current", automation_condition=check_condition())
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:

@@ -1,8 +1,8 @@
-"""The watched folder: which files lie in it, in which state, and the book of what became of each.
+"""The watched folder: which files are in it, in which state, and the intake log of what became of each.
 
-A file is in the book once it was planned, refused, or recognised as a duplicate; until then, and when it changes, it
-waits, and so it does when the other file goes that had its name or its records. The book is one small table, so what
-is written there outlives every process.
+A file is in the intake log once it was planned, refused, or recognised as a duplicate. Until then, and when it changes,
+it waits; so it does when the other file goes that had its name or its records. The intake log is one small table, so
+what is written there outlives every process.
 """
 
 from __future__ import annotations
@@ -67,42 +67,42 @@ def file_states(files: Mapping[str, Path], settings: SequenceSettings) -> dict[s
     return states
 
 
-def read_book(layout: Layout) -> dict[str, IncomingFile]:
-    """The book by file; empty before the first file was planned."""
-    path = layout.incoming_book
+def read_intake_log(layout: Layout) -> dict[str, IncomingFile]:
+    """The intake log by file; empty before the first file was planned."""
+    path = layout.intake_log
     if not path.is_file():
         return {}
     return {row["file"]: IncomingFile(**row) for row in read_table(path, incoming_schema()).to_pylist()}
 
 
-def write_into_book(layout: Layout, entries: Iterable[IncomingFile], present: Iterable[str]) -> None:
+def write_intake_log(layout: Layout, entries: Iterable[IncomingFile], present: Iterable[str]) -> None:
     """Add or replace entries; of files that are not `present`, only those that were planned stay."""
-    path = layout.incoming_book
+    path = layout.intake_log
     layout.locks.mkdir(parents=True, exist_ok=True)
     there = set(present)
     with FileLock(layout.locks / f"incoming-{layout.profile}.lock"):
-        book = read_book(layout) | {entry.file: entry for entry in entries}
-        kept = [entry for name, entry in sorted(book.items()) if name in there or entry.fate == "planned"]
+        intake = read_intake_log(layout) | {entry.file: entry for entry in entries}
+        kept = [entry for name, entry in sorted(intake.items()) if name in there or entry.fate == "planned"]
         columns = {field.name: [getattr(entry, field.name) for entry in kept] for field in fields(IncomingFile)}
         write_table(path, pa.table(columns, schema=incoming_schema()), {"table": "incoming"})
 
 
-def known_contents(layout: Layout, book: Mapping[str, IncomingFile]) -> dict[str, str]:
+def known_contents(layout: Layout, intake: Mapping[str, IncomingFile]) -> dict[str, str]:
     """Samples whose plans lie there, by the digest of their records."""
-    planned = [entry for entry in book.values() if entry.fate == "planned" and entry.content and entry.sample]
+    planned = [entry for entry in intake.values() if entry.fate == "planned" and entry.content and entry.sample]
     there = [entry for entry in planned if layout.plan("samples", str(entry.sample)).is_file()]
     return {str(entry.content): str(entry.sample) for entry in there}
 
 
 def waiting_files(layout: Layout, files: Mapping[str, Path], settings: SequenceSettings) -> dict[str, str]:
-    """States of the files that are not in the book as they are today, or whose name or records are no other's now."""
-    states, book = file_states(files, settings), read_book(layout)
-    known = known_contents(layout, book)
-    namesakes = {name for name in states if name in book and book[name].fate == "namesake"}
+    """States of the files that the intake log does not know as they are, or whose name or records are free now."""
+    states, intake = file_states(files, settings), read_intake_log(layout)
+    known = known_contents(layout, intake)
+    namesakes = {name for name in states if name in intake and intake[name].fate == "namesake"}
     owned = {_sample_of(files[name]) for name in states.keys() - namesakes}
 
     def waits(name: str) -> bool:
-        entry = book.get(name)
+        entry = intake.get(name)
         if entry is None or entry.state != states[name]:
             return True
         if entry.fate == "duplicate":

@@ -66,7 +66,7 @@ class Layout:
         return self.var / self.profile / "classifiers" / variant
 
     @property
-    def incoming_book(self) -> Path:
+    def intake_log(self) -> Path:
         """What became of the files of the watched folder."""
         return self.table("samples", "incoming", "files")
 

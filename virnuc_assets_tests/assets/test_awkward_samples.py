@@ -8,7 +8,7 @@ import pytest
 
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import SAMPLES
-from virnuc_assets.sequences.incoming import read_book
+from virnuc_assets.sequences.incoming import read_intake_log
 from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets_tests.assets.project import failures, new_project
 from virnuc_assets_tests.sequences.test_nasty import FOLDER, REFUSED, TABLE
@@ -30,14 +30,14 @@ def test_awkward_samples_are_planned_or_named(blank: Path, tmp_path: Path) -> No
     (told,) = failures(project.job(jobs.PLAN_SAMPLES_JOB))
     assert "samples that cannot be read; all others are planned:" in told
     assert f"and {len(refused) - 10} more" in told
-    book = read_book(project.workspace.layout)
-    reasons = {entry.file: str(entry.reason) for entry in book.values() if entry.fate == "refused"}
+    log = read_intake_log(project.workspace.layout)
+    reasons = {entry.file: str(entry.reason) for entry in log.values() if entry.fate == "refused"}
     assert set(reasons) == refused
     for name, reason in reasons.items():
         assert reason.startswith(f"{incoming / name}: ")
         assert [word for word in re.findall("`([^`]+)`", TABLE[name][0]) if word not in reason] == []
 
-    duplicates = {entry.file for entry in book.values() if entry.fate == "duplicate"}
+    duplicates = {entry.file for entry in log.values() if entry.fate == "duplicate"}
     assert duplicates == SAME_AS_ANOTHER
     read = {source_name(Path(name)) for name in set(TABLE) - refused - duplicates}
     assert set(project.keys(SAMPLES)) == read

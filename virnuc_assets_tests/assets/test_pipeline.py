@@ -389,7 +389,7 @@ def test_a_second_run_leaves_every_table_byte_for_byte(again: Finished, finished
         stored = (project.workspace.layout.whole(asset, ".json") for project in (again, finished))
         assert len({path.read_bytes() for path in stored}) == 1
     changed = [name for name, path in after.items() if path.read_bytes() != before[name].read_bytes()]
-    # A plan tells the path of its source, and the book the state of a file: a copied project's lie elsewhere.
+    # A plan tells the path of its source, and the intake log the state of a file: a copied project's lie elsewhere.
     assert {Path(name).parent.name for name in changed} <= {"shard_plan", "incoming"}
     plans = [name for name in changed if Path(name).parent.name == "shard_plan"]
     assert all(content_digest(after[name]) == content_digest(before[name]) for name in plans)
