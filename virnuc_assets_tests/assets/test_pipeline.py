@@ -385,8 +385,9 @@ def training_runs(project: Project) -> int:
 def test_a_second_run_leaves_every_table_byte_for_byte(again: Finished, finished: Finished) -> None:
     after, before = again.tables(), finished.tables()
     assert after.keys() == before.keys()
-    for asset in ("encoder_benchmark", "migration_decision"):
-        stored = (project.workspace.layout.whole(asset, ".json") for project in (again, finished))
+    # The page links to the run that decided.
+    for asset, suffix in (("encoder_benchmark", ".json"), ("migration_decision", ".html")):
+        stored = (project.workspace.layout.whole(asset, suffix) for project in (again, finished))
         assert len({path.read_bytes() for path in stored}) == 1
     changed = [name for name, path in after.items() if path.read_bytes() != before[name].read_bytes()]
     # A plan tells the path of its source, and the intake log the state of a file: a copied project's lie elsewhere.
