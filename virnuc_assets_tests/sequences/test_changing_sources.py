@@ -91,7 +91,9 @@ def test_changed_after_planning(planned: tuple[Path, Plan], change: Callable[[Pa
 
 
 @pytest.mark.parametrize(
-    ("change", "content"), [(append, SMALL), (append, gzip.compress(LARGE, 0)), (overwrite, LARGE), (cut, LARGE)]
+    ("change", "content"),
+    [(append, SMALL), (append, gzip.compress(LARGE, 0)), (overwrite, LARGE), (cut, LARGE)],
+    ids=["append", "append to gzip", "overwrite", "cut"],
 )
 def test_changed_between_two_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], content: bytes
