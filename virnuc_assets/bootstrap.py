@@ -16,14 +16,14 @@ from dagster import DagsterInstance
 from filelock import FileLock
 
 from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.tracking import EXPERIMENT
 from virnuc_assets.encoders.registry import encoder_named, graph_encoder
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.launch import GPU_POOL
 from virnuc_assets.launcher import LocalRunLauncher
-from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.layout import Domain
-from virnuc_assets.tracking import EXPERIMENT
 from virnuc_assets.workstation.checkpoint_setup import resolve, set_up_encoder
 from virnuc_assets.workstation.lock import LOCK_FILE, Lock, read_lock, write_lock
 

@@ -16,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from virnuc_assets import catalogue_cli, exchange_cli
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.foreign_text import printable
-from virnuc_assets.resources import Workspace
 from virnuc_assets.settings_file import load_settings
 
 app = typer.Typer(
@@ -150,7 +150,7 @@ def decide(
     config: Config = DEFAULT_CONFIG,
 ) -> None:
     """Compute a migration decision again from its stored predictions, and compare every page byte for byte."""
-    from virnuc_assets.assets.migration import DECISION
+    from virnuc_assets.defs.assets.migration import DECISION
     from virnuc_assets.migration.bundle import recompute
 
     folder = source or Workspace(load_settings(config)).layout.whole(DECISION).parent

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import dagster as dg
 
-from virnuc_assets import checks, lost_runs
-from virnuc_assets.assets import (
+from virnuc_assets import lost_runs
+from virnuc_assets.bootstrap import mlflow_server_url, tracking_uri
+from virnuc_assets.defs import automation, checks, jobs, sensors, stale
+from virnuc_assets.defs.assets import (
     accounts,
     classifiers,
     embeddings,
@@ -25,15 +27,13 @@ from virnuc_assets.assets import (
     shards,
     virnucpro,
 )
-from virnuc_assets.bootstrap import mlflow_server_url, tracking_uri
-from virnuc_assets.defs import automation, jobs, sensors, stale
 from virnuc_assets.defs.environment import check_environment_job
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
+from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.tracking import MlflowTracking
 from virnuc_assets.launch import step_executor
-from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
 from virnuc_assets.settings_file import load_settings
-from virnuc_assets.tracking import MlflowTracking
 
 SETTINGS_FILE = "virnuc.toml"
 

@@ -22,17 +22,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from virnuc_assets.assets import finetuning, refseq
-from virnuc_assets.assets.incoming import PlanSamples
-from virnuc_assets.assets.migration import DECISION
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
+from virnuc_assets.defs.assets import finetuning, refseq
+from virnuc_assets.defs.assets.incoming import PlanSamples
+from virnuc_assets.defs.assets.migration import DECISION
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguous_ranges, range_tags
 from virnuc_assets.defs.provenance import CHUNKS, FRAMES, vectors
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.stale import files_to_plan, plan_is_current, stale_assets, stale_partitions
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.layout import require_layout

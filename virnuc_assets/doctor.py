@@ -8,8 +8,8 @@ import warnings
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import CheckpointError, CheckpointMissingError, find_checkpoint
-from virnuc_assets.resources import Workspace
 from virnuc_assets.workstation.checkpoint_setup import verify
 
 if TYPE_CHECKING:

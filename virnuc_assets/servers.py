@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import get_args
 
 from virnuc_assets.bootstrap import artifact_location, dagster_home, mlflow_server_url, tracking_uri
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.processes import Part, end, lock_file, mark, processes_of, serves_code
 from virnuc_assets.reaper import mend_runs, reap
-from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.held_files import hold, holder, release
 from virnuc_assets.storage.layout import require_layout

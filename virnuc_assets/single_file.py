@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import find_checkpoint
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.accounting import ledger_totals
 from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.frame_table import open_frames

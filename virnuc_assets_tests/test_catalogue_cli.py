@@ -7,7 +7,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from virnuc_assets.cli import app
-from virnuc_assets.resources import Workspace
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.settings_file import load_settings
 
 

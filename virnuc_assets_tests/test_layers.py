@@ -92,7 +92,7 @@ def test_imports_point_downward(path: Path) -> None:
         ("virnuc_assets.storage.x", "from .. import sequences"),
         ("virnuc_assets.settings", "from virnuc_assets.storage.layout import Layout"),
         ("virnuc_assets.errors", "import dagster"),
-        ("virnuc_assets.migration.x", "from virnuc_assets.resources import Workspace"),
+        ("virnuc_assets.migration.x", "from virnuc_assets.defs.resources import Workspace"),
         ("virnuc_assets.encoders.x", "if TYPE_CHECKING:\n    from virnuc_assets.classifier.split import Split"),
     ],
 )
@@ -106,7 +106,7 @@ def test_the_rule_sees_what_is_forbidden(module: str, line: str) -> None:
         ("virnuc_assets.storage.x", "from virnuc_assets.errors import VirnucError"),
         ("virnuc_assets.storage.x", "from .schemas import frames_schema"),
         ("virnuc_assets.migration.x", "from virnuc_assets.storage.tables import read_table"),
-        ("virnuc_assets.assets.x", "import dagster\nfrom virnuc_assets import checks"),
+        ("virnuc_assets.defs.assets.x", "import dagster\nfrom virnuc_assets.defs import checks"),
     ],
 )
 def test_the_rule_lets_pass_what_is_allowed(module: str, line: str) -> None:

@@ -5,12 +5,12 @@ from typing import Any
 
 import dagster as dg
 
-from virnuc_assets.assets import finetuning, refseq
-from virnuc_assets.assets.accounts import LEDGER
-from virnuc_assets.assets.migration import DECISION
+from virnuc_assets.defs.assets import finetuning, refseq
+from virnuc_assets.defs.assets.accounts import LEDGER
+from virnuc_assets.defs.assets.migration import DECISION
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet
 from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS, vectors
-from virnuc_assets.resources import Workspace
+from virnuc_assets.defs.resources import Workspace
 
 FETCH_JOB = "fetch_refseq"
 PLAN_REFERENCE_JOB = "plan_reference"

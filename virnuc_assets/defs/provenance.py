@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import find_checkpoint
 from virnuc_assets.encoders.fingerprint import fingerprint, identity
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.plan_table import ShardPlan, read_shard
 from virnuc_assets.sequences.shard_keys import sample_of
 from virnuc_assets.storage.digests import digest_of

@@ -5,9 +5,9 @@ import time
 
 import dagster as dg
 
-from virnuc_assets.assets.incoming import PlanSamples
+from virnuc_assets.defs.assets.incoming import PlanSamples
 from virnuc_assets.defs.jobs import PLAN_SAMPLES_JOB, PLAN_SAMPLES_OP
-from virnuc_assets.resources import Workspace
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.sequences.incoming import visible_files, waiting_files
 
 POLL_SECONDS = 5

@@ -18,8 +18,8 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 
 from virnuc_assets.cores import usable_cores
 from virnuc_assets.defs.partitions import ShardSet
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.tables import Recipe, TableWriter, content_digest, is_made_by, read_rows
 

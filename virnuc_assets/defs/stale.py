@@ -4,16 +4,16 @@ from collections.abc import Collection, Iterable
 
 import dagster as dg
 
-from virnuc_assets.assets.finetuning import FACTS_FILE, asset_name
-from virnuc_assets.assets.predictions import REPORT, report_is_current
-from virnuc_assets.assets.shards import PLAN, SHARDS
-from virnuc_assets.checks import result
+from virnuc_assets.defs.assets.finetuning import FACTS_FILE, asset_name
+from virnuc_assets.defs.assets.predictions import REPORT, report_is_current
+from virnuc_assets.defs.assets.shards import PLAN, SHARDS
 from virnuc_assets.defs.automation import check_condition
+from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet
 from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS, Today, vectors
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import recorded_versions
 from virnuc_assets.defs.whole_asset import is_current
-from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.incoming import visible_files, waiting_files
 from virnuc_assets.sequences.plan_table import changed_sources, planned_shards
 from virnuc_assets.storage.layout import CLASSIFIER_FILE

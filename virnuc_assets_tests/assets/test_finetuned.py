@@ -17,17 +17,17 @@ import pytest
 pytest.importorskip("peft")
 
 
-from virnuc_assets.assets.finetuning import FACTS_FILE, JOB
 from virnuc_assets.bootstrap import tracking_uri
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
+from virnuc_assets.defs.assets.finetuning import FACTS_FILE, JOB
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import Today, variant_fingerprints
+from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.tracking import EXPERIMENT, TRAINING_TAG
 from virnuc_assets.encoders.checkpoints import CheckpointMissingError, find_checkpoint, folder_digest
-from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.tables import read_recipe, read_table
-from virnuc_assets.tracking import EXPERIMENT, TRAINING_TAG
 from virnuc_assets_tests.assets.judging import judged
 from virnuc_assets_tests.assets.project import Finished, Project, failures
 
@@ -48,7 +48,7 @@ import os, signal, sys
 from pathlib import Path
 import dagster as dg
 from virnuc_assets.defs.partitions import REFERENCE, register
-from virnuc_assets.tracking import MlflowTracking
+from virnuc_assets.defs.tracking import MlflowTracking
 from virnuc_assets_tests.assets.project import Project
 
 class Killed(MlflowTracking):

@@ -16,6 +16,7 @@ from dagster._core.loader import LoadingContextForTest
 
 from virnuc_assets.bootstrap import tracking_uri
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
+from virnuc_assets.defs.tracking import MlflowTracking
 from virnuc_assets.encoders.registry import VARIANTS
 from virnuc_assets.sequences.accounting import ledger_faults
 from virnuc_assets.sequences.plan_table import read_plan
@@ -36,7 +37,6 @@ from virnuc_assets.storage.schemas import (
     reference_ledger_schema,
 )
 from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table
-from virnuc_assets.tracking import MlflowTracking
 from virnuc_assets_tests.assets.project import (
     GENOMES,
     SAMPLE,

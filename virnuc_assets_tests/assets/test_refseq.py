@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from virnuc_assets.assets.refseq import RELEASE
+from virnuc_assets.defs.assets.refseq import RELEASE
 from virnuc_assets.defs.jobs import FETCH_JOB
 from virnuc_assets.sequences.plan_table import read_plan
 from virnuc_assets.sequences.refseq import HOSTS

@@ -11,8 +11,9 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from virnuc_assets.assets.progress import Progress, duration
+from virnuc_assets.defs.assets.progress import Progress, duration
 from virnuc_assets.defs.partitions import REFERENCE, range_tags, register
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import (
     DATA_VERSION,
     Outcome,
@@ -23,7 +24,6 @@ from virnuc_assets.defs.sharded_asset import (
     sharded_asset,
 )
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.tables import content_digest, read_table
 from virnuc_assets_tests.assets.project import failures, quiet

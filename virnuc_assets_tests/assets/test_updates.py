@@ -9,8 +9,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from virnuc_assets.assets.shards import PlanReference
 from virnuc_assets.defs import jobs
+from virnuc_assets.defs.assets.shards import PlanReference
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.sequences.cataloguing import write_manifest
 from virnuc_assets.storage.tables import read_table

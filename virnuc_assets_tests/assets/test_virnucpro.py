@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 import __main__
-from virnuc_assets.assets.migration import DECISION
-from virnuc_assets.assets.virnucpro import EVALUATION, imported_evidence
 from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.definitions import build_defs
+from virnuc_assets.defs.assets.migration import DECISION
+from virnuc_assets.defs.assets.virnucpro import EVALUATION, imported_evidence
 from virnuc_assets.defs.jobs import DECISION_JOB
 from virnuc_assets.exchange import export_file
 from virnuc_assets.migration.evidence import Evidence, VariantEvidence

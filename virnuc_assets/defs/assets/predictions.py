@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.assets.accounts import sample_ledger
-from virnuc_assets.checks import partitions_of_run, result, shards_of_run
+from virnuc_assets.defs.assets.accounts import sample_ledger
 from virnuc_assets.defs.automation import stage_condition
+from virnuc_assets.defs.checks import partitions_of_run, result, shards_of_run
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.defs.provenance import (
     PREDICTIONS,
@@ -19,6 +19,7 @@ from virnuc_assets.defs.provenance import (
     predictions_provenance,
     variant_fingerprints,
 )
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import (
     Outcome,
     ShardRun,
@@ -30,7 +31,6 @@ from virnuc_assets.defs.sharded_asset import (
 )
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.markdown import cell
-from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.accounting import ledger_faults
 from virnuc_assets.sequences.plan_table import planned_shards
 from virnuc_assets.storage.aside import written_aside

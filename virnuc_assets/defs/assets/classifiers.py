@@ -5,21 +5,21 @@ from typing import Any
 
 import dagster as dg
 
-from virnuc_assets.assets.ablations import ablations_asset, ablations_check
-from virnuc_assets.assets.evaluation import evaluation_asset, evaluation_check
-from virnuc_assets.assets.finetuning import require_no_leak
-from virnuc_assets.assets.reference import SPLIT, current_features, current_split
-from virnuc_assets.assets.split import split_asset, split_check
-from virnuc_assets.assets.trainings import training_place
-from virnuc_assets.checks import result
+from virnuc_assets.defs.assets.ablations import ablations_asset, ablations_check
+from virnuc_assets.defs.assets.evaluation import evaluation_asset, evaluation_check
+from virnuc_assets.defs.assets.finetuning import require_no_leak
+from virnuc_assets.defs.assets.reference import SPLIT, current_features, current_split
+from virnuc_assets.defs.assets.split import split_asset, split_check
+from virnuc_assets.defs.assets.trainings import training_place
 from virnuc_assets.defs.automation import retraining_condition
+from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import encoder_version, variant_fingerprints
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS
+from virnuc_assets.defs.tracking import TRAINING_TAG, MlflowTracking
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
 from virnuc_assets.encoders.registry import Variant
-from virnuc_assets.resources import Workspace
-from virnuc_assets.tracking import TRAINING_TAG, MlflowTracking
 
 GROUP = "classifiers"
 # Of a classifier's description, on its page.

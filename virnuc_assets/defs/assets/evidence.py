@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.assets.ablations import current_ablations
-from virnuc_assets.assets.benchmark import stored_benchmark
-from virnuc_assets.assets.reference import current_features, current_split, evaluation_recipe
-from virnuc_assets.assets.virnucpro import imported_evidence
+from virnuc_assets.defs.assets.ablations import current_ablations
+from virnuc_assets.defs.assets.benchmark import stored_benchmark
+from virnuc_assets.defs.assets.reference import current_features, current_split, evaluation_recipe
+from virnuc_assets.defs.assets.virnucpro import imported_evidence
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import is_made_by, read_table, require_content
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 from virnuc_assets.defs.automation import stage_condition
 from virnuc_assets.defs.partitions import ShardSet, group_of
 from virnuc_assets.defs.provenance import FRAMES, features_provenance, variant_fingerprints
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import Outcome, ShardRun, ShardStage, Work, made_table, sharded_asset
 from virnuc_assets.encoders.registry import Variant
-from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.merging import merge_features
 from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import read_table

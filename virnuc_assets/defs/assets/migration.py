@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from virnuc_assets.assets.ablations import ABLATIONS
-from virnuc_assets.assets.benchmark import BENCHMARK, MIGRATION_GROUP, benchmark_asset, benchmark_check
-from virnuc_assets.assets.evidence import gather_evidence
-from virnuc_assets.assets.virnucpro import NAME as IMPORTED
-from virnuc_assets.checks import result
+from virnuc_assets.defs.assets.ablations import ABLATIONS
+from virnuc_assets.defs.assets.benchmark import BENCHMARK, MIGRATION_GROUP, benchmark_asset, benchmark_check
+from virnuc_assets.defs.assets.evidence import gather_evidence
+from virnuc_assets.defs.assets.virnucpro import NAME as IMPORTED
 from virnuc_assets.defs.automation import decision_condition
+from virnuc_assets.defs.checks import result
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import DATA_VERSION, OWNERS
+from virnuc_assets.defs.tracking import MlflowTracking
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, latest, whole_result
-from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of
-from virnuc_assets.tracking import MlflowTracking
 
 if TYPE_CHECKING:
     from virnuc_assets.migration.evidence import Evidence

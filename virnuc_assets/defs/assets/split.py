@@ -7,8 +7,8 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.assets.accounts import LEDGER
-from virnuc_assets.assets.reference import (
+from virnuc_assets.defs.assets.accounts import LEDGER
+from virnuc_assets.defs.assets.reference import (
     SPLIT,
     current_frames,
     named_records,
@@ -18,12 +18,12 @@ from virnuc_assets.assets.reference import (
     reference_tables,
     split_recipe,
 )
-from virnuc_assets.checks import result
 from virnuc_assets.defs.automation import retraining_condition
+from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS, made_table
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
-from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.storage.tables import (

@@ -7,14 +7,14 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from virnuc_assets.assets.reference import current_frames
-from virnuc_assets.checks import result
+from virnuc_assets.defs.assets.reference import current_frames
 from virnuc_assets.defs.automation import retraining_condition
+from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS, made_table
 from virnuc_assets.defs.whole_asset import inputs_of, whole_result
 from virnuc_assets.markdown import cell
-from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.accounting import ledger_faults, ledger_totals
 from virnuc_assets.sequences.ledger import merged_ledger
 from virnuc_assets.sequences.plan_table import planned_shards, read_plan

@@ -6,12 +6,12 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
-from virnuc_assets.assets.shards import PLAN, SHARDS, changed_partitions, shards_spec
+from virnuc_assets.defs.assets.shards import PLAN, SHARDS, changed_partitions, shards_spec
 from virnuc_assets.defs.partitions import SAMPLES, group_of, register, unregister_all_but
 from virnuc_assets.defs.provenance import plan_digest
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS, raise_failures
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.catalogue import Source
 from virnuc_assets.sequences.incoming import (
     IncomingFile,

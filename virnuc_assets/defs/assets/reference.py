@@ -11,9 +11,9 @@ import dagster as dg
 
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import FRAMES, features_provenance, frames_digest, variant_fingerprints
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.catalogue import Source
 from virnuc_assets.sequences.plan_table import ShardPlan, read_plan
 from virnuc_assets.storage.digests import digest_of

@@ -6,19 +6,25 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.assets.finetuning import require_no_leak
-from virnuc_assets.assets.reference import SPLIT, current_features, current_split, evaluation_recipe, record_lengths
-from virnuc_assets.checks import result
+from virnuc_assets.defs.assets.finetuning import require_no_leak
+from virnuc_assets.defs.assets.reference import (
+    SPLIT,
+    current_features,
+    current_split,
+    evaluation_recipe,
+    record_lengths,
+)
 from virnuc_assets.defs.automation import retraining_condition
+from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import variant_fingerprints
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS, made_table
+from virnuc_assets.defs.tracking import MlflowTracking
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
 from virnuc_assets.encoders.registry import Variant
-from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import content_digest, read_recipe, read_table
-from virnuc_assets.tracking import MlflowTracking
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.metrics import GroupAccuracy

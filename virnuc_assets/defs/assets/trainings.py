@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from virnuc_assets.resources import Workspace
+from virnuc_assets.defs.resources import Workspace
 
 
 @contextmanager

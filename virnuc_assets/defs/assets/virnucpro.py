@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.assets.evaluation import evaluation_check, flat_metrics, group_counts
-from virnuc_assets.assets.reference import SPLIT, current_frames, current_split, record_lengths
+from virnuc_assets.defs.assets.evaluation import evaluation_check, flat_metrics, group_counts
+from virnuc_assets.defs.assets.reference import SPLIT, current_frames, current_split, record_lengths
 from virnuc_assets.defs.automation import retraining_condition
 from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS, made_table
+from virnuc_assets.defs.tracking import MlflowTracking
 from virnuc_assets.defs.whole_asset import inputs_of, whole_result
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import VirnucproSettings
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import content_digest, is_made_by, read_table, require_content
-from virnuc_assets.tracking import MlflowTracking
 
 if TYPE_CHECKING:
     from virnuc_assets.migration.evidence import VariantEvidence

@@ -8,20 +8,20 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from virnuc_assets.assets.evaluation import flat_metrics, miscounted_records
-from virnuc_assets.assets.reference import SPLIT, current_features, current_split, record_lengths
-from virnuc_assets.assets.trainings import training_place
-from virnuc_assets.checks import result
+from virnuc_assets.defs.assets.evaluation import flat_metrics, miscounted_records
+from virnuc_assets.defs.assets.reference import SPLIT, current_features, current_split, record_lengths
+from virnuc_assets.defs.assets.trainings import training_place
 from virnuc_assets.defs.automation import retraining_condition
+from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import encoder_version, variant_fingerprints
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS, made_table
+from virnuc_assets.defs.tracking import TRAINING_TAG, MlflowTracking
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
-from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import ablations_schema, evaluation_schema
 from virnuc_assets.storage.tables import read_table, require_content, require_table
-from virnuc_assets.tracking import TRAINING_TAG, MlflowTracking
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import Side

@@ -20,8 +20,8 @@ from virnuc_assets.defs.provenance import (
     ledger_provenance,
     planned_shard,
 )
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import Body, Outcome, ShardRun, ShardStage, Work, made_table, sharded_asset
-from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.accounting import ledger_totals
 from virnuc_assets.sequences.chunk_table import ChunkReader
 from virnuc_assets.sequences.frame_table import Truth, open_frames

@@ -8,10 +8,10 @@ from typing import Any
 
 import dagster as dg
 
-from virnuc_assets.checks import result
+from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS
-from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import RefseqSettings
 from virnuc_assets.storage.digests import digest_of
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import dagster as dg
 
-from virnuc_assets.assets import refseq
+from virnuc_assets.defs.assets import refseq
 from virnuc_assets.defs.automation import plan_condition
 from virnuc_assets.defs.partitions import REFERENCE, ShardSet, group_of, register, unregister_all_but
 from virnuc_assets.defs.provenance import plan_digest
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import DATA_VERSION, OWNERS, joined_version, raise_failures, recorded_versions
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.plan_table import LABELS, ShardPlan, plan_reference, read_shard
 from virnuc_assets.sequences.planning import whole_records
 from virnuc_assets.storage.digests import digest_of
