@@ -17,7 +17,6 @@ from virnuc_assets.defs.assets import (
     accounts,
     classifiers,
     embeddings,
-    features,
     finetuning,
     incoming,
     migration,
@@ -49,11 +48,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
     asset_checks = []
     for shard_set in (REFERENCE, SAMPLES):
         assets += sequences.build_assets(workspace, shard_set)
-        assets += [
-            embeddings.build_asset(workspace, shard_set, name) for name in workspace.encoder_names(shard_set.domain)
-        ]
-        variants = workspace.variants(shard_set.domain)
-        assets += [features.build_asset(workspace, shard_set, variant) for variant in variants]
+        assets += embeddings.build_assets(workspace, shard_set)
         asset_checks += checks.build_shard_checks(workspace, shard_set)
     for stage in (refseq, accounts, finetuning, classifiers, virnucpro, migration, predictions):
         assets += stage.build_assets(workspace)

@@ -35,8 +35,11 @@ def import_(
     Files of one side (DNABERT_S or ESM) become an embeddings table, those of both sides a features table; so do merged
     files, which are compared with the sides that stand beside them.
     """
-    from virnuc_assets.exchange import ImportOptions, import_files
+    from virnuc_assets.single_file import require_chunk_length
+    from virnuc_assets.virnucpro.exchange import ImportOptions, import_files
 
+    if chunk_length is not None:
+        require_chunk_length(chunk_length)
     options = ImportOptions(frames, dna_dim, protein_encoder, features, chunk_length)
     return {**import_files(sources, to, options), "written to": to}
 
@@ -46,6 +49,6 @@ def export(
     to: Annotated[Path, typer.Option("--to", help="File of VirNucPro's layout to write (.pt).")],
 ) -> dict[str, Any]:
     """Write embeddings or features in the layout of VirNucPro's .pt files."""
-    from virnuc_assets.exchange import export_file
+    from virnuc_assets.virnucpro.exchange import export_file
 
     return {**export_file(table, to), "written to": to}

@@ -105,6 +105,7 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
     from virnuc_assets.encoders.fingerprint import fingerprint
     from virnuc_assets.encoders.loading import vector_width
     from virnuc_assets.storage.merging import merge_features
+    from virnuc_assets.virnucpro.results import write_virnucpro_files
 
     settings, layout = workspace.settings, workspace.layout
     variant = workspace.variant(settings.serving.variant)
@@ -130,6 +131,7 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
             sides = {side: rows.take(window.num_rows) for side, rows in vectors.items()}
             predictions.append(classifier.predictions(merge_features(window, sides["dna"], sides["protein"])))
     temperature, confidence = classifier.description.temperature, settings.evaluation.min_confidence
+    write_virnucpro_files(to, pa.concat_tables(predictions))
     records = write_sample_report(to, pa.concat_tables(predictions), framed.ledger(), temperature, confidence)
     calls = Counter(call or "not scored" for call in records.column("call").to_pylist())
     return {

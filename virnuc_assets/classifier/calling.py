@@ -19,7 +19,6 @@ from virnuc_assets.classifier.checkpoint import (
 from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.classifier.performance import uncertain_chunks
 from virnuc_assets.classifier.scoring import score
-from virnuc_assets.classifier.virnucpro_files import write_virnucpro_files
 from virnuc_assets.foreign_text import spreadsheet_cell, spreadsheet_text
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.layout import RECORDS_FILE
@@ -110,8 +109,7 @@ def sample_records(predictions: pa.Table, ledger: pa.Table, uncertain: Mapping[s
 def write_sample_report(
     folder: Path, predictions: pa.Table, ledger: pa.Table, temperature: float | None, min_confidence: float
 ) -> pa.Table:
-    """Write VirNucPro's two files and `records.tsv` into a folder; returns the records."""
-    write_virnucpro_files(folder, predictions)
+    """Write `records.tsv` into a folder; returns the records."""
     records = sample_records(predictions, ledger, uncertain_chunks(predictions, temperature, min_confidence))
     cells = records.to_pandas()
     for name in ("record_id", "call", "reason"):

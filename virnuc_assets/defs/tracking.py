@@ -41,15 +41,27 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
             mlflow.log_params(dict(params))
             yield run.info.run_id
 
-    def end_killed_trainings(self, training: str) -> list[str]:
-        """Mark the runs of a training that never ended as killed; call it where no other of them can be alive.
+    @contextlib.contextmanager
+    def training(
+        self, training: str, name: str, dagster_run: str, tags: Mapping[str, str], params: Mapping[str, Any]
+    ) -> Iterator[str]:
+        """As `run`, of a training; runs of the same training that never ended are marked as killed first.
+
+        To be called where no other of them can be alive, i.e. in its `training_place`.
 
         Args:
-            training: their tag `TRAINING_TAG`.
-
-        Returns:
-            Their ids.
+            training: profile and what is trained.
+            name: of the run.
+            dagster_run: id.
+            tags: more of them.
+            params: parameters.
         """
+        self.end_killed_trainings(training)
+        with self.run(name, {**tags, TRAINING_TAG: training, "dagster.run_id": dagster_run}, params) as run_id:
+            yield run_id
+
+    def end_killed_trainings(self, training: str) -> list[str]:
+        """Mark the runs of a training that never ended as killed; returns their ids."""
         mlflow = self._mlflow()
         client = mlflow.MlflowClient()
         where = f"attributes.status = 'RUNNING' and tags.`{TRAINING_TAG}` = '{training}'"

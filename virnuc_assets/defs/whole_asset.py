@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import recorded_version, recorded_versions
 from virnuc_assets.storage.digests import digest_of
 
@@ -53,3 +56,17 @@ def is_current(instance: dg.DagsterInstance, spec: dg.AssetSpec) -> bool:
 def whole_result(inputs: str, version: str, metadata: Mapping[str, Any]) -> dg.MaterializeResult[Any]:
     """The one event of an asset: data version from content, and the digest of its inputs."""
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version), tags={INPUTS_TAG: inputs})
+
+
+@contextlib.contextmanager
+def training_place(workspace: Workspace, name: str, log: Callable[[str], None]) -> Iterator[Path]:
+    """The scratch folder for the training of a classifier; waits for other trainings of it, and for its device.
+
+    The device comes first, for all: two that took the locks in different orders would wait for each other.
+    """
+    from virnuc_assets.classifier.row_store import scratch_beside
+    from virnuc_assets.workstation.device_lock import DeviceLock
+
+    device = DeviceLock(workspace.layout.locks, workspace.settings.encoding.device, log)
+    with device.computing(), scratch_beside(workspace.layout.training(name)) as scratch:
+        yield scratch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from virnuc_assets.defs.assets.evidence import gather_evidence
+from virnuc_assets.defs.assets.migration import gather_evidence
 from virnuc_assets.migration import verdict
 from virnuc_assets_tests.assets.project import Project
 

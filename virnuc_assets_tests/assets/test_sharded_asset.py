@@ -11,7 +11,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from virnuc_assets.defs.assets.progress import Progress, duration
+from virnuc_assets.defs.assets.embeddings import Progress, duration
 from virnuc_assets.defs.partitions import REFERENCE, range_tags, register
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import (

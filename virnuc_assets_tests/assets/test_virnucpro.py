@@ -16,16 +16,16 @@ from torch import nn
 import __main__
 from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.definitions import build_defs
-from virnuc_assets.defs.assets.migration import DECISION
-from virnuc_assets.defs.assets.virnucpro import EVALUATION, imported_evidence
+from virnuc_assets.defs.assets.migration import DECISION, variant_evidence
+from virnuc_assets.defs.assets.virnucpro import EVALUATION, imported_variant
 from virnuc_assets.defs.jobs import DECISION_JOB
-from virnuc_assets.exchange import export_file
 from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.migration.soundness import dims_match_encoders, same_environment
 from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import read_recipe, read_table
+from virnuc_assets.virnucpro.exchange import export_file
 from virnuc_assets_tests.assets.project import Finished, Project, failures
-from virnuc_assets_tests.virnucpro_files import drawn, merged, save, upstreams_reading
+from virnuc_assets_tests.virnucpro.files import drawn, merged, save, upstreams_reading
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
@@ -116,16 +116,13 @@ def test_the_decision_shows_it_beside_the_variants_and_judges_nothing_by_it(exis
     assert "virnucpro" in page and "500_model.pth" in page
 
 
-def test_without_its_evaluation_the_decision_says_so_beside(existing: Project) -> None:
-    evidence = imported_evidence(existing.instance, existing.workspace)
-    assert evidence.predictions is None and "virnucpro_evaluation.parquet: the table does not exist" in evidence.gaps[0]
-
-
 def test_as_a_baseline_it_would_be_no_evidence(existing: Project) -> None:
     """What it was trained on, and with, is not told: nobody can say that the comparison is fair."""
-    assert failures(evaluate(existing)) == []
     workspace = existing.workspace
-    imported = imported_evidence(existing.instance, workspace)
+    absent = variant_evidence(existing.instance, workspace, imported_variant(workspace))
+    assert absent.predictions is None and "virnucpro_evaluation.parquet: the table does not exist" in absent.gaps[0]
+    assert failures(evaluate(existing)) == []
+    imported = variant_evidence(existing.instance, workspace, imported_variant(workspace))
     assert (imported.variant, imported.dna_name, imported.protein_name) == ("virnucpro", "dnabert_s", "esm2_3b")
     assert imported.problems == () and imported.description is not None
     _, ours = load_classifier(workspace.layout.classifier("fastesm2"))
@@ -143,29 +140,22 @@ def test_as_a_baseline_it_would_be_no_evidence(existing: Project) -> None:
     assert "chunk_length" not in gaps
 
 
-def test_missing_test_rows_are_refused_with_their_count(existing: Project) -> None:
+def test_test_rows_that_are_missing_or_in_two_files_are_counted(existing: Project) -> None:
     tested = table_of(existing, "esm2_3b").column("frame_id").to_pylist()
-    for path in (existing.root / "theirs").iterdir():
-        held = upstreams_reading(path)
-        if tested[0] in held["ids"]:
-            keep = [n for n, frame_id in enumerate(held["ids"]) if frame_id not in tested[:2]]
-            merged(path, [held["ids"][n] for n in keep], held["data"].numpy()[keep], held["labels"][0])
+    path = next(p for p in (existing.root / "theirs").iterdir() if tested[0] in upstreams_reading(p)["ids"])
+    held = upstreams_reading(path)
+    ids, rows, label = held["ids"], held["data"].numpy(), held["labels"][0]
+    chosen = [n for n, frame_id in enumerate(ids) if frame_id not in tested[:2]]
+    merged(path, [ids[n] for n in chosen], rows[chosen], label)
     (told,) = failures(evaluate(existing))
-    assert f"of {len(tested)} test rows 2 are in none of" in told
-    assert f"merged files (e.g. '{tested[0]}', '{tested[1]}'), 0 in more than one" in told
+    assert f"{len(tested)} frames, {len(tested) - 2} embeddings; 2 frames without one (e.g. {tested[:2]})" in told
     assert not existing.workspace.layout.whole(EVALUATION).exists()
     assert not existing.workspace.layout.classifier("virnucpro").exists()
-
-
-def test_rows_in_two_files_are_refused(existing: Project) -> None:
-    tested = table_of(existing, "esm2_3b").column("frame_id").to_pylist()[:1]
-    holder = next(p for p in (existing.root / "theirs").iterdir() if tested[0] in upstreams_reading(p)["ids"])
-    held = upstreams_reading(holder)
-    row = held["ids"].index(tested[0])
-    merged(existing.root / "theirs/zz_merged.pt", tested, held["data"].numpy()[row : row + 1], held["labels"][0])
+    merged(path, ids, rows, label)
+    row = ids.index(tested[0])
+    merged(existing.root / "theirs/zz_merged.pt", tested[:1], rows[row : row + 1], label)
     (told,) = failures(evaluate(existing))
-    assert "0 are in none of" in told
-    assert f"1 in more than one (e.g. '{tested[0]}')" in told
+    assert "0 frames without one" in told and ", 1 twice. A fair comparison needs all test rows, once" in told
 
 
 def test_files_and_model_of_other_widths_are_refused_by_both(existing: Project) -> None:
@@ -216,20 +206,8 @@ def test_only_the_section_adds_to_the_graph(existing: Project) -> None:
     assert keys[0] <= keys[1]
     job = existing.defs.resolve_job_def(DECISION_JOB)
     assert EVALUATION in {node.name for node in job.nodes}
-    graph = existing.defs.resolve_asset_graph()
-    node = graph.get(dg.AssetKey(EVALUATION))
+    node = existing.defs.resolve_asset_graph().get(dg.AssetKey(EVALUATION))
     assert {key.to_user_string() for key in node.parent_keys} == {
-        "reference/translated_proteins",
-        "train_test_split",
-        "virnucpro/classifier",
-        "virnucpro/merged_features",
+        *("reference/translated_proteins", "train_test_split", "virnucpro/classifier", "virnucpro/merged_features")
     }
     assert (node.group_name, {check.name for check in node.check_keys}) == ("classifiers", {"every_test_row_is_scored"})
-    for name in ("merged_features", "classifier"):
-        spec = next(s for s in existing.defs.resolve_all_asset_specs() if s.key == dg.AssetKey(["virnucpro", name]))
-        assert (bool(spec.description), spec.group_name, bool(spec.kinds), bool(spec.metadata)) == (
-            True,
-            "virnucpro",
-            True,
-            True,
-        )

@@ -15,7 +15,7 @@ from torch import nn
 from virnuc_assets.classifier.calls import chunk_calls, frame_calls, record_calls
 from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.classifier.scoring import ScoringError, score
-from virnuc_assets.classifier.virnucpro_files import write_virnucpro_files
+from virnuc_assets.virnucpro.results import write_virnucpro_files
 
 
 @pytest.fixture

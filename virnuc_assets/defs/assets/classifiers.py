@@ -1,37 +1,65 @@
-"""Group `classifiers`: the split by relatives, a classifier for each variant, and its evaluation on the test rows."""
+"""Group `classifiers`: a classifier for each variant, its evaluation on the test rows, and one for each encoder alone.
 
+The split, which belongs to the group, too, is in `split`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from virnuc_assets.defs.assets.ablations import ablations_asset, ablations_check
-from virnuc_assets.defs.assets.evaluation import evaluation_asset, evaluation_check
 from virnuc_assets.defs.assets.finetuning import require_no_leak
-from virnuc_assets.defs.assets.reference import SPLIT, current_features, current_split
+from virnuc_assets.defs.assets.reference import (
+    SPLIT,
+    current_features,
+    current_split,
+    evaluation_recipe,
+    record_lengths,
+)
 from virnuc_assets.defs.assets.split import split_asset, split_check
-from virnuc_assets.defs.assets.trainings import training_place
 from virnuc_assets.defs.automation import retraining_condition
 from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import encoder_version, variant_fingerprints
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import OWNERS
-from virnuc_assets.defs.tracking import TRAINING_TAG, MlflowTracking
-from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
+from virnuc_assets.defs.sharded_asset import OWNERS, made_table
+from virnuc_assets.defs.tracking import MlflowTracking
+from virnuc_assets.defs.whole_asset import code_version, inputs_of, training_place, whole_result
 from virnuc_assets.encoders.registry import Variant
+from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.schemas import ablations_schema, evaluation_schema
+from virnuc_assets.storage.tables import content_digest, read_recipe, read_table, require_content, require_table
+
+if TYPE_CHECKING:
+    from virnuc_assets.classifier.checkpoint import ClassifierDescription
+    from virnuc_assets.classifier.fitting import Fit
+    from virnuc_assets.classifier.metrics import GroupAccuracy
+    from virnuc_assets.classifier.performance import Performance
 
 GROUP = "classifiers"
+ABLATIONS = "ablations"
 # Of a classifier's description, on its page.
 _SHOWN = ("dna_dim", "protein_dim", "merged_dim", "best_epoch", "temperature", "data_digest", "encoders")
 
 
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
-    """The split, and a classifier and an evaluation for each variant."""
+    """The split, a classifier and an evaluation for each variant, and the ablations."""
     assets = [split_asset(workspace)]
     for variant in workspace.variants():
-        assets += [_classifier_asset(workspace, variant), evaluation_asset(workspace, variant)]
-    return [*assets, ablations_asset(workspace)]
+        assets += [_classifier_asset(workspace, variant), _evaluation_asset(workspace, variant)]
+    return [*assets, _ablations_asset(workspace)]
+
+
+def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
+    """Checks of the split, of every classifier and of what they score."""
+    checks = [split_check(workspace)]
+    for variant in workspace.variants():
+        checks += [_currency_check(workspace, variant), evaluation_check(workspace, f"{variant.name}_evaluation")]
+    return [*checks, _ablations_check(workspace)]
 
 
 def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinition:
@@ -46,28 +74,17 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         code_version=code_version("3", workspace.settings.training, *encoders),
         automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
         description=f"VirNucPro's MLP on {variant.dna} + {variant.protein} features, stopped on validation rows.\n\n"
-        "Logged in MLflow with its dims, an entry an epoch, and registered; no alias moves.",
+        "Logged in MLflow with its dims, an entry for each epoch, and registered; no alias moves.",
     )
     def classifier(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
-        from virnuc_assets.classifier.fitting import Fit
-
-        inputs, split = inputs_of(context), current_split(context.instance, workspace)
-        require_no_leak(workspace, variant, split)
-        fit = Fit(
-            variant=variant,
-            encoders=variant_fingerprints(workspace, variant),
-            features=current_features(context.instance, workspace, variant),
-            split=split,
-            chunk_length=workspace.settings.sequences.chunk_length,
-            training=workspace.settings.training,
-        )
+        inputs, fit = inputs_of(context), _fit(context.instance, workspace, variant)
+        require_no_leak(workspace, variant, fit.split)
         folder = workspace.layout.classifier(variant.name)
         with training_place(workspace, variant.name, context.log.info) as scratch:
             description = fit.found_in(folder)
             reused = description is not None and tracking.version_of(description.weights_sha256) is not None
             if description is None or not reused:
                 description = _train(tracking, workspace, fit, scratch, context.run.run_id)
-        run_id = tracking.find_training(description.weights_sha256)
         metadata = {
             "trained_anew": not reused,
             **{name: getattr(description, name) for name in _SHOWN},
@@ -75,40 +92,43 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
             "digest": description.weights_sha256,
             "training": workspace.settings.training.model_dump(),
             "folder": dg.MetadataValue.path(str(folder)),
-            "mlflow_run": tracking.link(run_id or ""),
+            "mlflow_run": tracking.link(tracking.find_training(description.weights_sha256) or ""),
         }
         return whole_result(inputs, description.weights_sha256, metadata)
 
     return classifier
 
 
-def _train(tracking: MlflowTracking, workspace: Workspace, fit: Any, scratch: Path, dagster_run_id: str) -> Any:  # noqa: ANN401
-    """Train inside an MLflow run; the classifier is saved and registered only after the last epoch.
-
-    The scratch folder is this training's alone, so a run that still counts as running is one that was killed.
-    """
+def _train(
+    tracking: MlflowTracking, workspace: Workspace, fit: "Fit", scratch: Path, dagster_run_id: str
+) -> "ClassifierDescription":
+    """Train inside an MLflow run; the classifier is saved and registered only after the last epoch."""
     from virnuc_assets.classifier.checkpoint import save_classifier
     from virnuc_assets.encoders.machine import resolve_device
 
-    training = f"{workspace.settings.profile}/{fit.variant.name}"
-    tracking.end_killed_trainings(training)
-    tags = {"variant": fit.variant.name, "protein_encoder": workspace.encoder(fit.variant.protein).name}
-    marks = {TRAINING_TAG: training, "dagster.run_id": dagster_run_id}
-    with tracking.run(f"{fit.variant.name} classifier", {**tags, **marks}, fit.params()):
+    name = fit.variant.name
+    tags = {"variant": name, "protein_encoder": workspace.encoder(fit.variant.protein).name}
+    training = f"{workspace.settings.profile}/{name}"
+    with tracking.training(training, f"{name} classifier", dagster_run_id, tags, fit.params()):
         device = resolve_device(workspace.settings.encoding.device)
         trained = fit.train(scratch, tracking.log_epoch, str(device))
-        folder = workspace.layout.classifier(fit.variant.name)
-        description = save_classifier(folder, trained.model, fit.describe(trained))
+        description = save_classifier(workspace.layout.classifier(name), trained.model, fit.describe(trained))
         tracking.log_model(trained.model, fit.example(), description.weights_sha256, tags)
     return description
 
 
-def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
-    """Checks of the split and of every classifier."""
-    checks = [split_check(workspace)]
-    for variant in workspace.variants():
-        checks += [_currency_check(workspace, variant), evaluation_check(workspace, variant)]
-    return [*checks, ablations_check(workspace)]
+def _fit(instance: dg.DagsterInstance, workspace: Workspace, variant: Variant) -> "Fit":
+    """What a variant's classifier is trained on today."""
+    from virnuc_assets.classifier.fitting import Fit
+
+    return Fit(
+        variant=variant,
+        encoders=variant_fingerprints(workspace, variant),
+        features=current_features(instance, workspace, variant),
+        split=current_split(instance, workspace),
+        chunk_length=workspace.settings.sequences.chunk_length,
+        training=workspace.settings.training,
+    )
 
 
 def _currency_check(workspace: Workspace, variant: Variant) -> dg.AssetChecksDefinition:
@@ -116,12 +136,219 @@ def _currency_check(workspace: Workspace, variant: Variant) -> dg.AssetChecksDef
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         """The classifier on disk was trained on the features, the split and the settings of today."""
         from virnuc_assets.classifier.checkpoint import load_classifier
-        from virnuc_assets.classifier.fitting import data_digest
 
-        features = current_features(context.instance, workspace, variant)
-        today = data_digest(features, current_split(context.instance, workspace), workspace.settings.training)
+        today = _fit(context.instance, workspace, variant).data_digest
         _, description = load_classifier(workspace.layout.classifier(variant.name))
         faults = {} if description.data_digest == today else {variant.name: ["trained on other rows than today's"]}
         return result(faults, trained_on=description.data_digest, today=today)
 
     return check
+
+
+def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinition:
+    name = f"{variant.name}_evaluation"
+
+    @dg.asset(
+        name=name,
+        deps=[f"{variant.name}_classifier", REFERENCE.key(f"{variant.name}_features"), SPLIT],
+        group_name=GROUP,
+        kinds={"parquet", "mlflow"},
+        owners=OWNERS,
+        code_version=code_version("2", workspace.settings.evaluation),
+        automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
+    )
+    def evaluation(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
+        """Scores of all test frames, none of whose relatives was trained on, with the metrics they amount to.
+
+        Metrics of frames, chunks and records; calibration, abstain band, groups and lengths. They join the MLflow run
+        that trained the classifier.
+        """
+        from virnuc_assets.classifier.calling import ServingClassifier
+        from virnuc_assets.classifier.datasets import evaluation_table, rows_of_split
+
+        inputs, features = inputs_of(context), current_features(context.instance, workspace, variant)
+        split = current_split(context.instance, workspace)
+        require_no_leak(workspace, variant, split)
+        classifier = ServingClassifier.load(
+            workspace.layout.classifier(variant.name),
+            variant_fingerprints(workspace, variant),
+            read_recipe(next(iter(features.values())))["dims"],
+            workspace.settings.sequences.chunk_length,
+        )
+
+        def batches() -> Iterator[pa.Table]:
+            rows = rows_of_split(features.values(), classifier.features_schema, read_table(split), "test")
+            yield evaluation_table(rows, classifier.predictions(rows), read_table(split), record_lengths(workspace))
+
+        recipe = evaluation_recipe(features, split, classifier.digest)
+        outcome = made_table(workspace.layout.whole(name), recipe, batches)
+        metrics, groups = measured(workspace, name, classifier.description.temperature)
+        tags = {"table.evaluation": outcome.data_version, "table.split": content_digest(split)}
+        run_id = tracking.log_to_training(classifier.digest, {f"test_{k}": v for k, v in metrics.items()}, tags)
+        metadata = {**outcome.metadata, **metrics, **groups, "mlflow_run": tracking.link(run_id)}
+        return whole_result(inputs, outcome.data_version, metadata)
+
+    return evaluation
+
+
+def measured(
+    workspace: Workspace, evaluation: str, temperature: float | None
+) -> tuple[dict[str, float], dict[str, dict[str, str]]]:
+    """Metrics of a stored evaluation; and what is right of each group, and of each range of record lengths."""
+    from virnuc_assets.classifier.performance import performance
+
+    table = read_table(workspace.layout.whole(evaluation), evaluation_schema())
+    found = performance(table, temperature, workspace.settings.evaluation)
+    groups = {"correct_by_group": _counts(found.groups), "correct_by_record_length": _counts(found.lengths)}
+    return _flat_metrics(found), groups
+
+
+def _flat_metrics(found: "Performance") -> dict[str, float]:
+    """A performance as names and numbers: frames' metrics by their plain names, those of other levels with theirs."""
+    flat = dict(found.levels["frame"])
+    for level in ("chunk", "record"):
+        flat |= {f"{level}_{name}": value for name, value in found.levels[level].items()}
+    calibration, abstention = found.calibration, found.abstention
+    flat |= {"brier_calibrated": calibration.brier, "ece_calibrated": calibration.ece}
+    if calibration.temperature is not None:
+        flat["temperature"] = calibration.temperature
+    flat["chunks_called_share"] = abstention.called / abstention.chunks
+    return flat if abstention.accuracy is None else flat | {"chunks_called_accuracy": abstention.accuracy}
+
+
+def _counts(groups: Iterable["GroupAccuracy"]) -> dict[str, str]:
+    return {f"{one.label} {one.group}": f"{one.correct} of {one.rows}" for one in groups}
+
+
+def evaluation_check(workspace: Workspace, evaluation: str) -> dg.AssetChecksDefinition:
+    """The test rows are exactly those of the split."""
+
+    @dg.asset_check(asset=evaluation, name="every_test_row_is_scored", blocking=True)
+    def check() -> dg.AssetCheckResult:
+        """As many frames of every test record are scored as the split counts, and no other record's."""
+        table = read_table(workspace.layout.whole(evaluation), evaluation_schema())
+        return result(_miscounted_records(workspace, table), rows=table.num_rows)
+
+    return check
+
+
+def _miscounted_records(workspace: Workspace, scored: pa.Table) -> dict[str, list[str]]:
+    """Records of which other rows are scored than the split counts for the test records."""
+    found = {row["values"]: row["counts"] for row in scored.column("record_id").value_counts().to_pylist()}
+    split = read_table(workspace.layout.whole(SPLIT)).to_pylist()
+    planned = {row["record_id"]: row["rows"] for row in split if row["split"] == "test"}
+    return {
+        record: [f"{planned.get(record, 0)} test rows planned, {found.get(record, 0)} scored"]
+        for record in sorted(planned.keys() | found.keys())
+        if planned.get(record) != found.get(record)
+    }
+
+
+def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
+    """What each encoder alone is worth, of all variants that read a language model."""
+    variants = workspace.variants("samples")
+    encoders = [encoder_version(workspace, name) for name in workspace.encoder_names("samples")]
+
+    @dg.asset(
+        name=ABLATIONS,
+        deps=[*(REFERENCE.key(f"{variant.name}_features") for variant in variants), SPLIT],
+        group_name=GROUP,
+        kinds={"parquet", "mlflow"},
+        owners=OWNERS,
+        code_version=code_version("2", workspace.settings.training, workspace.settings.evaluation, *encoders),
+        automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
+    )
+    def ablations(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
+        """Test scores of classifiers that read one encoder's vectors alone: DNA only, each protein encoder only.
+
+        Same rows, split and recipe as the classifiers of both sides; what these do better is what joining is worth.
+        """
+        from virnuc_assets.classifier.performance import performance
+
+        inputs, fits = inputs_of(context), _fits(context.instance, workspace)
+
+        def batches() -> Iterator[pa.Table]:
+            for name, fit in fits.items():
+                with training_place(workspace, f"{name}_alone", context.log.info) as scratch:
+                    table = _trained_alone(workspace, tracking, context.run.run_id, name, fit, scratch)
+                yield table
+
+        outcome = made_table(workspace.layout.whole(ABLATIONS), _ablations_recipe(fits), batches)
+        levels = {
+            name: performance(table, None, workspace.settings.evaluation).levels["frame"]
+            for name, table in current_ablations(context.instance, workspace).items()
+        }
+        shown = ("accuracy", "f1", "auroc")
+        metrics = {f"{encoder}_{name}": frames[name] for encoder, frames in levels.items() for name in shown}
+        return whole_result(inputs, outcome.data_version, {**outcome.metadata, **metrics})
+
+    return ablations
+
+
+def _ablations_check(workspace: Workspace) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=ABLATIONS, name="every_test_row_is_scored", blocking=True)
+    def check() -> dg.AssetCheckResult:
+        """As many frames of every test record are scored by each encoder as the split counts, and no other record's."""
+        table = read_table(workspace.layout.whole(ABLATIONS), ablations_schema())
+        names = workspace.encoder_names("samples")
+        faults = {
+            f"{name}: {record}": fault
+            for name in names
+            for record, fault in _miscounted_records(workspace, table.filter(pc.equal(table["encoder"], name))).items()
+        }
+        return result(faults, rows=table.num_rows, encoders=names)
+
+    return check
+
+
+def current_ablations(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, pa.Table]:
+    """Test rows scored by each encoder alone, by encoder.
+
+    Raises:
+        VirnucError: the table is missing, altered, or not made from today's features, split and recipe.
+    """
+    path = workspace.layout.whole(ABLATIONS)
+    require_table(path, ablations_schema(), _ablations_recipe(_fits(instance, workspace)))
+    require_content(path)
+    table = read_table(path)
+    return {
+        name: table.filter(pc.equal(table["encoder"], name)).drop_columns("encoder")
+        for name in table["encoder"].unique().to_pylist()
+    }
+
+
+def _fits(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, "Fit"]:
+    """A fit for each encoder; the nucleotides' encoder is the same in every variant and fitted once."""
+    fits: dict[str, Fit] = {}
+    for variant in workspace.variants("samples"):
+        fit = _fit(instance, workspace, variant)
+        fits.setdefault(variant.dna, replace(fit, sides=("dna",)))
+        fits.setdefault(variant.protein, replace(fit, sides=("protein",)))
+    return fits
+
+
+def _ablations_recipe(fits: Mapping[str, "Fit"]) -> dict[str, Any]:
+    digests = {name: fit.data_digest for name, fit in fits.items()}
+    return {"table": ABLATIONS, "columns": evaluation_schema().names, "fits": digest_of(digests)}
+
+
+def _trained_alone(
+    workspace: Workspace, tracking: MlflowTracking, dagster_run_id: str, name: str, fit: "Fit", scratch: Path
+) -> pa.Table:
+    """Train on one side's columns inside an MLflow run, and score the test rows."""
+    from virnuc_assets.classifier.calls import frame_calls
+    from virnuc_assets.classifier.datasets import evaluation_table, scores_of
+    from virnuc_assets.classifier.performance import performance
+    from virnuc_assets.encoders.machine import resolve_device
+
+    device = str(resolve_device(workspace.settings.encoding.device))
+    training = f"{workspace.settings.profile}/{name}_alone"
+    with tracking.training(training, f"{name} alone", dagster_run_id, {"ablation": name}, fit.params()):
+        trained = fit.train(scratch, tracking.log_epoch, device)
+        scored = fit.scored(trained.model, "test")
+        calls = pa.array(frame_calls(scores_of(scored)), pa.string())
+        lengths = record_lengths(workspace)
+        table = evaluation_table(scored, scored.append_column("call", calls), read_table(fit.split), lengths)
+        found = performance(table, trained.temperature, workspace.settings.evaluation)
+        tracking.log_epoch(trained.best_epoch, {f"test_{name}": v for name, v in _flat_metrics(found).items()})
+    return table.add_column(0, "encoder", pa.array([name] * table.num_rows, pa.string()))

@@ -1,6 +1,7 @@
-"""Group `embeddings`: one table of vectors a shard for every encoder."""
+"""Groups `embeddings` and `features`: a shard's vectors by each encoder, and those of a pair joined."""
 
-from collections.abc import Generator, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,21 +11,28 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
-from virnuc_assets.defs.assets.progress import Progress
 from virnuc_assets.defs.automation import stage_condition
 from virnuc_assets.defs.partitions import ShardSet, group_of
-from virnuc_assets.defs.provenance import FRAMES, embeddings_provenance, encoder_fingerprint, encoder_version
+from virnuc_assets.defs.provenance import (
+    FRAMES,
+    embeddings_provenance,
+    encoder_fingerprint,
+    encoder_version,
+    features_provenance,
+    variant_fingerprints,
+)
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import Body, Outcome, ShardRun, ShardStage, Work, made_table, sharded_asset
-from virnuc_assets.encoders.registry import FINETUNED
+from virnuc_assets.defs.sharded_asset import Outcome, ShardRun, ShardStage, Work, made_table, sharded_asset
+from virnuc_assets.encoders.registry import FINETUNED, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.launch import GPU_POOL, gpu_op_tags
 from virnuc_assets.storage.digests import digest_words, sequence_digests
 from virnuc_assets.storage.known_vectors import Digests, KnownVectors
 from virnuc_assets.storage.layout import Domain
+from virnuc_assets.storage.merging import merge_features
 from virnuc_assets.storage.reuse import ShardVectors, read_sequences
-from virnuc_assets.storage.schemas import vector_dim
-from virnuc_assets.storage.tables import is_made_by, read_schema
+from virnuc_assets.storage.schemas import frames_schema, vector_dim
+from virnuc_assets.storage.tables import is_made_by, read_schema, read_table
 from virnuc_assets.storage.windows import in_windows
 
 if TYPE_CHECKING:
@@ -32,8 +40,16 @@ if TYPE_CHECKING:
     from virnuc_assets.workstation.device_lock import DeviceLock
 
 
-def build_asset(workspace: Workspace, shards: ShardSet, name: str) -> dg.AssetsDefinition:
-    """The embeddings of one encoder for one set of shards."""
+_LOG_EVERY_S = 30.0  # each line is an event
+
+
+def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefinition]:
+    """Embeddings by each encoder, and features of each variant, for one set of shards."""
+    embeddings = [_embeddings_asset(workspace, shards, name) for name in workspace.encoder_names(shards.domain)]
+    return embeddings + [_features_asset(workspace, shards, each) for each in workspace.variants(shards.domain)]
+
+
+def _embeddings_asset(workspace: Workspace, shards: ShardSet, name: str) -> dg.AssetsDefinition:
     spec, precision = workspace.encoder(name), workspace.settings.encoding.precision
     on_device = spec.architecture != "kmer"
     trained_here = spec.checkpoint == FINETUNED
@@ -46,20 +62,16 @@ def build_asset(workspace: Workspace, shards: ShardSet, name: str) -> dg.AssetsD
         pool=GPU_POOL if on_device else None,
         op_tags=gpu_op_tags(workspace.settings) if on_device else {},
     )
-    body = _embedding(workspace, shards.domain, name)
-    body.__doc__ = (
+
+    def embed(run: ShardRun) -> Work:
+        return EmbeddingRun(workspace, shards.domain, name, run).make
+
+    embed.__doc__ = (
         f"Vectors of `{spec.column}` by {spec.name}, one a frame, in the order of the frames.\n\n"
         f"Mean over {spec.pooling}, in {precision}; loaded once a run, frames streamed in windows. A sequence that any "
         "table of this encoder holds already is copied from there."
     )
-    return sharded_asset(workspace, shards, f"{name}_embeddings", stage, body)
-
-
-def _embedding(workspace: Workspace, domain: Domain, name: str) -> Body:
-    def embed(run: ShardRun) -> Work:
-        return EmbeddingRun(workspace, domain, name, run).make
-
-    return embed
+    return sharded_asset(workspace, shards, f"{name}_embeddings", stage, embed)
 
 
 class EmbeddingRun:
@@ -124,7 +136,7 @@ class EmbeddingRun:
         return load_for_run(self._spec, self._workspace.layout.checkpoints, self._encoding)
 
     @cached_property
-    def _progress(self) -> Progress:
+    def _progress(self) -> "Progress":
         return Progress(self._run, self._name, self._known.unknown)
 
     @cached_property
@@ -162,3 +174,81 @@ class EmbeddingRun:
 
     def _recipe(self, shard: str) -> dict[str, Any]:
         return embeddings_provenance(self._workspace, self._domain, shard, self._fingerprint)
+
+
+class Progress:
+    """Counts the sequences of a run that go through an encoder, and logs them now and then."""
+
+    def __init__(self, run: ShardRun, name: str, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Time runs from here, so this is to be made when the encoder is loaded.
+
+        Args:
+            run: whose log it is.
+            name: the encoder's.
+            total: sequences of the run that are to be embedded.
+            clock: seconds.
+        """
+        self._run, self._name, self._total, self._clock = run, name, total, clock
+        self._started = self._logged = clock()
+        self._done = 0
+
+    def advance(self, shard: str, count: int) -> None:
+        """So many more sequences went through, those of a shard."""
+        self._done += count
+        now = self._clock()
+        if now - self._logged < _LOG_EVERY_S:
+            return
+        self._logged, rate = now, self._done / (now - self._started)
+        number, shards = self._run.shards.index(shard) + 1, len(self._run.shards)
+        self._run.log.info(
+            f"{self._name}: shard {number} of {shards} ({shard}): {self._done:,} of {self._total:,} sequences of this "
+            f"run, {rate:,.3g}/s, about {duration(max(self._total - self._done, 0) / rate)} left"
+        )
+
+
+def duration(seconds: float) -> str:
+    """A duration in its two largest units."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _features_asset(workspace: Workspace, shards: ShardSet, variant: Variant) -> dg.AssetsDefinition:
+    layout, domain = workspace.layout, shards.domain
+
+    def merge(_: ShardRun) -> Work:
+        encoders = variant_fingerprints(workspace, variant)
+
+        def work(shard: str) -> Outcome:
+            provenance = features_provenance(workspace, domain, shard, variant, encoders)
+
+            def batches() -> Iterator[pa.Table]:
+                frames = read_table(layout.table(domain, FRAMES, shard), frames_schema())
+                dna, protein = (
+                    read_table(layout.table(domain, f"{name}_embeddings", shard))
+                    for name in (variant.dna, variant.protein)
+                )
+                yield merge_features(frames, dna, protein)
+
+            outcome = made_table(layout.table(domain, f"{variant.name}_features", shard), provenance, batches)
+            dims = provenance["dims"]
+            return outcome.with_metadata(
+                dna_dim=dims["dna"], protein_dim=dims["protein"], merged_dim=sum(dims.values())
+            )
+
+        return work
+
+    merge.__doc__ = (
+        f"Vectors of {variant.dna} and {variant.protein}, joined by frame_id in the order of the frames.\n\n"
+        "An id that is missing on one side, or an embedding of another encoder than today's, is refused."
+    )
+    stage = ShardStage(
+        deps=[shards.key(name) for name in (FRAMES, f"{variant.dna}_embeddings", f"{variant.protein}_embeddings")],
+        group=group_of("features", domain),
+        kinds=frozenset({"parquet"}),
+        code_version="1",
+        condition=stage_condition() if variant in workspace.kept_variants(domain) else None,
+    )
+    return sharded_asset(workspace, shards, f"{variant.name}_features", stage, merge)

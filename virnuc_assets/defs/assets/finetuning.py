@@ -9,13 +9,12 @@ import dagster as dg
 
 from virnuc_assets.defs.assets.accounts import LEDGER
 from virnuc_assets.defs.assets.reference import SPLIT, current_frames, current_split
-from virnuc_assets.defs.assets.trainings import training_place
 from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS
-from virnuc_assets.defs.tracking import TRAINING_TAG, MlflowTracking
-from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
+from virnuc_assets.defs.tracking import MlflowTracking
+from virnuc_assets.defs.whole_asset import code_version, inputs_of, training_place, whole_result
 from virnuc_assets.encoders.checkpoints import find_checkpoint, folder_digest, read_json
 from virnuc_assets.encoders.fingerprint import fingerprint
 from virnuc_assets.encoders.registry import FINETUNED, Variant
@@ -110,22 +109,23 @@ def _finetune(
     split = read_table(current_split(context.instance, workspace))
     draw = partial(proteins_of_split, list(frames), split, seed=settings.finetuning.seed)
     training = f"{settings.profile}/{tuned.name}"
-    with training_place(workspace, tuned.name, context.log.info):
-        tracking.end_killed_trainings(training)
-        tags = {TRAINING_TAG: training, "encoder": tuned.name, "dagster.run_id": context.run.run_id}
-        with tracking.run(f"{tuned.name}", tags, settings.finetuning.model_dump(mode="json")) as run_id:
-            job = FinetuneJob(
-                base,
-                train=Examples(*draw(split="train")),
-                validation=Examples(*draw(split="validation")),
-                settings=settings.finetuning,
-                max_length=spec.max_length,
-                provenance={**provenance, "mlflow_run": run_id},
-                token_dropout=spec.token_dropout,
-                device=settings.encoding.device,
-            )
-            work = workspace.layout.var / GROUP / tuned.name
-            return finetune(job, work, _folder(workspace, name), tracking.log_epoch)
+    tags, params = {"encoder": tuned.name}, settings.finetuning.model_dump(mode="json")
+    with (
+        training_place(workspace, tuned.name, context.log.info),
+        tracking.training(training, tuned.name, context.run.run_id, tags, params) as run_id,
+    ):
+        job = FinetuneJob(
+            base,
+            train=Examples(*draw(split="train")),
+            validation=Examples(*draw(split="validation")),
+            settings=settings.finetuning,
+            max_length=spec.max_length,
+            provenance={**provenance, "mlflow_run": run_id},
+            token_dropout=spec.token_dropout,
+            device=settings.encoding.device,
+        )
+        work = workspace.layout.var / GROUP / tuned.name
+        return finetune(job, work, _folder(workspace, name), tracking.log_epoch)
 
 
 def _todays_provenance(instance: dg.DagsterInstance, workspace: Workspace, name: str) -> dict[str, Any]:

@@ -1,34 +1,256 @@
-"""Group `migration`: the encoders measured side by side, and the decision with its report."""
+"""Group `migration`: the encoders measured on this machine, the evidence, and the decision with its report."""
 
 import hashlib
 import json
+import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import pyarrow as pa
 
-from virnuc_assets.defs.assets.ablations import ABLATIONS
-from virnuc_assets.defs.assets.benchmark import BENCHMARK, MIGRATION_GROUP, benchmark_asset, benchmark_check
-from virnuc_assets.defs.assets.evidence import gather_evidence
+from virnuc_assets.defs.assets.classifiers import ABLATIONS, current_ablations
+from virnuc_assets.defs.assets.finetuning import asset_name
+from virnuc_assets.defs.assets.reference import current_features, current_frames, current_split, evaluation_recipe
 from virnuc_assets.defs.assets.virnucpro import NAME as IMPORTED
+from virnuc_assets.defs.assets.virnucpro import imported_recipe, imported_variant
 from virnuc_assets.defs.automation import decision_condition
 from virnuc_assets.defs.checks import result
+from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.provenance import encoder_version, variant_fingerprints
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import DATA_VERSION, OWNERS
+from virnuc_assets.defs.sharded_asset import DATA_VERSION, OWNERS, peak_memory_mb
 from virnuc_assets.defs.tracking import MlflowTracking
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, latest, whole_result
+from virnuc_assets.encoders.registry import Variant
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.launch import GPU_POOL, gpu_op_tags
+from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.schemas import evaluation_schema
+from virnuc_assets.storage.tables import is_made_by, read_table, require_content
 
 if TYPE_CHECKING:
-    from virnuc_assets.migration.evidence import Evidence
+    from virnuc_assets.classifier.checkpoint import ClassifierDescription
+    from virnuc_assets.migration.evidence import Evidence, VariantEvidence
     from virnuc_assets.migration.verdict import Decision
 
+GROUP = "migration"
+BENCHMARK = "encoder_benchmark"
 DECISION = "migration_decision"
 
 
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
     """Benchmark and decision."""
-    return [benchmark_asset(workspace), _decision_asset(workspace)]
+    return [_benchmark_asset(workspace), _decision_asset(workspace)]
+
+
+def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
+    """Checks of the benchmark and of the decision."""
+    return [_benchmark_check(workspace), *_decision_checks(workspace)]
+
+
+class MeasureEncoders(dg.Config):
+    """Whether to measure again what was measured, e.g. because the machine was busy."""
+
+    again: bool = False
+
+
+def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
+    """The encoders measured side by side."""
+    settings = workspace.settings
+    encoders = {name: encoder_version(workspace, name) for name in _language_models(workspace)}
+
+    @dg.asset(
+        name=BENCHMARK,
+        deps=[REFERENCE.key("translated_proteins"), *map(asset_name, settings.finetuning.encoders)],
+        group_name=GROUP,
+        kinds={"json", "pytorch"},
+        owners=OWNERS,
+        code_version=digest_of(["2", _benchmark_settings(workspace), encoders]),
+        pool=GPU_POOL,
+        op_tags=gpu_op_tags(settings),
+    )
+    def encoder_benchmark(context: dg.AssetExecutionContext, config: MeasureEncoders) -> dg.MaterializeResult[Any]:
+        """Sequences a second and peak memory of every language model, on the same reference frames.
+
+        One after the other, each in a fresh process in the same precision; the median of several passes counts. What
+        was measured of today's encoders by today's settings is kept, unless the run's config says `again: true`.
+        """
+        from virnuc_assets.migration.benchmark import benchmark_encoders
+        from virnuc_assets.workstation.device_lock import DeviceLock
+
+        inputs, path = inputs_of(context), workspace.layout.whole(BENCHMARK, ".json")
+        stored, problems = stored_benchmark(workspace)
+        if config.again or stored is None or problems:
+            tables = current_frames(context.instance, workspace)
+            frames = _benchmark_rows([read_table(table) for table in tables.values()], settings.benchmark.rows)
+            models, checkpoints, repeats = (
+                _language_models(workspace),
+                workspace.layout.checkpoints,
+                settings.benchmark.repeats,
+            )
+            with DeviceLock(workspace.layout.locks, settings.encoding.device, context.log.info).computing():
+                stored = benchmark_encoders(models, checkpoints, settings.encoding, frames, repeats)
+            _write(workspace, path, stored)
+        rates = {f"{name}_sequences_per_s": round(float(found["sequences_per_s"]), 1) for name, found in stored.items()}
+        metadata: dict[str, Any] = {
+            **rates,
+            "measured": stored,
+            "peak_memory_mb": peak_memory_mb(),
+            "file": dg.MetadataValue.path(str(path)),
+        }
+        return whole_result(inputs, digest_of(stored), metadata)
+
+    return encoder_benchmark
+
+
+def _write(workspace: Workspace, path: Path, measured: Mapping[str, Any]) -> None:
+    content: dict[str, Any] = {
+        "encoders": _fingerprints(workspace),
+        "settings": _benchmark_settings(workspace),
+        "measured": measured,
+    }
+    content["digest"] = digest_of(content)
+    with written_aside(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _language_models(workspace: Workspace) -> dict[str, Any]:
+    """Encoders by name, without the computed ones."""
+    specs = {name: workspace.encoder(name) for name in workspace.encoder_names()}
+    return {name: spec for name, spec in specs.items() if spec.architecture != "kmer"}
+
+
+def _benchmark_settings(workspace: Workspace) -> dict[str, Any]:
+    """The settings that a measurement follows from."""
+    settings = workspace.settings
+    return {"benchmark": settings.benchmark.model_dump(), "encoding": settings.encoding.model_dump()}
+
+
+def _fingerprints(workspace: Workspace) -> dict[str, Mapping[str, str]]:
+    """Fingerprints of all encoders as they are today, by name."""
+    found: dict[str, Mapping[str, str]] = {}
+    for variant in workspace.variants():
+        sides = variant_fingerprints(workspace, variant)
+        found |= {variant.dna: sides["dna"], variant.protein: sides["protein"]}
+    return found
+
+
+def _benchmark_rows(tables: list[Any], rows: int) -> dict[str, list[str]]:
+    """Frames drawn evenly over all shards, at most `rows`."""
+    frames = pa.concat_tables(tables)
+    step = max(1, frames.num_rows // rows)
+    chosen = frames.take(list(range(0, frames.num_rows, step))[:rows])
+    return {name: chosen.column(name).to_pylist() for name in ("nucleotides", "protein")}
+
+
+def stored_benchmark(workspace: Workspace) -> tuple[Mapping[str, Mapping[str, Any]] | None, list[str]]:
+    """What was measured, None if nothing is stored, and what is absent, altered or stale of it."""
+    path = workspace.layout.whole(BENCHMARK, ".json")
+    if not path.is_file():
+        return None, [f"{BENCHMARK} has not been materialized"]
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        digest = content.pop("digest")
+    except (ValueError, KeyError, AttributeError) as error:
+        return None, [f"{path}: not an encoder benchmark ({error!r}); materialize {BENCHMARK}"]
+    if digest_of(content) != digest:
+        return None, [f"{path}: altered since it was measured; materialize {BENCHMARK}"]
+    try:
+        fingerprints = _fingerprints(workspace)
+    except VirnucError as error:  # a checkpoint that is gone: what was measured cannot be compared with it
+        return content["measured"], [f"{BENCHMARK}: {error}"]
+    stale = [name for name, today in fingerprints.items() if content["encoders"].get(name) != today]
+    problems = [f"{BENCHMARK} is stale: it measured another {name} than today's; materialize it" for name in stale]
+    if content["settings"] != _benchmark_settings(workspace):
+        problems.append(f"{BENCHMARK} is stale: measured by other benchmark or encoding settings; materialize it")
+    return content["measured"], problems
+
+
+def _benchmark_check(workspace: Workspace) -> dg.AssetChecksDefinition:
+    """The check of the benchmark."""
+
+    @dg.asset_check(asset=BENCHMARK)
+    def both_sides_were_measured_alike() -> dg.AssetCheckResult:
+        """All encoders were measured on equally many rows, in one precision, on one device."""
+        measured, problems = stored_benchmark(workspace)
+        kinds = {(found["sequences"], found["precision"], found["device"]) for found in (measured or {}).values()}
+        faults = problems if len(kinds) == 1 else [*problems, f"measured unlike: {sorted(map(str, kinds))}"]
+        return result({BENCHMARK: faults} if faults else {}, encoders=len(measured or {}))
+
+    return both_sides_were_measured_alike
+
+
+def gather_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> "Evidence":
+    """What lies on disk for a decision today; what is absent, altered or stale is named, never raised."""
+    from virnuc_assets.migration.bundle import library_versions
+    from virnuc_assets.migration.evidence import Evidence
+
+    settings = workspace.settings.decision
+    measured, problems = stored_benchmark(workspace)
+    found = {name: variant_evidence(instance, workspace, workspace.variant(name)) for name in settings.variants}
+    beside = [found[name] for name in settings.beside]
+    if workspace.settings.virnucpro is not None:
+        beside.append(variant_evidence(instance, workspace, imported_variant(workspace)))
+    try:
+        ablations = current_ablations(instance, workspace)
+    except VirnucError:  # nothing is judged by them, so their absence is no gap
+        ablations = {}
+    versions = {"profile": workspace.settings.profile, "python": platform.python_version(), **library_versions()}
+    return Evidence(
+        candidate=found[settings.candidate],
+        baseline=found[settings.baseline],
+        floor=found[settings.floor],
+        beside=tuple(beside),
+        ablations=ablations,
+        benchmark=measured,
+        benchmark_problems=tuple(problems),
+        environment=versions,
+    )
+
+
+def variant_evidence(instance: dg.DagsterInstance, workspace: Workspace, variant: Variant) -> "VariantEvidence":
+    """Evaluation and classifier of a variant, one of ours or the imported one."""
+    from virnuc_assets.classifier.checkpoint import load_classifier
+    from virnuc_assets.migration.evidence import VariantEvidence
+
+    names = (variant.name, variant.dna, variant.protein)
+    evaluation = workspace.layout.whole(f"{variant.name}_evaluation")
+    try:
+        predictions = read_table(evaluation, evaluation_schema())
+        _, description = load_classifier(workspace.layout.classifier(variant.name))
+        problems = _stale(instance, workspace, variant, evaluation, description)
+        require_content(evaluation)
+    except VirnucError as error:  # absent or stale evidence is what the decision has to say
+        return VariantEvidence(*names, problems=(f"{variant.name}: {error}",))
+    return VariantEvidence(*names, predictions, description.model_dump(mode="json"), tuple(problems))
+
+
+def _stale(
+    instance: dg.DagsterInstance,
+    workspace: Workspace,
+    variant: Variant,
+    evaluation: Path,
+    description: "ClassifierDescription",
+) -> list[str]:
+    """What of a variant was made from other inputs than today's; its inputs are read to see that none was altered."""
+    from virnuc_assets.classifier.fitting import data_digest
+
+    name = f"{variant.name}_evaluation"
+    if variant.name == IMPORTED:
+        current = is_made_by(evaluation, imported_recipe(instance, workspace))
+        return [] if current else [f"{name} is stale: not of today's files, split and frames; materialize it"]
+    features, split = current_features(instance, workspace, variant), current_split(instance, workspace)
+    for table in (split, *features.values()):
+        require_content(table)
+    problems = []
+    if not is_made_by(evaluation, evaluation_recipe(features, split, description.weights_sha256)):
+        problems.append(f"{name} is stale: not of today's classifier, split and features; materialize it")
+    if description.data_digest != data_digest(features, split, workspace.settings.training):
+        problems.append(f"{variant.name}_classifier is stale: trained on other rows than today's; materialize it")
+    return problems
 
 
 def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
@@ -38,7 +260,7 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
     @dg.asset(
         name=DECISION,
         deps=[*(f"{name}_evaluation" for name in evaluated), ABLATIONS, BENCHMARK],
-        group_name=MIGRATION_GROUP,
+        group_name=GROUP,
         kinds={"html", "mlflow"},
         owners=OWNERS,
         code_version=code_version("3", settings.decision, settings.evaluation),
@@ -133,9 +355,7 @@ def _move_aliases(tracking: MlflowTracking, decision: "Decision", evidence: "Evi
         tracking.move_alias("serving", digests["baseline"])
 
 
-def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
-    """Checks of the benchmark and of the decision."""
-
+def _decision_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(asset=DECISION)
     def decision_rests_on_complete_evidence() -> dg.AssetCheckResult:
         """The stored decision is GO or NO-GO; NO DECISION names what is missing."""
@@ -172,5 +392,4 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
             description=f"{variant} serves by virnuc.toml, with classifier {serves or 'none'}; {told}",
         )
 
-    checks = [decision_rests_on_complete_evidence, decision_is_reproduced, serving_variant_is_promoted]
-    return [benchmark_check(workspace), *checks]
+    return [decision_rests_on_complete_evidence, decision_is_reproduced, serving_variant_is_promoted]

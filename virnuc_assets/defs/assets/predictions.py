@@ -98,6 +98,7 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
         def work(sample: str) -> Outcome:
             from virnuc_assets.classifier.calling import write_sample_report
+            from virnuc_assets.virnucpro.results import write_virnucpro_files
 
             started = time.perf_counter()
             inputs, temperature = report_inputs(workspace, sample)
@@ -106,6 +107,7 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
             predictions = pa.concat_tables(read_table(table, predictions_schema()) for table in tables)
             ledger, folder = sample_ledger(layout, sample), layout.sample_report(sample)
             (folder / PROVENANCE_FILE).unlink(missing_ok=True)
+            write_virnucpro_files(folder, predictions)
             records = write_sample_report(folder, predictions, ledger, temperature, confidence)
             with written_aside(folder / PROVENANCE_FILE) as aside:
                 aside.write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")

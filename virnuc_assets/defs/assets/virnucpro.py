@@ -5,14 +5,14 @@ nothing is judged by it.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.defs.assets.evaluation import evaluation_check, flat_metrics, group_counts
+from virnuc_assets.defs.assets.classifiers import evaluation_check, measured
 from virnuc_assets.defs.assets.reference import SPLIT, current_frames, current_split, record_lengths
 from virnuc_assets.defs.automation import retraining_condition
 from virnuc_assets.defs.partitions import REFERENCE
@@ -25,10 +25,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import VirnucproSettings
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import evaluation_schema
-from virnuc_assets.storage.tables import content_digest, is_made_by, read_table, require_content
-
-if TYPE_CHECKING:
-    from virnuc_assets.migration.evidence import VariantEvidence
+from virnuc_assets.storage.tables import content_digest, read_table
 
 GROUP = "virnucpro"
 NAME = "virnucpro"
@@ -67,35 +64,12 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
 
 def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     """The check of every evaluation, where there is one."""
-    return [evaluation_check(workspace, imported_variant(workspace))] if workspace.settings.virnucpro else []
+    return [evaluation_check(workspace, EVALUATION)] if workspace.settings.virnucpro else []
 
 
 def imported_variant(workspace: Workspace) -> Variant:
-    """The imported classifier as a variant: its name, and the encoders that VirNucPro used.
-
-    Raises:
-        VirnucError: virnuc.toml has no section [virnucpro].
-    """
+    """The imported classifier as a variant: its name, and the encoders that VirNucPro used."""
     return Variant(NAME, dna="dnabert_s", protein=_section(workspace).protein_encoder)
-
-
-def imported_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> "VariantEvidence":
-    """The imported classifier on the test rows, for a decision to show; what is absent or stale is named."""
-    from virnuc_assets.classifier.checkpoint import load_classifier
-    from virnuc_assets.migration.evidence import VariantEvidence
-
-    variant, path = imported_variant(workspace), workspace.layout.whole(EVALUATION)
-    absent = VariantEvidence(variant.name, variant.dna, variant.protein)
-    try:
-        predictions = read_table(path, evaluation_schema())
-        require_content(path)
-        _, description = load_classifier(workspace.layout.classifier(NAME))
-        current = is_made_by(path, imported_recipe(instance, workspace))
-    except VirnucError as error:  # absent or stale evidence is what the decision has to tell
-        return VariantEvidence(**{**vars(absent), "problems": (f"{variant.name}: {error}",)})
-    problems = () if current else (f"{EVALUATION} is stale: not of today's files, split and frames; materialize it",)
-    facts = {"predictions": predictions, "description": description.model_dump(mode="json"), "problems": problems}
-    return VariantEvidence(**{**vars(absent), **facts})
 
 
 def imported_recipe(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, Any]:
@@ -139,48 +113,37 @@ def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.A
         Nothing is embedded. A test frame that the merged files lack is refused; rows of other frames are counted. What
         the model was trained on is not known: test rows may be among it, and its numbers too good.
         """
-        from virnuc_assets.classifier.performance import performance
-        from virnuc_assets.classifier.virnucpro_baseline import Baseline
+        from virnuc_assets.classifier.checkpoint import save_classifier
+        from virnuc_assets.virnucpro.baseline import imported_classifier, imported_evaluation
 
-        inputs, frames = inputs_of(context), list(current_frames(context.instance, workspace).values())
-        recipe = imported_recipe(context.instance, workspace)
-        baseline = Baseline.load(
-            workspace.settings.root / settings.model,
-            _merged_files(workspace),
+        inputs, recipe = inputs_of(context), imported_recipe(context.instance, workspace)
+        merged, model = _merged_files(workspace), workspace.settings.root / settings.model
+        classifier = imported_classifier(
+            model,
+            merged[0],
             dna_dim=settings.dna_dim,
             protein_encoder=settings.protein_encoder,
             chunk_length=settings.chunk_length,
         )
-        split = read_table(current_split(context.instance, workspace))
+        counts: dict[str, int] = {}
 
         def batches() -> Iterator[pa.Table]:
-            yield baseline.evaluation(frames, split, recipe["merged"], record_lengths(workspace))
+            frames = list(current_frames(context.instance, workspace).values())
+            split = read_table(current_split(context.instance, workspace))
+            table, found = imported_evaluation(classifier, merged, frames, split, record_lengths(workspace))
+            counts.update(found)
+            yield table
 
         outcome = made_table(workspace.layout.whole(EVALUATION), recipe, batches)
-        description = baseline.save(workspace.layout.classifier(NAME))
-        table = read_table(workspace.layout.whole(EVALUATION), evaluation_schema())
-        measured = performance(table, description.temperature, workspace.settings.evaluation)
-        metrics = flat_metrics(measured)
+        description = save_classifier(workspace.layout.classifier(NAME), classifier.model, classifier.description)
+        metrics, groups = measured(workspace, EVALUATION, description.temperature)
         params = {"model_sha256": recipe["classifier"], "chunk_length": settings.chunk_length}
-        facts = {
-            **group_counts(measured),
-            "reads": description.pair(),
-            "trained_on": TRAINED_ON_UNKNOWN,
-            "mlflow_run": _logged(tracking, outcome.data_version, params, metrics),
-        }
-        metadata = {**outcome.metadata, **metrics, **baseline.counts, **facts}
-        return whole_result(inputs, outcome.data_version, metadata)
+        with tracking.run(f"{NAME} evaluation", {"table.evaluation": outcome.data_version}, params) as run_id:
+            tracking.log_epoch(0, {f"test_{name}": value for name, value in metrics.items()})
+        facts = {"reads": description.pair(), "trained_on": TRAINED_ON_UNKNOWN, "mlflow_run": tracking.link(run_id)}
+        return whole_result(inputs, outcome.data_version, {**outcome.metadata, **metrics, **groups, **counts, **facts})
 
     return virnucpro_evaluation
-
-
-def _logged(
-    tracking: MlflowTracking, table: str, params: Mapping[str, Any], metrics: Mapping[str, float]
-) -> dg.UrlMetadataValue:
-    """A link to the MLflow run of an evaluation that nothing here was trained for."""
-    with tracking.run(f"{NAME} evaluation", {"table.evaluation": table}, params) as run_id:
-        tracking.log_epoch(0, {f"test_{name}": value for name, value in metrics.items()})
-    return tracking.link(run_id)
 
 
 def _states(workspace: Workspace) -> list[list[Any]]:

@@ -5,17 +5,17 @@ The file is a pickle of the whole module. Its tensors are read, its classes stay
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from virnuc_assets.classifier.checkpoint import ClassifierDescription, Origin, told_pair
 from virnuc_assets.classifier.mlp import Mlp
-from virnuc_assets.classifier.virnucpro_vectors import MODEL_CLASS, ImportRefused
 from virnuc_assets.encoders.registry import registered
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.torch_files import PickledModule, TorchFile
+from virnuc_assets.virnucpro.torch_files import MODEL_CLASS, ImportRefused, PickledModule, TorchFile
 
 VIRNUCPRO = "VirNucPro"
 _LAYERS = {"hidden_layer": "Linear", "bn1": "BatchNorm1d", "dropout": "Dropout", "output_layer": "Linear"}
@@ -43,16 +43,24 @@ def model_in(file: TorchFile) -> Mlp:
     if not isinstance(made, PickledModule) or made.name != MODEL_CLASS:
         found = made.name if isinstance(made, PickledModule) else f"a {type(made).__name__}"
         raise ImportRefused(f"{file.path}: expected a whole module of class {MODEL_CLASS}, found {found}")
-    layers = _children(file, made)
-    if (kinds := {name: layer.name.rpartition(".")[2] for name, layer in layers.items()}) != _LAYERS:
+    layers = _part(file, made, "_modules")
+    kinds = {name: getattr(layer, "name", type(layer).__name__).rpartition(".")[2] for name, layer in layers.items()}
+    if kinds != _LAYERS:
         raise ImportRefused(
-            f"{file.path}: another architecture: expected the layers {_told(_LAYERS)}; found {_told(kinds)}"
+            f"{file.path}: another architecture: expected the layers {_shown(_LAYERS)}; found {_shown(kinds)}"
         )
-    if left := [name for part in ("_parameters", "_buffers") for name in _part(file, made, part)]:
-        raise ImportRefused(f"{file.path}: another architecture: parameters outside of its layers: {left}")
-    tensors = {f"{name}.{key}": tensor for name, layer in layers.items() for key, tensor in _tensors(file, name, layer)}
+    tensors = {
+        f"{name}.{key}": value
+        for name, layer in layers.items()
+        for part in ("_parameters", "_buffers", "_modules")
+        for key, value in _part(file, layer, part).items()
+        if value is not None  # None: a layer without bias, missed by the comparison with ours
+    }
+    outside = [name for part in ("_parameters", "_buffers") for name in _part(file, made, part)]
+    if others := outside + [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
+        raise ImportRefused(f"{file.path}: another architecture: expected tensors in its layers alone, found {others}")
     model = _model_of(file, tensors)
-    if not isinstance(eps := _state(file, layers["bn1"]).get("eps"), float) or eps != model.bn1.eps:
+    if (eps := layers["bn1"].state.get("eps")) != model.bn1.eps:
         raise ImportRefused(f"{file.path}: bn1 has eps {eps}, VirNucPro's has {model.bn1.eps}")
     return model.eval()
 
@@ -60,14 +68,14 @@ def model_in(file: TorchFile) -> Mlp:
 def describe_model(
     file: TorchFile, model: Mlp, encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int], chunk_length: int
 ) -> ClassifierDescription:
-    """What is written beside the weights of an imported classifier.
+    """What is written next to the weights of an imported classifier.
 
     Args:
         file: where it comes from.
         model: the classifier.
         encoders: fingerprints of the features that it is to score, by side.
         dims: widths of their two parts, by side.
-        chunk_length: nt of the chunks it was trained on; the file does not tell.
+        chunk_length: nt of the chunks it was trained on; the file does not say.
 
     Raises:
         ImportRefused: the features are of another width than the model reads.
@@ -90,9 +98,11 @@ def describe_model(
 
 
 def _model_of(file: TorchFile, tensors: Mapping[str, Tensor]) -> Mlp:
-    """A classifier as wide as the file's tensors tell, holding them."""
+    """A classifier as wide as the file's tensors, holding them."""
+    if (claimed := sum(t.numel() * t.element_size() for t in tensors.values())) > file.size:  # a stride of 0
+        raise ImportRefused(f"{file.path}: {claimed} bytes of tensors claimed by a file of {file.size} bytes")
     weight = tensors.get("hidden_layer.weight")
-    if weight is None or len(weight.shape) != 2 or not all(weight.shape):
+    if weight is None or weight.dim() != 2 or not weight.numel():
         raise ImportRefused(f"{file.path}: hidden_layer has no weights of two dims")
     model = Mlp(weight.shape[1], weight.shape[0], dropout=0.0)
     expected, found = (
@@ -112,37 +122,12 @@ def _model_of(file: TorchFile, tensors: Mapping[str, Tensor]) -> Mlp:
     return model
 
 
-def _told(layers: Mapping[str, str]) -> str:
+def _shown(layers: Mapping[str, str]) -> str:
     return ", ".join(f"{name[:80]!r}: {kind}" for name, kind in list(layers.items())[:20]) or "none"
 
 
-def _state(file: TorchFile, made: PickledModule) -> dict[object, object]:
-    if not isinstance(made.state, dict):
-        raise ImportRefused(f"{file.path}: {made.name} has no state")
-    return made.state
-
-
-def _part(file: TorchFile, made: PickledModule, part: str) -> dict[str, object]:
-    found = _state(file, made).get(part)
+def _part(file: TorchFile, module: PickledModule, part: str) -> dict[str, Any]:
+    found = module.state.get(part) if isinstance(module.state, dict) else None
     if not isinstance(found, dict) or any(not isinstance(name, str) for name in found):
-        raise ImportRefused(f"{file.path}: {made.name} has no {part}, as every torch module has")
+        raise ImportRefused(f"{file.path}: {module.name} has no {part}, as every torch module has")
     return found
-
-
-def _children(file: TorchFile, made: PickledModule) -> dict[str, PickledModule]:
-    parts = _part(file, made, "_modules")
-    children = {name: child for name, child in parts.items() if isinstance(child, PickledModule)}
-    if len(children) != len(parts):
-        raise ImportRefused(f"{file.path}: {made.name} has layers that are no modules")
-    return children
-
-
-def _tensors(file: TorchFile, name: str, layer: PickledModule) -> Iterator[tuple[str, Tensor]]:
-    if inner := _children(file, layer):
-        raise ImportRefused(f"{file.path}: another architecture: {name} has layers of its own: {', '.join(inner)}")
-    for part in ("_parameters", "_buffers"):
-        for key, value in _part(file, layer, part).items():
-            if file.holds(value):
-                yield key, value
-            elif value is not None:  # None: a layer without bias, missed by the comparison with ours
-                raise ImportRefused(f"{file.path}: {name}.{key} is no tensor that the file holds")

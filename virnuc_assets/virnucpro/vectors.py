@@ -1,0 +1,193 @@
+"""VirNucPro's `*_DNABERT_S.pt`, `*_ESM.pt` and `*_merged.pt` as ids and vectors, in and out.
+
+Formats (upstream: `extract_DNABERT_S`, `extract_esm`, `merge_data` in units.py): ids and lists of floats under
+"nucleotide" and "data"; ids and one tensor each under "proteins" and "data"; ids, one tensor of rows under "ids" and
+"data", and in training one label for the whole file under "labels".
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.virnucpro.torch_files import ImportRefused, PickledModule, TorchFile, read_torch_file
+
+Kind = Literal["DNABERT_S", "ESM", "merged"]
+# Upstream's labels of a training file, by place.
+LABELS = ("host", "viral")
+_SIX_FRAME_ID = re.compile(r"[FR][123]$")
+_EXAMPLES, _SHOWN = 3, 80
+_LEAST_BYTES_OF_A_VALUE = 2
+
+
+@dataclass(frozen=True)
+class VectorFile:
+    """Rows of one of VirNucPro's files.
+
+    Attributes:
+        kind: which of the three; the content decides, not the name.
+        path: the file.
+        sha256: of its bytes.
+        ids: frame ids, one for each row, each once.
+        vectors: (n, d) float32, finite.
+        label: of all its rows, where a merged file has one.
+    """
+
+    kind: Kind
+    path: Path
+    sha256: str
+    ids: list[str]
+    vectors: np.ndarray
+    label: str | None = None
+
+
+def read_vectors(path: Path) -> VectorFile:
+    """`vectors_in` of `read_torch_file`."""
+    return vectors_in(read_torch_file(path))
+
+
+def vectors_in(file: TorchFile) -> VectorFile:
+    """Ids and vectors of a file.
+
+    Raises:
+        ImportRefused: it is none of the three kinds; ids and rows are not equally many (VirNucPro's merge drops a row
+            that one side lacks and keeps its id); an id is no text, no six-frame id, or there twice; rows are not
+            equally wide, or not finite.
+    """
+    label = None
+    match file.content:
+        case {"nucleotide": list(ids), "data": list(rows), **more} if not more:
+            kind: Kind = "DNABERT_S"
+            _require_ids(file, ids, len(rows))
+            rows = [_listed(file, frame_id, row) for frame_id, row in zip(ids, rows, strict=True)]
+        case {"proteins": list(ids), "data": list(rows), **more} if not more:
+            kind = "ESM"
+            _require_ids(file, ids, len(rows))
+        case {"ids": list(ids), "data": Tensor() as rows, **more} if rows.dim() == 2 and more.keys() <= {"labels"}:
+            kind = "merged"
+            _require_ids(file, ids, len(rows))
+            label = _label(file, more["labels"]) if more else None
+        case _:
+            raise ImportRefused(
+                f"{file.path}: {_described(file.content)}; expected the keys nucleotide and data (DNABERT_S), proteins "
+                "and data (ESM), or ids, data of two dims and perhaps labels (merged)"
+            )
+    return VectorFile(kind, file.path, file.sha256, ids, _stacked(file, ids, rows), label)
+
+
+def write_vectors(path: Path, kind: Kind, ids: Sequence[str], vectors: np.ndarray, label: str | None = None) -> None:
+    """Write rows in VirNucPro's layout; the file appears under its name only when it is whole.
+
+    Args:
+        path: the file.
+        kind: which of the three.
+        ids: frame ids.
+        vectors: (n, d) float32.
+        label: of all rows of a merged file.
+    """
+    rows, names = torch.tensor(vectors), list(ids)  # (n, d)
+    content: Mapping[str, object]
+    if kind == "DNABERT_S":
+        data = [{"label": i, "mean_representation": row} for i, row in zip(names, rows.tolist(), strict=True)]
+        content = {"nucleotide": names, "data": data}
+    elif kind == "ESM":
+        content = {"proteins": names, "data": list(rows)}
+    else:
+        content = {"ids": names, "data": rows, **({"labels": [LABELS.index(label)]} if label else {})}
+    with written_aside(path) as aside, aside.open("wb") as handle:  # by its path, torch would write the name into it
+        torch.save(content, handle)
+
+
+def named(examples: Iterable[str]) -> str:
+    """The first of them in brackets, quoted and cut as text of a file; nothing where there are none."""
+    shown = [repr(example[:_SHOWN]) for example in list(examples)[:_EXAMPLES]]
+    return f" (e.g. {', '.join(shown)})" if shown else ""
+
+
+def _described(content: object) -> str:
+    if isinstance(content, PickledModule):
+        return f"holds a module of class {content.name}, no vectors"
+    keys = [str(key)[:_SHOWN] for key in list(content)[:10]] if isinstance(content, dict) else []
+    return f"holds a {type(content).__name__}" + (f" of the keys {', '.join(map(repr, keys))}" if keys else "")
+
+
+def _require_ids(file: TorchFile, ids: list[str], rows: int) -> None:
+    """As many ids as rows, each a six-frame id, each once."""
+    if len(ids) != rows:
+        raise ImportRefused(
+            f"{file.path}: {len(ids)} ids, but {rows} rows: misaligned by {abs(len(ids) - rows)}. "
+            "VirNucPro's merge drops a row that one side lacks and keeps its id, so that every later id has another's "
+            "row; import both sides without the merged file"
+        )
+    if wrong := [str(i) for i in ids if not isinstance(i, str) or not _SIX_FRAME_ID.search(i)]:
+        raise ImportRefused(
+            f"{file.path}: {len(wrong)} of {len(ids)} ids are no six-frame ids, which end in F1 to F3 or R1 to R3"
+            f"{named(wrong)}"
+        )
+    counts = Counter(ids)
+    if twice := [frame_id for frame_id, count in counts.items() if count > 1]:
+        raise ImportRefused(f"{file.path}: {len(twice)} of {len(counts)} ids are there more than once{named(twice)}")
+
+
+def _listed(file: TorchFile, frame_id: str, row: object) -> list[object]:
+    match row:
+        case {"label": label, "mean_representation": list(values)}:
+            if label != frame_id:
+                raise ImportRefused(
+                    f"{file.path}: misaligned: the row of {frame_id[:_SHOWN]!r} is labelled {str(label)[:_SHOWN]!r}"
+                )
+            return values
+    raise ImportRefused(f"{file.path}: a row is no dict with a label and a list as mean_representation")
+
+
+def _label(file: TorchFile, labels: object) -> str:
+    match labels:
+        case [int(label)] if label in (0, 1):
+            return LABELS[label]
+    raise ImportRefused(
+        f"{file.path}: expected labels [0] (host) or [1] (viral), one for the file; found another value"
+    )
+
+
+def _stacked(file: TorchFile, ids: list[str], rows: Sequence[object] | Tensor) -> np.ndarray:
+    """(n, d) float32 of rows that are equally wide and finite; doubles become the float32 that they were."""
+    arrays = _arrays(file, rows)
+    widths = Counter(map(len, arrays))
+    if len(widths) > 1:
+        usual = widths.most_common(1)[0][0]
+        odd = [frame_id for frame_id, row in zip(ids, arrays, strict=True) if len(row) != usual]
+        counts = ", ".join(f"{count} rows of {width}" for width, count in sorted(widths.items()))
+        raise ImportRefused(f"{file.path}: rows are not equally wide: {counts}{named(odd)}")
+    if not sum(widths):
+        raise ImportRefused(f"{file.path}: holds no vectors")
+    with np.errstate(over="ignore"):  # found below
+        vectors = np.array(arrays, dtype=np.float32)
+    if bad := [ids[row] for row in np.flatnonzero(~np.isfinite(vectors).all(axis=1))]:
+        raise ImportRefused(f"{file.path}: {len(bad)} of {len(ids)} vectors are not finite{named(bad)}")
+    return vectors
+
+
+def _arrays(file: TorchFile, rows: Sequence[object] | Tensor) -> list[np.ndarray]:
+    """Each row as a one-dimensional array of floats."""
+    try:
+        claimed = sum(map(len, rows))  # type: ignore[arg-type]  # what has no length is no row
+        if claimed * _LEAST_BYTES_OF_A_VALUE > file.size:  # one row that stands for many, or a stride of 0
+            raise ImportRefused(f"{file.path}: {claimed} values claimed by a file of {file.size} bytes")
+        arrays = [row.numpy(force=True) if isinstance(row, Tensor) else np.asarray(row) for row in rows]
+        wrong = [f"{row.dtype} of {row.ndim} dims" for row in arrays if row.dtype.kind != "f" or row.ndim != 1]
+    except (TypeError, ValueError, RuntimeError) as error:
+        wrong, cause = [str(error)], error
+    else:
+        cause = None
+    if wrong:
+        raise ImportRefused(f"{file.path}: expected rows of floats, found {wrong[0]}") from cause
+    return arrays
