@@ -165,7 +165,7 @@ def _embeddings(frames: pa.Table, files: Sequence[VectorFile], encoder: str) -> 
 
 def _features(frames: pa.Table, files: FilesOfKind, dims: Mapping[str, int]) -> pa.Table:
     """Features table of merged files, or of both sides where none is given, with label and group of the frames."""
-    places = {"DNABERT_S": slice(None, dims["dna"]), "ESM": slice(dims["dna"], None)}
+    places: dict[Kind, slice] = {"DNABERT_S": slice(None, dims["dna"]), "ESM": slice(dims["dna"], None)}
     sides = {kind: _in_order(frames, files[kind]) for kind in places if files[kind]}
     if not files["merged"]:
         return features_table(frames, np.concatenate(list(sides.values()), axis=1))

@@ -178,16 +178,14 @@ def _stacked(file: TorchFile, ids: list[str], rows: Sequence[object] | Tensor) -
 
 def _arrays(file: TorchFile, rows: Sequence[object] | Tensor) -> list[np.ndarray]:
     """Each row as a one-dimensional array of floats."""
+    expected = f"{file.path}: expected rows of floats, found"
     try:
         claimed = sum(map(len, rows))  # type: ignore[arg-type]  # what has no length is no row
         if claimed * _LEAST_BYTES_OF_A_VALUE > file.size:  # one row that stands for many, or a stride of 0
             raise ImportRefused(f"{file.path}: {claimed} values claimed by a file of {file.size} bytes")
         arrays = [row.numpy(force=True) if isinstance(row, Tensor) else np.asarray(row) for row in rows]
-        wrong = [f"{row.dtype} of {row.ndim} dims" for row in arrays if row.dtype.kind != "f" or row.ndim != 1]
     except (TypeError, ValueError, RuntimeError) as error:
-        wrong, cause = [str(error)], error
-    else:
-        cause = None
-    if wrong:
-        raise ImportRefused(f"{file.path}: expected rows of floats, found {wrong[0]}") from cause
+        raise ImportRefused(f"{expected} {error}") from error
+    if wrong := [f"{row.dtype} of {row.ndim} dims" for row in arrays if row.dtype.kind != "f" or row.ndim != 1]:
+        raise ImportRefused(f"{expected} {wrong[0]}")
     return arrays
