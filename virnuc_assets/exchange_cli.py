@@ -36,12 +36,13 @@ def import_(
     files, which are compared with the sides that stand beside them.
     """
     from virnuc_assets.single_file import require_chunk_length
-    from virnuc_assets.virnucpro.exchange import ImportOptions, import_files
+    from virnuc_assets.virnucpro.exchange import import_files
 
     if chunk_length is not None:
         require_chunk_length(chunk_length)
-    options = ImportOptions(frames, dna_dim, protein_encoder, features, chunk_length)
-    return {**import_files(sources, to, options), "written to": to}
+    options: dict[str, Any] = {"frames": frames, "dna_dim": dna_dim, "protein_encoder": protein_encoder}
+    made = import_files(sources, to, **options, features=features, chunk_length=chunk_length)
+    return {**made, "written to": to}
 
 
 def export(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,34 +24,33 @@ FilesOfKind = Mapping[Kind, Sequence[VectorFile]]
 _REMEDY = "Give all files of these frames and no others, and the frames table of the same genomes and chunk length."
 
 
-@dataclass(frozen=True)
-class ImportOptions:
-    """What the files do not say; which of it is needed, their content decides.
+class ExportRefused(VirnucError):
+    """A table that VirNucPro's layouts cannot hold."""
 
-    Attributes:
+
+def import_files(
+    sources: Sequence[Path],
+    to: Path,
+    *,
+    frames: Path | None = None,
+    dna_dim: int | None = None,
+    protein_encoder: str = "esm2_3b",
+    features: Path | None = None,
+    chunk_length: int | None = None,
+) -> dict[str, Any]:
+    """Write a table, or for a model a classifier's folder; returns what a person should see.
+
+    Files of one side become embeddings, files of both sides features, merged files features that are compared with
+    the sides given with them. Which of the options is needed, the content of the files decides.
+
+    Args:
+        sources: VirNucPro's files.
+        to: what to write.
         frames: frames table of the vectors.
         dna_dim: nucleotide columns of merged files that come without either side.
         protein_encoder: whose vectors the protein side is; VirNucPro's own is ESM2-3B.
         features: features table that a model is to score.
         chunk_length: nt that a model was trained on.
-    """
-
-    frames: Path | None = None
-    dna_dim: int | None = None
-    protein_encoder: str = "esm2_3b"
-    features: Path | None = None
-    chunk_length: int | None = None
-
-
-class ExportRefused(VirnucError):
-    """A table that VirNucPro's layouts cannot hold."""
-
-
-def import_files(sources: Sequence[Path], to: Path, options: ImportOptions) -> dict[str, Any]:
-    """Write a table, or for a model a classifier's folder; returns what a person should see.
-
-    Files of one side become embeddings, files of both sides features, merged files features that are compared with
-    the sides given with them.
 
     Raises:
         VirnucError: the files are refused, do not fit each other, or an option is missing.
@@ -61,8 +59,11 @@ def import_files(sources: Sequence[Path], to: Path, options: ImportOptions) -> d
     if isinstance(first.content, PickledModule):
         if len(sources) > 1:
             raise VirnucError(f"{first.path}: a model is imported alone, found {len(sources) - 1} more files")
-        return _import_model(first, to, options)
-    return _import_vectors([vectors_in(first), *map(read_vectors, sources[1:])], to, options)
+        return _import_model(first, to, features, chunk_length)
+    files = [vectors_in(first), *map(read_vectors, sources[1:])]
+    if frames is None:
+        raise VirnucError(f"{first.path}: {files[0].kind} vectors; give their frames: --frames FRAMES.parquet")
+    return _import_vectors(files, to, frames, dna_dim, protein_encoder)
 
 
 def export_file(table: Path, to: Path) -> dict[str, Any]:
@@ -107,32 +108,32 @@ def require_label(file: VectorFile, label_of: Mapping[str, str | None]) -> None:
         )
 
 
-def _import_model(file: TorchFile, to: Path, options: ImportOptions) -> dict[str, Any]:
+def _import_model(file: TorchFile, to: Path, features: Path | None, chunk_length: int | None) -> dict[str, Any]:
     model = model_in(file)
-    if options.features is None or options.chunk_length is None:
+    if features is None or chunk_length is None:
         raise VirnucError(
             f"{file.path}: a model of {model.dim} columns; it does not say on what it was trained: give --features "
             "TABLE (features that it is to score, which name the encoders and their dims) and --chunk-length"
         )
-    recipe = read_recipe(options.features)
+    recipe = read_recipe(features)
     if recipe.get("table") != "features":
-        raise VirnucError(f"{options.features}: expected a features table, found {recipe.get('table', 'another')}")
-    description = describe_model(file, model, recipe["encoders"], recipe["dims"], options.chunk_length)
+        raise VirnucError(f"{features}: expected a features table, found {recipe.get('table', 'another')}")
+    description = describe_model(file, model, recipe["encoders"], recipe["dims"], chunk_length)
     saved = save_classifier(to, model, description)
     return {"kind": "model", "reads": saved.pair(), "hidden": model.hidden, "weights sha256": saved.weights_sha256}
 
 
-def _import_vectors(files: Sequence[VectorFile], to: Path, options: ImportOptions) -> dict[str, Any]:
-    if options.frames is None:
-        raise VirnucError(f"{files[0].path}: {files[0].kind} vectors; give their frames: --frames FRAMES.parquet")
-    frames = read_table(options.frames, frames_schema())
+def _import_vectors(
+    files: Sequence[VectorFile], to: Path, framed: Path, dna_dim: int | None, protein_encoder: str
+) -> dict[str, Any]:
+    frames = read_table(framed, frames_schema())
     of_kind: dict[Kind, list[VectorFile]] = {"DNABERT_S": [], "ESM": [], "merged": []}
     for file in files:
         of_kind[file.kind].append(file)
     kinds = [kind for kind, found in of_kind.items() if found]
-    encoders = {"dna": "dnabert_s", "protein": options.protein_encoder}
+    encoders = {"dna": "dnabert_s", "protein": protein_encoder}
     recipe: dict[str, Any] = {
-        "frames": content_digest(options.frames),
+        "frames": content_digest(framed),
         "origin": VIRNUCPRO,
         "kind": " + ".join(kinds),
         "sources": [{"file": file.path.name, "sha256": file.sha256} for file in files],
@@ -143,7 +144,7 @@ def _import_vectors(files: Sequence[VectorFile], to: Path, options: ImportOption
         fingerprint = imported_fingerprint(encoders[side], side, vector_dim(table.schema))
         recipe |= {"table": "embeddings", "encoder": fingerprint}
     else:
-        dims = _dims(of_kind, options.dna_dim)
+        dims = _dims(of_kind, dna_dim)
         fingerprints = {side: imported_fingerprint(name, side, dims[side]) for side, name in encoders.items()}
         table = _features(frames, of_kind, dims)
         recipe |= {"table": "features", "encoders": fingerprints, "dims": dims}
