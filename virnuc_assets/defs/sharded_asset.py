@@ -263,6 +263,12 @@ def made_table(path: Path, recipe: Recipe, batches: Callable[[], Iterator[pa.Tab
     return Outcome(digest, metadata)
 
 
+def shown_rows(table: pa.Table, rows: int = 50) -> dg.TableMetadataValue:
+    """The first rows of a table, for its page."""
+    schema = dg.TableSchema([dg.TableColumn(name) for name in table.column_names])
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in table.slice(0, rows).to_pylist()], schema)
+
+
 def peak_memory_mb() -> float:
     """Highest resident memory of this process so far."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,27 +82,6 @@ def test_a_broken_reference_source_leaves_the_partitions_as_they_are(copied: Pro
     assert copied.keys(REFERENCE) == before
 
 
-def test_a_record_that_two_sources_share_is_refused(copied: Project) -> None:
-    viral = copied.settings.genomes / "viral"
-    shutil.copyfile(viral / "dengue1.fna", viral / "dengue2.fna")
-    (told,) = failures(copied.job(PLAN_REFERENCE_JOB))
-    assert "occurs in sources 'dengue1' and 'dengue2'" in told
-
-
-def test_a_project_of_the_former_layout_is_refused_with_what_to_remove(small: Project) -> None:
-    """It had a plan for each source file."""
-    layout = small.workspace.layout
-    folder = layout.plan("reference").parent
-    folder.mkdir(parents=True)
-    for name in ("HIV1", "phiX174"):
-        (folder / f"{name}.parquet").touch()
-    for job in (PLAN_REFERENCE_JOB, jobs.PLAN_SAMPLES_JOB):
-        (told,) = failures(small.job(job))
-        assert "HIV1.parquet" in told and "of the former layout" in told
-        assert f"Remove the folders {layout.results / 'reference'} and {layout.results / 'samples'} and start" in told
-    assert small.keys(REFERENCE) == small.keys(SAMPLES) == []
-
-
 def test_a_sample_whose_plan_and_file_are_gone_is_none(small: Project) -> None:
     assert failures(small.job(jobs.PLAN_SAMPLES_JOB)) == []
     small.workspace.layout.plan("samples", "second").unlink()
@@ -112,12 +90,6 @@ def test_a_sample_whose_plan_and_file_are_gone_is_none(small: Project) -> None:
     (small.settings.incoming / "second.fasta").unlink()
     assert failures(small.job(jobs.PLAN_SAMPLES_JOB)) == []
     assert small.keys(SAMPLES) == ["first", "third"]
-
-
-def test_two_files_of_one_name_are_refused(small: Project) -> None:
-    shutil.copyfile(small.settings.incoming / "first.fasta", small.settings.incoming / "first.fa")
-    (told,) = failures(small.job(jobs.PLAN_SAMPLES_JOB))
-    assert "first.fasta: named 'first' as 'first.fa' is; rename one" in told
 
 
 def test_a_source_that_changed_fails_its_sample_alone(small: Project) -> None:
@@ -139,12 +111,6 @@ def test_a_source_that_changed_fails_its_sample_alone(small: Project) -> None:
     assert failures(small.materialize(chunk, translate, partition="second")) == []
     assert done(small, "chunked_fasta") == {"first", "second", "third"}
     assert tables(small, "translated_proteins") == {"second-000002", "third-000001"}
-
-
-def test_frames_of_a_missing_chunk_table_say_what_to_materialize(small: Project) -> None:
-    assert failures(small.job(jobs.PLAN_SAMPLES_JOB)) == []
-    (told,) = failures(small.materialize(SAMPLES.key("translated_proteins"), partition="first"))
-    assert "materialize samples/chunked_fasta (partition first) first" in told
 
 
 def test_chunks_of_other_shard_bounds_are_refused(blank: Path, tmp_path: Path) -> None:
@@ -213,25 +179,17 @@ def test_features_refuse_embeddings_of_other_frames(copied: Project) -> None:
     assert table.column("frame_id")[0].as_py() in told
 
 
-def test_a_classifier_of_other_encoders_is_refused_for_predictions(copied: Project) -> None:
+def test_other_encoders_and_chunk_lengths_are_refused_for_predictions_and_training(copied: Project) -> None:
     config = copied.workspace.layout.checkpoints / "fastesm2_650_miniature/config.json"
     config.write_text(config.read_text() + "\n")
     (told,) = failures(copied.materialize(SAMPLES.key("predictions"), partition=SAMPLE))
     assert "protein encoder: checkpoint_digest: expected" in told
-
-
-def test_a_classifier_of_another_chunk_length_is_refused_for_predictions(copied: Project) -> None:
-    copied.configure(sequences={"chunk_length": 300})
-    (told,) = failures(copied.materialize(SAMPLES.key("predictions"), partition=SAMPLE))
-    assert "chunk_length: expected 500, found 300" in told
-
-
-def test_features_of_older_encoders_are_refused_for_training(copied: Project) -> None:
-    config = copied.workspace.layout.checkpoints / "fastesm2_650_miniature/config.json"
-    config.write_text(config.read_text() + "\n")
     (told,) = failures(copied.materialize("fastesm2_classifier"))
     assert "reference/fastesm2_650_embeddings/host-0001.parquet: not the table" in told
     assert "encoder.checkpoint_digest: expected" in told
+    copied.configure(sequences={"chunk_length": 300})
+    (told,) = failures(copied.materialize(SAMPLES.key("predictions"), partition=SAMPLE))
+    assert "chunk_length: expected 500, found 300" in told
 
 
 def test_a_damaged_classifier_is_refused_and_replaced_by_training(copied: Project) -> None:

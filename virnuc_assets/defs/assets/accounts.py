@@ -12,9 +12,8 @@ from virnuc_assets.defs.automation import retraining_condition
 from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import OWNERS, made_table
+from virnuc_assets.defs.sharded_asset import OWNERS, made_table, shown_rows
 from virnuc_assets.defs.whole_asset import inputs_of, whole_result
-from virnuc_assets.markdown import cell
 from virnuc_assets.sequences.accounting import ledger_faults, ledger_totals
 from virnuc_assets.sequences.ledger import merged_ledger
 from virnuc_assets.sequences.plan_table import planned_shards, read_plan
@@ -25,7 +24,6 @@ from virnuc_assets.storage.schemas import ledger_schema, reference_ledger_schema
 from virnuc_assets.storage.tables import Recipe, content_digest, read_table
 
 LEDGER = "reference_ledger"
-_SOURCES_SHOWN = 50
 
 
 def sample_ledger(layout: Layout, sample: str) -> pa.Table:
@@ -81,8 +79,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 
         outcome = made_table(layout.whole(LEDGER), provenance, batches)
         table = read_table(layout.whole(LEDGER), reference_ledger_schema())
-        by_source = dg.MetadataValue.md(_by_source(table))
-        metadata = {**outcome.metadata, **ledger_totals(table), "by_source": by_source}
+        metadata = {**outcome.metadata, **ledger_totals(table), "by_source": shown_rows(_by_source(table))}
         return whole_result(inputs, outcome.data_version, metadata)
 
     return [reference_ledger]
@@ -105,15 +102,10 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     return [every_reference_record_is_accounted_for]
 
 
-def _lines_of(table: pa.Table, source: str) -> pa.Table:
-    return table.filter(pc.equal(table["source"], source))
-
-
-def _by_source(table: pa.Table) -> str:
-    """Records, chunks and frames of the first sources as Markdown."""
-    lines = ["| source | records | scored | skipped | failed | chunks | frames kept |", "|---|" + "---:|" * 6]
-    for name in table.column("source").unique().to_pylist()[:_SOURCES_SHOWN]:
-        totals = ledger_totals(_lines_of(table, name))
-        keys = ("records", "records_scored", "records_skipped", "records_failed", "chunks", "frames_kept")
-        lines.append(f"| {cell(name)} | " + " | ".join(str(totals.get(key, 0)) for key in keys) + " |")
-    return "\n".join(lines)
+def _by_source(table: pa.Table) -> pa.Table:
+    """Records, chunks and frames of each source."""
+    names, counts = table.column("source"), ("records", "records_scored", "records_skipped", "records_failed")
+    totals = {name: ledger_totals(table.filter(pc.equal(names, name))) for name in names.unique().to_pylist()}
+    columns = (*counts, "chunks", "frames_kept")
+    rows = [{"source": name, **{key: of.get(key, 0) for key in columns}} for name, of in totals.items()]
+    return pa.Table.from_pylist(rows)

@@ -28,9 +28,9 @@ from virnuc_assets.defs.sharded_asset import (
     made_table,
     peak_memory_mb,
     sharded_asset,
+    shown_rows,
 )
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.markdown import cell
 from virnuc_assets.sequences.accounting import ledger_faults
 from virnuc_assets.sequences.plan_table import planned_shards
 from virnuc_assets.storage.aside import written_aside
@@ -119,7 +119,7 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
                 "peak_memory_mb": peak_memory_mb(),
                 **_record_counts(records),
                 "folder": dg.MetadataValue.path(str(folder)),
-                "records_table": dg.MetadataValue.md(markdown_table(records)),
+                "records_table": shown_rows(records),
             }
             return Outcome(digest, metadata)
 
@@ -219,11 +219,3 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
         return result(faults, records=records)
 
     return [every_frame_is_called, every_record_is_accounted_for]
-
-
-def markdown_table(table: pa.Table, rows: int = 50) -> str:
-    """The first rows of a table as Markdown; cells cannot end their row."""
-    lines = [f"| {' | '.join(table.column_names)} |", "|" + "---|" * table.num_columns]
-    for row in table.slice(0, rows).to_pylist():
-        lines.append(f"| {' | '.join('' if value is None else cell(str(value)) for value in row.values())} |")
-    return "\n".join(lines)
