@@ -111,8 +111,8 @@ def decision_of(project: Project) -> tuple[dict[str, Any], str]:
     return stored, layout.whole("migration_decision", ".html").read_text()
 
 
-def test_a_folder_is_trained_evaluated_and_a_column_of_the_report(embedded: Project) -> None:
-    """Of the other variant, which is not trained, the decision says what is missing."""
+def test_a_folder_is_trained_evaluated_and_a_column_of_the_report(embedded: Project, finished: Finished) -> None:
+    """It costs its own tables alone. Of the other variant, which is not trained, the decision says what is missing."""
     assets = ("my_esm2_classifier", "my_esm2_evaluation", "migration_decision")
     assert failures(*(embedded.materialize(asset) for asset in assets)) == []
     decision, html = decision_of(embedded)
@@ -121,6 +121,12 @@ def test_a_folder_is_trained_evaluated_and_a_column_of_the_report(embedded: Proj
     assert plain["problems"] != [] and plain["performance"] is None
     assert set(decision["comparisons"]) == {"baseline", "floor", "my_esm2"}
     assert all(f"{words}<" in html for words in ("my_esm2", "encoders.protein.token_dropout"))
+    judged = [criterion["explanation"] for criterion in decision["criteria"] if criterion["outcome"] != "missing"]
+    assert judged and not any("my_esm2" in explanation for explanation in judged)
+    before, after = ({n: p.stat().st_mtime_ns for n, p in project.tables().items()} for project in (finished, embedded))
+    stages = {f"{name}_{stage}" for name in NAMES for stage in ("embeddings", "features", "evaluation")}
+    assert {Path(name).parent.name for name in after.keys() - before.keys()} == stages - {"fastesm2_plain_evaluation"}
+    assert {name: after[name] for name in before} == before
 
 
 @pytest.mark.slow

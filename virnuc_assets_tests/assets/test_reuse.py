@@ -102,12 +102,6 @@ def project(first: Project, tmp_path: Path) -> Iterator[Project]:
     copied.instance.dispose()
 
 
-def test_an_unchanged_rerun_embeds_nothing(project: Project) -> None:
-    told = run(project, REFERENCE)
-    assert set(embedded(told).values()) == {0}
-    assert {shard["reused"] - shard["rows"] for shards in told.values() for shard in shards.values()} == {0}
-
-
 def test_one_changed_record_costs_its_frames_and_nothing_else(project: Project) -> None:
     """A damaged table in the way of the search is no failure. The rows are those that would be embedded."""
     names = project.workspace.encoder_names()
@@ -148,15 +142,3 @@ def test_a_sample_of_known_sequences_loads_no_encoder(project: Project) -> None:
     told = run(project, SAMPLES)
     assert set(embedded(told).values()) == {0}
     assert all("device" not in shard and shard["distinct"] > 0 for shards in told.values() for shard in shards.values())
-
-
-def test_what_a_killed_run_left_is_completed_to_the_same_tables(project: Project) -> None:
-    """Some tables were written, one was begun."""
-    before = digests(project)
-    for name in project.workspace.encoder_names():
-        path = project.workspace.layout.table("reference", f"{name}_embeddings", "viral-0002")
-        path.rename(path.with_name(f".{path.name}.1.partial"))
-    told = run(project, REFERENCE)
-    assert digests(project) == before
-    for name, shards in told.items():
-        assert [shard for shard, metadata in shards.items() if metadata["rows_made"]] == ["viral-0002"], name

@@ -64,12 +64,6 @@ def test_one_changed_record_makes_its_own_new_shard_and_the_one_that_lost_it(rel
     assert chunks.column("record_id").unique().to_pylist() == ["r13"]
 
 
-def test_records_that_move_or_are_described_anew_cost_nothing(release: Project) -> None:
-    path = release.settings.incoming / "release.fasta"
-    path.write_text(">late other\n" + letters(99) + "\n" + path.read_text().replace(">r1\n", ">r1 described\n"))
-    assert written(release) == {"000011"}
-
-
 def catalogue(project: Project, **labels: str) -> None:
     rows = [
         {"name": name, "label": label, "group": "bacteria", "fasta": f"{name}.fna"} for name, label in labels.items()

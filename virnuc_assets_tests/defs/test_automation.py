@@ -138,7 +138,7 @@ def test_a_new_partition_is_its_whole_chain_in_one_tick_and_once_and_nothing_cha
     assert lab.tick() == chain("pack1")
     assert lab.tick() == set()
     assert lab.run(*STAGES, of="pack1")
-    assert lab.ticks(50) == []
+    assert lab.ticks(5) == []
     assert lab.at(11) == set()
 
 
@@ -184,11 +184,11 @@ def test_a_step_that_always_fails_is_requested_once_an_hour(lab: Lab) -> None:
     assert not lab.run(*STAGES, of="pack1")
     assert lab.tick() == chain("pack1", stages=EMBEDDING)  # its frames are newer than the request
     assert not lab.run(*EMBEDDING, of="pack1")
-    assert lab.ticks(50) == []
+    assert lab.ticks(5) == []
     for hour in (11, 12):
         assert lab.at(hour) == chain("pack1", stages=EMBEDDING)
         assert not lab.run(*EMBEDDING, of="pack1")
-        assert lab.ticks(20) == []
+        assert lab.ticks(3) == []
     lab.failing.clear()
     lab.use_encoder("2")
     lab.requests_once(chain("pack1", stages=EMBEDDING))  # a repair is no retry
@@ -281,7 +281,7 @@ def test_every_asset_of_the_graph_has_the_condition_of_its_part(tmp_path: Path) 
     }
 
 
-def test_ten_thousand_missing_partitions_are_one_request() -> None:
+def test_many_missing_partitions_are_one_request() -> None:
     @dg.asset(partitions_def=PACKS, automation_condition=stage_condition())
     def chunks() -> None: ...
 
@@ -291,10 +291,10 @@ def test_ten_thousand_missing_partitions_are_one_request() -> None:
     defs = dg.Definitions([chunks, frames])
     assert {sensor.emit_backfills for sensor in automation.build_sensors()} == {True}
     with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions("reference_shards", [f"pack{number:05d}" for number in range(10_000)])
+        instance.add_dynamic_partitions("reference_shards", [f"pack{number:04d}" for number in range(1000)])
         found = dg.evaluate_automation_conditions(defs, instance)
         subsets = [each.true_subset for each in found.results]
         (request,) = build_run_requests(subsets, defs.resolve_asset_graph(), {}, emit_backfills=True)
         assert request.requires_backfill_daemon()
-        assert request.asset_graph_subset.num_partitions_and_non_partitioned_assets == 20_000
+        assert request.asset_graph_subset.num_partitions_and_non_partitioned_assets == 2000
         assert dg.evaluate_automation_conditions(defs, instance, cursor=found.cursor).total_requested == 0

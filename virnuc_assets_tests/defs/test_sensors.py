@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -82,14 +83,6 @@ def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield lambda: hours.append(0)
 
 
-def test_a_file_is_requested_when_it_stayed_as_it_is_for_two_polls(folder: Folder) -> None:
-    folder.write(one=">a\nACGT\n")
-    assert [folder.poll(), folder.poll()] == [[], ["one.fasta"]]
-    assert folder.plan("one.fasta") == []
-    assert folder.poll() == []
-    assert folder.samples() == ["one"]
-
-
 def test_a_growing_file_waits_and_holds_up_no_other(folder: Folder) -> None:
     folder.write(done=">a\nACGT\n", growing=">a\nAC")
     assert folder.poll() == []
@@ -102,9 +95,9 @@ def test_a_growing_file_waits_and_holds_up_no_other(folder: Folder) -> None:
 def test_what_the_intake_log_does_not_know_is_requested_once_an_hour(folder: Folder, an_hour_later: Any) -> None:
     """As the run may have been canceled, or found no space."""
     folder.write(one=">a\nACGT\n")
-    assert [folder.poll() for _ in range(50)] == [[], ["one.fasta"], *[[]] * 48]
+    assert [folder.poll() for _ in range(6)] == [[], ["one.fasta"], *[[]] * 4]
     an_hour_later()
-    assert [folder.poll() for _ in range(50)] == [["one.fasta"], *[[]] * 49]
+    assert [folder.poll() for _ in range(6)] == [["one.fasta"], *[[]] * 5]
     folder.write(one=">a\nACGTT\n")
     assert [folder.poll(), folder.poll()] == [[], ["one.fasta"]]
 
@@ -149,16 +142,13 @@ def test_a_changed_file_is_requested_again(folder: Folder) -> None:
     assert [folder.poll(), folder.poll()] == [[], ["one.fasta"]]
 
 
-def test_hidden_files_folders_and_dead_links_request_nothing(folder: Folder) -> None:
+def test_hidden_files_folders_dead_links_and_a_missing_folder_request_nothing(folder: Folder) -> None:
     (folder.path / ".gitkeep").write_text("")
     (folder.path / "a_folder.fasta").mkdir()
     for name, target in {"dangling": "nowhere", "too_long": "x" * 300, "circle": "circle.fasta"}.items():
         (folder.path / f"{name}.fasta").symlink_to(target)
     assert [folder.poll() for _ in range(3)] == [[], [], []]
-
-
-def test_a_missing_folder_requests_nothing(folder: Folder) -> None:
-    folder.path.rmdir()
+    shutil.rmtree(folder.path)
     assert [folder.poll() for _ in range(3)] == [[], [], []]
 
 
@@ -188,14 +178,11 @@ def test_a_file_that_is_written_to_while_it_is_read_stays_what_it_was(folder: Fo
 
 NAMES = {
     b"with space.fasta": "with_space",
-    b"semi;colon & more.fa": "semi_colon___more",
     b"quote'\"$(reboot).fasta": "quote____reboot",
     b"new\nline.fasta": "new_line",
-    b"\x1b[31mred.fasta": "31mred",
     b"latin\xe9.fasta": "latin",
     "größe.fasta".encode(): "gr__e",
     b"=cmd.fasta": "cmd",
-    b"-rf.fasta": "rf",
     b"two.dots.fasta.gz": "two.dots",
 }
 NO_NAMES = (b"x" * 220 + b".fasta", b"___.fasta", b"\xff\xfe.fasta")
