@@ -60,41 +60,27 @@ def test_there_is_one_run_a_classifier_and_one_for_the_decision(client: mlflow.M
 
 
 @pytest.mark.parametrize("variant", MODELS)
-def test_params_tell_dims_encoders_recipe_and_data(
+def test_a_training_has_params_epochs_test_metrics_and_a_registered_version(
     client: mlflow.MlflowClient, finished: Finished, variant: str
 ) -> None:
-    params = training(client, variant).data.params
-    dna, protein = DIMS[variant]
-    dims = {"dna_dim": str(dna), "protein_dim": str(protein), "merged_dim": str(dna + protein)}
-    assert dims.items() <= params.items()
-    assert params["protein_encoder"] == MODELS[variant]
-    assert params["dna_encoder"] == ("kmer_dna" if variant == "kmer" else "dnabert_s_miniature")
-    assert (params["chunk_length"], params["precision"]) == ("500", "fp32")
-    recipe = finished.settings.training.model_dump()
-    assert {name: params[f"training.{name}"] for name in recipe} == {name: str(v) for name, v in recipe.items()}
-    assert params["split_digest"] == content_digest(finished.workspace.layout.whole("train_test_split"))
-    assert params["data_digest"] == described(finished, variant)["data_digest"]
+    layout, run, description = finished.workspace.layout, training(client, variant), described(finished, variant)
+    params, (dna, protein), settings = run.data.params, DIMS[variant], finished.settings.training
+    expected = {
+        **{"dna_dim": dna, "protein_dim": protein, "merged_dim": dna + protein, "protein_encoder": MODELS[variant]},
+        **{"chunk_length": 500, "precision": "fp32", "data_digest": description["data_digest"]},
+        "dna_encoder": "kmer_dna" if variant == "kmer" else "dnabert_s_miniature",
+        "split_digest": content_digest(layout.whole("train_test_split")),
+        **{f"training.{name}": value for name, value in settings.model_dump().items()},
+    }
+    assert {name: params[name] for name in expected} == {name: str(value) for name, value in expected.items()}
     assert int(params["train_rows"]) > int(params["validation_rows"]) > 0
 
-
-@pytest.mark.parametrize("variant", MODELS)
-def test_every_epoch_has_an_entry(client: mlflow.MlflowClient, finished: Finished, variant: str) -> None:
-    run = training(client, variant)
     for name in EPOCH_METRICS:
         history = client.get_metric_history(run.info.run_id, name)
         assert [entry.step for entry in history] == list(range(1, EPOCHS + 1)), name
     losses = [entry.value for entry in client.get_metric_history(run.info.run_id, "validation_loss")]
-    assert 1 + int(np.argmin(losses)) == described(finished, variant)["best_epoch"]
-    rates = {entry.value for entry in client.get_metric_history(run.info.run_id, "learning_rate")}
-    assert rates == {finished.settings.training.learning_rate}
+    assert 1 + int(np.argmin(losses)) == description["best_epoch"]
 
-
-@pytest.mark.parametrize("variant", MODELS)
-def test_test_metrics_and_table_digests_join_the_run_of_the_training(
-    client: mlflow.MlflowClient, finished: Finished, variant: str
-) -> None:
-    layout = finished.workspace.layout
-    run = training(client, variant)
     evaluation = read_table(layout.whole(f"{variant}_evaluation")).to_pandas()
     accuracy = ((evaluation["score_virus"] >= evaluation["score_other"]) == (evaluation["label"] == "viral")).mean()
     assert run.data.metrics["test_accuracy"] == pytest.approx(accuracy)
@@ -102,20 +88,11 @@ def test_test_metrics_and_table_digests_join_the_run_of_the_training(
     assert {"test_f1", "test_precision", "test_recall", "test_mcc", "test_auroc"} <= run.data.metrics.keys()
     assert run.data.tags["table.evaluation"] == content_digest(layout.whole(f"{variant}_evaluation"))
     assert run.data.tags["table.split"] == content_digest(layout.whole("train_test_split"))
-    assert run.data.tags["virnuc.classifier_digest"] == described(finished, variant)["weights_sha256"]
 
-
-@pytest.mark.parametrize("variant", MODELS)
-def test_each_training_registered_a_version_that_tells_what_it_is(
-    client: mlflow.MlflowClient, finished: Finished, variant: str
-) -> None:
     (version,) = client.search_model_versions(f"name = '{REGISTERED}' and tags.variant = '{variant}'")
-    assert version.run_id == training(client, variant).info.run_id
-    assert version.tags["virnuc.classifier_digest"] == described(finished, variant)["weights_sha256"]
-    assert version.tags["protein_encoder"] == MODELS[variant]
-
-
-def test_nothing_else_is_registered(client: mlflow.MlflowClient) -> None:
+    weights = description["weights_sha256"]
+    assert (version.run_id, version.tags["protein_encoder"]) == (run.info.run_id, MODELS[variant])
+    assert version.tags["virnuc.classifier_digest"] == run.data.tags["virnuc.classifier_digest"] == weights
     assert [model.name for model in client.search_registered_models()] == [REGISTERED]
 
 
@@ -158,19 +135,15 @@ def test_the_registered_model_scores_as_the_saved_classifier(
     layout = finished.workspace.layout
     rows = vectors_of(read_table(layout.table("reference", f"{variant}_features", "viral-0001")))[:5]
     assert len(rows) == 5
+    signature = mlflow.models.get_model_info(model_uri(client, variant)).signature
+    assert [spec.shape for spec in signature.inputs.inputs] == [(-1, sum(DIMS[variant]))]
+    assert [spec.shape for spec in signature.outputs.inputs] == [(-1, 2)]
     logged = mlflow.pytorch.load_model(model_uri(client, variant))
     model, _ = load_classifier(layout.classifier(variant))
     for count in (1, 2, 5):
         with torch.inference_mode():
             found = torch.softmax(logged(torch.tensor(rows[:count])), dim=1).numpy()  # (b, 2)
         np.testing.assert_allclose(found, score(model, rows[:count]), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("variant", MODELS)
-def test_the_signature_has_the_merged_dim(client: mlflow.MlflowClient, variant: str) -> None:
-    signature = mlflow.models.get_model_info(model_uri(client, variant)).signature
-    assert [spec.shape for spec in signature.inputs.inputs] == [(-1, sum(DIMS[variant]))]
-    assert [spec.shape for spec in signature.outputs.inputs] == [(-1, 2)]
 
 
 def test_no_artifact_needs_pickle(client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,10 +166,3 @@ def test_a_classifier_that_no_run_trained_is_refused(finished: Finished) -> None
     assert tracking.find_training("0" * 64) is None
     with pytest.raises(VirnucError, match="no run trained classifier 0{64}.*Materialize the classifier again"):
         tracking.log_to_training("0" * 64, {}, {})
-
-
-def test_links_lead_to_the_run_on_the_server(client: mlflow.MlflowClient, finished: Finished) -> None:
-    tracking = MlflowTracking(uri=tracking_uri(finished.settings), server_url="http://127.0.0.1:5000")
-    run = training(client, "fastesm2").info
-    url = tracking.link(run.run_id).url
-    assert url == f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.run_id}"
