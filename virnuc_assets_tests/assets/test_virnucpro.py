@@ -11,9 +11,7 @@ import dagster as dg
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-import __main__
 from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs.assets.migration import DECISION, variant_evidence
@@ -25,43 +23,36 @@ from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import read_recipe, read_table
 from virnuc_assets.virnucpro.exchange import export_file
 from virnuc_assets_tests.assets.project import Finished, Project, failures
-from virnuc_assets_tests.virnucpro.files import drawn, merged, save, upstreams_reading
+from virnuc_assets_tests.virnucpro.files import Model, drawn, merged, save, upstreams_reading, write_models
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
-
-
-class MLPClassifier(nn.Module):  # type: ignore[misc]
-    """Upstream's class, which stands in a script."""
-
-    __module__ = "__main__"
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.hidden_layer = nn.Linear(dim, hidden)
-        self.bn1 = nn.BatchNorm1d(hidden)
-        self.output_layer = nn.Linear(hidden, 2)
-        self.dropout = nn.Dropout(0.5)
-
-
-__main__.MLPClassifier = MLPClassifier  # type: ignore[attr-defined]  # where pickle looks for it
 
 
 def shards(project: Project) -> list[Path]:
     return sorted(project.workspace.layout.table("reference", "esm2_3b_features", "x").parent.glob("*.parquet"))
 
 
+@pytest.fixture(scope="module")
+def made(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project next to a VirNucPro whose features and classifier are those of its ESM2-3B variant."""
+    project = finished.copy(tmp_path_factory.mktemp("theirs") / "project")
+    for path in shards(project):
+        export_file(path, project.root / "theirs" / f"{path.stem}_merged.pt")
+    ours, _ = load_classifier(project.workspace.layout.classifier("esm2_3b"))
+    save(ours.state_dict(), project.root / "ours.pt")
+    as_ours = Model(ours.dim, ours.hidden, change="model.load_state_dict(torch.load('ours.pt'))")
+    write_models(project.root, {"500_model": as_ours, "wide": Model(ours.dim + 1, 4)})
+    configure(project)
+    yield project
+    project.instance.dispose()
+
+
 @pytest.fixture
-def existing(finished: Finished, copied: Project) -> Iterator[Project]:
-    """A project beside a VirNucPro whose features and classifier are those of its ESM2-3B variant."""
-    folder = copied.root / "theirs"
-    for path in shards(copied):
-        export_file(path, folder / f"{path.stem}_merged.pt")
-    ours, _ = load_classifier(copied.workspace.layout.classifier("esm2_3b"))
-    theirs = MLPClassifier(ours.dim, ours.hidden)
-    theirs.load_state_dict(ours.state_dict())
-    save(theirs, copied.root / "500_model.pth")
-    configure(copied)
-    yield copied
+def existing(made: Project, tmp_path: Path) -> Iterator[Project]:
+    """A copy that a test may change."""
+    project = made.copy(tmp_path / "project")
+    yield project
+    project.instance.dispose()
 
 
 def configure(project: Project, **changes: Any) -> None:
@@ -161,8 +152,6 @@ def test_test_rows_that_are_missing_or_in_two_files_are_counted(existing: Projec
 def test_files_and_model_of_other_widths_are_refused_by_both(existing: Project) -> None:
     theirs = sorted((existing.root / "theirs").iterdir())
     width = upstreams_reading(theirs[0])["data"].size(1)
-    model = MLPClassifier(width + 1, 4)
-    save(model, existing.root / "wide.pth")
     configure(existing, model="wide.pth")
     (told,) = failures(evaluate(existing))
     dna = read_recipe(shards(existing)[0])["dims"]["dna"]

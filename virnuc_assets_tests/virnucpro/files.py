@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,9 @@ def esm(path: Path, ids: Sequence[str], vectors: np.ndarray) -> Path:
 def merged(path: Path, ids: Sequence[str], vectors: np.ndarray, label: int | None = None) -> Path:
     labels = {} if label is None else {"labels": [label]}
     return save({"ids": list(ids), "data": torch.stack([torch.tensor(row) for row in vectors]), **labels}, path)
+
+
+WRITERS: dict[str, Callable[..., Path]] = {"DNABERT_S": dnabert_s, "ESM": esm, "merged": merged}
 
 
 def upstreams_reading(path: Path) -> dict[str, Any]:

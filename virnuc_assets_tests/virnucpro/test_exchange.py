@@ -24,21 +24,14 @@ from virnuc_assets.storage.schemas import embeddings_schema, features_schema, fr
 from virnuc_assets.storage.tables import content_digest, read_recipe, read_table, write_table
 from virnuc_assets.virnucpro.exchange import ExportRefused, export_file, import_files
 from virnuc_assets.virnucpro.torch_files import ImportRefused
-from virnuc_assets_tests.virnucpro.files import (
-    dnabert_s,
-    drawn,
-    esm,
-    frame_ids,
-    frames,
-    merged,
-    upstreams_reading,
-)
+from virnuc_assets_tests.virnucpro.files import WRITERS, drawn, esm, frame_ids, frames, merged, upstreams_reading
 
 pytest_plugins = ["virnuc_assets_tests.virnucpro.upstream_models"]
 
 DNA_DIM, PROTEIN_DIM = 3, 5
 IDS = frame_ids(7)
 DNA, PROTEIN = drawn(7, DNA_DIM), drawn(7, PROTEIN_DIM, 1)
+BOTH, SIDES = np.concatenate([DNA, PROTEIN], axis=1), {"DNABERT_S": DNA, "ESM": PROTEIN}
 
 FEATURES_OF_SIX = {
     "table": "features",
@@ -59,24 +52,22 @@ def framed(tmp_path: Path) -> Path:
     return path
 
 
-def shuffled(tmp_path: Path, kind: str, writer: Any, vectors: np.ndarray) -> list[Path]:
-    """Two files of a kind whose rows stand in another order than the frames."""
-    order = [4, 2, 6, 0, 1, 5, 3]
-    parts = (order[:3], order[3:])
+def shuffled(tmp_path: Path, kind: str) -> list[Path]:
+    """Two files of a side whose rows are in another order than the frames."""
     return [
-        writer(tmp_path / f"output_{n}_{kind}.pt", [IDS[row] for row in rows], vectors[rows])
-        for n, rows in enumerate(parts)
+        WRITERS[kind](tmp_path / f"output_{n}_{kind}.pt", [IDS[row] for row in rows], SIDES[kind][rows])
+        for n, rows in enumerate(([4, 2, 6], [0, 1, 5, 3]))
     ]
 
 
 @pytest.mark.parametrize(
-    ("kind", "writer", "vectors", "column", "encoder"),
-    [("DNABERT_S", dnabert_s, DNA, "nucleotides", "dnabert_s"), ("ESM", esm, PROTEIN, "protein", "esm2_3b")],
+    ("kind", "alphabet", "column", "encoder"),
+    [("DNABERT_S", "dna", "nucleotides", "dnabert_s"), ("ESM", "protein", "protein", "esm2_3b")],
 )
 def test_files_of_one_side_become_embeddings(
-    tmp_path: Path, framed: Path, kind: str, writer: Any, vectors: np.ndarray, column: str, encoder: str
+    tmp_path: Path, framed: Path, kind: str, alphabet: str, column: str, encoder: str
 ) -> None:
-    files, out = shuffled(tmp_path, kind, writer, vectors), tmp_path / "made/embeddings.parquet"
+    files, vectors, out = shuffled(tmp_path, kind), SIDES[kind], tmp_path / "made/embeddings.parquet"
     result = virnuc("import", *files, "--frames", framed, "--out", out)
     assert result.exit_code == 0, result.output
     table = read_table(out, embeddings_schema(vectors.shape[1]))
@@ -84,7 +75,6 @@ def test_files_of_one_side_become_embeddings(
     assert vectors_of(table).tobytes() == vectors.tobytes()
     sequences = read_table(framed).column(column).to_pylist()
     assert table.column("digest").to_pylist() == [sequence_digest(sequence) for sequence in sequences]
-    alphabet = "dna" if kind == "DNABERT_S" else "protein"
     assert read_recipe(out) == {
         "table": "embeddings",
         "frames": content_digest(framed),
@@ -96,33 +86,19 @@ def test_files_of_one_side_become_embeddings(
 
 
 def test_both_sides_become_the_features_that_a_sound_merge_holds(tmp_path: Path, framed: Path) -> None:
-    sides = [*shuffled(tmp_path, "DNABERT_S", dnabert_s, DNA), *shuffled(tmp_path, "ESM", esm, PROTEIN)]
-    whole = merged(tmp_path / "output_1_merged.pt", IDS, np.concatenate([DNA, PROTEIN], axis=1), 1)
-    tables = []
+    sides = [*shuffled(tmp_path, "DNABERT_S"), *shuffled(tmp_path, "ESM")]
+    whole = merged(tmp_path / "output_1_merged.pt", IDS, BOTH, 1)
     for name, sources in {"sides": sides, "merged": [whole], "both": [whole, *sides]}.items():
         out = tmp_path / f"{name}.parquet"
-        alone = ("--dna-dim", DNA_DIM) if name == "merged" else ()
-        result = virnuc("import", *sources, "--frames", framed, "--out", out, *map(str, alone))
+        alone = ("--dna-dim", str(DNA_DIM)) if name == "merged" else ()
+        result = virnuc("import", *sources, "--frames", framed, "--out", out, *alone)
         assert result.exit_code == 0, result.output
-        tables.append(read_table(out, features_schema(DNA_DIM + PROTEIN_DIM)))
+        assert read_table(out, features_schema(DNA_DIM + PROTEIN_DIM)) == features_table(read_table(framed), BOTH)
         recipe = read_recipe(out)
-        assert recipe["dims"] == {"dna": DNA_DIM, "protein": PROTEIN_DIM}
-        assert {side: found["encoder"] for side, found in recipe["encoders"].items()} == {
-            "dna": "dnabert_s",
-            "protein": "esm2_3b",
-        }
-        assert (recipe["table"], recipe["frames"], recipe["origin"]) == (
-            "features",
-            content_digest(framed),
-            "VirNucPro",
-        )
-    assert (
-        tables[0]
-        == tables[1]
-        == tables[2]
-        == features_table(read_table(framed), np.concatenate([DNA, PROTEIN], axis=1))
-    )
-    assert tables[0].column("label").to_pylist() == ["viral"] * 7
+        encoders = {side: found["encoder"] for side, found in recipe["encoders"].items()}
+        assert (encoders, recipe["dims"]) == ({"dna": "dnabert_s", "protein": "esm2_3b"}, {"dna": 3, "protein": 5})
+        expected = ("features", content_digest(framed), "VirNucPro")
+        assert (recipe["table"], recipe["frames"], recipe["origin"]) == expected
 
 
 def refusal(error: type[VirnucError], sources: list[Path], framed: Path | None, **options: Any) -> str:
@@ -149,23 +125,20 @@ def test_ids_that_do_not_fit_the_frames_are_counted(tmp_path: Path, framed: Path
 @pytest.mark.parametrize("side", ["DNABERT_S", "ESM"])
 def test_rows_of_another_id_are_found_by_the_sides(tmp_path: Path, framed: Path, side: str) -> None:
     """What upstream's fault leaves when the counts agree by chance: rows moved up by one."""
-    vectors = np.concatenate([DNA, PROTEIN], axis=1)
-    wrong = merged(tmp_path / "x_merged.pt", IDS, np.concatenate([vectors[:3], vectors[4:], vectors[3:4]]))
-    writer, rows = (dnabert_s, DNA) if side == "DNABERT_S" else (esm, PROTEIN)
+    wrong = merged(tmp_path / "x_merged.pt", IDS, np.concatenate([BOTH[:3], BOTH[4:], BOTH[3:4]]))
+    writer, rows = WRITERS[side], SIDES[side]
     told = refusal(ImportRefused, [wrong, writer(tmp_path / "x.pt", IDS, rows)], framed)
     assert f"misaligned with its {side} side: of 7 rows 4 hold other values than their id's vector" in told
     assert f"(e.g. {', '.join(map(repr, IDS[3:6]))}); import both sides" in told
     lacking = writer(tmp_path / "x.pt", IDS[1:], rows[1:])
-    sound = merged(tmp_path / "x_merged.pt", IDS, vectors)
+    sound = merged(tmp_path / "x_merged.pt", IDS, BOTH)
     told = refusal(MergeMismatch, [sound, lacking], framed)
-    assert (
-        f"rows of x.pt do not fit the frames: 7 frames, 6 embeddings; 1 frames without one (e.g. ['{IDS[0]}'])" in told
-    )
+    assert f"rows of x.pt do not fit the frames: 7 frames, 6 embeddings; 1 frames without one (e.g. {IDS[:1]})" in told
 
 
 def test_labels_and_columns_must_agree(tmp_path: Path, framed: Path) -> None:
-    path = merged(tmp_path / "x_merged.pt", IDS, np.concatenate([DNA, PROTEIN], axis=1))
-    side, protein = dnabert_s(tmp_path / "d.pt", IDS, DNA), esm(tmp_path / "e.pt", IDS, PROTEIN[:, 1:])
+    path = merged(tmp_path / "x_merged.pt", IDS, BOTH)
+    side, protein = WRITERS["DNABERT_S"](tmp_path / "d.pt", IDS, DNA), esm(tmp_path / "e.pt", IDS, PROTEIN[:, 1:])
     labelled = merged(tmp_path / "host_merged.pt", IDS, drawn(7, 8), 0)
     told = refusal(ImportRefused, [labelled], framed, dna_dim=3)
     assert "its rows are labelled host, 7 of 7 frames are not (e.g. " in told
@@ -227,9 +200,8 @@ def test_damaged_files_are_refused_or_imported_never_worse(
 ) -> None:
     path, framed = tmp_path / "x.pt", tmp_path / "frames.parquet"
     write_table(framed, frames(IDS), {"table": "frames"})
-    writers = {"DNABERT_S": dnabert_s, "ESM": esm, "merged": merged}
-    if name in writers:
-        writers[name](path, IDS, drawn(7, 6))
+    if name in WRITERS:
+        WRITERS[name](path, IDS, drawn(7, 6))
     else:
         path.write_bytes((upstream_models / name.replace("model", "small")).read_bytes())
     content = bytearray(path.read_bytes())
@@ -245,7 +217,7 @@ def test_damaged_files_are_refused_or_imported_never_worse(
         assert not out.exists()
 
 
-vectors = st.integers(1, 8).flatmap(
+VECTORS = st.integers(1, 8).flatmap(
     lambda dim: st.lists(
         st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=dim, max_size=dim),
         min_size=1,
@@ -254,34 +226,21 @@ vectors = st.integers(1, 8).flatmap(
 )
 
 
-def written(folder: Path, kind: str, rows: np.ndarray, label: str | None) -> tuple[Path, Path]:
-    """A frames table and a table of these vectors, as an import of them writes it."""
-    ids = frame_ids(len(rows))
-    write_table(folder / "frames.parquet", frames(ids, label), {"table": "frames"})
-    number = {None: None, "host": 0, "viral": 1}[label]
-    source = {
-        "DNABERT_S": lambda: dnabert_s(folder / "s.pt", ids, rows),
-        "ESM": lambda: esm(folder / "s.pt", ids, rows),
-        "merged": lambda: merged(folder / "s.pt", ids, rows, number),
-    }[kind]()
-    dna_dim = 1 if kind == "merged" else None
-    import_files([source], folder / "table.parquet", frames=folder / "frames.parquet", dna_dim=dna_dim)
-    return folder / "frames.parquet", folder / "table.parquet"
-
-
 @pytest.mark.parametrize("kind", ["DNABERT_S", "ESM", "merged"])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=vectors, label=st.sampled_from([None, "host", "viral"]))
+@given(rows=VECTORS, label=st.sampled_from([None, "host", "viral"]))
 def test_what_is_exported_comes_back_exactly(
     tmp_path: Path, kind: str, rows: list[list[float]], label: str | None
 ) -> None:
     wide = np.array([[1.0, *row] for row in rows], dtype=np.float32)
-    framed, table = written(tmp_path, kind, wide, label)
+    ids, framed, table = frame_ids(len(rows)), tmp_path / "frames.parquet", tmp_path / "table.parquet"
+    write_table(framed, frames(ids, label), {"table": "frames"})
+    labels = {"label": ("host", "viral").index(label)} if kind == "merged" and label else {}
+    options: dict[str, Any] = {"frames": framed, "dna_dim": 1 if kind == "merged" else None}
+    import_files([WRITERS[kind](tmp_path / "s.pt", ids, wide, **labels)], table, **options)
     assert export_file(table, tmp_path / "back.pt")["kind"] == kind
-    dna_dim = 1 if kind == "merged" else None
-    import_files([tmp_path / "back.pt"], tmp_path / "back.parquet", frames=framed, dna_dim=dna_dim)
+    import_files([tmp_path / "back.pt"], tmp_path / "back.parquet", **options)
     assert read_table(tmp_path / "back.parquet") == read_table(table)
-    assert content_digest(tmp_path / "back.parquet") == content_digest(table)
     assert vectors_of(read_table(tmp_path / "back.parquet")).tobytes() == wide.tobytes()
     before, after = read_recipe(table), read_recipe(tmp_path / "back.parquet")
     assert {**after, "sources": None} == {**before, "sources": None}
@@ -289,26 +248,23 @@ def test_what_is_exported_comes_back_exactly(
 
 def test_upstreams_own_code_reads_what_is_exported(tmp_path: Path, framed: Path) -> None:
     """As `merge_data` reads both sides, and as the datasets of prediction.py and train.py read merged files."""
-    both = np.concatenate([DNA, PROTEIN], axis=1)
-    sources = {
-        "d": dnabert_s(tmp_path / "d0.pt", IDS, DNA),
-        "p": esm(tmp_path / "p0.pt", IDS, PROTEIN),
-        "m": merged(tmp_path / "m0.pt", IDS, both, 1),
-    }
-    for name, path in sources.items():
-        dna_dim = DNA_DIM if name == "m" else None
-        import_files([path], tmp_path / f"{name}.parquet", frames=framed, dna_dim=dna_dim)
-        result = virnuc("export", tmp_path / f"{name}.parquet", "--to", tmp_path / f"{name}.pt")
+    vectors = {**SIDES, "merged": BOTH}
+    for kind, dna_dim in {"DNABERT_S": None, "ESM": None, "merged": DNA_DIM}.items():
+        path, table = tmp_path / f"{kind}.pt", tmp_path / f"{kind}.parquet"
+        label = {"label": 1} if kind == "merged" else {}
+        import_files([WRITERS[kind](path, IDS, vectors[kind], **label)], table, frames=framed, dna_dim=dna_dim)
+        path.unlink()
+        result = virnuc("export", table, "--to", path)
         assert result.exit_code == 0, result.output
-    dna, protein, whole = (upstreams_reading(tmp_path / f"{name}.pt") for name in "dpm")
+    dna, protein, whole = (upstreams_reading(tmp_path / f"{kind}.pt") for kind in vectors)
     rows = dict(zip(dna["nucleotide"], dna["data"], strict=True))
     joined = [
         torch.cat((torch.tensor(rows[i]["mean_representation"]), vector), dim=-1)
         for i, vector in zip(protein["proteins"], protein["data"], strict=True)
     ]
     assert [row["label"] for row in dna["data"]] == dna["nucleotide"] == protein["proteins"] == whole["ids"] == IDS
-    assert torch.equal(torch.stack(joined), torch.tensor(both))
-    assert torch.equal(whole["data"][:, :], torch.tensor(both))
+    assert torch.equal(torch.stack(joined), torch.tensor(BOTH))
+    assert torch.equal(whole["data"][:, :], torch.tensor(BOTH))
     assert torch.tensor(whole["labels"][0]) == 1
     assert whole["data"].size(0) == len(IDS)
 
