@@ -37,7 +37,7 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
     def run(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Iterator[str]:
         """A new run that is open inside the block; yields its id. An error inside marks the run as failed."""
         mlflow = self._mlflow()
-        with mlflow.start_run(experiment_id=self._experiment_id(mlflow), run_name=name, tags=dict(tags)) as run:
+        with mlflow.start_run(experiment_id=self._experiment_id(), run_name=name, tags=dict(tags)) as run:
             mlflow.log_params(dict(params))
             yield run.info.run_id
 
@@ -62,10 +62,9 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
 
     def end_killed_trainings(self, training: str) -> list[str]:
         """Mark the runs of a training that never ended as killed; returns their ids."""
-        mlflow = self._mlflow()
-        client = mlflow.MlflowClient()
+        client = self._client()
         where = f"attributes.status = 'RUNNING' and tags.`{TRAINING_TAG}` = '{training}'"
-        runs = client.search_runs([self._experiment_id(mlflow)], where)
+        runs = client.search_runs([self._experiment_id()], where)
         killed = [run.info.run_id for run in runs if _CLASSIFIER_TAG not in run.data.tags]
         for run_id in killed:
             client.set_terminated(run_id, "KILLED")
@@ -81,7 +80,7 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Tags of a run, open or ended."""
-        client = self._mlflow().MlflowClient()
+        client = self._client()
         for name, value in tags.items():
             client.set_tag(run_id, name, value)
 
@@ -116,7 +115,7 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
             pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
         )
         version = str(info.registered_model_version)
-        client = mlflow.MlflowClient()
+        client = self._client()
         for name, value in {**tags, _CLASSIFIER_TAG: classifier_digest}.items():
             client.set_model_version_tag(REGISTERED, version, name, value)
         mlflow.set_tag(_CLASSIFIER_TAG, classifier_digest)
@@ -124,11 +123,8 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
 
     def version_of(self, classifier_digest: str) -> str | None:
         """Latest registered version of a classifier, or None."""
-        found = (
-            self._mlflow()
-            .MlflowClient()
-            .search_model_versions(f"name = '{REGISTERED}' and tags.`{_CLASSIFIER_TAG}` = '{classifier_digest}'")
-        )
+        where = f"name = '{REGISTERED}' and tags.`{_CLASSIFIER_TAG}` = '{classifier_digest}'"
+        found = self._client().search_model_versions(where)
         return str(max(int(version.version) for version in found)) if found else None
 
     def move_alias(self, alias: str, classifier_digest: str) -> None:
@@ -143,11 +139,11 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
                 f"MLflow store {self.uri}: classifier {classifier_digest} is not registered, so {alias!r} cannot name "
                 "it. Materialize the classifier again."
             )
-        self._mlflow().MlflowClient().set_registered_model_alias(REGISTERED, alias, version)
+        self._client().set_registered_model_alias(REGISTERED, alias, version)
 
     def digest_of_alias(self, alias: str) -> str | None:
         """Digest of the classifier that an alias names, or None where the alias is not set."""
-        client = self._mlflow().MlflowClient()
+        client = self._client()
         models = client.search_registered_models(f"name = '{REGISTERED}'")
         version = models[0].aliases.get(alias) if models else None
         return str(client.get_model_version(REGISTERED, version).tags[_CLASSIFIER_TAG]) if version else None
@@ -172,16 +168,13 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
 
     def find_training(self, classifier_digest: str) -> str | None:
         """Id of the run that trained a classifier, or None."""
-        mlflow = self._mlflow()
-        runs = mlflow.MlflowClient().search_runs(
-            [self._experiment_id(mlflow)], f"tags.`{_CLASSIFIER_TAG}` = '{classifier_digest}'", max_results=1
-        )
+        where = f"tags.`{_CLASSIFIER_TAG}` = '{classifier_digest}'"
+        runs = self._client().search_runs([self._experiment_id()], where, max_results=1)
         return str(runs[0].info.run_id) if runs else None
 
     def link(self, run_id: str) -> dg.UrlMetadataValue:
         """A link to a run on the MLflow server."""
-        experiment_id = self._experiment_id(self._mlflow())
-        return dg.MetadataValue.url(f"{self.server_url}/#/experiments/{experiment_id}/runs/{run_id}")
+        return dg.MetadataValue.url(f"{self.server_url}/#/experiments/{self._experiment_id()}/runs/{run_id}")
 
     def _mlflow(self) -> Any:  # noqa: ANN401
         import mlflow
@@ -189,8 +182,11 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
         mlflow.set_tracking_uri(self.uri)
         return mlflow
 
-    def _experiment_id(self, mlflow: Any) -> str:  # noqa: ANN401
-        experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+    def _client(self) -> Any:  # noqa: ANN401
+        return self._mlflow().MlflowClient()
+
+    def _experiment_id(self) -> str:
+        experiment = self._client().get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             raise VirnucError(f"MLflow store {self.uri}: experiment {EXPERIMENT!r} is missing; run `virnuc setup`")
         return str(experiment.experiment_id)

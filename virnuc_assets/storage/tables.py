@@ -106,15 +106,7 @@ def read_table(
     require: Recipe | None = None,
     where: pc.Expression | None = None,
 ) -> pa.Table:
-    """Read a table after `require_table` found it to be the one that is meant.
-
-    Args:
-        path: As `require_table`.
-        schema: As `require_table`.
-        require: As `require_table`.
-        where: What holds for the rows to be read; parts of the table that cannot hold such rows are passed over. All
-            rows without.
-    """
+    """Read a table, or the rows for which `where` holds, after `require_table` found it to be the one that is meant."""
     require_table(path, schema, require)
     with damage_named(path), readable(path) as source:
         found = pq.read_table(source, filters=where, partitioning=None, page_checksum_verification=True)
@@ -128,14 +120,9 @@ def read_windows(
     require: Recipe | None = None,
     columns: Sequence[str] | None = None,
 ) -> Iterator[pa.Table]:
-    """As `read_table`, a window of rows at a time; a table without rows is one empty window.
+    """As `read_table`, a window of at most `rows` at a time; a table without rows is one empty window.
 
-    Args:
-        path: As `read_table`.
-        rows: Rows of a window; fewer where a part of the table that was written at once ends.
-        schema: As `read_table`.
-        require: As `read_table`.
-        columns: Those to read, in the table's order; all without.
+    Columns are those named, in the table's order, or all.
     """
     require_table(path, schema, require)
     reading = {"pre_buffer": False, "buffer_size": _READ_BYTES, "page_checksum_verification": True}

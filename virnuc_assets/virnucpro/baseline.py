@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from virnuc_assets.classifier.calling import ServingClassifier
 from virnuc_assets.classifier.datasets import evaluation_table
+from virnuc_assets.settings import VirnucproSettings
 from virnuc_assets.storage.merging import features_table, rows_of
 from virnuc_assets.storage.schemas import frames_schema, predictions_schema
 from virnuc_assets.storage.tables import read_table
@@ -18,9 +19,7 @@ from virnuc_assets.virnucpro.torch_files import ImportRefused, read_torch_file
 from virnuc_assets.virnucpro.vectors import VectorFile, read_vectors
 
 
-def imported_classifier(
-    model: Path, merged: Path, *, dna_dim: int, protein_encoder: str, chunk_length: int
-) -> ServingClassifier:
+def imported_classifier(model: Path, merged: Path, settings: VirnucproSettings) -> ServingClassifier:
     """A model for features as a merged file holds them.
 
     Raises:
@@ -28,14 +27,14 @@ def imported_classifier(
             are named.
     """
     width = _read_merged(merged).vectors.shape[1]
-    dims = {"dna": dna_dim, "protein": width - dna_dim}
+    dims = {"dna": settings.dna_dim, "protein": width - settings.dna_dim}
     if dims["protein"] < 1:
-        raise ImportRefused(f"{merged}: {width} columns, of which {dna_dim} cannot be the nucleotides'")
-    names = {"dna": "dnabert_s", "protein": protein_encoder}
+        raise ImportRefused(f"{merged}: {width} columns, of which {settings.dna_dim} cannot be the nucleotides'")
+    names = {"dna": "dnabert_s", "protein": settings.protein_encoder}
     encoders = {side: imported_fingerprint(name, side, dims[side]) for side, name in names.items()}
     file = read_torch_file(model)
     mlp = model_in(file)
-    return ServingClassifier(mlp, describe_model(file, mlp, encoders, dims, chunk_length))
+    return ServingClassifier(mlp, describe_model(file, mlp, encoders, dims, settings.chunk_length))
 
 
 def imported_evaluation(

@@ -133,12 +133,7 @@ def require_bundled(project: Project, names: list[str] | None, chunk_length: int
     return of_sources
 
 
+@pytest.mark.parametrize("names", [list(BUNDLED_SHARE), pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("chunk_length", [300, 500])
-def test_some_bundled_genomes(project: Project, chunk_length: int) -> None:
-    assert require_bundled(project, list(BUNDLED_SHARE), chunk_length) > 30
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("chunk_length", [300, 500])
-def test_all_bundled_genomes(project: Project, chunk_length: int) -> None:
-    assert require_bundled(project, None, chunk_length) > 2000
+def test_bundled_genomes(project: Project, chunk_length: int, names: list[str] | None) -> None:
+    assert require_bundled(project, names, chunk_length) > (30 if names else 2000)

@@ -155,19 +155,14 @@ def table(project: Project, asset: str) -> Path:
     return project.workspace.layout.table("reference", asset, project.keys(REFERENCE)[0])
 
 
-def test_nothing_of_the_test_was_read(tuned: Finished) -> None:
-    check, records = check_of(tuned.results[0]), facts_of(tuned)["provenance"]["records"]
-    assert check.passed
-    assert check.metadata["records"].value == {side: len(ids) for side, ids in records.items()}
-    split = read_table(tuned.workspace.layout.whole("train_test_split")).to_pylist()
-    sides = ("train", "validation")
-    assert {side: set(records[side]) for side in sides} == {
-        side: {row["record_id"] for row in split if row["split"] == side} for side in sides
-    }
-
-
 def test_a_test_record_that_was_read_is_named_and_nothing_is_trained_or_scored(tuned: Finished) -> None:
+    passed, records = check_of(tuned.results[0]), facts_of(tuned)["provenance"]["records"]
+    assert passed.passed
+    assert passed.metadata["records"].value == {side: len(ids) for side, ids in records.items()}
     split = read_table(tuned.workspace.layout.whole("train_test_split")).to_pylist()
+    assert {side: set(ids) for side, ids in records.items()} == {
+        side: {row["record_id"] for row in split if row["split"] == side} for side in ("train", "validation")
+    }
     tested = next(row["record_id"] for row in split if row["split"] == "test")
     path = folder_of(tuned) / FACTS_FILE
     before, facts = path.read_text(), facts_of(tuned)

@@ -127,18 +127,3 @@ def test_a_folder_is_trained_evaluated_and_a_column_of_the_report(embedded: Proj
     stages = {f"{name}_{stage}" for name in NAMES for stage in ("embeddings", "features", "evaluation")}
     assert {Path(name).parent.name for name in after.keys() - before.keys()} == stages - {"fastesm2_plain_evaluation"}
     assert {name: after[name] for name in before} == before
-
-
-@pytest.mark.slow
-def test_the_jobs_of_the_demo_take_both_to_the_decision(embedded: Project) -> None:
-    assert failures(*embedded.run_shards(jobs.REFERENCE_JOB, REFERENCE)) == []
-    assert failures(embedded.job(jobs.DECISION_JOB)) == []
-    decision, html = decision_of(embedded)
-    assert decision["outcome"] in ("GO", "NO-GO")
-    assert set(decision["comparisons"]) == {"baseline", "floor", *NAMES}
-    for name, encoder in zip(NAMES, ("my_esm2", "fastesm2_plain_miniature"), strict=True):
-        shown = decision["variants"][name]
-        assert (shown["protein_encoder"], shown["problems"]) == (encoder, [])
-        assert name in decision["benchmark"] and name in decision["ablations"]
-        assert f"{encoder}<" in html
-    assert decision["variants"]["fastesm2_plain"]["description"]["encoders"]["protein"]["token_dropout"] == "False"

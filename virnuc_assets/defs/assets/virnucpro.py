@@ -118,13 +118,7 @@ def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.A
 
         inputs, recipe = inputs_of(context), imported_recipe(context.instance, workspace)
         merged, model = _merged_files(workspace), workspace.settings.root / settings.model
-        classifier = imported_classifier(
-            model,
-            merged[0],
-            dna_dim=settings.dna_dim,
-            protein_encoder=settings.protein_encoder,
-            chunk_length=settings.chunk_length,
-        )
+        classifier = imported_classifier(model, merged[0], settings)
         counts: dict[str, int] = {}
 
         def batches() -> Iterator[pa.Table]:
