@@ -42,15 +42,15 @@ def benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
         group_name=MIGRATION_GROUP,
         kinds={"json", "pytorch"},
         owners=OWNERS,
-        code_version=digest_of(["2", _benchmark_settings(workspace), encoders]),
+        code_version=digest_of(["3", _benchmark_settings(workspace), encoders]),
         pool=GPU_POOL,
         op_tags=gpu_op_tags(settings),
     )
     def encoder_benchmark(context: dg.AssetExecutionContext, config: MeasureEncoders) -> dg.MaterializeResult[Any]:
         """Sequences a second and peak memory of every language model, on the same reference frames.
 
-        One after the other, each in a fresh process in the same precision; the median of several passes counts. What
-        was measured of today's encoders by today's settings is kept, unless the run's config says `again: true`.
+        Each in a fresh process, in the same precision; they take turns in short rounds. What was
+        measured of today's encoders by today's settings is kept, unless the run's config says `again: true`.
         """
         from virnuc_assets.migration.benchmark import benchmark_encoders
         from virnuc_assets.workstation.device_lock import DeviceLock
@@ -60,13 +60,9 @@ def benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
         if config.again or stored is None or problems:
             tables = current_frames(context.instance, workspace)
             frames = _benchmark_rows([read_table(table) for table in tables.values()], settings.benchmark.rows)
-            models, checkpoints, repeats = (
-                _language_models(workspace),
-                workspace.layout.checkpoints,
-                settings.benchmark.repeats,
-            )
+            models, checkpoints = _language_models(workspace), workspace.layout.checkpoints
             with DeviceLock(workspace.layout.locks, settings.encoding.device, context.log.info).computing():
-                stored = benchmark_encoders(models, checkpoints, settings.encoding, frames, repeats)
+                stored = benchmark_encoders(models, checkpoints, settings.encoding, frames, settings.benchmark)
             _write(workspace, path, stored)
         rates = {f"{name}_sequences_per_s": round(float(found["sequences_per_s"]), 1) for name, found in stored.items()}
         metadata: dict[str, Any] = {

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 def gather_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> Evidence:
     """What a decision is computed from today."""
-    from virnuc_assets.migration.bundle import library_versions
     from virnuc_assets.migration.evidence import Evidence
+    from virnuc_assets.reports.decision_bundle import library_versions
 
     settings = workspace.settings.decision
     measured, problems = stored_benchmark(workspace)

@@ -20,8 +20,8 @@ from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.tracking import MlflowTracking
 
 if TYPE_CHECKING:
+    from virnuc_assets.migration.decision import Decision
     from virnuc_assets.migration.evidence import Evidence
-    from virnuc_assets.migration.verdict import Decision
 
 DECISION = "migration_decision"
 
@@ -52,7 +52,7 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
         automation condition then requests it by itself, so that no older verdict stands. Evidence, tables and pages are
         in one folder, from which `virnuc decide --from` computes all of it again.
         """
-        from virnuc_assets.migration.report import markdown_summary
+        from virnuc_assets.reports.decision_report import markdown_summary
 
         inputs, evidence = inputs_of(context), gather_evidence(context.instance, workspace)
         basis = digest_of([evidence.digest(), context.assets_def.code_versions_by_key[context.asset_key]])
@@ -81,7 +81,7 @@ def _decide(
     tracking: MlflowTracking, workspace: Workspace, evidence: "Evidence", folder: Path, dagster_run_id: str
 ) -> tuple["Decision", str]:
     """Write the decision's folder, log it in an MLflow run and move the aliases; returns the decision and the run."""
-    from virnuc_assets.migration.bundle import Bundle, write_bundle
+    from virnuc_assets.reports.decision_bundle import Bundle, write_bundle
 
     settings, runs = workspace.settings, _training_runs(tracking, evidence)
     with tracking.run("migration decision", {"dagster.run_id": dagster_run_id}, {}) as run_id:
@@ -146,7 +146,7 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(asset=DECISION)
     def decision_is_reproduced() -> dg.AssetCheckResult:
         """Computed again from the stored evidence and prediction tables, every page is the same, byte for byte."""
-        from virnuc_assets.migration.bundle import recompute
+        from virnuc_assets.reports.decision_bundle import recompute
 
         _, faults = recompute(workspace.layout.whole(DECISION).parent)
         return result({DECISION: faults} if faults else {})

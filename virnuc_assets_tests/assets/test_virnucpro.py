@@ -20,8 +20,8 @@ from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs.jobs import DECISION_JOB
 from virnuc_assets.exchange import export_file
+from virnuc_assets.migration.criteria import dims_match_encoders, same_environment
 from virnuc_assets.migration.evidence import Evidence, VariantEvidence
-from virnuc_assets.migration.soundness import dims_match_encoders, same_environment
 from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import read_recipe, read_table
 from virnuc_assets_tests.assets.project import Finished, Project, failures
