@@ -151,7 +151,7 @@ def decide(
 ) -> None:
     """Compute a migration decision again from its stored predictions, and compare every page byte for byte."""
     from virnuc_assets.defs.assets.migration import DECISION
-    from virnuc_assets.migration.bundle import recompute
+    from virnuc_assets.reports.decision_bundle import recompute
 
     folder = source or Workspace(load_settings(config)).layout.whole(DECISION).parent
     decision, faults = recompute(folder)

@@ -187,10 +187,21 @@ class TrainingSettings(Section):
 
 
 class BenchmarkSettings(Section):
-    """How the encoders are measured side by side."""
+    """How the encoders are measured side by side, in alternate rounds.
 
-    rows: PositiveInt = 256
-    repeats: PositiveInt = 3
+    Attributes:
+        rows: frames that each encoder embeds in a round.
+        min_rounds: six are the fewest from which the median has a 95 % interval.
+        max_rounds: after which no ratio gets better.
+        max_seconds: no round begins later, once there are `min_rounds`.
+        spread: width of a ratio's interval, as a share of it, that is narrow enough.
+    """
+
+    rows: PositiveInt = 128
+    min_rounds: int = Field(default=6, ge=6)
+    max_rounds: PositiveInt = 60
+    max_seconds: PositiveFloat = 600.0
+    spread: PositiveFloat = 0.1
 
 
 class EvaluationSettings(Section):
@@ -209,23 +220,39 @@ class EvaluationSettings(Section):
 class DecisionSettings(Section):
     """The criteria of the migration, fixed before the numbers are seen."""
 
-    candidate: str = "fastesm2"
-    baseline: str = "esm2_3b"
-    floor: str = "kmer"
-    beside: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    max_accuracy_drop: float = Field(default=0.05, ge=0.0, le=1.0)
-    max_f1_drop: float = Field(default=0.05, ge=0.0, le=1.0)
-    max_group_drop: float = Field(default=0.10, ge=0.0, le=1.0)
-    min_group_rows: PositiveInt = 20
-    min_test_rows: PositiveInt = 200
-    min_test_clusters: int = Field(default=10, ge=2)
-    min_clusters_per_label: PositiveInt = 2
-    min_speedup: PositiveFloat = 2.0
-    max_memory_ratio: PositiveFloat = 1.0
-    min_gain_over_floor: float = Field(default=0.0, ge=-1.0, le=1.0)
-    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
-    bootstrap_rounds: int = Field(default=10_000, ge=100)
-    seed: int = Field(default=0, ge=0)
+    candidate: str = Field(default="fastesm2", description="the variant that wants to replace the baseline")
+    baseline: str = Field(default="esm2_3b", description="the variant in use")
+    floor: str = Field(default="kmer", description="k-mer composition, which a language model has to beat")
+    beside: Annotated[tuple[str, ...], Field(strict=False)] = Field(default=(), description="shown, not judged")
+    max_accuracy_drop: float = Field(
+        default=0.05, ge=0.0, le=1.0, description="margin; one frame in twenty is less than labs differ by their data"
+    )
+    max_f1_drop: float = Field(default=0.05, ge=0.0, le=1.0, description="margin; as for accuracy")
+    max_group_drop: float = Field(
+        default=0.10, ge=0.0, le=1.0, description="margin of one group; twice the whole's, since groups are small"
+    )
+    min_group_clusters: int = Field(
+        default=5, ge=3, description="fewer clusters estimate their own spread too badly for a test"
+    )
+    group_error: float = Field(
+        default=0.05, gt=0.0, lt=0.5, description="share of studies that groups hold up though both models are equal"
+    )
+    min_test_rows: PositiveInt = Field(default=200, description="one row moves accuracy by half a percent at most")
+    min_test_clusters: int = Field(default=10, ge=2, description="intervals of fewer cover less than they claim")
+    min_clusters_per_label: PositiveInt = Field(default=2, description="one cluster of a label says nothing of others")
+    min_speedup: PositiveFloat = Field(default=2.0, description="a change of model is not worth less")
+    max_memory_ratio: PositiveFloat = Field(default=1.0, description="it has to fit where the baseline does")
+    min_gain_over_floor: float = Field(default=0.0, ge=-1.0, le=1.0, description="else no language model is needed")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0, description="of all intervals; customary")
+    bootstrap_rounds: int = Field(default=10_000, ge=100, description="bounds vary by less than 0.001 between seeds")
+    power_studies: int = Field(default=200, ge=20, description="chances are within 7 percent of the exact ones")
+    finetuning_gain: float = Field(
+        default=0.03,
+        ge=0.0,
+        le=1.0,
+        description="drop beyond a margin up to which fine-tuning is proposed; an assumption",
+    )
+    seed: int = Field(default=0, ge=0, description="of the draws, so that a decision can be computed again")
 
     @model_validator(mode="after")
     def _different_variants(self) -> DecisionSettings:

@@ -13,7 +13,7 @@ PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "virnuc_assets"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-DOMAIN = ["storage", "sequences", "encoders", "classifier", "virnucpro", "migration"]
+DOMAIN = ["storage", "sequences", "encoders", "classifier", "virnucpro", "migration", "reports"]
 """From the lowest layer to the highest; below them errors, settings, Markdown, cores, above them the orchestrator."""
 FOREIGN_TO_THE_DOMAIN = {"dagster", "dagster_webserver", "dagster_shared", "mlflow"}
 HEAVY = ["torch", "transformers", "mlflow", "sklearn", "sourmash", "matplotlib", "tokenizers", "peft", "pandas"]

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from virnuc_assets.defs.assets.migration import gather_evidence
-from virnuc_assets.migration import verdict
+from virnuc_assets.migration import decision as verdict
 from virnuc_assets_tests.assets.project import Project
 
 

@@ -17,8 +17,8 @@ from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs.assets.migration import DECISION, variant_evidence
 from virnuc_assets.defs.assets.virnucpro import EVALUATION, imported_variant
 from virnuc_assets.defs.jobs import DECISION_JOB
+from virnuc_assets.migration.criteria import dims_match_encoders, same_environment
 from virnuc_assets.migration.evidence import Evidence, VariantEvidence
-from virnuc_assets.migration.soundness import dims_match_encoders, same_environment
 from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import read_recipe, read_table
 from virnuc_assets.virnucpro.exchange import export_file

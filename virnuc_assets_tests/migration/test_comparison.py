@@ -7,10 +7,20 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
-from virnuc_assets.migration.comparison import Comparison, McNemar, compare, confusion_by_cluster, mcnemar
+from virnuc_assets.migration.comparison import (
+    Comparison,
+    McNemar,
+    cluster_weights,
+    compare,
+    confusion_counts,
+    drop_intervals,
+    group_tests,
+    mcnemar,
+    student_tails,
+)
 from virnuc_assets.migration.pairing import PairedCalls, PairedRows, pair
-from virnuc_assets.migration.resampling import expanded_tail
 from virnuc_assets.settings import DecisionSettings
 
 from .evidence_fakes import SETTINGS, right, rows, variant
@@ -86,7 +96,7 @@ def test_interval_is_that_of_a_plain_loop(paired: PairedRows, seed: int) -> None
         if clusters == 1:
             assert drop.low is None and drop.high is None
             continue
-        tail = expanded_tail(clusters, 0.9)
+        tail = student_tails(np.bincount(paired.cluster)[None].astype(float), 0.9)[0]
         low, high = np.quantile(np.array(drops)[:, column], [tail, 1.0 - tail])
         assert drop.low == pytest.approx(low, abs=1e-12) and drop.high == pytest.approx(high, abs=1e-12)
 
@@ -94,7 +104,7 @@ def test_interval_is_that_of_a_plain_loop(paired: PairedRows, seed: int) -> None
 @settings(max_examples=30, deadline=None)
 @given(random_rows())
 def test_every_row_is_counted_once_on_each_side(paired: PairedRows) -> None:
-    counts = confusion_by_cluster(paired)
+    counts = confusion_counts(paired).sum(axis=1)
     assert counts.sum(axis=2).tolist() == [[size, size] for size in np.bincount(paired.cluster)]
     assert counts[:, 0, 3].sum() == (paired.viral & paired.candidate_viral).sum()
     assert counts[:, 1, 1].sum() == (~paired.viral & paired.other_viral).sum()
@@ -118,11 +128,45 @@ def test_equal_sides_have_an_interval_of_zero_width() -> None:
 
 def test_groups_by_hand() -> None:
     bacteria, phage = compared(rows(right(50, wrong=5), right(9)), rows(right(50), right(9, wrong=1))).groups
-    assert (phage.label, phage.group, phage.rows, phage.judged) == ("viral", "phage", 50, True)
-    assert (phage.candidate_accuracy, phage.other_accuracy, phage.drop.value, phage.clusters) == (0.9, 1.0, 0.1, 10)
-    assert (bacteria.group, bacteria.rows, bacteria.judged, bacteria.drop.value) == ("bacteria", 9, False, -1 / 9)
-    # One of ten clusters is all wrong: that is what the interval has to cover.
-    assert phage.drop.low == 0.0 and phage.drop.high is not None and phage.drop.high >= 0.3
+    assert (phage.label, phage.group, phage.rows, phage.clusters) == ("viral", "phage", 50, 10)
+    assert (phage.candidate_accuracy, phage.other_accuracy, phage.drop.value) == (0.9, 1.0, 0.1)
+    # One of ten equal clusters is all wrong: mean 0.1, standard error 0.1, t(0.975; 9) = 2.262157, P(t > 1) = 0.171718.
+    assert (phage.drop.low, phage.drop.high) == (pytest.approx(0.1 - 0.2262157), pytest.approx(0.1 + 0.2262157))
+    assert (phage.status, phage.p_worse, phage.p_lost) == ("no loss shown", pytest.approx(0.1717182), 0.5)
+    assert (bacteria.group, bacteria.rows, bacteria.clusters, bacteria.status) == ("bacteria", 9, 2, "too few clusters")
+    assert (bacteria.drop.value, bacteria.p_worse, bacteria.p_lost) == (-1 / 9, None, None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    # Of 10 clusters of 5 rows: a loss in all of them is certain; in 6 it may be chance that it is beyond the margin.
+    [
+        ([1] * 10, "lost"),
+        ([1] * 6 + [0] * 4, "worse"),
+        ([1] * 5 + [0] * 5, "no loss shown"),
+        ([0] * 10, "no loss shown"),
+    ],
+)
+def test_a_group_is_lost_worse_or_neither(wrong: list[int], status: str) -> None:
+    flags = [flag for count in wrong for flag in right(5, wrong=count)]
+    bacteria, phage = compared(rows(flags, right(50)), rows(right(50), right(50))).groups
+    assert (phage.status, bacteria.status) == (status, "no loss shown")
+
+
+def test_p_values_of_groups_are_adjusted_after_holm() -> None:
+    """Four groups of six clusters: the smallest p times 4, the next times 3, and none below the one before."""
+    generator = np.random.default_rng(1)
+    counts = np.zeros((1, 24, 4, 2, 4))
+    for cluster in range(24):
+        wrong = generator.integers(0, 6, size=2) + [3 - cluster % 4, 0]
+        counts[0, cluster, cluster % 4, :, 0], counts[0, cluster, cluster % 4, :, 1] = 20 - wrong, wrong
+    alone = [group_tests(counts[:, :, [group]], SETTINGS).p_worse[0, 0] for group in range(4)]
+    order = np.argsort(alone)
+    expected = np.minimum(np.maximum.accumulate(np.array(alone)[order] * [4, 3, 2, 1]), 1.0)
+    found = group_tests(counts, SETTINGS).p_worse[0]
+    assert found[order] == pytest.approx(expected, abs=1e-12)
+    two_more = np.concatenate([counts, np.zeros((1, 24, 2, 2, 4))], axis=2)  # groups of no cluster count for nothing
+    assert group_tests(two_more, SETTINGS).p_worse[0, :4] == pytest.approx(found, abs=1e-12)
 
 
 def test_a_group_of_one_cluster_has_no_interval() -> None:
@@ -148,3 +192,26 @@ def test_mcnemar_is_told_at_every_level() -> None:
         ("record", 20, 1),
     ]
     assert frame.p == pytest.approx(2 / 2**5) and record.p == 1.0
+
+
+def test_each_round_draws_as_many_clusters_as_there_are() -> None:
+    weights, again = (cluster_weights(np.random.default_rng(3), 50, 7) for _ in range(2))
+    assert weights.shape == (50, 7)
+    assert set(weights.sum(axis=1)) == {7.0}
+    assert np.array_equal(weights, again)
+
+
+def test_studies_together_get_the_intervals_that_each_gets_alone() -> None:
+    counts = np.random.default_rng(0).integers(1, 9, size=(3, 12, 2, 4)).astype(float)
+    together = drop_intervals(counts, 700, 1, 0.95)
+    assert together.shape == (2, 3, 2)
+    for study in range(3):
+        assert np.array_equal(drop_intervals(counts[[study]], 700, 1, 0.95)[:, 0], together[:, study])
+    assert not np.array_equal(drop_intervals(counts, 700, 2, 0.95), together)
+
+
+def test_tails_are_those_of_student_with_the_effective_number_of_clusters() -> None:
+    many, ten, uneven = np.ones((1, 10**6)), np.ones((1, 10)), np.array([[1.0] * 10 + [0.0] * 5])
+    assert student_tails(many, 0.95)[0] == pytest.approx(0.025, abs=1e-5)
+    assert student_tails(ten, 0.95)[0] == pytest.approx(norm.cdf(-2.262157), abs=1e-6)  # t(0.025; 9)
+    assert student_tails(uneven, 0.95)[0] == student_tails(ten, 0.95)[0]

@@ -5,9 +5,10 @@ import pytest
 from virnuc_assets.encoders.registry import ENCODERS
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.migration.benchmark import benchmark_encoders
-from virnuc_assets.settings import EncodingSettings
+from virnuc_assets.settings import BenchmarkSettings, EncodingSettings
 from virnuc_assets_tests.encoders.drawn import drawn
 
+ROUNDS = BenchmarkSettings(max_rounds=6)
 FRAMES = {"nucleotides": drawn("dna", [301] * 8), "protein": drawn("protein", [100] * 8)}
 
 
@@ -15,7 +16,8 @@ def test_each_encoder_is_measured_apart_on_the_same_rows(checkpoints: Path) -> N
     ballast = bytearray(400 << 20)  # this process's own memory must not count as an encoder's
     ballast[:: 1 << 12] = b"x" * len(ballast[:: 1 << 12])
     specs = {"kmer_protein": ENCODERS["kmer_protein"], "dnabert_s": ENCODERS["dnabert_s_miniature"]}
-    found = benchmark_encoders(specs, checkpoints, EncodingSettings(device="cpu"), FRAMES, repeats=2)
+    found = benchmark_encoders(specs, checkpoints, EncodingSettings(device="cpu"), FRAMES, ROUNDS)
+    assert [len(row["round_seconds"]) for row in found.values()] == [6, 6]
     assert list(found) == ["kmer_protein", "dnabert_s"]
     assert [found[key]["encoder"] for key in found] == ["kmer_protein", "dnabert_s_miniature"]
     assert (found["kmer_protein"]["dim"], found["dnabert_s"]["dim"]) == (400, 48)
@@ -26,15 +28,24 @@ def test_each_encoder_is_measured_apart_on_the_same_rows(checkpoints: Path) -> N
     del ballast
 
 
+def test_rounds_go_on_until_the_ratios_are_certain(checkpoints: Path) -> None:
+    specs = {"one": ENCODERS["kmer_protein"], "other": ENCODERS["kmer_protein"]}
+    many, few = BenchmarkSettings(spread=1e-9, max_rounds=9), BenchmarkSettings(spread=1e9, max_rounds=9)
+    late = BenchmarkSettings(spread=1e-9, max_rounds=9, max_seconds=1e-9)
+    for settings, rounds in ((many, 9), (few, 6), (late, 6)):
+        found = benchmark_encoders(specs, checkpoints, EncodingSettings(device="cpu"), FRAMES, settings)
+        assert [len(row["round_seconds"]) for row in found.values()] == [rounds, rounds]
+
+
 def test_a_failure_shows_the_encoders_error(tmp_path: Path) -> None:
     specs = {"fastesm2": ENCODERS["fastesm2_650_miniature"]}
     with pytest.raises(
         VirnucError, match="benchmark of fastesm2_650_miniature failed[^$]*run `virnuc setup --encoder "
     ):
-        benchmark_encoders(specs, tmp_path, EncodingSettings(), FRAMES, repeats=1)
+        benchmark_encoders(specs, tmp_path, EncodingSettings(), FRAMES, ROUNDS)
 
 
-def test_no_rows_and_no_repeats_are_refused(checkpoints: Path) -> None:
-    for frames, repeats in (({"nucleotides": [], "protein": []}, 1), (FRAMES, 0)):
-        with pytest.raises(VirnucError, match="at least one frame and one repeat"):
-            benchmark_encoders({"kmer_dna": ENCODERS["kmer_dna"]}, checkpoints, EncodingSettings(), frames, repeats)
+def test_no_rows_are_refused(checkpoints: Path) -> None:
+    with pytest.raises(VirnucError, match="at least one frame"):
+        empty: dict[str, list[str]] = {"nucleotides": [], "protein": []}
+        benchmark_encoders({"kmer_dna": ENCODERS["kmer_dna"]}, checkpoints, EncodingSettings(), empty, ROUNDS)

@@ -33,8 +33,8 @@ from virnuc_assets.storage.tables import is_made_by, read_table, require_content
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import ClassifierDescription
+    from virnuc_assets.migration.decision import Decision
     from virnuc_assets.migration.evidence import Evidence, VariantEvidence
-    from virnuc_assets.migration.verdict import Decision
 
 GROUP = "migration"
 BENCHMARK = "encoder_benchmark"
@@ -68,15 +68,15 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
         group_name=GROUP,
         kinds={"json", "pytorch"},
         owners=OWNERS,
-        code_version=digest_of(["2", _benchmark_settings(workspace), encoders]),
+        code_version=digest_of(["3", _benchmark_settings(workspace), encoders]),
         pool=GPU_POOL,
         op_tags=gpu_op_tags(settings),
     )
     def encoder_benchmark(context: dg.AssetExecutionContext, config: MeasureEncoders) -> dg.MaterializeResult[Any]:
         """Sequences a second and peak memory of every language model, on the same reference frames.
 
-        One after the other, each in a fresh process in the same precision; the median of several passes counts. What
-        was measured of today's encoders by today's settings is kept, unless the run's config says `again: true`.
+        Each in a fresh process, in the same precision; they take turns in short rounds. What was
+        measured of today's encoders by today's settings is kept, unless the run's config says `again: true`.
         """
         from virnuc_assets.migration.benchmark import benchmark_encoders
         from virnuc_assets.workstation.device_lock import DeviceLock
@@ -86,13 +86,9 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
         if config.again or stored is None or problems:
             tables = current_frames(context.instance, workspace)
             frames = _benchmark_rows([read_table(table) for table in tables.values()], settings.benchmark.rows)
-            models, checkpoints, repeats = (
-                _language_models(workspace),
-                workspace.layout.checkpoints,
-                settings.benchmark.repeats,
-            )
+            models, checkpoints = _language_models(workspace), workspace.layout.checkpoints
             with DeviceLock(workspace.layout.locks, settings.encoding.device, context.log.info).computing():
-                stored = benchmark_encoders(models, checkpoints, settings.encoding, frames, repeats)
+                stored = benchmark_encoders(models, checkpoints, settings.encoding, frames, settings.benchmark)
             _write(workspace, path, stored)
         rates = {f"{name}_sequences_per_s": round(float(found["sequences_per_s"]), 1) for name, found in stored.items()}
         metadata: dict[str, Any] = {
@@ -185,8 +181,8 @@ def _benchmark_check(workspace: Workspace) -> dg.AssetChecksDefinition:
 
 def gather_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> "Evidence":
     """What lies on disk for a decision today; what is absent, altered or stale is named, never raised."""
-    from virnuc_assets.migration.bundle import library_versions
     from virnuc_assets.migration.evidence import Evidence
+    from virnuc_assets.reports.decision_bundle import library_versions
 
     settings = workspace.settings.decision
     measured, problems = stored_benchmark(workspace)
@@ -274,7 +270,7 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
         automation condition then requests it by itself, so that no older verdict stands. Evidence, tables and pages are
         in one folder, from which `virnuc decide --from` computes all of it again.
         """
-        from virnuc_assets.migration.report import markdown_summary
+        from virnuc_assets.reports.decision_report import markdown_summary
 
         inputs, evidence = inputs_of(context), gather_evidence(context.instance, workspace)
         basis = digest_of([evidence.digest(), context.assets_def.code_versions_by_key[context.asset_key]])
@@ -303,7 +299,7 @@ def _decide(
     tracking: MlflowTracking, workspace: Workspace, evidence: "Evidence", folder: Path, dagster_run_id: str
 ) -> tuple["Decision", str]:
     """Write the decision's folder, log it in an MLflow run and move the aliases; returns the decision and the run."""
-    from virnuc_assets.migration.bundle import Bundle, write_bundle
+    from virnuc_assets.reports.decision_bundle import Bundle, write_bundle
 
     settings, runs = workspace.settings, _training_runs(tracking, evidence)
     with tracking.run("migration decision", {"dagster.run_id": dagster_run_id}, {}) as run_id:
@@ -366,7 +362,7 @@ def _decision_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(asset=DECISION)
     def decision_is_reproduced() -> dg.AssetCheckResult:
         """Computed again from the stored evidence and prediction tables, every page is the same, byte for byte."""
-        from virnuc_assets.migration.bundle import recompute
+        from virnuc_assets.reports.decision_bundle import recompute
 
         _, faults = recompute(workspace.layout.whole(DECISION).parent)
         return result({DECISION: faults} if faults else {})

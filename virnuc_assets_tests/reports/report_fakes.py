@@ -10,19 +10,29 @@ from typing import Any
 
 import pyarrow as pa
 
+from virnuc_assets.migration.decision import Decision, decide
 from virnuc_assets.migration.evidence import Evidence, VariantEvidence
-from virnuc_assets.migration.report import render_html
-from virnuc_assets.migration.verdict import Decision, decide
+from virnuc_assets.reports.decision_report import render_html
 from virnuc_assets.settings import DecisionSettings
-
-from .evidence_fakes import EVALUATION, SETTINGS, description, evidence, fingerprint, replaced, right, rows, variant
+from virnuc_assets_tests.migration.evidence_fakes import (
+    EVALUATION,
+    SETTINGS,
+    description,
+    evidence,
+    fingerprint,
+    replaced,
+    right,
+    rows,
+    variant,
+)
 
 SECTIONS = [
-    *("compared", "criteria", "metrics", "curves", "calibration", "groups", "lengths"),
+    *("compared", "criteria", "power", "metrics", "curves", "calibration", "groups", "lengths"),
     *("ablations", "encoders", "speed", "limits", "sources"),
 ]
 VOID = {"meta", "br", "line"}
 FLOOR = rows(right(50, wrong=25), right(50, wrong=25))
+HALF_WRONG = [True, False] * 25  # in every cluster
 
 
 class Page(HTMLParser):
@@ -102,7 +112,7 @@ def beside(name: str, wrong: int = 3, **changes: object) -> VariantEvidence:
 
 @functools.cache
 def rich() -> Evidence:
-    """Five variants, single encoders, a group that is not judged, one of a single cluster, a temperature."""
+    """Five variants, single encoders, a group of one cluster, one of two, a temperature."""
     # Errors differ between the labels, so that a table which confuses them is seen.
     tables = {wrong: grouped(rows(right(50, wrong=wrong), right(50, wrong=2 * wrong))) for wrong in (1, 2, 10)}
     return evidence(

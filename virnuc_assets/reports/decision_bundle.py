@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,9 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.migration.decision import Decision, canonical, decide
 from virnuc_assets.migration.evidence import Evidence, VariantEvidence
-from virnuc_assets.migration.report import markdown_summary, render_html
-from virnuc_assets.migration.row_digests import COLUMN, altered_rows, digest_of_rows, with_row_digests
-from virnuc_assets.migration.verdict import Decision, canonical, decide
+from virnuc_assets.reports.decision_report import markdown_summary, render_html
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
 from virnuc_assets.storage.aside import folder_written_aside
 from virnuc_assets.storage.tables import TableMismatch, read_table, write_table
@@ -30,6 +30,8 @@ _TABLES = ("predictions", "ablations")
 # What else decides the bytes of the pages.
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "pyarrow", "matplotlib", "jinja2")
 _SHOWN = 100
+_ROW_DIGEST = "row_digest"  # a column of each stored table, so that a row that was altered can be named
+_EXAMPLES = 5
 
 
 class BundleError(VirnucError):
@@ -145,9 +147,9 @@ def _stored_variant(variant: VariantEvidence, folder: Path) -> dict[str, Any]:
 
 
 def _stored_table(table: pa.Table, path: Path) -> str:
-    rows = with_row_digests(table)
+    rows = _with_row_digests(table)
     write_table(path, rows, {"table": "stored predictions"})
-    return digest_of_rows(rows)
+    return _digest_of_rows(rows)
 
 
 def _read(folder: Path) -> tuple[Bundle, list[str]]:
@@ -194,5 +196,35 @@ def _read_variant(stored: Mapping[str, Any], folder: Path, faults: list[str]) ->
 
 def _read_table(path: Path, digest: str, faults: list[str]) -> pa.Table:
     table = read_table(path)
-    faults += [f"{path}: {fault}" for fault in altered_rows(table, digest)]
-    return table.drop_columns([COLUMN]) if COLUMN in table.column_names else table
+    faults += [f"{path}: {fault}" for fault in _altered_rows(table, digest)]
+    return table.drop_columns([_ROW_DIGEST]) if _ROW_DIGEST in table.column_names else table
+
+
+def _with_row_digests(table: pa.Table) -> pa.Table:
+    """The table with a column of digests of its rows' values, 16 hex digits each."""
+    return table.append_column(_ROW_DIGEST, pa.array(_digests(table), pa.string()))
+
+
+def _digest_of_rows(table: pa.Table) -> str:
+    """Digest of all rows and their order, from the table's own column of digests."""
+    return hashlib.sha256("".join(table[_ROW_DIGEST].to_pylist()).encode()).hexdigest()
+
+
+def _altered_rows(table: pa.Table, expected_digest: str) -> list[str]:
+    """What is no longer as it was written: rows by frame_id, or that rows came, went or moved; empty if nothing."""
+    if _ROW_DIGEST not in table.column_names:
+        return [f"column {_ROW_DIGEST} is absent"]
+    today = _digests(table.drop_columns([_ROW_DIGEST]))
+    rows = zip(table.column(0).to_pylist(), table[_ROW_DIGEST].to_pylist(), today, strict=True)
+    altered = [str(row_id) for row_id, stored, found in rows if stored != found]
+    if altered:
+        more = f" and {len(altered) - _EXAMPLES} more" if len(altered) > _EXAMPLES else ""
+        return [f"{len(altered)} of {table.num_rows} rows were altered: {', '.join(altered[:_EXAMPLES])}{more}"]
+    if _digest_of_rows(table) != expected_digest:
+        return [f"rows were added, taken away or moved; {table.num_rows} are there"]
+    return []
+
+
+def _digests(table: pa.Table) -> list[str]:
+    columns = [table[name].to_pylist() for name in table.column_names]
+    return [hashlib.sha256(repr(row).encode()).hexdigest()[:16] for row in zip(*columns, strict=True)]

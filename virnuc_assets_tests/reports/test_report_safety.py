@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.migration.chart_style import styles
 from virnuc_assets.migration.evidence import Evidence
-from virnuc_assets.migration.report import markdown_summary
-
-from .evidence_fakes import (
+from virnuc_assets.reports.charts import styles
+from virnuc_assets.reports.decision_report import markdown_summary
+from virnuc_assets_tests.migration.evidence_fakes import (
     SLOTS,
     benchmark,
     description,
@@ -27,6 +26,7 @@ from .evidence_fakes import (
     rows,
     variant,
 )
+
 from .report_fakes import (
     FLOOR,
     Page,
@@ -64,7 +64,7 @@ def test_equal_evidence_gives_equal_bytes() -> None:
 def test_another_process_gives_equal_bytes(tmp_path: Path) -> None:
     """Neither the seed of hashes nor what was drawn before goes into the page."""
     code = (
-        "import sys; from pathlib import Path; from virnuc_assets_tests.migration import report_fakes as t; "
+        "import sys; from pathlib import Path; from virnuc_assets_tests.reports import report_fakes as t; "
         "Path(sys.argv[1]).write_text(t.page_of(t.good()), encoding='utf-8')"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -83,9 +83,9 @@ def test_nothing_comes_from_outside() -> None:
 
 def test_charts_take_their_colours_from_the_page_and_have_no_date() -> None:
     charts = re.findall(r'<div role="img".*?</svg>', rich_html(), flags=re.DOTALL)
-    assert len(charts) == 4
-    assert all(f"var(--{role})" in charts[0] for role in ("candidate", "baseline", "floor", "beside-0", "beside-1"))
-    assert all(f"var(--{outcome})" in charts[3] for outcome in ("good", "soft", "bad"))
+    assert len(charts) == 5
+    assert all(f"var(--{role})" in charts[1] for role in ("candidate", "baseline", "floor", "beside-0", "beside-1"))
+    assert all(f"var(--{outcome})" in charts[4] for outcome in ("good", "soft", "bad"))
     for svg in charts:
         assert "#0102" not in svg and "#ffffff" not in svg and "dc:" not in svg and "DOCTYPE" not in svg
 

@@ -13,10 +13,17 @@ import pytest
 from typer.testing import CliRunner
 
 from virnuc_assets.cli import app
-from virnuc_assets.migration.bundle import Bundle, BundleError, recompute, write_bundle
 from virnuc_assets.migration.evidence import Evidence
-
-from .evidence_fakes import EVALUATION, SETTINGS, description, evidence, right, rows, variant
+from virnuc_assets.reports.decision_bundle import Bundle, BundleError, recompute, write_bundle
+from virnuc_assets_tests.migration.evidence_fakes import (
+    EVALUATION,
+    SETTINGS,
+    description,
+    evidence,
+    right,
+    rows,
+    variant,
+)
 
 pytestmark = pytest.mark.xdist_group("bundle")  # one process makes `written`
 

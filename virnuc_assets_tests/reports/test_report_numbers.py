@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 
-from virnuc_assets.migration import views
-from virnuc_assets.migration.formats import probability, score, signed, span, times
-from virnuc_assets.migration.report import METRICS
-
-from .evidence_fakes import (
+from virnuc_assets.reports import decision_report as views
+from virnuc_assets.reports.decision_report import METRICS, percent, probability, score, signed, span, times
+from virnuc_assets_tests.migration.evidence_fakes import (
     benchmark,
     evidence,
     measured,
@@ -16,7 +14,9 @@ from .evidence_fakes import (
     rows,
     variant,
 )
+
 from .report_fakes import (
+    HALF_WRONG,
     Page,
     by_role,
     decided,
@@ -32,8 +32,11 @@ def test_criteria_show_number_interval_threshold_and_outcome() -> None:
     words = {"met": "✓ met", "failed": "✗ failed", "inconclusive": "? inconclusive", "missing": "– missing"}
     for criterion in rich_json()["criteria"]:
         (row,) = (one for one in rich_page().rows if len(one) == 5 and f" {criterion['name']} " in f"{one[0]} ")
-        value = times(criterion["value"]) if criterion["unit"] == "times" else signed(criterion["value"])
-        assert row[1:3] == [value, span(criterion["low"], criterion["high"])]
+        if criterion["unit"] == "times":
+            low, high = times(criterion["low"]), times(criterion["high"])
+            assert row[1:3] == [f"{times(criterion['value'])} (miniature)", "–" if low == "–" else f"{low} to {high}"]
+        else:
+            assert row[1:3] == [signed(criterion["value"]), span(criterion["low"], criterion["high"])]
         assert row[4] == words[criterion["outcome"]]
     assert "≥ 2×" in rich_page().text and "≤ 0.05" in rich_page().text and "> 0" in rich_page().text
 
@@ -88,29 +91,47 @@ def test_calibration_and_abstention_are_those_of_the_decision() -> None:
     assert ["candidate, fastesm2", called, share, accuracies] in rich_page().rows
 
 
-def test_groups_are_shown_whether_judged_or_not() -> None:
+def test_groups_are_shown_whether_tested_or_not() -> None:
     found = {(one["label"], one["group"]): one for one in rich_json()["comparisons"]["baseline"]["groups"]}
-    shown = {(row[1], row[0]): row for row in rich_page().rows if len(row) == 9 and row[1] in ("viral", "host")}
+    shown = {(row[1], row[0]): row for row in rich_page().rows if len(row) == 11 and row[1] in ("viral", "host")}
     assert set(shown) == set(found)
     for key, group in found.items():
         drop = group["drop"]
         numbers = [score(group["candidate_accuracy"]), score(group["other_accuracy"]), signed(drop["value"])]
         counts = [str(group["rows"]), str(group["clusters"])]
-        assert shown[key][2:8] == [*counts, *numbers, span(drop["low"], drop["high"])]
-    outcomes = {group: row[8] for (_, group), row in shown.items()}
-    assert outcomes == {"rare": "not judged", "lonely": "✓ within", "phage": "? open", "bacteria": "? open"}
-    assert shown["viral", "lonely"][7] == "–"
+        tests = [probability(group["p_worse"]), probability(group["p_lost"])]
+        assert shown[key][2:10] == [*counts, *numbers, span(drop["low"], drop["high"]), *tests]
+    few = "too few clusters to tell"
+    outcomes = {group: row[10] for (_, group), row in shown.items()}
+    assert outcomes == {"rare": few, "lonely": few, "phage": "✓ no loss shown", "bacteria": "✓ no loss shown"}
+    assert shown["viral", "lonely"][7:10] == ["–", "–", "–"]
 
 
-def test_a_group_beyond_the_margin_and_one_that_is_open() -> None:
-    given = good(candidate=variant("fastesm2", rows(right(50, wrong=4), right(50, wrong=20))))
-    assert [(line.group.group, line.outcome) for line in views.group_lines(decided(given))] == [
-        ("bacteria", "failed"),
-        ("phage", "inconclusive"),
+def test_a_group_that_lost_and_one_that_is_worse() -> None:
+    three_of_five_clusters = (right(5, wrong=1) * 3 + right(5) * 2) * 2
+    given = good(candidate=variant("fastesm2", rows(three_of_five_clusters, HALF_WRONG)))
+    assert [(one.group, one.status) for one in views.sorted_groups(decided(given))] == [
+        ("bacteria", "lost"),
+        ("phage", "worse"),
     ]
     text = Page(page_of(given)).text
-    assert re.search(r"bacteria host 50 10 0\.6000 1\.0000 \+0\.4000 \S+ to \S+ ✗ beyond", text)
-    assert re.search(r"phage viral 50 10 0\.9200 1\.0000 \+0\.0800 \S+ to \S+ \? open", text)
+    assert re.search(r"bacteria host 50 10 0\.5000 1\.0000 \+0\.5000 .* ✗ lost more than the margin phage", text)
+    assert re.search(r"phage viral 50 10 0\.8800 1\.0000 \+0\.1200 .* \? worse, by how much is open", text)
+
+
+def test_power_is_that_of_the_decision() -> None:
+    found = rich_json()["power"]
+    for one in found["chances"]:
+        rest = percent(1 - one["go"] - one["no_go"])
+        assert [
+            one["lost_in"],
+            str(one["margins"]),
+            percent(one["go"]),
+            rest,
+            percent(one["no_go"]),
+        ] in rich_page().rows
+    equal = percent(found["chances"][0]["go"])
+    assert f"two equally good models would get GO in {equal} of studies" in rich_page().text
 
 
 def test_single_encoders_stand_beside_both() -> None:
@@ -136,9 +157,11 @@ def test_dims_and_lengths_stand_side_by_side() -> None:
 
 
 def test_speed_ratios_only_under_equal_conditions() -> None:
-    shown = {row[0]: row[1:5] for row in rich_page().rows if len(row) == 9 and row[-1] == "cpu"}
-    assert shown["fastesm2"] == ["30.0", "3×", "10.0", "0.5×"]
-    assert shown["dnabert_s"] == ["50.0", "–", "3.0", "–"]
+    shown = {row[0]: row[1:5] for row in rich_page().rows if len(row) == 10 and row[-1] == "cpu"}
+    assert shown["fastesm2 (miniature)"] == ["30.0", "3×", "10.0", "0.5×"]
+    assert shown["dnabert_s (miniature)"] == ["50.0", "–", "3.0", "–"]
+    assert ["fastesm2", "protein encoder", "3× (miniature)", "3× to 3×"] in rich_page().rows
+    assert ["fastesm2", "DNA and protein encoder", "2.25× (miniature)", "2.25× to 2.25×"] in rich_page().rows
     half = {**benchmark(), "fastesm2": measured("fastesm2", 30.0, 10 * 2**20, precision="fp16")}
     ratios = {name: found for name, _, found in views.speed_lines(decided(evidence(benchmark=half)))}
     assert ratios["fastesm2"] == {} and ratios["esm2_3b"] == {"sequences_per_s": 1.0, "peak_memory_bytes": 1.0}

@@ -6,19 +6,22 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from virnuc_assets.classifier.performance import Performance, performance
-from virnuc_assets.migration import criteria, soundness
-from virnuc_assets.migration.comparison import Comparison, compare
-from virnuc_assets.migration.criterion import Criterion
-from virnuc_assets.migration.evidence import Evidence, VariantEvidence
-from virnuc_assets.migration.pairing import pair, usable_rows
+from virnuc_assets.migration import criteria
+from virnuc_assets.migration.comparison import Comparison, GroupDrop, compare, confusion_counts
+from virnuc_assets.migration.criteria import Criterion
+from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, Evidence, VariantEvidence
+from virnuc_assets.migration.pairing import PairedRows, pair, usable_rows
+from virnuc_assets.migration.power import Power, power
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
 
 Outcome = Literal["GO", "NO-GO", "NO DECISION"]
+MAIN_CRITERIA = ("accuracy_drop_within_margin", "f1_drop_within_margin")
+MINIATURE_WARNING = "weights are random: this verdict shows the machinery, not the models"
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,13 @@ class Decision:
 
     Attributes:
         outcome: GO if all criteria are met; NO-GO if one fails and no evidence is missing; NO DECISION if evidence
-            is missing, or if no criterion fails and an interval is too wide to tell.
+            is missing, or if no criterion fails and an interval reaches over its threshold.
         reasons: each missing piece of evidence, or each criterion that is not met, or that all are.
         criteria: all criteria, in the order of the report.
         variants: role ("candidate", "baseline", "floor", a variant's name) → summary with its performance.
         comparisons: role → the candidate against it; absent where the rows could not be paired.
+        power: what a study of these test records can find; None where there is no comparison or one cluster only.
+        next_step: how the drop could be won back; empty where there is nothing to win.
         ablations: encoder → performance of a classifier of that encoder's vectors alone.
         benchmark: as given in the evidence.
         miniatures: names of encoders whose weights are random.
@@ -60,6 +65,8 @@ class Decision:
     criteria: tuple[Criterion, ...]
     variants: Mapping[str, VariantSummary]
     comparisons: Mapping[str, Comparison]
+    power: Power | None
+    next_step: str
     ablations: Mapping[str, Performance]
     benchmark: Mapping[str, Mapping[str, Any]] | None
     miniatures: tuple[str, ...]
@@ -91,14 +98,14 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
     judged = (
         criteria.accuracy_drop_within_margin(comparison, gaps, settings),
         criteria.f1_drop_within_margin(comparison, gaps, settings),
-        criteria.no_group_worse_than_margin(comparison, gaps, settings),
+        criteria.no_group_lost_more_than_margin(comparison, gaps, settings),
         criteria.floor_beaten(comparisons.get("floor"), pairs["floor"][1], settings),
         criteria.speedup_reached(evidence, settings),
         criteria.memory_within_ratio(evidence, settings),
-        soundness.enough_test_records(comparison, gaps, settings),
-        soundness.dims_match_encoders(evidence),
-        soundness.same_environment(evidence),
-        *(soundness.variant_is_current(role, evidence.variants[role]) for role in ("candidate", "baseline", "floor")),
+        criteria.enough_test_records(comparison, gaps, settings),
+        criteria.dims_match_encoders(evidence),
+        criteria.same_environment(evidence),
+        *(criteria.variant_is_current(role, evidence.variants[role]) for role in ("candidate", "baseline", "floor")),
     )
     outcome, reasons = conclude(judged)
     plain = settings.model_dump(mode="json")
@@ -108,6 +115,8 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
         criteria=judged,
         variants={role: _summary(variant, evaluation) for role, variant in evidence.variants.items()},
         comparisons=comparisons,
+        power=_power(pairs["baseline"][0], settings),
+        next_step=_next_step(evidence, judged, settings),
         ablations={name: performance(table, None, evaluation) for name, table in sorted(evidence.ablations.items())},
         benchmark=evidence.benchmark,
         miniatures=evidence.miniatures,
@@ -115,6 +124,34 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
         settings_digest=hashlib.sha256(canonical(plain).encode()).hexdigest(),
         evaluation=evaluation.model_dump(mode="json"),
         environment=evidence.environment,
+    )
+
+
+def _power(paired: PairedRows | None, settings: DecisionSettings) -> Power | None:
+    counts = None if paired is None else confusion_counts(paired)
+    return None if paired is None or counts is None or len(counts) < 2 else power(counts, paired, settings)
+
+
+def _next_step(evidence: Evidence, judged: tuple[Criterion, ...], settings: DecisionSettings) -> str:
+    """Fine-tuning, where accuracy or F1 is not within its margin by so little that fine-tuning could win it."""
+    missed = [
+        one
+        for one in judged
+        if one.name in MAIN_CRITERIA
+        and one.outcome in ("failed", "inconclusive")
+        and one.value is not None
+        and one.threshold is not None
+    ]
+    if not missed or any((one.value or 0.0) - (one.threshold or 0.0) > settings.finetuning_gain for one in missed):
+        return ""
+    encoder = evidence.candidate.encoder_name("protein").removesuffix(MINIATURE_SUFFIX)
+    if encoder.startswith("finetuned_"):
+        return ""
+    found = " and ".join(f"{one.name} ({one.value:+.4f}, margin {one.threshold:g})" for one in missed)
+    return (
+        f"{found}: not within the margin, by no more than the {settings.finetuning_gain:g} that fine-tuning is "
+        f'taken to win. Set [finetuning] encoders = ["{encoder}"] in virnuc.toml, launch the job '
+        f"finetune_{encoder}, make a variant of finetuned_{encoder} the candidate, and decide again."
     )
 
 
@@ -127,7 +164,9 @@ def conclude(judged: tuple[Criterion, ...]) -> tuple[Outcome, tuple[str, ...]]:
     if failed:
         return "NO-GO", failed
     still_open = tuple(
-        f"{c.name} cannot be told from so few unrelated records: {c.explanation}" for c in judged if c.outcome != "met"
+        f"{c.name} is open, the interval reaches over the threshold: {c.explanation}"
+        for c in judged
+        if c.outcome != "met"
     )
     if still_open:
         return "NO DECISION", still_open
@@ -162,3 +201,49 @@ def _plain(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def not_measured(decision: Decision) -> list[str]:
+    """Each limit as a sentence."""
+    described = [variant.description for variant in decision.variants.values() if variant.description]
+    limits = [f"The models themselves: {MINIATURE_WARNING}."] if decision.miniatures else []
+    limits += [
+        f"Chunk lengths other than {length} nt."
+        for length in list(dict.fromkeys(one.get("chunk_length") for one in described))[:1]
+        if length
+    ]
+    limits += [
+        "Whether calls of whole chunks and records are good enough: they are shown, but criteria judge frames only.",
+        "Variation between trainings: each classifier was trained with one seed; "
+        "intervals cover the choice of test records only.",
+        "Speed and memory elsewhere: the benchmark's figures hold for the machine, the precision and the sequences "
+        "that they were taken with; peak memory has no interval.",
+        "Virus and host groups that have no test record.",
+    ]
+    if not decision.ablations:
+        limits.append("What each encoder alone is worth: no ablations of today's features are stored.")
+    groups = decision.comparison.groups if decision.comparison else ()
+    limits += _listed(
+        f"Groups of fewer than {decision.settings['min_group_clusters']} clusters, in which a loss would not be seen",
+        (one for one in groups if one.status == "too few clusters"),
+    )
+    limits += _listed(
+        "Groups that showed no loss, but whose interval does not rule out one beyond the margin",
+        (
+            one
+            for one in groups
+            if one.status == "no loss shown" and (one.drop.high or 0.0) > decision.settings["max_group_drop"]
+        ),
+    )
+    limits += [
+        f"What {variant.variant} was trained on: its classifier was imported ({variant.description['origin']}), "
+        "so the test records may have been among its training rows, which flatters it."
+        for variant in decision.variants.values()
+        if variant.description and variant.description.get("origin")
+    ]
+    return limits
+
+
+def _listed(what: str, groups: Iterable[GroupDrop]) -> list[str]:
+    names = [f"{group.label} / {group.group} ({group.clusters:,} clusters)" for group in groups]
+    return [f"{what}: {', '.join(names)}."] if names else []

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 
 import pytest
 
+from virnuc_assets.migration.decision import not_measured
 from virnuc_assets.migration.evidence import Evidence, VariantEvidence
-from virnuc_assets.migration.limits import not_measured
-from virnuc_assets.migration.report import markdown_summary, render_html
-
-from .evidence_fakes import (
+from virnuc_assets.reports.decision_report import markdown_summary, render_html
+from virnuc_assets_tests.migration.evidence_fakes import (
     SLOTS,
     description,
     evidence,
@@ -20,8 +19,10 @@ from .evidence_fakes import (
     rows,
     variant,
 )
+
 from .report_fakes import (
     FLOOR,
+    HALF_WRONG,
     SECTIONS,
     Page,
     decided,
@@ -43,7 +44,7 @@ def full_size(name: str) -> dict[str, object]:
     ("given", "outcome"),
     [
         (good(), "GO"),
-        (good(candidate=variant("fastesm2", rows(right(50), right(50, wrong=20)))), "NO-GO"),
+        (good(candidate=variant("fastesm2", rows(right(50), HALF_WRONG))), "NO-GO"),
         (good(baseline=variant("esm2_3b", None)), "NO DECISION"),
     ],
 )
@@ -60,12 +61,12 @@ def test_the_verdict_comes_first(given: Evidence, outcome: str) -> None:
 
 def test_an_interval_too_wide_is_not_called_missing() -> None:
     text = Page(page_of(good(candidate=variant("fastesm2", rows(right(50, wrong=2), right(50, wrong=2)))))).text
-    assert "Nothing fails, but an interval is too wide to tell: accuracy_drop_within_margin cannot be told" in text
+    assert "Nothing fails, but an interval reaches over its threshold: accuracy_drop_within_margin is open" in text
     assert "? inconclusive" in text and "What is missing" not in text
 
 
 def test_what_fails_is_said_though_evidence_is_missing() -> None:
-    given = evidence(candidate=variant("fastesm2", rows(right(50), right(50, wrong=20))), benchmark=None)
+    given = evidence(candidate=variant("fastesm2", rows(right(50), HALF_WRONG)), benchmark=None)
     assert "this fails already: accuracy_drop_within_margin, f1_drop_within_margin" in Page(page_of(given)).text
 
 
@@ -89,11 +90,14 @@ def test_what_was_not_measured_is_true_of_this_decision() -> None:
     limits = "\n".join(not_measured(rich_decision()))
     assert "Chunk lengths other than 500 nt." in limits
     assert "criteria judge frames only" in limits and "one seed" in limits
-    assert "Groups of fewer than 10 test rows are shown, not judged: viral / rare (2 rows)." in limits
-    assert "judged by the drop alone: viral / lonely (10 rows)." in limits
+    few = (
+        "Groups of fewer than 5 clusters, in which a loss would not be seen: viral / lonely (1 clusters), viral / rare"
+    )
+    assert few in limits
+    assert "does not rule out one beyond the margin: host / bacteria (10 clusters)" in limits
     assert "What esm2_650 was trained on: its classifier was imported (elsewhere/published)" in limits
     plain = "\n".join(not_measured(decided(evidence())))
-    assert not re.search("imported|not judged|drop alone", plain)
+    assert not re.search("imported|would not be seen|rule out", plain)
     assert all(limit in rich_page().text for limit in not_measured(rich_decision()))
 
 

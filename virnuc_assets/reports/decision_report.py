@@ -1,0 +1,356 @@
+"""The decision as one self-contained HTML page, and as a few lines of Markdown."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import jinja2
+from markupsafe import Markup
+
+from virnuc_assets.classifier.levels import LEVELS
+from virnuc_assets.classifier.metrics import GroupAccuracy
+from virnuc_assets.classifier.performance import Performance
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.markdown import cell
+from virnuc_assets.migration.comparison import GroupDrop
+from virnuc_assets.migration.criteria import EQUAL_CONDITIONS, Criterion, speed_ratio
+from virnuc_assets.migration.decision import MINIATURE_WARNING, Decision, VariantSummary, not_measured
+from virnuc_assets.migration.evidence import SIDES, Evidence
+from virnuc_assets.migration.pairing import usable_rows
+from virnuc_assets.reports import charts
+from virnuc_assets.settings import DecisionSettings
+
+TEMPLATE = "report.html.jinja"
+METRICS = {
+    "accuracy": "Accuracy",
+    "precision": "Precision",
+    "recall": "Recall",
+    "f1": "F1",
+    "mcc": "MCC",
+    "auroc": "AUROC",
+    "average_precision": "Average precision",
+    "brier": "Brier score (lower is better)",
+    "ece": "Calibration error, ECE (lower is better)",
+}
+MAIN_METRICS = ("accuracy", "f1", "mcc", "auroc", "average_precision")
+OUTCOMES = {"met": "✓ met", "failed": "✗ failed", "inconclusive": "? inconclusive", "missing": "– missing"}
+GROUP_WORDS = {
+    "lost": "✗ lost more than the margin",
+    "worse": "? worse, by how much is open",
+    "no loss shown": "✓ no loss shown",
+    "too few clusters": "too few clusters to tell",
+}
+GROUP_CLASSES = {"lost": "failed", "worse": "inconclusive", "no loss shown": "met", "too few clusters": "soft"}
+NOTHING = "–"
+MINUS = "−"
+
+
+def render_html(decision: Decision, evidence: Evidence, links: Sequence[tuple[str, str]] = ()) -> str:
+    """Render the report; equal arguments give equal bytes.
+
+    Args:
+        decision: what `decide` made of the evidence.
+        evidence: the same evidence; its predictions are drawn as curves.
+        links: (text, address) pairs, e.g. to the MLflow run; http, https, file or relative.
+
+    Raises:
+        VirnucError: a link has another scheme.
+    """
+    for text, address in links:
+        if urlsplit(address).scheme not in ("", "http", "https", "file"):
+            raise VirnucError(f"report link {text!r}: expected an http, https or file address, found {address!r}")
+    style_of = charts.styles(decision.variants)
+    groups = sorted_groups(decision)
+    drawn = _charts(decision, evidence, groups, style_of)
+    return (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            decision=decision,
+            roles=decision.variants,
+            comparison=decision.comparison,
+            confidence=f"{100 * decision.settings['confidence']:g} %",
+            styles=style_of,
+            charts={name: Markup(svg) for name, svg in drawn.items()},  # noqa: S704 -- matplotlib has escaped the names
+            groups=groups,
+            not_measured=not_measured(decision),
+            links=links,
+        )
+    )
+
+
+def markdown_summary(decision: Decision) -> str:
+    """A short account for a metadata field: outcome, reasons, one line for each criterion."""
+    lines = [f"## {decision.outcome}", ""]
+    if decision.miniatures:
+        lines += [
+            f"**Miniature encoders: {MINIATURE_WARNING}.** ({cell(', '.join(decision.miniatures))})",
+            "",
+        ]
+    lines += [f"- {cell(reason)}" for reason in decision.reasons]
+    if decision.next_step:
+        lines += ["", f"Next step: {cell(decision.next_step)}"]
+    lines += ["", "| criterion | value | interval | threshold | outcome |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {' | '.join((c.name, value_text(c), interval_text(c), threshold_text(c), c.outcome))} |"
+        for c in decision.criteria
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """Templates with the formats of numbers, and the lines of the tables."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("virnuc_assets.reports", "page"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    formats = (
+        score,
+        signed,
+        span,
+        count,
+        amount,
+        percent,
+        times,
+        probability,
+        value_text,
+        interval_text,
+        threshold_text,
+    )
+    environment.filters.update({one.__name__: one for one in formats})
+    environment.globals.update(
+        levels=LEVELS,
+        metrics=METRICS,
+        main_metrics=MAIN_METRICS,
+        outcome_words=OUTCOMES,
+        group_words=GROUP_WORDS,
+        group_classes=GROUP_CLASSES,
+        miniature_warning=MINIATURE_WARNING,
+        reasons={name: field.description or "" for name, field in DecisionSettings.model_fields.items()},
+        performances=performances,
+        imported=imported,
+        accuracy_lines=accuracy_lines,
+        ablation_lines=ablation_lines,
+        description_lines=description_lines,
+        revision=revision,
+        token_dropout=token_dropout,
+        speed_lines=speed_lines,
+        variant_speed_lines=variant_speed_lines,
+    )
+    return environment
+
+
+def _charts(
+    decision: Decision, evidence: Evidence, groups: list[GroupDrop], style_of: Mapping[str, charts.Style]
+) -> dict[str, str]:
+    """Chart → SVG, matplotlib having escaped the groups' names; without those that there is nothing to draw for."""
+    rows = {role: usable_rows(variant)[0] for role, variant in evidence.variants.items()}
+    usable = {role: table for role, table in rows.items() if table is not None}
+    bins = {role: found.calibration.bins for role, found in performances(decision).items()}
+    sides = {role: one for role, one in bins.items() if role in ("candidate", "baseline")}
+    found = {}
+    if usable:
+        found = {
+            "roc": charts.roc_svg(usable, style_of),
+            "precision_recall": charts.precision_recall_svg(usable, style_of),
+        }
+    if sides:
+        found["reliability"] = charts.reliability_svg(sides, style_of)
+    if groups:
+        found["drops"] = charts.drops_svg(_group_marks(groups), decision.settings["max_group_drop"])
+    if decision.power is not None:
+        found["power"] = charts.power_svg(decision.power)
+    return found
+
+
+def sorted_groups(decision: Decision) -> list[GroupDrop]:
+    """Groups of candidate and baseline, the largest drop first, those that are not tested last."""
+    groups = decision.comparison.groups if decision.comparison else ()
+    return sorted(groups, key=lambda one: (one.p_lost is None, -one.drop.value))
+
+
+def _group_marks(groups: list[GroupDrop]) -> list[charts.Mark]:
+    return [
+        charts.Mark(f"{one.group} · {one.label}", one.drop.value, one.drop.low, one.drop.high, one.status)
+        for one in groups
+    ]
+
+
+def performances(decision: Decision) -> dict[str, Performance]:
+    """Role → performance, of the variants that have one."""
+    found = {role: variant.performance for role, variant in decision.variants.items()}
+    return {role: one for role, one in found.items() if one is not None}
+
+
+def imported(decision: Decision) -> list[str]:
+    """Variants whose classifier was not trained here."""
+    return [one.variant for one in decision.variants.values() if (one.description or {}).get("origin")]
+
+
+def accuracy_lines(
+    decision: Decision, measure: Literal["groups", "lengths"]
+) -> list[tuple[GroupAccuracy, dict[str, GroupAccuracy]]]:
+    """One line a group or range of lengths: the first variant's counts, and those of each role."""
+    of_role = {
+        role: {(one.label, one.group): one for one in getattr(found, measure)}
+        for role, found in performances(decision).items()
+    }
+    keys = dict.fromkeys(key for lines in of_role.values() for key in lines)
+    table = [{role: lines[key] for role, lines in of_role.items() if key in lines} for key in keys]
+    return [(next(iter(line.values())), line) for line in table]
+
+
+def ablation_lines(decision: Decision) -> list[tuple[str, Performance]]:
+    """What was trained on → performance: single encoders by side, then the variants with both."""
+    names = {
+        side: dict.fromkeys(getattr(variant, f"{side}_name") for variant in decision.variants.values())
+        for side in SIDES
+    }
+    alone = [
+        (f"{'DNA' if side == 'dna' else side} only: {name}", decision.ablations[name])
+        for side in SIDES
+        for name in names[side]
+        if name in decision.ablations
+    ]
+    both = [
+        (f"both: {decision.variants[role].dna_name} + {decision.variants[role].protein_name} ({role})", found)
+        for role, found in performances(decision).items()
+    ]
+    return alone + both if alone else []
+
+
+def description_lines(decision: Decision) -> list[tuple[str, list[str]]]:
+    """Every fact of the classifiers' descriptions by its dotted name, one value a role."""
+    flat = [_flat(variant.description or {}) for variant in decision.variants.values()]
+    names = sorted({name for facts in flat for name in facts})
+    return [(name, [facts.get(name, "–") for facts in flat]) for name in names]
+
+
+def _flat(facts: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in facts.items():
+        found |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": str(value)}
+    return found
+
+
+def revision(variant: VariantSummary, side: Literal["dna", "protein"]) -> str:
+    """What names an encoder's weights: the hub's revision or the digest of its files."""
+    fingerprint = ((variant.description or {}).get("encoders") or {}).get(side) or {}
+    return str(fingerprint.get("revision") or fingerprint.get("checkpoint_digest") or "–")
+
+
+def token_dropout(variant: VariantSummary) -> str:
+    """Whether the protein encoder scales its embeddings as with masked tokens; a dash where none does."""
+    fingerprint = ((variant.description or {}).get("encoders") or {}).get("protein") or {}
+    return {"True": "on", "False": "off"}.get(str(fingerprint.get("token_dropout")), "–")
+
+
+def speed_lines(decision: Decision) -> list[tuple[str, Mapping[str, Any], dict[str, float]]]:
+    """Encoder, its row of the benchmark, and its ratios to the baseline's protein encoder where they are fair."""
+    measured = decision.benchmark or {}
+    proteins = {variant.protein_name for variant in decision.variants.values()}
+    base = measured.get(decision.variants["baseline"].protein_name, {})
+    lines = []
+    for name, row in sorted(measured.items()):
+        fair = name in proteins and all(row.get(name) == base.get(name) for name in EQUAL_CONDITIONS)
+        ratios = {name: _ratio(row.get(name), base.get(name)) for name in ("sequences_per_s", "peak_memory_bytes")}
+        lines.append((name, row, {name: ratio for name, ratio in ratios.items() if fair and ratio is not None}))
+    return lines
+
+
+def variant_speed_lines(decision: Decision) -> list[tuple[str, str, float, tuple[float | None, float | None], str]]:
+    """Variant, what was measured, times faster than the baseline, interval, and "miniature" where it is so."""
+    measured, base = decision.benchmark or {}, decision.variants["baseline"]
+    lines = []
+    for variant in decision.variants.values():
+        parts = {"protein encoder": ("protein_name",), "DNA and protein encoder": ("dna_name", "protein_name")}
+        for what, sides in parts.items():
+            ours, theirs = ([getattr(one, side) for side in sides] for one in (variant, base))
+            rounds = {len(measured.get(name, {}).get("round_seconds", ())) for name in (*ours, *theirs)}
+            if variant is base or len(rounds) != 1 or 0 in rounds:
+                continue
+            ratio, low, high = speed_ratio(measured, ours, theirs, decision.settings["confidence"])
+            small = any(str(measured[name].get("encoder", "")).endswith("_miniature") for name in (*ours, *theirs))
+            lines.append((variant.variant, what, ratio, (low, high), "miniature" if small else ""))
+    return lines
+
+
+def _ratio(ours: object, theirs: object) -> float | None:
+    if not isinstance(ours, int | float) or not isinstance(theirs, int | float) or not theirs:
+        return None
+    return ours / theirs
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def score(value: float | None) -> str:
+    """A share or a score, four decimals; a dash where there is none."""
+    return f"{value:.4f}".replace("-", MINUS) if value is not None and _is_number(value) else NOTHING
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign, four decimals, and a true minus."""
+    return f"{value:+.4f}".replace("-", MINUS) if value is not None and _is_number(value) else NOTHING
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands set apart."""
+    return f"{value:,.0f}" if value is not None and _is_number(value) else NOTHING
+
+
+def amount(value: float | None) -> str:
+    """A measured quantity, one decimal."""
+    return f"{value:,.1f}" if value is not None and _is_number(value) else NOTHING
+
+
+def percent(value: float | None) -> str:
+    """A share in percent, one decimal."""
+    return f"{100 * value:.1f} %" if value is not None and _is_number(value) else NOTHING
+
+
+def times(value: float | None) -> str:
+    """A ratio, three digits."""
+    return f"{value:.3g}×" if value is not None and _is_number(value) else NOTHING
+
+
+def probability(value: float | None) -> str:
+    """A test's p; small ones only bounded; a dash where there is none."""
+    if value is None:
+        return NOTHING
+    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def span(low: float | None, high: float | None) -> str:
+    """An interval of a difference; a dash where there is none."""
+    return NOTHING if low is None or high is None else f"{signed(low)} to {signed(high)}"
+
+
+def value_text(criterion: Criterion) -> str:
+    """The criterion's point estimate in its unit, with what has to be known of it."""
+    text = (times if criterion.unit == "times" else signed)(criterion.value)
+    return f"{text} ({criterion.note})" if criterion.note and criterion.value is not None else text
+
+
+def interval_text(criterion: Criterion) -> str:
+    """The criterion's interval in its unit; a dash where there is none."""
+    if criterion.unit == "times" and criterion.low is not None:
+        return f"{times(criterion.low)} to {times(criterion.high)}"
+    return span(criterion.low, criterion.high)
+
+
+def threshold_text(criterion: Criterion) -> str:
+    """The rule in signs, e.g. "≤ 0.05"."""
+    if criterion.threshold is None:
+        return "yes or no"
+    sign = {"<=": "≤", ">=": "≥", ">": ">"}[criterion.comparison]
+    return f"{sign} {criterion.threshold:g}{'×' if criterion.unit == 'times' else ''}"
