@@ -42,9 +42,9 @@ MAX_PARTITIONS = 200  # of a run
 SETTINGS: dict[str, dict[str, Any]] = {
     "sequences": {"chunk_length": 500, "shard_chunks": 30},
     "training": {"max_epochs": 5},
-    "benchmark": {"rows": 32, "repeats": 1},
+    "benchmark": {"rows": 32, "max_rounds": 6},
     "decision": {
-        **{"bootstrap_rounds": 100, "min_group_rows": 5},
+        **{"bootstrap_rounds": 100, "power_studies": 20},
         **{"min_test_rows": 20, "min_test_clusters": 2, "min_clusters_per_label": 1},
     },
 }

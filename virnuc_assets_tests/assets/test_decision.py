@@ -156,7 +156,7 @@ FAULTS: dict[str, tuple[Callable[[Project], object], tuple[str, ...], str]] = {
     ),
     "no checkpoint": (lambda p: shutil.rmtree(checkpoint_of(p)), ("esm2_3b_miniature",), "kmer"),
     "a benchmark by other settings": (
-        lambda p: p.configure(benchmark={"rows": 1000, "repeats": 9}),
+        lambda p: p.configure(benchmark={"rows": 1000}),
         ("encoder_benchmark is stale", "settings"),
         "fastesm2",
     ),
@@ -183,26 +183,16 @@ def test_equal_evidence_gives_an_equal_decision(copied: Project, finished: Finis
     assert copied.workspace.layout.whole(DECISION, ".json").read_bytes() == path.read_bytes()
 
 
-def test_without_evidence_the_run_succeeds_with_no_decision_and_moves_nothing_that_serves(copied: Project) -> None:
-    """Neither a classifier that is to serve, nor the baseline's weights, nor the floor's evaluation are there."""
-    before = serving(copied)
-    shutil.rmtree(copied.workspace.layout.classifier("fastesm2"))
-    shutil.rmtree(checkpoint_of(copied))
-    evaluation_of(copied, "kmer").unlink()
-    assert decide(copied)["outcome"] == "NO DECISION"
-    assert serving(copied) == before
-    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{copied.settings.var / 'mlflow/mlflow.db'}")
-    experiment = client.get_experiment_by_name("virnuc")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], "tags.outcome = 'NO DECISION'")
-    assert [run.info.run_name for run in runs] == ["migration decision"]
+def test_criteria_are_those_of_the_settings_and_without_evidence_nothing_moves(copied: Project) -> None:
+    """The baseline's calls as the candidate's, in a cluster for each chunk, so that there are enough of them.
 
-
-def test_criteria_are_those_of_the_settings(copied: Project) -> None:
-    """The baseline's calls as the candidate's, judged by criteria that nothing fails, and by one that nothing meets."""
-    candidate, floor = evaluation_of(copied, "fastesm2"), evaluation_of(copied, "kmer")
-    for path in (candidate, floor):
-        write_table(path, read_table(evaluation_of(copied)), read_recipe(path))
+    Judged by criteria that nothing fails, and by one that nothing meets; then weights and an evaluation are gone.
+    """
+    rows = read_table(evaluation_of(copied))
+    rows = rows.set_column(rows.column_names.index("cluster"), rows.schema.field("cluster"), rows["chunk_id"])
+    for variant in ("esm2_3b", "fastesm2", "kmer"):
+        path = evaluation_of(copied, variant)
+        write_table(path, rows, read_recipe(path))
     measurable = {"min_speedup": 1e-6, "max_memory_ratio": 1e6, "min_gain_over_floor": -1.0}
     copied.configure(decision=measurable)
     decision = decide(copied)
@@ -213,6 +203,12 @@ def test_criteria_are_those_of_the_settings(copied: Project) -> None:
     assert decision["outcome"] == "NO-GO"
     assert [c["name"] for c in decision["criteria"] if c["outcome"] != "met"] == ["speedup_reached"]
     assert decision["settings"]["min_speedup"] == 1e6
+
+    shutil.rmtree(copied.workspace.layout.classifier("fastesm2"))
+    shutil.rmtree(checkpoint_of(copied))
+    evaluation_of(copied, "kmer").unlink()
+    assert decide(copied)["outcome"] == "NO DECISION"
+    assert serving(copied) == "fastesm2"
 
 
 def serving(project: Project) -> str | None:
