@@ -134,9 +134,8 @@ def test_a_split_of_frames_of_an_older_source_is_refused(copied: Project) -> Non
 
 def test_features_refuse_embeddings_of_another_encoder_and_list_every_mismatch(copied: Project) -> None:
     layout, shard = copied.workspace.layout, copied.shards(SAMPLES)[0]
-    embeddings, path = (
-        layout.table("samples", f"{n}", shard) for n in ("fastesm2_650_embeddings", "fastesm2_features")
-    )
+    embeddings = layout.table("samples", "fastesm2_650_embeddings", shard)
+    path = layout.table("samples", "fastesm2_features", shard)
     table, recipe, before = read_table(embeddings), read_recipe(embeddings), path.read_bytes()
     other = {"encoder": "esm2_650_miniature", "precision": "bf16", "checkpoint_digest": "other"}
     write_table(embeddings, table, {**recipe, "encoder": {**recipe["encoder"], **other}})

@@ -18,7 +18,7 @@ from virnuc_assets.defs.assets.virnucpro import imported_recipe, imported_varian
 from virnuc_assets.defs.automation import decision_condition
 from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.defs.provenance import encoder_version, variant_fingerprints
+from virnuc_assets.defs.provenance import encoder_fingerprint, encoder_version
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import DATA_VERSION, OWNERS, peak_memory_mb
 from virnuc_assets.defs.tracking import MlflowTracking
@@ -127,11 +127,7 @@ def _benchmark_settings(workspace: Workspace) -> dict[str, Any]:
 
 def _fingerprints(workspace: Workspace) -> dict[str, Mapping[str, str]]:
     """Fingerprints of all encoders as they are today, by name."""
-    found: dict[str, Mapping[str, str]] = {}
-    for variant in workspace.variants():
-        sides = variant_fingerprints(workspace, variant)
-        found |= {variant.dna: sides["dna"], variant.protein: sides["protein"]}
-    return found
+    return {name: encoder_fingerprint(workspace, name) for name in workspace.encoder_names()}
 
 
 def _benchmark_rows(tables: list[Any], rows: int) -> dict[str, list[str]]:
