@@ -1,0 +1,366 @@
+"""The split table: which records are held out, which are clustered, and which split each cluster gets."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+from scipy.cluster.hierarchy import DisjointSet
+
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.catalogue import Source
+from virnuc_assets.settings import SplitSettings
+from virnuc_assets.split.relatives import Relatedness
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+# A record in no split: it would link two of them, or resembles what is held out.
+LEFT_OUT = "left_out"
+LABELS = ("host", "viral")
+
+# What the records of a cluster may become. Held-out records are tested, apart from the test records of other labels.
+_HELD_OUT = frozenset(["held out"])
+_ANY, _NOT_TESTED = frozenset[str](SPLITS), frozenset[str](["train", "validation"])
+
+_Rows = Sequence[Mapping[str, Any]]
+
+
+class SplitError(VirnucError):
+    """Nothing can be held out as asked, or some label cannot be trained on, validated and tested."""
+
+
+def split_schema() -> pa.Schema:
+    """One row per record, sorted by record id.
+
+    `rows` counts its training rows, `split` is one of `SPLITS` or `LEFT_OUT`, `relatives` says what the record is
+    related to, `reason` why it is in that split; a record that is left out is a cluster of its own.
+    """
+    columns = ("record_id", "cluster", "label", "group", "rows", "split", "relatives", "reason")
+    return pa.schema([(name, pa.int64() if name == "rows" else pa.string()) for name in columns])
+
+
+def splits_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Split]:
+    """Record → split, of the records that have one."""
+    return {row["record_id"]: row["split"] for row in rows if row["split"] in SPLITS}
+
+
+def changes(before: _Rows, after: _Rows) -> dict[str, int]:
+    """How many records kept their split, are new, moved to another split, are left out, or are gone."""
+    old, new = splits_of(before), splits_of(after)
+    return {
+        "records_kept": sum(old.get(record) == split for record, split in new.items()),
+        "records_new": len(new.keys() - old.keys()),
+        "records_moved": sum(old.get(record, split) != split for record, split in new.items()),
+        "records_left_out": len(after) - len(new),
+        "records_gone": len({row["record_id"] for row in before} - {row["record_id"] for row in after}),
+    }
+
+
+def held_out(sources: Mapping[str, Source], settings: SplitSettings) -> dict[str, str]:
+    """Records whose split is test by their date or by names of the catalogue, and why; none where clusters decide.
+
+    Args:
+        sources: record → the catalogued source that it is from.
+        settings: `by`, and the date or the names.
+
+    Raises:
+        SplitError: a source has no date, or none is new enough; a name is neither a group nor an organism nor a
+            word for relatives of the catalogue.
+    """
+    if settings.test_from:
+        return _held_out_by_date(sources, settings.test_from)
+    names = {
+        record: [name for name in dict.fromkeys((source.group, source.organism, source.relatives)) if name]
+        for record, source in sources.items()
+    }
+    known = {name for found in names.values() for name in found}
+    if unknown := sorted(set(settings.test_groups) - known):
+        raise SplitError(
+            f"split.test_groups: unknown to the catalogue: {', '.join(unknown)}; expected groups, organisms or words "
+            f"for relatives of MANIFEST.tsv, which are: {', '.join(sorted(known))}"
+        )
+    asked = {record: [name for name in found if name in settings.test_groups] for record, found in names.items()}
+    return {record: f"held out: of {', '.join(found)}" for record, found in asked.items() if found}
+
+
+def _held_out_by_date(sources: Mapping[str, Source], first: datetime.date) -> dict[str, str]:
+    dates = {record: source.date for record, source in sources.items() if source.date}
+    if undated := sorted({source.name for source in sources.values() if not source.date}):
+        raise SplitError(
+            f"split.by = 'time' needs a date for every source; {len(undated)} have none ({', '.join(undated[:5])}"
+            f"{', …' if len(undated) > 5 else ''}). Fill the column `date` of MANIFEST.tsv (YYYY-MM-DD)."
+        )
+    held = {record: f"held out: dated {date}, not before {first}" for record, date in dates.items() if date >= first}
+    if not held:
+        latest = max(dates.values(), default=None)
+        raise SplitError(f"split.test_from = {first}: no source is that new, the latest is of {latest}; set it earlier")
+    return held
+
+
+def assign_splits(
+    related: Relatedness, counted: pa.Table, settings: SplitSettings, held: Mapping[str, str], before: _Rows
+) -> pa.Table:
+    """The split of all records that have training rows: clusters keep the split they had, all others are assigned one.
+
+    Args:
+        related: relatedness of at least the records that have rows.
+        counted: record_id, label ("viral" / "host"), group, rows: one row for each record with training rows.
+        settings: seed and wanted fractions of rows.
+        held: record → why it is held out for the test; a label that has such records is tested on them alone.
+        before: rows of the split table whose splits are kept, where `held` allows it.
+
+    Returns:
+        `split_schema` sorted by record id; the order of no input matters, and the table given back as `before`
+        gives the same table.
+
+    Raises:
+        SplitError: a record has no group; a label lacks clusters for three splits.
+    """
+    records = sorted(counted.to_pylist(), key=lambda record: str(record["record_id"]))
+    if without := [record["record_id"] for record in records if not record["group"]]:
+        raise SplitError(
+            f"{len(without)} records have no group, e.g. {', '.join(without[:5])}; fill the column `group` of "
+            "MANIFEST.tsv for their sources: every group is spread over train, validation and test"
+        )
+    closed = {record["label"] for record in records if record["record_id"] in held}
+    allowed = {
+        record["record_id"]: _HELD_OUT
+        if record["record_id"] in held
+        else _NOT_TESTED
+        if record["label"] in closed
+        else _ANY
+        for record in records
+    }
+    kept = {
+        record: split
+        for record, split in splits_of(before).items()
+        if record in allowed and (split == "test" if record in held else split in allowed[record])
+    }
+    clusters = _clustered(related, {record["record_id"]: record["rows"] for record in records}, allowed, kept)
+    counts: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
+    for record in records:
+        if cluster := clusters.cluster_of.get(record["record_id"]):
+            counts[cluster][record["label"], record["group"]] += record["rows"]
+    assigned = _assigned(counts, clusters.fixed, closed, settings)
+    splits = {**clusters.fixed, **{cluster: split for cluster, (split, _) in assigned.items()}}
+    _require_every_label(counts, splits, len(kept))
+    old_reasons = {row["record_id"]: row["reason"] for row in before}
+    rows = []
+    for record in records:
+        name = record["record_id"]
+        cluster = clusters.cluster_of.get(name, name)
+        split = splits[cluster] if name in clusters.cluster_of else LEFT_OUT
+        if split == LEFT_OUT:
+            reason = _why_left_out(clusters.touched.get(name, ()), splits, held.get(name))
+        elif cluster in assigned:
+            reason = assigned[cluster][1]
+        elif name not in kept:
+            reason = held.get(name, f"joins relatives that lie in {split}")
+        elif kept[name] == split:
+            reason = old_reasons[name]
+        else:
+            reason = f"moved from {kept[name]}: most rows related lie here"
+        found = {"cluster": cluster, "split": split, "relatives": related.reasons[name], "reason": reason}
+        rows.append({**record, **found})
+    return pa.Table.from_pylist(rows, schema=split_schema())
+
+
+def _why_left_out(touched: Sequence[str], splits: Mapping[str, Split], held: str | None) -> str:
+    if not touched:
+        return "left out: relative of records held out"
+    linked = len({splits[cluster] for cluster in touched}) > 1
+    why = held or ("would link two sides" if linked else "of its label only what is held out is tested")
+    return f"left out: {why}; resembles {' and '.join(f'{cluster} ({splits[cluster]})' for cluster in touched[:5])}"
+
+
+def _require_every_label(
+    counts: Mapping[str, Counter[tuple[str, str]]], splits: Mapping[str, Split], kept: int
+) -> None:
+    missing = []
+    for label in LABELS:
+        clusters = sorted(cluster for cluster, found in counts.items() if any(label == known for known, _ in found))
+        if lacking := [split for split in SPLITS if split not in {splits[cluster] for cluster in clusters}]:
+            missing.append(
+                f"{label}: {len(clusters)} clusters ({', '.join(clusters[:5])}), none for {' and '.join(lacking)}"
+            )
+    if missing:
+        again = f" {kept} records kept the split they had; another [split] seed assigns all again." if kept else ""
+        raise SplitError(
+            "every label needs unrelated records in train, validation and test, i.e. at least three clusters; found "
+            f"{'; '.join(missing)}. Add reference genomes that are no relatives of these.{again}"
+        )
+
+
+@dataclass(frozen=True)
+class _Clusters:
+    """Clusters of the records that may have a split.
+
+    Attributes:
+        cluster_of: record → smallest id of its cluster; records left out are not there.
+        fixed: cluster → its split, of the clusters that need not be assigned one.
+        touched: record left out → the clusters that it resembles; not there where a relative of it is held out.
+    """
+
+    cluster_of: Mapping[str, str]
+    fixed: Mapping[str, Split]
+    touched: Mapping[str, Sequence[str]]
+
+
+def _clustered(
+    related: Relatedness, rows: Mapping[str, int], allowed: Mapping[str, frozenset[str]], kept: Mapping[str, Split]
+) -> _Clusters:
+    """Cluster records in three turns, so that the first ones decide; the order of no input matters.
+
+    Records that had a split keep it, where they became relatives the one that most of their rows had. Records held out
+    join the test, unless they resemble others that had a split. All others join their relatives, unless these are
+    in two splits, or one of them is held out: neither what was placed before, nor the test of what is held out, gives
+    way to a new record.
+
+    Args:
+        related: relatedness of at least these records.
+        rows: record → its training rows.
+        allowed: record → what it may become.
+        kept: split of the records that shall keep it.
+    """
+    growing = _GrowingClusters(related.links)
+    held = {record for record in rows if allowed[record] == _HELD_OUT}
+    old = related.clusters(kept)
+    of_held = {old[record] for record in held.intersection(old)}
+    members: dict[str, list[str]] = defaultdict(list)
+    for record, cluster in old.items():
+        if record in held or cluster not in of_held:
+            members[cluster].append(record)
+    for found in members.values():
+        weight = Counter[str]()
+        for record in found:
+            weight[kept[record]] += rows[record]
+        possible = frozenset.intersection(*(allowed[record] for record in found))
+        chosen = max((split for split in (*SPLITS, *_HELD_OUT) if split in possible), key=weight.__getitem__)
+        growing.add(dict.fromkeys(found, frozenset([chosen])))
+    rest = rows.keys() - {record for found in members.values() for record in found}
+    left_out = growing.add({record: _HELD_OUT for record in held.intersection(rest)})
+    families = related.clusters(rows)
+    of_held = {families[record] for record in held.difference(left_out)}
+    left_out += growing.add({r: allowed[r] for r in rest - held if families[r] not in of_held})
+    return growing.finished(left_out)
+
+
+class _GrowingClusters:
+    """Sets of linked records that grow record by record, each with what all its records may become."""
+
+    def __init__(self, links: Mapping[str, Collection[Hashable]]) -> None:
+        self._links = links
+        self._sets = DisjointSet()
+        self._allowed: dict[Hashable, frozenset[str]] = {}  # by the set's root
+
+    def add(self, records: Mapping[str, frozenset[str]]) -> list[str]:
+        """Join records to the sets of their relatives, which become one; return those for which nothing is allowed."""
+        refused = []
+        for record in sorted(records):
+            roots = self._touched(record)
+            allowed = records[record].intersection(*(self._allowed[root] for root in roots))
+            if not allowed:
+                refused.append(record)
+                continue
+            names = [node for node in self._links[record] if isinstance(node, tuple)]
+            for node in (record, *names):
+                self._sets.add(node)
+            for node in (*roots, *names):
+                self._sets.merge(record, node)
+            for root in roots:
+                del self._allowed[root]
+            self._allowed[self._sets[record]] = allowed
+        return refused
+
+    def _touched(self, record: str) -> set[Hashable]:
+        """Roots of the sets that a record is linked to."""
+        return {self._sets[node] for node in self._links[record] if node in self._sets}
+
+    def finished(self, refused: Iterable[str]) -> _Clusters:
+        """The sets, named by their smallest ids, and which of them each refused record is linked to."""
+        names: dict[Hashable, str] = {}
+        records = sorted(node for node in self._sets if isinstance(node, str))
+        cluster_of = {record: names.setdefault(self._sets[record], record) for record in records}
+        fixed: dict[str, Split] = {}
+        for root, allowed in self._allowed.items():
+            if len(allowed) == 1:
+                fixed[names[root]] = next((split for split in SPLITS if split in allowed), "test")
+        touched = {record: sorted(names[root] for root in self._touched(record)) for record in refused}
+        return _Clusters(cluster_of, fixed, touched)
+
+
+def _assigned(
+    counts: Mapping[str, Counter[tuple[str, str]]],
+    fixed: Mapping[str, Split],
+    closed: Collection[str],
+    settings: SplitSettings,
+) -> dict[str, tuple[Split, str]]:
+    """Assign clusters, large ones first and those of like size as the seed says, to where rows of their kind lack most.
+
+    A cluster counts for the label and group most of its rows have. Every split gets a cluster of every label, and
+    of every group that has as many clusters as there are splits; beyond that the largest shortfall of rows decides.
+
+    Args:
+        counts: cluster → rows by label and group.
+        fixed: split of the clusters that have one already; they count for the shares.
+        closed: labels whose test split is full: their clusters go to train and validation alone.
+        settings: seed and wanted fractions of rows.
+
+    Returns:
+        Split and why, of every cluster that had none.
+    """
+    of_closed = {cluster for cluster, found in counts.items() if any(label in closed for label, _ in found)}
+    # What is tested of a closed label takes no part in the shares.
+    sharing = [cluster for cluster in counts if fixed.get(cluster) != "test" or cluster not in of_closed]
+    # Large ones first, while shares can still be evened out; those of like size (a factor of 2) by the seed.
+    digests = {cluster: hashlib.sha256(f"{settings.seed}:{cluster}".encode()).digest() for cluster in sharing}
+    order = sorted(sharing, key=lambda cluster: (-counts[cluster].total().bit_length(), digests[cluster]))
+    scopes = {cluster: _scopes(*max(sorted(counts[cluster]), key=counts[cluster].__getitem__)) for cluster in order}
+    clusters = Counter(scope for cluster in order for scope in scopes[cluster])
+    to_come = Counter(scope for cluster in order if cluster not in fixed for scope in scopes[cluster])
+    total: Counter[str] = Counter()
+    have: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
+    for cluster in order:
+        _add(total, counts[cluster])
+        if cluster in fixed:
+            _add(have[fixed[cluster]], counts[cluster])
+    wanted: dict[Split, float] = {
+        "train": 1.0 - settings.validation_fraction - settings.test_fraction,
+        "validation": settings.validation_fraction,
+        "test": settings.test_fraction,
+    }
+    assigned: dict[str, tuple[Split, str]] = {}
+    for cluster in (cluster for cluster in order if cluster not in fixed):
+        possible = [split for split in SPLITS if split != "test" or cluster not in of_closed]
+        whole = sum(wanted[split] for split in possible)
+        reason = f"split furthest below its share of {scopes[cluster][1]}"
+        for scope in scopes[cluster]:
+            lacking = [split for split in possible if not have[split][scope]]
+            if lacking and clusters[scope] >= len(possible) and len(lacking) >= to_come[scope]:
+                possible, reason = lacking, f"split without {scope}"
+                break
+        short = {
+            split: sum(wanted[split] / whole - have[split][scope] / total[scope] for scope in scopes[cluster])
+            for split in possible
+        }
+        chosen = max(possible, key=short.__getitem__)
+        assigned[cluster] = (chosen, reason)
+        _add(have[chosen], counts[cluster])
+        to_come.subtract(scopes[cluster])
+    return assigned
+
+
+def _scopes(label: str, group: str) -> tuple[str, str]:
+    """Where shares and coverage are counted: the label, and the group within it."""
+    return label, f"{label} {group}"
+
+
+def _add(totals: Counter[str], rows: Counter[tuple[str, str]]) -> None:
+    for stratum, count in rows.items():
+        for scope in _scopes(*stratum):
+            totals[scope] += count
