@@ -6,7 +6,6 @@ import datetime
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -121,53 +120,46 @@ def assign_splits(
     Raises:
         SplitError: a record has no group; a label lacks clusters for three splits.
     """
-    records = sorted(counted.to_pylist(), key=lambda record: str(record["record_id"]))
-    if without := [record["record_id"] for record in records if not record["group"]]:
+    rows = {row["record_id"]: row for row in sorted(counted.to_pylist(), key=lambda row: str(row["record_id"]))}
+    if without := [record for record, row in rows.items() if not row["group"]]:
         raise SplitError(
             f"{len(without)} records have no group, e.g. {', '.join(without[:5])}; fill the column `group` of "
             "MANIFEST.tsv for their sources: every group is spread over train, validation and test"
         )
-    closed = {record["label"] for record in records if record["record_id"] in held}
+    closed = {row["label"] for record, row in rows.items() if record in held}
     allowed = {
-        record["record_id"]: _HELD_OUT
-        if record["record_id"] in held
-        else _NOT_TESTED
-        if record["label"] in closed
-        else _ANY
-        for record in records
+        record: _HELD_OUT if record in held else _NOT_TESTED if row["label"] in closed else _ANY
+        for record, row in rows.items()
     }
     kept = {
         record: split
         for record, split in splits_of(before).items()
-        if record in allowed and (split == "test" if record in held else split in allowed[record])
+        if record in rows and (split == "test" if record in held else split in allowed[record])
     }
-    clusters = _clustered(related, {record["record_id"]: record["rows"] for record in records}, allowed, kept)
-    counts: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
-    for record in records:
-        if cluster := clusters.cluster_of.get(record["record_id"]):
-            counts[cluster][record["label"], record["group"]] += record["rows"]
-    assigned = _assigned(counts, clusters.fixed, closed, settings)
-    splits = {**clusters.fixed, **{cluster: split for cluster, (split, _) in assigned.items()}}
+    cluster_of, fixed, touched = _clustered(related, rows, allowed, kept)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for record, cluster in cluster_of.items():
+        for scope in _scopes(rows[record]):
+            counts[cluster][scope] += rows[record]["rows"]
+    assigned = _assigned(counts, fixed, closed, settings)
+    splits = fixed | {cluster: split for cluster, (split, _) in assigned.items()}
     _require_every_label(counts, splits, len(kept))
     old_reasons = {row["record_id"]: row["reason"] for row in before}
-    rows = []
-    for record in records:
-        name = record["record_id"]
-        cluster = clusters.cluster_of.get(name, name)
-        split = splits[cluster] if name in clusters.cluster_of else LEFT_OUT
+    for record, row in rows.items():
+        cluster = cluster_of.get(record, record)
+        split = splits[cluster] if record in cluster_of else LEFT_OUT
         if split == LEFT_OUT:
-            reason = _why_left_out(clusters.touched.get(name, ()), splits, held.get(name))
+            reason = _why_left_out(touched.get(record, []), splits, held.get(record))
         elif cluster in assigned:
             reason = assigned[cluster][1]
-        elif name not in kept:
-            reason = held.get(name, f"joins relatives that lie in {split}")
-        elif kept[name] == split:
-            reason = old_reasons[name]
+        elif record not in kept:
+            reason = held.get(record, f"joins relatives that lie in {split}")
+        elif kept[record] == split:
+            reason = old_reasons[record]
         else:
-            reason = f"moved from {kept[name]}: most rows related lie here"
-        found = {"cluster": cluster, "split": split, "relatives": related.reasons[name], "reason": reason}
-        rows.append({**record, **found})
-    return pa.Table.from_pylist(rows, schema=split_schema())
+            reason = f"moved from {kept[record]}: most rows related lie here"
+        row.update(cluster=cluster, split=split, relatives=related.reasons[record], reason=reason)
+    return pa.Table.from_pylist(list(rows.values()), schema=split_schema())
 
 
 def _why_left_out(touched: Sequence[str], splits: Mapping[str, Split], held: str | None) -> str:
@@ -178,12 +170,10 @@ def _why_left_out(touched: Sequence[str], splits: Mapping[str, Split], held: str
     return f"left out: {why}; resembles {' and '.join(f'{cluster} ({splits[cluster]})' for cluster in touched[:5])}"
 
 
-def _require_every_label(
-    counts: Mapping[str, Counter[tuple[str, str]]], splits: Mapping[str, Split], kept: int
-) -> None:
+def _require_every_label(counts: Mapping[str, Counter[str]], splits: Mapping[str, Split], kept: int) -> None:
     missing = []
     for label in LABELS:
-        clusters = sorted(cluster for cluster, found in counts.items() if any(label == known for known, _ in found))
+        clusters = sorted(cluster for cluster, found in counts.items() if label in found)
         if lacking := [split for split in SPLITS if split not in {splits[cluster] for cluster in clusters}]:
             missing.append(
                 f"{label}: {len(clusters)} clusters ({', '.join(clusters[:5])}), none for {' and '.join(lacking)}"
@@ -196,38 +186,24 @@ def _require_every_label(
         )
 
 
-@dataclass(frozen=True)
-class _Clusters:
-    """Clusters of the records that may have a split.
-
-    Attributes:
-        cluster_of: record → smallest id of its cluster; records left out are not there.
-        fixed: cluster → its split, of the clusters that need not be assigned one.
-        touched: record left out → the clusters that it resembles; not there where a relative of it is held out.
-    """
-
-    cluster_of: Mapping[str, str]
-    fixed: Mapping[str, Split]
-    touched: Mapping[str, Sequence[str]]
-
-
 def _clustered(
-    related: Relatedness, rows: Mapping[str, int], allowed: Mapping[str, frozenset[str]], kept: Mapping[str, Split]
-) -> _Clusters:
-    """Cluster records in three turns, so that the first ones decide; the order of no input matters.
+    related: Relatedness,
+    rows: Mapping[str, Mapping[str, Any]],
+    allowed: Mapping[str, frozenset[str]],
+    kept: Mapping[str, Split],
+) -> tuple[dict[str, str], dict[str, Split], dict[str, list[str]]]:
+    """Cluster records in three turns, so that the first ones decide.
 
-    Records that had a split keep it, where they became relatives the one that most of their rows had. Records held out
-    join the test, unless they resemble others that had a split. All others join their relatives, unless these are
-    in two splits, or one of them is held out: neither what was placed before, nor the test of what is held out, gives
-    way to a new record.
+    Records that had a split keep it; where they became relatives, they get the one that most of their rows had. Records
+    held out join the test, unless they resemble others that had a split. All others join their relatives, unless these
+    are in two splits, or one of them is held out: neither what was placed before, nor the test of what is held out,
+    gives way to a new record.
 
-    Args:
-        related: relatedness of at least these records.
-        rows: record → its training rows.
-        allowed: record → what it may become.
-        kept: split of the records that shall keep it.
+    Returns:
+        Record → smallest id of its cluster, of the records that may have a split; cluster → its split, of those that
+        need not be assigned one; record that would link clusters → these, sorted.
     """
-    growing = _GrowingClusters(related.links)
+    clusters = _GrowingClusters(related.links)
     held = {record for record in rows if allowed[record] == _HELD_OUT}
     old = related.clusters(kept)
     of_held = {old[record] for record in held.intersection(old)}
@@ -236,18 +212,18 @@ def _clustered(
         if record in held or cluster not in of_held:
             members[cluster].append(record)
     for found in members.values():
-        weight = Counter[str]()
+        weight: Counter[str] = Counter()
         for record in found:
-            weight[kept[record]] += rows[record]
+            weight[kept[record]] += rows[record]["rows"]
         possible = frozenset.intersection(*(allowed[record] for record in found))
         chosen = max((split for split in (*SPLITS, *_HELD_OUT) if split in possible), key=weight.__getitem__)
-        growing.add(dict.fromkeys(found, frozenset([chosen])))
+        clusters.add(dict.fromkeys(found, frozenset([chosen])))
     rest = rows.keys() - {record for found in members.values() for record in found}
-    left_out = growing.add({record: _HELD_OUT for record in held.intersection(rest)})
+    refused = clusters.add(dict.fromkeys(held & rest, _HELD_OUT))
     families = related.clusters(rows)
-    of_held = {families[record] for record in held.difference(left_out)}
-    left_out += growing.add({r: allowed[r] for r in rest - held if families[r] not in of_held})
-    return growing.finished(left_out)
+    of_held = {families[record] for record in held.difference(refused)}
+    refused += clusters.add({record: allowed[record] for record in rest - held if families[record] not in of_held})
+    return clusters.finished(refused)
 
 
 class _GrowingClusters:
@@ -256,49 +232,52 @@ class _GrowingClusters:
     def __init__(self, links: Mapping[str, Collection[Hashable]]) -> None:
         self._links = links
         self._sets = DisjointSet()
-        self._allowed: dict[Hashable, frozenset[str]] = {}  # by the set's root
+        self._allowed: dict[Hashable, frozenset[str]] = {}  # by what was once the set's root
 
     def add(self, records: Mapping[str, frozenset[str]]) -> list[str]:
         """Join records to the sets of their relatives, which become one; return those for which nothing is allowed."""
         refused = []
         for record in sorted(records):
-            roots = self._touched(record)
-            allowed = records[record].intersection(*(self._allowed[root] for root in roots))
+            allowed = records[record].intersection(*(self._allowed[root] for root in self._touched(record)))
             if not allowed:
                 refused.append(record)
                 continue
-            names = [node for node in self._links[record] if isinstance(node, tuple)]
-            for node in (record, *names):
-                self._sets.add(node)
-            for node in (*roots, *names):
-                self._sets.merge(record, node)
-            for root in roots:
-                del self._allowed[root]
+            self._sets.add(record)
+            for node in self._links[record]:
+                if isinstance(node, tuple):
+                    self._sets.add(node)
+                if node in self._sets:
+                    self._sets.merge(record, node)
             self._allowed[self._sets[record]] = allowed
         return refused
+
+    def finished(self, refused: Iterable[str]) -> tuple[dict[str, str], dict[str, Split], dict[str, list[str]]]:
+        """As `_clustered` returns them."""
+        smallest: dict[Hashable, str] = {}
+        records = sorted(node for node in self._sets if isinstance(node, str))
+        cluster_of = {record: smallest.setdefault(self._sets[record], record) for record in records}
+        fixed: dict[str, Split] = {}
+        for root, cluster in smallest.items():
+            if len(self._allowed[root]) == 1:
+                fixed[cluster] = next((split for split in SPLITS if split in self._allowed[root]), "test")
+        return (
+            cluster_of,
+            fixed,
+            {record: sorted(smallest[root] for root in self._touched(record)) for record in refused},
+        )
 
     def _touched(self, record: str) -> set[Hashable]:
         """Roots of the sets that a record is linked to."""
         return {self._sets[node] for node in self._links[record] if node in self._sets}
 
-    def finished(self, refused: Iterable[str]) -> _Clusters:
-        """The sets, named by their smallest ids, and which of them each refused record is linked to."""
-        names: dict[Hashable, str] = {}
-        records = sorted(node for node in self._sets if isinstance(node, str))
-        cluster_of = {record: names.setdefault(self._sets[record], record) for record in records}
-        fixed: dict[str, Split] = {}
-        for root, allowed in self._allowed.items():
-            if len(allowed) == 1:
-                fixed[names[root]] = next((split for split in SPLITS if split in allowed), "test")
-        touched = {record: sorted(names[root] for root in self._touched(record)) for record in refused}
-        return _Clusters(cluster_of, fixed, touched)
+
+def _scopes(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Where shares and coverage are counted: the label, and the group within it."""
+    return row["label"], f"{row['label']} {row['group']}"
 
 
 def _assigned(
-    counts: Mapping[str, Counter[tuple[str, str]]],
-    fixed: Mapping[str, Split],
-    closed: Collection[str],
-    settings: SplitSettings,
+    counts: Mapping[str, Counter[str]], fixed: Mapping[str, Split], closed: Collection[str], settings: SplitSettings
 ) -> dict[str, tuple[Split, str]]:
     """Assign clusters, large ones first and those of like size as the seed says, to where rows of their kind lack most.
 
@@ -306,7 +285,7 @@ def _assigned(
     of every group that has as many clusters as there are splits; beyond that the largest shortfall of rows decides.
 
     Args:
-        counts: cluster → rows by label and group.
+        counts: cluster → rows by label, and by label and group.
         fixed: split of the clusters that have one already; they count for the shares.
         closed: labels whose test split is full: their clusters go to train and validation alone.
         settings: seed and wanted fractions of rows.
@@ -314,21 +293,19 @@ def _assigned(
     Returns:
         Split and why, of every cluster that had none.
     """
-    of_closed = {cluster for cluster, found in counts.items() if any(label in closed for label, _ in found)}
+    of_closed = {cluster for cluster, found in counts.items() if not found.keys().isdisjoint(closed)}
     # What is tested of a closed label takes no part in the shares.
     sharing = [cluster for cluster in counts if fixed.get(cluster) != "test" or cluster not in of_closed]
-    # Large ones first, while shares can still be evened out; those of like size (a factor of 2) by the seed.
-    digests = {cluster: hashlib.sha256(f"{settings.seed}:{cluster}".encode()).digest() for cluster in sharing}
-    order = sorted(sharing, key=lambda cluster: (-counts[cluster].total().bit_length(), digests[cluster]))
-    scopes = {cluster: _scopes(*max(sorted(counts[cluster]), key=counts[cluster].__getitem__)) for cluster in order}
+    order = sorted(sharing, key=lambda cluster: _turn(cluster, counts[cluster], settings.seed))
+    scopes = {cluster: _main_scopes(counts[cluster]) for cluster in order}
     clusters = Counter(scope for cluster in order for scope in scopes[cluster])
     to_come = Counter(scope for cluster in order if cluster not in fixed for scope in scopes[cluster])
     total: Counter[str] = Counter()
     have: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
     for cluster in order:
-        _add(total, counts[cluster])
+        total.update(counts[cluster])
         if cluster in fixed:
-            _add(have[fixed[cluster]], counts[cluster])
+            have[fixed[cluster]].update(counts[cluster])
     wanted: dict[Split, float] = {
         "train": 1.0 - settings.validation_fraction - settings.test_fraction,
         "validation": settings.validation_fraction,
@@ -350,17 +327,18 @@ def _assigned(
         }
         chosen = max(possible, key=short.__getitem__)
         assigned[cluster] = (chosen, reason)
-        _add(have[chosen], counts[cluster])
+        have[chosen].update(counts[cluster])
         to_come.subtract(scopes[cluster])
     return assigned
 
 
-def _scopes(label: str, group: str) -> tuple[str, str]:
-    """Where shares and coverage are counted: the label, and the group within it."""
-    return label, f"{label} {group}"
+def _turn(cluster: str, counts: Counter[str], seed: int) -> tuple[int, bytes]:
+    """Large clusters first, while shares can still be evened out; those of like size (a factor of 2) by the seed."""
+    rows = sum(counts[label] for label in LABELS)
+    return -rows.bit_length(), hashlib.sha256(f"{seed}:{cluster}".encode()).digest()
 
 
-def _add(totals: Counter[str], rows: Counter[tuple[str, str]]) -> None:
-    for stratum, count in rows.items():
-        for scope in _scopes(*stratum):
-            totals[scope] += count
+def _main_scopes(counts: Counter[str]) -> tuple[str, str]:
+    """The label and the group that most rows have."""
+    group = max(sorted(counts.keys() - LABELS), key=counts.__getitem__)
+    return group.split(" ", 1)[0], group

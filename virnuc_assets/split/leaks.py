@@ -109,11 +109,12 @@ def miscounted(rows: Iterable[Mapping[str, Any]], counted: Iterable[Mapping[str,
 
 def proteins_in_train_and_test(frames: Iterable[Path], splits: Mapping[str, Split]) -> int:
     """Distinct proteins that training and test rows share residue by residue; by 64-bit hashes, 8 bytes each."""
-    hashes = {"train": [np.empty(0, np.int64)], "test": [np.empty(0, np.int64)]}
+    hashes: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     for path in frames:
         table = read_table(path).select(["record_id", "protein"])
         split_of = [splits.get(record) for record in table["record_id"].to_pylist()]
         for split, kept in hashes.items():
             proteins = table["protein"].filter(pa.array([found == split for found in split_of], pa.bool_()))
             kept.append(np.fromiter(map(hash, proteins.to_pylist()), np.int64))
-    return np.intersect1d(*map(np.concatenate, hashes.values())).size
+    train, test = (np.concatenate([np.empty(0, np.int64), *kept]) for kept in hashes.values())
+    return int(np.intersect1d(train, test).size)
