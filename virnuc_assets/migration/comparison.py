@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from virnuc_assets.classifier.levels import LEVELS, Level
+from virnuc_assets.classifier.metrics import LEVELS, Level
 from virnuc_assets.migration.pairing import PairedCalls, PairedRows
 from virnuc_assets.migration.resampling import Floats, interval
 from virnuc_assets.settings import DecisionSettings

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from virnuc_assets.classifier.performance import Performance, performance
+from virnuc_assets.classifier.metrics import Performance, performance
 from virnuc_assets.migration import criteria, soundness
 from virnuc_assets.migration.comparison import Comparison, compare
 from virnuc_assets.migration.criterion import Criterion

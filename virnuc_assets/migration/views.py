@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from virnuc_assets.classifier.metrics import GroupAccuracy
-from virnuc_assets.classifier.performance import Performance
+from virnuc_assets.classifier.metrics import GroupAccuracy, Performance
 from virnuc_assets.migration.charts import Mark
 from virnuc_assets.migration.comparison import GroupDrop
 from virnuc_assets.migration.criteria import EQUAL_CONDITIONS
