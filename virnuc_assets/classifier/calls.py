@@ -1,4 +1,4 @@
-"""Calls of frames, chunks and records from scores (upstream: prediction.py), and the table that a user of a sample gets.
+"""Calls of frames, chunks and records from scores (upstream: prediction.py), and the table that a sample gets.
 
 Reads tables, needs no model.
 """
