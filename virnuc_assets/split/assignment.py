@@ -260,11 +260,8 @@ class _GrowingClusters:
         for root, cluster in smallest.items():
             if len(self._allowed[root]) == 1:
                 fixed[cluster] = next((split for split in SPLITS if split in self._allowed[root]), "test")
-        return (
-            cluster_of,
-            fixed,
-            {record: sorted(smallest[root] for root in self._touched(record)) for record in refused},
-        )
+        touched = {record: sorted(smallest[root] for root in self._touched(record)) for record in refused}
+        return cluster_of, fixed, touched
 
     def _touched(self, record: str) -> set[Hashable]:
         """Roots of the sets that a record is linked to."""

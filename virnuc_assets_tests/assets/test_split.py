@@ -183,43 +183,22 @@ def date_sources(project: Project, new: str) -> None:
     manifest.write_text("\n".join([f"{header}\tdate", *dated]) + "\n")
 
 
-@pytest.fixture
-def four_viruses(copied: Project) -> Iterator[Project]:
-    """A copy whose viral records are enough for two splits besides what is held out."""
-    add_source(copied, "phix_like", mutated(first_record(copied, "phiX174")[1], 0.02), group="ssDNA phage")
+def test_by_time_the_test_is_new_and_its_older_relatives_are_left_out(copied: Project) -> None:
+    phix, sequence = first_record(copied, "phiX174")
+    add_source(copied, "phix_like", mutated(sequence, 0.02), group="ssDNA phage")
     frame_all(copied)
-    yield copied
-
-
-def viral_test_rows(project: Project) -> dict[str, str]:
-    """Record → reason."""
-    rows = rows_of(project).items()
-    return {record: row["reason"] for record, row in rows if (row["label"], row["split"]) == ("viral", "test")}
-
-
-def test_by_time_the_test_is_new_and_its_older_relatives_are_left_out(four_viruses: Project) -> None:
-    project = four_viruses
-    project.configure(split={"by": "time", "test_from": date(2020, 1, 1)})
-    (told,) = failures(project.materialize(SPLIT))
-    assert "needs a date for every source; 9 have none" in told
-    date_sources(project, "phix_like")
-    run = project.materialize(SPLIT)
-    assert viral_test_rows(project) == {"phix_like": "held out: dated 2021-06-01, not before 2020-01-01"}
-    phix = rows_of(project)[first_record(project, "phiX174")[0]]
-    assert (phix["split"], phix["reason"]) == ("left_out", "left out: relative of records held out")
+    date_sources(copied, "phix_like")
+    copied.configure(split={"by": "time", "test_from": date(2020, 1, 1)})
+    run = copied.materialize(SPLIT)
     assert (facts(run)["records_left_out"], found_by(run).passed) == (1, True)
-
-
-def test_by_groups_a_family_is_left_out_of_training(four_viruses: Project) -> None:
-    project = four_viruses
-    project.configure(split={"by": "groups", "test_groups": ["dengues"]})
-    (told,) = failures(project.materialize(SPLIT))
+    rows = rows_of(copied)
+    assert (rows[phix]["split"], rows[phix]["reason"]) == ("left_out", "left out: relative of records held out")
+    tested = {record for record, row in rows.items() if (row["label"], row["split"]) == ("viral", "test")}
+    assert tested == {"phix_like"}
+    assert rows["phix_like"]["reason"] == "held out: dated 2021-06-01, not before 2020-01-01"
+    copied.configure(split={"by": "groups", "test_groups": ["dengues"]})
+    (told,) = failures(copied.materialize(SPLIT))
     assert "split.test_groups: unknown to the catalogue: dengues" in told
-    project.configure(split={"by": "groups", "test_groups": ["dengue"]})
-    run = project.materialize(SPLIT)
-    dengue = [first_record(project, name)[0] for name in ("dengue1", "dengue2")]
-    assert viral_test_rows(project) == dict.fromkeys(dengue, "held out: of dengue")
-    assert found_by(run).passed
 
 
 @pytest.mark.slow

@@ -71,34 +71,31 @@ def reference(clusters_per_group: int = 5, records_per_cluster: int = 2) -> list
     ]
 
 
-def assigned(records: Sequence[Row], **changed: Any) -> pa.Table:
-    """Split of records that bear the names of their clusters."""
-    names: dict[str, list[str]] = defaultdict(list)
-    for row in records:
-        names[row["cluster"]].append(row["record_id"])
-    relatedness = related([row["record_id"] for row in records], names=names)
-    return assign_splits(relatedness, pa.Table.from_pylist(list(records)), SplitSettings(**changed), {}, [])
-
-
-def split(
-    ids: Sequence[str],
+def assigned(
+    records: Sequence[Row],
     edges: Edges = (),
     names: Names | None = None,
     held: Mapping[str, str] | None = None,
-    before: pa.Table | None = None,
-    **rows: int,
+    before: Sequence[Row] = (),
+    **changed: Any,
 ) -> pa.Table:
-    """Split of records and fillers; ids that begin with h are host records."""
-    everyone = [*ids, *(filler for filler in FILLERS if filler not in ids)]
+    """Split of records that bear the names of their clusters, where they have one."""
+    clusters: dict[str, list[str]] = defaultdict(list)
+    for row in records:
+        clusters[row.get("cluster", row["record_id"])].append(row["record_id"])
+    relatedness = related([row["record_id"] for row in records], edges, {**clusters, **(names or {})})
+    counted = pa.Table.from_pylist(list(records)).select(["record_id", "label", "group", "rows"])
+    return assign_splits(relatedness, counted, SplitSettings(**changed), held or {}, before)
+
+
+def split(ids: Sequence[str], edges: Edges = (), before: pa.Table | None = None, **given: Any) -> pa.Table:
+    """Split of records and fillers; each has 10 rows if not given, ids that begin with h are host records."""
     counted = [
-        {"record_id": record, "label": label, "group": f"{label} group", "rows": rows.get(record, 10)}
-        for record in everyone
+        {"record_id": record, "label": label, "group": f"{label} group", "rows": given.pop(record, 10)}
+        for record in dict.fromkeys([*ids, *FILLERS])
         for label in ["host" if record[0] == "h" else "viral"]
     ]
-    kept = before.to_pylist() if before else []
-    return assign_splits(
-        related(everyone, edges, names), pa.Table.from_pylist(counted), SplitSettings(), held or {}, kept
-    )
+    return assigned(counted, edges, before=before.to_pylist() if before else [], **given)
 
 
 def by_record(table: pa.Table) -> dict[str, Row]:
@@ -182,9 +179,8 @@ def test_records_without_group_and_labels_without_clusters_are_refused() -> None
     with pytest.raises(SplitError, match="viral: 0 clusters .*none for train and validation and test"):
         assigned([row for row in few if row["label"] == "host"])
     before = [row for row in split([]).to_pylist() if row["label"] == "host" or row["split"] == "train"]
-    counted = pa.Table.from_pylist(before).select(["record_id", "label", "group", "rows"])
     with pytest.raises(SplitError, match=r"viral: . clusters .*none for validation and test.* records kept the split"):
-        assign_splits(related([row["record_id"] for row in before]), counted, SplitSettings(), {}, before)
+        assigned(before, before=before)
 
 
 def test_rows_of_a_record_left_out_belong_to_no_split(tmp_path: Path) -> None:
@@ -200,7 +196,7 @@ def test_rows_of_a_record_left_out_belong_to_no_split(tmp_path: Path) -> None:
 def test_a_new_record_joins_its_relatives_and_no_old_record_moves(chosen: str) -> None:
     before = split(["gone"])
     relative = filler_in(before, chosen)
-    after = split(["new"], [("new", relative)], before=before)
+    after = split(["new"], [("new", relative)], before)
     rows = by_record(after)
     assert (rows["new"]["split"], rows["new"]["reason"]) == (chosen, f"joins relatives that lie in {chosen}")
     assert rows["new"]["cluster"] == rows[relative]["cluster"]
@@ -214,7 +210,7 @@ def test_a_new_record_that_would_link_two_splits_is_left_out(by: str) -> None:
     before = split([])
     train, test = filler_in(before, "train"), filler_in(before, "test")
     edges, names = [("new", test), ("new", "newer")], {"family": ["new", train]} if by == "name" else {}
-    after = split(["new", "newer"], edges if names else [*edges, ("new", train)], names, before=before)
+    after = split(["new", "newer"], edges if names else [*edges, ("new", train)], before, names=names)
     rows = by_record(after)
     touched = sorted([f"{train} (train)", f"{test} (test)", f"newer ({rows['newer']['split']})"])
     assert rows["new"]["split"] == LEFT_OUT
@@ -229,7 +225,7 @@ def test_a_name_still_joins_those_whose_first_bearer_is_left_out() -> None:
     before = split([])
     edges = [("a_first", filler_in(before, "train")), ("a_first", filler_in(before, "test"))]
     names = {"family": ["a_first", "p1", "p2"]}
-    rows = by_record(split(["a_first", "p1", "p2"], edges, names, before=before))
+    rows = by_record(split(["a_first", "p1", "p2"], edges, before, names=names))
     assert rows["a_first"]["split"] == LEFT_OUT
     assert (rows["p1"]["cluster"], rows["p2"]["cluster"]) == ("p1", "p1")
     assert rows["p1"]["split"] == rows["p2"]["split"]
@@ -238,7 +234,7 @@ def test_a_name_still_joins_those_whose_first_bearer_is_left_out() -> None:
 def test_old_records_that_became_relatives_go_where_most_of_their_rows_are() -> None:
     before = split([])
     train, test = filler_in(before, "train"), filler_in(before, "test")
-    after = split(["new"], [(train, test)], before=before, **{train: 11})
+    after = split(["new"], [(train, test)], before, **{train: 11})
     rows = by_record(after)
     assert rows[test]["split"] == rows[train]["split"] == "train"
     assert rows[test]["reason"] == "moved from test: most rows related lie here"
@@ -266,7 +262,7 @@ def test_what_is_held_out_later_gives_way_to_what_was_trained_on() -> None:
     train, host = filler_in(before, "train"), filler_in(before, "test", "host")
     held = HELD | {"new": "held out: newer", "later": "held out: newer"}
     edges = [("new", train), ("other", "v1"), ("later", host), ("old", host)]
-    rows = by_record(split(["new", "other", "later", "old"], edges, held=held, before=before))
+    rows = by_record(split(["new", "other", "later", "old"], edges, before, held=held))
     assert rows["new"]["reason"] == f"left out: held out: newer; resembles {train} (train)"
     assert (rows["other"]["split"], rows[train]["split"], rows[host]["split"]) == (LEFT_OUT, "train", "test")
     # Nor does a cluster of both labels bring anything else into the test of what is held out.
@@ -277,7 +273,7 @@ def test_what_is_held_out_later_gives_way_to_what_was_trained_on() -> None:
 def test_old_records_that_became_relatives_of_what_is_held_out_leave_training() -> None:
     before = split(["spare"], held=HELD)
     train = filler_in(before, "train")
-    rows = by_record(split(["spare"], [("v1", train)], held=HELD, before=before, **{train: 99}))
+    rows = by_record(split(["spare"], [("v1", train)], before, held=HELD, **{train: 99}))
     assert (rows["v1"]["split"], rows["v1"]["reason"]) == ("test", "held out: of family")
     assert (rows[train]["split"], rows[train]["reason"]) == (LEFT_OUT, "left out: relative of records held out")
 
@@ -300,7 +296,7 @@ def test_whatever_arrives_no_kept_relatives_are_apart_and_nothing_changes_withou
     for ids, found in ((first, edges), (second, edges + found_later)):
         before = tables[-1] if tables else None
         try:
-            table = split(ids, found, names, held, before)
+            table = split(ids, found, before, names=names, held=held)
         except SplitError:  # too few clusters are left for a label
             return
         tables.append(table)
@@ -311,9 +307,9 @@ def test_whatever_arrives_no_kept_relatives_are_apart_and_nothing_changes_withou
         assert [name for name in names if len({splits[m] for m in names[name] if m in splits}) > 1] == []
         for label in {rows[name]["label"] for name in held if name in rows}:
             assert {name for name in splits if splits[name] == "test" and rows[name]["label"] == label} <= held.keys()
-        assert split(ids, found, names, held, table).equals(table)
+        assert split(ids, found, table, names=names, held=held).equals(table)
         random.Random(1).shuffle(ids)
-        assert split(ids, found[::-1], names, held, before).equals(table)
+        assert split(ids, found[::-1], before, names=names, held=held).equals(table)
     old, new = map(by_record, tables)
     # Where the relatives of old records are what they were, none may move; but the first record of a label that is
     # held out closes that label's test to all others.

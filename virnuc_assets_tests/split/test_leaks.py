@@ -1,4 +1,4 @@
-"""Records come back from their chunks letter by letter, and whatever crosses the sides is named."""
+"""Records come back from their chunks letter by letter, and whatever crosses the splits is named."""
 
 from __future__ import annotations
 
@@ -85,27 +85,22 @@ def test_chunks_that_do_not_tile_are_named(tmp_path: Path, damage: str, message:
         list(rebuilt_records({"a-000001": path}, {"r": 1700}))
 
 
-def row(record: str, side: str, cluster: str = "") -> dict[str, Any]:
-    return {"record_id": record, "cluster": cluster or record, "split": side}
+def row(record: str, split: str, cluster: str = "") -> dict[str, Any]:
+    return {"record_id": record, "cluster": cluster or record, "split": split}
 
 
-def test_what_is_apart_is_named_with_both_sides() -> None:
+def test_what_is_apart_is_named_with_both_splits_and_what_is_missing_too() -> None:
     rows = [row("a", "train", "a"), row("b", "test", "a"), row("c", "validation"), row("d", "left_out", "a")]
-    sequences = [(name, gene(ord(name))) for name in "abcd"]
+    rows += [row("e", "tset"), row("f", "test")]
+    sequences = [(name, gene(ord(name))) for name in "abcde"]
     named = {"organism X": {"a", "c", "d"}, "relatives y": {"b", "d"}}
     similar = {("b", "c"): 3, ("a", "d"): 1}
     assert relatives_apart(rows, sequences, named, SETTINGS, similar) == {
         "cluster a": ["has records in test and train"],
         "organism X": ["has records in train and validation"],
         "b": ["(test) is a relative of c (validation): 3 pairs of similar proteins"],
-    }
-
-
-def test_a_record_without_side_or_chunks_is_named() -> None:
-    rows = [row("a", "train"), row("b", "tset"), row("c", "test")]
-    assert relatives_apart(rows, [("a", gene(1)), ("b", gene(1))], {}, SETTINGS, {}) == {
-        "b": ["is in no split, and not left out"],
-        "c": ["has no chunks on disk"],
+        "e": ["is in no split, and not left out"],
+        "f": ["has no chunks on disk"],
     }
 
 
