@@ -231,15 +231,23 @@ def test_a_name_still_joins_those_whose_first_bearer_is_left_out() -> None:
     assert rows["p1"]["split"] == rows["p2"]["split"]
 
 
+def test_of_two_new_records_that_would_link_two_splits_the_smaller_id_joins() -> None:
+    before = split([])
+    train, test = filler_in(before, "train"), filler_in(before, "test")
+    pairs = [(f"a{number}", f"b{number}") for number in range(5)]
+    edges = [edge for a, b in pairs for edge in ((a, train), (a, b), (b, test))]
+    splits = splits_of(split([name for pair in pairs for name in pair], edges, before).to_pylist())
+    assert {name: found for name, found in splits.items() if name not in FILLERS} == {a: "train" for a, _ in pairs}
+
+
 def test_old_records_that_became_relatives_go_where_most_of_their_rows_are() -> None:
     before = split([])
     train, test = filler_in(before, "train"), filler_in(before, "test")
-    after = split(["new"], [(train, test)], before, **{train: 11})
+    after = split([], [(train, test)], before, **{test: 11})
     rows = by_record(after)
-    assert rows[test]["split"] == rows[train]["split"] == "train"
-    assert rows[test]["reason"] == "moved from test: most rows related lie here"
-    assert rows[train]["reason"] == by_record(before)[train]["reason"]
-    assert (rows["new"]["split"], rows["new"]["reason"]) == ("test", "split without viral")
+    assert rows[test]["split"] == rows[train]["split"] == "test"
+    assert rows[train]["reason"] == "moved from train: most rows related lie here"
+    assert rows[test]["reason"] == by_record(before)[test]["reason"]
     assert changes(before.to_pylist(), after.to_pylist())["records_moved"] == 1
 
 
@@ -255,6 +263,21 @@ def test_held_out_records_are_the_whole_test_of_their_label() -> None:
     assert rows["older"]["reason"] == "left out: relative of records held out"
     assert {splits["v0"], splits["v3"]} == {"train", "validation"}
     assert {row["split"] for row in rows.values() if row["label"] == "host"} == set(SPLITS)
+
+
+def test_a_record_that_becomes_held_out_is_tested_in_place_of_the_others_of_its_label() -> None:
+    before = split(["v4", "v5"])
+    train, test = filler_in(before, "train"), filler_in(before, "test")
+    rows = by_record(split(["v4", "v5"], (), before, held={train: "held out: new"}))
+    assert (rows[train]["split"], rows[train]["reason"]) == ("test", "held out: new")
+    assert rows[test]["split"] in ("train", "validation")
+
+
+def test_what_is_held_out_takes_no_part_in_the_shares_of_its_label() -> None:
+    ids = [f"v{number}" for number in range(17)]
+    table = split(ids, held={"v0": "held out: one"}, v0=1000)
+    splits = Counter(row["split"] for row in table.to_pylist() if row["label"] == "viral")
+    assert splits == {"test": 1, "train": 13, "validation": 3}  # 0.65 and 0.15 of the sixteen others
 
 
 def test_what_is_held_out_later_gives_way_to_what_was_trained_on() -> None:
