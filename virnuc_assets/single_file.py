@@ -101,7 +101,9 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
     What is missing or does not fit is refused before any work. One encoder is in memory at a time; its vectors wait in
     a temporary table.
     """
-    from virnuc_assets.classifier.calling import ServingClassifier, write_sample_report
+    from virnuc_assets.classifier.calls import write_sample_report
+    from virnuc_assets.classifier.scoring import ServingClassifier
+    from virnuc_assets.classifier.virnucpro_files import write_virnucpro_files
     from virnuc_assets.encoders.fingerprint import fingerprint
     from virnuc_assets.encoders.loading import vector_width
     from virnuc_assets.storage.merging import merge_features
@@ -130,6 +132,7 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
             sides = {side: rows.take(window.num_rows) for side, rows in vectors.items()}
             predictions.append(classifier.predictions(merge_features(window, sides["dna"], sides["protein"])))
     temperature, confidence = classifier.description.temperature, settings.evaluation.min_confidence
+    write_virnucpro_files(to, pa.concat_tables(predictions))
     records = write_sample_report(to, pa.concat_tables(predictions), framed.ledger(), temperature, confidence)
     calls = Counter(call or "not scored" for call in records.column("call").to_pylist())
     return {

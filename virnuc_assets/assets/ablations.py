@@ -49,7 +49,7 @@ def ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
         Same rows, split and recipe as the classifiers of both sides; what these do better is what joining is worth.
         """
-        from virnuc_assets.classifier.performance import performance
+        from virnuc_assets.classifier.metrics import performance
 
         inputs, fits = inputs_of(context), _fits(context.instance, workspace)
 
@@ -142,7 +142,7 @@ def _trained_alone(
     """Train on one side's columns inside an MLflow run, and score the test rows."""
     from virnuc_assets.classifier.calls import frame_calls
     from virnuc_assets.classifier.datasets import evaluation_table, scores_of
-    from virnuc_assets.classifier.performance import performance
+    from virnuc_assets.classifier.metrics import performance
     from virnuc_assets.encoders.machine import resolve_device
 
     device = str(resolve_device(workspace.settings.encoding.device))

@@ -21,8 +21,7 @@ from virnuc_assets.storage.tables import content_digest, read_recipe, read_table
 from virnuc_assets.tracking import MlflowTracking
 
 if TYPE_CHECKING:
-    from virnuc_assets.classifier.metrics import GroupAccuracy
-    from virnuc_assets.classifier.performance import Performance
+    from virnuc_assets.classifier.metrics import GroupAccuracy, Performance
 
 
 def evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinition:
@@ -43,9 +42,9 @@ def evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinit
         Metrics of frames, chunks and records; calibration, abstain band, groups and lengths. They join the MLflow run
         that trained the classifier.
         """
-        from virnuc_assets.classifier.calling import ServingClassifier
         from virnuc_assets.classifier.datasets import evaluation_table, rows_of_split
-        from virnuc_assets.classifier.performance import performance
+        from virnuc_assets.classifier.metrics import performance
+        from virnuc_assets.classifier.scoring import ServingClassifier
 
         inputs, features = inputs_of(context), current_features(context.instance, workspace, variant)
         split = current_split(context.instance, workspace)

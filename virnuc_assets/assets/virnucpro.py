@@ -139,7 +139,7 @@ def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.A
         Nothing is embedded. A test frame that the merged files lack is refused; rows of other frames are counted. What
         the model was trained on is not known: test rows may be among it, and its numbers too good.
         """
-        from virnuc_assets.classifier.performance import performance
+        from virnuc_assets.classifier.metrics import performance
         from virnuc_assets.classifier.virnucpro_baseline import Baseline
 
         inputs, frames = inputs_of(context), list(current_frames(context.instance, workspace).values())

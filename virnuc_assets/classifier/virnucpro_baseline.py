@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from virnuc_assets.classifier.calling import ServingClassifier
 from virnuc_assets.classifier.checkpoint import ClassifierDescription, save_classifier
 from virnuc_assets.classifier.datasets import evaluation_table
+from virnuc_assets.classifier.scoring import ServingClassifier
 from virnuc_assets.classifier.virnucpro_model import describe_model, imported_fingerprint, model_in
 from virnuc_assets.classifier.virnucpro_tables import require_label
 from virnuc_assets.classifier.virnucpro_vectors import ImportRefused, VectorFile, named, read_vectors, read_virnucpro
