@@ -101,7 +101,8 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
     What is missing or does not fit is refused before any work. One encoder is in memory at a time; its vectors wait in
     a temporary table.
     """
-    from virnuc_assets.classifier.calling import ServingClassifier, write_sample_report
+    from virnuc_assets.classifier.calls import write_sample_report
+    from virnuc_assets.classifier.scoring import ServingClassifier
     from virnuc_assets.encoders.fingerprint import fingerprint
     from virnuc_assets.encoders.loading import vector_width
     from virnuc_assets.storage.merging import merge_features

@@ -1,14 +1,49 @@
-"""Calls of frames, chunks and records from scores (upstream: prediction.py); reads tables, needs no model."""
+"""Calls of frames, chunks and records from scores (upstream: prediction.py), and the table that a sample gets.
+
+Reads tables, needs no model.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from virnuc_assets.classifier.calibration import calibrated
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.foreign_text import spreadsheet_cell, spreadsheet_text
+from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.layout import RECORDS_FILE
+from virnuc_assets.storage.schemas import LEDGER_COUNTS
 
 VIRUS, OTHERS = "virus", "others"
 # A sequence is called by us, VirNucPro stops at the chunk: virus if at least this share of its scored chunks is.
 MIN_VIRAL_FRACTION = 0.5
+
+_CALLED = {"chunks": "chunks_scored", "viral_chunks": "chunks_viral"}
+# With those scored, they add up to all chunks, and to six frames a chunk.
+_DROPPED = [name for name in LEDGER_COUNTS if "dropped" in name]
+_RECORDS_SCHEMA = pa.schema(
+    {
+        "record_id": pa.string(),
+        "length_nt": pa.int64(),
+        "call": pa.string(),
+        "viral_fraction": pa.float64(),
+        "chunks": pa.int64(),
+        "chunks_scored": pa.int64(),
+        "chunks_viral": pa.int64(),
+        "chunks_uncertain": pa.int64(),
+        "frames_scored": pa.int64(),
+        "disposition": pa.string(),
+        "reason": pa.string(),
+        **dict.fromkeys(_DROPPED, pa.int64()),
+    }
+)
 
 
 def frame_calls(scores: np.ndarray) -> list[str]:
@@ -62,3 +97,63 @@ def record_calls(chunks: pa.Table) -> pa.Table:
             "call": call,
         }
     )
+
+
+def calibrated_scores(table: pa.Table, temperature: float | None) -> pa.Table:
+    """The table with calibrated probabilities as scores; no call changes."""
+    virus = calibrated(table["score_other"].to_numpy(), table["score_virus"].to_numpy(), temperature or 1.0)
+    for name, values in (("score_other", 1.0 - virus), ("score_virus", virus)):
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.float64()))
+    return table
+
+
+def uncertain_chunks(predictions: pa.Table, temperature: float | None, min_confidence: float) -> Counter[str]:
+    """Chunks in the abstain band, by record: those whose calibrated confidence in either call is too low."""
+    chunks = chunk_calls(calibrated_scores(predictions, temperature))
+    virus = chunk_probability(chunks)
+    unsure = np.maximum(virus, 1.0 - virus) < min_confidence
+    return Counter(chunks.filter(pa.array(unsure))["record_id"].to_pylist())
+
+
+def sample_records(predictions: pa.Table, ledger: pa.Table, uncertain: Mapping[str, int]) -> pa.Table:
+    """A line for every record of the ledger, in its order: the call of a scored one, the reason of a skipped one.
+
+    Args:
+        predictions: of all frames.
+        ledger: of all records.
+        uncertain: record → chunks in the abstain band (`uncertain_chunks`); those that are absent have none.
+    """
+    calls = record_calls(chunk_calls(predictions)).rename_columns(_CALLED).to_pandas()
+    calls["chunks_uncertain"] = calls["record_id"].map(uncertain).fillna(0)
+    calls["disposition"] = "scored"  # a record that was left out may have the id of one that was scored
+    lines = ledger.rename_columns({"frames_kept": "frames_scored"}).to_pandas()
+    lines = lines.merge(calls, on=["record_id", "disposition"], how="left")
+    if len(unscored := lines[(lines["disposition"] == "scored") & lines["call"].isna()]):
+        raise VirnucError(
+            f"{len(unscored)} records of the ledger are scored, but have no predictions, e.g. "
+            f"{unscored['record_id'].iloc[0]}; materialize the predictions again"
+        )
+    counts = ["chunks_scored", "chunks_viral", "chunks_uncertain"]
+    lines[counts] = lines[counts].apply(pd.to_numeric).fillna(0).astype("int64")
+    lines[["call", "reason"]] = lines[["call", "reason"]].astype(object).where(lines[["call", "reason"]].notna(), None)
+    return pa.Table.from_pandas(lines[_RECORDS_SCHEMA.names], schema=_RECORDS_SCHEMA, preserve_index=False, safe=True)
+
+
+def write_sample_report(
+    folder: Path, predictions: pa.Table, ledger: pa.Table, temperature: float | None, min_confidence: float
+) -> pa.Table:
+    """Write `records.tsv` into a folder; returns the records."""
+    records = sample_records(predictions, ledger, uncertain_chunks(predictions, temperature, min_confidence))
+    cells = records.to_pandas()
+    for name in ("record_id", "call", "reason"):
+        cells[name] = cells[name].map(spreadsheet_cell, na_action="ignore")
+    with written_aside(folder / RECORDS_FILE) as aside:
+        cells.to_csv(aside, sep="\t", index=False, lineterminator="\n", encoding="utf-8")
+    return records
+
+
+def read_record_ids(folder: Path) -> list[str]:
+    """Record ids of a written report, in order."""
+    with (folder / RECORDS_FILE).open(encoding="utf-8", newline="") as handle:  # the folder may be in an object store
+        ids = pd.read_csv(handle, sep="\t", usecols=["record_id"], dtype=str, keep_default_na=False)
+    return [spreadsheet_text(each) for each in ids["record_id"]]

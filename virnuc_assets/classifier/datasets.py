@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnuc_assets.classifier.sampling import balanced_rows, counted
-from virnuc_assets.classifier.split import Split
+from virnuc_assets.split.assignment import Split
 from virnuc_assets.storage.schemas import evaluation_schema, frames_schema
 from virnuc_assets.storage.tables import read_table, read_windows
 

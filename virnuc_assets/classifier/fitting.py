@@ -22,11 +22,11 @@ from virnuc_assets.classifier.datasets import Drawn, draw, records_of_split
 from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.classifier.row_store import WINDOW_ROWS, Rows, rows_at, store_rows
 from virnuc_assets.classifier.scoring import score
-from virnuc_assets.classifier.split import Split, split_schema
 from virnuc_assets.classifier.training import OnEpoch, TrainedClassifier, train
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import TrainingSettings
+from virnuc_assets.split.assignment import Split, split_schema
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
 from virnuc_assets.storage.merging import vectors_of

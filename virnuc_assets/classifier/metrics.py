@@ -1,16 +1,70 @@
-"""What calls and probabilities are worth against the truth, by scikit-learn; positive is viral."""
+"""What a classifier's calls and probabilities on the test rows are worth, at three levels; positive is viral.
+
+Follows from the evaluation table and the classifier's temperature alone. Levels are frames as scored, chunks by
+VirNucPro's rule, records by ours.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from sklearn import metrics as sk
 
-from virnuc_assets.classifier.levels import Scored
+from virnuc_assets.classifier.calls import VIRUS, calibrated_scores, chunk_calls, chunk_probability, record_calls
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.settings import EvaluationSettings
+
+Level = Literal["frame", "chunk", "record"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """n frames, chunks or records with truth, call and score.
+
+    Attributes:
+        ids: (n,) str, of frames, chunks or records.
+        viral: (n,) bool, the truth.
+        called: (n,) bool, called virus.
+        probability: (n,) float64 in [0, 1], higher for more viral: a frame's score_virus; a chunk's highest
+            score_virus over the sum of both highest scores; a record's share of viral chunks.
+    """
+
+    ids: np.ndarray
+    viral: np.ndarray
+    called: np.ndarray
+    probability: np.ndarray
+
+
+def levels_of(table: pa.Table) -> dict[Level, Scored]:
+    """Frames, chunks and records of an evaluation table, each in order of first appearance."""
+    label_of = dict(zip(table["record_id"].to_pylist(), table["label"].to_pylist(), strict=True))
+    chunks = chunk_calls(table)
+    records = record_calls(chunks)
+    found = {
+        "frame": (table, "frame_id", table["score_virus"].to_numpy().astype(np.float64)),
+        "chunk": (chunks, "chunk_id", chunk_probability(chunks)),
+        "record": (records, "record_id", records["viral_fraction"].to_numpy()),
+    }
+    return {level: _scored(*found[level], label_of) for level in LEVELS}
+
+
+def _scored(table: pa.Table, ids: str, probability: np.ndarray, label_of: Mapping[str, str]) -> Scored:
+    return Scored(
+        ids=np.array(table[ids].to_pylist(), dtype=np.str_),
+        viral=np.array([label_of[record] == "viral" for record in table["record_id"].to_pylist()], dtype=bool),
+        called=np.asarray(pc.equal(table["call"], VIRUS).to_numpy(), dtype=bool),
+        probability=probability,
+    )
+
 
 RELIABILITY_BINS = 10
 
@@ -53,13 +107,9 @@ def classification_metrics(scored: Scored) -> dict[str, float]:
         probability), rows, and the counts tn, fp, fn, tp. Precision is 0 where nothing is called virus.
 
     Raises:
-        MetricsError: shapes do not match, or all rows are of one label, where most of these are undefined.
+        MetricsError: all rows are of one label, where most of these are undefined.
     """
     truth, called, virus = scored.viral, scored.called, scored.probability
-    if not truth.shape == called.shape == virus.shape or truth.ndim != 1:
-        raise MetricsError(
-            f"expected truth, calls and probabilities (n,), found {truth.shape}, {called.shape}, {virus.shape}"
-        )
     if truth.all() or not truth.any():
         raise MetricsError(
             f"metrics need rows of both labels, found {int(truth.sum())} viral and {int((~truth).sum())} host; "
@@ -104,14 +154,92 @@ def expected_calibration_error(bins: Sequence[ReliabilityBin]) -> float:
 
 
 def group_accuracies(scored: Scored, groups: Sequence[str]) -> list[GroupAccuracy]:
-    """Accuracy and counts of every group (one name a row), sorted by label and group.
-
-    Raises:
-        MetricsError: shapes do not match.
-    """
-    if len(groups) != len(scored.viral):
-        raise MetricsError(f"expected a group for each of {len(scored.viral)} rows, found {len(groups)}")
+    """Accuracy and counts of every group (one name a row), sorted by label and group."""
     label = np.where(scored.viral, "viral", "host")
     rows = pd.DataFrame({"label": label, "group": groups, "right": scored.called == scored.viral})
     counted = rows.groupby(["label", "group"])["right"].agg(["size", "sum"])
     return [GroupAccuracy(group, label, int(n), int(right)) for (label, group), n, right in counted.itertuples()]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Frames' probabilities after temperature scaling (None: as they come); the bins of the reliability diagram."""
+
+    temperature: float | None
+    brier: float
+    ece: float
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True)
+class Abstention:
+    """Chunks that are called when those below the confidence are left open; accuracy is None if none is called."""
+
+    min_confidence: float
+    chunks: int
+    called: int
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Performance:
+    """A classifier on its test rows.
+
+    Attributes:
+        levels: level → metrics as `classification_metrics` names them.
+        calibration: of the frames.
+        abstention: of the chunks.
+        groups: frames called right, by virus and host group.
+        lengths: records called right, by label and range of record length.
+    """
+
+    levels: Mapping[Level, Mapping[str, float]]
+    calibration: Calibration
+    abstention: Abstention
+    groups: tuple[GroupAccuracy, ...]
+    lengths: tuple[GroupAccuracy, ...]
+
+
+def performance(table: pa.Table, temperature: float | None, settings: EvaluationSettings) -> Performance:
+    """Measure an evaluation table.
+
+    Args:
+        table: test rows (`evaluation_schema`).
+        temperature: of the classifier, fitted on validation rows; None where none was fitted.
+        settings: bounds of the length ranges and of the abstain band.
+
+    Raises:
+        MetricsError: all rows are of one label.
+    """
+    levels = levels_of(table)
+    frames, records = levels["frame"], levels["record"]
+    length_of = dict(zip(table["record_id"].to_pylist(), table["record_length_nt"].to_pylist(), strict=True))
+    ranges = length_ranges(settings.length_bins_nt)
+    lengths = [ranges[bisect_right(settings.length_bins_nt, length_of[record])] for record in records.ids.tolist()]
+    calibrated = calibrated_scores(table, temperature)
+    return Performance(
+        levels={level: classification_metrics(scored) for level, scored in levels.items()},
+        calibration=_calibration(calibrated, frames.viral, temperature),
+        abstention=_abstention(levels_of(calibrated)["chunk"], settings.min_confidence),
+        groups=tuple(group_accuracies(frames, [group or "" for group in table["group"].to_pylist()])),
+        lengths=tuple(sorted(group_accuracies(records, lengths), key=lambda one: (one.label, ranges.index(one.group)))),
+    )
+
+
+def length_ranges(bounds: Sequence[int]) -> list[str]:
+    """Names of the ranges that ascending bounds make, e.g. "1,000 to 2,999 nt"."""
+    edges = [0, *bounds]
+    return [*(f"{low:,} to {high - 1:,} nt" for low, high in pairwise(edges)), f"{edges[-1]:,} nt and more"]
+
+
+def _calibration(calibrated: pa.Table, viral: np.ndarray, temperature: float | None) -> Calibration:
+    virus = calibrated["score_virus"].to_numpy()
+    bins = reliability(viral, virus)
+    brier = float(np.mean((virus - viral) ** 2))
+    return Calibration(temperature, brier, expected_calibration_error(bins), tuple(bins))
+
+
+def _abstention(chunks: Scored, min_confidence: float) -> Abstention:
+    sure = np.maximum(chunks.probability, 1.0 - chunks.probability) >= min_confidence
+    right = (chunks.called == chunks.viral)[sure]
+    return Abstention(min_confidence, len(sure), int(sure.sum()), float(right.mean()) if right.size else None)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
-from virnuc_assets.classifier.levels import LEVELS, Level
+from virnuc_assets.classifier.metrics import LEVELS, Level
 from virnuc_assets.migration.pairing import PairedCalls, PairedRows
 from virnuc_assets.settings import DecisionSettings
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from virnuc_assets.classifier.performance import Performance, performance
+from virnuc_assets.classifier.metrics import Performance, performance
 from virnuc_assets.migration import criteria
 from virnuc_assets.migration.comparison import Comparison, GroupDrop, compare, confusion_counts
 from virnuc_assets.migration.criteria import Criterion

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from virnuc_assets.classifier.levels import LEVELS, Level, levels_of
+from virnuc_assets.classifier.metrics import LEVELS, Level, levels_of
 from virnuc_assets.migration.evidence import VariantEvidence
 
 ROW_FACTS = ("chunk_id", "record_id", "record_length_nt", "cluster", "label", "group")

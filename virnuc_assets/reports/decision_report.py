@@ -11,9 +11,7 @@ from urllib.parse import urlsplit
 import jinja2
 from markupsafe import Markup
 
-from virnuc_assets.classifier.levels import LEVELS
-from virnuc_assets.classifier.metrics import GroupAccuracy
-from virnuc_assets.classifier.performance import Performance
+from virnuc_assets.classifier.metrics import LEVELS, GroupAccuracy, Performance
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.markdown import cell
 from virnuc_assets.migration.comparison import GroupDrop

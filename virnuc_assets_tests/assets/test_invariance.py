@@ -9,7 +9,7 @@ import pytest
 import torch
 from Bio import SeqIO
 
-from virnuc_assets.classifier.calling import ServingClassifier
+from virnuc_assets.classifier.scoring import ServingClassifier
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.encoders.loading import load_encoder

@@ -16,8 +16,7 @@ from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.storage.tables import read_recipe, read_table, write_table
 from virnuc_assets_tests.assets.project import GENOMES, PLAN_REFERENCE_JOB, Project, failures, new_project
-from virnuc_assets_tests.classifier.mmseqs import needs_mmseqs
-from virnuc_assets_tests.classifier.planted import gene, mutated
+from virnuc_assets_tests.split.planted import gene, mutated
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 pytestmark = pytest.mark.xdist_group("split")  # one process makes `framed`
@@ -33,10 +32,6 @@ def rows_of(project: Project) -> dict[str, dict[str, Any]]:
     return {row["record_id"]: row for row in read_table(table_of(project)).to_pylist()}
 
 
-def sides(project: Project) -> dict[str, str]:
-    return {record: row["split"] for record, row in rows_of(project).items()}
-
-
 def first_record(project: Project, name: str) -> tuple[str, bytes]:
     """Id and sequence."""
     (path,) = (path for path in project.settings.genomes.glob(f"*/{name}.fna*"))
@@ -45,17 +40,11 @@ def first_record(project: Project, name: str) -> tuple[str, bytes]:
         return record.id, bytes(record.sequence)
 
 
-def viral_by_side(project: Project) -> dict[str, tuple[str, bytes]]:
-    """Id and sequence of a viral record of each side."""
+def viral_by_split(project: Project) -> dict[str, tuple[str, bytes]]:
+    """Id and sequence of a viral record of each split."""
     sequences = dict(first_record(project, name) for name in GENOMES)
     viral = {row["split"]: record for record, row in rows_of(project).items() if row["label"] == "viral"}
-    return {side: (record, sequences[record]) for side, record in viral.items()}
-
-
-def bridge(project: Project) -> bytes:
-    """Half a viral record of train, half one of test."""
-    sides = viral_by_side(project)
-    return sides["train"][1][:4000] + sides["test"][1][:4000]
+    return {split: (record, sequences[record]) for split, record in viral.items()}
 
 
 def facts(run: dg.ExecuteInProcessResult) -> dict[str, Any]:
@@ -105,20 +94,20 @@ def frame_all(project: Project) -> None:
     assert failures(project.materialize(*stages, partition=REFERENCE)) == []
 
 
-def test_an_unchanged_split_is_the_same_file(copied: Project) -> None:
+def counts(told: dict[str, Any]) -> list[int]:
+    return [told[f"records_{what}"] for what in ("kept", "new", "moved", "left_out", "gone")]
+
+
+def test_an_unchanged_split_is_the_same_file_and_its_check_passes(copied: Project) -> None:
     before = table_of(copied).read_bytes()
-    told = facts(copied.materialize(SPLIT))
+    run = copied.materialize(SPLIT)
+    told, records = facts(run), len(rows_of(copied))
     assert table_of(copied).read_bytes() == before
-    counts = [told[f"records_{what}"] for what in ("kept", "new", "moved", "left_out", "gone")]
-    assert counts == [len(rows_of(copied)), 0, 0, 0, 0]
-    assert told["rows_made"] == 0
-
-
-def test_the_check_passes_and_counts_what_it_looked_at(copied: Project) -> None:
-    check = found_by(copied.materialize(SPLIT))
+    assert (counts(told), told["rows_made"]) == ([records, 0, 0, 0, 0], 0)
+    check = found_by(run)
     assert check.passed
     assert {name: entry.value for name, entry in check.metadata.items()} == {
-        "records": len(rows_of(copied)), "left_out": 0, "proteins_in_train_and_test": 0, "faults": 0
+        "records": records, "left_out": 0, "proteins_in_train_and_test": 0, "faults": 0
     }  # fmt: skip
 
 
@@ -140,19 +129,19 @@ def test_a_relative_moved_on_the_table_is_found_though_its_cluster_looks_alone(c
 
 def test_old_records_stay_when_new_ones_come_and_a_bridge_is_left_out(copied: Project) -> None:
     before = rows_of(copied)
-    original, sequence = viral_by_side(copied)["validation"]
+    viral = viral_by_split(copied)
+    original, sequence = viral["validation"]
     add_source(copied, "copy", mutated(sequence, 0.02))
-    add_source(copied, "bridge", bridge(copied))
+    add_source(copied, "bridge", viral["train"][1][:4000] + viral["test"][1][:4000])
     frame_all(copied)
     told = facts(copied.materialize(SPLIT))
     after = rows_of(copied)
-    assert {record: after[record]["split"] for record in before} == {r: row["split"] for r, row in before.items()}
-    assert {record: after[record]["reason"] for record in before} == {r: row["reason"] for r, row in before.items()}
+    for record, row in before.items():
+        assert (after[record]["split"], after[record]["reason"]) == (row["split"], row["reason"])
     assert (after["copy"]["split"], after["copy"]["cluster"]) == ("validation", min("copy", original))
     assert after["bridge"]["split"] == "left_out"
     assert after["bridge"]["reason"].startswith("left out: would link two sides; resembles ")
-    counts = [told[f"records_{what}"] for what in ("kept", "new", "moved", "left_out", "gone")]
-    assert counts == [len(before), 1, 0, 1, 0]
+    assert counts(told) == [len(before), 1, 0, 1, 0]
     assert told["left_out_viral_rows"] == after["bridge"]["rows"]
 
     content = table_of(copied).read_bytes()
@@ -160,24 +149,8 @@ def test_old_records_stay_when_new_ones_come_and_a_bridge_is_left_out(copied: Pr
     assert (found_by(again).passed, table_of(copied).read_bytes()) == (True, content)
 
 
-@pytest.mark.slow
-def test_what_is_left_out_is_neither_trained_on_nor_scored(copied: Project) -> None:
-    add_source(copied, "bridge", bridge(copied))
-    frame_all(copied)
-    assert facts(copied.materialize(SPLIT))["records_left_out"] == 1
-    names = [REFERENCE.key(name) for name in ("kmer_dna_embeddings", "kmer_protein_embeddings", "kmer_features")]
-    assert failures(copied.materialize(*names, partition=REFERENCE)) == []
-    trained = copied.materialize("kmer_classifier", "kmer_evaluation")
-    assert failures(trained) == []
-    assert {check.check_name for check in trained.get_asset_check_evaluations() if check.passed} == {
-        "trained_on_current_features", "every_test_row_is_scored"
-    }  # fmt: skip
-    scored = read_table(copied.workspace.layout.whole("kmer_evaluation"))
-    assert set(scored["record_id"].to_pylist()) == {record for record, side in sides(copied).items() if side == "test"}
-
-
 def test_a_source_that_leaves_drops_out_and_other_settings_deal_anew(copied: Project) -> None:
-    before = sides(copied)
+    before = rows_of(copied)
     add_source(copied, "extra", gene(5))
     frame_all(copied)
     assert facts(copied.materialize(SPLIT))["records_new"] == 1
@@ -185,7 +158,7 @@ def test_a_source_that_leaves_drops_out_and_other_settings_deal_anew(copied: Pro
     manifest.write_text("".join(line for line in manifest.open() if not line.startswith("extra")))
     frame_all(copied)
     told = facts(copied.materialize(SPLIT))
-    assert (told["records_gone"], told["dealt_anew"], sides(copied)) == (1, "no", before)
+    assert (counts(told), told["dealt_anew"], rows_of(copied)) == ([len(before), 0, 0, 0, 1], "no", before)
     copied.configure(split={"seed": 3})
     told = facts(copied.materialize(SPLIT))
     assert told["dealt_anew"] == "the table on disk was made with other settings of [split]"
@@ -203,57 +176,32 @@ def test_a_source_that_changed_since_it_was_planned_is_refused(copied: Project) 
     assert str(path) in told
 
 
-def date_sources(project: Project, new: set[str]) -> None:
+def date_sources(project: Project, new: str) -> None:
     manifest = project.settings.genomes / "MANIFEST.tsv"
     header, *lines = manifest.read_text().splitlines()
-    dated = [f"{line}\t{'2021-06-01' if line.split(chr(9))[0] in new else '2001-01-01'}" for line in lines]
+    dated = [f"{line}\t{'2021-06-01' if line.split(chr(9))[0] == new else '2001-01-01'}" for line in lines]
     manifest.write_text("\n".join([f"{header}\tdate", *dated]) + "\n")
 
 
-@pytest.fixture
-def four_viruses(copied: Project) -> Iterator[Project]:
-    """A copy whose viral records are enough for two sides beside what is held out."""
-    add_source(copied, "phix_like", mutated(first_record(copied, "phiX174")[1], 0.02), group="ssDNA phage")
+def test_by_time_the_test_is_new_and_its_older_relatives_are_left_out(copied: Project) -> None:
+    phix, sequence = first_record(copied, "phiX174")
+    add_source(copied, "phix_like", mutated(sequence, 0.02), group="ssDNA phage")
     frame_all(copied)
-    yield copied
-
-
-def test_by_time_the_test_is_new_and_its_older_relatives_are_left_out(four_viruses: Project) -> None:
-    project = four_viruses
-    project.configure(split={"by": "time", "test_from": date(2020, 1, 1)})
-    (told,) = failures(project.materialize(SPLIT))
-    assert "needs a date for every source; 9 have none" in told
-    date_sources(project, {"phix_like"})
-    run = project.materialize(SPLIT)
-    rows = rows_of(project)
-    assert {record for record, row in rows.items() if row["split"] == "test" and row["label"] == "viral"} == {
-        "phix_like"
-    }
+    date_sources(copied, "phix_like")
+    copied.configure(split={"by": "time", "test_from": date(2020, 1, 1)})
+    run = copied.materialize(SPLIT)
+    assert (facts(run)["records_left_out"], found_by(run).passed) == (1, True)
+    rows = rows_of(copied)
+    assert (rows[phix]["split"], rows[phix]["reason"]) == ("left_out", "left out: relative of records held out")
+    tested = {record for record, row in rows.items() if (row["label"], row["split"]) == ("viral", "test")}
+    assert tested == {"phix_like"}
     assert rows["phix_like"]["reason"] == "held out: dated 2021-06-01, not before 2020-01-01"
-    phix = rows[first_record(project, "phiX174")[0]]
-    assert (phix["split"], phix["reason"]) == ("left_out", "left out: relative of records held out")
-    assert facts(run)["records_left_out"] == 1
-    assert found_by(run).passed
-    assert {row["split"] for row in rows.values() if row["label"] == "host"} == {"train", "validation", "test"}
-
-
-def test_by_groups_a_family_is_left_out_of_training(four_viruses: Project) -> None:
-    project = four_viruses
-    project.configure(split={"by": "groups", "test_groups": ["dengues"]})
-    (told,) = failures(project.materialize(SPLIT))
+    copied.configure(split={"by": "groups", "test_groups": ["dengues"]})
+    (told,) = failures(copied.materialize(SPLIT))
     assert "split.test_groups: unknown to the catalogue: dengues" in told
-    assert "dengue, " in told
-    project.configure(split={"by": "groups", "test_groups": ["dengue"]})
-    run = project.materialize(SPLIT)
-    rows = rows_of(project)
-    dengue = {first_record(project, name)[0] for name in ("dengue1", "dengue2")}
-    assert {record for record, row in rows.items() if row["split"] == "test" and row["label"] == "viral"} == dengue
-    assert {rows[record]["reason"] for record in dengue} == {"held out: of dengue"}
-    assert found_by(run).passed
 
 
 @pytest.mark.slow
-@needs_mmseqs
 def test_similar_proteins_join_and_the_version_of_their_tool_is_kept(copied: Project) -> None:
     assert read_recipe(table_of(copied))["similarity"] == "none"
     copied.configure(split={"protein_similarity": "mmseqs2", "protein_min_identity": 0.4})

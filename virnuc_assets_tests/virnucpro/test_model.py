@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from virnuc_assets.classifier.calling import ServingClassifier
 from virnuc_assets.classifier.checkpoint import ClassifierMismatch, load_classifier, save_classifier
-from virnuc_assets.classifier.scoring import score
+from virnuc_assets.classifier.scoring import ServingClassifier, score
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.merging import features_table
 from virnuc_assets.virnucpro.model import describe_model, imported_fingerprint, model_in

@@ -37,8 +37,7 @@ from virnuc_assets.storage.tables import content_digest, read_recipe, read_table
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import ClassifierDescription
     from virnuc_assets.classifier.fitting import Fit
-    from virnuc_assets.classifier.metrics import GroupAccuracy
-    from virnuc_assets.classifier.performance import Performance
+    from virnuc_assets.classifier.metrics import GroupAccuracy, Performance
 
 GROUP = "classifiers"
 ABLATIONS = "ablations"
@@ -163,8 +162,8 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         Metrics of frames, chunks and records; calibration, abstain band, groups and lengths. They join the MLflow run
         that trained the classifier.
         """
-        from virnuc_assets.classifier.calling import ServingClassifier
         from virnuc_assets.classifier.datasets import evaluation_table, rows_of_split
+        from virnuc_assets.classifier.scoring import ServingClassifier
 
         inputs, features = inputs_of(context), current_features(context.instance, workspace, variant)
         split = current_split(context.instance, workspace)
@@ -195,7 +194,7 @@ def measured(
     workspace: Workspace, evaluation: str, temperature: float | None
 ) -> tuple[dict[str, float], dict[str, dict[str, str]]]:
     """Metrics of a stored evaluation; and what is right of each group, and of each range of record lengths."""
-    from virnuc_assets.classifier.performance import performance
+    from virnuc_assets.classifier.metrics import performance
 
     table = read_table(workspace.layout.whole(evaluation), evaluation_schema())
     found = performance(table, temperature, workspace.settings.evaluation)
@@ -263,7 +262,7 @@ def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
         Same rows, split and recipe as the classifiers of both sides; what these do better is what joining is worth.
         """
-        from virnuc_assets.classifier.performance import performance
+        from virnuc_assets.classifier.metrics import performance
 
         inputs, fits = inputs_of(context), _fits(context.instance, workspace)
 
@@ -338,7 +337,7 @@ def _trained_alone(
     """Train on one side's columns inside an MLflow run, and score the test rows."""
     from virnuc_assets.classifier.calls import frame_calls
     from virnuc_assets.classifier.datasets import evaluation_table, scores_of
-    from virnuc_assets.classifier.performance import performance
+    from virnuc_assets.classifier.metrics import performance
     from virnuc_assets.encoders.machine import resolve_device
 
     device = str(resolve_device(workspace.settings.encoding.device))

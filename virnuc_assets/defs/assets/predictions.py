@@ -56,7 +56,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
         encoders = variant_fingerprints(workspace, variant)
 
         def work(shard: str) -> Outcome:
-            from virnuc_assets.classifier.calling import ServingClassifier
+            from virnuc_assets.classifier.scoring import ServingClassifier
 
             features = layout.table("samples", f"{variant.name}_features", shard)
             folder, chunk_length = layout.classifier(variant.name), workspace.settings.sequences.chunk_length
@@ -97,7 +97,7 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         """
 
         def work(sample: str) -> Outcome:
-            from virnuc_assets.classifier.calling import write_sample_report
+            from virnuc_assets.classifier.calls import write_sample_report
             from virnuc_assets.virnucpro.results import write_virnucpro_files
 
             started = time.perf_counter()
@@ -205,7 +205,7 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(asset=SAMPLES.key(REPORT), blocking=True)
     def every_record_is_accounted_for(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         """Every record of a sample has its line in its report, and its chunks and frames add up."""
-        from virnuc_assets.classifier.calling import read_record_ids
+        from virnuc_assets.classifier.calls import read_record_ids
 
         faults, records = {}, 0
         for sample in partitions_of_run(context, SAMPLES):

@@ -59,7 +59,7 @@ def split_recipe(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str
 
     The split that it replaced is no part of it: that only says from where the sides of old records come.
     """
-    from virnuc_assets.classifier.similarity import tool_version
+    from virnuc_assets.split.similarity import tool_version
 
     frames = current_frames(instance, workspace)
     catalogue = workspace.catalogue()

