@@ -51,8 +51,7 @@ from virnuc_assets.defs.provenance import CHUNKS, FRAMES
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.cataloguing import write_manifest
 from virnuc_assets.sequences.plan_table import planned_shards
-from virnuc_assets.settings import Settings
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.storage.tables import read_table
 
 LIMITS: dict[str, float] = {

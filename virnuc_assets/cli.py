@@ -19,7 +19,7 @@ from virnuc_assets import catalogue_cli, exchange_cli
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.foreign_text import printable
 from virnuc_assets.resources import Workspace
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import load_settings
 
 app = typer.Typer(
     help="Viral or not: frames, embeddings and predictions for short nucleotide sequences.",

@@ -31,8 +31,7 @@ from virnuc_assets.defs.environment import check_environment_job
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.launch import step_executor
 from virnuc_assets.resources import Workspace
-from virnuc_assets.settings import Settings
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.tracking import MlflowTracking
 
 SETTINGS_FILE = "virnuc.toml"

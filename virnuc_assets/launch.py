@@ -11,8 +11,7 @@ import dagster as dg
 from virnuc_assets.errors import VirnucError
 
 if TYPE_CHECKING:
-    from virnuc_assets.settings import Settings
-    from virnuc_assets.settings_operation import LaunchSettings
+    from virnuc_assets.settings import LaunchSettings, Settings
 
 GPU_POOL = "gpu"
 SLURM_TAG = "virnuc/slurm"

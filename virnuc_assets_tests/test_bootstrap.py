@@ -13,8 +13,7 @@ import pytest
 from virnuc_assets.bootstrap import dagster_home, mlflow_folder, set_up, size_gpu_pool, tracking_uri
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.settings import Settings
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.tracking import EXPERIMENT, MlflowTracking
 from virnuc_assets_tests.assets.project import Project, failures, new_project, quiet
 

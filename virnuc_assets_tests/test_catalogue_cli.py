@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from virnuc_assets.cli import app
 from virnuc_assets.resources import Workspace
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import load_settings
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from virnuc_assets.bootstrap import set_up_encoders
 from virnuc_assets.cli import app
 from virnuc_assets.encoders.checkpoints import folder_digest
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import load_settings
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
 from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table

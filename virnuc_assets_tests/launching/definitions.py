@@ -12,7 +12,7 @@ import dagster as dg
 from virnuc_assets import lost_runs
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import load_settings
 
 ASSET = REFERENCE.key("dnabert_s_embeddings")
 JOB, SCHEDULE, SENSOR, AUTOMATION = "embed_one", "embed_each_minute", "embed_on_sight", "embed_what_is_missing"

@@ -14,8 +14,7 @@ import pytest
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.launch import KUBERNETES_TAG, SLURM_TAG, step_executor
-from virnuc_assets.settings import EncodingSettings, Settings
-from virnuc_assets.settings_operation import LaunchSettings
+from virnuc_assets.settings import EncodingSettings, LaunchSettings, Settings
 from virnuc_assets_tests.test_definitions import ON_DEVICE
 
 GPU = "nvidia.com/gpu"

@@ -13,7 +13,7 @@ from virnuc_assets.bootstrap import set_up_encoders
 from virnuc_assets.cli import app
 from virnuc_assets.encoders.checkpoints import find_checkpoint
 from virnuc_assets.resources import Workspace
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import load_settings
 from virnuc_assets.storage.layout import Layout
 from virnuc_assets.workstation.lock import LOCK_FILE, Locked, read_lock
 
