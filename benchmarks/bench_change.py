@@ -43,7 +43,6 @@ from benchmarks.small_project import ROOT, VIRNUC, Servers, free_ports, wait_for
 from benchmarks.soak_verdict import is_settled
 from benchmarks.ui_queries import answers, launch, time_pages
 from virnuc_assets.assets.shards import SHARDS
-from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs.jobs import PLAN_REFERENCE_JOB
 from virnuc_assets.defs.partitions import REFERENCE
@@ -53,6 +52,7 @@ from virnuc_assets.sequences.cataloguing import write_manifest
 from virnuc_assets.sequences.plan_table import planned_shards
 from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.storage.tables import read_table
+from virnuc_assets.workstation.setup import dagster_home
 
 LIMITS: dict[str, float] = {
     "reference_shards": 8,

@@ -198,7 +198,7 @@ def setup(
     The first set-up with a network writes the commit and the sha256 of every file into virnuc.lock; later ones take
     exactly that.
     """
-    from virnuc_assets.bootstrap import set_up
+    from virnuc_assets.workstation.setup import set_up
 
     def say(step: str) -> None:
         out.print(step, highlight=False, soft_wrap=True)
@@ -220,7 +220,7 @@ def up(config: Config = DEFAULT_CONFIG) -> None:
 
     Clears what a killed one left, first; a server that dies is started anew.
     """
-    from virnuc_assets.servers import serve
+    from virnuc_assets.workstation.up import serve
 
     if config.name != DEFAULT_CONFIG.name:
         raise VirnucError(f"--config {config}: Dagster's code location reads {DEFAULT_CONFIG}; name the file so")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from virnuc_assets import checks, lost_runs
+from virnuc_assets import checks
 from virnuc_assets.assets import (
     accounts,
     classifiers,
@@ -25,14 +25,15 @@ from virnuc_assets.assets import (
     shards,
     virnucpro,
 )
-from virnuc_assets.bootstrap import mlflow_server_url, tracking_uri
 from virnuc_assets.defs import automation, jobs, sensors, stale
 from virnuc_assets.defs.environment import check_environment_job
+from virnuc_assets.defs.launchers import slurm
+from virnuc_assets.defs.launchers.steps import step_executor
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
-from virnuc_assets.launch import step_executor
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.tracking import MlflowTracking
+from virnuc_assets.workstation.setup import mlflow_server_url, tracking_uri
 
 SETTINGS_FILE = "virnuc.toml"
 
@@ -63,7 +64,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
         assets=assets,
         asset_checks=asset_checks,
         jobs=[*jobs.build_jobs(workspace), check_environment_job(workspace)],
-        sensors=[*sensors.build_sensors(workspace), *automation.build_sensors(), *lost_runs.build_sensors()],
+        sensors=[*sensors.build_sensors(workspace), *automation.build_sensors(), *slurm.build_sensors()],
         resources={"tracking": tracking},
         executor=step_executor(settings.launch),
     )

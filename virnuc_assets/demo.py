@@ -25,7 +25,6 @@ from rich.table import Table
 from virnuc_assets.assets import finetuning, refseq
 from virnuc_assets.assets.incoming import PlanSamples
 from virnuc_assets.assets.migration import DECISION
-from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguous_ranges, range_tags
@@ -38,6 +37,7 @@ from virnuc_assets.settings import Settings
 from virnuc_assets.storage.layout import require_layout
 from virnuc_assets.storage.schemas import vector_dim
 from virnuc_assets.storage.tables import read_schema
+from virnuc_assets.workstation.setup import dagster_home
 
 DEMO_SAMPLE = "data/samples/demo_sample.fasta"
 _METRICS = ("rows", "accuracy", "precision", "recall", "f1", "mcc", "auroc", "average_precision", "brier", "ece")

@@ -10,11 +10,11 @@ import dagster as dg
 import mlflow
 import pytest
 
-from virnuc_assets.bootstrap import dagster_home, mlflow_folder, set_up, size_gpu_pool, tracking_uri
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.tracking import EXPERIMENT, MlflowTracking
+from virnuc_assets.workstation.setup import dagster_home, mlflow_folder, set_up, size_gpu_pool, tracking_uri
 from virnuc_assets_tests.assets.project import Project, failures, new_project, quiet
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]

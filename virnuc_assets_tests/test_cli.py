@@ -15,13 +15,13 @@ from Bio import SeqIO
 from click.testing import Result
 from typer.testing import CliRunner
 
-from virnuc_assets.bootstrap import set_up_encoders
 from virnuc_assets.cli import app
 from virnuc_assets.encoders.checkpoints import folder_digest
 from virnuc_assets.settings import load_settings
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
 from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table
+from virnuc_assets.workstation.setup import set_up_encoders
 from virnuc_assets_tests.assets.project import SAMPLE, Finished, Project, new_project, write_sample
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from virnuc_assets.defs.environment import LIBRARIES, check_environment_job
-from virnuc_assets.launch import GPU_POOL, gpu_op_tags
+from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
 

@@ -82,9 +82,9 @@ def test_tables_reports_and_folders_on_a_full_disk(tmp_path: Path) -> None:
 RUN = '''
 import shutil, sqlite3, subprocess, sys
 from pathlib import Path
-from virnuc_assets.bootstrap import dagster_home, set_up
+from virnuc_assets.workstation.setup import dagster_home, set_up
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.reaper import mend_runs, unfinished_files
+from virnuc_assets.workstation.cleanup import fail_orphaned_runs, unfinished_files
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project, quiet
 from virnuc_assets.defs import jobs
 
@@ -114,7 +114,7 @@ project.instance.dispose()
 done = subprocess.run([sys.executable, "-c", CHILD, str(root)], capture_output=True, text=True)
 print(done.stdout, done.stderr)
 filler.unlink()
-mend_runs(dagster_home(project.settings), print, launching=False)
+fail_orphaned_runs(dagster_home(project.settings), print, launching=False)
 for path in root.rglob("*.db"):
     if path.stat().st_size:
         assert sqlite3.connect(path).execute("pragma integrity_check").fetchone() == ("ok",), path

@@ -10,7 +10,7 @@ import pytest
 
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, range_tags
-from virnuc_assets.processes import Kind
+from virnuc_assets.workstation.cleanup import Kind
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project
 from virnuc_assets_tests.running import UP, Running, running, until
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-from virnuc_assets.processes import Part, end, is_alive, lock_file, mark, process_since, processes_of
 from virnuc_assets.storage.held_files import hold, release
+
+from virnuc_assets.workstation.cleanup import Part, end, is_alive, lock_file, mark, process_since, processes_of
 
 SLEEP = "import time; time.sleep(60)"
 PARENT = f"""

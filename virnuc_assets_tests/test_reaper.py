@@ -13,10 +13,9 @@ from dagster import DagsterEventType, DagsterRunStatus
 from dagster._core.events import EngineEventData
 from dagster._core.launcher.base import WorkerStatus
 
-from virnuc_assets.bootstrap import dagster_home
-from virnuc_assets.launcher import LocalRunLauncher
-from virnuc_assets.processes import mark
-from virnuc_assets.reaper import mend_runs, reap
+from virnuc_assets.defs.launchers.local import LocalRunLauncher
+from virnuc_assets.workstation.cleanup import clean_up, fail_orphaned_runs, mark
+from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets_tests.assets.project import Project, new_project
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -104,7 +103,7 @@ def gone() -> int:
 
 def mend(project: Project, launching: bool = False) -> list[str]:
     told: list[str] = []
-    mend_runs(dagster_home(project.settings), told.append, launching)
+    fail_orphaned_runs(dagster_home(project.settings), told.append, launching)
     return told
 
 
@@ -196,7 +195,7 @@ def test_a_run_is_terminated_without_a_code_server(
 def test_another_launcher_knows_its_runs_better(project: Project) -> None:
     config = dagster_home(project.settings) / "dagster.yaml"
     text = config.read_text()
-    config.write_text(text.replace("virnuc_assets.launcher", "dagster").replace("LocalRun", "DefaultRun"))
+    config.write_text(text.replace("virnuc_assets.defs.launchers.local", "dagster").replace("LocalRun", "DefaultRun"))
     run = a_run(project.instance, DagsterRunStatus.STARTED, gone())
     assert mend(project) == ["Runs are left to DefaultRunLauncher, as dagster.yaml says."]
     assert status(project.instance, run) == "STARTED"
@@ -209,7 +208,7 @@ def test_stray_processes_end_before_their_runs_are_looked_at(
     stray, other = process(SLEEP, **mark(home, "code_server")), process(SLEEP, **mark(home.parent, "code_server"))
     run = a_run(instance, DagsterRunStatus.STARTED, stray.pid)
     told: list[str] = []
-    reap(project.settings, told.append)
+    clean_up(project.settings, told.append)
     assert told == ["Ended 1 processes of a `virnuc up` that was killed.", "Marked 1 runs whose process is gone."]
     assert stray.wait() == -signal.SIGKILL
     assert other.poll() is None

@@ -10,11 +10,11 @@ from pathlib import Path
 import dagster as dg
 import psutil
 import pytest
+from virnuc_assets.storage.held_files import hold, release
 
 from benchmarks.soak_verdict import left_over, orphans, slots_taken
-from virnuc_assets.bootstrap import dagster_home
-from virnuc_assets.processes import Part, end, lock_file, mark
-from virnuc_assets.storage.held_files import hold, release
+from virnuc_assets.workstation.cleanup import Part, end, lock_file, mark
+from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets_tests.assets.project import Project, new_project
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets.reaper import reap, unfinished_files
 from virnuc_assets.storage.places import host
+from virnuc_assets.workstation.cleanup import clean_up, unfinished_files
 from virnuc_assets_tests.assets.project import Project, new_project
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -72,7 +72,7 @@ def test_unfinished_files_of_dead_writers_vanish(project: Project) -> None:
         (var / name / f".inner.{of(number)}.partial").write_text("half")
     assert sorted(unfinished_files(project.settings)) == sorted(var / name for name in dead)
     told: list[str] = []
-    reap(project.settings, told.append)
+    clean_up(project.settings, told.append)
     assert told == ["Removed 3 unfinished files and folders of killed processes."]
     assert [(var / name).exists() for name in (*dead, *kept)] == [False] * 3 + [True] * 4
 
@@ -102,7 +102,7 @@ def test_a_folder_whose_writer_died_before_the_new_one_had_its_name_is_put_back(
     beside = [folder.with_name(f".decision.{of(writer.pid)}.{kind}") for kind in ("partial", "replaced")]
     assert not folder.exists()
     assert unfinished_files(project.settings) == beside
-    reap(project.settings, told.append)
+    clean_up(project.settings, told.append)
     assert told == [
         "Put back 1 folders that killed processes were about to replace.",
         "Removed 1 unfinished files and folders of killed processes.",
@@ -119,7 +119,7 @@ def test_of_two_folders_that_were_to_be_replaced_the_latest_is_put_back(project:
         (folder / "pages").write_text(folder.name)
     while second.stat().st_ctime <= first.stat().st_ctime:
         second.chmod(0o755)
-    reap(project.settings, told.append)
+    clean_up(project.settings, told.append)
     assert (var / "decision/pages").read_text() == second.name
     assert not first.exists() and not second.exists()
     assert told == [

@@ -10,12 +10,12 @@ import dagster as dg
 from virnuc_assets.assets.finetuning import asset_name
 from virnuc_assets.assets.reference import current_frames
 from virnuc_assets.checks import result
+from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import encoder_version, variant_fingerprints
 from virnuc_assets.defs.sharded_asset import OWNERS, peak_memory_mb
 from virnuc_assets.defs.whole_asset import inputs_of, whole_result
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.launch import GPU_POOL, gpu_op_tags
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.digests import digest_of

@@ -12,12 +12,12 @@ import pyarrow as pa
 
 from virnuc_assets.assets.progress import Progress
 from virnuc_assets.defs.automation import stage_condition
+from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.partitions import ShardSet, group_of
 from virnuc_assets.defs.provenance import FRAMES, embeddings_provenance, encoder_fingerprint, encoder_version
 from virnuc_assets.defs.sharded_asset import Body, Outcome, ShardRun, ShardStage, Work, made_table, sharded_asset
 from virnuc_assets.encoders.registry import FINETUNED
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.launch import GPU_POOL, gpu_op_tags
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_words, sequence_digests
 from virnuc_assets.storage.known_vectors import Digests, KnownVectors

@@ -11,6 +11,7 @@ from virnuc_assets.assets.accounts import LEDGER
 from virnuc_assets.assets.reference import SPLIT, current_frames, current_split
 from virnuc_assets.assets.trainings import training_place
 from virnuc_assets.checks import result
+from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.sharded_asset import OWNERS
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
@@ -18,7 +19,6 @@ from virnuc_assets.encoders.checkpoints import find_checkpoint, folder_digest, r
 from virnuc_assets.encoders.fingerprint import fingerprint
 from virnuc_assets.encoders.registry import FINETUNED, Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.launch import GPU_POOL, gpu_op_tags
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.tables import content_digest, read_table

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from virnuc_assets.launch import GPU_POOL, gpu_op_tags
+from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.aside import written_aside
 

@@ -18,7 +18,6 @@ pytest.importorskip("peft")
 
 
 from virnuc_assets.assets.finetuning import FACTS_FILE, JOB
-from virnuc_assets.bootstrap import tracking_uri
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE
@@ -28,6 +27,7 @@ from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.tables import read_recipe, read_table
 from virnuc_assets.tracking import EXPERIMENT, TRAINING_TAG
+from virnuc_assets.workstation.setup import tracking_uri
 from virnuc_assets_tests.assets.judging import judged
 from virnuc_assets_tests.assets.project import Finished, Project, failures
 

@@ -14,7 +14,6 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from virnuc_assets.bootstrap import tracking_uri
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.encoders.registry import VARIANTS
 from virnuc_assets.sequences.accounting import ledger_faults
@@ -37,6 +36,7 @@ from virnuc_assets.storage.schemas import (
 )
 from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table
 from virnuc_assets.tracking import MlflowTracking
+from virnuc_assets.workstation.setup import tracking_uri
 from virnuc_assets_tests.assets.project import (
     GENOMES,
     SAMPLE,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from virnuc_assets.bootstrap import dagster_home
+from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets_tests.assets.project import GENOMES, Project
 from virnuc_assets_tests.launching import kubernetes_values
 from virnuc_assets_tests.launching.kubernetes_api import Cluster

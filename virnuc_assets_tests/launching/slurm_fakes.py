@@ -14,8 +14,8 @@ from dagster._core.launcher import RunLauncher
 from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._serdes import ConfigurableClassData
 
-from virnuc_assets.launch import SLURM_TAG
-from virnuc_assets.slurm import SlurmRunLauncher
+from virnuc_assets.defs.launchers.slurm import SlurmRunLauncher
+from virnuc_assets.defs.launchers.steps import SLURM_TAG
 
 
 @dg.op(tags={SLURM_TAG: {"gres": "gpu:1"}})

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
-
-from virnuc_assets.bootstrap import dagster_home
-from virnuc_assets.slurm import JOB_TAG
 from virnuc_assets.storage.held_files import hold, release
+
+from virnuc_assets.defs.launchers.slurm import JOB_TAG
 from virnuc_assets.workstation.device_lock import device_names
+from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets_tests.assets.project import Project
 from virnuc_assets_tests.launching.platform import Platform, platform, told
 from virnuc_assets_tests.launching.slurm_cluster import Cluster

@@ -12,8 +12,8 @@ import dagster as dg
 import pytest
 
 from virnuc_assets.definitions import build_defs
+from virnuc_assets.defs.launchers.steps import KUBERNETES_TAG, SLURM_TAG, step_executor
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.launch import KUBERNETES_TAG, SLURM_TAG, step_executor
 from virnuc_assets.settings import EncodingSettings, LaunchSettings, Settings
 from virnuc_assets_tests.test_definitions import ON_DEVICE
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from virnuc_assets.defs.launchers.slurm import JOB_TAG
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.slurm import JOB_TAG
 from virnuc_assets_tests.assets.project import Project
 from virnuc_assets_tests.launching.kubernetes_deployment import STAGES, Deployment
 from virnuc_assets_tests.launching.platform import launch, platform

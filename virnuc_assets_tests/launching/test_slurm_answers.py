@@ -18,11 +18,16 @@ from dagster._core.launcher.base import WorkerStatus
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.storage.dagster_run import DagsterRunStatus
 
-from virnuc_assets import slurm_jobs
+from virnuc_assets.defs.launchers import slurm
+from virnuc_assets.defs.launchers.slurm import (
+    _PASSWORD,
+    JOB_TAG,
+    SUBMITTED_TAG,
+    AskedAgain,
+    ControllerAway,
+    _end_jobs_without_a_run,
+)
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.lost_runs import _end_jobs_without_a_run
-from virnuc_assets.slurm import _PASSWORD, JOB_TAG, SUBMITTED_TAG, AskedAgain
-from virnuc_assets.slurm_jobs import ControllerAway
 from virnuc_assets_tests.launching.slurm_fakes import answers, home, launcher, new_run, status
 
 __all__ = ["answers", "home"]  # fixtures
@@ -98,7 +103,7 @@ def test_who_reached_nobody_was_not_refused(
     answers()
     saying(tmp_path, "sbatch", f"echo 'sbatch: error: {message}' >&2\nexit 1")
     with pytest.raises(VirnucError, match=message.partition("(")[0]) as caught:
-        slurm_jobs.submit("dagster-1", [], ["true"], os.environ)
+        slurm.submit("dagster-1", [], ["true"], os.environ)
     assert isinstance(caught.value, ControllerAway) is away
     assert issubclass(AskedAgain, ControllerAway)
 
@@ -109,7 +114,7 @@ def test_without_accounting_there_may_be_no_sacct(
     answers()
     monkeypatch.setenv("PATH", str(tmp_path / "commands"))
     (tmp_path / "commands/sacct").unlink()
-    assert slurm_jobs.job_before("dagster-1") is None
+    assert slurm.job_before("dagster-1") is None
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from virnuc_assets import slurm_jobs
+from virnuc_assets.defs.launchers import slurm
+from virnuc_assets.defs.launchers.slurm import FORMS, ControllerAway
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.slurm_jobs import FORMS, ControllerAway
 from virnuc_assets_tests.launching.slurm_cluster import Cluster
 from virnuc_assets_tests.running import until
 
@@ -39,7 +39,7 @@ def environment(cluster: Cluster) -> dict[str, str]:
 
 
 def ends(cluster: Cluster, number: str) -> dict[str, str]:
-    until(lambda: slurm_jobs.Job(number, cluster.job(number)["JobState"], "", "").ended, "the job", patience=60)
+    until(lambda: slurm.Job(number, cluster.job(number)["JobState"], "", "").ended, "the job", patience=60)
     return cluster.job(number)
 
 
@@ -50,7 +50,7 @@ def test_what_a_job_executes_arrives_to_the_letter(
     folder.mkdir()
     asked = [f"--chdir={folder}", f"--output={folder}/out", "--comment=$(touch pwned) --hold", "--gres=gpu:1"]
     given_to_it = {**environment, "HOSTILE": "$(touch pwned)\n'"}
-    number = slurm_jobs.submit("dagster-1", asked, [sys.executable, "-c", TELL, *HOSTILE], given_to_it)
+    number = slurm.submit("dagster-1", asked, [sys.executable, "-c", TELL, *HOSTILE], given_to_it)
     job = ends(cluster, number)
     words, variables = json.loads((folder / "out").read_text())
     assert words == HOSTILE
@@ -58,7 +58,7 @@ def test_what_a_job_executes_arrives_to_the_letter(
     more = {name for name in variables if name not in given_to_it and not name.startswith("SLURM")}
     assert more <= {"PWD", "TMPDIR", "HOSTNAME", "ENVIRONMENT", "SHLVL", "_", "LC_CTYPE"}
     assert (job["JobState"], job["Requeue"], job["TresPerNode"]) == ("COMPLETED", "0", "gres:gpu:1")
-    assert slurm_jobs.jobs_now()["dagster-1"].number == number
+    assert slurm.jobs_now()["dagster-1"].number == number
     assert [path.name for path in folder.iterdir()] == ["out"]
 
 
@@ -71,15 +71,15 @@ def test_what_passes_the_forms_is_at_most_refused(
     cluster: Cluster, environment: dict[str, str], tmp_path: Path, values: dict[str, str]
 ) -> None:
     """Options that cannot be are told by sbatch; none becomes something else. Nothing runs: the jobs are held."""
-    asked = slurm_jobs.options(slurm_jobs.checked(values, "tag"))
+    asked = slurm.options(slurm.checked(values, "tag"))
     try:
         command = ["sh", "-c", "touch pwned"]
-        number = slurm_jobs.submit("dagster-2", [*asked, f"--chdir={tmp_path}", "--hold"], command, environment)
+        number = slurm.submit("dagster-2", [*asked, f"--chdir={tmp_path}", "--hold"], command, environment)
     except VirnucError as error:
         assert "sbatch refused the job" in str(error)
         return
     job = cluster.job(number)
-    slurm_jobs.cancel(number)
+    slurm.cancel(number)
     assert job["JobName"] == "dagster-2"
     assert job["Reason"] == "JobHeldUser"
     assert job.get("TresPerNode", "(null)") in ("(null)", f"gres:{values.get('gres')}")
@@ -93,7 +93,7 @@ def test_an_answer_that_is_lost(cluster: Cluster, environment: dict[str, str], t
     lost.write_text(f'#!/bin/sh\n{sbatch} "$@" > /dev/null\necho Socket timed out >&2\nexit 1\n')
     lost.chmod(lost.stat().st_mode | stat.S_IXUSR)
     through = {**environment, "PATH": f"{tmp_path}{os.pathsep}{environment['PATH']}"}
-    number = slurm_jobs.submit("dagster-3", ["--output=/dev/null"], ["true"], through)
+    number = slurm.submit("dagster-3", ["--output=/dev/null"], ["true"], through)
     assert ends(cluster, number)["JobState"] == "COMPLETED"
     names = cluster.ask("squeue", "--noheader", "--states=all", "--format=%j").splitlines()
     assert names.count("dagster-3") == 1
@@ -103,13 +103,13 @@ def test_a_controller_that_is_away(cluster: Cluster, environment: dict[str, str]
     cluster.wait_until_saved()
     cluster.stop_controller()
     with pytest.raises(ControllerAway, match="sbatch got no answer: .*Unable to contact slurm controller"):
-        slurm_jobs.submit("dagster-4", [], ["true"], environment)
+        slurm.submit("dagster-4", [], ["true"], environment)
     cluster.start_controller()
     until(lambda: cluster.ask("sinfo", "--noheader", "--format=%T") == "idle", "the controller", patience=30)
-    assert "dagster-4" not in slurm_jobs.jobs_now()
+    assert "dagster-4" not in slurm.jobs_now()
 
 
 def test_what_slurm_does_not_have(cluster: Cluster, environment: dict[str, str]) -> None:
     with pytest.raises(VirnucError, match="sbatch refused the job: .*invalid partition specified: nowhere"):
-        slurm_jobs.submit("dagster-5", ["--partition=nowhere"], ["true"], environment)
-    assert "dagster-5" not in slurm_jobs.jobs_now()
+        slurm.submit("dagster-5", ["--partition=nowhere"], ["true"], environment)
+    assert "dagster-5" not in slurm.jobs_now()

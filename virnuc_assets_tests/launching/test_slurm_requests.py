@@ -16,9 +16,9 @@ from dagster._daemon.monitoring.run_monitoring import monitor_starting_run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnuc_assets import slurm_jobs
+from virnuc_assets.defs.launchers import slurm
+from virnuc_assets.defs.launchers.slurm import FORMS
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.slurm_jobs import FORMS
 from virnuc_assets_tests.launching.slurm_fakes import home, launcher, new_run, status, steps
 from virnuc_assets_tests.running import CHECKOUT
 
@@ -29,7 +29,7 @@ def asked(
     home: dg.DagsterInstance, selected: list[str], tag: Mapping[str, Any] | str | None = None, **config: Any
 ) -> list[str]:
     """Options of a run of some ops."""
-    return slurm_jobs.options(launcher(home, **config)._request(new_run(home, selected, tag)))
+    return slurm.options(launcher(home, **config)._request(new_run(home, selected, tag)))
 
 
 def test_a_run_asks_for_what_its_steps_need_and_its_tag_decides(home: dg.DagsterInstance) -> None:
@@ -91,7 +91,7 @@ values = st.one_of(
 @given(st.dictionaries(st.sampled_from([*FORMS, "wrap", "export", ""]), values, min_size=1))
 def test_no_tag_becomes_another_option_or_a_command(hostile: dict[str, str]) -> None:
     try:
-        options = slurm_jobs.options(slurm_jobs.request(json.dumps(hostile), "tag"))
+        options = slurm.options(slurm.request(json.dumps(hostile), "tag"))
     except VirnucError as error:
         assert str(error).startswith("tag: ")
         return

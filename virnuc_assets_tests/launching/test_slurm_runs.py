@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets.bootstrap import dagster_home
+from virnuc_assets.defs.launchers.steps import SLURM_TAG
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.launch import SLURM_TAG
-from virnuc_assets.processes import end
+from virnuc_assets.workstation.cleanup import end
+from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets_tests.assets.project import Project
 from virnuc_assets_tests.launching.platform import PATHS, Platform, framed_project, launch, told
 from virnuc_assets_tests.launching.slurm_cluster import KILL_WAIT_SECONDS, Cluster

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from virnuc_assets.storage.held_files import hold, holder, release
 
 HOLD = """

@@ -159,7 +159,7 @@ def test_from_fasta_to_the_decision_and_a_report_as_in_a_folder(
     project.configure(paths={"results": f"s3://{BUCKET}/results"}, tracking={"artifacts": f"s3://{BUCKET}/models"})
     (project.root / "var/mlflow/mlflow.db").unlink()
     with quiet():
-        from virnuc_assets.bootstrap import set_up
+        from virnuc_assets.workstation.setup import set_up
 
         set_up(project.settings, lambda _: None)
     assert failures(*project.run_everything()) == []

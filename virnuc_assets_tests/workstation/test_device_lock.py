@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from virnuc_assets.storage.held_files import holder, release
+
 from virnuc_assets.workstation import device_lock
 from virnuc_assets.workstation.device_lock import DeviceLock, device_names, hold_one
 

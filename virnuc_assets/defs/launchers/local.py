@@ -7,11 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import psutil
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DefaultRunLauncher
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 
-from virnuc_assets.processes import is_alive, process_since
+from virnuc_assets.storage.places import process_since
 
 # A run in a shell is marked as started a moment before its process is on record.
 _UNRECORDED_SECONDS = 60.0
@@ -46,8 +45,9 @@ class LocalRunLauncher(DefaultRunLauncher):
         if run is None or run.is_finished:
             return False
         self._instance.report_run_canceling(run)
-        worker = worker_of(self._instance, run)
-        if worker is None or not is_alive(worker):
+        recorded = _recorded(self._instance, run)
+        worker = process_since(*recorded) if recorded else None
+        if worker is None:
             return False
         worker.send_signal(signal.SIGINT)
         return True
@@ -63,17 +63,11 @@ def why_dead(instance: DagsterInstance, run: DagsterRun, launching: bool = True)
     """
     recorded = _recorded(instance, run)
     if recorded is not None:
-        return None if _process(*recorded) else f"its process {recorded[0]} ended without a word"
+        return None if process_since(*recorded) else f"its process {recorded[0]} ended without a word"
     record = instance.get_run_record_by_id(run.run_id)
     if record and record.start_time:
         launching = time.time() - record.start_time < _UNRECORDED_SECONDS
     return None if launching else "no process took it up"
-
-
-def worker_of(instance: DagsterInstance, run: DagsterRun) -> psutil.Process | None:
-    """The living process that executes a run, of the code server's or in a shell."""
-    recorded = _recorded(instance, run)
-    return _process(*recorded) if recorded else None
 
 
 def _recorded(instance: DagsterInstance, run: DagsterRun) -> tuple[int, float] | None:
@@ -84,9 +78,3 @@ def _recorded(instance: DagsterInstance, run: DagsterRun) -> tuple[int, float] |
         if event and (pid := event.engine_event_data.metadata.get("pid")):
             return int(str(pid.value)), entry.timestamp
     return None
-
-
-def _process(pid: int, seen: float) -> psutil.Process | None:
-    """The process that had a number at a time; not a later one of the same number."""
-    process = process_since(pid, seen)
-    return process if process and is_alive(process) else None

@@ -15,11 +15,11 @@ from typing import get_args
 from dagster import DagsterInstance
 from filelock import FileLock
 
+from virnuc_assets.defs.launchers.local import LocalRunLauncher
+from virnuc_assets.defs.launchers.steps import GPU_POOL
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.encoders.registry import encoder_named, graph_encoder
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.launch import GPU_POOL
-from virnuc_assets.launcher import LocalRunLauncher
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.layout import Domain
@@ -27,7 +27,7 @@ from virnuc_assets.tracking import EXPERIMENT
 from virnuc_assets.workstation.checkpoint_setup import resolve, set_up_encoder
 from virnuc_assets.workstation.lock import LOCK_FILE, Lock, read_lock, write_lock
 
-_DAGSTER_YAML = Path(__file__).parent / "dagster.yaml"
+_DAGSTER_YAML = Path(__file__).parents[1] / "dagster.yaml"
 
 
 def dagster_home(settings: Settings) -> Path:

@@ -17,14 +17,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from virnuc_assets.bootstrap import artifact_location, dagster_home, mlflow_server_url, tracking_uri
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.processes import Part, end, lock_file, mark, processes_of, serves_code
-from virnuc_assets.reaper import mend_runs, reap
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
-from virnuc_assets.storage.held_files import hold, holder, release
 from virnuc_assets.storage.layout import require_layout
+from virnuc_assets.workstation.cleanup import (
+    Part,
+    clean_up,
+    end,
+    fail_orphaned_runs,
+    lock_file,
+    mark,
+    processes_of,
+    serves_code,
+)
+from virnuc_assets.workstation.device_lock import give_back, holder, lock_of, take
+from virnuc_assets.workstation.setup import artifact_location, dagster_home, mlflow_server_url, tracking_uri
 
 LOOPBACK = "127.0.0.1"
 LOCATION = "virnuc_assets"
@@ -46,18 +54,19 @@ def serve(settings: Settings, say: Callable[[str], None]) -> int:
     """
     require_layout(Workspace(settings).layout)
     home = dagster_home(settings)
-    if not hold(lock_file(home)):
+    lock = lock_of(lock_file(home))
+    if not take(lock):
         raise VirnucError(
             f"{home}: another `virnuc up` (process {holder(lock_file(home))}) serves this project; end it"
         )
     try:
-        reap(settings, say)
+        clean_up(settings, say)
         _require_free(settings.servers.dagster_port)
         if not settings.tracking.of_others:
             _require_free(settings.servers.mlflow_port)
         return _Servers(settings, say).run()
     finally:
-        release(lock_file(home))
+        give_back(lock)
 
 
 class _Servers:
@@ -124,7 +133,7 @@ class _Servers:
         for part in self._parts:
             if part not in self._running and not self._stop:
                 if part == "daemon":
-                    mend_runs(self._home, self._say, launching=True)
+                    fail_orphaned_runs(self._home, self._say, launching=True)
                 self._running[part] = self._start(part)
                 if part == "code_server":
                     self._wait_until_it_answers()
@@ -184,7 +193,7 @@ class _Servers:
         end(process for kind, process in processes_of(self._home) if kind != "up")
         for process in self._running.values():
             process.wait()
-        mend_runs(self._home, self._say, launching=False)
+        fail_orphaned_runs(self._home, self._say, launching=False)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
 from virnuc_assets.errors import VirnucError
-
-if TYPE_CHECKING:
-    from virnuc_assets.settings import LaunchSettings, Settings
+from virnuc_assets.settings import LaunchSettings, Settings
 
 GPU_POOL = "gpu"
 SLURM_TAG = "virnuc/slurm"
@@ -53,13 +50,16 @@ def step_executor(launch: LaunchSettings) -> dg.ExecutorDefinition:
             '[launch] steps = "kubernetes": dagster_k8s is not installed; expected what '
             "`pip install 'virnuc_assets[kubernetes]'` brings. Install it, or set steps = \"in_process\"."
         )
+    # Memory has a limit, so that a step that takes more is ended and no other; cores have none: idle ones may be used.
+    requests = {"cpu": launch.step_cpu, "memory": launch.step_memory}
+    resources = {"requests": requests, "limits": {"memory": launch.step_memory}}
     config: dict[str, Any] = {
         "max_concurrent": launch.steps_at_once,
         # What failed is tried again by another run, which Dagster counts and shows.
         "retries": {"disabled": {}},
         # What is left of a run's steps goes with the pod of the run.
         "enable_owner_references": True,
-        "step_k8s_config": {"container_config": {"resources": _resources(launch)}},
+        "step_k8s_config": {"container_config": {"resources": resources}},
     }
 
     @dg.executor(name="kubernetes", requirements=dg.multiple_process_executor_requirements())
@@ -72,11 +72,3 @@ def step_executor(launch: LaunchSettings) -> dg.ExecutorDefinition:
         return make(context._replace(executor_config=config))
 
     return kubernetes
-
-
-def _resources(launch: LaunchSettings) -> Mapping[str, Any]:
-    # Memory has a limit, so that a step that takes more is ended and no other; cores have none: idle ones may be used.
-    return {
-        "requests": {"cpu": launch.step_cpu, "memory": launch.step_memory},
-        "limits": {"memory": launch.step_memory},
-    }

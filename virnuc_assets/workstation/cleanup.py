@@ -1,4 +1,8 @@
-"""What a killed `virnuc up`, or a crash of the machine, left: processes, runs, files; each is ended and counted."""
+"""What `virnuc up` of one Dagster home starts, found and ended; and what a killed one, or a crash, left, cleaned up.
+
+The environment of all that `virnuc up` starts carries a mark that nothing else sets, so that processes are found when
+their parents are long dead.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,26 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
+import psutil
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.storage.tags import WILL_RETRY_TAG
 
-from virnuc_assets.bootstrap import dagster_home
-from virnuc_assets.launcher import LocalRunLauncher, why_dead
-from virnuc_assets.processes import end, process_since, processes_of
+from virnuc_assets.defs.launchers.local import LocalRunLauncher, why_dead
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import Settings
-from virnuc_assets.storage.places import host
+from virnuc_assets.storage.places import host, is_alive, process_since
+from virnuc_assets.workstation.device_lock import holder
+from virnuc_assets.workstation.setup import dagster_home
 
+Part = Literal["code_server", "webserver", "daemon", "mlflow"]
+Kind = Literal["up", "code_server", "webserver", "daemon", "mlflow", "worker", "helper"]
+_HOME, _PART = "VIRNUC_UP_HOME", "VIRNUC_UP_PART"
+_SERVES_CODE = {"code-server", "grpc"}
+_GONE_SECONDS, _LOOK_SECONDS = 10.0, 0.05
 _LAUNCHED = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 # As `storage` names what it has not finished: with the writer's host and process id.
 _UNFINISHED = re.compile(r"\.(?P<name>.+?)\.(?P<writer>\d+)@(?P<host>[\w-]+)\.(\w+\.)?(?P<kind>partial|replaced|rows)")
@@ -29,7 +41,76 @@ _RETRY_FAILED = "Failed to retry run"
 _LOOKED_AT = 200  # of the latest runs that are not retried; most failed by a step's own error
 
 
-def reap(settings: Settings, say: Callable[[str], None]) -> None:
+def mark(home: Path, part: Part) -> dict[str, str]:
+    """Environment variables of a server and of all that it starts."""
+    return {_HOME: str(home.resolve()), _PART: part}
+
+
+def lock_file(home: Path) -> Path:
+    """What the one `virnuc up` of a home holds while it lives."""
+    return home / "up.lock"
+
+
+def processes_of(home: Path) -> list[tuple[Kind, psutil.Process]]:
+    """Living processes of a home's `virnuc up`, or of one that died: itself, its servers, and what they started.
+
+    A "worker" executes a run; a "helper" is what workers start, e.g. torch's compilers, and Python's own.
+    """
+    found: list[tuple[Kind, psutil.Process]] = []
+    if (up := holder(lock_file(home))) is not None:
+        found.append(("up", psutil.Process(up)))
+    return found + list(_marked(str(home.resolve())))
+
+
+def end(processes: Iterable[psutil.Process]) -> int:
+    """Kill processes and wait until they are gone; returns how many there were.
+
+    Raises:
+        VirnucError: one stays, as a process does that hangs in the kernel.
+    """
+    killed = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+            killed.append(process)
+    deadline = time.monotonic() + _GONE_SECONDS
+    while left := [process.pid for process in killed if is_alive(process)]:
+        if time.monotonic() > deadline:
+            raise VirnucError(f"killed processes do not end: {left}; see what they wait for, e.g. a file server")
+        time.sleep(_LOOK_SECONDS)
+    return len(killed)
+
+
+def serves_code(pid: int) -> bool:
+    """Whether a code server has the child that serves; it has two for a moment while the UI reloads definitions."""
+    try:
+        return any(is_alive(child) and "grpc" in child.cmdline() for child in psutil.Process(pid).children())
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _marked(home: str) -> Iterator[tuple[Kind, psutil.Process]]:
+    own = os.getuid()
+    for process in psutil.process_iter():
+        try:
+            if process.uids().real != own or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            environment = process.environ()
+            if environment.get(_HOME) == home:
+                yield _kind(environment[_PART], process.cmdline()), process  # type: ignore[arg-type]
+        except (psutil.NoSuchProcess, psutil.AccessDenied):  # ended meanwhile, or of another security context
+            continue
+
+
+def _kind(part: Part, command: list[str]) -> Kind:
+    if part != "code_server":
+        return part
+    if any("spawn_main" in word for word in command):
+        return "worker"  # the code server starts runs by multiprocessing, and nothing else
+    return "code_server" if _SERVES_CODE & set(command) else "helper"
+
+
+def clean_up(settings: Settings, say: Callable[[str], None]) -> None:
     """End stray processes, mark runs whose process is gone, clear unfinished files; tells each count that is not 0.
 
     Only for who holds the home's lock file, before any server runs.
@@ -37,7 +118,7 @@ def reap(settings: Settings, say: Callable[[str], None]) -> None:
     home = dagster_home(settings)
     if count := end(process for kind, process in processes_of(home) if kind != "up"):
         say(f"Ended {count} processes of a `virnuc up` that was killed.")
-    mend_runs(home, say, launching=False)
+    fail_orphaned_runs(home, say, launching=False)
     unfinished = unfinished_files(settings)
     back = _put_back(unfinished)
     for path in (left := [path for path in unfinished if path not in back]):
@@ -52,7 +133,7 @@ def reap(settings: Settings, say: Callable[[str], None]) -> None:
         say(f"Removed {len(left)} unfinished files and folders of killed processes.")
 
 
-def mend_runs(home: Path, say: Callable[[str], None], launching: bool) -> None:
+def fail_orphaned_runs(home: Path, say: Callable[[str], None], launching: bool) -> None:
     """Mark launched runs without a process as failed, or as canceled where that was asked for; frees their slots.
 
     Dagster retries what failed so. Where it tried to while no code server answered it gave up for good: such runs
