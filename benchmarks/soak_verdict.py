@@ -19,12 +19,12 @@ from rich.console import Console
 
 from benchmarks.dropped_files import Dropped
 from virnuc_assets.assets.predictions import PROVENANCE_FILE, REPORT
+from virnuc_assets.cli.demo import Runs, bars
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import SAMPLES, ShardSet
 from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS
 from virnuc_assets.defs.stale import files_to_plan, stale_partitions
-from virnuc_assets.demo import Runs, bars
 from virnuc_assets.foreign_text import printable
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.incoming import read_intake_log

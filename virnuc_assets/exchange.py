@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from virnuc_assets.cli.single_file import require_chunk_length
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.single_file import require_chunk_length
 from virnuc_assets.storage.schemas import frames_schema, vector_dim
 from virnuc_assets.storage.tables import content_digest, read_recipe, read_table, write_table
 

@@ -28,7 +28,7 @@ from virnuc_assets_tests.assets.project import Project
 CHECKOUT = Path(__file__).parents[1]
 LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
-UP = [sys.executable, "-c", "from virnuc_assets.cli import app; app()", "up"]
+UP = [sys.executable, "-c", "from virnuc_assets.cli.main import app; app()", "up"]
 PATIENCE = 240.0  # seconds; some machines do much else
 
 

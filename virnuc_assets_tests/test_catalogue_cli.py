@@ -6,7 +6,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from virnuc_assets.cli import app
+from virnuc_assets.cli.main import app
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import load_settings
 

@@ -15,7 +15,7 @@ from Bio import SeqIO
 from click.testing import Result
 from typer.testing import CliRunner
 
-from virnuc_assets.cli import app
+from virnuc_assets.cli.main import app
 from virnuc_assets.encoders.checkpoints import folder_digest
 from virnuc_assets.settings import load_settings
 from virnuc_assets.storage.merging import vectors_of

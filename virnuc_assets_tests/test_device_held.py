@@ -16,7 +16,7 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from virnuc_assets.assets.trainings import training_place
-from virnuc_assets.cli import app
+from virnuc_assets.cli.main import app
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.workstation.device_lock import device_names, holder
 from virnuc_assets_tests.assets.project import SAMPLE, Project, failures, write_sample

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.classifier.virnucpro_export import ExportRefused
 from virnuc_assets.classifier.virnucpro_vectors import ImportRefused
-from virnuc_assets.cli import app
+from virnuc_assets.cli.main import app
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.exchange import ImportOptions, export_file, import_files
 from virnuc_assets.storage.digests import sequence_digest

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
-from virnuc_assets.cli import app
+from virnuc_assets.cli.main import app
 from virnuc_assets.encoders.checkpoints import find_checkpoint
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import load_settings

@@ -13,7 +13,7 @@ import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
 from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.settings import Settings
+from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.layout import require_layout
 from virnuc_assets.storage.schemas import vector_dim
 from virnuc_assets.storage.tables import read_schema
@@ -102,14 +103,7 @@ class Runs:
         self.count = self.embedded = self.found = 0
 
     def stages(self, phase: str, workspace: Workspace, shards: ShardSet, assets: Collection[str] | None = None) -> None:
-        """Per-shard assets, of those partitions that are missing or stale, in ranges of neighbours.
-
-        Args:
-            phase: shown next to the bar.
-            workspace: the project.
-            shards: the partition set.
-            assets: to look at; all without.
-        """
+        """Per-shard assets (all, or those named), of partitions that are missing or stale, in ranges of neighbours."""
         longest, ranges = workspace.settings.automation.partitions_per_run, []
         for chosen, partitions in stale_partitions(self.instance, workspace, shards, assets).items():
             selection = [shards.key(name) for name in chosen]
@@ -145,16 +139,7 @@ class Runs:
         self._bars.update(task, completed=total)
 
     def _run(self, job: dg.JobDefinition, step: Callable[[object], None], **arguments: Any) -> None:  # noqa: ANN401
-        """One run.
-
-        Args:
-            job: to run.
-            step: called after each materialization.
-            arguments: of `execute_in_process`.
-
-        Raises:
-            VirnucError: a step failed.
-        """
+        """One run; `step` is called after each materialization, a step that fails is a VirnucError."""
         run_id = str(uuid.uuid4())
 
         def on_event(entry: dg.EventLogEntry) -> None:
@@ -162,8 +147,11 @@ class Runs:
                 step(entry)
 
         self.instance.add_event_listener(run_id, on_event)
-        with _quiet():
+        logging.disable(logging.WARNING)  # Dagster's event log goes to its store, not to the terminal
+        try:
             result = job.execute_in_process(instance=self.instance, run_id=run_id, raise_on_error=False, **arguments)
+        finally:
+            logging.disable(logging.NOTSET)
         self.count += 1
         if not result.success:
             failed = [event for event in result.all_events if event.is_step_failure]
@@ -171,13 +159,11 @@ class Runs:
             raise VirnucError(f"run {result.run_id} of job {job.name} failed:\n{reasons}")
         for event in result.all_events:
             if event.is_step_materialization and event.asset_key:
-                self._count(event.asset_key.to_user_string(), event.materialization.metadata)
-
-    def _count(self, asset: str, metadata: Mapping[str, Any]) -> None:
-        self.made[asset] += _number(metadata, "rows_made")
-        self.reused[asset] += _number(metadata, "rows_reused")
-        self.embedded += _number(metadata, "embedded")
-        self.found += _number(metadata, "reused")
+                asset, metadata = event.asset_key.to_user_string(), event.materialization.metadata
+                self.made[asset] += _number(metadata, "rows_made")
+                self.reused[asset] += _number(metadata, "rows_reused")
+                self.embedded += _number(metadata, "embedded")
+                self.found += _number(metadata, "reused")
 
 
 def bars(out: Console) -> Progress:
@@ -190,16 +176,6 @@ def _number(metadata: Any, name: str) -> int:  # noqa: ANN401
     return int(metadata[name].value) if name in metadata else 0
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Dagster's event log goes to its store, not to the terminal."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
 def _drop_sample(settings: Settings) -> str:
     """Put the bundled sample into the watched folder as a person would: whole, under its name at once."""
     bundled = settings.root / DEMO_SAMPLE
@@ -207,22 +183,16 @@ def _drop_sample(settings: Settings) -> str:
         raise VirnucError(f"{bundled}: the bundled sample is missing; restore it from the repository")
     target = settings.incoming / bundled.name
     if not (target.is_file() and filecmp.cmp(bundled, target, shallow=False)):  # else it would be a new file
-        part = target.with_name(f".{target.name}.copy")
-        shutil.copyfile(bundled, part)
-        part.replace(target)
+        with written_aside(target) as part:
+            shutil.copyfile(bundled, part)
     return source_name(target)
 
 
 def _print_rows(workspace: Workspace, run: Runs, out: Console) -> None:
     table = Table(title="Rows per stage", title_justify="left")
-    for column, justify in (
-        ("asset", "left"),
-        ("rows", "right"),
-        ("made now", "right"),
-        ("reused", "right"),
-        ("dim", "right"),
-    ):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table.add_column("asset")
+    for column in ("rows", "made now", "reused", "dim"):
+        table.add_column(column, justify="right")
     for asset in sorted(run.made):
         if run.made[asset] or run.reused[asset]:
             rows = run.made[asset] + run.reused[asset]
@@ -248,15 +218,10 @@ def _print_decision(workspace: Workspace, out: Console) -> None:
     for column in ("criterion", "number", "interval", "threshold", "outcome"):
         criteria.add_column(column, overflow="fold")
     for criterion in decision["criteria"]:
-        number, threshold = criterion["value"], criterion["threshold"]
-        low, high = criterion["low"], criterion["high"]
-        criteria.add_row(
-            criterion["name"],
-            "–" if number is None else f"{number:.4g}",
-            "–" if low is None or high is None else f"{low:.4g} to {high:.4g}",
-            "–" if threshold is None else f"{criterion['comparison']} {threshold:g}",
-            criterion["outcome"],
-        )
+        low, high, threshold = criterion["low"], criterion["high"], criterion["threshold"]
+        interval = "–" if low is None or high is None else f"{low:.4g} to {high:.4g}"
+        limit = "–" if threshold is None else f"{criterion['comparison']} {threshold:g}"
+        criteria.add_row(criterion["name"], _shown(criterion["value"]), interval, limit, criterion["outcome"])
     out.print(criteria)
     for reason in decision["reasons"]:
         out.print(f"  {reason}", highlight=False, markup=False)
@@ -281,5 +246,9 @@ def _print_metrics(decision: dict[str, Any], out: Console) -> None:
         metrics.add_row(name, *(str((variant["description"] or {}).get(name, "–")) for variant in variants))
     for name in _METRICS:
         values = [variant["performance"] and variant["performance"]["levels"]["frame"][name] for variant in variants]
-        metrics.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
+        metrics.add_row(name, *map(_shown, values))
     out.print(metrics)
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
