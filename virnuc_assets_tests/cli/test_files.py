@@ -1,21 +1,16 @@
-"""The command line: what it writes is what the graph writes, and bad input is one message that leaves nothing."""
+"""Commands on files: what they write is what the graph writes; bad input is one message that leaves nothing."""
 
 import gzip
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from Bio import SeqIO
-from click.testing import Result
-from typer.testing import CliRunner
 
-from virnuc_assets.cli.main import app
 from virnuc_assets.encoders.checkpoints import folder_digest
 from virnuc_assets.settings import load_settings
 from virnuc_assets.storage.merging import vectors_of
@@ -23,46 +18,11 @@ from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
 from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table
 from virnuc_assets.workstation.setup import set_up_encoders
 from virnuc_assets_tests.assets.project import SAMPLE, Finished, Project, new_project, write_sample
+from virnuc_assets_tests.cli.commands import console, message, virnuc
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
-COMMANDS = (
-    "frames",
-    "embed",
-    "attention",
-    "predict",
-    "fasta",
-    "catalogue",
-    "import",
-    "export",
-    "doctor",
-    "setup",
-    "demo",
-    "up",
-)
 FILES = ("prediction_results.txt", "prediction_results_highestscore.csv", "records.tsv")
-
-
-def virnuc(*arguments: str | Path) -> Result:
-    """A command in this process; stdout and stderr apart, an error that is no message raised."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def console(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The installed console script, in a process of its own."""
-    script = Path(sys.executable).with_name("virnuc")
-    return subprocess.run([script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
-
-
-def message(result: Result) -> str:
-    """The one message of a command that failed."""
-    assert result.exit_code == 1, result.output
-    assert "Traceback" not in result.output
-    assert result.stderr.count("error:") == 1
-    return " ".join(result.stderr.partition("error:")[2].split())
 
 
 @pytest.fixture
@@ -80,19 +40,6 @@ def config(finished: Finished) -> Path:
 @pytest.fixture
 def untrained(blank: Path, tmp_path: Path) -> Iterator[Project]:
     yield new_project(tmp_path / "untrained", blank)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command: str) -> None:
-    result = virnuc(command, "--help")
-    assert result.exit_code == 0
-    assert "Usage" in result.output
-
-
-def test_help_lists_every_command() -> None:
-    result = virnuc("--help")
-    assert result.exit_code == 0
-    assert [command for command in COMMANDS if command not in result.output] == []
 
 
 @pytest.mark.parametrize("chunk_length", [300, 500])
@@ -128,7 +75,6 @@ def shards_of(finished: Finished) -> list[str]:
     [
         ("dnabert_s_miniature", "dnabert_s"),
         ("fastesm2_650_miniature", "fastesm2_650"),
-        ("esm2_3b_miniature", "esm2_3b"),
         ("kmer_protein", None),
     ],
 )
@@ -200,32 +146,6 @@ def test_fasta_prints_a_table(finished: Finished) -> None:
     assert "no column 'dna'; it has frame_id" in message(virnuc("fasta", frames, "--column", "dna"))
 
 
-def test_doctor_tells_the_machine_and_the_project(config: Path) -> None:
-    result = virnuc("doctor", "--config", config)
-    assert result.exit_code == 0, result.output
-    for word in ("torch", "device", "attention backends", "memory", "fastesm2_650_miniature", "serving classifier"):
-        assert word in result.stdout
-
-
-def test_doctor_fails_where_a_checkpoint_is_missing(untrained: Project) -> None:
-    shutil.rmtree(untrained.workspace.layout.checkpoints / "esm2_3b_miniature")
-    result = virnuc("doctor", "--config", untrained.root / "virnuc.toml")
-    assert "esm2_3b_miniature: no checkpoint" in message(result)
-    assert "virnuc setup" in result.stderr
-    assert "not trained yet" in result.stdout
-
-
-def test_doctor_fails_where_a_checkpoint_is_incomplete(untrained: Project) -> None:
-    (untrained.workspace.layout.checkpoints / "esm2_3b_miniature/model.safetensors").write_bytes(b"")
-    (untrained.workspace.layout.checkpoints / "dnabert_s_miniature/tokenizer.json").unlink()
-    result = virnuc("doctor", "--config", untrained.root / "virnuc.toml")
-    told = message(result)
-    assert "esm2_3b_miniature: " in told and "missing or empty: model.safetensors" in told
-    assert "dnabert_s_miniature: " in told and "no vocab.txt or tokenizer.json" in told
-    assert told.count("run `virnuc setup --encoder") == 2
-    assert result.stdout.count(": incomplete") == 2
-
-
 def test_embed_reads_the_folder_that_the_settings_name(untrained: Project, frames: Path, tmp_path: Path) -> None:
     config, out = untrained.root / "virnuc.toml", tmp_path / "vectors.parquet"
     folder = untrained.root / "models/fastesm2"
@@ -292,35 +212,11 @@ def cut(folder: Path) -> Path:
     return path
 
 
-def protein(folder: Path) -> Path:
-    path = folder / "protein.fasta"
-    path.write_text(">p1\nMKVLEEFIPQLL\n")
-    return path
-
-
-def unnamed(folder: Path) -> Path:
-    path = folder / "unnamed.fasta"
-    path.write_text(">r\nACGTACGT\n>\nACGT\n")
-    return path
-
-
-def empty(folder: Path) -> Path:
-    path = folder / "empty.fasta"
-    path.write_text("")
-    return path
-
-
 def absent(folder: Path) -> Path:
     return folder / "absent.fasta"
 
 
-BAD_INPUT = [
-    (cut, ["cut.fasta.gz", "cut or corrupt"]),
-    (protein, ["protein.fasta", "'p1'", "looks like protein"]),
-    (unnamed, ["unnamed.fasta", "line 3", "without an id"]),
-    (empty, ["empty.fasta", "empty"]),
-    (absent, ["absent.fasta", "no such"]),
-]
+BAD_INPUT = [(cut, ["cut.fasta.gz", "cut or corrupt"]), (absent, ["absent.fasta", "no such"])]
 
 
 @pytest.mark.parametrize("command", ["frames", "predict"])
@@ -346,11 +242,10 @@ def test_bad_input_reaches_the_shell_as_status_1_without_traceback(finished: Fin
     assert [path.name for path in tmp_path.iterdir()] == ["cut.fasta.gz"]
 
 
-@pytest.mark.parametrize("chunk_length", ["400", "0", "-500"])
-def test_another_chunk_length_is_refused(sample: Path, tmp_path: Path, chunk_length: str) -> None:
+def test_another_chunk_length_is_refused(sample: Path, tmp_path: Path) -> None:
     out = tmp_path / "frames.parquet"
-    told = message(virnuc("frames", sample, "--chunk-length", chunk_length, "--out", out))
-    assert told == f"--chunk-length: expected one of 300, 500, found {chunk_length}"
+    told = message(virnuc("frames", sample, "--chunk-length", "400", "--out", out))
+    assert told == "--chunk-length: expected one of 300, 500, found 400"
     assert not out.exists()
 
 
@@ -361,18 +256,18 @@ def frames(sample: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_an_unknown_encoder_is_refused(frames: Path, config: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("encoder", "words"),
+    [
+        ("esm9", "no encoder is called 'esm9'; there are: "),
+        ("fastesm2_650", "the checkpoint is not in virnuc.lock; run `virnuc setup"),
+    ],
+)
+def test_an_encoder_that_is_not_there_is_refused(
+    frames: Path, config: Path, tmp_path: Path, encoder: str, words: str
+) -> None:
     out = tmp_path / "embeddings.parquet"
-    told = message(virnuc("embed", frames, "--encoder", "esm9", "--out", out, "--config", config))
-    assert "no encoder is called 'esm9'; there are: " in told
-    assert "fastesm2_650_miniature" in told
-    assert not out.exists()
-
-
-def test_an_encoder_without_checkpoint_is_refused(frames: Path, config: Path, tmp_path: Path) -> None:
-    out = tmp_path / "embeddings.parquet"
-    told = message(virnuc("embed", frames, "--encoder", "fastesm2_650", "--out", out, "--config", config))
-    assert "the checkpoint is not in virnuc.lock; run `virnuc setup" in told
+    assert words in message(virnuc("embed", frames, "--encoder", encoder, "--out", out, "--config", config))
     assert not out.exists()
 
 
@@ -392,28 +287,16 @@ def test_predict_refuses_a_classifier_of_another_chunk_length(copied: Project, s
     assert not out.exists()
 
 
-def test_embed_refuses_what_is_no_frames_table(finished: Finished, sample: Path, config: Path, tmp_path: Path) -> None:
+def test_what_is_no_table_of_the_kind_is_refused(
+    finished: Finished, sample: Path, config: Path, tmp_path: Path
+) -> None:
     chunks = finished.workspace.layout.table("samples", "chunked_fasta", shards_of(finished)[0])
-    foreign = tmp_path / "foreign.parquet"
-    write_foreign(foreign)
-    for source in (chunks, foreign, sample, tmp_path / "absent.parquet"):
-        out = tmp_path / "embeddings.parquet"
+    out = tmp_path / "embeddings.parquet"
+    for source in (chunks, sample, tmp_path / "absent.parquet"):
         told = message(virnuc("embed", source, "--encoder", "kmer_dna", "--out", out, "--config", config))
         assert str(source) in told
-        assert not out.exists()
-        assert [path for path in tmp_path.iterdir() if "partial" in path.name] == []
-
-
-def write_foreign(path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.table({"frame_id": ["a"]}), path)
-
-
-def test_fasta_refuses_what_is_no_table(sample: Path, tmp_path: Path) -> None:
+        assert [path for path in tmp_path.iterdir() if "parquet" in path.name] == []
     assert str(sample) in message(virnuc("fasta", sample))
-    assert "absent.parquet" in message(virnuc("fasta", tmp_path / "absent.parquet"))
 
 
 def test_an_output_that_cannot_be_written_is_one_message(sample: Path, config: Path, tmp_path: Path) -> None:
@@ -422,29 +305,3 @@ def test_an_output_that_cannot_be_written_is_one_message(sample: Path, config: P
     assert str(tmp_path / "folder") in message(virnuc("frames", sample, "--out", tmp_path / "folder"))
     assert str(tmp_path / "file") in message(virnuc("predict", sample, "--out", tmp_path / "file", "--config", config))
     assert (tmp_path / "file").read_text() == "kept"
-
-
-def test_a_missing_or_wrong_settings_file_is_named(sample: Path, tmp_path: Path) -> None:
-    config = tmp_path / "virnuc.toml"
-    assert "settings file not found" in message(virnuc("predict", sample, "--out", tmp_path / "o", "--config", config))
-    config.write_text("[sequences]\nchunk_lenght = 500\n")
-    told = message(virnuc("doctor", "--config", config))
-    assert f"{config}:2: sequences.chunk_lenght" in told
-
-
-def test_demo_without_the_bundled_sample_says_so(untrained: Project) -> None:
-    told = message(virnuc("demo", "--config", untrained.root / "virnuc.toml"))
-    assert "demo_sample.fasta: the bundled sample is missing" in told
-
-
-def test_a_port_that_is_taken_is_told(untrained: Project) -> None:
-    import socket
-
-    with socket.socket() as taken, socket.socket() as free:
-        for there in (taken, free):
-            there.bind(("127.0.0.1", 0))
-        taken.listen()
-        port, other = taken.getsockname()[1], free.getsockname()[1]
-        free.close()
-        untrained.configure(servers={"dagster_port": other, "mlflow_port": port})
-        assert f"port {port} is taken" in message(virnuc("up", "--config", untrained.root / "virnuc.toml"))
