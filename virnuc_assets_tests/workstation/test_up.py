@@ -1,5 +1,8 @@
-"""`virnuc up` and all that it starts, killed in every part: what was begun is finished, once, and nothing stays."""
+"""`virnuc up` as real servers on loopback: nobody clicks, parts are killed; all is done, once, and nothing stays."""
 
+from __future__ import annotations
+
+import random
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -9,15 +12,27 @@ import psutil
 import pytest
 
 from virnuc_assets.defs import jobs
-from virnuc_assets.defs.partitions import REFERENCE, range_tags
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, range_tags
 from virnuc_assets.workstation.cleanup import Kind
-from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project
+from virnuc_assets_tests.assets.project import (
+    PLAN_REFERENCE_JOB,
+    Finished,
+    Project,
+    failures,
+    new_project,
+    write_sample,
+)
 from virnuc_assets_tests.running import UP, Running, running, until
 
 pytestmark = pytest.mark.slow
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 GENOMES = ("phiX174", "dengue1", "plasmid_pPCP1")
+
+
+EVERY_MINUTE = {"reembed_cron": "* * * * *", "retrain_cron": "* * * * *"}
+TURN_ON = """mutation($selector: SensorSelector!) { startSensor(sensorSelector: $selector) {
+  __typename ... on PythonError { message } } }"""
 
 
 @pytest.fixture(scope="module")
@@ -65,29 +80,22 @@ def assert_whole(platform: Running, before: dict[str, int]) -> None:
     assert {path: now[path] for path in before} == before
     until(lambda: platform.taken_slots() == 0, "slots", patience=30)
     assert [path for path in project.root.rglob("*") if ".partial" in path.name] == []
-    assert len(platform.processes("up", "daemon", "webserver")) == 3
+    until(lambda: len(platform.processes("up", "daemon", "webserver")) == 3, "servers")
 
 
-@pytest.mark.parametrize("kind", ["worker", "code_server", "daemon", "webserver", "mlflow"])
-def test_a_part_is_killed_while_a_run_embeds(platform: Running, kind: Kind) -> None:
+@pytest.mark.parametrize(
+    "kinds", [("worker",), ("code_server",), ("daemon",), ("webserver", "mlflow"), ("worker", "code_server")], ids=str
+)
+def test_parts_are_killed_while_a_run_embeds(platform: Running, kinds: tuple[Kind, ...]) -> None:
     run = embed(platform)
     before = in_the_middle(platform)
-    platform.kill(kind)
-    states = platform.succeeds(run)
-    assert states == (["FAILURE", "SUCCESS"] if kind == "worker" else ["SUCCESS"])
-    if kind != "worker":
-        until(lambda: f"The {kind} ended" in platform.said, "a word about it")
+    platform.kill(*kinds)
+    assert platform.succeeds(run) == (["FAILURE", "SUCCESS"] if "worker" in kinds else ["SUCCESS"])
+    assert_whole(platform, before)
+    for kind in set(kinds) - {"worker"}:
+        until(lambda kind=kind: f"The {kind} ended" in platform.said, "a word about it")
     assert platform.succeeds(embed(platform)) == ["SUCCESS"]  # and what comes next is launched as ever
     assert_whole(platform, {})
-    assert before.keys() <= tables(platform.project).keys()
-
-
-def test_worker_and_code_server_are_killed_together(platform: Running) -> None:
-    run = embed(platform)
-    before = in_the_middle(platform)
-    platform.kill("worker", "code_server")
-    assert platform.succeeds(run) == ["FAILURE", "SUCCESS"]
-    assert_whole(platform, before)
 
 
 def test_up_is_killed_and_started_again(platform: Running) -> None:
@@ -135,3 +143,55 @@ def test_a_second_up_is_refused(platform: Running) -> None:
     assert second.returncode == 1
     assert f"another `virnuc up` (process {first.pid}) serves this project" in second.stderr
     assert len(platform.processes("daemon", "webserver")) == 2
+
+
+@pytest.fixture
+def done(finished: Finished, tmp_path: Path) -> Iterator[Project]:
+    """A copy with a Dagster home of its own."""
+    project = finished.copy(tmp_path / "project", in_memory=False, with_history=True)
+    for job in (jobs.PLAN_REFERENCE_JOB, jobs.PLAN_SAMPLES_JOB):
+        assert project.job(job).success  # the copy's own files
+    yield project
+    project.instance.dispose()
+
+
+def turn_on(platform: Running, sensor: str) -> None:
+    """Turn a sensor on, and wait for its first tick: what changed before is no news for it."""
+    where = {"repositoryName": "__repository__", "repositoryLocationName": "virnuc_assets", "sensorName": sensor}
+    until(lambda: bool(platform.ask("{ version }")), "the web server")
+    answer = platform.ask(TURN_ON, selector=where)
+    assert answer["startSensor"]["__typename"] == "Sensor", answer
+    asked = "query($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) { ... on Sensor { %s } } }"
+    ticks = asked % "sensorState { ticks(statuses: [SKIPPED, SUCCESS]) { id } }"
+    until(lambda: bool(platform.ask(ticks, selector=where)["sensorOrError"]["sensorState"]["ticks"]), "a tick")
+
+
+def test_a_new_record_of_the_reference_is_embedded_and_trained_on(done: Project) -> None:
+    before, shards = tables(done), done.keys(REFERENCE)
+    source = next(source for source in done.workspace.catalogue() if not source.genbank)
+    letters = "".join(random.Random(1).choices("ACGT", k=3_000))
+    described = done.workspace.layout.classifier("fastesm2") / "classifier.json"
+    trained = described.stat().st_mtime_ns
+    with running(done, automation=EVERY_MINUTE) as platform:
+        turn_on(platform, "retraining")
+        source.fasta.write_text(source.fasta.read_text() + f">one_more\n{letters}\n")
+        until(lambda: len(done.keys(REFERENCE)) == len(shards) + 1, "a shard of the new record")
+        (new,) = set(done.keys(REFERENCE)) - set(shards)
+        features = [REFERENCE.key(f"{variant.name}_features") for variant in done.workspace.variants()]
+        made = done.instance.get_materialized_partitions
+        until(lambda: all(new in made(key) for key in features), "features of the new shard")
+        after = tables(done)
+        assert {path: after[path] for path in before} == before
+        until(lambda: described.stat().st_mtime_ns > trained, "a new classifier")
+
+
+def test_a_dropped_file_is_a_report_without_a_click_beside_a_broken_one(done: Project) -> None:
+    with running(done):
+        (done.settings.incoming / "broken.fasta").write_text(">a\nMKVLEEFIPQLL\n")
+        write_sample(done.settings.incoming / "dropped later.fasta", ["rabies_N"])
+        report = done.workspace.layout.sample_report("dropped_later") / "records.tsv"
+        until(report.is_file, "a report")
+        made = done.instance.get_materialized_partitions
+        until(lambda: "dropped_later" in made(SAMPLES.key("report")), "the report's materialization")
+        assert "dropped_later" in made(SAMPLES.key("predictions"))
+        assert "broken" not in done.keys(SAMPLES)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 # A file system of its own for this process alone, without being root.
 MOUNTED = [
     "unshare",
