@@ -12,22 +12,57 @@ import random
 import re
 import string
 import threading
-import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from virnuc_assets_tests.launching.kubernetes_pods import Image, Node, NotYet, Object, Pod, now
-from virnuc_assets_tests.launching.kubernetes_rules import Refused, validate
+import kubernetes_validate
 
+from virnuc_assets_tests.launching.kubernetes_pods import Image, Node, NotYet, Object, Pod, now
+
+VERSION = "1.36"  # that of the client which dagster-k8s brings
+_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|[MGTPE]|[KMGTPE]i)?")
 NAMESPACE = "virnuc"
 _JOBS = re.compile(rf"/apis/batch/v1/namespaces/{NAMESPACE}/jobs(?:/([^/]+)(/status)?)?")
 _CORE = re.compile(rf"/api/v1/namespaces/{NAMESPACE}/(pods|events)(?:/([^/]+)(/log)?)?")
 _LOOK_SECONDS = 0.05
+
+
+class Refused(Exception):
+    """What the API answers in place of an object; `code` is that of HTTP."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.reason = code, reason
+
+
+def validate(manifest: Object) -> None:
+    """Raise `Refused` unless Kubernetes would take an object."""
+    try:
+        kubernetes_validate.validate(manifest, VERSION, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        where = ".".join(map(str, error.path))
+        raise Refused(422, "Invalid", f"{manifest.get('kind')} is invalid: {where}: {error.message}") from error
+    pod = manifest.get("spec", {}).get("template", {}).get("spec", {})
+    if wrong := next(_wrong(manifest, pod), None):
+        raise Refused(422, "Invalid", f"{manifest.get('kind')} is invalid: {wrong}")
+
+
+def _wrong(manifest: Object, pod: Object) -> Iterator[str]:
+    """What the schemas let pass and the API does not, as far as it matters here."""
+    if manifest.get("kind") == "Job" and pod["restartPolicy"] not in ("Never", "OnFailure"):
+        yield f"restartPolicy: {pod['restartPolicy']!r} is neither Never nor OnFailure"
+    volumes = {volume["name"] for volume in pod.get("volumes", [])}
+    for container in pod.get("containers", []):
+        for mount in container.get("volumeMounts", []):
+            if mount["name"] not in volumes:
+                yield f"volumeMounts: {mount['name']!r} is no volume of the pod"
+        for quantities in container.get("resources", {}).values():
+            yield from (f"resources: {q!r} is no quantity" for q in quantities.values() if not _QUANTITY.fullmatch(q))
 
 
 class Cluster:
@@ -154,23 +189,17 @@ class Cluster:
                     self._carry_on(pod)
 
     def _reconcile(self, job: Object) -> None:
-        """Keep a job's status true, give it the pod that it lacks, and remove it when its time is over."""
-        status, spec, pods = job["status"], job["spec"], self._pods_of(job)
-        status["active"] = sum(not pod.ended for pod in pods)
-        if "conditions" in status:
-            if time.monotonic() > status["x-ended"] + spec.get("ttlSecondsAfterFinished", float("inf")):
-                self._delete_job(job, with_pods=True)
-            return
-        for pod in pods:
-            if pod.ended and "x-counted" not in pod.object["metadata"]:
-                pod.object["metadata"]["x-counted"] = True
-                status["succeeded" if pod.phase == "Succeeded" else "failed"] += 1
-        if status["succeeded"] or status["failed"] > spec.get("backoffLimit", 6):
-            ended = {"type": "Complete" if status["succeeded"] else "Failed", "status": "True"}
-            status |= {"conditions": [ended], "x-ended": time.monotonic()}
-        elif status["active"] == 0:
+        """Keep a job's status true, and give it the pod that it lacks."""
+        status, pods = job["status"], self._pods_of(job)
+        assert job["spec"]["backoffLimit"] == 0  # as dagster-k8s has it: a pod that fails is not followed by another
+        if not pods and "conditions" not in status:
             self._create_pod(job)
-            status["active"] = 1
+        status["active"] = sum(not pod.ended for pod in pods) if pods else 1
+        for pod in pods:
+            if pod.ended:
+                done = pod.phase == "Succeeded"
+                status |= {"succeeded": int(done), "failed": int(not done)}
+                status["conditions"] = [{"type": "Complete" if done else "Failed", "status": "True"}]
 
     def _create_pod(self, job: Object) -> None:
         template, owner = job["spec"]["template"], job["metadata"]

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 GPU = "nvidia.com/gpu"
 Object = dict[str, Any]
 # Objects that were given to the cluster, by kind and name.
@@ -91,6 +93,15 @@ class Pod:
     @property
     def deleted(self) -> bool:
         return "deletionTimestamp" in self.object["metadata"]
+
+    @property
+    def lives(self) -> bool:
+        """Whether anything of its processes is left."""
+        return self.process is not None and any(
+            os.getpgid(process.pid) == self.process.pid
+            for process in psutil.process_iter(["status"])
+            if process.info["status"] != psutil.STATUS_ZOMBIE and process.is_running()
+        )
 
     def place(self, nodes: Sequence[Node], taken: Mapping[str, int]) -> None:
         """Choose a node; `taken` tells the GPUs in use on each."""
@@ -172,18 +183,13 @@ def _variables(container: Object, given: Given) -> Iterator[tuple[str, str]]:
     for source in container.get("envFrom", []):
         for kind, reference in (("ConfigMap", source.get("configMapRef")), ("Secret", source.get("secretRef"))):
             if reference and (found := _found(kind, reference, given)) is not None:
-                yield from ((source.get("prefix", "") + key, value) for key, value in _data(found).items())
+                yield from _data(found).items()
     for variable in container.get("env", []):
-        origin = variable.get("valueFrom")
-        if origin is None:
+        origin = variable.get("valueFrom", {})
+        if not origin:
             yield variable["name"], variable.get("value", "")
-            continue
         for kind, key in (("ConfigMap", "configMapKeyRef"), ("Secret", "secretKeyRef")):
             if key in origin and (found := _found(kind, origin[key], given)) is not None:
-                if origin[key]["key"] not in _data(found):
-                    raise NotYet(
-                        "CreateContainerConfigError", f"no key {origin[key]['key']!r} in {kind} {origin[key]['name']!r}"
-                    )
                 yield variable["name"], _data(found)[origin[key]["key"]]
 
 
