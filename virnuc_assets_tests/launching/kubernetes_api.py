@@ -13,7 +13,6 @@ import re
 import string
 import threading
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import kubernetes_validate
 
-from virnuc_assets_tests.launching.kubernetes_pods import Image, Node, NotYet, Object, Pod, now
+from virnuc_assets_tests.launching.kubernetes_pods import Image, Object, Pod, now
 
 VERSION = "1.36"  # that of the client which dagster-k8s brings
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|[MGTPE]|[KMGTPE]i)?")
@@ -66,25 +65,24 @@ def _wrong(manifest: Object, pod: Object) -> Iterator[str]:
 
 
 class Cluster:
-    """Nodes with their pods, and the API at `kubeconfig`.
+    """Jobs with their pods, each on a node that has all it asks for, and the API at `kubeconfig`.
 
     Attributes:
-        refused: messages about invalid objects.
+        refused: messages about invalid objects, and about pods that refer to what is not there.
         unknown: requests for what a stand-in does not have; none should arrive.
         jobs_seen, pods_seen: all that there ever were, in order.
     """
 
-    def __init__(self, folder: Path, nodes: Sequence[Node], images: Mapping[str, Image]) -> None:
+    def __init__(self, folder: Path, images: Mapping[str, Image]) -> None:
         folder.mkdir()
         self.refused: list[str] = []
         self.unknown: list[str] = []
         self.jobs_seen: list[Object] = []
         self.pods_seen: list[Pod] = []
-        self._folder, self._nodes, self._images = folder, nodes, images
+        self._folder, self._images = folder, images
         self._given: dict[tuple[str, str], Object] = {}
         self._jobs: dict[str, Object] = {}
         self._pods: dict[str, Pod] = {}
-        self._events: list[Object] = []
         self._lock, self._closed = threading.RLock(), threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
         self._threads = [threading.Thread(target=self._server.serve_forever), threading.Thread(target=self._control)]
@@ -132,7 +130,7 @@ class Cluster:
             if found := _CORE.fullmatch(path):
                 kind, name, log = found.groups()
                 if kind == "events" and method == "GET":
-                    return _listed("Event", self._events, query)
+                    return _listed("Event", [], query)
                 if method == "GET" and name is None:
                     return _listed("Pod", [pod.object for pod in self._pods.values()], query)
                 if method == "GET":
@@ -219,23 +217,11 @@ class Cluster:
             for job in [job for job in self._jobs.values() if _owned(job, pod.object)]:
                 self._delete_job(job, with_pods=True)
         elif pod.process is None and not pod.ended:
-            living = [other for other in self._pods.values() if other.node and not other.ended and other is not pod]
-            taken: Counter[str] = Counter()
-            for other in living:
-                taken[str(other.node)] += other.gpus
             try:
-                if pod.node is None:
-                    pod.place(self._nodes, taken)
                 pod.start(self._images, self._given)
-            except NotYet as why:
-                pod.wait_for(why)
-                self._record(pod, why)
-
-    def _record(self, pod: Pod, why: NotYet) -> None:
-        involved = {"kind": "Pod", "name": pod.name, "namespace": NAMESPACE}
-        told = {"involvedObject": involved, "type": "Warning", "reason": why.reason, "message": str(why)}
-        if not any(event["involvedObject"] == involved and event["message"] == str(why) for event in self._events):
-            self._events.append({"metadata": {"name": f"{pod.name}.{len(self._events)}"}, **told, "count": 1})
+            except KeyError as absent:
+                self.refused.append(f"pod {pod.name} refers to {absent}, which is not there")
+                pod.delete()
 
 
 def _owned(child: Object, owner: Object) -> bool:
@@ -253,10 +239,7 @@ def _listed(kind: str, objects: Sequence[Object], query: Mapping[str, str]) -> O
     """A list of those that the selectors of the query leave."""
     items = []
     for item in objects:
-        fields = {
-            "metadata.name": item["metadata"]["name"],
-            "involvedObject.name": item.get("involvedObject", {}).get("name"),
-        }
+        fields = {"metadata.name": item["metadata"]["name"]}
         wanted = [(part.partition("="), fields) for part in query.get("fieldSelector", "").split(",") if part]
         labels = item["metadata"].get("labels", {})
         wanted += [(part.partition("="), labels) for part in query.get("labelSelector", "").split(",") if part]

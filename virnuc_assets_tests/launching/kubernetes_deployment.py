@@ -17,18 +17,13 @@ from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets_tests.assets.project import GENOMES, Project
 from virnuc_assets_tests.launching import kubernetes_values
 from virnuc_assets_tests.launching.kubernetes_api import Cluster
-from virnuc_assets_tests.launching.kubernetes_pods import GPU, Image, Node, Pod
+from virnuc_assets_tests.launching.kubernetes_pods import Image, Pod
 from virnuc_assets_tests.launching.platform import Platform, framed_project, launch, platform
 from virnuc_assets_tests.running import CHECKOUT, until
 
 STAGES = ("chunked_fasta", "translated_proteins", "dnabert_s_embeddings", "kmer_dna_embeddings")
 ZONE = kubernetes_values.launcher_config()["run_k8s_config"]["pod_spec_config"]["nodeSelector"]
 GPU_KIND = {"nvidia.com/gpu.product": "tiny"}
-NODES = (
-    Node("cpu-1", labels=ZONE),
-    Node("gpu-of-another-kind", gpus=1, labels=ZONE, taints=(GPU,)),
-    Node("gpu-1", gpus=1, labels={**ZONE, **GPU_KIND}, taints=(GPU,)),
-)
 # What the chart tells a code server of itself.
 IMAGE = {
     "DAGSTER_CONTAINER_CONTEXT": json.dumps(kubernetes_values.container_context()),
@@ -94,7 +89,7 @@ def deployment(framed: Project, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "DAGSTER_STEP_DELEGATING_EXECUTOR_SLEEP_SECONDS": "0.2",
     }
     images = {kubernetes_values.image_name(): Image(project.root, variables)}
-    with Cluster(folder / "cluster", NODES, images) as cluster:
+    with Cluster(folder / "cluster", images) as cluster:
         cluster.give(*kubernetes_values.prerequisites("", PASSWORD, SECRETS))
         home = dagster_home(project.settings)
         (home / "dagster.yaml").write_text(yaml.safe_dump(_instance(home, cluster)), encoding="utf-8")

@@ -95,7 +95,6 @@ def test_what_the_values_say_arrives_in_every_pod(launched: Launched, deployment
         assert "of Dagster's database" not in str(pod.object)
         on_gpu = _step(pod) == EMBEDDING
         assert spec["nodeSelector"] == ({**ZONE, **GPU_KIND} if on_gpu else ZONE)
-        assert pod.node == ("gpu-1" if on_gpu else "cpu-1")
     (run_pod,) = deployment.pods_of(launched.of_three, "run_worker")
     assert run_pod.container["resources"] == code["resources"]
     settings = deployment.project.settings.launch
