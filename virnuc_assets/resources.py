@@ -19,9 +19,10 @@ from virnuc_assets.encoders.registry import (
     graph_encoder,
     variant_named,
 )
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Source, read_catalogues
 from virnuc_assets.sequences.refseq import require_release
-from virnuc_assets.settings import TUNABLE, FinetuningSettings, Settings, SettingsError
+from virnuc_assets.settings import TUNABLE, Settings, SettingsError
 from virnuc_assets.storage.layout import Domain, Layout
 from virnuc_assets.workstation.lock import Lock, read_lock
 
@@ -35,9 +36,8 @@ class Workspace:
     settings: Settings
 
     def __post_init__(self) -> None:
-        """Hold the settings to the registry; rows are made of what was found to be sound."""
-        _check_encoders(self.settings)
-        _check_variants(self.settings)
+        """Hold the settings to the registry."""
+        _check_names(self.settings)
 
     @cached_property
     def layout(self) -> Layout:
@@ -96,55 +96,47 @@ class Workspace:
         return read_catalogues(self.settings.catalogues)
 
 
-def _require(settings: Settings, good: bool, place: str, fault: str) -> None:
-    if not good:
-        raise SettingsError(f"{settings.root / 'virnuc.toml'}: {place}: {fault}")
+def _check_names(settings: Settings) -> None:
+    """Refuse names that are taken, that stand for nothing, or for something of the wrong kind."""
+    file, decision, tuned = settings.root / "virnuc.toml", settings.decision, settings.finetuning.encoders
 
+    def require(good: bool, place: str, fault: str) -> None:
+        if not good:
+            raise SettingsError(f"{file}: {place}: {fault}")
 
-def _check_encoders(settings: Settings) -> None:
-    above: list[str] = list(PUBLISHED)
     for name, given in settings.encoders.items():
         place, extra = f"encoders.{name}", ", ".join(sorted(given.model_fields_set - TUNABLE))
         if name in PUBLISHED:
             source = f"where its weights come from is said in [checkpoints] {name}"
-            _require(settings, not extra, place, f"is an encoder of the registry, {extra} cannot be set; {source}")
-            continue
-        free = name not in ENCODERS and not name.startswith(f"{FINETUNED}_")
-        _require(settings, free, place, "the name is taken; choose another")
-        _require(settings, bool(extra), place, "expected architecture, and either hub or folder; or like (an encoder)")
-        known = given.like is None or given.like in above
-        _require(settings, known, place, f"like: {given.like!r} is no encoder above; {', '.join(above)} are")
-        above.append(name)
+            require(not extra, place, f"is an encoder of the registry, {extra} cannot be set; {source}")
+        else:
+            taken = name in ENCODERS or name.startswith(f"{FINETUNED}_")
+            require(not taken, place, "the name is taken; choose another")
+            require(bool(extra), place, "expected architecture, and either hub or folder; or like (an encoder)")
     for name in settings.checkpoints:
         fault = f"expected an encoder of the registry: {', '.join(PUBLISHED)}"
-        _require(settings, name in PUBLISHED, f"checkpoints.{name}", fault)
-    rows = all_encoders(settings.model_copy(update={"finetuning": FinetuningSettings()}))
-    tunable = [name for name in above if (rows[name].architecture, rows[name].alphabet) == ("esm", "protein")]
-    named = settings.finetuning.encoders
-    for name in named:
-        fault = f"{name!r} is no ESM of proteins; there are: {', '.join(tunable)}"
-        _require(settings, name in tunable, "finetuning.encoders", fault)
-    once = len(set(named)) == len(named)
-    _require(settings, once, "finetuning.encoders", f"expected each encoder once, found {', '.join(named)}")
-
-
-def _check_variants(settings: Settings) -> None:
-    rows, variants, decision = all_encoders(settings), all_variants(settings), settings.decision
-    sides = [(f"variants.{name}.dna", "dna", given.dna) for name, given in settings.variants.items()]
-    sides += [(f"variants.{name}.protein", "protein", given.protein) for name, given in settings.variants.items()]
+        require(name in PUBLISHED, f"checkpoints.{name}", fault)
+    for name in settings.variants:
+        taken = name in VARIANTS or name in _COLUMNS_OF_THE_REPORT
+        require(not taken, f"variants.{name}", "the name is taken; choose another")
+    try:
+        rows, compared = all_encoders(settings), [variant_named(settings, name) for name in decision.variants]
+    except VirnucError as error:  # names what there is
+        raise SettingsError(f"{file}: {error}") from error
+    proteins = [name for name, row in rows.items() if (row.architecture, row.alphabet) == ("esm", "protein")]
+    known = {name for name in proteins if rows[name].checkpoint not in (MINIATURE, FINETUNED)}
+    require(set(tuned) <= known, "finetuning.encoders", f"expected ESMs of proteins, found {', '.join(tuned)}")
+    require(len(set(tuned)) == len(tuned), "finetuning.encoders", f"expected each once, found {', '.join(tuned)}")
+    sides = [
+        (f"variants.{v.name}.{side}", side, getattr(v, side))
+        for v in all_variants(settings).values()
+        for side in ("dna", "protein")
+    ]
     if settings.virnucpro:
         sides.append(("virnucpro.protein_encoder", "protein", settings.virnucpro.protein_encoder))
     for place, side, name in sides:
         fitting = [key for key, row in rows.items() if row.alphabet == side]
-        shown = ", ".join(key for key in fitting if rows[key].checkpoint != MINIATURE)
-        _require(settings, name in fitting, place, f"{name!r} is no {side} encoder; there are: {shown}")
-    for name in settings.variants:
-        free = name not in VARIANTS and name not in _COLUMNS_OF_THE_REPORT
-        _require(settings, free, f"variants.{name}", "the name is taken; choose another")
-    named = [(key, getattr(decision, key)) for key in ("candidate", "baseline", "floor")]
-    for key, name in [*named, *(("beside", name) for name in decision.beside)]:
-        fault = f"{name!r} is no variant; there are: {', '.join(variants)}"
-        _require(settings, name in variants, f"decision.{key}", fault)
-    serving, trained = settings.serving.variant, decision.variants
+        require(name in fitting, place, f"{name!r} is no {side} encoder; there are: {', '.join(fitting)}")
+    serving, trained = settings.serving.variant, [variant.name for variant in compared]
     fault = f"{serving!r} is none of the decision's variants: {', '.join(trained)}"
-    _require(settings, serving in trained, "serving.variant", fault)
+    require(serving in trained, "serving.variant", fault)

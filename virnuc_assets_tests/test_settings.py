@@ -174,7 +174,11 @@ def test_named_encoders_and_variants_stand_for_rows(tmp_path: Path) -> None:
         ),
         ("[encoders]\nkmer_dna = { like = 'esm2_8m' }\n", "encoders.kmer_dna: ", "taken"),
         ("[encoders]\nfinetuned_x = { like = 'esm2_8m' }\n", "encoders.finetuned_x: ", "taken"),
-        ("[encoders]\na = { like = 'b' }\nb = { like = 'esm2_8m' }\n", "encoders.a: ", "'b' is no encoder above"),
+        (
+            "[encoders]\na = { like = 'b' }\nb = { like = 'esm2_8m' }\n",
+            "no encoder is called 'b'; there are: ",
+            "esm2_8m",
+        ),
         ("[encoders]\na = { like = 'esm2_8m', folder = 'x' }\n", "encoders.a: ", "says already what folder is"),
         # variants: an encoder for each side, under a name that is free
         ("[variants.x]\ndna = 'esm2_8m'\nprotein = 'esm2_8m'\n", "variants.x.dna: ", "'esm2_8m' is no dna encoder"),
@@ -182,17 +186,25 @@ def test_named_encoders_and_variants_stand_for_rows(tmp_path: Path) -> None:
         ("[variants]\nx = { dna = 'dnabert_s' }\n", "variants.x.protein: ", "required"),
         ("[variants]\nkmer = { protein = 'esm2_8m' }\n", "variants.kmer: ", "taken"),
         ("[variants]\nfloor = { protein = 'esm2_8m' }\n", "variants.floor: ", "taken"),
-        ("[decision]\nbaseline = 'esm3_1b'\n", "decision.baseline: ", "'esm3_1b' is no variant"),
-        ("[decision]\nbeside = ['mine']\n", "decision.beside: ", "'mine' is no variant"),
+        ("[decision]\nbaseline = 'esm3_1b'\n", "no variant is called 'esm3_1b'; there are: ", "fastesm2"),
+        ("[decision]\nbeside = ['mine']\n", "no variant is called 'mine'; there are: ", "fastesm2"),
         ("[serving]\nvariant = 'esm3'\n", "serving.variant: ", "'esm3' is none of the decision's variants"),
         # fine-tuning: of an ESM of proteins
-        ("[finetuning]\nencoders = ['dnabert_s']\n", "finetuning.encoders: ", "'dnabert_s' is no ESM of proteins"),
+        (
+            "[finetuning]\nencoders = ['dnabert_s']\n",
+            "finetuning.encoders: ",
+            "expected ESMs of proteins, found dnabert_s",
+        ),
         (
             "[encoders]\nx = { hub = 'a/b', architecture = 'esm', alphabet = 'dna' }\n[finetuning]\nencoders = ['x']\n",
             "finetuning.encoders: ",
-            "'x' is no ESM of proteins",
+            "expected ESMs of proteins, found x",
         ),
-        ("[finetuning]\nencoders = ['esm2_8m', 'esm2_8m']\n", "finetuning.encoders: ", "each encoder once"),
+        (
+            "[finetuning]\nencoders = ['esm2_8m', 'esm2_8m']\n",
+            "finetuning.encoders: ",
+            "expected each once, found esm2_8m, esm2_8m",
+        ),
         # an existing VirNucPro, and a release of RefSeq, are named whole
         ("[virnucpro]\nmerged = 'x'\nmodel = 'y'\nchunk_length = 500\n", "virnucpro.dna_dim: ", "required"),
         (

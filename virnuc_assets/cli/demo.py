@@ -19,12 +19,13 @@ from typing import Any
 
 import dagster as dg
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from virnuc_assets.assets import finetuning, refseq
 from virnuc_assets.assets.incoming import PlanSamples
 from virnuc_assets.assets.migration import DECISION
+from virnuc_assets.cli.terminal import BAR
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguous_ranges, range_tags
@@ -168,8 +169,7 @@ class Runs:
 
 def bars(out: Console) -> Progress:
     """Bars of the phases, with partitions made and the remaining time."""
-    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=out)
+    return Progress(*BAR, console=out)
 
 
 def _number(metadata: Any, name: str) -> int:  # noqa: ANN401

@@ -84,14 +84,12 @@ def embed_file(
     workspace: Workspace, frames: Path, encoder_name: str, to: Path, report: Report, say: Say
 ) -> dict[str, Any]:
     """Write the embeddings of a frames table by a named encoder; returns what was counted."""
-    from virnuc_assets.encoders.embedding import embed_windows, read_frames
+    from virnuc_assets.encoders.embedding import read_frames
 
     rows = read_rows(frames)
     with _loaded(workspace, workspace.encoder_named(encoder_name), say) as encoder:
         recipe = {"table": "embeddings", "frames": content_digest(frames), "encoder": encoder.fingerprint}
-        with TableWriter(to, embeddings_schema(encoder.dim), recipe) as writer:
-            for table in embed_windows(encoder, read_frames(encoder, frames), lambda done: report(done, rows)):
-                writer.write(table)
+        _embed(to, encoder, read_frames(encoder, frames), recipe, lambda done: report(done, rows))
     return {"frames": rows, "encoder": encoder.spec.name, "dim": encoder.dim, "device": encoder.device}
 
 
@@ -123,7 +121,8 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
         for side, spec in specs.items():
             path = Path(scratch) / f"{side}.parquet"
             with _loaded(workspace, spec, say) as encoder:
-                _embed_to(path, encoder, frames, lambda done: report(done, 2 * frames.num_rows))
+                windows = in_windows(iter([frames]), encoder.window_rows)
+                _embed(path, encoder, windows, {}, lambda done: report(done, 2 * frames.num_rows))
             vectors[side] = Rows(read_windows(path, _SCORED_ROWS, embeddings_schema(widths[side])))
         for start in range(0, frames.num_rows, _SCORED_ROWS):
             window = frames.slice(start, _SCORED_ROWS)
@@ -138,11 +137,16 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
     }
 
 
-def _embed_to(path: Path, encoder: Encoder, frames: pa.Table, progress: Callable[[int], None]) -> None:
+def _embed(
+    path: Path,
+    encoder: Encoder,
+    windows: Iterator[pa.Table],
+    recipe: dict[str, Any],
+    progress: Callable[[int], None],
+) -> None:
     from virnuc_assets.encoders.embedding import embed_windows
 
-    windows = in_windows(iter([frames]), encoder.window_rows)
-    with TableWriter(path, embeddings_schema(encoder.dim), {"table": "embeddings"}) as writer:
+    with TableWriter(path, embeddings_schema(encoder.dim), recipe) as writer:
         for table in embed_windows(encoder, windows, progress):
             writer.write(table)
 

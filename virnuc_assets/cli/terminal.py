@@ -27,6 +27,7 @@ err = Console(stderr=True)
 
 Config = Annotated[Path, typer.Option("--config", help="Settings file.")]
 DEFAULT_CONFIG = Path("virnuc.toml")
+BAR = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 def command(function: Callable[..., Any], name: str | None = None) -> Callable[..., None]:
@@ -50,8 +51,7 @@ def command(function: Callable[..., Any], name: str | None = None) -> Callable[.
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for the block; gives what moves it: (done now, total)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err) as bar:
+    with Progress(*BAR, console=err) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, advance=done, total=total)
 

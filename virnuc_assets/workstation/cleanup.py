@@ -56,17 +56,14 @@ def processes_of(home: Path) -> list[tuple[Kind, psutil.Process]]:
 
     A "worker" executes a run; a "helper" is what workers start, e.g. torch's compilers, and Python's own.
     """
-    found: list[tuple[Kind, psutil.Process]] = []
-    if (up := holder(lock_file(home))) is not None:
-        found.append(("up", psutil.Process(up)))
-    return found + list(_marked(str(home.resolve())))
+    up = holder(lock_file(home))
+    return [*([("up", psutil.Process(up))] if up else []), *_marked(str(home.resolve()))]  # type: ignore[list-item]
 
 
 def end(processes: Iterable[psutil.Process]) -> int:
     """Kill processes and wait until they are gone; returns how many there were.
 
-    Raises:
-        VirnucError: one stays, as a process does that hangs in the kernel.
+    One that stays is a VirnucError, as a process does that hangs in the kernel.
     """
     killed = []
     for process in processes:
@@ -123,8 +120,7 @@ def clean_up(settings: Settings, say: Callable[[str], None]) -> None:
     back = _put_back(unfinished)
     for path in (left := [path for path in unfinished if path not in back]):
         if path.is_dir():
-            with contextlib.suppress(FileNotFoundError):  # its next writer clears it, too
-                shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # its next writer clears it, too
         else:
             path.unlink(missing_ok=True)
     if back:
@@ -137,12 +133,8 @@ def fail_orphaned_runs(home: Path, say: Callable[[str], None], launching: bool) 
     """Mark launched runs without a process as failed, or as canceled where that was asked for; frees their slots.
 
     Dagster retries what failed so. Where it tried to while no code server answered it gave up for good: such runs
-    fail once more, and are tried again. Runs of another launcher than ours are left to it.
-
-    Args:
-        home: Dagster's.
-        say: told each count that is not 0.
-        launching: whether processes may live that have not told yet of which run they are.
+    fail once more, and are tried again. Runs of another launcher than ours are left to it. `launching` tells whether
+    processes may live that have not told yet of which run they are.
     """
     with DagsterInstance.from_config(str(home)) as instance:
         if not isinstance(instance.run_launcher, LocalRunLauncher):

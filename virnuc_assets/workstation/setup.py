@@ -67,7 +67,7 @@ def set_up(
 
     Args:
         settings: the project's.
-        say: told each step.
+        say: logs each step.
         encoders: names in the registry; without any, those that the settings' variants read.
         update: encoders whose lock is moved to what their repository or folder has now.
     """
@@ -92,7 +92,8 @@ def set_up_encoders(
     if encoders or update:
         specs = [encoder_named(settings, name) for name in dict.fromkeys([*encoders, *update])]
     else:
-        specs = [graph_encoder(settings, name) for name in _with_bases(workspace)]
+        bases = settings.finetuning.encoders
+        specs = [graph_encoder(settings, name) for name in dict.fromkeys([*workspace.encoder_names(), *bases])]
     wanted = [resolve(spec, before, spec.name in update) for spec in specs]  # all of them, before the first download
     for spec, each in zip(specs, wanted, strict=True):
         old = before.entries.get(spec.name)
@@ -101,18 +102,12 @@ def set_up_encoders(
         if locked is not None and locked != old:
             write_lock(settings.root, Lock(entries={**read_lock(settings.root).entries, spec.name: locked}))
             if old is None:
-                say(
-                    f"encoder {spec.name}: {locked.source} {locked.revision} was not in {LOCK_FILE}: this copy is "
-                    f"trusted, and every later set-up takes exactly its bytes; commit {LOCK_FILE}"
-                )
+                trusted = "this copy is trusted, and every later set-up takes exactly its bytes; commit"
+                origin = f"{locked.source} {locked.revision}"
+                say(f"encoder {spec.name}: {origin} was not in {LOCK_FILE}: {trusted} {LOCK_FILE}")
             else:
                 say(f"encoder {spec.name}: {LOCK_FILE} moved; stale now: {_stale_tables(workspace, spec.name)}")
         say(f"encoder {spec.name}: {folder or 'no checkpoint to fetch'}")
-
-
-def _with_bases(workspace: Workspace) -> list[str]:
-    """Encoders that the variants read, and those that are fine-tuned for them."""
-    return list(dict.fromkeys([*workspace.encoder_names(), *workspace.settings.finetuning.encoders]))
 
 
 def _stale_tables(workspace: Workspace, encoder: str) -> str:
@@ -143,14 +138,10 @@ def _make_dagster_home(home: Path, gpus: int, say: Callable[[str], None]) -> Non
 def size_gpu_pool(instance: DagsterInstance, gpus: int) -> bool:
     """Let as many runs that embed go at a time as this machine has GPUs, where it is this machine that runs them.
 
-    One is dagster.yaml's own limit. One that a person set, or this did before, stays.
-
-    Returns:
-        Whether a limit was set.
+    One is dagster.yaml's own limit. One that a person set, or this did before, stays. Returns whether a limit was set.
     """
-    limited = any(
-        pool.name == GPU_POOL and not pool.from_default for pool in instance.event_log_storage.get_pool_limits()
-    )
+    limits = instance.event_log_storage.get_pool_limits()
+    limited = any(pool.name == GPU_POOL and not pool.from_default for pool in limits)
     if gpus < 2 or limited or not isinstance(instance.run_launcher, LocalRunLauncher):
         return False
     instance.event_log_storage.set_concurrency_slots(GPU_POOL, gpus)

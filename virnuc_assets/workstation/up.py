@@ -21,16 +21,8 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.resources import Workspace
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.layout import require_layout
-from virnuc_assets.workstation.cleanup import (
-    Part,
-    clean_up,
-    end,
-    fail_orphaned_runs,
-    lock_file,
-    mark,
-    processes_of,
-    serves_code,
-)
+from virnuc_assets.workstation import cleanup
+from virnuc_assets.workstation.cleanup import Part, end, fail_orphaned_runs, lock_file, processes_of
 from virnuc_assets.workstation.device_lock import give_back, holder, lock_of, take
 from virnuc_assets.workstation.setup import artifact_location, dagster_home, mlflow_server_url, tracking_uri
 
@@ -44,23 +36,19 @@ _MAX_RESTARTS, _WITHIN_SECONDS = 10, 600
 
 
 def serve(settings: Settings, say: Callable[[str], None]) -> int:
-    """Clear what a killed predecessor left, start the servers, and start those anew that die.
+    """Clean up after a killed predecessor, start the servers, and restart those that die.
 
-    Returns:
-        0 after Ctrl-C or SIGTERM, 1 if a server died too often.
-
-    Raises:
-        VirnucError: another `virnuc up` of this project lives, a port is taken, or results are of the former layout.
+    Returns 0 after Ctrl-C or SIGTERM, 1 if a server died too often. Another `virnuc up` of this project, a port that
+    is taken, and results of the former layout are refused.
     """
     require_layout(Workspace(settings).layout)
     home = dagster_home(settings)
     lock = lock_of(lock_file(home))
     if not take(lock):
-        raise VirnucError(
-            f"{home}: another `virnuc up` (process {holder(lock_file(home))}) serves this project; end it"
-        )
+        found = holder(lock_file(home))
+        raise VirnucError(f"{home}: another `virnuc up` (process {found}) serves this project; end it")
     try:
-        clean_up(settings, say)
+        cleanup.clean_up(settings, say)
         _require_free(settings.servers.dagster_port)
         if not settings.tracking.of_others:
             _require_free(settings.servers.mlflow_port)
@@ -84,8 +72,12 @@ class _Servers:
 
     def run(self) -> int:
         """Start all and keep them alive, until a signal comes or a server died too often; as `serve` returns."""
+
+        def stop(*_: object) -> None:
+            self._stop = True
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+            signal.signal(number, stop)
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(mode=0o700)
         location = {"grpc_server": {"socket": str(self._socket), "location_name": LOCATION}}
@@ -102,13 +94,10 @@ class _Servers:
         finally:
             self._end_all()
 
-    def _on_signal(self, *_: object) -> None:
-        self._stop = True
-
     def _dead(self) -> list[Part]:
         """Servers that ended; the code server only looks alive without its child, which alone knows the definitions."""
         ended = {part for part, process in self._running.items() if process.poll() is not None}
-        if not serves_code(self._running["code_server"].pid):
+        if not cleanup.serves_code(self._running["code_server"].pid):
             ended.add("code_server")
         return [part for part in self._parts if part in ended]
 
@@ -158,28 +147,26 @@ class _Servers:
     def _start(self, part: Part) -> subprocess.Popen[bytes]:
         environment = {
             **os.environ,
-            **mark(self._home, part),
+            **cleanup.mark(self._home, part),
             "DAGSTER_HOME": str(self._home),
             "TMPDIR": str(self._scratch),
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
-        command = [sys.executable, "-m", *self._command(part)]
-        return subprocess.Popen(command, cwd=self._settings.root, env=environment, start_new_session=True)  # noqa: S603
-
-    def _command(self, part: Part) -> list[str]:
-        servers, workspace = self._settings.servers, ["--workspace", str(self._workspace)]
-        if part == "code_server":
-            code = ["-m", "virnuc_assets.definitions", "--location-name", LOCATION]
-            return ["dagster", "code-server", "start", "--log-level", "warning", *code, "--socket", str(self._socket)]
-        if part == "webserver":
-            return ["dagster_webserver", "--host", LOOPBACK, "--port", str(servers.dagster_port), *workspace]
-        if part == "daemon":
-            return ["dagster._daemon", "run", "--log-level", "warning", *workspace]  # else a line for each look
-        kept = ["--artifacts-destination", str(artifact_location(self._settings))]
-        return [
-            *("mlflow", "server", "--workers", "1", "--host", LOOPBACK, "--port", str(servers.mlflow_port)),
-            *("--backend-store-uri", tracking_uri(self._settings), *kept),
-        ]
+        servers, quiet = self._settings.servers, "--log-level warning"  # else a line for each look of the daemon
+        command = {
+            "code_server": f"dagster code-server start {quiet} -m virnuc_assets.definitions --location-name {LOCATION}",
+            "webserver": f"dagster_webserver --host {LOOPBACK} --port {servers.dagster_port}",
+            "daemon": f"dagster._daemon run {quiet}",
+            "mlflow": f"mlflow server --workers 1 --host {LOOPBACK} --port {servers.mlflow_port}",
+        }[part].split()
+        store = ["--backend-store-uri", tracking_uri(self._settings)]
+        more = {
+            "code_server": ["--socket", str(self._socket)],
+            "mlflow": [*store, "--artifacts-destination", str(artifact_location(self._settings))],
+        }.get(part, ["--workspace", str(self._workspace)])
+        return subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", *command, *more], cwd=self._settings.root, env=environment, start_new_session=True
+        )
 
     def _end_all(self) -> None:
         """Kill runs, which the next start retries where they were; interrupt servers, and kill what does not end."""
@@ -204,11 +191,8 @@ def scratch_of(home: Path) -> Path:
 
 
 def _require_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError as error:
-            raise VirnucError(
-                f"port {port} is taken ({error.strerror}); end what listens there or set another in [servers]"
-            ) from error
+    try:
+        socket.create_server((LOOPBACK, port)).close()
+    except OSError as error:
+        remedy = "end what listens there or set another in [servers]"
+        raise VirnucError(f"port {port} is taken ({error.strerror}); {remedy}") from error
