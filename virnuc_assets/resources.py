@@ -14,7 +14,6 @@ from virnuc_assets.encoders.registry import (
     EncoderSpec,
     Variant,
     all_encoders,
-    all_variants,
     encoder_named,
     graph_encoder,
     variant_named,
@@ -124,14 +123,12 @@ def _check_names(settings: Settings) -> None:
     except VirnucError as error:  # names what there is
         raise SettingsError(f"{file}: {error}") from error
     proteins = [name for name, row in rows.items() if (row.architecture, row.alphabet) == ("esm", "protein")]
-    known = {name for name in proteins if rows[name].checkpoint not in (MINIATURE, FINETUNED)}
-    require(set(tuned) <= known, "finetuning.encoders", f"expected ESMs of proteins, found {', '.join(tuned)}")
+    known = [name for name in proteins if rows[name].checkpoint not in (MINIATURE, FINETUNED)]
+    fault = f"expected ESMs of proteins ({', '.join(known)}), found {', '.join(tuned)}"
+    require(set(tuned) <= set(known), "finetuning.encoders", fault)
     require(len(set(tuned)) == len(tuned), "finetuning.encoders", f"expected each once, found {', '.join(tuned)}")
-    sides = [
-        (f"variants.{v.name}.{side}", side, getattr(v, side))
-        for v in all_variants(settings).values()
-        for side in ("dna", "protein")
-    ]
+    sides = [(f"variants.{name}.dna", "dna", given.dna) for name, given in settings.variants.items()]
+    sides += [(f"variants.{name}.protein", "protein", given.protein) for name, given in settings.variants.items()]
     if settings.virnucpro:
         sides.append(("virnucpro.protein_encoder", "protein", settings.virnucpro.protein_encoder))
     for place, side, name in sides:

@@ -193,12 +193,12 @@ def test_named_encoders_and_variants_stand_for_rows(tmp_path: Path) -> None:
         (
             "[finetuning]\nencoders = ['dnabert_s']\n",
             "finetuning.encoders: ",
-            "expected ESMs of proteins, found dnabert_s",
+            ", found dnabert_s",
         ),
         (
             "[encoders]\nx = { hub = 'a/b', architecture = 'esm', alphabet = 'dna' }\n[finetuning]\nencoders = ['x']\n",
             "finetuning.encoders: ",
-            "expected ESMs of proteins, found x",
+            "expected ESMs of proteins (fastesm2_650, ",
         ),
         (
             "[finetuning]\nencoders = ['esm2_8m', 'esm2_8m']\n",
