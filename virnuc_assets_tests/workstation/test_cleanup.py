@@ -197,9 +197,11 @@ def test_runs_are_judged_by_their_process(project: Project, instance: dg.Dagster
     dead = [a_run(instance, DagsterRunStatus.STARTED, gone()), a_run(instance, DagsterRunStatus.STARTING)]
     canceling = a_run(instance, DagsterRunStatus.CANCELING, gone())
     just_begun = a_run(instance, DagsterRunStatus.STARTED)
+    not_launched = instance.create_run_for_job(dg.GraphDefinition("some_job").to_job())
     assert orphaned(project) == ["Marked 3 runs whose process is gone."]
     assert [status(instance, run) for run in dead] == ["FAILURE", "FAILURE"]
     assert [status(instance, run) for run in (alive, canceling, just_begun)] == ["STARTED", "CANCELED", "STARTED"]
+    assert status(instance, not_launched) == "NOT_STARTED"  # the daemon launches it, or gives it up after a while
     assert {found(instance, run).tags["dagster/will_retry"] for run in dead} == {"true"}
     assert orphaned(project) == []
 
@@ -215,13 +217,6 @@ def test_what_may_just_be_starting_is_left_alone_where_workers_live(
     assert orphaned(project) == ["Marked 1 runs whose process is gone."]
     assert status(instance, starting) == "FAILURE"
     assert status(instance, canceling) == "CANCELING"  # it was started a moment ago; after a minute it is canceled
-
-
-def test_what_was_not_launched_stays(project: Project, instance: dg.DagsterInstance) -> None:
-    """The daemon launches it, or gives it up after a while."""
-    run = instance.create_run_for_job(dg.GraphDefinition("some_job").to_job())
-    assert orphaned(project) == []
-    assert status(instance, run) == "NOT_STARTED"
 
 
 def test_the_daemon_is_told_who_lives(instance: dg.DagsterInstance) -> None:
@@ -367,28 +362,3 @@ def test_a_folder_that_a_living_process_replaces_is_left_to_it(project: Project)
     os.utime(folder, (1, 1))  # the older one was written long before this process began
     folder.rename(folder.with_name(f".decision.{of(os.getpid())}.replaced"))
     assert unfinished_files(project.settings) == []
-
-
-def test_what_vanishes_while_it_is_looked_for_disturbs_nothing(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another shell's run renames a file, and removes a folder, after the folder above them was listed."""
-    var, number, walk = project.settings.var, gone(), os.walk
-    vanishing, stays = (
-        var / "busy" / f".x.parquet.{of(number)}.partial",
-        var / "busy" / f".y.parquet.{of(number)}.partial",
-    )
-    (var / "busy/scratch").mkdir(parents=True)
-    for path in (vanishing, stays):
-        path.write_text("half")
-
-    def walk_among_others(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-        for folder, folders, files in walk(top):
-            if vanishing.name in files:
-                vanishing.rename(var / "busy/x.parquet")
-                (var / "busy/scratch").rmdir()
-            yield folder, folders, files
-
-    monkeypatch.setattr(os, "walk", walk_among_others)
-    assert unfinished_files(project.settings) == [stays]
-    assert not (var / "busy/scratch").exists()

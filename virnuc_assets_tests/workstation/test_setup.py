@@ -39,7 +39,6 @@ def settings_of(project: Path) -> Settings:
 def test_set_up_makes_home_store_experiment_and_checkpoints(blank: Path) -> None:
     settings = settings_of(blank)
     assert settings.incoming.is_dir()
-    assert (dagster_home(settings) / "dagster.yaml").is_file()
     experiment = mlflow.MlflowClient(tracking_uri(settings)).get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     assert experiment.artifact_location == (mlflow_folder(settings) / "artifacts").as_uri()
@@ -111,12 +110,3 @@ def test_a_missing_checkpoint_fails_the_embeddings_with_its_remedy(fresh: Projec
     assert "run `virnuc setup --encoder dnabert_s_miniature`" in told
     assert not fresh.workspace.layout.table("samples", "dnabert_s_embeddings", "flu-000001").exists()
     assert failures(fresh.materialize(SAMPLES.key("fastesm2_650_embeddings"), partition="flu")) == []
-
-
-def test_the_full_profile_without_checkpoints_fails_only_what_needs_them(fresh: Project) -> None:
-    (fresh.root / "virnuc.toml").write_text('profile = "full"\n')
-    stages = [SAMPLES.key(name) for name in ("chunked_fasta", "translated_proteins", "fastesm2_650_embeddings")]
-    assert failures(fresh.job("plan_samples")) == []
-    (told,) = failures(fresh.materialize(*stages, partition="flu"))
-    assert "fastesm2_650: the checkpoint is not in virnuc.lock; run `virnuc setup --encoder fastesm2_650`" in told
-    assert fresh.workspace.layout.table("samples", "translated_proteins", "flu-000001").is_file()
