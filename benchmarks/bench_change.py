@@ -42,7 +42,6 @@ from benchmarks.many_partitions import fill, ticks, webserver
 from benchmarks.small_project import ROOT, VIRNUC, Servers, free_ports, wait_for
 from benchmarks.soak_verdict import is_settled
 from benchmarks.ui_queries import answers, launch, time_pages
-from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs.assets.shards import SHARDS
 from virnuc_assets.defs.jobs import PLAN_REFERENCE_JOB
@@ -51,9 +50,9 @@ from virnuc_assets.defs.provenance import CHUNKS, FRAMES
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.sequences.cataloguing import write_manifest
 from virnuc_assets.sequences.plan_table import planned_shards
-from virnuc_assets.settings import Settings
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.storage.tables import read_table
+from virnuc_assets.workstation.setup import dagster_home
 
 LIMITS: dict[str, float] = {
     "reference_shards": 8,

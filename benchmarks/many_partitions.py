@@ -26,10 +26,10 @@ from dagster._daemon.asset_daemon import (
 
 from benchmarks.small_project import wait_for
 from benchmarks.ui_queries import answers
-from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.defs.partitions import REFERENCE, register
 from virnuc_assets.sequences.shard_keys import pack_key
 from virnuc_assets.settings import Settings
+from virnuc_assets.workstation.setup import dagster_home
 
 _PER_RUN = 20
 _IDLE_TICKS, _TICK_SECONDS = 50, 75  # over an hour: the full hour at which failed partitions are asked for is within

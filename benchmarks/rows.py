@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from virnuc_assets.cli.single_file import Framed
 from virnuc_assets.sequences.catalogue import read_catalogue
-from virnuc_assets.single_file import Framed
 from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import write_table
 

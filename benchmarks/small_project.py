@@ -12,8 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from virnuc_assets.settings import Settings
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[1]
 # Three clusters of relatives of each label at least: one for each side of the split.

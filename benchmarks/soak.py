@@ -23,11 +23,11 @@ from rich.table import Table
 from benchmarks.dropped_files import Dropper, make_files
 from benchmarks.small_project import ROOT, Servers, make_project, wait_for
 from benchmarks.soak_verdict import is_settled, left_over, undisturbed, verdict
-from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.processes import processes_of
 from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.settings import Settings
+from virnuc_assets.workstation.cleanup import processes_of
+from virnuc_assets.workstation.setup import dagster_home
 
 _ALL = "all"
 # Workers more often: they do the work.

@@ -18,7 +18,7 @@ from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, Bulk
 from rich.console import Console
 
 from benchmarks.dropped_files import Dropped
-from virnuc_assets.bootstrap import dagster_home
+from virnuc_assets.cli.demo import Runs, bars
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.assets.predictions import PROVENANCE_FILE, REPORT
@@ -26,14 +26,13 @@ from virnuc_assets.defs.partitions import SAMPLES, ShardSet
 from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.stale import files_to_plan, stale_partitions
-from virnuc_assets.demo import Runs, bars
 from virnuc_assets.foreign_text import printable
-from virnuc_assets.processes import processes_of
 from virnuc_assets.sequences.incoming import read_intake_log
 from virnuc_assets.sequences.shard_keys import source_name
-from virnuc_assets.settings import Settings
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.storage.tables import read_table
+from virnuc_assets.workstation.cleanup import processes_of
+from virnuc_assets.workstation.setup import dagster_home
 
 _REFUSED = {"refused", "namesake"}
 _FINISHED = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}

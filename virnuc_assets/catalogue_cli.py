@@ -10,8 +10,7 @@ import typer
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import MANIFEST, read_catalogue
-from virnuc_assets.settings import Settings
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import Settings, load_settings
 
 _SETTABLE = ("name", "organism", "relatives", "origin", "date")
 

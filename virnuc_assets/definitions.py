@@ -10,8 +10,6 @@ from pathlib import Path
 
 import dagster as dg
 
-from virnuc_assets import lost_runs
-from virnuc_assets.bootstrap import mlflow_server_url, tracking_uri
 from virnuc_assets.defs import automation, checks, jobs, sensors, stale
 from virnuc_assets.defs.assets import (
     accounts,
@@ -27,12 +25,13 @@ from virnuc_assets.defs.assets import (
     virnucpro,
 )
 from virnuc_assets.defs.environment import check_environment_job
+from virnuc_assets.defs.launchers import slurm
+from virnuc_assets.defs.launchers.steps import step_executor
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.tracking import MlflowTracking
-from virnuc_assets.launch import step_executor
-from virnuc_assets.settings import Settings
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import Settings, load_settings
+from virnuc_assets.workstation.setup import mlflow_server_url, tracking_uri
 
 SETTINGS_FILE = "virnuc.toml"
 
@@ -59,7 +58,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
         assets=assets,
         asset_checks=asset_checks,
         jobs=[*jobs.build_jobs(workspace), check_environment_job(workspace)],
-        sensors=[*sensors.build_sensors(workspace), *automation.build_sensors(), *lost_runs.build_sensors()],
+        sensors=[*sensors.build_sensors(workspace), *automation.build_sensors(), *slurm.build_sensors()],
         resources={"tracking": tracking},
         executor=step_executor(settings.launch),
     )

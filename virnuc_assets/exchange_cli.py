@@ -35,7 +35,7 @@ def import_(
     Files of one side (DNABERT_S or ESM) become an embeddings table, those of both sides a features table; so do merged
     files, which are compared with the sides that stand beside them.
     """
-    from virnuc_assets.single_file import require_chunk_length
+    from virnuc_assets.cli.single_file import require_chunk_length
     from virnuc_assets.virnucpro.exchange import import_files
 
     if chunk_length is not None:

@@ -1,27 +1,31 @@
-"""The typed form of `virnuc.toml`: every choice that changes a result, and nothing that does not."""
+"""`virnuc.toml` as typed models: every choice that changes a result, and how the platform runs.
+
+Which encoders and variants a name may stand for is the registry's; `resources.Workspace` holds the settings to it.
+"""
 
 from __future__ import annotations
 
 import datetime
+import re
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from virnuc_assets.settings_operation import (
-    AutomationSettings,
-    LaunchSettings,
-    PathSettings,
-    Section,
-    ServerSettings,
-    TrackingSettings,
-)
+from virnuc_assets.errors import VirnucError
 
 Profile = Literal["miniature", "laptop", "full"]
 Precision = Literal["fp32", "bf16", "fp16"]
 RefseqHosts = Literal[
     "bacteria", "archaea", "fungi", "protozoa", "plant", "invertebrate", "vertebrate_mammalian", "vertebrate_other"
 ]
+
+
+class Section(BaseModel):
+    """A section: unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class SequenceSettings(Section):
@@ -31,13 +35,6 @@ class SequenceSettings(Section):
     shard_chunks: int = Field(default=10_000, ge=1, le=500_000)  # Arrow counts a column's letters in 32 bits
 
 
-def _positive_or_auto(value: object) -> object:
-    if value != "auto" and (type(value) is not int or value < 1):
-        raise ValueError("a number of at least 1 or 'auto' is expected")
-    return value
-
-
-TokenBudget = Annotated[int | Literal["auto"], BeforeValidator(_positive_or_auto)]
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 
@@ -47,17 +44,11 @@ class EncodingSettings(Section):
 
     precision: Precision = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    token_budget: TokenBudget = "auto"  # noqa: S105 - tokens of a sequence
+    token_budget: PositiveInt | Literal["auto"] = "auto"  # noqa: S105 - tokens of a sequence
 
 
 class CheckpointSettings(Section):
-    """Where a registered encoder's checkpoint comes from, instead of the commit that the registry pins.
-
-    Attributes:
-        folder: of a checkpoint as the hub has it.
-        revision: another commit of the encoder's repository.
-        file: fair-esm's `.pt`, converted once into a folder.
-    """
+    """Where a registered encoder's checkpoint comes from, instead of the commit that the registry pins."""
 
     folder: str | None = Field(default=None, min_length=1)
     revision: Commit | None = None
@@ -70,15 +61,16 @@ class CheckpointSettings(Section):
         return self
 
 
+TUNABLE = {"pooling", "max_length", "token_dropout"}
+"""What may be set of a registered encoder, and of one that is like another."""
+
+
 class EncoderSettings(Section):
     """An encoder of one's own, or other settings of a registered one.
 
     Attributes:
         like: encoder whose weights and settings this one has, but for what is set here.
-        hub: repository of the model hub, `owner/name`.
-        folder: checkpoint folder, instead of a repository.
         revision: commit of the repository; without it, the first `virnuc setup` locks the head of `main`.
-        architecture: whose code runs it.
         alphabet: what it reads: proteins by an ESM, nucleotides by a MosaicBERT, unless set.
         pooling: mean over residues without special tokens, or over all tokens.
         max_length: residues or bases encoded of a sequence.
@@ -95,6 +87,19 @@ class EncoderSettings(Section):
     max_length: PositiveInt | None = None
     token_dropout: bool | None = None
 
+    @model_validator(mode="after")
+    def _one_source(self) -> EncoderSettings:
+        named = self.model_fields_set - TUNABLE - {"like"}
+        if self.like and named:
+            raise ValueError(f"like = {self.like!r} says already what {', '.join(sorted(named))} is")
+        if named and ((self.hub is None) == (self.folder is None) or self.architecture is None):
+            raise ValueError("expected architecture, and either hub (owner/name) or folder; or like (an encoder)")
+        if self.revision and not self.hub:
+            raise ValueError("a revision belongs to a repository of the hub")
+        if self.token_dropout is not None and self.architecture == "mosaic_bert":
+            raise ValueError("token_dropout is a setting of ESM")
+        return self
+
 
 class VariantSettings(Section):
     """A nucleotide encoder and a protein encoder for one classifier."""
@@ -109,16 +114,7 @@ LinearLayers = Annotated[tuple[Literal["query", "key", "value", "dense"], ...], 
 class FinetuningSettings(Section):
     """Which protein encoders are fine-tuned on the training records, and how (LoRA).
 
-    Attributes:
-        encoders: each adds the encoder and the asset `finetuned_NAME`, and the job `finetune_NAME`.
-        objective: viral or not, from the mean over residues; or masked-language modelling, which reads no label.
-        target_modules: linear layers that get adapters, in each transformer layer.
-        patience: evaluations without a lower validation loss after which training stops.
-        eval_steps: batches between two evaluations, each with a checkpoint; without it once per epoch.
-        warmup_fraction: of all steps; the learning rate rises linearly, then falls linearly to 0.
-        max_rows: rows drawn of training, and of validation; without it all of them.
-        gradient_checkpointing: recompute activations in the backward pass; slower, in far less memory.
-        precision: of the matrix products; weights and optimizer stay in fp32.
+    Each adds the encoder and the asset `finetuned_NAME`, and the job `finetune_NAME`.
     """
 
     encoders: Annotated[tuple[str, ...], Field(strict=False)] = ()
@@ -273,15 +269,7 @@ class ServingSettings(Section):
 
 
 class VirnucproSettings(Section):
-    """Files of an existing VirNucPro: its features and its classifier, to be scored as they are.
-
-    Attributes:
-        merged: folder of its `*_merged.pt`, and of no other `.pt`.
-        model: its `300_model.pth` or `500_model.pth`.
-        chunk_length: nt of the chunks that both are of.
-        dna_dim: columns of the nucleotides in the merged files, which do not tell.
-        protein_encoder: whose vectors the other columns are.
-    """
+    """Files of an existing VirNucPro: its features and its classifier, to be scored as they are."""
 
     merged: str = Field(min_length=1)
     model: str = Field(min_length=1)
@@ -295,8 +283,6 @@ class RefseqSettings(Section):
 
     Attributes:
         release: its number; a server that has another one is refused.
-        base_url: folder of the release on the server, over HTTPS.
-        seed: of the draw.
         files_per_directory: how many files of a directory of hosts; VirNucPro's number for those not named.
         folder: where the files and their MANIFEST.tsv lie; one of the catalogues.
         ca_bundle: certificates to trust in place of the usual ones (PEM), for a mirror of one's own.
@@ -308,6 +294,100 @@ class RefseqSettings(Section):
     files_per_directory: dict[RefseqHosts, Annotated[int, Field(ge=0)]] = {}
     folder: str = Field(default="data/refseq", min_length=1)
     ca_bundle: str | None = Field(default=None, min_length=1)
+
+
+class AutomationSettings(Section):
+    """What the platform does by itself.
+
+    Attributes:
+        reembed_cron: when the reference is planned again and embedded where it changed, in UTC; as cron writes it.
+        retrain_cron: when `retraining`, once it is turned on, trains and decides again if the features changed, in UTC.
+        partitions_per_run: at most; each run loads its models once. Loading 650 million parameters took 5 s on 2 cores;
+            a GPU that embeds 2,000 frames a second needs as long for a shard of 10,000, so one shard a run would spend
+            half of its time on loading, and 20 spend a twentieth. A run that is retried keeps finished partitions.
+    """
+
+    reembed_cron: str = "0 3 * * 0"
+    retrain_cron: str = "0 5 * * 0"
+    partitions_per_run: PositiveInt = 20
+
+
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
+
+
+class LaunchSettings(Section):
+    """Where the steps of a run run. Where runs run is the run launcher's in `dagster.yaml`."""
+
+    steps: Literal["in_process", "kubernetes"] = "in_process"
+    steps_at_once: int = Field(default=1, ge=1)
+    step_cpu: Quantity = "1"
+    step_memory: Quantity = "4Gi"
+    gpu_nodes: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _one_process_has_one_step(self) -> LaunchSettings:
+        if self.steps == "in_process" and self.steps_at_once > 1:
+            raise ValueError('steps_at_once above 1 needs steps = "kubernetes"')
+        return self
+
+
+class ServerSettings(Section):
+    """Ports of the two servers that `make up` starts on loopback."""
+
+    dagster_port: int = Field(default=3000, ge=1, le=65535)
+    mlflow_port: int = Field(default=5000, ge=1, le=65535)
+
+    @model_validator(mode="after")
+    def _two_different_ports(self) -> ServerSettings:
+        if self.dagster_port == self.mlflow_port:
+            raise ValueError("dagster_port and mlflow_port must differ")
+        return self
+
+    @property
+    def mlflow_url(self) -> str:
+        """Address of the MLflow server."""
+        return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def dagster_url(self) -> str:
+        """Address of the Dagster UI."""
+        return f"http://127.0.0.1:{self.dagster_port}"
+
+
+class TrackingSettings(Section):
+    """Where MLflow keeps trainings and models.
+
+    Attributes:
+        uri: `postgresql://user@host/database`, or `http://host:port` of a server that others run; by default a SQLite
+            file below `paths.var`. A password stands in ~/.pgpass, or in the file that PGPASSFILE names.
+        artifacts: of a database: a folder that all hosts share, or `s3://bucket/prefix`; by default below `paths.var`.
+    """
+
+    uri: str | None = Field(default=None, pattern="^(postgresql|https?)://[^/]+")
+    artifacts: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _no_secret_and_no_contradiction(self) -> TrackingSettings:
+        if self.uri and re.match(r"\w+://[^/@]*:[^/@]*@", self.uri):
+            raise ValueError("uri holds a password; write postgresql://user@host/database, and it into ~/.pgpass")
+        if self.of_others and self.artifacts:
+            raise ValueError("artifacts of an MLflow server that others run are where it says; remove artifacts")
+        return self
+
+    @property
+    def of_others(self) -> bool:
+        """Whether it is a server that `virnuc up` does not start."""
+        return self.uri is not None and self.uri.startswith("http")
+
+
+class PathSettings(Section):
+    """Folders, relative to the folder of `virnuc.toml` unless absolute; `results` may be of an object store."""
+
+    genomes: str = Field(default="data/genomes", min_length=1)
+    catalogues: list[Annotated[str, Field(min_length=1)]] = []
+    incoming: str = Field(default="data/incoming", min_length=1)
+    var: str = Field(default="var", min_length=1)
+    results: str | None = Field(default=None, pattern=r"^s3://[a-z0-9][a-z0-9.-]+(/[\w.=-]+)*$")
 
 
 PROFILE_VARIANTS: dict[str, dict[str, str]] = {"laptop": {"candidate": "esm2_8m", "baseline": "esm2_35m"}}
@@ -371,3 +451,31 @@ class Settings(Section):
     def var(self) -> Path:
         """Everything the platform produces."""
         return self.root / self.paths.var
+
+
+class SettingsError(VirnucError):
+    """`virnuc.toml` is missing, is not TOML, or holds an unknown key, name or an impossible value."""
+
+
+def load_settings(path: Path) -> Settings:
+    """Read `virnuc.toml`.
+
+    Raises:
+        SettingsError: the message names the file and each wrong key, with what is expected and what was found.
+    """
+    if not path.is_file():
+        raise SettingsError(f"{path}: settings file not found; run from the project's folder or pass --config")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        if "root" in values:
+            raise SettingsError(f"{path}: root: is the folder of this file; it cannot be set")
+        return Settings.model_validate({**values, "root": path.resolve().parent})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise SettingsError("\n".join(f"{path}: {_fault(dict(item))}" for item in error.errors())) from error
+
+
+def _fault(item: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in item["loc"] if part != "[key]")  # pydantic's word for a mapping's key
+    return f"{key}: {item['msg']}, found {item['input']!r}"

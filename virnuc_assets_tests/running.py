@@ -20,15 +20,15 @@ from typing import Any
 import psutil
 import pytest
 
-from virnuc_assets.bootstrap import dagster_home
-from virnuc_assets.processes import Kind, end, processes_of
-from virnuc_assets.servers import scratch_of
+from virnuc_assets.workstation.cleanup import Kind, end, processes_of
+from virnuc_assets.workstation.setup import dagster_home
+from virnuc_assets.workstation.up import scratch_of
 from virnuc_assets_tests.assets.project import Project
 
 CHECKOUT = Path(__file__).parents[1]
 LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
-UP = [sys.executable, "-c", "from virnuc_assets.cli import app; app()", "up"]
+UP = [sys.executable, "-c", "from virnuc_assets.cli.main import app; app()", "up"]
 PATIENCE = 240.0  # seconds; some machines do much else
 
 

@@ -6,9 +6,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from virnuc_assets.cli import app
+from virnuc_assets.cli.main import app
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import load_settings
 
 
 @pytest.fixture

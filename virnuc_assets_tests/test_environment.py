@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from virnuc_assets.defs.environment import LIBRARIES, check_environment_job
+from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.launch import GPU_POOL, gpu_op_tags
 from virnuc_assets.settings import Settings
 
 

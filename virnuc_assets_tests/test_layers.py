@@ -29,7 +29,7 @@ def names(paths: list[Path]) -> list[str]:
 def layer_of(module: str) -> int:
     """Place of a module of the package in the order of layers."""
     part = module.split(".")[1] if "." in module else ""
-    if part in ("cores", "errors", "foreign_text", "markdown", "settings", "settings_operation", ""):
+    if part in ("cores", "errors", "foreign_text", "markdown", "settings", ""):
         return 0
     return 1 + DOMAIN.index(part) if part in DOMAIN else 1 + len(DOMAIN)
 
@@ -169,7 +169,7 @@ import json, sys, time
 wall, cpu = time.perf_counter(), time.process_time()
 from pathlib import Path
 from virnuc_assets import definitions
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import load_settings
 definitions.build_defs(load_settings(Path("virnuc.toml"))).get_repository_def()
 seconds = min(time.perf_counter() - wall, time.process_time() - cpu)
 print(json.dumps([seconds, [name for name in {HEAVY} if name in sys.modules]]))

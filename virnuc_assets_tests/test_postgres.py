@@ -17,10 +17,10 @@ import dagster as dg
 import pytest
 import yaml
 
-from virnuc_assets.bootstrap import dagster_home, set_up
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, range_tags, register
 from virnuc_assets.defs.tracking import EXPERIMENT
+from virnuc_assets.workstation.setup import dagster_home, set_up
 from virnuc_assets_tests.assets.project import GENOMES, SAMPLE, SAMPLE_RECORDS, Project, failures, new_project, quiet
 from virnuc_assets_tests.postgres_server import PASSWORD, PostgresServer, postgres_server
 from virnuc_assets_tests.running import CHECKOUT, free_ports, running, until

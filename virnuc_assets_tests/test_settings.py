@@ -1,4 +1,4 @@
-"""`virnuc.toml`: equal to the defaults of the models, and refused, with file, line and key, where it is wrong."""
+"""`virnuc.toml`: equal to the defaults of the models, and refused, with file and key, where it is wrong."""
 
 import re
 from dataclasses import replace
@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.registry import ENCODERS, FINETUNED, Variant, all_encoders, all_variants
-from virnuc_assets.settings import Settings
-from virnuc_assets.settings_file import SettingsError, load_settings
+from virnuc_assets.settings import Settings, SettingsError, load_settings
 
 PROJECT = Path(__file__).parents[1]
 HEX = "0123456789abcdef0123456789abcdef01234567"
+VIRNUCPRO = "[virnucpro]\nmerged = 'x'\nmodel = 'y'\ndna_dim = 768\n"
 
 
 def load(folder: Path, text: str) -> Settings:
@@ -24,9 +25,9 @@ def load(folder: Path, text: str) -> Settings:
 def refusal(folder: Path, text: str) -> list[str]:
     """The lines of the message, each without the path that it must begin with."""
     with pytest.raises(SettingsError) as caught:
-        load(folder, text)
+        Workspace(load(folder, text))
     lines = str(caught.value).splitlines()
-    prefix = f"{folder / 'virnuc.toml'}:"
+    prefix = f"{folder / 'virnuc.toml'}: "
     assert all(line.startswith(prefix) for line in lines)
     return [line.removeprefix(prefix) for line in lines]
 
@@ -62,8 +63,6 @@ def test_paths_start_at_the_files_folder_unless_absolute(tmp_path: Path, monkeyp
 def test_settings_cannot_be_changed() -> None:
     settings = Settings(root=PROJECT)
     with pytest.raises(ValidationError):
-        settings.profile = "full"
-    with pytest.raises(ValidationError):
         settings.training.seed = 1
 
 
@@ -73,11 +72,14 @@ def test_catalogues_are_the_genomes_and_all_that_are_named(tmp_path: Path) -> No
     assert named.catalogues == [tmp_path / "g", tmp_path / "mine", Path("/theirs"), tmp_path / "data/refseq"]
 
 
-def test_a_release_is_named_only_by_a_section(tmp_path: Path) -> None:
-    assert load(tmp_path, "").refseq is None
-    found = load(tmp_path, "[refseq]\nrelease = 230\n[refseq.files_per_directory]\nplant = 3\n").refseq
-    assert found is not None
-    assert (found.release, found.seed, found.files_per_directory) == (230, 42, {"plant": 3})
+def test_a_release_and_an_existing_virnucpro_are_named_only_by_a_section(tmp_path: Path) -> None:
+    assert (load(tmp_path, "").refseq, load(tmp_path, "").virnucpro) == (None, None)
+    refseq = load(tmp_path, "[refseq]\nrelease = 230\n[refseq.files_per_directory]\nplant = 3\n").refseq
+    assert refseq is not None
+    assert (refseq.release, refseq.seed, refseq.files_per_directory) == (230, 42, {"plant": 3})
+    virnucpro = load(tmp_path, f"{VIRNUCPRO}chunk_length = 300\n").virnucpro
+    assert virnucpro is not None
+    assert (virnucpro.chunk_length, virnucpro.dna_dim, virnucpro.protein_encoder) == (300, 768, "esm2_3b")
 
 
 def test_the_profile_chooses_what_is_compared_unless_it_is_named(tmp_path: Path) -> None:
@@ -118,149 +120,108 @@ def test_named_encoders_and_variants_stand_for_rows(tmp_path: Path) -> None:
     assert {name for name, row in rows.items() if ENCODERS.get(name) != row} == changed
 
 
-VIRNUCPRO = "[virnucpro]\nmerged = 'x'\nmodel = 'y'\ndna_dim = 768\n"
-
-
-def test_an_existing_virnucpro_is_named_only_by_a_section(tmp_path: Path) -> None:
-    assert load(tmp_path, "").virnucpro is None
-    found = load(tmp_path, f"{VIRNUCPRO}chunk_length = 300\n").virnucpro
-    assert found is not None
-    assert (found.chunk_length, found.dna_dim, found.protein_encoder) == (300, 768, "esm2_3b")
-
-
 @pytest.mark.parametrize(
     ("text", "where", "found"),
     [
-        # unknown keys and sections
-        ("# comment\n\nprofil = 'full'\n", "3: profil: ", "'full'"),
-        ("[training]\nseed = 1\n\nlearning_rat = 0.1\n", "4: training.learning_rat: ", "0.1"),
-        ("profile = 'full'\n\n[trainings]\nseed = 1\n", "3: trainings: ", "{'seed': 1}"),
-        ("[paths]\nvar = 'x'\n[paths.more]\nseed = 1\n", "3: paths.more: ", "{'seed': 1}"),
-        # the same key in two sections: the line is that of the wrong one
-        ("[split]\nseed = 1\n[training]\nseed = 'one'\n", "4: training.seed: ", "'one'"),
-        ("[training]\nseed = 1\n[split]\n# seed = 2\n  seed   =   'two'\n", "5: split.seed: ", "'two'"),
-        # values that are impossible
-        ("[sequences]\n\nchunk_length = 400\n", "3: sequences.chunk_length: ", "400"),
-        ("[sequences]\nshard_chunks = 0\n", "2: sequences.shard_chunks: ", "0"),
-        ("[sequences]\nshard_chunks = 500001\n", "2: sequences.shard_chunks: ", "500001"),
-        ("profile = 'large'\n", "1: profile: ", "'large'"),
-        ("[encoding]\nprecision = 'fp8'\n", "2: encoding.precision: ", "'fp8'"),
-        ("[encoding]\ndevice = 'tpu'\n", "2: encoding.device: ", "'tpu'"),
-        ("[split]\ntest_fraction = 0.0\n", "2: split.test_fraction: ", "0.0"),
-        ("[split]\nvalidation_fraction = 1.0\n", "2: split.validation_fraction: ", "1.0"),
-        ("[split]\ncontainment_threshold = 1.5\n", "2: split.containment_threshold: ", "1.5"),
-        ("[training]\ndropout = 1.0\n", "2: training.dropout: ", "1.0"),
-        ("[training]\nmomentum = 1.0\n", "2: training.momentum: ", "1.0"),
-        ("[training]\nlearning_rate = 0.0\n", "2: training.learning_rate: ", "0.0"),
-        ("[training]\nlearning_rate = nan\n", "2: training.learning_rate: ", "nan"),
-        ("[training]\nbatch_rows = 1\n", "2: training.batch_rows: ", "1"),
-        ("[training]\npatience = 0\n", "2: training.patience: ", "0"),
-        ("[decision]\nmax_f1_drop = 1.1\n", "2: decision.max_f1_drop: ", "1.1"),
-        ("[decision]\nmax_accuracy_drop = nan\n", "2: decision.max_accuracy_drop: ", "nan"),
-        ("[decision]\nconfidence = 95.0\n", "2: decision.confidence: ", "95.0"),
-        ("[decision]\nbootstrap_rounds = 10\n", "2: decision.bootstrap_rounds: ", "10"),
-        ("[decision]\nbaseline = 'esm3_1b'\n", "2: decision.baseline: ", "'esm3_1b'"),
-        ("[serving]\nvariant = 'esm3'\n", "2: serving.variant: ", "'esm3'"),
-        ("[servers]\nmlflow_port = 70000\n", "2: servers.mlflow_port: ", "70000"),
+        # unknown keys, sections, and wrong types: nothing is turned into a number
+        ("profil = 'full'\n", "profil: ", "'full'"),
+        ("[trainings]\nseed = 1\n", "trainings: ", "{'seed': 1}"),
+        ("[split]\nseed = 1\n[training]\nseed = 'one'\n", "training.seed: ", "'one'"),
+        ("[sequences]\nshard_chunks = 10.0\n", "sequences.shard_chunks: ", "10.0"),
+        ("[training]\nseed = true\n", "training.seed: ", "True"),
+        ("sequences = 500\n", "sequences: ", "500"),
+        # impossible values
+        ("[sequences]\nchunk_length = 400\n", "sequences.chunk_length: Input should be 300 or 500", "400"),
+        ("[sequences]\nshard_chunks = 500001\n", "sequences.shard_chunks: ", "500001"),
+        ("[encoding]\nprecision = 'fp8'\n", "encoding.precision: Input should be 'fp32', 'bf16' or 'fp16'", "'fp8'"),
+        ("[training]\nlearning_rate = nan\n", "training.learning_rate: ", "nan"),
+        ("[training]\nlearning_rate = inf\n", "training.learning_rate: ", "inf"),
+        ("[decision]\nconfidence = 95.0\n", "decision.confidence: ", "95.0"),
+        ("[paths]\ncatalogues = ['']\n", "paths.catalogues", "''"),
+        # two that do not go together are named at their section
+        ("[split]\nvalidation_fraction = 0.5\ntest_fraction = 0.5\n", "split: ", "below 1"),
+        ("[decision]\ncandidate = 'kmer'\n", "decision: ", "different"),
+        ("[servers]\ndagster_port = 4000\nmlflow_port = 4000\n", "servers: ", "must differ"),
+        ("[evaluation]\nlength_bins_nt = [3000, 1000]\n", "evaluation: ", "must ascend"),
+        ("[launch]\nsteps_at_once = 2\n", "launch: ", 'steps_at_once above 1 needs steps = "kubernetes"'),
+        ("[split]\nby = 'time'\ntest_from = '2021-01-01'\n", "split.test_from: ", "'2021-01-01'"),
+        ("[split]\nby = 'time'\n", "split: ", "test_from (a date, YYYY-MM-DD without quotes) goes with"),
+        ("[split]\ntest_groups = ['dengue']\n", "split: ", "goes with by = 'groups', and only with it"),
         # checkpoints: encoders of the hub, each from one place
-        (f"[checkpoints.esm3]\nrevision = '{HEX}'\n", "1: checkpoints.esm3: ", "fastesm2_650, "),
-        (f"[checkpoints]\nkmer_dna = {{ revision = '{HEX}' }}\n", "2: checkpoints.kmer_dna: ", "dnabert_s, "),
-        ("[checkpoints.esm2_3b]\nrevision = 'main'\n", "2: checkpoints.esm2_3b.revision: ", "'main'"),
-        ("[checkpoints.esm2_3b]\nfolder = 'x'\n\ndigest = 'x'\n", "4: checkpoints.esm2_3b.digest: ", "'x'"),
-        ("[checkpoints.esm2_3b]\nfolder = ''\n", "2: checkpoints.esm2_3b.folder: ", "''"),
-        ("\n[checkpoints.esm2_3b]\n", "2: checkpoints.esm2_3b: ", "one of folder, file, or a revision"),
-        (
-            f"[checkpoints.esm2_3b]\nfolder = 'x'\nrevision = '{HEX}'\n",
-            "1: checkpoints.esm2_3b: ",
-            "one of folder, file",
-        ),
-        ("[checkpoints.esm2_3b]\nfile = 'x.bin'\n", "2: checkpoints.esm2_3b.file: ", "'x.bin'"),
-        ("[checkpoints.esm2_3b]\nfolders = 'x'\n", "2: checkpoints.esm2_3b.folders: ", "'x'"),
+        (f"[checkpoints]\nkmer_dna = {{ revision = '{HEX}' }}\n", "checkpoints.kmer_dna: ", "dnabert_s, "),
+        ("[checkpoints.esm2_3b]\nrevision = 'main'\n", "checkpoints.esm2_3b.revision: ", "'main'"),
+        ("[checkpoints.esm2_3b]\n", "checkpoints.esm2_3b: ", "one of folder, file, or a revision"),
+        ("[checkpoints.esm2_3b]\nfile = 'x.bin'\n", "checkpoints.esm2_3b.file: ", "'x.bin'"),
         # encoders of one's own: from one place, under a name that is free
-        ("[encoders]\nMine = { like = 'esm2_8m' }\n", "2: encoders.Mine: ", "'Mine'"),
-        ("[encoders.mine]\nfolder = 'x'\n", "1: encoders.mine: ", "expected architecture"),
-        ("[encoders.mine]\narchitecture = 'esm'\n", "1: encoders.mine: ", "either hub (owner/name) or folder"),
-        ("[encoders.mine]\narchitecture = 't5'\n", "2: encoders.mine.architecture: ", "'t5'"),
-        ("[encoders.mine]\narchitecture = 'esm'\nhub = 'a'\n", "3: encoders.mine.hub: ", "'a'"),
+        ("[encoders]\nMine = { like = 'esm2_8m' }\n", "encoders.Mine: ", "'Mine'"),
+        ("[encoders.mine]\nfolder = 'x'\n", "encoders.mine: ", "expected architecture"),
+        ("[encoders.mine]\narchitecture = 'esm'\n", "encoders.mine: ", "either hub (owner/name) or folder"),
+        ("[encoders.mine]\npooling = 'tokens'\n", "encoders.mine: ", "expected architecture, and either hub or folder"),
         (
-            f"\n[encoders.mine]\narchitecture = 'esm'\nfolder = 'x'\nrevision = '{HEX}'\n",
-            "2: encoders.mine: ",
+            f"[encoders.mine]\narchitecture = 'esm'\nfolder = 'x'\nrevision = '{HEX}'\n",
+            "encoders.mine: ",
             "belongs to a repository",
         ),
         (
             "[encoders.mine]\narchitecture = 'mosaic_bert'\nfolder = 'x'\ntoken_dropout = true\n",
-            "1: encoders.mine: ",
+            "encoders.mine: ",
             "a setting of ESM",
         ),
-        ("[encoders.esm2_8m]\npooling = 'tokens'\nfolder = 'x'\n", "1: encoders.esm2_8m: ", "folder cannot be set"),
-        ("[encoders]\nkmer_dna = { like = 'esm2_8m' }\n", "2: encoders.kmer_dna: ", "taken"),
-        ("[encoders]\nfinetuned_x = { like = 'esm2_8m' }\n", "2: encoders.finetuned_x: ", "taken"),
-        ("[encoders]\na = { like = 'b' }\nb = { like = 'esm2_8m' }\n", "2: encoders.a: ", "'b' is no encoder above"),
-        ("[encoders]\na = { like = 'esm2_8m', folder = 'x' }\n", "2: encoders.a: ", "says already what folder is"),
+        (
+            "[encoders.esm2_8m]\narchitecture = 'esm'\nfolder = 'x'\n",
+            "encoders.esm2_8m: ",
+            "architecture, folder cannot be set",
+        ),
+        ("[encoders]\nkmer_dna = { like = 'esm2_8m' }\n", "encoders.kmer_dna: ", "taken"),
+        ("[encoders]\nfinetuned_x = { like = 'esm2_8m' }\n", "encoders.finetuned_x: ", "taken"),
+        (
+            "[encoders]\na = { like = 'b' }\nb = { like = 'esm2_8m' }\n",
+            "no encoder is called 'b'; there are: ",
+            "esm2_8m",
+        ),
+        ("[encoders]\na = { like = 'esm2_8m', folder = 'x' }\n", "encoders.a: ", "says already what folder is"),
         # variants: an encoder for each side, under a name that is free
-        ("[variants]\nx = { protein = 'esm3' }\n", "2: variants.x.protein: ", "'esm3' is no protein encoder"),
-        ("[variants.x]\ndna = 'esm2_8m'\nprotein = 'esm2_8m'\n", "2: variants.x.dna: ", "'esm2_8m' is no dna encoder"),
-        ("[variants]\nx = { protein = 'finetuned_esm2_8m' }\n", "2: variants.x.protein: ", "no protein encoder"),
-        ("[variants]\nx = { dna = 'dnabert_s' }\n", "2: variants.x.protein: ", "required"),
-        ("[variants]\nkmer = { protein = 'esm2_8m' }\n", "2: variants.kmer: ", "taken"),
-        ("[variants]\nfloor = { protein = 'esm2_8m' }\n", "2: variants.floor: ", "taken"),
-        ("[decision]\nbeside = ['mine']\n", "2: decision.beside: ", "'mine' is no variant"),
+        ("[variants.x]\ndna = 'esm2_8m'\nprotein = 'esm2_8m'\n", "variants.x.dna: ", "'esm2_8m' is no dna encoder"),
+        ("[variants]\nx = { protein = 'finetuned_esm2_8m' }\n", "variants.x.protein: ", "no protein encoder"),
+        ("[variants]\nx = { dna = 'dnabert_s' }\n", "variants.x.protein: ", "required"),
+        ("[variants]\nkmer = { protein = 'esm2_8m' }\n", "variants.kmer: ", "taken"),
+        ("[variants]\nfloor = { protein = 'esm2_8m' }\n", "variants.floor: ", "taken"),
+        ("[decision]\nbaseline = 'esm3_1b'\n", "no variant is called 'esm3_1b'; there are: ", "fastesm2"),
+        ("[decision]\nbeside = ['mine']\n", "no variant is called 'mine'; there are: ", "fastesm2"),
+        ("[serving]\nvariant = 'esm3'\n", "serving.variant: ", "'esm3' is none of the decision's variants"),
         # fine-tuning: of an ESM of proteins
-        ("[finetuning]\nencoders = ['dnabert_s']\n", "2: finetuning.encoders: ", "'dnabert_s' is no ESM of proteins"),
+        (
+            "[finetuning]\nencoders = ['dnabert_s']\n",
+            "finetuning.encoders: ",
+            ", found dnabert_s",
+        ),
         (
             "[encoders]\nx = { hub = 'a/b', architecture = 'esm', alphabet = 'dna' }\n[finetuning]\nencoders = ['x']\n",
-            "4: finetuning.encoders: ",
-            "'x' is no ESM of proteins",
+            "finetuning.encoders: ",
+            "expected ESMs of proteins (fastesm2_650, ",
         ),
-        ("[finetuning]\nencoders = ['finetuned_esm2_8m']\n", "2: finetuning.encoders: ", "no ESM of proteins"),
-        ("[finetuning]\nencoders = ['esm2_8m', 'esm2_8m']\n", "2: finetuning.encoders: ", "each encoder once"),
-        ("[finetuning]\ntarget_modules = ['query', 'lm_head']\n", "2: finetuning.target_modules", "'lm_head'"),
-        ("[finetuning]\nobjective = 'contrastive'\n", "2: finetuning.objective: ", "'contrastive'"),
-        # an existing VirNucPro is named whole
-        ("\n[virnucpro]\nmerged = 'x'\nmodel = 'y'\nchunk_length = 500\n", "2: virnucpro.dna_dim: ", "required"),
-        (f"{VIRNUCPRO}chunk_length = 400\n", "5: virnucpro.chunk_length: ", "400"),
+        (
+            "[finetuning]\nencoders = ['esm2_8m', 'esm2_8m']\n",
+            "finetuning.encoders: ",
+            "expected each once, found esm2_8m, esm2_8m",
+        ),
+        # an existing VirNucPro, and a release of RefSeq, are named whole
+        ("[virnucpro]\nmerged = 'x'\nmodel = 'y'\nchunk_length = 500\n", "virnucpro.dna_dim: ", "required"),
         (
             f"{VIRNUCPRO}chunk_length = 500\nprotein_encoder = 'dnabert_s'\n",
-            "6: virnucpro.protein_encoder: ",
+            "virnucpro.protein_encoder: ",
             "esm2_3b, ",
         ),
-        # a release of RefSeq is named by its number
-        ("\n[refseq]\nseed = 1\n", "2: refseq.release: ", "required"),
-        ("[refseq]\nrelease = '230'\n", "2: refseq.release: ", "'230'"),
-        ("[refseq]\nrelease = 230\nbase_url = 'ftp://x'\n", "3: refseq.base_url: ", "'ftp://x'"),
-        (
-            "[refseq]\nrelease = 230\n[refseq.files_per_directory]\nplants = 3\n",
-            "4: refseq.files_per_directory.",
-            "plants",
-        ),
-        ("[refseq]\nrelease = 230\n[refseq.files_per_directory]\nplant = -1\n", "4: refseq.files_per_directory.", "-1"),
-        ("[paths]\ncatalogues = ['']\n", "2: paths.catalogues", "''"),
-        # wrong types: nothing is turned into a number
-        ("[sequences]\nchunk_length = '500'\n", "2: sequences.chunk_length: ", "'500'"),
-        ("[sequences]\nshard_chunks = 10.0\n", "2: sequences.shard_chunks: ", "10.0"),
-        ("[training]\nseed = true\n", "2: training.seed: ", "True"),
-        ("[training]\ndropout = '0.5'\n", "2: training.dropout: ", "'0.5'"),
-        ("[paths]\nvar = ['a']\n", "2: paths.var: ", "['a']"),
-        ("profile = 1\n", "1: profile: ", "1"),
-        ("# a section must be a table\nsequences = 500\n", "2: sequences: ", "500"),
-        # two that do not go together are named at their section
-        ("\n[split]\nvalidation_fraction = 0.5\ntest_fraction = 0.5\n", "2: split: ", "below 1"),
-        ("\n\n[decision]\ncandidate = 'kmer'\n", "3: decision: ", "different"),
-        # what is held out of a split
-        ("[split]\nby = 'date'\n", "2: split.by: ", "'date'"),
-        ("[split]\nby = 'time'\ntest_from = '2021-01-01'\n", "3: split.test_from: ", "'2021-01-01'"),
-        ("[split]\nby = 'time'\n", "1: split: ", "test_from (a date, YYYY-MM-DD without quotes) goes with"),
-        ("[split]\ntest_from = 2021-01-01\n", "1: split: ", "goes with by = 'time', and only with it"),
-        ("[split]\nby = 'groups'\n", "1: split: ", "test_groups (names of the catalogue) goes with"),
-        ("[split]\ntest_groups = ['dengue']\n", "1: split: ", "goes with by = 'groups', and only with it"),
-        ("[split]\nprotein_similarity = 'blast'\n", "2: split.protein_similarity: ", "'blast'"),
-        ("[split]\nprotein_min_coverage = 0.0\n", "2: split.protein_min_coverage: ", "0.0"),
-        # where the settings lie is no setting
-        ("\nroot = '/tmp'\n", "2: root: ", "cannot be set"),
-        ("\n\n[root]\nx = 1\n", "3: root: ", "cannot be set"),
+        ("[refseq]\nrelease = 230\nbase_url = 'ftp://x'\n", "refseq.base_url: ", "'ftp://x'"),
+        ("[refseq]\nrelease = 230\nfiles_per_directory = { plants = 3 }\n", "refseq.files_per_directory.", "plants"),
+        # where MLflow keeps its runs
+        ("[tracking]\nuri = 'postgresql://me:secret@db/x'\n", "tracking: ", "uri holds a password"),
+        ("[tracking]\nuri = 'http://m:1'\nartifacts = 'a'\n", "tracking: ", "remove artifacts"),
+        # where the settings are stored is no setting
+        ("root = '/tmp'\n", "root: ", "cannot be set"),
     ],
 )
-def test_a_refusal_names_file_line_key_and_value(tmp_path: Path, text: str, where: str, found: str) -> None:
+def test_a_refusal_names_file_key_and_value(tmp_path: Path, text: str, where: str, found: str) -> None:
     (line,) = refusal(tmp_path, text)
     assert line.startswith(where)
     assert found in line
@@ -273,73 +234,27 @@ def test_what_is_held_out_is_a_date_or_names(tmp_path: Path) -> None:
     assert (split.by, split.test_groups) == ("groups", ["-ssRNA", "dengue"])
 
 
-@pytest.mark.parametrize(("value", "found"), [("-1", "-1"), ("0", "0"), ("'fitted'", "'fitted'"), ("1.5", "1.5")])
+@pytest.mark.parametrize(("value", "found"), [("0", "0"), ("'fitted'", "'fitted'"), ("1.5", "1.5")])
 def test_a_token_budget_is_a_count_or_auto(tmp_path: Path, value: str, found: str) -> None:
     lines = refusal(tmp_path, f"[encoding]\ntoken_budget = {value}\n")
-    assert all(line.startswith("2: encoding.token_budget") and found in line for line in lines)
+    assert all(line.startswith("encoding.token_budget") and found in line for line in lines)
     for accepted in (1, "auto"):
-        text = f"[encoding]\ntoken_budget = {accepted!r}\nprecision = 'bf16'\n"
-        encoding = load(tmp_path, text).encoding
-        assert (encoding.token_budget, encoding.precision) == (accepted, "bf16")
+        assert load(tmp_path, f"[encoding]\ntoken_budget = {accepted!r}\n").encoding.token_budget == accepted
 
 
 def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
     lines = refusal(tmp_path, "profil = 1\n[sequences]\nchunk_length = 1\nshard_chunks = 0\n[training]\nseed = 0.5\n")
-    assert sorted(line.split(" ")[0] + line.split(" ")[1] for line in lines) == [
-        "1:profil:",
-        "3:sequences.chunk_length:",
-        "4:sequences.shard_chunks:",
-        "6:training.seed:",
-    ]
+    keys = sorted(line.partition(": ")[0] for line in lines)
+    assert keys == ["profil", "sequences.chunk_length", "sequences.shard_chunks", "training.seed"]
 
 
-@pytest.mark.parametrize("text", ["profile = 'full\n", "[sequences\n", "x = 1\nx = 2\n", "\ufeffprofile = 'full'\n"])
-def test_what_is_no_toml_is_refused_with_its_line(tmp_path: Path, text: str) -> None:
-    (line,) = refusal(tmp_path, text)
-    assert line.startswith(" not valid TOML: ")
-    assert re.search(r"at line \d|at end of document", line)
+@pytest.mark.parametrize("text", [b"profile = 'full\n", b"x = 1\nx = 2\n", "# für alle\n".encode("latin-1")])
+def test_what_is_no_toml_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "virnuc.toml").write_bytes(text)
+    with pytest.raises(SettingsError, match=re.escape(f"{tmp_path / 'virnuc.toml'}: not valid TOML: ")):
+        load_settings(tmp_path / "virnuc.toml")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "virnuc.toml", tmp_path):
-        with pytest.raises(SettingsError, match="not found") as caught:
-            load_settings(path)
-        assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "where"),
-    [
-        ("[training]\nlearning_rate = inf\n", "2: training.learning_rate: "),
-        ("[decision]\nmin_speedup = inf\n", "2: decision.min_speedup: "),
-        ("[decision]\nmax_memory_ratio = inf\n", "2: decision.max_memory_ratio: "),
-        ("[split]\nseed = -1\n", "2: split.seed: "),
-        ("[decision]\nseed = -1\n", "2: decision.seed: "),
-        ("[servers]\ndagster_port = 4000\nmlflow_port = 4000\n", "1: servers: "),
-        ("[paths]\nvar = ''\n", "2: paths.var: "),
-    ],
-)
-def test_impossible_values_that_are_accepted(tmp_path: Path, text: str, where: str) -> None:
-    (line,) = refusal(tmp_path, text)
-    assert line.startswith(where)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "\n\nsequences.chunk_length = 400\n",
-        "\n\nsequences = { chunk_length = 400 }\n",
-        "\n\n[sequences] # how records become chunks\nshard_chunks = 1\n\n[training]\n[[sequences.chunk_length]]\n",
-    ],
-    ids=["dotted key", "inline table", "array of tables"],
-)
-def test_the_line_of_other_spellings(tmp_path: Path, text: str) -> None:
-    number = 1 + next(n for n, line in enumerate(text.splitlines()) if "chunk_length" in line)
-    (line,) = refusal(tmp_path, text)
-    assert line.startswith(f"{number}: sequences.chunk_length: ")
-
-
-def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "virnuc.toml").write_bytes("# für alle\n".encode("latin-1"))
-    with pytest.raises(SettingsError, match=str(tmp_path)):
+    with pytest.raises(SettingsError, match=re.escape(f"{tmp_path / 'virnuc.toml'}: settings file not found")):
         load_settings(tmp_path / "virnuc.toml")

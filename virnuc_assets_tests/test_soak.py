@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from benchmarks.soak_verdict import left_over, orphans, slots_taken
-from virnuc_assets.bootstrap import dagster_home
-from virnuc_assets.processes import Part, end, lock_file, mark
-from virnuc_assets.storage.held_files import hold, release
+from virnuc_assets.workstation.cleanup import Part, end, lock_file, mark
+from virnuc_assets.workstation.device_lock import give_back, lock_of, take
+from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets_tests.assets.project import Project, new_project
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -36,10 +36,10 @@ Start = Callable[..., psutil.Process]
 def project(blank: Path, tmp_path: Path) -> Iterator[Project]:
     """Of which this process stands for `virnuc up`."""
     project = new_project(tmp_path / "project", blank, in_memory=False)
-    lock = lock_file(dagster_home(project.settings))
-    assert hold(lock)
+    lock = lock_of(lock_file(dagster_home(project.settings)))
+    assert take(lock)
     yield project
-    release(lock)
+    give_back(lock)
     project.instance.dispose()
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from mlflow.entities import Run
 
-from virnuc_assets.bootstrap import tracking_uri
 from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED, MlflowTracking
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.tables import content_digest, read_table
+from virnuc_assets.workstation.setup import tracking_uri
 from virnuc_assets_tests.assets.project import Finished
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]

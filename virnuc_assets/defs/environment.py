@@ -12,8 +12,8 @@ from pathlib import Path
 
 import dagster as dg
 
+from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.launch import GPU_POOL, gpu_op_tags
 from virnuc_assets.storage.aside import written_aside
 
 # Other versions of these compute other numbers, or cannot read what was written.

@@ -1,23 +1,42 @@
-"""What asset bodies share: the settings, the folders, and the profile's encoders."""
+"""What asset bodies share: the settings, held to the registry, the folders, and the profile's encoders."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 
-from virnuc_assets.encoders.registry import FINETUNED, EncoderSpec, Variant, encoder_named, graph_encoder, variant_named
+from virnuc_assets.encoders.registry import (
+    ENCODERS,
+    FINETUNED,
+    MINIATURE,
+    PUBLISHED,
+    VARIANTS,
+    EncoderSpec,
+    Variant,
+    all_encoders,
+    encoder_named,
+    graph_encoder,
+    variant_named,
+)
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Source, read_catalogues
 from virnuc_assets.sequences.refseq import require_release
-from virnuc_assets.settings import Settings
+from virnuc_assets.settings import TUNABLE, Settings, SettingsError
 from virnuc_assets.storage.layout import Domain, Layout
 from virnuc_assets.workstation.lock import Lock, read_lock
+
+_COLUMNS_OF_THE_REPORT = ("candidate", "baseline", "floor", "virnucpro")  # of no variant's own name
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """One project folder as its settings describe it."""
+    """One project folder as its settings describe it; names in them that stand for nothing are a SettingsError."""
 
     settings: Settings
+
+    def __post_init__(self) -> None:
+        """Hold the settings to the registry."""
+        _check_names(self.settings)
 
     @cached_property
     def layout(self) -> Layout:
@@ -74,3 +93,47 @@ class Workspace:
         if self.settings.refseq:
             require_release(self.settings.root / self.settings.refseq.folder, self.settings.refseq)
         return read_catalogues(self.settings.catalogues)
+
+
+def _check_names(settings: Settings) -> None:
+    """Refuse names that are taken, that stand for nothing, or for something of the wrong kind."""
+    file, decision, tuned = settings.root / "virnuc.toml", settings.decision, settings.finetuning.encoders
+
+    def require(good: bool, place: str, fault: str) -> None:
+        if not good:
+            raise SettingsError(f"{file}: {place}: {fault}")
+
+    for name, given in settings.encoders.items():
+        place, extra = f"encoders.{name}", ", ".join(sorted(given.model_fields_set - TUNABLE))
+        if name in PUBLISHED:
+            source = f"where its weights come from is said in [checkpoints] {name}"
+            require(not extra, place, f"is an encoder of the registry, {extra} cannot be set; {source}")
+        else:
+            taken = name in ENCODERS or name.startswith(f"{FINETUNED}_")
+            require(not taken, place, "the name is taken; choose another")
+            require(bool(extra), place, "expected architecture, and either hub or folder; or like (an encoder)")
+    for name in settings.checkpoints:
+        fault = f"expected an encoder of the registry: {', '.join(PUBLISHED)}"
+        require(name in PUBLISHED, f"checkpoints.{name}", fault)
+    for name in settings.variants:
+        taken = name in VARIANTS or name in _COLUMNS_OF_THE_REPORT
+        require(not taken, f"variants.{name}", "the name is taken; choose another")
+    try:
+        rows, compared = all_encoders(settings), [variant_named(settings, name) for name in decision.variants]
+    except VirnucError as error:  # names what there is
+        raise SettingsError(f"{file}: {error}") from error
+    proteins = [name for name, row in rows.items() if (row.architecture, row.alphabet) == ("esm", "protein")]
+    known = [name for name in proteins if rows[name].checkpoint not in (MINIATURE, FINETUNED)]
+    fault = f"expected ESMs of proteins ({', '.join(known)}), found {', '.join(tuned)}"
+    require(set(tuned) <= set(known), "finetuning.encoders", fault)
+    require(len(set(tuned)) == len(tuned), "finetuning.encoders", f"expected each once, found {', '.join(tuned)}")
+    sides = [(f"variants.{name}.dna", "dna", given.dna) for name, given in settings.variants.items()]
+    sides += [(f"variants.{name}.protein", "protein", given.protein) for name, given in settings.variants.items()]
+    if settings.virnucpro:
+        sides.append(("virnucpro.protein_encoder", "protein", settings.virnucpro.protein_encoder))
+    for place, side, name in sides:
+        fitting = [key for key, row in rows.items() if row.alphabet == side]
+        require(name in fitting, place, f"{name!r} is no {side} encoder; there are: {', '.join(fitting)}")
+    serving, trained = settings.serving.variant, [variant.name for variant in compared]
+    fault = f"{serving!r} is none of the decision's variants: {', '.join(trained)}"
+    require(serving in trained, "serving.variant", fault)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from virnuc_assets.storage.full_disk import full_disk_named
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.places import folder_published, in_store, published, writer
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskFull(VirnucError):
+    """There was no room for a file; what was there before is untouched, and nothing half stays."""
 
 
 @contextlib.contextmanager
@@ -22,13 +29,13 @@ def written_aside(path: Path) -> Iterator[Path]:
         DiskFull: there is no room for it.
     """
     if in_store(path):
-        with published(path) as aside, full_disk_named(path, aside):
+        with published(path) as aside, _full_disk_named(path, aside):
             yield aside
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{writer()}.partial")
     try:
-        with full_disk_named(path, aside):
+        with _full_disk_named(path, aside):
             yield aside
             with aside.open("rb+") as handle:
                 os.fsync(handle.fileno())
@@ -49,13 +56,13 @@ def folder_written_aside(path: Path) -> Iterator[Path]:
         DiskFull: there is no room for it.
     """
     if in_store(path):
-        with folder_published(path) as aside, full_disk_named(path, aside):
+        with folder_published(path) as aside, _full_disk_named(path, aside):
             yield aside
         return
     aside, older = (path.with_name(f".{path.name}.{writer()}.{kind}") for kind in ("partial", "replaced"))
     aside.mkdir(parents=True)
     try:
-        with full_disk_named(path, aside):
+        with _full_disk_named(path, aside):
             yield aside
         if path.exists():
             path.replace(older)
@@ -73,3 +80,24 @@ def _make_lasting(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _full_disk_named(path: Path, aside: Path) -> Iterator[None]:
+    """Tell a full disk, or a quota that is used up, while `path` is written under the name `aside`.
+
+    Raises:
+        DiskFull: in place of the system's error; it names the file, what had been written of it, and what is free.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        written = aside.stat().st_size if aside.is_file() else sum(f.stat().st_size for f in aside.rglob("*"))
+        usage = shutil.disk_usage(aside.parent)
+        raise DiskFull(
+            f"{path}: no room to write it: {written / 2**20:.1f} MiB were written, {usage.free / 2**20:.1f} of "
+            f"{usage.total / 2**20:.1f} MiB are free in {aside.parent} ({error.strerror}). Free some space, or let "
+            "[paths] var lie on a larger disk, and run this again; what is finished is kept."
+        ) from error

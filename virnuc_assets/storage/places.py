@@ -11,17 +11,22 @@ import functools
 import os
 import platform
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+import psutil
+
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.scratch import scratch_folder
 
 # What is read at once: little for the last bytes of a table, and no more requests than windows of rows.
 _BLOCK_BYTES = 1 << 20
 _KEPT_OBJECTS = 1024
+_CLOCK_SECONDS = 2.0  # the kernel counts from a boot time in whole seconds
+_SCRATCH = "virnuc-unfinished-"
 
 
 def results_at(url: str) -> Path:
@@ -119,6 +124,20 @@ def _upload(file: Path, path: Path) -> None:
     _looked_at.cache_clear()
 
 
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """An empty folder below the machine's own one for temporary files (`TMPDIR`), gone when the block ends.
+
+    Those that killed processes left are removed by the next one.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*@{host()}-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if process_since(int(folder.name.removeprefix(_SCRATCH).partition("@")[0]), folder.stat().st_mtime) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{writer()}-") as made:
+        yield Path(made)
+
+
 def host() -> str:
     """This host's name as it stands in names of files and locks."""
     return re.sub(r"[^\w-]", "-", platform.node()) or "localhost"
@@ -127,6 +146,23 @@ def host() -> str:
 def writer() -> str:
     """This process, among those of all hosts that share a folder: what it has not finished bears this in its name."""
     return f"{os.getpid()}@{host()}"
+
+
+def process_since(pid: int, seen: float) -> psutil.Process | None:
+    """The process of a number that lives and did at a time (seconds since the epoch); no later one of that number."""
+    try:
+        process = psutil.Process(pid)
+        return process if process.create_time() <= seen + _CLOCK_SECONDS and is_alive(process) else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it executes something: neither gone, nor another of its number, nor a zombie, which may stay for long."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _remote(path: Path) -> Any:  # noqa: ANN401

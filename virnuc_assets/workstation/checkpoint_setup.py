@@ -43,10 +43,6 @@ def resolve(spec: EncoderSpec, lock: Lock, update: bool) -> Locked | None:
     Returns:
         What virnuc.lock has or, of a repository that is not locked, its files now, with the sha256 that the hub
         publishes of large ones and none of small ones; its config was read. None for all else.
-
-    Raises:
-        CheckpointMissingError: the hub does not answer, or has no such commit.
-        CheckpointError: the commit has no checkpoint that can be read, or virnuc.toml and the lock disagree.
     """
     entry = None if update else lock.entries.get(spec.name)
     if not spec.is_locked:
@@ -73,10 +69,6 @@ def set_up_encoder(
 
     Returns:
         Its folder (None where there is none, or an asset of the graph makes it), and what virnuc.lock is to have.
-
-    Raises:
-        CheckpointMissingError: the hub does not answer.
-        CheckpointError: what is there is incomplete, damaged, or not what is locked.
     """
     if not spec.is_locked:
         if spec.checkpoint == MINIATURE:
@@ -120,11 +112,7 @@ def differences(expected: Locked, found: Locked) -> list[str]:
 
 
 def verify(spec: EncoderSpec, checkpoints: Path, lock: Lock) -> list[str]:
-    """Faults of a checkpoint whose every byte was compared with the lock; empty where it is as locked.
-
-    Raises:
-        CheckpointMissingError, CheckpointError: as `find_checkpoint`.
-    """
+    """Faults of a checkpoint whose every byte was compared with the lock; empty where it is as locked."""
     folder, entry = find_checkpoint(spec, checkpoints), lock.entries.get(spec.name)
     if folder is None or entry is None:
         return []

@@ -1,17 +1,57 @@
-"""One process at a time computes on a device."""
+"""Locks that one process has at a time, with a note of which; and the device, which is locked while a model computes.
+
+The kernel frees a lock when its process ends, however it ends.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from virnuc_assets.encoders.machine import resolve_device
-from virnuc_assets.storage.held_files import hold, holder, is_held, release
-from virnuc_assets.storage.places import host
+from virnuc_assets.storage.places import host, process_since
 
 _POLL_SECONDS, _LOG_SECONDS = 0.5, 60.0
+
+
+def lock_of(path: Path) -> FileLock:
+    """The lock of a path, one for all threads of this process, which may take it again; its children do not have it."""
+    return FileLock(path, is_singleton=True, thread_local=False)
+
+
+def take(lock: FileLock) -> bool:
+    """Take a lock and note this process next to it; False if another process has it."""
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    _note(lock.lock_file).write_text(str(os.getpid()), encoding="ascii")
+    return True
+
+
+def give_back(lock: FileLock) -> None:
+    """End one `take`; the lock is free after the last one."""
+    if lock.lock_counter == 1:
+        _note(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+def holder(path: Path) -> int | None:
+    """Id of the process that has the lock of a path, None if nobody does; who was killed left a note, too."""
+    try:
+        seen, pid = _note(path).stat().st_mtime, int(_note(path).read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):  # taken or given back just now
+        return None
+    return pid if process_since(pid, seen) else None
+
+
+def _note(path: Path | str) -> Path:
+    return Path(path).with_suffix(".pid")
 
 
 class DeviceLock:
@@ -40,11 +80,9 @@ class DeviceLock:
         Raises:
             VirnucError: the requested device is absent.
         """
-        paths = [self._folder / f"{name}.lock" for name in device_names(self._requested)]
-        choice = paths if self._chosen is None else [paths[self._chosen]]
-        held_before = {path for path in choice if is_held(path)}
-        path = choice[hold_one(choice, self._log)]
-        self._chosen = paths.index(path)
+        locks = [lock_of(self._folder / f"{name}.lock") for name in device_names(self._requested)]
+        lock = take_one(locks if self._chosen is None else [locks[self._chosen]], self._log)
+        self._chosen = locks.index(lock)
         try:
             if resolve_device(self._requested).type == "cuda":
                 import torch
@@ -52,25 +90,24 @@ class DeviceLock:
                 torch.cuda.set_device(self._chosen)
             yield
         finally:
-            if path not in held_before:
-                release(path)
+            give_back(lock)
 
 
-def hold_one(paths: Sequence[Path], say: Callable[[str], None]) -> int:
-    """Lock the first free one of some files, unless this process has one already; returns its number."""
-    waited, said = 0.0, -_LOG_SECONDS
+def take_one(locks: Sequence[FileLock], log: Callable[[str], None]) -> FileLock:
+    """Wait until one of some locks is free, and take it; one that this process has already comes first."""
+    waited, logged = 0.0, -_LOG_SECONDS
     started = time.monotonic()
     while True:
-        for path in sorted(paths, key=is_held, reverse=True):
-            if hold(path):
+        for lock in sorted(locks, key=lambda lock: lock.is_locked, reverse=True):
+            if take(lock):
                 if waited:
-                    say(f"{path.stem} is free after {waited:.0f} s")
-                return paths.index(path)
+                    log(f"{Path(lock.lock_file).stem} is free after {waited:.0f} s")
+                return lock
         waited = time.monotonic() - started
-        if waited - said >= _LOG_SECONDS:
-            said = waited
+        if waited - logged >= _LOG_SECONDS:
+            logged, paths = waited, [Path(lock.lock_file) for lock in locks]
             held = (f"{path.stem}, which process {holder(path) or 'unknown'} holds ({path})" for path in paths)
-            say(f"waiting for {', or '.join(held)}")
+            log(f"waiting for {', or '.join(held)}")
         time.sleep(_POLL_SECONDS)
 
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from virnuc_assets.encoders.checkpoints import CheckpointError, sha256_of
 from virnuc_assets.encoders.registry import ENCODERS, EncoderSpec
-from virnuc_assets.settings_operation import Section
+from virnuc_assets.settings import Section
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.digests import digest_of
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets.bootstrap import set_up
+from virnuc_assets.workstation.setup import set_up
 from virnuc_assets_tests.assets.project import (
     GENOMES,
     SAMPLE,

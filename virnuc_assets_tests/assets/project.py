@@ -16,14 +16,13 @@ from typing import Any, Self
 import dagster as dg
 from Bio import SeqIO
 
-from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguous_ranges, range_tags, register
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.sequences.cataloguing import write_manifest
-from virnuc_assets.settings import Settings
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import Settings, load_settings
+from virnuc_assets.workstation.setup import dagster_home
 
 DATA = Path(__file__).parents[2] / "data"
 PLAN_REFERENCE_JOB = "plan_reference"

@@ -17,7 +17,6 @@ import pytest
 pytest.importorskip("peft")
 
 
-from virnuc_assets.bootstrap import tracking_uri
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.assets.finetuning import FACTS_FILE, JOB
@@ -28,6 +27,7 @@ from virnuc_assets.defs.tracking import EXPERIMENT, TRAINING_TAG
 from virnuc_assets.encoders.checkpoints import CheckpointMissingError, find_checkpoint, folder_digest
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.tables import read_recipe, read_table
+from virnuc_assets.workstation.setup import tracking_uri
 from virnuc_assets_tests.assets.judging import judged
 from virnuc_assets_tests.assets.project import Finished, Project, failures
 

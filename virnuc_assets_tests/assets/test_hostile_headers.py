@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from typer.testing import CliRunner
 
-from virnuc_assets.cli import app
+from virnuc_assets.cli.main import app
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.foreign_text import spreadsheet_text

@@ -12,8 +12,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from virnuc_assets.bootstrap import tracking_uri
 from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED, TRAINING_TAG, MlflowTracking
+from virnuc_assets.workstation.setup import tracking_uri
 from virnuc_assets_tests.assets.project import Finished, Project, failures
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]

@@ -12,7 +12,7 @@ import pytest
 from transformers import EsmConfig, EsmForMaskedLM, EsmTokenizer, set_seed
 from typer.testing import CliRunner
 
-from virnuc_assets.cli import app
+from virnuc_assets.cli.main import app
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE

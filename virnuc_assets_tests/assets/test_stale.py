@@ -10,10 +10,10 @@ import dagster as dg
 import pytest
 from rich.console import Console
 
+from virnuc_assets.cli.demo import Runs, bars, run_everything
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.defs.stale import files_to_plan, plan_is_current, stale_assets, stale_partitions
-from virnuc_assets.demo import Runs, bars, run_everything
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, SAMPLE, Finished, Project, failures, write_sample
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import dagster as dg
 
-from virnuc_assets import lost_runs
 from virnuc_assets.definitions import build_defs
+from virnuc_assets.defs.launchers import slurm
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import load_settings
 
 ASSET = REFERENCE.key("dnabert_s_embeddings")
 JOB, SCHEDULE, SENSOR, AUTOMATION = "embed_one", "embed_each_minute", "embed_on_sight", "embed_what_is_missing"
@@ -53,7 +53,7 @@ def defs() -> dg.Definitions:
         asset_checks=own.asset_checks,
         jobs=[*(own.jobs or ()), embed_one],
         schedules=[each_minute],
-        sensors=[*lost_runs.build_sensors(), on_sight, missing],
+        sensors=[*slurm.build_sensors(), on_sight, missing],
         resources=own.resources,
         executor=own.executor,
     )

@@ -12,44 +12,77 @@ import random
 import re
 import string
 import threading
-import time
 import uuid
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from virnuc_assets_tests.launching.kubernetes_pods import Image, Node, NotYet, Object, Pod, now
-from virnuc_assets_tests.launching.kubernetes_rules import Refused, validate
+import kubernetes_validate
 
+from virnuc_assets_tests.launching.kubernetes_pods import Image, Object, Pod, now
+
+VERSION = "1.36"  # that of the client which dagster-k8s brings
+_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|[MGTPE]|[KMGTPE]i)?")
 NAMESPACE = "virnuc"
 _JOBS = re.compile(rf"/apis/batch/v1/namespaces/{NAMESPACE}/jobs(?:/([^/]+)(/status)?)?")
 _CORE = re.compile(rf"/api/v1/namespaces/{NAMESPACE}/(pods|events)(?:/([^/]+)(/log)?)?")
 _LOOK_SECONDS = 0.05
 
 
+class Refused(Exception):
+    """What the API answers in place of an object; `code` is that of HTTP."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.reason = code, reason
+
+
+def validate(manifest: Object) -> None:
+    """Raise `Refused` unless Kubernetes would take an object."""
+    try:
+        kubernetes_validate.validate(manifest, VERSION, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        where = ".".join(map(str, error.path))
+        raise Refused(422, "Invalid", f"{manifest.get('kind')} is invalid: {where}: {error.message}") from error
+    pod = manifest.get("spec", {}).get("template", {}).get("spec", {})
+    if wrong := next(_wrong(manifest, pod), None):
+        raise Refused(422, "Invalid", f"{manifest.get('kind')} is invalid: {wrong}")
+
+
+def _wrong(manifest: Object, pod: Object) -> Iterator[str]:
+    """What the schemas let pass and the API does not, as far as it matters here."""
+    if manifest.get("kind") == "Job" and pod["restartPolicy"] not in ("Never", "OnFailure"):
+        yield f"restartPolicy: {pod['restartPolicy']!r} is neither Never nor OnFailure"
+    volumes = {volume["name"] for volume in pod.get("volumes", [])}
+    for container in pod.get("containers", []):
+        for mount in container.get("volumeMounts", []):
+            if mount["name"] not in volumes:
+                yield f"volumeMounts: {mount['name']!r} is no volume of the pod"
+        for quantities in container.get("resources", {}).values():
+            yield from (f"resources: {q!r} is no quantity" for q in quantities.values() if not _QUANTITY.fullmatch(q))
+
+
 class Cluster:
-    """Nodes with their pods, and the API at `kubeconfig`.
+    """Jobs with their pods, each on a node that has all it asks for, and the API at `kubeconfig`.
 
     Attributes:
-        refused: messages about invalid objects.
+        refused: messages about invalid objects, and about pods that refer to what is not there.
         unknown: requests for what a stand-in does not have; none should arrive.
         jobs_seen, pods_seen: all that there ever were, in order.
     """
 
-    def __init__(self, folder: Path, nodes: Sequence[Node], images: Mapping[str, Image]) -> None:
+    def __init__(self, folder: Path, images: Mapping[str, Image]) -> None:
         folder.mkdir()
         self.refused: list[str] = []
         self.unknown: list[str] = []
         self.jobs_seen: list[Object] = []
         self.pods_seen: list[Pod] = []
-        self._folder, self._nodes, self._images = folder, nodes, images
+        self._folder, self._images = folder, images
         self._given: dict[tuple[str, str], Object] = {}
         self._jobs: dict[str, Object] = {}
         self._pods: dict[str, Pod] = {}
-        self._events: list[Object] = []
         self._lock, self._closed = threading.RLock(), threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
         self._threads = [threading.Thread(target=self._server.serve_forever), threading.Thread(target=self._control)]
@@ -97,7 +130,7 @@ class Cluster:
             if found := _CORE.fullmatch(path):
                 kind, name, log = found.groups()
                 if kind == "events" and method == "GET":
-                    return _listed("Event", self._events, query)
+                    return _listed("Event", [], query)
                 if method == "GET" and name is None:
                     return _listed("Pod", [pod.object for pod in self._pods.values()], query)
                 if method == "GET":
@@ -154,23 +187,17 @@ class Cluster:
                     self._carry_on(pod)
 
     def _reconcile(self, job: Object) -> None:
-        """Keep a job's status true, give it the pod that it lacks, and remove it when its time is over."""
-        status, spec, pods = job["status"], job["spec"], self._pods_of(job)
-        status["active"] = sum(not pod.ended for pod in pods)
-        if "conditions" in status:
-            if time.monotonic() > status["x-ended"] + spec.get("ttlSecondsAfterFinished", float("inf")):
-                self._delete_job(job, with_pods=True)
-            return
-        for pod in pods:
-            if pod.ended and "x-counted" not in pod.object["metadata"]:
-                pod.object["metadata"]["x-counted"] = True
-                status["succeeded" if pod.phase == "Succeeded" else "failed"] += 1
-        if status["succeeded"] or status["failed"] > spec.get("backoffLimit", 6):
-            ended = {"type": "Complete" if status["succeeded"] else "Failed", "status": "True"}
-            status |= {"conditions": [ended], "x-ended": time.monotonic()}
-        elif status["active"] == 0:
+        """Keep a job's status true, and give it the pod that it lacks."""
+        status, pods = job["status"], self._pods_of(job)
+        assert job["spec"]["backoffLimit"] == 0  # as dagster-k8s has it: a pod that fails is not followed by another
+        if not pods and "conditions" not in status:
             self._create_pod(job)
-            status["active"] = 1
+        status["active"] = sum(not pod.ended for pod in pods) if pods else 1
+        for pod in pods:
+            if pod.ended:
+                done = pod.phase == "Succeeded"
+                status |= {"succeeded": int(done), "failed": int(not done)}
+                status["conditions"] = [{"type": "Complete" if done else "Failed", "status": "True"}]
 
     def _create_pod(self, job: Object) -> None:
         template, owner = job["spec"]["template"], job["metadata"]
@@ -190,23 +217,11 @@ class Cluster:
             for job in [job for job in self._jobs.values() if _owned(job, pod.object)]:
                 self._delete_job(job, with_pods=True)
         elif pod.process is None and not pod.ended:
-            living = [other for other in self._pods.values() if other.node and not other.ended and other is not pod]
-            taken: Counter[str] = Counter()
-            for other in living:
-                taken[str(other.node)] += other.gpus
             try:
-                if pod.node is None:
-                    pod.place(self._nodes, taken)
                 pod.start(self._images, self._given)
-            except NotYet as why:
-                pod.wait_for(why)
-                self._record(pod, why)
-
-    def _record(self, pod: Pod, why: NotYet) -> None:
-        involved = {"kind": "Pod", "name": pod.name, "namespace": NAMESPACE}
-        told = {"involvedObject": involved, "type": "Warning", "reason": why.reason, "message": str(why)}
-        if not any(event["involvedObject"] == involved and event["message"] == str(why) for event in self._events):
-            self._events.append({"metadata": {"name": f"{pod.name}.{len(self._events)}"}, **told, "count": 1})
+            except KeyError as absent:
+                self.refused.append(f"pod {pod.name} refers to {absent}, which is not there")
+                pod.delete()
 
 
 def _owned(child: Object, owner: Object) -> bool:
@@ -224,10 +239,7 @@ def _listed(kind: str, objects: Sequence[Object], query: Mapping[str, str]) -> O
     """A list of those that the selectors of the query leave."""
     items = []
     for item in objects:
-        fields = {
-            "metadata.name": item["metadata"]["name"],
-            "involvedObject.name": item.get("involvedObject", {}).get("name"),
-        }
+        fields = {"metadata.name": item["metadata"]["name"]}
         wanted = [(part.partition("="), fields) for part in query.get("fieldSelector", "").split(",") if part]
         labels = item["metadata"].get("labels", {})
         wanted += [(part.partition("="), labels) for part in query.get("labelSelector", "").split(",") if part]

@@ -1,4 +1,4 @@
-"""Pods as processes of this machine: where one fits, what environment it gets, how it starts and ends."""
+"""Pods as processes of this machine: what environment one gets, how it starts and ends."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 GPU = "nvidia.com/gpu"
 Object = dict[str, Any]
@@ -31,22 +33,6 @@ class Image:
 
     folder: Path
     environment: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Node:
-    name: str
-    gpus: int = 0
-    labels: Mapping[str, str] = field(default_factory=dict)
-    taints: Sequence[str] = ()
-
-
-class NotYet(Exception):
-    """A pod cannot start; as a cluster does, it is tried again. Reason and message are those of the event."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 class Pod:
@@ -77,10 +63,6 @@ class Pod:
         return dict(self.object["metadata"]["labels"])
 
     @property
-    def node(self) -> str | None:
-        return self.object["spec"].get("nodeName")
-
-    @property
     def phase(self) -> str:
         return str(self.object["status"]["phase"])
 
@@ -92,27 +74,22 @@ class Pod:
     def deleted(self) -> bool:
         return "deletionTimestamp" in self.object["metadata"]
 
-    def place(self, nodes: Sequence[Node], taken: Mapping[str, int]) -> None:
-        """Choose a node; `taken` tells the GPUs in use on each."""
-        spec = self.object["spec"]
-        wanted, tolerated = spec.get("nodeSelector", {}), {t.get("key") for t in spec.get("tolerations", [])}
-        for node in nodes:
-            free = node.gpus - taken.get(node.name, 0)
-            fits = self.gpus <= free and wanted.items() <= node.labels.items() and tolerated >= set(node.taints)
-            if fits:
-                spec["nodeName"] = node.name
-                return
-        raise NotYet("FailedScheduling", f"0/{len(nodes)} nodes are available: of selector, taint or {GPU} none fits.")
+    @property
+    def lives(self) -> bool:
+        """Whether anything of its processes is left."""
+        return self.process is not None and any(
+            os.getpgid(process.pid) == self.process.pid
+            for process in psutil.process_iter(["status"])
+            if process.info["status"] != psutil.STATUS_ZOMBIE and process.is_running()
+        )
 
     def start(self, images: Mapping[str, Image], given: Given) -> None:
-        container = self.container
+        """Start the process; what the pod refers to and is not there is a KeyError."""
+        container, image = self.container, images[self.container["image"]]
         for volume in self.object["spec"].get("volumes", []):
-            for kind, name in ((_VOLUMES[k][0], v[_VOLUMES[k][1]]) for k, v in volume.items() if k in _VOLUMES):
-                if (kind, name) not in given:
-                    raise NotYet("FailedMount", f"{kind} {name!r} not found")
-        if container["image"] not in images:
-            raise NotYet("ErrImagePull", f"image {container['image']!r} not found")
-        image = images[container["image"]]
+            for key, (kind, name) in _VOLUMES.items():
+                if key in volume:
+                    given[kind, volume[key][name]]
         environment = {**image.environment, **dict(_variables(container, given)), "HOSTNAME": self.name}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -122,9 +99,6 @@ class Pod:
             )
         self.ran = (time.monotonic(), float("inf"))
         self._tell("Running", {"running": {"startedAt": now()}})
-
-    def wait_for(self, why: NotYet) -> None:
-        self._tell("Pending", {"waiting": {"reason": why.reason, "message": str(why)}})
 
     def look(self) -> None:
         """Learn whether the process ended; end one whose grace is over."""
@@ -171,27 +145,15 @@ def _variables(container: Object, given: Given) -> Iterator[tuple[str, str]]:
     """Name and value of each variable, later ones over earlier; what is referred to must be there."""
     for source in container.get("envFrom", []):
         for kind, reference in (("ConfigMap", source.get("configMapRef")), ("Secret", source.get("secretRef"))):
-            if reference and (found := _found(kind, reference, given)) is not None:
-                yield from ((source.get("prefix", "") + key, value) for key, value in _data(found).items())
+            if reference:
+                yield from _data(given[kind, reference["name"]]).items()
     for variable in container.get("env", []):
-        origin = variable.get("valueFrom")
-        if origin is None:
+        origin = variable.get("valueFrom", {})
+        if not origin:
             yield variable["name"], variable.get("value", "")
-            continue
         for kind, key in (("ConfigMap", "configMapKeyRef"), ("Secret", "secretKeyRef")):
-            if key in origin and (found := _found(kind, origin[key], given)) is not None:
-                if origin[key]["key"] not in _data(found):
-                    raise NotYet(
-                        "CreateContainerConfigError", f"no key {origin[key]['key']!r} in {kind} {origin[key]['name']!r}"
-                    )
-                yield variable["name"], _data(found)[origin[key]["key"]]
-
-
-def _found(kind: str, reference: Object, given: Given) -> Object | None:
-    found = given.get((kind, reference["name"]))
-    if found is None and not reference.get("optional", False):
-        raise NotYet("CreateContainerConfigError", f"{kind.lower()} {reference['name']!r} not found")
-    return found
+            if key in origin:
+                yield variable["name"], _data(given[kind, origin[key]["name"]])[origin[key]["key"]]
 
 
 def _data(found: Object) -> dict[str, str]:

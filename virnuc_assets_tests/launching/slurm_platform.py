@@ -8,10 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from virnuc_assets.bootstrap import dagster_home
-from virnuc_assets.slurm import JOB_TAG
-from virnuc_assets.storage.held_files import hold, release
-from virnuc_assets.workstation.device_lock import device_names
+from virnuc_assets.defs.launchers.slurm import JOB_TAG
+from virnuc_assets.workstation.device_lock import device_names, give_back, lock_of, take
+from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets_tests.assets.project import Project
 from virnuc_assets_tests.launching.platform import Platform, platform, told
 from virnuc_assets_tests.launching.slurm_cluster import Cluster
@@ -43,10 +42,11 @@ def on_slurm(project: Project, cluster: Cluster, environment: Mapping[str, str] 
 @contextlib.contextmanager
 def device_held(project: Project) -> Iterator[Callable[[], None]]:
     """Runs that embed wait in their step as long as this process holds the device; gives what lets it go."""
-    path = project.workspace.layout.locks / f"{device_names(project.settings.encoding.device)[0]}.lock"
-    until(lambda: hold(path), "the device", patience=SECONDS)
+    name = device_names(project.settings.encoding.device)[0]
+    lock = lock_of(project.workspace.layout.locks / f"{name}.lock")
+    until(lambda: take(lock), "the device", patience=SECONDS)
     with contextlib.ExitStack() as holding:
-        holding.callback(release, path)
+        holding.callback(give_back, lock)
         yield holding.close
 
 

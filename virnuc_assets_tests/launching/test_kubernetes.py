@@ -1,7 +1,8 @@
-"""Runs and steps as pods of the stand-in, launched in every way: what each pod asks for, and what it makes."""
+"""Runs and steps as pods of the stand-in: what each asks for and makes, and what is left where one is killed."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +13,7 @@ import pytest
 from dagster import DagsterEventType
 
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets_tests.assets.project import Project
+from virnuc_assets_tests.assets.project import Project, failures
 from virnuc_assets_tests.launching import kubernetes_values
 from virnuc_assets_tests.launching.kubernetes_deployment import (
     GPU_KIND,
@@ -23,9 +24,10 @@ from virnuc_assets_tests.launching.kubernetes_deployment import (
 )
 from virnuc_assets_tests.launching.kubernetes_pods import GPU, Pod
 from virnuc_assets_tests.launching.platform import PATHS, told
+from virnuc_assets_tests.running import until
 
 pytestmark = pytest.mark.kubernetes
-pytest_plugins = ["virnuc_assets_tests.assets.finished", "virnuc_assets_tests.launching.kubernetes_fixtures"]
+pytest_plugins = ["virnuc_assets_tests.assets.finished", "virnuc_assets_tests.launching.kubernetes_deployment"]
 
 TOLERATION = {"key": GPU, "operator": "Exists", "effect": "NoSchedule"}
 EMBEDDING = "reference__dnabert_s_embeddings"
@@ -43,7 +45,8 @@ class Launched:
 def launched(deployment: Deployment) -> Launched:
     """The run of three shards goes on while the schedule's minute is awaited."""
     keys, instance = deployment.project.keys(REFERENCE), deployment.project.instance
-    _forget_tables(deployment.project, keys[:3])
+    for path in _tables(deployment.project, keys[:3]).values():
+        path.unlink(missing_ok=True)
     of_three = deployment.launch(STAGES, keys[:3])
     paths = [path for path in PATHS if path != "automation"]
     launched = deployment.platform.launch_by(dict(zip(paths, keys[3:], strict=False)))
@@ -92,19 +95,12 @@ def test_what_the_values_say_arrives_in_every_pod(launched: Launched, deployment
         assert "of Dagster's database" not in str(pod.object)
         on_gpu = _step(pod) == EMBEDDING
         assert spec["nodeSelector"] == ({**ZONE, **GPU_KIND} if on_gpu else ZONE)
-        assert pod.node == ("gpu-1" if on_gpu else "cpu-1")
-
-
-def test_pods_of_runs_ask_for_little_and_steps_for_what_the_settings_say(
-    launched: Launched, deployment: Deployment
-) -> None:
     (run_pod,) = deployment.pods_of(launched.of_three, "run_worker")
-    assert run_pod.container["resources"] == kubernetes_values.deployment()["resources"]
+    assert run_pod.container["resources"] == code["resources"]
     settings = deployment.project.settings.launch
-    requests = {"cpu": settings.step_cpu, "memory": settings.step_memory}
     for pod in deployment.pods_of(launched.of_three, "step_worker"):
         resources = pod.container["resources"]
-        assert resources["requests"] == requests
+        assert resources["requests"] == {"cpu": settings.step_cpu, "memory": settings.step_memory}
         assert {**resources["limits"], GPU: None} == {"memory": settings.step_memory, GPU: None}
 
 
@@ -123,6 +119,17 @@ def test_steps_of_a_run_go_one_at_a_time_and_so_do_all_that_need_the_gpu(
     assert all(end <= start for (_, end), (start, _) in pairwise(spans)), spans
 
 
+def test_tables_are_the_same_byte_for_byte_as_those_of_one_process(
+    launched: Launched, deployment: Deployment, framed: Project, tmp_path: Path
+) -> None:
+    keys, alone = framed.keys(REFERENCE)[:3], framed.copy(tmp_path / "alone", in_memory=False)
+    for path in (found := _tables(alone, keys)).values():
+        path.unlink(missing_ok=True)
+    assert failures(alone.materialize(*map(REFERENCE.key, STAGES), partition=(keys[0], keys[-1]))) == []
+    made = _tables(deployment.project, keys)
+    assert {name: path.read_bytes() for name, path in made.items()} == {n: p.read_bytes() for n, p in found.items()}
+
+
 def test_check_environment_asks_kubernetes_for_a_gpu(deployment: Deployment) -> None:
     run_id = deployment.platform.launch("check_environment")
     wait_until_finished(deployment.project.instance, run_id)
@@ -132,6 +139,75 @@ def test_check_environment_asks_kubernetes_for_a_gpu(deployment: Deployment) -> 
         "(run)": "none",
         "report_environment": f"{GPU}: 1, tolerated",
     }
+
+
+CONFIG = "dagster-k8s/config"
+FRAMING = ("chunked_fasta", "translated_proteins")
+
+
+def test_a_canceled_run_leaves_no_pod(deployment: Deployment) -> None:
+    run_id = deployment.launch(["esm2_3b_embeddings"], deployment.project.keys(REFERENCE)[:1])
+    step = deployment.running_pod(run_id, "step_worker")
+    deployment.platform.terminate(run_id)
+    until(lambda: deployment.platform.status(run_id) == "CANCELED", "cancellation")
+    until(lambda: not {*deployment.cluster.pods()} & {*deployment.pods_of(run_id)}, "the end of the pods", patience=60)
+    pods = deployment.pods_of(run_id)
+    assert len(pods) == 2
+    assert step in pods
+    assert not any(pod.lives for pod in pods)
+
+
+def test_a_run_whose_pod_is_killed_is_retried_and_what_its_step_still_makes_is_used(deployment: Deployment) -> None:
+    """The step does not know of its run's death, and goes on until it learns that the run was failed, or to its end."""
+    keys, layout = deployment.project.keys(REFERENCE), deployment.project.workspace.layout
+    orphaned, left = ([layout.table("reference", stage, key) for key in keys] for stage in FRAMING)
+    for path in (*orphaned, *left):
+        path.unlink()
+    run_id = deployment.launch(FRAMING, keys)
+    step, worker = (deployment.running_pod(run_id, kind) for kind in ("step_worker", "run_worker"))
+    until(lambda: orphaned[0].exists(), "the first table", every=0.005)
+    worker.kill()
+    until(lambda: step.ended, "the orphaned step")
+    made = {path: path.stat().st_mtime_ns for path in orphaned if path.exists()}
+    assert not any(path.exists() for path in left)
+    assert deployment.platform.succeeds(run_id) == ["FAILURE", "SUCCESS"]
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert all(path.exists() for path in (*orphaned, *left))
+    assert "K8s job has no active pods" in told(deployment.platform, run_id)
+
+
+def test_a_run_whose_step_is_killed_is_retried_and_finished_shards_are_not_made_again(deployment: Deployment) -> None:
+    keys, layout = deployment.project.keys(REFERENCE), deployment.project.workspace.layout
+    tables = [layout.table("reference", "esm2_3b_embeddings", key) for key in keys]
+    run_id = deployment.launch(["esm2_3b_embeddings"], keys)
+    step = deployment.running_pod(run_id, "step_worker")
+    until(lambda: tables[0].exists(), "the first table", every=0.005)
+    step.kill()
+    finished = {path: path.stat().st_mtime_ns for path in tables if path.exists()}
+    until(lambda: step.phase == "Failed", "the pod's end")
+    assert deployment.platform.succeeds(run_id) == ["FAILURE", "SUCCESS"]
+    assert all(path.exists() for path in tables)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert len(finished) < len(tables), "the step was killed too late for this test to tell anything"
+
+
+@pytest.mark.parametrize(
+    ("container", "reason"),
+    [
+        ({"livenessProbe": {"httpGet": {"port": []}}}, "port: [] is not valid under any of the given schemas"),
+        ({"volumeMounts": [{"name": "nowhere", "mountPath": "/x"}]}, "is no volume of the pod"),
+    ],
+)
+def test_a_hostile_tag_fails_its_run_with_the_reason_and_leaves_nothing(
+    container: dict[str, object], reason: str, deployment: Deployment
+) -> None:
+    key = deployment.project.keys(REFERENCE)[0]
+    run_id = deployment.launch(["chunked_fasta"], [key], **{CONFIG: json.dumps({"container_config": container})})
+    wait_until_finished(deployment.project.instance, run_id)
+    assert deployment.platform.status(run_id) == "FAILURE"
+    assert reason in told(deployment.platform, run_id)
+    assert deployment.pods_of(run_id) == []
+    assert deployment.platform.taken_slots() == 0
 
 
 def _step(pod: Pod) -> str:
@@ -147,11 +223,6 @@ def _request(pod: Pod) -> str:
     return f"{GPU}: {limit}, {'tolerated' if tolerated else 'not tolerated'}" if limit or tolerated else "none"
 
 
-def _paths(project: Project, keys: list[str]) -> list[Path]:
+def _tables(project: Project, keys: list[str]) -> dict[str, Path]:
     layout = project.workspace.layout
-    return [layout.table("reference", stage, key) for stage in STAGES for key in keys]
-
-
-def _forget_tables(project: Project, keys: list[str]) -> None:
-    for path in _paths(project, keys):
-        path.unlink(missing_ok=True)
+    return {f"{stage} {key}": layout.table("reference", stage, key) for stage in STAGES for key in keys}

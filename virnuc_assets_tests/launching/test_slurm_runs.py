@@ -1,17 +1,21 @@
-"""Runs launched through a real Slurm: what they ask for, and what becomes of them whoever ends them."""
+"""Jobs and runs of a real Slurm: what they ask for arrives to the letter, and what becomes of them."""
 
 import datetime as dt
 import json
+import os
 import shutil
+import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from virnuc_assets.bootstrap import dagster_home
+from virnuc_assets.defs.launchers import slurm
+from virnuc_assets.defs.launchers.steps import SLURM_TAG
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.launch import SLURM_TAG
-from virnuc_assets.processes import end
+from virnuc_assets.workstation.cleanup import end
+from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets_tests.assets.project import Project
 from virnuc_assets_tests.launching.platform import PATHS, Platform, framed_project, launch, told
 from virnuc_assets_tests.launching.slurm_cluster import KILL_WAIT_SECONDS, Cluster
@@ -205,17 +209,7 @@ def test_check_environment_asks_slurm_for_a_gpu(servers: Platform, cluster: Clus
 
 
 ALL_JOBS = ("squeue", "--states=all", "--noheader", "--format=%i")
-HOSTILE = [
-    "gpu:1; touch pwned",
-    "$(touch pwned)",
-    "`touch pwned`",
-    "gpu:1 --wrap=x",
-    "-Jx",
-    "gpu\n#SBATCH",
-    "gpu\0",
-    "'",
-    "é",
-]
+HOSTILE = ["gpu:1; touch pwned", "$(touch pwned)", "gpu:1 --wrap=x", "gpu\n#SBATCH"]
 
 
 def test_what_slurm_refuses_is_told_and_not_tried_again(servers: Platform, cluster: Cluster) -> None:
@@ -255,3 +249,59 @@ def test_virnuc_up_leaves_jobs_alone(
         assert "Runs are left to SlurmRunLauncher" in up.said
     becomes(up, run, "SUCCESS")
     project.instance.dispose()
+
+
+WORDS = [
+    "$(touch pwned)",
+    "`touch pwned`",
+    "; touch pwned",
+    "'\"\\",
+    "--wrap=id",
+    "\n#SBATCH --hold\n",
+    "%j",
+    "é\u2028",
+    "",
+]
+TELL = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
+
+
+@pytest.fixture
+def environment(cluster: Cluster) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "SLURM_CONF": str(cluster.conf)}
+
+
+def ends(cluster: Cluster, number: str) -> dict[str, str]:
+    until(lambda: slurm.Job(number, cluster.job(number)["JobState"], "", "").ended, "the job", patience=60)
+    return cluster.job(number)
+
+
+def test_what_a_job_executes_arrives_to_the_letter(
+    cluster: Cluster, environment: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "a folder; with 'signs' $HOME"
+    folder.mkdir()
+    asked = [f"--chdir={folder}", f"--output={folder}/out", "--comment=$(touch pwned) --hold", "--gres=gpu:1"]
+    given_to_it = {**environment, "HOSTILE": "$(touch pwned)\n'"}
+    number = slurm.submit("dagster-1", asked, [sys.executable, "-c", TELL, *WORDS], given_to_it)
+    job = ends(cluster, number)
+    words, variables = json.loads((folder / "out").read_text())
+    assert words == WORDS
+    assert given_to_it.items() <= variables.items()
+    more = {name for name in variables if name not in given_to_it and not name.startswith("SLURM")}
+    assert more <= {"PWD", "TMPDIR", "HOSTNAME", "ENVIRONMENT", "SHLVL", "_", "LC_CTYPE"}
+    assert (job["JobState"], job["Requeue"], job["TresPerNode"]) == ("COMPLETED", "0", "gres:gpu:1")
+    assert slurm.jobs_now()["dagster-1"].number == number
+    assert [path.name for path in folder.iterdir()] == ["out"]
+
+
+def test_an_answer_that_is_lost(cluster: Cluster, environment: dict[str, str], tmp_path: Path) -> None:
+    """sbatch submits, and dies before it tells: the job is found, and there is one."""
+    (sbatch,) = [path for folder in os.environ["PATH"].split(":") if (path := Path(folder, "sbatch")).exists()][:1]
+    lost = tmp_path / "sbatch"
+    lost.write_text(f'#!/bin/sh\n{sbatch} "$@" > /dev/null\necho Socket timed out >&2\nexit 1\n')
+    lost.chmod(lost.stat().st_mode | stat.S_IXUSR)
+    through = {**environment, "PATH": f"{tmp_path}{os.pathsep}{environment['PATH']}"}
+    number = slurm.submit("dagster-3", ["--output=/dev/null"], ["true"], through)
+    assert ends(cluster, number)["JobState"] == "COMPLETED"
+    names = cluster.ask("squeue", "--noheader", "--states=all", "--format=%j").splitlines()
+    assert names.count("dagster-3") == 1

@@ -13,8 +13,8 @@ import dagster as dg
 import pytest
 import yaml
 
+from virnuc_assets.defs.launchers.steps import SLURM_TAG
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.launch import SLURM_TAG
 from virnuc_assets.storage.places import state_of
 from virnuc_assets.storage.tables import content_digest, require_content
 from virnuc_assets_tests.assets.project import Project, failures

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from virnuc_assets.cli import app
+from virnuc_assets.cli.main import app
 from virnuc_assets.migration.evidence import Evidence
 from virnuc_assets.reports.decision_bundle import Bundle, BundleError, recompute, write_bundle
 from virnuc_assets_tests.migration.evidence_fakes import (

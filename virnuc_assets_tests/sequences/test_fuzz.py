@@ -17,13 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from virnuc_assets.cli.single_file import Framed, frame_file
 from virnuc_assets.sequences.accounting import ledger_faults, shard_ledger_faults
 from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.frame_table import Truth, open_frames
 from virnuc_assets.sequences.ledger import ledger_table, merged_ledger
 from virnuc_assets.sequences.opening import SequenceFileError
 from virnuc_assets.sequences.planning import plan_source
-from virnuc_assets.single_file import Framed, frame_file
 from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.sequences.plain_reading import plain_records, plain_rows, plain_text

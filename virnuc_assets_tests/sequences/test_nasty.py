@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from virnuc_assets.cli.single_file import Framed, frame_file
 from virnuc_assets.sequences.opening import SequenceFileError
-from virnuc_assets.single_file import Framed, frame_file
 from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import read_table
 

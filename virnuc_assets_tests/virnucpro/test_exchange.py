@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from virnuc_assets.classifier.checkpoint import load_classifier
-from virnuc_assets.cli import app
+from virnuc_assets.cli.main import app
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import sequence_digest
 from virnuc_assets.storage.merging import MergeMismatch, features_table, vectors_of

@@ -9,13 +9,13 @@ from pathlib import Path
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
-from virnuc_assets.bootstrap import set_up_encoders
-from virnuc_assets.cli import app
+from virnuc_assets.cli.main import app
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import find_checkpoint
-from virnuc_assets.settings_file import load_settings
+from virnuc_assets.settings import load_settings
 from virnuc_assets.storage.layout import Layout
 from virnuc_assets.workstation.lock import LOCK_FILE, Locked, read_lock
+from virnuc_assets.workstation.setup import set_up_encoders
 
 
 class Project:

@@ -25,7 +25,6 @@ class Hub(ThreadingHTTPServer):
         requests: Count of all requests.
         gets: Count of GET requests by repository and file; `LISTING` for those that ask what a revision holds.
         sent: Bytes of files that were sent, likewise.
-        delay_s: Pause before a file is sent, so that two clients overlap.
         cut: Repository and name of files that are sent by half, then the connection is closed.
         hidden: Repository and name of files that are not there.
         altered: By repository and name, what is sent instead of a file, under its true ETag and size.
@@ -38,7 +37,6 @@ class Hub(ThreadingHTTPServer):
         self.requests = 0
         self.gets: Counter[tuple[str, str]] = Counter()
         self.sent: Counter[tuple[str, str]] = Counter()
-        self.delay_s = 0.0
         self.cut: set[tuple[str, str]] = set()
         self.hidden: set[tuple[str, str]] = set()
         self.altered: dict[tuple[str, str], bytes] = {}
@@ -133,7 +131,6 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":  # the true size, which clients compare with what comes
             self._send(200, content, headers)
             return
-        threading.Event().wait(hub.delay_s)
         content = hub.altered.get(key, content)
         start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
         if start and start >= len(content):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,9 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets.storage.held_files import holder, release
 from virnuc_assets.workstation import device_lock
-from virnuc_assets.workstation.device_lock import DeviceLock, device_names, hold_one
+from virnuc_assets.workstation.device_lock import (
+    DeviceLock,
+    device_names,
+    give_back,
+    holder,
+    lock_of,
+    take,
+    take_one,
+)
 
 
 def printed(code: str, **environment: str) -> list[str]:
@@ -36,11 +44,13 @@ def test_a_free_device_is_locked_while_something_computes_and_no_longer(tmp_path
 
 
 HOLD = """
-import sys, time
+import subprocess, sys, time
 from pathlib import Path
-from virnuc_assets.workstation.device_lock import hold_one
-paths = [Path(path) for path in sys.argv[1:]]
-print(hold_one(paths, print), hold_one(paths, print), flush=True)
+from virnuc_assets.workstation.device_lock import lock_of, take_one
+locks = [lock_of(Path(path)) for path in sys.argv[1:]]
+print(locks.index(one := take_one(locks, print)), locks.index(take_one(locks, print)), flush=True)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
+print(child.pid, flush=True)
 time.sleep(60)
 """
 
@@ -48,8 +58,10 @@ time.sleep(60)
 def test_each_process_has_a_device_and_a_third_waits_for_the_first_that_a_killed_one_frees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Though a child of the killed one lives."""
     monkeypatch.setattr(device_lock, "_LOG_SECONDS", 1.0)
-    paths = [tmp_path / f"host-gpu-{number}.lock" for number in range(2)]
+    paths = [tmp_path / "new" / f"host-gpu-{number}.lock" for number in range(2)]
+    locks = [lock_of(path) for path in paths]
     command = [sys.executable, "-c", HOLD, *paths]
     with contextlib.ExitStack() as stack:
         processes = []
@@ -58,9 +70,12 @@ def test_each_process_has_a_device_and_a_third_waits_for_the_first_that_a_killed
             stack.callback(process.kill)
             assert process.stdout is not None
             assert process.stdout.readline() == f"{number} {number}\n"  # the second time, the same
+            stack.callback(os.kill, int(process.stdout.readline()), signal.SIGKILL)
             processes.append(process)
+        assert not any(take(lock) for lock in locks)
         logged: list[str] = []
-        thread = threading.Thread(target=lambda: logged.append(str(hold_one(paths, logged.append))))
+        taken: list[object] = []
+        thread = threading.Thread(target=lambda: taken.append(take_one(locks, logged.append)))
         thread.start()
         time.sleep(2.2)
         assert thread.is_alive()
@@ -68,12 +83,14 @@ def test_each_process_has_a_device_and_a_third_waits_for_the_first_that_a_killed
         thread.join(timeout=10)
         processes[0].kill()
         processes[0].wait()
-        assert hold_one(paths, logged.append) == 1  # its own, though the other one is free by now
+        assert holder(paths[0]) is None
+        assert taken == [take_one(locks, logged.append)] == [locks[1]]  # its own, though the other is free by now
     both = (f"{path.stem}, which process {p.pid} holds ({path})" for path, p in zip(paths, processes, strict=True))
     assert logged[:2] == [f"waiting for {', or '.join(both)}"] * 2
-    assert logged[-2].startswith("host-gpu-1 is free after ")
-    assert logged[-1] == "1"
-    release(paths[1])
+    assert logged[-1].startswith("host-gpu-1 is free after ")
+    for holders in ([os.getpid()], [None]):  # taken twice, given back twice
+        give_back(locks[1])
+        assert [holder(paths[1])] == holders
 
 
 @pytest.mark.gpu

@@ -128,7 +128,6 @@ BIAS, POSITIONS = "sentence_encoder.layers.1.fc1.bias", "sentence_encoder.embed_
     [
         (lambda found: {"args": Namespace(arch="roberta_large"), "model": found["model"]}, "architecture 'roberta_l"),
         (lambda found: found["model"], "lacks `model`, or `cfg.model`"),
-        (lambda found: {**found, "cfg": {"model": Namespace(encoder_layers=2)}}, "lacks.*encoder_layers"),
         (lambda found: with_heads(found, 2), r"inv_freq: \(5,\), expected \(10,\)"),
         (lambda found: with_tensors(found, **{BIAS: None}), r"dense\.bias: missing, expected \(160,\)"),
         (lambda found: with_tensors(found, **{POSITIONS: torch.ones(9, 4)}), r"weight: \(9, 4\), expected none"),

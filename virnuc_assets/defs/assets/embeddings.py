@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from virnuc_assets.defs.automation import stage_condition
+from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.partitions import ShardSet, group_of
 from virnuc_assets.defs.provenance import (
     FRAMES,
@@ -25,7 +26,6 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import Outcome, ShardRun, ShardStage, Work, made_table, sharded_asset
 from virnuc_assets.encoders.registry import FINETUNED, Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.launch import GPU_POOL, gpu_op_tags
 from virnuc_assets.storage.digests import digest_words, sequence_digests
 from virnuc_assets.storage.known_vectors import Digests, KnownVectors
 from virnuc_assets.storage.layout import Domain

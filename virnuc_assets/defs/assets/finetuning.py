@@ -10,6 +10,7 @@ import dagster as dg
 from virnuc_assets.defs.assets.accounts import LEDGER
 from virnuc_assets.defs.assets.reference import SPLIT, current_frames, current_split
 from virnuc_assets.defs.checks import result
+from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS
@@ -19,7 +20,6 @@ from virnuc_assets.encoders.checkpoints import find_checkpoint, folder_digest, r
 from virnuc_assets.encoders.fingerprint import fingerprint
 from virnuc_assets.encoders.registry import FINETUNED, Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.launch import GPU_POOL, gpu_op_tags
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.tables import content_digest, read_table
 

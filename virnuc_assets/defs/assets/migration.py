@@ -17,6 +17,7 @@ from virnuc_assets.defs.assets.virnucpro import NAME as IMPORTED
 from virnuc_assets.defs.assets.virnucpro import imported_recipe, imported_variant
 from virnuc_assets.defs.automation import decision_condition
 from virnuc_assets.defs.checks import result
+from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import encoder_fingerprint, encoder_version
 from virnuc_assets.defs.resources import Workspace
@@ -25,7 +26,6 @@ from virnuc_assets.defs.tracking import MlflowTracking
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, latest, whole_result
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.launch import GPU_POOL, gpu_op_tags
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import evaluation_schema

@@ -1,0 +1,254 @@
+"""The whole pipeline on the bundled genomes, in one process: every asset, the decision, and a sample's predictions.
+
+Only what is missing or stale is run, by the provenance that is stored in the tables.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from virnuc_assets.cli.terminal import BAR
+from virnuc_assets.definitions import build_defs
+from virnuc_assets.defs import jobs
+from virnuc_assets.defs.assets import finetuning, refseq
+from virnuc_assets.defs.assets.incoming import PlanSamples
+from virnuc_assets.defs.assets.migration import DECISION
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguous_ranges, range_tags
+from virnuc_assets.defs.provenance import CHUNKS, FRAMES, vectors
+from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.stale import files_to_plan, plan_is_current, stale_assets, stale_partitions
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.shard_keys import source_name
+from virnuc_assets.settings import Settings
+from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.layout import require_layout
+from virnuc_assets.storage.schemas import vector_dim
+from virnuc_assets.storage.tables import read_schema
+from virnuc_assets.workstation.setup import dagster_home
+
+DEMO_SAMPLE = "data/samples/demo_sample.fasta"
+_METRICS = ("rows", "accuracy", "precision", "recall", "f1", "mcc", "auroc", "average_precision", "brier", "ece")
+
+
+def run_demo(settings: Settings, out: Console) -> None:
+    """Materialize every asset of the graph that is missing or stale, and print what came of it.
+
+    Raises:
+        VirnucError: a run failed; the message names it.
+    """
+    os.environ["DAGSTER_HOME"] = str(dagster_home(settings))
+    workspace = Workspace(settings)
+    require_layout(workspace.layout)
+    sample = _drop_sample(settings)
+    started = time.perf_counter()
+    with dg.DagsterInstance.get() as instance, bars(out) as progress:
+        run = Runs(build_defs(settings), instance, progress)
+        run_everything(workspace, run)
+    if run.count:
+        _print_rows(workspace, run, out)
+    else:
+        out.print("Nothing is missing or stale: no run was started.", highlight=False)
+    _print_decision(workspace, out)
+    out.print(f"Predictions for {sample}: {workspace.layout.sample_report(sample)}", soft_wrap=True, highlight=False)
+    out.print(f"Finished in {time.perf_counter() - started:.0f} s. See it all: make up", highlight=False)
+
+
+def run_everything(workspace: Workspace, run: Runs) -> None:
+    """All phases in order; of each what is missing or stale."""
+    settings, reference = workspace.settings, vectors(workspace.kept_variants("reference"))
+    if settings.refseq and not refseq.is_downloaded(workspace):
+        run.job(jobs.FETCH_JOB)
+    if not plan_is_current(run.instance, workspace):
+        run.job(jobs.PLAN_REFERENCE_JOB)
+    run.stages("frames and vectors of the reference", workspace, REFERENCE, [CHUNKS, FRAMES, *reference])
+    for name in settings.finetuning.encoders:
+        run.whole(f"{finetuning.JOB}{name}", workspace)
+    run.stages("vectors of fine-tuned encoders", workspace, REFERENCE)
+    run.whole(jobs.DECISION_JOB, workspace)
+    if files := files_to_plan(workspace):
+        run.job(jobs.PLAN_SAMPLES_JOB, dg.RunConfig(ops={jobs.PLAN_SAMPLES_OP: PlanSamples(files=files)}))
+    run.stages("samples", workspace, SAMPLES)
+
+
+class Runs:
+    """Runs what is missing or stale in this process, and counts rows made and reused for each asset.
+
+    Attributes:
+        instance: Dagster's.
+        count: runs.
+        made: rows of tables written now.
+        reused: rows of tables that were there already.
+        embedded: vectors that an encoder computed now; a table written now may hold others, which were copied.
+        found: vectors of embedding tables that no encoder computed now.
+    """
+
+    def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance, bars: Progress) -> None:
+        self._defs, self.instance, self._bars = defs, instance, bars
+        self.made: Counter[str] = Counter()
+        self.reused: Counter[str] = Counter()
+        self.count = self.embedded = self.found = 0
+
+    def stages(self, phase: str, workspace: Workspace, shards: ShardSet, assets: Collection[str] | None = None) -> None:
+        """Per-shard assets (all, or those named), of partitions that are missing or stale, in ranges of neighbours."""
+        longest, ranges = workspace.settings.automation.partitions_per_run, []
+        for chosen, partitions in stale_partitions(self.instance, workspace, shards, assets).items():
+            selection = [shards.key(name) for name in chosen]
+            ranges += [(selection, keys) for keys in contiguous_ranges(self.instance, shards, partitions, longest)]
+        job = self._defs.resolve_implicit_global_asset_job_def()
+        with self._bar(phase, sum(len(selection) * len(keys) for selection, keys in ranges)) as step:
+            for selection, keys in ranges:
+                self._run(job, step, asset_selection=selection, tags=range_tags(keys))
+
+    def whole(self, name: str, workspace: Workspace) -> None:
+        """The missing and stale assets of a job whose assets have no partitions."""
+        job, graph = self._defs.resolve_job_def(name), self._defs.resolve_asset_graph()
+        keys = [key for key in graph.toposorted_asset_keys if key in job.asset_layer.executable_asset_keys]
+        specs = {spec.key: spec for spec in self._defs.resolve_all_asset_specs()}
+        stale = stale_assets(self.instance, workspace, [specs[key] for key in keys])
+        with self._bar(name.replace("_", " "), len(stale)) as step:
+            if stale:
+                self._run(job, step, asset_selection=stale)
+
+    def job(self, name: str, config: dg.RunConfig | None = None) -> None:
+        """One run of a job."""
+        with self._bar(name.replace("_", " "), 1) as step:
+            self._run(self._defs.resolve_job_def(name), lambda _: None, run_config=config)
+            step(None)
+
+    @contextmanager
+    def _bar(self, phase: str, total: int) -> Iterator[Callable[[object], None]]:
+        if not total:
+            yield lambda _: None
+            return
+        task = self._bars.add_task(phase, total=total)
+        yield lambda _: self._bars.advance(task)
+        self._bars.update(task, completed=total)
+
+    def _run(self, job: dg.JobDefinition, step: Callable[[object], None], **arguments: Any) -> None:  # noqa: ANN401
+        """One run; `step` is called after each materialization, a step that fails is a VirnucError."""
+        run_id = str(uuid.uuid4())
+
+        def on_event(entry: dg.EventLogEntry) -> None:
+            if entry.dagster_event and entry.dagster_event.is_step_materialization:
+                step(entry)
+
+        self.instance.add_event_listener(run_id, on_event)
+        logging.disable(logging.WARNING)  # Dagster's event log goes to its store, not to the terminal
+        try:
+            result = job.execute_in_process(instance=self.instance, run_id=run_id, raise_on_error=False, **arguments)
+        finally:
+            logging.disable(logging.NOTSET)
+        self.count += 1
+        if not result.success:
+            failed = [event for event in result.all_events if event.is_step_failure]
+            reasons = "\n".join(str(event.step_failure_data.error_display_string) for event in failed)
+            raise VirnucError(f"run {result.run_id} of job {job.name} failed:\n{reasons}")
+        for event in result.all_events:
+            if event.is_step_materialization and event.asset_key:
+                asset, metadata = event.asset_key.to_user_string(), event.materialization.metadata
+                self.made[asset] += _number(metadata, "rows_made")
+                self.reused[asset] += _number(metadata, "rows_reused")
+                self.embedded += _number(metadata, "embedded")
+                self.found += _number(metadata, "reused")
+
+
+def bars(out: Console) -> Progress:
+    """Bars of the phases, with partitions made and the remaining time."""
+    return Progress(*BAR, console=out)
+
+
+def _number(metadata: Any, name: str) -> int:  # noqa: ANN401
+    return int(metadata[name].value) if name in metadata else 0
+
+
+def _drop_sample(settings: Settings) -> str:
+    """Put the bundled sample into the watched folder as a person would: whole, under its name at once."""
+    bundled = settings.root / DEMO_SAMPLE
+    if not bundled.is_file():
+        raise VirnucError(f"{bundled}: the bundled sample is missing; restore it from the repository")
+    target = settings.incoming / bundled.name
+    if not (target.is_file() and filecmp.cmp(bundled, target, shallow=False)):  # else it would be a new file
+        with written_aside(target) as part:
+            shutil.copyfile(bundled, part)
+    return source_name(target)
+
+
+def _print_rows(workspace: Workspace, run: Runs, out: Console) -> None:
+    table = Table(title="Rows per stage", title_justify="left")
+    table.add_column("asset")
+    for column in ("rows", "made now", "reused", "dim"):
+        table.add_column(column, justify="right")
+    for asset in sorted(run.made):
+        if run.made[asset] or run.reused[asset]:
+            rows = run.made[asset] + run.reused[asset]
+            table.add_row(asset, f"{rows:,}", f"{run.made[asset]:,}", f"{run.reused[asset]:,}", _dim(workspace, asset))
+    out.print(table)
+    if run.embedded:
+        out.print(f"Embedded now: {run.embedded:,} vectors. There already: {run.found:,}.", highlight=False)
+    else:
+        out.print(f"Nothing was embedded anew: all {run.found:,} vectors were there already.", highlight=False)
+
+
+def _dim(workspace: Workspace, asset: str) -> str:
+    """Width of an asset's vectors, as its tables' schema tells; empty for tables without vectors."""
+    tables = sorted((workspace.layout.results / asset).glob("*.parquet"))
+    schema = read_schema(tables[0]) if tables else None
+    return str(vector_dim(schema)) if schema is not None and "vector" in schema.names else ""
+
+
+def _print_decision(workspace: Workspace, out: Console) -> None:
+    decision = json.loads(workspace.layout.whole(DECISION, ".json").read_text(encoding="utf-8"))
+    _print_metrics(decision, out)
+    criteria = Table(title=f"Decision: {decision['outcome']}", title_justify="left")
+    for column in ("criterion", "number", "interval", "threshold", "outcome"):
+        criteria.add_column(column, overflow="fold")
+    for criterion in decision["criteria"]:
+        low, high, threshold = criterion["low"], criterion["high"], criterion["threshold"]
+        interval = "–" if low is None or high is None else f"{low:.4g} to {high:.4g}"
+        limit = "–" if threshold is None else f"{criterion['comparison']} {threshold:g}"
+        criteria.add_row(criterion["name"], _shown(criterion["value"]), interval, limit, criterion["outcome"])
+    out.print(criteria)
+    for reason in decision["reasons"]:
+        out.print(f"  {reason}", highlight=False, markup=False)
+    if decision["miniatures"]:
+        out.print(
+            "The miniature encoders' weights are random numbers: this verdict shows that the machinery works, "
+            "and says nothing about FastESM2 or ESM2.",
+            style="bold",
+        )
+    out.print(f"Report: {workspace.layout.whole(DECISION, '.html')}", soft_wrap=True, highlight=False)
+
+
+def _print_metrics(decision: dict[str, Any], out: Console) -> None:
+    metrics = Table(title="Test metrics of frames", title_justify="left")
+    metrics.add_column("")
+    first = ("candidate", "baseline", "floor")  # JSON sorts its keys
+    roles = [*first, *(role for role in decision["variants"] if role not in first)]
+    variants = [decision["variants"][role] for role in roles]
+    for role, variant in zip(roles, variants, strict=True):
+        metrics.add_column(role if role == variant["variant"] else f"{role} ({variant['variant']})", justify="right")
+    for name in ("dna_dim", "protein_dim", "merged_dim"):
+        metrics.add_row(name, *(str((variant["description"] or {}).get(name, "–")) for variant in variants))
+    for name in _METRICS:
+        values = [variant["performance"] and variant["performance"]["levels"]["frame"][name] for variant in variants]
+        metrics.add_row(name, *map(_shown, values))
+    out.print(metrics)
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

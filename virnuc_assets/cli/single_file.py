@@ -1,0 +1,166 @@
+"""The stages on single files, for the command line: the assets' domain functions, without an orchestrator."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.encoders.checkpoints import find_checkpoint
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.accounting import ledger_totals
+from virnuc_assets.sequences.chunk_table import chunk_tables
+from virnuc_assets.sequences.frame_table import open_frames
+from virnuc_assets.sequences.ledger import ledger_table, merged_ledger
+from virnuc_assets.sequences.planning import plan_source
+from virnuc_assets.sequences.shard_keys import source_name
+from virnuc_assets.settings import SequenceSettings
+from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
+from virnuc_assets.storage.tables import TableWriter, content_digest, read_rows, read_windows
+from virnuc_assets.storage.windows import Rows, in_windows
+
+if TYPE_CHECKING:
+    from virnuc_assets.encoders.loading import Encoder
+    from virnuc_assets.encoders.registry import EncoderSpec
+
+# Told how many were done now, and how many there are in all.
+Report = Callable[[int, int], None]
+# Told for whom is waited.
+Say = Callable[[str], None]
+CHUNK_WINDOW = 1000
+_SCORED_ROWS = 4096  # frames whose joined vectors are in memory at once
+
+
+def require_chunk_length(chunk_length: int) -> None:
+    """Raise unless VirNucPro knows this chunk length."""
+    if chunk_length not in (allowed := SequenceSettings.model_fields["chunk_length"].annotation.__args__):  # type: ignore[union-attr]
+        raise VirnucError(f"--chunk-length: expected one of {', '.join(map(str, allowed))}, found {chunk_length}")
+
+
+class Framed:
+    """Frames of a file, window by window, and its ledger once all windows are through."""
+
+    def __init__(self, path: Path, chunk_length: int) -> None:
+        """Read the file once, to plan its windows.
+
+        Raises:
+            SequenceFileError: it cannot be read.
+        """
+        self._plan = plan_source(path, source_name(path), chunk_length, CHUNK_WINDOW)
+        self._path, self._chunk_length = path, chunk_length
+        self._ledgers: list[pa.Table] = []
+        self.recipe = {"table": "frames", "source_sha256": self._plan.sha256, "chunk_length": chunk_length}
+
+    def windows(self, report: Report) -> Iterator[pa.Table]:
+        """Frames of so many chunks at a time; at least one table."""
+        pieces, total = self._plan.pieces, sum(piece.chunks for piece in self._plan.pieces)
+        for window, chunks in chunk_tables(self._path, pieces, self._chunk_length, self._plan.sha256):
+            found = open_frames(chunks, None)
+            self._ledgers.append(ledger_table(window, found.counts))
+            report(chunks.num_rows, total)
+            yield found.table
+
+    def ledger(self) -> pa.Table:
+        """A line a record, in file order."""
+        return merged_ledger(self._plan.pieces, self._ledgers)
+
+
+def frame_file(source: Path, to: Path, chunk_length: int, report: Report) -> dict[str, Any]:
+    """Write the frames table of a file; returns what was counted."""
+    framed = Framed(source, chunk_length)
+    with TableWriter(to, frames_schema(), framed.recipe) as writer:
+        for window in framed.windows(report):
+            writer.write(window)
+    return ledger_totals(framed.ledger())
+
+
+def embed_file(
+    workspace: Workspace, frames: Path, encoder_name: str, to: Path, report: Report, say: Say
+) -> dict[str, Any]:
+    """Write the embeddings of a frames table by a named encoder; returns what was counted."""
+    from virnuc_assets.encoders.embedding import read_frames
+
+    rows = read_rows(frames)
+    with _loaded(workspace, workspace.encoder_named(encoder_name), say) as encoder:
+        recipe = {"table": "embeddings", "frames": content_digest(frames), "encoder": encoder.fingerprint}
+        _embed(to, encoder, read_frames(encoder, frames), recipe, lambda done: report(done, rows))
+    return {"frames": rows, "encoder": encoder.spec.name, "dim": encoder.dim, "device": encoder.device}
+
+
+def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, say: Say) -> dict[str, Any]:
+    """Write VirNucPro's two files and `records.tsv` for a file; returns what was counted.
+
+    What is missing or does not fit is refused before any work. One encoder is in memory at a time; its vectors wait in
+    a temporary table.
+    """
+    from virnuc_assets.classifier.calls import write_sample_report
+    from virnuc_assets.classifier.scoring import ServingClassifier
+    from virnuc_assets.encoders.fingerprint import fingerprint
+    from virnuc_assets.encoders.loading import vector_width
+    from virnuc_assets.storage.merging import merge_features
+    from virnuc_assets.virnucpro.results import write_virnucpro_files
+
+    settings, layout = workspace.settings, workspace.layout
+    variant = workspace.variant(settings.serving.variant)
+    specs = {"dna": workspace.encoder(variant.dna), "protein": workspace.encoder(variant.protein)}
+    folders = {side: find_checkpoint(spec, layout.checkpoints) for side, spec in specs.items()}
+    precision = settings.encoding.precision
+    fingerprints = {side: fingerprint(spec, folders[side], precision) for side, spec in specs.items()}
+    widths = {side: vector_width(spec, folders[side]) for side, spec in specs.items()}
+    chunk_length = settings.sequences.chunk_length
+    classifier = ServingClassifier.load(layout.classifier(variant.name), fingerprints, widths, chunk_length)
+    framed = Framed(source, chunk_length)
+    frames = pa.concat_tables(framed.windows(lambda done, total: None))
+    predictions = [classifier.predictions(classifier.features_schema.empty_table())]
+    with tempfile.TemporaryDirectory(prefix="virnuc-predict-") as scratch:
+        vectors = {}
+        for side, spec in specs.items():
+            path = Path(scratch) / f"{side}.parquet"
+            with _loaded(workspace, spec, say) as encoder:
+                windows = in_windows(iter([frames]), encoder.window_rows)
+                _embed(path, encoder, windows, {}, lambda done: report(done, 2 * frames.num_rows))
+            vectors[side] = Rows(read_windows(path, _SCORED_ROWS, embeddings_schema(widths[side])))
+        for start in range(0, frames.num_rows, _SCORED_ROWS):
+            window = frames.slice(start, _SCORED_ROWS)
+            sides = {side: rows.take(window.num_rows) for side, rows in vectors.items()}
+            predictions.append(classifier.predictions(merge_features(window, sides["dna"], sides["protein"])))
+    temperature, confidence = classifier.description.temperature, settings.evaluation.min_confidence
+    write_virnucpro_files(to, pa.concat_tables(predictions))
+    records = write_sample_report(to, pa.concat_tables(predictions), framed.ledger(), temperature, confidence)
+    calls = Counter(call or "not scored" for call in records.column("call").to_pylist())
+    return {
+        **ledger_totals(framed.ledger()),
+        **{f"records called {call}": count for call, count in sorted(calls.items())},
+    }
+
+
+def _embed(
+    path: Path,
+    encoder: Encoder,
+    windows: Iterator[pa.Table],
+    recipe: dict[str, Any],
+    progress: Callable[[int], None],
+) -> None:
+    from virnuc_assets.encoders.embedding import embed_windows
+
+    with TableWriter(path, embeddings_schema(encoder.dim), recipe) as writer:
+        for table in embed_windows(encoder, windows, progress):
+            writer.write(table)
+
+
+@contextmanager
+def _loaded(workspace: Workspace, spec: EncoderSpec, say: Say) -> Iterator[Encoder]:
+    """The encoder, and for a language model the device, which is locked for the block."""
+    from virnuc_assets.encoders.golden import load_for_run
+    from virnuc_assets.workstation.device_lock import DeviceLock
+
+    layout, encoding = workspace.layout, workspace.settings.encoding
+    device = DeviceLock(layout.locks, encoding.device, say)
+    with nullcontext() if spec.architecture == "kmer" else device.computing():
+        yield load_for_run(spec, layout.checkpoints, encoding)

@@ -1,0 +1,73 @@
+"""What all commands share: the app, how a command ends, progress bars, and pairs that are printed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.foreign_text import printable
+
+app = typer.Typer(
+    help="Viral or not: frames, embeddings and predictions for short nucleotide sequences.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+Config = Annotated[Path, typer.Option("--config", help="Settings file.")]
+DEFAULT_CONFIG = Path("virnuc.toml")
+BAR = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
+
+
+def command(function: Callable[..., Any], name: str | None = None) -> Callable[..., None]:
+    """Register a command; an error that a person can fix is one message on stderr and exit status 1.
+
+    What the function returns, if anything, is printed as pairs.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        try:
+            print_pairs(function(*args, **kwargs) or {})
+        except (VirnucError, OSError) as error:  # an --out that cannot be written is a person's to fix, too
+            message = printable(f"error: {error}", keep="\n")
+            err.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from error
+
+    return app.command(name)(run)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for the block; gives what moves it: (done now, total)."""
+    with Progress(*BAR, console=err) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, advance=done, total=total)
+
+
+def log(text: str) -> None:
+    """A line on stderr."""
+    err.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def echo(text: str) -> None:
+    """A line on stdout, as it is."""
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_pairs(pairs: dict[str, Any]) -> None:
+    """One line per pair, values in a column."""
+    width = max(map(len, pairs), default=0)
+    for name, value in pairs.items():
+        out.print(Text(f"{name:<{width}}  {printable(str(value))}"), soft_wrap=True)

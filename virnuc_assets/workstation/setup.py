@@ -1,0 +1,169 @@
+"""Set-up before anything starts: Dagster's home, MLflow's database and experiment, the profile's checkpoints.
+
+Two processes that touch a fresh SQLite file race; so one step makes them, once.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
+
+from dagster import DagsterInstance
+from filelock import FileLock
+
+from virnuc_assets.defs.launchers.local import LocalRunLauncher
+from virnuc_assets.defs.launchers.steps import GPU_POOL
+from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.tracking import EXPERIMENT
+from virnuc_assets.encoders.registry import encoder_named, graph_encoder
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.settings import Settings
+from virnuc_assets.storage.layout import Domain
+from virnuc_assets.workstation.checkpoint_setup import resolve, set_up_encoder
+from virnuc_assets.workstation.lock import LOCK_FILE, Lock, read_lock, write_lock
+
+_DAGSTER_YAML = Path(__file__).parents[1] / "dagster.yaml"
+
+
+def dagster_home(settings: Settings) -> Path:
+    """Dagster's home of this project in its profile; what one profile has done is not done in the other."""
+    return settings.var / settings.profile / "dagster"
+
+
+def mlflow_folder(settings: Settings) -> Path:
+    """Folder of MLflow's database and artifacts, where no others are set."""
+    return settings.var / "mlflow"
+
+
+def tracking_uri(settings: Settings) -> str:
+    """Where MLflow keeps its runs."""
+    return settings.tracking.uri or f"sqlite:///{mlflow_folder(settings) / 'mlflow.db'}"
+
+
+def mlflow_server_url(settings: Settings) -> str:
+    """Where MLflow shows its runs."""
+    return tracking_uri(settings) if settings.tracking.of_others else settings.servers.mlflow_url
+
+
+def artifact_location(settings: Settings) -> str | None:
+    """Where MLflow keeps models; None where a server of others decides that."""
+    if settings.tracking.of_others:
+        return None
+    named = settings.tracking.artifacts or str(mlflow_folder(settings) / "artifacts")
+    return named if "://" in named else (settings.root / named).as_uri()
+
+
+def set_up(
+    settings: Settings, say: Callable[[str], None], encoders: Sequence[str] = (), update: Sequence[str] = ()
+) -> None:
+    """Make what is missing; a second call changes nothing.
+
+    Checkpoints come first: what is refused is refused before Dagster's home and MLflow's store are made.
+
+    Args:
+        settings: the project's.
+        say: logs each step.
+        encoders: names in the registry; without any, those that the settings' variants read.
+        update: encoders whose lock is moved to what their repository or folder has now.
+    """
+    import torch
+
+    checkpoints = Workspace(settings).layout.checkpoints
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    with FileLock(checkpoints / ".setup.lock"):  # of two set-ups, the second finds what the first made
+        set_up_encoders(settings, say, encoders, update)
+        settings.incoming.mkdir(parents=True, exist_ok=True)
+        say(f"Dagster home {dagster_home(settings)}")
+        _make_dagster_home(dagster_home(settings), torch.cuda.device_count(), say)
+        say(f"MLflow store {tracking_uri(settings)}")
+        _make_mlflow_store(settings)
+
+
+def set_up_encoders(
+    settings: Settings, say: Callable[[str], None], encoders: Sequence[str], update: Sequence[str]
+) -> None:
+    """The checkpoints alone, as `set_up` makes them; virnuc.lock gets what it lacks, or is moved."""
+    workspace, before = Workspace(settings), read_lock(settings.root)
+    if encoders or update:
+        specs = [encoder_named(settings, name) for name in dict.fromkeys([*encoders, *update])]
+    else:
+        bases = settings.finetuning.encoders
+        specs = [graph_encoder(settings, name) for name in dict.fromkeys([*workspace.encoder_names(), *bases])]
+    wanted = [resolve(spec, before, spec.name in update) for spec in specs]  # all of them, before the first download
+    for spec, each in zip(specs, wanted, strict=True):
+        old = before.entries.get(spec.name)
+        in_lock = old is not None and spec.name not in update
+        folder, locked = set_up_encoder(spec, workspace.layout.checkpoints, each, in_lock, say)
+        if locked is not None and locked != old:
+            write_lock(settings.root, Lock(entries={**read_lock(settings.root).entries, spec.name: locked}))
+            if old is None:
+                trusted = "this copy is trusted, and every later set-up takes exactly its bytes; commit"
+                origin = f"{locked.source} {locked.revision}"
+                say(f"encoder {spec.name}: {origin} was not in {LOCK_FILE}: {trusted} {LOCK_FILE}")
+            else:
+                say(f"encoder {spec.name}: {LOCK_FILE} moved; stale now: {_stale_tables(workspace, spec.name)}")
+        say(f"encoder {spec.name}: {folder or 'no checkpoint to fetch'}")
+
+
+def _stale_tables(workspace: Workspace, encoder: str) -> str:
+    """Assets made of an encoder's vectors, with the count of their tables that are there."""
+    variants = [variant.name for variant in workspace.variants() if encoder in (variant.dna, variant.protein)]
+    assets = [f"{encoder}_embeddings", *(f"{name}_features" for name in variants)]
+    found = []
+    for domain in get_args(Domain):
+        for asset in assets:
+            count = len(list(workspace.layout.table(domain, asset, "any").parent.glob("*.parquet")))
+            found += [f"{domain}/{asset} ({count} tables)"] if count else []
+    found += [f"{name}_classifier" for name in variants if workspace.layout.classifier(name).is_dir()]
+    return ", ".join(found) or "nothing"
+
+
+def _make_dagster_home(home: Path, gpus: int, say: Callable[[str], None]) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():  # a person may have set another launcher or limit
+        shutil.copyfile(_DAGSTER_YAML, home / "dagster.yaml")
+    with DagsterInstance.from_config(str(home)) as instance:
+        instance.get_runs(limit=1)
+        instance.get_dynamic_partitions(str(REFERENCE.partitions.name))
+        instance.all_instigator_state()
+        if size_gpu_pool(instance, gpus):
+            say(f"pool {GPU_POOL}: {gpus} runs that embed at a time, one a GPU")
+
+
+def size_gpu_pool(instance: DagsterInstance, gpus: int) -> bool:
+    """Let as many runs that embed go at a time as this machine has GPUs, where it is this machine that runs them.
+
+    One is dagster.yaml's own limit. One that a person set, or this did before, stays. Returns whether a limit was set.
+    """
+    limits = instance.event_log_storage.get_pool_limits()
+    limited = any(pool.name == GPU_POOL and not pool.from_default for pool in limits)
+    if gpus < 2 or limited or not isinstance(instance.run_launcher, LocalRunLauncher):
+        return False
+    instance.event_log_storage.set_concurrency_slots(GPU_POOL, gpus)
+    return True
+
+
+def _make_mlflow_store(settings: Settings) -> None:
+    uri, location = tracking_uri(settings), artifact_location(settings)
+    if not settings.tracking.of_others:
+        mlflow_folder(settings).mkdir(parents=True, exist_ok=True)
+        upgrade = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
+        done = subprocess.run(upgrade, check=False, capture_output=True, text=True)  # noqa: S603
+        if done.returncode:
+            raise VirnucError(f"{uri}: MLflow cannot make or upgrade its database:\n{done.stderr.strip()}")
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        client.create_experiment(EXPERIMENT, artifact_location=location)
+    elif location and experiment.artifact_location != location:
+        raise VirnucError(
+            f"{uri}: this MLflow store keeps its models in {experiment.artifact_location}, expected {location}; the "
+            "project was moved or copied, or [tracking] changed. Undo that, or begin with an empty store."
+        )

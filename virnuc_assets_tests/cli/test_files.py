@@ -1,0 +1,307 @@
+"""Commands on files: what they write is what the graph writes; bad input is one message that leaves nothing."""
+
+import gzip
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from Bio import SeqIO
+
+from virnuc_assets.encoders.checkpoints import folder_digest
+from virnuc_assets.settings import load_settings
+from virnuc_assets.storage.merging import vectors_of
+from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
+from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table
+from virnuc_assets.workstation.setup import set_up_encoders
+from virnuc_assets_tests.assets.project import SAMPLE, Finished, Project, new_project, write_sample
+from virnuc_assets_tests.cli.commands import console, message, virnuc
+
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+
+FILES = ("prediction_results.txt", "prediction_results_highestscore.csv", "records.tsv")
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Path:
+    path = tmp_path / "flu.fasta"
+    write_sample(path, ["fluA_PB2", "two_nt", "hepatitis_delta"])
+    return path
+
+
+@pytest.fixture
+def config(finished: Finished) -> Path:
+    return finished.root / "virnuc.toml"
+
+
+@pytest.fixture
+def untrained(blank: Path, tmp_path: Path) -> Iterator[Project]:
+    yield new_project(tmp_path / "untrained", blank)
+
+
+@pytest.mark.parametrize("chunk_length", [300, 500])
+def test_frames_writes_the_frames_table(sample: Path, tmp_path: Path, chunk_length: int) -> None:
+    out = tmp_path / "made/frames.parquet"
+    result = virnuc("frames", sample, "--chunk-length", str(chunk_length), "--out", out)
+    assert result.exit_code == 0, result.output
+    assert read_schema(out) == frames_schema()
+    assert read_recipe(out)["chunk_length"] == chunk_length
+    rows = read_table(out).to_pylist()
+    records = {record.id: str(record.seq).upper() for record in SeqIO.parse(sample, "fasta")}
+    assert {row["record_id"] for row in rows} == {"fluA_PB2", "hepatitis_delta"}
+    for row in rows:
+        if row["strand"] == "+":
+            assert row["nucleotides"] in records[row["record_id"]]
+        assert max(len(row["nucleotides"]), 3 * len(row["protein"])) <= chunk_length
+
+
+def test_frames_of_a_sample_are_those_of_the_graph(finished: Finished, tmp_path: Path) -> None:
+    out = tmp_path / "frames.parquet"
+    source = finished.settings.incoming / f"{SAMPLE}.fasta"
+    assert virnuc("frames", source, "--out", out).exit_code == 0
+    shards = [finished.workspace.layout.table("samples", "translated_proteins", key) for key in shards_of(finished)]
+    assert read_table(out).to_pylist() == [row for shard in shards for row in read_table(shard).to_pylist()]
+
+
+def shards_of(finished: Finished) -> list[str]:
+    return [f"{SAMPLE}-000001", f"{SAMPLE}-000002"]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "name"),
+    [
+        ("dnabert_s_miniature", "dnabert_s"),
+        ("fastesm2_650_miniature", "fastesm2_650"),
+        ("kmer_protein", None),
+    ],
+)
+def test_embed_writes_the_vectors_of_the_graph(
+    finished: Finished, config: Path, tmp_path: Path, encoder: str, name: str | None
+) -> None:
+    layout, out = finished.workspace.layout, tmp_path / "embeddings.parquet"
+    frames = layout.table("samples", "translated_proteins", shards_of(finished)[0])
+    result = virnuc("embed", frames, "--encoder", encoder, "--out", out, "--config", config)
+    assert result.exit_code == 0, result.output
+    found = read_table(out)
+    assert found.column("frame_id") == read_table(frames).column("frame_id")
+    assert read_recipe(out)["encoder"]["encoder"] == encoder
+    if name is None:
+        assert read_schema(out) == embeddings_schema(400)
+    else:
+        path = layout.table("samples", f"{name}_embeddings", shards_of(finished)[0])
+        assert read_schema(out) == read_schema(path)
+        assert read_recipe(out)["encoder"] == read_recipe(path)["encoder"]
+        np.testing.assert_allclose(vectors_of(found), vectors_of(read_table(path)), atol=1e-5, rtol=0)
+
+
+def test_predict_writes_what_the_graph_writes(finished: Finished, tmp_path: Path) -> None:
+    """Through the installed script, in a process without Dagster."""
+    source = finished.settings.incoming / f"{SAMPLE}.fasta"
+    done = console("predict", source, "--out", tmp_path / "out", cwd=finished.root)
+    assert done.returncode == 0, done.stderr
+    report = finished.workspace.layout.sample_report(SAMPLE)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
+    for name in FILES:
+        assert (tmp_path / "out" / name).read_bytes() == (report / name).read_bytes(), name
+
+
+def test_predict_reads_gzip_and_genbank_alike(finished: Finished, config: Path, sample: Path, tmp_path: Path) -> None:
+    packed, genbank = tmp_path / "packed.fasta.gz", tmp_path / "flat.gbk"
+    packed.write_bytes(gzip.compress(sample.read_bytes()))
+    records = list(SeqIO.parse(sample, "fasta"))
+    for record in records:
+        record.annotations["molecule_type"] = "DNA"
+    SeqIO.write(records, genbank, "genbank")
+    written = []
+    for number, source in enumerate((sample, packed, genbank)):
+        out = tmp_path / f"out{number}"
+        assert virnuc("predict", source, "--out", out, "--config", config).exit_code == 0
+        written.append([(out / name).read_bytes() for name in FILES])
+    assert written[0] == written[1] == written[2]
+
+
+def test_predict_of_records_that_are_all_too_short_says_so(config: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "short.fasta", tmp_path / "out"
+    write_sample(path, ["two_nt"])
+    result = virnuc("predict", path, "--out", out, "--config", config)
+    assert result.exit_code == 0, result.output
+    assert (out / "prediction_results.txt").read_text() == "Sequence_ID\tPrediction\tscore1\tscore2\n"
+    assert "too short for a codon" in (out / "records.tsv").read_text()
+
+
+def test_fasta_prints_a_table(finished: Finished) -> None:
+    layout = finished.workspace.layout
+    chunks = layout.table("samples", "chunked_fasta", shards_of(finished)[0])
+    result = virnuc("fasta", chunks)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    rows = read_table(chunks).to_pylist()
+    assert [line[1:].split()[0] for line in lines if line.startswith(">")] == [row["chunk_id"] for row in rows]
+    assert "".join(line for line in lines if not line.startswith(">")) == "".join(row["sequence"] for row in rows)
+    frames = layout.table("samples", "translated_proteins", shards_of(finished)[0])
+    assert ">rabies_N_chunk_" in virnuc("fasta", frames, "--column", "protein").stdout
+    assert "no column 'dna'; it has frame_id" in message(virnuc("fasta", frames, "--column", "dna"))
+
+
+def test_embed_reads_the_folder_that_the_settings_name(untrained: Project, frames: Path, tmp_path: Path) -> None:
+    config, out = untrained.root / "virnuc.toml", tmp_path / "vectors.parquet"
+    folder = untrained.root / "models/fastesm2"
+    shutil.copytree(untrained.workspace.layout.checkpoints / "fastesm2_650_miniature", folder)
+    config.write_text(config.read_text() + '\n[checkpoints.fastesm2_650]\nfolder = "models/fastesm2"\n')
+    embed = ("embed", frames, "--encoder", "fastesm2_650", "--out", out, "--config", config)
+    assert "fastesm2_650: the checkpoint is not in virnuc.lock; run `virnuc setup" in message(virnuc(*embed))
+    set_up_encoders(load_settings(config), print, ["fastesm2_650"], [])
+    result = virnuc(*embed)
+    assert result.exit_code == 0, result.output
+    assert read_recipe(out)["encoder"]["encoder"] == "fastesm2_650"
+    assert re.fullmatch("[0-9a-f]{32}", read_recipe(out)["encoder"]["checkpoint_digest"])
+
+
+def test_attention_writes_maps_of_the_chosen_frames_and_a_picture(
+    untrained: Project, frames: Path, tmp_path: Path
+) -> None:
+    config, out = untrained.root / "virnuc.toml", tmp_path / "made/maps.npz"
+    config.write_text(config.read_text() + "\n[encoders.esm2_3b]\nmax_length = 50\n")
+    last, first = read_table(frames).to_pylist()[::-3]
+    chosen = [argument for row in (last, first, last) for argument in ("--frame", row["frame_id"])]
+    options = ("--encoder", "esm2_3b_miniature", "--out", out, "--config", config)
+    result = virnuc("attention", frames, *chosen, *options)
+    assert result.exit_code == 0, result.output
+    assert f"{first['frame_id']}: {len(first['protein'])} residues or bases, cut to the first 50" in result.stderr
+    ids = [last["frame_id"], first["frame_id"]]
+    folder = untrained.workspace.layout.checkpoints / "esm2_3b_miniature"
+    model = json.loads((folder / "config.json").read_text())
+    with np.load(out) as arrays:
+        assert arrays.files == ["provenance", *(f"{kind}/{each}" for each in ids for kind in ("attention", "tokens"))]
+        for row in (last, first):
+            tokens, weights = (arrays[f"{kind}/{row['frame_id']}"] for kind in ("tokens", "attention"))
+            assert tokens.tolist() == ["<cls>", *row["protein"][:50], "<eos>"]
+            assert weights.shape == (model["num_hidden_layers"], model["num_attention_heads"], *2 * tokens.shape)
+            assert weights.dtype == np.float32
+        provenance = json.loads(str(arrays["provenance"]))
+    assert provenance["frames"] == content_digest(frames)
+    assert provenance["encoder"]["checkpoint_digest"] == folder_digest(folder)
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in out.parent.iterdir()) == ["maps.npz", "maps.png"]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "frame", "name", "words"),
+    [
+        ("esm2_3b_miniature", "nobody", "a.npz", "no frame is called nobody; there are, for example: fluA_PB2_chunk_"),
+        ("kmer_protein", "nobody", "a.npz", "kmer_protein: architecture kmer has no attention"),
+        ("esm2_3b_miniature", "nobody", "a.np", "--out: expected a file name that ends in .npz, found "),
+    ],
+)
+def test_attention_that_cannot_be_written_is_one_message(
+    untrained: Project, frames: Path, tmp_path: Path, encoder: str, frame: str, name: str, words: str
+) -> None:
+    out, config = tmp_path / "made" / name, untrained.root / "virnuc.toml"
+    result = virnuc("attention", frames, "--encoder", encoder, "--frame", frame, "--out", out, "--config", config)
+    assert words in message(result)
+    assert not out.parent.exists()
+
+
+def cut(folder: Path) -> Path:
+    path = folder / "cut.fasta.gz"
+    whole = gzip.compress(b">a\n" + b"ACGTTGCA" * 4000 + b"\n")
+    path.write_bytes(whole[: len(whole) // 2])
+    return path
+
+
+def absent(folder: Path) -> Path:
+    return folder / "absent.fasta"
+
+
+BAD_INPUT = [(cut, ["cut.fasta.gz", "cut or corrupt"]), (absent, ["absent.fasta", "no such"])]
+
+
+@pytest.mark.parametrize("command", ["frames", "predict"])
+@pytest.mark.parametrize(("make", "words"), BAD_INPUT, ids=[make.__name__ for make, _ in BAD_INPUT])
+def test_bad_input_is_one_message_and_leaves_nothing(
+    config: Path, tmp_path: Path, command: str, make: object, words: list[str]
+) -> None:
+    assert callable(make)
+    source, out = make(tmp_path), tmp_path / "deep/out"
+    options = [] if command == "frames" else ["--config", config]
+    told = message(virnuc(command, source, "--out", out, *options))
+    assert [word for word in words if word not in told] == []
+    assert not out.exists()
+    assert not out.parent.exists()
+
+
+def test_bad_input_reaches_the_shell_as_status_1_without_traceback(finished: Finished, tmp_path: Path) -> None:
+    done = console("frames", cut(tmp_path), "--out", tmp_path / "frames.parquet", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("error:") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["cut.fasta.gz"]
+
+
+def test_another_chunk_length_is_refused(sample: Path, tmp_path: Path) -> None:
+    out = tmp_path / "frames.parquet"
+    told = message(virnuc("frames", sample, "--chunk-length", "400", "--out", out))
+    assert told == "--chunk-length: expected one of 300, 500, found 400"
+    assert not out.exists()
+
+
+@pytest.fixture
+def frames(sample: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "frames.parquet"
+    assert virnuc("frames", sample, "--out", path).exit_code == 0
+    return path
+
+
+@pytest.mark.parametrize(
+    ("encoder", "words"),
+    [
+        ("esm9", "no encoder is called 'esm9'; there are: "),
+        ("fastesm2_650", "the checkpoint is not in virnuc.lock; run `virnuc setup"),
+    ],
+)
+def test_an_encoder_that_is_not_there_is_refused(
+    frames: Path, config: Path, tmp_path: Path, encoder: str, words: str
+) -> None:
+    out = tmp_path / "embeddings.parquet"
+    assert words in message(virnuc("embed", frames, "--encoder", encoder, "--out", out, "--config", config))
+    assert not out.exists()
+
+
+def test_predict_without_a_trained_classifier_says_what_to_do(untrained: Project, sample: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    told = message(virnuc("predict", sample, "--out", out, "--config", untrained.root / "virnuc.toml"))
+    assert "no classifier" in told
+    assert "train the classifier" in told
+    assert not out.exists()
+
+
+def test_predict_refuses_a_classifier_of_another_chunk_length(copied: Project, sample: Path, tmp_path: Path) -> None:
+    copied.configure(sequences={"chunk_length": 300})
+    out = tmp_path / "out"
+    told = message(virnuc("predict", sample, "--out", out, "--config", copied.root / "virnuc.toml"))
+    assert "chunk_length: expected 500, found 300" in told
+    assert not out.exists()
+
+
+def test_what_is_no_table_of_the_kind_is_refused(
+    finished: Finished, sample: Path, config: Path, tmp_path: Path
+) -> None:
+    chunks = finished.workspace.layout.table("samples", "chunked_fasta", shards_of(finished)[0])
+    out = tmp_path / "embeddings.parquet"
+    for source in (chunks, sample, tmp_path / "absent.parquet"):
+        told = message(virnuc("embed", source, "--encoder", "kmer_dna", "--out", out, "--config", config))
+        assert str(source) in told
+        assert [path for path in tmp_path.iterdir() if "parquet" in path.name] == []
+    assert str(sample) in message(virnuc("fasta", sample))
+
+
+def test_an_output_that_cannot_be_written_is_one_message(sample: Path, config: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("kept")
+    assert str(tmp_path / "folder") in message(virnuc("frames", sample, "--out", tmp_path / "folder"))
+    assert str(tmp_path / "file") in message(virnuc("predict", sample, "--out", tmp_path / "file", "--config", config))
+    assert (tmp_path / "file").read_text() == "kept"

@@ -1,0 +1,73 @@
+"""Commands of a project on this machine, and what all commands share."""
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from virnuc_assets.cli.main import app
+from virnuc_assets_tests.assets.project import Finished, Project, new_project
+from virnuc_assets_tests.cli.commands import message, virnuc
+
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+
+
+@pytest.fixture
+def untrained(blank: Path, tmp_path: Path) -> Iterator[Project]:
+    yield new_project(tmp_path / "untrained", blank)
+
+
+def test_help_lists_every_command_and_each_explains_itself() -> None:
+    names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    assert {"frames", "predict", "catalogue", "import", "decide", "up"} < set(names)
+    shown = virnuc("--help").output
+    for name in names:
+        result = virnuc(name, "--help")
+        assert (result.exit_code, name in shown, "Usage" in result.output) == (0, True, True)
+
+
+def test_doctor_tells_the_machine_and_the_project(finished: Finished) -> None:
+    result = virnuc("doctor", "--config", finished.root / "virnuc.toml")
+    assert result.exit_code == 0, result.output
+    for word in ("torch", "device", "attention backends", "memory", "fastesm2_650_miniature", "serving classifier"):
+        assert word in result.stdout
+
+
+def test_doctor_fails_where_a_checkpoint_is_missing_or_incomplete(untrained: Project) -> None:
+    checkpoints = untrained.workspace.layout.checkpoints
+    shutil.rmtree(checkpoints / "fastesm2_650_miniature")
+    (checkpoints / "esm2_3b_miniature/model.safetensors").write_bytes(b"")
+    (checkpoints / "dnabert_s_miniature/tokenizer.json").unlink()
+    result = virnuc("doctor", "--config", untrained.root / "virnuc.toml")
+    told = message(result)
+    assert "fastesm2_650_miniature: no checkpoint" in told
+    assert "esm2_3b_miniature: " in told and "missing or empty: model.safetensors" in told
+    assert "dnabert_s_miniature: " in told and "no vocab.txt or tokenizer.json" in told
+    assert told.count("run `virnuc setup --encoder") == 3
+    assert (result.stdout.count(": incomplete"), result.stdout.count(": missing")) == (2, 1)
+    assert "not trained yet" in result.stdout
+
+
+def test_a_missing_or_wrong_settings_file_is_named(tmp_path: Path) -> None:
+    config = tmp_path / "virnuc.toml"
+    assert "settings file not found" in message(virnuc("doctor", "--config", config))
+    config.write_text("[sequences]\nchunk_lenght = 500\n")
+    assert f"{config}: sequences.chunk_lenght" in message(virnuc("doctor", "--config", config))
+
+
+def test_demo_without_the_bundled_sample_says_so(untrained: Project) -> None:
+    told = message(virnuc("demo", "--config", untrained.root / "virnuc.toml"))
+    assert "demo_sample.fasta: the bundled sample is missing" in told
+
+
+def test_a_port_that_is_taken_is_told(untrained: Project) -> None:
+    with socket.socket() as taken, socket.socket() as free:
+        for there in (taken, free):
+            there.bind(("127.0.0.1", 0))
+        taken.listen()
+        port, other = taken.getsockname()[1], free.getsockname()[1]
+        free.close()
+        untrained.configure(servers={"dagster_port": other, "mlflow_port": port})
+        assert f"port {port} is taken" in message(virnuc("up", "--config", untrained.root / "virnuc.toml"))

@@ -1,0 +1,113 @@
+"""Whoever trains or embeds holds the device meanwhile, in a run as on the command line; who waits for it says so."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from typer.testing import CliRunner
+
+from virnuc_assets.cli.main import app
+from virnuc_assets.defs.partitions import SAMPLES
+from virnuc_assets.defs.whole_asset import training_place
+from virnuc_assets.workstation.device_lock import device_names, holder
+from virnuc_assets_tests.assets.project import SAMPLE, Project, failures, write_sample
+
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
+
+HOLD = """
+import sys
+from pathlib import Path
+from virnuc_assets.workstation.device_lock import DeviceLock
+with DeviceLock(Path(sys.argv[1]), sys.argv[2], print).computing():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+PATIENCE = 120.0  # seconds, after which nothing is waited for any more
+VIRNUC = Path(sys.executable).with_name("virnuc")
+
+
+@pytest.fixture
+def lock(copied: Project) -> Path:
+    """Of the device, which nobody holds."""
+    lock = copied.workspace.layout.locks / f"{device_names(copied.settings.encoding.device)[0]}.lock"
+    assert holder(lock) is None
+    return lock
+
+
+@contextmanager
+def held_by_another(project: Project) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the device for the block, unless it takes too long."""
+    command = [sys.executable, "-c", HOLD, project.workspace.layout.locks, project.settings.encoding.device]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        impatience = threading.Timer(PATIENCE, other.kill)
+        impatience.start()
+        try:
+            yield other
+            assert other.poll() is None
+        finally:
+            impatience.cancel()
+            other.kill()
+
+
+def test_a_training_takes_the_device_before_its_own_lock(copied: Project, lock: Path) -> None:
+    """Who holds the device may be about to train the same, and would wait for that lock for ever."""
+    said: queue.Queue[str] = queue.Queue()
+
+    def train() -> None:
+        with training_place(copied.workspace, "kmer", said.put):
+            said.put(f"held by {holder(lock)}")
+
+    thread = threading.Thread(target=train)
+    with held_by_another(copied) as other:
+        thread.start()
+        waiting = f"waiting for {lock.stem}, which process {other.pid} holds ("
+        assert said.get(timeout=PATIENCE).startswith(waiting)
+        with FileLock(copied.workspace.layout.training("kmer").with_name(".kmer.lock"), timeout=0):
+            pass
+    assert said.get(timeout=PATIENCE).startswith(f"{lock.stem} is free after ")
+    assert said.get(timeout=PATIENCE) == f"held by {os.getpid()}"
+    thread.join()
+    assert holder(lock) is None
+
+
+def test_known_vectors_and_counted_kmers_need_no_device(copied: Project, tmp_path: Path) -> None:
+    layout, settings = copied.workspace.layout, copied.settings
+    encoder = copied.workspace.variant(settings.serving.variant).protein
+    frames = layout.table("samples", "translated_proteins", f"{SAMPLE}-000001")
+    options = ["--encoder", "kmer_dna", "--out", str(tmp_path / "o"), "--config", str(copied.root / "virnuc.toml")]
+    with held_by_another(copied):
+        assert failures(copied.materialize(SAMPLES.key(f"{encoder}_embeddings"), partition=SAMPLE)) == []
+        assert CliRunner().invoke(app, ["embed", str(frames), *options]).exit_code == 0
+
+
+def test_the_command_line_waits_for_the_device_and_says_for_whom(copied: Project, lock: Path, tmp_path: Path) -> None:
+    sample, frames = tmp_path / "sample.fasta", tmp_path / "frames.parquet"
+    write_sample(sample, ["hepatitis_delta"])
+    assert CliRunner().invoke(app, ["frames", str(sample), "--out", str(frames)]).exit_code == 0
+    outs = [tmp_path / "calls", tmp_path / "vectors.parquet"]
+    given = ["predict", sample], ["embed", frames, "--encoder", "fastesm2_650_miniature"]
+    with held_by_another(copied) as other:
+        waiting = [
+            subprocess.Popen([VIRNUC, *words, "--out", out], cwd=copied.root, stderr=subprocess.PIPE, text=True)
+            for words, out in zip(given, outs, strict=True)
+        ]
+        for process in waiting:
+            assert process.stderr is not None
+            said = next((line for line in process.stderr if line.startswith("waiting for ")), "")
+            assert said.startswith(f"waiting for {lock.stem}, which process {other.pid} holds (")
+        assert not any(out.exists() for out in outs)
+    for process in waiting:  # the one after the other
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+        assert f"{lock.stem} is free after " in said
+    assert (outs[0] / "records.tsv").is_file() and outs[1].is_file()
