@@ -25,7 +25,7 @@ from virnuc_assets.tracking import TRAINING_TAG, MlflowTracking
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import Side
-    from virnuc_assets.classifier.fitting import Fit
+    from virnuc_assets.classifier.training import Fit
 
 ABLATIONS = "ablations"
 
@@ -110,7 +110,7 @@ def current_ablations(instance: dg.DagsterInstance, workspace: Workspace) -> dic
 
 def _fits(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, "Fit"]:
     """A fit for each encoder; the nucleotides' encoder is the same in every variant and fitted once."""
-    from virnuc_assets.classifier.fitting import Fit
+    from virnuc_assets.classifier.training import Fit
 
     fits: dict[str, Fit] = {}
     split = current_split(instance, workspace)

@@ -49,7 +49,7 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         "Logged in MLflow with its dims, an entry an epoch, and registered; no alias moves.",
     )
     def classifier(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
-        from virnuc_assets.classifier.fitting import Fit
+        from virnuc_assets.classifier.training import Fit
 
         inputs, split = inputs_of(context), current_split(context.instance, workspace)
         require_no_leak(workspace, variant, split)
@@ -116,7 +116,7 @@ def _currency_check(workspace: Workspace, variant: Variant) -> dg.AssetChecksDef
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         """The classifier on disk was trained on the features, the split and the settings of today."""
         from virnuc_assets.classifier.checkpoint import load_classifier
-        from virnuc_assets.classifier.fitting import data_digest
+        from virnuc_assets.classifier.training import data_digest
 
         features = current_features(context.instance, workspace, variant)
         today = data_digest(features, current_split(context.instance, workspace), workspace.settings.training)

@@ -51,7 +51,7 @@ def gather_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> Evide
 
 def _variant_evidence(instance: dg.DagsterInstance, workspace: Workspace, variant: Variant) -> VariantEvidence:
     from virnuc_assets.classifier.checkpoint import load_classifier
-    from virnuc_assets.classifier.fitting import data_digest
+    from virnuc_assets.classifier.training import data_digest
     from virnuc_assets.migration.evidence import VariantEvidence
 
     evaluation = workspace.layout.whole(f"{variant.name}_evaluation")

@@ -18,7 +18,7 @@ def training_place(workspace: Workspace, name: str, say: Callable[[str], None]) 
         name: of the classifier's folder.
         say: told for whom the device is waited.
     """
-    from virnuc_assets.classifier.row_store import scratch_beside
+    from virnuc_assets.classifier.datasets import scratch_beside
     from virnuc_assets.workstation.device_lock import DeviceLock
 
     device = DeviceLock(workspace.layout.locks, workspace.settings.encoding.device, say)

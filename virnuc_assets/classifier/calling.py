@@ -13,10 +13,10 @@ from virnuc_assets.classifier.calls import chunk_calls, frame_calls, record_call
 from virnuc_assets.classifier.checkpoint import (
     ClassifierDescription,
     ClassifierMismatch,
+    Mlp,
     load_classifier,
     require_matches,
 )
-from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.classifier.performance import uncertain_chunks
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.classifier.virnucpro_files import write_virnucpro_files

@@ -1,4 +1,4 @@
-"""A trained classifier on disk: weights as safetensors, and a JSON of all that must match before it may score."""
+"""A classifier: its model, and on disk its weights as safetensors with a JSON of what must match before it scores."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError, model_validator
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
 
-from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import TrainingSettings
 from virnuc_assets.storage.aside import written_aside
@@ -24,6 +25,38 @@ _OF_A_TRAINING = ("seed", "training", "split_digest", "data_digest", "best_epoch
 
 class ClassifierMismatch(VirnucError):  # noqa: N818  (as TableMismatch: what is wrong, not that something is)
     """A classifier is absent, damaged, or was trained for other encoders, dims or chunks; all reasons are listed."""
+
+
+class Mlp(nn.Module):  # type: ignore[misc]
+    """Linear → BatchNorm → ReLU → Dropout → Linear, Xavier weights; its two logits are (other, virus).
+
+    Upstream: `MLPClassifier` in train.py.
+    """
+
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.hidden_layer = nn.Linear(dim, hidden)
+        self.bn1 = nn.BatchNorm1d(hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.output_layer = nn.Linear(hidden, 2)
+        nn.init.xavier_uniform_(self.hidden_layer.weight)
+        nn.init.xavier_uniform_(self.output_layer.weight)
+
+    @property
+    def dim(self) -> int:
+        """Width of the feature vectors it reads."""
+        return int(self.hidden_layer.in_features)
+
+    @property
+    def hidden(self) -> int:
+        """Width of the hidden layer."""
+        return int(self.hidden_layer.out_features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits of a batch: (b, dim) float32 → (b, 2)."""
+        hidden = self.dropout(torch.relu(self.bn1(self.hidden_layer(features))))  # (b, hidden)
+        logits: Tensor = self.output_layer(hidden)  # (b, 2)
+        return logits
 
 
 class Origin(BaseModel):

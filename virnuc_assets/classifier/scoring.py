@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from virnuc_assets.classifier.mlp import Mlp
+from virnuc_assets.classifier.checkpoint import Mlp
 from virnuc_assets.errors import VirnucError
 
 

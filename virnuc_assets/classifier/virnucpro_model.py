@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from virnuc_assets.classifier.checkpoint import ClassifierDescription, Origin, told_pair
-from virnuc_assets.classifier.mlp import Mlp
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, Mlp, Origin, told_pair
 from virnuc_assets.classifier.virnucpro_vectors import MODEL_CLASS, ImportRefused
 from virnuc_assets.encoders.registry import registered
 from virnuc_assets.errors import VirnucError

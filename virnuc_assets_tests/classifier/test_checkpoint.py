@@ -12,11 +12,11 @@ import torch
 from virnuc_assets.classifier.checkpoint import (
     ClassifierDescription,
     ClassifierMismatch,
+    Mlp,
     load_classifier,
     require_matches,
     save_classifier,
 )
-from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.settings import TrainingSettings
 
 DNA = {"encoder": "dnabert_s_miniature", "checkpoint_digest": "aa", "precision": "fp32"}
