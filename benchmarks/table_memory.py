@@ -15,8 +15,7 @@ import numpy as np
 from benchmarks import ours
 from benchmarks.machine import peak_bytes, reset_peak
 from virnuc_assets.encoders.embedding import embed_windows
-from virnuc_assets.storage.known_vectors import KnownVectors
-from virnuc_assets.storage.reuse import ShardVectors
+from virnuc_assets.storage.reuse import KnownVectors, ShardVectors
 from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets.storage.tables import TableWriter
 from virnuc_assets.storage.windows import in_windows

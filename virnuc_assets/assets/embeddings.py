@@ -20,9 +20,8 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.launch import GPU_POOL, gpu_op_tags
 from virnuc_assets.resources import Workspace
 from virnuc_assets.storage.digests import digest_words, sequence_digests
-from virnuc_assets.storage.known_vectors import Digests, KnownVectors
 from virnuc_assets.storage.layout import Domain
-from virnuc_assets.storage.reuse import ShardVectors, read_sequences
+from virnuc_assets.storage.reuse import Digests, KnownVectors, ShardVectors, read_sequences
 from virnuc_assets.storage.schemas import vector_dim
 from virnuc_assets.storage.tables import is_made_by, read_schema
 from virnuc_assets.storage.windows import in_windows
