@@ -102,7 +102,7 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
     a temporary table.
     """
     from virnuc_assets.classifier.calling import ServingClassifier, write_sample_report
-    from virnuc_assets.encoders.fingerprint import fingerprint
+    from virnuc_assets.encoders.checkpoints import fingerprint
     from virnuc_assets.encoders.loading import vector_width
     from virnuc_assets.storage.merging import merge_features
 

@@ -14,8 +14,7 @@ from virnuc_assets.checks import result
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.sharded_asset import OWNERS
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
-from virnuc_assets.encoders.checkpoints import find_checkpoint, folder_digest, read_json
-from virnuc_assets.encoders.fingerprint import fingerprint
+from virnuc_assets.encoders.checkpoints import find_checkpoint, fingerprint, folder_digest, read_json
 from virnuc_assets.encoders.registry import FINETUNED, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.launch import GPU_POOL, gpu_op_tags

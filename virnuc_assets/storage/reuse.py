@@ -84,7 +84,8 @@ class KnownVectors:
 
     def locate(self, digests: Digests) -> Numbers:
         """Place of each sequence, (n, 2)."""
-        return self._places[self._index.get_indexer(digests[:, 0])]
+        places: Numbers = self._places[self._index.get_indexer(digests[:, 0])]
+        return places
 
     def copies(self, places: Numbers, digests: Digests) -> Iterator[tuple[Numbers, Vectors]]:
         """Vectors of some sequences, n places and digests, from the tables that hold them.

@@ -151,13 +151,6 @@ def test_a_table_that_the_run_replaces_itself_stays_readable_to_it(tmp_path: Pat
     assert copied(found, ["AAA", "LLL", "MKV"]) == expected
 
 
-def test_no_table_is_opened_when_nothing_is_unknown(tmp_path: Path) -> None:
-    told: list[str] = []
-    paths = [write(tmp_path / "a.parquet", ["MKV"]), tmp_path / "missing.parquet"]
-    assert known(["MKV"], paths, told).unknown == known([], paths, told).unknown == 0
-    assert told == []
-
-
 def test_a_sequence_that_shares_half_its_digest_with_another_has_not_its_vector(tmp_path: Path) -> None:
     twins = words(["MKV", "LLL"]).copy()
     twins[1, 0] = twins[0, 0]
