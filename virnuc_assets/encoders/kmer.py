@@ -26,7 +26,7 @@ def kmer_count(spec: EncoderSpec) -> int:
 def kmer_model(spec: EncoderSpec) -> nn.Module:
     """Token ids (b, l) to one-hot vectors (b, l, d), zeros for the id after the last."""
     dim = kmer_count(spec)
-    model = nn.Embedding.from_pretrained(torch.eye(dim + 1, dim))
+    model = nn.Embedding(dim + 1, dim, _weight=torch.eye(dim + 1, dim), _freeze=True)
     model.config = SimpleNamespace(hidden_size=dim)
     return model
 
