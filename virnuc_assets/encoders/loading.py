@@ -5,7 +5,6 @@ Models are loaded by transformers from folders on this machine: no remote code, 
 
 from __future__ import annotations
 
-import math
 import pickle
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -60,8 +59,7 @@ class Encoder:
         dim: Width of its vectors, as the checkpoint has it.
         fingerprint: What its numbers depend on.
         token_budget: Tokens a batch; halved when the device's memory runs out.
-        window_rows: Rows that are read, embedded and written at a time: some batches of common lengths. A power of
-            two, so that the windows of two encoders begin together at every row of the larger.
+        window_rows: Rows that are read, embedded and written at a time: some batches of common lengths.
     """
 
     def __init__(self, spec: EncoderSpec, model: nn.Module, tokenize: Tokenize, left_out: Sequence[int]) -> None:
@@ -77,7 +75,7 @@ class Encoder:
         """Set the token budget and, from it, the size of windows."""
         self.token_budget = tokens
         rows = _WINDOW_BATCHES[self.spec.architecture] * min(tokens, CPU_TOKENS * 8) // _TOKENS_OF_A_ROW
-        self.window_rows = int(2 ** math.floor(math.log2(max(rows, 1))))
+        self.window_rows = max(rows, 1)
 
     @torch.no_grad()
     def forward(self, token_ids: Tensor) -> Tensor:

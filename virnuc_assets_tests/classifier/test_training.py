@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,6 @@ from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets_tests.classifier.feature_tables import (
     DNA,
     PROTEIN,
-    SETTINGS,
     feature_rows,
     fit_of,
     split_of,
@@ -225,33 +222,6 @@ def test_how_rows_lie_in_shards_does_not_matter(tmp_path: Path) -> None:
         (tmp_path / f"{name}_scratch").mkdir()
         found.append(digest(fit.train(tmp_path / f"{name}_scratch")))
     assert found[0] == found[1]
-
-
-CHILD = """
-import sys
-from pathlib import Path
-from virnuc_assets_tests.classifier.test_training import digest, trained_of
-print(digest(trained_of(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])))
-"""
-
-
-def trained_of(folder: Path, seed: int, name: str) -> TrainedClassifier:
-    """Trained on the tables of a folder."""
-    tables = {path.stem: path for path in sorted((folder / "tables").iterdir())}
-    fit = fit_of(tables, folder / "split.parquet", SETTINGS.model_copy(update={"seed": seed}))
-    (folder / "scratch" / name).mkdir(parents=True)
-    return fit.train(folder / "scratch" / name)
-
-
-def test_processes_of_one_seed_agree_to_the_bit(tmp_path: Path) -> None:
-    write_shards(tmp_path / "tables", feature_rows(ROWS), [300])
-    write_split(tmp_path / "split.parquet", RECORDS)
-
-    def child(name: str) -> str:
-        command = [sys.executable, "-c", CHILD, str(tmp_path), "3", name]
-        return subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout.strip()
-
-    assert child("a") == child("b") != digest(trained_of(tmp_path, 4, "c"))
 
 
 @pytest.mark.parametrize(

@@ -150,16 +150,6 @@ def test_frames_are_embedded_from_the_encoders_column_in_row_order(
     assert list(embed_windows(encoder, [])) == []
 
 
-def test_a_window_is_some_batches_and_a_power_of_two(encoders: dict[str, Encoder]) -> None:
-    found = {}
-    for name in (NAME, "dnabert_s_miniature"):
-        narrow = Narrow(encoders[name], fits=0)
-        for tokens in (1, 340, 2048, 2049, 4095, 4096):
-            narrow.limit_batches(tokens)
-            found[name] = [*found.get(name, []), narrow.window_rows]
-    assert found == {NAME: [1, 16, 128, 128, 128, 256], "dnabert_s_miniature": [1, 128, 1024, 1024, 1024, 2048]}
-
-
 def test_memory_that_runs_out_halves_the_budget_and_changes_no_vector(encoder: Encoder) -> None:
     sequences = drawn("protein", LENGTHS)
     undisturbed = embed(encoder, sequences)

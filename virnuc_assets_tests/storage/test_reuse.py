@@ -17,10 +17,9 @@ from virnuc_assets.encoders.registry import ENCODERS
 from virnuc_assets.settings import EncodingSettings
 from virnuc_assets.storage import reuse
 from virnuc_assets.storage.digests import digest_words, sequence_digests
-from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.reuse import Digests, KnownVectors, ShardVectors
 from virnuc_assets.storage.schemas import embeddings_schema
-from virnuc_assets.storage.tables import TableMismatch, TableWriter, content_digest, read_table
+from virnuc_assets.storage.tables import TableMismatch, TableWriter, content_digest
 from virnuc_assets.storage.windows import in_windows
 from virnuc_assets_tests.encoders.drawn import drawn, write_frames
 from virnuc_assets_tests.storage.examples import rot
@@ -127,17 +126,6 @@ def test_what_rotted_is_not_copied_and_the_parts_before_it_are(tmp_path: Path, k
     assert len(told) == 1 and f"{path}: damaged" in told[0]
 
 
-@pytest.mark.parametrize("rows", [["LLL"], ["LLL", "LLV", "LLI", "MKV"], None])
-def test_a_row_of_a_table_that_was_replaced_is_not_used(tmp_path: Path, rows: list[str] | None) -> None:
-    path = write(tmp_path / "table.parquet", ["MKV", "LLL"])
-    found = known(["MKV", "LLL"], [path])
-    if rows is None:
-        write(path, ["MKV", "LLL"], table=9, encoder={**ENCODER, "precision": "bf16"})
-    else:
-        write(path, rows, table=9)
-    assert copied(found, ["MKV"]) == {}
-
-
 def test_a_table_that_the_run_replaces_itself_stays_readable_to_it(tmp_path: Path) -> None:
     path = write(tmp_path / "table.parquet", ["MKV", "LLL", "GGG"], table=1)
     found = known(["MKV", "LLL", "AAA"], [path])
@@ -235,20 +223,6 @@ def test_a_table_is_the_same_with_and_without_reuse(
     assert (vectors.embedded, vectors.distinct) == (len(shards.embedded), len(set(proteins)))
 
 
-def test_no_encoder_is_loaded_where_all_is_known(encoder: Encoder, tmp_path: Path) -> None:
-    shards = Shards(tmp_path, encoder)
-
-    def refuse(windows: Iterator[pa.Table]) -> Generator[pa.Table, None, None]:
-        raise AssertionError("embedded")
-        yield
-
-    known = shards.known(PROTEINS, [shards.plainly("there", PROTEINS[::-1])])
-    made = shards.made(
-        "a", ShardVectors(shards.frames("a", PROTEINS), "protein", encoder.spec.max_length, known, refuse)
-    )
-    assert content_digest(made) == content_digest(shards.plainly("a", PROTEINS))
-
-
 def test_what_vanishes_while_a_shard_is_made_is_embedded(encoder: Encoder, tmp_path: Path) -> None:
     """Another process replaces the table between two windows; some of what it held recurs later."""
     shards = Shards(tmp_path, encoder)
@@ -263,20 +237,6 @@ def test_what_vanishes_while_a_shard_is_made_is_embedded(encoder: Encoder, tmp_p
     assert pa.concat_tables(windows).combine_chunks() == pa.concat_tables(expected).combine_chunks()
     assert sorted(shards.embedded) == sorted([G, W, M, L, A])
     assert vectors.embedded == 5
-
-
-def test_what_was_damaged_on_the_disk_is_embedded_again(checkpoints: Path, tmp_path: Path) -> None:
-    """Three rows are written at a time: the parts before the damage are copied, it and what follows is not."""
-    shards = Shards(tmp_path, loaded("fastesm2_650_miniature", checkpoints))
-    there = shards.plainly("there", PROTEINS)
-    known = shards.known(PROTEINS, [there])
-    rot(there, vectors_of(read_table(there))[4])
-    vectors = shards.vectors("a", PROTEINS, known)
-    made = shards.made("a", vectors)
-    assert content_digest(made) == content_digest(shards.plainly("a", PROTEINS))
-    assert shards.embedded == PROTEINS[3:]
-    assert vectors.embedded == 4
-    assert [str(there) in logged for logged in shards.logged] == [True, True]  # a window of four rows, then the next
 
 
 def test_frames_that_are_replaced_meanwhile_are_refused(encoder: Encoder, tmp_path: Path) -> None:
