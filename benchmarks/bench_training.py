@@ -29,7 +29,7 @@ from rich.table import Table
 from benchmarks.contenders import SCALES
 from benchmarks.plain_training import FileRows, PlainLoop
 from virnuc_assets.classifier.checkpoint import Mlp
-from virnuc_assets.classifier.datasets import Rows, draw, store_rows
+from virnuc_assets.classifier.datasets import LabelledRows, draw, store_rows
 from virnuc_assets.classifier.training import EpochLoop
 from virnuc_assets.cores import usable_cores
 from virnuc_assets.encoders.machine import cpu_name
@@ -50,7 +50,7 @@ _SHIFT = 0.02
 class Data:
     """The same rows for both sides."""
 
-    rows: Rows
+    rows: LabelledRows
     files: FileRows
     store_seconds: float
 
@@ -86,7 +86,9 @@ def _data(folder: Path, shards: int, rows: int, columns: int) -> Data:
     features = store_rows(folder / "train.rows", drawn.positions, features_schema(columns), slice(None))
     seconds = time.perf_counter() - start
     files = [torch.tensor(vectors_of(read_table(path))[drawn.positions[path]]) for path in tables]
-    return Data(Rows(features, drawn.labels), FileRows(files, [1 - shard % 2 for shard in range(shards)]), seconds)
+    return Data(
+        LabelledRows(features, drawn.labels), FileRows(files, [1 - shard % 2 for shard in range(shards)]), seconds
+    )
 
 
 def _write_shard(path: Path, shard: int, rows: int, columns: int, generator: np.random.Generator) -> Path:

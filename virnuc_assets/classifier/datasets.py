@@ -56,7 +56,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Rows:
+class LabelledRows:
     """Feature rows with their truth.
 
     Attributes:

@@ -24,7 +24,15 @@ from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
 from virnuc_assets.classifier.calibration import fit_temperature
 from virnuc_assets.classifier.checkpoint import ClassifierDescription, ClassifierMismatch, Mlp, Side, load_classifier
-from virnuc_assets.classifier.datasets import WINDOW_ROWS, Drawn, Rows, draw, records_of_split, rows_at, store_rows
+from virnuc_assets.classifier.datasets import (
+    WINDOW_ROWS,
+    Drawn,
+    LabelledRows,
+    draw,
+    records_of_split,
+    rows_at,
+    store_rows,
+)
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.classifier.split import Split, split_schema
 from virnuc_assets.encoders.registry import Variant
@@ -120,13 +128,11 @@ class Fit:
             DiskFull: too little room.
             TrainingError: the training diverged.
         """
-        rows = {
-            split: Rows(
-                store_rows(scratch / f"{split}.rows", drawn.positions, self._schema, self.columns), drawn.labels
-            )
-            for split, drawn in self.drawn.items()
-        }
-        return train(rows["train"], rows["validation"], self.training, on_epoch, device)
+        rows = []
+        for split, drawn in self.drawn.items():
+            features = store_rows(scratch / f"{split}.rows", drawn.positions, self._schema, self.columns)
+            rows.append(LabelledRows(features, drawn.labels))
+        return train(rows[0], rows[1], self.training, on_epoch, device)
 
     def scored(self, model: Mlp, split: Split) -> pa.Table:
         """All rows of a split, scored by the columns that are trained on.
@@ -226,8 +232,8 @@ class Fit:
 
 
 def train(
-    rows: Rows,
-    validation: Rows,
+    rows: LabelledRows,
+    validation: LabelledRows,
     settings: TrainingSettings,
     on_epoch: OnEpoch | None = None,
     device: str = "cpu",
@@ -301,7 +307,7 @@ def _held(features: np.ndarray, device: torch.device) -> Tensor:
 class EpochLoop:
     """Epochs of a model over rows in shuffled batches; what it takes from one to the next is its momentum."""
 
-    def __init__(self, model: Mlp, rows: Rows, settings: TrainingSettings) -> None:
+    def __init__(self, model: Mlp, rows: LabelledRows, settings: TrainingSettings) -> None:
         """Train on the model's device. The seed of dropout is drawn from torch's own generator."""
         weight = model.hidden_layer.weight
         self.model, self._device, self._batch_rows = model, weight.device, settings.batch_rows

@@ -27,7 +27,7 @@ def kmer_model(spec: EncoderSpec) -> nn.Module:
     """Token ids (b, l) to one-hot vectors (b, l, d), zeros for the id after the last."""
     dim = kmer_count(spec)
     model = nn.Embedding(dim + 1, dim, _weight=torch.eye(dim + 1, dim), _freeze=True)
-    model.config = SimpleNamespace(hidden_size=dim)
+    model.config = SimpleNamespace(hidden_size=dim)  # type: ignore[assignment]  # as transformers' models have it
     return model
 
 

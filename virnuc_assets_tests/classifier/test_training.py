@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from virnuc_assets.classifier import training
 from virnuc_assets.classifier.checkpoint import Mlp
-from virnuc_assets.classifier.datasets import Rows, scores_of
+from virnuc_assets.classifier.datasets import LabelledRows, scores_of
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.classifier.training import BOTH, SgdStep, Sides, TrainedClassifier, TrainingError, batch_sizes, train
 from virnuc_assets.settings import TrainingSettings
@@ -38,11 +38,11 @@ RECORDS = 24
 ROWS = [(7 * row + row // 50) % RECORDS for row in range(500)]
 
 
-def rows(count: int, seed: int = 0, shift: float = 1.0) -> Rows:
+def rows(count: int, seed: int = 0, shift: float = 1.0) -> LabelledRows:
     generator = np.random.default_rng(seed)
     labels = np.arange(count, dtype=np.int64) % 2
     features = generator.normal(size=(count, DIM)) + shift * labels[:, None]
-    return Rows(features.astype(np.float32), labels)
+    return LabelledRows(features.astype(np.float32), labels)
 
 
 def test_mlp_is_virnucpros() -> None:
@@ -135,7 +135,7 @@ def test_learns_and_tells_the_way() -> None:
 def test_weights_are_those_of_the_best_epoch() -> None:
     # Labels of validation are turned round: the longer the training, the worse; the first epoch is the best.
     wrong = rows(80, seed=1)
-    wrong = Rows(wrong.features, 1 - wrong.labels)
+    wrong = LabelledRows(wrong.features, 1 - wrong.labels)
     stopped = train(rows(200), wrong, FAST)
     assert stopped.best_epoch == 1
     assert len(stopped.history) == 1 + FAST.patience
@@ -205,7 +205,7 @@ def test_a_gpu_trains_as_the_cpu_does(share: float, monkeypatch: pytest.MonkeyPa
 
 def test_a_diverging_training_is_refused() -> None:
     with pytest.raises(TrainingError, match="epoch 1: a loss is not finite"):
-        train(Rows(rows(40).features * 1e38, rows(40).labels), rows(10), FAST)
+        train(LabelledRows(rows(40).features * 1e38, rows(40).labels), rows(10), FAST)
 
 
 def digest(trained: TrainedClassifier) -> str:
