@@ -28,9 +28,8 @@ from rich.table import Table
 
 from benchmarks.contenders import SCALES
 from benchmarks.plain_training import FileRows, PlainLoop
-from virnuc_assets.classifier.datasets import draw
-from virnuc_assets.classifier.mlp import Mlp
-from virnuc_assets.classifier.row_store import Rows, store_rows
+from virnuc_assets.classifier.checkpoint import Mlp
+from virnuc_assets.classifier.datasets import LabelledRows, draw, store_rows
 from virnuc_assets.classifier.training import EpochLoop
 from virnuc_assets.cores import usable_cores
 from virnuc_assets.encoders.machine import cpu_name
@@ -51,7 +50,7 @@ _SHIFT = 0.02
 class Data:
     """The same rows for both sides."""
 
-    rows: Rows
+    rows: LabelledRows
     files: FileRows
     store_seconds: float
 
@@ -84,10 +83,12 @@ def _data(folder: Path, shards: int, rows: int, columns: int) -> Data:
     tables = [_write_shard(folder / f"{shard:04}.parquet", shard, rows, columns, generator) for shard in range(shards)]
     start = time.perf_counter()
     drawn = draw(tables, features_schema(columns), [path.stem for path in tables], seed=0)
-    features = store_rows(folder / "train.npy", drawn.positions, features_schema(columns), slice(None))
+    features = store_rows(folder / "train.rows", drawn.positions, features_schema(columns), slice(None))
     seconds = time.perf_counter() - start
     files = [torch.tensor(vectors_of(read_table(path))[drawn.positions[path]]) for path in tables]
-    return Data(Rows(features, drawn.labels), FileRows(files, [1 - shard % 2 for shard in range(shards)]), seconds)
+    return Data(
+        LabelledRows(features, drawn.labels), FileRows(files, [1 - shard % 2 for shard in range(shards)]), seconds
+    )
 
 
 def _write_shard(path: Path, shard: int, rows: int, columns: int, generator: np.random.Generator) -> Path:

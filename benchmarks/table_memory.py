@@ -15,8 +15,7 @@ import numpy as np
 from benchmarks import ours
 from benchmarks.machine import peak_bytes, reset_peak
 from virnuc_assets.encoders.embedding import embed_windows
-from virnuc_assets.storage.known_vectors import KnownVectors
-from virnuc_assets.storage.reuse import ShardVectors
+from virnuc_assets.storage.reuse import KnownVectors, ShardVectors
 from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets.storage.tables import TableWriter
 from virnuc_assets.storage.windows import in_windows
@@ -33,9 +32,9 @@ def memory_beyond_model(checkpoint: Path, frames: Path, device: str, passes: int
             what libraries set up at their first use stays: for a table of one window the highest of one pass is luck.
     """
     encoder = ours.load(checkpoint, "fp32", device)
+    known = KnownVectors(np.empty((0, 2), np.uint64), encoder.fingerprint, sys.stderr.write)  # imports pandas
     reset_peak(encoder.device)
     loaded, spec = peak_bytes(encoder.device), encoder.spec
-    known = KnownVectors(np.empty((0, 2), np.uint64), encoder.fingerprint, sys.stderr.write)
     for _ in range(passes):
         schema = embeddings_schema(encoder.dim)
         with TableWriter(frames.with_suffix(".vectors"), schema, {"table": "embeddings"}) as writer:

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from virnuc_assets.encoders.fingerprint import GOLDEN_FILE
+from virnuc_assets.encoders.checkpoints import GOLDEN_FILE
 from virnuc_assets.encoders.golden import TOLERANCE, golden_vectors, installed, largest_difference
 
 

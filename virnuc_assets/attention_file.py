@@ -1,4 +1,8 @@
-"""Attention maps of chosen frames as a file of arrays and a picture, for the command line."""
+"""Attention maps of chosen frames as a file of arrays and a picture, for the command line.
+
+How much each token attends to each other one, by eager attention with an encoder's weights: ESM runs transformers' own
+forward, which returns attention weights; MosaicBERT keeps them in each layer.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,32 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import EsmModel
 
 from virnuc_assets.cli.single_file import Report, Say
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.encoders.checkpoints import find_checkpoint, fingerprint
+from virnuc_assets.encoders.embedding import NonFiniteError
+from virnuc_assets.encoders.loading import DTYPES, load_model, load_tokenizer, tokenization
+from virnuc_assets.encoders.machine import prepare_cpu, resolve_device
+from virnuc_assets.encoders.registry import EncoderSpec, check_alphabet
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.settings import EncodingSettings
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import content_digest, read_table, read_windows
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from virnuc_assets.encoders.attention import AttentionModel
+from virnuc_assets.workstation.device_lock import DeviceLock
 
 _EXAMPLES = 5
 _PICTURED = 8  # frames: matplotlib draws 65,536 pixels a side at most
@@ -65,11 +78,6 @@ def attention_file(
         VirnucError: another suffix; unknown frames; an encoder without attention.
         AlphabetError: a sequence that the encoder does not read.
     """
-    from virnuc_assets.encoders.alphabet import check_alphabet
-    from virnuc_assets.encoders.attention import AttentionModel, attention_folder
-    from virnuc_assets.encoders.fingerprint import fingerprint
-    from virnuc_assets.workstation.device_lock import DeviceLock
-
     if to.suffix != ".npz":
         raise VirnucError(f"--out: expected a file name that ends in .npz, found {to}")
     spec, encoding = workspace.encoder_named(encoder_name), workspace.settings.encoding
@@ -92,6 +100,63 @@ def attention_file(
     truncated = spec.count_truncated([*sequences.values()])
     counts = {"frames": len(sequences), "truncated": truncated}
     return {**counts, "encoder": spec.name, "device": model.device, "picture": picture}
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """Attention of one sequence of l tokens, special tokens included."""
+
+    tokens: list[str]
+    weights: NDArray[np.float32]  # (layers, heads, l, l): the share of column j in what row i attends to, in sum 1
+
+
+def attention_folder(spec: EncoderSpec, checkpoints: Path) -> Path:
+    """Checkpoint folder of an encoder, as `find_checkpoint`; one without attention is refused."""
+    folder = find_checkpoint(spec, checkpoints)
+    if folder is None:
+        raise VirnucError(
+            f"{spec.name}: architecture {spec.architecture} has no attention; choose an encoder of architecture esm or "
+            "mosaic_bert"
+        )
+    return folder
+
+
+class AttentionModel:
+    """An encoder's model with eager attention, on its device and in its precision."""
+
+    def __init__(self, spec: EncoderSpec, folder: Path, encoding: EncodingSettings) -> None:
+        """Load the model, as `load_encoder`."""
+        prepare_cpu()
+        self.spec, self.device = spec, resolve_device(encoding.device)
+        self._tokenizer = load_tokenizer(folder)
+        model = load_model(spec, folder, DTYPES[encoding.precision], attention="eager")
+        self.model = model.eval().requires_grad_(False).to(self.device)
+
+    def tokenize(self, sequence: str) -> list[int]:
+        """Token ids as the encoder has them, cut to its `max_length` residues or bases."""
+        tokens: list[int] = tokenization(self.spec, self._tokenizer)([sequence[: self.spec.max_length]])[0].tolist()
+        return tokens
+
+    @torch.no_grad()
+    def forward(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(1, l) int64 to hidden states (1, l, d) and attention weights (layers, heads, l, l)."""
+        if isinstance(self.model, EsmModel):
+            out = EsmModel.forward(self.model, input_ids=token_ids, output_attentions=True)
+            return out.last_hidden_state, torch.cat(out.attentions)
+        hidden = self.model(token_ids)
+        return hidden, torch.cat([layer.weights for layer in self.model.layers])
+
+    def attention(self, frame_id: str, sequence: str) -> AttentionMap:
+        """Attention of an upper-case sequence of the encoder's alphabet; NaN in it is an error that names the frame."""
+        token_ids = self.tokenize(sequence)
+        _, weights = self.forward(torch.tensor([token_ids], device=self.device))
+        found = weights.float().cpu().numpy()
+        if not np.isfinite(found).all():
+            raise NonFiniteError(
+                f"{self.spec.name}: attention of {frame_id} holds NaN or infinity; the weights are damaged or the "
+                "precision is too narrow: run `virnuc doctor --verify`, or set precision = 'fp32' under [encoding]"
+            )
+        return AttentionMap(self._tokenizer.convert_ids_to_tokens(token_ids), found)
 
 
 def _chosen(frames: Path, column: str, frame_ids: Sequence[str]) -> dict[str, str]:
@@ -132,9 +197,6 @@ def _add(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
 
 def _draw(panels: Mapping[str, _Panels], encoder: str, path: Path) -> None:
     """One row of two panels per frame."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     with rc_context({"text.parse_math": False, "font.size": 9}):  # a frame's id may hold dollar signs
         figure = Figure((2 * _PANEL_INCHES + 1, _PANEL_INCHES * len(panels)), dpi=_DPI, layout="constrained")
         for axes, (frame_id, shown) in zip(figure.subplots(len(panels), 2, squeeze=False), panels.items(), strict=True):
@@ -144,8 +206,6 @@ def _draw(panels: Mapping[str, _Panels], encoder: str, path: Path) -> None:
 
 
 def _panel(axes: Axes, weights: NDArray[np.float32], tokens: Sequence[str], title: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     brightest = float(np.percentile(weights, _BRIGHTEST))
     image = axes.imshow(weights, cmap="viridis", vmin=0, vmax=brightest, interpolation="none")
     rounded = MaxNLocator(_TICKS, steps=[1, 2, 5, 10], integer=True).tick_values(0, len(tokens) - 1)

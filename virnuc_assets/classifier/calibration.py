@@ -11,14 +11,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from virnuc_assets.errors import VirnucError
-
 # Where all rows are called right, ever lower temperatures are ever likelier; few rows carry no such certainty.
 LOWEST, HIGHEST = 0.05, 20.0
-
-
-class CalibrationError(VirnucError):
-    """Rows on which no temperature can be chosen."""
 
 
 def fit_temperature(log_odds: np.ndarray, viral: np.ndarray) -> float:
@@ -27,18 +21,10 @@ def fit_temperature(log_odds: np.ndarray, viral: np.ndarray) -> float:
     The log-likelihood is concave in the inverse of the temperature, so its slope has at most one root.
 
     Args:
-        log_odds: (n,) natural logarithm of score_virus / score_other.
+        log_odds: (n,) natural logarithm of score_virus / score_other, finite, n at least 1.
         viral: (n,) truth, True or 1 for viral.
-
-    Raises:
-        CalibrationError: no rows, unequal shapes, or a value that is not finite.
     """
     odds, truth = np.asarray(log_odds, dtype=np.float64), np.asarray(viral).astype(bool)
-    if odds.ndim != 1 or not len(odds) or odds.shape != truth.shape or not np.isfinite(odds).all():
-        raise CalibrationError(
-            f"a temperature needs finite log-odds (n,) and truth (n,), n at least 1; found {odds.shape} with "
-            f"{int((~np.isfinite(odds)).sum())} not finite, and {truth.shape}"
-        )
     margin = np.where(truth, odds, -odds)  # (n,), positive where the call is right
 
     def slope(sharpness: float) -> float:

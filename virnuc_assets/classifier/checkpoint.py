@@ -1,4 +1,4 @@
-"""A trained classifier on disk: weights as safetensors, and a JSON of all that must match before it may score."""
+"""A classifier: its model, and on disk its weights as safetensors with a JSON of what must match before it scores."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError, model_validator
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
 
-from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import TrainingSettings
 from virnuc_assets.storage.aside import written_aside
@@ -19,11 +20,42 @@ from virnuc_assets.storage.layout import CLASSIFIER_FILE
 
 Side = Literal["dna", "protein"]
 WEIGHTS_FILE = "classifier.safetensors"
-_OF_A_TRAINING = ("seed", "training", "split_digest", "data_digest", "best_epoch", "temperature")
 
 
 class ClassifierMismatch(VirnucError):  # noqa: N818  (as TableMismatch: what is wrong, not that something is)
     """A classifier is absent, damaged, or was trained for other encoders, dims or chunks; all reasons are listed."""
+
+
+class Mlp(nn.Module):  # type: ignore[misc]
+    """Linear → BatchNorm → ReLU → Dropout → Linear, Xavier weights; its two logits are (other, virus).
+
+    Upstream: `MLPClassifier` in train.py.
+    """
+
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.hidden_layer = nn.Linear(dim, hidden)
+        self.bn1 = nn.BatchNorm1d(hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.output_layer = nn.Linear(hidden, 2)
+        nn.init.xavier_uniform_(self.hidden_layer.weight)
+        nn.init.xavier_uniform_(self.output_layer.weight)
+
+    @property
+    def dim(self) -> int:
+        """Width of the feature vectors it reads."""
+        return int(self.hidden_layer.in_features)
+
+    @property
+    def hidden(self) -> int:
+        """Width of the hidden layer."""
+        return int(self.hidden_layer.out_features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits of a batch: (b, dim) float32 → (b, 2)."""
+        hidden = self.dropout(torch.relu(self.bn1(self.hidden_layer(features))))  # (b, hidden)
+        logits: Tensor = self.output_layer(hidden)  # (b, 2)
+        return logits
 
 
 class Origin(BaseModel):
@@ -52,13 +84,13 @@ class ClassifierDescription(BaseModel):
         protein_dim: width of the protein vectors.
         merged_dim: their sum.
         chunk_length: nt.
-        seed: of the training.
+        seed: of the training; it and all that follows up to `origin` are None of one trained elsewhere.
         training: its recipe.
         split_digest: of the split table.
         data_digest: of the rows trained and validated on.
         best_epoch: 1-based epoch of the weights.
         temperature: for `calibrated` scores; no call follows from it.
-        origin: of one trained elsewhere, in place of all that is known of a training.
+        origin: of one trained elsewhere.
         score_columns: order of the scores.
         weights_sha256: of the safetensors file; written by `save_classifier`.
     """
@@ -81,22 +113,6 @@ class ClassifierDescription(BaseModel):
     score_columns: tuple[Literal["other"], Literal["virus"]] = ("other", "virus")
     weights_sha256: str = ""
 
-    @model_validator(mode="after")
-    def _agrees_with_itself(self) -> ClassifierDescription:
-        if set(self.encoders) != {"dna", "protein"}:
-            raise ValueError(f"encoders must tell dna and protein, found {sorted(self.encoders)}")
-        if self.dna_dim + self.protein_dim != self.merged_dim:
-            raise ValueError(
-                f"merged_dim {self.merged_dim} is not dna_dim {self.dna_dim} + protein_dim {self.protein_dim}"
-            )
-        told = {name: getattr(self, name) for name in _OF_A_TRAINING}
-        wrong = [name for name, value in told.items() if (value is None) != (self.origin is not None)]
-        if wrong:
-            raise ValueError(f"expected either an origin or all of a training; at odds: {', '.join(wrong)}")
-        if self.training is not None and self.seed != self.training.seed:
-            raise ValueError(f"seed {self.seed} is not the training's, {self.training.seed}")
-        return self
-
     def pair(self) -> str:
         """The two encoders and the columns of each, for messages."""
         return told_pair(self.encoders["dna"], self.encoders["protein"], self.dna_dim, self.protein_dim)
@@ -116,15 +132,7 @@ def save_classifier(folder: Path, model: Mlp, description: ClassifierDescription
 
     Returns:
         The description with the digest of the weights.
-
-    Raises:
-        ClassifierMismatch: the model is not as wide as described.
     """
-    hidden = description.training.hidden if description.training else model.hidden
-    if (model.dim, model.hidden) != (description.merged_dim, hidden):
-        raise ClassifierMismatch(
-            f"{folder}: described as {description.merged_dim} → {hidden}, the model is {model.dim} → {model.hidden}"
-        )
     weights = save_tensors({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
     described = description.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
     with written_aside(folder / CLASSIFIER_FILE) as description_aside:

@@ -14,10 +14,10 @@ from virnuc_assets.classifier.calls import frame_calls
 from virnuc_assets.classifier.checkpoint import (
     ClassifierDescription,
     ClassifierMismatch,
+    Mlp,
     load_classifier,
     require_matches,
 )
-from virnuc_assets.classifier.mlp import Mlp
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import features_schema, predictions_schema, vector_dim

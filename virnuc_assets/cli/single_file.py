@@ -101,7 +101,7 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
     """
     from virnuc_assets.classifier.calls import write_sample_report
     from virnuc_assets.classifier.scoring import ServingClassifier
-    from virnuc_assets.encoders.fingerprint import fingerprint
+    from virnuc_assets.encoders.checkpoints import fingerprint
     from virnuc_assets.encoders.loading import vector_width
     from virnuc_assets.storage.merging import merge_features
     from virnuc_assets.virnucpro.results import write_virnucpro_files

@@ -13,8 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.encoders.checkpoints import find_checkpoint
-from virnuc_assets.encoders.fingerprint import fingerprint, identity
+from virnuc_assets.encoders.checkpoints import find_checkpoint, fingerprint, identity
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.plan_table import ShardPlan, read_shard

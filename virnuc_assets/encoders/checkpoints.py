@@ -1,4 +1,4 @@
-"""Where an encoder's checkpoint is stored, which of its files are read, and whether they are still those of set-up.
+"""Where an encoder's checkpoint is stored, whether its files are still those of set-up, and what its vectors depend on.
 
 Set-up compares the content of every file with virnuc.lock and records sizes and modification times in `verified.json`;
 a run compares only these. Imports nothing heavy.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from virnuc_assets.encoders.registry import FINETUNED, EncoderSpec
+from virnuc_assets.encoders.registry import FINETUNED, Architecture, EncoderSpec
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import digest_of
 
@@ -21,6 +22,12 @@ VERIFIED_FILE = "verified.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
 TOKENIZER_OPTIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+GOLDEN_FILE = Path(__file__).with_name("golden.json")
+_LIBRARIES: dict[Architecture, tuple[str, ...]] = {
+    "mosaic_bert": ("torch", "tokenizers"),
+    "esm": ("torch", "transformers"),
+    "kmer": ("numpy",),
+}
 
 
 class CheckpointError(VirnucError):
@@ -154,6 +161,42 @@ def folder_digest(folder: Path) -> str:
 def file_state(path: Path) -> list[int]:
     """Size and modification time; empty where there is no file."""
     return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
+
+
+def identity(spec: EncoderSpec, precision: str) -> dict[str, str]:
+    """The part of a fingerprint that is known without the checkpoint.
+
+    Versions are the installed ones of the libraries that compute the numbers; a local build label
+    (`+cpu`, `+cu130`) is left off, since tables may travel between machines. So is the path of a local folder.
+    `golden` is the digest of the golden vectors that this installation is held to: tables made under other ones hold
+    other numbers.
+    """
+    return {
+        "encoder": spec.name,
+        "alphabet": spec.alphabet,
+        "architecture": spec.architecture,
+        "checkpoint": spec.checkpoint,
+        "revision": spec.revision,
+        "pooling": spec.pooling,
+        "max_length": str(spec.max_length),
+        "k": str(spec.k),
+        "token_dropout": "" if spec.token_dropout is None else str(spec.token_dropout),
+        "precision": precision,
+        "golden": "" if spec.architecture == "kmer" else sha256_of(GOLDEN_FILE),
+        **{f"version.{name}": version(name).partition("+")[0] for name in _LIBRARIES[spec.architecture]},
+    }
+
+
+def fingerprint(spec: EncoderSpec, folder: Path | None, precision: str) -> dict[str, str]:
+    """Identity and `checkpoint_digest`: of virnuc.lock, of the files that were made here, or empty without weights.
+
+    Token dropout is the one in effect, so that a setting that repeats config.json makes no table stale.
+    """
+    found = identity(spec, precision)
+    if folder is not None and spec.architecture == "esm" and spec.token_dropout is None:
+        found["token_dropout"] = str(read_json(folder / CONFIG_FILE).get("token_dropout"))
+    digest = spec.digest if folder is None or spec.is_locked else folder_digest(folder)
+    return {**found, "checkpoint_digest": digest}
 
 
 def _remedy(spec: EncoderSpec) -> str:

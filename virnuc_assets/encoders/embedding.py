@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from virnuc_assets.encoders.alphabet import check_alphabet
 from virnuc_assets.encoders.loading import Encoder
 from virnuc_assets.encoders.machine import give_freed_memory_back
+from virnuc_assets.encoders.registry import check_alphabet
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import sequence_digests
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema

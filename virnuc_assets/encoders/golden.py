@@ -15,8 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from virnuc_assets.encoders.checkpoints import GOLDEN_FILE
 from virnuc_assets.encoders.embedding import embed
-from virnuc_assets.encoders.fingerprint import GOLDEN_FILE
 from virnuc_assets.encoders.loading import Encoder, load_encoder
 from virnuc_assets.encoders.machine import resolve_device
 from virnuc_assets.encoders.miniature import write_miniature

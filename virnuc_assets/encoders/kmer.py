@@ -1,7 +1,8 @@
 """Composition as an encoder: the k-mer baseline that a language model must beat.
 
 A k-mer is a token, its hidden state is one-hot, and the mean over the tokens is the frequency of each k-mer, so
-that composition goes through the same loop and the same pooling as a model.
+that composition goes through the same loop and the same pooling as a model. Overlapping k-mers are numbered in the
+lexical order of their letters; the number after the last is of those with another letter, which pooling leaves out.
 """
 
 from __future__ import annotations
@@ -12,50 +13,38 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own idiom
+from torch import nn
 
-from virnuc_assets.encoders.alphabet import AMINO_ACIDS, NUCLEOTIDES
-from virnuc_assets.encoders.registry import EncoderSpec
-
-_LETTERS = {"dna": NUCLEOTIDES, "protein": AMINO_ACIDS}
+from virnuc_assets.encoders.registry import AMINO_ACIDS, NUCLEOTIDES, EncoderSpec
 
 
-class KmerModel(nn.Module):
-    """One-hot vectors of k-mers; the id after the last is all zeros."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.config = SimpleNamespace(hidden_size=dim)
-        self.register_buffer("table", torch.eye(dim + 1, dim), persistent=False)
-        self.table: Tensor
-
-    def forward(self, token_ids: Tensor) -> Tensor:
-        """(b, l) int64 to (b, l, d)."""
-        return F.embedding(token_ids, self.table)
+def kmer_count(spec: EncoderSpec) -> int:
+    """How many k-mers there are, the width of the vectors."""
+    return int(len(_letters(spec)) ** spec.k)
 
 
-class Kmer:
-    """Overlapping k-mers, numbered in the lexical order of their letters."""
-
-    def __init__(self, letters: str, k: int) -> None:
-        self._k, self.other = k, len(letters) ** k  # the id of k-mers with another letter, which pooling leaves out
-        self._place_values = len(letters) ** np.arange(k)[::-1]
-        self._table = np.full(256, -1, dtype=np.int64)
-        self._table[np.frombuffer(letters.encode("ascii"), np.uint8)] = np.arange(len(letters))
-        self.model = KmerModel(self.other)
-
-    def tokenize(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
-        """k-mer ids of each sequence, (max(length - k + 1, 0),)."""
-        return [self._ids(self._table[np.frombuffer(each.encode("ascii"), np.uint8)]) for each in sequences]
-
-    def _ids(self, letters: NDArray[np.int64]) -> NDArray[np.int64]:
-        if len(letters) < self._k:
-            return np.empty(0, dtype=np.int64)
-        words = np.lib.stride_tricks.sliding_window_view(letters, self._k)  # (l - k + 1, k)
-        return np.where((words >= 0).all(axis=1), words @ self._place_values, self.other)
+def kmer_model(spec: EncoderSpec) -> nn.Module:
+    """Token ids (b, l) to one-hot vectors (b, l, d), zeros for the id after the last."""
+    dim = kmer_count(spec)
+    model = nn.Embedding(dim + 1, dim, _weight=torch.eye(dim + 1, dim), _freeze=True)
+    model.config = SimpleNamespace(hidden_size=dim)  # type: ignore[assignment]  # as transformers' models have it
+    return model
 
 
-def load_kmer(spec: EncoderSpec) -> Kmer:
-    """Composition of the spec's alphabet and word length."""
-    return Kmer(_LETTERS[spec.alphabet], spec.k)
+def kmer_ids(spec: EncoderSpec, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
+    """k-mer ids of each sequence, (max(length - k + 1, 0),)."""
+    letters, k = _letters(spec), spec.k
+    number_of = np.full(256, -1, dtype=np.int64)
+    number_of[np.frombuffer(letters.encode("ascii"), np.uint8)] = np.arange(len(letters))
+    place_values = len(letters) ** np.arange(k)[::-1]
+    found = []
+    for sequence in sequences:
+        numbers = number_of[np.frombuffer(sequence.encode("ascii"), np.uint8)]
+        short = np.empty((0, k), np.int64)
+        words = np.lib.stride_tricks.sliding_window_view(numbers, k) if len(numbers) >= k else short  # (l - k + 1, k)
+        found.append(np.where((words >= 0).all(axis=1), words @ place_values, len(letters) ** k))
+    return found
+
+
+def _letters(spec: EncoderSpec) -> str:
+    return NUCLEOTIDES if spec.alphabet == "dna" else AMINO_ACIDS

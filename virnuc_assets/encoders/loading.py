@@ -5,10 +5,9 @@ Models are loaded by transformers from folders on this machine: no remote code, 
 
 from __future__ import annotations
 
-import math
 import pickle
-import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from virnuc_assets.encoders.alphabet import AMINO_ACIDS, NUCLEOTIDES
-from virnuc_assets.encoders.checkpoints import CONFIG_FILE, CheckpointError, find_checkpoint, read_json
-from virnuc_assets.encoders.fingerprint import fingerprint
-from virnuc_assets.encoders.kmer import load_kmer
+from virnuc_assets.encoders.checkpoints import CONFIG_FILE, CheckpointError, find_checkpoint, fingerprint, read_json
+from virnuc_assets.encoders.kmer import kmer_count, kmer_ids, kmer_model
 from virnuc_assets.encoders.machine import give_freed_memory_back, prepare_cpu, resolve_device
-from virnuc_assets.encoders.registry import Architecture, EncoderSpec, Pooling
+from virnuc_assets.encoders.registry import AMINO_ACIDS, NUCLEOTIDES, Architecture, EncoderSpec, Pooling
 from virnuc_assets.settings import EncodingSettings, Precision
 
 TokenIds = NDArray[np.int64]
@@ -51,7 +48,6 @@ _EXPECTED: dict[Architecture, dict[str, Any]] = {"esm": _ESM2, "mosaic_bert": {"
 # Heads that an encoder does not run, and what transformers computes by itself.
 _HEADS = ("contact_head.", "lm_head.", "pooler.", "cls.", "embeddings.position_")
 _COMPUTED = "rotary_embeddings.inv_freq"
-_ROUNDING = 2.0**-7  # of bfloat16, the coarsest precision that weights are stored in
 # What the readers of weights raise over bytes that they cannot read; torch's unpickler fails in many ways.
 _DAMAGED = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError)
 
@@ -63,8 +59,7 @@ class Encoder:
         dim: Width of its vectors, as the checkpoint has it.
         fingerprint: What its numbers depend on.
         token_budget: Tokens a batch; halved when the device's memory runs out.
-        window_rows: Rows that are read, embedded and written at a time: some batches of common lengths. A power of
-            two, so that the windows of two encoders begin together at every row of the larger.
+        window_rows: Rows that are read, embedded and written at a time: some batches of common lengths.
     """
 
     def __init__(self, spec: EncoderSpec, model: nn.Module, tokenize: Tokenize, left_out: Sequence[int]) -> None:
@@ -80,7 +75,7 @@ class Encoder:
         """Set the token budget and, from it, the size of windows."""
         self.token_budget = tokens
         rows = _WINDOW_BATCHES[self.spec.architecture] * min(tokens, CPU_TOKENS * 8) // _TOKENS_OF_A_ROW
-        self.window_rows = int(2 ** math.floor(math.log2(max(rows, 1))))
+        self.window_rows = max(rows, 1)
 
     @torch.no_grad()
     def forward(self, token_ids: Tensor) -> Tensor:
@@ -120,8 +115,7 @@ def load_encoder(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSetting
     device = resolve_device(encoding.device)
     folder = find_checkpoint(spec, checkpoints)
     if folder is None:
-        kmer = load_kmer(spec)
-        encoder = Encoder(spec, kmer.model.to(device), kmer.tokenize, [kmer.other])
+        encoder = Encoder(spec, kmer_model(spec).to(device), partial(kmer_ids, spec), [kmer_count(spec)])
     else:
         encoder = load_folder(spec, folder, DTYPES[encoding.precision], device)
     encoder.fingerprint = fingerprint(spec, folder, encoding.precision)
@@ -133,7 +127,7 @@ def load_encoder(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSetting
 
 def vector_width(spec: EncoderSpec, folder: Path | None) -> int:
     """Width of an encoder's vectors, without loading it."""
-    return load_kmer(spec).other if folder is None else int(read_json(folder / CONFIG_FILE)["hidden_size"])
+    return kmer_count(spec) if folder is None else int(read_json(folder / CONFIG_FILE)["hidden_size"])
 
 
 def load_folder(spec: EncoderSpec, folder: Path, dtype: torch.dtype, device: torch.device) -> Encoder:
@@ -194,8 +188,6 @@ def load_model(spec: EncoderSpec, folder: Path, dtype: torch.dtype, attention: s
             f"{folder}: damaged weights ({reason}); run `virnuc setup --encoder {spec.name}`"
         ) from error
     _refuse_misfits(folder, model, found)
-    if is_esm:
-        _compare_angles(folder, model)
     return model
 
 
@@ -207,14 +199,10 @@ def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - transformers has no t
     """
     from transformers import EsmTokenizer, PreTrainedTokenizerFast
 
-    has_words = (folder / "vocab.txt").is_file()
-    if not has_words:  # the library raises bare exceptions over other JSON
-        content = read_json(folder / "tokenizer.json").get("model")
-        if not isinstance(content, dict) or "vocab" not in content:
-            raise CheckpointError(f"{folder / 'tokenizer.json'}: no tokenizer (a model with a vocab)")
+    kind = EsmTokenizer if (folder / "vocab.txt").is_file() else PreTrainedTokenizerFast
     try:
-        return (EsmTokenizer if has_words else PreTrainedTokenizerFast).from_pretrained(folder, local_files_only=True)
-    except _DAMAGED as error:
+        return kind.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # noqa: BLE001 - as tokenizers raises them
         raise CheckpointError(f"{folder}: damaged tokenizer files ({error})") from error
 
 
@@ -247,22 +235,6 @@ def _refuse_misfits(folder: Path, model: nn.Module, found: dict[str, Any]) -> No
     faults += found["error_msgs"]
     if faults:
         raise CheckpointError(f"{folder}: {len(faults)} parameters do not fit:\n  " + "\n  ".join(sorted(faults)))
-
-
-def _compare_angles(folder: Path, model: Any) -> None:  # noqa: ANN401
-    """Stored rotary frequencies may be rounded, which is said; those of another model are refused."""
-    stored = torch.stack([layer.attention.self.rotary_embeddings.inv_freq.float() for layer in model.encoder.layer])
-    count = stored.shape[1]
-    computed = 10_000.0 ** -(torch.arange(count, dtype=torch.float32) / count)  # ESM2's (esm/rotary_embedding.py)
-    worst, what = float((stored / computed - 1).abs().max()), f"{folder}: rotary frequencies (inv_freq)"
-    if worst > _ROUNDING or not torch.equal(stored, stored[:1].expand_as(stored)):
-        raise CheckpointError(
-            f"{what} differ from ESM2's by {worst:.1e}, more than rounding, or between layers: this is another model"
-        )
-    if worst > 1e-5:
-        angle = float((stored - computed).abs().max()) * model.config.max_position_embeddings
-        rounded = f"were rounded when they were stored: angles differ by up to {angle:.1e} radians at the last position"
-        warnings.warn(f"{what} {rounded}; they are taken as they are", stacklevel=2)
 
 
 def tokenization(spec: EncoderSpec, tokenizer: Any) -> Tokenize:  # noqa: ANN401

@@ -43,13 +43,9 @@ def give_freed_memory_back() -> None:
         libc.malloc_trim(0)
 
 
-def _glibc() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None) if sys.platform == "linux" and _is_glibc() else None
-
-
 @functools.cache
-def _is_glibc() -> bool:
-    return platform.libc_ver()[0] == "glibc"
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" else None
 
 
 def cpu_name() -> str:

@@ -17,8 +17,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from virnuc_assets.encoders.alphabet import NUCLEOTIDES
-from virnuc_assets.encoders.registry import EncoderSpec
+from virnuc_assets.encoders.registry import NUCLEOTIDES, EncoderSpec
 from virnuc_assets.storage.aside import folder_written_aside
 
 ESM_VOCABULARY = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")

@@ -1,4 +1,6 @@
-"""Every encoder and every variant as a row, and what virnuc.toml adds to them. Imports nothing heavy.
+"""Every encoder and every variant as a row, what virnuc.toml adds to them, and which sequences an encoder may be given.
+
+Imports nothing heavy.
 
 Sources: DNABERT-S (Zhou et al. 2024, huggingface.co/zhihan1996/DNABERT-S), ESM2 (Lin et al. 2023,
 huggingface.co/facebook), FastESM2 (huggingface.co/Synthyra/FastESM2_650).
@@ -18,6 +20,16 @@ Alphabet = Literal["dna", "protein"]
 Architecture = Literal["mosaic_bert", "esm", "kmer"]
 Pooling = Literal["residues", "tokens", "composition"]
 
+AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
+NUCLEOTIDES = "ACGT"
+
+# IUPAC nucleotides without U, which the readers turn into T. IUPAC amino acids: the vocabulary of ESM has all but J
+# (leucine or isoleucine), each of which is read as one <unk>. (EsmTokenizer reads a run of them as one.)
+LETTERS: dict[Alphabet, frozenset[str]] = {
+    "dna": frozenset("ACGTRYSWKMBDHVN"),
+    "protein": frozenset(AMINO_ACIDS + "XBZUOJ"),
+}
+_EXAMPLES = 5  # of faults in a message
 MINIATURE, FINETUNED = "miniature", "finetuned"
 _COLUMNS: dict[Alphabet, str] = {"dna": "nucleotides", "protein": "protein"}
 
@@ -205,3 +217,45 @@ def _known(kind: str, name: str, existing: Mapping[str, object]) -> str:
     if name not in existing:
         raise VirnucError(f"no {kind} is called {name!r}; there are: {', '.join(sorted(existing))}")
     return name
+
+
+class AlphabetError(VirnucError):
+    """A sequence is empty, holds letters that its encoder does not know, or is DNA for a protein encoder."""
+
+
+def looks_like_dna(sequence: str) -> bool:
+    """Whether a sequence that could be a protein by its letters is taken for DNA.
+
+    The rule: at least 20 letters, all of them A, C, G, T or N, and each of A, C, G and T among them. A frame of random
+    sequence has such a protein with probability below 1e-11, and no tandem repeat with a unit below 12 nt has one.
+    """
+    return len(sequence) >= 20 and set(NUCLEOTIDES) <= set(sequence) <= set("ACGTN")
+
+
+def check_alphabet(sequences: Sequence[str], alphabet: Alphabet, encoder: str, ids: Sequence[str] | None) -> None:
+    """Refuse what an encoder must not be given: upper-case sequences of its alphabet, named by ids or positions.
+
+    Raises:
+        AlphabetError: names the count and the first five offenders with their reason.
+    """
+    found = ((position, _fault(sequence, alphabet)) for position, sequence in enumerate(sequences))
+    faults = [f"{ids[position] if ids else f'sequence {position}'}: {fault}" for position, fault in found if fault]
+    if faults:
+        more = f"\n  and {len(faults) - _EXAMPLES} more" if len(faults) > _EXAMPLES else ""
+        raise AlphabetError(
+            f"{encoder} reads {alphabet} (letters {''.join(sorted(LETTERS[alphabet]))}, upper case), "
+            f"but {len(faults)} of {len(sequences)} sequences are something else:\n  "
+            + "\n  ".join(faults[:_EXAMPLES])
+            + more
+            + "\nGive it the column made for it: nucleotides for a dna encoder, protein for a protein encoder."
+        )
+
+
+def _fault(sequence: str, alphabet: Alphabet) -> str:
+    if not sequence:
+        return "is empty"
+    if unknown := set(sequence) - LETTERS[alphabet]:
+        return f"has letters outside the alphabet: {' '.join(sorted(map(repr, unknown)))}"
+    if alphabet == "protein" and looks_like_dna(sequence):
+        return f"this looks like DNA: {len(sequence)} letters, all of A, C, G, T, N ({sequence[:20]}...)"
+    return ""

@@ -29,13 +29,13 @@ def written_aside(path: Path) -> Iterator[Path]:
         DiskFull: there is no room for it.
     """
     if in_store(path):
-        with published(path) as aside, _full_disk_named(path, aside):
+        with published(path) as aside, full_disk_named(path, aside):
             yield aside
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{writer()}.partial")
     try:
-        with _full_disk_named(path, aside):
+        with full_disk_named(path, aside):
             yield aside
             with aside.open("rb+") as handle:
                 os.fsync(handle.fileno())
@@ -56,13 +56,13 @@ def folder_written_aside(path: Path) -> Iterator[Path]:
         DiskFull: there is no room for it.
     """
     if in_store(path):
-        with folder_published(path) as aside, _full_disk_named(path, aside):
+        with folder_published(path) as aside, full_disk_named(path, aside):
             yield aside
         return
     aside, older = (path.with_name(f".{path.name}.{writer()}.{kind}") for kind in ("partial", "replaced"))
     aside.mkdir(parents=True)
     try:
-        with _full_disk_named(path, aside):
+        with full_disk_named(path, aside):
             yield aside
         if path.exists():
             path.replace(older)
@@ -83,7 +83,7 @@ def _make_lasting(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _full_disk_named(path: Path, aside: Path) -> Iterator[None]:
+def full_disk_named(path: Path, aside: Path) -> Iterator[None]:
     """Tell a full disk, or a quota that is used up, while `path` is written under the name `aside`.
 
     Raises:

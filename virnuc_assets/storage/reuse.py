@@ -1,29 +1,31 @@
-"""Embeddings of a shard's frames: a sequence whose vector is known is not embedded, any other once."""
+"""Embeddings of a shard: a vector that any table of the encoder holds is copied, any other sequence embedded once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from virnuc_assets.storage.digests import digest_words, sequence_digests
-from virnuc_assets.storage.known_vectors import UNKNOWN, KnownVectors, Numbers
+from virnuc_assets.storage.digests import digest_words, one_array, sequence_digests
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
-from virnuc_assets.storage.tables import TableMismatch, read_windows
+from virnuc_assets.storage.tables import TableMismatch, damage_named, open_table, read_windows
 from virnuc_assets.storage.windows import Rows
 
-# Rows read and written at a time, whatever the encoder's windows: tables of larger parts are scanned faster, and a
-# window's vectors are in memory twice.
+# Rows read and written at a time, whatever the encoder's windows: tables of larger parts are scanned faster.
 _WINDOW_ROWS = 256
-_TAKEN_ROWS = 128
+_UNKNOWN = -1
 
 # From windows with frame_id and sequence to tables with frame_id, digest and vector, row for row.
 Embed = Callable[[Iterator[pa.Table]], Generator[pa.Table, None, None]]
+Digests = NDArray[np.uint64]  # (n, 2), as of `digest_words`
+Numbers = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 
 
@@ -32,11 +34,100 @@ def read_sequences(frames: Path, column: str) -> Iterator[pa.Table]:
     return read_windows(frames, _WINDOW_ROWS, frames_schema(), columns=["frame_id", column])
 
 
+class KnownVectors:
+    """Where the vectors of a run's sequences are: number of a table and row in it, -1 and -1 of those in no table.
+
+    They are found by the first half of their digest; all of it is compared before a vector is used.
+    """
+
+    def __init__(self, wanted: Digests, encoder: Mapping[str, str], warn: Callable[[str], None]) -> None:
+        """Nothing is known before tables are scanned.
+
+        Args:
+            wanted: (n, 2), all sequences that may be asked for, in any order, each any number of times.
+            encoder: fingerprint of the encoder; tables of another are not used.
+            warn: called with what is wrong with tables that are passed over because they are damaged.
+        """
+        import pandas as pd
+
+        self._index = pd.Index(np.unique(wanted[:, 0]))
+        self._places = np.full((len(self._index) + 1, 2), _UNKNOWN, np.int64)  # the last is of all others
+        self._encoder, self._warn = dict(encoder), warn
+        self._tables: list[Path] = []
+        self._kept: dict[int, tuple[pq.ParquetFile, dict[str, Any]]] = {}
+        self._open_files = contextlib.ExitStack()
+
+    @property
+    def unknown(self) -> int:
+        """How many of the wanted sequences were found in no table so far."""
+        return int((self._places[:-1, 0] == _UNKNOWN).sum())
+
+    def scan(self, paths: Iterable[Path]) -> None:
+        """Look for what is still unknown in the digests of one table after the other, until nothing is."""
+        for path in paths:
+            if not self.unknown:
+                return
+            with self._damage_reported(), open_table(path) as (parquet, provenance):
+                if provenance.get("encoder") == self._encoder:
+                    column = parquet.read(["digest"], use_threads=False).column("digest")
+                    wanted = self._index.get_indexer(digest_words(one_array(column))[:, 0])
+                    (rows,) = np.nonzero((wanted != _UNKNOWN) & (self._places[wanted, 0] == _UNKNOWN))
+                    self._places[wanted[rows], 0], self._places[wanted[rows], 1] = len(self._tables), rows
+                    self._tables.append(path)
+
+    def keep(self, path: Path) -> None:
+        """Hold a table open that is about to be replaced, so that what was found in it stays readable to this run."""
+        for number, table in enumerate(self._tables):
+            if table == path and number not in self._kept:
+                with self._damage_reported():
+                    self._kept[number] = self._open_files.enter_context(open_table(path))
+
+    def locate(self, digests: Digests) -> Numbers:
+        """Place of each sequence, (n, 2)."""
+        places: Numbers = self._places[self._index.get_indexer(digests[:, 0])]
+        return places
+
+    def copies(self, places: Numbers, digests: Digests) -> Iterator[tuple[Numbers, Vectors]]:
+        """Vectors of some sequences, n places and digests, from the tables that hold them.
+
+        Yields:
+            Which of the n, (m,), and their vectors, (m, dim). A row that is not there any more, since another process
+            replaced the table, or that cannot be read, since it is damaged, is among none of them.
+        """
+        for number in np.unique(places[places[:, 0] != _UNKNOWN, 0]).tolist():
+            mine, path, kept = np.flatnonzero(places[:, 0] == number), self._tables[number], self._kept.get(number)
+            opened = contextlib.nullcontext(kept) if kept else open_table(path)
+            with self._damage_reported(), damage_named(path), opened as (parquet, provenance):
+                if provenance.get("encoder") == self._encoder:
+                    for asked, words, vectors in _read_rows(parquet, places[mine, 1]):
+                        same = (words == digests[mine[asked]]).all(axis=1)
+                        yield mine[asked[same]], vectors[same]
+
+    @contextlib.contextmanager
+    def _damage_reported(self) -> Iterator[None]:
+        try:
+            yield
+        except TableMismatch as error:
+            self._warn(f"passed over in the search for known vectors: {error}")
+
+
+def _read_rows(parquet: pq.ParquetFile, rows: Numbers) -> Iterator[tuple[Numbers, Digests, Vectors]]:
+    """Some rows of an embeddings table, in parts: which of those asked for, their digests and vectors."""
+    groups = [parquet.metadata.row_group(number).num_rows for number in range(parquet.num_row_groups)]
+    ends = np.cumsum(groups)
+    group_of = np.searchsorted(ends, rows, side="right")
+    for group in np.unique(group_of[group_of < len(ends)]).tolist():
+        asked = np.flatnonzero(group_of == group)
+        part = parquet.read_row_group(group, columns=["digest", "vector"], use_threads=False)
+        inside = rows[asked] - (ends[group] - groups[group])
+        yield asked, digest_words(one_array(part.column("digest")))[inside], vectors_of(part)[inside]
+
+
 class ShardVectors:
     """The vectors of one shard, in the order of its frames.
 
     Attributes:
-        distinct: distinct sequences of the shard.
+        distinct: distinct sequences of the shard, numbered as they first occur.
         embedded: sequences that were given to the encoder so far.
         truncated: frames of whose sequence an encoder reads only the beginning.
     """
@@ -47,8 +138,8 @@ class ShardVectors:
         Args:
             frames: the shard's frames table.
             column: that the encoder reads.
-            longest: letters that the encoder reads of a sequence; None = all.
-            known: where vectors lie; the shard's sequences are among those that it was made for.
+            longest: residues or bases that the encoder reads of a sequence; None = all.
+            known: where vectors are; the shard's sequences are among those that it was made for.
             embed: started only if there is something to embed.
         """
         self._frames, self._column, self._known, self._embed = frames, column, known, embed
@@ -59,14 +150,11 @@ class ShardVectors:
             digests.append(sequence_digests(sequences))
             self.truncated += sum(longest is not None and len(each) > longest for each in sequences)
         encoded = pa.concat_arrays(digests).dictionary_encode()
-        self._ids = pa.chunked_array(ids, pa.string())
-        self._digests = encoded.dictionary  # of the distinct sequences, numbered as they first occur
+        self._ids, self._digests = pa.chunked_array(ids, pa.string()), encoded.dictionary
         self._number = encoded.indices.to_numpy()  # (n,) of each frame's sequence
-        self._first = np.unique(self._number, return_index=True)[1]  # (distinct,) row, ascending
-        self._last = np.zeros(len(self._first), np.int64)
-        self._last[self._number] = np.arange(len(self._number))
+        _, self._first, self._count = np.unique(self._number, return_index=True, return_counts=True)  # (distinct,)
         self._places = known.locate(digest_words(self._digests))
-        self._again: dict[int, Vectors] = {}  # what was embedded and will occur again
+        self._again: dict[int, NDArray[np.float32]] = {}  # what was embedded and occurs more than once
         self.distinct, self.embedded = len(self._first), 0
 
     def tables(self) -> Iterator[pa.Table]:
@@ -77,53 +165,31 @@ class ShardVectors:
         """
         if not len(self._number):
             yield from self._embed(read_sequences(self._frames, self._column))
-        with closing(self._embed(self._sequences(np.flatnonzero(self._unknown(slice(None)))))) as embedded:
+        unknown = np.flatnonzero(self._places[:, 0] == _UNKNOWN)
+        with contextlib.closing(self._embed(self._sequences(unknown))) as embedded:
             coming = Rows(embedded)
             for start in range(0, len(self._number), _WINDOW_ROWS):
-                yield self._window(start, coming)
+                here = self._number[start : start + _WINDOW_ROWS]
+                vector_of = self._window(np.unique(here), start, coming)
+                vectors = np.stack([vector_of[number] for number in here.tolist()])
+                column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+                columns = [self._ids[start : start + _WINDOW_ROWS].combine_chunks(), self._digests.take(here), column]
+                yield pa.Table.from_arrays(columns, schema=embeddings_schema(vectors.shape[1]))
 
-    def _window(self, start: int, coming: Rows) -> pa.Table:
-        """The rows from `start` on; `coming` are the vectors of what is embedded, from the first that is needed on."""
-        window = slice(start, start + _WINDOW_ROWS)
-        numbers, of = np.unique(self._number[window], return_inverse=True)
-        vectors, missing = np.empty((0, 0), np.float32), np.ones(len(numbers), np.bool_)
-        for rows, part in self._parts(numbers, start, coming, missing):
-            if not vectors.size:
-                vectors = np.empty((len(numbers), part.shape[1]), np.float32)
-            vectors[rows], missing[rows] = part, False
-        self._keep_what_recurs(numbers, vectors, window.stop)
-        flat = pa.array((vectors if len(of) == len(numbers) and (np.diff(of) == 1).all() else vectors[of]).reshape(-1))
-        column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-        columns = [self._ids[window].combine_chunks(), self._digests.take(self._number[window]), column]
-        return pa.Table.from_arrays(columns, schema=embeddings_schema(vectors.shape[1]))
-
-    def _parts(
-        self, numbers: Numbers, start: int, coming: Rows, missing: NDArray[np.bool_]
-    ) -> Iterator[tuple[Numbers, Vectors]]:
-        """Some of a window's distinct sequences, which are ascending, and their vectors, until none is `missing`."""
-        embedded, here = self._unknown(numbers), self._first[numbers] >= start
-        yield from self._known.copies(self._places[numbers], digest_words(self._digests)[numbers])
-        if len(seen := np.flatnonzero(embedded & ~here)):
-            yield seen, np.stack([self._again[number] for number in numbers[seen].tolist()])
-        new = np.flatnonzero(embedded & here)
-        for rows in np.split(new, range(_TAKEN_ROWS, len(new), _TAKEN_ROWS)) if len(new) else ():
-            yield rows, self._checked(coming.take(len(rows)), numbers[rows])
-        if len(lost := np.flatnonzero(missing)):  # its table was replaced since it was located
-            with closing(self._embed(self._sequences(numbers[lost]))) as tables:
-                yield lost, self._checked(pa.concat_tables(tables), numbers[lost])
-            self._places[numbers[lost]] = UNKNOWN
-
-    def _keep_what_recurs(self, numbers: Numbers, vectors: Vectors, end: int) -> None:
-        for row in np.flatnonzero(self._unknown(numbers) & (self._last[numbers] > self._first[numbers])).tolist():
-            number = int(numbers[row])
-            if self._last[number] >= end:
-                self._again[number] = vectors[row].copy()
-            else:
-                self._again.pop(number, None)
-
-    def _unknown(self, numbers: Numbers | slice) -> NDArray[np.bool_]:
-        unknown: NDArray[np.bool_] = self._places[numbers, 0] == UNKNOWN
-        return unknown
+    def _window(self, numbers: Numbers, start: int, coming: Rows) -> dict[int, NDArray[np.float32]]:
+        """Vectors of the sequences of a window, ascending, that begins at `start`; `coming` are those of new ones."""
+        vector_of = {number: self._again[number] for number in numbers.tolist() if number in self._again}
+        for rows, vectors in self._known.copies(self._places[numbers], digest_words(self._digests)[numbers]):
+            vector_of.update(zip(numbers[rows].tolist(), vectors, strict=True))
+        new = numbers[(self._places[numbers, 0] == _UNKNOWN) & (self._first[numbers] >= start)]
+        embedded = self._checked(coming.take(len(new)), new) if len(new) else {}
+        lost = np.array([n for n in numbers.tolist() if n not in vector_of and n not in embedded], np.int64)
+        if len(lost):  # its table was replaced since it was located
+            with contextlib.closing(self._embed(self._sequences(lost))) as tables:
+                embedded |= self._checked(pa.concat_tables(tables), lost)
+            self._places[lost] = _UNKNOWN
+        self._again |= {number: vector.copy() for number, vector in embedded.items() if self._count[number] > 1}
+        return vector_of | embedded
 
     def _sequences(self, numbers: Numbers) -> Iterator[pa.Table]:
         """The first frames of some distinct sequences, ascending."""
@@ -134,9 +200,9 @@ class ShardVectors:
                 yield window.take(inside)
             start += window.num_rows
 
-    def _checked(self, table: pa.Table | None, numbers: Numbers) -> Vectors:
+    def _checked(self, table: pa.Table | None, numbers: Numbers) -> dict[int, NDArray[np.float32]]:
         """Vectors of a table that holds these sequences and no others."""
         if table is None or table.column("digest").combine_chunks() != self._digests.take(numbers):
             raise TableMismatch(f"{self._frames}: replaced while it was embedded; materialize the embeddings again")
         self.embedded += len(numbers)
-        return vectors_of(table)
+        return dict(zip(numbers.tolist(), vectors_of(table), strict=True))

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from virnuc_assets.classifier.checkpoint import ClassifierDescription, Origin, told_pair
-from virnuc_assets.classifier.mlp import Mlp
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, Mlp, Origin, told_pair
 from virnuc_assets.encoders.registry import registered
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.virnucpro.torch_files import MODEL_CLASS, ImportRefused, PickledModule, TorchFile

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from virnuc_assets.classifier.fitting import BOTH, Fit, Sides
+from virnuc_assets.classifier.training import BOTH, Fit, Sides
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.settings import TrainingSettings
 from virnuc_assets.split.assignment import split_schema

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnuc_assets.classifier.calibration import HIGHEST, LOWEST, CalibrationError, calibrated, fit_temperature
+from virnuc_assets.classifier.calibration import HIGHEST, LOWEST, calibrated, fit_temperature
 from virnuc_assets.classifier.calls import chunk_calls
 from virnuc_assets.storage.schemas import predictions_schema
 
@@ -30,36 +30,11 @@ def test_two_kinds_of_rows_have_a_closed_form() -> None:
     assert fit_temperature(np.full(20, 2.0), viral) == pytest.approx(2 / math.log(3), rel=1e-12)
 
 
-def test_is_least_in_loss() -> None:
-    generator = np.random.default_rng(1)
-    odds = generator.normal(size=500) * 4
-    viral = generator.random(500) < 0.5 + 0.3 * np.sign(odds)
-
-    def loss(temperature: float) -> float:
-        return float(np.mean(np.logaddexp(0, np.where(viral, -odds, odds) / temperature)))
-
-    found = fit_temperature(odds, viral)
-    assert loss(found) < min(loss(found * 1.001), loss(found / 1.001))
-
-
 def test_rows_that_are_all_right_or_all_wrong_stay_in_bounds() -> None:
     odds, viral = np.array([3.0, -2.0, 5.0]), np.array([1, 0, 1])
     assert fit_temperature(odds, viral) == LOWEST
     assert fit_temperature(-odds, viral) == HIGHEST
     assert fit_temperature(np.zeros(4), np.array([0, 1, 0, 1])) == HIGHEST
-
-
-@pytest.mark.parametrize(
-    ("odds", "viral", "message"),
-    [
-        (np.array([]), np.array([]), r"found \(0,\)"),
-        (np.array([1.0, np.inf]), np.array([1, 0]), "1 not finite"),
-        (np.array([1.0]), np.array([1, 0]), r"and \(2,\)"),
-    ],
-)
-def test_unsound_rows_are_refused(odds: np.ndarray, viral: np.ndarray, message: str) -> None:
-    with pytest.raises(CalibrationError, match=message):
-        fit_temperature(odds, viral)
 
 
 def test_probabilities_are_exact_and_sound_at_the_ends() -> None:

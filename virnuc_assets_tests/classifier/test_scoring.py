@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from virnuc_assets.classifier.calls import chunk_calls, frame_calls, record_calls
-from virnuc_assets.classifier.mlp import Mlp
+from virnuc_assets.classifier.checkpoint import Mlp
 from virnuc_assets.classifier.scoring import ScoringError, score
 from virnuc_assets.virnucpro.results import write_virnucpro_files
 

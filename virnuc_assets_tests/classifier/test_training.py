@@ -1,29 +1,48 @@
-"""VirNucPro's recipe, to the step; early stopping on validation; nothing left behind."""
+"""VirNucPro's recipe, to the step; early stopping on validation; a fit depends on its seed and its rows alone."""
 
 from __future__ import annotations
+
+import copy
+import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
-from virnuc_assets.classifier import row_store
-from virnuc_assets.classifier.mlp import Mlp
-from virnuc_assets.classifier.row_store import Rows
-from virnuc_assets.classifier.training import TrainingError, batch_sizes, train
+from virnuc_assets.classifier import training
+from virnuc_assets.classifier.checkpoint import Mlp
+from virnuc_assets.classifier.datasets import LabelledRows, scores_of
+from virnuc_assets.classifier.scoring import score
+from virnuc_assets.classifier.training import BOTH, SgdStep, Sides, TrainedClassifier, TrainingError, batch_sizes, train
 from virnuc_assets.settings import TrainingSettings
+from virnuc_assets.storage.merging import vectors_of
+from virnuc_assets_tests.classifier.feature_tables import (
+    DNA,
+    PROTEIN,
+    feature_rows,
+    fit_of,
+    split_of,
+    write_shards,
+    write_split,
+)
 
-DIM = 6
+PROJECT = Path(__file__).parents[2]
+DIM, WIDE, HIDDEN, RATE, MOMENTUM = 6, 40, 24, 0.01, 0.9
 FAST = TrainingSettings(hidden=8, learning_rate=0.05, max_epochs=12, patience=3)
+RECORDS = 24
+ROWS = [(7 * row + row // 50) % RECORDS for row in range(500)]
 
 
-def rows(count: int, seed: int = 0, shift: float = 1.0) -> Rows:
+def rows(count: int, seed: int = 0, shift: float = 1.0) -> LabelledRows:
     generator = np.random.default_rng(seed)
     labels = np.arange(count, dtype=np.int64) % 2
     features = generator.normal(size=(count, DIM)) + shift * labels[:, None]
-    return Rows(features.astype(np.float32), labels)
+    return LabelledRows(features.astype(np.float32), labels)
 
 
 def test_mlp_is_virnucpros() -> None:
@@ -48,6 +67,60 @@ def test_mlp_is_virnucpros() -> None:
     assert 0.99 * bound < float(wide.detach().abs().max()) <= 1.0001 * bound
 
 
+def fresh(dtype: torch.dtype, dropout: float) -> Mlp:
+    torch.manual_seed(3)
+    model = Mlp(WIDE, HIDDEN, dropout).to(dtype)
+    model.bn1.weight.data.uniform_(0.5, 1.5)
+    model.bn1.bias.data.uniform_(-0.5, 0.5)
+    return model
+
+
+def batch(rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return 2 * torch.randn(rows, WIDE, dtype=dtype) + 1, torch.randint(0, 2, (rows,))
+
+
+def by_autograd(model: Mlp, optimizer: torch.optim.SGD, features: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    logits = model.output_layer(torch.relu(model.bn1(model.hidden_layer(features))) * mask)
+    optimizer.zero_grad()
+    F.cross_entropy(logits, labels).backward()
+    optimizer.step()
+    return logits.detach()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("dropout", [0.0, 0.3, 0.5])
+def test_steps_are_those_of_autograd_and_sgd(dtype: torch.dtype, tolerance: float, dropout: float) -> None:
+    """On equal weights, rows and dropout: logits, weights, running statistics and their count, over many steps."""
+    model = fresh(dtype, dropout)
+    reference = copy.deepcopy(model).train()
+    optimizer = torch.optim.SGD(reference.parameters(), lr=RATE, momentum=MOMENTUM)
+    step = SgdStep(model, MOMENTUM, torch.Generator().manual_seed(0))
+    for rows in (32, 32, 7, 33, 2, 32):
+        features, labels = batch(rows, dtype)
+        found = torch.empty(2, rows, dtype=dtype)
+        step(features, F.one_hot(labels, 2).t().to(dtype), RATE, found)
+        expected = by_autograd(reference, optimizer, features, labels, step.mask.t())
+        torch.testing.assert_close(found.t(), expected, rtol=0, atol=20 * tolerance)
+    for name, value in reference.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=0, atol=tolerance, msg=name)
+    assert int(model.bn1.num_batches_tracked) == 6
+
+
+def test_dropout_keeps_its_share_and_its_mean() -> None:
+    step = SgdStep(fresh(torch.float32, 0.3), MOMENTUM, torch.Generator().manual_seed(0))
+    masks = []
+    for _ in range(200):
+        features, labels = batch(32, torch.float32)
+        step(features, F.one_hot(labels, 2).t().float(), RATE, torch.empty(2, 32))
+        masks.append(step.mask)
+    drawn = torch.stack(masks)  # (200, hidden, b)
+    kept = drawn > 0
+    assert drawn[kept].unique().tolist() == pytest.approx([1 / 0.7], rel=1e-4)
+    assert float(kept.float().mean()) == pytest.approx(0.7, abs=0.005)
+    assert float(kept.float().mean(dim=(0, 2)).min()) > 0.6  # no hidden value is left out
+    assert not torch.equal(drawn[0], drawn[1])
+
+
 def test_learns_and_tells_the_way() -> None:
     seen: list[tuple[int, dict[str, float]]] = []
     trained = train(rows(200), rows(80, seed=1), FAST, lambda epoch, metrics: seen.append((epoch, dict(metrics))))
@@ -62,7 +135,7 @@ def test_learns_and_tells_the_way() -> None:
 def test_weights_are_those_of_the_best_epoch() -> None:
     # Labels of validation are turned round: the longer the training, the worse; the first epoch is the best.
     wrong = rows(80, seed=1)
-    wrong = Rows(wrong.features, 1 - wrong.labels)
+    wrong = LabelledRows(wrong.features, 1 - wrong.labels)
     stopped = train(rows(200), wrong, FAST)
     assert stopped.best_epoch == 1
     assert len(stopped.history) == 1 + FAST.patience
@@ -116,34 +189,11 @@ def test_batches_hold_every_row_once_and_none_is_single(count: int, batch_rows: 
     assert all(size == batch_rows for size in sizes[:-1])
 
 
-def test_a_single_row_left_over_is_trained_on() -> None:
-    assert len(train(rows(33), rows(20), FAST.model_copy(update={"max_epochs": 1})).history) == 1
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        (Rows(np.ones((4, DIM)), np.zeros(4, np.int64)), "float64"),
-        (Rows(np.ones((4, DIM), np.float32), np.zeros(3, np.int64)), r"\(3,\)"),
-        (Rows(np.ones((1, DIM), np.float32), np.zeros(1, np.int64)), "n at least 2"),
-        (Rows(np.ones((4, DIM), np.float32), np.full(4, 2)), r"found \[2\]"),
-        (
-            Rows(np.full((4, DIM), np.nan, np.float32), np.zeros(4, np.int64)),
-            "4 of 4 rows hold values that are not finite",
-        ),
-        (Rows(np.ones((4, DIM + 1), np.float32), np.zeros(4, np.int64)), "training rows are 7 wide, validation rows 6"),
-    ],
-)
-def test_unsound_rows_are_refused(bad: Rows, message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
-        train(bad, rows(10), FAST)
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("share", [0.8, 0.0])
 def test_a_gpu_trains_as_the_cpu_does(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its rows held on the device, and with rows gathered from the CPU's memory."""
-    monkeypatch.setattr(row_store, "_RESIDENT_SHARE", share)
+    monkeypatch.setattr(training, "_RESIDENT_SHARE", share)
     still = FAST.model_copy(update={"dropout": 0.0, "patience": 12})
     on_cpu, on_gpu = (train(rows(200), rows(80, seed=1), still, device=device) for device in ("cpu", "cuda"))
     assert on_gpu.model.hidden_layer.weight.device.type == "cpu"
@@ -155,4 +205,43 @@ def test_a_gpu_trains_as_the_cpu_does(share: float, monkeypatch: pytest.MonkeyPa
 
 def test_a_diverging_training_is_refused() -> None:
     with pytest.raises(TrainingError, match="epoch 1: a loss is not finite"):
-        train(Rows(rows(40).features * 1e38, rows(40).labels), rows(10), FAST)
+        train(LabelledRows(rows(40).features * 1e38, rows(40).labels), rows(10), FAST)
+
+
+def digest(trained: TrainedClassifier) -> str:
+    state = trained.model.state_dict()
+    return hashlib.sha256(b"".join(state[name].numpy().tobytes() for name in sorted(state))).hexdigest()
+
+
+def test_how_rows_lie_in_shards_does_not_matter(tmp_path: Path) -> None:
+    """Not to which are drawn, and not to a bit of the weights."""
+    table, split = feature_rows(ROWS), write_split(tmp_path / "split.parquet", RECORDS)
+    found = []
+    for name, sizes in (("one", []), ("many", [100, 0, 200, 1, 30])):
+        fit = fit_of(write_shards(tmp_path / name, table, sizes), split)
+        (tmp_path / f"{name}_scratch").mkdir()
+        found.append(digest(fit.train(tmp_path / f"{name}_scratch")))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("sides", "columns"), [(("dna",), slice(0, DNA)), (("protein",), slice(DNA, None)), (BOTH, slice(None))]
+)
+def test_a_fit_of_some_sides_sees_their_columns_alone(tmp_path: Path, sides: Sides, columns: slice) -> None:
+    """Viral rows differ along the protein's columns; nothing is learnt without them."""
+    table = feature_rows(ROWS)
+    tables = write_shards(tmp_path / "f", table, [200])
+    fit = fit_of(tables, write_split(tmp_path / "split.parquet", RECORDS), sides=sides)
+    trained = fit.train(tmp_path)
+    assert trained.model.dim == len(range(DNA + PROTEIN)[columns]) == fit.example().shape[1]
+    scored = fit.scored(trained.model, "test")
+    wanted = [row for row, record in enumerate(ROWS) if split_of(record) == "test"]
+    assert scored["frame_id"].to_pylist() == table["frame_id"].take(wanted).to_pylist()
+    expected = score(trained.model, np.ascontiguousarray(vectors_of(table)[wanted][:, columns]))
+    np.testing.assert_allclose(scores_of(scored), expected, atol=1e-6)
+    viral = [label == "viral" for label in scored.column("label").to_pylist()]
+    accuracy = float(((scores_of(scored)[:, 1] > 0.5) == viral).mean())
+    assert (accuracy > 0.9) == ("protein" in sides)
+    digests = {fit_of(tables, fit.split, sides=other).data_digest for other in (("dna",), ("protein",), BOTH)}
+    assert len(digests) == 3
+    assert fit.describe(trained).temperature == trained.temperature != 1.0

@@ -23,7 +23,7 @@ CHILD = """
 import resource, sys
 from pathlib import Path
 import torch
-from virnuc_assets.classifier.fitting import Fit
+from virnuc_assets.classifier.training import Fit
 from virnuc_assets_tests.classifier.feature_tables import fit_of, SETTINGS
 folder = Path(sys.argv[1])
 fit = fit_of({path.stem: path for path in sorted((folder / "tables").iterdir())}, folder / "split.parquet",
@@ -33,7 +33,7 @@ torch.ones(2000, 2000) @ torch.ones(2000, 2000)  # what libraries set up at thei
 data = int(next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmData")).split()[1])
 resource.setrlimit(resource.RLIMIT_DATA, (1024 * data + int(sys.argv[2]),) * 2)
 trained = fit.train(folder)
-print((folder / "train.npy").stat().st_size, trained.history[-1]["validation_accuracy"])
+print((folder / "train.rows").stat().st_size, trained.history[-1]["validation_accuracy"])
 """
 
 

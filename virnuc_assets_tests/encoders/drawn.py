@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from virnuc_assets.encoders.alphabet import AMINO_ACIDS, NUCLEOTIDES
 from virnuc_assets.encoders.embedding import Progress, embed_windows
 from virnuc_assets.encoders.loading import Encoder
-from virnuc_assets.encoders.registry import ENCODERS, MINIATURE
+from virnuc_assets.encoders.registry import AMINO_ACIDS, ENCODERS, MINIATURE, NUCLEOTIDES
 from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import write_table
 

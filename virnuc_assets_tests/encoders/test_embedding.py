@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from virnuc_assets.encoders.alphabet import AlphabetError
 from virnuc_assets.encoders.embedding import NonFiniteError, embed, embed_windows, read_frames
 from virnuc_assets.encoders.loading import Encoder, load_encoder, mean_pool
-from virnuc_assets.encoders.registry import ENCODERS
+from virnuc_assets.encoders.registry import ENCODERS, AlphabetError
 from virnuc_assets.settings import EncodingSettings
 from virnuc_assets.storage.digests import sequence_digest
 from virnuc_assets.storage.merging import vectors_of
@@ -151,16 +150,6 @@ def test_frames_are_embedded_from_the_encoders_column_in_row_order(
     assert list(embed_windows(encoder, [])) == []
 
 
-def test_a_window_is_some_batches_and_a_power_of_two(encoders: dict[str, Encoder]) -> None:
-    found = {}
-    for name in (NAME, "dnabert_s_miniature"):
-        narrow = Narrow(encoders[name], fits=0)
-        for tokens in (1, 340, 2048, 2049, 4095, 4096):
-            narrow.limit_batches(tokens)
-            found[name] = [*found.get(name, []), narrow.window_rows]
-    assert found == {NAME: [1, 16, 128, 128, 128, 256], "dnabert_s_miniature": [1, 128, 1024, 1024, 1024, 2048]}
-
-
 def test_memory_that_runs_out_halves_the_budget_and_changes_no_vector(encoder: Encoder) -> None:
     sequences = drawn("protein", LENGTHS)
     undisturbed = embed(encoder, sequences)
@@ -181,38 +170,10 @@ def test_memory_that_runs_out_halves_the_budget_and_changes_no_vector(encoder: E
     check()
 
 
-def test_memory_that_runs_out_makes_later_batches_smaller_too(encoder: Encoder) -> None:
-    narrow = Narrow(encoder, fits=140)
-    narrow.token_budget = 560
-    embed(narrow, drawn("protein", [33] * 16))
-    assert narrow.token_budget == 140
-    embed(narrow, drawn("protein", [33] * 8))
-    assert narrow.shapes == [(4, 35)] * 6
-
-
 def test_one_sequence_that_does_not_fit_is_named_by_its_length(encoder: Encoder) -> None:
     narrow = Narrow(encoder, fits=100)
     with pytest.raises(torch.OutOfMemoryError, match=f"{NAME}: not even one sequence of 101 tokens fits .* cpu"):
         embed(narrow, drawn("protein", [20, 99, 99]))
-
-
-def test_what_a_failed_batch_held_is_freed_before_the_budget_is_halved(encoder: Encoder) -> None:
-    held, alive = list[weakref.ref[torch.Tensor]](), list[bool]()
-
-    class Holding(Narrow):
-        def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
-            hidden = torch.zeros(token_ids.shape)
-            held.append(weakref.ref(hidden))
-            return super().forward(token_ids)
-
-        def halve_budget(self, token_ids: torch.Tensor) -> None:
-            alive.append(held[-1]() is not None)
-            super().halve_budget(token_ids)
-
-    narrow = Holding(encoder, fits=140)
-    narrow.token_budget = 560
-    embed(narrow, drawn("protein", [33] * 16))
-    assert alive == [False] * 2
 
 
 def test_windows_are_read_one_ahead_and_no_farther(encoder: Encoder) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 pytest.importorskip("peft")
@@ -260,15 +259,3 @@ def test_masked_modelling_needs_the_head_and_classification_does_not(base: Path,
     assert {name.split(".")[0] for name in absent} == {"classifier", "lm_head", "esm"}
     with pytest.raises(VirnucError, match="fine-tuning by masked expects parameters lm_head.bias"):
         load_trainable(tmp_path, "masked")
-
-
-def test_settings_are_bounded() -> None:
-    for name, value in {
-        "target_modules": (),
-        "lora_dropout": 1.0,
-        "precision": "fp8",
-        "max_rows": 1,
-        "seed": -1,
-    }.items():
-        with pytest.raises(ValidationError, match=name):
-            settings(**{name: value})

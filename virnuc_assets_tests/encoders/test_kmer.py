@@ -2,10 +2,9 @@ from itertools import product
 
 import pytest
 
-from virnuc_assets.encoders.alphabet import AMINO_ACIDS, NUCLEOTIDES
 from virnuc_assets.encoders.embedding import embed
 from virnuc_assets.encoders.loading import Encoder, load_encoder
-from virnuc_assets.encoders.registry import ENCODERS
+from virnuc_assets.encoders.registry import AMINO_ACIDS, ENCODERS, NUCLEOTIDES
 from virnuc_assets.settings import EncodingSettings
 
 

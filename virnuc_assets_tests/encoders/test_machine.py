@@ -12,8 +12,6 @@ import torch
 from virnuc_assets import cores
 from virnuc_assets.cores import quota_cores, usable_cores
 from virnuc_assets.encoders.machine import (
-    cpu_name,
-    native_precision,
     prepare_cpu,
     resolve_device,
 )
@@ -68,12 +66,6 @@ def test_memory_that_was_freed_is_kept() -> None:
     )
     plain, prepared = map(int, printed(code))
     assert prepared <= plain / 4  # blocks of 64 MiB: more than glibc keeps by itself
-
-
-def test_the_processor_is_described() -> None:
-    assert [type(native_precision(precision)) for precision in ("fp32", "bf16", "fp16")] == [bool] * 3
-    assert native_precision("fp32")
-    assert cpu_name().strip() == cpu_name() != ""
 
 
 def test_the_requested_device_is_used_or_refused() -> None:

@@ -1,10 +1,11 @@
-"""A shard's vectors are the same whether they were copied or embedded, and each distinct sequence is embedded once."""
+"""Known vectors are those of any whole table of the same encoder; a shard's are the same, copied or embedded once."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -16,20 +17,134 @@ from virnuc_assets.encoders.registry import ENCODERS
 from virnuc_assets.settings import EncodingSettings
 from virnuc_assets.storage import reuse
 from virnuc_assets.storage.digests import digest_words, sequence_digests
-from virnuc_assets.storage.known_vectors import KnownVectors
-from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets.storage.reuse import ShardVectors
-from virnuc_assets.storage.tables import TableMismatch, TableWriter, content_digest, read_table
+from virnuc_assets.storage.reuse import Digests, KnownVectors, ShardVectors
+from virnuc_assets.storage.schemas import embeddings_schema
+from virnuc_assets.storage.tables import TableMismatch, TableWriter, content_digest
 from virnuc_assets.storage.windows import in_windows
 from virnuc_assets_tests.encoders.drawn import drawn, write_frames
 from virnuc_assets_tests.storage.examples import rot
 
+ENCODER = {"name": "esm2_3b", "precision": "fp32"}
 WINDOW = 4  # rows, instead of a thousand
 # Of some thirty residues, as chunks give them: of a handful, a vector's last bit depends on the batch.
 PROTEINS = [
     protein + letter for letter, protein in zip("MGLAWYC", drawn("protein", [29, 33, 33, 29, 40, 33, 30]), strict=True)
 ]
 M, G, L, A, W, Y, C = PROTEINS
+
+
+def words(sequences: Sequence[str]) -> Digests:
+    return digest_words(sequence_digests(sequences))
+
+
+def value(sequence: str, table: int = 0) -> list[float]:
+    """A vector that tells the sequence and the table that it came from."""
+    return [float(table), float(len(sequence)), float(int.from_bytes(sequence.encode()) % 1009)]
+
+
+def write(
+    path: Path,
+    sequences: Sequence[str],
+    table: int = 0,
+    part: int = 1000,
+    vectors: np.ndarray | None = None,
+    encoder: dict[str, str] = ENCODER,
+) -> Path:
+    """A table of these sequences, with vectors that tell it or others, written in parts."""
+    if vectors is None:
+        vectors = np.array([value(sequence, table) for sequence in sequences], np.float32).reshape(-1, 3)
+    schema = embeddings_schema(vectors.shape[1])
+    with TableWriter(path, schema, {"table": "embeddings", "encoder": encoder}) as writer:
+        for start in range(0, max(len(sequences), 1), part):
+            here, flat = sequences[start : start + part], pa.array(vectors[start : start + part].reshape(-1))
+            vector = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+            writer.write(pa.table([pa.array(here, pa.string()), sequence_digests(here), vector], schema=schema))
+    return path
+
+
+def known(wanted: Sequence[str], paths: Sequence[Path], told: list[str] | None = None) -> KnownVectors:
+    found = KnownVectors(words(wanted), ENCODER, [].append if told is None else told.append)
+    found.scan(paths)
+    return found
+
+
+def copied(vectors: KnownVectors, sequences: Sequence[str]) -> dict[str, list[float]]:
+    """The vectors that can be copied, by sequence; each is told once."""
+    asked = words(sequences)
+    parts = [*vectors.copies(vectors.locate(asked), asked)]
+    rows = [row for rows, _ in parts for row in rows.tolist()]
+    assert sorted(rows) == sorted(set(rows))
+    flat = [vector for _, vectors in parts for vector in vectors.tolist()]
+    return dict(zip([sequences[row] for row in rows], flat, strict=True))
+
+
+LETTERS = st.lists(st.text("ACGT", min_size=1, max_size=2), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables=st.lists(LETTERS, max_size=4), wanted=LETTERS, part=st.integers(1, 5))
+def test_what_lies_in_any_table_is_copied_and_the_rest_is_unknown(
+    tmp_path_factory: pytest.TempPathFactory, tables: list[list[str]], wanted: list[str], part: int
+) -> None:
+    """Duplicates, empty tables, tables of many parts and sequences that nobody asked for included."""
+    folder = tmp_path_factory.mktemp("tables")
+    paths = [write(folder / f"{number}.parquet", rows, part=part) for number, rows in enumerate(tables)]
+    found = known(wanted, paths)
+    there = {sequence for rows in tables for sequence in rows}
+    assert copied(found, wanted) == {sequence: value(sequence) for sequence in wanted if sequence in there}
+    assert found.unknown == len(set(wanted) - there)
+    assert copied(found, ["NEVER", "ASKED"]) == {}
+
+
+def test_only_tables_of_the_very_fingerprint_are_used(tmp_path: Path) -> None:
+    others = [{**ENCODER, "precision": "bf16"}, {"name": "esm2_3b"}, {**ENCODER, "more": "x"}]
+    paths = [write(tmp_path / f"{n}.parquet", ["MKV"], encoder=other) for n, other in enumerate(others)]
+    assert known(["MKV"], paths).unknown == 1
+
+
+def test_damaged_tables_are_passed_over_and_named(tmp_path: Path) -> None:
+    told: list[str] = []
+    cut, whole = write(tmp_path / "cut.parquet", ["MKV"]), write(tmp_path / "whole.parquet", ["MKV"], table=2)
+    cut.write_bytes(cut.read_bytes()[:-20])
+    (foreign := tmp_path / "foreign.parquet").write_text("no table")
+    found = known(["MKV"], [cut, foreign, tmp_path / "gone.parquet", whole], told)
+    assert copied(found, ["MKV"]) == {"MKV": value("MKV", 2)}
+    assert [path for path in (cut, foreign, tmp_path / "gone.parquet") if str(path) not in "\n".join(told)] == []
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_rotted_is_not_copied_and_the_parts_before_it_are(tmp_path: Path, kept: bool) -> None:
+    told, sequences = list[str](), [f"MKV{n}" for n in range(30)]
+    vectors = np.random.default_rng(2).standard_normal((30, 16), np.float32)
+    path = write(tmp_path / "table.parquet", sequences, part=10, vectors=vectors)
+    found = known(sequences, [path], told)
+    if kept:
+        found.keep(path)
+    rot(path, vectors[14])
+    assert copied(found, sequences) == dict(zip(sequences[:10], vectors[:10].tolist(), strict=True))
+    assert len(told) == 1 and f"{path}: damaged" in told[0]
+
+
+def test_a_table_that_the_run_replaces_itself_stays_readable_to_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "table.parquet", ["MKV", "LLL", "GGG"], table=1)
+    found = known(["MKV", "LLL", "AAA"], [path])
+    found.keep(path)
+    write(path, ["AAA", "MKV"], table=2)
+    found.scan([path])
+    expected = {"MKV": value("MKV", 1), "LLL": value("LLL", 1), "AAA": value("AAA", 2)}
+    assert copied(found, ["AAA", "LLL", "MKV"]) == expected
+    found.keep(path)
+    path.unlink()
+    assert copied(found, ["AAA", "LLL", "MKV"]) == expected
+
+
+def test_a_sequence_that_shares_half_its_digest_with_another_has_not_its_vector(tmp_path: Path) -> None:
+    twins = words(["MKV", "LLL"]).copy()
+    twins[1, 0] = twins[0, 0]
+    found = KnownVectors(twins, ENCODER, [].append)
+    found.scan([write(tmp_path / "table.parquet", ["MKV"])])
+    assert [rows.tolist() for rows, _ in found.copies(found.locate(twins), twins)] == [[0]]
 
 
 def loaded(name: str, checkpoints: Path) -> Encoder:
@@ -106,21 +221,6 @@ def test_a_table_is_the_same_with_and_without_reuse(
     assert content_digest(made) == content_digest(shards.plainly("a", proteins))
     assert shards.embedded == [p for n, p in enumerate(proteins) if p not in there and p not in proteins[:n]]
     assert (vectors.embedded, vectors.distinct) == (len(shards.embedded), len(set(proteins)))
-    assert vectors._again == {}  # what recurs is kept until its last window only
-
-
-def test_no_encoder_is_loaded_where_all_is_known(encoder: Encoder, tmp_path: Path) -> None:
-    shards = Shards(tmp_path, encoder)
-
-    def refuse(windows: Iterator[pa.Table]) -> Generator[pa.Table, None, None]:
-        raise AssertionError("embedded")
-        yield
-
-    known = shards.known(PROTEINS, [shards.plainly("there", PROTEINS[::-1])])
-    made = shards.made(
-        "a", ShardVectors(shards.frames("a", PROTEINS), "protein", encoder.spec.max_length, known, refuse)
-    )
-    assert content_digest(made) == content_digest(shards.plainly("a", PROTEINS))
 
 
 def test_what_vanishes_while_a_shard_is_made_is_embedded(encoder: Encoder, tmp_path: Path) -> None:
@@ -137,20 +237,6 @@ def test_what_vanishes_while_a_shard_is_made_is_embedded(encoder: Encoder, tmp_p
     assert pa.concat_tables(windows).combine_chunks() == pa.concat_tables(expected).combine_chunks()
     assert sorted(shards.embedded) == sorted([G, W, M, L, A])
     assert vectors.embedded == 5
-
-
-def test_what_was_damaged_on_the_disk_is_embedded_again(checkpoints: Path, tmp_path: Path) -> None:
-    """Three rows are written at a time: the parts before the damage are copied, it and what follows is not."""
-    shards = Shards(tmp_path, loaded("fastesm2_650_miniature", checkpoints))
-    there = shards.plainly("there", PROTEINS)
-    known = shards.known(PROTEINS, [there])
-    rot(there, vectors_of(read_table(there))[4])
-    vectors = shards.vectors("a", PROTEINS, known)
-    made = shards.made("a", vectors)
-    assert content_digest(made) == content_digest(shards.plainly("a", PROTEINS))
-    assert shards.embedded == PROTEINS[3:]
-    assert vectors.embedded == 4
-    assert [str(there) in logged for logged in shards.logged] == [True, True]  # a window of four rows, then the next
 
 
 def test_frames_that_are_replaced_meanwhile_are_refused(encoder: Encoder, tmp_path: Path) -> None:

@@ -35,8 +35,3 @@ def test_tables_are_asked_for_when_their_rows_are_needed(rows: int, needed: list
     taken = Rows(tables([3, 3, 3], asked)).take(rows)
     assert taken is not None and taken.num_rows == rows
     assert asked == needed
-
-
-def test_after_the_last_row_there_is_none() -> None:
-    rows = Rows(tables([2]))
-    assert [rows.take(5) is None, rows.take(5) is None] == [False, True]

@@ -36,8 +36,8 @@ from virnuc_assets.storage.tables import content_digest, read_recipe, read_table
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import ClassifierDescription
-    from virnuc_assets.classifier.fitting import Fit
     from virnuc_assets.classifier.metrics import GroupAccuracy, Performance
+    from virnuc_assets.classifier.training import Fit
 
 GROUP = "classifiers"
 ABLATIONS = "ablations"
@@ -118,7 +118,7 @@ def _train(
 
 def _fit(instance: dg.DagsterInstance, workspace: Workspace, variant: Variant) -> "Fit":
     """What a variant's classifier is trained on today."""
-    from virnuc_assets.classifier.fitting import Fit
+    from virnuc_assets.classifier.training import Fit
 
     return Fit(
         variant=variant,

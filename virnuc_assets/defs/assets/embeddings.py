@@ -27,10 +27,9 @@ from virnuc_assets.defs.sharded_asset import Outcome, ShardRun, ShardStage, Work
 from virnuc_assets.encoders.registry import FINETUNED, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import digest_words, sequence_digests
-from virnuc_assets.storage.known_vectors import Digests, KnownVectors
 from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.merging import merge_features
-from virnuc_assets.storage.reuse import ShardVectors, read_sequences
+from virnuc_assets.storage.reuse import Digests, KnownVectors, ShardVectors, read_sequences
 from virnuc_assets.storage.schemas import frames_schema, vector_dim
 from virnuc_assets.storage.tables import is_made_by, read_schema, read_table
 from virnuc_assets.storage.windows import in_windows

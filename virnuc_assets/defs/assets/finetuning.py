@@ -16,8 +16,7 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS
 from virnuc_assets.defs.tracking import MlflowTracking
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, training_place, whole_result
-from virnuc_assets.encoders.checkpoints import find_checkpoint, folder_digest, read_json
-from virnuc_assets.encoders.fingerprint import fingerprint
+from virnuc_assets.encoders.checkpoints import find_checkpoint, fingerprint, folder_digest, read_json
 from virnuc_assets.encoders.registry import FINETUNED, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import digest_of

@@ -228,7 +228,7 @@ def _stale(
     description: "ClassifierDescription",
 ) -> list[str]:
     """What of a variant was made from other inputs than today's; its inputs are read to see that none was altered."""
-    from virnuc_assets.classifier.fitting import data_digest
+    from virnuc_assets.classifier.training import data_digest
 
     name = f"{variant.name}_evaluation"
     if variant.name == IMPORTED:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, EsmModel
 
-from virnuc_assets.encoders.attention import AttentionModel, attention_folder
+from virnuc_assets.attention_file import AttentionModel, attention_folder
 from virnuc_assets.encoders.embedding import NonFiniteError
 from virnuc_assets.encoders.loading import load_encoder
 from virnuc_assets.encoders.registry import ENCODERS, EncoderSpec
