@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnuc_assets.sequences.catalogue import Label
-from virnuc_assets.sequences.cds_index import CdsIndex
+from virnuc_assets.sequences.cds import occur_inside
 from virnuc_assets.sequences.translation import (
     CODON_NT,
     EMPTY,
@@ -169,7 +169,7 @@ def _supported(table: pa.Table, truth: Truth) -> np.ndarray:
         if record_id in truth.proteins:
             rows = np.flatnonzero(codes == code)
             queries = proteins.take(pa.array(rows)).cast(pa.binary()).to_pylist()
-            supported[rows] = CdsIndex(truth.proteins[record_id]).contains(queries)
+            supported[rows] = occur_inside(queries, truth.proteins[record_id])
     return supported
 
 

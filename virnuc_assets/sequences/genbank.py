@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from Bio import SeqIO
+from Bio.SeqFeature import SeqFeature
 from Bio.SeqRecord import SeqRecord
 
-from virnuc_assets.sequences.cds import Cds, cds_of
 from virnuc_assets.sequences.header_ids import header_id
 from virnuc_assets.sequences.letters import normal_letters
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
@@ -38,12 +38,12 @@ class Entry:
     Attributes:
         id: accession with version where there is one.
         length_nt: as LOCUS tells it, or None; also of a record whose sequence lies in other files (CONTIG).
-        cds: its CDS features, in the order of the file.
+        features: its CDS features, in the order of the file.
     """
 
     id: str
     length_nt: int | None
-    cds: tuple[Cds, ...]
+    features: tuple[SeqFeature, ...]
 
 
 def read_genbank(source: SourceFile) -> Iterator[Entry | bytes]:
@@ -120,7 +120,7 @@ def _parsed(head: list[str], where: str) -> Entry:
         raise SequenceFileError(f"{where} cannot be parsed: {error}") from error
     length = _LENGTH.search(head[0])
     return Entry(
-        header_id(str(record.id), where), int(length[1]) if length else None, tuple(map(cds_of, record.features))
+        header_id(str(record.id), where), int(length[1]) if length else None, tuple(record.features)
     )
 
 

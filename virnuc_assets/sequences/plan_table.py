@@ -16,8 +16,7 @@ import pyarrow as pa
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
-from virnuc_assets.sequences.cds import Evidence
-from virnuc_assets.sequences.cds_table import RecordEvidence, evidence_digest, read_proteins, write_annotations
+from virnuc_assets.sequences.cds import Evidence, RecordEvidence, evidence_digest, read_proteins, write_annotations
 from virnuc_assets.sequences.planning import Piece, count_records, pack, records_digest, whole_records
 from virnuc_assets.sequences.shard_keys import pack_key, shard_key
 from virnuc_assets.settings import SequenceSettings
