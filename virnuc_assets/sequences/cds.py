@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 from Bio.SeqFeature import SeqFeature
 
 from virnuc_assets.sequences.catalogue import require_checksum
-from virnuc_assets.sequences.genbank import Entry, read_genbank
-from virnuc_assets.sequences.letters import LettersDigest
+from virnuc_assets.sequences.genbank import read_genbank
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile, open_source
+from virnuc_assets.sequences.records import LettersDigest, by_record
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import cds_schema
 from virnuc_assets.storage.tables import TableWriter, read_table
@@ -141,24 +141,12 @@ class Annotation:
 
 def read_annotations(source: SourceFile) -> Iterator[Annotation]:
     """Stream the annotations of an open GenBank file, in file order; errors as of `read_genbank`."""
-    entry: Entry | None = None
-    digest = LettersDigest()
-    for part in read_genbank(source):
-        if isinstance(part, Entry):
-            if entry:
-                yield _annotation(entry, digest)
-            entry, digest = part, LettersDigest()
+    for entry, pieces in by_record(read_genbank(source)):
+        letters, cds = LettersDigest(pieces), tuple(map(cds_of, entry.features))
+        if letters.length_nt == 0 and entry.length_nt != 0:
+            yield Annotation(entry.id, entry.length_nt, None, cds)
         else:
-            digest.update(part)
-    if entry:
-        yield _annotation(entry, digest)
-
-
-def _annotation(entry: Entry, letters: LettersDigest) -> Annotation:
-    cds = tuple(map(cds_of, entry.features))
-    if letters.length_nt == 0 and entry.length_nt != 0:
-        return Annotation(entry.id, entry.length_nt, None, cds)
-    return Annotation(entry.id, letters.length_nt, letters.hexdigest(), cds)
+            yield Annotation(entry.id, letters.length_nt, letters.hexdigest(), cds)
 
 
 @dataclass(frozen=True)

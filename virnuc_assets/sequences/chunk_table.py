@@ -12,7 +12,8 @@ import pyarrow as pa
 from virnuc_assets.sequences.chunking import chunk_starts
 from virnuc_assets.sequences.opening import FileState, SourceChanged, file_state, open_source
 from virnuc_assets.sequences.planning import Piece
-from virnuc_assets.sequences.reading import Header, read_letters
+from virnuc_assets.sequences.reading import read_letters
+from virnuc_assets.sequences.records import Header
 from virnuc_assets.storage.schemas import chunks_schema
 
 _NONE = np.empty(0, np.int64)

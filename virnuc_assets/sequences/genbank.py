@@ -16,9 +16,8 @@ from Bio import SeqIO
 from Bio.SeqFeature import SeqFeature
 from Bio.SeqRecord import SeqRecord
 
-from virnuc_assets.sequences.header_ids import header_id
-from virnuc_assets.sequences.letters import normal_letters
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
+from virnuc_assets.sequences.records import header_id, normal_letters
 
 _LOCUS, _FEATURES, _ORIGIN, _END = "LOCUS       ", "FEATURES", "ORIGIN", "//"
 _HEADER_LINES = (_LOCUS, "DEFINITION", "ACCESSION", "VERSION")
@@ -78,12 +77,6 @@ def read_genbank(source: SourceFile) -> Iterator[Entry | bytes]:
         )
 
 
-def genbank_letters(source: SourceFile) -> Iterator[str | bytes]:
-    """As `read_genbank`, with an id in the place of an entry."""
-    for part in read_genbank(source):
-        yield part.id if isinstance(part, Entry) else part
-
-
 def _head(lines: _Lines, locus: str, where: str) -> tuple[list[str], int]:
     """The lines of a head that are parsed, up to ORIGIN or the end mark, and the number of the last one."""
     head, used, in_features, number = [locus], True, False, 0
@@ -119,9 +112,7 @@ def _parsed(head: list[str], where: str) -> Entry:
     except (ValueError, IndexError, AssertionError, OverflowError) as error:
         raise SequenceFileError(f"{where} cannot be parsed: {error}") from error
     length = _LENGTH.search(head[0])
-    return Entry(
-        header_id(str(record.id), where), int(length[1]) if length else None, tuple(record.features)
-    )
+    return Entry(header_id(str(record.id), where), int(length[1]) if length else None, tuple(record.features))
 
 
 def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> Iterator[bytes]:

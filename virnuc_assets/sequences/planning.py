@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from virnuc_assets.sequences.chunking import chunk_count
-from virnuc_assets.sequences.letters import LettersDigest
 from virnuc_assets.sequences.opening import open_source
-from virnuc_assets.sequences.reading import Header, read_letters
+from virnuc_assets.sequences.reading import read_letters
+from virnuc_assets.sequences.records import LettersDigest, by_record
 from virnuc_assets.sequences.shard_keys import shard_key
 from virnuc_assets.storage.digests import digest_of
 
@@ -101,8 +101,14 @@ def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Piec
         SequenceFileError: as `read_letters`; nothing of a file is planned unless all of it can be read.
     """
     with open_source(path) as opened:
-        records = _told_apart(list(_counted(read_letters(opened), source, chunk_length)))
-        return records, opened.digest()
+        records = []
+        for header, pieces in by_record(read_letters(opened)):
+            letters = LettersDigest(pieces)
+            chunks = chunk_count(letters.length_nt, chunk_length)
+            records.append(
+                Piece(source, "", header.id, header.number, letters.length_nt, letters.hexdigest(), 0, chunks)
+            )
+        return _told_apart(records), opened.digest()
 
 
 def pack(
@@ -155,25 +161,6 @@ def _recognised(records: Iterable[Piece], before: Iterable[Piece]) -> tuple[list
             if not piece.chunks:  # one of several namesakes that are not planned
                 break
     return kept, new
-
-
-def _counted(events: Iterable[Header | bytes], source: str, chunk_length: int) -> Iterator[Piece]:
-    """Every record of a file as one piece of no shard."""
-    header, letters = None, LettersDigest()
-    for event in events:
-        if isinstance(event, Header):
-            if header:
-                yield _whole(source, header, letters, chunk_length)
-            header, letters = event, LettersDigest()
-        else:
-            letters.update(event)
-    if header:
-        yield _whole(source, header, letters, chunk_length)
-
-
-def _whole(source: str, header: Header, letters: LettersDigest, chunk_length: int) -> Piece:
-    chunks = chunk_count(letters.length_nt, chunk_length)
-    return Piece(source, "", header.id, header.number, letters.length_nt, letters.hexdigest(), 0, chunks)
 
 
 def _told_apart(records: Sequence[Piece]) -> list[Piece]:
