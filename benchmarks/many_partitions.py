@@ -28,7 +28,7 @@ from benchmarks.small_project import wait_for
 from benchmarks.ui_queries import answers
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.defs.partitions import REFERENCE, register
-from virnuc_assets.sequences.shard_keys import pack_key
+from virnuc_assets.sequences.planning import pack_key
 from virnuc_assets.settings import Settings
 
 _PER_RUN = 20

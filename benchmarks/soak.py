@@ -26,7 +26,7 @@ from benchmarks.soak_verdict import is_settled, left_over, undisturbed, verdict
 from virnuc_assets.bootstrap import dagster_home
 from virnuc_assets.processes import processes_of
 from virnuc_assets.resources import Workspace
-from virnuc_assets.sequences.shard_keys import source_name
+from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.settings import Settings
 
 _ALL = "all"

@@ -29,8 +29,8 @@ from virnuc_assets.demo import Runs, bars
 from virnuc_assets.foreign_text import printable
 from virnuc_assets.processes import processes_of
 from virnuc_assets.resources import Workspace
+from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.incoming import read_intake_log
-from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.settings import Settings
 from virnuc_assets.settings_file import load_settings
 from virnuc_assets.storage.tables import read_table

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from virnuc_assets.sequences.chunking import chunk_starts
 from virnuc_assets.sequences.opening import FileState, SourceChanged, file_state, open_source
-from virnuc_assets.sequences.planning import Piece
+from virnuc_assets.sequences.planning import Piece, chunk_starts
 from virnuc_assets.sequences.reading import read_letters
 from virnuc_assets.sequences.records import Header
 from virnuc_assets.storage.schemas import chunks_schema

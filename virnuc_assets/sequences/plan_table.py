@@ -17,8 +17,15 @@ import pyarrow as pa
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
 from virnuc_assets.sequences.cds import Evidence, RecordEvidence, evidence_digest, read_proteins, write_annotations
-from virnuc_assets.sequences.planning import Piece, count_records, pack, records_digest, whole_records
-from virnuc_assets.sequences.shard_keys import pack_key, shard_key
+from virnuc_assets.sequences.planning import (
+    Piece,
+    count_records,
+    pack,
+    pack_key,
+    records_digest,
+    shard_key,
+    whole_records,
+)
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.places import state_of
 from virnuc_assets.storage.schemas import plan_schema
@@ -106,7 +113,7 @@ def plan_sample(
         SameRecords: it is one of those known.
         SequenceFileError: the file cannot be read; no plan is left behind that was not there before.
     """
-    before, states = _plan_before(path, settings), source_states(source)
+    before, states = _plan_before(path, settings), _states(source)
     records, sha256 = count_records(source.fasta, source.name, settings.chunk_length)
     content = records_digest(records)
     if content in (known or {}) and not path.exists():
@@ -197,11 +204,11 @@ class _Counted:
         self.records += records
 
     def _read(self, source: Source) -> tuple[PlannedSource, list[Piece]]:
-        states = source_states(source)
+        described = _described(source)
         records, sha256 = count_records(source.fasta, source.name, self._settings.chunk_length)
         require_checksum(source.fasta, source.fasta_sha256, sha256)
         self._require_own(source.name, records)  # before the CDS of a plan that stays are written over
-        planned = PlannedSource(str(source.fasta), sha256, states, source.label, source.group, _names(source))
+        planned = replace(described, sha256=sha256)
         usable = _usable(records)
         evidence: Mapping[str, RecordEvidence] = dict.fromkeys(usable, RecordEvidence(Evidence.NO_GENBANK, None))
         if source.genbank:
@@ -210,7 +217,6 @@ class _Counted:
             evidence = found.records
             planned = replace(
                 planned,
-                genbank=str(source.genbank),
                 genbank_sha256=found.sha256,
                 genbank_records_ignored=found.ignored_records,
                 cds=dict(found.treatments),
@@ -259,21 +265,20 @@ def changed_sources(path: Path, sources: Iterable[Source]) -> list[str]:
 
 
 def _is_as_planned(path: Path, known: PlannedSource, source: Source) -> bool:
-    named = (known.label, known.group, known.genbank, known.fasta)
-    if named != (source.label, source.group, source.genbank and str(source.genbank), str(source.fasta)):
-        return False
-    if list(known.names) != _names(source):
-        return False
     if known.genbank and not annotation_path(path, source.name).is_file():
         return False
-    return dict(known.states) == source_states(source)
+    found_out = {"sha256": "", "genbank_sha256": None, "genbank_records_ignored": 0, "cds": None}
+    return replace(known, **found_out) == _described(source)
 
 
-def _names(source: Source) -> list[str]:
-    return [source.organism, source.relatives, str(source.date or "")]
+def _described(source: Source) -> PlannedSource:
+    """What the catalogue and the file system say of a source, without a look into its files."""
+    names = [source.organism, source.relatives, str(source.date or "")]
+    genbank = str(source.genbank) if source.genbank else None
+    return PlannedSource(str(source.fasta), "", _states(source), source.label, source.group, names, genbank)
 
 
-def source_states(source: Source) -> dict[str, list[int]]:
+def _states(source: Source) -> dict[str, list[int]]:
     """Size and time of change of a source's files, by path: equal as long as nobody wrote to them.
 
     Taken before they are read, so that one that is replaced meanwhile differs from the one that was planned.
@@ -328,7 +333,7 @@ def read_shard(path: Path, shard: str) -> ShardPlan:
         raise TableMismatch(
             f"{path}: {shard} is not in today's plan; materialize {path.parent.parent.name}/shard_plan, which drops it"
         )
-    pieces = tuple(_pieces(found.rows.take(pa.array(found.places[shard]))))
+    pieces = tuple(_pieces(found.rows.take(found.places[shard].values)))
     sources = {name: found.sources[name] for name in dict.fromkeys(piece.source for piece in pieces)}
     return ShardPlan(pieces, sources, {}, found.chunk_length)
 
@@ -341,7 +346,7 @@ def planned_shards(path: Path) -> list[str]:
 @dataclass(frozen=True)
 class _Opened:
     rows: pa.Table
-    places: Mapping[str, np.ndarray]  # rows of each shard
+    places: Mapping[str, pa.ListScalar]  # rows of each shard
     sources: Mapping[str, PlannedSource]
     numbered: Mapping[str, int]
     chunk_length: int
@@ -356,11 +361,9 @@ def _opened(path: Path) -> _Opened:
 def _read_once(path: Path, state: Hashable) -> _Opened:
     """A plan as it was in this state: every stage of every shard asks for it."""
     rows, recipe = read_table(path, plan_schema()), read_recipe(path)
-    shards = rows.column("shard").combine_chunks().dictionary_encode()
-    codes = shards.indices.to_numpy()
-    order = np.argsort(codes, kind="stable")
-    parts = np.split(order, np.cumsum(np.bincount(codes, minlength=len(shards.dictionary)))[:-1])
-    places = dict(zip(shards.dictionary.to_pylist(), parts, strict=True)) if len(codes) else {}
+    numbers = pa.table({"shard": rows["shard"], "row": np.arange(rows.num_rows)})
+    shards = numbers.group_by("shard", use_threads=False).aggregate([("row", "list")])
+    places = dict(zip(shards["shard"].to_pylist(), shards["row_list"], strict=True))
     sources = {name: PlannedSource(**entry) for name, entry in recipe["sources"].items()}
     return _Opened(rows, places, sources, recipe["numbered"], recipe["chunk_length"])
 
