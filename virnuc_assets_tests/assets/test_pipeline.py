@@ -17,7 +17,7 @@ from dagster._core.loader import LoadingContextForTest
 from virnuc_assets.bootstrap import tracking_uri
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.encoders.registry import VARIANTS
-from virnuc_assets.sequences.accounting import ledger_faults
+from virnuc_assets.sequences.ledger import ledger_faults
 from virnuc_assets.sequences.plan_table import read_plan
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.merging import vectors_of

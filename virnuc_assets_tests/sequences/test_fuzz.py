@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from virnuc_assets.sequences.accounting import ledger_faults, shard_ledger_faults
+from virnuc_assets.sequences.ledger import ledger_faults, shard_ledger_faults
 from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.frame_table import Truth, open_frames
 from virnuc_assets.sequences.ledger import ledger_table, merged_ledger

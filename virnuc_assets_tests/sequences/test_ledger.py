@@ -5,7 +5,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from virnuc_assets.sequences.accounting import ledger_faults, ledger_totals, shard_ledger_faults
+from virnuc_assets.sequences.ledger import ledger_faults, ledger_totals, shard_ledger_faults
 from virnuc_assets.sequences.ledger import ledger_table, merged_ledger
 from virnuc_assets.sequences.planning import Piece
 from virnuc_assets.storage.schemas import LEDGER_COUNTS, ledger_schema
