@@ -155,7 +155,7 @@ def plan_reference(
         key, given = partial(pack_key, label), numbered.get(label, 0)
         packed, numbered[label] = pack(records, old, key, given, settings.shard_chunks)
         pieces += packed
-    pieces = sorted(map(counted.with_evidence, pieces), key=lambda piece: (piece.source, piece.number))
+    pieces.sort(key=lambda piece: (piece.source, piece.number))
     plan = ShardPlan(tuple(pieces), counted.sources, numbered, settings.chunk_length)
     _write(path, plan, settings)
     return plan, counted.failures
@@ -169,7 +169,6 @@ class _Counted:
         self._known: dict[str, list[Piece]] = {}
         for record in whole_records(before.pieces):
             self._known.setdefault(record.source, []).append(record)
-        self._evidence: dict[str, Mapping[str, RecordEvidence]] = {}
         self._owners: dict[str, str] = {}
         self.records: list[Piece] = []
         self.sources: dict[str, PlannedSource] = {}
@@ -204,12 +203,11 @@ class _Counted:
         self.records += records
 
     def _read(self, source: Source) -> tuple[PlannedSource, list[Piece]]:
-        described = _described(source)
+        planned = _described(source)
         records, sha256 = count_records(source.fasta, source.name, self._settings.chunk_length)
         require_checksum(source.fasta, source.fasta_sha256, sha256)
         self._require_own(source.name, records)  # before the CDS of a plan that stays are written over
-        planned = replace(described, sha256=sha256)
-        usable = _usable(records)
+        planned, usable = replace(planned, sha256=sha256), _usable(records)
         evidence: Mapping[str, RecordEvidence] = dict.fromkeys(usable, RecordEvidence(Evidence.NO_GENBANK, None))
         if source.genbank:
             table = annotation_path(self._path, source.name)
@@ -221,8 +219,14 @@ class _Counted:
                 genbank_records_ignored=found.ignored_records,
                 cds=dict(found.treatments),
             )
-        self._evidence[source.name] = evidence
-        return planned, records
+        return planned, [
+            replace(
+                record, evidence=evidence[record.record_id].evidence, evidence_digest=evidence[record.record_id].digest
+            )
+            if record.fate == "planned"
+            else record
+            for record in records
+        ]
 
     def _taken(self, records: Sequence[Piece]) -> list[str]:
         """Ids among these that another source has."""
@@ -234,13 +238,6 @@ class _Counted:
                 f"record {twice[0]!r} occurs in sources {self._owners[twice[0]]!r} and {name!r}; expected ids that are "
                 "unique over the whole catalogue, because the split and the merge join on them"
             )
-
-    def with_evidence(self, piece: Piece) -> Piece:
-        """A piece with what CDS evidence its file gives; of a file that was not read it is as it was."""
-        if piece.source not in self._evidence:
-            return piece
-        given = self._evidence[piece.source][piece.record_id] if piece.fate == "planned" else RecordEvidence(None, None)
-        return replace(piece, evidence=given.evidence, evidence_digest=given.digest)
 
 
 def _usable(records: Iterable[Piece]) -> dict[str, tuple[int, str]]:

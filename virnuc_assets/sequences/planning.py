@@ -203,7 +203,8 @@ def _recognised(records: Iterable[Piece], before: Iterable[Piece]) -> tuple[list
             new.append(record)
         while found:
             piece = found.pop(0)
-            kept.append(replace(piece, source=record.source, number=record.number, reason=record.reason))
+            place = {"shard": piece.shard, "first_chunk": piece.first_chunk, "end_chunk": piece.end_chunk}
+            kept.append(replace(record, **place))
             if not piece.chunks:  # one of several records of an id that are not planned
                 break
     return kept, new
