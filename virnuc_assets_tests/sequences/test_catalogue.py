@@ -1,4 +1,4 @@
-"""Reference catalogues: rows become sources and files rows, what is wrong is named, and all rows are written or none."""
+"""Reference catalogues: rows become sources, files become rows, and a row that is wrong is named."""
 
 import hashlib
 import shutil

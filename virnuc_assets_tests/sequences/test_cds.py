@@ -1,4 +1,4 @@
-"""CDS evidence: each feature has the stated treatment, the table is read back, and what lies inside a protein is found."""
+"""CDS evidence: the treatment of each feature, the table of a source, and what occurs inside its proteins."""
 
 import gzip
 import hashlib
