@@ -14,6 +14,7 @@ from virnuc_assets.sequences.opening import SequenceFileError, open_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets_tests.sequences.genbank_files import GENOMES, cds, entry, feature
 
+pytestmark = pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
 Read = list[tuple[str, int | None, bytes, tuple[str, ...]]]
 
 
@@ -83,18 +84,13 @@ def without_sequence(text: str, *, end: str) -> str:
     return re.sub("ORIGIN.*?//\n", end, text, count=1, flags=re.DOTALL)
 
 
+AFTER_TWO = [f"line {TWO.count(chr(10)) + 3}, after GenBank record 2: expected the next record's line"]
 BROKEN = {
     "a letter of protein": (TWO.replace("ur\n", "ur E\n"), ["record 'AB000001.1', line 22:", "'E'", "protein"]),
     "a digit": (LONG.replace("  181 ACGT", "  181 ACG1"), ["record 'AB1.1', line 17:", "'1'"]),
     "cut in the header": (LONG[: LONG.index("FEATURES")], ["record 1 (from line 1)", "ends at line 7", "cut"]),
-    "no features": (LONG[: LONG.index("FEATURES")] + "//\n", ["record 1 (lines 1 to 8)", "cannot be parsed"]),
-    "cut before the features": (TWO[: TWO.rindex("VERSION")], ["record 2 (from line 24)", "cut"]),
     "cut at a line's end": (LONG[:END_OF_LINE_3], ["'AB1.1'", "expected 800 nt", "found 180 up to line 16, where"]),
     "lines missing": (LONG[:END_OF_LINE_3] + "//\n", ["'AB1.1'", "expected 800 nt", "180 up to line 17; it is cut"]),
-    "cut after ORIGIN": (
-        LONG[: LONG.index("ORIGIN") + 7],
-        ["'AB1.1'", "expected 800 nt", "found 0 up to line 13, where"],
-    ),
     "one too many": (LONG.replace("        800 bp", "        799 bp"), ["expected 799 nt", "found 800"]),
     "no end mark": (TWO.replace("//\n", "", 1), ["record 'AB000001.1'", "next LOCUS stands at line 23"]),
     "cut, then the next": (without_sequence(TWO, end=""), ["record 1 (from line 1)", "next LOCUS", "line 21"]),
@@ -107,11 +103,15 @@ BROKEN = {
     "a length beyond all": (TWO.replace(" 12 bp", f" {10**30} bp"), ["record 1 (lines 1 to 21)", "cannot be parsed"]),
     "another word": ("LOCUSTS are insects\nand no sequence\n", ["found none"]),
     "no name": ("LOCUS       \n//\n", ["record 1 (lines 1 to 2)"]),
+    # What is between records may be one that would be left out.
+    "a LOCUS in other columns": (TWO + "\n \nLOCUS     X         4 bp    DNA\n", AFTER_TWO),
+    "a record in lower case": (TWO + "\n \n" + TWO.lower(), AFTER_TWO),
+    "an indented record": (TWO + "\n \n " + TWO, AFTER_TWO),
+    "FASTA after GenBank": (TWO + "\n \n>Y.1\nACGT\n", AFTER_TWO),
 }
 
 
 @pytest.mark.parametrize(("content", "words"), BROKEN.values(), ids=BROKEN)
-@pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
 def test_refusals_name_file_record_and_line(tmp_path: Path, content: str, words: list[str]) -> None:
     path = written(tmp_path, content)
     with pytest.raises(SequenceFileError) as caught:
@@ -119,45 +119,28 @@ def test_refusals_name_file_record_and_line(tmp_path: Path, content: str, words:
     assert [word for word in [str(path), *words] if word not in str(caught.value)] == []
 
 
-@pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (
-            entry(
-                "AB1.1", "", tail="CONTIG      join(CD1.1:1..500,gap(20),\n            CD2.1:1..30)\n", length_nt=550
-            ),
-            550,
+CONTIG = "CONTIG      join(CD1.1:1..500,gap(20),\n            CD2.1:1..30)\n"
+READ = {
+    "contig": (entry("AB1.1", "", tail=CONTIG, length_nt=550), (550, b"", ())),
+    "origin without lines": (entry("AB1.1", "", length_nt=800), (800, b"", ())),
+    "blank": (entry("AB1.1", ""), (0, b"", ())),
+    "contig before a sequence": (LONG.replace("ORIGIN", f"{CONTIG}ORIGIN"), (800, b"ACGT" * 200, ("MALL",))),
+    "no length": (re.sub(" +800 bp.*", "", LONG), (None, b"ACGT" * 200, ("MALL",))),
+    "broken reference and feature that are not used": (
+        LONG.replace("(bases 1 to 800)", "(bases").replace(
+            "     source          1..800\n", '     gene            join(1..\n                     /note="open\n'
         ),
-        (entry("AB1.1", "", length_nt=800), 800),
-        (entry("AB1.1", ""), 0),
-    ],
-    ids=["contig", "origin without lines", "blank"],
-)
-def test_a_record_without_letters(tmp_path: Path, content: str, expected: int) -> None:
-    assert read(written(tmp_path, content + entry("AB2.1", "ACGT"))) == [
-        ("AB1.1", expected, b"", ()),
-        ("AB2.1", 4, b"ACGT", ()),
-    ]
+        (800, b"ACGT" * 200, ("MALL",)),
+    ),
+}
 
 
-@pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
-def test_contig_before_a_sequence_is_passed_over(tmp_path: Path) -> None:
-    content = LONG.replace("ORIGIN", "CONTIG      join(CD1.1:1..800)\nORIGIN")
-    assert read(written(tmp_path, content)) == [("AB1.1", 800, b"ACGT" * 200, ("MALL",))]
-
-
-def test_what_is_not_used_cannot_disturb(tmp_path: Path) -> None:
-    """A broken reference, comment or feature of another kind is not looked at."""
-    content = LONG.replace("(bases 1 to 800)", "(bases").replace(
-        "     source          1..800\n", '     gene            join(1..\n                     /note="open\n'
-    )
-    assert read(written(tmp_path, content)) == [("AB1.1", 800, b"ACGT" * 200, ("MALL",))]
-
-
-@pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
-def test_a_length_that_is_not_told_is_not_asked_for(tmp_path: Path) -> None:
-    assert read(written(tmp_path, re.sub(" +800 bp.*", "", LONG)))[0][1:3] == (None, b"ACGT" * 200)
+@pytest.mark.parametrize(("content", "expected"), READ.values(), ids=READ)
+def test_what_is_read_of_odd_records(
+    tmp_path: Path, content: str, expected: tuple[int | None, bytes, tuple[str, ...]]
+) -> None:
+    found = read(written(tmp_path, content + entry("AB2.1", "ACGT")))
+    assert found == [("AB1.1", *expected), ("AB2.1", 4, b"ACGT", ())]
 
 
 def test_memory_does_not_grow_with_the_sequence(tmp_path: Path) -> None:
@@ -185,29 +168,6 @@ def test_genbank_and_fasta_of_a_bundled_genome_are_the_same_records() -> None:
         assert all(proteins for *_, proteins in found)
 
 
-@pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
-@pytest.mark.parametrize(
-    "after",
-    [
-        "LOCUS     X         4 bp    DNA     linear   VRL 01-JAN-2000\n",
-        TWO.lower(),
-        " " + TWO,
-        ">Y.1\nACGT\n",
-        "THIS IS NOT GENBANK\n",
-    ],
-    ids=["moved columns", "lower case", "indented", "FASTA", "text"],
-)
-def test_what_stands_between_records_is_refused(tmp_path: Path, after: str) -> None:
-    """It may be a record that would be left out without a word."""
-    path = written(tmp_path, TWO + "\n \n" + after)
-    lines = TWO.count("\n") + 3
-    with pytest.raises(
-        SequenceFileError, match=f"line {lines}, after GenBank record 2: expected the next record's line"
-    ):
-        read(path)
-
-
-@pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
 def test_a_stream_that_breaks_names_the_record(tmp_path: Path) -> None:
     packed = gzip.compress(
         LONG.encode() + entry("AB2.1", "".join(random.Random(1).choices("ACGT", k=1_500_000))).encode(), 1, mtime=0

@@ -10,6 +10,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -91,29 +92,26 @@ def test_every_seed_and_directory_has_a_draw_of_its_own() -> None:
     assert len({str([name.split(".")[1] for name in names(before, d)]) for d in ("plant", "invertebrate")}) == 2
 
 
-def test_counts_can_be_set_and_must_be_there() -> None:
+def test_counts_can_be_set_and_files_must_be_there() -> None:
+    """Hosts are drawn with both files, viruses are taken without GenBank as well."""
     chosen = choose(release(), RefseqSettings(release=230, files_per_directory={"plant": 12, "fungi": 0}))
     assert (len(names(chosen, "plant")), len(names(chosen, "fungi")), len(names(chosen, "archaea"))) == (12, 0, 1)
     with pytest.raises(RefseqError, match=r"plant: 13 files are to be drawn, it lists 12 .*files_per_directory.plant"):
         choose(release(), RefseqSettings(release=230, files_per_directory={"plant": 13}))
     with pytest.raises(RefseqError, match="no viral"):
         choose({"README": MD5}, SETTINGS)
+    listing = release()
+    del listing["viral.2.genomic.gbff.gz"], listing["plant.1.genomic.gbff.gz"]
+    found = {entry.name: entry.genbank for entry in choose(listing, SETTINGS)}
+    assert found["viral.2.1"] is None
+    with pytest.raises(RefseqError, match="plant: 12 files are to be drawn, it lists 11"):
+        choose(listing, RefseqSettings(release=230, files_per_directory={"plant": 12}))
 
 
-def test_hosts_are_drawn_with_both_files_and_viruses_taken_without() -> None:
-    listing = release(1)
-    ones = RefseqSettings(release=230, files_per_directory=dict.fromkeys(HOSTS, 1))
-    del listing["viral.2.genomic.gbff.gz"]
-    assert {entry.name: entry.genbank for entry in choose(listing, ones)}["viral.2.1"] is None
-    del listing["plant.1.genomic.gbff.gz"]
-    with pytest.raises(RefseqError, match="plant: 1 files are to be drawn, it lists 0"):
-        choose(listing, ones)
-
-
-@pytest.mark.parametrize("header", ["", "MD5 checksum\tfile name\n"])
-def test_a_list_with_and_without_a_header(header: str, tmp_path: Path) -> None:
-    (tmp_path / "list").write_text(f"{header}{MD5.upper()}\tviral.1.1.genomic.fna.gz\r\n\n{MD5}\tother\n")
-    assert read_listing(tmp_path / "list") == {"viral.1.1.genomic.fna.gz": MD5, "other": MD5}
+def test_a_list_with_and_without_a_header(tmp_path: Path) -> None:
+    for header in ("", "MD5 checksum\tfile name\n"):
+        (tmp_path / "list").write_text(f"{header}{MD5.upper()}\tviral.1.1.genomic.fna.gz\r\n\n{MD5}\tother\n")
+        assert read_listing(tmp_path / "list") == {"viral.1.1.genomic.fna.gz": MD5, "other": MD5}
 
 
 @pytest.mark.parametrize(
@@ -160,12 +158,8 @@ NAMES = [
 KILLS = 10
 
 
-def content(number: int) -> bytes:
-    return random.Random(number).randbytes(200_000 + 10_000 * number)
-
-
-FILES = {name: content(number) for number, name in enumerate(NAMES)}
-"""The draw takes one of the two plants."""
+# The draw takes one of the two plants.
+FILES = {name: random.Random(number).randbytes(200_000 + 10_000 * number) for number, name in enumerate(NAMES)}
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +184,12 @@ def download(wanted: RefseqSettings, folder: Path, bundle: Path) -> Download:
     return download_release(wanted, folder, Fetcher(bundle, HASTE), lambda *progress: None)
 
 
+@pytest.fixture
+def fetch(wanted: RefseqSettings, authority: Authority, tmp_path: Path) -> partial[Download]:
+    """Downloads what is wanted to `tmp_path`."""
+    return partial(download, wanted, tmp_path, authority.bundle)
+
+
 def test_a_release_is_fetched_and_catalogued(
     wanted: RefseqSettings, server: FileServer, authority: Authority, tmp_path: Path
 ) -> None:
@@ -200,74 +200,68 @@ def test_a_release_is_fetched_and_catalogued(
     assert list(dict.fromkeys(seen)) == [(name, number, 6) for number, name in enumerate(done.files, start=1)]
     sources = read_catalogue(tmp_path)
     assert [source.name for source in sources] == [entry.name for entry in done.entries]
-    assert [(s.name, s.label, s.group) for s in sources if s.label == "viral"] == [
-        ("viral.1.1", "viral", "viral"),
-        ("viral.2.1", "viral", "viral"),
-    ]
+    assert [(s.name, s.group) for s in sources if s.label == "viral"] == [(f"viral.{n}.1", "viral") for n in (1, 2)]
     (plant,) = done.drawn["plant"]
     (host,) = (source for source in sources if source.label == "host")
     assert (host.name, host.group, host.origin) == (plant, "plant", f"{server.url}/plant/{plant}.genomic.fna.gz")
     for source in sources:
         assert source.genbank is not None
-        assert source.fasta.read_bytes() == FILES[source.fasta.name]
-        assert source.genbank.read_bytes() == FILES[source.genbank.name]
-        digests = [hashlib.sha256(FILES[path.name]).hexdigest() for path in (source.fasta, source.genbank)]
-        assert [source.fasta_sha256, source.genbank_sha256] == digests
+        for path, digest in ((source.fasta, source.fasta_sha256), (source.genbank, source.genbank_sha256)):
+            assert path.read_bytes() == FILES[path.name]
+            assert digest == hashlib.sha256(FILES[path.name]).hexdigest()
     require_release(tmp_path, wanted)
     assert altered_files(wanted, tmp_path) == {}
 
 
 def test_what_is_there_is_not_asked_for(
-    wanted: RefseqSettings, server: FileServer, authority: Authority, tmp_path: Path
+    wanted: RefseqSettings, server: FileServer, fetch: partial[Download], tmp_path: Path
 ) -> None:
-    download(wanted, tmp_path, authority.bundle)
+    fetch()
     before = server.gets.copy()
     assert set(before.values()) == {1, 2}  # the number twice: before the list, and before the files
-    assert all(file.reused for file in download(wanted, tmp_path, authority.bundle).files.values())
+    assert all(file.reused for file in fetch().files.values())
     assert server.gets == before
     (tmp_path / NAMES[0]).write_bytes(b"altered")
     assert list(altered_files(wanted, tmp_path)) == [NAMES[0]]
-    again = download(wanted, tmp_path, authority.bundle)
+    again = fetch()
     assert [name for name, file in again.files.items() if not file.reused] == [NAMES[0]]
     assert altered_files(wanted, tmp_path) == {}
 
 
-def test_another_release_on_the_server(
-    wanted: RefseqSettings, server: FileServer, authority: Authority, tmp_path: Path
-) -> None:
+def test_another_release_on_the_server(server: FileServer, fetch: partial[Download], tmp_path: Path) -> None:
     server.files["/RELEASE_NUMBER"] = b"231\n"
     with pytest.raises(RefseqError, match=r"the server has release '231', refseq.release in virnuc.toml is 230"):
-        download(wanted, tmp_path, authority.bundle)
+        fetch()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_page_instead_of_the_list_is_not_kept(
-    wanted: RefseqSettings, server: FileServer, authority: Authority, tmp_path: Path
+    wanted: RefseqSettings, server: FileServer, fetch: partial[Download], tmp_path: Path
 ) -> None:
     path = f"/release-catalog/release{NUMBER}.files.installed"
     listing = server.files[path]
     server.files[path] = b"<html>\nDown for maintenance\n</html>\n"
     with pytest.raises(RefseqError, match="expected an MD5"):
-        download(wanted, tmp_path, authority.bundle)
+        fetch()
     with pytest.raises(RefseqError, match="is not there: materialize reference/refseq_release"):
         altered_files(wanted, tmp_path)
     server.files[path] = listing
-    assert len(download(wanted, tmp_path, authority.bundle).files) == 6
+    assert len(fetch().files) == 6
 
 
 def test_a_release_that_lacks_a_file_is_not_catalogued(
-    wanted: RefseqSettings, server: FileServer, authority: Authority, tmp_path: Path
+    wanted: RefseqSettings, server: FileServer, fetch: partial[Download], tmp_path: Path
 ) -> None:
     path = f"/viral/{NAMES[3]}"
     server.always[path] = Answer(status=404)
     with pytest.raises(FetchError, match="status 404"):
-        download(wanted, tmp_path, authority.bundle)
+        fetch()
     assert not (tmp_path / "MANIFEST.tsv").exists()
     with pytest.raises(RefseqError, match="materialize reference/refseq_release"):
         require_release(tmp_path, wanted)
     server.always.clear()
     counts = server.gets.copy()
-    download(wanted, tmp_path, authority.bundle)
+    fetch()
     assert (server.gets - counts) == {"/RELEASE_NUMBER": 1, path: 1}
 
 
@@ -288,7 +282,7 @@ def has_bytes(folder: Path) -> bool:
 
 
 def test_a_download_killed_at_ten_random_points(
-    wanted: RefseqSettings, server: FileServer, authority: Authority, tmp_path: Path
+    wanted: RefseqSettings, server: FileServer, fetch: partial[Download], tmp_path: Path
 ) -> None:
     """Some of the points are the last byte of a file: the process dies while the file is checked and renamed."""
     # Not forked from this process: its server's threads may hold a lock that the child would wait for.
@@ -300,7 +294,7 @@ def test_a_download_killed_at_ten_random_points(
         asked = {path: server.gets[path] for path in whole}
         server.stopped.clear()
         server.stop_after, server.at_an_end = point, kill % 3 == 1
-        process = processes.Process(target=download, args=(wanted, tmp_path, authority.bundle))
+        process = processes.Process(target=download, args=fetch.args)
         process.start()
         assert process.pid is not None
         assert server.stopped.wait(30)
@@ -318,7 +312,7 @@ def test_a_download_killed_at_ten_random_points(
     assert broken_off > 1
     server.stop_after = None
     asked = {path: server.gets[path] for path in whole}
-    done = download(wanted, tmp_path, authority.bundle)
+    done = fetch()
     assert asked == {path: server.gets[path] for path in asked}
     assert {name: (tmp_path / name).read_bytes() for name in done.files} == {name: FILES[name] for name in done.files}
     assert altered_files(wanted, tmp_path) == {}
