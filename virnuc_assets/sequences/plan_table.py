@@ -253,19 +253,15 @@ def changed_sources(path: Path, sources: Iterable[Source]) -> list[str]:
     """
     planned = _opened(path).sources
     today = {source.name: source for source in sources}
-    changed = [
-        name
-        for name, source in today.items()
-        if (known := planned.get(name)) is None or not _is_as_planned(path, known, source)
-    ]
+    changed = [n for n, source in today.items() if n not in planned or not _is_as_planned(path, planned[n], source)]
     return [*changed, *(name for name in planned if name not in today)]
 
 
 def _is_as_planned(path: Path, known: PlannedSource, source: Source) -> bool:
     if known.genbank and not annotation_path(path, source.name).is_file():
         return False
-    found_out = {"sha256": "", "genbank_sha256": None, "genbank_records_ignored": 0, "cds": None}
-    return replace(known, **found_out) == _described(source)
+    described = replace(known, sha256="", genbank_sha256=None, genbank_records_ignored=0, cds=None)
+    return described == _described(source)
 
 
 def _described(source: Source) -> PlannedSource:

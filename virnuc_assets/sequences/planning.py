@@ -203,8 +203,7 @@ def _recognised(records: Iterable[Piece], before: Iterable[Piece]) -> tuple[list
             new.append(record)
         while found:
             piece = found.pop(0)
-            place = {"shard": piece.shard, "first_chunk": piece.first_chunk, "end_chunk": piece.end_chunk}
-            kept.append(replace(record, **place))
+            kept.append(replace(record, shard=piece.shard, first_chunk=piece.first_chunk, end_chunk=piece.end_chunk))
             if not piece.chunks:  # one of several records of an id that are not planned
                 break
     return kept, new
