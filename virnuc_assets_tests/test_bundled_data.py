@@ -137,8 +137,3 @@ def test_sample_holds_the_promised_kinds_of_records(sample: dict[str, str]) -> N
         "ustilago_chr14": [100],
     }
     assert sample["frog_rhodopsin"].count("K") == 1
-
-
-def test_samples_are_small() -> None:
-    total_bytes = sum(path.stat().st_size for path in (DATA / "samples").iterdir())
-    assert total_bytes < 200_000

@@ -108,10 +108,6 @@ def replace_one_base(path: Path) -> None:
     path.write_bytes(compressed_like(path, plain[:-2] + b"C\n"))
 
 
-def replace_by_other_records(path: Path) -> None:
-    path.write_bytes(compressed_like(path, MORE))
-
-
 def overwrite(path: Path) -> None:
     """Records already handed out are the old ones, those to come are new: a mixture that no file ever held."""
     with path.open("r+b") as handle:
@@ -125,23 +121,20 @@ def cut(path: Path) -> None:
 
 
 def refused(path: Path, plan: Plan, table: Path) -> None:
-    with pytest.raises(SourceChanged) as caught:
+    with pytest.raises(SourceChanged, match=f"^{path}: .*Materialize shard_plan again"):
         write_table(table, chunks_of(path, plan), {})
-    assert str(path) in str(caught.value)
-    assert "Materialize shard_plan again" in str(caught.value)
     assert not table.exists()
 
 
-def test_an_unchanged_source_is_read(planned: tuple[Path, Plan]) -> None:
-    path, plan = planned
-    assert chunks_of(path, plan).num_rows == sum(piece.chunks for piece in plan.pieces) > 3
-
-
-@pytest.mark.parametrize("change", [append, replace_one_base, replace_by_other_records])
+@pytest.mark.parametrize("change", [append, replace_one_base])
 def test_changed_after_planning(planned: tuple[Path, Plan], change: Callable[[Path], None], tmp_path: Path) -> None:
     path, plan = planned
+    assert chunks_of(path, plan).num_rows == sum(piece.chunks for piece in plan.pieces) > 3
     change(path)
     refused(path, plan, tmp_path / "chunks.parquet")
+    path.unlink()
+    with pytest.raises(SequenceFileError, match="no such sequence file"):
+        chunks_of(path, plan)
 
 
 @pytest.mark.parametrize(
@@ -163,13 +156,6 @@ def test_changed_between_two_records(
 
     monkeypatch.setattr(chunk_table_module, "read_letters", changing)
     refused(path, plan, tmp_path / "chunks.parquet")
-
-
-def test_removed_after_planning(planned: tuple[Path, Plan]) -> None:
-    path, plan = planned
-    path.unlink()
-    with pytest.raises(SequenceFileError, match="no such sequence file"):
-        chunks_of(path, plan)
 
 
 def test_a_file_that_grows_while_it_is_planned_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

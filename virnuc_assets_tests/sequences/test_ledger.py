@@ -29,7 +29,9 @@ def line(record_id: str, length_nt: int, disposition: str, reason: str | None, *
 
 
 def test_a_line_for_every_piece_in_file_order() -> None:
-    pieces = [piece("z", 700, 2), piece("empty", 0, 0), piece("a", 2, 1)]
+    """One that is not planned has its reason, and not the counts of the record with its id."""
+    failed = replace(piece("z", 700, 0, number=4), fate="failed", reason="names two")
+    pieces = [piece("z", 700, 2), piece("empty", 0, 0), piece("a", 2, 1), failed]
     z = {"chunks_kept": 2, "frames_kept": 3, "frames_dropped_stop": 9}
     a = {"chunks_dropped_empty": 1, "frames_dropped_empty": 6}
     table = ledger_table(pieces, {"a": a, "z": z})
@@ -38,17 +40,7 @@ def test_a_line_for_every_piece_in_file_order() -> None:
         line("z", 700, "scored", None, chunks=2, **z),
         line("empty", 0, "skipped", "empty record"),
         line("a", 2, "skipped", "too short for a codon", chunks=1, **a),
-    ]
-    assert ledger_faults(table) == []
-
-
-def test_a_record_that_is_not_planned_has_its_reason_and_not_the_counts_of_its_namesake() -> None:
-    left_out = replace(piece("a", 700, 0, number=2), fate="failed", reason="names two")
-    counts = {"chunks_kept": 2, "frames_kept": 12}
-    table = ledger_table([piece("a", 700, 2), left_out], {"a": counts})
-    assert table.to_pylist() == [
-        line("a", 700, "scored", None, chunks=2, **counts),
-        line("a", 700, "failed", "names two"),
+        line("z", 700, "failed", "names two"),
     ]
     assert ledger_faults(table) == []
 
@@ -56,8 +48,6 @@ def test_a_record_that_is_not_planned_has_its_reason_and_not_the_counts_of_its_n
 @pytest.mark.parametrize(
     ("length_nt", "counts", "reason"),
     [
-        (0, {}, "empty record"),
-        (2, {"frames_dropped_empty": 6}, "too short for a codon"),
         (3, {"frames_dropped_stop": 2, "frames_dropped_empty": 4}, "no open frame"),
         (500, {"frames_dropped_stop": 2, "frames_dropped_no_cds": 4}, "no CDS evidence"),
         (500, {"frames_dropped_stop": 2, "frames_dropped_ambiguous": 4}, "ambiguous letters or stops"),
