@@ -6,11 +6,8 @@ import gzip
 import re
 import zlib
 from collections import Counter
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
-
-from Bio.Seq import Seq
 
 BASES = "TCAG"
 # Table 1 of https://www.ncbi.nlm.nih.gov/Taxonomy/Utils/wprintgc.cgi, codons in the order TTT, TTC, TTA, TTG, TCT …
@@ -18,9 +15,6 @@ STANDARD_CODE = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGG
 CODONS = {a + b + c: STANDARD_CODE[16 * BASES.index(a) + 4 * BASES.index(b) + BASES.index(c)]
           for a in BASES for b in BASES for c in BASES}  # fmt: skip
 COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A"}
-
-FrameRow = tuple[str, str, int, str, str]
-"""frame_id, strand, frame, nucleotides, protein."""
 
 
 def walked_chunks(length_nt: int, chunk_length: int) -> list[tuple[int, int]]:
@@ -51,23 +45,6 @@ def plain_frames(sequence: str) -> list[tuple[str, str, str]]:
             protein = "".join(CODONS[codon] for codon in codons if codon in CODONS)
             frames.append((f"{name}{frame + 1}", strand[frame : frame + 3 * len(protein) + 1], protein))
     return frames
-
-
-def biopython_open_frames(record_id: str, sequence: str, chunk_length: int) -> list[FrameRow]:
-    """Stop-free frames of every chunk of an unambiguous record, translated by Biopython."""
-    rows = []
-    for number, (start, end) in enumerate(walked_chunks(len(sequence), chunk_length), start=1):
-        chunk = Seq(sequence[start:end])
-        for letter, sign, strand in (("F", "+", chunk), ("R", "-", chunk.reverse_complement())):
-            for frame in range(3):
-                codons_nt = (len(strand) - frame) // 3 * 3
-                protein = str(strand[frame : frame + codons_nt].translate())
-                if protein and "*" not in protein:
-                    nucleotides = str(strand[frame : frame + codons_nt + 1])
-                    rows.append(
-                        (f"{record_id}_chunk_{number}{letter}{frame + 1}", sign, frame + 1, nucleotides, protein)
-                    )
-    return rows
 
 
 class PlainTruth(NamedTuple):
@@ -117,13 +94,12 @@ LONGEST_ID = 1000
 FOREIGN = (b"BZh", b"\xfd7zXZ\x00", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")
 
 
-@dataclass(frozen=True)
-class PlainRecord:
+class PlainRecord(NamedTuple):
     """A record and what must become of it: scored or skipped by its frames (None), or skipped or failed by its id."""
 
     record_id: str
     sequence: str
-    disposition: str | None = None
+    disposition: str | None
 
 
 def plain_text(content: bytes) -> str | None:
@@ -167,20 +143,3 @@ def plain_records(content: bytes) -> list[PlainRecord] | None:
         seen[record_id] += 1
         records.append(PlainRecord(record_id, sequence, fate))
     return records
-
-
-def plain_rows(record: PlainRecord, chunk_length: int) -> tuple[list[tuple[str, str, str]], Counter[str]]:
-    """Kept frames (frame_id, nucleotides, protein) of a record as a sample, and the counts of its ledger line."""
-    rows, counts = [], Counter[str]()
-    if record.disposition is None and record.sequence:
-        for number, (start, end) in enumerate(walked_chunks(len(record.sequence), chunk_length), start=1):
-            counts["chunks"] += 1
-            for name, nucleotides, protein in plain_frames(record.sequence[start:end]):
-                if not protein:
-                    counts["frames_dropped_empty"] += 1
-                elif "*" in protein:
-                    counts["frames_dropped_stop"] += 1
-                else:
-                    counts["frames_kept"] += 1
-                    rows.append((f"{record.record_id}_chunk_{number}{name}", nucleotides, protein))
-    return rows, counts

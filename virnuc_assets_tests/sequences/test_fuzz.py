@@ -9,6 +9,7 @@ import gzip
 import random
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from virnuc_assets.single_file import Framed, frame_file
 from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.sequences.genbank_files import cds, entry, feature
-from virnuc_assets_tests.sequences.plain import plain_records, plain_rows, plain_text
+from virnuc_assets_tests.sequences.plain import plain_records, plain_table, plain_text
 
 Change = Callable[[bytes], bytes]
 MEMORY = Path("/dev/shm")
@@ -175,16 +176,15 @@ def require_as_plainly_read(folder: Path, content: bytes, chunk_length: int) -> 
     if found is None or expected is None:
         return
     lines, rows = found
-    assert [(line["record_id"], line["length_nt"]) for line in lines] == [
-        (r.record_id, len(r.sequence)) for r in expected
-    ]
-    plain = []
+    used = [(record.record_id, record.sequence) for record in expected if not record.disposition and record.sequence]
+    assert rows == plain_table(used, chunk_length, None)
+    kept = Counter(row["record_id"] for row in rows)
     for record, line in zip(expected, lines, strict=True):
-        kept, counts = plain_rows(record, chunk_length)
-        plain += kept
-        assert line["disposition"] == (record.disposition or ("scored" if kept else "skipped"))
-        assert {name: line[name] for name in counts} == counts
-    assert [(row["frame_id"], row["nucleotides"], row["protein"]) for row in rows] == plain
+        assert (line["record_id"], line["length_nt"]) == (record.record_id, len(record.sequence))
+        frames = 0 if record.disposition else kept[record.record_id]
+        assert line["disposition"] == (record.disposition or ("scored" if frames else "skipped"))
+        assert line["frames_kept"] == frames
+        assert line["chunks"] == (0 if record.disposition else -(-len(record.sequence) // chunk_length))
 
 
 CHUNK_LENGTHS = st.sampled_from([300, 500])
