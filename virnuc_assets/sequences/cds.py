@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from string import ascii_uppercase
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -149,17 +150,16 @@ def read_annotations(source: SourceFile) -> Iterator[Annotation]:
             yield Annotation(entry.id, letters.length_nt, letters.hexdigest(), cds)
 
 
-@dataclass(frozen=True)
-class RecordEvidence:
+class RecordEvidence(NamedTuple):
     """What is known of a FASTA record's CDS.
 
     Attributes:
-        evidence: `cds`, or why there is none; None where nobody asked, as of a sample.
-        digest: of the proteins that are evidence, in order: equal proteins, equal digest; None without any.
+        evidence: `cds`, or why there is none.
+        evidence_digest: of the proteins that are evidence, in order: equal proteins, equal digest; None without any.
     """
 
-    evidence: Evidence | None
-    digest: str | None
+    evidence: Evidence
+    evidence_digest: str | None
 
 
 @dataclass(frozen=True)

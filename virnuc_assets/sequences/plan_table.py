@@ -220,11 +220,7 @@ class _Counted:
                 cds=dict(found.treatments),
             )
         return planned, [
-            replace(
-                record, evidence=evidence[record.record_id].evidence, evidence_digest=evidence[record.record_id].digest
-            )
-            if record.fate == "planned"
-            else record
+            replace(record, **evidence[record.record_id]._asdict()) if record.fate == "planned" else record
             for record in records
         ]
 

@@ -220,7 +220,7 @@ def test_equal_proteins_have_equal_digests(tmp_path: Path) -> None:
     def digest(*features: str) -> str | None:
         path = tmp_path / "one.gbk"
         path.write_text(entry("AB1.1", "ACGT", *features), encoding="utf-8")
-        return write_annotations(tmp_path / "t.parquet", path, known(AB1="ACGT")).records["AB1.1"].digest
+        return write_annotations(tmp_path / "t.parquet", path, known(AB1="ACGT")).records["AB1.1"].evidence_digest
 
     same = digest(cds("MALL"), cds("KR"))
     assert digest(cds("MALL", 'product="x"'), feature("gene"), feature("CDS", "1..9", "pseudo"), cds("kr*")) == same
