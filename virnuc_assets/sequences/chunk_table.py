@@ -56,8 +56,11 @@ class ChunkReader:
             starts.append(begins)
             ends.append(stops)
         self._require_planned()
-        columns = [ids, records, np.concatenate(starts), np.concatenate(ends), sequences]
-        return pa.table(dict(zip(chunks_schema().names, columns, strict=True)), schema=chunks_schema())
+        begins, stops = np.concatenate(starts), np.concatenate(ends)
+        offsets = np.concatenate([[0], np.cumsum(stops - begins)]).astype(np.int32)
+        letters = pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(b"".join(sequences)))
+        columns = [pa.array(ids, pa.string()), pa.array(records, pa.string()), begins, stops, letters]
+        return pa.Table.from_arrays([pa.array(column) for column in columns], schema=chunks_schema())
 
     def _require_planned(self) -> None:
         """Digest the file, once as long as its size and time of change stay; the letters are read after that."""
