@@ -48,7 +48,7 @@ from virnuc_assets.defs.jobs import PLAN_REFERENCE_JOB
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import CHUNKS, FRAMES
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.sequences.cataloguing import write_manifest
+from virnuc_assets.sequences.catalogue import write_manifest
 from virnuc_assets.sequences.plan_table import planned_shards
 from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.storage.tables import read_table

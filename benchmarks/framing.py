@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from virnuc_assets.sequences.cds_index import CdsIndex
+from virnuc_assets.sequences.cds import occur_inside
 from virnuc_assets.sequences.chunk_table import ChunkReader
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_table
@@ -35,5 +35,5 @@ def frame_source(fasta: Path, folder: Path, chunk_length: int) -> dict[str, int]
 
 
 def with_evidence(frames: Sequence[str], proteins: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Which proteins of frames occur inside of one of a record's proteins; the index is made anew."""
-    return CdsIndex(proteins).contains([frame.encode("ascii") for frame in frames])
+    """Which proteins of frames occur inside of one of a record's proteins."""
+    return occur_inside([frame.encode("ascii") for frame in frames], proteins)

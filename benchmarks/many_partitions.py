@@ -27,7 +27,7 @@ from dagster._daemon.asset_daemon import (
 from benchmarks.small_project import wait_for
 from benchmarks.ui_queries import answers
 from virnuc_assets.defs.partitions import REFERENCE, register
-from virnuc_assets.sequences.shard_keys import pack_key
+from virnuc_assets.sequences.planning import pack_key
 from virnuc_assets.settings import Settings
 from virnuc_assets.workstation.setup import dagster_home
 

@@ -24,7 +24,7 @@ from benchmarks.dropped_files import Dropper, make_files
 from benchmarks.small_project import ROOT, Servers, make_project, wait_for
 from benchmarks.soak_verdict import is_settled, left_over, undisturbed, verdict
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.sequences.shard_keys import source_name
+from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.settings import Settings
 from virnuc_assets.workstation.cleanup import processes_of
 from virnuc_assets.workstation.setup import dagster_home

@@ -9,7 +9,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.catalogue import MANIFEST, read_catalogue
+from virnuc_assets.sequences.catalogue import (
+    MANIFEST,
+    append_rows,
+    fasta_files,
+    genbank_beside,
+    read_catalogue,
+    row_of,
+    source_name,
+)
 from virnuc_assets.settings import Settings, load_settings
 
 _SETTABLE = ("name", "organism", "relatives", "origin", "date")
@@ -52,9 +60,6 @@ def catalogue(
 
     The files stay where they are. All rows are written or none.
     """
-    from virnuc_assets.sequences.cataloguing import append_rows, fasta_files, genbank_beside, row_of
-    from virnuc_assets.sequences.shard_keys import source_name
-
     settings, told = load_settings(config), _pairs(more or ())
     files = [file for path in paths for file in fasta_files(path)]
     if len(files) > 1 and (genbank or "name" in told):

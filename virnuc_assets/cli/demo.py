@@ -33,7 +33,7 @@ from virnuc_assets.defs.provenance import CHUNKS, FRAMES, vectors
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.stale import files_to_plan, plan_is_current, stale_assets, stale_partitions
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.shard_keys import source_name
+from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.layout import require_layout

@@ -14,12 +14,11 @@ import pyarrow as pa
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import find_checkpoint
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.accounting import ledger_totals
+from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.frame_table import open_frames
-from virnuc_assets.sequences.ledger import ledger_table, merged_ledger
+from virnuc_assets.sequences.ledger import ledger_table, ledger_totals, merged_ledger
 from virnuc_assets.sequences.planning import plan_source
-from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
 from virnuc_assets.storage.tables import TableWriter, content_digest, read_rows, read_windows

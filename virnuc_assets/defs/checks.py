@@ -13,7 +13,7 @@ from virnuc_assets.defs.partitions import ShardSet
 from virnuc_assets.defs.provenance import planned_shard
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.registry import Variant
-from virnuc_assets.sequences.accounting import shard_ledger_faults
+from virnuc_assets.sequences.ledger import shard_ledger_faults
 from virnuc_assets.sequences.plan_table import read_plan
 from virnuc_assets.sequences.planning import plan_faults
 from virnuc_assets.storage.merging import vectors_of

@@ -17,7 +17,7 @@ from virnuc_assets.encoders.checkpoints import find_checkpoint, fingerprint, ide
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.plan_table import ShardPlan, read_shard
-from virnuc_assets.sequences.shard_keys import sample_of
+from virnuc_assets.sequences.planning import sample_of
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE, Domain
 from virnuc_assets.storage.schemas import chunks_schema, frames_schema, vector_dim

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import csv
 import datetime
+import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from unicodedata import category
+
+from filelock import FileLock
 
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.opening import open_source
+from virnuc_assets.storage.aside import written_aside
 
 Label = Literal["viral", "host"]
+Row = Mapping[str, str]
 MANIFEST = "MANIFEST.tsv"
-# A name becomes partition keys, file names and part of URLs; records' ids never do.
-KEY_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
 HOST_GROUPS = ("bacteria", "archaea", "fungi", "protozoa", "plant", "invertebrate", "vertebrate")
 COLUMNS = (
     *("name", "label", "group", "fasta", "genbank", "fasta_sha256", "genbank_sha256"),
     *("origin", "organism", "relatives"),
 )
+# A name becomes partition keys, file names and part of URLs; records' ids never do.
+_NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
+# Tables are files named after their shard, with more before and behind it; file systems take 255 bytes in all.
+_MAX_NAME_LETTERS = 180
 _SHA256 = re.compile("[0-9a-f]{64}")
+_FASTA_ENDINGS = (".fna", ".fa", ".fasta")
+_GENBANK_ENDINGS = (".gbk", ".gb", ".gbff")
 
 
 class CatalogueError(VirnucError):
-    """A catalogue misses a column or a file, a row contradicts itself, or a file is not the catalogued one."""
+    """A catalogue lacks a column or a file, a row contradicts itself, or a file is not the catalogued one."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +48,10 @@ class Source:
         fasta: the sequences.
         label: viral or host; None for a sample.
         group: virus group, or one of VirNucPro's seven host groups; None for a sample.
-        organism: where given, all records of the source are of one genome and stay on one side of the split.
+        organism: where given, all records of the source are of one genome and stay in one split.
         relatives: name of a hand-named group of close relatives, or empty.
         genbank: the same records with CDS translations, or None.
-        date: when the sequence became known, by which a split by time deals it; None where it is not told.
+        date: when the sequence became known, for a split by time; None where it is not given.
         fasta_sha256: digest that the file must have, or empty.
         genbank_sha256: digest that the GenBank file must have, or empty.
         origin: from where the files come, a URL or words.
@@ -60,23 +70,41 @@ class Source:
     origin: str = ""
 
 
+def source_name(path: Path) -> str:
+    """A file's name as it opens shard keys: without its endings, other characters as `_`.
+
+    Raises:
+        VirnucError: nothing is left of the name, or it is too long.
+    """
+    stem = path.name.removesuffix(".gz")
+    stem = stem.rsplit(".", 1)[0] if "." in stem.lstrip(".") else stem
+    name = "".join(letter if letter in _NAME_LETTERS else "_" for letter in stem).strip("._-")
+    if not name:
+        raise VirnucError(f"{path}: no letters are left of this file's name to name its shards by; rename the file")
+    if len(name) > _MAX_NAME_LETTERS:
+        raise VirnucError(
+            f"{path}: a name of {len(name)} letters; expected at most {_MAX_NAME_LETTERS}, because its tables are "
+            "named by it; rename the file"
+        )
+    return name
+
+
 def read_catalogues(folders: Iterable[Path]) -> list[Source]:
     """Sources of several catalogues, sorted by name.
 
     Raises:
         CatalogueError: as `read_catalogue`; a name occurs in two catalogues.
     """
-    found = {folder: read_catalogue(folder) for folder in folders}
-    owner: dict[str, Path] = {}
-    for folder, sources in found.items():
-        for source in sources:
-            if source.name in owner:
+    found: dict[str, tuple[Path, Source]] = {}
+    for folder in folders:
+        for source in read_catalogue(folder):
+            if source.name in found:
                 raise CatalogueError(
-                    f"{folder / MANIFEST}: name {source.name} is in {owner[source.name] / MANIFEST}, too; names "
+                    f"{folder / MANIFEST}: name {source.name} is in {found[source.name][0] / MANIFEST}, too; names "
                     "must be unique over all catalogues, because shards are named by them. Rename one."
                 )
-            owner[source.name] = folder
-    return sorted((source for sources in found.values() for source in sources), key=lambda source: source.name)
+            found[source.name] = folder, source
+    return [source for _, (_, source) in sorted(found.items())]
 
 
 def read_catalogue(folder: Path, manifest: Path | None = None) -> list[Source]:
@@ -91,19 +119,16 @@ def read_catalogue(folder: Path, manifest: Path | None = None) -> list[Source]:
             date or checksum is none, or a row is longer than the header; the message names the row.
     """
     manifest = manifest or folder / MANIFEST
-    sources = [_source(folder, row, f"{manifest}:{line}") for line, row in read_rows(manifest)[1]]
-    times = Counter(source.name for source in sources)
-    if twice := sorted(name for name, count in times.items() if count > 1):
-        raise CatalogueError(f"{manifest}: names must be unique, found twice: {', '.join(twice)}")
-    return sorted(sources, key=lambda source: source.name)
+    found: dict[str, Source] = {}
+    for line, row in _read_rows(manifest)[1]:
+        source = _source(folder, row, f"{manifest}:{line}")
+        if found.setdefault(source.name, source) is not source:
+            raise CatalogueError(f"{manifest}: names must be unique, found twice: {source.name}")
+    return [source for _, source in sorted(found.items())]
 
 
-def read_rows(manifest: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, str]]]]:
-    """Columns of a manifest, and its rows as text, each with the line on which it ends.
-
-    Raises:
-        CatalogueError: the manifest or a column is missing, it is no table, or a row is longer than the header.
-    """
+def _read_rows(manifest: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, str]]]]:
+    """Columns of a manifest, and its rows as text, each with the line on which it ends."""
     if not manifest.is_file():
         raise CatalogueError(f"{manifest}: not found; expected a tab separated table with columns {', '.join(COLUMNS)}")
     try:
@@ -121,8 +146,46 @@ def read_rows(manifest: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, 
     return columns, rows
 
 
+def _source(folder: Path, row: Row, where: str) -> Source:
+    name, label, group, date = row["name"], row["label"], row["group"], row.get("date", "")
+    if not name or set(name) - _NAME_LETTERS or name.startswith("."):
+        raise CatalogueError(f"{where}: name {name!r}: expected letters, digits, '.', '_', '+' and '-' only")
+    where = f"{where}: {name}"
+    if label not in ("viral", "host"):
+        raise CatalogueError(f"{where}: label must be viral or host, found {label!r}")
+    if label == "host" and group not in HOST_GROUPS:
+        raise CatalogueError(f"{where}: host group must be one of {', '.join(HOST_GROUPS)}; found {group!r}")
+    if row["genbank_sha256"] and not row["genbank"]:
+        raise CatalogueError(f"{where}: genbank_sha256 without a genbank file; name the file, or empty the column")
+    for column in ("fasta_sha256", "genbank_sha256"):
+        if row[column] and not _SHA256.fullmatch(row[column]):
+            raise CatalogueError(
+                f"{where}: {column} must be empty or 64 hex digits in lower case, found {row[column]!r}"
+            )
+    try:
+        day = datetime.date.fromisoformat(date) if date else None
+    except ValueError as error:
+        raise CatalogueError(f"{where}: date must be empty or YYYY-MM-DD, found {date!r}") from error
+    return Source(
+        name=name,
+        fasta=_file(folder, row["fasta"], f"{where}: fasta"),
+        label="viral" if label == "viral" else "host",
+        group=group,
+        genbank=_file(folder, row["genbank"], f"{where}: genbank") if row["genbank"] else None,
+        date=day,
+        **{text: row[text] for text in ("organism", "relatives", "fasta_sha256", "genbank_sha256", "origin")},
+    )
+
+
+def _file(folder: Path, name: str, where: str) -> Path:
+    path = folder / name
+    if not name or "\0" in name or not path.is_file():
+        raise CatalogueError(f"{where}: expected a file, absolute or from {folder}, found {name!r}: no such file")
+    return path
+
+
 def require_checksum(path: Path, expected: str, found: str) -> None:
-    """Hold a file's digest against the catalogued one, if there is one.
+    """Raise unless a file has the catalogued digest, if there is one.
 
     Raises:
         CatalogueError: they differ.
@@ -134,47 +197,117 @@ def require_checksum(path: Path, expected: str, found: str) -> None:
         )
 
 
-def _source(folder: Path, row: Mapping[str, str], where: str) -> Source:
-    name, label, group = row["name"], row["label"], row["group"]
-    if not name or set(name) - KEY_LETTERS or name.startswith("."):
-        raise CatalogueError(f"{where}: name {name!r}: expected letters, digits, '.', '_', '+' and '-' only")
-    where = f"{where}: {name}"
-    if label not in ("viral", "host"):
-        raise CatalogueError(f"{where}: label must be viral or host, found {label!r}")
-    if label == "host" and group not in HOST_GROUPS:
-        raise CatalogueError(f"{where}: host group must be one of {', '.join(HOST_GROUPS)}; found {group!r}")
-    if row["genbank_sha256"] and not row["genbank"]:
-        raise CatalogueError(f"{where}: genbank_sha256 without a genbank file; name the file, or empty the column")
-    return Source(
-        name=name,
-        fasta=_file(folder, row["fasta"], f"{where}: fasta"),
-        label="viral" if label == "viral" else "host",
-        group=group,
-        organism=row["organism"],
-        relatives=row["relatives"],
-        genbank=_file(folder, row["genbank"], f"{where}: genbank") if row["genbank"] else None,
-        date=_date(row.get("date", ""), where),
-        fasta_sha256=_sha256(row["fasta_sha256"], f"{where}: fasta_sha256"),
-        genbank_sha256=_sha256(row["genbank_sha256"], f"{where}: genbank_sha256"),
-        origin=row["origin"],
-    )
+def fasta_files(path: Path) -> list[Path]:
+    """The file, or every FASTA file of the folder, sorted; names that begin with a dot are still being written.
+
+    Raises:
+        CatalogueError: there is none.
+    """
+    if not path.is_dir():
+        return [path]
+    if not (found := _with_ending(path, _FASTA_ENDINGS)):
+        raise CatalogueError(f"{path}: no FASTA in this folder; expected NAME{{{','.join(_FASTA_ENDINGS)}}}[.gz]")
+    return found
 
 
-def _date(text: str, where: str) -> datetime.date | None:
+def genbank_beside(fasta: Path) -> Path | None:
+    """The GenBank file of a FASTA file's stem in the same folder, if there is one.
+
+    Raises:
+        CatalogueError: there are several.
+    """
+    found = [file for file in _with_ending(fasta.parent, _GENBANK_ENDINGS) if source_name(file) == source_name(fasta)]
+    if len(found) > 1:
+        raise CatalogueError(f"{fasta}: {', '.join(file.name for file in found)} are all of its name; leave one there")
+    return found[0] if found else None
+
+
+def _with_ending(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    visible = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
+    return [path for path in visible if path.name.removesuffix(".gz").endswith(endings)]
+
+
+def row_of(folder: Path, fasta: Path, genbank: Path | None, others: Row) -> dict[str, str]:
+    """A row of `folder/MANIFEST.tsv`; paths inside the folder are relative to it, others absolute.
+
+    Args:
+        folder: of the catalogue.
+        fasta: sequence file.
+        genbank: the same records with CDS translations, or None.
+        others: the other columns.
+
+    Raises:
+        CatalogueError: a path cannot be written as text, or a file does not begin as its format does.
+        SequenceFileError: a file is missing, empty or cannot be read.
+    """
+    return {
+        **others,
+        "fasta": _as_written(folder, fasta),
+        "genbank": _as_written(folder, genbank) if genbank else "",
+        "fasta_sha256": _checked_digest(fasta, ">", "FASTA ('>')"),
+        "genbank_sha256": _checked_digest(genbank, "LOCUS", "GenBank ('LOCUS')") if genbank else "",
+    }
+
+
+def _as_written(folder: Path, path: Path) -> str:
+    absolute, home = path.resolve(), folder.resolve()
+    text = str(absolute.relative_to(home) if absolute.is_relative_to(home) else absolute)
     try:
-        return datetime.date.fromisoformat(text) if text else None
-    except ValueError as error:
-        raise CatalogueError(f"{where}: date must be empty or YYYY-MM-DD, found {text!r}") from error
-
-
-def _sha256(text: str, where: str) -> str:
-    if text and not _SHA256.fullmatch(text):
-        raise CatalogueError(f"{where} must be empty or 64 hex digits in lower case, found {text!r}")
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise CatalogueError(f"{path!r}: the path is not UTF-8 and cannot be catalogued; rename the file") from error
     return text
 
 
-def _file(folder: Path, name: str, where: str) -> Path:
-    path = folder / name
-    if not name or "\0" in name or not path.is_file():
-        raise CatalogueError(f"{where}: expected a file, absolute or from {folder}, found {name!r}: no such file")
-    return path
+def _checked_digest(path: Path, opening: str, what: str) -> str:
+    """SHA-256 of a file that begins as its format does."""
+    with open_source(path) as source:
+        head = source.head
+    if not head.startswith(opening):
+        raise CatalogueError(f"{path}: expected {what} at its beginning, found {head[:20]!r}")
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def append_rows(folder: Path, rows: Sequence[Row], taken: Iterable[str] = ()) -> None:
+    """Append rows to `folder/MANIFEST.tsv`, all or none; makes the table where there is none.
+
+    Args:
+        folder: of the catalogue.
+        rows: columns to text; a column that the table lacks is added to it.
+        taken: names in other catalogues, which must not be used again.
+
+    Raises:
+        CatalogueError: a name exists or is given twice, or a row is not one of a catalogue; the table is as before.
+    """
+    manifest = folder / MANIFEST
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{MANIFEST}.lock"):
+        columns, old = _read_rows(manifest) if manifest.is_file() else (COLUMNS, [])
+        names = {*taken, *(row["name"] for _, row in old)}
+        for row in rows:
+            if row["name"] in names:
+                raise CatalogueError(f"{manifest}: name {row['name']} exists; give another (--set name=…)")
+            names.add(row["name"])
+        write_manifest(folder, [*(row for _, row in old), *rows], columns)
+
+
+def write_manifest(folder: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> None:
+    """Write `folder/MANIFEST.tsv`, one line per row; it appears only if all of it can be read back as a catalogue.
+
+    Raises:
+        CatalogueError: a row is not one of a catalogue, or holds a tab, a line end or another control character.
+    """
+    for row in rows:
+        if wrong := [column for column, text in row.items() if any(category(letter) == "Cc" for letter in text)]:
+            raise CatalogueError(
+                f"{folder / MANIFEST}: {row['name']}: expected no control characters in {wrong[0]}, found "
+                f"{row[wrong[0]]!r}; rename the file, or reword"
+            )
+    more = dict.fromkeys(column for row in rows for column in row if column not in columns)
+    with written_aside(folder / MANIFEST) as aside:
+        with aside.open("w", encoding="utf-8", newline="") as handle:
+            table = csv.DictWriter(handle, [*columns, *more], restval="", delimiter="\t", lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+        read_catalogue(folder, aside)

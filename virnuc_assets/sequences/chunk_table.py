@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from virnuc_assets.sequences.chunking import chunk_starts
 from virnuc_assets.sequences.opening import FileState, SourceChanged, file_state, open_source
-from virnuc_assets.sequences.planning import Piece
-from virnuc_assets.sequences.reading import Header, read_letters
+from virnuc_assets.sequences.planning import Piece, chunk_starts
+from virnuc_assets.sequences.reading import read_letters
+from virnuc_assets.sequences.records import Header
 from virnuc_assets.storage.schemas import chunks_schema
 
 _NONE = np.empty(0, np.int64)
@@ -22,16 +22,14 @@ class ChunkReader:
     """Reads the chunks of a source's shards: one pass over the file, as long as they are asked for in its order.
 
     No more of the file is held than one shard's letters, however long a record is.
+
+    Args:
+        path: the source file; nothing is read yet.
+        planned_sha256: digest of the file when it was planned.
+        chunk_length: nt.
     """
 
     def __init__(self, path: Path, planned_sha256: str, chunk_length: int) -> None:
-        """Prepare; nothing is read yet.
-
-        Args:
-            path: the source file.
-            planned_sha256: digest of the file when it was planned.
-            chunk_length: nt.
-        """
         self._path, self._sha256, self._chunk_length = path, planned_sha256, chunk_length
         self._state: FileState | None = None
         self._rewind()
@@ -44,16 +42,25 @@ class ChunkReader:
             SequenceFileError: as `read_letters`.
         """
         self._require_planned()
-        planned = [piece for piece in pieces if piece.chunks]
-        starts = [_starts(piece, self._chunk_length) for piece in planned]
-        ends = [np.minimum(s + self._chunk_length, p.length_nt) for s, p in zip(starts, planned, strict=True)]
-        windows: list[bytes] = []
-        for piece, begins, stops in zip(planned, starts, ends, strict=True):
+        ids, records, starts, ends, sequences = list[str](), list[str](), [_NONE], [_NONE], list[bytes]()
+        for piece in pieces:
+            if not piece.chunks:
+                continue
+            begins = chunk_starts(piece.first_chunk, piece.end_chunk, piece.length_nt, self._chunk_length)
+            stops = np.minimum(begins + self._chunk_length, piece.length_nt)
             first, letters = begins[0], self._region(piece, int(begins[0]), int(stops[-1]))
             pairs = zip((begins - first).tolist(), (stops - first).tolist(), strict=True)
-            windows += [letters[begin:stop] for begin, stop in pairs]
+            sequences += [letters[begin:stop] for begin, stop in pairs]
+            ids += [f"{piece.record_id}_chunk_{number + 1}" for number in range(piece.first_chunk, piece.end_chunk)]
+            records += [piece.record_id] * piece.chunks
+            starts.append(begins)
+            ends.append(stops)
         self._require_planned()
-        return _table(planned, np.concatenate([_NONE, *starts]), np.concatenate([_NONE, *ends]), b"".join(windows))
+        begins, stops = np.concatenate(starts), np.concatenate(ends)
+        offsets = np.concatenate([[0], np.cumsum(stops - begins)]).astype(np.int32)
+        letters = pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(b"".join(sequences)))
+        columns = [pa.array(ids, pa.string()), pa.array(records, pa.string()), begins, stops, letters]
+        return pa.Table.from_arrays([pa.array(column) for column in columns], schema=chunks_schema())
 
     def _require_planned(self) -> None:
         """Digest the file, once as long as its size and time of change stay; the letters are read after that."""
@@ -92,27 +99,6 @@ class ChunkReader:
         passed = min(max(start - self._start, 0), len(self._letters))
         del self._letters[:passed]
         self._start += passed
-
-
-def _starts(piece: Piece, chunk_length: int) -> np.ndarray:
-    return chunk_starts(piece.first_chunk, piece.end_chunk, piece.length_nt, chunk_length)
-
-
-def _table(pieces: Sequence[Piece], starts: np.ndarray, ends: np.ndarray, letters: bytes) -> pa.Table:
-    """Rows of all pieces; `letters` are those of all chunks, one after the other."""
-    offsets = np.concatenate([[0], np.cumsum(ends - starts)]).astype(np.int32)
-    numbers = (range(piece.first_chunk + 1, piece.end_chunk + 1) for piece in pieces)
-    prefixes = [f"{piece.record_id}_chunk_" for piece in pieces]
-    ids = [f"{prefix}{number}" for prefix, of_piece in zip(prefixes, numbers, strict=True) for number in of_piece]
-    rows = np.repeat(np.arange(len(pieces)), [piece.chunks for piece in pieces])
-    columns = [
-        pa.array(ids, pa.string()),
-        pa.array([piece.record_id for piece in pieces], pa.string()).take(pa.array(rows)),
-        pa.array(starts),
-        pa.array(ends),
-        pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(letters)),
-    ]
-    return pa.Table.from_arrays(columns, schema=chunks_schema())
 
 
 def _events(path: Path) -> Iterator[Header | bytes]:

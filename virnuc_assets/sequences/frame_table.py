@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnuc_assets.sequences.catalogue import Label
-from virnuc_assets.sequences.cds_index import CdsIndex
+from virnuc_assets.sequences.cds import occur_inside
 from virnuc_assets.sequences.translation import (
     CODON_NT,
     EMPTY,
@@ -27,9 +27,12 @@ from virnuc_assets.storage.schemas import FATES, frames_schema
 # Fates of a frame beyond those that its own letters decide.
 _AMBIGUOUS, _NO_CDS = EMPTY + 1, EMPTY + 2
 _NAMES = dict(zip((OPEN, STOPPED, EMPTY, _AMBIGUOUS, _NO_CDS), FATES, strict=True))
-# What is said of a chunk without a kept frame: the first that befell one of its frames.
+# The reason for a chunk without a kept frame: the first of these that one of its frames has.
 _CHUNK_FATES = (OPEN, _NO_CDS, _AMBIGUOUS, STOPPED, EMPTY)
 _WINDOW = 1024  # chunks whose arrays stay in the processor's cache
+# Of some open frames: 6 · the chunk's row + the frame's index; letters and lengths of nucleotides and of proteins.
+_Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+_NONE, _NO_LETTERS = np.empty(0, np.int64), np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class OpenFrames:
-    """Frames table of a shard, and for each record how many of its chunks and frames met which fate."""
+    """Frames table of a shard, and for each record its chunks and frames counted by fate."""
 
     table: pa.Table
     counts: Mapping[str, Mapping[str, int]]
@@ -62,20 +65,22 @@ def open_frames(chunks: pa.Table, truth: Truth | None) -> OpenFrames:
     record is kept only if its protein occurs inside one of the record's CDS translations.
     """
     fates = np.empty((chunks.num_rows, FRAMES_PER_CHUNK), np.uint8)
-    parts = [_Part.empty()]
+    parts: list[_Part] = [(_NONE, _NO_LETTERS, _NONE, _NO_LETTERS, _NONE)]
     for rows, letters in _of_one_length(chunks.column("sequence")):
         frames = SixFrames(letters)
         fates[rows] = frames.fates
         if truth is not None:
             fates[rows[frames.ambiguous]] = _AMBIGUOUS
-        parts += (_part(frames, frame, rows, fates[rows, frame] == OPEN) for frame in range(FRAMES_PER_CHUNK))
-    table = _table(parts, chunks, truth)
+        parts += _open_rows(frames, rows, fates[rows] == OPEN)
+    at, bases, lengths_nt, residues, lengths_aa = (np.concatenate(values) for values in zip(*parts, strict=True))
+    order = np.argsort(at)
+    nucleotides, proteins = _strings(bases, lengths_nt).take(order), _strings(residues, lengths_aa).take(order)
+    table = _table(at := at[order], nucleotides, proteins, chunks, truth)
     if truth is not None:
         supported = _supported(table, truth)
-        at = np.concatenate([part.at for part in parts])
-        fates.reshape(-1)[np.sort(at)[~supported]] = _NO_CDS
+        fates.reshape(-1)[at[~supported]] = _NO_CDS
         table = table.filter(pa.array(supported))
-    return OpenFrames(table.cast(frames_schema()), _counts(chunks.column("record_id"), fates))
+    return OpenFrames(table, _counts(chunks.column("record_id"), fates))
 
 
 def _of_one_length(sequences: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -87,77 +92,54 @@ def _of_one_length(sequences: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.
             window = rows[start : start + _WINDOW]
             first, count = int(window[0]), len(window)
             beside = int(window[-1]) - first == count - 1
-            chosen = sequences.slice(first, count) if beside else sequences.take(pa.array(window))
-            yield window, _letters(chosen).reshape(count, length_nt)
+            array = one_array(sequences.slice(first, count) if beside else sequences.take(pa.array(window)))
+            begin, end = np.frombuffer(array.buffers()[1], np.int32)[[array.offset, array.offset + count]]
+            letters = np.frombuffer(array.buffers()[2] or b"", np.uint8)[begin:end]
+            yield window, letters.reshape(count, length_nt)
 
 
-def _letters(strings: pa.ChunkedArray) -> np.ndarray:
-    """Letters, uint8, of strings without nulls, one after the other."""
-    array = one_array(strings)
-    begin, end = np.frombuffer(array.buffers()[1], np.int32)[[array.offset, array.offset + len(array)]]
-    return np.frombuffer(array.buffers()[2] or b"", np.uint8)[begin:end]
+def _open_rows(frames: SixFrames, rows: np.ndarray, kept: np.ndarray) -> Iterator[_Part]:
+    """Of each of the six frames, the chunks in which it is kept."""
+    for frame in range(FRAMES_PER_CHUNK):
+        chosen = np.flatnonzero(kept[:, frame])
+        residues, lengths_aa = frames.proteins(frame, chosen)
+        yield (
+            rows[chosen] * FRAMES_PER_CHUNK + frame,
+            *frames.nucleotides(frame, chosen, lengths_aa),
+            residues,
+            lengths_aa,
+        )
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Open frames of some chunks.
-
-    Attributes:
-        at: (frames,) int64: 6 · the chunk's row + the frame's index; rows of the table are in this order.
-        nucleotides: letters of all, and lengths.
-        proteins: letters of all, and lengths.
-    """
-
-    at: np.ndarray
-    nucleotides: tuple[np.ndarray, np.ndarray]
-    proteins: tuple[np.ndarray, np.ndarray]
-
-    @classmethod
-    def empty(cls) -> _Part:
-        none = np.empty(0, np.int64)
-        return cls(none, (np.empty(0, np.uint8), none), (np.empty(0, np.uint8), none))
+def _strings(letters: np.ndarray, lengths: np.ndarray) -> pa.StringArray:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(letters))
 
 
-def _part(frames: SixFrames, frame: int, rows: np.ndarray, kept: np.ndarray) -> _Part:
-    chosen = np.flatnonzero(kept)
-    proteins = frames.proteins(frame, chosen)
-    return _Part(rows[chosen] * FRAMES_PER_CHUNK + frame, frames.nucleotides(frame, chosen, proteins[1]), proteins)
-
-
-def _table(parts: list[_Part], chunks: pa.Table, truth: Truth | None) -> pa.Table:
-    """Rows of all parts in order; without nulls where the truth is known."""
-    at = np.concatenate([part.at for part in parts])
-    order = np.argsort(at)
-    chunk, frame = np.divmod(at[order], FRAMES_PER_CHUNK)
+def _table(
+    at: np.ndarray, nucleotides: pa.Array, proteins: pa.Array, chunks: pa.Table, truth: Truth | None
+) -> pa.Table:
+    """Rows of all open frames; without nulls where the truth is known."""
+    chunk, frame = np.divmod(at, FRAMES_PER_CHUNK)
     of_chunk = chunks.select(["chunk_id", "record_id"]).take(pa.array(chunk))
-    names = pa.array(FRAME_NAMES).take(pa.array(frame))
     records = of_chunk.column("record_id")
-    annotated = None if truth is None else pc.is_in(records, pa.array(list(truth.proteins), pa.string()))
+    names = pa.array(FRAME_NAMES).take(pa.array(frame))
     columns = {
         "frame_id": pc.binary_join_element_wise(of_chunk.column("chunk_id"), names, ""),
         "chunk_id": of_chunk.column("chunk_id"),
         "record_id": records,
         "strand": pa.array(STRANDS).take(pa.array(frame // CODON_NT)),
         "frame": pa.array((frame % CODON_NT + 1).astype(np.int8)),
-        "nucleotides": _strings([part.nucleotides for part in parts]).take(pa.array(order)),
-        "protein": _strings([part.proteins for part in parts]).take(pa.array(order)),
-        "label": pa.repeat(pa.scalar(truth and truth.label, pa.string()), len(at)),
-        "group": pa.nulls(len(at), pa.string()) if truth is None else _groups(records, truth.groups),
-        "annotated": annotated if annotated is not None else pa.nulls(len(at), pa.bool_()),
+        "nucleotides": nucleotides,
+        "protein": proteins,
+        **dict.fromkeys(("label", "group", "annotated"), pa.nulls(len(chunk))),
     }
-    return pa.table(columns)
-
-
-def _groups(records: pa.ChunkedArray, groups: Mapping[str, str]) -> pa.Array:
-    codes, names = _codes(records)
-    return pa.array([groups[name] for name in names], pa.string()).take(pa.array(codes))
-
-
-def _strings(parts: list[tuple[np.ndarray, np.ndarray]]) -> pa.StringArray:
-    letters = np.concatenate([letters for letters, _ in parts])
-    lengths = np.concatenate([lengths for _, lengths in parts])
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(letters))
+    if truth is not None:
+        codes, ids = _codes(records)
+        columns["label"] = pa.repeat(truth.label, len(chunk))
+        columns["group"] = pa.array([truth.groups[name] for name in ids], pa.string()).take(pa.array(codes))
+        columns["annotated"] = pc.is_in(records, pa.array(list(truth.proteins), pa.string()))
+    return pa.table(columns).cast(frames_schema())
 
 
 def _supported(table: pa.Table, truth: Truth) -> np.ndarray:
@@ -169,7 +151,7 @@ def _supported(table: pa.Table, truth: Truth) -> np.ndarray:
         if record_id in truth.proteins:
             rows = np.flatnonzero(codes == code)
             queries = proteins.take(pa.array(rows)).cast(pa.binary()).to_pylist()
-            supported[rows] = CdsIndex(truth.proteins[record_id]).contains(queries)
+            supported[rows] = occur_inside(queries, truth.proteins[record_id])
     return supported
 
 

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from Bio import SeqIO
+from Bio.SeqFeature import SeqFeature
 from Bio.SeqRecord import SeqRecord
 
-from virnuc_assets.sequences.cds import Cds, cds_of
-from virnuc_assets.sequences.header_ids import header_id
-from virnuc_assets.sequences.letters import normal_letters
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
+from virnuc_assets.sequences.records import header_id, normal_letters
 
 _LOCUS, _FEATURES, _ORIGIN, _END = "LOCUS       ", "FEATURES", "ORIGIN", "//"
 _HEADER_LINES = (_LOCUS, "DEFINITION", "ACCESSION", "VERSION")
@@ -38,12 +37,12 @@ class Entry:
     Attributes:
         id: accession with version where there is one.
         length_nt: as LOCUS tells it, or None; also of a record whose sequence lies in other files (CONTIG).
-        cds: its CDS features, in the order of the file.
+        features: its CDS features, in the order of the file.
     """
 
     id: str
     length_nt: int | None
-    cds: tuple[Cds, ...]
+    features: tuple[SeqFeature, ...]
 
 
 def read_genbank(source: SourceFile) -> Iterator[Entry | bytes]:
@@ -76,12 +75,6 @@ def read_genbank(source: SourceFile) -> Iterator[Entry | bytes]:
         raise SequenceFileError(
             f"{source.path}: expected GenBank records, which begin with LOCUS and a name, found none; fetch it again"
         )
-
-
-def genbank_letters(source: SourceFile) -> Iterator[str | bytes]:
-    """As `read_genbank`, with an id in the place of an entry."""
-    for part in read_genbank(source):
-        yield part.id if isinstance(part, Entry) else part
 
 
 def _head(lines: _Lines, locus: str, where: str) -> tuple[list[str], int]:
@@ -119,9 +112,7 @@ def _parsed(head: list[str], where: str) -> Entry:
     except (ValueError, IndexError, AssertionError, OverflowError) as error:
         raise SequenceFileError(f"{where} cannot be parsed: {error}") from error
     length = _LENGTH.search(head[0])
-    return Entry(
-        header_id(str(record.id), where), int(length[1]) if length else None, tuple(map(cds_of, record.features))
-    )
+    return Entry(header_id(str(record.id), where), int(length[1]) if length else None, tuple(record.features))
 
 
 def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> Iterator[bytes]:

@@ -19,8 +19,8 @@ from filelock import FileLock
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.foreign_text import printable
+from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.opening import file_state
-from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Layout

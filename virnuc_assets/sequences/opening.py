@@ -16,12 +16,7 @@ from typing import Any
 
 from virnuc_assets.errors import VirnucError
 
-_FOREIGN_MAGIC = {
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
-    b"PK\x03\x04": "zip",
-    b"\x28\xb5\x2f\xfd": "zstandard",
-}
+_FOREIGN_MAGIC = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstandard"}
 _GZIP_MAGIC = b"\x1f\x8b"
 _BLOCK_BYTES = 1 << 20
 
@@ -48,7 +43,6 @@ class _DigestingReader(io.RawIOBase):
 
     def __init__(self, raw: io.FileIO) -> None:
         self._raw = raw
-        self._opened_as = self.state()
         self.sha256 = hashlib.sha256()
 
     def readable(self) -> bool:
@@ -59,14 +53,8 @@ class _DigestingReader(io.RawIOBase):
         self.sha256.update(memoryview(buffer)[:count])
         return count
 
-    def require_unchanged(self, path: Path) -> None:
-        if self.state() != self._opened_as:
-            raise SourceChanged(
-                f"{path}: the file was written to while it was read. Materialize shard_plan again when it is complete."
-            )
-
-    def state(self) -> FileState:
-        return file_state(os.fstat(self._raw.fileno()))
+    def fileno(self) -> int:
+        return self._raw.fileno()
 
 
 class SourceFile:
@@ -74,12 +62,14 @@ class SourceFile:
 
     Attributes:
         path: the file.
-        head: the first written characters, by which the format is told.
+        state: of the file before it was read.
+        head: the first written characters, by which the format is recognised.
         position: which record is being read, for messages; kept by whoever reads.
     """
 
     def __init__(self, path: Path, reader: _DigestingReader, content: io.BufferedReader[Any]) -> None:
         self.path = path
+        self.state = file_state(os.fstat(reader.fileno()))
         self.head = content.peek().decode("utf-8-sig", errors="replace").lstrip()[:80]
         self.position = "before the first record"
         self._reader = reader
@@ -98,14 +88,9 @@ class SourceFile:
         block = self._content.read(_BLOCK_BYTES).removeprefix(codecs.BOM_UTF8)
         while block:
             if block.endswith(b"\r"):
-                block += self._content.read(1)  # a line end may lie on the border of two blocks
+                block += self._content.read(1)  # a line end may be on the border of two blocks
             yield block.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in block else block
             block = self._content.read(_BLOCK_BYTES)
-
-    @property
-    def state(self) -> FileState:
-        """The file as it is now."""
-        return self._reader.state()
 
     def digest(self) -> str:
         """SHA-256 of the whole file as it was read; reads what is left first.
@@ -115,7 +100,11 @@ class SourceFile:
         """
         while self._content.read(_BLOCK_BYTES):
             pass
-        self._reader.require_unchanged(self.path)
+        if file_state(os.fstat(self._reader.fileno())) != self.state:
+            raise SourceChanged(
+                f"{self.path}: the file was written to while it was read. Materialize shard_plan again when it is "
+                "complete."
+            )
         return self._reader.sha256.hexdigest()
 
     def require_digest(self, planned_sha256: str) -> None:

@@ -16,10 +16,16 @@ import pyarrow as pa
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
-from virnuc_assets.sequences.cds import Evidence
-from virnuc_assets.sequences.cds_table import RecordEvidence, evidence_digest, read_proteins, write_annotations
-from virnuc_assets.sequences.planning import Piece, count_records, pack, records_digest, whole_records
-from virnuc_assets.sequences.shard_keys import pack_key, shard_key
+from virnuc_assets.sequences.cds import Evidence, RecordEvidence, evidence_digest, read_proteins, write_annotations
+from virnuc_assets.sequences.planning import (
+    Piece,
+    count_records,
+    pack,
+    pack_key,
+    records_digest,
+    shard_key,
+    whole_records,
+)
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.places import state_of
 from virnuc_assets.storage.schemas import plan_schema
@@ -107,7 +113,7 @@ def plan_sample(
         SameRecords: it is one of those known.
         SequenceFileError: the file cannot be read; no plan is left behind that was not there before.
     """
-    before, states = _plan_before(path, settings), source_states(source)
+    before, states = _plan_before(path, settings), _states(source)
     records, sha256 = count_records(source.fasta, source.name, settings.chunk_length)
     content = records_digest(records)
     if content in (known or {}) and not path.exists():
@@ -149,7 +155,7 @@ def plan_reference(
         key, given = partial(pack_key, label), numbered.get(label, 0)
         packed, numbered[label] = pack(records, old, key, given, settings.shard_chunks)
         pieces += packed
-    pieces = sorted(map(counted.with_evidence, pieces), key=lambda piece: (piece.source, piece.number))
+    pieces.sort(key=lambda piece: (piece.source, piece.number))
     plan = ShardPlan(tuple(pieces), counted.sources, numbered, settings.chunk_length)
     _write(path, plan, settings)
     return plan, counted.failures
@@ -163,7 +169,6 @@ class _Counted:
         self._known: dict[str, list[Piece]] = {}
         for record in whole_records(before.pieces):
             self._known.setdefault(record.source, []).append(record)
-        self._evidence: dict[str, Mapping[str, RecordEvidence]] = {}
         self._owners: dict[str, str] = {}
         self.records: list[Piece] = []
         self.sources: dict[str, PlannedSource] = {}
@@ -198,12 +203,11 @@ class _Counted:
         self.records += records
 
     def _read(self, source: Source) -> tuple[PlannedSource, list[Piece]]:
-        states = source_states(source)
+        planned = _described(source)
         records, sha256 = count_records(source.fasta, source.name, self._settings.chunk_length)
         require_checksum(source.fasta, source.fasta_sha256, sha256)
         self._require_own(source.name, records)  # before the CDS of a plan that stays are written over
-        planned = PlannedSource(str(source.fasta), sha256, states, source.label, source.group, _names(source))
-        usable = _usable(records)
+        planned, usable = replace(planned, sha256=sha256), _usable(records)
         evidence: Mapping[str, RecordEvidence] = dict.fromkeys(usable, RecordEvidence(Evidence.NO_GENBANK, None))
         if source.genbank:
             table = annotation_path(self._path, source.name)
@@ -211,13 +215,14 @@ class _Counted:
             evidence = found.records
             planned = replace(
                 planned,
-                genbank=str(source.genbank),
                 genbank_sha256=found.sha256,
                 genbank_records_ignored=found.ignored_records,
                 cds=dict(found.treatments),
             )
-        self._evidence[source.name] = evidence
-        return planned, records
+        return planned, [
+            replace(record, **evidence[record.record_id]._asdict()) if record.fate == "planned" else record
+            for record in records
+        ]
 
     def _taken(self, records: Sequence[Piece]) -> list[str]:
         """Ids among these that another source has."""
@@ -229,13 +234,6 @@ class _Counted:
                 f"record {twice[0]!r} occurs in sources {self._owners[twice[0]]!r} and {name!r}; expected ids that are "
                 "unique over the whole catalogue, because the split and the merge join on them"
             )
-
-    def with_evidence(self, piece: Piece) -> Piece:
-        """A piece with what CDS evidence its file gives; of a file that was not read it is as it was."""
-        if piece.source not in self._evidence:
-            return piece
-        given = self._evidence[piece.source][piece.record_id] if piece.fate == "planned" else RecordEvidence(None, None)
-        return replace(piece, evidence=given.evidence, evidence_digest=given.digest)
 
 
 def _usable(records: Iterable[Piece]) -> dict[str, tuple[int, str]]:
@@ -251,30 +249,25 @@ def changed_sources(path: Path, sources: Iterable[Source]) -> list[str]:
     """
     planned = _opened(path).sources
     today = {source.name: source for source in sources}
-    changed = [
-        name
-        for name, source in today.items()
-        if (known := planned.get(name)) is None or not _is_as_planned(path, known, source)
-    ]
+    changed = [n for n, source in today.items() if n not in planned or not _is_as_planned(path, planned[n], source)]
     return [*changed, *(name for name in planned if name not in today)]
 
 
 def _is_as_planned(path: Path, known: PlannedSource, source: Source) -> bool:
-    named = (known.label, known.group, known.genbank, known.fasta)
-    if named != (source.label, source.group, source.genbank and str(source.genbank), str(source.fasta)):
-        return False
-    if list(known.names) != _names(source):
-        return False
     if known.genbank and not annotation_path(path, source.name).is_file():
         return False
-    return dict(known.states) == source_states(source)
+    described = replace(known, sha256="", genbank_sha256=None, genbank_records_ignored=0, cds=None)
+    return described == _described(source)
 
 
-def _names(source: Source) -> list[str]:
-    return [source.organism, source.relatives, str(source.date or "")]
+def _described(source: Source) -> PlannedSource:
+    """What the catalogue and the file system say of a source, without a look into its files."""
+    names = [source.organism, source.relatives, str(source.date or "")]
+    genbank = str(source.genbank) if source.genbank else None
+    return PlannedSource(str(source.fasta), "", _states(source), source.label, source.group, names, genbank)
 
 
-def source_states(source: Source) -> dict[str, list[int]]:
+def _states(source: Source) -> dict[str, list[int]]:
     """Size and time of change of a source's files, by path: equal as long as nobody wrote to them.
 
     Taken before they are read, so that one that is replaced meanwhile differs from the one that was planned.
@@ -329,7 +322,7 @@ def read_shard(path: Path, shard: str) -> ShardPlan:
         raise TableMismatch(
             f"{path}: {shard} is not in today's plan; materialize {path.parent.parent.name}/shard_plan, which drops it"
         )
-    pieces = tuple(_pieces(found.rows.take(pa.array(found.places[shard]))))
+    pieces = tuple(_pieces(found.rows.take(found.places[shard].values)))
     sources = {name: found.sources[name] for name in dict.fromkeys(piece.source for piece in pieces)}
     return ShardPlan(pieces, sources, {}, found.chunk_length)
 
@@ -342,7 +335,7 @@ def planned_shards(path: Path) -> list[str]:
 @dataclass(frozen=True)
 class _Opened:
     rows: pa.Table
-    places: Mapping[str, np.ndarray]  # rows of each shard
+    places: Mapping[str, pa.ListScalar]  # rows of each shard
     sources: Mapping[str, PlannedSource]
     numbered: Mapping[str, int]
     chunk_length: int
@@ -357,11 +350,9 @@ def _opened(path: Path) -> _Opened:
 def _read_once(path: Path, state: Hashable) -> _Opened:
     """A plan as it was in this state: every stage of every shard asks for it."""
     rows, recipe = read_table(path, plan_schema()), read_recipe(path)
-    shards = rows.column("shard").combine_chunks().dictionary_encode()
-    codes = shards.indices.to_numpy()
-    order = np.argsort(codes, kind="stable")
-    parts = np.split(order, np.cumsum(np.bincount(codes, minlength=len(shards.dictionary)))[:-1])
-    places = dict(zip(shards.dictionary.to_pylist(), parts, strict=True)) if len(codes) else {}
+    numbers = pa.table({"shard": rows["shard"], "row": np.arange(rows.num_rows)})
+    shards = numbers.group_by("shard", use_threads=False).aggregate([("row", "list")])
+    places = dict(zip(shards["shard"].to_pylist(), shards["row_list"], strict=True))
     sources = {name: PlannedSource(**entry) for name, entry in recipe["sources"].items()}
     return _Opened(rows, places, sources, recipe["numbered"], recipe["chunk_length"])
 

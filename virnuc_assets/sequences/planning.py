@@ -1,22 +1,71 @@
-"""Plans records into shards of a bounded number of chunks: those of one file, or of many files of one label."""
+"""Plans records into shards of a bounded number of chunks: those of one file, or of many files of one label.
+
+Where the chunks of a record are is VirNucPro's geometry in closed form (upstream: `split_fasta_chunk` in units.py).
+"""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from virnuc_assets.sequences.chunking import chunk_count
-from virnuc_assets.sequences.letters import LettersDigest
+import numpy as np
+
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.opening import open_source
-from virnuc_assets.sequences.reading import Header, read_letters
-from virnuc_assets.sequences.shard_keys import shard_key
+from virnuc_assets.sequences.reading import read_letters
+from virnuc_assets.sequences.records import LettersDigest, by_record
 from virnuc_assets.storage.digests import digest_of
 
+MAX_PACKS = 9999
 Fate = Literal["planned", "skipped", "failed"]
+
+
+def chunk_count(length_nt: int, chunk_length: int) -> int:
+    """Number of chunks of a record: the ceiling of length / chunk length."""
+    return -(-length_nt // chunk_length)
+
+
+def chunk_starts(first: int, end: int, length_nt: int, chunk_length: int) -> np.ndarray:
+    """Starts of the 0-based chunks `first` to `end` (half-open), int64, without walking the chunks before them.
+
+    The chunks of a record overlap so that together they end where the record ends: the surplus r = k·c − n
+    is taken back over the k − 1 steps between chunks. Each step goes back q = r // k, the first few q + 1.
+    The last chunk is shorter than `chunk_length` where few chunks cannot take back the whole surplus; a record
+    shorter than `chunk_length` is one short chunk; an empty record has none.
+    """
+    count = chunk_count(length_nt, chunk_length)
+    index = np.arange(first, end, dtype=np.int64)  # (chunks,)
+    if not count:
+        return index
+    surplus = count * chunk_length - length_nt
+    step_back = surplus // count
+    longer_steps = min(surplus - (count - 1) * step_back, count - 1)
+    return index * (chunk_length - step_back) - np.minimum(index, longer_steps)
+
+
+def shard_key(source: str, index: int) -> str:
+    """Key of a sample's shard, 1-based and zero-padded so that keys sort as they follow each other."""
+    return f"{source}-{index + 1:06d}"
+
+
+def sample_of(shard: str) -> str:
+    """The sample that a shard key was made from."""
+    return shard.rpartition("-")[0]
+
+
+def pack_key(label: str, index: int) -> str:
+    """Key of a pack of reference records of one label, e.g. `viral-0001`.
+
+    Raises:
+        VirnucError: there are more packs than such keys sort.
+    """
+    if index >= MAX_PACKS:
+        raise VirnucError(f"{label}: more than {MAX_PACKS} shards were made so far; set sequences.shard_chunks higher")
+    return f"{label}-{index + 1:04d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +110,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Plan:
-    """The pieces of a source in file order.
-
-    Attributes:
-        pieces: every record of the file has one at least.
-        sha256: digest of the file that they were counted in.
-    """
+    """The pieces of a source in file order, one at least of every record, and the digest of the file."""
 
     pieces: tuple[Piece, ...]
     sha256: str
@@ -80,12 +124,6 @@ class Plan:
 def plan_source(path: Path, source: str, chunk_length: int, shard_chunks: int) -> Plan:
     """Count a file's chunks and cut them, across records, into shards of at most `shard_chunks`.
 
-    Args:
-        path: FASTA or GenBank.
-        source: opens the shards' keys.
-        chunk_length: nt.
-        shard_chunks: of a shard.
-
     Raises:
         SequenceFileError: as `read_letters`; nothing of a file is planned unless all of it can be read.
     """
@@ -95,14 +133,31 @@ def plan_source(path: Path, source: str, chunk_length: int, shard_chunks: int) -
 
 
 def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Piece], str]:
-    """Every record of a file as one piece of no shard, and the digest of the file.
-
-    Raises:
-        SequenceFileError: as `read_letters`; nothing of a file is planned unless all of it can be read.
-    """
+    """Every record of a file as one piece of no shard, and the digest of the file; errors as of `plan_source`."""
+    records = []
     with open_source(path) as opened:
-        records = _told_apart(list(_counted(read_letters(opened), source, chunk_length)))
-        return records, opened.digest()
+        for header, pieces in by_record(read_letters(opened)):
+            letters = LettersDigest(pieces)
+            chunks = chunk_count(letters.length_nt, chunk_length)
+            record = Piece(source, "", header.id, header.number, letters.length_nt, letters.hexdigest(), 0, chunks)
+            records.append(record)
+        sha256 = opened.digest()
+    of_id: dict[str, list[Piece]] = defaultdict(list)
+    for record in records:
+        of_id[record.record_id].append(record)
+    return [_disposed(record, of_id[record.record_id]) for record in records], sha256
+
+
+def _disposed(record: Piece, of_id: Sequence[Piece]) -> Piece:
+    """Of the records with one id: one is planned if all have the same letters, none if they differ."""
+    different = len({other.digest for other in of_id})
+    if different > 1:
+        reason = f"duplicate id: names {different} different sequences"
+        return replace(record, fate="failed", reason=reason, end_chunk=0)
+    if record.number != (first := of_id[0].number):
+        reason = f"duplicate id: same sequence as record {first}"
+        return replace(record, fate="skipped", reason=reason, end_chunk=0)
+    return record
 
 
 def pack(
@@ -120,13 +175,10 @@ def pack(
     """
     kept, new = _recognised(records, before)
     home = max(piece.shard for piece in kept) if kept else key(numbered)
-    pieces = sorted([*kept, *_cut(new, key, numbered, shard_chunks, home)], key=_in_order)
+    pieces = [*kept, *_cut(new, key, numbered, shard_chunks, home)]
+    pieces.sort(key=lambda piece: (piece.source, piece.number, piece.first_chunk))
     opened = len({piece.shard for piece in pieces} - {piece.shard for piece in kept})
     return pieces, numbered + opened
-
-
-def _in_order(piece: Piece) -> tuple[str, int, int]:
-    return piece.source, piece.number, piece.first_chunk
 
 
 def whole_records(pieces: Iterable[Piece]) -> list[Piece]:
@@ -151,58 +203,16 @@ def _recognised(records: Iterable[Piece], before: Iterable[Piece]) -> tuple[list
             new.append(record)
         while found:
             piece = found.pop(0)
-            kept.append(replace(piece, source=record.source, number=record.number, reason=record.reason))
-            if not piece.chunks:  # one of several namesakes that are not planned
+            kept.append(replace(record, shard=piece.shard, first_chunk=piece.first_chunk, end_chunk=piece.end_chunk))
+            if not piece.chunks:  # one of several records of an id that are not planned
                 break
     return kept, new
-
-
-def _counted(events: Iterable[Header | bytes], source: str, chunk_length: int) -> Iterator[Piece]:
-    """Every record of a file as one piece of no shard."""
-    header, letters = None, LettersDigest()
-    for event in events:
-        if isinstance(event, Header):
-            if header:
-                yield _whole(source, header, letters, chunk_length)
-            header, letters = event, LettersDigest()
-        else:
-            letters.update(event)
-    if header:
-        yield _whole(source, header, letters, chunk_length)
-
-
-def _whole(source: str, header: Header, letters: LettersDigest, chunk_length: int) -> Piece:
-    chunks = chunk_count(letters.length_nt, chunk_length)
-    return Piece(source, "", header.id, header.number, letters.length_nt, letters.hexdigest(), 0, chunks)
-
-
-def _told_apart(records: Sequence[Piece]) -> list[Piece]:
-    """Of records with one id: one is planned if all have the same letters, none if they differ."""
-    times = Counter(record.record_id for record in records)
-    namesakes: dict[str, list[Piece]] = defaultdict(list)
-    for record in records:
-        if times[record.record_id] > 1:
-            namesakes[record.record_id].append(record)
-    return [
-        _fated(record, namesakes[record.record_id]) if times[record.record_id] > 1 else record for record in records
-    ]
-
-
-def _fated(record: Piece, namesakes: Sequence[Piece]) -> Piece:
-    others = len({other.digest for other in namesakes})
-    if others > 1:
-        reason = f"duplicate id: names {others} different sequences"
-        return replace(record, fate="failed", reason=reason, end_chunk=0)
-    if record.number != (first := namesakes[0].number):
-        reason = f"duplicate id: same sequence as record {first}"
-        return replace(record, fate="skipped", reason=reason, end_chunk=0)
-    return record
 
 
 def _cut(
     records: Iterable[Piece], key: Callable[[int], str], numbered: int, shard_chunks: int, home: str
 ) -> Iterator[Piece]:
-    """New records cut into new shards; one without chunks lies with its neighbour, or at `home`."""
+    """New records cut into new shards; one without chunks goes to its neighbour's, or to `home`."""
     offset, shard = 0, home  # offset: new chunks before this record
     for record in records:
         end = offset + record.chunks

@@ -3,43 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from virnuc_assets.sequences.genbank import genbank_letters
-from virnuc_assets.sequences.header_ids import header_id
-from virnuc_assets.sequences.letters import normal_letters
+from virnuc_assets.sequences.genbank import read_genbank
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
+from virnuc_assets.sequences.records import Header, Record, by_record, header_id, normal_letters
 
 _LINE_START_MEANS = {"@": "FASTQ", "<": "HTML or XML", ";": "old-style FASTA with ';' headers"}
 _LONGEST_HEADER = 1 << 20
-
-
-@dataclass(frozen=True)
-class Header:
-    """The beginning of a record.
-
-    Attributes:
-        id: the header's first word.
-        number: of the record in its file, from 1.
-    """
-
-    id: str
-    number: int
-
-
-@dataclass(frozen=True)
-class Record:
-    """One whole sequence of a file.
-
-    Attributes:
-        id: the header's first word.
-        number: of the record in its file, from 1.
-        sequence: upper-case IUPAC DNA letters as ASCII bytes, U read as T. Held once; not to be changed.
-    """
-
-    id: str
-    number: int
-    sequence: bytes | bytearray
 
 
 def read_letters(source: SourceFile) -> Iterator[Header | bytes]:
@@ -52,25 +22,20 @@ def read_letters(source: SourceFile) -> Iterator[Header | bytes]:
             an IUPAC nucleotide; the message names file, line and record.
     """
     number = 0
-    for event in genbank_letters(source) if _is_genbank(source) else _fasta(source):
-        if isinstance(event, str):
-            number += 1
-            yield Header(event, number)
-        else:
+    for event in read_genbank(source) if _is_genbank(source) else _fasta(source):
+        if isinstance(event, bytes):
             yield event
+        else:
+            number += 1
+            yield Header(event if isinstance(event, str) else event.id, number)
 
 
 def read_records(source: SourceFile) -> Iterator[Record]:
     """As `read_letters`, a whole record at a time."""
-    header, sequence = None, bytearray()
-    for event in read_letters(source):
-        if isinstance(event, Header):
-            if header:
-                yield Record(header.id, header.number, sequence)
-            header, sequence = event, bytearray()
-        else:
-            sequence += event
-    if header:
+    for header, pieces in by_record(read_letters(source)):
+        sequence = bytearray()
+        for piece in pieces:
+            sequence += piece
         yield Record(header.id, header.number, sequence)
 
 

@@ -1,4 +1,4 @@
-"""An NCBI RefSeq release as reference sequence: which of its files are taken, and as what they are catalogued.
+"""An NCBI RefSeq release as reference sequence: which of its files are taken, their download, and their catalogue.
 
 As VirNucPro's `download_data.py` does: the viruses, and of every directory of hosts some GenBank files with the first
 FASTA of each. Deviations: all increments of the viruses, not the first alone; the draw is made from sorted names, each
@@ -10,14 +10,18 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from virnuc_assets.sequences.catalogue import MANIFEST, CatalogueError, Label
+from virnuc_assets.sequences.catalogue import MANIFEST, CatalogueError, Label, write_manifest
 from virnuc_assets.settings import RefseqHosts, RefseqSettings
+from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.download import Checksum, Fetched, Fetcher, digests
 
+# File, its number, number of files, bytes of it so far, bytes of it in all where they are known.
+Progress = Callable[[str, int, int, int, int | None], None]
 VIRAL = "viral"
 # Directory to host group and number of files that VirNucPro draws.
 HOSTS: Mapping[RefseqHosts, tuple[str, int]] = {
@@ -60,8 +64,13 @@ class Entry:
 
     @property
     def group(self) -> str:
-        """The host group; `viral` for viruses, whose genome type the files do not tell."""
+        """The host group; `viral` for viruses, whose genome type the files do not give."""
         return next((group for directory, (group, _) in HOSTS.items() if directory == self.directory), VIRAL)
+
+    @property
+    def place(self) -> tuple[str, list[int]]:
+        """By which entries are sorted: directory and numbers."""
+        return self.directory, [int(number) for number in self.name.split(".")[1:]]
 
     @property
     def files(self) -> list[str]:
@@ -84,19 +93,20 @@ def read_listing(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise RefseqError(f"{path}: the release's list of files is not there: materialize {ASSET}")
     found: dict[str, str] = {}
+    again = f"remove {path.name} and materialize {ASSET} again"
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="backslashreplace").splitlines(), start=1):
         md5, _, name = line.strip().partition("\t")
         where = f"{path}:{number}"
         if not _MD5.fullmatch(md5 := md5.lower()) or not name:
             if number == 1 or not line.strip():
                 continue
-            raise RefseqError(f"{where}: expected an MD5, a tab and a file's name, found {line[:80]!r}; {_again(path)}")
+            raise RefseqError(f"{where}: expected an MD5, a tab and a file's name, found {line[:80]!r}; {again}")
         if "/" in name or "\\" in name or ".." in name:
             raise RefseqError(f"{where}: expected a plain file name, found {name!r}; nothing is taken from this list")
         if found.setdefault(name, md5) != md5:
-            raise RefseqError(f"{where}: {name} has two checksums, {found[name]} and {md5}; {_again(path)}")
+            raise RefseqError(f"{where}: {name} has two checksums, {found[name]} and {md5}; {again}")
     if not found:
-        raise RefseqError(f"{path}: names no file; {_again(path)}")
+        raise RefseqError(f"{path}: names no file; {again}")
     return found
 
 
@@ -106,13 +116,20 @@ def choose(listing: Mapping[str, str], settings: RefseqSettings) -> list[Entry]:
     Raises:
         RefseqError: the release has no viruses, or fewer files of a directory than are to be drawn.
     """
-    entries = _entries(listing)
+    matches = [match for name in listing if (match := _FASTA.fullmatch(name))]
+    genbanks = [f"{match[1]}.{match[2]}.genomic.gbff.gz" for match in matches]
+    entries = [
+        Entry(match[1], match[0], genbank if genbank in listing else None)
+        for match, genbank in zip(matches, genbanks, strict=True)
+    ]
+    entries.sort(key=lambda entry: entry.place)
     chosen = [entry for entry in entries if entry.directory == VIRAL]
     if not chosen:
         raise RefseqError(f"release {settings.release} lists no {VIRAL}.*.genomic.fna.gz; is it a release of RefSeq?")
     for directory, (_, usual) in HOSTS.items():
         wanted = settings.files_per_directory.get(directory, usual)
-        there = [entry for entry in entries if entry.directory == directory and entry.genbank and _is_first(entry)]
+        of_directory = [entry for entry in entries if entry.directory == directory]
+        there = [entry for entry in of_directory if entry.genbank and entry.name.endswith(".1")]
         if wanted > len(there):
             raise RefseqError(
                 f"release {settings.release}, {directory}: {wanted} files are to be drawn, it lists {len(there)} with "
@@ -120,7 +137,7 @@ def choose(listing: Mapping[str, str], settings: RefseqSettings) -> list[Entry]:
             )
         draw = random.Random(f"{settings.seed} {directory}")  # noqa: S311 - a draw to repeat, not a secret
         chosen += draw.sample(there, wanted)
-    return sorted(chosen, key=_place)
+    return sorted(chosen, key=lambda entry: entry.place)
 
 
 def row_of(entry: Entry, sha256: Mapping[str, str], base_url: str) -> dict[str, str]:
@@ -142,20 +159,97 @@ def url_of(name: str, base_url: str) -> str:
     return f"{base_url.rstrip('/')}/{name.partition('.')[0]}/{name}"
 
 
+@dataclass(frozen=True)
+class Download:
+    """A release as it is on disk: its entries, and what became of each file."""
+
+    entries: list[Entry]
+    files: Mapping[str, Fetched]
+
+    @property
+    def drawn(self) -> dict[str, list[str]]:
+        """Names of the entries by directory."""
+        return {
+            directory: [entry.name for entry in self.entries if entry.directory == directory]
+            for directory in (VIRAL, *HOSTS)
+        }
+
+
+def download_release(settings: RefseqSettings, folder: Path, fetcher: Fetcher, report: Progress) -> Download:
+    """Fetch the release's list and the files to take, then write `folder/MANIFEST.tsv`.
+
+    What is there with its checksum is not fetched again; if that is all, no request is made. The catalogue is written
+    when every file is whole and verified, so that no part of a release passes for it.
+
+    Raises:
+        RefseqError: the server has another release, or its list is not one.
+        FetchError: a file cannot be had; those that are whole stay.
+    """
+    base, listing_path = settings.base_url.rstrip("/"), folder / listing_name(settings.release)
+    if not listing_path.is_file():
+        _require_number(settings, fetcher)
+        fetcher.fetch(f"{base}/release-catalog/{listing_path.name}", listing_path, None)
+        try:
+            read_listing(listing_path)
+        except RefseqError:  # a server under maintenance answers with a page
+            listing_path.unlink()
+            raise
+    listing = read_listing(listing_path)
+    entries = choose(listing, settings)
+    names = _files_of(entries)
+    if any(not (folder / name).is_file() for name in names):
+        _require_number(settings, fetcher)
+    files = {}
+    for number, name in enumerate(names, start=1):
+        files[name] = fetcher.fetch(
+            url_of(name, base),
+            folder / name,
+            Checksum("md5", listing[name]),
+            lambda done, total, name=name, number=number: report(name, number, len(names), done, total),  # type: ignore[misc]
+        )
+    sha256 = {name: file.digests["sha256"] for name, file in files.items()}
+    (folder / _MARK).unlink(missing_ok=True)
+    write_manifest(folder, [row_of(entry, sha256, base) for entry in entries])
+    mark_complete(folder, settings)
+    return Download(entries, files)
+
+
+def _files_of(entries: list[Entry]) -> list[str]:
+    return list(dict.fromkeys(name for entry in entries for name in entry.files))
+
+
+def _require_number(settings: RefseqSettings, fetcher: Fetcher) -> None:
+    url = f"{settings.base_url.rstrip('/')}/RELEASE_NUMBER"
+    if (found := fetcher.small_text(url).strip()) != str(settings.release):
+        raise RefseqError(
+            f"{url}: the server has release {found[:40]!r}, refseq.release in virnuc.toml is {settings.release}; "
+            "name the server's, or a mirror that still has yours as refseq.base_url"
+        )
+
+
+def altered_files(settings: RefseqSettings, folder: Path) -> dict[str, list[str]]:
+    """Files of a downloaded release that are not those of its list, each with what is wrong.
+
+    Raises:
+        RefseqError: the list is not one.
+    """
+    listing = read_listing(folder / listing_name(settings.release))
+    faults: dict[str, list[str]] = {}
+    for name in _files_of(choose(listing, settings)):
+        found = digests(folder / name)["md5"] if (folder / name).is_file() else "no such file"
+        if found != listing[name]:
+            faults[name] = [f"expected md5 {listing[name]}, found {found}"]
+    return faults
+
+
 def mark_complete(folder: Path, settings: RefseqSettings) -> None:
     """Note that the folder's catalogue is all of what the settings name."""
-    aside = folder / f".{_MARK}.partial"
-    aside.write_text(json.dumps(_meant(settings), indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    aside.replace(folder / _MARK)
-
-
-def unmark(folder: Path) -> None:
-    """Take the note away before the catalogue is written anew."""
-    (folder / _MARK).unlink(missing_ok=True)
+    with written_aside(folder / _MARK) as aside:
+        aside.write_text(json.dumps(_meant(settings), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def require_release(folder: Path, settings: RefseqSettings) -> None:
-    """Hold what was downloaded against what the settings name.
+    """Compare what was downloaded with what the settings name.
 
     Raises:
         RefseqError: nothing was, it is not complete, or it was another release or draw.
@@ -175,27 +269,3 @@ def require_release(folder: Path, settings: RefseqSettings) -> None:
 def _meant(settings: RefseqSettings) -> dict[str, Any]:
     draw = {name: settings.files_per_directory.get(name, usual) for name, (_, usual) in HOSTS.items()}
     return {"release": settings.release, "base_url": settings.base_url, "seed": settings.seed, "draw": draw}
-
-
-def _entries(listing: Mapping[str, str]) -> list[Entry]:
-    """Every genomic FASTA of the release with the GenBank file of its increment, in the order of their numbers."""
-    return sorted(_found(listing), key=_place)
-
-
-def _found(listing: Mapping[str, str]) -> Iterator[Entry]:
-    for name in listing:
-        if match := _FASTA.fullmatch(name):
-            genbank = f"{match[1]}.{match[2]}.genomic.gbff.gz"
-            yield Entry(match[1], name, genbank if genbank in listing else None)
-
-
-def _place(entry: Entry) -> tuple[str, list[int]]:
-    return entry.directory, [int(number) for number in entry.name.split(".")[1:]]
-
-
-def _is_first(entry: Entry) -> bool:
-    return entry.name.endswith(".1")
-
-
-def _again(path: Path) -> str:
-    return f"remove {path.name} and materialize {ASSET} again"

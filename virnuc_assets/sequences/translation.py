@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from Bio.Data.CodonTable import standard_dna_table
 
-from virnuc_assets.sequences.letters import UNAMBIGUOUS
+from virnuc_assets.sequences.records import UNAMBIGUOUS
 
 STRANDS: tuple[Literal["+", "-"], ...] = ("+", "-")
 CODON_NT = 3

@@ -20,7 +20,7 @@ from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguous_ranges, range_tags, register
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.sequences.cataloguing import write_manifest
+from virnuc_assets.sequences.catalogue import write_manifest
 from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.workstation.setup import dagster_home
 

@@ -8,8 +8,8 @@ import pytest
 
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import SAMPLES
+from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.incoming import read_intake_log
-from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets_tests.assets.project import failures, new_project
 from virnuc_assets_tests.sequences.test_nasty import FOLDER, REFUSED, TABLE
 

@@ -10,7 +10,7 @@ import pytest
 
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet
-from virnuc_assets.sequences.cataloguing import write_manifest
+from virnuc_assets.sequences.catalogue import write_manifest
 from virnuc_assets.storage.tables import content_digest, read_table
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project
 

@@ -1,9 +1,13 @@
-"""Plain statements of what chunks and frames are: slow, obvious, and written without a look at the package's code."""
+"""Plain statements of what records, chunks and frames are: slow, obvious, and written without the package's code."""
 
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
-
-from Bio.Seq import Seq
 
 BASES = "TCAG"
 # Table 1 of https://www.ncbi.nlm.nih.gov/Taxonomy/Utils/wprintgc.cgi, codons in the order TTT, TTC, TTA, TTG, TCT …
@@ -11,9 +15,6 @@ STANDARD_CODE = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGG
 CODONS = {a + b + c: STANDARD_CODE[16 * BASES.index(a) + 4 * BASES.index(b) + BASES.index(c)]
           for a in BASES for b in BASES for c in BASES}  # fmt: skip
 COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A"}
-
-FrameRow = tuple[str, str, int, str, str]
-"""frame_id, strand, frame, nucleotides, protein."""
 
 
 def walked_chunks(length_nt: int, chunk_length: int) -> list[tuple[int, int]]:
@@ -44,23 +45,6 @@ def plain_frames(sequence: str) -> list[tuple[str, str, str]]:
             protein = "".join(CODONS[codon] for codon in codons if codon in CODONS)
             frames.append((f"{name}{frame + 1}", strand[frame : frame + 3 * len(protein) + 1], protein))
     return frames
-
-
-def biopython_open_frames(record_id: str, sequence: str, chunk_length: int) -> list[FrameRow]:
-    """Stop-free frames of every chunk of an unambiguous record, translated by Biopython."""
-    rows = []
-    for number, (start, end) in enumerate(walked_chunks(len(sequence), chunk_length), start=1):
-        chunk = Seq(sequence[start:end])
-        for letter, sign, strand in (("F", "+", chunk), ("R", "-", chunk.reverse_complement())):
-            for frame in range(3):
-                codons_nt = (len(strand) - frame) // 3 * 3
-                protein = str(strand[frame : frame + codons_nt].translate())
-                if protein and "*" not in protein:
-                    nucleotides = str(strand[frame : frame + codons_nt + 1])
-                    rows.append(
-                        (f"{record_id}_chunk_{number}{letter}{frame + 1}", sign, frame + 1, nucleotides, protein)
-                    )
-    return rows
 
 
 class PlainTruth(NamedTuple):
@@ -100,3 +84,62 @@ def plain_table(records: list[tuple[str, str]], chunk_length: int, truth: PlainT
                     }
                 )
     return rows
+
+
+# ---- what a file holds ----
+
+IUPAC = "ACGTRYKMSWBDHVN"
+BLANKS = " \t\r\n\v\f"
+LONGEST_ID = 1000
+FOREIGN = (b"BZh", b"\xfd7zXZ\x00", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")
+
+
+class PlainRecord(NamedTuple):
+    """A record and what must become of it: scored or skipped by its frames (None), or skipped or failed by its id."""
+
+    record_id: str
+    sequence: str
+    disposition: str | None
+
+
+def plain_text(content: bytes) -> str | None:
+    """The text of a file with plain line ends, or None where it must be refused."""
+    if content.startswith(FOREIGN):
+        return None
+    if content.startswith(b"\x1f\x8b"):
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, OSError, zlib.error):
+            return None
+    text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", errors="backslashreplace")
+    return re.sub("\r\n|\r", "\n", text)
+
+
+def plain_records(content: bytes) -> list[PlainRecord] | None:
+    """The records of a FASTA file in order, or None where the file must be refused."""
+    text = plain_text(content)
+    if text is None or not text.lstrip().startswith(">"):
+        return None
+    read: list[tuple[str, str]] = []
+    for block in re.split("^>", text, flags=re.MULTILINE)[1:]:
+        header, _, lines = block.partition("\n")
+        words = header.lstrip(">").split()
+        letters = "".join(letter for letter in lines if letter not in BLANKS)
+        if not words or not letters.isascii() or set(letters.upper()) - set(IUPAC + "U"):
+            return None
+        record_id = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words[0])
+        if len(record_id) > LONGEST_ID:
+            return None
+        read.append((record_id, letters.upper().replace("U", "T")))
+    if re.split("^>", text, flags=re.MULTILINE)[0].strip():
+        return None
+    sequences: dict[str, set[str]] = {}
+    for record_id, sequence in read:
+        sequences.setdefault(record_id, set()).add(sequence)
+    seen: Counter[str] = Counter()
+    records = []
+    for record_id, sequence in read:
+        fate = "failed" if len(sequences[record_id]) > 1 else "skipped" if seen[record_id] else None
+        seen[record_id] += 1
+        records.append(PlainRecord(record_id, sequence, fate))
+    return records

@@ -1,18 +1,30 @@
-"""Reference catalogues: rows become sources, and a row that is wrong is named."""
+"""Reference catalogues: rows become sources, files become rows, and a row that is wrong is named."""
 
+import hashlib
+import shutil
+import tempfile
 from datetime import date
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import (
     COLUMNS,
     CatalogueError,
     Source,
+    append_rows,
+    fasta_files,
+    genbank_beside,
     read_catalogue,
     read_catalogues,
     require_checksum,
+    row_of,
+    source_name,
 )
+from virnuc_assets.sequences.opening import SequenceFileError
 
 SHA = "0123456789abcdef" * 4
 LAMBDA = ["lambda", "viral", "dsDNA phage", "viral/lambda.fna.gz", "", "", "", "NCBI", "Lambda phage", ""]
@@ -59,29 +71,20 @@ def test_sources_are_sorted_by_name(folder: Path) -> None:
     )
 
 
-def test_columns_may_stand_in_any_order_among_others(folder: Path) -> None:
-    write_manifest(folder, ["?", *reversed(LAMBDA)], columns=["more", *reversed(COLUMNS)])
-    assert [source.organism for source in read_catalogue(folder)] == ["Lambda phage"]
-
-
-def test_files_may_lie_elsewhere(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    elsewhere = tmp_path_factory.mktemp("elsewhere") / "any name"
-    elsewhere.touch()
-    write_manifest(folder, changed(LAMBDA, "fasta", str(elsewhere)))
-    assert [source.fasta for source in read_catalogue(folder)] == [elsewhere]
-
-
-@pytest.mark.parametrize("group", ["bacteria", "archaea", "fungi", "protozoa", "plant", "invertebrate", "vertebrate"])
-def test_the_seven_host_groups(folder: Path, group: str) -> None:
-    write_manifest(folder, changed(YEAST, "group", group))
-    assert [source.group for source in read_catalogue(folder)] == [group]
+def test_columns_may_be_in_any_order_among_others_and_files_elsewhere(folder: Path) -> None:
+    """Editors strip tabs at a line's end: an empty last field is still an empty field."""
+    (elsewhere := folder / "any name").touch()
+    row = changed(LAMBDA, "fasta", str(elsewhere))
+    write_manifest(folder, ["?", *reversed(row)], columns=["more", *reversed(COLUMNS)])
+    assert [(source.organism, source.fasta) for source in read_catalogue(folder)] == [("Lambda phage", elsewhere)]
+    write_manifest(folder, LAMBDA[:9])
+    assert [source.relatives for source in read_catalogue(folder)] == [""]
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
         (changed(YEAST, "label", "Host"), [":3:", "yeast", "viral or host", "'Host'"]),
-        (changed(YEAST, "label", ""), [":3:", "yeast", "''"]),
         (changed(YEAST, "group", "mushrooms"), [":3:", "yeast", "fungi", "'mushrooms'"]),
         (changed(YEAST, "name", "a/b"), [":3:", "'a/b'", "letters"]),
         (changed(YEAST, "fasta", "host/none.fna"), [":3:", "yeast: fasta", "'host/none.fna'", "no such file"]),
@@ -93,6 +96,7 @@ def test_the_seven_host_groups(folder: Path, group: str) -> None:
         (changed(YEAST, "fasta_sha256", SHA.upper()), [":3:", "yeast: fasta_sha256", "64 hex", SHA.upper()]),
         (changed(YEAST, "genbank_sha256", SHA[1:]), [":3:", "yeast: genbank_sha256", "64 hex"]),
         ([*YEAST, ""], [":3:", "more fields than the header's 10"]),
+        (YEAST[:3], [":3: yeast"]),
         (changed(YEAST, "organism", '"S. cerevisiae" S288C'), ["not a tab separated table"]),
         (LAMBDA, ["lambda", "twice"]),
     ],
@@ -105,44 +109,23 @@ def test_a_wrong_row_is_named(folder: Path, row: list[str], words: list[str]) ->
     assert [word for word in [str(folder / "MANIFEST.tsv"), *words] if word not in message] == []
 
 
-@pytest.mark.parametrize("column", COLUMNS)
-def test_a_missing_column_is_named(folder: Path, column: str) -> None:
-    write_manifest(folder, columns=[name for name in COLUMNS if name != column])
-    with pytest.raises(CatalogueError, match=f"column missing: {column};") as caught:
-        read_catalogue(folder)
-    assert str(folder / "MANIFEST.tsv") in str(caught.value)
-
-
-def test_a_missing_or_empty_manifest(folder: Path) -> None:
+def test_a_missing_manifest_or_column_is_named(folder: Path) -> None:
     with pytest.raises(CatalogueError, match="not found"):
         read_catalogue(folder)
-    (folder / "MANIFEST.tsv").touch()
-    with pytest.raises(CatalogueError, match="column missing: name, label"):
-        read_catalogue(folder)
+    for column in COLUMNS:
+        write_manifest(folder, columns=[name for name in COLUMNS if name != column])
+        with pytest.raises(CatalogueError, match=f"MANIFEST.tsv: column missing: {column};"):
+            read_catalogue(folder)
     (folder / "MANIFEST.tsv").write_bytes("name\tgröße\n".encode("latin-1"))
     with pytest.raises(CatalogueError, match="UTF-8"):
         read_catalogue(folder)
-
-
-def test_a_row_with_too_few_columns_is_named(folder: Path) -> None:
-    write_manifest(folder, LAMBDA, YEAST[:3])
-    with pytest.raises(CatalogueError, match=":3: yeast"):
-        read_catalogue(folder)
-
-
-def test_a_row_whose_last_columns_are_not_written_out(folder: Path) -> None:
-    """Editors strip tabs at a line's end: an empty last field is still an empty field."""
-    write_manifest(folder, LAMBDA[:9])
-    assert [source.relatives for source in read_catalogue(folder)] == [""]
 
 
 def test_dates_are_optional_and_a_wrong_one_is_named(folder: Path) -> None:
     columns = [*COLUMNS, "date"]
     write_manifest(folder, [*LAMBDA, "1999-12-31"], [*YEAST, ""], columns=columns)
     assert [source.date for source in read_catalogue(folder)] == [date(1999, 12, 31), None]
-    write_manifest(folder, LAMBDA, YEAST)
-    assert [source.date for source in read_catalogue(folder)] == [None, None]
-    for wrong in ("2021", "31.12.1999", "1999-02-30"):
+    for wrong in ("2021", "1999-02-30"):
         write_manifest(folder, LAMBDA, [*YEAST, wrong], columns=columns)
         with pytest.raises(CatalogueError, match=f":3: yeast: date must be empty or YYYY-MM-DD, found '{wrong}'"):
             read_catalogue(folder)
@@ -157,14 +140,160 @@ def test_several_catalogues_are_one(folder: Path, tmp_path_factory: pytest.TempP
     write_manifest(mine, [*LAMBDA[:3], "x.fna"])
     with pytest.raises(CatalogueError, match="name lambda is in") as caught:
         read_catalogues([folder, mine])
-    assert str(folder / "MANIFEST.tsv") in str(caught.value)
-    assert str(mine / "MANIFEST.tsv") in str(caught.value)
+    assert [path for path in (folder, mine) if str(path / "MANIFEST.tsv") not in str(caught.value)] == []
 
 
 def test_a_file_that_is_not_the_catalogued_one_is_named() -> None:
-    with pytest.raises(
-        CatalogueError, match=f"^a.fna: not the file that is catalogued: expected sha256 {SHA}, found b"
-    ):
+    with pytest.raises(CatalogueError, match=f"^a.fna: not the file that is catalogued: expected sha256 {SHA}, .* b;"):
         require_checksum(Path("a.fna"), SHA, "b")
     require_checksum(Path("a.fna"), "", SHA)
     require_checksum(Path("a.fna"), SHA, SHA)
+
+
+# ---- names ----
+
+
+@pytest.mark.parametrize(
+    ("file_name", "expected"),
+    [
+        ("lambda.fa", "lambda"),
+        ("viral.1.1.genomic.fna.gz", "viral.1.1.genomic"),
+        ("two  blanks.fasta", "two__blanks"),
+        ("a-b+c_d.fasta", "a-b+c_d"),
+        ("no_ending", "no_ending"),
+        ("sars é 2.fa", "sars___2"),
+        ("a;rm -rf.fa", "a_rm_-rf"),
+    ],
+)
+def test_a_source_is_named_by_its_file(file_name: str, expected: str) -> None:
+    assert source_name(Path("/some/folder.d") / file_name) == expected
+
+
+@pytest.mark.parametrize("file_name", ["日本.fa", "...", "é.fa.gz", "a" * 181])
+def test_a_name_of_which_nothing_is_left_or_that_is_too_long_is_refused(file_name: str) -> None:
+    with pytest.raises(VirnucError, match=f"^/incoming/{file_name}: .*rename"):
+        source_name(Path("/incoming") / file_name)
+
+
+@given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12))
+def test_a_name_is_a_file_name_and_a_partition_key(file_name: str) -> None:
+    try:
+        name = source_name(Path("/incoming") / (file_name + ".fa"))
+    except VirnucError:
+        return
+    assert all(letter.isascii() and (letter.isalnum() or letter in "._+-") for letter in name)
+    assert name[0] not in ".-"
+
+
+# ---- writing ----
+
+HOST = {"label": "host", "group": "fungi"}
+
+
+def fasta(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f">{path.stem!r}\nACGT\n")
+    return path
+
+
+def test_a_row_holds_paths_and_checksums(tmp_path: Path) -> None:
+    inside, outside = fasta(tmp_path / "mine/host/a.fna"), fasta(tmp_path / "b.fna")
+    genbank = tmp_path / "b.gbk"
+    genbank.write_text("LOCUS       b\n")
+    rows = [row_of(tmp_path / "mine", inside, None, {"name": "a", **HOST})]
+    rows += [row_of(tmp_path / "mine", outside, genbank, {"name": "b", **HOST, "date": "2020-02-02"})]
+    append_rows(tmp_path / "mine", rows)
+    a, b = read_catalogue(tmp_path / "mine")
+    assert (rows[0]["fasta"], rows[0]["genbank"], a.fasta, a.genbank) == ("host/a.fna", "", inside, None)
+    assert (b.fasta, b.genbank, str(b.date)) == (outside, genbank, "2020-02-02")
+    assert b.fasta_sha256 == hashlib.sha256(outside.read_bytes()).hexdigest()
+    assert b.genbank_sha256 == hashlib.sha256(genbank.read_bytes()).hexdigest()
+    assert (a.fasta_sha256, a.genbank_sha256) == (hashlib.sha256(inside.read_bytes()).hexdigest(), "")
+
+
+@pytest.mark.parametrize("name", ['a "b" c.fna', "'; rm -rf $(x).fna", "=1+1.fna", " a.fna", "ü.fna"])
+def test_paths_of_any_letters_stay_one_field(name: str, tmp_path: Path) -> None:
+    path = fasta(tmp_path / name)
+    for number in range(2):
+        append_rows(tmp_path, [row_of(tmp_path, path, None, {"name": f"n{number}", **HOST})])
+    assert [source.fasta for source in read_catalogue(tmp_path)] == [path, path]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])), min_size=3, max_size=3))
+def test_words_of_any_letters_stay_one_field(words: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        columns = dict(zip(("organism", "relatives", "origin"), words, strict=True))
+        row = row_of(folder, fasta(folder / "a.fna"), None, {**HOST, **columns})
+        for name in "ab":
+            append_rows(folder, [{**row, "name": name}])
+        found = read_catalogue(folder)
+        assert [(s.name, s.organism, s.relatives, s.origin) for s in found] == [("a", *words), ("b", *words)]
+
+
+def test_control_characters_and_paths_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    for letter in "\t\n\r\x7f\x85":
+        path, good = fasta(tmp_path / f"a{letter}b.fna"), fasta(tmp_path / "a.fna")
+        for file, more in ((path, {}), (good, {"organism": f"a{letter}"})):
+            row = row_of(tmp_path, file, None, {"name": "a", **HOST, **more})
+            with pytest.raises(CatalogueError, match="a: expected no control characters in (fasta|organism)"):
+                append_rows(tmp_path, [row])
+    assert not (tmp_path / "MANIFEST.tsv").exists()
+    with pytest.raises(CatalogueError, match="not UTF-8"):
+        row_of(tmp_path, fasta(tmp_path / "a.fna").rename(tmp_path / "\udce9.fna"), None, {"name": "a", **HOST})
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"name": "old"}, "name old exists"),
+        ({"name": "other"}, "name other exists"),
+        ({}, "name good exists"),
+        ({"name": ".a"}, "'.a'"),
+        ({"name": "new", "group": "mushrooms"}, "host group must be one of"),
+    ],
+)
+def test_a_row_that_is_refused_leaves_the_table_as_it_was(row: dict[str, str], words: str, tmp_path: Path) -> None:
+    path = fasta(tmp_path / "a.fna")
+    append_rows(tmp_path, [row_of(tmp_path, path, None, {"name": "old", **HOST})])
+    before = (tmp_path / "MANIFEST.tsv").read_bytes()
+    good = row_of(tmp_path, path, None, {"name": "good", **HOST})
+    with pytest.raises(CatalogueError, match=words):
+        append_rows(tmp_path, [good, {**good, **row}], taken=["other"])
+    assert (tmp_path / "MANIFEST.tsv").read_bytes() == before
+    assert list(tmp_path.glob("*.partial")) == []
+
+
+def test_other_columns_of_a_table_stay(tmp_path: Path, project_root: Path) -> None:
+    folder = shutil.copytree(project_root / "data/genomes", tmp_path / "genomes")
+    before = (folder / "MANIFEST.tsv").read_text()
+    append_rows(folder, [row_of(folder, fasta(tmp_path / "a.fna"), None, {"name": "zz", **HOST})])
+    after = (folder / "MANIFEST.tsv").read_text()
+    assert (after.startswith(before), after.count("\n")) == (True, before.count("\n") + 1)
+
+
+def test_what_is_no_fasta_or_genbank_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.fna").write_text("LOCUS\n")
+    good = fasta(tmp_path / "good.fna")
+    with pytest.raises(CatalogueError, match=r"expected FASTA \('>'\) at its beginning, found 'LOCUS"):
+        row_of(tmp_path, tmp_path / "a.fna", None, HOST)
+    with pytest.raises(CatalogueError, match="expected GenBank"):
+        row_of(tmp_path, good, good, HOST)
+    with pytest.raises(SequenceFileError, match="no such sequence file"):
+        row_of(tmp_path, tmp_path / "none.fna", None, HOST)
+
+
+def test_a_folder_is_every_fasta_in_it_with_the_genbank_of_its_stem(tmp_path: Path) -> None:
+    for name in ("b.fna.gz", "a.fa", "c.fasta", ".hidden.fna", "a.gbk", "b.gbff.gz", "notes.txt", "sub/d.fna"):
+        fasta(tmp_path / name)
+    found = fasta_files(tmp_path)
+    assert [path.name for path in found] == ["a.fa", "b.fna.gz", "c.fasta"]
+    beside = [genbank_beside(path) for path in found]
+    assert [path.name if path else None for path in beside] == ["a.gbk", "b.gbff.gz", None]
+    fasta(tmp_path / "a.gb")
+    with pytest.raises(CatalogueError, match=r"a.gb, a.gbk are all of its name"):
+        genbank_beside(tmp_path / "a.fa")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CatalogueError, match="no FASTA in this folder"):
+        fasta_files(tmp_path / "empty")

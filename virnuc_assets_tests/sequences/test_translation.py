@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from virnuc_assets.sequences.translation import EMPTY, FRAME_NAMES, OPEN, STOPPED, SixFrames, six_proteins
 
-from .plain import CODONS, plain_frames, plain_reverse_complement
+from .plain import CODONS, plain_frames
 
 LETTERS = "ACGTNRYKMBVDHSW"
 
@@ -36,13 +36,9 @@ def parted(letters: np.ndarray, lengths: np.ndarray) -> list[str]:
     return [letters[end - length : end].tobytes().decode() for end, length in zip(ends, lengths.tolist(), strict=True)]
 
 
-@pytest.mark.parametrize(("codon", "amino_acid"), sorted(CODONS.items()))
-def test_every_codon(codon: str, amino_acid: str) -> None:
-    assert frames(codon)[0] == ("F1", codon, amino_acid)
-
-
-def test_the_table_of_the_tests_is_the_standard_code() -> None:
-    """Codons that everyone knows, so that a slip in the table above cannot hide."""
+def test_every_codon() -> None:
+    """And some that everyone knows, so that a slip in the table of the tests cannot hide."""
+    assert [frames(codon)[0] for codon in CODONS] == [("F1", codon, amino_acid) for codon, amino_acid in CODONS.items()]
     known = {"ATG": "M", "TGG": "W", "TAA": "*", "TAG": "*", "TGA": "*", "TTT": "F", "GGG": "G", "ATA": "I", "AAA": "K"}
     assert len(CODONS) == 64
     assert {codon: CODONS[codon] for codon in known} == known
@@ -76,17 +72,7 @@ HAND_WRITTEN = {
         ("R2", "CATNNNC", "HH"),
         ("R3", "A", ""),
     ],
-    # GCN is always alanine and GAY always aspartate: they vanish all the same; reverse complement CATYTCNGC
-    "GCNGAYATG": [
-        ("F1", "GCNG", "M"),
-        ("F2", "C", ""),
-        ("F3", "N", ""),
-        ("R1", "CATY", "H"),
-        ("R2", "A", ""),
-        ("R3", "T", ""),
-    ],
     "": [(name, "", "") for name in ("F1", "F2", "F3", "R1", "R2", "R3")],
-    "A": [("F1", "A", ""), ("F2", "", ""), ("F3", "", ""), ("R1", "T", ""), ("R2", "", ""), ("R3", "", "")],
     "AC": [("F1", "A", ""), ("F2", "C", ""), ("F3", "", ""), ("R1", "G", ""), ("R2", "T", ""), ("R3", "", "")],
     "ACC": [("F1", "ACC", "T"), ("F2", "C", ""), ("F3", "C", ""), ("R1", "GGT", "G"), ("R2", "G", ""), ("R3", "T", "")],
 }
@@ -95,14 +81,6 @@ HAND_WRITTEN = {
 @pytest.mark.parametrize("sequence", HAND_WRITTEN)
 def test_hand_written_frames(sequence: str) -> None:
     assert frames(sequence) == HAND_WRITTEN[sequence]
-
-
-@pytest.mark.parametrize("sequence", ["ACGT" * 125, "ACGT" * 75, "ACG" * 166 + "T", "ACG" * 99 + "TC"])
-def test_one_base_more_than_the_codons_where_there_is_one(sequence: str) -> None:
-    for name, nucleotides, protein in frames(sequence):
-        offset = int(name[1]) - 1
-        assert len(protein) == (len(sequence) - offset) // 3
-        assert len(nucleotides) == min(3 * len(protein) + 1, len(sequence) - offset)
 
 
 @given(st.text(LETTERS, max_size=60) | st.text("ACGT", max_size=60))
@@ -114,9 +92,3 @@ def test_any_letters_agree_with_a_plain_statement(sequence: str) -> None:
 @given(st.integers(0, 40).flatmap(lambda n: st.lists(st.text("ACGTN", min_size=n, max_size=n), min_size=1, max_size=5)))
 def test_chunks_do_not_disturb_each_other(sequences: list[str]) -> None:
     assert many_frames(sequences) == [plain_frames(sequence) for sequence in sequences]
-
-
-@given(st.text(LETTERS, max_size=60))
-def test_reverse_frames_are_the_forward_frames_of_the_other_strand(sequence: str) -> None:
-    other = frames(plain_reverse_complement(sequence))
-    assert [row[1:] for row in frames(sequence)[3:]] == [row[1:] for row in other[:3]]

@@ -14,8 +14,7 @@ from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS, made_table, shown_rows
 from virnuc_assets.defs.whole_asset import inputs_of, whole_result
-from virnuc_assets.sequences.accounting import ledger_faults, ledger_totals
-from virnuc_assets.sequences.ledger import merged_ledger
+from virnuc_assets.sequences.ledger import ledger_faults, ledger_totals, merged_ledger
 from virnuc_assets.sequences.plan_table import planned_shards, read_plan
 from virnuc_assets.sequences.planning import whole_records
 from virnuc_assets.storage.digests import digest_of

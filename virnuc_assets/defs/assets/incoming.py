@@ -12,7 +12,7 @@ from virnuc_assets.defs.provenance import plan_digest
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS, raise_failures
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.catalogue import Source
+from virnuc_assets.sequences.catalogue import Source, source_name
 from virnuc_assets.sequences.incoming import (
     IncomingFile,
     file_states,
@@ -24,7 +24,6 @@ from virnuc_assets.sequences.incoming import (
 from virnuc_assets.sequences.opening import SequenceFileError, SourceChanged
 from virnuc_assets.sequences.plan_table import SameRecords, ShardPlan, plan_sample, read_shard
 from virnuc_assets.sequences.planning import records_digest, whole_records
-from virnuc_assets.sequences.shard_keys import source_name
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import require_layout
 

@@ -31,7 +31,7 @@ from virnuc_assets.defs.sharded_asset import (
     shown_rows,
 )
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.accounting import ledger_faults
+from virnuc_assets.sequences.ledger import ledger_faults
 from virnuc_assets.sequences.plan_table import planned_shards
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.digests import digest_of

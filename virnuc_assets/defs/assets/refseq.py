@@ -44,7 +44,7 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(asset=RELEASE, blocking=True)
     def downloaded_files_match_checksums() -> dg.AssetCheckResult:
         """Every file of the release has, as it lies on disk, the MD5 of NCBI's list."""
-        from virnuc_assets.sequences.refseq_download import altered_files
+        from virnuc_assets.sequences.refseq import altered_files
 
         return result(altered_files(settings, workspace.settings.root / settings.folder))
 
@@ -62,7 +62,7 @@ def _release_asset(workspace: Workspace, settings: RefseqSettings) -> dg.AssetsD
         Each file is resumed where it broke off and held against NCBI's checksum. What is there is not fetched again,
         so a run that died is continued by the next. The catalogue is written when all files are whole.
         """
-        from virnuc_assets.sequences.refseq_download import download_release
+        from virnuc_assets.sequences.refseq import download_release
         from virnuc_assets.storage.download import Fetcher
 
         told_at = 0.0

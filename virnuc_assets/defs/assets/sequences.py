@@ -22,10 +22,9 @@ from virnuc_assets.defs.provenance import (
 )
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import Body, Outcome, ShardRun, ShardStage, Work, made_table, sharded_asset
-from virnuc_assets.sequences.accounting import ledger_totals
 from virnuc_assets.sequences.chunk_table import ChunkReader
 from virnuc_assets.sequences.frame_table import Truth, open_frames
-from virnuc_assets.sequences.ledger import ledger_table
+from virnuc_assets.sequences.ledger import ledger_table, ledger_totals
 from virnuc_assets.sequences.plan_table import ShardPlan, planned_proteins
 from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.tables import is_made_by, read_table, write_table

@@ -1,0 +1,115 @@
+"""What every format of sequence file shares: headers, ids, and how the letters of a file become upper-case DNA."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from Bio.Data.IUPACData import ambiguous_dna_letters
+
+from virnuc_assets.foreign_text import printable
+from virnuc_assets.sequences.opening import SequenceFileError
+
+UNAMBIGUOUS = "ACGT"
+# Every chunk and frame repeats it: an id of a megabyte would make gigabytes of a genome. RefSeq's have some 20 letters.
+MAX_ID_LETTERS = 1000
+_IUPAC_DNA = "".join(sorted(set(ambiguous_dna_letters) - {"X"}))  # X is Biopython's addition
+_BLANKS = b" \t\r\n\v\f"
+_READ = (_IUPAC_DNA + "U" + _IUPAC_DNA.lower() + "u").encode()
+_FOREIGN = b"\0"
+# RNA is read as DNA: the codon table and the models know T only.
+_NORMAL = bytes(ord(chr(byte).upper().replace("U", "T")) if byte in _READ else ord(_FOREIGN) for byte in range(256))
+_DIGEST_DIGITS = 32
+_Header = TypeVar("_Header")
+
+
+@dataclass(frozen=True)
+class Header:
+    """The beginning of a record: its id, and its number in the file, from 1."""
+
+    id: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """One whole sequence of a file; its letters, as `normal_letters` gives them, are not to be changed."""
+
+    id: str
+    number: int
+    sequence: bytes | bytearray
+
+
+def by_record(events: Iterable[_Header | bytes]) -> Iterator[tuple[_Header, Iterator[bytes]]]:
+    """The headers of a stream, each with the letters that follow it; those not read before the next are skipped."""
+    number = 0
+
+    def record_of(event: _Header | bytes) -> int:
+        nonlocal number
+        number += not isinstance(event, bytes)
+        return number
+
+    for _, group in itertools.groupby(events, record_of):
+        yield next(group), group  # type: ignore[misc]  # noqa: B031 - a group begins with its header
+
+
+class LettersDigest:
+    """Digest of a record's normal letters, however they are wrapped, cased or cut into pieces."""
+
+    def __init__(self, pieces: Iterable[bytes] = ()) -> None:
+        self._sha256 = hashlib.sha256()
+        self.length_nt = 0
+        for piece in pieces:
+            self._sha256.update(piece)
+            self.length_nt += len(piece)
+
+    def hexdigest(self) -> str:
+        """The first half of the SHA-256 of all letters."""
+        return self._sha256.hexdigest()[:_DIGEST_DIGITS]
+
+
+def header_id(header: str, where: str) -> str:
+    r"""First word of a header, `>` taken off; characters that are not printable are their escapes, as `\x1b`.
+
+    Words end where Python's `str.split` ends them, as in Biopython: also at blanks and line ends of other alphabets.
+
+    Raises:
+        SequenceFileError: there is no word, or one that is too long for an id; `where` opens the message.
+    """
+    words = header.lstrip(">").split(maxsplit=1)
+    if not words:
+        raise SequenceFileError(f"{where}: a '>' without an id; expected '>ID description'")
+    record_id = printable(words[0])
+    if len(record_id) > MAX_ID_LETTERS:
+        raise SequenceFileError(
+            f"{where}: the id {record_id[:40]!r}… has {len(record_id):,} letters; expected at most {MAX_ID_LETTERS:,}. "
+            "An id ends at the first blank: put one between id and description."
+        )
+    return record_id
+
+
+def normal_letters(raw: bytes, where: str, line: int) -> bytes:
+    r"""Upper-case DNA letters of a piece of sequence: blanks removed, U as T.
+
+    Args:
+        raw: bytes of a file; lines end in \n.
+        where: opens the message.
+        line: number of the line that `raw` begins in.
+
+    Raises:
+        SequenceFileError: a letter is not an IUPAC nucleotide code; the first such line and its letters are named.
+    """
+    letters = raw.translate(_NORMAL, delete=_BLANKS)
+    if _FOREIGN not in letters:
+        return letters
+    foreign = (text.translate(None, delete=_READ + _BLANKS) for text in raw.split(b"\n"))
+    number, wrong = next((number, wrong) for number, wrong in enumerate(foreign, start=line) if wrong)
+    found = "".join(sorted(set(wrong.decode("utf-8", errors="backslashreplace"))))
+    hint = " (this looks like protein)" if set(found.upper()) & set("EFILPQZ") else ""
+    raise SequenceFileError(
+        f"{where}, line {number}: expected IUPAC nucleotide letters, found {found!r}{hint}. "
+        "Gaps and proteins are not read."
+    )
