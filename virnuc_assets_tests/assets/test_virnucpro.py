@@ -127,7 +127,7 @@ def test_as_a_baseline_it_would_be_no_evidence(existing: Project) -> None:
     gaps = " ".join(compared.missing)
     for what in ("seed", "training", "split_digest", "dna encoder's precision", "protein encoder's precision"):
         assert f"{what} is " in gaps
-    assert "not told for virnucpro" in gaps
+    assert "not recorded for virnucpro" in gaps
     assert "chunk_length" not in gaps
 
 
