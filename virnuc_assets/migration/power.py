@@ -1,8 +1,8 @@
 """What a decision on these test records could find: how often equal models get GO, and planted losses NO-GO.
 
-Studies are made from the study itself: as many clusters are drawn with replacement, and in each the two sides are
-exchanged by the toss of a coin, so that neither model is better. A loss is planted by turning right calls of the
-candidate wrong, evenly over its rows. Only the criteria about accuracy, F1, groups and the number of records are
+Studies are made from the study itself: as many clusters of each group are drawn with replacement, and in each the two
+sides are exchanged by the toss of a coin, so that neither model is better. A loss is planted by turning right calls of
+the candidate wrong, evenly over its rows. Only the criteria about accuracy, F1, groups and the number of records are
 applied; all others are taken as met.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from virnuc_assets.migration.comparison import Floats, drop_intervals, group_tests
 from virnuc_assets.migration.pairing import PairedRows
@@ -106,7 +107,7 @@ def outcomes(studies: Floats, settings: DecisionSettings, rounds: int = _ROUNDS)
 
 def draw_studies(generator: np.random.Generator, counts: Floats, studies: int, clusters: int, lost: Floats) -> Floats:
     """Counts (studies, clusters, groups, 2, 4) of equal models, of which the candidate lost so much in each group."""
-    chosen = generator.integers(0, len(counts), size=(studies, clusters))
+    chosen = _like_these(generator, counts, studies, clusters)
     coins = generator.random((studies, clusters)) < 0.5
     drawn = counts[chosen]
     drawn = np.where(coins[..., None, None, None], drawn[..., ::-1, :], drawn)
@@ -118,6 +119,15 @@ def draw_studies(generator: np.random.Generator, counts: Floats, studies: int, c
         drawn[..., 0, hit] -= turned
         drawn[..., 0, miss] += turned
     return drawn
+
+
+def _like_these(generator: np.random.Generator, counts: Floats, studies: int, clusters: int) -> NDArray[np.int64]:
+    """Clusters drawn with replacement, (studies, clusters), of each group as large a share as there is of it."""
+    group = counts.sum(axis=(2, 3)).argmax(axis=1)  # of a cluster with rows of several groups, the largest
+    order = np.argsort(group, kind="stable")
+    of_place = group[order][np.arange(clusters) * len(counts) // clusters]  # (clusters,)
+    first, last = (np.searchsorted(group[order], of_place, side) for side in ("left", "right"))
+    return order[generator.integers(first, last, size=(studies, clusters))]
 
 
 def _chance(

@@ -37,10 +37,10 @@ METRICS = {
 MAIN_METRICS = ("accuracy", "f1", "mcc", "auroc", "average_precision")
 OUTCOMES = {"met": "✓ met", "failed": "✗ failed", "inconclusive": "? inconclusive", "missing": "– missing"}
 GROUP_WORDS = {
-    "lost": "✗ lost more than the margin",
-    "worse": "? worse, by how much is open",
-    "no loss shown": "✓ no loss shown",
-    "too few clusters": "too few clusters to tell",
+    "lost": "✗ lost more",
+    "worse": "? worse",
+    "no loss shown": "✓ no loss",
+    "too few clusters": "too few",
 }
 GROUP_CLASSES = {"lost": "failed", "worse": "inconclusive", "no loss shown": "met", "too few clusters": "soft"}
 NOTHING = "–"
