@@ -87,9 +87,14 @@ class EncoderSettings(Section):
     max_length: PositiveInt | None = None
     token_dropout: bool | None = None
 
+    @property
+    def fixed(self) -> set[str]:
+        """What is named of it, but for what may be set of any encoder."""
+        return {name for name, value in self if value is not None} - TUNABLE
+
     @model_validator(mode="after")
     def _one_source(self) -> EncoderSettings:
-        named = self.model_fields_set - TUNABLE - {"like"}
+        named = self.fixed - {"like"}
         if self.like and named:
             raise ValueError(f"like = {self.like!r} says already what {', '.join(sorted(named))} is")
         if named and ((self.hub is None) == (self.folder is None) or self.architecture is None):

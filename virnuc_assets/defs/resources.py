@@ -21,7 +21,7 @@ from virnuc_assets.encoders.registry import (
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Source, read_catalogues
 from virnuc_assets.sequences.refseq import require_release
-from virnuc_assets.settings import TUNABLE, Settings, SettingsError
+from virnuc_assets.settings import Settings, SettingsError
 from virnuc_assets.storage.layout import Domain, Layout
 from virnuc_assets.workstation.lock import Lock, read_lock
 
@@ -104,7 +104,7 @@ def _check_names(settings: Settings) -> None:
             raise SettingsError(f"{file}: {place}: {fault}")
 
     for name, given in settings.encoders.items():
-        place, extra = f"encoders.{name}", ", ".join(sorted(given.model_fields_set - TUNABLE))
+        place, extra = f"encoders.{name}", ", ".join(sorted(given.fixed))
         if name in PUBLISHED:
             source = f"where its weights come from is said in [checkpoints] {name}"
             require(not extra, place, f"is an encoder of the registry, {extra} cannot be set; {source}")
