@@ -221,10 +221,13 @@ def _print_decision(workspace: Workspace, out: Console) -> None:
         low, high, threshold = criterion["low"], criterion["high"], criterion["threshold"]
         interval = "–" if low is None or high is None else f"{low:.4g} to {high:.4g}"
         limit = "–" if threshold is None else f"{criterion['comparison']} {threshold:g}"
-        criteria.add_row(criterion["name"], _shown(criterion["value"]), interval, limit, criterion["outcome"])
+        number = f"{_shown(criterion['value'])} {criterion['note']}".strip()  # e.g. "3.7 miniature"
+        criteria.add_row(criterion["name"], number, interval, limit, criterion["outcome"])
     out.print(criteria)
     for reason in decision["reasons"]:
         out.print(f"  {reason}", highlight=False, markup=False)
+    if decision["next_step"]:
+        out.print(f"  Next step: {decision['next_step']}", highlight=False, markup=False)
     if decision["miniatures"]:
         out.print(
             "The miniature encoders' weights are random numbers: this verdict shows that the machinery works, "
