@@ -162,7 +162,7 @@ def simulate(studies: int, rounds: int, seed: int, console: Console) -> dict[str
     covers, equal, twice, thrice, errors = [], [], [], [], []
     for design in track(list(designs()), console=console, description="designs"):
         groups = len(design.shares)
-        covered = [coverage(rng, design, studies, rounds, margins) for margins in (0, 1)]
+        covered = [coverage(rng, design, 4 * studies, rounds, margins) for margins in (0, 1)]
         covers += [share for pair in covered for share in pair]
         go_equal = chance_of_go(rng, design, studies, np.zeros(groups), None)
         go_twice = chance_of_go(rng, design, studies, np.full(groups, 2 * SETTINGS.max_accuracy_drop), None)
@@ -215,7 +215,9 @@ def _mean_accuracy() -> float:
 def main() -> int:
     """Simulate, print a table, write the figures; 1 where a limit is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--studies", type=int, default=2000, help="of each figure and design")
+    parser.add_argument(
+        "--studies", type=int, default=2000, help="of each figure and design, four times as many for coverage"
+    )
     parser.add_argument("--rounds", type=int, default=1000, help="of the bootstrap")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "var" / "bench" / "decision.json")
