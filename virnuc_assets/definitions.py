@@ -31,7 +31,7 @@ from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.tracking import MlflowTracking
 from virnuc_assets.settings import Settings, load_settings
-from virnuc_assets.workstation.setup import mlflow_server_url, tracking_uri
+from virnuc_assets.workstation.setup import artifact_location, mlflow_server_url, tracking_uri
 
 SETTINGS_FILE = "virnuc.toml"
 
@@ -53,7 +53,11 @@ def build_defs(settings: Settings) -> dg.Definitions:
         assets += stage.build_assets(workspace)
         asset_checks += stage.build_checks(workspace)
     asset_checks += stale.build_checks(workspace)
-    tracking = MlflowTracking(uri=tracking_uri(settings), server_url=mlflow_server_url(settings))
+    tracking = MlflowTracking(
+        uri=tracking_uri(settings),
+        server_url=mlflow_server_url(settings),
+        artifacts=artifact_location(settings) or "",
+    )
     return dg.Definitions(
         assets=assets,
         asset_checks=asset_checks,
