@@ -70,7 +70,7 @@ def artifact_location(settings: Settings) -> str | None:
     if settings.tracking.of_others:
         return None
     named = settings.tracking.artifacts or str(mlflow_folder(settings) / "artifacts")
-    return named if "://" in named else (settings.root / named).as_uri()
+    return named if "://" in named else (settings.root / named).absolute().as_uri()
 
 
 def set_up(
