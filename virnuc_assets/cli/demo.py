@@ -6,6 +6,7 @@ Only what is missing or stale is run, by the provenance that is stored in the ta
 from __future__ import annotations
 
 import filecmp
+import functools
 import json
 import logging
 import os
@@ -39,7 +40,7 @@ from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.layout import require_layout
 from virnuc_assets.storage.schemas import vector_dim
 from virnuc_assets.storage.tables import read_schema
-from virnuc_assets.workstation.setup import dagster_home
+from virnuc_assets.workstation.setup import dagster_home, require_set_up
 
 DEMO_SAMPLE = "data/samples/demo_sample.fasta"
 _METRICS = ("rows", "accuracy", "precision", "recall", "f1", "mcc", "auroc", "average_precision", "brier", "ece")
@@ -54,6 +55,7 @@ def run_demo(settings: Settings, out: Console) -> None:
     os.environ["DAGSTER_HOME"] = str(dagster_home(settings))
     workspace = Workspace(settings)
     require_layout(workspace.layout)
+    require_set_up(settings, functools.partial(out.print, soft_wrap=True, highlight=False, markup=False))
     sample = _drop_sample(settings)
     started = time.perf_counter()
     with dg.DagsterInstance.get() as instance, bars(out) as progress:
