@@ -34,6 +34,11 @@ def file_state(status: os.stat_result) -> FileState:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
+def is_file(path: Path) -> bool:
+    """As `Path.is_file`, but no error for a link into a folder that may not be read, or to a name that is too long."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 class SequenceFileError(VirnucError):
     """A sequence file cannot be read as what it claims to be; the message names file, line and record."""
 
@@ -161,8 +166,7 @@ def open_source(path: Path) -> Iterator[SourceFile]:
 
 
 def _open_raw(path: Path) -> io.FileIO:
-    # Not `Path.is_file`, which raises for a link into a folder that may not be read, or to a name that is too long.
-    if not os.path.isfile(path):  # noqa: PTH113
+    if not is_file(path):
         kind = _NO_FILE.get(stat.S_IFMT(path.lstat().st_mode), "no file") if os.path.lexists(path) else None
         raise SequenceFileError(
             f"{path}: expected a sequence file, found {kind}" if kind else f"{path}: no such sequence file"
