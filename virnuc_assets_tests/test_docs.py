@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import shutil
@@ -32,11 +33,11 @@ PROJECT = Path(__file__).parents[1]
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")), *sorted((PROJECT / "deploy").glob("*/*.md"))]
 PROGRAMS = ("virnuc", "make", "dagster", "dg")
 STARTS_MORE = ("setup", "demo", "up")  # tested where set-up, demo and servers are
-DNA_DIM, PROTEIN_DIM = 768, 8  # columns of VirNucPro's files; the pages name the first
+DIMS = 768, 8  # columns of VirNucPro's files, DNA and protein; the pages name the first
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """Fenced blocks of a language, or of none."""
+    """Fenced blocks of a language, or of none ("")."""
     found = re.findall(r"^ *```(\w*)\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     return [textwrap.dedent(text) for tag, text in found if tag == language]
 
@@ -50,12 +51,17 @@ def commands(page: Path) -> list[list[str]]:
 def inline_commands(page: Path) -> list[list[str]]:
     """`virnuc NAME ...` and `make TARGET` in the text."""
     found = re.findall(r"`((?:virnuc|make) [^`]+)`", page.read_text(encoding="utf-8"))
-    return [shlex.split(text) for text in found if not text.startswith("make TARGET")]
+    return [shlex.split(text) for text in found]
 
 
-def by_page(found: Any) -> list[Any]:
-    """A parameter for each of what is found in each page, named by both."""
-    return [pytest.param(each, id=f"{page.name}:{' '.join(each)}") for page in PAGES for each in found(page)]
+def offline(page: Path) -> list[list[str]]:
+    """Arguments of the `virnuc` commands that need neither a network nor servers."""
+    return [words[1:] for words in commands(page) if words[0] == "virnuc" and words[1] not in STARTS_MORE]
+
+
+def by_page(found: Any, whole: bool) -> list[Any]:
+    """A parameter for each of what is found in each page."""
+    return [pytest.param(each, whole, id=f"{page.name}:{' '.join(each)}") for page in PAGES for each in found(page)]
 
 
 def named(group: Any, arguments: list[str]) -> tuple[Any, list[str]]:
@@ -67,29 +73,19 @@ def named(group: Any, arguments: list[str]) -> tuple[Any, list[str]]:
     return group, arguments
 
 
-def targets() -> set[str]:
-    return set(re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-
-
-@pytest.mark.parametrize("words", by_page(commands))
-def test_a_command_parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("words", "whole"), [*by_page(commands, True), *by_page(inline_commands, False)])
+def test_a_command_parses(words: list[str], whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole line as its program parses it; of what the text mentions, the command and its options exist."""
     monkeypatch.chdir(PROJECT)
     program, *arguments = words
     if program == "make":
-        assert {each for each in arguments if "=" not in each} <= targets()
+        targets = re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        assert {each for each in arguments if "=" not in each} <= set(targets)
         return
     groups = {"virnuc": lambda: typer.main.get_command(app), "dagster": create_dagster_cli, "dg": create_dg_cli}
     command, left = named(groups[program](), arguments)
-    command.make_context(program, left)  # raises what the program would print of an option, a value or a missing one
-
-
-@pytest.mark.parametrize("words", by_page(inline_commands))
-def test_a_command_in_the_text_exists(words: list[str]) -> None:
-    program, *arguments = words
-    if program == "make":
-        assert {each for each in arguments if "=" not in each} <= targets()
-        return
-    command, left = named(typer.main.get_command(app), arguments)
+    if whole:
+        command.make_context(program, left)  # raises what the program would print
     options = {option for parameter in command.params for option in parameter.opts}
     assert {each for each in left if each.startswith("--")} <= options
 
@@ -113,16 +109,16 @@ def test_links_and_toml_blocks_are_valid(page: Path, tmp_path: Path) -> None:
 
 
 def test_the_settings_page_is_what_the_settings_say() -> None:
-    again = "python -m virnuc_assets_tests.settings_page"
-    assert settings_page.PAGE.read_text(encoding="utf-8") == settings_page.page(), f"docs/settings.md: run `{again}`"
+    """If not: `python -m virnuc_assets_tests.settings_page`."""
+    assert settings_page.PAGE.read_text(encoding="utf-8") == settings_page.page()
 
 
 def test_the_readme_is_short_and_every_package_is_described() -> None:
     assert len((PROJECT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
-    described = re.findall(
-        r"^\| `(\w+)` \|", (PROJECT / "docs/development.md").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    assert {path.parent.name for path in PROJECT.glob("virnuc_assets/*/__init__.py")} <= set(described)
+    table = (PROJECT / "docs/development.md").read_text(encoding="utf-8")
+    assert [
+        path for path in PROJECT.glob("virnuc_assets/*/__init__.py") if f"\n| `{path.parent.name}` |" not in table
+    ] == []
 
 
 @pytest.fixture(scope="module")
@@ -138,24 +134,20 @@ def folder(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iter
     shutil.copyfile(genomes / "plasmid_pPCP1.gbk.gz", root / "strain7.gbff.gz")
     assert virnuc("frames", root / "data/samples/demo_sample.fasta", "--out", root / "frames.parquet").exit_code == 0
     ids = read_table(root / "frames.parquet").column("frame_id").to_pylist()
-    dna, protein = files.drawn(len(ids), DNA_DIM), files.drawn(len(ids), PROTEIN_DIM, 1)
+    dna, protein = (files.drawn(len(ids), dim) for dim in DIMS)
     for name in ("output_1", "X"):
         files.dnabert_s(root / f"{name}_DNABERT_S.pt", ids, dna)
         files.esm(root / f"{name}_ESM.pt", ids, protein)
     files.merged(root / "X_merged.pt", ids, np.concatenate([dna, protein], axis=1))
-    files.write_models(root, {"500_model": files.Model(DNA_DIM + PROTEIN_DIM, 512)})
+    files.write_models(root, {"500_model": files.Model(sum(DIMS), 512)})
     yield root
     project.instance.dispose()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if offline(page)], ids=lambda page: page.name)
 def test_commands_run_as_they_are_printed(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order of the page, in the project's folder; a `*` is the shell's."""
     monkeypatch.chdir(folder)
-    for program, *words in commands(page):
-        if program == "virnuc" and words[0] not in STARTS_MORE:
-            arguments = [
-                path for word in words for path in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
-            ]
-            result = virnuc(*arguments)
-            assert result.exit_code == 0, f"virnuc {' '.join(words)}: {result.output}"
+    for words in offline(page):
+        paths = [sorted(map(str, Path().glob(word))) if "*" in word else [word] for word in words]
+        assert (result := virnuc(*itertools.chain(*paths))).exit_code == 0, (words, result.output)
