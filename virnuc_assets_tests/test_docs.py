@@ -31,8 +31,6 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 PROJECT = Path(__file__).parents[1]
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")), *sorted((PROJECT / "deploy").glob("*/*.md"))]
-PROGRAMS = ("virnuc", "make", "dagster", "dg")
-STARTS_MORE = ("setup", "demo", "up")  # tested where set-up, demo and servers are
 DIMS = 768, 8  # columns of VirNucPro's files, DNA and protein; the pages name the first
 
 
@@ -44,8 +42,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands(page: Path) -> list[list[str]]:
     """The words of every command line that begins with one of the programs."""
-    lines = [line for block in blocks(page, "") for line in block.splitlines()]
-    return [shlex.split(line, comments=True) for line in lines if line.partition(" ")[0] in PROGRAMS]
+    lines = re.findall(r"^(?:virnuc|make|dagster|dg) .+$", "\n".join(blocks(page, "")), re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
 
 
 def inline_commands(page: Path) -> list[list[str]]:
@@ -56,7 +54,7 @@ def inline_commands(page: Path) -> list[list[str]]:
 
 def offline(page: Path) -> list[list[str]]:
     """Arguments of the `virnuc` commands that need neither a network nor servers."""
-    return [words[1:] for words in commands(page) if words[0] == "virnuc" and words[1] not in STARTS_MORE]
+    return [words[1:] for words in commands(page) if words[0] == "virnuc" and words[1] not in ("setup", "demo", "up")]
 
 
 def by_page(found: Any, whole: bool) -> list[Any]:
@@ -92,8 +90,8 @@ def test_a_command_parses(words: list[str], whole: bool, monkeypatch: pytest.Mon
 
 def anchors(page: Path) -> set[str]:
     """Of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8").lower(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(PROJECT)) for page in PAGES])
