@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import EsmModel
 
-from virnuc_assets.cli.single_file import Report, Say
+from virnuc_assets.cli.single_file import Report, Say, device_locked
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import find_checkpoint, fingerprint
 from virnuc_assets.encoders.embedding import NonFiniteError
@@ -34,9 +34,9 @@ from virnuc_assets.encoders.registry import EncoderSpec, check_alphabet
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import EncodingSettings
 from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.outputs import require_output
 from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import content_digest, read_table, read_windows
-from virnuc_assets.workstation.device_lock import DeviceLock
 
 _EXAMPLES = 5
 _PICTURED = 8  # frames: matplotlib draws 65,536 pixels a side at most
@@ -82,6 +82,8 @@ def attention_file(
         raise VirnucError(f"--out: expected a file name that ends in .npz, found {to}")
     spec, encoding = workspace.encoder_named(encoder_name), workspace.settings.encoding
     folder, picture = attention_folder(spec, workspace.layout.checkpoints), to.with_suffix(".png")
+    require_output(to, [frames])
+    require_output(picture, [frames])
     sequences = _chosen(frames, spec.column, frame_ids)
     check_alphabet([*sequences.values()], spec.alphabet, spec.name, [*sequences])
     encoder = fingerprint(spec, folder, encoding.precision)
@@ -89,9 +91,8 @@ def attention_file(
     for frame_id, sequence in sequences.items():
         if spec.count_truncated([sequence]):
             say(f"{frame_id}: {len(sequence)} residues or bases, cut to the first {spec.max_length}")
-    device = DeviceLock(workspace.layout.locks, encoding.device, say)
     with written_aside(picture) as png, written_aside(to) as npz:
-        with device.computing():
+        with device_locked(workspace, say):
             model = AttentionModel(spec, folder, encoding)
             panels = _write_maps(model, sequences, provenance, npz, report)
         _draw(panels, spec.name, png)

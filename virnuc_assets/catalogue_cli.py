@@ -19,6 +19,7 @@ from virnuc_assets.sequences.catalogue import (
     source_name,
 )
 from virnuc_assets.settings import Settings, load_settings
+from virnuc_assets.storage.outputs import require_output
 
 _SETTABLE = ("name", "organism", "relatives", "origin", "date")
 
@@ -65,6 +66,7 @@ def catalogue(
     if len(files) > 1 and (genbank or "name" in told):
         raise VirnucError(f"a name and a GenBank file are of one FASTA, found {len(files)}; catalogue them one by one")
     folder, shared = to or settings.genomes, {**told, "label": label, "group": group}
+    require_output(folder / MANIFEST, files)
     rows = [
         row_of(folder, file, genbank or genbank_beside(file), {"name": source_name(file), **shared}) for file in files
     ]

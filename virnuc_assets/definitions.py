@@ -5,6 +5,7 @@ Loads without torch, transformers or mlflow; asset bodies import what they need 
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.tracking import MlflowTracking
 from virnuc_assets.settings import Settings, load_settings
-from virnuc_assets.workstation.setup import mlflow_server_url, tracking_uri
+from virnuc_assets.workstation.setup import artifact_location, dagster_home, mlflow_server_url, tracking_uri
 
 SETTINGS_FILE = "virnuc.toml"
 
@@ -53,7 +54,11 @@ def build_defs(settings: Settings) -> dg.Definitions:
         assets += stage.build_assets(workspace)
         asset_checks += stage.build_checks(workspace)
     asset_checks += stale.build_checks(workspace)
-    tracking = MlflowTracking(uri=tracking_uri(settings), server_url=mlflow_server_url(settings))
+    tracking = MlflowTracking(
+        uri=tracking_uri(settings),
+        server_url=mlflow_server_url(settings),
+        artifacts=artifact_location(settings) or "",
+    )
     return dg.Definitions(
         assets=assets,
         asset_checks=asset_checks,
@@ -67,4 +72,16 @@ def build_defs(settings: Settings) -> dg.Definitions:
 @dg.definitions
 def defs() -> dg.Definitions:
     """The project in the current folder."""
-    return build_defs(load_settings(Path(SETTINGS_FILE)))
+    settings = load_settings(Path(SETTINGS_FILE))
+    warn_of_an_empty_instance(settings)
+    return build_defs(settings)
+
+
+def warn_of_an_empty_instance(settings: Settings) -> None:
+    """Log that Dagster shows a project with results as if nothing had been made, where DAGSTER_HOME is not set."""
+    home = dagster_home(settings)
+    if "DAGSTER_HOME" not in os.environ and home.is_dir():
+        dg.get_dagster_logger().warning(
+            f"DAGSTER_HOME is not set: Dagster shows an empty, temporary instance, while runs write into "
+            f"{settings.var}. Use `virnuc up`, or set DAGSTER_HOME={home}"
+        )

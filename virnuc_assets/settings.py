@@ -485,7 +485,7 @@ def load_settings(path: Path) -> Settings:
     if not path.is_file():
         raise SettingsError(f"{path}: settings file not found; run from the project's folder or pass --config")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         if "root" in values:
             raise SettingsError(f"{path}: root: is the folder of this file; it cannot be set")
         return Settings.model_validate({**values, "root": path.resolve().parent})

@@ -7,8 +7,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from virnuc_assets.definitions import build_defs
+from virnuc_assets.definitions import build_defs, warn_of_an_empty_instance
 from virnuc_assets.settings import Profile, RefseqSettings, Settings
+from virnuc_assets.workstation.setup import dagster_home
 
 PER_SHARD = {
     "shards",
@@ -205,3 +206,22 @@ def test_a_refseq_section_adds_the_release_before_the_plan(defs: dg.Definitions)
 def test_building_writes_nothing(tmp_path: Path) -> None:
     graph_of("miniature", tmp_path).resolve_asset_graph()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dagster_without_its_home_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not in a fresh clone, where nothing was made yet."""
+    settings = Settings(root=tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    warn_of_an_empty_instance(settings)
+    home = dagster_home(settings)
+    home.mkdir(parents=True)
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    warn_of_an_empty_instance(settings)
+    assert caplog.messages == []
+    monkeypatch.delenv("DAGSTER_HOME")
+    warn_of_an_empty_instance(settings)
+    (told,) = caplog.messages
+    assert told.startswith("DAGSTER_HOME is not set: Dagster shows an empty, temporary instance")
+    assert told.endswith(f"Use `virnuc up`, or set DAGSTER_HOME={home}")

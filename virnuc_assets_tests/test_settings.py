@@ -46,7 +46,8 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_taken_and_all_else_stays(tmp_path: Path) -> None:
-    settings = load(tmp_path, 'profile = "full"\n[sequences]\nchunk_length = 300\n[decision]\nmin_speedup = 3\n')
+    """A byte order mark, as editors on Windows write it, is passed over."""
+    settings = load(tmp_path, '\ufeffprofile = "full"\n[sequences]\nchunk_length = 300\n[decision]\nmin_speedup = 3\n')
     default = Settings(root=tmp_path)
     assert (settings.profile, settings.sequences.chunk_length, settings.decision.min_speedup) == ("full", 300, 3.0)
     assert settings.sequences.shard_chunks == default.sequences.shard_chunks

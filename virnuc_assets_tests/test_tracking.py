@@ -1,6 +1,9 @@
 """What MLflow holds of a training: parameters, a metric an epoch, test metrics, and a model that scores alike."""
 
+import contextlib
 import json
+import shutil
+import sqlite3
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,14 @@ from mlflow.entities import Run
 
 from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.classifier.scoring import score
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, register
 from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED, MlflowTracking
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.settings import load_settings
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.tables import content_digest, read_table
-from virnuc_assets.workstation.setup import tracking_uri
-from virnuc_assets_tests.assets.project import Finished
+from virnuc_assets.workstation.setup import follow_move, require_set_up, tracking_uri
+from virnuc_assets_tests.assets.project import Finished, Project, failures
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
@@ -159,6 +164,52 @@ def test_no_artifact_needs_pickle(client: mlflow.MlflowClient, monkeypatch: pyte
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     for variant in MODELS:
         mlflow.pytorch.load_model(model_uri(client, variant))
+
+
+def test_a_moved_project_trains_and_loads_where_it_is(finished: Finished, tmp_path: Path) -> None:
+    """Nothing is written to the folder it came from, nor read from there."""
+    original = shutil.copytree(finished.root, tmp_path / "original")
+    follow_move(load_settings(original / "virnuc.toml"), lambda _: None)
+    moved = Project(original.rename(tmp_path / "moved"), in_memory=True)
+    for shards in (REFERENCE, SAMPLES):
+        register(moved.instance, shards, finished.keys(shards))
+    moved.configure(training={"seed": 1, "max_epochs": 1})
+    (told,) = failures(moved.materialize("fastesm2_classifier"))
+    assert "the project was moved or copied" in told and "Run `virnuc setup`" in told
+
+    require_set_up(moved.settings, lambda _: None)
+    assert failures(moved.materialize("fastesm2_classifier", "fastesm2_evaluation")) == []
+    moved.instance.dispose()
+    assert not original.exists()
+    uri = tracking_uri(moved.settings)
+    with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
+        assert [line for line in connection.iterdump() if f"{original}/" in line] == []
+    mlflow.set_tracking_uri(uri)
+    versions = mlflow.MlflowClient(tracking_uri=uri).search_model_versions(f"name = '{REGISTERED}'")
+    assert len(versions) == len(MODELS) + 1
+    for version in versions:
+        mlflow.pytorch.load_model(f"models:/{REGISTERED}/{version.version}")
+
+
+def test_a_deleted_run_has_a_reason_instead_of_a_link(copied: Project) -> None:
+    """And is no reason to train again, nor to fail."""
+    mlflow.set_tracking_uri(tracking_uri(copied.settings))
+    client = mlflow.MlflowClient(tracking_uri(copied.settings))
+    deleted = training(client, "fastesm2").info.run_id
+    client.delete_run(deleted)
+    result = copied.materialize("fastesm2_classifier", "fastesm2_evaluation")
+    assert failures(result) == []
+    metadata = {
+        node: result.asset_materializations_for_node(node)[0].metadata
+        for node in ("fastesm2_classifier", "fastesm2_evaluation")
+    }
+    for found in metadata.values():
+        assert str(found["mlflow_run"].value).startswith("no link: run of this training was deleted from")
+    assert metadata["fastesm2_classifier"]["trained_anew"].value is False
+    tracking = MlflowTracking(uri=tracking_uri(copied.settings), server_url="http://127.0.0.1:5000")
+    assert str(tracking.link(deleted).value).startswith(f"no link: run {deleted} was deleted from")
+    kept = training(client, "esm2_3b").info.run_id
+    assert tracking.link(kept).value == tracking.address(kept)
 
 
 def test_a_classifier_that_no_run_trained_is_refused(finished: Finished) -> None:

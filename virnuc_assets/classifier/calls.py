@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from virnuc_assets.classifier.calibration import calibrated
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.foreign_text import spreadsheet_cell, spreadsheet_text
-from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.layout import RECORDS_FILE
 from virnuc_assets.storage.schemas import LEDGER_COUNTS
 
@@ -115,15 +114,15 @@ def uncertain_chunks(predictions: pa.Table, temperature: float | None, min_confi
     return Counter(chunks.filter(pa.array(unsure))["record_id"].to_pylist())
 
 
-def sample_records(predictions: pa.Table, ledger: pa.Table, uncertain: Mapping[str, int]) -> pa.Table:
+def sample_records(chunks: pa.Table, ledger: pa.Table, uncertain: Mapping[str, int]) -> pa.Table:
     """A line for every record of the ledger, in its order: the call of a scored one, the reason of a skipped one.
 
     Args:
-        predictions: of all frames.
+        chunks: as `chunk_calls` returns them, of all chunks.
         ledger: of all records.
         uncertain: record → chunks in the abstain band (`uncertain_chunks`); those that are absent have none.
     """
-    calls = record_calls(chunk_calls(predictions)).rename_columns(_CALLED).to_pandas()
+    calls = record_calls(chunks).rename_columns(_CALLED).to_pandas()
     calls["chunks_uncertain"] = calls["record_id"].map(uncertain).fillna(0)
     calls["disposition"] = "scored"  # a record that was left out may have the id of one that was scored
     lines = ledger.rename_columns({"frames_kept": "frames_scored"}).to_pandas()
@@ -139,17 +138,12 @@ def sample_records(predictions: pa.Table, ledger: pa.Table, uncertain: Mapping[s
     return pa.Table.from_pandas(lines[_RECORDS_SCHEMA.names], schema=_RECORDS_SCHEMA, preserve_index=False, safe=True)
 
 
-def write_sample_report(
-    folder: Path, predictions: pa.Table, ledger: pa.Table, temperature: float | None, min_confidence: float
-) -> pa.Table:
-    """Write `records.tsv` into a folder; returns the records."""
-    records = sample_records(predictions, ledger, uncertain_chunks(predictions, temperature, min_confidence))
+def write_records(folder: Path, records: pa.Table) -> None:
+    """Write `records.tsv` into a folder."""
     cells = records.to_pandas()
     for name in ("record_id", "call", "reason"):
         cells[name] = cells[name].map(spreadsheet_cell, na_action="ignore")
-    with written_aside(folder / RECORDS_FILE) as aside:
-        cells.to_csv(aside, sep="\t", index=False, lineterminator="\n", encoding="utf-8")
-    return records
+    cells.to_csv(folder / RECORDS_FILE, sep="\t", index=False, lineterminator="\n", encoding="utf-8")
 
 
 def read_record_ids(folder: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -124,11 +124,22 @@ def told_pair(dna: Mapping[str, str], protein: Mapping[str, str], dna_dim: int, 
     return f"{names} ({dna_dim} + {protein_dim} = {dna_dim + protein_dim} columns)"
 
 
-def save_classifier(folder: Path, model: Mlp, description: ClassifierDescription) -> ClassifierDescription:
+def save_classifier(
+    folder: Path,
+    model: Mlp,
+    description: ClassifierDescription,
+    register: Callable[[ClassifierDescription], object] = lambda _: None,
+) -> ClassifierDescription:
     """Write weights and description, replacing what the folder holds.
 
     Both are written in full under temporary names, then renamed, the description last. Whoever dies between the
     two renames leaves weights that the older description's digest refuses: never a half-written classifier.
+
+    Args:
+        folder: of the variant.
+        model: its weights are saved.
+        description: what is known of it.
+        register: called with the returned description before the renames; if it fails, the folder stays as it was.
 
     Returns:
         The description with the digest of the weights.
@@ -139,6 +150,7 @@ def save_classifier(folder: Path, model: Mlp, description: ClassifierDescription
         description_aside.write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
         with written_aside(folder / WEIGHTS_FILE) as weights_aside:
             weights_aside.write_bytes(weights)
+            register(described)
     return described
 
 

@@ -6,6 +6,7 @@ Only what is missing or stale is run, by the provenance that is stored in the ta
 from __future__ import annotations
 
 import filecmp
+import functools
 import json
 import logging
 import os
@@ -34,12 +35,13 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.stale import files_to_plan, plan_is_current, stale_assets, stale_partitions
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import source_name
+from virnuc_assets.sequences.incoming import read_intake_log
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.layout import require_layout
 from virnuc_assets.storage.schemas import vector_dim
 from virnuc_assets.storage.tables import read_schema
-from virnuc_assets.workstation.setup import dagster_home
+from virnuc_assets.workstation.setup import dagster_home, require_set_up
 
 DEMO_SAMPLE = "data/samples/demo_sample.fasta"
 _METRICS = ("rows", "accuracy", "precision", "recall", "f1", "mcc", "auroc", "average_precision", "brier", "ece")
@@ -54,11 +56,12 @@ def run_demo(settings: Settings, out: Console) -> None:
     os.environ["DAGSTER_HOME"] = str(dagster_home(settings))
     workspace = Workspace(settings)
     require_layout(workspace.layout)
+    require_set_up(settings, functools.partial(out.print, soft_wrap=True, highlight=False, markup=False))
     sample = _drop_sample(settings)
     started = time.perf_counter()
     with dg.DagsterInstance.get() as instance, bars(out) as progress:
         run = Runs(build_defs(settings), instance, progress)
-        run_everything(workspace, run)
+        run_everything(workspace, run, out)
     if run.count:
         _print_rows(workspace, run, out)
     else:
@@ -68,8 +71,8 @@ def run_demo(settings: Settings, out: Console) -> None:
     out.print(f"Finished in {time.perf_counter() - started:.0f} s. See it all: make up", highlight=False)
 
 
-def run_everything(workspace: Workspace, run: Runs) -> None:
-    """All phases in order; of each what is missing or stale."""
+def run_everything(workspace: Workspace, run: Runs, out: Console) -> None:
+    """All phases in order; of each what is missing or stale. A file that is no sample is a line, and stops nothing."""
     settings, reference = workspace.settings, vectors(workspace.kept_variants("reference"))
     if settings.refseq and not refseq.is_downloaded(workspace):
         run.job(jobs.FETCH_JOB)
@@ -80,9 +83,21 @@ def run_everything(workspace: Workspace, run: Runs) -> None:
         run.whole(f"{finetuning.JOB}{name}", workspace)
     run.stages("vectors of fine-tuned encoders", workspace, REFERENCE)
     run.whole(jobs.DECISION_JOB, workspace)
-    if files := files_to_plan(workspace):
-        run.job(jobs.PLAN_SAMPLES_JOB, dg.RunConfig(ops={jobs.PLAN_SAMPLES_OP: PlanSamples(files=files)}))
+    _plan_samples(workspace, run, out)
     run.stages("samples", workspace, SAMPLES)
+
+
+def _plan_samples(workspace: Workspace, run: Runs, out: Console) -> None:
+    if not (files := files_to_plan(workspace)):
+        return
+    try:
+        run.job(jobs.PLAN_SAMPLES_JOB, dg.RunConfig(ops={jobs.PLAN_SAMPLES_OP: PlanSamples(files=files)}))
+    except VirnucError:
+        if files_to_plan(workspace):  # not for the sake of refused files, which are in the intake log
+            raise
+    intake = read_intake_log(workspace.layout)
+    for entry in (intake[file] for file in files if file in intake and intake[file].reason):
+        out.print(f"Not a sample: {entry.reason}", highlight=False, markup=False, soft_wrap=True)
 
 
 class Runs:
@@ -148,7 +163,7 @@ class Runs:
                 step(entry)
 
         self.instance.add_event_listener(run_id, on_event)
-        logging.disable(logging.WARNING)  # Dagster's event log goes to its store, not to the terminal
+        logging.disable(logging.ERROR)  # events go to Dagster's store, and what failed into the error below
         try:
             result = job.execute_in_process(instance=self.instance, run_id=run_id, raise_on_error=False, **arguments)
         finally:

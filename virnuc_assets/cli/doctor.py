@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import CheckpointError, CheckpointMissingError, find_checkpoint
+from virnuc_assets.storage.outputs import unwritable
 from virnuc_assets.workstation.checkpoint_setup import verify
+from virnuc_assets.workstation.setup import dagster_home
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +46,9 @@ def examine(workspace: Workspace, every_byte: bool = False) -> tuple[dict[str, A
     from virnuc_assets.encoders.machine import cpu_name, native_precision, resolve_device
 
     settings, layout = workspace.settings, workspace.layout
-    problems: list[str] = []
+    problems = [
+        fault for folder in (settings.var, dagster_home(settings), layout.locks) if (fault := unwritable(folder))
+    ]
     device = resolve_device(settings.encoding.device)
     facts: dict[str, Any] = {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
     facts["profile"] = settings.profile

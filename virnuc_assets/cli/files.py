@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from virnuc_assets.cli.terminal import DEFAULT_CONFIG, Config, command, log, progress
+from virnuc_assets.cli.terminal import DEFAULT_CONFIG, Config, command, log, print_pairs, progress
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import load_settings
 
-Input = Annotated[Path, typer.Argument(help="FASTA or GenBank file, plain or gzip.")]
+STDIN = Path("-")
+Input = Annotated[Path, typer.Argument(help="FASTA or GenBank file, plain or gzip; - for standard input.")]
+
+
+@contextmanager
+def _spooled(source: Path) -> Iterator[Path]:
+    """The file; of what comes through a pipe (`-`, `<(…)`) a temporary copy for the block, as it is read twice."""
+    if source != STDIN and not source.is_fifo():
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="virnuc-") as folder:
+        copy = Path(folder) / "stdin"
+        with nullcontext(sys.stdin.buffer) if source == STDIN else source.open("rb") as pipe, copy.open("wb") as file:
+            shutil.copyfileobj(pipe, file)
+        yield copy
+
+
+def _finish(counts: dict[str, Any], source: Path, to: Path) -> None:
+    """Print what was counted; then an error, if no record was scored."""
+    from virnuc_assets.sequences.ledger import require_scored
+
+    print_pairs({**counts, "written to": to})
+    require_scored(counts, "standard input" if source == STDIN else str(source))
 
 
 @command
@@ -20,14 +47,14 @@ def frames(
     source: Input,
     to: Annotated[Path, typer.Option("--out", help="Frames table to write (Parquet).")],
     chunk_length: Annotated[int, typer.Option("--chunk-length", help="300 or 500 nt.")] = 500,
-) -> dict[str, Any]:
+) -> None:
     """Cut records into chunks, translate six frames, keep the open ones."""
     from virnuc_assets.cli.single_file import frame_file, require_chunk_length
 
     require_chunk_length(chunk_length)
-    with progress("chunks") as report:
-        counts = frame_file(source, to, chunk_length, report)
-    return {**counts, "written to": to}
+    with _spooled(source) as file, progress("chunks") as report:
+        counts = frame_file(file, to, chunk_length, report)
+    _finish(counts, source, to)
 
 
 @command
@@ -72,14 +99,14 @@ def predict(
     source: Input,
     to: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
     config: Config = DEFAULT_CONFIG,
-) -> dict[str, Any]:
+) -> None:
     """Call every frame, chunk and record of a file with the serving classifier."""
     from virnuc_assets.cli.single_file import predict_file
 
     workspace = Workspace(load_settings(config))
-    with progress("embeddings") as report:
-        counts = predict_file(workspace, source, to, report, log)
-    return {**counts, "written to": to}
+    with _spooled(source) as file, progress("embeddings") as report:
+        counts = predict_file(workspace, file, to, report, log)
+    _finish(counts, source, to)
 
 
 @command

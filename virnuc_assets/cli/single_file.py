@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,15 @@ from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_table, ledger_totals, merged_ledger
 from virnuc_assets.sequences.planning import plan_source
 from virnuc_assets.settings import SequenceSettings
+from virnuc_assets.storage.aside import files_written_aside
+from virnuc_assets.storage.outputs import require_output, require_outputs, require_space, unwritable
+from virnuc_assets.storage.places import scratch_folder
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
 from virnuc_assets.storage.tables import TableWriter, content_digest, read_rows, read_windows
-from virnuc_assets.storage.windows import Rows, in_windows
+from virnuc_assets.storage.windows import Rows
 
 if TYPE_CHECKING:
+    from virnuc_assets.classifier.scoring import ServingClassifier
     from virnuc_assets.encoders.loading import Encoder
     from virnuc_assets.encoders.registry import EncoderSpec
 
@@ -33,6 +36,7 @@ Report = Callable[[int, int], None]
 # Told for whom is waited.
 Say = Callable[[str], None]
 CHUNK_WINDOW = 1000
+_FLOAT_BYTES = 4
 _SCORED_ROWS = 4096  # frames whose joined vectors are in memory at once
 
 
@@ -65,6 +69,12 @@ class Framed:
             report(chunks.num_rows, total)
             yield found.table
 
+    def write(self, path: Path, report: Report) -> None:
+        """Write the frames table."""
+        with TableWriter(path, frames_schema(), self.recipe) as writer:
+            for window in self.windows(report):
+                writer.write(window)
+
     def ledger(self) -> pa.Table:
         """A line a record, in file order."""
         return merged_ledger(self._plan.pieces, self._ledgers)
@@ -72,10 +82,9 @@ class Framed:
 
 def frame_file(source: Path, to: Path, chunk_length: int, report: Report) -> dict[str, Any]:
     """Write the frames table of a file; returns what was counted."""
+    require_output(to, [source])
     framed = Framed(source, chunk_length)
-    with TableWriter(to, frames_schema(), framed.recipe) as writer:
-        for window in framed.windows(report):
-            writer.write(window)
+    framed.write(to, report)
     return ledger_totals(framed.ledger())
 
 
@@ -85,26 +94,28 @@ def embed_file(
     """Write the embeddings of a frames table by a named encoder; returns what was counted."""
     from virnuc_assets.encoders.embedding import read_frames
 
+    require_output(to, [frames])
     rows = read_rows(frames)
     with _loaded(workspace, workspace.encoder_named(encoder_name), say) as encoder:
+        require_space(to.parent, rows * encoder.dim * _FLOAT_BYTES, "the vectors")
         recipe = {"table": "embeddings", "frames": content_digest(frames), "encoder": encoder.fingerprint}
         _embed(to, encoder, read_frames(encoder, frames), recipe, lambda done: report(done, rows))
     return {"frames": rows, "encoder": encoder.spec.name, "dim": encoder.dim, "device": encoder.device}
 
 
 def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, say: Say) -> dict[str, Any]:
-    """Write VirNucPro's two files and `records.tsv` for a file; returns what was counted.
+    """Write VirNucPro's two files and `records.tsv` for a file, together; returns what was counted.
 
-    What is missing or does not fit is refused before any work. One encoder is in memory at a time; its vectors wait in
-    a temporary table.
+    What is missing or does not fit is refused before any work. One encoder is in memory at a time; frames and vectors
+    are temporary tables, read in windows.
     """
-    from virnuc_assets.classifier.calls import write_sample_report
     from virnuc_assets.classifier.scoring import ServingClassifier
     from virnuc_assets.encoders.checkpoints import fingerprint
+    from virnuc_assets.encoders.embedding import read_frames
     from virnuc_assets.encoders.loading import vector_width
-    from virnuc_assets.storage.merging import merge_features
-    from virnuc_assets.virnucpro.results import write_virnucpro_files
+    from virnuc_assets.reports.sample_report import REPORT_FILES, write_sample_report
 
+    require_outputs(to, REPORT_FILES, [source])
     settings, layout = workspace.settings, workspace.layout
     variant = workspace.variant(settings.serving.variant)
     specs = {"dna": workspace.encoder(variant.dna), "protein": workspace.encoder(variant.protein)}
@@ -115,28 +126,36 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
     chunk_length = settings.sequences.chunk_length
     classifier = ServingClassifier.load(layout.classifier(variant.name), fingerprints, widths, chunk_length)
     framed = Framed(source, chunk_length)
-    frames = pa.concat_tables(framed.windows(lambda done, total: None))
-    predictions = [classifier.predictions(classifier.features_schema.empty_table())]
-    with tempfile.TemporaryDirectory(prefix="virnuc-predict-") as scratch:
-        vectors = {}
+    with scratch_folder() as scratch:
+        tables = {name: scratch / f"{name}.parquet" for name in ("frames", *specs)}
+        framed.write(tables["frames"], lambda done, total: None)
+        rows = read_rows(tables["frames"])
+        require_space(scratch, rows * sum(widths.values()) * _FLOAT_BYTES, "the vectors (in TMPDIR)")
         for side, spec in specs.items():
-            path = Path(scratch) / f"{side}.parquet"
             with _loaded(workspace, spec, say) as encoder:
-                windows = in_windows(iter([frames]), encoder.window_rows)
-                _embed(path, encoder, windows, {}, lambda done: report(done, 2 * frames.num_rows))
-            vectors[side] = Rows(read_windows(path, _SCORED_ROWS, embeddings_schema(widths[side])))
-        for start in range(0, frames.num_rows, _SCORED_ROWS):
-            window = frames.slice(start, _SCORED_ROWS)
-            sides = {side: rows.take(window.num_rows) for side, rows in vectors.items()}
-            predictions.append(classifier.predictions(merge_features(window, sides["dna"], sides["protein"])))
-    temperature, confidence = classifier.description.temperature, settings.evaluation.min_confidence
-    write_virnucpro_files(to, pa.concat_tables(predictions))
-    records = write_sample_report(to, pa.concat_tables(predictions), framed.ledger(), temperature, confidence)
+                windows = read_frames(encoder, tables["frames"])
+                _embed(tables[side], encoder, windows, {}, lambda done: report(done, 2 * rows))
+        predictions = _predictions(classifier, tables, widths)
+        temperature, confidence = classifier.description.temperature, settings.evaluation.min_confidence
+        with files_written_aside(to) as aside:
+            records = write_sample_report(aside, predictions, framed.ledger(), temperature, confidence)
     calls = Counter(call or "not scored" for call in records.column("call").to_pylist())
     return {
         **ledger_totals(framed.ledger()),
         **{f"records called {call}": count for call, count in sorted(calls.items())},
     }
+
+
+def _predictions(
+    classifier: ServingClassifier, tables: Mapping[str, Path], widths: Mapping[str, int]
+) -> Iterator[pa.Table]:
+    """Predictions of a frames table, whose vectors are in the same order, in windows."""
+    from virnuc_assets.storage.merging import merge_features
+
+    sides = {side: Rows(read_windows(tables[side], _SCORED_ROWS, embeddings_schema(widths[side]))) for side in widths}
+    for frames in read_windows(tables["frames"], _SCORED_ROWS, frames_schema()):
+        vectors = {side: rows.take(frames.num_rows) for side, rows in sides.items()}
+        yield classifier.predictions(merge_features(frames, vectors["dna"], vectors["protein"]))
 
 
 def _embed(
@@ -157,9 +176,16 @@ def _embed(
 def _loaded(workspace: Workspace, spec: EncoderSpec, say: Say) -> Iterator[Encoder]:
     """The encoder, and for a language model the device, which is locked for the block."""
     from virnuc_assets.encoders.golden import load_for_run
+
+    with nullcontext() if spec.architecture == "kmer" else device_locked(workspace, say):
+        yield load_for_run(spec, workspace.layout.checkpoints, workspace.settings.encoding)
+
+
+def device_locked(workspace: Workspace, say: Say) -> AbstractContextManager[None]:
+    """The device, locked for a block; not locked by who cannot write into the project, as one who only predicts."""
     from virnuc_assets.workstation.device_lock import DeviceLock
 
-    layout, encoding = workspace.layout, workspace.settings.encoding
-    device = DeviceLock(layout.locks, encoding.device, say)
-    with nullcontext() if spec.architecture == "kmer" else device.computing():
-        yield load_for_run(spec, layout.checkpoints, encoding)
+    if fault := unwritable(workspace.layout.locks):
+        say(f"The device is not locked, other runs may use it at the same time: {fault}.")
+        return nullcontext()
+    return DeviceLock(workspace.layout.locks, workspace.settings.encoding.device, say).computing()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -22,30 +25,70 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console()
-err = Console(stderr=True)
+
+
+def _pipe_closed() -> NoReturn:
+    """End as a shell expects of a program whose reader went away; nothing more is written, also not at the exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    raise SystemExit(_SIGNALLED + signal.SIGPIPE)
+
+
+class _Console(Console):
+    """A console that ends the program as `_pipe_closed` does."""
+
+    def on_broken_pipe(self) -> None:
+        _pipe_closed()
+
+
+out = _Console()
+err = _Console(stderr=True)
 
 Config = Annotated[Path, typer.Option("--config", help="Settings file.")]
 DEFAULT_CONFIG = Path("virnuc.toml")
+_SIGNALLED = 128  # what a shell adds to a signal's number
 BAR = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 def command(function: Callable[..., Any], name: str | None = None) -> Callable[..., None]:
     """Register a command; an error that a person can fix is one message on stderr and exit status 1.
 
-    What the function returns, if anything, is printed as pairs.
+    What the function returns, if anything, is printed as pairs. A signal or a closed pipe ends it with the status that
+    shells expect, after what was not finished is removed.
     """
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         try:
-            print_pairs(function(*args, **kwargs) or {})
+            with _ended_by_signals():
+                print_pairs(function(*args, **kwargs) or {})
+        except BrokenPipeError:
+            _pipe_closed()
         except (VirnucError, OSError) as error:  # an --out that cannot be written is a person's to fix, too
             message = printable(f"error: {error}", keep="\n")
             err.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(1) from error
 
     return app.command(name)(run)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Have the signals that end a program unwind it as Ctrl-C does, so that it removes what it has not finished."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(_SIGNALLED + number)
+
+    # Who started this with nohup wants it to live on.
+    numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 
 import dagster as dg
 
-from virnuc_assets.defs.assets.finetuning import FACTS_FILE, asset_name
+from virnuc_assets.defs.assets.finetuning import asset_name
 from virnuc_assets.defs.assets.predictions import REPORT, report_is_current
 from virnuc_assets.defs.assets.shards import PLAN, SHARDS
 from virnuc_assets.defs.automation import check_condition
@@ -14,6 +14,7 @@ from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS, Today, ve
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import recorded_versions
 from virnuc_assets.defs.whole_asset import is_current
+from virnuc_assets.encoders.checkpoints import FINETUNING_FILE
 from virnuc_assets.sequences.incoming import visible_files, waiting_files
 from virnuc_assets.sequences.plan_table import changed_sources, planned_shards
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
@@ -99,7 +100,7 @@ def _is_there(workspace: Workspace, asset: str) -> bool:
     """Whether the file is there that an asset without partitions writes last."""
     layout = workspace.layout
     if asset in map(asset_name, workspace.settings.finetuning.encoders):
-        return (layout.checkpoints / workspace.encoder(asset).name / FACTS_FILE).is_file()
+        return (layout.checkpoints / workspace.encoder(asset).name / FINETUNING_FILE).is_file()
     if asset.endswith("_classifier"):
         return (layout.classifier(asset.removesuffix("_classifier")) / CLASSIFIER_FILE).is_file()
     return any(layout.whole(asset, suffix).is_file() for suffix in (".parquet", ".json"))

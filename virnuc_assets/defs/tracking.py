@@ -22,16 +22,27 @@ TRAINING_TAG = "virnuc.training"
 _CLASSIFIER_TAG = "virnuc.classifier_digest"
 
 
+def misplaced(uri: str, found: str, expected: str) -> str:
+    """The message about a store that keeps its models elsewhere than the project does."""
+    return (
+        f"{uri}: this MLflow store keeps its models in {found}, expected {expected}; the project was moved or copied, "
+        "or [tracking] changed. Run `virnuc setup`, which corrects a project that was moved, or undo the change of "
+        "[tracking], or begin with an empty store."
+    )
+
+
 class MlflowTracking(dg.ConfigurableResource[Any]):
     """Runs, metrics and registered models in an MLflow store that set-up has made.
 
     Attributes:
         uri: of the store.
         server_url: where the MLflow server shows the runs, for links.
+        artifacts: where the store must keep models; empty where a server of others decides that.
     """
 
     uri: str
     server_url: str
+    artifacts: str = ""
 
     @contextlib.contextmanager
     def run(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Iterator[str]:
@@ -64,8 +75,7 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
         """Mark the runs of a training that never ended as killed; returns their ids."""
         client = self._client()
         where = f"attributes.status = 'RUNNING' and tags.`{TRAINING_TAG}` = '{training}'"
-        runs = client.search_runs([self._experiment_id()], where)
-        killed = [run.info.run_id for run in runs if _CLASSIFIER_TAG not in run.data.tags]
+        killed = [str(run.info.run_id) for run in client.search_runs([self._experiment_id()], where)]
         for run_id in killed:
             client.set_terminated(run_id, "KILLED")
         return killed
@@ -148,33 +158,45 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
         version = models[0].aliases.get(alias) if models else None
         return str(client.get_model_version(REGISTERED, version).tags[_CLASSIFIER_TAG]) if version else None
 
-    def log_to_training(self, classifier_digest: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> str:
-        """Add test metrics and tags to the run that trained a classifier; returns the run's id.
+    def log_to_training(
+        self, classifier_digest: str, metrics: Mapping[str, float], tags: Mapping[str, str]
+    ) -> str | None:
+        """Add test metrics and tags to the run that trained a classifier, which stays ended.
+
+        Returns:
+            The run's id; None if somebody deleted the run of a registered classifier.
 
         Raises:
-            VirnucError: no run trained this classifier.
+            VirnucError: no run trained this classifier, and it is not registered.
         """
         run_id = self.find_training(classifier_digest)
-        if run_id is None:
+        if run_id is not None:
+            self._mlflow().log_metrics(dict(metrics), run_id=run_id)
+            self.tag(run_id, tags)
+        elif self.version_of(classifier_digest) is None:
             raise VirnucError(
                 f"MLflow store {self.uri}: no run trained classifier {classifier_digest}; was the store replaced? "
                 "Materialize the classifier again."
             )
-        mlflow = self._mlflow()
-        with mlflow.start_run(run_id=run_id):
-            mlflow.log_metrics(dict(metrics))
-            mlflow.set_tags(dict(tags))
         return run_id
 
     def find_training(self, classifier_digest: str) -> str | None:
-        """Id of the run that trained a classifier, or None."""
-        where = f"tags.`{_CLASSIFIER_TAG}` = '{classifier_digest}'"
+        """Id of the latest run that trained a classifier, or None; deleted ones do not count."""
+        return self._latest_run(f"tags.`{_CLASSIFIER_TAG}` = '{classifier_digest}'")
+
+    def address(self, run_id: str) -> str:
+        """URL of a run on the MLflow server."""
+        return f"{self.server_url}/#/experiments/{self._experiment_id()}/runs/{run_id}"
+
+    def link(self, run_id: str | None) -> dg.UrlMetadataValue | dg.TextMetadataValue:
+        """A link to a run on the MLflow server; where there is none, the reason."""
+        if run_id is None or self._latest_run(f"attributes.run_id = '{run_id}'") is None:
+            return dg.MetadataValue.text(f"no link: run {run_id or 'of this training'} was deleted from {self.uri}")
+        return dg.MetadataValue.url(self.address(run_id))
+
+    def _latest_run(self, where: str) -> str | None:
         runs = self._client().search_runs([self._experiment_id()], where, max_results=1)
         return str(runs[0].info.run_id) if runs else None
-
-    def link(self, run_id: str) -> dg.UrlMetadataValue:
-        """A link to a run on the MLflow server."""
-        return dg.MetadataValue.url(f"{self.server_url}/#/experiments/{self._experiment_id()}/runs/{run_id}")
 
     def _mlflow(self) -> Any:  # noqa: ANN401
         import mlflow
@@ -189,4 +211,6 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
         experiment = self._client().get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             raise VirnucError(f"MLflow store {self.uri}: experiment {EXPERIMENT!r} is missing; run `virnuc setup`")
+        if self.artifacts not in ("", experiment.artifact_location):
+            raise VirnucError(misplaced(self.uri, experiment.artifact_location, self.artifacts))
         return str(experiment.experiment_id)

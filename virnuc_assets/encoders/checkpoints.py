@@ -19,6 +19,8 @@ from virnuc_assets.storage.digests import digest_of
 
 CONFIG_FILE = "config.json"
 VERIFIED_FILE = "verified.json"
+DIGEST_FILE = "digest.json"
+FINETUNING_FILE = "finetuning.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
 TOKENIZER_OPTIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -115,7 +117,7 @@ def find_checkpoint(spec: EncoderSpec, checkpoints: Path) -> Path | None:
         raise CheckpointMissingError(f"{spec.name}: the checkpoint {lock}; {_remedy(spec)}")
     if found["digest"] != spec.digest:
         raise CheckpointError(f"{spec.name}: {found['folder']} is not what virnuc.lock has; {_remedy(spec)}")
-    folder = Path(found["folder"])
+    folder = Path(spec.folder) if spec.folder else checkpoints / found["folder"]
     changed = [name for name, state in found["files"].items() if file_state(folder / name) != state]
     if changed:
         raise CheckpointError(
@@ -136,9 +138,19 @@ def _made_here(spec: EncoderSpec, folder: Path) -> Path:
 
 
 def read_verified(checkpoints: Path) -> dict[str, Any]:
-    """What set-up verified on this machine, by encoder: digest, folder, and the files' sizes and times."""
-    path = checkpoints / VERIFIED_FILE
-    return read_json(path) if path.is_file() else {}
+    """What set-up verified on this machine, by encoder: digest, folder, and the files' sizes and times.
+
+    A folder below `checkpoints` is relative to it, so that a project may be moved.
+    """
+    return _noted(checkpoints / VERIFIED_FILE)
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """What a file repeats of other files; nothing where it is absent or damaged, so that it is made again."""
+    try:
+        return read_json(path) if path.is_file() else {}
+    except CheckpointError:
+        return {}
 
 
 @functools.lru_cache(maxsize=256)
@@ -154,8 +166,25 @@ def sha256_of(path: Path) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """Digest of the content that loading reads of a small folder that was made here."""
+    """Digest of the content that loading reads of a folder that was made here.
+
+    It is that of `note_digest` as long as no size and no modification time has changed; else all is hashed.
+    """
+    noted = _noted(folder / DIGEST_FILE)
+    if noted.get("files") == file_states(folder):
+        return str(noted["digest"])
     return digest_of({path.name: sha256_of(path) for path in files_read(folder)})
+
+
+def note_digest(folder: Path) -> None:
+    """Write the digest of a folder into it, so that no later process hashes gigabytes."""
+    note = {"digest": folder_digest(folder), "files": file_states(folder)}
+    (folder / DIGEST_FILE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+
+
+def file_states(folder: Path) -> dict[str, list[int]]:
+    """Size and modification time of each file that loading reads of a folder."""
+    return {path.name: file_state(path) for path in files_read(folder)}
 
 
 def file_state(path: Path) -> list[int]:

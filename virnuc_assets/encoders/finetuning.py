@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import EsmForMaskedLM, Trainer, TrainerState
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from virnuc_assets.encoders.checkpoints import FINETUNING_FILE, note_digest
 from virnuc_assets.encoders.loading import letters_to_ids, load_tokenizer, mean_pool
 from virnuc_assets.encoders.machine import prepare_cpu, resolve_device
 from virnuc_assets.errors import VirnucError
@@ -30,7 +31,7 @@ from virnuc_assets.settings import FinetuningSettings
 from virnuc_assets.storage.aside import folder_written_aside
 from virnuc_assets.storage.digests import digest_of
 
-FACTS_FILE, ADAPTERS_FOLDER = "finetuning.json", "adapters"
+ADAPTERS_FOLDER = "adapters"
 _TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _STATE_FILE = "trainer_state.json"  # Trainer writes it last
 _LOG_SHARE = 0.01  # of all steps, between two entries of the training loss
@@ -333,4 +334,5 @@ def _write(model: PeftModel, base: Path, absent: set[str], facts: Mapping[str, A
         config.save_pretrained(folder)
         for path in [base / name for name in _TOKENIZER_FILES if (base / name).is_file()]:
             shutil.copyfile(path, folder / path.name)
-        (folder / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        (folder / FINETUNING_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        note_digest(folder)

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.opening import open_source
+from virnuc_assets.sequences.reading import is_genbank
 from virnuc_assets.storage.aside import written_aside
 
 Label = Literal["viral", "host"]
@@ -132,7 +133,7 @@ def _read_rows(manifest: Path) -> tuple[Sequence[str], list[tuple[int, dict[str,
     if not manifest.is_file():
         raise CatalogueError(f"{manifest}: not found; expected a tab separated table with columns {', '.join(COLUMNS)}")
     try:
-        with manifest.open(encoding="utf-8", newline="") as handle:
+        with manifest.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.DictReader(handle, delimiter="\t", restval="", strict=True)
             columns = list(reader.fieldnames or ())
             rows = [(reader.line_num, row) for row in reader]
@@ -244,8 +245,8 @@ def row_of(folder: Path, fasta: Path, genbank: Path | None, others: Row) -> dict
         **others,
         "fasta": _as_written(folder, fasta),
         "genbank": _as_written(folder, genbank) if genbank else "",
-        "fasta_sha256": _checked_digest(fasta, ">", "FASTA ('>')"),
-        "genbank_sha256": _checked_digest(genbank, "LOCUS", "GenBank ('LOCUS')") if genbank else "",
+        "fasta_sha256": _checked_digest(fasta, "FASTA"),
+        "genbank_sha256": _checked_digest(genbank, "GenBank") if genbank else "",
     }
 
 
@@ -259,12 +260,12 @@ def _as_written(folder: Path, path: Path) -> str:
     return text
 
 
-def _checked_digest(path: Path, opening: str, what: str) -> str:
+def _checked_digest(path: Path, expected: str) -> str:
     """SHA-256 of a file that begins as its format does."""
     with open_source(path) as source:
-        head = source.head
-    if not head.startswith(opening):
-        raise CatalogueError(f"{path}: expected {what} at its beginning, found {head[:20]!r}")
+        found = "GenBank" if is_genbank(source) else "FASTA"
+    if found != expected:
+        raise CatalogueError(f"{path}: expected {expected}, found {found}; give the other file, or leave it out")
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

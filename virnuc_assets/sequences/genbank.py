@@ -20,11 +20,16 @@ from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
 from virnuc_assets.sequences.records import header_id, normal_letters
 
 _LOCUS, _FEATURES, _ORIGIN, _END = "LOCUS       ", "FEATURES", "ORIGIN", "//"
-_HEADER_LINES = (_LOCUS, "DEFINITION", "ACCESSION", "VERSION")
+_HEADER_LINES = ("DEFINITION", "ACCESSION", "VERSION")
 _AFTER_FEATURES = (_ORIGIN, "CONTIG", "BASE COUNT", "WGS", "TSA", "TLS", _END)
 _HEADER_COLUMNS, _FEATURE_COLUMNS = 12, 21  # of keywords; blank on lines that go on
 _POSITION = " \t0123456789"  # before the letters of a line
-_LENGTH = re.compile(r"\s(\d+)\s+(?:bp|aa|rc)(?:\s|$)")
+# A name may hold blanks, and be written up to its length, or over it: what is parsed is what surrounds "bp".
+_LOCUS_LINE = re.compile(
+    r"(?P<name>.*?)(?P<blank>\s*)(?P<length>[0-9]{1,18})\s+(?P<unit>bp|aa|rc)\b(?P<rest>.*)", re.IGNORECASE
+)
+_LONGEST_LOCUS = 1000
+_NO_NAME = "_"  # what Biopython gives as the id of a record without accession
 _PIECE_LINES = 4096
 
 _Lines = Iterator[tuple[int, str]]
@@ -35,8 +40,8 @@ class Entry:
     """A GenBank record without its letters.
 
     Attributes:
-        id: accession with version where there is one.
-        length_nt: as LOCUS tells it, or None; also of a record whose sequence lies in other files (CONTIG).
+        id: accession with version where there is one, else the name in LOCUS, blanks in it as `_`.
+        length_nt: as LOCUS says, or None; also of a record whose sequence is stored elsewhere (CONTIG, WGS).
         features: its CDS features, in the order of the file.
     """
 
@@ -45,15 +50,25 @@ class Entry:
     features: tuple[SeqFeature, ...]
 
 
+@dataclass(frozen=True)
+class _Locus:
+    name: str
+    length_nt: int | None
+    circular: bool = False
+    collide: bool = False
+
+
 def read_genbank(source: SourceFile) -> Iterator[Entry | bytes]:
     """Stream an open GenBank file: each record's entry, followed by its normalised letters in pieces of any size.
 
     A record without letters has no pieces: a blank one, or one that only names the files of its sequence. A missing
-    end mark of the last record is accepted if the sequence is as long as LOCUS tells.
+    end mark of the last record is accepted if the sequence is as long as LOCUS says. What comes before the first
+    LOCUS, as in release files, is not looked at. Only of a record whose name and length collide in LOCUS, as Prokka
+    writes them, all letters are in memory at once: their number separates the two.
 
     Raises:
-        SequenceFileError: there is no record, one cannot be parsed, is cut, has another length than its LOCUS line
-            tells, or holds a letter that is not an IUPAC nucleotide; the message names file, record and line.
+        SequenceFileError: there is no record, one is a protein, cannot be parsed, is cut, has another length than its
+            LOCUS line says, or holds a letter that is not an IUPAC nucleotide; the message names file, record and line.
     """
     lines: _Lines = enumerate(source.text, start=1)
     read = 0
@@ -61,10 +76,18 @@ def read_genbank(source: SourceFile) -> Iterator[Entry | bytes]:
         if line.startswith(_LOCUS):
             read += 1
             source.position = f"in GenBank record {read}"
-            head, last = _head(lines, line, f"{source.path}: GenBank record {read} (from line {number})")
-            entry = _parsed(head, f"{source.path}: GenBank record {read} (lines {number} to {last})")
+            where = f"{source.path}: GenBank record {read} (line {number})"
+            locus, letters = _locus(line[len(_LOCUS) :].strip()[:_LONGEST_LOCUS], where), list[bytes]()
+            head, last = _head(lines, f"{source.path}: GenBank record {read} (from line {number})")
+            has_letters = head[-1].startswith(_ORIGIN)
+            if locus.collide and has_letters:
+                letters, has_letters = list(_sequence(lines, last, None, where)), False
+            if locus.collide:
+                locus = _separated(locus, sum(map(len, letters)), where)
+            entry = _parsed(locus, head, f"{source.path}: GenBank record {read} (lines {number} to {last})")
             yield entry
-            if head[-1].startswith(_ORIGIN):
+            yield from letters
+            if has_letters:
                 yield from _sequence(lines, last, entry.length_nt, f"{source.path}: record {entry.id!r}")
         elif read and line.strip():
             raise SequenceFileError(
@@ -77,9 +100,38 @@ def read_genbank(source: SourceFile) -> Iterator[Entry | bytes]:
         )
 
 
-def _head(lines: _Lines, locus: str, where: str) -> tuple[list[str], int]:
-    """The lines of a head that are parsed, up to ORIGIN or the end mark, and the number of the last one."""
-    head, used, in_features, number = [locus], True, False, 0
+def _locus(text: str, where: str) -> _Locus:
+    """What a LOCUS line says after its keyword, in whichever columns."""
+    found = _LOCUS_LINE.match(text)
+    if found and found["unit"].lower() == "aa":
+        raise SequenceFileError(
+            f"{where}: expected nucleotides, found the protein {found['name']!r} (LOCUS says aa). Fetch the nucleotide "
+            "records (NCBI: database nuccore, rettype=gbwithparts)."
+        )
+    if not found and len(text.split()) != 1:
+        raise SequenceFileError(f"{where}: expected a name and 'NUMBER bp' after LOCUS, found {text!r}. Correct it.")
+    if not found:
+        return _Locus(text, None)
+    circular = "circular" in found["rest"].lower()
+    if not found["blank"]:
+        return _Locus(found["name"] + found["length"], None, circular, collide=True)
+    return _Locus("_".join(found["name"].split()), int(found["length"]), circular)
+
+
+def _separated(locus: _Locus, letters: int, where: str) -> _Locus:
+    """Name and length that collide in LOCUS, as in `cov_81.43551200 bp` of 1200 letters."""
+    name = locus.name.removesuffix(str(letters))
+    if name in ("", locus.name):
+        raise SequenceFileError(
+            f"{where}: name and length collide in LOCUS ({locus.name!r}), and the {letters} letters of the sequence do "
+            "not say where the length begins. Put a blank between them, or fetch the file again if it is cut."
+        )
+    return _Locus("_".join(name.split()), letters, locus.circular)
+
+
+def _head(lines: _Lines, where: str) -> tuple[list[str], int]:
+    """The lines of a head that are parsed, LOCUS apart, up to ORIGIN or the end mark; and the number of the last."""
+    head, used, in_features, number = list[str](), False, False, 0
     for number, line in lines:
         if line.startswith(_AFTER_FEATURES):
             used, in_features = True, False
@@ -103,16 +155,21 @@ def _require_same_record(line: str, number: int, where: str) -> None:
         )
 
 
-def _parsed(head: list[str], where: str) -> Entry:
+def _parsed(locus: _Locus, head: list[str], where: str) -> Entry:
+    """The entry of a head; Biopython gets a LOCUS line in its own columns, and no '.' in the place of an accession."""
+    topology = "circular" if locus.circular else "linear"
+    length = "" if locus.length_nt is None else f"{locus.length_nt:>27} bp    DNA     {topology:<8} UNK 01-JAN-1980"
+    given = [line for line in head if line[_HEADER_COLUMNS:].strip() != "." or not line.startswith(_HEADER_LINES)]
     if head[-1].startswith(_ORIGIN):
-        head = [*head[:-1], f"{_ORIGIN}\n", f"{_END}\n"]  # what else stands on that line is free text
+        given = [*given[:-1], f"{_ORIGIN}\n", f"{_END}\n"]  # what else is on that line is free text
+    text = f"{_LOCUS}{_NO_NAME}{length}\n{''.join(given)}"
     try:
-        record: SeqRecord = next(SeqIO.parse(io.StringIO("".join(head)), "genbank"))  # type: ignore[no-untyped-call]
+        record: SeqRecord = next(SeqIO.parse(io.StringIO(text), "genbank"))  # type: ignore[no-untyped-call]
     # What Biopython raises on broken GenBank.
     except (ValueError, IndexError, AssertionError, OverflowError) as error:
         raise SequenceFileError(f"{where} cannot be parsed: {error}") from error
-    length = _LENGTH.search(head[0])
-    return Entry(header_id(str(record.id), where), int(length[1]) if length else None, tuple(record.features))
+    record_id = locus.name if record.id == _NO_NAME else str(record.id)
+    return Entry(header_id(record_id, where), locus.length_nt, tuple(record.features))
 
 
 def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> Iterator[bytes]:

@@ -20,7 +20,7 @@ from filelock import FileLock
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.foreign_text import printable
 from virnuc_assets.sequences.catalogue import source_name
-from virnuc_assets.sequences.opening import file_state
+from virnuc_assets.sequences.opening import file_state, is_file
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Layout
@@ -52,19 +52,30 @@ class IncomingFile:
 
 
 def visible_files(folder: Path) -> dict[str, Path]:
-    """Files of the watched folder by the name that can be shown, sorted; `.NAME` is still being written."""
-    # Not `Path.is_file`, which raises for a link into a folder that may not be read, or to a name that is too long.
-    visible = (path for path in folder.glob("*") if not path.name.startswith(".") and os.path.isfile(path))  # noqa: PTH113
-    return {printable(path.name): path for path in sorted(visible)}
+    r"""What is in the watched folder by the name that can be shown, sorted; `.NAME` is still being written.
+
+    No two names are shown alike: a backslash is shown as `\\`, because `\x1b` is how a terminal escape is shown.
+    Folders, pipes and links to nothing are among them, so that whoever plans refuses them by name.
+    """
+    visible = (path for path in folder.glob("*") if not path.name.startswith("."))
+    return {printable(path.name.replace("\\", "\\\\")): path for path in sorted(visible)}
 
 
 def file_states(files: Mapping[str, Path], settings: SequenceSettings) -> dict[str, str]:
     """State of each file: equal as long as nobody wrote to it or replaced it, and it would be cut in the same way."""
     states = {}
     for name, path in files.items():
-        with contextlib.suppress(OSError):  # taken away since the folder was listed, or what it links to
-            states[name] = digest_of([file_state(path.stat()), settings.model_dump()])
+        with contextlib.suppress(OSError):  # taken away since the folder was listed
+            states[name] = digest_of([_state(path), settings.model_dump()])
     return states
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Of what cannot be read, only what it is: a folder changes with every file that is put into it."""
+    if is_file(path) and os.access(path, os.R_OK):
+        return file_state(path.stat())
+    status = path.lstat()
+    return status.st_dev, status.st_ino, status.st_mode
 
 
 def read_intake_log(layout: Layout) -> dict[str, IncomingFile]:

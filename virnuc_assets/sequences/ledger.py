@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.planning import Piece, whole_records
 from virnuc_assets.sequences.translation import CODON_NT, FRAMES_PER_CHUNK
 from virnuc_assets.storage.schemas import FATES, LEDGER_COUNTS, ledger_schema
@@ -87,6 +88,20 @@ def ledger_totals(ledger: pa.Table) -> dict[str, int]:
     sums = {name: pc.sum(ledger[name]).as_py() or 0 for name in LEDGER_COUNTS}
     found = {**dict(sorted(records.items())), **sums}
     return {"records": ledger.num_rows, **{name: total for name, total in found.items() if total}}
+
+
+def require_scored(totals: Mapping[str, int], source: str) -> None:
+    """Raise unless at least one record was scored, by what `ledger_totals` counted.
+
+    Raises:
+        VirnucError: none was; the message gives the reason that most records have.
+    """
+    if not totals.get("records_scored"):
+        reasons = [(count, name.partition(": ")[2]) for name, count in totals.items() if ": " in name]
+        count, reason = max(reasons, key=lambda pair: pair[0])
+        raise VirnucError(
+            f"{source}: none of {totals['records']} records could be scored; most frequent reason ({count}): {reason}"
+        )
 
 
 def ledger_faults(ledger: pa.Table) -> list[str]:

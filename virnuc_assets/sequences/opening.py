@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import os
+import stat
 import zlib
 from collections.abc import Iterator
 from functools import cached_property
@@ -17,6 +18,9 @@ from typing import Any
 from virnuc_assets.errors import VirnucError
 
 _FOREIGN_MAGIC = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstandard"}
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_NO_FILE = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFLNK: "a link to nothing"}
+_HEAD_LETTERS = 4096
 _GZIP_MAGIC = b"\x1f\x8b"
 _BLOCK_BYTES = 1 << 20
 
@@ -28,6 +32,11 @@ FileState = tuple[int, int, int, int]
 def file_state(status: os.stat_result) -> FileState:
     """State of a file from its status."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def is_file(path: Path) -> bool:
+    """As `Path.is_file`, but no error for a link into a folder that may not be read, or to a name that is too long."""
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 class SequenceFileError(VirnucError):
@@ -70,7 +79,7 @@ class SourceFile:
     def __init__(self, path: Path, reader: _DigestingReader, content: io.BufferedReader[Any]) -> None:
         self.path = path
         self.state = file_state(os.fstat(reader.fileno()))
-        self.head = content.peek().decode("utf-8-sig", errors="replace").lstrip()[:80]
+        self.head = content.peek().decode("utf-8-sig", errors="replace").lstrip()[:_HEAD_LETTERS]
         self.position = "before the first record"
         self._reader = reader
         self._content = content
@@ -121,12 +130,10 @@ def open_source(path: Path) -> Iterator[SourceFile]:
     """Open a sequence file; gzip is recognised by content, not by name.
 
     Raises:
-        SequenceFileError: the file is missing, empty, in a format that is not read here, or its gzip
+        SequenceFileError: the file is missing, not to be opened, empty, in a format that is not read here, or its gzip
             stream is cut or corrupt (also while the caller reads it).
     """
-    if not path.is_file():
-        raise SequenceFileError(f"{path}: no such sequence file")
-    with path.open("rb", buffering=0) as raw:
+    with _open_raw(path) as raw:
         magic = raw.read(8)
         raw.seek(0)
         if not magic:
@@ -136,6 +143,8 @@ def open_source(path: Path) -> Iterator[SourceFile]:
                 raise SequenceFileError(
                     f"{path}: found {name} data; expected plain text or gzip. Recompress it with gzip."
                 )
+        if magic.startswith(_UTF_16):
+            raise SequenceFileError(f"{path}: found text in UTF-16; expected ASCII or UTF-8. Save it as UTF-8.")
         reader, source = _DigestingReader(raw), None
         buffered: io.BufferedReader[Any] = io.BufferedReader(reader, buffer_size=1 << 20)
         try:
@@ -146,6 +155,23 @@ def open_source(path: Path) -> Iterator[SourceFile]:
             yield source
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             where = source.position if source else "at its beginning"
+            if str(error).startswith("Not a gzipped file"):  # the magic number at the beginning is right
+                raise SequenceFileError(
+                    f"{path}: other bytes follow the gzip data; expected another gzip member, or nothing. If all "
+                    "records are there, repack it: gzip -dc FILE | gzip > NEW. Else fetch it again."
+                ) from error
             raise SequenceFileError(
                 f"{path}: the gzip stream is cut or corrupt, {where} ({error}); fetch the file again"
             ) from error
+
+
+def _open_raw(path: Path) -> io.FileIO:
+    if not is_file(path):
+        kind = _NO_FILE.get(stat.S_IFMT(path.lstat().st_mode), "no file") if os.path.lexists(path) else None
+        raise SequenceFileError(
+            f"{path}: expected a sequence file, found {kind}" if kind else f"{path}: no such sequence file"
+        )
+    try:
+        return path.open("rb", buffering=0)
+    except OSError as error:
+        raise SequenceFileError(f"{path}: cannot be opened: {error.strerror}") from error

@@ -17,6 +17,7 @@ import pyarrow as pa
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
 from virnuc_assets.sequences.cds import Evidence, RecordEvidence, evidence_digest, read_proteins, write_annotations
+from virnuc_assets.sequences.opening import is_file
 from virnuc_assets.sequences.planning import (
     Piece,
     count_records,
@@ -272,7 +273,7 @@ def _states(source: Source) -> dict[str, list[int]]:
 
     Taken before they are read, so that one that is replaced meanwhile differs from the one that was planned.
     """
-    found = {str(path): path.stat() for path in (source.fasta, source.genbank) if path and path.is_file()}
+    found = {str(path): path.stat() for path in (source.fasta, source.genbank) if path and is_file(path)}
     return {path: [status.st_size, status.st_mtime_ns] for path, status in found.items()}
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_letters
-from virnuc_assets.sequences.records import LettersDigest, by_record
+from virnuc_assets.sequences.records import Header, LettersDigest, by_record
 from virnuc_assets.storage.digests import digest_of
 
 MAX_PACKS = 9999
@@ -140,19 +140,32 @@ def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Piec
             letters = LettersDigest(pieces)
             chunks = chunk_count(letters.length_nt, chunk_length)
             record = Piece(source, "", header.id, header.number, letters.length_nt, letters.hexdigest(), 0, chunks)
+            if reason := _unusable(header, letters):
+                record = replace(record, fate="failed", reason=reason, end_chunk=0)
             records.append(record)
         sha256 = opened.digest()
     of_id: dict[str, list[Piece]] = defaultdict(list)
     for record in records:
-        of_id[record.record_id].append(record)
+        if record.fate == "planned":
+            of_id[record.record_id].append(record)
     return [_disposed(record, of_id[record.record_id]) for record in records], sha256
 
 
+def _unusable(header: Header, letters: LettersDigest) -> str | None:
+    if header.length_nt and not letters.length_nt:
+        return "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
+    if letters.is_like_protein:
+        return "looks like protein: fewer than half of the letters are A, C, G, T, U or N"
+    return None
+
+
 def _disposed(record: Piece, of_id: Sequence[Piece]) -> Piece:
-    """Of the records with one id: one is planned if all have the same letters, none if they differ."""
+    """Of the usable records with one id: one is planned if all have the same letters, none if they differ."""
+    if record.fate != "planned":
+        return record
     different = len({other.digest for other in of_id})
     if different > 1:
-        reason = f"duplicate id: names {different} different sequences"
+        reason = f"duplicate id: {different} different sequences have this first word of the header"
         return replace(record, fate="failed", reason=reason, end_chunk=0)
     if record.number != (first := of_id[0].number):
         reason = f"duplicate id: same sequence as record {first}"

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from virnuc_assets.sequences.genbank import read_genbank
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
 from virnuc_assets.sequences.records import Header, Record, by_record, header_id, normal_letters
 
-_LINE_START_MEANS = {"@": "FASTQ", "<": "HTML or XML", ";": "old-style FASTA with ';' headers"}
+_LINE_START_MEANS = {
+    "@": "FASTQ",
+    "<": "HTML or XML",
+    ";": "old-style FASTA with ';' headers or comments",
+    "#": "comments or GFF",
+}
+_GENBANK_BEGINS = re.compile(r"^LOCUS\s", re.MULTILINE)
 _LONGEST_HEADER = 1 << 20
 
 
@@ -22,12 +29,12 @@ def read_letters(source: SourceFile) -> Iterator[Header | bytes]:
             an IUPAC nucleotide; the message names file, line and record.
     """
     number = 0
-    for event in read_genbank(source) if _is_genbank(source) else _fasta(source):
+    for event in read_genbank(source) if is_genbank(source) else _fasta(source):
         if isinstance(event, bytes):
             yield event
         else:
             number += 1
-            yield Header(event if isinstance(event, str) else event.id, number)
+            yield Header(event, number) if isinstance(event, str) else Header(event.id, number, event.length_nt or 0)
 
 
 def read_records(source: SourceFile) -> Iterator[Record]:
@@ -39,15 +46,23 @@ def read_records(source: SourceFile) -> Iterator[Record]:
         yield Record(header.id, header.number, sequence)
 
 
-def _is_genbank(source: SourceFile) -> bool:
+def is_genbank(source: SourceFile) -> bool:
+    """Whether a file is GenBank, also after other lines, as in release files; else it is FASTA.
+
+    Raises:
+        SequenceFileError: it begins as neither.
+    """
     head = source.head
-    if not head.startswith((">", "LOCUS")):
-        found = _LINE_START_MEANS.get(head[:1], "neither") if head else "blank lines only"
-        shown = head.split("\n", 1)[0][:60]
-        raise SequenceFileError(
-            f"{source.path}: expected FASTA ('>') or GenBank ('LOCUS') records, found {found}: {shown!r}"
-        )
-    return head.startswith("LOCUS")
+    if head.startswith(">"):
+        return False
+    if _GENBANK_BEGINS.search(head) and not head.startswith("<"):
+        return True
+    found = _LINE_START_MEANS.get(head[:1], "neither") if head else "blank lines only"
+    shown = head.split("\n", 1)[0][:60]
+    raise SequenceFileError(
+        f"{source.path}: expected FASTA ('>') or GenBank ('LOCUS') records, found {found}: {shown!r}. Save the records "
+        "in one of these formats, without text before the first '>'."
+    )
 
 
 def _fasta(source: SourceFile) -> Iterator[str | bytes]:

@@ -23,15 +23,24 @@ _FOREIGN = b"\0"
 # RNA is read as DNA: the codon table and the models know T only.
 _NORMAL = bytes(ord(chr(byte).upper().replace("U", "T")) if byte in _READ else ord(_FOREIGN) for byte in range(256))
 _DIGEST_DIGITS = 32
+_FOUND_IN_DNA = (UNAMBIGUOUS + "N").encode()
+_PROTEIN_LETTERS = 30  # fewer may be a degenerate primer
 _Header = TypeVar("_Header")
 
 
 @dataclass(frozen=True)
 class Header:
-    """The beginning of a record: its id, and its number in the file, from 1."""
+    """The beginning of a record.
+
+    Attributes:
+        id: the first word of the header, or the accession.
+        number: of the record in the file, from 1.
+        length_nt: as the header says, also of a record without letters; 0 where it does not say.
+    """
 
     id: str
     number: int
+    length_nt: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,14 +66,20 @@ def by_record(events: Iterable[_Header | bytes]) -> Iterator[tuple[_Header, Iter
 
 
 class LettersDigest:
-    """Digest of a record's normal letters, however they are wrapped, cased or cut into pieces."""
+    """Digest and counts of a record's normal letters, however they are wrapped, cased or cut into pieces."""
 
     def __init__(self, pieces: Iterable[bytes] = ()) -> None:
         self._sha256 = hashlib.sha256()
-        self.length_nt = 0
+        self.length_nt = self._ambiguous_nt = 0
         for piece in pieces:
             self._sha256.update(piece)
             self.length_nt += len(piece)
+            self._ambiguous_nt += len(piece.translate(None, delete=_FOUND_IN_DNA))
+
+    @property
+    def is_like_protein(self) -> bool:
+        """Whether most letters are rare in DNA, though all are IUPAC codes, as those of arginine-rich proteins are."""
+        return self.length_nt >= _PROTEIN_LETTERS and 2 * self._ambiguous_nt > self.length_nt
 
     def hexdigest(self) -> str:
         """The first half of the SHA-256 of all letters."""
@@ -109,7 +124,9 @@ def normal_letters(raw: bytes, where: str, line: int) -> bytes:
     number, wrong = next((number, wrong) for number, wrong in enumerate(foreign, start=line) if wrong)
     found = "".join(sorted(set(wrong.decode("utf-8", errors="backslashreplace"))))
     hint = " (this looks like protein)" if set(found.upper()) & set("EFILPQZ") else ""
+    if wrong.startswith((b";", b"#")):
+        hint = " (this looks like a comment)"
     raise SequenceFileError(
         f"{where}, line {number}: expected IUPAC nucleotide letters, found {found!r}{hint}. "
-        "Gaps and proteins are not read."
+        "Gaps, comments and proteins are not read; remove them."
     )

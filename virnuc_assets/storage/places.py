@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 import psutil
+import pyarrow as pa
 
 from virnuc_assets.errors import VirnucError
 
@@ -63,13 +64,14 @@ def state_of(path: Path) -> Hashable:
 
 
 @contextlib.contextmanager
-def readable(path: Path) -> Iterator[str | IO[bytes]]:
-    """What Arrow reads a file from: its name, or the open object."""
+def readable(path: Path) -> Iterator[IO[bytes] | pa.NativeFile]:
+    """The open file or object that Arrow reads; a name with a colon is a URL to it, one that is not UTF-8 an error."""
     if in_store(path):
         with _remote(path).open("rb", block_size=_BLOCK_BYTES) as opened:
             yield opened
     else:
-        yield str(path)
+        with pa.OSFile(os.fsencode(path)) as opened:
+            yield opened
 
 
 class StoredObject(NamedTuple):

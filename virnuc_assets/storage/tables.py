@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -57,8 +58,9 @@ class TableWriter:
         # Nor is a digest found twice; as they are, they are read in half the time.
         digests = [field.name for field in self._schema if pa.types.is_fixed_size_binary(field.type)]
         repeated = [name for name in plain if name not in (*LETTERS, *digests)]
+        self._file = pa.OSFile(os.fsencode(self._aside.__enter__()), "wb")
         self._parquet = pq.ParquetWriter(
-            self._aside.__enter__(),
+            self._file,
             self._schema,
             use_dictionary=repeated,
             compression="lz4",  # is unpacked twice as fast as Parquet's default
@@ -88,6 +90,7 @@ class TableWriter:
                 }
                 self._parquet.add_key_value_metadata(metadata)
             self._parquet.close()
+            self._file.close()
         except BaseException as closing:
             self._aside.__exit__(type(closing), closing, closing.__traceback__)
             raise
@@ -230,7 +233,10 @@ def is_made_by(path: Path, recipe: Recipe) -> bool:
 
 def _footer(path: Path) -> pq.FileMetaData:
     with damage_named(path):
-        return _stored_footer(stored_object(path)) if in_store(path) else pq.read_metadata(path)
+        if in_store(path):
+            return _stored_footer(stored_object(path))
+        with readable(path) as source:
+            return pq.read_metadata(source)
 
 
 @functools.lru_cache(maxsize=_KEPT_FOOTERS)

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from virnuc_assets.classifier.checkpoint import save_classifier
+from virnuc_assets.classifier.checkpoint import WEIGHTS_FILE, save_classifier
 from virnuc_assets.encoders.registry import registered
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import sequence_digests
+from virnuc_assets.storage.layout import CLASSIFIER_FILE
 from virnuc_assets.storage.merging import features_table, rows_of, vectors_of
+from virnuc_assets.storage.outputs import require_output, require_outputs
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema, vector_dim
 from virnuc_assets.storage.tables import content_digest, read_recipe, read_table, write_table
 from virnuc_assets.virnucpro.model import VIRNUCPRO, describe_model, imported_fingerprint, model_in
@@ -53,13 +55,14 @@ def import_files(
         chunk_length: nt that a model was trained on.
 
     Raises:
-        VirnucError: the files are refused, do not fit each other, or an option is missing.
+        VirnucError: the files are refused, do not fit each other, an option is missing, or `to` cannot be written.
     """
     first = read_torch_file(sources[0])
     if isinstance(first.content, PickledModule):
         if len(sources) > 1:
             raise VirnucError(f"{first.path}: a model is imported alone, found {len(sources) - 1} more files")
         return _import_model(first, to, features, chunk_length)
+    require_output(to, [*sources, *([frames] if frames else [])])
     files = [vectors_in(first), *map(read_vectors, sources[1:])]
     if frames is None:
         raise VirnucError(f"{first.path}: {files[0].kind} vectors; give their frames: --frames FRAMES.parquet")
@@ -76,6 +79,7 @@ def export_file(table: Path, to: Path) -> dict[str, Any]:
         TableMismatch: it is no table of ours.
         ExportRefused: it is neither embeddings nor features, has no rows, or rows of several labels.
     """
+    require_output(to, [table])
     recipe, rows, label = read_recipe(table), read_table(table), None
     match recipe:
         case {"table": "embeddings", "encoder": {"alphabet": "dna" | "protein" as alphabet}}:
@@ -115,6 +119,7 @@ def _import_model(file: TorchFile, to: Path, features: Path | None, chunk_length
             f"{file.path}: a model of {model.dim} columns; it does not say on what it was trained: give --features "
             "TABLE (features that it is to score, which name the encoders and their dims) and --chunk-length"
         )
+    require_outputs(to, (CLASSIFIER_FILE, WEIGHTS_FILE), [file.path, features])
     recipe = read_recipe(features)
     if recipe.get("table") != "features":
         raise VirnucError(f"{features}: expected a features table, found {recipe.get('table', 'another')}")

@@ -17,7 +17,7 @@ from virnuc_assets.encoders.checkpoints import (
     VERIFIED_FILE,
     CheckpointError,
     CheckpointMissingError,
-    file_state,
+    file_states,
     files_chosen,
     files_read,
     find_checkpoint,
@@ -93,8 +93,8 @@ def set_up_encoder(
 
 def record_verified(spec: EncoderSpec, digest: str, folder: Path, checkpoints: Path) -> None:
     """Have later runs take these files, unless they change."""
-    files = {path.name: file_state(path) for path in files_read(folder)}
-    entry = {"digest": digest, "folder": str(folder), "files": files}
+    place = folder.relative_to(checkpoints) if folder.is_relative_to(checkpoints) else folder
+    entry = {"digest": digest, "folder": str(place), "files": file_states(folder)}
     with written_aside(checkpoints / VERIFIED_FILE) as temporary:
         content = {**read_verified(checkpoints), spec.name: entry}
         temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +21,8 @@ from dagster._core.storage.tags import WILL_RETRY_TAG
 from virnuc_assets.defs.launchers.local import LocalRunLauncher, why_dead
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import Settings
-from virnuc_assets.storage.places import host, is_alive, process_since
+from virnuc_assets.storage.aside import UNFINISHED, writer_is_dead
+from virnuc_assets.storage.places import is_alive
 from virnuc_assets.workstation.device_lock import holder
 from virnuc_assets.workstation.setup import dagster_home
 
@@ -32,10 +32,6 @@ _HOME, _PART = "VIRNUC_UP_HOME", "VIRNUC_UP_PART"
 _SERVES_CODE = {"code-server", "grpc"}
 _GONE_SECONDS, _LOOK_SECONDS = 10.0, 0.05
 _LAUNCHED = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
-# As `storage` names what it has not finished: with the writer's host and process id.
-_UNFINISHED = re.compile(r"\.(?P<name>.+?)\.(?P<writer>\d+)@(?P<host>[\w-]+)\.(\w+\.)?(?P<kind>partial|replaced|rows)")
-# Whether a process of another host lives cannot be seen from here; what it writes, it writes to within seconds.
-_ABANDONED_SECONDS = 86_400.0
 _NOT_RETRIED = RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags={WILL_RETRY_TAG: "false"})
 _RETRY_FAILED = "Failed to retry run"
 _LOOKED_AT = 200  # of the latest runs that are not retried; most failed by a step's own error
@@ -170,24 +166,10 @@ def unfinished_files(settings: Settings) -> list[Path]:
     found: set[Path] = set()
     for top in (settings.var, *settings.catalogues):
         for folder, folders, files in os.walk(top):
-            dead = {name for name in (*folders, *files) if _writer_is_dead(Path(folder, name))}
+            dead = {name for name in (*folders, *files) if writer_is_dead(Path(folder, name))}
             folders[:] = [name for name in folders if name not in dead]
             found |= {Path(folder, name) for name in dead}
     return sorted(found)
-
-
-def _writer_is_dead(path: Path) -> bool:
-    if not (match := _UNFINISHED.fullmatch(path.name)):
-        return False
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return False
-    # Of a folder that was renamed only this time tells when; it was written long before.
-    seen = status.st_ctime if match["kind"] == "replaced" else status.st_mtime
-    if match["host"] != host():
-        return time.time() - seen > _ABANDONED_SECONDS
-    return process_since(int(match["writer"]), seen) is None
 
 
 def _put_back(unfinished: list[Path]) -> list[Path]:
@@ -195,7 +177,7 @@ def _put_back(unfinished: list[Path]) -> list[Path]:
     renamed = [path for path in unfinished if path.suffix == ".replaced"]
     back = []
     for path in sorted(renamed, key=lambda path: path.lstat().st_ctime, reverse=True):  # of several the latest
-        match = _UNFINISHED.fullmatch(path.name)
+        match = UNFINISHED.fullmatch(path.name)
         if match and not (whole := path.with_name(match["name"])).exists():
             path.rename(whole)
             back.append(path)

@@ -5,12 +5,15 @@ Two processes that touch a fresh SQLite file race; so one step makes them, once.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
+from urllib.parse import quote
 
 from dagster import DagsterInstance
 from filelock import FileLock
@@ -19,7 +22,7 @@ from virnuc_assets.defs.launchers.local import LocalRunLauncher
 from virnuc_assets.defs.launchers.steps import GPU_POOL
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.tracking import EXPERIMENT
+from virnuc_assets.defs.tracking import EXPERIMENT, misplaced
 from virnuc_assets.encoders.registry import encoder_named, graph_encoder
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import Settings
@@ -27,6 +30,14 @@ from virnuc_assets.storage.layout import Domain
 from virnuc_assets.workstation.checkpoint_setup import resolve, set_up_encoder
 from virnuc_assets.workstation.lock import LOCK_FILE, Lock, read_lock, write_lock
 
+# Where MLflow's database holds absolute locations of artifacts.
+_LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 _DAGSTER_YAML = Path(__file__).parents[1] / "dagster.yaml"
 
 
@@ -42,7 +53,11 @@ def mlflow_folder(settings: Settings) -> Path:
 
 def tracking_uri(settings: Settings) -> str:
     """Where MLflow keeps its runs."""
-    return settings.tracking.uri or f"sqlite:///{mlflow_folder(settings) / 'mlflow.db'}"
+    return settings.tracking.uri or f"sqlite:///{_mlflow_database(settings)}"
+
+
+def _mlflow_database(settings: Settings) -> Path:
+    return mlflow_folder(settings) / "mlflow.db"
 
 
 def mlflow_server_url(settings: Settings) -> str:
@@ -55,7 +70,7 @@ def artifact_location(settings: Settings) -> str | None:
     if settings.tracking.of_others:
         return None
     named = settings.tracking.artifacts or str(mlflow_folder(settings) / "artifacts")
-    return named if "://" in named else (settings.root / named).as_uri()
+    return named if "://" in named else (settings.root / named).absolute().as_uri()
 
 
 def set_up(
@@ -81,7 +96,7 @@ def set_up(
         say(f"Dagster home {dagster_home(settings)}")
         _make_dagster_home(dagster_home(settings), torch.cuda.device_count(), say)
         say(f"MLflow store {tracking_uri(settings)}")
-        _make_mlflow_store(settings)
+        _make_mlflow_store(settings, say)
 
 
 def set_up_encoders(
@@ -108,6 +123,45 @@ def set_up_encoders(
             else:
                 say(f"encoder {spec.name}: {LOCK_FILE} moved; stale now: {_stale_tables(workspace, spec.name)}")
         say(f"encoder {spec.name}: {folder or 'no checkpoint to fetch'}")
+
+
+def require_set_up(settings: Settings, say: Callable[[str], None]) -> None:
+    """Refuse a project that `virnuc setup` did not prepare; in one that was moved or copied, correct MLflow's store.
+
+    Raises:
+        VirnucError: names what is missing.
+    """
+    wanted = [dagster_home(settings) / "dagster.yaml"]
+    wanted += [] if settings.tracking.uri else [_mlflow_database(settings)]
+    if missing := [str(path) for path in wanted if not path.is_file()]:
+        raise VirnucError(
+            f"{settings.root}: this project is not set up for the profile {settings.profile}: no "
+            f"{', no '.join(missing)}; run `virnuc setup` first"
+        )
+    follow_move(settings, say)
+
+
+def follow_move(settings: Settings, say: Callable[[str], None]) -> None:
+    """Have the store of a project that was moved or copied name its artifacts where they now are, inside the project.
+
+    MLflow stores absolute locations: without this, models are written to, and loaded from, the former folder. Does
+    nothing where the store is a server, or the artifacts are outside the project.
+    """
+    database, expected = _mlflow_database(settings), artifact_location(settings)
+    if settings.tracking.uri or expected is None or not database.is_file():
+        return
+    inside = quote(f"/{settings.tracking.artifacts or 'mlflow/artifacts'}")
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        where = "SELECT artifact_location FROM experiments WHERE name = ?"
+        former = next((str(location) for (location,) in connection.execute(where, [EXPERIMENT])), expected)
+        if former == expected or not (former.startswith("file:") and former.endswith(inside)):
+            return
+        for table, column in _LOCATIONS:
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",  # noqa: S608
+                [expected, len(former) + 1, len(former), former],
+            )
+    say(f"MLflow store {database}: this project was moved or copied; models are now in {expected}, were in {former}")
 
 
 def _stale_tables(workspace: Workspace, encoder: str) -> str:
@@ -148,7 +202,7 @@ def size_gpu_pool(instance: DagsterInstance, gpus: int) -> bool:
     return True
 
 
-def _make_mlflow_store(settings: Settings) -> None:
+def _make_mlflow_store(settings: Settings, say: Callable[[str], None]) -> None:
     uri, location = tracking_uri(settings), artifact_location(settings)
     if not settings.tracking.of_others:
         mlflow_folder(settings).mkdir(parents=True, exist_ok=True)
@@ -156,6 +210,7 @@ def _make_mlflow_store(settings: Settings) -> None:
         done = subprocess.run(upgrade, check=False, capture_output=True, text=True)  # noqa: S603
         if done.returncode:
             raise VirnucError(f"{uri}: MLflow cannot make or upgrade its database:\n{done.stderr.strip()}")
+        follow_move(settings, say)
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
@@ -163,7 +218,4 @@ def _make_mlflow_store(settings: Settings) -> None:
     if experiment is None:
         client.create_experiment(EXPERIMENT, artifact_location=location)
     elif location and experiment.artifact_location != location:
-        raise VirnucError(
-            f"{uri}: this MLflow store keeps its models in {experiment.artifact_location}, expected {location}; the "
-            "project was moved or copied, or [tracking] changed. Undo that, or begin with an empty store."
-        )
+        raise VirnucError(misplaced(uri, experiment.artifact_location, location))

@@ -30,7 +30,13 @@ from virnuc_assets.workstation.cleanup import (
     processes_of,
 )
 from virnuc_assets.workstation.device_lock import give_back, holder, lock_of, take
-from virnuc_assets.workstation.setup import artifact_location, dagster_home, mlflow_server_url, tracking_uri
+from virnuc_assets.workstation.setup import (
+    artifact_location,
+    dagster_home,
+    mlflow_server_url,
+    require_set_up,
+    tracking_uri,
+)
 
 LOOPBACK = "127.0.0.1"
 LOCATION = "virnuc_assets"
@@ -44,10 +50,11 @@ _MAX_RESTARTS, _WITHIN_SECONDS = 10, 600
 def serve(settings: Settings, say: Callable[[str], None]) -> int:
     """Clean up after a killed predecessor, start the servers, and restart those that die.
 
-    Returns 0 after Ctrl-C or SIGTERM, 1 if a server died too often. Another `virnuc up` of this project, a port that
-    is taken, and results of the former layout are refused.
+    Returns 0 after Ctrl-C or SIGTERM, 1 if a server died too often. A project that is not set up, another `virnuc up`
+    of it, a port that is taken, and results of the former layout are refused.
     """
     require_layout(Workspace(settings).layout)
+    require_set_up(settings, say)
     home = dagster_home(settings)
     lock = lock_of(lock_file(home))
     if not take(lock):

@@ -22,7 +22,7 @@ from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguo
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.sequences.catalogue import write_manifest
 from virnuc_assets.settings import Settings, load_settings
-from virnuc_assets.workstation.setup import dagster_home
+from virnuc_assets.workstation.setup import dagster_home, follow_move
 
 DATA = Path(__file__).parents[2] / "data"
 PLAN_REFERENCE_JOB = "plan_reference"
@@ -150,7 +150,7 @@ class Project:
         return {name: path for name, path in found.items() if not name.startswith("migration_decision/")}
 
     def copy(self, to: Path, in_memory: bool = True, with_history: bool = False) -> Self:
-        """The project as it stands, elsewhere; what it trains anew leaves its MLflow artifacts with the original.
+        """The project as it stands, elsewhere.
 
         Args:
             to: folder of the copy.
@@ -159,6 +159,7 @@ class Project:
         """
         shutil.copytree(self.root, to)
         copied = type(self)(to, in_memory)
+        follow_move(copied.settings, lambda _: None)
         for shards in (REFERENCE, SAMPLES):
             register(copied.instance, shards, self.keys(shards))
         for run in reversed(self.instance.get_runs()) if with_history else ():
@@ -192,7 +193,9 @@ def new_project(
         write_manifest(root / "data/genomes", rows, list(rows[0]))
     for name, records in (samples or {}).items():
         write_sample(root / f"data/incoming/{name}.fasta", records)
-    return Project(root, in_memory)
+    project = Project(root, in_memory)
+    follow_move(project.settings, lambda _: None)
+    return project
 
 
 @lru_cache(maxsize=4)

@@ -19,12 +19,19 @@ pytest.importorskip("peft")
 
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
-from virnuc_assets.defs.assets.finetuning import FACTS_FILE, JOB
+from virnuc_assets.defs.assets.finetuning import JOB
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import Today, variant_fingerprints
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.tracking import EXPERIMENT, TRAINING_TAG
-from virnuc_assets.encoders.checkpoints import CheckpointMissingError, find_checkpoint, folder_digest
+from virnuc_assets.encoders.checkpoints import (
+    DIGEST_FILE,
+    FINETUNING_FILE,
+    CheckpointMissingError,
+    find_checkpoint,
+    folder_digest,
+    read_json,
+)
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.tables import read_recipe, read_table
 from virnuc_assets.workstation.setup import tracking_uri
@@ -90,7 +97,7 @@ def folder_of(project: Project) -> Path:
 
 
 def facts_of(project: Project) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((folder_of(project) / FACTS_FILE).read_text())
+    facts: dict[str, Any] = json.loads((folder_of(project) / FINETUNING_FILE).read_text())
     return facts
 
 
@@ -131,6 +138,21 @@ def test_metrics_are_in_mlflow_while_it_runs_and_a_killed_run_is_continued(tuned
     assert (event.tags or {})["dagster/data_version"] == folder_digest(folder_of(tuned))
 
 
+def test_its_digest_is_noted_for_later_processes(tuned: Finished) -> None:
+    assert read_json(folder_of(tuned) / DIGEST_FILE)["digest"] == folder_digest(folder_of(tuned))
+
+
+def test_damaged_facts_are_made_again(tuned: Finished, tmp_path: Path) -> None:
+    project = tuned.copy(tmp_path / "project")
+    project.configure(**TUNED)
+    digest, path = folder_digest(folder_of(project)), folder_of(project) / FINETUNING_FILE
+    path.write_bytes(path.read_bytes()[:99])
+    assert failures(project.materialize(ENCODER)) == []
+    assert facts_of(project)["provenance"]["digest"] == facts_of(tuned)["provenance"]["digest"]
+    assert folder_digest(folder_of(project)) == digest
+    project.instance.dispose()
+
+
 def test_its_checkpoint_is_an_encoder_and_its_variant_a_column(tuned: Finished) -> None:
     assert variant_fingerprints(tuned.workspace, tuned.workspace.variant("tuned"))["protein"] == {
         **read_recipe(table(tuned, "fastesm2_650_embeddings"))["encoder"],
@@ -164,7 +186,7 @@ def test_a_test_record_that_was_read_is_named_and_nothing_is_trained_or_scored(t
         side: {row["record_id"] for row in split if row["split"] == side} for side in ("train", "validation")
     }
     tested = next(row["record_id"] for row in split if row["split"] == "test")
-    path = folder_of(tuned) / FACTS_FILE
+    path = folder_of(tuned) / FINETUNING_FILE
     before, facts = path.read_text(), facts_of(tuned)
     facts["provenance"]["records"]["train"].append(tested)
     path.write_text(json.dumps(facts))

@@ -12,6 +12,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED, TRAINING_TAG, MlflowTracking
 from virnuc_assets.workstation.setup import tracking_uri
 from virnuc_assets_tests.assets.project import Finished, Project, failures
@@ -25,6 +26,16 @@ import sys
 from pathlib import Path
 from virnuc_assets_tests.assets.project import Project, failures
 print(failures(Project(Path(sys.argv[1])).materialize("fastesm2_classifier")))
+"""
+KILLED_WHEN_REGISTERED = f"""
+import os, signal
+from virnuc_assets.defs.tracking import MlflowTracking
+log_model = MlflowTracking.log_model
+def log_and_die(*arguments):
+    log_model(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+MlflowTracking.log_model = log_and_die
+{CHILD}
 """
 
 
@@ -100,8 +111,33 @@ def test_a_killed_training_leaves_what_was_there_and_the_next_one_is_clean(proje
     assert newest.run_id == fresh
 
 
+def test_a_classifier_is_registered_before_it_serves(project: Project) -> None:
+    """Killed in between, the registry knows one that nobody sees; what serves is always registered."""
+    client = client_of(project)
+    before, layout = state(project, client), project.workspace.layout
+    project.configure(training={"seed": 1, "max_epochs": 2})
+    command = [sys.executable, "-c", KILLED_WHEN_REGISTERED, str(project.root)]
+    child = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    after = state(project, client)
+    published = {name: content for name, content in after["files"].items() if not name.endswith(".partial")}
+    assert (published, after["aliases"]) == (before["files"], before["aliases"])
+    assert len(after["versions"]) == len(before["versions"]) + 1
+    (killed,) = runs_of(client, "RUNNING")
+
+    assert failures(project.materialize("fastesm2_classifier", "fastesm2_evaluation")) == []
+    assert runs_of(client, "RUNNING") == []
+    assert client.get_run(killed.info.run_id).info.status == "KILLED"
+    digest = load_classifier(layout.classifier("fastesm2"))[1].weights_sha256
+    tracking = MlflowTracking(uri=tracking_uri(project.settings), server_url="http://127.0.0.1:5000")
+    trained = client.get_run(tracking.find_training(digest))
+    assert client.get_model_version(REGISTERED, tracking.version_of(digest)).run_id == trained.info.run_id
+    assert "test_accuracy" in trained.data.metrics
+    assert trained.info.status == "FINISHED"
+
+
 def test_only_runs_of_the_same_training_that_did_not_end_are_marked(project: Project) -> None:
-    """Not another variant's, nor one that trained its classifier and is open again for its evaluation."""
+    """Not another variant's; also one that was killed after its classifier was registered."""
     client = client_of(project)
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
     tags = [
@@ -112,5 +148,5 @@ def test_only_runs_of_the_same_training_that_did_not_end_are_marked(project: Pro
     ]
     ids = [client.create_run(experiment, tags=tag).info.run_id for tag in tags]
     tracking = MlflowTracking(uri=tracking_uri(project.settings), server_url="http://127.0.0.1:5000")
-    assert tracking.end_killed_trainings("miniature/fastesm2") == ids[:1]
-    assert [client.get_run(run_id).info.status for run_id in ids] == ["KILLED", "RUNNING", "RUNNING", "RUNNING"]
+    assert sorted(tracking.end_killed_trainings("miniature/fastesm2")) == sorted([ids[0], ids[3]])
+    assert [client.get_run(run_id).info.status for run_id in ids] == ["KILLED", "RUNNING", "RUNNING", "KILLED"]

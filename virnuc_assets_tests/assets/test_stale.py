@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import dagster as dg
 import pytest
+from pytest import CaptureFixture
 from rich.console import Console
 
 from virnuc_assets.cli.demo import Runs, bars, run_everything
@@ -59,11 +62,11 @@ def known(finished: Finished, tmp_path: Path) -> Iterator[Project]:
     project.instance.dispose()
 
 
-def demo(project: Project) -> int:
+def demo(project: Project, printed: TextIO | None = None) -> int:
     """Everything as `virnuc demo` runs it; how many runs it took."""
     with bars(Console(quiet=True)) as progress:
         run = Runs(project.defs, project.instance, progress)
-        run_everything(project.workspace, run)
+        run_everything(project.workspace, run, Console(file=printed or io.StringIO()))
     return run.count
 
 
@@ -79,6 +82,29 @@ def test_a_new_sample_is_planned_and_made_and_nothing_else(known: Project) -> No
     assert demo(known) == 2
     assert stale(known) == Stale()
     assert (known.workspace.layout.sample_report("second") / "records.tsv").is_file()
+
+
+def test_what_is_no_sample_is_named_once_and_holds_up_no_sample(known: Project, capfd: CaptureFixture[str]) -> None:
+    incoming, printed = known.settings.incoming, io.StringIO()
+    write_sample(incoming / "second.fasta", ["rabies_N"])
+    (incoming / "second.fasta.fai").touch()
+    (incoming / "folder").mkdir()
+    os.mkfifo(incoming / "pipe.fasta")
+    (incoming / "dangling.fasta").symlink_to("nowhere")
+    assert demo(known, printed) == 2
+    assert (known.workspace.layout.sample_report("second") / "records.tsv").is_file()
+    reasons = {
+        "dangling.fasta": "expected a sequence file, found a link to nothing",
+        "folder": "expected a sequence file, found a folder",
+        "pipe.fasta": "expected a sequence file, found a pipe",
+        "second.fasta.fai": "named 'second.fasta' as ",
+    }
+    assert [line.partition(": ")[0] for line in printed.getvalue().splitlines()] == ["Not a sample"] * len(reasons)
+    assert [words for words in reasons.values() if words not in printed.getvalue()] == []
+    assert "Traceback" not in capfd.readouterr().err
+    (incoming / "folder/inside.fasta").touch()
+    assert demo(known, printed) == 0
+    assert printed.getvalue().count("\n") == len(reasons)
 
 
 def test_a_replaced_source_is_planned_and_its_shards_are_stale(known: Project) -> None:

@@ -18,10 +18,11 @@ def virnuc(*arguments: str | Path) -> Result:
     return result
 
 
-def console(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+def console(*arguments: str | Path, cwd: Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """The installed console script, in a process of its own."""
     script = Path(sys.executable).with_name("virnuc")
-    return subprocess.run([script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
+    command = [script, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, check=False)
 
 
 def message(result: Result) -> str:

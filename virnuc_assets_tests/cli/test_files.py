@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +58,36 @@ def test_frames_writes_the_frames_table(sample: Path, tmp_path: Path, chunk_leng
         if row["strand"] == "+":
             assert row["nucleotides"] in records[row["record_id"]]
         assert max(len(row["nucleotides"]), 3 * len(row["protein"])) <= chunk_length
+
+
+def test_frames_of_nothing_that_can_be_scored_fails_with_the_most_frequent_reason(tmp_path: Path) -> None:
+    path, out = tmp_path / "blanks.fa", tmp_path / "frames.parquet"
+    path.write_text(">genome #1\nATGAAACCC\n>genome #2\nATGAAACCA\n>genome #3\nATGAAACCG\n>short\nAC\n")
+    result = virnuc("frames", path, "--out", out)
+    assert message(result) == (
+        f"{path}: none of 4 records could be scored; most frequent reason (3): duplicate id: 3 different sequences "
+        "have this first word of the header"
+    )
+    assert "records_skipped: too short for a codon" in result.stdout
+    assert read_table(out, frames_schema()).num_rows == 0
+
+
+def test_frames_reads_pipes(sample: Path, tmp_path: Path) -> None:
+    """Each is read to its end once, though the frames need the file twice."""
+    expected, out, fifo = tmp_path / "file.parquet", tmp_path / "pipe.parquet", tmp_path / "fifo"
+    assert virnuc("frames", sample, "--out", expected).exit_code == 0
+    done = console("frames", "-", "--out", out, cwd=tmp_path, stdin=sample.read_text())
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes() == expected.read_bytes()
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=fifo.write_bytes, args=[gzip.compress(sample.read_bytes())])
+    writer.start()
+    result = virnuc("frames", fifo, "--out", out)
+    writer.join()
+    assert result.exit_code == 0, result.output
+    assert read_table(out) == read_table(expected)
+    done = console("frames", "-", "--out", out, cwd=tmp_path, stdin=">short\nAC\n")
+    assert (done.returncode, "error: standard input: none of 1 records" in done.stderr) == (1, True)
 
 
 def test_frames_of_a_sample_are_those_of_the_graph(finished: Finished, tmp_path: Path) -> None:
@@ -123,11 +155,11 @@ def test_predict_reads_gzip_and_genbank_alike(finished: Finished, config: Path, 
     assert written[0] == written[1] == written[2]
 
 
-def test_predict_of_records_that_are_all_too_short_says_so(config: Path, tmp_path: Path) -> None:
+def test_predict_of_records_that_are_all_too_short_fails_and_says_so(config: Path, tmp_path: Path) -> None:
     path, out = tmp_path / "short.fasta", tmp_path / "out"
     write_sample(path, ["two_nt"])
-    result = virnuc("predict", path, "--out", out, "--config", config)
-    assert result.exit_code == 0, result.output
+    told = message(virnuc("predict", path, "--out", out, "--config", config))
+    assert told == f"{path}: none of 1 records could be scored; most frequent reason (1): too short for a codon"
     assert (out / "prediction_results.txt").read_text() == "Sequence_ID\tPrediction\tscore1\tscore2\n"
     assert "too short for a codon" in (out / "records.tsv").read_text()
 

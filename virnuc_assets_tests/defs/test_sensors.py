@@ -142,14 +142,38 @@ def test_a_changed_file_is_requested_again(folder: Folder) -> None:
     assert [folder.poll(), folder.poll()] == [[], ["one.fasta"]]
 
 
-def test_hidden_files_folders_dead_links_and_a_missing_folder_request_nothing(folder: Folder) -> None:
+def test_hidden_files_and_a_missing_folder_request_nothing(folder: Folder) -> None:
     (folder.path / ".gitkeep").write_text("")
-    (folder.path / "a_folder.fasta").mkdir()
-    for name, target in {"dangling": "nowhere", "too_long": "x" * 300, "circle": "circle.fasta"}.items():
-        (folder.path / f"{name}.fasta").symlink_to(target)
     assert [folder.poll() for _ in range(3)] == [[], [], []]
     shutil.rmtree(folder.path)
     assert [folder.poll() for _ in range(3)] == [[], [], []]
+
+
+def test_what_is_no_file_is_named_once_and_holds_up_no_file(folder: Folder, an_hour_later: Any) -> None:
+    folder.write(one=">a\nACGT\n")
+    (folder.path / "a_folder").mkdir()
+    os.mkfifo(folder.path / "a_pipe.fasta")
+    for name, target in {"dangling": "nowhere", "too_long": "x" * 300, "circle": "circle.fasta"}.items():
+        (folder.path / f"{name}.fasta").symlink_to(target)
+    (told,) = folder.settle()
+    assert (told.count("found a folder"), told.count("found a pipe"), told.count("found a link to nothing")) == (
+        1,
+        1,
+        3,
+    )
+    assert folder.samples() == ["one"]
+    (folder.path / "a_folder/inside.fasta").touch()
+    an_hour_later()
+    assert folder.settle() == []
+    (folder.path / "nowhere").write_text(">b\nACGTA\n")
+    folder.settle()
+    assert folder.samples() == ["dangling", "one"]
+
+
+def test_two_names_that_print_alike_are_two_samples(folder: Folder) -> None:
+    folder.write(**{"x\x1bg": ">a\nACGT\n", r"x\x1bg": ">a\nACGTA\n"})
+    assert folder.settle() == []
+    assert folder.samples() == ["x_g", "x_x1bg"]
 
 
 def test_a_file_that_is_written_to_while_it_is_read_stays_what_it_was(folder: Folder) -> None:

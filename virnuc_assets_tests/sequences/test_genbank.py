@@ -62,6 +62,11 @@ FORMS = {
     "blank lines between": TWO.replace("//\n", "//\n\n").encode(),
     "positions indented by one too many": TWO.replace("        1 ", "         1 ").encode(),
     "no positions": TWO.replace("        1 ", "          ").encode(),
+    "after the head of a release file": (
+        "GBVRL1.SEQ          Genetic Sequence Data Bank\n                         October 15 2023\n\n"
+        f"       2 loci,           16 bases, from        2 reported sequences\n\n{TWO}"
+    ).encode(),
+    "after comments": f"# made by hand\n; twice\n{TWO}".encode(),
     "no last end mark": TWO.removesuffix("//\n").encode(),
 }
 
@@ -100,9 +105,22 @@ BROKEN = {
         ["record 'AB1.1'", "a number of nt", "found 800"],
     ),
     "open quote": (TWO.replace('MALL"', "MALL"), ["record 1 (lines 1 to 21)", "Problem with 'CDS' feature"]),
-    "a length beyond all": (TWO.replace(" 12 bp", f" {10**30} bp"), ["record 1 (lines 1 to 21)", "cannot be parsed"]),
+    "a length beyond all": (TWO.replace(" 12 bp", f" {10**30} bp"), ["record 1 (line 1)", "name and length collide"]),
+    "name and length that no number of letters separates": (
+        re.sub("AB000001 +12 bp", "AB00000113 bp", TWO),
+        ["record 1 (line 1)", "'AB00000113'", "the 12 letters", "Put a blank between them"],
+    ),
+    "name and length that collide, without sequence": (
+        re.sub("AB000001 +12", "AB112", without_sequence(TWO, end="CONTIG      join(CD1.1:1..500)\n//\n")),
+        ["record 1 (line 1)", "'AB112'", "the 0 letters"],
+    ),
+    "a protein": (
+        "LOCUS       NP_000002                 40 aa            linear   VRL 01-JAN-2020\nORIGIN\n        1 mkta\n//\n",
+        ["record 1 (line 1)", "the protein 'NP_000002' (LOCUS says aa)", "rettype=gbwithparts"],
+    ),
+    "words instead of a length": (TWO.replace(" 12 bp", " twelve bp"), ["record 1 (line 1)", "'NUMBER bp'", "twelve"]),
     "another word": ("LOCUSTS are insects\nand no sequence\n", ["found none"]),
-    "no name": ("LOCUS       \n//\n", ["record 1 (lines 1 to 2)"]),
+    "no name": ("LOCUS       \n//\n", ["record 1 (line 1)", "expected a name"]),
     # What is between records may be one that would be left out.
     "a LOCUS in other columns": (TWO + "\n \nLOCUS     X         4 bp    DNA\n", AFTER_TWO),
     "a record in lower case": (TWO + "\n \n" + TWO.lower(), AFTER_TWO),
@@ -141,6 +159,27 @@ def test_what_is_read_of_odd_records(
 ) -> None:
     found = read(written(tmp_path, content + entry("AB2.1", "ACGT")))
     assert found == [("AB1.1", *expected), ("AB2.1", 4, b"ACGT", ())]
+
+
+LOCUS_LINES = {
+    "NODE_3_length_12_cov_81.4355312 bp   DNA linear\n14-OCT-2024": ("NODE_3_length_12_cov_81.43553", 12),
+    "NODE_3_length_12_cov_81.43553 12 bp   DNA linear\n             14-OCT-2024": ("NODE_3_length_12_cov_81.43553", 12),
+    "a long name of a contig          12 bp    DNA     circular BCT 01-JAN-2024": ("a_long_name_of_a_contig", 12),
+    "a long name12 bp    DNA     circular BCT 01-JAN-2024": ("a_long_name", 12),
+    "contig00001              12 bp ds-DNA     circular     1-JAN-24": ("contig00001", 12),
+    "contig00001\t12 BP\tDNA": ("contig00001", 12),
+    "contig00001": ("contig00001", None),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("accession", ["ACCESSION   \nVERSION\n", "ACCESSION   .\nVERSION     .\n", ""])
+@pytest.mark.parametrize("line", LOCUS_LINES)
+def test_locus_lines_of_annotation_programs(tmp_path: Path, line: str, accession: str) -> None:
+    """Of a record without accession the name is the id; an accession of '.' is none."""
+    found = read(written(tmp_path, f"LOCUS       {line}\n{accession}{TWO[TWO.index('KEYWORDS') :]}"))
+    name, length_nt = LOCUS_LINES[line]
+    assert found == [(name, length_nt, *TWO_READ[0][2:]), TWO_READ[1]]
 
 
 def test_memory_does_not_grow_with_the_sequence(tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ from virnuc_assets.sequences.planning import (
     Plan,
     chunk_count,
     chunk_starts,
+    count_records,
     pack_key,
     plan_faults,
     plan_source,
     sample_of,
 )
 
+from .genbank_files import entry
 from .plain import walked_chunks
 
 # ---- geometry ----
@@ -136,7 +138,8 @@ def test_keys_sort_as_they_follow_each_other(tmp_path: Path) -> None:
 def test_of_records_with_one_id_the_first_is_used_if_all_have_its_letters(tmp_path: Path) -> None:
     path, same = tmp_path / "s.fa", "ACGTTGA" * 100
     path.write_text(f">a\n{same}\n>b\nACGT\n>a again\n{same.lower()}\n>c\nACGT\n>c\nACGA\n")
-    twice, other = "duplicate id: same sequence as record 1", "duplicate id: names 2 different sequences"
+    twice = "duplicate id: same sequence as record 1"
+    other = "duplicate id: 2 different sequences have this first word of the header"
     pieces = plan_source(path, "s", 300, 10).pieces
     assert [(p.record_id, p.number, p.fate, p.reason, p.chunks) for p in pieces] == [
         ("a", 1, "planned", None, 3),
@@ -144,4 +147,36 @@ def test_of_records_with_one_id_the_first_is_used_if_all_have_its_letters(tmp_pa
         ("a", 3, "skipped", twice, 0),
         ("c", 4, "failed", other, 0),
         ("c", 5, "failed", other, 0),
+    ]
+
+
+def test_records_without_usable_sequence_are_failed_and_leave_their_id_to_others(tmp_path: Path) -> None:
+    path = tmp_path / "s.gb"
+    path.write_text(
+        entry("A1.1", "", tail="CONTIG      join(CD1.1:1..500)\n", length_nt=500)
+        + entry("A2.1", "", tail="WGS         AAAA01000001-AAAA01000002\n", length_nt=2)
+        + entry("A3.1", "", length_nt=500)
+        + entry("A4.1", "")
+        + entry("A1.1", "ACGT")
+    )
+    elsewhere = "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
+    records, _ = count_records(path, "s", 300)
+    assert [(record.record_id, record.fate, record.reason, record.chunks) for record in records] == [
+        ("A1.1", "failed", elsewhere, 0),
+        ("A2.1", "failed", elsewhere, 0),
+        ("A3.1", "failed", elsewhere, 0),
+        ("A4.1", "planned", None, 0),
+        ("A1.1", "planned", None, 1),
+    ]
+
+
+def test_a_protein_of_iupac_letters_is_failed_and_a_degenerate_primer_is_not(tmp_path: Path) -> None:
+    path, protamine = tmp_path / "s.faa", "MARYRRTRTRSRSRRRRRSRRRRSSRRRRYGRSRRSYRSVGRRRRRYGRRRRRRRRYN"
+    path.write_text(
+        f">protamine\n{protamine}\n>primer\n{protamine[:29]}\n>masked\n{'N' * 90}ACGU\n>half\n{'AR' * 20}\n"
+    )
+    records, _ = count_records(path, "s", 300)
+    assert [(record.record_id, record.fate, record.reason) for record in records] == [
+        ("protamine", "failed", "looks like protein: fewer than half of the letters are A, C, G, T, U or N"),
+        *((name, "planned", None) for name in ("primer", "masked", "half")),
     ]

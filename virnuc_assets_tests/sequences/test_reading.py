@@ -3,6 +3,7 @@
 import gzip
 import io
 import lzma
+import os
 import zipfile
 from pathlib import Path
 
@@ -119,11 +120,14 @@ REFUSALS = {
     "gzip without its end": (GZIP[:-3], ["gzip", "cut or corrupt"]),
     "second member cut": (GZIP + GZIP[:-20], ["gzip", "cut or corrupt"]),
     "corrupt deflate": (GZIP[:10] + b"\xff\xff" + GZIP[12:], ["gzip", "cut or corrupt"]),
-    "gzip and garbage": (GZIP + b"garbage", ["gzip", "cut or corrupt"]),
+    "gzip and garbage": (GZIP + b"garbage", ["other bytes follow the gzip data", "gzip -dc"]),
     "xz": (lzma.compress(TWO_RECORDS), ["xz", "gzip"]),
     "zip": (zipped(TWO_RECORDS), ["zip", "gzip"]),
     "sequence alone": (b"ACGTACGT\n", ["'ACGTACGT'"]),
-    "utf 16": (">a\nACG\n".encode("utf-16"), ["'>'"]),
+    "utf 16": (">a\nACG\n".encode("utf-16"), ["UTF-16", "Save it as UTF-8"]),
+    "GFF": (b"##gff-version 3\n", ["comments or GFF", "'##gff-version 3'"]),
+    "text before FASTA": (b"made by hand\n>a\nACG\n", ["'made by hand'", "without text before the first '>'"]),
+    "a comment inside": (b">a\n;made by hand\nACG\n", ["'a'", "line 2", "comment", "remove"]),
     "stop": (b">a\nACG*\n", ["'a'", "line 2", "'*'"]),
     "X": (b">a\nACXG\n", ["'a'", "line 2", "'X'"]),
     "accents": ("\n>a\nACéG\n".encode(), ["'a'", "line 3", "é"]),
@@ -142,7 +146,17 @@ def test_a_refusal_names_the_file_and_what_is_wrong_and_plans_nothing(tmp_path: 
     assert not list(tmp_path.glob("var/**/*.*"))
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "nowhere.fa", tmp_path):
-        with pytest.raises(SequenceFileError, match=f"{path}: no such sequence file"), open_source(path):
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.fa")
+    (tmp_path / "dangling.fa").symlink_to("nowhere.fa")
+    (tmp_path / "through.fa").symlink_to("x" * 300)
+    for name, found in {
+        "nowhere.fa": "no such sequence file",
+        "": "expected a sequence file, found a folder",
+        "pipe.fa": "expected a sequence file, found a pipe",
+        "dangling.fa": "expected a sequence file, found a link to nothing",
+        "through.fa": "expected a sequence file, found a link to nothing",
+    }.items():
+        with pytest.raises(SequenceFileError) as caught, open_source(tmp_path / name):
             pass
+        assert str(caught.value) == f"{tmp_path / name}: {found}"

@@ -20,7 +20,7 @@ TABLES = """
 import sys
 from pathlib import Path
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.aside import folder_written_aside
+from virnuc_assets.storage.aside import files_written_aside, folder_written_aside
 from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.tables import TableWriter, read_rows
@@ -37,7 +37,11 @@ def page(size):
 def report(size):
     with folder_written_aside(root / "samples/report/a") as folder:
         (folder / "records.tsv").write_text("x" * size)
-for write in (table, page, report):
+def together(size):
+    with files_written_aside(root / "mine") as folder:
+        for name in ("a.txt", "b.txt"):
+            (folder / name).write_text(name[0] * (size if name == "b.txt" else 1000 + size % 999))
+for write in (table, page, report, together):
     write(1000)
     before = sorted((path, path.stat().st_size) for path in root.rglob("*") if path.is_file())
     try:
@@ -71,7 +75,7 @@ def test_tables_reports_and_folders_on_a_full_disk(tmp_path: Path) -> None:
     done = mounted(tmp_path, "2m", TABLES)
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()
-    files = ("reference/x_embeddings/a.parquet", "report/page.html", "samples/report/a")
+    files = ("reference/x_embeddings/a.parquet", "report/page.html", "samples/report/a", "mine")
     assert [line.partition(": ")[0] for line in told] == [str(tmp_path / name) for name in files]
     for line in told:
         assert "no room to write it: " in line

@@ -10,14 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import (
+    DIGEST_FILE,
     VERIFIED_FILE,
     CheckpointError,
     CheckpointMissingError,
     find_checkpoint,
+    folder_digest,
+    note_digest,
     read_json,
 )
 from virnuc_assets.encoders.registry import registered
+from virnuc_assets.settings import load_settings
 from virnuc_assets_tests.workstation.hub_folders import REPOSITORIES, write_repository
 from virnuc_assets_tests.workstation.hub_project import Project
 from virnuc_assets_tests.workstation.test_fair_esm import checkpoint, saved
@@ -97,6 +102,32 @@ def test_doctor_names_a_file_that_size_and_time_do_not_show(folder: Path, projec
     assert f"{NAME}: {weights}: expected" in project.refusal("doctor", "--verify")
 
 
+def test_a_damaged_record_of_set_up_is_made_again(folder: Path, project: Project) -> None:
+    project.set_up(NAME)
+    verified = project.layout.checkpoints / VERIFIED_FILE
+    whole = verified.read_bytes()
+    verified.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointMissingError, match="was not verified on this machine; run `virnuc setup --encoder"):
+        project.find(NAME)
+    project.set_up(NAME)
+    assert verified.read_bytes() == whole
+    assert project.find(NAME) == folder
+
+
+def test_of_a_folder_made_here_only_what_changed_is_hashed_again(tmp_path: Path, checkpoints: Path) -> None:
+    folder = shutil.copytree(checkpoints / "esm2_3b_miniature", tmp_path / "tuned")
+    hashed, note, weights = folder_digest(folder), folder / DIGEST_FILE, folder / "model.safetensors"
+    note_digest(folder)
+    assert folder_digest(folder) == hashed
+    noted = read_json(note) | {"digest": "as noted"}
+    note.write_text(json.dumps(noted))
+    assert folder_digest(folder) == "as noted"
+    os.utime(weights)
+    assert folder_digest(folder) == hashed
+    note.write_text(json.dumps(noted)[:-9])
+    assert folder_digest(folder) == hashed
+
+
 def test_a_copied_snapshot_with_dangling_links_says_how_to_copy(tmp_path: Path) -> None:
     write_repository(REPOSITORIES["esm2_3b"], tmp_path / "blobs")
     (tmp_path / "copy").mkdir()
@@ -141,6 +172,11 @@ def test_fair_esms_file_is_converted_once_and_again_where_it_was_replaced(tmp_pa
     assert project.set_up("esm2_3b")[0] == converting
     assert project.set_up("esm2_3b") == [f"encoder esm2_3b: {folder}"]
     assert project.find("esm2_3b") == folder
+    moved = tmp_path / "moved"
+    project.root.rename(moved)
+    spec = Workspace(load_settings(moved / "virnuc.toml")).encoder_named("esm2_3b")
+    assert find_checkpoint(spec, moved / "var/checkpoints") == moved / "var/checkpoints/esm2_3b_converted"
+    moved.rename(project.root)
     other = Project(tmp_path / "other", settings, project.lock)
     assert other.set_up("esm2_3b")[0] == converting  # to the bytes that are locked
     assert other.locked("esm2_3b") == project.locked("esm2_3b")

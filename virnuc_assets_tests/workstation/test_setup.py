@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,14 @@ from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.defs.tracking import EXPERIMENT, MlflowTracking
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import Settings, load_settings
-from virnuc_assets.workstation.setup import dagster_home, mlflow_folder, set_up, size_gpu_pool, tracking_uri
+from virnuc_assets.workstation.setup import (
+    dagster_home,
+    mlflow_folder,
+    require_set_up,
+    set_up,
+    size_gpu_pool,
+    tracking_uri,
+)
 from virnuc_assets_tests.assets.project import Project, failures, new_project, quiet
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -57,10 +63,6 @@ def test_dagsters_home_is_quiet_and_has_one_gpu_slot(fresh: Project) -> None:
 
 
 def test_a_second_set_up_makes_what_is_missing_and_changes_nothing_else(fresh: Project) -> None:
-    store = mlflow_folder(fresh.settings)
-    with sqlite3.connect(store / "mlflow.db") as connection:  # it is that of the project it was copied from
-        connection.execute("UPDATE experiments SET artifact_location = ?", [(store / "artifacts").as_uri()])
-    connection.close()
     before = contents(fresh.root)
     shutil.rmtree(fresh.workspace.layout.checkpoints / "fastesm2_650_miniature")
     told: list[str] = []
@@ -71,9 +73,43 @@ def test_a_second_set_up_makes_what_is_missing_and_changes_nothing_else(fresh: P
     assert f"encoder esm2_3b_miniature: {fresh.workspace.layout.checkpoints / 'esm2_3b_miniature'}" in told
 
 
-def test_a_store_that_writes_into_another_project_is_refused(fresh: Project) -> None:
-    with quiet(), pytest.raises(VirnucError, match="the project was moved or copied"):
+@pytest.mark.parametrize("artifacts", [None, "models of ours"])
+def test_the_store_of_a_moved_project_is_corrected_once(fresh: Project, tmp_path: Path, artifacts: str | None) -> None:
+    """With a folder inside the project as `[tracking] artifacts`, too; whatever its name."""
+    if artifacts:
+        shutil.rmtree(mlflow_folder(fresh.settings))
+        fresh.configure(tracking={"artifacts": artifacts})
+        with quiet():
+            set_up(fresh.settings, lambda step: None)
+    moved = Project(fresh.root.rename(tmp_path / "moved here"), in_memory=True)
+    former, now = ((root / (artifacts or "var/mlflow/artifacts")).as_uri() for root in (fresh.root, moved.root))
+    told: list[str] = []
+    require_set_up(moved.settings, told.append)
+    require_set_up(moved.settings, told.append)
+    (line,) = told
+    assert line.endswith(f"mlflow.db: this project was moved or copied; models are now in {now}, were in {former}")
+    experiment = mlflow.MlflowClient(tracking_uri(moved.settings)).get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    assert experiment.artifact_location == now
+
+
+def test_other_artifacts_in_the_settings_are_refused(fresh: Project) -> None:
+    """Nobody knows whether the models are there."""
+    fresh.configure(tracking={"artifacts": "elsewhere"})
+    with quiet(), pytest.raises(VirnucError, match=r"elsewhere; the project was moved or copied, or \[tracking\] chan"):
         set_up(fresh.settings, lambda step: None)
+
+
+def test_a_project_without_set_up_is_refused(fresh: Project) -> None:
+    require_set_up(fresh.settings, lambda step: None)
+    for missing in (dagster_home(fresh.settings) / "dagster.yaml", mlflow_folder(fresh.settings) / "mlflow.db"):
+        content = missing.read_bytes()
+        missing.unlink()
+        with pytest.raises(
+            VirnucError, match=f"not set up for the profile miniature: no {missing}; run `virnuc setup`"
+        ):
+            require_set_up(fresh.settings, lambda step: None)
+        missing.write_bytes(content)
 
 
 def test_the_pool_has_a_slot_for_each_gpu_of_this_machine(fresh: Project) -> None:

@@ -91,7 +91,7 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
             "digest": description.weights_sha256,
             "training": workspace.settings.training.model_dump(),
             "folder": dg.MetadataValue.path(str(folder)),
-            "mlflow_run": tracking.link(tracking.find_training(description.weights_sha256) or ""),
+            "mlflow_run": tracking.link(tracking.find_training(description.weights_sha256)),
         }
         return whole_result(inputs, description.weights_sha256, metadata)
 
@@ -101,7 +101,7 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
 def _train(
     tracking: MlflowTracking, workspace: Workspace, fit: "Fit", scratch: Path, dagster_run_id: str
 ) -> "ClassifierDescription":
-    """Train inside an MLflow run; the classifier is saved and registered only after the last epoch."""
+    """Train inside an MLflow run; after the last epoch the classifier is registered, and then published."""
     from virnuc_assets.classifier.checkpoint import save_classifier
     from virnuc_assets.encoders.machine import resolve_device
 
@@ -111,9 +111,12 @@ def _train(
     with tracking.training(training, f"{name} classifier", dagster_run_id, tags, fit.params()):
         device = resolve_device(workspace.settings.encoding.device)
         trained = fit.train(scratch, tracking.log_epoch, str(device))
-        description = save_classifier(workspace.layout.classifier(name), trained.model, fit.describe(trained))
-        tracking.log_model(trained.model, fit.example(), description.weights_sha256, tags)
-    return description
+
+        def register(description: "ClassifierDescription") -> None:
+            tracking.log_model(trained.model, fit.example(), description.weights_sha256, tags)
+
+        folder = workspace.layout.classifier(name)
+        return save_classifier(folder, trained.model, fit.describe(trained), register)
 
 
 def _fit(instance: dg.DagsterInstance, workspace: Workspace, variant: Variant) -> "Fit":

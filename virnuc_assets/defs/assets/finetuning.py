@@ -16,14 +16,20 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS
 from virnuc_assets.defs.tracking import MlflowTracking
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, training_place, whole_result
-from virnuc_assets.encoders.checkpoints import find_checkpoint, fingerprint, folder_digest, read_json
+from virnuc_assets.encoders.checkpoints import (
+    FINETUNING_FILE,
+    CheckpointError,
+    find_checkpoint,
+    fingerprint,
+    folder_digest,
+    read_json,
+)
 from virnuc_assets.encoders.registry import FINETUNED, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.tables import content_digest, read_table
 
 GROUP = "finetuning"
-FACTS_FILE = "finetuning.json"
 JOB = "finetune_"  # and the encoder's name; Dagster refuses a job of the asset's own name
 
 
@@ -73,7 +79,11 @@ def _finetuned_asset(workspace: Workspace, name: str) -> dg.AssetsDefinition:
     def finetuned(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         inputs, provenance = inputs_of(context), _todays_provenance(context.instance, workspace, name)
         folder = _folder(workspace, name)
-        facts = _stored_facts(folder)
+        try:
+            facts = _stored_facts(folder)
+        except CheckpointError as error:
+            context.log.warning(f"{error}; fine-tuning again")
+            facts = None
         is_new = facts is None or facts["provenance"]["digest"] != provenance["digest"]
         if is_new:
             facts = _finetune(context, tracking, workspace, name, provenance)
@@ -195,5 +205,5 @@ def _folder(workspace: Workspace, name: str) -> Path:
 
 
 def _stored_facts(folder: Path) -> dict[str, Any] | None:
-    path = folder / FACTS_FILE
+    path = folder / FINETUNING_FILE
     return read_json(path) if path.is_file() else None

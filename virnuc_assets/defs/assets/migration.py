@@ -301,7 +301,7 @@ def _decide(
     with tracking.run("migration decision", {"dagster.run_id": dagster_run_id}, {}) as run_id:
         links = {"MLflow run of the decision": run_id}
         links |= {f"MLflow run of {role}'s classifier": found for role, found in runs.items()}
-        addresses = [(text, str(tracking.link(found).url)) for text, found in links.items()]
+        addresses = [(text, tracking.address(found)) for text, found in links.items()]
         addresses.append(("Dagster run", f"{settings.servers.dagster_url}/runs/{dagster_run_id}"))
         decision = write_bundle(folder, Bundle(evidence, settings.decision, settings.evaluation, tuple(addresses)))
         _track(tracking, decision, runs, run_id)

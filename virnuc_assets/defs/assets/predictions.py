@@ -33,7 +33,7 @@ from virnuc_assets.defs.sharded_asset import (
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.ledger import ledger_faults
 from virnuc_assets.sequences.plan_table import planned_shards
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.aside import files_written_aside
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import RECORDS_FILE
 from virnuc_assets.storage.schemas import predictions_schema
@@ -97,20 +97,17 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         """
 
         def work(sample: str) -> Outcome:
-            from virnuc_assets.classifier.calls import write_sample_report
-            from virnuc_assets.virnucpro.results import write_virnucpro_files
+            from virnuc_assets.reports.sample_report import write_sample_report
 
             started = time.perf_counter()
             inputs, temperature = report_inputs(workspace, sample)
             confidence = workspace.settings.evaluation.min_confidence
             tables = (layout.table("samples", PREDICTIONS, shard) for shard in inputs["shards"])
-            predictions = pa.concat_tables(read_table(table, predictions_schema()) for table in tables)
+            predictions = (read_table(table, predictions_schema()) for table in tables)
             ledger, folder = sample_ledger(layout, sample), layout.sample_report(sample)
-            (folder / PROVENANCE_FILE).unlink(missing_ok=True)
-            write_virnucpro_files(folder, predictions)
-            records = write_sample_report(folder, predictions, ledger, temperature, confidence)
-            with written_aside(folder / PROVENANCE_FILE) as aside:
-                aside.write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")
+            with files_written_aside(folder) as aside:
+                records = write_sample_report(aside, predictions, ledger, temperature, confidence)
+                (aside / PROVENANCE_FILE).write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")
             digest = digest_of(inputs)
             metadata = {
                 "rows": records.num_rows,

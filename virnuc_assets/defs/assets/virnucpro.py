@@ -129,11 +129,11 @@ def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.A
             yield table
 
         outcome = made_table(workspace.layout.whole(EVALUATION), recipe, batches)
-        description = save_classifier(workspace.layout.classifier(NAME), classifier.model, classifier.description)
-        metrics, groups = measured(workspace, EVALUATION, description.temperature)
+        metrics, groups = measured(workspace, EVALUATION, classifier.description.temperature)
         params = {"model_sha256": recipe["classifier"], "chunk_length": settings.chunk_length}
         with tracking.run(f"{NAME} evaluation", {"table.evaluation": outcome.data_version}, params) as run_id:
             tracking.log_epoch(0, {f"test_{name}": value for name, value in metrics.items()})
+        description = save_classifier(workspace.layout.classifier(NAME), classifier.model, classifier.description)
         facts = {"reads": description.pair(), "trained_on": TRAINED_ON_UNKNOWN, "mlflow_run": tracking.link(run_id)}
         return whole_result(inputs, outcome.data_version, {**outcome.metadata, **metrics, **groups, **counts, **facts})
 

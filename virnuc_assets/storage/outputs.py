@@ -1,0 +1,108 @@
+"""What a command is to write is checked before it works: path, permission, space; what a killed one left is removed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.storage.aside import DiskFull, remove_unfinished
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+class OutputRefused(VirnucError):
+    """A path cannot be written, or what is there must not be replaced; nothing was written."""
+
+
+def require_output(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Check that a file can be written under a name.
+
+    Args:
+        path: absent, a regular file that is replaced, or a link to either, which stays one.
+        inputs: files that the command reads.
+
+    Raises:
+        OutputRefused: it is an input, no regular file, or its folder cannot be written or made.
+    """
+    _require_file(path)
+    if path.exists() and any(each.exists() and path.samefile(each) for each in inputs):
+        raise OutputRefused(f"{path}: is also an input, which would be overwritten; name another file to write")
+    target = Path(os.path.realpath(path))
+    require_folder(target.parent)
+    remove_unfinished(target)
+
+
+def require_outputs(folder: Path, names: Iterable[str], inputs: Iterable[Path] = ()) -> None:
+    """Check that files can be written into a folder, which is made if absent; as `require_output`."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputRefused(f"{folder}: expected a folder, or a name that is free, found a file; name a folder")
+    inputs = list(inputs)
+    for name in names:
+        require_output(folder / name, inputs)
+    require_folder(folder)
+    remove_unfinished(folder)
+
+
+def require_folder(folder: Path) -> None:
+    """Check that this process can write into a folder, or make it.
+
+    Raises:
+        OutputRefused: it, or the nearest folder above it that exists, cannot be written.
+    """
+    if fault := unwritable(folder):
+        raise OutputRefused(fault)
+
+
+def unwritable(folder: Path) -> str:
+    """Why this process cannot write into a folder, or make it; empty if it can."""
+    above = _there(folder)
+    if not above.is_dir():
+        return f"{folder}: {above} is no folder; name another place"
+    if not os.access(above, os.W_OK | os.X_OK):
+        return f"{folder}: {above} is read-only for user {os.geteuid()}; give this user the right to write there"
+    return ""
+
+
+def require_space(folder: Path, size: int, what: str) -> None:
+    """Check that a folder's disk has space for so many bytes.
+
+    Raises:
+        DiskFull: it has not.
+    """
+    if (free := shutil.disk_usage(_there(folder)).free) < size:
+        raise DiskFull(
+            f"{folder}: {what} need {size / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free; free some space, or name "
+            "a folder of another disk"
+        )
+
+
+def _there(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists."""
+    above = Path(os.path.realpath(folder))
+    while not os.path.lexists(above):
+        above = above.parent
+    return above
+
+
+def _require_file(path: Path) -> None:
+    try:
+        mode = stat.S_IFMT(path.stat().st_mode)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise OutputRefused(f"{path}: a folder above it is a file; name another place") from error
+    except OSError as error:  # no right to look there, a circle of links, a name that is too long
+        raise OutputRefused(f"{path}: {error.strerror}; name another file to write") from error
+    if mode != stat.S_IFREG:
+        found = _KINDS.get(mode, "something else")
+        raise OutputRefused(f"{path}: expected a file, or a name that is free, found {found}; name a file to write")
