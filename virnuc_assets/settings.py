@@ -48,7 +48,13 @@ class EncodingSettings(Section):
 
 
 class CheckpointSettings(Section):
-    """Where a registered encoder's checkpoint comes from, instead of the commit that the registry pins."""
+    """Where a registered encoder's checkpoint comes from, instead of the commit that the registry pins.
+
+    Attributes:
+        folder: a folder as the hub has it.
+        revision: another commit of the encoder's repository.
+        file: fair-esm's file, converted once.
+    """
 
     folder: str | None = Field(default=None, min_length=1)
     revision: Commit | None = None
@@ -70,7 +76,10 @@ class EncoderSettings(Section):
 
     Attributes:
         like: encoder whose weights and settings this one has, but for what is set here.
+        hub: repository of the model hub, `owner/name`.
+        folder: a folder as the hub has it.
         revision: commit of the repository; without it, the first `virnuc setup` locks the head of `main`.
+        architecture: required with `hub` or `folder`.
         alphabet: what it reads: proteins by an ESM, nucleotides by a MosaicBERT, unless set.
         pooling: mean over residues without special tokens, or over all tokens.
         max_length: residues or bases encoded of a sequence.
@@ -107,7 +116,12 @@ class EncoderSettings(Section):
 
 
 class VariantSettings(Section):
-    """A nucleotide encoder and a protein encoder for one classifier."""
+    """A nucleotide encoder and a protein encoder for one classifier.
+
+    Attributes:
+        dna: name of an encoder of nucleotides.
+        protein: name of an encoder of proteins.
+    """
 
     dna: str = "dnabert_s"
     protein: str
@@ -141,7 +155,7 @@ class FinetuningSettings(Section):
 
 
 class SplitSettings(Section):
-    """Which records count as relatives, and how their clusters are dealt to train, validation and test."""
+    """Which records count as relatives, and how their clusters are assigned to train, validation and test."""
 
     by: Literal["clusters", "time", "groups"] = "clusters"
     test_from: datetime.date | None = None
@@ -173,7 +187,7 @@ class SplitSettings(Section):
 
 
 class TrainingSettings(Section):
-    """VirNucPro's recipe for the MLP."""
+    """How the MLP is trained; the defaults are VirNucPro's."""
 
     seed: int = Field(default=0, ge=0)
     hidden: PositiveInt = 512
@@ -289,7 +303,7 @@ class RefseqSettings(Section):
     Attributes:
         release: its number; a server that has another one is refused.
         files_per_directory: how many files of a directory of hosts; VirNucPro's number for those not named.
-        folder: where the files and their MANIFEST.tsv lie; one of the catalogues.
+        folder: where the files and their MANIFEST.tsv are stored; one of the catalogues.
         ca_bundle: certificates to trust in place of the usual ones (PEM), for a mirror of one's own.
     """
 
@@ -364,7 +378,7 @@ class TrackingSettings(Section):
 
     Attributes:
         uri: `postgresql://user@host/database`, or `http://host:port` of a server that others run; by default a SQLite
-            file below `paths.var`. A password stands in ~/.pgpass, or in the file that PGPASSFILE names.
+            file below `paths.var`. A password belongs in ~/.pgpass, or in the file that PGPASSFILE names.
         artifacts: of a database: a folder that all hosts share, or `s3://bucket/prefix`; by default below `paths.var`.
     """
 
