@@ -97,7 +97,7 @@ def test_what_is_no_sample_is_named_once_and_holds_up_no_sample(known: Project, 
         "dangling.fasta": "expected a sequence file, found a link to nothing",
         "folder": "expected a sequence file, found a folder",
         "pipe.fasta": "expected a sequence file, found a pipe",
-        "second.fasta.fai": "named 'second.fasta' as ",
+        "second.fasta.fai": "the file is empty",
     }
     assert [line.partition(": ")[0] for line in printed.getvalue().splitlines()] == ["Not a sample"] * len(reasons)
     assert [words for words in reasons.values() if words not in printed.getvalue()] == []

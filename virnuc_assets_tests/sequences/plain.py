@@ -95,7 +95,7 @@ FOREIGN = (b"BZh", b"\xfd7zXZ\x00", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")
 
 
 class PlainRecord(NamedTuple):
-    """A record and what must become of it: scored or skipped by its frames (None), or skipped or failed by its id."""
+    """A record and what must become of it: scored or skipped by its frames (None), or skipped by its id, or failed."""
 
     record_id: str
     sequence: str
@@ -135,11 +135,19 @@ def plain_records(content: bytes) -> list[PlainRecord] | None:
         return None
     sequences: dict[str, set[str]] = {}
     for record_id, sequence in read:
-        sequences.setdefault(record_id, set()).add(sequence)
+        if not like_protein(sequence):
+            sequences.setdefault(record_id, set()).add(sequence)
     seen: Counter[str] = Counter()
     records = []
     for record_id, sequence in read:
+        if like_protein(sequence):
+            records.append(PlainRecord(record_id, sequence, "failed"))
+            continue
         fate = "failed" if len(sequences[record_id]) > 1 else "skipped" if seen[record_id] else None
         seen[record_id] += 1
         records.append(PlainRecord(record_id, sequence, fate))
     return records
+
+
+def like_protein(sequence: str) -> bool:
+    return len(sequence) >= 30 and sum(map(sequence.count, "ACGTN")) < len(sequence) / 2
