@@ -48,11 +48,11 @@ def write_esm2(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def own(finished: Finished, blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def own(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """The finished project with encoders of its own, set up by the command."""
     project = finished.copy(tmp_path_factory.mktemp("own") / "project")
     write_esm2(project.root / FOLDER)
-    project.configure(**OWN, tracking={"artifacts": str(blank / "var/mlflow/artifacts")})  # where the copy's are
+    project.configure(**OWN)
     with quiet():
         done = CliRunner().invoke(app, ["setup", "--config", str(project.root / "virnuc.toml")])
     assert done.exit_code == 0, done.output
