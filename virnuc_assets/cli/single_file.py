@@ -156,6 +156,8 @@ def _predictions(
 
     sides = {side: Rows(read_windows(tables[side], _ROWS, embeddings_schema(widths[side]))) for side in widths}
     for frames in read_windows(tables["frames"], _ROWS, frames_schema()):
+        if not frames.num_rows:  # of a table without rows
+            return
         vectors = {side: rows.take(frames.num_rows) for side, rows in sides.items()}
         yield classifier.predictions(merge_features(frames, vectors["dna"], vectors["protein"]))
 
