@@ -72,7 +72,7 @@ def counted_records(frames: Iterable[Path]) -> pa.Table:
     """Training rows of every record: record_id, label, group, rows; records without rows are left out."""
     counts: Counter[tuple[str, str, str]] = Counter()
     for path in frames:
-        table = read_table(path).select(["record_id", "label", "group"])
+        table = read_table(path, columns=["record_id", "label", "group"])
         counts.update(zip(*(column.to_pylist() for column in table.columns), strict=True))
     rows = [
         {"record_id": record, "label": label, "group": group, "rows": count}
@@ -181,7 +181,10 @@ def proteins_of_split(
     proteins = [
         protein
         for path, rows in drawn.positions.items()
-        for protein in read_table(path, frames_schema()).column("protein").take(pa.array(rows)).to_pylist()
+        for protein in read_table(path, frames_schema(), columns=["protein"])
+        .column("protein")
+        .take(pa.array(rows))
+        .to_pylist()
     ]
     return proteins, drawn.labels.tolist()
 

@@ -18,6 +18,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import load_settings
 
 STDIN = Path("-")
+_PRINTED_ROWS = 1024
 Input = Annotated[Path, typer.Argument(help="FASTA or GenBank file, plain or gzip; - for standard input.")]
 
 
@@ -116,10 +117,11 @@ def fasta(
 ) -> None:
     """Print a chunks or frames table as FASTA."""
     from virnuc_assets.sequences.chunk_table import as_fasta
-    from virnuc_assets.storage.tables import read_table
+    from virnuc_assets.storage.tables import read_schema, read_windows
 
-    rows = read_table(table)
-    if column not in rows.column_names:
-        raise VirnucError(f"{table}: no column {column!r}; it has {', '.join(rows.column_names)}")
-    for text in as_fasta(rows, rows.column_names[0], column):
-        typer.echo(text, nl=False)
+    names = read_schema(table).names
+    if column not in names:
+        raise VirnucError(f"{table}: no column {column!r}; it has {', '.join(names)}")
+    for rows in read_windows(table, _PRINTED_ROWS, columns=[names[0], column]):
+        for text in as_fasta(rows, names[0], column):
+            typer.echo(text, nl=False)

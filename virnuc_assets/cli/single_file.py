@@ -24,7 +24,7 @@ from virnuc_assets.storage.outputs import require_output, require_outputs, requi
 from virnuc_assets.storage.places import scratch_folder
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
 from virnuc_assets.storage.tables import TableWriter, content_digest, read_rows, read_windows
-from virnuc_assets.storage.windows import Rows
+from virnuc_assets.storage.windows import Rows, in_windows
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.scoring import ServingClassifier
@@ -37,7 +37,9 @@ Report = Callable[[int, int], None]
 Say = Callable[[str], None]
 CHUNK_WINDOW = 1000
 _FLOAT_BYTES = 4
-_SCORED_ROWS = 4096  # frames whose joined vectors are in memory at once
+# Frames whose vectors are in memory at once. With 4096 a file of 50 Mb took 70 MB more than one of 5 Mb, with few each
+# part of a table takes some kilobytes while it is written or read.
+_ROWS = 1024
 
 
 def require_chunk_length(chunk_length: int) -> None:
@@ -135,13 +137,13 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
             with _loaded(workspace, spec, say) as encoder:
                 windows = read_frames(encoder, tables["frames"])
                 _embed(tables[side], encoder, windows, {}, lambda done: report(done, 2 * rows))
-        predictions = _predictions(classifier, tables, widths)
+        ledger, predictions = framed.ledger(), _predictions(classifier, tables, widths)
         temperature, confidence = classifier.description.temperature, settings.evaluation.min_confidence
         with files_written_aside(to) as aside:
-            records = write_sample_report(aside, predictions, framed.ledger(), temperature, confidence)
+            records = write_sample_report(aside, predictions, ledger, temperature, confidence)
     calls = Counter(call or "not scored" for call in records.column("call").to_pylist())
     return {
-        **ledger_totals(framed.ledger()),
+        **ledger_totals(ledger),
         **{f"records called {call}": count for call, count in sorted(calls.items())},
     }
 
@@ -152,8 +154,10 @@ def _predictions(
     """Predictions of a frames table, whose vectors are in the same order, in windows."""
     from virnuc_assets.storage.merging import merge_features
 
-    sides = {side: Rows(read_windows(tables[side], _SCORED_ROWS, embeddings_schema(widths[side]))) for side in widths}
-    for frames in read_windows(tables["frames"], _SCORED_ROWS, frames_schema()):
+    sides = {side: Rows(read_windows(tables[side], _ROWS, embeddings_schema(widths[side]))) for side in widths}
+    for frames in read_windows(tables["frames"], _ROWS, frames_schema()):
+        if not frames.num_rows:  # of a table without rows
+            return
         vectors = {side: rows.take(frames.num_rows) for side, rows in sides.items()}
         yield classifier.predictions(merge_features(frames, vectors["dna"], vectors["protein"]))
 
@@ -168,7 +172,7 @@ def _embed(
     from virnuc_assets.encoders.embedding import embed_windows
 
     with TableWriter(path, embeddings_schema(encoder.dim), recipe) as writer:
-        for table in embed_windows(encoder, windows, progress):
+        for table in in_windows(embed_windows(encoder, windows, progress), _ROWS):
             writer.write(table)
 
 

@@ -18,7 +18,7 @@ from virnuc_assets.sequences.plan_table import read_plan
 from virnuc_assets.sequences.planning import plan_faults
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import chunks_schema, frames_schema, ledger_schema, vector_dim
-from virnuc_assets.storage.tables import TableMismatch, read_rows, read_schema, read_table
+from virnuc_assets.storage.tables import TableMismatch, read_ids, read_rows, read_schema, read_table
 
 # What a validator finds wrong with one shard, a sentence each.
 Validator = Callable[[str], Iterable[str]]
@@ -101,8 +101,8 @@ def _embedding_checks(workspace: Workspace, shards: ShardSet, name: str) -> list
         )
 
     def ids(shard: str) -> Iterator[str]:
-        frames = read_table(layout.table(domain, "translated_proteins", shard), frames_schema())
-        if read_table(layout.table(domain, asset, shard)).column("frame_id") != frames.column("frame_id"):
+        frames = layout.table(domain, "translated_proteins", shard)
+        if read_ids(layout.table(domain, asset, shard)) != read_ids(frames, frames_schema()):
             yield "frame_ids are not those of the frames table, in its order"
 
     return [
@@ -120,9 +120,9 @@ def _features_check(workspace: Workspace, shards: ShardSet, variant: Variant) ->
         dims = [vector_dim(read_schema(side)) for side in sides]
         if vector_dim(read_schema(features)) != sum(dims):
             yield f"width {vector_dim(read_schema(features))}, expected {dims[0]} + {dims[1]}"
-        found = read_table(features).column("frame_id")
+        found = read_ids(features)
         for side in sides:
-            if read_table(side).column("frame_id") != found:
+            if read_ids(side) != found:
                 yield f"frame_ids differ from those of {side}"
 
     return _shard_check(workspace, shards, asset, "merged_ids_match", merged)

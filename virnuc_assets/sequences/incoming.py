@@ -8,8 +8,9 @@ what is written there outlives every process.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ from virnuc_assets.sequences.opening import file_state, is_file
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Layout
+from virnuc_assets.storage.places import state_of
 from virnuc_assets.storage.schemas import incoming_schema
 from virnuc_assets.storage.tables import read_table, write_table
 
@@ -80,9 +82,15 @@ def _state(path: Path) -> tuple[int, ...]:
 
 def read_intake_log(layout: Layout) -> dict[str, IncomingFile]:
     """The intake log by file; empty before the first file was planned."""
-    path = layout.intake_log
-    if not path.is_file():
+    try:
+        return dict(_intake_log(layout.intake_log, state_of(layout.intake_log)))
+    except FileNotFoundError:
         return {}
+
+
+@functools.lru_cache(maxsize=2)
+def _intake_log(path: Path, _: Hashable) -> Mapping[str, IncomingFile]:
+    """Read once as long as nobody replaces it: the sensor asks every few seconds."""
     return {row["file"]: IncomingFile(**row) for row in read_table(path, incoming_schema()).to_pylist()}
 
 
@@ -99,16 +107,16 @@ def write_intake_log(layout: Layout, entries: Iterable[IncomingFile], present: I
 
 
 def known_contents(layout: Layout, intake: Mapping[str, IncomingFile]) -> dict[str, str]:
-    """Samples whose plans lie there, by the digest of their records."""
-    planned = [entry for entry in intake.values() if entry.fate == "planned" and entry.content and entry.sample]
-    there = [entry for entry in planned if layout.plan("samples", str(entry.sample)).is_file()]
-    return {str(entry.content): str(entry.sample) for entry in there}
+    """Samples that have a plan, by the digest of their records; one listing, however many they are."""
+    there = {plan.stem for plan in layout.plan("samples", "any").parent.glob("*.parquet")}
+    planned = [entry for entry in intake.values() if entry.fate == "planned" and entry.content]
+    return {str(entry.content): str(entry.sample) for entry in planned if entry.sample in there}
 
 
 def waiting_files(layout: Layout, files: Mapping[str, Path], settings: SequenceSettings) -> dict[str, str]:
     """States of the files that the intake log does not know as they are, or whose name or records are free now."""
     states, intake = file_states(files, settings), read_intake_log(layout)
-    known = known_contents(layout, intake)
+    known = functools.cache(lambda: known_contents(layout, intake))  # asked for duplicates alone
     namesakes = {name for name in states if name in intake and intake[name].fate == "namesake"}
     owned = {_sample_of(files[name]) for name in states.keys() - namesakes}
 
@@ -117,7 +125,7 @@ def waiting_files(layout: Layout, files: Mapping[str, Path], settings: SequenceS
         if entry is None or entry.state != states[name]:
             return True
         if entry.fate == "duplicate":
-            return entry.content not in known
+            return entry.content not in known()
         return entry.fate == "namesake" and entry.sample not in owned
 
     return {name: state for name, state in states.items() if waits(name)}

@@ -111,7 +111,7 @@ def proteins_in_train_and_test(frames: Iterable[Path], splits: Mapping[str, Spli
     """Distinct proteins that training and test rows share residue by residue; by 64-bit hashes, 8 bytes each."""
     hashes: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     for path in frames:
-        table = read_table(path).select(["record_id", "protein"])
+        table = read_table(path, columns=["record_id", "protein"])
         split_of = [splits.get(record) for record in table["record_id"].to_pylist()]
         for split, kept in hashes.items():
             proteins = table["protein"].filter(pa.array([found == split for found in split_of], pa.bool_()))

@@ -76,7 +76,7 @@ def similar_records(
         return {}
     owners: dict[str, set[str]] = defaultdict(set)
     for path in frames:
-        table = read_table(path).select(["record_id", "protein"])
+        table = read_table(path, columns=["record_id", "protein"])
         for record, protein in zip(*(column.to_pylist() for column in table.columns), strict=True):
             if record in records:
                 owners[protein].add(record)

@@ -108,12 +108,27 @@ def read_table(
     schema: pa.Schema | None = None,
     require: Recipe | None = None,
     where: pc.Expression | None = None,
+    columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Read a table, or the rows for which `where` holds, after `require_table` found it to be the one that is meant."""
+    """Read a table after `require_table` found it to be the one that is meant.
+
+    Of it the rows for which `where` holds, or all; and the columns named, in that order, or all.
+    """
     require_table(path, schema, require)
     with damage_named(path), readable(path) as source:
-        found = pq.read_table(source, filters=where, partitioning=None, page_checksum_verification=True)
+        found = pq.read_table(
+            source,
+            columns=None if columns is None else list(columns),
+            filters=where,
+            partitioning=None,
+            page_checksum_verification=True,
+        )
     return found.replace_schema_metadata(None)
+
+
+def read_ids(path: Path, schema: pa.Schema | None = None) -> pa.ChunkedArray:
+    """The column frame_id of a table; vectors are not read."""
+    return read_table(path, schema, columns=["frame_id"]).column("frame_id")
 
 
 def read_windows(

@@ -14,7 +14,7 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.loading import vector_width
 from virnuc_assets.settings import load_settings
 
-CONTIG_NT, OPEN = 5_000, 6  # one contig of so many has no T and so no stop: six frames a chunk
+CONTIG_NT, OPEN = 5_000, 30  # one contig of so many has no T and so no stop: six frames a chunk
 SMALL, LARGE = 5_000_000, 50_000_000
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts KiB on Linux")]
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dagster as dg
 import pyarrow as pa
 import pytest
 
+from virnuc_assets.defs.assets.incoming import PlanSamples
+from virnuc_assets.defs.jobs import PLAN_SAMPLES_JOB, PLAN_SAMPLES_OP
+from virnuc_assets.defs.stale import files_to_plan
+from virnuc_assets.sequences.incoming import visible_files, waiting_files
 from virnuc_assets.storage.aside import folder_written_aside, written_aside
 from virnuc_assets.storage.layout import Layout
 from virnuc_assets.storage.places import state_of
@@ -140,6 +147,32 @@ def test_a_folder_is_replaced_as_a_whole(folder: Path) -> None:
     with pytest.raises(ZeroDivisionError), folder_written_aside(path) as aside:
         raise ZeroDivisionError
     assert (path / "a.txt").read_text() == "a.txt of 5"
+
+
+def test_an_idle_evaluation_asks_the_store_as_often_for_many_samples_as_for_few(
+    blank: Path, server: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """s3fs logs each request that it makes, whoever asked for it."""
+    project = new_project(tmp_path / "project", blank)
+    project.configure(paths={"results": f"s3://{BUCKET}/{tmp_path.name}"})
+    layout, settings = project.workspace.layout, project.settings
+    counts = []
+    for name, repeats in [*((f"sample{number}", number) for number in range(1, 5)), ("duplicate", 1)]:
+        (settings.incoming / f"{name}.fasta").write_text(f">r\n{'ACGT' * repeats}\n")
+        assert failures(project.job(PLAN_SAMPLES_JOB, run_config=planned(files_to_plan(project.workspace)))) == []
+        assert waiting_files(layout, visible_files(settings.incoming), settings.sequences) == {}
+        time.sleep(1.1)  # an object is not asked for again within the second
+        with caplog.at_level(logging.DEBUG, logger="s3fs"):
+            assert waiting_files(layout, visible_files(settings.incoming), settings.sequences) == {}
+        counts.append(Counter(record.args[0] for record in caplog.records if record.msg.startswith("CALL")))
+        caplog.clear()
+    assert counts[:4] == [{"head_object": 1}] * 4
+    assert counts[4].total() <= 5  # one listing, as s3fs makes it: whether a duplicate's original is there
+    project.instance.dispose()
+
+
+def planned(files: list[str]) -> dg.RunConfig:
+    return dg.RunConfig(ops={PLAN_SAMPLES_OP: PlanSamples(files=files)})
 
 
 def contents(names: Callable[[Path], str], folder: Path) -> dict[str, bytes]:

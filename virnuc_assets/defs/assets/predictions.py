@@ -37,7 +37,7 @@ from virnuc_assets.storage.aside import files_written_aside
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import RECORDS_FILE
 from virnuc_assets.storage.schemas import predictions_schema
-from virnuc_assets.storage.tables import TableMismatch, content_digest, read_recipe, read_table, require_table
+from virnuc_assets.storage.tables import TableMismatch, content_digest, read_ids, read_recipe, read_table, require_table
 
 GROUP, REPORT = "sample_predictions", "report"
 PROVENANCE_FILE = "provenance.json"  # of a report: what it was made from
@@ -70,7 +70,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 
             path = layout.table("samples", PREDICTIONS, shard)
             outcome = made_table(path, provenance, batches)
-            calls = read_table(path).column("call").to_pylist()
+            calls = read_table(path, columns=["call"]).column("call").to_pylist()
             return outcome.with_metadata(frames_called_virus=calls.count("virus"), classifier=classifier.digest)
 
         return work
@@ -195,7 +195,7 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
         for shard in shards_of_run(context, workspace, SAMPLES):
             path = layout.table("samples", PREDICTIONS, shard)
             features = layout.table("samples", f"{variant.name}_features", shard)
-            if read_table(path).column("frame_id") != read_table(features).column("frame_id"):
+            if read_ids(path) != read_ids(features):
                 faults[shard] = ["frame_ids differ from those of the features"]
         return result(faults)
 
