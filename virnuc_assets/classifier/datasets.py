@@ -89,11 +89,16 @@ def records_of_split(split_table: pa.Table, split: Split) -> list[str]:
     return [row["record_id"] for row in split_table.to_pylist() if row["split"] == split]
 
 
-def rows_of_split(features: Iterable[Path], schema: pa.Schema, split_table: pa.Table, split: Split) -> pa.Table:
-    """Feature rows whose record lies in a split, in the order of shards and frames."""
+def rows_of_split(
+    features: Iterable[Path], schema: pa.Schema, split_table: pa.Table, split: Split
+) -> Iterator[pa.Table]:
+    """Feature rows whose record is in a split, in the order of shards and frames, in windows; none is empty."""
     wanted = pa.array(records_of_split(split_table, split), pa.string())
-    tables = (read_table(path, schema) for path in features)
-    return pa.concat_tables([schema.empty_table(), *(t.filter(pc.is_in(t["record_id"], wanted)) for t in tables)])
+    for path in features:
+        for window in read_windows(path, WINDOW_ROWS, schema):
+            rows = window.filter(pc.is_in(window["record_id"], wanted))
+            if rows.num_rows:
+                yield rows
 
 
 def draw(features: Iterable[Path], schema: pa.Schema, records: Iterable[str], seed: int) -> Drawn:

@@ -188,8 +188,8 @@ def test_rows_of_a_record_left_out_belong_to_no_split(tmp_path: Path) -> None:
     table = pa.table({"record_id": ["a", "b", "b", "c", "d"], "row": [0, 1, 2, 3, 4]})
     write_table(tmp_path / "features.parquet", table, {})
     rows = pa.Table.from_pylist([{"record_id": name, "split": split} for name, split in splits.items()])
-    found = [rows_of_split([tmp_path / "features.parquet"], table.schema, rows, split) for split in SPLITS]
-    assert [rows["row"].to_pylist() for rows in found] == [[0], [4], [3]]
+    found = [list(rows_of_split([tmp_path / "features.parquet"], table.schema, rows, split)) for split in SPLITS]
+    assert [[window["row"].to_pylist() for window in windows] for windows in found] == [[[0]], [[4]], [[3]]]
 
 
 @pytest.mark.parametrize("chosen", SPLITS)

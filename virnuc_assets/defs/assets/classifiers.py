@@ -179,8 +179,10 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         )
 
         def batches() -> Iterator[pa.Table]:
-            rows = rows_of_split(features.values(), classifier.features_schema, read_table(split), "test")
-            yield evaluation_table(rows, classifier.predictions(rows), read_table(split), record_lengths(workspace))
+            records, lengths = read_table(split), record_lengths(workspace)
+            yield evaluation_schema().empty_table()
+            for rows in rows_of_split(features.values(), classifier.features_schema, records, "test"):
+                yield evaluation_table(rows, classifier.predictions(rows), records, lengths)
 
         recipe = evaluation_recipe(features, split, classifier.digest)
         outcome = made_table(workspace.layout.whole(name), recipe, batches)

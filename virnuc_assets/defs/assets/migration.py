@@ -29,7 +29,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import evaluation_schema
-from virnuc_assets.storage.tables import is_made_by, read_table, require_content
+from virnuc_assets.storage.tables import is_made_by, read_rows, read_table, read_windows, require_content
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import ClassifierDescription
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 GROUP = "migration"
 BENCHMARK = "encoder_benchmark"
+_DRAWN_ROWS = 4096  # of a frames table at a time
 DECISION = "migration_decision"
 
 
@@ -85,7 +86,7 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
         stored, problems = stored_benchmark(workspace)
         if config.again or stored is None or problems:
             tables = current_frames(context.instance, workspace)
-            frames = _benchmark_rows([read_table(table) for table in tables.values()], settings.benchmark.rows)
+            frames = _benchmark_rows(list(tables.values()), settings.benchmark.rows)
             models, checkpoints = _language_models(workspace), workspace.layout.checkpoints
             with DeviceLock(workspace.layout.locks, settings.encoding.device, context.log.info).computing():
                 stored = benchmark_encoders(models, checkpoints, settings.encoding, frames, settings.benchmark)
@@ -130,12 +131,17 @@ def _fingerprints(workspace: Workspace) -> dict[str, Mapping[str, str]]:
     return {name: encoder_fingerprint(workspace, name) for name in workspace.encoder_names()}
 
 
-def _benchmark_rows(tables: list[Any], rows: int) -> dict[str, list[str]]:
+def _benchmark_rows(tables: list[Path], rows: int) -> dict[str, list[str]]:
     """Frames drawn evenly over all shards, at most `rows`."""
-    frames = pa.concat_tables(tables)
-    step = max(1, frames.num_rows // rows)
-    chosen = frames.take(list(range(0, frames.num_rows, step))[:rows])
-    return {name: chosen.column(name).to_pylist() for name in ("nucleotides", "protein")}
+    names = ("nucleotides", "protein")
+    step, start = max(1, sum(map(read_rows, tables)) // rows), 0
+    chosen = []
+    for path in tables:
+        for window in read_windows(path, _DRAWN_ROWS, columns=names):
+            chosen.append(window.take(list(range(-start % step, window.num_rows, step))))
+            start += window.num_rows
+    drawn = pa.concat_tables(chosen)
+    return {name: drawn.column(name).to_pylist()[:rows] for name in names}
 
 
 def stored_benchmark(workspace: Workspace) -> tuple[Mapping[str, Mapping[str, Any]] | None, list[str]]:
