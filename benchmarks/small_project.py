@@ -22,17 +22,18 @@ GENOMES = (
 )
 VIRNUC = [str(Path(sys.executable).with_name("virnuc"))]
 _STOP_SECONDS = 60
-_SETTINGS = """
+SETTINGS = """
 [sequences]
 shard_chunks = 20
 [training]
 max_epochs = 5
 [benchmark]
 rows = 32
-repeats = 1
+max_rounds = 6
 [decision]
 bootstrap_rounds = 100
-min_group_rows = 5
+min_group_clusters = 3
+power_studies = 20
 min_test_rows = 20
 min_test_clusters = 2
 min_clusters_per_label = 1
@@ -55,7 +56,7 @@ def make_project(folder: Path) -> Settings:
         writer.writeheader()
         writer.writerows(rows)
     shutil.copytree(ROOT / "data/samples", folder / "data/samples")
-    (folder / "virnuc.toml").write_text(_SETTINGS.format(*free_ports(2)), encoding="utf-8")
+    (folder / "virnuc.toml").write_text(SETTINGS.format(*free_ports(2)), encoding="utf-8")
     for command in ("setup", "demo"):
         subprocess.run([*VIRNUC, command], cwd=folder, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
     return load_settings(folder / "virnuc.toml")

@@ -11,7 +11,9 @@ import dagster as dg
 import psutil
 import pytest
 
+from benchmarks import small_project
 from benchmarks.soak_verdict import left_over, orphans, slots_taken
+from virnuc_assets.settings import load_settings
 from virnuc_assets.workstation.cleanup import Part, end, lock_file, mark
 from virnuc_assets.workstation.device_lock import give_back, lock_of, take
 from virnuc_assets.workstation.setup import dagster_home
@@ -107,3 +109,9 @@ def test_what_is_dropped_is_done_exactly_once_whatever_is_killed(tmp_path: Path)
     assert (found["files_good"], found["files_bad_reported"], found["kills"]) == (GOOD, BAD, KILLS)
     wrong = ("rows_lost", "rows_doubled", "slots_stuck", "orphans", "temporary_files", "partitions_missing")
     assert {name: found[name] for name in wrong} == dict.fromkeys(wrong, 0)
+
+
+def test_the_small_project_has_settings_of_today(tmp_path: Path) -> None:
+    file = tmp_path / "virnuc.toml"
+    file.write_text(small_project.SETTINGS.format(3000, 5000), encoding="utf-8")
+    assert load_settings(file).servers.mlflow_port == 5000
