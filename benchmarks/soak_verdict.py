@@ -23,7 +23,7 @@ from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.assets.predictions import PROVENANCE_FILE, REPORT
 from virnuc_assets.defs.partitions import SAMPLES, ShardSet
-from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS
+from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS, vectors
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.stale import files_to_plan, stale_partitions
 from virnuc_assets.foreign_text import printable
@@ -61,7 +61,7 @@ def undisturbed(project: Path, copy: Path, files: Sequence[Dropped]) -> Settings
 
 def _kept(settings: Settings, shards: ShardSet) -> list[str]:
     """What is made of every partition without being asked for; predictions and reports are of samples only."""
-    return [CHUNKS, FRAMES, *jobs.vectors(Workspace(settings), shards.domain), PREDICTIONS, REPORT]
+    return [CHUNKS, FRAMES, *vectors(Workspace(settings).kept_variants(shards.domain)), PREDICTIONS, REPORT]
 
 
 def is_settled(settings: Settings, shards: ShardSet = SAMPLES) -> bool:
