@@ -9,10 +9,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
 _LINE_NT = 70
+# Without stops, so that every chunk has an open frame: of random letters hardly one in a hundred has one.
+_SENSE_CODONS = ["".join(codon) for codon in product("ACGT", repeat=3) if "".join(codon) not in ("TAA", "TAG", "TGA")]
 _PAUSES_S = (0.5, 2.0, 8.0)  # between the parts of a slow copy; the last is longer than a sensor's patience
 _GOOD_NAMES = (
     *("sample_{}.fasta", "with space {}.fna", "semi;colon & {}.fa", "größe_{}.fasta", "quote'\"$(x)_{}.fasta"),
@@ -43,7 +46,10 @@ class Dropped:
 
 
 def make_files(good: int, bad: int, seed: int) -> list[Dropped]:
-    """Good and bad files, shuffled; of the good every eighth replaces another content, and the last is a duplicate."""
+    """Good and bad files, shuffled, to be dropped from the end; every eighth good one replaces another content.
+
+    The first is a duplicate of a good one.
+    """
     chance = random.Random(seed)  # noqa: S311
     ways: tuple[Way, ...] = ("at once", "renamed", "slowly")
     files = []
@@ -61,13 +67,14 @@ def make_files(good: int, bad: int, seed: int) -> list[Dropped]:
         content = _fasta(chance, f"b{number}", 2)
         files.append(Dropped(f"bad_{number}_{kind}", broken(content), False, chance.choice(ways)))
     chance.shuffle(files)
-    return files
+    # Dropped last, i.e. taken from the end: of two files with the same records, the one that is planned first counts.
+    return sorted(files, key=lambda file: file.same_as is None)
 
 
 def _fasta(chance: random.Random, prefix: str, records: int) -> bytes:
     parts = []
     for number in range(records):
-        letters = "".join(chance.choices("ACGT", k=chance.randint(300, 6_000)))
+        letters = "".join(chance.choices(_SENSE_CODONS, k=chance.randint(100, 2_000)))
         lines = "\n".join(letters[start : start + _LINE_NT] for start in range(0, len(letters), _LINE_NT))
         parts.append(f">{prefix}_{number} of the soak\n{lines}\n")
     return "".join(parts).encode()

@@ -12,8 +12,11 @@ import psutil
 import pytest
 
 from benchmarks import small_project
+from benchmarks.dropped_files import make_files
 from benchmarks.soak_verdict import left_over, orphans, slots_taken
+from virnuc_assets.cli.single_file import Framed
 from virnuc_assets.settings import load_settings
+from virnuc_assets.storage.tables import read_rows
 from virnuc_assets.workstation.cleanup import Part, end, lock_file, mark
 from virnuc_assets.workstation.device_lock import give_back, lock_of, take
 from virnuc_assets.workstation.setup import dagster_home
@@ -115,3 +118,14 @@ def test_the_small_project_has_settings_of_today(tmp_path: Path) -> None:
     file = tmp_path / "virnuc.toml"
     file.write_text(small_project.SETTINGS.format(3000, 5000), encoding="utf-8")
     assert load_settings(file).servers.mlflow_port == 5000
+
+
+def test_every_good_file_has_frames_that_are_scored_and_the_duplicate_is_dropped_last(tmp_path: Path) -> None:
+    files = make_files(8, 5, seed=0)
+    assert [file.same_as is not None for file in files] == [True] + [False] * 12
+    for file in files:
+        if file.good:
+            (tmp_path / file.name).write_bytes(file.content)
+            framed = Framed(tmp_path / file.name, 500)
+            framed.write(tmp_path / "frames.parquet", lambda done, total: None)
+            assert read_rows(tmp_path / "frames.parquet") >= len(framed.ledger()) > 0
