@@ -90,3 +90,14 @@ def test_a_test_set_whose_groups_are_all_too_small_can_never_get_go() -> None:
     chances = power(confusion_counts(paired), paired, SETTINGS)
     assert [one.go for one in chances.chances] == [0.0] * 4  # of equal models and of losses in all rows; no group
     assert compare(paired, "esm2_3b", SETTINGS).groups[0].status == "too few clusters"
+
+
+@pytest.mark.parametrize(("wrong_clusters", "go"), [(0, True), (5, True), (6, False)])
+def test_a_group_that_is_worse_holds_a_study_up_that_all_rows_let_pass(wrong_clusters: int, go: bool) -> None:
+    """60 viral clusters of 20 right rows; 10 host clusters of 5, of which so many have one wrong call."""
+    counts = np.zeros((1, 70, 2, 2, 4))
+    counts[0, :60, 0, :, 3] = 20
+    counts[0, 60:, 1, :, 0] = 5
+    counts[0, 60 : 60 + wrong_clusters, 1, 0, :2] = 4, 1
+    found = outcomes(counts, SETTINGS)
+    assert [bool(one[0]) for one in found] == [go, False]
