@@ -41,7 +41,6 @@ class Pod:
     def __init__(self, manifest: Object, folder: Path) -> None:
         self.object, self.log = manifest, folder / f"{manifest['metadata']['name']}.log"
         self.process: subprocess.Popen[bytes] | None = None
-        self.ran: tuple[float, float] | None = None
         self._kill_at = float("inf")
         self._tell("Pending")
 
@@ -97,7 +96,6 @@ class Pod:
                 **{"cwd": image.folder, "env": environment, "start_new_session": True},
                 **{"stdout": log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL},
             )
-        self.ran = (time.monotonic(), float("inf"))
         self._tell("Running", {"running": {"startedAt": now()}})
 
     def look(self) -> None:
@@ -110,8 +108,6 @@ class Pod:
         if status is None:
             return
         self.kill()  # what it left behind
-        assert self.ran is not None
-        self.ran = (self.ran[0], time.monotonic())
         code = 128 - status if status < 0 else status
         told = {"exitCode": code, "finishedAt": now(), "reason": "Error" if code else "Completed"}
         self._tell("Failed" if code else "Succeeded", {"terminated": told})
