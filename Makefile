@@ -9,7 +9,7 @@ APT    := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -
 ALONE  := unshare --net --pid --fork --kill-child --mount --mount-proc \
           sh -c 'ip link set lo up && ip address add 127.0.0.2/8 dev lo && exec "$$0" "$$@"'
 
-.PHONY: demo test test-all test-slurm test-k8s test-postgres test-s3 check bench-encoders bench-training bench-sequences bench-change bench-decision soak up setup clean iproute2
+.PHONY: demo test test-all test-slurm test-k8s test-postgres test-s3 check bench-encoders bench-training bench-sequences bench-change bench-decision soak screenshots up setup clean iproute2
 
 demo: $(RUNTIME)
 	$(BIN)/virnuc setup
@@ -69,6 +69,12 @@ bench-change: $(STAMP)
 # A quarter of an hour of simulation; ARGS=--help tells how to run less of it.
 bench-decision: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_decision $(ARGS)
+
+# The pictures of README and docs, from the real servers; minutes.
+screenshots: demo
+	which chromium > /dev/null || { $(APT) chromium; }
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[screenshots]'
+	$(BIN)/python docs/screenshots.py
 
 setup: $(RUNTIME)
 	$(BIN)/virnuc setup

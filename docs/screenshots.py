@@ -1,0 +1,109 @@
+"""`make screenshots`: the pictures of the README and of these pages, from the real servers, by a headless Chromium.
+
+Runs in a project that `make demo` finished. The browser is the system's; playwright only drives it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+from playwright.sync_api import Page, ViewportSize, sync_playwright
+
+from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.settings import load_settings
+
+PICTURES = Path(__file__).parent / "pictures"
+SIZE: ViewportSize = {"width": 1200, "height": 760}
+LINEAGE = 'asset-groups~%2Bkey%3A"migration_decision"'  # the decision and everything upstream of it
+SETTLED_MS = 4000  # the pages load by many requests after their frame is there
+
+
+def main() -> None:
+    """Take every picture."""
+    settings = load_settings(Path("virnuc.toml"))
+    dagster, mlflow = settings.servers.dagster_url, settings.servers.mlflow_url
+    report = Workspace(settings).layout.whole("migration_decision", ".html")
+    if not report.is_file():
+        sys.exit(f"{report}: not found; run `make demo` first")
+    PICTURES.mkdir(exist_ok=True)
+    with _servers(dagster, mlflow), _page() as page:
+        _lineage(page, f"{dagster}/{LINEAGE}")
+        _take(page, "embeddings", f"{dagster}/assets/reference/fastesm2_650_embeddings")
+        _take(page, "decision", f"{dagster}/assets/migration_decision")
+        _take(page, "automation", f"{dagster}/automation")
+        _materialize(page, f"{dagster}/assets/samples/predictions")
+        _take(page, "mlflow", f"{mlflow}/#/experiments/1/runs")
+        _take(page, "report", report.as_uri())
+
+
+@contextmanager
+def _servers(*addresses: str) -> Iterator[None]:
+    """`virnuc up`, from the moment that all addresses answer."""
+    command = [str(Path(sys.executable).parent / "virnuc"), "up"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as up:  # noqa: S603
+        try:
+            waiting = [*addresses]
+            while waiting:
+                if up.poll() is not None:
+                    sys.exit(f"virnuc up ended with status {up.returncode}")
+                try:
+                    requests.get(waiting[0], timeout=5)
+                    waiting.pop(0)
+                except requests.ConnectionError:
+                    time.sleep(1)
+            yield
+        finally:
+            up.terminate()
+
+
+@contextmanager
+def _page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield browser.new_page(viewport=SIZE, device_scale_factor=1.5)
+        browser.close()
+
+
+def _open(page: Page, address: str) -> None:
+    page.goto(address)
+    page.wait_for_timeout(SETTLED_MS)
+
+
+def _take(page: Page, name: str, address: str) -> None:
+    _open(page, address)
+    page.screenshot(path=PICTURES / f"{name}.png")
+
+
+def _lineage(page: Page, address: str) -> None:
+    """The graph alone: expanded, opened again so that it is centred, zoomed out, without what is around it."""
+    page.set_viewport_size({"width": 2300, "height": 1700})
+    _open(page, address)
+    page.keyboard.press("Alt+e")
+    page.wait_for_timeout(SETTLED_MS)
+    page.reload()
+    page.wait_for_timeout(SETTLED_MS)
+    for _ in range(3):
+        page.get_by_label("zoom_out").first.click()
+        page.wait_for_timeout(1000)
+    page.screenshot(path=PICTURES / "lineage.png", clip={"x": 840, "y": 360, "width": 1160, "height": 1020})
+    page.set_viewport_size(SIZE)
+
+
+def _materialize(page: Page, address: str) -> None:
+    """The dialog that asks for partitions; nothing is launched."""
+    _open(page, address)
+    page.get_by_role("button", name="Materialize").first.click()
+    page.get_by_role("button", name="All", exact=True).click()
+    page.wait_for_timeout(SETTLED_MS)
+    page.screenshot(path=PICTURES / "materialize.png")
+
+
+if __name__ == "__main__":
+    main()
