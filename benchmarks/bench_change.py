@@ -71,7 +71,10 @@ _CODONS = [a + b + c for a, b, c in itertools.product("ACGT", repeat=3) if a + b
 _ENCODER = "fastesm2_650_embeddings"
 _START_SECONDS, _MADE_SECONDS = 300, 3_600
 _PARTITIONS_PER_RUN = 20
-_IDLE_TICKS, _TICK_SECONDS = 50, 75  # over an hour, so that the full hour at which failed partitions are requested is in
+_IDLE_TICKS, _TICK_SECONDS = (
+    50,
+    75,
+)  # over an hour, so that the full hour at which failed partitions are requested is in
 # No other of the settings' and conditions' times, weekly or nightly, comes before the last tick.
 _FIRST_TICK = dt.datetime(2026, 1, 6, 10, 30, tzinfo=dt.UTC)
 # As the pages of Dagster 1.13 send them, without icons and permissions.

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -197,11 +196,11 @@ def _compare(
         processes = {}
         for contender in dict.fromkeys(contender for pair in ratios.values() for contender in pair):
             process = processes[contender.name] = stack.enter_context(fresh_process())
-            model = SCALES[given.scale][contender.model]
+            size = SCALES[given.scale][contender.model]
             # A model of another size than ours is not compared by its vectors: fair-esm makes random weights itself.
             folder = checkpoints / contender.model if contender.model == comparison.model else None
             own = sequences[: max(rows // _ONE_BY_ONE, 1)] if contender.code == "one_by_one" else sequences
-            process.submit(_load, contender, model, folder, given.device, own).result()
+            process.submit(_load, contender, size, folder, given.device, own).result()
         start = time.perf_counter()
         while not _is_enough(rounds, ratios, time.perf_counter() - start, given.rounds):
             order = list(processes) if len(rounds) % 2 == 0 else list(reversed(processes))
@@ -249,10 +248,10 @@ def _summary(
         spread = {"": statistics.median(values), "_min": min(values), "_max": max(values), "_rounds": len(values)}
         found |= {metric + ending: value for ending, value in spread.items()}
     expected = next(iter(vectors.values())).astype(np.float64)  # (n, d) of ours in fp32
-    for contender, values in vectors.items():
+    for contender, own in vectors.items():
         figures = pd.DataFrame([one[contender] for one in rounds]).median().to_dict()
-        if values.shape[1] == expected.shape[1]:  # otherwise another model
-            other, same = values.astype(np.float64), expected[: len(values)]
+        if own.shape[1] == expected.shape[1]:  # otherwise another model
+            other, same = own.astype(np.float64), expected[: len(own)]
             cosines = (other * same).sum(1) / np.linalg.norm(other, axis=1) / np.linalg.norm(same, axis=1)
             figures |= {"min_cosine": float(cosines.min()), "max_difference": float(np.abs(other - same).max())}
         found |= {f"{name}.{contender}.{figure}": value for figure, value in figures.items()}
@@ -343,9 +342,7 @@ def load_ours(folder: Path, precision: Precision, device: str) -> Encoder:
 _LOADED: list[_Loaded] = []  # the one contender of this process
 
 
-def _load(
-    contender: Contender, model: Model, folder: Path | None, device: str, sequences: list[str]
-) -> None:
+def _load(contender: Contender, model: Model, folder: Path | None, device: str, sequences: list[str]) -> None:
     _LOADED.append(_Loaded(contender, model, folder, device, sequences))
 
 
@@ -384,7 +381,7 @@ def memory_beyond_model(checkpoint: Path, frames: Path, device: str, passes: int
             what libraries set up at their first use stays: for a table of one window the highest of one pass is luck.
     """
     encoder = load_ours(checkpoint, "fp32", device)
-    known = KnownVectors(np.empty((0, 2), np.uint64), encoder.fingerprint, sys.stderr.write)
+    known = KnownVectors(np.empty((0, 2), np.uint64), encoder.fingerprint, print)
     spec, memory = encoder.spec, PeakMemory(encoder.on_gpu)
     memory.reset()
     loaded = memory.highest()

@@ -19,7 +19,8 @@ CONSOLE = Console(width=120, highlight=False)
 
 Figures = dict[str, float]
 Limits = Mapping[str, tuple[float, float]]
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def options(target: str, description: str | None) -> argparse.ArgumentParser:

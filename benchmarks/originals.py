@@ -22,34 +22,20 @@ from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 from transformers import EsmModel, EsmTokenizer, PreTrainedTokenizerFast
 
 from virnuc_assets.encoders.mosaic_bert import alibi_slopes
+from virnuc_assets.workstation.fair_esm import hub_name
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 _VIRNUCPRO_TOKENS = 2048
-# The hub's names on the left, fair-esm's on the right; the longer ones first.
-_RENAMED = {
-    "esm.embeddings.word_embeddings.": "embed_tokens.",
-    "esm.encoder.emb_layer_norm_after.": "emb_layer_norm_after.",
-    "esm.contact_head.": "contact_head.",
-    "esm.encoder.layer.": "layers.",
-    "attention.self.query.": "self_attn.q_proj.",
-    "attention.self.key.": "self_attn.k_proj.",
-    "attention.self.value.": "self_attn.v_proj.",
-    "attention.self.rotary_embeddings.": "self_attn.rot_emb.",
-    "attention.output.dense.": "self_attn.out_proj.",
-    "attention.LayerNorm.": "self_attn_layer_norm.",
-    "intermediate.dense.": "fc1.",
-    "output.dense.": "fc2.",
-    "LayerNorm.": "final_layer_norm.",
-}
 
 
 def fair_esm(layers: int, hidden: int, heads: int, folder: Path | None, device: torch.device) -> Embed:
     """fair-esm's ESM2 in fp32 as VirNucPro calls it, with the weights of a folder or, without one, its own random."""
     esm2 = ESM2(layers, hidden, heads, "ESM-1b")
     if folder is not None:
-        weights = {fair_name(name): tensor for name, tensor in _weights(folder).items()}
-        esm2.load_state_dict(weights | {"lm_head.weight": weights["embed_tokens.weight"]}, strict=True)
+        weights = _weights(folder)
+        weights["lm_head.decoder.weight"] = weights["esm.embeddings.word_embeddings.weight"]  # tied
+        esm2.load_state_dict({name: weights[hub_name(name)] for name in esm2.state_dict()}, strict=True)
     esm2.eval().requires_grad_(False).to(device)
     convert = esm2.alphabet.get_batch_converter()
 
@@ -65,14 +51,6 @@ def fair_esm(layers: int, hidden: int, heads: int, folder: Path | None, device: 
         return vectors
 
     return embed
-
-
-def fair_name(name: str) -> str:
-    """fair-esm's name of a parameter of the hub's ESM2 checkpoints."""
-    if not name.startswith("lm_head."):
-        for hub, fair in _RENAMED.items():
-            name = name.replace(hub, fair, 1)
-    return name
 
 
 def transformers_esm(folder: Path, dtype: torch.dtype, device: torch.device, token_budget: int) -> Embed:
