@@ -247,7 +247,7 @@ def _summary(
     for metric, values in metrics.items():
         spread = {"": statistics.median(values), "_min": min(values), "_max": max(values), "_rounds": len(values)}
         found |= {metric + ending: value for ending, value in spread.items()}
-    expected = next(iter(vectors.values())).astype(np.float64)  # (n, d) of ours in fp32
+    expected = next(iter(vectors.values())).astype(np.float64)  # (n, d), our encoder in fp32
     for contender, own in vectors.items():
         figures = pd.DataFrame([one[contender] for one in rounds]).median().to_dict()
         if own.shape[1] == expected.shape[1]:  # otherwise another model
@@ -325,7 +325,7 @@ def _build(contender: Contender, model: Model, folder: Path | None, device: torc
         return originals.fair_esm(model.layers, model.hidden, model.heads, folder, device)
     assert folder is not None  # noqa: S101
     if contender.code == "transformers":
-        budget = CPU_TOKENS if device.type == "cpu" else GPU_TOKENS  # those of ours
+        budget = CPU_TOKENS if device.type == "cpu" else GPU_TOKENS  # as our encoder
         return originals.transformers_esm(folder, DTYPES[contender.precision], device, budget)
     if contender.code == "one_by_one":
         return originals.one_by_one(model.layers, model.heads, folder, device)

@@ -156,14 +156,14 @@ def our_frames(fasta: Path, folder: Path) -> tuple[int, int]:
     """A file planned, cut into chunks, translated and written shard by shard, as the assets do it."""
     plan = plan_source(fasta, "source", CHUNK_LENGTH, SequenceSettings().shard_chunks)
     reader, chunks, frames = ChunkReader(fasta, plan.sha256, CHUNK_LENGTH), 0, 0
-    by_shard = sorted(plan.pieces, key=lambda piece: piece.shard)
-    for shard, group in itertools.groupby(by_shard, key=lambda piece: piece.shard):
-        pieces, path = list(group), folder / f"chunks-{shard}.parquet"
-        write_table(path, reader.table(pieces), {"table": "chunked_fasta"})
+    by_shard = sorted(plan.pieces, key=lambda segment: segment.shard)
+    for shard, group in itertools.groupby(by_shard, key=lambda segment: segment.shard):
+        segments, path = list(group), folder / f"chunks-{shard}.parquet"
+        write_table(path, reader.table(segments), {"table": "chunked_fasta"})
         found = open_frames(read_table(path), None)
         write_table(folder / f"frames-{shard}.parquet", found.table, {"table": "frames"})
-        write_table(folder / f"ledger-{shard}.parquet", ledger_table(pieces, found.counts), {"table": "ledger"})
-        chunks += sum(piece.chunks for piece in pieces)
+        write_table(folder / f"ledger-{shard}.parquet", ledger_table(segments, found.counts), {"table": "ledger"})
+        chunks += sum(segment.chunks for segment in segments)
         frames += found.table.num_rows
     return chunks, frames
 
