@@ -2,9 +2,9 @@
 
 Rows are a seeded sample of the bundled genomes' frames (chunks of 500 nt, proteins of about 166 aa). Weights are
 random and of true size. The contenders of a comparison are loaded at the same time and run in alternate order, each in
-a process of its own: a ratio is that of one round, and its median, least and greatest are reported. Rounds continue
-until the median is known to 5 %. A share of the peak is GFLOP/s over those of plain matrix products right before and
-after. At last, memory beyond the model for a small and a large frames table.
+a process of its own: a ratio is that of one round, and its median, least and greatest are reported. A share
+of the peak is GFLOP/s over those of plain matrix products right before and after. At last, memory beyond the model for
+a small and a large frames table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -27,7 +26,6 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from safetensors.torch import save_file
-from scipy.stats import quantile_test
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Whitespace
@@ -86,16 +84,7 @@ class Contender(NamedTuple):
         return "_".join(self)
 
 
-class Comparison(NamedTuple):
-    """Our encoder of a model, in every native precision, and by metric whose code and model it is compared with."""
-
-    model: str
-    column: str
-    rows: int
-    originals: Mapping[str, tuple[Code, str]]
-
-
-Ratios = Mapping[str, tuple[Contender, Contender]]
+Originals = Mapping[str, tuple[Code, str]]  # by metric, whose code and model ours is compared with
 
 # Sizes are those of the checkpoints' own config files: ESM2-650M and FastESM2_650 (one shape), ESM2-3B, DNABERT-S.
 SCALES: Mapping[str, Mapping[str, Model]] = {
@@ -112,51 +101,46 @@ SCALES: Mapping[str, Mapping[str, Model]] = {
         "one_layer": Model(64, 1, 4),
     },
 }
-# 12 proteins of 166 aa are one full batch of 2,048 tokens; chunks make byte pairs of some twenty counts, which fill
-# batches of equal length from hundreds of rows only.
-COMPARISONS = {
-    "protein_650m": Comparison(
+# Our model, the column that all read, rows, and originals. 12 proteins of 166 aa are one full batch of 2,048 tokens;
+# chunks make byte pairs of some twenty counts, which fill batches of equal length from hundreds of rows only.
+COMPARISONS: Mapping[str, tuple[str, str, int, Originals]] = {
+    "protein_650m": (
         *("650m", "protein", 12),
         {
             "protein_speedup_vs_transformers": ("transformers", "650m"),
             "protein_speedup_vs_fair_esm_650m": ("fair_esm", "650m"),
         },
     ),
-    "protein_3b": Comparison("650m", "protein", 12, {"protein_speedup_vs_3b": ("fair_esm", "3b")}),
-    "dna": Comparison("dnabert_s", "nucleotides", 512, {"dna_speedup_vs_one_by_one": ("one_by_one", "dnabert_s")}),
+    "protein_3b": ("650m", "protein", 12, {"protein_speedup_vs_3b": ("fair_esm", "3b")}),
+    "dna": ("dnabert_s", "nucleotides", 512, {"dna_speedup_vs_one_by_one": ("one_by_one", "dnabert_s")}),
 }
 TABLES = "frame_tables"
 TABLE_ROWS = {"true": (100, 10_000), "tiny": (20, 300)}
-_FEWEST_ROUNDS, _MOST_ROUNDS, _LONGEST_SECONDS = 5, 15, 480
-_HALF_WIDTH = 0.05
 _ONE_BY_ONE = 8  # share of the rows for what takes equally long per row however many there are
 _SHORT_AA = 20
 _SPECIAL = {f"{role}_token": f"[{role.upper()}]" for role in ("unk", "cls", "sep", "pad", "mask")}
 
 
 def main() -> int:
-    """Run what was asked for, print tables, write the figures; 1 if a comparison failed."""
+    """Run what was asked for, print tables, write the figures."""
     given = _arguments()
     on_gpu = given.device == "cuda"
     native = [precision for precision in DTYPES if on_gpu or native_precision(precision)]
     figures: Figures = {"cores": usable_cores(), **{f"native_{name}": float(name in native) for name in DTYPES}}
     CONSOLE.print(torch.cuda.get_device_name() if on_gpu else cpu_name(), native)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    failed = False
     with tempfile.TemporaryDirectory(prefix="encoders-", dir=given.out.parent) as scratch:
-        frames = genome_frames()
-        checkpoints = _write_checkpoints(Path(scratch), SCALES[given.scale], frames)
+        frames, checkpoints = genome_frames(), Path(scratch)
+        for name, model in SCALES[given.scale].items():
+            if name != "3b":  # fair-esm makes its own
+                write_checkpoint(checkpoints / name, model, frames.column("nucleotides")[:4000].to_pylist())
         for name in given.only or (*COMPARISONS, TABLES):
-            try:
-                if name == TABLES:
-                    figures |= _frame_tables(checkpoints, frames, given)
-                else:
-                    figures |= _compare(name, native, checkpoints, frames, given)
-            except BrokenProcessPool as error:
-                failed = True
-                CONSOLE.print(f"{name}: a contender's process was ended, most likely because memory ran out: {error}")
+            if name == TABLES:
+                figures |= _frame_tables(checkpoints, frames, given)
+            else:
+                figures |= _compare(name, native, checkpoints, frames, given)
             write(figures, given.out)  # so that a run that is cut off keeps what it has
-    return publish(figures, given.out) or int(failed)
+    return publish(figures, given.out)
 
 
 def _arguments() -> argparse.Namespace:
@@ -164,7 +148,7 @@ def _arguments() -> argparse.Namespace:
     names = (*COMPARISONS, TABLES)
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help=f"run these alone: {', '.join(names)}")
     parser.add_argument("--scale", choices=SCALES, default="true", help="tiny: two narrow layers, to try the benchmark")
-    parser.add_argument("--rounds", type=int, metavar="N", help="exactly so many; by default 5 to 15, by their spread")
+    parser.add_argument("--rounds", type=int, default=5, help="of each comparison (default 5)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all of them run")
     return parser.parse_args()
 
@@ -182,58 +166,37 @@ def _compare(
     name: str, precisions: Sequence[Precision], checkpoints: Path, frames: pa.Table, given: argparse.Namespace
 ) -> Figures:
     """Load the contenders of a comparison, run them in rounds, and sum up."""
-    comparison = COMPARISONS[name]
+    our_model, column, rows, originals_by_metric = COMPARISONS[name]
     ratios: dict[str, tuple[Contender, Contender]] = {}
     for precision in precisions:
-        ours, ending = Contender("ours", comparison.model, precision), "" if precision == "fp32" else f"_{precision}"
-        for metric, (code, model) in comparison.originals.items():
+        ours, ending = Contender("ours", our_model, precision), "" if precision == "fp32" else f"_{precision}"
+        for metric, (code, model) in originals_by_metric.items():
             # As VirNucPro has them; transformers as ours.
             ratios[metric + ending] = ours, Contender(code, model, precision if code == "transformers" else "fp32")
-    rows = comparison.rows if given.scale == "true" else comparison.rows // 4
-    sequences = frames.column(comparison.column).slice(0, rows).to_pylist()
-    rounds: list[dict[str, Figures]] = []
+    rows = rows if given.scale == "true" else rows // 4
+    sequences = frames.column(column).slice(0, rows).to_pylist()
+    rounds, vectors = list[dict[str, Figures]](), dict[str, np.ndarray]()
     with ExitStack() as stack:
         processes = {}
         for contender in dict.fromkeys(contender for pair in ratios.values() for contender in pair):
             process = processes[contender.name] = stack.enter_context(fresh_process())
-            size = SCALES[given.scale][contender.model]
             # A model of another size than ours is not compared by its vectors: fair-esm makes random weights itself.
-            folder = checkpoints / contender.model if contender.model == comparison.model else None
+            folder = checkpoints / contender.model if contender.model == our_model else None
             own = sequences[: max(rows // _ONE_BY_ONE, 1)] if contender.code == "one_by_one" else sequences
-            process.submit(_load, contender, size, folder, given.device, own).result()
-        start = time.perf_counter()
-        while not _is_enough(rounds, ratios, time.perf_counter() - start, given.rounds):
-            order = list(processes) if len(rounds) % 2 == 0 else list(reversed(processes))
-            rounds.append({contender: processes[contender].submit(_pass).result() for contender in order})
-            rates = ", ".join(f"{contender} {rounds[-1][contender]['sequences_per_s']:.3g}" for contender in processes)
-            CONSOLE.print(f"{name}, round {len(rounds)}, sequences/s: {rates}")
-        vectors = {contender: process.submit(_vectors).result() for contender, process in processes.items()}
-    metrics = _speedups(rounds, ratios)
+            process.submit(_load, contender, SCALES[given.scale][contender.model], folder, given.device, own).result()
+        for number in range(given.rounds):
+            rounds.append({})
+            for contender_name in list(processes) if number % 2 == 0 else list(reversed(processes)):
+                passed = processes[contender_name].submit(_pass).result()
+                rounds[-1][contender_name], vectors[contender_name] = passed
+            rates = {contender_name: round(one["sequences_per_s"], 3) for contender_name, one in rounds[-1].items()}
+            CONSOLE.print(f"{name}, round {number + 1}, sequences/s: {rates}")
+    rate = "sequences_per_s"
+    metrics = {m: [one[a.name][rate] / one[b.name][rate] for one in rounds] for m, (a, b) in ratios.items()}
     if name == "protein_650m":
         for ours, _ in ratios.values():
             metrics[f"{ours.precision}_share_of_peak"] = [one[ours.name]["share_of_peak"] for one in rounds]
     return _summary(name, rounds, metrics, vectors)
-
-
-def _is_enough(rounds: Sequence[dict[str, Figures]], ratios: Ratios, seconds: float, fixed: int | None) -> bool:
-    count = len(rounds)
-    if fixed or count < _FEWEST_ROUNDS:
-        return count == fixed
-    if count == _MOST_ROUNDS or seconds * (count + 1) / count > _LONGEST_SECONDS:
-        return True
-    return max(map(_half_width, _speedups(rounds, ratios).values())) <= _HALF_WIDTH
-
-
-def _speedups(rounds: Sequence[dict[str, Figures]], ratios: Ratios) -> dict[str, list[float]]:
-    rate = "sequences_per_s"
-    return {m: [one[ours.name][rate] / one[other.name][rate] for one in rounds] for m, (ours, other) in ratios.items()}
-
-
-def _half_width(values: Sequence[float]) -> float:
-    """Half of the 90 % interval of the median, from order statistics, relative to it; five values are the fewest."""
-    median = statistics.median(values)
-    low, high = quantile_test(values, q=median).confidence_interval(0.9)
-    return float(high - low) / 2 / median
 
 
 def _summary(
@@ -247,7 +210,7 @@ def _summary(
     for metric, values in metrics.items():
         spread = {"": statistics.median(values), "_min": min(values), "_max": max(values), "_rounds": len(values)}
         found |= {metric + ending: value for ending, value in spread.items()}
-    expected = next(iter(vectors.values())).astype(np.float64)  # (n, d), our encoder in fp32
+    expected = vectors[next(iter(rounds[0]))].astype(np.float64)  # (n, d), our encoder in fp32
     for contender, own in vectors.items():
         figures = pd.DataFrame([one[contender] for one in rounds]).median().to_dict()
         if own.shape[1] == expected.shape[1]:  # otherwise another model
@@ -259,53 +222,62 @@ def _summary(
 
 
 class _Loaded:
-    """A contender in its process; its memory is counted without what its libraries and the matrices below take."""
+    """The contender of this process; its memory is counted without what its libraries and the matrices take."""
 
     def __init__(
         self, contender: Contender, model: Model, folder: Path | None, device: str, sequences: list[str]
     ) -> None:
-        self._device, self._sequences = torch.device(device), sequences
         torch.set_num_threads(usable_cores())
+        self.sequences, self.memory, self.device = sequences, PeakMemory(device == "cuda"), torch.device(device)
         lengths = _token_counts(model, folder, sequences)
-        self._tokens, self._flop = sum(lengths), model.flop(lengths)
-        self._matrices = _matrices(model.hidden, DTYPES[contender.precision], self._device)
-        self._memory = PeakMemory(device == "cuda")
-        self._idle_bytes = self._memory.now()
-        self._embed = _build(contender, model, folder, self._device)
-        self._embed(sequences[:2])
+        self.tokens, self.flop = sum(lengths), model.flop(lengths)
+        self.matrices = _matrices(model.hidden, DTYPES[contender.precision], self.device)
+        self.idle_bytes = self.memory.now()
+        self.embed = _build(contender, model, folder, self.device)
+        self.embed(sequences[:2])
 
-    def run(self) -> Figures:
-        """One pass."""
-        before = self._gemm_gflops()
-        self._memory.reset()
-        start = time.perf_counter()
-        self.vectors = self._embed(self._sequences)
-        seconds = time.perf_counter() - start
-        memory = self._memory.highest() - self._idle_bytes
-        gflops, gemm = 1e-9 * self._flop / seconds, (before + self._gemm_gflops()) / 2
-        return {
-            "rows": len(self.vectors),
-            "tokens": self._tokens,
-            "seconds": seconds,
-            "sequences_per_s": len(self.vectors) / seconds,
-            "gflops": gflops,
-            "gemm_gflops": gemm,
-            "share_of_peak": gflops / gemm,
-            "peak_memory_bytes": memory,
-        }
-
-    def _gemm_gflops(self) -> float:
+    def gemm_gflops(self) -> float:
         """Rate of the two matrix products of a feed-forward network of the model's width, over a second."""
-        narrow, wide, weights = self._matrices
+        narrow, wide, weights = self.matrices
         seconds: list[float] = []
         while len(seconds) < 2 or sum(seconds) < 1.0:
             start = time.perf_counter()
             torch.mm(narrow, weights.t(), out=wide)
             torch.mm(wide, weights, out=narrow)
-            if self._device.type == "cuda":
+            if self.device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
         return 4e-9 * math.prod((*narrow.shape, wide.shape[1])) / statistics.median(seconds[1:])  # the first sets up
+
+
+_LOADED: list[_Loaded] = []
+
+
+def _load(contender: Contender, model: Model, folder: Path | None, device: str, sequences: list[str]) -> None:
+    _LOADED.append(_Loaded(contender, model, folder, device, sequences))
+
+
+def _pass() -> tuple[Figures, np.ndarray]:
+    """Figures and vectors of one pass of this process's contender."""
+    (loaded,) = _LOADED
+    before = loaded.gemm_gflops()
+    loaded.memory.reset()
+    start = time.perf_counter()
+    vectors = loaded.embed(loaded.sequences)
+    seconds = time.perf_counter() - start
+    memory = loaded.memory.highest() - loaded.idle_bytes
+    gflops, gemm = 1e-9 * loaded.flop / seconds, (before + loaded.gemm_gflops()) / 2
+    figures: Figures = {
+        "rows": len(vectors),
+        "tokens": loaded.tokens,
+        "seconds": seconds,
+        "sequences_per_s": len(vectors) / seconds,
+        "gflops": gflops,
+        "gemm_gflops": gemm,
+        "share_of_peak": gflops / gemm,
+        "peak_memory_bytes": memory,
+    }
+    return figures, vectors
 
 
 def _matrices(width: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -337,21 +309,6 @@ def load_ours(folder: Path, precision: Precision, device: str) -> Encoder:
     row = "esm2_650_miniature" if (folder / "vocab.txt").is_file() else "dnabert_s_miniature"
     encoding = EncodingSettings.model_validate({"precision": precision, "device": device})
     return load_encoder(replace(ENCODERS[row], name=folder.name), folder.parent, encoding)
-
-
-_LOADED: list[_Loaded] = []  # the one contender of this process
-
-
-def _load(contender: Contender, model: Model, folder: Path | None, device: str, sequences: list[str]) -> None:
-    _LOADED.append(_Loaded(contender, model, folder, device, sequences))
-
-
-def _pass() -> Figures:
-    return _LOADED[0].run()
-
-
-def _vectors() -> np.ndarray:
-    return _LOADED[0].vectors
 
 
 def _frame_tables(checkpoints: Path, frames: pa.Table, given: argparse.Namespace) -> Figures:
@@ -398,13 +355,6 @@ def memory_beyond_model(checkpoint: Path, frames: Path, device: str, passes: int
             for table in vectors.tables():
                 writer.write(table)
     return memory.highest() - loaded
-
-
-def _write_checkpoints(folder: Path, models: Mapping[str, Model], frames: pa.Table) -> Path:
-    for name, model in models.items():
-        if name != "3b":  # fair-esm makes its own
-            write_checkpoint(folder / name, model, frames.column("nucleotides")[:4000].to_pylist())
-    return folder
 
 
 def write_checkpoint(folder: Path, model: Model, corpus: Sequence[str]) -> None:
