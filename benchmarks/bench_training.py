@@ -57,11 +57,7 @@ class FileRows(Dataset[tuple[Tensor, Tensor]]):
 
 
 class PlainLoop:
-    """Epochs of a model; the optimizer's momentum is carried from one to the next. Upstream's progress bar is left out.
-
-    Attributes:
-        model: its weights change.
-    """
+    """Epochs of a model; the optimizer keeps its momentum from one to the next. Upstream's progress bar is left out."""
 
     def __init__(self, model: nn.Module, dataset: FileRows, workers: int, settings: TrainingSettings) -> None:
         self.model, self._dataset, self._workers, self._batch_rows = model, dataset, workers, settings.batch_rows
@@ -156,19 +152,18 @@ def _alternating_epochs(rows: LabelledRows, files: FileRows, settings: TrainingS
         alone_seconds, _ = _timed(alone.epoch, order)
         times.append((plain_seconds, our_seconds, alone_seconds))
         losses.append([plain_loss, our_loss, *(twin.epoch(settings.learning_rate) for twin in twins)])
-    plain_median, our_median, alone_median = (statistics.median(seconds) for seconds in zip(*times, strict=True))
+    prefixes = ("plain_", "", "plain_no_workers_")
+    medians = {
+        prefix: statistics.median(taken) for prefix, taken in zip(prefixes, zip(*times, strict=True), strict=True)
+    }
     steps = len(files) / settings.batch_rows
     return {
         "epoch_speedup": statistics.median(plain / ours for plain, ours, _ in times),
         "epoch_speedup_over_no_workers": statistics.median(alone / ours for _, ours, alone in times),
-        "epoch_seconds": our_median,
-        "plain_epoch_seconds": plain_median,
-        "rows_per_s": len(files) / our_median,
-        "plain_rows_per_s": len(files) / plain_median,
-        "plain_no_workers_rows_per_s": len(files) / alone_median,
-        "step_ms": 1e3 * our_median / steps,
-        "plain_step_ms": 1e3 * plain_median / steps,
-        "plain_no_workers_step_ms": 1e3 * alone_median / steps,
+        "epoch_seconds": medians[""],
+        "plain_epoch_seconds": medians["plain_"],
+        **{f"{prefix}rows_per_s": len(files) / median for prefix, median in medians.items()},
+        **{f"{prefix}step_ms": 1e3 * median / steps for prefix, median in medians.items()},
         "first_loss": losses[0][1],
         "last_loss": losses[-1][1],
         "max_loss_difference": max(abs(plain - ours) for plain, ours, *_ in losses),

@@ -20,9 +20,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import dagster as dg
 import psutil
@@ -61,6 +60,7 @@ max_rounds = 6
 bootstrap_rounds = 100
 power_studies = 20
 """
+Way = Literal["at once", "renamed", "slowly"]
 NONE = ("rows_lost", "rows_doubled", "slots_stuck", "orphans", "temporary_files", "partitions_missing")
 _ALL = "all"
 # Workers more often: they do the work.
@@ -87,25 +87,15 @@ _BROKEN: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@dataclass(frozen=True)
-class Dropped:
-    """A file to drop.
-
-    Attributes:
-        name: in the folder.
-        content: bytes, in the end.
-        good: whether it has predictions in the end; else it is refused.
-        way: in which it comes.
-        before: content that is in the folder for a while, until this replaces it.
-        same_as: name of the file with the same records, which alone has predictions.
-    """
+class Dropped(NamedTuple):
+    """A file to drop."""
 
     name: str
     content: bytes
-    good: bool
-    way: Literal["at once", "renamed", "slowly"]
-    before: bytes | None = None
-    same_as: str | None = None
+    good: bool  # has predictions in the end; else it is refused
+    way: Way
+    before: bytes | None = None  # content that is in the folder for a while, until the file replaces it
+    same_as: str | None = None  # name of the file with the same records, which alone has predictions
 
 
 def main() -> int:
@@ -133,7 +123,7 @@ def _soak(scratch: Path, given: argparse.Namespace) -> Figures:
     for command in ("setup", "demo"):
         virnuc(settings, command, log)
     files = make_files(given.good, given.bad, given.seed)
-    _log("trained; the same files go through an undisturbed copy")
+    CONSOLE.log("trained; the same files go through an undisturbed copy")
     shutil.copytree(scratch / "project", scratch / "undisturbed")
     undisturbed = load_settings(scratch / "undisturbed/virnuc.toml")
     for file in files:
@@ -150,10 +140,10 @@ def _soak(scratch: Path, given: argparse.Namespace) -> Figures:
                         dropping.submit(_drop, settings.incoming, waiting.pop(), chance.choice(_PAUSES_S))
                 servers.wait(given.minutes * 60 / given.kills * chance.uniform(0.5, 1.5))
                 kills[target := _kill(settings, chance)] += 1
-                _log(f"{number + 1} of {given.kills}: killed {target}")
+                CONSOLE.log(f"{number + 1} of {given.kills}: killed {target}")
             for file in waiting:  # where nothing is to be killed
                 dropping.submit(_drop, settings.incoming, file, 0.5)
-        _log("left alone until nothing is left to do")
+        CONSOLE.log("left alone until nothing is left to do")
         _wait_for_servers(settings, servers)  # the last kill may have taken them
         settled_s = wait_for("all files done", lambda: is_settled(settings, SAMPLES), 900, servers)
         left = left_over(settings, _ENDING_SECONDS)
@@ -174,7 +164,7 @@ def make_files(good: int, bad: int, seed: int) -> list[Dropped]:
     The first is a duplicate of a good one.
     """
     chance, files = random.Random(seed), list[Dropped]()  # noqa: S311
-    ways: tuple[Literal["at once", "renamed", "slowly"], ...] = ("at once", "renamed", "slowly")
+    ways: tuple[Way, ...] = get_args(Way)
     for number in range(good - 1):
         name = _GOOD_NAMES[number % len(_GOOD_NAMES)].format(number)
         content = _fasta(chance, f"r{number}", chance.randint(1, 6))
@@ -184,7 +174,7 @@ def make_files(good: int, bad: int, seed: int) -> list[Dropped]:
         files.append(Dropped(name, content, True, chance.choice(ways), before))
     original = next(file for file in files if file.before is None and not file.name.endswith(".gz"))
     copy = original.content[:-1]  # without its last line end: other bytes, same records
-    files.append(replace(original, name=f"z_copy_of_{good}.fasta", content=copy, same_as=original.name))
+    files.append(original._replace(name=f"z_copy_of_{good}.fasta", content=copy, same_as=original.name))
     for number, (kind, broken) in zip(range(bad), itertools.cycle(_BROKEN.items()), strict=False):
         content = _fasta(chance, f"b{number}", 2)
         files.append(Dropped(f"bad_{number}_{kind}", broken(content), False, chance.choice(ways)))
@@ -244,7 +234,7 @@ def _latency(settings: Settings, servers: Servers) -> Figures:
     }.items():
         wait_for(f"{what} of the first file", file.is_file, 300, servers)
         figures[f"drop_to_{what}_s"] = round(time.monotonic() - started, 1)
-    _log(f"100 kb: {figures}")
+    CONSOLE.log(f"100 kb: {figures}")
     return figures
 
 
@@ -337,10 +327,6 @@ def _report(settings: Settings, sample: str) -> dict[str, list[bytes]]:
     """A sample's files, by their sorted lines: a file that was replaced has other shards than one that was not."""
     files = Workspace(settings).layout.sample_report(sample).glob("*")
     return {file.name: sorted(file.read_bytes().splitlines()) for file in files if file.name != PROVENANCE_FILE}
-
-
-def _log(text: str) -> None:
-    CONSOLE.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False)
 
 
 if __name__ == "__main__":
