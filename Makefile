@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime-installed
 STAMP  := $(VENV)/.installed
 APT    := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
-# glibc counts 127.0.0.1 as no address, and Slurm resolves no name where a network has no other one.
+# glibc does not count 127.0.0.1 as an address; Slurm resolves no name on a network that has only that one.
 ALONE  := unshare --net --pid --fork --kill-child --mount --mount-proc \
           sh -c 'ip link set lo up && ip address add 127.0.0.2/8 dev lo && exec "$$0" "$$@"'
 
@@ -25,7 +25,7 @@ test-all: $(STAMP)
 iproute2:
 	which ip > /dev/null || { $(APT) iproute2; }
 
-# Real servers, on the loopback of a network of their own; all that was started ends with the test. Needs root.
+# Real servers on the loopback of a separate network; the test stops everything that it started. Needs root.
 test-slurm: $(STAMP) iproute2
 	which slurmctld slurmd sbatch munged > /dev/null || { $(APT) slurmctld slurmd slurm-client munge; }
 	ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || { $(APT) postgresql; }
@@ -46,7 +46,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Half an hour or less; ARGS=--help tells how to run a part of it.
+# Half an hour or less; ARGS=--help shows how to run a part of it.
 bench-encoders: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_encoders $(ARGS)
 
@@ -58,7 +58,7 @@ bench-training: $(STAMP)
 bench-sequences: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_sequences $(ARGS)
 
-# Some 20 minutes: real servers under fire; ARGS=--help tells how to run less of it.
+# Some 20 minutes: real servers whose processes are killed; ARGS=--help shows how to run less of it.
 soak: $(STAMP)
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
@@ -66,7 +66,7 @@ soak: $(STAMP)
 bench-change: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_change $(ARGS)
 
-# A quarter of an hour of simulation; ARGS=--help tells how to run less of it.
+# A quarter of an hour of simulation; ARGS=--help shows how to run less of it.
 bench-decision: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_decision $(ARGS)
 

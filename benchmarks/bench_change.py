@@ -1,23 +1,18 @@
 """What a change costs, and what none costs: the platform's own share of a project's time.
 
-Three parts, of which `--only` runs one:
-
-- bundled: `virnuc demo` twice on the bundled genomes; the second finds nothing to do.
-- files: thousands of files of one record, planned and embedded by the miniatures through the servers of `virnuc up`,
-  started by one launch of plan_reference and continued by the automation conditions; then one file is replaced, one is
-  added, and the reference is planned again.
-- partitions: so many reference partitions as Dagster knows them when all is made, and what a page's query and a tick of
-  all sensors cost then.
-
-The status is 1 if a figure misses its limit.
+bundled: `virnuc demo` twice on the bundled genomes; the second finds nothing to do. files: thousands of files of one
+record, planned and embedded by the miniatures through the servers of `virnuc up`, started by one launch of
+plan_reference and continued by the automation conditions; then one file is replaced, one is added, and the reference is
+planned again. partitions: a tick of all sensors, and a query of each page, in a home that knows many reference
+partitions as Dagster knows them when all is made. The status is 1 if a figure misses its limit.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime as dt
 import itertools
-import json
 import logging
 import os
 import random
@@ -29,32 +24,37 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import dagster as dg
 from dagster import DagsterRun, DagsterRunStatus
+from dagster._core.definitions.automation_tick_evaluation_context import AutomationTickEvaluationContext
+from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, StepMaterializationData
 from dagster._core.storage.dagster_run import RunRecord
-from rich.console import Console
-from rich.table import Table
+from dagster._daemon.asset_daemon import (
+    asset_daemon_cursor_from_instigator_serialized_cursor,
+    asset_daemon_cursor_to_instigator_serialized_cursor,
+)
+from dagster_graphql import DagsterGraphQLClient, DagsterGraphQLClientError
 
-from benchmarks.many_partitions import fill, ticks, webserver
-from benchmarks.small_project import ROOT, VIRNUC, Servers, free_ports, wait_for
-from benchmarks.soak_verdict import is_settled
-from benchmarks.ui_queries import answers, launch, time_pages
+from benchmarks.common import ROOT, Figures, options, publish
+from benchmarks.project import Servers, configured, instance_of, is_settled, virnuc, wait_for
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs.assets.shards import SHARDS
 from virnuc_assets.defs.jobs import PLAN_REFERENCE_JOB
-from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.partitions import REFERENCE, register
 from virnuc_assets.defs.provenance import CHUNKS, FRAMES
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.sequences.catalogue import write_manifest
 from virnuc_assets.sequences.plan_table import planned_shards
+from virnuc_assets.sequences.planning import pack_key
 from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets.workstation.setup import dagster_home
 
-LIMITS: dict[str, float] = {
+AT_MOST: dict[str, float] = {
     "reference_shards": 8,
     "events_first_demo": 900,
     "events_second_demo": 30,
@@ -70,8 +70,36 @@ _RECORD_NT = 3_000
 _CODONS = [a + b + c for a, b, c in itertools.product("ACGT", repeat=3) if a + b + c not in ("TAA", "TAG", "TGA")]
 _ENCODER = "fastesm2_650_embeddings"
 _START_SECONDS, _MADE_SECONDS = 300, 3_600
-_SERVERS = "[servers]\ndagster_port = {}\nmlflow_port = {}\n"
-Figures = dict[str, float]
+_PARTITIONS_PER_RUN = 20
+_IDLE_TICKS, _TICK_SECONDS = (
+    50,
+    75,
+)  # over an hour, so that the full hour at which failed partitions are requested is in
+# No other of the settings' and conditions' times, weekly or nightly, comes before the last tick.
+_FIRST_TICK = dt.datetime(2026, 1, 6, 10, 30, tzinfo=dt.UTC)
+# As the pages of Dagster 1.13 send them, without icons and permissions.
+QUERIES = {
+    "partitions_page": """query PartitionHealthQuery($assetKey: AssetKeyInput!) {
+      assetNodeOrError(assetKey: $assetKey) { ... on AssetNode { id
+        partitionKeysByDimension { name type partitionKeys }
+        assetPartitionStatuses { ... on DefaultPartitionStatuses {
+          materializedPartitions materializingPartitions failedPartitions } } } } }""",
+    "asset_graph": """query AssetGraphLiveQuery($assetKeys: [AssetKeyInput!]!) {
+      assetNodes(assetKeys: $assetKeys, loadMaterializations: true) { id opNames assetKey { path }
+        assetMaterializations(limit: 1) { timestamp runId }
+        partitionStats { numMaterialized numMaterializing numPartitions numFailed }
+        assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } } }
+      assetsLatestInfo(assetKeys: $assetKeys) { id assetKey { path } unstartedRunIds inProgressRunIds
+        latestRun { id status endTime } } }""",
+    "stale_marks": """query AssetStaleStatusDataQuery($assetKeys: [AssetKeyInput!]!) {
+      assetNodes(assetKeys: $assetKeys) { id assetKey { path } staleStatus
+        staleCauses { category reason key { path } } } }""",
+    "runs_page": """query RunsFeedRootQuery {
+      runsFeedOrError(limit: 30, view: ROOTS) { ... on RunsFeedConnection { cursor hasMore results { id runStatus
+        creationTime startTime endTime tags { key value } jobName assetSelection { path }
+        ... on PartitionBackfill { numPartitions partitionNames isAssetBackfill }
+        ... on Run { assetChecks { name } stepKeysToExecute } } } } }""",
+}
 
 
 def main() -> int:
@@ -83,55 +111,43 @@ def main() -> int:
     for name in [given.only] if given.only else parts:
         with tempfile.TemporaryDirectory(prefix=f"change-{name}-", ignore_cleanup_errors=True) as scratch:
             figures |= parts[name](Path(scratch), given)
-    given.out.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    table = Table("metric", "value", "at most", title="miniature profile")
-    for name in sorted(figures):
-        table.add_row(name, f"{figures[name]:.6g}", f"{LIMITS[name]:g}" if name in LIMITS else "")
-    console = Console(width=120, highlight=False)
-    console.print(table, f"written to {given.out}")
-    if missed := missed_limits(figures):
-        console.print(f"missed: {', '.join(missed)}")
-    return bool(missed)
+    changed = figures.get("files_changed_frames", 0.0)
+    limits = {name: (0.0, limit) for name, limit in AT_MOST.items()} | {"files_reembedded_frames": (changed, changed)}
+    return publish(figures, given.out, limits)
 
 
-def missed_limits(figures: Mapping[str, float]) -> list[str]:
-    """Names of the figures that are not as they have to be."""
-    missed = [name for name, limit in LIMITS.items() if figures.get(name, 0) > limit]
-    if figures.get("files_reembedded_frames") != figures.get("files_changed_frames"):
-        missed.append("files_reembedded_frames")
-    return missed
+def _arguments() -> argparse.Namespace:
+    parser = options("bench-change", __doc__)
+    parser.add_argument("--only", choices=("bundled", "files", "partitions"), help="run one part (default all)")
+    parser.add_argument("--files", type=int, default=5_000, help="files of one record (default 5000)")
+    parser.add_argument("--partitions", type=int, default=10_000, help="reference partitions (default 10000)")
+    parser.add_argument("--rounds", type=int, default=5, help="queries of each page (default 5)")
+    return parser.parse_args()
 
 
-def _bundled(scratch: Path, given: argparse.Namespace) -> Figures:
+def _bundled(project: Path, given: argparse.Namespace) -> Figures:
     """The demo twice, as processes; its set-up does not count."""
-    project = scratch / "project"
     shutil.copytree(ROOT / "data", project / "data", ignore=shutil.ignore_patterns("incoming"))
     shutil.copyfile(ROOT / "virnuc.toml", project / "virnuc.toml")
     settings = load_settings(project / "virnuc.toml")
-    seconds, events = list[float](), [0]
+    seconds, events = list[float](), list[int]()
     for command in ("setup", "demo", "demo"):
         started = time.perf_counter()
-        _virnuc(project, command, given)
+        virnuc(settings, command, given.out.with_suffix(".log"))
         seconds.append(time.perf_counter() - started)
         events.append(_event_rows(dagster_home(settings)))
     return {
-        "reference_shards": float(len(planned_shards(Workspace(settings).layout.plan("reference")))),
+        "reference_shards": len(planned_shards(Workspace(settings).layout.plan("reference"))),
         "first_demo_s": seconds[1],
         "second_demo_s": seconds[2],
         "second_to_first_demo": seconds[2] / seconds[1],
-        "events_first_demo": float(events[2] - events[1]),
-        "events_second_demo": float(events[3] - events[2]),
+        "events_first_demo": events[1] - events[0],
+        "events_second_demo": events[2] - events[1],
     }
 
 
-def _virnuc(project: Path, command: str, given: argparse.Namespace) -> None:
-    with given.out.with_suffix(".log").open("ab") as log:
-        offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        subprocess.run([*VIRNUC, command], cwd=project, check=True, stdout=log, stderr=log, env=offline)  # noqa: S603
-
-
 def _event_rows(home: Path) -> int:
-    """Rows of all of Dagster's event tables: of each run, and of the index that repeats what is asked across runs."""
+    """Rows of all of Dagster's event tables: of each run, and of the index that repeats what is read across runs."""
     rows = 0
     for path in home.rglob("*.db"):
         with contextlib.closing(sqlite3.connect(path)) as database:
@@ -140,18 +156,15 @@ def _event_rows(home: Path) -> int:
     return rows
 
 
-def _files(scratch: Path, given: argparse.Namespace) -> Figures:
+def _files(project: Path, given: argparse.Namespace) -> Figures:
     """All files through the servers, and what a replaced and an added one cost then."""
-    project = scratch / "project"
     genomes, names = project / "data/genomes", [f"genome_{number:05d}" for number in range(given.files)]
     _write_catalogue(genomes, names)
-    (project / "virnuc.toml").write_text(_SERVERS.format(*free_ports(2)), encoding="utf-8")
-    _virnuc(project, "setup", given)
-    settings = load_settings(project / "virnuc.toml")
-    servers, url = Servers(project, given.out.with_suffix(".log")), settings.servers.dagster_url
-    servers.ensure()
+    settings, log = configured(project), given.out.with_suffix(".log")
+    virnuc(settings, "setup", log)
+    servers = Servers(settings, log)
     try:
-        wait_for("servers up", lambda: answers(url), _START_SECONDS, servers)
+        wait_for("servers up", lambda: _answers(settings), _START_SECONDS, servers)
         first = _plan_and_follow(settings, servers)
         shards = planned_shards(Workspace(settings).layout.plan("reference"))
         replaced, added = names[0], f"genome_{given.files:05d}"  # of one label
@@ -160,8 +173,8 @@ def _files(scratch: Path, given: argparse.Namespace) -> Figures:
     finally:
         servers.stop()
     return {
-        "files": float(given.files),
-        "files_shards": float(len(shards)),
+        "files": given.files,
+        "files_shards": len(shards),
         "files_wall_s": first["wall_s"],
         "files_plan_s": first["plan_s"],
         "files_work_s": first["work_s"],
@@ -170,7 +183,7 @@ def _files(scratch: Path, given: argparse.Namespace) -> Figures:
         "files_change_wall_s": second["wall_s"],
         "files_touched_shards": second["shards"],
         "files_reembedded_frames": second["embedded"],
-        "files_changed_frames": float(_frames_of(settings, {replaced, added})),
+        "files_changed_frames": _frames_of(settings, {replaced, added}),
     }
 
 
@@ -185,64 +198,58 @@ def _write_catalogue(genomes: Path, names: Sequence[str], written: Sequence[str]
         path = genomes / label / f"{name}.fna"
         path.parent.mkdir(parents=True, exist_ok=True)
         if written is None or name in written:
-            letters = random.Random(f"{name} {written}").choices(_CODONS, k=_RECORD_NT // 3)  # noqa: S311
-            path.write_text(f">{name}\n{''.join(letters)}\n", encoding="ascii")
+            codons = random.Random(f"{name} {written}").choices(_CODONS, k=_RECORD_NT // 3)  # noqa: S311
+            path.write_text(f">{name}\n{''.join(codons)}\n", encoding="ascii")
         rows.append({"name": name, "label": label, "group": group, "fasta": f"{label}/{path.name}"})
     write_manifest(genomes, rows)
 
 
 def _plan_and_follow(settings: Settings, servers: Servers) -> Figures:
-    """Plan the reference, wait until everything that follows is made, and tell what it took.
+    """Plan the reference, wait until everything that follows is made, and measure it.
 
     Wall time is from the launch of the plan to the end of the last run. Work in it is the step of the plan, which reads
     the files, and what chunked_fasta, translated_proteins and embeddings note as `seconds`: reading the records,
     framing, and embedding with loading the model, looking up known vectors and writing the tables. Of shards that a
     step made side by side no more counts than the step took. All else is overhead: sensors, queue and start of
-    processes, what Dagster does for a run or a step, that each made table is looked at once more, checks, and the
-    merging of features.
+    processes, what Dagster does for a run or a step, that each made table is read again, checks, and the merging of
+    features.
     """
-    known = {run.run_id for run in _instance_runs(settings)}
-    run_id = launch(settings.servers.dagster_url, PLAN_REFERENCE_JOB)
+    with instance_of(settings) as instance:
+        known = {run.run_id for run in instance.get_runs()}
+    run_id = _client(settings).submit_job_execution(PLAN_REFERENCE_JOB)
 
     def is_planned() -> bool:
-        status = {run.run_id: run.status for run in _instance_runs(settings)}[run_id]
+        status = _client(settings).get_run_status(run_id)
         if status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
             raise SystemExit(f"run {run_id} of {PLAN_REFERENCE_JOB}: {status.value}")
         return status == DagsterRunStatus.SUCCESS
 
     wait_for("reference planned", is_planned, _MADE_SECONDS, servers)
     wait_for("reference embedded", lambda: is_settled(settings, REFERENCE), _MADE_SECONDS, servers)
-    with _instance(settings) as instance:
+    with instance_of(settings) as instance:
         records = [record for record in instance.get_run_records() if record.dagster_run.run_id not in known]
-        plan = next(record for record in records if record.dagster_run.run_id == run_id)
-        figures = _told(instance, records)
-    began, ended = plan.create_timestamp.timestamp(), max(record.end_time or 0.0 for record in records)
-    return figures | {"wall_s": ended - began, "plan_s": (plan.end_time or 0.0) - began}
+        figures = _noted(instance, records)
+    plan = next(record for record in records if record.dagster_run.run_id == run_id)
+    started, ended = plan.create_timestamp.timestamp(), max(record.end_time or 0.0 for record in records)
+    return {**figures, "wall_s": ended - started, "plan_s": (plan.end_time or 0.0) - started}
 
 
-def _instance_runs(settings: Settings) -> Sequence[DagsterRun]:
-    with _instance(settings) as instance:
-        return instance.get_runs()
-
-
-def _told(instance: dg.DagsterInstance, records: Sequence[RunRecord]) -> Figures:
+def _noted(instance: dg.DagsterInstance, records: Sequence[RunRecord]) -> Figures:
     """Seconds of work, frames embedded by one encoder, and changed shards, by the events of the runs."""
     work = embedded = shards = 0.0
-    for record in records:
-        noted: defaultdict[str, float] = defaultdict(float)
-        for entry in instance.all_logs(record.dagster_run.run_id, dg.DagsterEventType.ASSET_MATERIALIZATION):
-            event = entry.get_dagster_event()
-            key, metadata = event.asset_key, event.step_materialization_data.materialization.metadata
-            if key is None:
-                continue
-            shards += float(key == REFERENCE.key(SHARDS))
+    for run_id in (record.dagster_run.run_id for record in records):
+        seconds = defaultdict[str, float](float)
+        for entry in instance.all_logs(run_id, dg.DagsterEventType.ASSET_MATERIALIZATION):
+            event, materialization = entry.get_dagster_event(), cast("Any", entry.asset_materialization)
+            key, metadata = materialization.asset_key, materialization.metadata
+            shards += key == REFERENCE.key(SHARDS)
             if key.path[-1] in (CHUNKS, FRAMES) or key.path[-1].endswith("_embeddings"):
-                noted[str(event.step_key)] += float(metadata["seconds"].value)  # type: ignore[arg-type]
+                seconds[str(event.step_key)] += metadata["seconds"].value
             if key == REFERENCE.key(_ENCODER):
-                embedded += float(metadata["embedded"].value)  # type: ignore[arg-type]
-        for step in instance.get_run_step_stats(record.dagster_run.run_id):
+                embedded += metadata["embedded"].value
+        for step in instance.get_run_step_stats(run_id):
             taken = (step.end_time or 0.0) - (step.start_time or 0.0)
-            work += taken if step.step_key.endswith("shard_plan") else min(taken, noted[step.step_key])
+            work += taken if step.step_key.endswith("shard_plan") else min(taken, seconds[step.step_key])
     return {"work_s": work, "embedded": embedded, "shards": shards}
 
 
@@ -252,46 +259,133 @@ def _frames_of(settings: Settings, records: set[str]) -> int:
     return sum(record in records for table in tables for record in read_table(table).column("record_id").to_pylist())
 
 
-def _partitions(scratch: Path, given: argparse.Namespace) -> Figures:
+def _client(settings: Settings) -> DagsterGraphQLClient:
+    return DagsterGraphQLClient("127.0.0.1", settings.servers.dagster_port)
+
+
+def _answers(settings: Settings) -> bool:
+    """Whether the webserver knows the definitions."""
+    try:
+        return bool(_client(settings)._get_repo_locations_and_names_with_pipeline(PLAN_REFERENCE_JOB))
+    except DagsterGraphQLClientError:
+        return False
+
+
+def _partitions(project: Path, given: argparse.Namespace) -> Figures:
     """Ticks and pages of a home that knows so many partitions, all of them made."""
-    project = scratch / "project"
     _write_catalogue(project / "data/genomes", ["genome_1"])
-    (project / "virnuc.toml").write_text(_SERVERS.format(*free_ports(2)), encoding="utf-8")
-    _virnuc(project, "setup", given)
-    settings = load_settings(project / "virnuc.toml")
+    settings, log = configured(project), given.out.with_suffix(".log")
+    virnuc(settings, "setup", log)
     defs = build_defs(settings)
-    with _instance(settings) as instance:
-        fill(instance, defs, given.partitions)
-        seconds, requests = ticks(instance, defs)
-    assets = [list(key.path) for key in defs.resolve_asset_graph().toposorted_asset_keys]
-    with webserver(settings, given.out.with_suffix(".log")) as url:
-        pages = time_pages(url, assets, REFERENCE.key(_ENCODER).path, given.rounds)
-    queries = {f"query_{page}_s": statistics.median(taken) for page, taken in pages.items()}
+    with instance_of(settings) as instance:
+        _fill(instance, defs, given.partitions)
+        seconds, requests = _ticks(instance, defs)
+    command = [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-m", "virnuc_assets.definitions"]
+    command += ["-p", str(settings.servers.dagster_port)]
+    environment = {**os.environ, "DAGSTER_HOME": str(dagster_home(settings))}
+    with log.open("ab") as output:
+        server = subprocess.Popen(command, cwd=project, env=environment, stdout=output, stderr=output)  # noqa: S603
+    try:
+        wait_for("webserver up", lambda: _answers(settings), _START_SECONDS)
+        queries = {f"query_{page}_s": seconds for page, seconds in _pages(settings, defs, given.rounds).items()}
+    finally:
+        server.terminate()
+        server.wait()
     return {
         **queries,
         "query_s_at_10000_partitions": max(queries.values()),
         "first_tick_s_at_10000_partitions": seconds[0],  # reads everything; once after an upgrade of the conditions
         "tick_s_at_10000_partitions": statistics.median(seconds[1:]),
-        "requests_when_idle": float(requests),
-        "partitions": float(given.partitions),
+        "requests_when_idle": requests,
+        "partitions": given.partitions,
     }
 
 
-def _instance(settings: Settings) -> dg.DagsterInstance:
-    return dg.DagsterInstance.from_config(str(dagster_home(settings)))
+def _fill(instance: dg.DagsterInstance, defs: dg.Definitions, partitions: int) -> None:
+    """Runs and events as if everything had been made, in the index alone, which is all that is read across runs."""
+    keys = sorted(pack_key(("host", "viral")[number % 2], number // 2) for number in range(partitions))
+    register(instance, REFERENCE, keys)
+    graph = defs.resolve_asset_graph()
+    assets = {key: graph.get(key).partitions_def for key in graph.toposorted_asset_keys}
+    partitioned = [key for key, partitions_def in assets.items() if partitions_def == REFERENCE.partitions]
+    for start in range(0, len(keys), _PARTITIONS_PER_RUN):
+        _store_run(instance, dict.fromkeys(partitioned, keys[start : start + _PARTITIONS_PER_RUN]))
+    _store_run(instance, {key: [None] for key, partitions_def in assets.items() if partitions_def is None})
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="make bench-change, or python -m benchmarks.bench_change", description=__doc__
-    )
-    parser.add_argument("--only", choices=("bundled", "files", "partitions"), help="run one part (default all)")
-    parser.add_argument("--files", type=int, default=5_000, help="files of one record (default 5000)")
-    parser.add_argument("--partitions", type=int, default=10_000, help="reference partitions (default 10000)")
-    parser.add_argument("--rounds", type=int, default=5, help="queries of each page (default 5)")
-    parser.add_argument("--out", type=Path, default=ROOT / "var" / "bench" / "change.json", help="file of figures")
-    return parser.parse_args()
+def _store_run(instance: dg.DagsterInstance, made: Mapping[dg.AssetKey, Sequence[str | None]]) -> None:
+    """A run that made these partitions; `store_event` would open the database for each of some 400,000 events."""
+    run, storage = DagsterRun("__ASSET_JOB", status=DagsterRunStatus.SUCCESS), cast("Any", instance.event_log_storage)
+    instance.run_storage.add_run(run)
+    with storage.index_transaction() as connection:
+        for key, partitions in made.items():
+            for events in _events(key, partitions, run):
+                rows = [connection.execute(storage.prepare_insert_event(event)) for event in events]
+                ids = [row.inserted_primary_key[0] for row in rows]
+                storage._store_asset_event_tags(connection, events, ids)
+                storage._store_asset_event(connection, events[-1], ids[-1])
+
+
+def _events(key: dg.AssetKey, partitions: Sequence[str | None], run: DagsterRun) -> Iterator[list[dg.EventLogEntry]]:
+    """What a run of an asset writes: that its partitions are planned, and that they were made."""
+    tags = {"dagster/data_version": "a", "dagster/code_version": "1"}
+    planned = [AssetMaterializationPlannedData(key, partition, None) for partition in partitions]
+    made = [StepMaterializationData(dg.AssetMaterialization(key, partition=p, tags=tags)) for p in partitions]
+    for kind, data in (("ASSET_MATERIALIZATION_PLANNED", planned), ("ASSET_MATERIALIZATION", made)):
+        events = [DagsterEvent(kind, run.job_name, event_specific_data=each) for each in data]
+        entry = cast("Any", dg.EventLogEntry)
+        yield [entry(None, logging.DEBUG, "", run.run_id, time.time(), None, run.job_name, event) for event in events]
+
+
+def _ticks(instance: dg.DagsterInstance, defs: dg.Definitions) -> tuple[list[float], int]:
+    """Seconds of ticks of all sensors, the first of which has no cursor, and how much the others request.
+
+    `evaluate_automation_conditions` does not do: it reads the partitions thousands of times, as the daemon does not.
+    """
+    graph, cursors = defs.resolve_asset_graph(), dict[str, str | None]()
+    seconds, requests = list[float](), 0
+    for number in range(_IDLE_TICKS + 1):
+        now, started = _FIRST_TICK + dt.timedelta(seconds=number * _TICK_SECONDS), time.perf_counter()
+        for sensor in defs.sensors or ():
+            cursor, requested = cursors.get(sensor.name), 0
+            if isinstance(sensor, dg.AutomationConditionSensorDefinition):
+                tick = AutomationTickEvaluationContext(
+                    evaluation_id=1,
+                    instance=instance,
+                    asset_graph=graph,
+                    cursor=asset_daemon_cursor_from_instigator_serialized_cursor(cursor, graph),
+                    materialize_run_tags={},
+                    observe_run_tags={},
+                    auto_observe_asset_keys=set(),
+                    asset_selection=sensor.asset_selection,
+                    logger=logging.getLogger(__name__),
+                    emit_backfills=True,
+                    evaluation_time=now,
+                )
+                run_requests, after, _ = tick.evaluate()
+                requested = len(run_requests)
+                cursors[sensor.name] = asset_daemon_cursor_to_instigator_serialized_cursor(after)
+            elif isinstance(sensor, dg.SensorDefinition):
+                with dg.build_sensor_context(instance, cursor=cursor, definitions=defs) as context:
+                    found = sensor.evaluate_tick(context)
+                requested, cursors[sensor.name] = len(found.run_requests or ()), found.cursor
+            requests += requested if number else 0
+        seconds.append(time.perf_counter() - started)
+    return seconds, requests
+
+
+def _pages(settings: Settings, defs: dg.Definitions, rounds: int) -> dict[str, float]:
+    """Median seconds of each page's query, after a first one that does not count."""
+    keys = [{"path": list(key.path)} for key in defs.resolve_asset_graph().toposorted_asset_keys]
+    variables = {"assetKey": {"path": list(REFERENCE.key(_ENCODER).path)}, "assetKeys": keys}
+    client, seconds = _client(settings), defaultdict[str, list[float]](list)
+    for _ in range(rounds + 1):
+        for page, query in QUERIES.items():
+            started = time.perf_counter()
+            client._execute(query, {name: value for name, value in variables.items() if f"${name}:" in query})
+            seconds[page].append(time.perf_counter() - started)
+    return {page: statistics.median(taken[1:]) for page, taken in seconds.items()}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

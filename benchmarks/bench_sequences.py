@@ -1,161 +1,264 @@
-"""From FASTA to frames, side by side in one run: ours, and a plain statement of VirNucPro's way, on one core each.
+"""From FASTA to frames: ours, and a plain statement of VirNucPro's way, on one core each.
 
 Ours plans a file, cuts it into chunks, translates and filters them and writes chunks, frames and ledger; the plain way
-does the same with FASTA files in between. Every figure is of a process of its own, held to one core, after a first
-small file that loads the libraries. Rounds take turns;
-a rate is the median over rounds, a speedup the median of the ratios within a round. The plain way goes over a share of
-the same file, because its rate does not depend on the length. Peak memory is all that the process held at the highest,
-libraries included, for one record as long as a chromosome, and for shorter ones beside it.
+does the same with FASTA files in between. Every figure is of a process of its own, after a first small file that loads
+the libraries. Rounds alternate; a rate is the median over rounds, a speedup the median of the ratios within a round.
+The plain way reads a share of the same file, because its rate does not depend on the length. Peak memory is all that
+the process held at the highest, libraries included, for one record as long as a chromosome and for one of a tenth.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import gzip
+import itertools
 import os
+import re
 import statistics
-import subprocess
-import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import numpy as np
+from Bio import SeqIO
+from Bio.Data.CodonTable import standard_dna_table
+from Bio.Seq import Seq
+from Bio.SeqRecord import SeqRecord
 
-from benchmarks import plain_framing
-from benchmarks.genome_data import MB, write_bacterium, write_chromosome, write_repeated
+from benchmarks.common import GENOMES, Figures, in_fresh_process, options, publish
+from virnuc_assets.sequences.cds import occur_inside
+from virnuc_assets.sequences.chunk_table import ChunkReader
+from virnuc_assets.sequences.frame_table import open_frames
+from virnuc_assets.sequences.ledger import ledger_table
+from virnuc_assets.sequences.planning import plan_source
+from virnuc_assets.settings import SequenceSettings
+from virnuc_assets.storage.tables import read_table, write_table
 
-ROOT = Path(__file__).parents[1]
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ARROW_IO_THREADS")}
-# A tenth of the long chromosome; memory that grew with a record's length would show between them.
-SHORT, LONG_MB = 0.1, 1000.0
+FrameSource = Callable[[Path, Path], tuple[int, int]]  # a file and a folder to counts of chunks and frames
+MB = 1_000_000
+CHUNK_LENGTH = 500
+LONG_MB = 1000.0
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ARROW_IO_THREADS")
+_BASES = np.frombuffer(b"ACGT", dtype=np.uint8)
+_COMPLEMENT = {"A": "T", "T": "A", "C": "G", "G": "C"}
+_CODONS = {**standard_dna_table.forward_table, **dict.fromkeys(standard_dna_table.stop_codons, "*")}
+# Of a bacterial chromosome: share of coding bases, and the mean length of a protein.
+_CODING, _PROTEIN_AA = 0.85, 283
 
 
 def main() -> int:
     """Measure, print a table, write the figures."""
     given = _arguments()
-    console = Console(width=120, highlight=False)
     given.out.parent.mkdir(parents=True, exist_ok=True)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of the measured processes, too
+    os.environ |= dict.fromkeys(ONE_THREAD, "1")
     with tempfile.TemporaryDirectory(prefix="sequences-", dir=given.out.parent) as scratch:
         folder = Path(scratch)
-        figures = _frames(folder, given)
-        figures |= _cds(folder, given)
-        figures |= _memory(folder, given)
-    given.out.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    table = Table("metric", "value", title=f"one core, chunks of {given.chunk_length} nt")
-    for name in sorted(figures):
-        table.add_row(name, f"{figures[name]:.6g}")
-    console.print(table, f"written to {given.out}")
-    return 0
+        return publish(_frames(folder, given) | _cds(folder, given) | _memory(folder, given), given.out)
 
 
-def run_job(**job: Any) -> dict[str, float]:  # noqa: ANN401
-    """Figures of one job in a fresh process.
-
-    Raises:
-        SystemExit: it failed; its last words are told.
-    """
-    done = subprocess.run(  # noqa: S603 - a module of this package
-        [sys.executable, "-m", "benchmarks.framing_job"],
-        input=json.dumps(job),
-        cwd=ROOT,
-        env={**os.environ, **ONE_THREAD},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{job}: {done.stderr[-2000:]}")
-    return {name: float(value) for name, value in json.loads(done.stdout).items()}
+def _arguments() -> argparse.Namespace:
+    parser = options("bench-sequences", __doc__)
+    parser.add_argument("--mb", type=float, default=100, help="Mb of bundled genomes for our way (default 100)")
+    parser.add_argument("--plain-mb", type=float, default=3, help="Mb of them for the plain way (default 3)")
+    parser.add_argument("--proteins", type=int, default=4000, help="genes of the bacterium (default 4000: 4 Mb)")
+    parser.add_argument("--chromosome-mb", type=float, default=250, help="Mb of the long record (default 250)")
+    parser.add_argument("--long", action="store_true", help="also a record of 1 Gb")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of both ways (default 3)")
+    return parser.parse_args()
 
 
-def _frames(folder: Path, given: argparse.Namespace) -> dict[str, float]:
+def _frames(folder: Path, given: argparse.Namespace) -> Figures:
     whole, share = folder / "whole.fa", folder / "share.fa"
-    length_nt = write_repeated(ROOT / "data" / "genomes", whole, int(given.mb * MB))
-    share_nt = write_repeated(ROOT / "data" / "genomes", share, int(given.plain_mb * MB))
-    work: dict[str, Any] = {"folder": str(folder), "chunk_length": given.chunk_length}
-    plain_rates, rates, ours = [], [], {}
-    for _ in range(given.rounds):
-        plain = run_job(way="plain", fasta=str(share), **work)
-        ours = run_job(way="ours", fasta=str(whole), **work)
-        plain_rates.append(share_nt / MB / plain["seconds"])
-        rates.append(length_nt / MB / ours["seconds"])
-    on_share = run_job(way="ours", fasta=str(share), **work)
-    if any(on_share[name] != plain[name] for name in ("chunks", "frames")):
-        raise SystemExit(f"both ways must count the same: ours {on_share}, plain {plain}")
-    whole.unlink()
+    whole_mb, share_mb = write_repeated(whole, given.mb), write_repeated(share, given.plain_mb)
+    rounds = [
+        (in_fresh_process(measured, plain_frames, share), in_fresh_process(measured, our_frames, whole))
+        for _ in range(given.rounds)
+    ]
+    ours, plain = in_fresh_process(measured, our_frames, share), rounds[0][0]
+    if any(ours[name] != plain[name] for name in ("chunks", "frames")):
+        raise SystemExit(f"both ways must count the same: ours {ours}, plain {plain}")
+    rates = [(share_mb / plain["seconds"], whole_mb / ours["seconds"]) for plain, ours in rounds]
     return {
-        "mb": length_nt / MB,
-        "plain_mb": share_nt / MB,
-        "chunks": ours["chunks"],
-        "frames": ours["frames"],
-        "frames_mb_per_s": statistics.median(rates),
-        "plain_mb_per_s": statistics.median(plain_rates),
-        "frames_speedup": statistics.median(rate / base for rate, base in zip(rates, plain_rates, strict=True)),
-        "frames_peak_mb": ours["peak_mb"],
+        "mb": whole_mb,
+        "plain_mb": share_mb,
+        "chunks": rounds[0][1]["chunks"],
+        "frames": rounds[0][1]["frames"],
+        "frames_mb_per_s": statistics.median(ours for _, ours in rates),
+        "plain_mb_per_s": statistics.median(plain for plain, _ in rates),
+        "frames_speedup": statistics.median(ours / plain for plain, ours in rates),
+        "frames_peak_mb": rounds[-1][1]["peak_mb"],
     }
 
 
-def _cds(folder: Path, given: argparse.Namespace) -> dict[str, float]:
-    """Which open frames of a bacterium lie inside of its proteins: the labelling alone, without translation."""
-    fasta = folder / "bacterium.fa"
-    proteins = write_bacterium(fasta, given.proteins)
-    letters = "".join(fasta.read_text(encoding="ascii").split("\n")[1:])
-    chunks = (letters[start : start + given.chunk_length] for start in range(0, len(letters), given.chunk_length))
-    frames = [protein for chunk in chunks for _, _, protein in plain_framing.open_frames(chunk)]
-    for name, values in (("proteins", proteins), ("frames", frames)):
-        (folder / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
-    files = {name: str(folder / f"{name}.json") for name in ("proteins", "frames")}
-    seconds, plain_seconds = [], []
-    for _ in range(given.rounds):
-        plain, ours = run_job(way="plain", **files), run_job(way="ours", **files)
-        if plain["supported"] != ours["supported"]:
-            raise SystemExit(f"both ways must find the same: ours {ours}, plain {plain}")
-        seconds.append(ours["seconds"])
-        plain_seconds.append(plain["seconds"])
+def _cds(folder: Path, given: argparse.Namespace) -> Figures:
+    """Which open frames of a bacterium are inside its proteins: the search alone, without translation."""
+    sequence, proteins = bacterium(given.proteins)
+    chunks = [sequence[start : start + CHUNK_LENGTH] for start in range(0, len(sequence), CHUNK_LENGTH)]
+    frames = [protein for chunk in chunks for _, _, protein in plain_open_frames(chunk)]
+    rounds = [
+        (in_fresh_process(searched, False, frames, proteins), in_fresh_process(searched, True, frames, proteins))
+        for _ in range(given.rounds)
+    ]
+    (plain, ours), *_ = rounds
+    if plain["supported"] != ours["supported"]:
+        raise SystemExit(f"both ways must find the same: ours {ours}, plain {plain}")
     return {
-        "cds_genome_mb": len(letters) / MB,
-        "cds_proteins": float(len(proteins)),
-        "cds_frames": float(len(frames)),
+        "cds_genome_mb": len(sequence) / MB,
+        "cds_proteins": len(proteins),
+        "cds_frames": len(frames),
         "cds_frames_supported": ours["supported"],
-        "cds_seconds": statistics.median(seconds),
-        "plain_cds_seconds": statistics.median(plain_seconds),
-        "cds_speedup": statistics.median(base / mine for base, mine in zip(plain_seconds, seconds, strict=True)),
+        "cds_seconds": statistics.median(ours["seconds"] for _, ours in rounds),
+        "plain_cds_seconds": statistics.median(plain["seconds"] for plain, _ in rounds),
+        "cds_speedup": statistics.median(plain["seconds"] / ours["seconds"] for plain, ours in rounds),
     }
 
 
-def _memory(folder: Path, given: argparse.Namespace) -> dict[str, float]:
-    figures = {}
-    lengths = {
-        "short": SHORT * given.chromosome_mb,
-        "": given.chromosome_mb,
-        **({"long": LONG_MB} if given.long else {}),
-    }
-    for name, length_mb in lengths.items():
-        fasta, prefix = folder / "chromosome.fa", f"{name}_" if name else ""
+def _memory(folder: Path, given: argparse.Namespace) -> Figures:
+    figures: Figures = {}
+    lengths_mb = {"short_": given.chromosome_mb / 10, "": given.chromosome_mb}
+    for prefix, length_mb in (lengths_mb | ({"long_": LONG_MB} if given.long else {})).items():
+        fasta = folder / "chromosome.fa"
         write_chromosome(fasta, int(length_mb * MB))
-        found = run_job(way="ours", fasta=str(fasta), folder=str(folder), chunk_length=given.chunk_length)
+        found = in_fresh_process(measured, our_frames, fasta)
         figures[f"{prefix}chromosome_mb"] = length_mb
         figures[f"{prefix}chromosome_mb_per_s"] = length_mb / found["seconds"]
         figures[f"{prefix}peak_mb"] = found["peak_mb"]
     return {**figures, "peak_growth": figures["peak_mb"] / figures["short_peak_mb"]}
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="make bench-sequences, or python -m benchmarks.bench_sequences", description=__doc__
-    )
-    parser.add_argument("--mb", type=float, default=100, help="Mb of bundled genomes for our way (default 100)")
-    parser.add_argument("--plain-mb", type=float, default=3, help="Mb of them for the plain way (default 3)")
-    parser.add_argument("--proteins", type=int, default=4000, help="genes of the bacterium (default 4000: 4 Mb)")
-    parser.add_argument("--chromosome-mb", type=float, default=250, help="Mb of the long record (default 250)")
-    parser.add_argument("--long", action="store_true", help="also a record of 1 Gb")
-    parser.add_argument("--chunk-length", type=int, default=500, choices=[300, 500], help="nt (default 500)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of both ways (default 3)")
-    parser.add_argument("--out", type=Path, default=ROOT / "var" / "bench" / "sequences.json", help="file of figures")
-    return parser.parse_args()
+def measured(frame_source: FrameSource, fasta: Path) -> Figures:
+    """Seconds, peak memory, and what was counted, in this process; libraries load at the first, small file."""
+    with tempfile.TemporaryDirectory(dir=fasta.parent) as scratch:
+        first = Path(scratch, "first.fa")
+        first.write_text(f">r\n{'ACG' * 1000}\n", encoding="ascii")
+        frame_source(first, Path(scratch))
+        start = time.perf_counter()
+        chunks, frames = frame_source(fasta, Path(scratch))
+        seconds = time.perf_counter() - start
+    # Not ru_maxrss: a child starts with its parent's peak there.
+    peak_kib = int(re.findall(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))[0])
+    return {"seconds": seconds, "chunks": chunks, "frames": frames, "peak_mb": peak_kib * 1024 / 1e6}
+
+
+def searched(ours: bool, frames: Sequence[str], proteins: Sequence[str]) -> Figures:
+    """Seconds in which each frame is looked for in the proteins, and how many were found."""
+    start = time.perf_counter()
+    if ours:
+        found = sum(occur_inside([frame.encode("ascii") for frame in frames], proteins))
+    else:
+        found = sum(_in_list(frame, proteins) for frame in frames)
+    return {"seconds": time.perf_counter() - start, "supported": int(found)}
+
+
+def our_frames(fasta: Path, folder: Path) -> tuple[int, int]:
+    """A file planned, cut into chunks, translated and written shard by shard, as the assets do it."""
+    plan = plan_source(fasta, "source", CHUNK_LENGTH, SequenceSettings().shard_chunks)
+    reader, chunks, frames = ChunkReader(fasta, plan.sha256, CHUNK_LENGTH), 0, 0
+    by_shard = sorted(plan.pieces, key=lambda segment: segment.shard)
+    for shard, group in itertools.groupby(by_shard, key=lambda segment: segment.shard):
+        segments, path = list(group), folder / f"chunks-{shard}.parquet"
+        write_table(path, reader.table(segments), {"table": "chunked_fasta"})
+        found = open_frames(read_table(path), None)
+        write_table(folder / f"frames-{shard}.parquet", found.table, {"table": "frames"})
+        write_table(folder / f"ledger-{shard}.parquet", ledger_table(segments, found.counts), {"table": "ledger"})
+        chunks += sum(segment.chunks for segment in segments)
+        frames += found.table.num_rows
+    return chunks, frames
+
+
+def plain_frames(fasta: Path, folder: Path) -> tuple[int, int]:
+    """VirNucPro's way, stated plainly (upstream: units.py), by Biopython and a dictionary of codons.
+
+    Chunks go into a FASTA file (`split_fasta_chunk`), which is read again; each chunk is translated in six frames codon
+    by codon, and nucleotides and proteins of the open ones go into two FASTA files (`identify_seq`).
+    """
+    chunks = SeqIO.write(_plain_chunks(fasta), folder / "chunks.fa", "fasta")
+    nucleotides, proteins = [], []
+    for record in SeqIO.parse(folder / "chunks.fa", "fasta"):
+        for name, strand, protein in plain_open_frames(str(record.seq)):
+            nucleotides.append(SeqRecord(Seq(strand), f"{record.id}{name}", description=""))
+            proteins.append(SeqRecord(Seq(protein), f"{record.id}{name}", description=""))
+    SeqIO.write(nucleotides, folder / "nucleotides.fa", "fasta")
+    return chunks, SeqIO.write(proteins, folder / "proteins.fa", "fasta")
+
+
+def _plain_chunks(fasta: Path) -> list[SeqRecord]:
+    chunks = []
+    for record in SeqIO.parse(fasta, "fasta"):
+        sequence, start = str(record.seq), 0
+        count = -(-len(sequence) // CHUNK_LENGTH)
+        surplus = count * CHUNK_LENGTH - len(sequence)
+        back, longer = (surplus // count, surplus - (count - 1) * (surplus // count)) if count else (0, 0)
+        for number in range(count):
+            part = Seq(sequence[start : start + CHUNK_LENGTH])
+            chunks.append(SeqRecord(part, f"{record.id}_chunk_{number + 1}", description=""))
+            start += CHUNK_LENGTH - back - (number < longer)
+    return chunks
+
+
+def plain_open_frames(sequence: str) -> Iterator[tuple[str, str, str]]:
+    """Name, nucleotides and protein of each stop-free frame of a chunk."""
+    forward = sequence.upper()
+    backward = "".join(_COMPLEMENT.get(base, base) for base in reversed(forward))
+    for direction, strand in (("F", forward), ("R", backward)):
+        for frame in range(3):
+            protein = ""
+            for start in range(frame, len(strand) - 2, 3):
+                protein += _CODONS.get(strand[start : start + 3], "")
+            if protein and "*" not in protein:
+                yield f"{direction}{frame + 1}", strand[frame : frame + 3 * len(protein) + 1], protein
+
+
+def _in_list(frame: str, proteins: Sequence[str]) -> bool:
+    for protein in proteins:  # noqa: SIM110 - as upstream (`seq_in_reflist`); any() takes longer
+        if frame in protein:
+            return True
+    return False
+
+
+def write_repeated(to: Path, mb: float) -> float:
+    """Bundled genomes, again and again under new ids, as one plain FASTA; returns its Mb, at least so many."""
+    records: list[SeqRecord] = []
+    for path in sorted(GENOMES.glob("*/*.fna.gz")):
+        with gzip.open(path, "rt") as handle:
+            records += SeqIO.parse(handle, "fasta")
+    written_nt = copy = 0
+    with to.open("w", encoding="ascii") as out:
+        while written_nt < mb * MB:
+            copy += 1
+            for record in records:
+                if written_nt < mb * MB:
+                    out.write(SeqRecord(record.seq, f"{record.id}_copy{copy}", description="").format("fasta"))
+                    written_nt += len(record)
+    return written_nt / MB
+
+
+def write_chromosome(to: Path, length_nt: int) -> None:
+    """One record of random bases in whole lines of 80."""
+    generator = np.random.default_rng(0)
+    with to.open("wb") as out:
+        out.write(b">chromosome of random bases\n")
+        for start in range(0, length_nt // 80, 10_000):
+            lines = np.full((min(10_000, length_nt // 80 - start), 81), ord("\n"), dtype=np.uint8)
+            lines[:, :80] = _BASES[generator.integers(0, 4, (len(lines), 80), dtype=np.uint8)]
+            out.write(lines.tobytes())
+
+
+def bacterium(proteins: int) -> tuple[str, list[str]]:
+    """A chromosome with genes on both strands, 85 % of it coding; and their proteins in its order."""
+    generator = np.random.default_rng(0)
+    codons = sorted(standard_dna_table.forward_table)
+    parts, made = [], []
+    for length_aa in generator.poisson(_PROTEIN_AA, proteins).tolist():
+        chosen = ["ATG", *(codons[number] for number in generator.integers(0, len(codons), length_aa).tolist())]
+        made.append("".join(_CODONS[codon] for codon in chosen))
+        gene = Seq("".join([*chosen, "TAA"]))
+        parts.append(str(gene if generator.random() < 0.5 else gene.reverse_complement()))
+        parts.append(_BASES[generator.integers(0, 4, int(len(gene) * (1 - _CODING) / _CODING))].tobytes().decode())
+    return "".join(parts), made
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""The originals, one function from sequences to pooled vectors each.
+"""The originals that ours is compared with, one function from sequences to pooled vectors each.
 
 Sources: `scripts/extract.py` and `esm/model/esm2.py` of facebookresearch/esm; VirNucPro's `utils.py` (2,048 tokens a
 batch for proteins, nucleotides one by one); `bert_layers.py` of zhihan1996/DNABERT-S, its path without Triton.
@@ -21,59 +21,36 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 from transformers import EsmModel, EsmTokenizer, PreTrainedTokenizerFast
 
-from benchmarks.contenders import Model
 from virnuc_assets.encoders.mosaic_bert import alibi_slopes
+from virnuc_assets.workstation.fair_esm import hub_name
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 _VIRNUCPRO_TOKENS = 2048
-# The hub's names on the left, fair-esm's on the right; the longer ones first.
-_RENAMED = {
-    "esm.embeddings.word_embeddings.": "embed_tokens.",
-    "esm.encoder.emb_layer_norm_after.": "emb_layer_norm_after.",
-    "esm.contact_head.": "contact_head.",
-    "esm.encoder.layer.": "layers.",
-    "attention.self.query.": "self_attn.q_proj.",
-    "attention.self.key.": "self_attn.k_proj.",
-    "attention.self.value.": "self_attn.v_proj.",
-    "attention.self.rotary_embeddings.": "self_attn.rot_emb.",
-    "attention.output.dense.": "self_attn.out_proj.",
-    "attention.LayerNorm.": "self_attn_layer_norm.",
-    "intermediate.dense.": "fc1.",
-    "output.dense.": "fc2.",
-    "LayerNorm.": "final_layer_norm.",
-}
 
 
-def fair_esm(model: Model, folder: Path | None, device: torch.device) -> Embed:
+def fair_esm(layers: int, hidden: int, heads: int, folder: Path | None, device: torch.device) -> Embed:
     """fair-esm's ESM2 in fp32 as VirNucPro calls it, with the weights of a folder or, without one, its own random."""
-    esm2 = ESM2(model.shape.layers, model.shape.hidden, model.shape.heads, "ESM-1b")
+    esm2 = ESM2(layers, hidden, heads, "ESM-1b")
     if folder is not None:
-        weights = {fair_name(name): tensor for name, tensor in _weights(folder).items()}
-        esm2.load_state_dict(weights | {"lm_head.weight": weights["embed_tokens.weight"]}, strict=True)
+        weights = _weights(folder)
+        weights["lm_head.decoder.weight"] = weights["esm.embeddings.word_embeddings.weight"]  # tied
+        esm2.load_state_dict({name: weights[hub_name(name)] for name in esm2.state_dict()}, strict=True)
     esm2.eval().requires_grad_(False).to(device)
-    convert, last = esm2.alphabet.get_batch_converter(), esm2.num_layers
+    convert = esm2.alphabet.get_batch_converter()
 
     @torch.no_grad()
     def embed(sequences: Sequence[str]) -> NDArray[np.float32]:
         dataset = FastaBatchedDataset([str(row) for row in range(len(sequences))], list(sequences))
-        vectors = np.empty((len(sequences), esm2.embed_dim), np.float32)
+        vectors = np.empty((len(sequences), hidden), np.float32)
         for rows in dataset.get_batch_indices(_VIRNUCPRO_TOKENS, extra_toks_per_seq=1):
             labels, strings, tokens = convert([dataset[row] for row in rows])
-            hidden = esm2(tokens.to(device), repr_layers=[last])["representations"][last].to("cpu")  # (b, l, d)
+            found = esm2(tokens.to(device), repr_layers=[layers])["representations"][layers].to("cpu")  # (b, l, d)
             for row, label in enumerate(labels):
-                vectors[int(label)] = hidden[row, 1 : len(strings[row]) + 1].mean(0).numpy()
+                vectors[int(label)] = found[row, 1 : len(strings[row]) + 1].mean(0).numpy()
         return vectors
 
     return embed
-
-
-def fair_name(name: str) -> str:
-    """fair-esm's name of a parameter that the hub's ESM2 checkpoints hold."""
-    if not name.startswith("lm_head."):
-        for hub, fair in _RENAMED.items():
-            name = name.replace(hub, fair, 1)
-    return name
 
 
 def transformers_esm(folder: Path, dtype: torch.dtype, device: torch.device, token_budget: int) -> Embed:
@@ -101,7 +78,7 @@ def transformers_esm(folder: Path, dtype: torch.dtype, device: torch.device, tok
     return embed
 
 
-def one_by_one(model: Model, folder: Path, device: torch.device) -> Embed:
+def one_by_one(layers: int, heads: int, folder: Path, device: torch.device) -> Embed:
     """DNABERT-S in fp32 as VirNucPro calls it: tokenizer and model once per sequence.
 
     Upstream's remote code is not run but stated here: attention by explicit softmax, mask and ALiBi made at every
@@ -115,24 +92,24 @@ def one_by_one(model: Model, folder: Path, device: torch.device) -> Embed:
         vectors = []
         for sequence in sequences:
             token_ids = tokenizer(sequence, return_tensors="pt")["input_ids"].to(device)  # (1, l)
-            vectors.append(_mosaic_bert(weights, model, token_ids)[0].mean(dim=0).cpu().numpy())
+            vectors.append(_mosaic_bert(weights, layers, heads, token_ids)[0].mean(dim=0).cpu().numpy())
         return np.stack(vectors)
 
     return embed
 
 
-def _mosaic_bert(weights: dict[str, Tensor], model: Model, token_ids: Tensor) -> Tensor:
+def _mosaic_bert(weights: dict[str, Tensor], layers: int, heads: int, token_ids: Tensor) -> Tensor:
     """(b, l) int64 to (b, l, d), step by step."""
-    (b, length), (d, layers, heads) = token_ids.shape, model.shape
 
     def linear(x: Tensor, name: str) -> Tensor:
         return F.linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
 
     def normalized(x: Tensor, name: str) -> Tensor:
-        return F.layer_norm(x, (d,), weights[f"{name}.weight"], weights[f"{name}.bias"], eps=1e-12)
+        return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], eps=1e-12)
 
     words = F.embedding(token_ids, weights["embeddings.word_embeddings.weight"])
     hidden = normalized(words + weights["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+    b, length, d = hidden.shape
     position = torch.arange(length, device=token_ids.device)
     slopes = torch.tensor(alibi_slopes(heads), device=token_ids.device)
     alibi = -slopes[:, None, None] * (position[:, None] - position[None, :]).abs()  # (h, l, l)

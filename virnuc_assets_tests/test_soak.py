@@ -11,11 +11,9 @@ import dagster as dg
 import psutil
 import pytest
 
-from benchmarks import small_project
-from benchmarks.dropped_files import make_files
-from benchmarks.soak_verdict import left_over, orphans, slots_taken
+from benchmarks.project import configured
+from benchmarks.soak import NONE, SETTINGS, left_over, make_files, orphans, slots_in_use
 from virnuc_assets.cli.single_file import Framed
-from virnuc_assets.settings import load_settings
 from virnuc_assets.storage.tables import read_rows
 from virnuc_assets.workstation.cleanup import Part, end, lock_file, mark
 from virnuc_assets.workstation.device_lock import give_back, lock_of, take
@@ -27,7 +25,7 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 ROOT = Path(__file__).parents[1]
 GOOD, BAD, KILLS = 8, 5, 6
 SLEEP = "import time; print(flush=True); time.sleep(60)"
-# Starts another process in a session of its own, and tells its number and dies.
+# Starts another process in a session of its own, prints its number and dies.
 PARENT = f"""
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", {SLEEP!r}, *sys.argv[1:]], start_new_session=True, stdout=-1)
@@ -39,7 +37,7 @@ Start = Callable[..., psutil.Process]
 
 @pytest.fixture
 def project(blank: Path, tmp_path: Path) -> Iterator[Project]:
-    """Of which this process stands for `virnuc up`."""
+    """Whose `virnuc up` is this process."""
     project = new_project(tmp_path / "project", blank, in_memory=False)
     lock = lock_of(lock_file(dagster_home(project.settings)))
     assert take(lock)
@@ -57,8 +55,8 @@ def start(project: Project) -> Iterator[Start]:
         environment = {**os.environ, **mark(dagster_home(project.settings), part)}
         code = PARENT if parent_dies else SLEEP
         child = psutil.Popen([sys.executable, "-c", code, *words], env=environment, stdout=subprocess.PIPE, text=True)
-        told = child.stdout.readline()  # so that it is what its environment says
-        started.append(psutil.Process(int(told)) if parent_dies else child)
+        printed = child.stdout.readline()  # so that it is what its environment says
+        started.append(psutil.Process(int(printed)) if parent_dies else child)
         if parent_dies:
             child.wait()
         return started[-1]
@@ -86,17 +84,17 @@ def test_who_executes_a_run_after_the_last_one_is_an_orphan_and_so_is_a_child_wi
     assert left_over(project.settings, 0) == {"orphans": 0, "slots_stuck": 0}
 
 
-def test_runs_that_did_not_end_and_slots_that_are_taken_are_counted(project: Project) -> None:
+def test_runs_that_did_not_end_and_slots_in_use_are_counted(project: Project) -> None:
     instance = project.instance
     run = instance.create_run_for_job(dg.GraphDefinition("some_job").to_job())
-    assert slots_taken(instance) == 1
+    assert slots_in_use(instance) == 1
     instance.event_log_storage.set_concurrency_slots("gpu", 2)
     instance.event_log_storage.claim_concurrency_slot("gpu", run.run_id, "a_step")
-    assert slots_taken(instance) == 2
+    assert slots_in_use(instance) == 2
     assert left_over(project.settings, 0) == {"orphans": 0, "slots_stuck": 2}
     instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     instance.report_run_canceled(run)
-    assert slots_taken(instance) == 0
+    assert slots_in_use(instance) == 0
 
 
 @pytest.mark.slow
@@ -110,14 +108,12 @@ def test_what_is_dropped_is_done_exactly_once_whatever_is_killed(tmp_path: Path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads(out.read_text())
     assert (found["files_good"], found["files_bad_reported"], found["kills"]) == (GOOD, BAD, KILLS)
-    wrong = ("rows_lost", "rows_doubled", "slots_stuck", "orphans", "temporary_files", "partitions_missing")
-    assert {name: found[name] for name in wrong} == dict.fromkeys(wrong, 0)
+    assert {name: found[name] for name in NONE} == dict.fromkeys(NONE, 0)
 
 
-def test_the_small_project_has_settings_of_today(tmp_path: Path) -> None:
-    file = tmp_path / "virnuc.toml"
-    file.write_text(small_project.SETTINGS.format(3000, 5000), encoding="utf-8")
-    assert load_settings(file).servers.mlflow_port == 5000
+def test_the_small_project_has_settings_that_exist(tmp_path: Path) -> None:
+    servers = configured(tmp_path, SETTINGS).servers
+    assert servers.dagster_port != servers.mlflow_port
 
 
 def test_every_good_file_has_frames_that_are_scored_and_the_duplicate_is_dropped_last(tmp_path: Path) -> None:

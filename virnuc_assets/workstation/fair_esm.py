@@ -119,7 +119,7 @@ def _fields_and_weights(file: Path, content: object) -> tuple[dict[str, Any], di
             },
             "model": dict(state),
         }:
-            weights = {_renamed(str(name)): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+            weights = {hub_name(str(name)): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
         case {"args": Namespace(arch=architecture)}:
             raise _refused(file, f"holds the architecture {architecture!r} (ESM-1, ESM-1b, MSA, ...), which is no ESM2")
         case _:
@@ -129,7 +129,8 @@ def _fields_and_weights(file: Path, content: object) -> tuple[dict[str, Any], di
     return {**ESM_FIELDS, **shape, "model_type": "esm", "token_dropout": token_dropout}, weights
 
 
-def _renamed(name: str) -> str:
+def hub_name(name: str) -> str:
+    """The name in EsmForMaskedLM of a parameter of fair-esm's ESM2."""
     for fair_esm, transformers in _RENAMED.items():
         name = name.replace(fair_esm, transformers)
     return name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 import sys
@@ -10,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.checkpoints import write_checkpoint
-from benchmarks.contenders import SCALES
+from benchmarks.bench_encoders import SCALES, memory_beyond_model, write_checkpoint
+from benchmarks.common import in_fresh_process
 from virnuc_assets_tests.encoders.drawn import drawn, write_frames
 from virnuc_assets_tests.workstation.hub_folders import DNABERT_S, ESM2_3B, FASTESM2_650, write_repository
 
-PROJECT = Path(__file__).parents[2]
 MIB = 1 << 20
 FEW, MANY = 100, 10_000
 PASSES = 33  # so often does one batch of FastESM2 go through a layer
@@ -83,15 +81,12 @@ def test_loading_takes_no_second_copy_of_the_weights(
 
 
 def test_ten_thousand_frames_take_no_more_memory_than_a_hundred(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "model", SCALES["true"].models["one_layer"], [])
+    write_checkpoint(tmp_path / "model", SCALES["true"]["one_layer"], [])
     beyond = {}
     for rows, passes in ((FEW, PASSES), (MANY, 1)):
         draw = random.Random(rows)  # three of four proteins are equally long, as those of whole chunks are
         lengths = [draw.choice([33, 33, 33, draw.randint(20, 32)]) for _ in range(rows)]
         write_frames(tmp_path / f"{rows}.parquet", drawn("protein", lengths, rows))
-        arguments = [tmp_path / "model", tmp_path / f"{rows}.parquet", "cpu", str(passes)]
-        command = [sys.executable, "-m", "benchmarks.table_memory", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
-        assert done.returncode == 0, done.stderr
-        beyond[rows] = json.loads(done.stdout)["bytes"]
+        frames = tmp_path / f"{rows}.parquet"
+        beyond[rows] = in_fresh_process(memory_beyond_model, tmp_path / "model", frames, "cpu", passes)
     assert beyond[MANY] < 1.1 * beyond[FEW], beyond

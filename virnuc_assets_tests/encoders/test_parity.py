@@ -18,11 +18,11 @@ from scipy.special import erf
 from tokenizers import Tokenizer
 from transformers import EsmConfig, EsmForMaskedLM, EsmModel, EsmTokenizer
 
-from benchmarks.originals import fair_name
 from virnuc_assets.encoders.embedding import embed
 from virnuc_assets.encoders.loading import Encoder, load_folder
 from virnuc_assets.encoders.mosaic_bert import alibi_slopes
 from virnuc_assets.encoders.registry import AMINO_ACIDS, EncoderSpec
+from virnuc_assets.workstation.fair_esm import hub_name
 from virnuc_assets_tests.encoders.drawn import drawn
 from virnuc_assets_tests.workstation.hub_folders import DNABERT_S, ESM2_3B, write_repository
 
@@ -67,8 +67,7 @@ def fair_esm(folder: Path, token_dropout: bool) -> ESM2:
     config = EsmConfig.from_pretrained(folder)
     weights = EsmForMaskedLM.from_pretrained(folder).state_dict()
     model = ESM2(config.num_hidden_layers, config.hidden_size, config.num_attention_heads, "ESM-1b", token_dropout)
-    renamed = {fair_name(name.replace("lm_head.decoder", "lm_head")): tensor for name, tensor in weights.items()}
-    model.load_state_dict(renamed, strict=True)
+    model.load_state_dict({name: weights[hub_name(name)] for name in model.state_dict()}, strict=True)
     return model.eval()
 
 
