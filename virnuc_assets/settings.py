@@ -237,8 +237,8 @@ class DecisionSettings(Section):
 
     candidate: str = Field(default="fastesm2", description="the variant that wants to replace the baseline")
     baseline: str = Field(default="esm2_3b", description="the variant in use")
-    floor: str = Field(default="kmer", description="k-mer composition, which a language model has to beat")
-    beside: Annotated[tuple[str, ...], Field(strict=False)] = Field(default=(), description="shown, not judged")
+    kmer_baseline: str = Field(default="kmer", description="k-mer composition, which a language model has to beat")
+    also_compared: Annotated[tuple[str, ...], Field(strict=False)] = Field(default=(), description="shown, not judged")
     max_accuracy_drop: float = Field(
         default=0.05, ge=0.0, le=1.0, description="margin; one frame in twenty is less than labs differ by their data"
     )
@@ -257,7 +257,9 @@ class DecisionSettings(Section):
     min_clusters_per_label: PositiveInt = Field(default=2, description="one cluster of a label says nothing of others")
     min_speedup: PositiveFloat = Field(default=2.0, description="a change of model is not worth less")
     max_memory_ratio: PositiveFloat = Field(default=1.0, description="it has to fit where the baseline does")
-    min_gain_over_floor: float = Field(default=0.0, ge=-1.0, le=1.0, description="else no language model is needed")
+    min_gain_over_kmer_baseline: float = Field(
+        default=0.0, ge=-1.0, le=1.0, description="else no language model is needed"
+    )
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0, description="of all intervals; customary")
     bootstrap_rounds: int = Field(default=10_000, ge=100, description="bounds vary by less than 0.001 between seeds")
     power_studies: int = Field(default=200, ge=20, description="chances are within 7 percent of the exact ones")
@@ -272,13 +274,13 @@ class DecisionSettings(Section):
     @model_validator(mode="after")
     def _different_variants(self) -> DecisionSettings:
         if len(set(self.variants)) < len(self.variants):
-            raise ValueError("candidate, baseline, floor and those beside them must be different variants")
+            raise ValueError("candidate, baseline, kmer_baseline and also_compared must be different variants")
         return self
 
     @property
     def variants(self) -> tuple[str, ...]:
         """All that are trained and evaluated, in the order of the report."""
-        return (self.candidate, self.baseline, self.floor, *self.beside)
+        return (self.candidate, self.baseline, self.kmer_baseline, *self.also_compared)
 
 
 class ServingSettings(Section):

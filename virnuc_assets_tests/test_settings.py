@@ -104,7 +104,7 @@ def test_named_encoders_and_variants_stand_for_rows(tmp_path: Path) -> None:
         "plain = { like = 'mine', token_dropout = false }\nesm2_3b = { max_length = 100 }\n"
         f"hub = {{ hub = 'a/b', revision = '{HEX}', architecture = 'mosaic_bert', pooling = 'residues' }}\n"
         "[finetuning]\nencoders = ['plain']\n"
-        "[variants]\ntuned = { dna = 'hub', protein = 'finetuned_plain' }\n[decision]\nbeside = ['tuned']\n",
+        "[variants]\ntuned = { dna = 'hub', protein = 'finetuned_plain' }\n[decision]\nalso_compared = ['tuned']\n",
     )
     rows, esm2 = all_encoders(settings), ENCODERS["esm2_650"]
     folder = str(tmp_path / "models/mine")
@@ -186,9 +186,9 @@ def test_named_encoders_and_variants_stand_for_rows(tmp_path: Path) -> None:
         ("[variants]\nx = { protein = 'finetuned_esm2_8m' }\n", "variants.x.protein: ", "no protein encoder"),
         ("[variants]\nx = { dna = 'dnabert_s' }\n", "variants.x.protein: ", "required"),
         ("[variants]\nkmer = { protein = 'esm2_8m' }\n", "variants.kmer: ", "taken"),
-        ("[variants]\nfloor = { protein = 'esm2_8m' }\n", "variants.floor: ", "taken"),
+        ("[variants]\nkmer_baseline = { protein = 'esm2_8m' }\n", "variants.kmer_baseline: ", "taken"),
         ("[decision]\nbaseline = 'esm3_1b'\n", "no variant is called 'esm3_1b'; there are: ", "fastesm2"),
-        ("[decision]\nbeside = ['mine']\n", "no variant is called 'mine'; there are: ", "fastesm2"),
+        ("[decision]\nalso_compared = ['mine']\n", "no variant is called 'mine'; there are: ", "fastesm2"),
         ("[serving]\nvariant = 'esm3'\n", "serving.variant: ", "'esm3' is none of the decision's variants"),
         # fine-tuning: of an ESM of proteins
         (

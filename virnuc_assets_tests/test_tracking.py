@@ -114,7 +114,7 @@ def test_runs_of_classifiers_and_decision_are_linked_to_each_other_and_to_dagste
     client: mlflow.MlflowClient, finished: Finished
 ) -> None:
     (decision,) = runs(client, "attributes.run_name = 'migration decision'")
-    roles = {"candidate": "fastesm2", "baseline": "esm2_3b", "floor": "kmer"}
+    roles = {"candidate": "fastesm2", "baseline": "esm2_3b", "kmer_baseline": "kmer"}
     dagster_runs = {result.run_id for result in finished.results}
     for role, variant in roles.items():
         run = training(client, variant)

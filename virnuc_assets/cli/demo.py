@@ -255,7 +255,7 @@ def _print_decision(workspace: Workspace, out: Console) -> None:
 def _print_metrics(decision: dict[str, Any], out: Console) -> None:
     metrics = Table(title="Test metrics of frames", title_justify="left")
     metrics.add_column("")
-    first = ("candidate", "baseline", "floor")  # JSON sorts its keys
+    first = ("candidate", "baseline", "kmer_baseline")  # JSON sorts its keys
     roles = [*first, *(role for role in decision["variants"] if role not in first)]
     variants = [decision["variants"][role] for role in roles]
     for role, variant in zip(roles, variants, strict=True):

@@ -25,7 +25,7 @@ from virnuc_assets.settings import Settings, SettingsError
 from virnuc_assets.storage.layout import Domain, Layout
 from virnuc_assets.workstation.lock import Lock, read_lock
 
-_COLUMNS_OF_THE_REPORT = ("candidate", "baseline", "floor", "virnucpro")  # of no variant's own name
+_COLUMNS_OF_THE_REPORT = ("candidate", "baseline", "kmer_baseline", "virnucpro")  # of no variant's own name
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Workspace:
     def variants(self, domain: Domain = "reference") -> list[Variant]:
         """The variants that the settings name; for samples without the k-mer baseline, which calls nobody's sample."""
         decision = self.settings.decision
-        names = [name for name in decision.variants if domain == "reference" or name != decision.floor]
+        names = [name for name in decision.variants if domain == "reference" or name != decision.kmer_baseline]
         return [self.variant(name) for name in names]
 
     def encoder_names(self, domain: Domain = "reference") -> list[str]:

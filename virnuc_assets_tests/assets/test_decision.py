@@ -193,7 +193,7 @@ def test_criteria_are_those_of_the_settings_and_without_evidence_nothing_moves(c
     for variant in ("esm2_3b", "fastesm2", "kmer"):
         path = evaluation_of(copied, variant)
         write_table(path, rows, read_recipe(path))
-    measurable = {"min_speedup": 1e-6, "max_memory_ratio": 1e6, "min_gain_over_floor": -1.0}
+    measurable = {"min_speedup": 1e-6, "max_memory_ratio": 1e6, "min_gain_over_kmer_baseline": -1.0}
     copied.configure(decision=measurable)
     decision = decide(copied)
     assert (decision["outcome"], decision["reasons"]) == ("GO", ["all 12 criteria are met"])

@@ -46,7 +46,7 @@ CHECKPOINT = f"{ENCODER}_miniature"
 TUNED: dict[str, dict[str, Any]] = {
     "finetuning": {"encoders": ["fastesm2_650"], "learning_rate": 2e-3, "max_epochs": 3, "max_rows": 64},
     "variants": {"tuned": {"dna": "dnabert_s", "protein": ENCODER}},
-    "decision": {"beside": ["tuned"]},
+    "decision": {"also_compared": ["tuned"]},
 }
 EPOCH = 4  # batches of 16 rows
 KILLED_AT = 2 * EPOCH

@@ -229,7 +229,7 @@ def test_the_decision_lacks_nothing_but_genomes_and_dagster_calls_everything_fre
     (reason,) = decision["reasons"]
     assert "no virus or host group has 5 clusters of unrelated test records or more" in reason
     dims = {role: variant["description"]["merged_dim"] for role, variant in decision["variants"].items()}
-    assert dims == {"candidate": 80, "baseline": 112, "floor": 656}
+    assert dims == {"candidate": 80, "baseline": 112, "kmer_baseline": 656}
     assert latest(finished, dg.AssetKey("migration_decision"), None).metadata["outcome"].value == decision["outcome"]
     assert stale(finished) == {}
 

@@ -189,9 +189,9 @@ def gather_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> "Evid
     settings = workspace.settings.decision
     measured, problems = stored_benchmark(workspace)
     found = {name: variant_evidence(instance, workspace, workspace.variant(name)) for name in settings.variants}
-    beside = [found[name] for name in settings.beside]
+    also_compared = [found[name] for name in settings.also_compared]
     if workspace.settings.virnucpro is not None:
-        beside.append(variant_evidence(instance, workspace, imported_variant(workspace)))
+        also_compared.append(variant_evidence(instance, workspace, imported_variant(workspace)))
     try:
         ablations = current_ablations(instance, workspace)
     except VirnucError:  # nothing is judged by them, so their absence is no gap
@@ -200,8 +200,8 @@ def gather_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> "Evid
     return Evidence(
         candidate=found[settings.candidate],
         baseline=found[settings.baseline],
-        floor=found[settings.floor],
-        beside=tuple(beside),
+        kmer_baseline=found[settings.kmer_baseline],
+        also_compared=tuple(also_compared),
         ablations=ablations,
         benchmark=measured,
         benchmark_problems=tuple(problems),
