@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from joblib import cpu_count
 from rich.console import Console
 
 from benchmarks.checkpoints import write_checkpoint
@@ -25,7 +26,6 @@ from benchmarks.contenders import COMPARISONS, SCALES
 from benchmarks.measuring import ROOT, Figures, Job, WorkerError, worker
 from benchmarks.results import Ratios, Round, half_width, speedups, summary, tables
 from benchmarks.rows import genome_frames, write_short_frames
-from virnuc_assets.cores import usable_cores
 from virnuc_assets.encoders.loading import DTYPES
 from virnuc_assets.encoders.machine import cpu_name, native_precision
 from virnuc_assets.settings import Precision
@@ -42,10 +42,10 @@ def main() -> int:
     given = _arguments()
     console = Console(width=180, highlight=False)
     on_gpu = given.device == "cuda"
-    processor = torch.cuda.get_device_name() if on_gpu else f"{cpu_name()}, {usable_cores()} cores"
+    processor = torch.cuda.get_device_name() if on_gpu else f"{cpu_name()}, {cpu_count()} cores"
     native = [precision for precision in DTYPES if on_gpu or native_precision(precision)]
     console.print(f"{processor}; native precisions: {', '.join(native)}")
-    figures: Figures = {"cores": usable_cores(), **{f"native_{name}": float(name in native) for name in DTYPES}}
+    figures: Figures = {"cores": cpu_count(), **{f"native_{name}": float(name in native) for name in DTYPES}}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     failures = 0
     with tempfile.TemporaryDirectory(prefix="encoders-", dir=given.out.parent) as folder:

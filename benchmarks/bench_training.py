@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from joblib import cpu_count
 from rich.console import Console
 from rich.table import Table
 
@@ -31,7 +32,6 @@ from benchmarks.plain_training import FileRows, PlainLoop
 from virnuc_assets.classifier.checkpoint import Mlp
 from virnuc_assets.classifier.datasets import LabelledRows, draw, store_rows
 from virnuc_assets.classifier.training import EpochLoop
-from virnuc_assets.cores import usable_cores
 from virnuc_assets.encoders.machine import cpu_name
 from virnuc_assets.settings import TrainingSettings
 from virnuc_assets.storage.merging import vectors_of
@@ -59,19 +59,19 @@ def main() -> int:
     """Measure, print a table, write the figures."""
     given = _arguments()
     console = Console(width=120, highlight=False)
-    torch.set_num_threads(usable_cores())
+    torch.set_num_threads(cpu_count())
     settings = TrainingSettings()
     given.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="training-", dir=given.out.parent) as scratch:
         data = _data(Path(scratch), given.shards, given.rows, given.columns)
-        figures = {"cores": float(usable_cores()), "shards": float(given.shards), "dim": float(given.columns)}
+        figures = {"cores": float(cpu_count()), "shards": float(given.shards), "dim": float(given.columns)}
         figures |= {"rows": float(len(data.rows.labels)), "batch_rows": float(settings.batch_rows)}
         figures |= {"epochs": float(given.epochs), "store_seconds": data.store_seconds}
-        figures |= {"plain_workers": float(usable_cores())}
+        figures |= {"plain_workers": float(cpu_count())}
         figures |= _side_by_side(data, settings, given.epochs)
         figures |= _equal_steps(data, settings)
     given.out.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    table = Table("metric", "value", title=f"{cpu_name()}, {usable_cores()} cores")
+    table = Table("metric", "value", title=f"{cpu_name()}, {cpu_count()} cores")
     for name in sorted(figures):
         table.add_row(name, f"{figures[name]:.6g}")
     console.print(table, f"written to {given.out}")
@@ -121,7 +121,7 @@ def _plain(data: Data, settings: TrainingSettings, workers: int) -> PlainLoop:
 
 def _side_by_side(data: Data, settings: TrainingSettings, epochs: int) -> dict[str, float]:
     columns, rows = data.rows.features.shape[1], len(data.rows.labels)
-    plain, alone = (_plain(data, settings, workers) for workers in (usable_cores(), 0))
+    plain, alone = (_plain(data, settings, workers) for workers in (cpu_count(), 0))
     ours = EpochLoop(_model(columns, settings), data.rows, settings)
     twins = [_twin(data, settings, dropout) for dropout in (1, 2)]
     generator = torch.Generator().manual_seed(settings.seed)

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from joblib import cpu_count
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks import originals, ours
 from benchmarks.contenders import SCALES, Contender, Model
 from benchmarks.machine import Gemm, peak_bytes, reset_peak
-from virnuc_assets.cores import usable_cores
 from virnuc_assets.encoders.embedding import embed
 from virnuc_assets.encoders.loading import CPU_TOKENS, DTYPES, GPU_TOKENS
 from virnuc_assets.errors import VirnucError
@@ -115,7 +115,7 @@ class _Loaded:
 
     def __init__(self, job: Job) -> None:
         self._job, self._device = job, torch.device(job.device)
-        torch.set_num_threads(usable_cores())
+        torch.set_num_threads(cpu_count())
         lengths = _token_counts(job)
         self._tokens, self._flop = sum(lengths), job.model.flop(lengths)
         self._gemm = Gemm(DTYPES[job.contender.precision], self._device, job.model.shape.hidden)

@@ -14,7 +14,7 @@ PACKAGE = PROJECT / "virnuc_assets"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 DOMAIN = ["storage", "sequences", "encoders", "split", "classifier", "virnucpro", "migration", "reports"]
-"""From the lowest layer to the highest; below them errors, settings, Markdown, cores, above them the orchestrator."""
+"""From the lowest layer to the highest; below them errors, settings, Markdown, above them the orchestrator."""
 FOREIGN_TO_THE_DOMAIN = {"dagster", "dagster_webserver", "dagster_shared", "mlflow"}
 HEAVY = ["torch", "transformers", "mlflow", "sklearn", "sourmash", "matplotlib", "tokenizers", "peft", "pandas"]
 
@@ -29,7 +29,7 @@ def names(paths: list[Path]) -> list[str]:
 def layer_of(module: str) -> int:
     """Place of a module of the package in the order of layers."""
     part = module.split(".")[1] if "." in module else ""
-    if part in ("cores", "errors", "foreign_text", "markdown", "settings", ""):
+    if part in ("errors", "foreign_text", "markdown", "settings", ""):
         return 0
     return 1 + DOMAIN.index(part) if part in DOMAIN else 1 + len(DOMAIN)
 

@@ -16,7 +16,6 @@ import pyarrow as pa
 from dagster._core.definitions.data_version import extract_data_version_from_entry
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION as NO_EVENT
 
-from virnuc_assets.cores import usable_cores
 from virnuc_assets.defs.partitions import ShardSet
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
@@ -103,13 +102,15 @@ def sharded_asset(
         automation_condition=stage.condition,
     )
     def per_shard(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]:
+        from joblib import cpu_count
+
         of_partition = {
             key: [key] if stage.whole else shards.shards(workspace.layout, key) for key in context.partition_keys
         }
         units = [(key, shard) for key, found in of_partition.items() for shard in found]
         work = body(ShardRun([shard for _, shard in units], context.log))
         failures = {key: _unplanned(key) for key, found in of_partition.items() if not found}
-        for key, outcome in _made(units, work, failures, min(stage.threads, usable_cores())):
+        for key, outcome in _made(units, work, failures, min(stage.threads, cpu_count())):
             _require_in_progress(context)
             tags = {DATA_VERSION: outcome.data_version, **_inputs(context.instance, workspace, shards, stage, key)}
             yield dg.AssetMaterialization(context.asset_key, partition=key, metadata=outcome.metadata, tags=tags)
