@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import filecmp
 import functools
-import json
 import logging
 import os
 import shutil
@@ -28,7 +27,7 @@ from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.assets import finetuning, refseq
 from virnuc_assets.defs.assets.incoming import PlanSamples
-from virnuc_assets.defs.assets.migration import DECISION
+from virnuc_assets.defs.assets.migration import DECISION, stored_decision
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguous_ranges, range_tags
 from virnuc_assets.defs.provenance import CHUNKS, FRAMES, vectors
 from virnuc_assets.defs.resources import Workspace
@@ -227,7 +226,7 @@ def _dim(workspace: Workspace, asset: str) -> str:
 
 
 def _print_decision(workspace: Workspace, out: Console) -> None:
-    decision = json.loads(workspace.layout.whole(DECISION, ".json").read_text(encoding="utf-8"))
+    decision = stored_decision(workspace)
     _print_metrics(decision, out)
     criteria = Table(title=f"Decision: {decision['outcome']}", title_justify="left")
     for column in ("criterion", "number", "interval", "threshold", "outcome"):

@@ -18,7 +18,6 @@ from virnuc_assets.defs.sharded_asset import (
     DATA_VERSION,
     Outcome,
     ShardRun,
-    ShardStage,
     Work,
     made_table,
     sharded_asset,
@@ -53,8 +52,7 @@ def run(instance: dg.DagsterInstance, root: Path, work: Work, threads: int = 1) 
         """Made by a test."""
         return work
 
-    stage = ShardStage(deps=[], group="g", kinds=frozenset(), code_version="1", threads=threads)
-    asset = sharded_asset(Workspace(Settings(root=root)), REFERENCE, "made", stage, body)
+    asset = sharded_asset(Workspace(Settings(root=root)), REFERENCE, "made", body, threads, deps=[], code_version="1")
     with quiet():
         result = dg.materialize([asset], instance=instance, tags=range_tags(KEYS), raise_on_error=False)
     events = [event.step_materialization_data.materialization for event in result.get_asset_materialization_events()]

@@ -1,15 +1,19 @@
 """Commands of a project on this machine, and what all commands share."""
 
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from virnuc_assets.cli.main import app
-from virnuc_assets_tests.assets.project import Finished, Project, new_project
-from virnuc_assets_tests.cli.commands import message, virnuc
+from virnuc_assets_tests.assets.project import DATA, GENOMES, Finished, Project, new_project
+from virnuc_assets_tests.cli.commands import console, message, virnuc
+from virnuc_assets_tests.running import until
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
@@ -60,6 +64,26 @@ def test_a_missing_or_wrong_settings_file_is_named(tmp_path: Path) -> None:
 def test_demo_without_the_bundled_sample_says_so(untrained: Project) -> None:
     told = message(virnuc("demo", "--config", untrained.root / "virnuc.toml"))
     assert "demo_sample.fasta: the bundled sample is missing" in told
+
+
+@pytest.mark.slow
+def test_a_demo_that_a_signal_ends_has_its_status_and_goes_on_when_started_again(blank: Path, tmp_path: Path) -> None:
+    project = new_project(tmp_path / "project", blank, GENOMES, in_memory=False)
+    shutil.copytree(DATA / "samples", project.root / "data/samples")
+    embeddings = project.workspace.layout.results / "reference/dnabert_s_embeddings"
+    command = [Path(sys.executable).with_name("virnuc"), "demo"]
+    with subprocess.Popen(command, cwd=project.root, stderr=subprocess.PIPE, text=True) as demo:
+        until(lambda: any(embeddings.glob("*.parquet")), "a first table", every=0.01)
+        demo.terminate()
+        _, printed = demo.communicate()
+    assert (demo.returncode, printed) == (128 + signal.SIGTERM, "")
+    assert list(project.root.rglob("*.partial")) == []
+    before = {path: path.stat().st_mtime_ns for path in project.workspace.layout.results.rglob("*.parquet")}
+    again = console("demo", cwd=project.root)
+    assert again.returncode == 0, again.stderr
+    assert "Decision: NO DECISION" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    project.instance.dispose()
 
 
 def test_a_port_that_is_taken_is_told(untrained: Project) -> None:

@@ -23,7 +23,7 @@ from virnuc_assets.defs.provenance import (
     variant_fingerprints,
 )
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import Outcome, ShardRun, ShardStage, Work, made_table, sharded_asset
+from virnuc_assets.defs.sharded_asset import Outcome, ShardRun, Work, made_table, sharded_asset
 from virnuc_assets.encoders.registry import FINETUNED, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import digest_words, sequence_digests
@@ -51,16 +51,6 @@ def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefini
 def _embeddings_asset(workspace: Workspace, shards: ShardSet, name: str) -> dg.AssetsDefinition:
     spec, precision = workspace.encoder(name), workspace.settings.encoding.precision
     on_device = spec.architecture != "kmer"
-    trained_here = spec.checkpoint == FINETUNED
-    stage = ShardStage(
-        deps=[shards.key(FRAMES), *([dg.AssetKey(name)] if trained_here else [])],
-        group=group_of("embeddings", shards.domain),
-        kinds=frozenset({"parquet", "pytorch" if on_device else "numpy"}),
-        code_version=encoder_version(workspace, name),
-        condition=stage_condition() if name in workspace.kept_encoders(shards.domain) else None,
-        pool=GPU_POOL if on_device else None,
-        op_tags=gpu_op_tags(workspace.settings) if on_device else {},
-    )
 
     def embed(run: ShardRun) -> Work:
         return EmbeddingRun(workspace, shards.domain, name, run).make
@@ -70,7 +60,19 @@ def _embeddings_asset(workspace: Workspace, shards: ShardSet, name: str) -> dg.A
         f"Mean over {spec.pooling}, in {precision}; loaded once a run, frames streamed in windows. A sequence that any "
         "table of this encoder holds already is copied from there."
     )
-    return sharded_asset(workspace, shards, f"{name}_embeddings", stage, embed)
+    return sharded_asset(
+        workspace,
+        shards,
+        f"{name}_embeddings",
+        embed,
+        deps=[shards.key(FRAMES), *([dg.AssetKey(name)] if spec.checkpoint == FINETUNED else [])],
+        group_name=group_of("embeddings", shards.domain),
+        kinds={"parquet", "pytorch" if on_device else "numpy"},
+        code_version=encoder_version(workspace, name),
+        automation_condition=stage_condition() if name in workspace.kept_encoders(shards.domain) else None,
+        pool=GPU_POOL if on_device else None,
+        op_tags=gpu_op_tags(workspace.settings) if on_device else {},
+    )
 
 
 class EmbeddingRun:
@@ -243,11 +245,14 @@ def _features_asset(workspace: Workspace, shards: ShardSet, variant: Variant) ->
         f"Vectors of {variant.dna} and {variant.protein}, joined by frame_id in the order of the frames.\n\n"
         "An id that is missing on one side, or an embedding of another encoder than today's, is refused."
     )
-    stage = ShardStage(
+    return sharded_asset(
+        workspace,
+        shards,
+        f"{variant.name}_features",
+        merge,
         deps=[shards.key(name) for name in (FRAMES, f"{variant.dna}_embeddings", f"{variant.protein}_embeddings")],
-        group=group_of("features", domain),
-        kinds=frozenset({"parquet"}),
+        group_name=group_of("features", domain),
+        kinds={"parquet"},
         code_version="1",
-        condition=stage_condition() if variant in workspace.kept_variants(domain) else None,
+        automation_condition=stage_condition() if variant in workspace.kept_variants(domain) else None,
     )
-    return sharded_asset(workspace, shards, f"{variant.name}_features", stage, merge)

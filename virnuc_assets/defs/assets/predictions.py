@@ -23,7 +23,6 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import (
     Outcome,
     ShardRun,
-    ShardStage,
     Work,
     made_table,
     peak_memory_mb,
@@ -76,14 +75,18 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
         return work
 
     classifier = dg.AssetKey(f"{variant.name}_classifier")
-    stage = ShardStage(
+    predictions = sharded_asset(
+        workspace,
+        SAMPLES,
+        PREDICTIONS,
+        predict,
         deps=[SAMPLES.key(f"{variant.name}_features"), classifier],
-        group=GROUP,
-        kinds=frozenset({"parquet", "pytorch"}),
+        group_name=GROUP,
+        kinds={"parquet", "pytorch"},
         code_version="1",
-        condition=stage_condition(ignored=classifier),
+        automation_condition=stage_condition(ignored=classifier),
     )
-    return [sharded_asset(workspace, SAMPLES, PREDICTIONS, stage, predict), _report_asset(workspace)]
+    return [predictions, _report_asset(workspace)]
 
 
 def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
@@ -122,15 +125,18 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
         return work
 
-    stage = ShardStage(
-        deps=[SAMPLES.key(PREDICTIONS)],
-        group=GROUP,
-        kinds=frozenset({"tsv"}),
-        code_version="1",
+    return sharded_asset(
+        workspace,
+        SAMPLES,
+        REPORT,
+        report,
         whole=True,
-        condition=stage_condition(),
+        deps=[SAMPLES.key(PREDICTIONS)],
+        group_name=GROUP,
+        kinds={"tsv"},
+        code_version="1",
+        automation_condition=stage_condition(),
     )
-    return sharded_asset(workspace, SAMPLES, REPORT, stage, report)
 
 
 def report_inputs(workspace: Workspace, sample: str) -> tuple[dict[str, Any], float | None]:
