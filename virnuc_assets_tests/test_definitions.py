@@ -1,6 +1,5 @@
 """The graph as it loads: which assets there are, what each tells of itself, and where the language models run."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,20 +107,6 @@ def test_every_asset_has_a_check_and_every_check_says_what_passes(defs: dg.Defin
 def test_the_pool_of_the_gpu_holds_the_language_models_and_nothing_else(defs: dg.Definitions) -> None:
     pooled = {key: pools for key, (_, _, _, pools, *_) in shape(defs).items() if pools}
     assert pooled == {**dict.fromkeys(ON_DEVICE, {"gpu"}), "samples/shard_plan": {"plan_samples"}}
-
-
-def test_language_models_ask_for_a_gpu_however_they_are_launched(defs: dg.Definitions) -> None:
-    """The request is on the op itself, so that it is in every job that has the asset, the UI's included."""
-    for job in ("embed_reference", "predict_samples", "embed_samples_for_other_variant", "train_and_decide"):
-        for node in defs.resolve_job_def(job).nodes:
-            limits = [tags["container_config"]["resources"]["limits"] for tags in _kubernetes_tags(node.tags)]
-            expected = [{"nvidia.com/gpu": "1"}] if node.name.replace("__", "/") in ON_DEVICE else []
-            assert limits == expected, node.name
-
-
-def _kubernetes_tags(tags: dict[str, str]) -> Iterator[dict[str, dict[str, dict[str, str]]]]:
-    if "dagster-k8s/config" in tags:
-        yield json.loads(tags["dagster-k8s/config"])
 
 
 def test_the_graph_is_the_same_in_both_profiles(defs: dg.Definitions) -> None:

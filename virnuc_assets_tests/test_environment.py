@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from virnuc_assets.defs.environment import LIBRARIES, check_environment_job
-from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.settings import Settings
 
@@ -51,14 +50,6 @@ def test_the_metadata_shows_host_device_versions_and_the_store(tmp_path: Path) -
     assert list(workspace.layout.results.iterdir()) == []
 
 
-def test_the_step_asks_for_the_device_as_an_embedding_step_does(tmp_path: Path) -> None:
-    workspace = Workspace(Settings(root=tmp_path))
-    (node,) = check_environment_job(workspace).nodes
-    assert isinstance(node.definition, dg.OpDefinition)
-    assert node.definition.pool == GPU_POOL
-    assert node.definition.tags.keys() == gpu_op_tags(workspace.settings).keys() != set()
-
-
 def test_a_folder_that_cannot_be_written_fails_the_step(tmp_path: Path) -> None:
     workspace = Workspace(Settings(root=tmp_path))
     workspace.layout.results.parent.mkdir()
@@ -67,16 +58,6 @@ def test_a_folder_that_cannot_be_written_fails_the_step(tmp_path: Path) -> None:
     store = f"the results store {workspace.layout.results}"
     assert f"{platform.node()}: {store} cannot be written and read: [Errno 17] File exists" in description
     assert facts["host"] == platform.node()
-
-
-def test_a_store_that_does_not_answer_fails_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    away = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    for name, value in {**away, "AWS_MAX_ATTEMPTS": "1", "AWS_DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(name, value)
-    settings = Settings.model_validate({"root": tmp_path, "paths": {"results": "s3://bucket/away"}})
-    (event,) = (event for event in run(Workspace(settings)).all_events if event.is_step_failure)
-    assert "EndpointConnectionError" in event.step_failure_data.error_display_string
-    assert "http://127.0.0.1:9" in event.step_failure_data.error_display_string
 
 
 def test_a_gpu_that_the_settings_require_and_is_absent_fails_the_step(

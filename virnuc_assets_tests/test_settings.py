@@ -145,6 +145,7 @@ def test_named_encoders_and_variants_stand_for_rows(tmp_path: Path) -> None:
         ("[servers]\ndagster_port = 4000\nmlflow_port = 4000\n", "servers: ", "must differ"),
         ("[evaluation]\nlength_bins_nt = [3000, 1000]\n", "evaluation: ", "must ascend"),
         ("[launch]\nsteps_at_once = 2\n", "launch: ", 'steps_at_once above 1 needs steps = "kubernetes"'),
+        ("[launch]\nstep_memory = '16GiB'\n", "launch.step_memory: ", "'16GiB'"),
         ("[split]\nby = 'time'\ntest_from = '2021-01-01'\n", "split.test_from: ", "'2021-01-01'"),
         ("[split]\nby = 'time'\n", "split: ", "test_from (a date, YYYY-MM-DD without quotes) goes with"),
         ("[split]\ntest_groups = ['dengue']\n", "split: ", "goes with by = 'groups', and only with it"),

@@ -212,8 +212,11 @@ def test_a_deleted_run_has_a_reason_instead_of_a_link(copied: Project) -> None:
     assert tracking.link(kept).value == tracking.address(kept)
 
 
-def test_a_classifier_that_no_run_trained_is_refused(finished: Finished) -> None:
-    tracking = MlflowTracking(uri=tracking_uri(finished.settings), server_url="http://127.0.0.1:5000")
-    assert tracking.find_training("0" * 64) is None
+def test_what_a_store_lacks_is_named_with_its_remedy(copied: Project) -> None:
+    client = mlflow.MlflowClient(tracking_uri(copied.settings))
+    tracking = MlflowTracking(uri=tracking_uri(copied.settings), server_url="http://127.0.0.1:5000")
     with pytest.raises(VirnucError, match="no run trained classifier 0{64}.*Materialize the classifier again"):
         tracking.log_to_training("0" * 64, {}, {})
+    client.rename_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id, "another")
+    with pytest.raises(VirnucError, match=f"experiment '{EXPERIMENT}' is missing; run `virnuc setup`"):
+        tracking.find_training("0" * 64)

@@ -1,6 +1,5 @@
 """What goes wrong is told once, by file, record and shard; nothing wrong is left behind, and neighbours go on."""
 
-import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,46 +40,6 @@ def tables(project: Project, asset: str) -> set[str]:
     return {path.stem for path in project.workspace.layout.table("samples", asset, "x").parent.glob("*.parquet")}
 
 
-BROKEN = {
-    "cut.fasta.gz": ["cut.fasta.gz", "cut or corrupt"],
-    "unnamed.fasta": ["unnamed.fasta", "line 3", "without an id"],
-    "protein.fasta": ["protein.fasta", "'some_protein'", "line 2", "looks like protein"],
-    "empty.fasta": ["empty.fasta", "the file is empty"],
-}
-
-
-def break_samples(incoming: Path) -> None:
-    whole = gzip.compress(b">a\n" + b"ACGTTGCA" * 4000 + b"\n")
-    (incoming / "cut.fasta.gz").write_bytes(whole[: len(whole) // 2])
-    (incoming / "unnamed.fasta").write_text(">seq7 x\nACGTACGT\n>\nACGTAC\n")
-    (incoming / "protein.fasta").write_text(">some_protein\nMKVLEEFIPQLL\n")
-    (incoming / "empty.fasta").write_text("")
-
-
-def test_broken_samples_are_named_and_the_others_are_predicted(copied: Project) -> None:
-    break_samples(copied.settings.incoming)
-    write_sample(copied.settings.incoming / "zebra.fasta", ["rabies_N"])
-    (told,) = failures(copied.job(jobs.PLAN_SAMPLES_JOB))
-    lines = {line.split(":")[0].strip(): line for line in told.splitlines()}
-    for name, words in BROKEN.items():
-        assert [word for word in words if word not in lines[name]] == [], lines[name]
-    assert copied.keys(SAMPLES) == [SAMPLE, "zebra"]
-    assert tables(copied, "shard_plan") == {SAMPLE, "zebra"}
-
-    assert failures(copied.job(jobs.SAMPLE_JOB, partition_key="zebra")) == []
-    assert (copied.workspace.layout.sample_report("zebra") / "records.tsv").read_text().count("\n") == 2
-
-
-def test_a_sample_whose_plan_and_file_are_gone_is_none(small: Project) -> None:
-    assert failures(small.job(jobs.PLAN_SAMPLES_JOB)) == []
-    small.workspace.layout.plan("samples", "second").unlink()
-    (told,) = failures(small.materialize(SAMPLES.key("chunked_fasta"), partition="second"))
-    assert "sample 'second' is not planned; materialize samples/shard_plan first" in told
-    (small.settings.incoming / "second.fasta").unlink()
-    assert failures(small.job(jobs.PLAN_SAMPLES_JOB)) == []
-    assert small.keys(SAMPLES) == ["first", "third"]
-
-
 def test_a_source_that_changed_fails_its_sample_alone(small: Project) -> None:
     """The next stage is not begun; that of the samples that succeeded can be run."""
     assert failures(small.job(jobs.PLAN_SAMPLES_JOB)) == []
@@ -94,23 +53,15 @@ def test_a_source_that_changed_fails_its_sample_alone(small: Project) -> None:
     assert tables(small, "chunked_fasta") == {"first-000001", "third-000001"}
     assert done(small, "translated_proteins") == set()
     assert list(small.settings.var.rglob("*.partial")) == []
+    small.workspace.layout.plan("samples", "first").unlink()
+    (told,) = failures(small.materialize(chunk, partition="first"))
+    assert "sample 'first' is not planned; materialize samples/shard_plan first" in told
     assert failures(small.materialize(translate, partition="third")) == []
 
     assert failures(small.job(jobs.PLAN_SAMPLES_JOB)) == []
     assert failures(small.materialize(chunk, translate, partition="second")) == []
     assert done(small, "chunked_fasta") == {"first", "second", "third"}
     assert tables(small, "translated_proteins") == {"second-000002", "third-000001"}
-
-
-def test_chunks_of_other_shard_bounds_are_refused(blank: Path, tmp_path: Path) -> None:
-    """The same file planned into other shards gives the same shard key to other chunks."""
-    project = new_project(tmp_path / "project", blank, samples={"flu": ["fluA_PB2"]})
-    assert failures(project.job(jobs.PLAN_SAMPLES_JOB)) == []
-    assert failures(project.materialize(SAMPLES.key("chunked_fasta"), partition="flu")) == []
-    project.configure(sequences={"shard_chunks": 3})
-    assert failures(project.job(jobs.PLAN_SAMPLES_JOB)) == []
-    (told,) = failures(project.materialize(SAMPLES.key("translated_proteins"), partition="flu"))
-    assert "not the table that is required" in told
 
 
 def test_a_split_of_incomplete_shards_names_those_that_lack(blank: Path, tmp_path: Path) -> None:

@@ -25,12 +25,10 @@ from virnuc_assets.defs.provenance import Today, variant_fingerprints
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.tracking import EXPERIMENT, TRAINING_TAG
 from virnuc_assets.encoders.checkpoints import (
-    DIGEST_FILE,
     FINETUNING_FILE,
     CheckpointMissingError,
     find_checkpoint,
     folder_digest,
-    read_json,
 )
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.tables import read_recipe, read_table
@@ -136,21 +134,6 @@ def test_metrics_are_in_mlflow_while_it_runs_and_a_killed_run_is_continued(tuned
     shown = {name: facts[name] for name in ("best", "steps", "settings", "rows")}
     assert metadata == {**metadata, **shown, "trained_now": True, "folder": str(folder_of(tuned))}
     assert (event.tags or {})["dagster/data_version"] == folder_digest(folder_of(tuned))
-
-
-def test_its_digest_is_noted_for_later_processes(tuned: Finished) -> None:
-    assert read_json(folder_of(tuned) / DIGEST_FILE)["digest"] == folder_digest(folder_of(tuned))
-
-
-def test_damaged_facts_are_made_again(tuned: Finished, tmp_path: Path) -> None:
-    project = tuned.copy(tmp_path / "project")
-    project.configure(**TUNED)
-    digest, path = folder_digest(folder_of(project)), folder_of(project) / FINETUNING_FILE
-    path.write_bytes(path.read_bytes()[:99])
-    assert failures(project.materialize(ENCODER)) == []
-    assert facts_of(project)["provenance"]["digest"] == facts_of(tuned)["provenance"]["digest"]
-    assert folder_digest(folder_of(project)) == digest
-    project.instance.dispose()
 
 
 def test_its_checkpoint_is_an_encoder_and_its_variant_a_column(tuned: Finished) -> None:

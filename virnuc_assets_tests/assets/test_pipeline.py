@@ -15,7 +15,6 @@ from dagster._core.loader import LoadingContextForTest
 
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.encoders.registry import VARIANTS
-from virnuc_assets.sequences.plan_table import read_plan
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import (
     ablations_schema,
@@ -134,24 +133,6 @@ def test_every_table_has_its_schema_and_tells_what_it_was_made_from(finished: Fi
     assert found["kmer_features"] == shards
 
 
-def test_reference_frames_carry_their_label_and_samples_none(finished: Finished) -> None:
-    layout = finished.workspace.layout
-    sources = {piece.record_id: piece.source for piece in read_plan(layout.plan("reference")).pieces}
-    labels: dict[str, set[tuple[str, bool]]] = {}
-    for shard in finished.keys(REFERENCE):
-        for row in read_table(layout.table("reference", "translated_proteins", shard)).to_pylist():
-            labels.setdefault(sources[row["record_id"]], set()).add((row["label"], row["annotated"]))
-    assert labels == {
-        **{name: {("viral", False)} for name in ("HIV1", "dengue1", "dengue2")},
-        "phiX174": {("viral", True)},
-        **{name: {("host", True)} for name in ("plasmid_pPCP1", "plasmid_pBGR3")},
-        **{name: {("host", False)} for name in ("Buchnera", "Saureus_NCTC8325")},
-    }
-    for shard in finished.shards(SAMPLES):
-        frames = read_table(layout.table("samples", "translated_proteins", shard))
-        assert all(frames.column(name).null_count == frames.num_rows for name in ("label", "group", "annotated"))
-
-
 def test_metadata_of_a_shard_tell_its_table_dims_and_encoders(finished: Finished) -> None:
     shard = finished.keys(REFERENCE)[0]
     shown = {
@@ -178,21 +159,6 @@ def test_the_data_version_of_every_partition_is_the_digest_of_its_rows(finished:
         assert tags["dagster/data_version"] == version_of(tables), (key, partition)
         count += 1
     assert count == 10 * len(finished.keys(REFERENCE)) + 8 * len(finished.keys(SAMPLES))
-
-
-def test_code_version_and_input_versions_are_noted_for_every_partition(finished: Finished) -> None:
-    assets = graph(finished)
-    for key, partition, _ in per_shard(finished):
-        tags = latest(finished, key, partition).tags or {}
-        assert tags["dagster/code_version"] == assets.get(key).code_version
-        inputs = {
-            name.partition("input_data_version/")[2]: v for name, v in tags.items() if "input_data_version/" in name
-        }
-        assert inputs.keys() == {parent.to_user_string() for parent in assets.get(key).parent_keys}
-        for name, version in inputs.items():
-            parent = dg.AssetKey(name.split("/"))
-            of_parent = latest(finished, parent, partition if assets.get(parent).is_partitioned else None).tags or {}
-            assert version == of_parent["dagster/data_version"], (key, partition, name)
 
 
 def stale(project: Project) -> dict[tuple[str, str | None], list[str]]:

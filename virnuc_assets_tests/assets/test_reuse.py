@@ -127,16 +127,6 @@ def digests_without(project: Project, name: str) -> dict[str, str]:
     return {name: digest for name, digest in digests(project).items() if Path(name).stem in planned}
 
 
-def test_what_is_packed_anew_costs_its_new_records(project: Project) -> None:
-    """Every shard is made again under its old name, while later ones need what lay there."""
-    project.workspace.layout.plan("reference").unlink()
-    write_source(project, {"new": 70, **RECORDS, "twin": 1})
-    told = run(project, REFERENCE)
-    assert embedded(told) == {
-        name: len(set(sequences(project, REFERENCE, name, {"new"}))) for name in project.workspace.encoder_names()
-    }
-
-
 def test_a_sample_of_known_sequences_loads_no_encoder(project: Project) -> None:
     (project.settings.incoming / "known.fasta").write_text(fasta({"by_another_name": 3}))
     told = run(project, SAMPLES)

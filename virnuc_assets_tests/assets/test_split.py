@@ -9,7 +9,6 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pytest
-from Bio import SeqIO
 
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.sequences.opening import open_source
@@ -163,17 +162,6 @@ def test_a_source_that_leaves_drops_out_and_other_settings_deal_anew(copied: Pro
     told = facts(copied.materialize(SPLIT))
     assert told["dealt_anew"] == "the table on disk was made with other settings of [split]"
     assert (told["records_kept"], told["records_new"]) == (0, len(before))
-
-
-def test_a_source_that_changed_since_it_was_planned_is_refused(copied: Project) -> None:
-    assert failures(copied.job(PLAN_REFERENCE_JOB)) == []  # the copy's own files
-    table_of(copied).unlink()
-    path = copied.settings.genomes / "viral" / "dengue2.fna"
-    record = next(SeqIO.parse(path, "fasta"))
-    path.write_text(f">{record.id}\n{str(record.seq)[:-1]}\n")
-    (told,) = failures(copied.materialize(SPLIT))
-    assert "SourceChanged" in told
-    assert str(path) in told
 
 
 def date_sources(project: Project, new: str) -> None:

@@ -103,11 +103,6 @@ def test_an_input_is_not_overwritten(
     assert source.read_bytes() == whole
 
 
-def test_predict_into_a_file_is_refused(project: Project, sample: Path) -> None:
-    result = virnuc("predict", sample, "--out", sample, "--config", project.root / "virnuc.toml")
-    assert "expected a folder, or a name that is free, found a file" in message(result)
-
-
 @pytest.mark.parametrize("there", [True, False], ids=["to a file", "to nothing"])
 def test_a_link_stays_one_and_what_it_names_is_written(sample: Path, tmp_path: Path, there: bool) -> None:
     target, link = tmp_path / "elsewhere/target.parquet", tmp_path / "link.parquet"

@@ -170,12 +170,6 @@ def test_what_is_no_file_is_named_once_and_holds_up_no_file(folder: Folder, an_h
     assert folder.samples() == ["dangling", "one"]
 
 
-def test_two_names_that_print_alike_are_two_samples(folder: Folder) -> None:
-    folder.write(**{"x\x1bg": ">a\nACGT\n", r"x\x1bg": ">a\nACGTA\n"})
-    assert folder.settle() == []
-    assert folder.samples() == ["x_g", "x_x1bg"]
-
-
 def test_a_file_that_is_written_to_while_it_is_read_stays_what_it_was(folder: Folder) -> None:
     path, planned = folder.path / "one.fasta", threading.Event()
     folder.write(one=">a\nACGT\n")

@@ -90,7 +90,7 @@ def deployment(framed: Project, tmp_path_factory: pytest.TempPathFactory) -> Ite
     }
     images = {kubernetes_values.image_name(): Image(project.root, variables)}
     with Cluster(folder / "cluster", images) as cluster:
-        cluster.give(*kubernetes_values.prerequisites("", PASSWORD, SECRETS))
+        cluster.give(*kubernetes_values.prerequisites(PASSWORD, SECRETS))
         home = dagster_home(project.settings)
         (home / "dagster.yaml").write_text(yaml.safe_dump(_instance(home, cluster)), encoding="utf-8")
         with platform(project, IMAGE, launch={"steps": "kubernetes", "gpu_nodes": GPU_KIND}) as servers:

@@ -136,17 +136,6 @@ def test_tables_are_the_same_byte_for_byte_as_those_of_one_process(
     assert {name: path.read_bytes() for name, path in made.items()} == {n: p.read_bytes() for n, p in found.items()}
 
 
-def test_check_environment_asks_kubernetes_for_a_gpu(deployment: Deployment) -> None:
-    run_id = deployment.platform.launch("check_environment")
-    wait_until_finished(deployment.project.instance, run_id)
-    assert deployment.platform.status(run_id) == "SUCCESS", told(deployment.platform, run_id)
-    assert "written and read back in" in told(deployment.platform, run_id)
-    assert {_step(pod): _request(pod) for pod in deployment.pods_of(run_id)} == {
-        "(run)": "none",
-        "report_environment": f"{GPU}: 1, tolerated",
-    }
-
-
 CONFIG = "dagster-k8s/config"
 FRAMING = ("chunked_fasta", "translated_proteins")
 

@@ -258,15 +258,6 @@ def test_who_reached_nobody_was_not_refused(
     assert isinstance(caught.value, ControllerAway) is away
 
 
-def test_without_accounting_there_may_be_no_sacct(
-    answers: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers()
-    monkeypatch.setenv("PATH", str(tmp_path / "commands"))
-    (tmp_path / "commands/sacct").unlink()
-    assert slurm.job_before("dagster-1") is None
-
-
 @pytest.mark.parametrize(
     ("storage", "tells"),
     [

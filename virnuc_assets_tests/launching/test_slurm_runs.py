@@ -20,17 +20,15 @@ from virnuc_assets_tests.assets.project import Project
 from virnuc_assets_tests.launching.platform import PATHS, Platform, framed_project, launch, told
 from virnuc_assets_tests.launching.slurm_cluster import KILL_WAIT_SECONDS, Cluster
 from virnuc_assets_tests.launching.slurm_platform import (
-    DEPLOYED,
     SECONDS,
     becomes,
     device_held,
     job_of,
     on_slurm,
-    quick,
     tags_of,
     waits,
 )
-from virnuc_assets_tests.running import running, until
+from virnuc_assets_tests.running import until
 
 pytestmark = pytest.mark.slurm
 pytest_plugins = ["virnuc_assets_tests.assets.finished", "virnuc_assets_tests.launching.slurm_cluster"]
@@ -201,13 +199,6 @@ def test_a_run_waits_in_dagsters_queue_for_a_controller_that_is_away(servers: Pl
     assert cluster.ask("squeue", "--states=all", "--noheader", "--format=%j").splitlines().count(f"dagster-{run}") == 1
 
 
-def test_check_environment_asks_slurm_for_a_gpu(servers: Platform, cluster: Cluster) -> None:
-    run = servers.launch("check_environment")
-    becomes(servers, run, "SUCCESS")
-    assert "written and read back in" in told(servers, run)
-    assert cluster.job(job_of(servers, run))["TresPerNode"] == "gres:gpu:1"
-
-
 ALL_JOBS = ("squeue", "--states=all", "--noheader", "--format=%i")
 HOSTILE = ["gpu:1; touch pwned", "$(touch pwned)", "gpu:1 --wrap=x", "gpu\n#SBATCH"]
 
@@ -229,27 +220,6 @@ def test_what_slurm_refuses_is_told_and_not_tried_again(servers: Platform, clust
     assert "invalid partition specified: nowhere" in told(servers, nowhere)
     assert set(cluster.ask(*ALL_JOBS).splitlines()) <= set(jobs)
     assert list(servers.project.root.rglob("pwned")) == []
-
-
-def test_virnuc_up_leaves_jobs_alone(
-    framed: Path, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The jobs of what is missing are requested by themselves."""
-    shutil.copytree(framed, tmp_path / "project")
-    project = Project(tmp_path / "project")
-    (dagster_home(project.settings) / "dagster.yaml").write_text(quick(DEPLOYED), encoding="utf-8")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-
-    def waiting() -> list[str]:
-        return [run.run_id for run in project.instance.get_runs() if waits(up, run.run_id)]
-
-    with running(project) as up, device_held(project):
-        until(lambda: bool(waiting()), "a step that waits", patience=SECONDS)
-        (run,) = waiting()
-        assert up.stop() == 0
-        assert "Runs are left to SlurmRunLauncher" in up.said
-    becomes(up, run, "SUCCESS")
-    project.instance.dispose()
 
 
 WORDS = [

@@ -13,9 +13,8 @@ import psutil
 import pytest
 from dagster import DagsterEventType, DagsterRunStatus
 from dagster._core.events import EngineEventData
-from dagster._core.launcher.base import WorkerStatus
 
-from virnuc_assets.storage.places import host, is_alive, process_since
+from virnuc_assets.storage.places import host, process_since
 from virnuc_assets.workstation.cleanup import (
     clean_up,
     end,
@@ -33,12 +32,6 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 PROJECT = Path(__file__).parents[2]
 SLEEP = "import time; time.sleep(60)"
-# Starts another process in a session of its own, tells its number and ends.
-PARENT = f"""
-import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", {SLEEP!r}], start_new_session=True, stdout=-3, stderr=-3)
-print(child.pid, flush=True)
-"""
 # A run in a shell, as `virnuc demo` and `dagster asset materialize` run them: in their own process.
 IN_A_SHELL = """
 import sys, time
@@ -172,17 +165,6 @@ def test_processes_are_found_by_the_mark_of_their_home_and_told_apart(
     assert {found.pid: kind for kind, found in processes_of(tmp_path)} == kinds
 
 
-def test_an_orphan_in_a_session_of_its_own_is_found_and_ended(tmp_path: Path) -> None:
-    environment = {**os.environ, **mark(tmp_path, "code_server")}
-    done = subprocess.run([sys.executable, "-c", PARENT], env=environment, capture_output=True, text=True, check=True)
-    orphan = psutil.Process(int(done.stdout))
-    time.sleep(0.2)
-    assert [process for _, process in processes_of(tmp_path)] == [orphan]
-    assert end([orphan]) == 1
-    assert not is_alive(orphan)
-    assert processes_of(tmp_path) == []
-
-
 def test_a_later_process_of_the_same_number_is_another(process: Callable[..., "subprocess.Popen[str]"]) -> None:
     child = process(SLEEP)
     assert process_since(child.pid, time.time()) == psutil.Process(child.pid)
@@ -217,14 +199,6 @@ def test_what_may_just_be_starting_is_left_alone_where_workers_live(
     assert orphaned(project) == ["Marked 1 runs whose process is gone."]
     assert status(instance, starting) == "FAILURE"
     assert status(instance, canceling) == "CANCELING"  # it was started a moment ago; after a minute it is canceled
-
-
-def test_the_daemon_is_told_who_lives(instance: dg.DagsterInstance) -> None:
-    number = gone()
-    runs = [a_run(instance, DagsterRunStatus.STARTED, pid) for pid in (os.getpid(), number)]
-    results = [instance.run_launcher.check_run_worker_health(run) for run in runs]
-    assert [result.status for result in results] == [WorkerStatus.RUNNING, WorkerStatus.FAILED]
-    assert results[1].msg == f"its process {number} ended without a word"
 
 
 def test_a_retry_that_found_no_code_server_is_asked_for_again(project: Project, instance: dg.DagsterInstance) -> None:
@@ -309,14 +283,6 @@ def test_unfinished_files_of_dead_writers_vanish(project: Project) -> None:
     assert [(var / name).exists() for name in (*dead, *kept)] == [False] * 3 + [True] * 4
 
 
-def test_the_file_of_a_writer_whose_number_was_given_to_another(project: Project) -> None:
-    path = project.settings.var / f".x.parquet.{of(os.getpid())}.partial"
-    path.write_text("half")
-    assert unfinished_files(project.settings) == []
-    os.utime(path, (1, 1))  # long before this process began
-    assert unfinished_files(project.settings) == [path]
-
-
 def test_the_file_of_another_host_is_abandoned_after_a_day(project: Project) -> None:
     path = project.settings.var / f".x.parquet.{gone()}@another-host.partial"
     path.write_text("half")
@@ -340,25 +306,4 @@ def test_a_folder_whose_writer_died_before_the_new_one_had_its_name_is_put_back(
         "Removed 1 unfinished files and folders of killed processes.",
     ]
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("pages", "older")]
-    assert unfinished_files(project.settings) == []
-
-
-def test_of_two_folders_that_were_to_be_replaced_the_latest_is_put_back(project: Project) -> None:
-    var = project.settings.var
-    first, second = (var / f".decision.{of(gone())}.replaced" for _ in range(2))
-    for folder in (second, first):
-        folder.mkdir()
-        (folder / "pages").write_text(folder.name)
-    while second.stat().st_ctime <= first.stat().st_ctime:
-        second.chmod(0o755)
-    clean_up(project.settings, lambda _: None)
-    assert (var / "decision/pages").read_text() == second.name
-    assert not first.exists() and not second.exists()
-
-
-def test_a_folder_that_a_living_process_replaces_is_left_to_it(project: Project) -> None:
-    folder = project.settings.var / "decision"
-    folder.mkdir()
-    os.utime(folder, (1, 1))  # the older one was written long before this process began
-    folder.rename(folder.with_name(f".decision.{of(os.getpid())}.replaced"))
     assert unfinished_files(project.settings) == []

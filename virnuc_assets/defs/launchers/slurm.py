@@ -276,7 +276,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Whether the run's job lives or may yet; the monitoring fails what is not known, so no answer counts as alive."""
+        """Whether the run's job lives or may yet; no answer counts as alive, as the monitoring fails the rest."""
         try:
             job = self._job(run)
         except ControllerAway as error:
