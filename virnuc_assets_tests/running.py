@@ -47,7 +47,7 @@ class Running:
             self._process = subprocess.Popen(
                 UP, cwd=self.project.root, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
-        until(lambda: "Ctrl-C ends all." in self.said or self._process.poll() is not None, "virnuc up")
+        until(lambda: "Ctrl-C stops all services." in self.said or self._process.poll() is not None, "virnuc up")
         assert self._process.poll() is None, self.said
 
     @property

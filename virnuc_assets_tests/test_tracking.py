@@ -205,7 +205,7 @@ def test_a_deleted_run_has_a_reason_instead_of_a_link(copied: Project) -> None:
     }
     for found in metadata.values():
         assert str(found["mlflow_run"].value).startswith("no link: run of this training was deleted from")
-    assert metadata["fastesm2_classifier"]["trained_anew"].value is False
+    assert metadata["fastesm2_classifier"]["trained"].value is False
     tracking = MlflowTracking(uri=tracking_uri(copied.settings), server_url="http://127.0.0.1:5000")
     assert str(tracking.link(deleted).value).startswith(f"no link: run {deleted} was deleted from")
     kept = training(client, "esm2_3b").info.run_id

@@ -38,8 +38,6 @@ from virnuc_assets.sequences.incoming import read_intake_log
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.layout import require_layout
-from virnuc_assets.storage.schemas import vector_dim
-from virnuc_assets.storage.tables import read_schema
 from virnuc_assets.workstation.setup import dagster_home, require_set_up
 
 DEMO_SAMPLE = "data/samples/demo_sample.fasta"
@@ -58,11 +56,11 @@ def run_demo(settings: Settings, out: Console) -> None:
     require_set_up(settings, functools.partial(out.print, soft_wrap=True, highlight=False, markup=False))
     sample = _drop_sample(settings)
     started = time.perf_counter()
-    with dg.DagsterInstance.get() as instance, bars(out) as progress:
+    with dg.DagsterInstance.get() as instance, Progress(*BAR, console=out) as progress:
         run = Runs(build_defs(settings), instance, progress)
         run_everything(workspace, run, out)
     if run.count:
-        _print_rows(workspace, run, out)
+        _print_rows(run, out)
     else:
         out.print("Nothing is missing or stale: no run was started.", highlight=False)
     _print_decision(workspace, out)
@@ -71,7 +69,7 @@ def run_demo(settings: Settings, out: Console) -> None:
 
 
 def run_everything(workspace: Workspace, run: Runs, out: Console) -> None:
-    """All phases in order; of each what is missing or stale. A file that is no sample is a line, and stops nothing."""
+    """All phases in order; of each what is missing or stale. A file that is no sample is named, and stops nothing."""
     settings, reference = workspace.settings, vectors(workspace.kept_variants("reference"))
     if settings.refseq and not refseq.is_downloaded(workspace):
         run.job(jobs.FETCH_JOB)
@@ -100,22 +98,22 @@ def _plan_samples(workspace: Workspace, run: Runs, out: Console) -> None:
 
 
 class Runs:
-    """Runs what is missing or stale in this process, and counts rows made and reused for each asset.
+    """Runs what is missing or stale in this process, and counts rows written and up to date for each asset.
 
     Attributes:
         instance: Dagster's.
         count: runs.
-        made: rows of tables written now.
-        reused: rows of tables that were there already.
-        embedded: vectors that an encoder computed now; a table written now may hold others, which were copied.
-        found: vectors of embedding tables that no encoder computed now.
+        made: rows of tables that were written.
+        reused: rows of tables that were up to date.
+        dims: width of the assets' vectors.
+        embedded: vectors that an encoder computed; a table that was written may hold others, which were copied.
+        copied: vectors of embedding tables that no encoder computed in these runs.
     """
 
     def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance, bars: Progress) -> None:
         self._defs, self.instance, self._bars = defs, instance, bars
-        self.made: Counter[str] = Counter()
-        self.reused: Counter[str] = Counter()
-        self.count = self.embedded = self.found = 0
+        self.made, self.reused, self.dims = Counter[str](), Counter[str](), dict[str, int]()
+        self.count = self.embedded = self.copied = 0
 
     def stages(self, phase: str, workspace: Workspace, shards: ShardSet, assets: Collection[str] | None = None) -> None:
         """Per-shard assets (all, or those named), of partitions that are missing or stale, in ranges of neighbours."""
@@ -177,13 +175,9 @@ class Runs:
                 asset, metadata = event.asset_key.to_user_string(), event.materialization.metadata
                 self.made[asset] += _number(metadata, "rows_made")
                 self.reused[asset] += _number(metadata, "rows_reused")
+                self.dims[asset] = _number(metadata, "dim") or _number(metadata, "merged_dim")
                 self.embedded += _number(metadata, "embedded")
-                self.found += _number(metadata, "reused")
-
-
-def bars(out: Console) -> Progress:
-    """Bars of the phases, with partitions made and the remaining time."""
-    return Progress(*BAR, console=out)
+                self.copied += _number(metadata, "reused")
 
 
 def _number(metadata: Any, name: str) -> int:  # noqa: ANN401
@@ -202,27 +196,17 @@ def _drop_sample(settings: Settings) -> str:
     return source_name(target)
 
 
-def _print_rows(workspace: Workspace, run: Runs, out: Console) -> None:
+def _print_rows(run: Runs, out: Console) -> None:
     table = Table(title="Rows per stage", title_justify="left")
     table.add_column("asset")
-    for column in ("rows", "made now", "reused", "dim"):
+    for column in ("rows", "written", "up to date", "dim"):
         table.add_column(column, justify="right")
     for asset in sorted(run.made):
-        if run.made[asset] or run.reused[asset]:
-            rows = run.made[asset] + run.reused[asset]
-            table.add_row(asset, f"{rows:,}", f"{run.made[asset]:,}", f"{run.reused[asset]:,}", _dim(workspace, asset))
+        made, reused = run.made[asset], run.reused[asset]
+        if made or reused:
+            table.add_row(asset, f"{made + reused:,}", f"{made:,}", f"{reused:,}", str(run.dims[asset] or ""))
     out.print(table)
-    if run.embedded:
-        out.print(f"Embedded now: {run.embedded:,} vectors. There already: {run.found:,}.", highlight=False)
-    else:
-        out.print(f"Nothing was embedded anew: all {run.found:,} vectors were there already.", highlight=False)
-
-
-def _dim(workspace: Workspace, asset: str) -> str:
-    """Width of an asset's vectors, as its tables' schema tells; empty for tables without vectors."""
-    tables = sorted((workspace.layout.results / asset).glob("*.parquet"))
-    schema = read_schema(tables[0]) if tables else None
-    return str(vector_dim(schema)) if schema is not None and "vector" in schema.names else ""
+    out.print(f"Vectors embedded: {run.embedded:,}. Copied or up to date: {run.copied:,}.", highlight=False)
 
 
 def _print_decision(workspace: Workspace, out: Console) -> None:

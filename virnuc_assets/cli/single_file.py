@@ -31,10 +31,8 @@ if TYPE_CHECKING:
     from virnuc_assets.encoders.loading import Encoder
     from virnuc_assets.encoders.registry import EncoderSpec
 
-# Told how many were done now, and how many there are in all.
-Report = Callable[[int, int], None]
-# Told for whom is waited.
-Say = Callable[[str], None]
+Report = Callable[[int, int], None]  # how many were done since the last call, and how many there are in all
+Log = Callable[[str], None]
 CHUNK_WINDOW = 1000
 _FLOAT_BYTES = 4
 # Frames whose vectors are in memory at once. With 4096 a file of 50 Mb took 70 MB more than one of 5 Mb, with few each
@@ -78,7 +76,7 @@ class Framed:
                 writer.write(window)
 
     def ledger(self) -> pa.Table:
-        """A line a record, in file order."""
+        """One line per record, in file order."""
         return merged_ledger(self._plan.pieces, self._ledgers)
 
 
@@ -91,21 +89,21 @@ def frame_file(source: Path, to: Path, chunk_length: int, report: Report) -> dic
 
 
 def embed_file(
-    workspace: Workspace, frames: Path, encoder_name: str, to: Path, report: Report, say: Say
+    workspace: Workspace, frames: Path, encoder_name: str, to: Path, report: Report, log: Log
 ) -> dict[str, Any]:
     """Write the embeddings of a frames table by a named encoder; returns what was counted."""
     from virnuc_assets.encoders.embedding import read_frames
 
     require_output(to, [frames])
     rows = read_rows(frames)
-    with _loaded(workspace, workspace.encoder_named(encoder_name), say) as encoder:
+    with _loaded(workspace, workspace.encoder_named(encoder_name), log) as encoder:
         require_space(to.parent, rows * encoder.dim * _FLOAT_BYTES, "the vectors")
         recipe = {"table": "embeddings", "frames": content_digest(frames), "encoder": encoder.fingerprint}
         _embed(to, encoder, read_frames(encoder, frames), recipe, lambda done: report(done, rows))
     return {"frames": rows, "encoder": encoder.spec.name, "dim": encoder.dim, "device": encoder.device}
 
 
-def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, say: Say) -> dict[str, Any]:
+def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, log: Log) -> dict[str, Any]:
     """Write VirNucPro's two files and `records.tsv` for a file, together; returns what was counted.
 
     What is missing or does not fit is refused before any work. One encoder is in memory at a time; frames and vectors
@@ -134,7 +132,7 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
         rows = read_rows(tables["frames"])
         require_space(scratch, rows * sum(widths.values()) * _FLOAT_BYTES, "the vectors (in TMPDIR)")
         for side, spec in specs.items():
-            with _loaded(workspace, spec, say) as encoder:
+            with _loaded(workspace, spec, log) as encoder:
                 windows = read_frames(encoder, tables["frames"])
                 _embed(tables[side], encoder, windows, {}, lambda done: report(done, 2 * rows))
         ledger, predictions = framed.ledger(), _predictions(classifier, tables, widths)
@@ -177,19 +175,19 @@ def _embed(
 
 
 @contextmanager
-def _loaded(workspace: Workspace, spec: EncoderSpec, say: Say) -> Iterator[Encoder]:
+def _loaded(workspace: Workspace, spec: EncoderSpec, log: Log) -> Iterator[Encoder]:
     """The encoder, and for a language model the device, which is locked for the block."""
     from virnuc_assets.encoders.golden import load_for_run
 
-    with nullcontext() if spec.architecture == "kmer" else device_locked(workspace, say):
+    with nullcontext() if spec.architecture == "kmer" else device_locked(workspace, log):
         yield load_for_run(spec, workspace.layout.checkpoints, workspace.settings.encoding)
 
 
-def device_locked(workspace: Workspace, say: Say) -> AbstractContextManager[None]:
-    """The device, locked for a block; not locked by who cannot write into the project, as one who only predicts."""
+def device_locked(workspace: Workspace, log: Log) -> AbstractContextManager[None]:
+    """The device, locked for a block; not locked where the project is read-only, as for a user who only predicts."""
     from virnuc_assets.workstation.device_lock import DeviceLock
 
     if fault := unwritable(workspace.layout.locks):
-        say(f"The device is not locked, other runs may use it at the same time: {fault}.")
+        log(f"The device is not locked, other runs may use it at the same time: {fault}.")
         return nullcontext()
-    return DeviceLock(workspace.layout.locks, workspace.settings.encoding.device, say).computing()
+    return DeviceLock(workspace.layout.locks, workspace.settings.encoding.device, log).computing()

@@ -132,7 +132,7 @@ def test_metrics_are_in_mlflow_while_it_runs_and_a_killed_run_is_continued(tuned
     event = finetuned(tuned.results[0])
     metadata = {name: value.value for name, value in event.metadata.items()}
     shown = {name: facts[name] for name in ("best", "steps", "settings", "rows")}
-    assert metadata == {**metadata, **shown, "trained_now": True, "folder": str(folder_of(tuned))}
+    assert metadata == {**metadata, **shown, "trained": True, "folder": str(folder_of(tuned))}
     assert (event.tags or {})["dagster/data_version"] == folder_digest(folder_of(tuned))
 
 
@@ -188,7 +188,7 @@ def test_a_test_record_that_was_read_is_named_and_nothing_is_trained_or_scored(t
 
 def test_a_second_run_trains_nothing_and_other_settings_train_again(tuned: Finished, tmp_path: Path) -> None:
     again = finetuned(tuned.materialize(ENCODER))
-    assert again.metadata["trained_now"].value is False
+    assert again.metadata["trained"].value is False
     first = finetuned(tuned.results[0])
     assert again.tags == first.tags
     project = tuned.copy(tmp_path / "project")
@@ -196,7 +196,7 @@ def test_a_second_run_trains_nothing_and_other_settings_train_again(tuned: Finis
     made = project.materialize(ENCODER)
     assert failures(made) == []
     event = finetuned(made)
-    assert (event.metadata["trained_now"].value, event.metadata["resumed_from_step"].value) == (True, 0)
+    assert (event.metadata["trained"].value, event.metadata["resumed_from_step"].value) == (True, 0)
     assert event.metadata["steps"].value == EPOCH
     assert (event.tags or {})["dagster/data_version"] != (first.tags or {})["dagster/data_version"]
     assert stale(project) == {f"{ENCODER}_embeddings", "tuned_features"}

@@ -234,7 +234,7 @@ def test_a_second_run_makes_no_row_and_trains_nothing(again: Finished) -> None:
         counts = [metadata[name].value for name in ("rows_made", "rows_reused")]
         assert counts == [0, sum(read_table(path).num_rows for path in tables)], (key, partition)
     for variant in NAMES:
-        assert latest(again, dg.AssetKey(f"{variant}_classifier"), None).metadata["trained_anew"].value is False
+        assert latest(again, dg.AssetKey(f"{variant}_classifier"), None).metadata["trained"].value is False
     assert stale(again) == {}
 
 

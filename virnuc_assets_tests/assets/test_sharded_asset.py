@@ -11,7 +11,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from virnuc_assets.defs.assets.embeddings import Progress, duration
+from virnuc_assets.defs.assets.embeddings import Progress
 from virnuc_assets.defs.partitions import REFERENCE, range_tags, register
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import (
@@ -124,15 +124,17 @@ def test_a_run_that_was_failed_meanwhile_records_no_more(instance: dg.DagsterIns
     assert "is FAILURE already" in told[0] and "expected one in progress" in told[0]
 
 
-def test_progress_is_logged_every_half_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_is_logged_every_half_minute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     with caplog.at_level(logging.INFO):
-        progress = Progress(ShardRun(KEYS, logging.getLogger("run")), "esm2_3b", 40_000, lambda: now)
+        progress = Progress(ShardRun(KEYS, logging.getLogger("run")), "esm2_3b", 40_000)
         for _ in range(5):
             now += 15
             progress.advance(KEYS[1], 6_150)
     assert caplog.messages == [
-        "esm2_3b: shard 2 of 3 (viral-0002): 12,300 of 40,000 sequences of this run, 410/s, about 1 min 8 s left",
-        "esm2_3b: shard 2 of 3 (viral-0002): 24,600 of 40,000 sequences of this run, 410/s, about 38 s left",
+        "esm2_3b: shard 2 of 3 (viral-0002): 12,300 of 40,000 sequences of this run, 410/s, about 0:01:08 left",
+        "esm2_3b: shard 2 of 3 (viral-0002): 24,600 of 40,000 sequences of this run, 410/s, about 0:00:38 left",
     ]
-    assert [duration(seconds) for seconds in (0, 59.6, 3599, 7500)] == ["0 s", "1 min 0 s", "59 min 59 s", "2 h 5 min"]

@@ -208,7 +208,7 @@ def test_a_retry_that_found_no_code_server_is_asked_for_again(project: Project, 
         instance.report_run_failed(run)
         instance.add_run_tags(run.run_id, tags)  # as the daemon does where it gives up
     instance.report_engine_event("Failed to retry run", found(instance, lost))
-    assert orphaned(project) == ["Asked again for 1 retries."]
+    assert orphaned(project) == ["Requested 1 retries again."]
     assert [found(instance, run).tags["dagster/will_retry"] for run in (lost, failed)] == ["true", "false"]
     assert orphaned(project) == []
 

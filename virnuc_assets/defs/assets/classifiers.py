@@ -85,7 +85,7 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
             if description is None or not reused:
                 description = _train(tracking, workspace, fit, scratch, context.run.run_id)
         metadata = {
-            "trained_anew": not reused,
+            "trained": not reused,
             **{name: getattr(description, name) for name in _SHOWN},
             **fit.row_counts,
             "digest": description.weights_sha256,

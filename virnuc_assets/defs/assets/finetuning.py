@@ -89,7 +89,7 @@ def _finetuned_asset(workspace: Workspace, name: str) -> dg.AssetsDefinition:
             facts = _finetune(context, tracking, workspace, name, provenance)
         assert facts is not None  # noqa: S101 - for mypy
         metadata = {
-            "trained_now": is_new,
+            "trained": is_new,
             **{key: facts[key] for key in ("best", "steps", "resumed_from_step", "rows", "device", "settings")},
             "base": provenance["base"],
             "folder": dg.MetadataValue.path(str(folder)),
