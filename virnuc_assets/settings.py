@@ -32,7 +32,7 @@ class SequenceSettings(Section):
     """How records become chunks and shards."""
 
     chunk_length: Literal[300, 500] = 500
-    shard_chunks: int = Field(default=10_000, ge=1, le=500_000)  # Arrow counts a column's letters in 32 bits
+    shard_chunks: int = Field(default=10_000, ge=1, le=500_000)  # Arrow counts a column's bytes in 32 bits
 
 
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
@@ -98,7 +98,7 @@ class EncoderSettings(Section):
 
     @property
     def fixed(self) -> set[str]:
-        """What is named of it, but for what may be set of any encoder."""
+        """What is set of it, without what may be set of any encoder."""
         return {name for name, value in self if value is not None} - TUNABLE
 
     @model_validator(mode="after")
@@ -172,13 +172,9 @@ class SplitSettings(Section):
     protein_min_coverage: float = Field(default=0.5, gt=0.0, le=1.0)
 
     @model_validator(mode="after")
-    def _something_is_left_to_train_on(self) -> SplitSettings:
+    def _consistent(self) -> SplitSettings:
         if self.validation_fraction + self.test_fraction >= 1.0:
             raise ValueError("validation_fraction + test_fraction must stay below 1")
-        return self
-
-    @model_validator(mode="after")
-    def _told_what_is_held_out(self) -> SplitSettings:
         if (self.by == "time") != (self.test_from is not None):
             raise ValueError("test_from (a date, YYYY-MM-DD without quotes) goes with by = 'time', and only with it")
         if (self.by == "groups") != bool(self.test_groups):
@@ -220,7 +216,7 @@ class BenchmarkSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """How test rows are told apart in reports; nothing is judged by it."""
+    """How test rows are grouped in reports; nothing is judged by it."""
 
     min_confidence: float = Field(default=0.6, ge=0.5, lt=1.0)
     length_bins_nt: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = (1_000, 3_000, 10_000, 30_000)
@@ -459,7 +455,7 @@ class Settings(Section):
 
     @property
     def catalogues(self) -> list[Path]:
-        """Folders with a MANIFEST.tsv: the genomes, those that are named beside them, and the RefSeq release."""
+        """Folders with a MANIFEST.tsv: the genomes, the others that are named, and the RefSeq release."""
         more = [*self.paths.catalogues, *([self.refseq.folder] if self.refseq else [])]
         return list(dict.fromkeys([self.genomes, *(self.root / folder for folder in more)]))
 

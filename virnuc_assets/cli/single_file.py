@@ -137,8 +137,8 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, l
                 _embed(tables[side], encoder, windows, {}, lambda done: report(done, 2 * rows))
         ledger, predictions = framed.ledger(), _predictions(classifier, tables, widths)
         temperature, confidence = classifier.description.temperature, settings.evaluation.min_confidence
-        with files_written_aside(to) as aside:
-            records = write_sample_report(aside, predictions, ledger, temperature, confidence)
+        with files_written_aside(to) as temporary:
+            records = write_sample_report(temporary, predictions, ledger, temperature, confidence)
     calls = Counter(call or "not scored" for call in records.column("call").to_pylist())
     return {
         **ledger_totals(ledger),
@@ -152,11 +152,11 @@ def _predictions(
     """Predictions of a frames table, whose vectors are in the same order, in windows."""
     from virnuc_assets.storage.merging import merge_features
 
-    sides = {side: Rows(read_windows(tables[side], _ROWS, embeddings_schema(widths[side]))) for side in widths}
+    embeddings = {side: Rows(read_windows(tables[side], _ROWS, embeddings_schema(widths[side]))) for side in widths}
     for frames in read_windows(tables["frames"], _ROWS, frames_schema()):
         if not frames.num_rows:  # of a table without rows
             return
-        vectors = {side: rows.take(frames.num_rows) for side, rows in sides.items()}
+        vectors = {side: rows.take(frames.num_rows) for side, rows in embeddings.items()}
         yield classifier.predictions(merge_features(frames, vectors["dna"], vectors["protein"]))
 
 

@@ -26,7 +26,7 @@ def _inputs_changed(ignored: dg.AssetKey | None = None) -> AnyCondition:
 
     Since materialized: within one run dependencies come first, so what a run made by itself is no reason. Since
     requested: a step that fails is not requested again for the same reason. Two conditions, as a SINCE compares times,
-    and so keeps a change that came during a run, only where both of its sides are simple.
+    and so keeps a change that came during a run, only where both of its operands are simple.
     """
     updated = Condition.any_deps_match(Condition.newly_updated())
     if ignored is not None:
@@ -99,7 +99,7 @@ def retraining_condition(cron: str) -> AnyCondition:
 
 
 def decision_condition() -> AnyCondition:
-    """For the decision: again when evidence was made or failed to be made, so that no older verdict is left standing.
+    """For the decision: again when evidence was made or failed to be made, so that no older verdict remains.
 
     Never because it is missing: the first decision belongs to the first training.
     """

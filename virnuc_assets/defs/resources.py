@@ -1,4 +1,4 @@
-"""What asset bodies share: the settings, held to the registry, the folders, and the profile's encoders."""
+"""What asset bodies share: the settings, checked against the registry, the folders, and the profile's encoders."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Workspace:
     settings: Settings
 
     def __post_init__(self) -> None:
-        """Hold the settings to the registry."""
+        """Check the settings against the registry."""
         _check_names(self.settings)
 
     @cached_property

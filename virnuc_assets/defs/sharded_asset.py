@@ -71,7 +71,7 @@ def sharded_asset(
     """A partitioned asset from a body that, called once for a run, returns the work for one of its shards.
 
     Each partition is recorded when it is done, with a data version from its content, and stays recorded if the run
-    dies. The result of the step would record all of them again, with one version for all: it is told not to.
+    dies. The result of the step would record all of them again, with one version for all: NO_EVENT prevents that.
 
     Args:
         workspace: the project.

@@ -110,7 +110,7 @@ class _Servers:
             self._end_all()
 
     def _dead(self) -> list[Part]:
-        """Servers that ended; the code server only looks alive without its child, which alone knows the definitions."""
+        """Servers that ended; the code server only seems alive without its child, which alone knows the definitions."""
         ended = {part for part, process in self._running.items() if process.poll() is not None}
         if not serves_code(self._running["code_server"].pid):
             ended.add("code_server")

@@ -265,7 +265,7 @@ def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
     def ablations(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         """Test scores of classifiers that read one encoder's vectors alone: DNA only, each protein encoder only.
 
-        Same rows, split and recipe as the classifiers of both sides; what these do better is what joining is worth.
+        Same rows, split and settings as the classifiers of both; what those do better is what joining is worth.
         """
         from virnuc_assets.classifier.metrics import performance
 

@@ -108,9 +108,9 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
             tables = (layout.table("samples", PREDICTIONS, shard) for shard in inputs["shards"])
             predictions = (read_table(table, predictions_schema()) for table in tables)
             ledger, folder = sample_ledger(layout, sample), layout.sample_report(sample)
-            with files_written_aside(folder) as aside:
-                records = write_sample_report(aside, predictions, ledger, temperature, confidence)
-                (aside / PROVENANCE_FILE).write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")
+            with files_written_aside(folder) as temporary:
+                records = write_sample_report(temporary, predictions, ledger, temperature, confidence)
+                (temporary / PROVENANCE_FILE).write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")
             digest = digest_of(inputs)
             metadata = {
                 "rows": records.num_rows,

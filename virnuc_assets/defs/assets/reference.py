@@ -57,7 +57,7 @@ def current_frames(instance: dg.DagsterInstance, workspace: Workspace) -> dict[s
 def split_recipe(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, Any]:
     """What the split follows from today: all frames, the plans, the catalogue's names and dates, settings and tool.
 
-    The split that it replaced is no part of it: that only says from where the sides of old records come.
+    The split that it replaced is no part of it: that only says from where the splits of old records come.
     """
     from virnuc_assets.split.similarity import tool_version
 

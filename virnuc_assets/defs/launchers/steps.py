@@ -37,13 +37,13 @@ def step_executor(launch: LaunchSettings) -> dg.ExecutorDefinition:
     """What runs the steps of a run: its own process, or a pod for each.
 
     Image, volumes, secrets and whatever else holds for all pods are those of the run launcher, which the executor
-    takes over; here stands only in what the steps' pods differ from the pod of their run.
+    takes over; set here is only what differs for the pods of steps.
 
     Raises:
         VirnucError: pods are asked for, and `dagster-k8s` is not installed.
     """
     if launch.steps == "in_process":
-        # One after the other: one model in memory at a time, and nothing beside a measurement.
+        # One after the other: one model in memory at a time, and nothing next to a measurement.
         return dg.in_process_executor
     if find_spec("dagster_k8s") is None:
         raise VirnucError(
