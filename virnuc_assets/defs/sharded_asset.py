@@ -84,14 +84,6 @@ def sharded_asset(
     """
     deps, code_version = list(options["deps"]), str(options["code_version"])
 
-    @dg.asset(
-        key=shards.key(name),
-        partitions_def=shards.partitions,
-        backfill_policy=dg.BackfillPolicy.multi_run(workspace.settings.automation.partitions_per_run),
-        description=inspect.getdoc(body),
-        owners=OWNERS,
-        **options,
-    )
     def per_shard(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]:
         from joblib import cpu_count
 
@@ -111,7 +103,15 @@ def sharded_asset(
         raise_failures(failures, f"{context.asset_key.to_user_string()}: some failed; all others are recorded")
         yield dg.MaterializeResult(metadata={NO_EVENT: True})
 
-    return per_shard
+    asset: dg.AssetsDefinition = dg.asset(
+        key=shards.key(name),
+        partitions_def=shards.partitions,
+        backfill_policy=dg.BackfillPolicy.multi_run(workspace.settings.automation.partitions_per_run),
+        description=inspect.getdoc(body),
+        owners=OWNERS,
+        **options,
+    )(per_shard)
+    return asset
 
 
 def _made(

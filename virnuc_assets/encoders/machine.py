@@ -26,7 +26,7 @@ def prepare_cpu() -> int:
     layer pays thousands of page faults to get them again. Small freed blocks are joined with their neighbours at once:
     otherwise those that glibc before 2.38 cuts from aligned ones would keep the larger ones apart.
     """
-    threads = cpu_count()
+    threads = int(cpu_count())
     torch.set_num_threads(threads)
     # Arrow's own pool keeps what was freed: 20 MB while a table of 10,000 frames is embedded.
     pa.set_memory_pool(pa.system_memory_pool())

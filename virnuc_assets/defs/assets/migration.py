@@ -130,7 +130,8 @@ def _benchmark_rows(tables: list[Path], rows: int) -> dict[str, list[str]]:
         table = read_table(path, columns=names)
         chosen.append(table.take(list(range(-start % step, table.num_rows, step))))
         start += table.num_rows
-    return pa.concat_tables(chosen)[:rows].to_pydict()
+    drawn: dict[str, list[str]] = pa.concat_tables(chosen)[:rows].to_pydict()
+    return drawn
 
 
 def stored_benchmark(workspace: Workspace) -> tuple[Mapping[str, Mapping[str, Any]] | None, list[str]]:
