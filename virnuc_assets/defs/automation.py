@@ -118,29 +118,25 @@ def check_condition() -> AnyCondition:
 
 def build_sensors() -> list[dg.AutomationConditionSensorDefinition]:
     """One for each part that a person may want to stop by itself."""
-    running, stopped = dg.DefaultSensorStatus.RUNNING, dg.DefaultSensorStatus.STOPPED
-    parts = {
-        "sample_stages": (
-            dg.AssetSelection.key_prefixes(SAMPLES.domain, include_sources=True),
-            _SAMPLES_SECONDS,
-            running,
-        ),
-        "reference_stages": (
-            dg.AssetSelection.key_prefixes(REFERENCE.domain, include_sources=True),
-            _REFERENCE_SECONDS,
-            running,
-        ),
-        "decision": (dg.AssetSelection.assets("migration_decision"), _REFERENCE_SECONDS, running),
-        # Off until a person turns it on: a new classifier calls all later samples.
-        "retraining": (
-            dg.AssetSelection.groups("classifiers") | dg.AssetSelection.assets("reference_ledger"),
-            _REFERENCE_SECONDS,
-            stopped,
-        ),
-    }
-    return [
-        dg.AutomationConditionSensorDefinition(
+
+    def sensor(
+        name: str,
+        target: dg.AssetSelection,
+        seconds: int = _REFERENCE_SECONDS,
+        status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING,
+    ) -> dg.AutomationConditionSensorDefinition:
+        return dg.AutomationConditionSensorDefinition(
             name, target=target, minimum_interval_seconds=seconds, default_status=status
         )
-        for name, (target, seconds, status) in parts.items()
+
+    samples, reference = (
+        dg.AssetSelection.key_prefixes(shards.domain, include_sources=True) for shards in (SAMPLES, REFERENCE)
+    )
+    trained = dg.AssetSelection.groups("classifiers") | dg.AssetSelection.assets("reference_ledger")
+    return [
+        sensor("sample_stages", samples, _SAMPLES_SECONDS),
+        sensor("reference_stages", reference),
+        sensor("decision", dg.AssetSelection.assets("migration_decision")),
+        # Off until a person turns it on: a new classifier calls all later samples.
+        sensor("retraining", trained, status=dg.DefaultSensorStatus.STOPPED),
     ]

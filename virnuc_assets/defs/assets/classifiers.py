@@ -58,7 +58,7 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     checks = [split_check(workspace)]
     for variant in workspace.variants():
         checks += [_currency_check(workspace, variant), evaluation_check(workspace, f"{variant.name}_evaluation")]
-    return [*checks, _ablations_check(workspace)]
+    return [*checks, evaluation_check(workspace, ABLATIONS)]
 
 
 def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinition:
@@ -224,28 +224,30 @@ def _counts(groups: Iterable["GroupAccuracy"]) -> dict[str, str]:
     return {f"{one.label} {one.group}": f"{one.correct} of {one.rows}" for one in groups}
 
 
-def evaluation_check(workspace: Workspace, evaluation: str) -> dg.AssetChecksDefinition:
-    """The test rows are exactly those of the split."""
+def evaluation_check(workspace: Workspace, asset: str) -> dg.AssetChecksDefinition:
+    """The test rows of an evaluation, or of the ablations, are exactly those of the split."""
+    encoders = workspace.encoder_names("samples") if asset == ABLATIONS else []
 
-    @dg.asset_check(asset=evaluation, name="every_test_row_is_scored", blocking=True)
+    @dg.asset_check(asset=asset, name="every_test_row_is_scored", blocking=True)
     def check() -> dg.AssetCheckResult:
-        """As many frames of every test record are scored as the split counts, and no other record's."""
-        table = read_table(workspace.layout.whole(evaluation), evaluation_schema())
-        return result(_miscounted_records(workspace, table), rows=table.num_rows)
+        """As many frames of every test record are scored as the split counts, and no other record's.
+
+        Of the ablations by each encoder.
+        """
+        table = read_table(workspace.layout.whole(asset))
+        parts = {f"{name}: ": table.filter(pc.equal(table["encoder"], name)) for name in encoders} or {"": table}
+        split = read_table(workspace.layout.whole(SPLIT)).to_pylist()
+        planned = {row["record_id"]: row["rows"] for row in split if row["split"] == "test"}
+        faults = {}
+        for prefix, scored in parts.items():
+            found = {row["values"]: row["counts"] for row in scored.column("record_id").value_counts().to_pylist()}
+            for record in sorted(planned.keys() | found.keys()):
+                if planned.get(record) != found.get(record):
+                    counts = f"{planned.get(record, 0)} test rows planned, {found.get(record, 0)} scored"
+                    faults[f"{prefix}{record}"] = [counts]
+        return result(faults, rows=table.num_rows)
 
     return check
-
-
-def _miscounted_records(workspace: Workspace, scored: pa.Table) -> dict[str, list[str]]:
-    """Records of which other rows are scored than the split counts for the test records."""
-    found = {row["values"]: row["counts"] for row in scored.column("record_id").value_counts().to_pylist()}
-    split = read_table(workspace.layout.whole(SPLIT)).to_pylist()
-    planned = {row["record_id"]: row["rows"] for row in split if row["split"] == "test"}
-    return {
-        record: [f"{planned.get(record, 0)} test rows planned, {found.get(record, 0)} scored"]
-        for record in sorted(planned.keys() | found.keys())
-        if planned.get(record) != found.get(record)
-    }
 
 
 def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
@@ -287,22 +289,6 @@ def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
         return whole_result(inputs, outcome.data_version, {**outcome.metadata, **metrics})
 
     return ablations
-
-
-def _ablations_check(workspace: Workspace) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=ABLATIONS, name="every_test_row_is_scored", blocking=True)
-    def check() -> dg.AssetCheckResult:
-        """As many frames of every test record are scored by each encoder as the split counts, and no other record's."""
-        table = read_table(workspace.layout.whole(ABLATIONS), ablations_schema())
-        names = workspace.encoder_names("samples")
-        faults = {
-            f"{name}: {record}": fault
-            for name in names
-            for record, fault in _miscounted_records(workspace, table.filter(pc.equal(table["encoder"], name))).items()
-        }
-        return result(faults, rows=table.num_rows, encoders=names)
-
-    return check
 
 
 def current_ablations(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, pa.Table]:
