@@ -1,9 +1,6 @@
-"""The walls of the package: imports only downward, bounded files and functions, definitions that load light."""
+"""The walls of the package: imports only downward, bounded files and functions."""
 
 import ast
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +13,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 DOMAIN = ["storage", "sequences", "encoders", "split", "classifier", "virnucpro", "migration", "reports"]
 """From the lowest layer to the highest; below them errors, settings, Markdown, above them the orchestrator."""
 FOREIGN_TO_THE_DOMAIN = {"dagster", "dagster_webserver", "dagster_shared", "mlflow"}
-HEAVY = ["torch", "transformers", "mlflow", "sklearn", "sourmash", "matplotlib", "tokenizers", "peft", "pandas"]
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 500, 50, 7
-MAX_LOADING_SECONDS = 3.0
 
 
 def names(paths: list[Path]) -> list[str]:
@@ -162,34 +157,3 @@ def test_package_faces_are_docstrings() -> None:
         body = ast.parse(path.read_text(encoding="utf-8")).body
         assert [type(node) for node in body] == [ast.Expr], path
         assert len(path.read_text(encoding="utf-8")) > 60, path
-
-
-LOAD = f"""
-import json, sys, time
-wall, cpu = time.perf_counter(), time.process_time()
-from pathlib import Path
-from virnuc_assets import definitions
-from virnuc_assets.settings import load_settings
-definitions.build_defs(load_settings(Path("virnuc.toml"))).get_repository_def()
-seconds = min(time.perf_counter() - wall, time.process_time() - cpu)
-print(json.dumps([seconds, [name for name in {HEAVY} if name in sys.modules]]))
-"""
-
-
-def load_definitions() -> tuple[float, list[str]]:
-    """Seconds and heavy libraries of a process that builds the graph; waits of a busy machine do not count."""
-    done = subprocess.run([sys.executable, "-c", LOAD], cwd=PROJECT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    seconds, heavy = json.loads(done.stdout.splitlines()[-1])
-    return seconds, heavy
-
-
-def test_definitions_load_light_and_fast() -> None:
-    best = float("inf")
-    for _ in range(3):
-        seconds, heavy = load_definitions()
-        assert heavy == []
-        best = min(best, seconds)
-        if best < MAX_LOADING_SECONDS:
-            break
-    assert best < MAX_LOADING_SECONDS
