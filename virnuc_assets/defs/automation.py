@@ -46,10 +46,8 @@ def _code_changed() -> AnyCondition:
 def stage_condition(ignored: dg.AssetKey | None = None) -> AnyCondition:
     """For every asset with a partition per shard or sample.
 
-    What is cheap comes first: the costly operands, which look at all partitions, then see none in an idle evaluation.
-
-    Args:
-        ignored: a dependency that is to be there, and whose update or run is no reason to start or to wait.
+    What is cheap comes first: the costly operands, which read all partitions, then see none in an idle evaluation.
+    `ignored` is a dependency that is to be there, and whose update or run is no reason to start or to wait.
     """
     follows, busy = Condition.any_deps_match(Condition.will_be_requested()), Condition.any_deps_in_progress()
     if ignored is not None:

@@ -73,14 +73,9 @@ def sharded_asset(
     Each partition is recorded when it is done, with a data version from its content, and stays recorded if the run
     dies. The result of the step would record all of them again, with one version for all: NO_EVENT prevents that.
 
-    Args:
-        workspace: the project.
-        shards: the partition set.
-        name: of the asset; its description is the docstring of the body.
-        body: see above.
-        threads: at most so many make shards of a run at the same time, and no more than there are cores.
-        whole: the work is called once for a partition and not for each of its shards.
-        options: of dg.asset; deps and code_version are required.
+    Its description is the docstring of the body. At most `threads`, and no more than there are cores, make shards of a
+    run at the same time. With `whole` the work is called once for a partition and not for each of its shards. Of the
+    options, deps and code_version are required.
     """
     deps, code_version = list(options["deps"]), str(options["code_version"])
 
@@ -224,20 +219,17 @@ def recorded_versions(instance: dg.DagsterInstance, asset: dg.AssetKey, partitio
     return {partition: found[DATA_VERSION] for partition, found in tags.items() if DATA_VERSION in found}
 
 
-def made_table(path: Path, recipe: Recipe, batches: Callable[[], Iterator[pa.Table]]) -> Outcome:
-    """Write a table unless the one that is there was made by the same recipe.
+def made_table(path: Path, provenance: Recipe, batches: Callable[[], Iterator[pa.Table]]) -> Outcome:
+    """Write a table unless the one that is there has the same provenance.
 
-    Args:
-        path: the table.
-        recipe: what its rows follow from.
-        batches: called only if the table is to be made; yields at least one table, an empty one if need be.
+    `batches` is called only if the table is to be made, and yields at least one table, an empty one if need be.
     """
     started = time.perf_counter()
-    reused = is_made_by(path, recipe)
+    reused = is_made_by(path, provenance)
     if not reused:
         source = batches()
         first = next(source)
-        with TableWriter(path, first.schema, recipe) as writer:
+        with TableWriter(path, first.schema, provenance) as writer:
             for batch in itertools.chain([first], source):
                 writer.write(batch)
     seconds, rows, digest = time.perf_counter() - started, read_rows(path), content_digest(path)

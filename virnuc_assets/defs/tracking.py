@@ -56,16 +56,9 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
     def training(
         self, training: str, name: str, dagster_run: str, tags: Mapping[str, str], params: Mapping[str, Any]
     ) -> Iterator[str]:
-        """As `run`, of a training; runs of the same training that never ended are marked as killed first.
+        """As `run`, of a training (profile and what is trained); its runs that never ended are marked as killed first.
 
         To be called where no other of them can be alive, i.e. in its `training_place`.
-
-        Args:
-            training: profile and what is trained.
-            name: of the run.
-            dagster_run: id.
-            tags: more of them.
-            params: parameters.
         """
         where = f"attributes.status = 'RUNNING' and tags.`{TRAINING_TAG}` = '{training}'"
         for killed in self._client().search_runs([self._experiment_id()], where):
@@ -89,13 +82,8 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
     def log_model(self, model: nn.Module, example: np.ndarray, classifier_digest: str, tags: Mapping[str, str]) -> None:
         """Log the model without pickle, register a version of it, and mark the open run as its training.
 
-        No alias moves: what is candidate, baseline or serving is for the decision, or a person, to say.
-
-        Args:
-            model: in eval mode.
-            example: some feature rows, (b, d) float32; the signature has their width.
-            classifier_digest: digest of the classifier that was saved.
-            tags: of the registered version.
+        No alias moves: what is candidate, baseline or serving is for the decision, or a person, to say. The model is in
+        eval mode; the example is some feature rows, (b, d) float32, whose width the signature has.
         """
         mlflow = self._mlflow()
         import torch

@@ -130,12 +130,8 @@ def fail_orphaned_runs(home: Path, log: Callable[[str], None], launching: bool) 
     """Mark launched runs without a process as failed, or as canceled where that was asked for; frees their slots.
 
     Dagster retries what failed so. Where it tried to while no code server answered, its retries ended: such runs are
-    failed again, and are retried. Runs of another launcher are left to it.
-
-    Args:
-        home: Dagster's.
-        log: logs what was done.
-        launching: whether processes may live that have not recorded yet of which run they are.
+    failed again, and are retried. Runs of another launcher are left to it. `launching`: processes may live that have
+    not recorded yet of which run they are.
     """
     with DagsterInstance.from_config(str(home)) as instance:
         if not isinstance(instance.run_launcher, LocalRunLauncher):

@@ -36,9 +36,7 @@ _LIBRARIES = (
 def examine(workspace: Workspace, every_byte: bool = False) -> tuple[dict[str, Any], list[str]]:
     """Facts of the machine and the project, and the problems that a person must fix before a run.
 
-    Args:
-        workspace: the project.
-        every_byte: compare the content of every checkpoint with virnuc.lock, instead of sizes and times.
+    `every_byte`: the content of every checkpoint is compared with virnuc.lock, instead of sizes and times.
     """
     import torch
 

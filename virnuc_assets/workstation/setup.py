@@ -78,13 +78,9 @@ def set_up(
 ) -> None:
     """Make what is missing; a second call changes nothing.
 
-    Checkpoints come first: what is refused is refused before Dagster's home and MLflow's store are made.
-
-    Args:
-        settings: the project's.
-        log: logs each step.
-        encoders: names in the registry; without any, those that the settings' variants read.
-        update: encoders whose lock is moved to what their repository or folder has now.
+    Checkpoints come first, those of the encoders that are named, or else of all that the settings' variants read: what
+    is refused is refused before Dagster's home and MLflow's store are made. `update` names encoders whose lock is moved
+    to what their repository or folder has now.
     """
     import torch
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from virnuc_assets.defs.assets.classifiers import ABLATIONS, current_ablations
 from virnuc_assets.defs.assets.finetuning import asset_name
-from virnuc_assets.defs.assets.reference import current_features, current_frames, current_split, evaluation_recipe
+from virnuc_assets.defs.assets.reference import current_features, current_frames, current_split, evaluation_provenance
 from virnuc_assets.defs.assets.virnucpro import NAME as IMPORTED
 from virnuc_assets.defs.assets.virnucpro import imported_recipe, imported_variant
 from virnuc_assets.defs.automation import decision_condition
@@ -232,7 +232,7 @@ def _stale(
     for table in (split, *features.values()):
         require_content(table)
     problems = []
-    if not is_made_by(evaluation, evaluation_recipe(features, split, description.weights_sha256)):
+    if not is_made_by(evaluation, evaluation_provenance(features, split, description.weights_sha256)):
         problems.append(f"{name} is stale: not of today's classifier, split and features; materialize it")
     if description.data_digest != data_digest(features, split, workspace.settings.training):
         problems.append(f"{variant.name}_classifier is stale: trained on other rows than today's; materialize it")

@@ -54,12 +54,9 @@ class LocalRunLauncher(DefaultRunLauncher):
 
 
 def why_dead(instance: DagsterInstance, run: DagsterRun, launching: bool = True) -> str | None:
-    """Why no process executes a run that was launched; None if one does, or may be about to.
+    """Why no process executes a run that was launched, or started in a shell; None if one does, or may be about to.
 
-    Args:
-        instance: where the run is on record.
-        run: of this launcher, or in a shell.
-        launching: whether a process may live that was launched and has recorded nothing yet.
+    `launching`: a process may live that was launched and has recorded nothing yet.
     """
     recorded = _recorded(instance, run)
     if recorded is not None:

@@ -98,16 +98,9 @@ def options(asked: Request) -> list[str]:
 
 
 def submit(name: str, asked: Sequence[str], command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Submit a job once; where the answer is lost it is looked for, and never submitted again.
+    """Submit a job once, and return its id; where the answer is lost the job is searched, and never submitted again.
 
-    Args:
-        name: of the job; no other has it.
-        asked: options of sbatch.
-        command: what the job executes.
-        environment: the job's whole environment, and sbatch's.
-
-    Returns:
-        The job's id.
+    No other job has the name. The environment is the job's whole one, and sbatch's.
 
     Raises:
         ControllerAway: no answer, neither to this nor to the question whether the job is there.
