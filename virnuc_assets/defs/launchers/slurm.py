@@ -45,7 +45,6 @@ _UNANSWERED = re.compile(
 _ROW = re.compile(
     r"^(?P<number>[0-9]+)\|(?P<state>\w+)[^|\n]*\|(?P<reason>[^|\n]*)\|(?P<name>[^|\n]*)\|?$", re.MULTILINE
 )
-_SINCE = "now-30days"  # without it sacct looks at today's jobs only
 
 Request = dict[str, str | int | None]  # None: what others ask for is not wanted
 
@@ -59,7 +58,7 @@ class ControllerAway(VirnucError, DagsterUserCodeUnreachableError):
 
 @dataclass(frozen=True)
 class Job:
-    """A job as squeue or sacct shows it: its id, its state, e.g. PENDING, why it pends or ended, and its name."""
+    """A job as squeue shows it: its id, its state, e.g. PENDING, why it pends or ended, and its name."""
 
     number: str
     state: str
@@ -126,15 +125,9 @@ def jobs_now(name: str | None = None) -> dict[str, Job]:
     """This user's jobs by their names, or the one of a name: all that live, and those that ended minutes ago."""
     chosen = [f"--name={name}"] if name else []
     fields = "JobID:|,State:|,Reason:|,Name:|"
-    return _by_name(_answer(["squeue", "--me", "--noheader", "--states=all", *chosen, f"--Format={fields}"]))
-
-
-def job_before(name: str) -> Job | None:
-    """A job that the controller forgot; None where accounting does not know it either, or is not set up."""
-    if shutil.which("sacct") is None:
-        return None
-    chosen = [f"--name={name}", f"--starttime={_SINCE}", "--format=JobID,State,Reason,JobName"]
-    return _by_name(_run(["sacct", "--noheader", "--parsable2", "--allocations", *chosen]).stdout).get(name)
+    lines = _answer(["squeue", "--me", "--noheader", "--states=all", *chosen, f"--Format={fields}"])
+    # Other jobs of this user may have anything in their names, and are passed over.
+    return {row["name"]: Job(**row.groupdict()) for row in _ROW.finditer(lines)}
 
 
 def exit_code(number: str) -> str:
@@ -146,11 +139,6 @@ def exit_code(number: str) -> str:
 def cancel(number: str) -> None:
     """End a job, pending or running."""
     _answer(["scancel", number])
-
-
-def _by_name(lines: str) -> dict[str, Job]:
-    """Jobs by name; other jobs of this user may have anything in theirs, and are passed over."""
-    return {row["name"]: Job(**row.groupdict()) for row in _ROW.finditer(lines)}
 
 
 def _answer(command: Sequence[str]) -> str:
@@ -303,7 +291,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         name, now = _name(run), time.monotonic()
         if now - self._polled[0] >= _POLL_SECONDS:
             self._polled = now, jobs_now()
-        return self._polled[1].get(name) or jobs_now(name).get(name) or job_before(name)
+        return self._polled[1].get(name) or jobs_now(name).get(name)
 
     def _may_be_submitted(self, run: DagsterRun) -> bool:
         """Whether a launch may go on that was not killed: no job is on record, and little time has passed."""
