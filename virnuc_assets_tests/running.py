@@ -29,7 +29,7 @@ CHECKOUT = Path(__file__).parents[1]
 LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 UP = [sys.executable, "-c", "from virnuc_assets.cli.main import app; app()", "up"]
-PATIENCE = 240.0  # seconds; some machines do much else
+TIMEOUT = 240.0  # seconds; some machines do much else
 
 
 class Running:
@@ -58,7 +58,7 @@ class Running:
         """Interrupt it as Ctrl-C does; returns its exit status."""
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
-        return self._process.wait(timeout=60)
+        return self._process.wait(timeout=TIMEOUT)
 
     def processes(self, *kinds: Kind) -> list[psutil.Process]:
         """Its living processes, of some kinds or all."""
@@ -126,17 +126,15 @@ def retry(tags: dict[str, str]) -> str:
     return tags.get("dagster/retry_number", "0")
 
 
-def until(
-    condition: Callable[[], bool], what: str | Callable[[], str], patience: float = PATIENCE, every: float = 0.1
-) -> None:
-    """Wait for something; servers that do not answer yet are asked again."""
-    deadline = time.monotonic() + patience
+def until(condition: Callable[[], bool], what: str | Callable[[], str], every: float = 0.1) -> None:
+    """Wait for something; servers that do not answer yet are polled again."""
+    deadline = time.monotonic() + TIMEOUT
     while True:
         with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
             if condition():
                 return
         if time.monotonic() > deadline:
-            pytest.fail(f"{what() if callable(what) else what}: not within {patience:.0f} s")
+            pytest.fail(f"{what() if callable(what) else what}: not within {TIMEOUT:.0f} s")
         time.sleep(every)
 
 

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED, MlflowTracking
 from virnuc_assets.workstation.setup import tracking_uri
 from virnuc_assets_tests.assets.project import Finished, Project, failures
+from virnuc_assets_tests.running import until
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
@@ -60,15 +60,18 @@ def runs_of(client: MlflowClient, status: str) -> list[Run]:
 
 def seen_epochs(client: MlflowClient, child: subprocess.Popen[str], epochs: int) -> Run:
     """The child's run, once this process has read so many of its epochs."""
-    end = time.monotonic() + 120
-    while time.monotonic() < end and child.poll() is None:
+    seen: list[Run] = []
+
+    def enough() -> bool:
+        assert child.poll() is None
         for run in runs_of(client, "RUNNING"):
             history = client.get_metric_history(run.info.run_id, "validation_loss")
-            if len(history) >= epochs:
-                assert [entry.step for entry in history] == list(range(1, len(history) + 1))
-                return run
-        time.sleep(0.3)
-    pytest.fail(f"no {epochs} epochs were seen; the child's status: {child.poll()}")
+            assert [entry.step for entry in history] == list(range(1, len(history) + 1))
+            seen.extend([run] if len(history) >= epochs else [])
+        return bool(seen)
+
+    until(enough, f"{epochs} epochs", every=0.3)
+    return seen[0]
 
 
 def state(project: Project, client: MlflowClient) -> dict[str, object]:

@@ -145,7 +145,7 @@ def test_a_canceled_run_leaves_no_pod(deployment: Deployment) -> None:
     step = deployment.running_pod(run_id, "step_worker")
     deployment.platform.terminate(run_id)
     until(lambda: deployment.platform.status(run_id) == "CANCELED", "cancellation")
-    until(lambda: not {*deployment.cluster.pods()} & {*deployment.pods_of(run_id)}, "the end of the pods", patience=60)
+    until(lambda: not {*deployment.cluster.pods()} & {*deployment.pods_of(run_id)}, "the end of the pods")
     pods = deployment.pods_of(run_id)
     assert len(pods) == 2
     assert step in pods

@@ -18,9 +18,8 @@ from virnuc_assets.workstation.cleanup import end
 from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets_tests.assets.project import Project
 from virnuc_assets_tests.launching.platform import PATHS, Platform, framed_project, launch, told
-from virnuc_assets_tests.launching.slurm_cluster import KILL_WAIT_SECONDS, Cluster
+from virnuc_assets_tests.launching.slurm_cluster import Cluster
 from virnuc_assets_tests.launching.slurm_platform import (
-    SECONDS,
     becomes,
     device_held,
     job_of,
@@ -69,10 +68,10 @@ def test_five_ways_to_launch_ask_for_a_gpu_and_share_it(
         by_schedule = launched.pop("schedule")
         runs = {path: run() for path, run in launched.items()}
         numbers = {path: job_of(servers, run) for path, run in runs.items()}
-        until(lambda: any(waits(servers, run) for run in runs.values()), "the first run", patience=SECONDS)
+        until(lambda: any(waits(servers, run) for run in runs.values()), "the first run")
         (first,) = [numbers.pop(path) for path, run in runs.items() if waits(servers, run)]
         for number in numbers.values():
-            until(lambda number=number: cluster.job(number)["Reason"] in ("Resources", "Priority"), number, patience=20)
+            until(lambda number=number: cluster.job(number)["Reason"] in ("Resources", "Priority"), number)
             assert cluster.job(number)["JobState"] == "PENDING"
         (process,) = [found for found in cluster.processes(first) if "execute_run" in found.cmdline()]
         environment = process.environ()
@@ -90,7 +89,7 @@ def test_five_ways_to_launch_ask_for_a_gpu_and_share_it(
     for path, job in jobs.items():
         tell(f"{path:12} | job {job['JobId']:2} | {job['TresPerNode']}")
     assert {path: job["TresPerNode"] for path, job in jobs.items()} == dict.fromkeys(PATHS, "gres:gpu:1")
-    until(lambda: all(span(cluster.job(job["JobId"])) for job in jobs.values()), "ends of all jobs", patience=20)
+    until(lambda: all(span(cluster.job(job["JobId"])) for job in jobs.values()), "ends of all jobs")
     spans = sorted(span(cluster.job(job["JobId"])) for job in jobs.values())
     assert [(a, b) for a, b in zip(spans, spans[1:], strict=False) if b[0] < a[1]] == []
 
@@ -124,7 +123,7 @@ def test_pending_jobs(servers: Platform, cluster: Cluster) -> None:
     assert servers.status(by_launcher) == "CANCELED"
     assert cluster.job(jobs[by_launcher])["JobState"] == "CANCELLED"
     cluster.ask("scancel", jobs[by_hand])
-    until(lambda: cluster.job(jobs[canceled])["JobState"] == "CANCELLED", "the job's end", patience=SECONDS)
+    until(lambda: cluster.job(jobs[canceled])["JobState"] == "CANCELLED", "the job's end")
     assert servers.status(canceled) == "CANCELED"
     becomes(servers, by_hand, "FAILURE")
     assert f"It never started: Slurm job {jobs[by_hand]} is CANCELLED" in told(servers, by_hand)
@@ -148,19 +147,19 @@ def test_running_jobs(servers: Platform, cluster: Cluster) -> None:
         canceled, by_hand, too_long, survivor = runs
         jobs = {run: job_of(servers, run) for run in runs}
         for run in runs:
-            until(lambda run=run: waits(servers, run), "a step that waits", patience=SECONDS)
+            until(lambda run=run: waits(servers, run), "a step that waits")
             assert cluster.job(jobs[run]).get("TresPerNode", "(null)") == "(null)"
             assert cluster.job(jobs[run])["TimeLimit"] == "01:00:00"
 
         servers.terminate(canceled)
         cluster.ask("scancel", jobs[by_hand])
         cluster.ask("scontrol", "update", f"JobId={jobs[too_long]}", "TimeLimit=0")
-        becomes(servers, canceled, "CANCELED", patience=KILL_WAIT_SECONDS + 20)
-        becomes(servers, by_hand, "FAILURE", patience=KILL_WAIT_SECONDS + 20)
+        becomes(servers, canceled, "CANCELED")
+        becomes(servers, by_hand, "FAILURE")
         becomes(servers, too_long, "FAILURE")
         for run, state in ((by_hand, "CANCELLED"), (too_long, "TIMEOUT")):
             said = f"It was interrupted: Slurm job {jobs[run]} is {state}"
-            until(lambda run=run, said=said: said in told(servers, run), said, patience=SECONDS)
+            until(lambda run=run, said=said: said in told(servers, run), said)
         assert cluster.job(jobs[canceled])["JobState"] == "CANCELLED"
         assert [jobs[run] for run in runs[:3] if cluster.processes(jobs[run])] == []
 
@@ -177,7 +176,7 @@ def test_a_killed_job_is_retried_and_finished_shards_are_kept(servers: Platform,
     shutil.rmtree(folder, ignore_errors=True)
     run = launch(servers, ["dnabert_s_embeddings"], keys)
     number = job_of(servers, run)
-    until(lambda: any(folder.glob("*.parquet")), "a first table", patience=SECONDS, every=0.005)
+    until(lambda: any(folder.glob("*.parquet")), "a first table", every=0.005)
     end(cluster.processes(number))
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
     assert 0 < len(before) < len(keys)
@@ -192,7 +191,7 @@ def test_a_run_waits_in_dagsters_queue_for_a_controller_that_is_away(servers: Pl
     cluster.wait_until_saved()
     cluster.stop_controller()
     run = launch(servers, ["chunked_fasta"], servers.project.keys(REFERENCE)[:1])
-    until(lambda: told(servers, run).count("re-submitting the run into the queue") > 1, "two attempts", SECONDS)
+    until(lambda: told(servers, run).count("re-submitting the run into the queue") > 1, "two attempts")
     assert "sbatch got no answer" in told(servers, run) or "squeue got no answer" in told(servers, run)
     cluster.start_controller()
     becomes(servers, run, "SUCCESS")
@@ -213,7 +212,7 @@ def test_what_slurm_refuses_is_told_and_not_tried_again(servers: Platform, clust
     nowhere = launch(servers, ["chunked_fasta"], key, **{SLURM_TAG: '{"partition": "nowhere"}'})
     for run in (*runs.values(), unknown, nowhere):
         becomes(servers, run, "FAILURE")
-        until(lambda run=run: tags_of(servers, run).get("dagster/will_retry") == "false", "no retry", patience=SECONDS)
+        until(lambda run=run: tags_of(servers, run).get("dagster/will_retry") == "false", "no retry")
     for run in runs.values():
         assert "sbatch refused the job: " in told(servers, run)
     assert f"tag {SLURM_TAG} of run {unknown}" in told(servers, unknown)
@@ -242,7 +241,7 @@ def environment(cluster: Cluster) -> dict[str, str]:
 
 
 def ends(cluster: Cluster, number: str) -> dict[str, str]:
-    until(lambda: slurm.Job(number, cluster.job(number)["JobState"], "", "").ended, "the job", patience=60)
+    until(lambda: slurm.Job(number, cluster.job(number)["JobState"], "", "").ended, "the job")
     return cluster.job(number)
 
 

@@ -31,7 +31,7 @@ from virnuc_assets_tests.assets.project import Project, new_project
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 PROJECT = Path(__file__).parents[2]
-SLEEP = "import time; time.sleep(60)"
+SLEEP = "import time; print(flush=True); time.sleep(600)"
 # A run in a shell, as `virnuc demo` and `dagster asset materialize` run them: in their own process.
 IN_A_SHELL = """
 import sys, time
@@ -83,12 +83,14 @@ def process() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     def start(code: str, *arguments: str | Path, **environment: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-c", code, *map(str, arguments)]
         env = {**os.environ, **environment}
-        running.append(
-            subprocess.Popen(
-                command, env=env, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-            )
+        child = subprocess.Popen(
+            command, env=env, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        return running[-1]
+        running.append(child)
+        assert child.stdout is not None
+        if code == SLEEP:  # its environment is that of the new program once it prints
+            child.stdout.readline()
+        return child
 
     yield start
     for child in running:
@@ -156,7 +158,6 @@ def test_processes_are_found_by_the_mark_of_their_home_and_told_apart(
     }
     process(SLEEP, **mark(tmp_path / "other", "mlflow"))
     process(SLEEP)
-    time.sleep(0.2)  # until the environment is that of the new program
     assert {found.pid: kind for kind, found in processes_of(tmp_path)} == kinds
     lock = lock_of(lock_file(tmp_path))
     assert take(lock)

@@ -20,6 +20,7 @@ from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.defs.whole_asset import training_place
 from virnuc_assets.workstation.device_lock import device_names, holder
 from virnuc_assets_tests.assets.project import SAMPLE, Project, failures, write_sample
+from virnuc_assets_tests.running import TIMEOUT
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
@@ -31,7 +32,6 @@ with DeviceLock(Path(sys.argv[1]), sys.argv[2], print).computing():
     print("held", flush=True)
     sys.stdin.read()
 """
-PATIENCE = 120.0  # seconds, after which nothing is waited for any more
 VIRNUC = Path(sys.executable).with_name("virnuc")
 
 
@@ -49,13 +49,13 @@ def held_by_another(project: Project) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", HOLD, project.workspace.layout.locks, project.settings.encoding.device]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        impatience = threading.Timer(PATIENCE, other.kill)
-        impatience.start()
+        timer = threading.Timer(TIMEOUT, other.kill)
+        timer.start()
         try:
             yield other
             assert other.poll() is None
         finally:
-            impatience.cancel()
+            timer.cancel()
             other.kill()
 
 
@@ -71,11 +71,11 @@ def test_a_training_takes_the_device_before_its_own_lock(copied: Project, lock: 
     with held_by_another(copied) as other:
         thread.start()
         waiting = f"waiting for {lock.stem}, which process {other.pid} holds ("
-        assert said.get(timeout=PATIENCE).startswith(waiting)
+        assert said.get(timeout=TIMEOUT).startswith(waiting)
         with FileLock(copied.workspace.layout.training("kmer").with_name(".kmer.lock"), timeout=0):
             pass
-    assert said.get(timeout=PATIENCE).startswith(f"{lock.stem} is free after ")
-    assert said.get(timeout=PATIENCE) == f"held by {os.getpid()}"
+    assert said.get(timeout=TIMEOUT).startswith(f"{lock.stem} is free after ")
+    assert said.get(timeout=TIMEOUT) == f"held by {os.getpid()}"
     thread.join()
     assert holder(lock) is None
 

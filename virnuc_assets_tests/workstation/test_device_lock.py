@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from virnuc_assets.workstation.device_lock import (
     take,
     take_one,
 )
+from virnuc_assets_tests.running import TIMEOUT, until
 
 
 def test_a_free_device_is_locked_while_something_computes_and_no_longer(tmp_path: Path) -> None:
@@ -72,10 +72,10 @@ def test_each_process_has_a_device_and_a_third_waits_for_the_first_that_a_killed
         taken: list[object] = []
         thread = threading.Thread(target=lambda: taken.append(take_one(locks, logged.append)))
         thread.start()
-        time.sleep(2.2)
+        until(lambda: len(logged) > 1, "a second message")
         assert thread.is_alive()
         processes[1].kill()
-        thread.join(timeout=10)
+        thread.join(timeout=TIMEOUT)
         processes[0].kill()
         processes[0].wait()
         assert holder(paths[0]) is None

@@ -78,7 +78,7 @@ def assert_whole(platform: Running, before: dict[str, int]) -> None:
     now = tables(project)
     assert len(now) == len(project.keys(REFERENCE)) * len(project.workspace.encoder_names())
     assert {path: now[path] for path in before} == before
-    until(lambda: platform.taken_slots() == 0, "slots", patience=30)
+    until(lambda: platform.taken_slots() == 0, "slots")
     assert [path for path in project.root.rglob("*") if ".partial" in path.name] == []
     until(lambda: len(platform.processes("up", "daemon", "webserver")) == 3, "servers")
 
