@@ -56,7 +56,7 @@ def run_demo(settings: Settings, out: Console) -> None:
     require_set_up(settings, functools.partial(out.print, soft_wrap=True, highlight=False, markup=False))
     sample = _drop_sample(settings)
     started = time.perf_counter()
-    with dg.DagsterInstance.get() as instance, Progress(*BAR, console=out) as progress:
+    with dg.DagsterInstance.get() as instance, bars(out) as progress:
         run = Runs(build_defs(settings), instance, progress)
         run_everything(workspace, run, out)
     if run.count:
@@ -178,6 +178,11 @@ class Runs:
                 self.dims[asset] = _number(metadata, "dim") or _number(metadata, "merged_dim")
                 self.embedded += _number(metadata, "embedded")
                 self.copied += _number(metadata, "reused")
+
+
+def bars(out: Console) -> Progress:
+    """Bars of the phases, with partitions made and the remaining time."""
+    return Progress(*BAR, console=out)
 
 
 def _number(metadata: Any, name: str) -> int:  # noqa: ANN401

@@ -12,9 +12,8 @@ import dagster as dg
 import pytest
 from pytest import CaptureFixture
 from rich.console import Console
-from rich.progress import Progress
 
-from virnuc_assets.cli.demo import Runs, run_everything
+from virnuc_assets.cli.demo import Runs, bars, run_everything
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.defs.stale import files_to_plan, plan_is_current, stale_assets, stale_partitions
@@ -65,7 +64,7 @@ def known(finished: Finished, tmp_path: Path) -> Iterator[Project]:
 
 def demo(project: Project, printed: TextIO | None = None) -> int:
     """Everything as `virnuc demo` runs it; how many runs it took."""
-    with Progress(console=Console(quiet=True)) as progress:
+    with bars(Console(quiet=True)) as progress:
         run = Runs(project.defs, project.instance, progress)
         run_everything(project.workspace, run, Console(file=printed or io.StringIO()))
     return run.count
