@@ -19,6 +19,7 @@ from typing import Any
 
 import dagster as dg
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import Progress
 from rich.table import Table
 
@@ -32,6 +33,7 @@ from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguo
 from virnuc_assets.defs.provenance import CHUNKS, FRAMES, vectors
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.stale import files_to_plan, plan_is_current, stale_assets, stale_partitions
+from virnuc_assets.defs.whole_asset import latest
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.incoming import read_intake_log
@@ -56,14 +58,20 @@ def run_demo(settings: Settings, out: Console) -> None:
     require_set_up(settings, functools.partial(out.print, soft_wrap=True, highlight=False, markup=False))
     sample = _drop_sample(settings)
     started = time.perf_counter()
-    with dg.DagsterInstance.get() as instance, bars(out) as progress:
-        run = Runs(build_defs(settings), instance, progress)
-        run_everything(workspace, run, out)
+    with dg.DagsterInstance.get() as instance:
+        with bars(out) as progress:
+            run = Runs(build_defs(settings), instance, progress)
+            run_everything(workspace, run, out)
+        made = latest(instance, dg.AssetKey(DECISION))
     if run.count:
         _print_rows(run, out)
     else:
         out.print("Nothing is missing or stale: no run was started.", highlight=False)
-    _print_decision(workspace, out)
+    _print_metrics(stored_decision(workspace), out)
+    summary = Markdown(str(made.metadata["summary"].value) if made else "")
+    # In fewer columns the names of criteria would be cut.
+    Console(file=out.file, width=max(out.width, 100)).print(summary)
+    out.print(f"Report: {workspace.layout.whole(DECISION, '.html')}", soft_wrap=True, highlight=False)
     out.print(f"Predictions for {sample}: {workspace.layout.sample_report(sample)}", soft_wrap=True, highlight=False)
     out.print(f"Finished in {time.perf_counter() - started:.0f} s. See it all: make up", highlight=False)
 
@@ -214,32 +222,6 @@ def _print_rows(run: Runs, out: Console) -> None:
     out.print(f"Vectors embedded: {run.embedded:,}. Copied or up to date: {run.copied:,}.", highlight=False)
 
 
-def _print_decision(workspace: Workspace, out: Console) -> None:
-    decision = stored_decision(workspace)
-    _print_metrics(decision, out)
-    criteria = Table(title=f"Decision: {decision['outcome']}", title_justify="left")
-    for column in ("criterion", "number", "interval", "threshold", "outcome"):
-        criteria.add_column(column, overflow="fold")
-    for criterion in decision["criteria"]:
-        low, high, threshold = criterion["low"], criterion["high"], criterion["threshold"]
-        interval = "–" if low is None or high is None else f"{low:.4g} to {high:.4g}"
-        limit = "–" if threshold is None else f"{criterion['comparison']} {threshold:g}"
-        number = f"{_shown(criterion['value'])} {criterion['note']}".strip()  # e.g. "3.7 miniature"
-        criteria.add_row(criterion["name"], number, interval, limit, criterion["outcome"])
-    out.print(criteria)
-    for reason in decision["reasons"]:
-        out.print(f"  {reason}", highlight=False, markup=False)
-    if decision["next_step"]:
-        out.print(f"  Next step: {decision['next_step']}", highlight=False, markup=False)
-    if decision["miniatures"]:
-        out.print(
-            "The miniature encoders' weights are random numbers: this verdict shows that the machinery works, "
-            "and says nothing about FastESM2 or ESM2.",
-            style="bold",
-        )
-    out.print(f"Report: {workspace.layout.whole(DECISION, '.html')}", soft_wrap=True, highlight=False)
-
-
 def _print_metrics(decision: dict[str, Any], out: Console) -> None:
     metrics = Table(title="Test metrics of frames", title_justify="left")
     metrics.add_column("")
@@ -252,9 +234,5 @@ def _print_metrics(decision: dict[str, Any], out: Console) -> None:
         metrics.add_row(name, *(str((variant["description"] or {}).get(name, "–")) for variant in variants))
     for name in _METRICS:
         values = [variant["performance"] and variant["performance"]["levels"]["frame"][name] for variant in variants]
-        metrics.add_row(name, *map(_shown, values))
+        metrics.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
     out.print(metrics)
-
-
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
