@@ -33,7 +33,7 @@ TIMEOUT = 240.0  # seconds; some machines do much else
 
 
 class Running:
-    """`virnuc up` of a project. What it says is in `said`."""
+    """`virnuc up` of a project. What it prints is in `printed`."""
 
     def __init__(self, project: Project) -> None:
         self.project, self.home = project, dagster_home(project.settings)
@@ -47,11 +47,11 @@ class Running:
             self._process = subprocess.Popen(
                 UP, cwd=self.project.root, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
-        until(lambda: "Ctrl-C stops all services." in self.said or self._process.poll() is not None, "virnuc up")
-        assert self._process.poll() is None, self.said
+        until(lambda: "Ctrl-C stops all services." in self.printed or self._process.poll() is not None, "virnuc up")
+        assert self._process.poll() is None, self.printed
 
     @property
-    def said(self) -> str:
+    def printed(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def stop(self) -> int:

@@ -210,9 +210,9 @@ def test_dagster_without_its_home_is_warned_of(
     assert caplog.messages == []
     monkeypatch.delenv("DAGSTER_HOME")
     warn_of_an_empty_instance(settings)
-    (told,) = caplog.messages
-    assert told.startswith("DAGSTER_HOME is not set: Dagster shows an empty, temporary instance")
-    assert told.endswith(f"Use `virnuc up`, or set DAGSTER_HOME={home}")
+    (text,) = caplog.messages
+    assert text.startswith("DAGSTER_HOME is not set: Dagster shows an empty, temporary instance")
+    assert text.endswith(f"Use `virnuc up`, or set DAGSTER_HOME={home}")
 
 
 HEAVY = ["torch", "transformers", "mlflow", "sklearn", "sourmash", "matplotlib", "tokenizers", "peft", "pandas"]

@@ -152,7 +152,7 @@ def test_the_registered_model_scores_as_the_saved_classifier(
 
 
 def test_no_artifact_needs_pickle(client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No file is one; MLflow loads the exported archives when told to refuse whatever could run code."""
+    """No file is one; MLflow loads the exported archives when text to refuse whatever could run code."""
     folders = [Path(mlflow.artifacts.download_artifacts(model_uri(client, variant))) for variant in MODELS]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     archives = [path for path in files if zipfile.is_zipfile(path)]
@@ -174,8 +174,8 @@ def test_a_moved_project_trains_and_loads_where_it_is(finished: Finished, tmp_pa
     for shards in (REFERENCE, SAMPLES):
         register(moved.instance, shards, finished.keys(shards))
     moved.configure(training={"seed": 1, "max_epochs": 1})
-    (told,) = failures(moved.materialize("fastesm2_classifier"))
-    assert "the project was moved or copied" in told and "Run `virnuc setup`" in told
+    (text,) = failures(moved.materialize("fastesm2_classifier"))
+    assert "the project was moved or copied" in text and "Run `virnuc setup`" in text
 
     require_set_up(moved.settings, lambda _: None)
     assert failures(moved.materialize("fastesm2_classifier", "fastesm2_evaluation")) == []

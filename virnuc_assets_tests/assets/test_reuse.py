@@ -19,13 +19,13 @@ STAGES = ("chunked_fasta", "translated_proteins")
 RECORDS = {f"r{number}": number for number in range(5)}
 
 
-def letters(seed: int) -> str:
+def bases(seed: int) -> str:
     """Letters without T: whatever is read, few frames are stopped."""
     return "".join(random.Random(seed).choices("ACG", k=1000))
 
 
 def fasta(records: dict[str, int]) -> str:
-    return "".join(f">{name}\n{letters(seed)}\n" for name, seed in records.items())
+    return "".join(f">{name}\n{bases(seed)}\n" for name, seed in records.items())
 
 
 def write_source(project: Project, records: dict[str, int]) -> None:
@@ -56,8 +56,8 @@ def run(project: Project, shards: ShardSet) -> dict[str, dict[str, dict[str, int
     return found
 
 
-def embedded(told: dict[str, dict[str, dict[str, int]]]) -> dict[str, int]:
-    return {name: sum(shard["embedded"] for shard in shards.values()) for name, shards in told.items()}
+def embedded(text: dict[str, dict[str, dict[str, int]]]) -> dict[str, int]:
+    return {name: sum(shard["embedded"] for shard in shards.values()) for name, shards in text.items()}
 
 
 def sequences(project: Project, shards: ShardSet, name: str, records: set[str] | None = None) -> list[str]:
@@ -85,10 +85,10 @@ def first(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pro
     project = new_project(tmp_path_factory.mktemp("first") / "project", blank, samples={})
     project.configure(sequences={"shard_chunks": 4})
     write_source(project, {**RECORDS, "twin": 1})
-    told = run(project, REFERENCE)
-    for name, shards in told.items():
+    text = run(project, REFERENCE)
+    for name, shards in text.items():
         all_of_them = sequences(project, REFERENCE, name)
-        assert embedded(told)[name] == len(set(all_of_them)) < len(all_of_them)
+        assert embedded(text)[name] == len(set(all_of_them)) < len(all_of_them)
         assert sum(shard["embedded"] + shard["reused"] for shard in shards.values()) == len(all_of_them)
         assert all(shard["embedded"] + shard["reused"] == shard["rows"] for shard in shards.values())
     yield project
@@ -108,10 +108,10 @@ def test_one_changed_record_costs_its_frames_and_nothing_else(project: Project) 
     before = {name: set(sequences(project, REFERENCE, name)) for name in names}
     (project.workspace.layout.table("reference", f"{names[0]}_embeddings", "damaged")).write_text("no table")
     write_source(project, {**RECORDS, "twin": 1, "r2": 90})
-    told = run(project, REFERENCE)
+    text = run(project, REFERENCE)
     changed = {name: set(sequences(project, REFERENCE, name, {"r2"})) - before[name] for name in names}
-    assert embedded(told) == {name: len(changed[name]) for name in names}
-    assert min(embedded(told).values()) > 0
+    assert embedded(text) == {name: len(changed[name]) for name in names}
+    assert min(embedded(text).values()) > 0
 
     reused = digests_without(project, names[0])
     for path in project.tables().values():
@@ -129,6 +129,6 @@ def digests_without(project: Project, name: str) -> dict[str, str]:
 
 def test_a_sample_of_known_sequences_loads_no_encoder(project: Project) -> None:
     (project.settings.incoming / "known.fasta").write_text(fasta({"by_another_name": 3}))
-    told = run(project, SAMPLES)
-    assert set(embedded(told).values()) == {0}
-    assert all("device" not in shard and shard["distinct"] > 0 for shards in told.values() for shard in shards.values())
+    text = run(project, SAMPLES)
+    assert set(embedded(text).values()) == {0}
+    assert all("device" not in shard and shard["distinct"] > 0 for shards in text.values() for shard in shards.values())

@@ -67,8 +67,8 @@ def test_each_partition_is_recorded_once_in_order(instance: dg.DagsterInstance, 
         time.sleep(0.02 * (3 - KEYS.index(shard)))
         return table(tmp_path, shard)
 
-    told, recorded = run(instance, tmp_path, work, threads)
-    assert told == [] and list(recorded) == KEYS
+    text, recorded = run(instance, tmp_path, work, threads)
+    assert text == [] and list(recorded) == KEYS
     assert recorded == {shard: content_digest(path_of(tmp_path, shard)) for shard in KEYS}
 
 
@@ -83,10 +83,10 @@ def test_what_is_refused_stops_no_other_and_a_bug_stops_the_run(
             raise error
         return table(tmp_path, shard)
 
-    (told,), found = run(instance, tmp_path, work)
+    (text,), found = run(instance, tmp_path, work)
     assert list(found) == recorded
     named = f"reference/made: some failed; all others are recorded:\n  {KEYS[1]}: of no use"
-    assert (named in told) == isinstance(error, VirnucError)
+    assert (named in text) == isinstance(error, VirnucError)
 
 
 def test_what_is_recorded_is_made_from_inputs_that_changed_meanwhile(
@@ -100,16 +100,16 @@ def test_what_is_recorded_is_made_from_inputs_that_changed_meanwhile(
         source.write_text("2")  # somebody else does
         return table(tmp_path, shard, number)
 
-    told, recorded = run(instance, tmp_path, work)
-    assert told == []
+    text, recorded = run(instance, tmp_path, work)
+    assert text == []
     assert read_table(path_of(tmp_path, KEYS[0])).column("n").to_pylist() == [2]
     assert recorded[KEYS[0]] == content_digest(path_of(tmp_path, KEYS[0]))
 
 
 def test_inputs_that_change_all_the_time_are_an_error(instance: dg.DagsterInstance, tmp_path: Path) -> None:
-    (told,), recorded = run(instance, tmp_path, lambda shard: table(tmp_path, shard, time.monotonic_ns()))
+    (text,), recorded = run(instance, tmp_path, lambda shard: table(tmp_path, shard, time.monotonic_ns()))
     assert recorded == {}
-    assert f"{KEYS[0]}: its inputs changed 3 times while it was made; materialize it again" in told
+    assert f"{KEYS[0]}: its inputs changed 3 times while it was made; materialize it again" in text
 
 
 def test_a_run_that_was_failed_meanwhile_records_no_more(instance: dg.DagsterInstance, tmp_path: Path) -> None:
@@ -119,9 +119,9 @@ def test_a_run_that_was_failed_meanwhile_records_no_more(instance: dg.DagsterIns
             instance.report_run_failed(of_this)
         return table(tmp_path, shard)
 
-    told, recorded = run(instance, tmp_path, work)
+    text, recorded = run(instance, tmp_path, work)
     assert list(recorded) == KEYS[:1]
-    assert "is FAILURE already" in told[0] and "expected one in progress" in told[0]
+    assert "is FAILURE already" in text[0] and "expected one in progress" in text[0]
 
 
 def test_progress_is_logged_every_half_minute(

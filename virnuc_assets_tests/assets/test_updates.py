@@ -17,8 +17,8 @@ from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, fail
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 
-def letters(seed: int) -> str:
-    """Two thousand letters without T: whatever is read, few frames are stopped."""
+def bases(seed: int) -> str:
+    """Two thousand bases without T: whatever is read, few frames are stopped."""
     return "".join(random.Random(seed).choices("ACG", k=2000))
 
 
@@ -35,8 +35,8 @@ def reference(blank: Path, tmp_path: Path) -> Iterator[Project]:
     project = new_project(tmp_path / "project", blank, samples={})
     folder = project.settings.genomes
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "a.fna").write_text(f">r1\n{letters(1)}\n>r2\n{letters(2)}\n")
-    (folder / "b.fna").write_text(f">r3\n{letters(3)}\n")
+    (folder / "a.fna").write_text(f">r1\n{bases(1)}\n>r2\n{bases(2)}\n")
+    (folder / "b.fna").write_text(f">r3\n{bases(3)}\n")
     catalogue(project, a="viral", b="host")
     assert planned(project)[0] == ["host-0001", "viral-0001"]
     yield project
@@ -56,13 +56,13 @@ def planned(project: Project, **config: list[str]) -> tuple[list[str], str]:
 
 def test_only_partitions_whose_records_changed_are_recorded(reference: Project) -> None:
     assert planned(reference)[0] == []
-    (reference.settings.genomes / "a.fna").write_text(f">r1\n{letters(1)}\n>r2\n{letters(4)}\n")
+    (reference.settings.genomes / "a.fna").write_text(f">r1\n{bases(1)}\n>r2\n{bases(4)}\n")
     assert planned(reference)[0] == ["viral-0001", "viral-0002"]
     assert planned(reference, repack=["viral"])[0] == ["viral-0003"]
     assert reference.keys(REFERENCE) == ["host-0001", "viral-0003"]
     config = dg.RunConfig(ops={"reference__shard_plan": PlanReference(repack=["phage"])})
-    (told,) = failures(reference.job(PLAN_REFERENCE_JOB, run_config=config))
-    assert "repack: 'phage' is no label; expected some of host, viral" in told
+    (text,) = failures(reference.job(PLAN_REFERENCE_JOB, run_config=config))
+    assert "repack: 'phage' is no label; expected some of host, viral" in text
 
 
 def test_a_label_that_is_corrected_moves_the_records_and_makes_the_plan_another(reference: Project) -> None:

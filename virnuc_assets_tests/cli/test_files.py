@@ -232,16 +232,16 @@ def test_bad_input_is_one_message_and_leaves_nothing(
     assert callable(make)
     source, out = make(tmp_path), tmp_path / "deep/out"
     options = [] if command == "frames" else ["--config", config]
-    told = message(virnuc(command, source, "--out", out, *options))
-    assert [word for word in words if word not in told] == []
+    text = message(virnuc(command, source, "--out", out, *options))
+    assert [word for word in words if word not in text] == []
     assert not out.exists()
     assert not out.parent.exists()
 
 
 def test_another_chunk_length_is_refused(sample: Path, tmp_path: Path) -> None:
     out = tmp_path / "frames.parquet"
-    told = message(virnuc("frames", sample, "--chunk-length", "400", "--out", out))
-    assert told == "--chunk-length: expected one of 300, 500, found 400"
+    text = message(virnuc("frames", sample, "--chunk-length", "400", "--out", out))
+    assert text == "--chunk-length: expected one of 300, 500, found 400"
     assert not out.exists()
 
 
@@ -269,9 +269,9 @@ def test_an_encoder_that_is_not_there_is_refused(
 
 def test_predict_without_a_trained_classifier_says_what_to_do(untrained: Project, sample: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    told = message(virnuc("predict", sample, "--out", out, "--config", untrained.root / "virnuc.toml"))
-    assert "no classifier" in told
-    assert "train the classifier" in told
+    text = message(virnuc("predict", sample, "--out", out, "--config", untrained.root / "virnuc.toml"))
+    assert "no classifier" in text
+    assert "train the classifier" in text
     assert not out.exists()
 
 
@@ -281,7 +281,7 @@ def test_what_is_no_table_of_the_kind_is_refused(
     chunks = finished.workspace.layout.table("samples", "chunked_fasta", shards_of(finished)[0])
     out = tmp_path / "embeddings.parquet"
     for source in (chunks, sample, tmp_path / "absent.parquet"):
-        told = message(virnuc("embed", source, "--encoder", "kmer_dna", "--out", out, "--config", config))
-        assert str(source) in told
+        text = message(virnuc("embed", source, "--encoder", "kmer_dna", "--out", out, "--config", config))
+        assert str(source) in text
         assert [path for path in tmp_path.iterdir() if "parquet" in path.name] == []
     assert str(sample) in message(virnuc("fasta", sample))

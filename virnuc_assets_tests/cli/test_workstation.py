@@ -45,11 +45,11 @@ def test_doctor_fails_where_a_checkpoint_is_missing_or_incomplete(untrained: Pro
     (checkpoints / "esm2_3b_miniature/model.safetensors").write_bytes(b"")
     (checkpoints / "dnabert_s_miniature/tokenizer.json").unlink()
     result = virnuc("doctor", "--config", untrained.root / "virnuc.toml")
-    told = message(result)
-    assert "fastesm2_650_miniature: no checkpoint" in told
-    assert "esm2_3b_miniature: " in told and "missing or empty: model.safetensors" in told
-    assert "dnabert_s_miniature: " in told and "no vocab.txt or tokenizer.json" in told
-    assert told.count("run `virnuc setup --encoder") == 3
+    text = message(result)
+    assert "fastesm2_650_miniature: no checkpoint" in text
+    assert "esm2_3b_miniature: " in text and "missing or empty: model.safetensors" in text
+    assert "dnabert_s_miniature: " in text and "no vocab.txt or tokenizer.json" in text
+    assert text.count("run `virnuc setup --encoder") == 3
     assert (result.stdout.count(": incomplete"), result.stdout.count(": missing")) == (2, 1)
     assert "not trained yet" in result.stdout
 
@@ -62,8 +62,8 @@ def test_a_missing_or_wrong_settings_file_is_named(tmp_path: Path) -> None:
 
 
 def test_demo_without_the_bundled_sample_says_so(untrained: Project) -> None:
-    told = message(virnuc("demo", "--config", untrained.root / "virnuc.toml"))
-    assert "demo_sample.fasta: the bundled sample is missing" in told
+    text = message(virnuc("demo", "--config", untrained.root / "virnuc.toml"))
+    assert "demo_sample.fasta: the bundled sample is missing" in text
 
 
 @pytest.mark.slow

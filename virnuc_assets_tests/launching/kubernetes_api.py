@@ -191,7 +191,7 @@ class Cluster:
         self.pods_seen.append(self._pods[name])
 
     def _carry_on(self, pod: Pod) -> None:
-        pod.look()
+        pod.poll()
         if pod.deleted and pod.ended:
             del self._pods[pod.name]
             for job in [job for job in self._jobs.values() if _owned(job, pod.object)]:

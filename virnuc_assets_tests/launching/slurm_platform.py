@@ -12,7 +12,7 @@ from virnuc_assets.defs.launchers.slurm import JOB_TAG
 from virnuc_assets.workstation.device_lock import device_names, give_back, lock_of, take
 from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets_tests.assets.project import Project
-from virnuc_assets_tests.launching.platform import Platform, platform, told
+from virnuc_assets_tests.launching.platform import Platform, events_of, platform
 from virnuc_assets_tests.launching.slurm_cluster import Cluster
 from virnuc_assets_tests.running import CHECKOUT, Running, until
 
@@ -62,7 +62,7 @@ def job_of(servers: Running, run_id: str) -> str:
 
 
 def waits(servers: Running, run_id: str) -> bool:
-    return "waiting for" in told(servers, run_id)
+    return "waiting for" in events_of(servers, run_id)
 
 
 def becomes(servers: Running, run_id: str, status: str) -> None:

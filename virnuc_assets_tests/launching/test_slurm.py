@@ -256,7 +256,7 @@ def test_who_reached_nobody_was_not_refused(
 
 
 @pytest.mark.parametrize(
-    ("storage", "tells"),
+    ("storage", "shown"),
     [
         ("{postgres_url: 'postgresql://dagster:secret@db/dagster'}", True),
         ("{postgres_db: {username: u, password: secret, hostname: db, db_name: d}}", True),
@@ -264,11 +264,11 @@ def test_who_reached_nobody_was_not_refused(
     ],
 )
 def test_a_password_in_dagster_yaml_is_seen_in_what_a_job_would_be_told(
-    tmp_path: Path, storage: str, tells: bool
+    tmp_path: Path, storage: str, shown: bool
 ) -> None:
     (tmp_path / "dagster.yaml").write_text(f"storage:\n  postgres: {storage}\n")
-    told = dg.serialize_value(InstanceRef.from_dir(str(tmp_path)))
-    assert bool(_PASSWORD.search(told)) is tells
+    text = dg.serialize_value(InstanceRef.from_dir(str(tmp_path)))
+    assert bool(_PASSWORD.search(text)) is shown
 
 
 @pytest.mark.parametrize(
@@ -289,8 +289,8 @@ def test_jobs_whose_run_has_ended_are_cancelled(
     answers(squeue=f"7|{state}|None|dagster-{run.run_id}|\n8|RUNNING|None|dagster-{going_on.run_id}|")
     saying(tmp_path, "scancel", f"echo $* >> {tmp_path}/cancelled")
     _end_jobs_without_a_run(home)
-    told = tmp_path / "cancelled"
-    assert (told.read_text() if told.exists() else "") == ("7\n" if cancelled else "")
+    text = tmp_path / "cancelled"
+    assert (text.read_text() if text.exists() else "") == ("7\n" if cancelled else "")
 
 
 @pytest.mark.parametrize(("state", "submitted"), [("PENDING", False), ("RUNNING", False), ("CANCELLED", True)])

@@ -17,7 +17,7 @@ from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.workstation.cleanup import end
 from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets_tests.assets.project import Project
-from virnuc_assets_tests.launching.platform import PATHS, Platform, framed_project, launch, told
+from virnuc_assets_tests.launching.platform import PATHS, Platform, events_of, framed_project, launch
 from virnuc_assets_tests.launching.slurm_cluster import Cluster
 from virnuc_assets_tests.launching.slurm_platform import (
     becomes,
@@ -34,7 +34,7 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished", "virnuc_assets_tests.la
 
 GENOMES = ("phiX174", "dengue1", "dengue2", "HIV1", "plasmid_pPCP1", "Buchnera")  # five shards, one for each way
 NOT_PASSED_ON = {"A_SECRET": "not for jobs"}
-# As the page cancels a run that has not begun; it offers no other way.
+# As the page cancels a run that has not started; it offers no other way.
 FORCED = """mutation($run: String!) { terminateRun(runId: $run, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) {
   __typename ... on TerminateRunFailure { message } ... on PythonError { message } } }"""
 
@@ -57,7 +57,7 @@ def servers(framed: Path, cluster: Cluster, tmp_path_factory: pytest.TempPathFac
 
 
 def test_five_ways_to_launch_ask_for_a_gpu_and_share_it(
-    servers: Platform, cluster: Cluster, tell: Callable[[str], None]
+    servers: Platform, cluster: Cluster, report_line: Callable[[str], None]
 ) -> None:
     keys = servers.project.keys(REFERENCE)
     assert len(keys) == len(PATHS)
@@ -85,16 +85,16 @@ def test_five_ways_to_launch_ask_for_a_gpu_and_share_it(
         becomes(servers, run, "SUCCESS")
 
     jobs = {path: cluster.job(job_of(servers, run)) for path, run in runs.items()}
-    tell(f"{'launch path':12} | slurm  | request")
+    report_line(f"{'launch path':12} | slurm  | request")
     for path, job in jobs.items():
-        tell(f"{path:12} | job {job['JobId']:2} | {job['TresPerNode']}")
+        report_line(f"{path:12} | job {job['JobId']:2} | {job['TresPerNode']}")
     assert {path: job["TresPerNode"] for path, job in jobs.items()} == dict.fromkeys(PATHS, "gres:gpu:1")
     until(lambda: all(span(cluster.job(job["JobId"])) for job in jobs.values()), "ends of all jobs")
     spans = sorted(span(cluster.job(job["JobId"])) for job in jobs.values())
     assert [(a, b) for a, b in zip(spans, spans[1:], strict=False) if b[0] < a[1]] == []
 
     log = Path(jobs["ui"]["StdOut"])
-    assert f"PathMetadataValue(fspath='{log}')" in told(servers, runs["ui"])
+    assert f"PathMetadataValue(fspath='{log}')" in events_of(servers, runs["ui"])
     assert "Finished execution of step" in log.read_text()
 
 
@@ -126,7 +126,7 @@ def test_pending_jobs(servers: Platform, cluster: Cluster) -> None:
     until(lambda: cluster.job(jobs[canceled])["JobState"] == "CANCELLED", "the job's end")
     assert servers.status(canceled) == "CANCELED"
     becomes(servers, by_hand, "FAILURE")
-    assert f"It never started: Slurm job {jobs[by_hand]} is CANCELLED" in told(servers, by_hand)
+    assert f"It never started: Slurm job {jobs[by_hand]} is CANCELLED" in events_of(servers, by_hand)
 
     becomes(servers, on_cpu, "SUCCESS")
     cluster.wait_until_saved()
@@ -159,7 +159,7 @@ def test_running_jobs(servers: Platform, cluster: Cluster) -> None:
         becomes(servers, too_long, "FAILURE")
         for run, state in ((by_hand, "CANCELLED"), (too_long, "TIMEOUT")):
             said = f"It was interrupted: Slurm job {jobs[run]} is {state}"
-            until(lambda run=run, said=said: said in told(servers, run), said)
+            until(lambda run=run, said=said: said in events_of(servers, run), said)
         assert cluster.job(jobs[canceled])["JobState"] == "CANCELLED"
         assert [jobs[run] for run in runs[:3] if cluster.processes(jobs[run])] == []
 
@@ -181,8 +181,8 @@ def test_a_killed_job_is_retried_and_finished_shards_are_kept(servers: Platform,
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
     assert 0 < len(before) < len(keys)
     assert servers.succeeds(run) == ["FAILURE", "SUCCESS"]
-    assert f"Slurm job {number} is FAILED" in told(servers, run)
-    assert "exit code 0:9; its log is /" in told(servers, run)
+    assert f"Slurm job {number} is FAILED" in events_of(servers, run)
+    assert "exit code 0:9; its log is /" in events_of(servers, run)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(list(folder.glob("*.parquet"))) == len(keys)
 
@@ -191,8 +191,8 @@ def test_a_run_waits_in_dagsters_queue_for_a_controller_that_is_away(servers: Pl
     cluster.wait_until_saved()
     cluster.stop_controller()
     run = launch(servers, ["chunked_fasta"], servers.project.keys(REFERENCE)[:1])
-    until(lambda: told(servers, run).count("re-submitting the run into the queue") > 1, "two attempts")
-    assert "sbatch got no answer" in told(servers, run) or "squeue got no answer" in told(servers, run)
+    until(lambda: events_of(servers, run).count("re-submitting the run into the queue") > 1, "two attempts")
+    assert "sbatch got no answer" in events_of(servers, run) or "squeue got no answer" in events_of(servers, run)
     cluster.start_controller()
     becomes(servers, run, "SUCCESS")
     assert cluster.ask("squeue", "--states=all", "--noheader", "--format=%j").splitlines().count(f"dagster-{run}") == 1
@@ -214,9 +214,9 @@ def test_what_slurm_refuses_is_told_and_not_tried_again(servers: Platform, clust
         becomes(servers, run, "FAILURE")
         until(lambda run=run: tags_of(servers, run).get("dagster/will_retry") == "false", "no retry")
     for run in runs.values():
-        assert "sbatch refused the job: " in told(servers, run)
-    assert f"tag {SLURM_TAG} of run {unknown}" in told(servers, unknown)
-    assert "invalid partition specified: nowhere" in told(servers, nowhere)
+        assert "sbatch refused the job: " in events_of(servers, run)
+    assert f"tag {SLURM_TAG} of run {unknown}" in events_of(servers, unknown)
+    assert "invalid partition specified: nowhere" in events_of(servers, nowhere)
     assert set(cluster.ask(*ALL_JOBS).splitlines()) <= set(jobs)
     assert list(servers.project.root.rglob("pwned")) == []
 

@@ -27,8 +27,8 @@ def tagged(made: Settings, tag: str) -> Iterator[tuple[str, dict[str, object]]]:
     """Steps with a tag in the job of all assets, and what it says."""
     for asset in build_defs(made).assets or ():
         if isinstance(asset, dg.AssetsDefinition) and tag in asset.op.tags:
-            said = asset.op.tags[tag]
-            yield asset.key.to_user_string(), json.loads(said) if isinstance(said, str) else said
+            value = asset.op.tags[tag]
+            yield asset.key.to_user_string(), json.loads(value) if isinstance(value, str) else value
 
 
 def test_steps_run_in_the_process_of_their_run_unless_pods_are_asked_for() -> None:
@@ -56,8 +56,8 @@ def test_language_models_alone_ask_for_a_gpu_unless_all_is_to_run_on_the_cpu(tag
 
 def test_nodes_are_chosen_for_steps_with_a_gpu_alone() -> None:
     chosen = {"nvidia.com/gpu.product": "NVIDIA-L4"}
-    for _, said in tagged(settings(LaunchSettings(gpu_nodes=chosen)), KUBERNETES_TAG):
-        assert said == {
+    for _, value in tagged(settings(LaunchSettings(gpu_nodes=chosen)), KUBERNETES_TAG):
+        assert value == {
             "container_config": {"resources": {"limits": {GPU: "1"}}},
             "pod_spec_config": {
                 "tolerations": [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}],

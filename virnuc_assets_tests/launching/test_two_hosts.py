@@ -20,7 +20,7 @@ from virnuc_assets.storage.tables import content_digest, require_content
 from virnuc_assets_tests.assets.project import Project, failures
 from virnuc_assets_tests.launching.definitions import ASSET
 from virnuc_assets_tests.launching.hosts import FIRST, SECOND, Host, second_host
-from virnuc_assets_tests.launching.platform import Platform, framed_project, launch, platform, told
+from virnuc_assets_tests.launching.platform import Platform, events_of, framed_project, launch, platform
 from virnuc_assets_tests.launching.slurm_cluster import Cluster, Node, running_cluster
 from virnuc_assets_tests.launching.slurm_platform import DEPLOYED, becomes, job_of, quick
 from virnuc_assets_tests.postgres_server import PostgresServer, postgres_server
@@ -159,7 +159,7 @@ def test_a_host_that_is_cut_off_and_comes_back_costs_and_doubles_nothing(
 
     becomes(servers, lost, "FAILURE")
     assert state(cluster, second.name) == "down"
-    assert f"Slurm job {job} is NODE_FAIL" in told(servers, lost)
+    assert f"Slurm job {job} is NODE_FAIL" in events_of(servers, lost)
     assert cluster.processes(job)  # nobody could end it
     until(lambda: bool(retry_of(servers, lost)), "a retry")
     (again,) = retry_of(servers, lost)

@@ -39,7 +39,7 @@ import dagster as dg
 
 @dg.asset
 def endless():
-    print("begun", flush=True)
+    print("started", flush=True)
     time.sleep(60)
 
 with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
@@ -99,7 +99,7 @@ def process() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
 
 
 def a_run(instance: dg.DagsterInstance, status: DagsterRunStatus, pid: int | None = None, **tags: str) -> dg.DagsterRun:
-    """A run that was launched, of which a process told."""
+    """A run that was launched, of which a process text."""
     run = instance.create_run_for_job(dg.GraphDefinition("some_job").to_job(), tags=tags)
     started = (DagsterEventType.PIPELINE_STARTING, DagsterEventType.PIPELINE_START, DagsterEventType.PIPELINE_CANCELING)
     states = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
@@ -222,7 +222,7 @@ def test_a_run_in_a_shell_is_left_alone_until_it_is_killed_or_terminated(
     for _ in range(2):
         shells.append(process(IN_A_SHELL, dagster_home(project.settings)))
         assert shells[-1].stdout is not None
-        assert shells[-1].stdout.readline() == "begun\n"
+        assert shells[-1].stdout.readline() == "started\n"
     terminated, killed = instance.get_runs()  # the latest first
     assert orphaned(project) == []
     shells[0].kill()
@@ -250,9 +250,9 @@ def test_stray_processes_end_before_their_runs_are_looked_at(
     home = dagster_home(project.settings)
     stray, other = process(SLEEP, **mark(home, "code_server")), process(SLEEP, **mark(home.parent, "code_server"))
     run = a_run(instance, DagsterRunStatus.STARTED, stray.pid)
-    told: list[str] = []
-    clean_up(project.settings, told.append)
-    assert told == ["Ended 1 processes of a `virnuc up` that was killed.", "Marked 1 runs whose process is gone."]
+    logged: list[str] = []
+    clean_up(project.settings, logged.append)
+    assert logged == ["Ended 1 processes of a `virnuc up` that was killed.", "Marked 1 runs whose process is gone."]
     assert stray.wait() == -signal.SIGKILL
     assert other.poll() is None
     assert status(instance, run) == "FAILURE"
@@ -278,9 +278,9 @@ def test_unfinished_files_of_dead_writers_vanish(project: Project) -> None:
         (var / name).mkdir()
         (var / name / f".inner.{of(number)}.partial").write_text("half")
     assert sorted(unfinished_files(project.settings)) == sorted(var / name for name in dead)
-    told: list[str] = []
-    clean_up(project.settings, told.append)
-    assert told == ["Removed 3 unfinished files and folders of killed processes."]
+    logged: list[str] = []
+    clean_up(project.settings, logged.append)
+    assert logged == ["Removed 3 unfinished files and folders of killed processes."]
     assert [(var / name).exists() for name in (*dead, *kept)] == [False] * 3 + [True] * 4
 
 
@@ -293,7 +293,7 @@ def test_the_file_of_another_host_is_abandoned_after_a_day(project: Project) -> 
 
 
 def test_a_folder_whose_writer_died_before_the_new_one_had_its_name_is_put_back(project: Project) -> None:
-    folder, told = project.settings.var / "decision", list[str]()
+    folder, logged = project.settings.var / "decision", list[str]()
     folder.mkdir()
     (folder / "pages").write_text("older")
     with subprocess.Popen([sys.executable, "-c", BETWEEN_RENAMES, folder]) as writer:
@@ -301,8 +301,8 @@ def test_a_folder_whose_writer_died_before_the_new_one_had_its_name_is_put_back(
     beside = [folder.with_name(f".decision.{of(writer.pid)}.{kind}") for kind in ("partial", "replaced")]
     assert not folder.exists()
     assert unfinished_files(project.settings) == beside
-    clean_up(project.settings, told.append)
-    assert told == [
+    clean_up(project.settings, logged.append)
+    assert logged == [
         "Put back 1 folders that killed processes were about to replace.",
         "Removed 1 unfinished files and folders of killed processes.",
     ]

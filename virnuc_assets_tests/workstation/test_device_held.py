@@ -61,21 +61,21 @@ def held_by_another(project: Project) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_training_takes_the_device_before_its_own_lock(copied: Project, lock: Path) -> None:
     """Who holds the device may be about to train the same, and would wait for that lock for ever."""
-    said: queue.Queue[str] = queue.Queue()
+    logged: queue.Queue[str] = queue.Queue()
 
     def train() -> None:
-        with training_place(copied.workspace, "kmer", said.put):
-            said.put(f"held by {holder(lock)}")
+        with training_place(copied.workspace, "kmer", logged.put):
+            logged.put(f"held by {holder(lock)}")
 
     thread = threading.Thread(target=train)
     with held_by_another(copied) as other:
         thread.start()
         waiting = f"waiting for {lock.stem}, which process {other.pid} holds ("
-        assert said.get(timeout=TIMEOUT).startswith(waiting)
+        assert logged.get(timeout=TIMEOUT).startswith(waiting)
         with FileLock(copied.workspace.layout.training("kmer").with_name(".kmer.lock"), timeout=0):
             pass
-    assert said.get(timeout=TIMEOUT).startswith(f"{lock.stem} is free after ")
-    assert said.get(timeout=TIMEOUT) == f"held by {os.getpid()}"
+    assert logged.get(timeout=TIMEOUT).startswith(f"{lock.stem} is free after ")
+    assert logged.get(timeout=TIMEOUT) == f"held by {os.getpid()}"
     thread.join()
     assert holder(lock) is None
 
@@ -103,11 +103,11 @@ def test_the_command_line_waits_for_the_device_and_says_for_whom(copied: Project
         ]
         for process in waiting:
             assert process.stderr is not None
-            said = next((line for line in process.stderr if line.startswith("waiting for ")), "")
-            assert said.startswith(f"waiting for {lock.stem}, which process {other.pid} holds (")
+            logged = next((line for line in process.stderr if line.startswith("waiting for ")), "")
+            assert logged.startswith(f"waiting for {lock.stem}, which process {other.pid} holds (")
         assert not any(out.exists() for out in outs)
     for process in waiting:  # the one after the other
-        _, said = process.communicate()
-        assert process.returncode == 0, said
-        assert f"{lock.stem} is free after " in said
+        _, logged = process.communicate()
+        assert process.returncode == 0, logged
+        assert f"{lock.stem} is free after " in logged
     assert (outs[0] / "records.tsv").is_file() and outs[1].is_file()

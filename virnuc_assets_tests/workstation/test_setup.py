@@ -54,12 +54,12 @@ def test_set_up_makes_home_store_experiment_and_checkpoints(blank: Path) -> None
 def test_a_second_set_up_makes_what_is_missing_and_changes_nothing_else(fresh: Project) -> None:
     before = contents(fresh.root)
     shutil.rmtree(fresh.workspace.layout.checkpoints / "fastesm2_650_miniature")
-    told: list[str] = []
+    logged: list[str] = []
     with quiet():
-        set_up(fresh.settings, told.append)
+        set_up(fresh.settings, logged.append)
     assert contents(fresh.root) == before
-    assert [line.split(" ")[0] for line in told] == [*["encoder"] * 5, "Dagster", "MLflow"]
-    assert f"encoder esm2_3b_miniature: {fresh.workspace.layout.checkpoints / 'esm2_3b_miniature'}" in told
+    assert [line.split(" ")[0] for line in logged] == [*["encoder"] * 5, "Dagster", "MLflow"]
+    assert f"encoder esm2_3b_miniature: {fresh.workspace.layout.checkpoints / 'esm2_3b_miniature'}" in logged
 
 
 @pytest.mark.parametrize("artifacts", [None, "models of ours"])
@@ -72,10 +72,10 @@ def test_the_store_of_a_moved_project_is_corrected_once(fresh: Project, tmp_path
             set_up(fresh.settings, lambda step: None)
     moved = Project(fresh.root.rename(tmp_path / "moved here"), in_memory=True)
     former, now = ((root / (artifacts or "var/mlflow/artifacts")).as_uri() for root in (fresh.root, moved.root))
-    told: list[str] = []
-    require_set_up(moved.settings, told.append)
-    require_set_up(moved.settings, told.append)
-    (line,) = told
+    logged: list[str] = []
+    require_set_up(moved.settings, logged.append)
+    require_set_up(moved.settings, logged.append)
+    (line,) = logged
     assert line.endswith(f"mlflow.db: this project was moved or copied; models are now in {now}, were in {former}")
     experiment = mlflow.MlflowClient(tracking_uri(moved.settings)).get_experiment_by_name(EXPERIMENT)
     assert experiment is not None

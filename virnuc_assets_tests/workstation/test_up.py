@@ -59,7 +59,7 @@ def tables(project: Project) -> dict[str, int]:
 
 
 def embed(platform: Running) -> str:
-    """Ask for all reference shards to be embedded anew."""
+    """Ask for all reference shards to be embedded again."""
     for folder in (platform.project.workspace.layout.results / "reference").glob("*_embeddings"):
         shutil.rmtree(folder)
     return platform.launch(jobs.REFERENCE_JOB, **range_tags(platform.project.keys(REFERENCE)))
@@ -93,7 +93,7 @@ def test_parts_are_killed_while_a_run_embeds(platform: Running, kinds: tuple[Kin
     assert platform.succeeds(run) == (["FAILURE", "SUCCESS"] if "worker" in kinds else ["SUCCESS"])
     assert_whole(platform, before)
     for kind in set(kinds) - {"worker"}:
-        until(lambda kind=kind: f"The {kind} ended" in platform.said, "a word about it")
+        until(lambda kind=kind: f"The {kind} ended" in platform.printed, "a word about it")
     assert platform.succeeds(embed(platform)) == ["SUCCESS"]  # and what comes next is launched as ever
     assert_whole(platform, {})
 
@@ -105,7 +105,7 @@ def test_up_is_killed_and_started_again(platform: Running) -> None:
     platform.kill("up")
     assert len(platform.processes()) >= len(strays) - 2  # they go on without it
     platform.start()
-    assert "processes of a `virnuc up` that was killed" in platform.said
+    assert "processes of a `virnuc up` that was killed" in platform.printed
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in strays)
     platform.succeeds(run)
     assert_whole(platform, before)
@@ -120,7 +120,7 @@ def test_the_machine_fails_while_a_run_embeds_and_others_wait(platform: Running)
     platform.kill()
     assert [platform.status(each) for each in (run, waiting, starting)] == ["STARTED", "QUEUED", "STARTING"]
     platform.start()
-    assert "Marked 2 runs whose process is gone." in platform.said
+    assert "Marked 2 runs whose process is gone." in platform.printed
     for each in (run, waiting, starting):
         platform.succeeds(each)
     assert_whole(platform, before)
@@ -169,12 +169,12 @@ def turn_on(platform: Running, sensor: str) -> None:
 def test_a_new_record_of_the_reference_is_embedded_and_trained_on(done: Project) -> None:
     before, shards = tables(done), done.keys(REFERENCE)
     source = next(source for source in done.workspace.catalogue() if not source.genbank)
-    letters = "".join(random.Random(1).choices("ACGT", k=3_000))
+    bases = "".join(random.Random(1).choices("ACGT", k=3_000))
     described = done.workspace.layout.classifier("fastesm2") / "classifier.json"
     trained = described.stat().st_mtime_ns
     with running(done, automation=EVERY_MINUTE) as platform:
         turn_on(platform, "retraining")
-        source.fasta.write_text(source.fasta.read_text() + f">one_more\n{letters}\n")
+        source.fasta.write_text(source.fasta.read_text() + f">one_more\n{bases}\n")
         until(lambda: len(done.keys(REFERENCE)) == len(shards) + 1, "a shard of the new record")
         (new,) = set(done.keys(REFERENCE)) - set(shards)
         features = [REFERENCE.key(f"{variant.name}_features") for variant in done.workspace.variants()]
