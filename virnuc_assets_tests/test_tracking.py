@@ -152,7 +152,7 @@ def test_the_registered_model_scores_as_the_saved_classifier(
 
 
 def test_no_artifact_needs_pickle(client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No file is one; MLflow loads the exported archives when text to refuse whatever could run code."""
+    """No file is one; MLflow loads the exported archives when set to refuse whatever could run code."""
     folders = [Path(mlflow.artifacts.download_artifacts(model_uri(client, variant))) for variant in MODELS]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     archives = [path for path in files if zipfile.is_zipfile(path)]

@@ -1,4 +1,4 @@
-"""What goes wrong is text once, by file, record and shard; nothing wrong is left behind, and neighbours go on."""
+"""What goes wrong is reported once, by file, record and shard; nothing wrong is left behind, and neighbours go on."""
 
 import json
 from collections.abc import Iterator

@@ -32,7 +32,7 @@ def test_help_lists_every_command_and_each_explains_itself() -> None:
         assert (result.exit_code, name in shown, "Usage" in result.output) == (0, True, True)
 
 
-def test_doctor_tells_the_machine_and_the_project(finished: Finished) -> None:
+def test_doctor_shows_the_machine_and_the_project(finished: Finished) -> None:
     result = virnuc("doctor", "--config", finished.root / "virnuc.toml")
     assert result.exit_code == 0, result.output
     for word in ("torch", "device", "attention backends", "memory", "fastesm2_650_miniature", "serving classifier"):
@@ -86,7 +86,7 @@ def test_a_demo_that_a_signal_ends_has_its_status_and_goes_on_when_started_again
     project.instance.dispose()
 
 
-def test_a_port_that_is_taken_is_told(untrained: Project) -> None:
+def test_a_port_that_is_taken_is_named(untrained: Project) -> None:
     with socket.socket() as taken, socket.socket() as free:
         for there in (taken, free):
             there.bind(("127.0.0.1", 0))

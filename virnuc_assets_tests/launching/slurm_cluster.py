@@ -106,7 +106,7 @@ class Cluster:
         controller.wait(timeout=30)
 
     def restart_controller(self, down: float = 0.0) -> None:
-        """Kill it, without a chance to write anything down, and start it again after some seconds."""
+        """Kill it, without a chance to write anything down, and restart it after some seconds."""
         self.stop_controller(signal.SIGKILL)
         time.sleep(down)
         self.start_controller()

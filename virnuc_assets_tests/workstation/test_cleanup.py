@@ -99,7 +99,7 @@ def process() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
 
 
 def a_run(instance: dg.DagsterInstance, status: DagsterRunStatus, pid: int | None = None, **tags: str) -> dg.DagsterRun:
-    """A run that was launched, of which a process text."""
+    """A run that was launched, of which a process is on record."""
     run = instance.create_run_for_job(dg.GraphDefinition("some_job").to_job(), tags=tags)
     started = (DagsterEventType.PIPELINE_STARTING, DagsterEventType.PIPELINE_START, DagsterEventType.PIPELINE_CANCELING)
     states = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)

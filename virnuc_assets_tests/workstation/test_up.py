@@ -59,7 +59,7 @@ def tables(project: Project) -> dict[str, int]:
 
 
 def embed(platform: Running) -> str:
-    """Ask for all reference shards to be embedded again."""
+    """Ask for all reference shards to be re-embedded."""
     for folder in (platform.project.workspace.layout.results / "reference").glob("*_embeddings"):
         shutil.rmtree(folder)
     return platform.launch(jobs.REFERENCE_JOB, **range_tags(platform.project.keys(REFERENCE)))
