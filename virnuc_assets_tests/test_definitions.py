@@ -1,4 +1,4 @@
-"""The graph as it loads: which assets there are, what each tells of itself, and where the language models run."""
+"""The graph as it loads: which assets there are, what each shows of itself, and where the language models run."""
 
 import json
 import subprocess
@@ -82,7 +82,7 @@ def test_the_graph_has_exactly_the_assets_of_the_design(defs: dg.Definitions) ->
     assert {key for key, _ in specs(defs)} == EXPECTED
 
 
-def test_every_asset_tells_what_it_is(defs: dg.Definitions) -> None:
+def test_every_asset_is_described(defs: dg.Definitions) -> None:
     lacking = {
         key: missing
         for key, spec in specs(defs)

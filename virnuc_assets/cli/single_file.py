@@ -119,10 +119,10 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, l
     settings, layout = workspace.settings, workspace.layout
     variant = workspace.variant(settings.serving.variant)
     specs = {"dna": workspace.encoder(variant.dna), "protein": workspace.encoder(variant.protein)}
-    folders = {side: find_checkpoint(spec, layout.checkpoints) for side, spec in specs.items()}
+    folders = {alphabet: find_checkpoint(spec, layout.checkpoints) for alphabet, spec in specs.items()}
     precision = settings.encoding.precision
-    fingerprints = {side: fingerprint(spec, folders[side], precision) for side, spec in specs.items()}
-    widths = {side: vector_width(spec, folders[side]) for side, spec in specs.items()}
+    fingerprints = {alphabet: fingerprint(spec, folders[alphabet], precision) for alphabet, spec in specs.items()}
+    widths = {alphabet: vector_width(spec, folders[alphabet]) for alphabet, spec in specs.items()}
     chunk_length = settings.sequences.chunk_length
     classifier = ServingClassifier.load(layout.classifier(variant.name), fingerprints, widths, chunk_length)
     framed = Framed(source, chunk_length)
@@ -131,10 +131,10 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, l
         framed.write(tables["frames"], lambda done, total: None)
         rows = read_rows(tables["frames"])
         require_space(scratch, rows * sum(widths.values()) * _FLOAT_BYTES, "the vectors (in TMPDIR)")
-        for side, spec in specs.items():
+        for alphabet, spec in specs.items():
             with _loaded(workspace, spec, log) as encoder:
                 windows = read_frames(encoder, tables["frames"])
-                _embed(tables[side], encoder, windows, {}, lambda done: report(done, 2 * rows))
+                _embed(tables[alphabet], encoder, windows, {}, lambda done: report(done, 2 * rows))
         ledger, predictions = framed.ledger(), _predictions(classifier, tables, widths)
         temperature, confidence = classifier.description.temperature, settings.evaluation.min_confidence
         with files_written_aside(to) as temporary:
@@ -152,11 +152,14 @@ def _predictions(
     """Predictions of a frames table, whose vectors are in the same order, in windows."""
     from virnuc_assets.storage.merging import merge_features
 
-    embeddings = {side: Rows(read_windows(tables[side], _ROWS, embeddings_schema(widths[side]))) for side in widths}
+    embeddings = {
+        alphabet: Rows(read_windows(tables[alphabet], _ROWS, embeddings_schema(widths[alphabet])))
+        for alphabet in widths
+    }
     for frames in read_windows(tables["frames"], _ROWS, frames_schema()):
         if not frames.num_rows:  # of a table without rows
             return
-        vectors = {side: rows.take(frames.num_rows) for side, rows in embeddings.items()}
+        vectors = {alphabet: rows.take(frames.num_rows) for alphabet, rows in embeddings.items()}
         yield classifier.predictions(merge_features(frames, vectors["dna"], vectors["protein"]))
 
 

@@ -163,10 +163,10 @@ def table(project: Project, asset: str) -> Path:
 def test_a_test_record_that_was_read_is_named_and_nothing_is_trained_or_scored(tuned: Finished) -> None:
     passed, records = check_of(tuned.results[0]), facts_of(tuned)["provenance"]["records"]
     assert passed.passed
-    assert passed.metadata["records"].value == {side: len(ids) for side, ids in records.items()}
+    assert passed.metadata["records"].value == {subset: len(ids) for subset, ids in records.items()}
     split = read_table(tuned.workspace.layout.whole("train_test_split")).to_pylist()
-    assert {side: set(ids) for side, ids in records.items()} == {
-        side: {row["record_id"] for row in split if row["split"] == side} for side in ("train", "validation")
+    assert {subset: set(ids) for subset, ids in records.items()} == {
+        subset: {row["record_id"] for row in split if row["split"] == subset} for subset in ("train", "validation")
     }
     tested = next(row["record_id"] for row in split if row["split"] == "test")
     path = folder_of(tuned) / FINETUNING_FILE

@@ -1,4 +1,4 @@
-"""From FASTA to the decision: what is on disk, what Dagster knows of it, and that a second run makes nothing anew."""
+"""From FASTA to the decision: what is on disk, what Dagster knows of it, and that a second run makes nothing again."""
 
 import json
 from collections import Counter
@@ -119,7 +119,7 @@ def test_every_asset_is_materialized_in_every_partition_by_one_event(finished: F
         assert finished.instance.fetch_observations(key, limit=1).records == []
 
 
-def test_every_table_has_its_schema_and_tells_what_it_was_made_from(finished: Finished) -> None:
+def test_every_table_has_its_schema_and_its_provenance(finished: Finished) -> None:
     found: Counter[str] = Counter()
     for name, path in finished.tables().items():
         asset = Path(name).parent.name
@@ -246,7 +246,7 @@ def test_a_second_run_leaves_every_table_byte_for_byte(again: Finished, finished
         stored = (project.workspace.layout.whole(asset, suffix) for project in (again, finished))
         assert len({path.read_bytes() for path in stored}) == 1
     changed = [name for name, path in after.items() if path.read_bytes() != before[name].read_bytes()]
-    # A plan tells the path of its source, and the intake log the state of a file: a copied project's lie elsewhere.
+    # A plan has the path of its source, and the intake log the state of a file: a copied project's lie elsewhere.
     assert {Path(name).parent.name for name in changed} <= {"shard_plan", "incoming"}
     plans = [name for name in changed if Path(name).parent.name == "shard_plan"]
     assert all(content_digest(after[name]) == content_digest(before[name]) for name in plans)

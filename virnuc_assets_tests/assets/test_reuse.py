@@ -1,4 +1,4 @@
-"""Through real runs: what was embedded once is copied from then on, whatever shard, source or domain it stands in."""
+"""Through real runs: what was embedded once is copied from then on, whatever shard, source or domain it is in."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SOURCES = {"a": "viral", "b": "host"}
 
 
 def run(project: Project, shards: ShardSet) -> dict[str, dict[str, dict[str, int]]]:
-    """A run over all partitions of a set; for each encoder, what their metadata tell."""
+    """A run over all partitions of a set; for each encoder, what their metadata show."""
     job = PLAN_REFERENCE_JOB if shards is REFERENCE else jobs.PLAN_SAMPLES_JOB
     assert failures(project.job(job)) == []
     names = project.workspace.encoder_names(shards.domain)

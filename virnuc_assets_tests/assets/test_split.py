@@ -148,7 +148,7 @@ def test_old_records_stay_when_new_ones_come_and_a_bridge_is_left_out(copied: Pr
     assert (found_by(again).passed, table_of(copied).read_bytes()) == (True, content)
 
 
-def test_a_source_that_leaves_drops_out_and_other_settings_deal_anew(copied: Project) -> None:
+def test_a_source_that_leaves_drops_out_and_other_settings_assign_again(copied: Project) -> None:
     before = rows_of(copied)
     add_source(copied, "extra", gene(5))
     frame_all(copied)

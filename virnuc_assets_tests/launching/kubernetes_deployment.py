@@ -24,7 +24,7 @@ from virnuc_assets_tests.running import CHECKOUT, until
 STAGES = ("chunked_fasta", "translated_proteins", "dnabert_s_embeddings", "kmer_dna_embeddings")
 ZONE = kubernetes_values.launcher_config()["run_k8s_config"]["pod_spec_config"]["nodeSelector"]
 GPU_KIND = {"nvidia.com/gpu.product": "tiny"}
-# What the chart tells a code server of itself.
+# What the chart passes to a code server.
 IMAGE = {
     "DAGSTER_CONTAINER_CONTEXT": json.dumps(kubernetes_values.container_context()),
     "DAGSTER_CURRENT_IMAGE": kubernetes_values.image_name(),

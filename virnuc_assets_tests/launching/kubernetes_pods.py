@@ -36,7 +36,7 @@ class Image:
 
 
 class Pod:
-    """A pod and its process. `object` is what the API tells of it; `ran` the times between which it had a process."""
+    """A pod and its process. `object` is what the API shows of it."""
 
     def __init__(self, manifest: Object, folder: Path) -> None:
         self.object, self.log = manifest, folder / f"{manifest['metadata']['name']}.log"

@@ -146,7 +146,7 @@ class Platform(Running):
                 that is on its way: let it be the last.
 
         Returns:
-            By path, what waits until its run is on record, and tells its id.
+            By path, what waits until its run is on record, and returns its id.
         """
         for path, shard in shards.items():
             (self.project.root / definitions.WANTED.format(path)).write_text(shard, encoding="utf-8")

@@ -263,7 +263,7 @@ def test_who_reached_nobody_was_not_refused(
         ("{postgres_url: 'postgresql://dagster@db:5432/dagster'}", False),
     ],
 )
-def test_a_password_in_dagster_yaml_is_seen_in_what_a_job_would_be_told(
+def test_a_password_in_dagster_yaml_is_found_in_what_a_job_would_be_given(
     tmp_path: Path, storage: str, shown: bool
 ) -> None:
     (tmp_path / "dagster.yaml").write_text(f"storage:\n  postgres: {storage}\n")

@@ -202,7 +202,7 @@ ALL_JOBS = ("squeue", "--states=all", "--noheader", "--format=%i")
 HOSTILE = ["gpu:1; touch pwned", "$(touch pwned)", "gpu:1 --wrap=x", "gpu\n#SBATCH"]
 
 
-def test_what_slurm_refuses_is_told_and_not_tried_again(servers: Platform, cluster: Cluster) -> None:
+def test_what_slurm_refuses_is_reported_and_not_retried(servers: Platform, cluster: Cluster) -> None:
     key = servers.project.keys(REFERENCE)[:1]
     jobs = cluster.ask(*ALL_JOBS).splitlines()
     runs = {
@@ -265,7 +265,7 @@ def test_what_a_job_executes_arrives_to_the_letter(
 
 
 def test_an_answer_that_is_lost(cluster: Cluster, environment: dict[str, str], tmp_path: Path) -> None:
-    """sbatch submits, and dies before it tells: the job is found, and there is one."""
+    """sbatch submits, and dies before it answers: the job is found, and there is one."""
     (sbatch,) = [path for folder in os.environ["PATH"].split(":") if (path := Path(folder, "sbatch")).exists()][:1]
     lost = tmp_path / "sbatch"
     lost.write_text(f'#!/bin/sh\n{sbatch} "$@" > /dev/null\necho Socket timed out >&2\nexit 1\n')

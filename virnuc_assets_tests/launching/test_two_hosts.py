@@ -118,7 +118,7 @@ def retry_of(servers: Platform, run_id: str) -> list[str]:
 
 
 def node_of(servers: Platform, cluster: Cluster, run_id: str) -> str:
-    """Node of a run's job, as soon as it has one; until then Slurm tells nothing, or that there is none."""
+    """Node of a run's job, as soon as it has one; until then Slurm shows nothing, or that there is none."""
     job, nodes = job_of(servers, run_id), [""]
 
     def placed() -> bool:

@@ -141,7 +141,7 @@ def orphaned(project: Project, launching: bool = False) -> list[str]:
     return logged
 
 
-def test_processes_are_found_by_the_mark_of_their_home_and_told_apart(
+def test_processes_are_found_and_classified_by_the_mark_of_their_home(
     tmp_path: Path, process: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
     """By command lines as those of Dagster's processes are."""
@@ -298,9 +298,9 @@ def test_a_folder_whose_writer_died_before_the_new_one_had_its_name_is_put_back(
     (folder / "pages").write_text("older")
     with subprocess.Popen([sys.executable, "-c", BETWEEN_RENAMES, folder]) as writer:
         assert writer.wait() == -signal.SIGKILL
-    beside = [folder.with_name(f".decision.{of(writer.pid)}.{kind}") for kind in ("partial", "replaced")]
+    left = [folder.with_name(f".decision.{of(writer.pid)}.{kind}") for kind in ("partial", "replaced")]
     assert not folder.exists()
-    assert unfinished_files(project.settings) == beside
+    assert unfinished_files(project.settings) == left
     clean_up(project.settings, logged.append)
     assert logged == [
         "Put back 1 folders that killed processes were about to replace.",

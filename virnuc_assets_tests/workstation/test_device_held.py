@@ -90,7 +90,9 @@ def test_known_vectors_and_counted_kmers_need_no_device(copied: Project, tmp_pat
         assert CliRunner().invoke(app, ["embed", str(frames), *options]).exit_code == 0
 
 
-def test_the_command_line_waits_for_the_device_and_says_for_whom(copied: Project, lock: Path, tmp_path: Path) -> None:
+def test_the_command_line_waits_for_the_device_and_names_its_holder(
+    copied: Project, lock: Path, tmp_path: Path
+) -> None:
     sample, frames = tmp_path / "sample.fasta", tmp_path / "frames.parquet"
     write_sample(sample, ["hepatitis_delta"])
     assert CliRunner().invoke(app, ["frames", str(sample), "--out", str(frames)]).exit_code == 0

@@ -73,7 +73,7 @@ def in_the_middle(platform: Running) -> dict[str, int]:
 
 
 def assert_whole(platform: Running, before: dict[str, int]) -> None:
-    """All is embedded, what was finished was not touched, no slot is taken, and nothing unfinished lies about."""
+    """All is embedded, what was finished was not touched, no slot is taken, and nothing unfinished is left."""
     project = platform.project
     now = tables(project)
     assert len(now) == len(project.keys(REFERENCE)) * len(project.workspace.encoder_names())
@@ -185,7 +185,7 @@ def test_a_new_record_of_the_reference_is_embedded_and_trained_on(done: Project)
         until(lambda: described.stat().st_mtime_ns > trained, "a new classifier")
 
 
-def test_a_dropped_file_is_a_report_without_a_click_beside_a_broken_one(done: Project) -> None:
+def test_a_dropped_file_is_a_report_without_a_click_next_to_a_broken_one(done: Project) -> None:
     with running(done):
         (done.settings.incoming / "broken.fasta").write_text(">a\nMKVLEEFIPQLL\n")
         write_sample(done.settings.incoming / "dropped later.fasta", ["rabies_N"])

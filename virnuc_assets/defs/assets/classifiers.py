@@ -325,7 +325,7 @@ def _ablations_provenance(fits: Mapping[str, "Fit"]) -> dict[str, Any]:
 def _trained_alone(
     workspace: Workspace, tracking: MlflowTracking, dagster_run_id: str, name: str, fit: "Fit", scratch: Path
 ) -> pa.Table:
-    """Train on one side's columns inside an MLflow run, and score the test rows."""
+    """Train on one encoder's columns inside an MLflow run, and score the test rows."""
     from virnuc_assets.classifier.calls import frame_calls
     from virnuc_assets.classifier.datasets import evaluation_table, scores_of
     from virnuc_assets.classifier.metrics import performance

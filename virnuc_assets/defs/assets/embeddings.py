@@ -227,7 +227,7 @@ def _features_asset(workspace: Workspace, shards: ShardSet, variant: Variant) ->
 
     merge.__doc__ = (
         f"Vectors of {variant.dna} and {variant.protein}, joined by frame_id in the order of the frames.\n\n"
-        "An id that is missing on one side, or an embedding of another encoder than today's, is refused."
+        "An id that is missing in one table, or an embedding of another encoder than today's, is refused."
     )
     return sharded_asset(
         workspace,
