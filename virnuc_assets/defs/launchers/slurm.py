@@ -86,7 +86,11 @@ def request(text: str, where: str) -> Request:
         values = None
     if not isinstance(values, dict):
         raise VirnucError(f'{where} is {text!r}; expected a JSON object, e.g. {{"gres": "gpu:1"}}')
-    if wrong := {k: v for k, v in values.items() if k not in OPTIONS or type(v) not in (str, int, type(None))}:
+
+    def fits(key: str, value: object) -> bool:
+        return key in OPTIONS and (value is None or (type(value) in (str, int) and str(value).isprintable()))
+
+    if wrong := {key: value for key, value in values.items() if not fits(key, value)}:
         raise VirnucError(f"{where}: {wrong}; expected some of {', '.join(OPTIONS)}, as sbatch takes them")
     return values
 
