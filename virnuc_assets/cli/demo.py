@@ -47,11 +47,7 @@ _METRICS = ("rows", "accuracy", "precision", "recall", "f1", "mcc", "auroc", "av
 
 
 def run_demo(settings: Settings, out: Console) -> None:
-    """Materialize every asset of the graph that is missing or stale, and print what came of it.
-
-    Raises:
-        VirnucError: a run failed; the message names it.
-    """
+    """Materialize every asset of the graph that is missing or stale, and print the results."""
     os.environ["DAGSTER_HOME"] = str(dagster_home(settings))
     workspace = Workspace(settings)
     require_layout(workspace.layout)
