@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 import torch
 
-from virnuc_assets.defs.environment import check_environment_job
+from virnuc_assets.defs.jobs import check_environment_job
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.settings import Settings
 from virnuc_assets_tests.assets.project import Finished, Project, failures
