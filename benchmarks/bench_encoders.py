@@ -36,7 +36,7 @@ from transformers import EsmConfig, EsmForMaskedLM, EsmTokenizer, PreTrainedToke
 from benchmarks import originals
 from benchmarks.common import CONSOLE, GENOMES, Figures, fresh_process, in_fresh_process, options, publish, write
 from virnuc_assets.cli.single_file import Framed
-from virnuc_assets.cores import usable_cores
+from joblib import cpu_count
 from virnuc_assets.encoders.embedding import embed, embed_windows
 from virnuc_assets.encoders.loading import CPU_TOKENS, DTYPES, GPU_TOKENS, Encoder, load_encoder
 from virnuc_assets.encoders.machine import cpu_name, native_precision
@@ -126,7 +126,7 @@ def main() -> int:
     given = _arguments()
     on_gpu = given.device == "cuda"
     native = [precision for precision in DTYPES if on_gpu or native_precision(precision)]
-    figures: Figures = {"cores": usable_cores(), **{f"native_{name}": float(name in native) for name in DTYPES}}
+    figures: Figures = {"cores": cpu_count(), **{f"native_{name}": float(name in native) for name in DTYPES}}
     CONSOLE.print(torch.cuda.get_device_name() if on_gpu else cpu_name(), native)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="encoders-", dir=given.out.parent) as scratch:
@@ -227,7 +227,7 @@ class _Loaded:
     def __init__(
         self, contender: Contender, model: Model, folder: Path | None, device: str, sequences: list[str]
     ) -> None:
-        torch.set_num_threads(usable_cores())
+        torch.set_num_threads(cpu_count())
         self.sequences, self.memory, self.device = sequences, PeakMemory(device == "cuda"), torch.device(device)
         lengths = _token_counts(model, folder, sequences)
         self.tokens, self.flop = sum(lengths), model.flop(lengths)

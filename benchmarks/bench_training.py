@@ -27,7 +27,7 @@ from benchmarks.common import Figures, T, options, publish
 from virnuc_assets.classifier.checkpoint import Mlp
 from virnuc_assets.classifier.datasets import LabelledRows, draw, store_rows
 from virnuc_assets.classifier.training import EpochLoop
-from virnuc_assets.cores import usable_cores
+from joblib import cpu_count
 from virnuc_assets.settings import TrainingSettings
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import features_schema
@@ -81,13 +81,13 @@ class PlainLoop:
 def main() -> int:
     """Measure, print a table, write the figures."""
     given, settings = _arguments(), TrainingSettings()
-    torch.set_num_threads(usable_cores())
+    torch.set_num_threads(cpu_count())
     given.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="training-", dir=given.out.parent) as scratch:
         rows, files, store_seconds = _data(Path(scratch), given)
         figures: Figures = {
-            "cores": usable_cores(),
-            "plain_workers": usable_cores(),
+            "cores": cpu_count(),
+            "plain_workers": cpu_count(),
             "shards": given.shards,
             "dim": given.columns,
             "rows": len(files),
@@ -136,7 +136,7 @@ def _model(rows: LabelledRows, settings: TrainingSettings) -> Mlp:
 
 
 def _alternating_epochs(rows: LabelledRows, files: FileRows, settings: TrainingSettings, epochs: int) -> Figures:
-    plain, alone = (PlainLoop(_model(rows, settings), files, workers, settings) for workers in (usable_cores(), 0))
+    plain, alone = (PlainLoop(_model(rows, settings), files, workers, settings) for workers in (cpu_count(), 0))
     ours, twins = EpochLoop(_model(rows, settings), rows, settings), []
     for dropout in (1, 2):  # the same weights and order with another dropout: how far apart they end is noise
         model = _model(rows, settings)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import EsmModel
 
-from virnuc_assets.cli.single_file import Report, Say, device_locked
+from virnuc_assets.cli.single_file import Log, Report, device_locked
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import find_checkpoint, fingerprint
 from virnuc_assets.encoders.embedding import NonFiniteError
@@ -55,7 +55,7 @@ class _Panels:
 
 
 def attention_file(
-    workspace: Workspace, frames: Path, encoder_name: str, frame_ids: Sequence[str], to: Path, report: Report, say: Say
+    workspace: Workspace, frames: Path, encoder_name: str, frame_ids: Sequence[str], to: Path, report: Report, say: Log
 ) -> dict[str, Any]:
     """Write attention maps of chosen frames as NPZ, and a picture with the suffix .png next to it.
 

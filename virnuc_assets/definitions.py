@@ -25,7 +25,6 @@ from virnuc_assets.defs.assets import (
     shards,
     virnucpro,
 )
-from virnuc_assets.defs.environment import check_environment_job
 from virnuc_assets.defs.launchers import slurm
 from virnuc_assets.defs.launchers.steps import step_executor
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
@@ -62,7 +61,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
     return dg.Definitions(
         assets=assets,
         asset_checks=asset_checks,
-        jobs=[*jobs.build_jobs(workspace), check_environment_job(workspace)],
+        jobs=jobs.build_jobs(workspace),
         sensors=[*sensors.build_sensors(workspace), *automation.build_sensors(), *slurm.build_sensors()],
         resources={"tracking": tracking},
         executor=step_executor(settings.launch),

@@ -1,4 +1,4 @@
-"""The one family of errors that a person can mend: what, where, expected, found, and what to do."""
+"""The one family of errors that a person can fix: what, where, expected, found, and what to do."""
 
 from virnuc_assets.foreign_text import printable
 

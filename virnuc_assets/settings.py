@@ -32,11 +32,15 @@ class SequenceSettings(Section):
     """How records become chunks and shards."""
 
     chunk_length: Literal[300, 500] = 500
-    shard_chunks: int = Field(default=10_000, ge=1, le=500_000)  # Arrow counts a column's letters in 32 bits
+    shard_chunks: int = Field(default=10_000, ge=1, le=500_000)  # Arrow counts a column's bytes in 32 bits
 
 
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
+Text = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Seed = Annotated[int, Field(ge=0)]
 
 
 class EncodingSettings(Section):
@@ -56,7 +60,7 @@ class CheckpointSettings(Section):
         file: fair-esm's file, converted once.
     """
 
-    folder: str | None = Field(default=None, min_length=1)
+    folder: Text | None = None
     revision: Commit | None = None
     file: str | None = Field(default=None, min_length=1, pattern=r"\.pt$")
 
@@ -88,7 +92,7 @@ class EncoderSettings(Section):
 
     like: str | None = None
     hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
-    folder: str | None = Field(default=None, min_length=1)
+    folder: Text | None = None
     revision: Commit | None = None
     architecture: Literal["esm", "mosaic_bert"] | None = None
     alphabet: Literal["dna", "protein"] | None = None
@@ -98,7 +102,7 @@ class EncoderSettings(Section):
 
     @property
     def fixed(self) -> set[str]:
-        """What is named of it, but for what may be set of any encoder."""
+        """What is set of it, without what may be set of any encoder."""
         return {name for name, value in self if value is not None} - TUNABLE
 
     @model_validator(mode="after")
@@ -136,7 +140,7 @@ class FinetuningSettings(Section):
     Each adds the encoder and the asset `finetuned_NAME`, and the job `finetune_NAME`.
     """
 
-    encoders: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    encoders: Names = ()
     objective: Literal["classification", "masked"] = "classification"
     seed: int = Field(default=0, ge=0, lt=2**32)
     lora_rank: PositiveInt = 8
@@ -160,7 +164,7 @@ class SplitSettings(Section):
     by: Literal["clusters", "time", "groups"] = "clusters"
     test_from: datetime.date | None = None
     test_groups: list[str] = []
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     validation_fraction: float = Field(default=0.15, gt=0.0, lt=1.0)
     test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
     ksize_aa: int = Field(default=10, ge=5, le=30)
@@ -168,17 +172,13 @@ class SplitSettings(Section):
     containment_threshold: float = Field(default=0.004, gt=0.0, le=1.0)
     min_shared_hashes: PositiveInt = 5
     protein_similarity: Literal["none", "mmseqs2"] = "none"
-    protein_min_identity: float = Field(default=0.5, ge=0.0, le=1.0)
+    protein_min_identity: Share = 0.5
     protein_min_coverage: float = Field(default=0.5, gt=0.0, le=1.0)
 
     @model_validator(mode="after")
-    def _something_is_left_to_train_on(self) -> SplitSettings:
+    def _consistent(self) -> SplitSettings:
         if self.validation_fraction + self.test_fraction >= 1.0:
             raise ValueError("validation_fraction + test_fraction must stay below 1")
-        return self
-
-    @model_validator(mode="after")
-    def _told_what_is_held_out(self) -> SplitSettings:
         if (self.by == "time") != (self.test_from is not None):
             raise ValueError("test_from (a date, YYYY-MM-DD without quotes) goes with by = 'time', and only with it")
         if (self.by == "groups") != bool(self.test_groups):
@@ -189,7 +189,7 @@ class SplitSettings(Section):
 class TrainingSettings(Section):
     """How the MLP is trained; the defaults are VirNucPro's."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     hidden: PositiveInt = 512
     dropout: float = Field(default=0.5, ge=0.0, lt=1.0)
     learning_rate: PositiveFloat = 2e-4
@@ -202,25 +202,17 @@ class TrainingSettings(Section):
 
 
 class BenchmarkSettings(Section):
-    """How the encoders are measured side by side, in alternate rounds.
-
-    Attributes:
-        rows: frames that each encoder embeds in a round.
-        min_rounds: six are the fewest from which the median has a 95 % interval.
-        max_rounds: after which no ratio gets better.
-        max_seconds: no round begins later, once there are `min_rounds`.
-        spread: width of a ratio's interval, as a share of it, that is narrow enough.
-    """
+    """How the encoders are measured side by side, in alternate rounds."""
 
     rows: PositiveInt = 128
-    min_rounds: int = Field(default=6, ge=6)
-    max_rounds: PositiveInt = 60
+    min_rounds: int = Field(default=6, ge=6)  # the fewest from which the median has a 95 % interval
+    max_rounds: PositiveInt = 60  # no ratio gets better after it
     max_seconds: PositiveFloat = 600.0
     spread: PositiveFloat = 0.1
 
 
 class EvaluationSettings(Section):
-    """How test rows are told apart in reports; nothing is judged by it."""
+    """How test rows are grouped in reports; nothing is judged by it."""
 
     min_confidence: float = Field(default=0.6, ge=0.5, lt=1.0)
     length_bins_nt: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = (1_000, 3_000, 10_000, 30_000)
@@ -235,50 +227,37 @@ class EvaluationSettings(Section):
 class DecisionSettings(Section):
     """The criteria of the migration, fixed before the numbers are seen."""
 
-    candidate: str = Field(default="fastesm2", description="the variant that wants to replace the baseline")
-    baseline: str = Field(default="esm2_3b", description="the variant in use")
-    floor: str = Field(default="kmer", description="k-mer composition, which a language model has to beat")
-    beside: Annotated[tuple[str, ...], Field(strict=False)] = Field(default=(), description="shown, not judged")
-    max_accuracy_drop: float = Field(
-        default=0.05, ge=0.0, le=1.0, description="margin; one frame in twenty is less than labs differ by their data"
-    )
-    max_f1_drop: float = Field(default=0.05, ge=0.0, le=1.0, description="margin; as for accuracy")
-    max_group_drop: float = Field(
-        default=0.10, ge=0.0, le=1.0, description="margin of one group; twice the whole's, since groups are small"
-    )
-    min_group_clusters: int = Field(
-        default=5, ge=3, description="fewer clusters estimate their own spread too badly for a test"
-    )
-    group_error: float = Field(
-        default=0.05, gt=0.0, lt=0.5, description="share of studies that groups hold up though both models are equal"
-    )
-    min_test_rows: PositiveInt = Field(default=200, description="one row moves accuracy by half a percent at most")
-    min_test_clusters: int = Field(default=10, ge=2, description="intervals of fewer cover less than they claim")
-    min_clusters_per_label: PositiveInt = Field(default=2, description="one cluster of a label says nothing of others")
-    min_speedup: PositiveFloat = Field(default=2.0, description="a change of model is not worth less")
-    max_memory_ratio: PositiveFloat = Field(default=1.0, description="it has to fit where the baseline does")
-    min_gain_over_floor: float = Field(default=0.0, ge=-1.0, le=1.0, description="else no language model is needed")
-    confidence: float = Field(default=0.95, gt=0.5, lt=1.0, description="of all intervals; customary")
-    bootstrap_rounds: int = Field(default=10_000, ge=100, description="bounds vary by less than 0.001 between seeds")
-    power_studies: int = Field(default=200, ge=20, description="chances are within 7 percent of the exact ones")
-    finetuning_gain: float = Field(
-        default=0.03,
-        ge=0.0,
-        le=1.0,
-        description="drop beyond a margin up to which fine-tuning is proposed; an assumption",
-    )
-    seed: int = Field(default=0, ge=0, description="of the draws, so that a decision can be computed again")
+    candidate: str = "fastesm2"
+    baseline: str = "esm2_3b"
+    kmer_baseline: str = "kmer"
+    also_compared: Names = ()
+    max_accuracy_drop: Share = 0.05  # one frame in twenty is less than labs differ by their data
+    max_f1_drop: Share = 0.05
+    max_group_drop: Share = 0.10  # twice the whole's, since groups are small
+    min_group_clusters: int = Field(default=5, ge=3)  # fewer estimate their own spread too badly for a test
+    group_error: float = Field(default=0.05, gt=0.0, lt=0.5)
+    min_test_rows: PositiveInt = 200  # one row moves accuracy by half a percent at most
+    min_test_clusters: int = Field(default=10, ge=2)
+    min_clusters_per_label: PositiveInt = 2
+    min_speedup: PositiveFloat = 2.0  # a change of model is not worth less
+    max_memory_ratio: PositiveFloat = 1.0  # it has to fit where the baseline does
+    min_gain_over_kmer_baseline: float = Field(default=0.0, ge=-1.0, le=1.0)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    bootstrap_rounds: int = Field(default=10_000, ge=100)
+    power_studies: int = Field(default=200, ge=20)  # chances are within 7 percent of the exact ones
+    finetuning_gain: Share = 0.03  # an assumption
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _different_variants(self) -> DecisionSettings:
         if len(set(self.variants)) < len(self.variants):
-            raise ValueError("candidate, baseline, floor and those beside them must be different variants")
+            raise ValueError("candidate, baseline, kmer_baseline and also_compared must be different variants")
         return self
 
     @property
     def variants(self) -> tuple[str, ...]:
         """All that are trained and evaluated, in the order of the report."""
-        return (self.candidate, self.baseline, self.floor, *self.beside)
+        return (self.candidate, self.baseline, self.kmer_baseline, *self.also_compared)
 
 
 class ServingSettings(Section):
@@ -290,44 +269,32 @@ class ServingSettings(Section):
 class VirnucproSettings(Section):
     """Files of an existing VirNucPro: its features and its classifier, to be scored as they are."""
 
-    merged: str = Field(min_length=1)
-    model: str = Field(min_length=1)
+    merged: Text
+    model: Text
     chunk_length: Literal[300, 500]
     dna_dim: PositiveInt
     protein_encoder: str = "esm2_3b"
 
 
 class RefseqSettings(Section):
-    """An NCBI RefSeq release to download: all viruses, and a seeded draw of hosts.
-
-    Attributes:
-        release: its number; a server that has another one is refused.
-        files_per_directory: how many files of a directory of hosts; VirNucPro's number for those not named.
-        folder: where the files and their MANIFEST.tsv are stored; one of the catalogues.
-        ca_bundle: certificates to trust in place of the usual ones (PEM), for a mirror of one's own.
-    """
+    """An NCBI RefSeq release to download: all viruses, and a seeded draw of hosts."""
 
     release: PositiveInt
     base_url: str = Field(default="https://ftp.ncbi.nlm.nih.gov/refseq/release", pattern="^https?://")
     seed: int = Field(default=42, ge=0)
     files_per_directory: dict[RefseqHosts, Annotated[int, Field(ge=0)]] = {}
-    folder: str = Field(default="data/refseq", min_length=1)
-    ca_bundle: str | None = Field(default=None, min_length=1)
+    folder: Text = "data/refseq"
+    ca_bundle: Text | None = None
 
 
 class AutomationSettings(Section):
-    """What the platform does by itself.
-
-    Attributes:
-        reembed_cron: when the reference is planned again and embedded where it changed, in UTC; as cron writes it.
-        retrain_cron: when `retraining`, once it is turned on, trains and decides again if the features changed, in UTC.
-        partitions_per_run: at most; each run loads its models once. Loading 650 million parameters took 5 s on 2 cores;
-            a GPU that embeds 2,000 frames a second needs as long for a shard of 10,000, so one shard a run would spend
-            half of its time on loading, and 20 spend a twentieth. A run that is retried keeps finished partitions.
-    """
+    """What the platform does by itself."""
 
     reembed_cron: str = "0 3 * * 0"
     retrain_cron: str = "0 5 * * 0"
+    # Each run loads its models once. Loading 650 million parameters took 5 s on 2 cores; a GPU that embeds 2,000 frames
+    # a second needs as long for a shard of 10,000, so one shard per run would spend half of its time on loading, and
+    # 20 spend a twentieth. A run that is retried keeps finished partitions.
     partitions_per_run: PositiveInt = 20
 
 
@@ -374,16 +341,10 @@ class ServerSettings(Section):
 
 
 class TrackingSettings(Section):
-    """Where MLflow keeps trainings and models.
-
-    Attributes:
-        uri: `postgresql://user@host/database`, or `http://host:port` of a server that others run; by default a SQLite
-            file below `paths.var`. A password belongs in ~/.pgpass, or in the file that PGPASSFILE names.
-        artifacts: of a database: a folder that all hosts share, or `s3://bucket/prefix`; by default below `paths.var`.
-    """
+    """Where MLflow keeps trainings and models."""
 
     uri: str | None = Field(default=None, pattern="^(postgresql|https?)://[^/]+")
-    artifacts: str | None = Field(default=None, min_length=1)
+    artifacts: Text | None = None
 
     @model_validator(mode="after")
     def _no_secret_and_no_contradiction(self) -> TrackingSettings:
@@ -402,10 +363,10 @@ class TrackingSettings(Section):
 class PathSettings(Section):
     """Folders, relative to the folder of `virnuc.toml` unless absolute; `results` may be of an object store."""
 
-    genomes: str = Field(default="data/genomes", min_length=1)
-    catalogues: list[Annotated[str, Field(min_length=1)]] = []
-    incoming: str = Field(default="data/incoming", min_length=1)
-    var: str = Field(default="var", min_length=1)
+    genomes: Text = "data/genomes"
+    catalogues: list[Text] = []
+    incoming: Text = "data/incoming"
+    var: Text = "var"
     results: str | None = Field(default=None, pattern=r"^s3://[a-z0-9][a-z0-9.-]+(/[\w.=-]+)*$")
 
 
@@ -457,7 +418,7 @@ class Settings(Section):
 
     @property
     def catalogues(self) -> list[Path]:
-        """Folders with a MANIFEST.tsv: the genomes, those that are named beside them, and the RefSeq release."""
+        """Folders with a MANIFEST.tsv: the genomes, the others that are named, and the RefSeq release."""
         more = [*self.paths.catalogues, *([self.refseq.folder] if self.refseq else [])]
         return list(dict.fromkeys([self.genomes, *(self.root / folder for folder in more)]))
 

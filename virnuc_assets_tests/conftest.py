@@ -14,7 +14,7 @@ settings.register_profile("virnuc", deadline=None)
 settings.load_profile("virnuc")
 
 PROJECT = Path(__file__).resolve().parent.parent
-_TOLD = "told"
+_REPORTED = "reported"
 
 
 @pytest.fixture(scope="session")
@@ -37,17 +37,17 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Have something told at the end of the tests, whether they pass or not, and in whichever process they run."""
-    return functools.partial(record_property, _TOLD)
+def report_line(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Have something lines at the end of the tests, whether they pass or not, and in whichever process they run."""
+    return functools.partial(record_property, _REPORTED)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in [report for reports in terminalreporter.stats.values() for report in reports]:
-        told = [value for name, value in getattr(report, "user_properties", ()) if name == _TOLD]
-        if told and report.when == "call":
+        lines = [value for name, value in getattr(report, "user_properties", ()) if name == _REPORTED]
+        if lines and report.when == "call":
             terminalreporter.section(report.nodeid.rpartition("::")[-1], sep="-")
-            terminalreporter.write("\n".join(told) + "\n")
+            terminalreporter.write("\n".join(lines) + "\n")
 
 
 @pytest.hookimpl(tryfirst=True)

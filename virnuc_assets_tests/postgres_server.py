@@ -1,4 +1,4 @@
-"""A real Postgres on loopback, with a role and two databases, whose password only a password file tells."""
+"""A real Postgres on loopback, with a role and two databases, whose password is in a password file only."""
 
 from __future__ import annotations
 

@@ -29,11 +29,11 @@ CHECKOUT = Path(__file__).parents[1]
 LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 UP = [sys.executable, "-c", "from virnuc_assets.cli.main import app; app()", "up"]
-PATIENCE = 240.0  # seconds; some machines do much else
+TIMEOUT = 240.0  # seconds; some machines do much else
 
 
 class Running:
-    """`virnuc up` of a project. What it says is in `said`."""
+    """`virnuc up` of a project. What it prints is in `printed`."""
 
     def __init__(self, project: Project) -> None:
         self.project, self.home = project, dagster_home(project.settings)
@@ -47,18 +47,18 @@ class Running:
             self._process = subprocess.Popen(
                 UP, cwd=self.project.root, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
-        until(lambda: "Ctrl-C ends all." in self.said or self._process.poll() is not None, "virnuc up")
-        assert self._process.poll() is None, self.said
+        until(lambda: "Ctrl-C stops all services." in self.printed or self._process.poll() is not None, "virnuc up")
+        assert self._process.poll() is None, self.printed
 
     @property
-    def said(self) -> str:
+    def printed(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def stop(self) -> int:
         """Interrupt it as Ctrl-C does; returns its exit status."""
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
-        return self._process.wait(timeout=60)
+        return self._process.wait(timeout=TIMEOUT)
 
     def processes(self, *kinds: Kind) -> list[psutil.Process]:
         """Its living processes, of some kinds or all."""
@@ -126,17 +126,15 @@ def retry(tags: dict[str, str]) -> str:
     return tags.get("dagster/retry_number", "0")
 
 
-def until(
-    condition: Callable[[], bool], what: str | Callable[[], str], patience: float = PATIENCE, every: float = 0.1
-) -> None:
-    """Wait for something; servers that do not answer yet are asked again."""
-    deadline = time.monotonic() + patience
+def until(condition: Callable[[], bool], what: str | Callable[[], str], every: float = 0.1) -> None:
+    """Wait for something; servers that do not answer yet are polled again."""
+    deadline = time.monotonic() + TIMEOUT
     while True:
         with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
             if condition():
                 return
         if time.monotonic() > deadline:
-            pytest.fail(f"{what() if callable(what) else what}: not within {patience:.0f} s")
+            pytest.fail(f"{what() if callable(what) else what}: not within {TIMEOUT:.0f} s")
         time.sleep(every)
 
 

@@ -1,6 +1,6 @@
 """docs/settings.md, of the typed settings: `python -m virnuc_assets_tests.settings_page` writes it.
 
-A key is described by its field, else by its line under "Attributes:", else by the comment of virnuc.toml.
+A key is described by its line under "Attributes:", else by the comment of virnuc.toml.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _comments(text: str) -> Mapping[str, dict[str, str]]:
 def _table(section: Mapping[str, Any], attributes: Mapping[str, str], comments: Mapping[str, str]) -> Iterator[str]:
     yield "| key | value | default | |\n|---|---|---|---|"
     for key, described in section["properties"].items():
-        text = described.get("description") or attributes.get(key) or comments.get(key, "")
+        text = attributes.get(key) or comments.get(key, "")
         default = described.get("default")
         shown = "" if default is None else f"`{json.dumps(default)}`"
         shown = "required" if key in section.get("required", ()) else shown

@@ -114,7 +114,7 @@ def test_runs_of_classifiers_and_decision_are_linked_to_each_other_and_to_dagste
     client: mlflow.MlflowClient, finished: Finished
 ) -> None:
     (decision,) = runs(client, "attributes.run_name = 'migration decision'")
-    roles = {"candidate": "fastesm2", "baseline": "esm2_3b", "floor": "kmer"}
+    roles = {"candidate": "fastesm2", "baseline": "esm2_3b", "kmer_baseline": "kmer"}
     dagster_runs = {result.run_id for result in finished.results}
     for role, variant in roles.items():
         run = training(client, variant)
@@ -152,7 +152,7 @@ def test_the_registered_model_scores_as_the_saved_classifier(
 
 
 def test_no_artifact_needs_pickle(client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No file is one; MLflow loads the exported archives when told to refuse whatever could run code."""
+    """No file is one; MLflow loads the exported archives when set to refuse whatever could run code."""
     folders = [Path(mlflow.artifacts.download_artifacts(model_uri(client, variant))) for variant in MODELS]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     archives = [path for path in files if zipfile.is_zipfile(path)]
@@ -174,8 +174,8 @@ def test_a_moved_project_trains_and_loads_where_it_is(finished: Finished, tmp_pa
     for shards in (REFERENCE, SAMPLES):
         register(moved.instance, shards, finished.keys(shards))
     moved.configure(training={"seed": 1, "max_epochs": 1})
-    (told,) = failures(moved.materialize("fastesm2_classifier"))
-    assert "the project was moved or copied" in told and "Run `virnuc setup`" in told
+    (text,) = failures(moved.materialize("fastesm2_classifier"))
+    assert "the project was moved or copied" in text and "Run `virnuc setup`" in text
 
     require_set_up(moved.settings, lambda _: None)
     assert failures(moved.materialize("fastesm2_classifier", "fastesm2_evaluation")) == []
@@ -205,15 +205,18 @@ def test_a_deleted_run_has_a_reason_instead_of_a_link(copied: Project) -> None:
     }
     for found in metadata.values():
         assert str(found["mlflow_run"].value).startswith("no link: run of this training was deleted from")
-    assert metadata["fastesm2_classifier"]["trained_anew"].value is False
+    assert metadata["fastesm2_classifier"]["trained"].value is False
     tracking = MlflowTracking(uri=tracking_uri(copied.settings), server_url="http://127.0.0.1:5000")
     assert str(tracking.link(deleted).value).startswith(f"no link: run {deleted} was deleted from")
     kept = training(client, "esm2_3b").info.run_id
     assert tracking.link(kept).value == tracking.address(kept)
 
 
-def test_a_classifier_that_no_run_trained_is_refused(finished: Finished) -> None:
-    tracking = MlflowTracking(uri=tracking_uri(finished.settings), server_url="http://127.0.0.1:5000")
-    assert tracking.find_training("0" * 64) is None
+def test_what_a_store_lacks_is_named_with_its_remedy(copied: Project) -> None:
+    client = mlflow.MlflowClient(tracking_uri(copied.settings))
+    tracking = MlflowTracking(uri=tracking_uri(copied.settings), server_url="http://127.0.0.1:5000")
     with pytest.raises(VirnucError, match="no run trained classifier 0{64}.*Materialize the classifier again"):
         tracking.log_to_training("0" * 64, {}, {})
+    client.rename_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id, "another")
+    with pytest.raises(VirnucError, match=f"experiment '{EXPERIMENT}' is missing; run `virnuc setup`"):
+        tracking.find_training("0" * 64)

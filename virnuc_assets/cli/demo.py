@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import filecmp
 import functools
-import json
 import logging
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 
 import dagster as dg
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import Progress
 from rich.table import Table
 
@@ -28,19 +28,18 @@ from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.assets import finetuning, refseq
 from virnuc_assets.defs.assets.incoming import PlanSamples
-from virnuc_assets.defs.assets.migration import DECISION
+from virnuc_assets.defs.assets.migration import DECISION, stored_decision
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguous_ranges, range_tags
 from virnuc_assets.defs.provenance import CHUNKS, FRAMES, vectors
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.stale import files_to_plan, plan_is_current, stale_assets, stale_partitions
+from virnuc_assets.defs.whole_asset import latest
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.incoming import read_intake_log
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.layout import require_layout
-from virnuc_assets.storage.schemas import vector_dim
-from virnuc_assets.storage.tables import read_schema
 from virnuc_assets.workstation.setup import dagster_home, require_set_up
 
 DEMO_SAMPLE = "data/samples/demo_sample.fasta"
@@ -48,31 +47,33 @@ _METRICS = ("rows", "accuracy", "precision", "recall", "f1", "mcc", "auroc", "av
 
 
 def run_demo(settings: Settings, out: Console) -> None:
-    """Materialize every asset of the graph that is missing or stale, and print what came of it.
-
-    Raises:
-        VirnucError: a run failed; the message names it.
-    """
+    """Materialize every asset of the graph that is missing or stale, and print the results."""
     os.environ["DAGSTER_HOME"] = str(dagster_home(settings))
     workspace = Workspace(settings)
     require_layout(workspace.layout)
     require_set_up(settings, functools.partial(out.print, soft_wrap=True, highlight=False, markup=False))
     sample = _drop_sample(settings)
     started = time.perf_counter()
-    with dg.DagsterInstance.get() as instance, bars(out) as progress:
-        run = Runs(build_defs(settings), instance, progress)
-        run_everything(workspace, run, out)
+    with dg.DagsterInstance.get() as instance:
+        with bars(out) as progress:
+            run = Runs(build_defs(settings), instance, progress)
+            run_everything(workspace, run, out)
+        made = latest(instance, dg.AssetKey(DECISION))
     if run.count:
-        _print_rows(workspace, run, out)
+        _print_rows(run, out)
     else:
         out.print("Nothing is missing or stale: no run was started.", highlight=False)
-    _print_decision(workspace, out)
+    _print_metrics(stored_decision(workspace), out)
+    summary = Markdown(str(made.metadata["summary"].value) if made else "")
+    # In fewer columns the names of criteria would be cut.
+    Console(file=out.file, width=max(out.width, 100)).print(summary)
+    out.print(f"Report: {workspace.layout.whole(DECISION, '.html')}", soft_wrap=True, highlight=False)
     out.print(f"Predictions for {sample}: {workspace.layout.sample_report(sample)}", soft_wrap=True, highlight=False)
     out.print(f"Finished in {time.perf_counter() - started:.0f} s. See it all: make up", highlight=False)
 
 
 def run_everything(workspace: Workspace, run: Runs, out: Console) -> None:
-    """All phases in order; of each what is missing or stale. A file that is no sample is a line, and stops nothing."""
+    """All phases in order; of each what is missing or stale. A file that is no sample is named, and stops nothing."""
     settings, reference = workspace.settings, vectors(workspace.kept_variants("reference"))
     if settings.refseq and not refseq.is_downloaded(workspace):
         run.job(jobs.FETCH_JOB)
@@ -101,22 +102,22 @@ def _plan_samples(workspace: Workspace, run: Runs, out: Console) -> None:
 
 
 class Runs:
-    """Runs what is missing or stale in this process, and counts rows made and reused for each asset.
+    """Runs what is missing or stale in this process, and counts rows written and up to date for each asset.
 
     Attributes:
         instance: Dagster's.
         count: runs.
-        made: rows of tables written now.
-        reused: rows of tables that were there already.
-        embedded: vectors that an encoder computed now; a table written now may hold others, which were copied.
-        found: vectors of embedding tables that no encoder computed now.
+        made: rows of tables that were written.
+        reused: rows of tables that were up to date.
+        dims: width of the assets' vectors.
+        embedded: vectors that an encoder computed; a table that was written may hold others, which were copied.
+        copied: vectors of embedding tables that no encoder computed in these runs.
     """
 
     def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance, bars: Progress) -> None:
         self._defs, self.instance, self._bars = defs, instance, bars
-        self.made: Counter[str] = Counter()
-        self.reused: Counter[str] = Counter()
-        self.count = self.embedded = self.found = 0
+        self.made, self.reused, self.dims = Counter[str](), Counter[str](), dict[str, int]()
+        self.count = self.embedded = self.copied = 0
 
     def stages(self, phase: str, workspace: Workspace, shards: ShardSet, assets: Collection[str] | None = None) -> None:
         """Per-shard assets (all, or those named), of partitions that are missing or stale, in ranges of neighbours."""
@@ -178,8 +179,9 @@ class Runs:
                 asset, metadata = event.asset_key.to_user_string(), event.materialization.metadata
                 self.made[asset] += _number(metadata, "rows_made")
                 self.reused[asset] += _number(metadata, "rows_reused")
+                self.dims[asset] = _number(metadata, "dim") or _number(metadata, "merged_dim")
                 self.embedded += _number(metadata, "embedded")
-                self.found += _number(metadata, "reused")
+                self.copied += _number(metadata, "reused")
 
 
 def bars(out: Console) -> Progress:
@@ -203,59 +205,23 @@ def _drop_sample(settings: Settings) -> str:
     return source_name(target)
 
 
-def _print_rows(workspace: Workspace, run: Runs, out: Console) -> None:
+def _print_rows(run: Runs, out: Console) -> None:
     table = Table(title="Rows per stage", title_justify="left")
     table.add_column("asset")
-    for column in ("rows", "made now", "reused", "dim"):
+    for column in ("rows", "written", "up to date", "dim"):
         table.add_column(column, justify="right")
     for asset in sorted(run.made):
-        if run.made[asset] or run.reused[asset]:
-            rows = run.made[asset] + run.reused[asset]
-            table.add_row(asset, f"{rows:,}", f"{run.made[asset]:,}", f"{run.reused[asset]:,}", _dim(workspace, asset))
+        made, reused = run.made[asset], run.reused[asset]
+        if made or reused:
+            table.add_row(asset, f"{made + reused:,}", f"{made:,}", f"{reused:,}", str(run.dims[asset] or ""))
     out.print(table)
-    if run.embedded:
-        out.print(f"Embedded now: {run.embedded:,} vectors. There already: {run.found:,}.", highlight=False)
-    else:
-        out.print(f"Nothing was embedded anew: all {run.found:,} vectors were there already.", highlight=False)
-
-
-def _dim(workspace: Workspace, asset: str) -> str:
-    """Width of an asset's vectors, as its tables' schema tells; empty for tables without vectors."""
-    tables = sorted((workspace.layout.results / asset).glob("*.parquet"))
-    schema = read_schema(tables[0]) if tables else None
-    return str(vector_dim(schema)) if schema is not None and "vector" in schema.names else ""
-
-
-def _print_decision(workspace: Workspace, out: Console) -> None:
-    decision = json.loads(workspace.layout.whole(DECISION, ".json").read_text(encoding="utf-8"))
-    _print_metrics(decision, out)
-    criteria = Table(title=f"Decision: {decision['outcome']}", title_justify="left")
-    for column in ("criterion", "number", "interval", "threshold", "outcome"):
-        criteria.add_column(column, overflow="fold")
-    for criterion in decision["criteria"]:
-        low, high, threshold = criterion["low"], criterion["high"], criterion["threshold"]
-        interval = "–" if low is None or high is None else f"{low:.4g} to {high:.4g}"
-        limit = "–" if threshold is None else f"{criterion['comparison']} {threshold:g}"
-        number = f"{_shown(criterion['value'])} {criterion['note']}".strip()  # e.g. "3.7 miniature"
-        criteria.add_row(criterion["name"], number, interval, limit, criterion["outcome"])
-    out.print(criteria)
-    for reason in decision["reasons"]:
-        out.print(f"  {reason}", highlight=False, markup=False)
-    if decision["next_step"]:
-        out.print(f"  Next step: {decision['next_step']}", highlight=False, markup=False)
-    if decision["miniatures"]:
-        out.print(
-            "The miniature encoders' weights are random numbers: this verdict shows that the machinery works, "
-            "and says nothing about FastESM2 or ESM2.",
-            style="bold",
-        )
-    out.print(f"Report: {workspace.layout.whole(DECISION, '.html')}", soft_wrap=True, highlight=False)
+    out.print(f"Vectors embedded: {run.embedded:,}. Copied or up to date: {run.copied:,}.", highlight=False)
 
 
 def _print_metrics(decision: dict[str, Any], out: Console) -> None:
     metrics = Table(title="Test metrics of frames", title_justify="left")
     metrics.add_column("")
-    first = ("candidate", "baseline", "floor")  # JSON sorts its keys
+    first = ("candidate", "baseline", "kmer_baseline")  # JSON sorts its keys
     roles = [*first, *(role for role in decision["variants"] if role not in first)]
     variants = [decision["variants"][role] for role in roles]
     for role, variant in zip(roles, variants, strict=True):
@@ -264,9 +230,5 @@ def _print_metrics(decision: dict[str, Any], out: Console) -> None:
         metrics.add_row(name, *(str((variant["description"] or {}).get(name, "–")) for variant in variants))
     for name in _METRICS:
         values = [variant["performance"] and variant["performance"]["levels"]["frame"][name] for variant in variants]
-        metrics.add_row(name, *map(_shown, values))
+        metrics.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
     out.print(metrics)
-
-
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"

@@ -31,10 +31,8 @@ if TYPE_CHECKING:
     from virnuc_assets.encoders.loading import Encoder
     from virnuc_assets.encoders.registry import EncoderSpec
 
-# Told how many were done now, and how many there are in all.
-Report = Callable[[int, int], None]
-# Told for whom is waited.
-Say = Callable[[str], None]
+Report = Callable[[int, int], None]  # how many were done since the last call, and how many there are in all
+Log = Callable[[str], None]
 CHUNK_WINDOW = 1000
 _FLOAT_BYTES = 4
 # Frames whose vectors are in memory at once. With 4096 a file of 50 Mb took 70 MB more than one of 5 Mb, with few each
@@ -60,7 +58,7 @@ class Framed:
         self._plan = plan_source(path, source_name(path), chunk_length, CHUNK_WINDOW)
         self._path, self._chunk_length = path, chunk_length
         self._ledgers: list[pa.Table] = []
-        self.recipe = {"table": "frames", "source_sha256": self._plan.sha256, "chunk_length": chunk_length}
+        self.provenance = {"table": "frames", "source_sha256": self._plan.sha256, "chunk_length": chunk_length}
 
     def windows(self, report: Report) -> Iterator[pa.Table]:
         """Frames of so many chunks at a time; at least one table."""
@@ -73,12 +71,12 @@ class Framed:
 
     def write(self, path: Path, report: Report) -> None:
         """Write the frames table."""
-        with TableWriter(path, frames_schema(), self.recipe) as writer:
+        with TableWriter(path, frames_schema(), self.provenance) as writer:
             for window in self.windows(report):
                 writer.write(window)
 
     def ledger(self) -> pa.Table:
-        """A line a record, in file order."""
+        """One line per record, in file order."""
         return merged_ledger(self._plan.pieces, self._ledgers)
 
 
@@ -91,21 +89,21 @@ def frame_file(source: Path, to: Path, chunk_length: int, report: Report) -> dic
 
 
 def embed_file(
-    workspace: Workspace, frames: Path, encoder_name: str, to: Path, report: Report, say: Say
+    workspace: Workspace, frames: Path, encoder_name: str, to: Path, report: Report, log: Log
 ) -> dict[str, Any]:
     """Write the embeddings of a frames table by a named encoder; returns what was counted."""
     from virnuc_assets.encoders.embedding import read_frames
 
     require_output(to, [frames])
     rows = read_rows(frames)
-    with _loaded(workspace, workspace.encoder_named(encoder_name), say) as encoder:
+    with _loaded(workspace, workspace.encoder_named(encoder_name), log) as encoder:
         require_space(to.parent, rows * encoder.dim * _FLOAT_BYTES, "the vectors")
-        recipe = {"table": "embeddings", "frames": content_digest(frames), "encoder": encoder.fingerprint}
-        _embed(to, encoder, read_frames(encoder, frames), recipe, lambda done: report(done, rows))
+        provenance = {"table": "embeddings", "frames": content_digest(frames), "encoder": encoder.fingerprint}
+        _embed(to, encoder, read_frames(encoder, frames), provenance, lambda done: report(done, rows))
     return {"frames": rows, "encoder": encoder.spec.name, "dim": encoder.dim, "device": encoder.device}
 
 
-def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, say: Say) -> dict[str, Any]:
+def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, log: Log) -> dict[str, Any]:
     """Write VirNucPro's two files and `records.tsv` for a file, together; returns what was counted.
 
     What is missing or does not fit is refused before any work. One encoder is in memory at a time; frames and vectors
@@ -121,10 +119,10 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
     settings, layout = workspace.settings, workspace.layout
     variant = workspace.variant(settings.serving.variant)
     specs = {"dna": workspace.encoder(variant.dna), "protein": workspace.encoder(variant.protein)}
-    folders = {side: find_checkpoint(spec, layout.checkpoints) for side, spec in specs.items()}
+    folders = {alphabet: find_checkpoint(spec, layout.checkpoints) for alphabet, spec in specs.items()}
     precision = settings.encoding.precision
-    fingerprints = {side: fingerprint(spec, folders[side], precision) for side, spec in specs.items()}
-    widths = {side: vector_width(spec, folders[side]) for side, spec in specs.items()}
+    fingerprints = {alphabet: fingerprint(spec, folders[alphabet], precision) for alphabet, spec in specs.items()}
+    widths = {alphabet: vector_width(spec, folders[alphabet]) for alphabet, spec in specs.items()}
     chunk_length = settings.sequences.chunk_length
     classifier = ServingClassifier.load(layout.classifier(variant.name), fingerprints, widths, chunk_length)
     framed = Framed(source, chunk_length)
@@ -133,14 +131,14 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
         framed.write(tables["frames"], lambda done, total: None)
         rows = read_rows(tables["frames"])
         require_space(scratch, rows * sum(widths.values()) * _FLOAT_BYTES, "the vectors (in TMPDIR)")
-        for side, spec in specs.items():
-            with _loaded(workspace, spec, say) as encoder:
+        for alphabet, spec in specs.items():
+            with _loaded(workspace, spec, log) as encoder:
                 windows = read_frames(encoder, tables["frames"])
-                _embed(tables[side], encoder, windows, {}, lambda done: report(done, 2 * rows))
+                _embed(tables[alphabet], encoder, windows, {}, lambda done: report(done, 2 * rows))
         ledger, predictions = framed.ledger(), _predictions(classifier, tables, widths)
         temperature, confidence = classifier.description.temperature, settings.evaluation.min_confidence
-        with files_written_aside(to) as aside:
-            records = write_sample_report(aside, predictions, ledger, temperature, confidence)
+        with files_written_aside(to) as temporary:
+            records = write_sample_report(temporary, predictions, ledger, temperature, confidence)
     calls = Counter(call or "not scored" for call in records.column("call").to_pylist())
     return {
         **ledger_totals(ledger),
@@ -154,11 +152,14 @@ def _predictions(
     """Predictions of a frames table, whose vectors are in the same order, in windows."""
     from virnuc_assets.storage.merging import merge_features
 
-    sides = {side: Rows(read_windows(tables[side], _ROWS, embeddings_schema(widths[side]))) for side in widths}
+    embeddings = {
+        alphabet: Rows(read_windows(tables[alphabet], _ROWS, embeddings_schema(widths[alphabet])))
+        for alphabet in widths
+    }
     for frames in read_windows(tables["frames"], _ROWS, frames_schema()):
         if not frames.num_rows:  # of a table without rows
             return
-        vectors = {side: rows.take(frames.num_rows) for side, rows in sides.items()}
+        vectors = {alphabet: rows.take(frames.num_rows) for alphabet, rows in embeddings.items()}
         yield classifier.predictions(merge_features(frames, vectors["dna"], vectors["protein"]))
 
 
@@ -166,30 +167,30 @@ def _embed(
     path: Path,
     encoder: Encoder,
     windows: Iterator[pa.Table],
-    recipe: dict[str, Any],
+    provenance: dict[str, Any],
     progress: Callable[[int], None],
 ) -> None:
     from virnuc_assets.encoders.embedding import embed_windows
 
-    with TableWriter(path, embeddings_schema(encoder.dim), recipe) as writer:
+    with TableWriter(path, embeddings_schema(encoder.dim), provenance) as writer:
         for table in in_windows(embed_windows(encoder, windows, progress), _ROWS):
             writer.write(table)
 
 
 @contextmanager
-def _loaded(workspace: Workspace, spec: EncoderSpec, say: Say) -> Iterator[Encoder]:
+def _loaded(workspace: Workspace, spec: EncoderSpec, log: Log) -> Iterator[Encoder]:
     """The encoder, and for a language model the device, which is locked for the block."""
     from virnuc_assets.encoders.golden import load_for_run
 
-    with nullcontext() if spec.architecture == "kmer" else device_locked(workspace, say):
+    with nullcontext() if spec.architecture == "kmer" else device_locked(workspace, log):
         yield load_for_run(spec, workspace.layout.checkpoints, workspace.settings.encoding)
 
 
-def device_locked(workspace: Workspace, say: Say) -> AbstractContextManager[None]:
-    """The device, locked for a block; not locked by who cannot write into the project, as one who only predicts."""
+def device_locked(workspace: Workspace, log: Log) -> AbstractContextManager[None]:
+    """The device, locked for a block; not locked where the project is read-only, as for a user who only predicts."""
     from virnuc_assets.workstation.device_lock import DeviceLock
 
     if fault := unwritable(workspace.layout.locks):
-        say(f"The device is not locked, other runs may use it at the same time: {fault}.")
+        log(f"The device is not locked, other runs may use it at the same time: {fault}.")
         return nullcontext()
-    return DeviceLock(workspace.layout.locks, workspace.settings.encoding.device, say).computing()
+    return DeviceLock(workspace.layout.locks, workspace.settings.encoding.device, log).computing()

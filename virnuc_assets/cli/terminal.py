@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,7 +77,10 @@ def command(function: Callable[..., Any], name: str | None = None) -> Callable[.
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Have the signals that end a program unwind it as Ctrl-C does, so that it removes what it has not finished."""
+    """Have the signals that end a program unwind it as Ctrl-C does, so that it removes what it has not finished.
+
+    Dagster puts handlers of its own in place for a run, whose step then fails; which signal came is read from Python.
+    """
 
     def end(number: int, _: object) -> None:
         raise SystemExit(_SIGNALLED + number)
@@ -84,11 +89,21 @@ def _ended_by_signals() -> Iterator[None]:
     numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) == signal.SIG_DFL]
     for number in numbers:
         signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+    received, written = socket.socketpair()
+    received.setblocking(False)
+    written.setblocking(False)
+    with received, written:
+        signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        except (VirnucError, KeyboardInterrupt):
+            with contextlib.suppress(BlockingIOError):  # none came
+                raise SystemExit(_SIGNALLED + received.recv(1)[0]) from None
+            raise
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number in numbers:
+                signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

@@ -43,9 +43,9 @@ def doctor(
 ) -> None:
     """Show versions, attention backend, device, memory, golden vectors, and whether the checkpoints are there.
 
-    The job check_environment shows what a step finds where the launcher puts it.
+    The job check_environment shows the same where the run launcher puts a step.
     """
-    from virnuc_assets.cli.doctor import examine
+    from virnuc_assets.workstation.doctor import examine
 
     facts, problems = examine(Workspace(load_settings(config)), every_byte=verify)
     print_pairs(facts)

@@ -26,7 +26,7 @@ def _inputs_changed(ignored: dg.AssetKey | None = None) -> AnyCondition:
 
     Since materialized: within one run dependencies come first, so what a run made by itself is no reason. Since
     requested: a step that fails is not requested again for the same reason. Two conditions, as a SINCE compares times,
-    and so keeps a change that came during a run, only where both of its sides are simple.
+    and so keeps a change that came during a run, only where both of its operands are simple.
     """
     updated = Condition.any_deps_match(Condition.newly_updated())
     if ignored is not None:
@@ -46,10 +46,8 @@ def _code_changed() -> AnyCondition:
 def stage_condition(ignored: dg.AssetKey | None = None) -> AnyCondition:
     """For every asset with a partition per shard or sample.
 
-    What is cheap comes first: the costly operands, which look at all partitions, then see none in an idle evaluation.
-
-    Args:
-        ignored: a dependency that is to be there, and whose update or run is no reason to start or to wait.
+    What is cheap comes first: the costly operands, which read all partitions, then see none in an idle evaluation.
+    `ignored` is a dependency that is to be there, and whose update or run is no reason to start or to wait.
     """
     follows, busy = Condition.any_deps_match(Condition.will_be_requested()), Condition.any_deps_in_progress()
     if ignored is not None:
@@ -99,7 +97,7 @@ def retraining_condition(cron: str) -> AnyCondition:
 
 
 def decision_condition() -> AnyCondition:
-    """For the decision: again when evidence was made or failed to be made, so that no older verdict is left standing.
+    """For the decision: again when evidence was made or failed to be made, so that no older verdict remains.
 
     Never because it is missing: the first decision belongs to the first training.
     """
@@ -118,29 +116,25 @@ def check_condition() -> AnyCondition:
 
 def build_sensors() -> list[dg.AutomationConditionSensorDefinition]:
     """One for each part that a person may want to stop by itself."""
-    running, stopped = dg.DefaultSensorStatus.RUNNING, dg.DefaultSensorStatus.STOPPED
-    parts = {
-        "sample_stages": (
-            dg.AssetSelection.key_prefixes(SAMPLES.domain, include_sources=True),
-            _SAMPLES_SECONDS,
-            running,
-        ),
-        "reference_stages": (
-            dg.AssetSelection.key_prefixes(REFERENCE.domain, include_sources=True),
-            _REFERENCE_SECONDS,
-            running,
-        ),
-        "decision": (dg.AssetSelection.assets("migration_decision"), _REFERENCE_SECONDS, running),
-        # Off until a person turns it on: a new classifier calls all later samples.
-        "retraining": (
-            dg.AssetSelection.groups("classifiers") | dg.AssetSelection.assets("reference_ledger"),
-            _REFERENCE_SECONDS,
-            stopped,
-        ),
-    }
-    return [
-        dg.AutomationConditionSensorDefinition(
+
+    def sensor(
+        name: str,
+        target: dg.AssetSelection,
+        seconds: int = _REFERENCE_SECONDS,
+        status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING,
+    ) -> dg.AutomationConditionSensorDefinition:
+        return dg.AutomationConditionSensorDefinition(
             name, target=target, minimum_interval_seconds=seconds, default_status=status
         )
-        for name, (target, seconds, status) in parts.items()
+
+    samples, reference = (
+        dg.AssetSelection.key_prefixes(shards.domain, include_sources=True) for shards in (SAMPLES, REFERENCE)
+    )
+    trained = dg.AssetSelection.groups("classifiers") | dg.AssetSelection.assets("reference_ledger")
+    return [
+        sensor("sample_stages", samples, _SAMPLES_SECONDS),
+        sensor("reference_stages", reference),
+        sensor("decision", dg.AssetSelection.assets("migration_decision")),
+        # Off until a person turns it on: a new classifier calls all later samples.
+        sensor("retraining", trained, status=dg.DefaultSensorStatus.STOPPED),
     ]

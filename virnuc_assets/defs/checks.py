@@ -1,6 +1,6 @@
-"""Asset checks, named for the property that passes; each reads the tables that lie on disk.
+"""Asset checks, named for the property that passes; each reads the stored tables.
 
-They are for eyes and block within a run. Whatever would build on a wrong table calls the same validators itself.
+They are for people and block within a run. Whatever would build on a wrong table calls the same validators itself.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,8 +35,8 @@ def build_shard_checks(workspace: Workspace, shards: ShardSet) -> list[dg.AssetC
         for row in table.to_pylist():
             length_nt = row["end_nt"] - row["start_nt"]
             if length_nt != len(row["sequence"]) or not 0 < length_nt <= longest:
-                letters = len(row["sequence"])
-                yield f"{row['chunk_id']}: {length_nt} nt by position, {letters} letters, at most {longest}"
+                bases = len(row["sequence"])
+                yield f"{row['chunk_id']}: {length_nt} nt by position, {bases} bases, at most {longest}"
 
     def open_frames(shard: str) -> Iterator[str]:
         table = read_table(layout.table(domain, "translated_proteins", shard), frames_schema())
@@ -62,19 +62,14 @@ def build_shard_checks(workspace: Workspace, shards: ShardSet) -> list[dg.AssetC
 
 
 def _plan_check(workspace: Workspace, shards: ShardSet) -> dg.AssetChecksDefinition:
-    """Check of the shard plans of one domain."""
     layout, domain = workspace.layout, shards.domain
 
     @dg.asset_check(asset=shards.key("shard_plan"), name="plans_cover_every_chunk_once", blocking=True)
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         """In every plan, the pieces of a record follow each other from its first chunk to its last."""
-        plans = (
-            [layout.plan(domain)]
-            if domain == "reference"
-            else [layout.plan(domain, k) for k in shards.keys(context.instance)]
-        )
-        found = {path.stem: list(_plan_faults(path)) for path in plans}
-        faults = {plan: sentences for plan, sentences in found.items() if sentences}
+        keys = [""] if domain == "reference" else shards.keys(context.instance)
+        plans = [layout.plan(domain, key) for key in keys]
+        faults = {path.stem: found for path in plans if (found := list(_plan_faults(path)))}
         return result(faults, plans=len(plans))
 
     return check
@@ -116,14 +111,12 @@ def _features_check(workspace: Workspace, shards: ShardSet, variant: Variant) ->
 
     def merged(shard: str) -> Iterator[str]:
         features = layout.table(domain, asset, shard)
-        sides = [layout.table(domain, f"{name}_embeddings", shard) for name in (variant.dna, variant.protein)]
-        dims = [vector_dim(read_schema(side)) for side in sides]
-        if vector_dim(read_schema(features)) != sum(dims):
-            yield f"width {vector_dim(read_schema(features))}, expected {dims[0]} + {dims[1]}"
+        embeddings = [layout.table(domain, f"{name}_embeddings", shard) for name in (variant.dna, variant.protein)]
+        width, dims = vector_dim(read_schema(features)), [vector_dim(read_schema(path)) for path in embeddings]
+        if width != sum(dims):
+            yield f"width {width}, expected {dims[0]} + {dims[1]}"
         found = read_ids(features)
-        for side in sides:
-            if read_ids(side) != found:
-                yield f"frame_ids differ from those of {side}"
+        yield from (f"frame_ids differ from those of {path}" for path in embeddings if read_ids(path) != found)
 
     return _shard_check(workspace, shards, asset, "merged_ids_match", merged)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -27,7 +27,7 @@ class ShardSet:
         return sorted(instance.get_dynamic_partitions(str(self.partitions.name)))
 
     def shards(self, layout: Layout, partition: str) -> list[str]:
-        """Shards of a partition: a reference partition is one, a sample has one for each so many chunks.
+        """Shards of a partition: a reference partition is one, a sample has one per `shard_chunks` chunks.
 
         None of a sample that is not planned.
         """
@@ -62,19 +62,13 @@ def unregister_all_but(instance: dg.DagsterInstance, shards: ShardSet, keys: Seq
 
 def contiguous_ranges(
     instance: dg.DagsterInstance, shards: ShardSet, wanted: Collection[str], longest: int
-) -> Iterator[list[str]]:
-    """The wanted keys as ranges of neighbours, each of `longest` at most.
-
-    Neighbours in the order in which they were registered, by which Dagster reads a range, and not in that of the keys.
-    """
-    chosen, keys = set(wanted), list[str]()
-    for partition in [*instance.get_dynamic_partitions(str(shards.partitions.name)), None]:
-        if partition is not None and partition in chosen and len(keys) < longest:
-            keys.append(partition)
-            continue
-        if keys:
-            yield keys
-        keys = [partition] if partition is not None and partition in chosen else []
+) -> list[list[str]]:
+    """The wanted keys as ranges of neighbours in the order in which they were registered, each of `longest` at most."""
+    definition = shards.partitions
+    with dg.partition_loading_context(dynamic_partitions_store=instance):
+        found = definition.subset_with_partition_keys(wanted).get_partition_key_ranges(definition)
+        ranges = [definition.get_partition_keys_in_range(each) for each in found]
+    return [list(keys[start : start + longest]) for keys in ranges for start in range(0, len(keys), longest)]
 
 
 def range_tags(keys: Sequence[str]) -> dict[str, str]:

@@ -7,9 +7,9 @@ noticed by whatever comes after it, however it was launched.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from typing import Any
 
 from virnuc_assets.defs.resources import Workspace
@@ -51,7 +51,7 @@ def planned_shard(workspace: Workspace, domain: Domain, shard: str) -> ShardPlan
 
 
 def chunks_provenance(plan: ShardPlan) -> Recipe:
-    """What a shard's chunks follow from: its records' letters, not the files that they are in."""
+    """What a shard's chunks follow from: its records' sequences, not the files that they are in."""
     return {
         "table": "chunks",
         "chunk_length": plan.chunk_length,
@@ -181,9 +181,9 @@ class Today:
     def __init__(self, workspace: Workspace, domain: Domain) -> None:
         """Nothing is read yet."""
         self._workspace, self._domain = workspace, domain
-        self._fingerprints: dict[str, Mapping[str, str]] = {}
+        self._fingerprint = functools.cache(lambda name: encoder_fingerprint(workspace, name))
 
-    @cached_property
+    @property
     def stages(self) -> list[str]:
         """Per-shard assets that are kept up to date, in the order in which they are made."""
         last = [PREDICTIONS] if self._domain == "samples" else []
@@ -211,18 +211,10 @@ class Today:
             encoder = self._fingerprint(asset.removesuffix("_embeddings"))
             return embeddings_provenance(workspace, domain, shard, encoder)
         if asset == PREDICTIONS:
-            return self._predictions(shard)
+            features = f"{workspace.settings.serving.variant}_features"
+            path = workspace.layout.table(domain, features, shard)
+            require_table(path, require=self._provenance(features, shard))
+            return predictions_provenance(content_digest(path), serving_classifier(workspace))
         variant = workspace.variant(asset.removesuffix("_features"))
         encoders = {"dna": self._fingerprint(variant.dna), "protein": self._fingerprint(variant.protein)}
         return features_provenance(workspace, domain, shard, variant, encoders)
-
-    def _predictions(self, shard: str) -> Recipe:
-        features = f"{self._workspace.settings.serving.variant}_features"
-        path = self._workspace.layout.table(self._domain, features, shard)
-        require_table(path, require=self._provenance(features, shard))
-        return predictions_provenance(content_digest(path), serving_classifier(self._workspace))
-
-    def _fingerprint(self, name: str) -> Mapping[str, str]:
-        if name not in self._fingerprints:
-            self._fingerprints[name] = encoder_fingerprint(self._workspace, name)
-        return self._fingerprints[name]

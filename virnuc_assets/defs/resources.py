@@ -1,4 +1,4 @@
-"""What asset bodies share: the settings, held to the registry, the folders, and the profile's encoders."""
+"""What asset bodies share: the settings, checked against the registry, the folders, and the profile's encoders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from virnuc_assets.settings import Settings, SettingsError
 from virnuc_assets.storage.layout import Domain, Layout
 from virnuc_assets.workstation.lock import Lock, read_lock
 
-_COLUMNS_OF_THE_REPORT = ("candidate", "baseline", "floor", "virnucpro")  # of no variant's own name
+_COLUMNS_OF_THE_REPORT = ("candidate", "baseline", "kmer_baseline", "virnucpro")  # of no variant's own name
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ class Workspace:
     settings: Settings
 
     def __post_init__(self) -> None:
-        """Hold the settings to the registry."""
+        """Check the settings against the registry."""
         _check_names(self.settings)
 
     @cached_property
     def layout(self) -> Layout:
-        """Where results lie."""
+        """Where results are stored."""
         return Layout(self.settings.var, self.settings.profile, self.settings.paths.results)
 
     @cached_property
     def lock(self) -> Lock:
-        """What virnuc.lock holds."""
+        """The project's virnuc.lock."""
         return read_lock(self.settings.root)
 
     def encoder(self, name: str) -> EncoderSpec:
@@ -61,14 +61,14 @@ class Workspace:
         return variant_named(self.settings, name)
 
     def variants(self, domain: Domain = "reference") -> list[Variant]:
-        """The variants that the settings name; for samples without the k-mer baseline, which calls nobody's sample."""
+        """The variants that the settings name; for samples without the k-mer baseline, which calls no sample."""
         decision = self.settings.decision
-        names = [name for name in decision.variants if domain == "reference" or name != decision.floor]
+        names = [name for name in decision.variants if domain == "reference" or name != decision.kmer_baseline]
         return [self.variant(name) for name in names]
 
     def encoder_names(self, domain: Domain = "reference") -> list[str]:
         """Encoders that the variants read, each once."""
-        return list(dict.fromkeys(name for each in self.variants(domain) for name in (each.dna, each.protein)))
+        return _encoders_of(self.variants(domain))
 
     def kept_variants(self, domain: Domain) -> list[Variant]:
         """Variants whose vectors are made and kept up to date without being asked for.
@@ -82,7 +82,7 @@ class Workspace:
 
     def kept_encoders(self, domain: Domain) -> list[str]:
         """Encoders of those variants, each once."""
-        return list(dict.fromkeys(name for each in self.kept_variants(domain) for name in (each.dna, each.protein)))
+        return _encoders_of(self.kept_variants(domain))
 
     def catalogue(self) -> list[Source]:
         """The reference sources of all catalogues, read afresh.
@@ -93,6 +93,10 @@ class Workspace:
         if self.settings.refseq:
             require_release(self.settings.root / self.settings.refseq.folder, self.settings.refseq)
         return read_catalogues(self.settings.catalogues)
+
+
+def _encoders_of(variants: list[Variant]) -> list[str]:
+    return list(dict.fromkeys(name for variant in variants for name in (variant.dna, variant.protein)))
 
 
 def _check_names(settings: Settings) -> None:
@@ -127,13 +131,13 @@ def _check_names(settings: Settings) -> None:
     fault = f"expected ESMs of proteins ({', '.join(known)}), found {', '.join(tuned)}"
     require(set(tuned) <= set(known), "finetuning.encoders", fault)
     require(len(set(tuned)) == len(tuned), "finetuning.encoders", f"expected each once, found {', '.join(tuned)}")
-    sides = [(f"variants.{name}.dna", "dna", given.dna) for name, given in settings.variants.items()]
-    sides += [(f"variants.{name}.protein", "protein", given.protein) for name, given in settings.variants.items()]
+    read = [(f"variants.{name}.dna", "dna", given.dna) for name, given in settings.variants.items()]
+    read += [(f"variants.{name}.protein", "protein", given.protein) for name, given in settings.variants.items()]
     if settings.virnucpro:
-        sides.append(("virnucpro.protein_encoder", "protein", settings.virnucpro.protein_encoder))
-    for place, side, name in sides:
-        fitting = [key for key, row in rows.items() if row.alphabet == side]
-        require(name in fitting, place, f"{name!r} is no {side} encoder; there are: {', '.join(fitting)}")
+        read.append(("virnucpro.protein_encoder", "protein", settings.virnucpro.protein_encoder))
+    for place, alphabet, name in read:
+        fitting = [key for key, row in rows.items() if row.alphabet == alphabet]
+        require(name in fitting, place, f"{name!r} is no {alphabet} encoder; there are: {', '.join(fitting)}")
     serving, trained = settings.serving.variant, [variant.name for variant in compared]
     fault = f"{serving!r} is none of the decision's variants: {', '.join(trained)}"
     require(serving in trained, "serving.variant", fault)

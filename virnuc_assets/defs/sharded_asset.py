@@ -16,7 +16,6 @@ import pyarrow as pa
 from dagster._core.definitions.data_version import extract_data_version_from_entry
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION as NO_EVENT
 
-from virnuc_assets.cores import usable_cores
 from virnuc_assets.defs.partitions import ShardSet
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
@@ -31,13 +30,13 @@ _TRIES = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one unit of work: the rows' digest, and what a person should see of it."""
+    """What was made of a shard: the digest of its rows, and the metadata to show."""
 
     data_version: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def with_metadata(self, **facts: Any) -> "Outcome":  # noqa: ANN401
-        """The same outcome with more to see."""
+        """The same outcome with more metadata."""
         return Outcome(self.data_version, {**self.metadata, **facts})
 
 
@@ -60,67 +59,54 @@ class ShardRun:
 Body = Callable[[ShardRun], Work]
 
 
-@dataclass(frozen=True)
-class ShardStage:
-    """How a per-shard asset presents itself and runs; its description is the docstring of its body.
-
-    At most `threads`, and no more than there are cores, make shards of a run at the same time. With `whole` the work is
-    called once for a partition and not for each of its shards.
-    """
-
-    deps: Sequence[dg.AssetKey]
-    group: str
-    kinds: frozenset[str]
-    code_version: str
-    threads: int = 1
-    whole: bool = False
-    pool: str | None = None
-    op_tags: Mapping[str, Any] = field(default_factory=dict)
-    condition: dg.AutomationCondition[Any] | None = None
-
-
 def sharded_asset(
-    workspace: Workspace, shards: ShardSet, name: str, stage: ShardStage, body: Body
+    workspace: Workspace,
+    shards: ShardSet,
+    name: str,
+    body: Body,
+    threads: int = 1,
+    whole: bool = False,
+    **options: Any,  # noqa: ANN401 - those of dg.asset
 ) -> dg.AssetsDefinition:
     """A partitioned asset from a body that, called once for a run, returns the work for one of its shards.
 
     Each partition is recorded when it is done, with a data version from its content, and stays recorded if the run
-    dies. The result of the step would record all of them again, with one version for all: it is told not to.
-    """
+    dies. The result of the step would record all of them again, with one version for all: NO_EVENT prevents that.
 
-    @dg.asset(
-        key=shards.key(name),
-        deps=list(stage.deps),
-        partitions_def=shards.partitions,
-        backfill_policy=dg.BackfillPolicy.multi_run(workspace.settings.automation.partitions_per_run),
-        description=inspect.getdoc(body),
-        group_name=stage.group,
-        kinds=set(stage.kinds),
-        owners=OWNERS,
-        code_version=stage.code_version,
-        pool=stage.pool,
-        op_tags=dict(stage.op_tags),
-        automation_condition=stage.condition,
-    )
+    Its description is the docstring of the body. At most `threads`, and no more than there are cores, make shards of a
+    run at the same time. With `whole` the work is called once for a partition and not for each of its shards. Of the
+    options, deps and code_version are required.
+    """
+    deps, code_version = list(options["deps"]), str(options["code_version"])
+
     def per_shard(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]:
-        of_partition = {
-            key: [key] if stage.whole else shards.shards(workspace.layout, key) for key in context.partition_keys
-        }
+        from joblib import cpu_count
+
+        of_partition = {key: [key] if whole else shards.shards(workspace.layout, key) for key in context.partition_keys}
         units = [(key, shard) for key, found in of_partition.items() for shard in found]
         work = body(ShardRun([shard for _, shard in units], context.log))
-        failures = {key: _unplanned(key) for key, found in of_partition.items() if not found}
-        for key, outcome in _made(units, work, failures, min(stage.threads, usable_cores())):
+        failures = {
+            key: VirnucError(f"sample {key!r} is not planned; materialize samples/shard_plan first")
+            for key, found in of_partition.items()
+            if not found
+        }
+        for key, outcome in _made(units, work, failures, min(threads, cpu_count())):
             _require_in_progress(context)
-            tags = {DATA_VERSION: outcome.data_version, **_inputs(context.instance, workspace, shards, stage, key)}
+            inputs = _inputs(context.instance, workspace, shards, deps, key)
+            tags = {DATA_VERSION: outcome.data_version, "dagster/code_version": code_version, **inputs}
             yield dg.AssetMaterialization(context.asset_key, partition=key, metadata=outcome.metadata, tags=tags)
         raise_failures(failures, f"{context.asset_key.to_user_string()}: some failed; all others are recorded")
         yield dg.MaterializeResult(metadata={NO_EVENT: True})
 
-    return per_shard
-
-
-def _unplanned(sample: str) -> VirnucError:
-    return VirnucError(f"sample {sample!r} is not planned; materialize samples/shard_plan first")
+    asset: dg.AssetsDefinition = dg.asset(
+        key=shards.key(name),
+        partitions_def=shards.partitions,
+        backfill_policy=dg.BackfillPolicy.multi_run(workspace.settings.automation.partitions_per_run),
+        description=inspect.getdoc(body),
+        owners=OWNERS,
+        **options,
+    )(per_shard)
+    return asset
 
 
 def _made(
@@ -201,11 +187,11 @@ def _require_in_progress(context: dg.AssetExecutionContext) -> None:
 
 
 def _inputs(
-    instance: dg.DagsterInstance, workspace: Workspace, shards: ShardSet, stage: ShardStage, key: str
+    instance: dg.DagsterInstance, workspace: Workspace, shards: ShardSet, deps: Sequence[dg.AssetKey], key: str
 ) -> dict[str, str]:
-    """What Dagster itself would note of a partition: code version and the versions of the inputs."""
-    tags = {"dagster/data_version_is_user_provided": "true", "dagster/code_version": stage.code_version}
-    for dep in stage.deps:
+    """What Dagster itself would note of a partition's inputs: their versions."""
+    tags = {"dagster/data_version_is_user_provided": "true"}
+    for dep in deps:
         tables = [
             workspace.layout.table(shards.domain, dep.path[-1], shard) for shard in shards.shards(workspace.layout, key)
         ]
@@ -233,20 +219,17 @@ def recorded_versions(instance: dg.DagsterInstance, asset: dg.AssetKey, partitio
     return {partition: found[DATA_VERSION] for partition, found in tags.items() if DATA_VERSION in found}
 
 
-def made_table(path: Path, recipe: Recipe, batches: Callable[[], Iterator[pa.Table]]) -> Outcome:
-    """Write a table unless the one that is there was made by the same recipe.
+def made_table(path: Path, provenance: Recipe, batches: Callable[[], Iterator[pa.Table]]) -> Outcome:
+    """Write a table unless the one that is there has the same provenance.
 
-    Args:
-        path: the table.
-        recipe: what its rows follow from.
-        batches: called only if the table is to be made; yields at least one table, an empty one if need be.
+    `batches` is called only if the table is to be made, and yields at least one table, an empty one if need be.
     """
     started = time.perf_counter()
-    reused = is_made_by(path, recipe)
+    reused = is_made_by(path, provenance)
     if not reused:
         source = batches()
         first = next(source)
-        with TableWriter(path, first.schema, recipe) as writer:
+        with TableWriter(path, first.schema, provenance) as writer:
             for batch in itertools.chain([first], source):
                 writer.write(batch)
     seconds, rows, digest = time.perf_counter() - started, read_rows(path), content_digest(path)

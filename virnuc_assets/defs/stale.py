@@ -50,13 +50,9 @@ def files_to_plan(workspace: Workspace) -> list[str]:
 def stale_partitions(
     instance: dg.DagsterInstance, workspace: Workspace, shards: ShardSet, assets: Collection[str] | None = None
 ) -> dict[tuple[str, ...], list[str]]:
-    """Partitions by their missing and stale assets, in the order in which they are made; others are left out.
+    """Partitions by their missing and stale assets (of all, or of some), in the order in which they are made.
 
-    Args:
-        instance: a partition that it has no materialization of counts as missing.
-        workspace: the project.
-        shards: the partition set.
-        assets: to look at; all without.
+    A partition without a materialization counts as missing; those that are up to date are not in the answer.
     """
     today = Today(workspace, shards.domain)
     stages = [*today.stages, *([REPORT] if shards is SAMPLES else [])]
@@ -83,10 +79,7 @@ def stale_assets(
 ) -> list[dg.AssetKey]:
     """Assets without partitions that are gone, or were made from other inputs than today's, or from stale ones.
 
-    Args:
-        instance: Dagster's.
-        workspace: the project.
-        specs: of the assets, those that others depend on first.
+    In the specs, those that others depend on come first.
     """
     stale: list[dg.AssetKey] = []
     for spec in specs:

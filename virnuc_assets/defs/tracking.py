@@ -1,4 +1,4 @@
-"""The MLflow resource: one run a training, continued by its evaluation, and one registered model with aliases."""
+"""The MLflow resource: one run per training, continued by its evaluation, and one registered model with aliases."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def misplaced(uri: str, found: str, expected: str) -> str:
     return (
         f"{uri}: this MLflow store keeps its models in {found}, expected {expected}; the project was moved or copied, "
         "or [tracking] changed. Run `virnuc setup`, which corrects a project that was moved, or undo the change of "
-        "[tracking], or begin with an empty store."
+        "[tracking], or start with an empty store."
     )
 
 
@@ -56,29 +56,15 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
     def training(
         self, training: str, name: str, dagster_run: str, tags: Mapping[str, str], params: Mapping[str, Any]
     ) -> Iterator[str]:
-        """As `run`, of a training; runs of the same training that never ended are marked as killed first.
+        """As `run`, of a training (profile and what is trained); its runs that never ended are marked as killed first.
 
         To be called where no other of them can be alive, i.e. in its `training_place`.
-
-        Args:
-            training: profile and what is trained.
-            name: of the run.
-            dagster_run: id.
-            tags: more of them.
-            params: parameters.
         """
-        self.end_killed_trainings(training)
+        where = f"attributes.status = 'RUNNING' and tags.`{TRAINING_TAG}` = '{training}'"
+        for killed in self._client().search_runs([self._experiment_id()], where):
+            self._client().set_terminated(killed.info.run_id, "KILLED")
         with self.run(name, {**tags, TRAINING_TAG: training, "dagster.run_id": dagster_run}, params) as run_id:
             yield run_id
-
-    def end_killed_trainings(self, training: str) -> list[str]:
-        """Mark the runs of a training that never ended as killed; returns their ids."""
-        client = self._client()
-        where = f"attributes.status = 'RUNNING' and tags.`{TRAINING_TAG}` = '{training}'"
-        killed = [str(run.info.run_id) for run in client.search_runs([self._experiment_id()], where)]
-        for run_id in killed:
-            client.set_terminated(run_id, "KILLED")
-        return killed
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Metrics of one epoch of the open run."""
@@ -90,23 +76,14 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Tags of a run, open or ended."""
-        client = self._client()
         for name, value in tags.items():
-            client.set_tag(run_id, name, value)
+            self._client().set_tag(run_id, name, value)
 
-    def log_model(self, model: nn.Module, example: np.ndarray, classifier_digest: str, tags: Mapping[str, str]) -> str:
+    def log_model(self, model: nn.Module, example: np.ndarray, classifier_digest: str, tags: Mapping[str, str]) -> None:
         """Log the model without pickle, register a version of it, and mark the open run as its training.
 
-        No alias moves: what is candidate, baseline or serving is for the decision, or a person, to say.
-
-        Args:
-            model: in eval mode.
-            example: some feature rows, (b, d) float32; the signature has their width.
-            classifier_digest: digest of the classifier that was saved.
-            tags: of the registered version.
-
-        Returns:
-            The registered version.
+        No alias moves: what is candidate, baseline or serving is for the decision, or a person, to say. The model is in
+        eval mode; the example is some feature rows, (b, d) float32, whose width the signature has.
         """
         mlflow = self._mlflow()
         import torch
@@ -124,12 +101,9 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
             serialization_format="pt2",
             pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
         )
-        version = str(info.registered_model_version)
-        client = self._client()
         for name, value in {**tags, _CLASSIFIER_TAG: classifier_digest}.items():
-            client.set_model_version_tag(REGISTERED, version, name, value)
+            self._client().set_model_version_tag(REGISTERED, str(info.registered_model_version), name, value)
         mlflow.set_tag(_CLASSIFIER_TAG, classifier_digest)
-        return version
 
     def version_of(self, classifier_digest: str) -> str | None:
         """Latest registered version of a classifier, or None."""
@@ -153,10 +127,9 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
 
     def digest_of_alias(self, alias: str) -> str | None:
         """Digest of the classifier that an alias names, or None where the alias is not set."""
-        client = self._client()
-        models = client.search_registered_models(f"name = '{REGISTERED}'")
+        models = self._client().search_registered_models(f"name = '{REGISTERED}'")
         version = models[0].aliases.get(alias) if models else None
-        return str(client.get_model_version(REGISTERED, version).tags[_CLASSIFIER_TAG]) if version else None
+        return str(self._client().get_model_version(REGISTERED, version).tags[_CLASSIFIER_TAG]) if version else None
 
     def log_to_training(
         self, classifier_digest: str, metrics: Mapping[str, float], tags: Mapping[str, str]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
+from joblib import cpu_count
 
-from virnuc_assets.cores import usable_cores
 from virnuc_assets.errors import VirnucError
 
 # Names and numbers of glibc's malloc.h.
@@ -26,7 +26,7 @@ def prepare_cpu() -> int:
     layer pays thousands of page faults to get them again. Small freed blocks are joined with their neighbours at once:
     otherwise those that glibc before 2.38 cuts from aligned ones would keep the larger ones apart.
     """
-    threads = usable_cores()
+    threads = int(cpu_count())
     torch.set_num_threads(threads)
     # Arrow's own pool keeps what was freed: 20 MB while a table of 10,000 frames is embedded.
     pa.set_memory_pool(pa.system_memory_pool())

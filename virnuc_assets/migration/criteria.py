@@ -167,10 +167,10 @@ def _of_group(one: GroupDrop) -> str:
     )
 
 
-def floor_beaten(comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings) -> Criterion:
-    """Is the candidate more accurate than composition features alone? Gain = candidate − floor."""
+def kmer_baseline_beaten(comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings) -> Criterion:
+    """Is the candidate more accurate than composition features alone? Gain = candidate − k-mer baseline."""
     question = "Is it more accurate than composition features without a language model?"
-    rule = Rule("floor_beaten", question, ">", settings.min_gain_over_floor, "fraction")
+    rule = Rule("kmer_baseline_beaten", question, ">", settings.min_gain_over_kmer_baseline, "fraction")
     if comparison is None:
         return lack(rule, gaps)
     drop = comparison.accuracy_drop

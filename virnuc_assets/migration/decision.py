@@ -47,7 +47,7 @@ class Decision:
             is missing, or if no criterion fails and an interval reaches over its threshold.
         reasons: each missing piece of evidence, or each criterion that is not met, or that all are.
         criteria: all criteria, in the order of the report.
-        variants: role ("candidate", "baseline", "floor", a variant's name) → summary with its performance.
+        variants: role ("candidate", "baseline", "kmer_baseline", a variant's name) → summary with its performance.
         comparisons: role → the candidate against it; absent where the rows could not be paired.
         power: what a study of these test records can find; None where there is no comparison or one cluster only.
         next_step: how the drop could be won back; empty where there is nothing to win.
@@ -99,13 +99,16 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
         criteria.accuracy_drop_within_margin(comparison, gaps, settings),
         criteria.f1_drop_within_margin(comparison, gaps, settings),
         criteria.no_group_lost_more_than_margin(comparison, gaps, settings),
-        criteria.floor_beaten(comparisons.get("floor"), pairs["floor"][1], settings),
+        criteria.kmer_baseline_beaten(comparisons.get("kmer_baseline"), pairs["kmer_baseline"][1], settings),
         criteria.speedup_reached(evidence, settings),
         criteria.memory_within_ratio(evidence, settings),
         criteria.enough_test_records(comparison, gaps, settings),
         criteria.dims_match_encoders(evidence),
         criteria.same_environment(evidence),
-        *(criteria.variant_is_current(role, evidence.variants[role]) for role in ("candidate", "baseline", "floor")),
+        *(
+            criteria.variant_is_current(role, evidence.variants[role])
+            for role in ("candidate", "baseline", "kmer_baseline")
+        ),
     )
     outcome, reasons = conclude(judged)
     plain = settings.model_dump(mode="json")

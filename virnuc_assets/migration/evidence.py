@@ -63,8 +63,8 @@ class Evidence:
     Attributes:
         candidate: the variant that wants to replace the baseline.
         baseline: the variant in use.
-        floor: the composition features that a language model has to beat.
-        beside: further variants to show; nothing is judged by them.
+        kmer_baseline: the composition features that a language model has to beat.
+        also_compared: further variants to show; nothing is judged by them.
         ablations: encoder → test rows, as `VariantEvidence.predictions`, scored by its vectors alone.
         benchmark: encoder → {sequences_per_s, peak_memory_bytes, precision, device, sequences, dim};
             None if not stored.
@@ -74,8 +74,8 @@ class Evidence:
 
     candidate: VariantEvidence
     baseline: VariantEvidence
-    floor: VariantEvidence
-    beside: tuple[VariantEvidence, ...] = ()
+    kmer_baseline: VariantEvidence
+    also_compared: tuple[VariantEvidence, ...] = ()
     ablations: Mapping[str, pa.Table] = field(default_factory=dict)
     benchmark: Mapping[str, Mapping[str, Any]] | None = None
     benchmark_problems: tuple[str, ...] = ()
@@ -84,8 +84,8 @@ class Evidence:
     @property
     def variants(self) -> dict[str, VariantEvidence]:
         """Role → variant, in the order of the report; one that stands beside has its own name for a role."""
-        roles = {"candidate": self.candidate, "baseline": self.baseline, "floor": self.floor}
-        return roles | {variant.variant: variant for variant in self.beside}
+        roles = {"candidate": self.candidate, "baseline": self.baseline, "kmer_baseline": self.kmer_baseline}
+        return roles | {variant.variant: variant for variant in self.also_compared}
 
     def digest(self) -> str:
         """Digest of everything, the rows of tables included."""

@@ -32,7 +32,7 @@ _LONGEST_LABEL = 34
 _BESIDE_COLOURS = tuple(f"beside-{i}" for i in range(4))
 _BESIDE_DASHES = ((6.0, 2.0, 1.2, 2.0), (9.0, 3.0), (3.0, 1.5), (6.0, 2.0, 1.2, 2.0, 1.2, 2.0), (1.0, 3.0))
 _VARIABLES = (
-    *("candidate", "baseline", "floor", *_BESIDE_COLOURS),
+    *("candidate", "baseline", "kmer_baseline", *_BESIDE_COLOURS),
     *("ink", "soft", "rule", "page", "good", "bad", "gap"),
 )
 # Colours that matplotlib can draw, each replaced by a CSS variable, so that the page's theme decides.
@@ -75,7 +75,7 @@ class Style:
 _OF_ROLE = {
     "candidate": Style("candidate"),
     "baseline": Style("baseline", (5.0, 2.5)),
-    "floor": Style("floor", (1.2, 1.8)),
+    "kmer_baseline": Style("kmer_baseline", (1.2, 1.8)),
 }
 
 

@@ -128,7 +128,7 @@ def _stored(bundle: Bundle, folder: Path) -> dict[str, Any]:
     }
     return {
         **plain,
-        "beside": [variant.variant for variant in evidence.beside],
+        "also_compared": [variant.variant for variant in evidence.also_compared],
         "variants": {role: _stored_variant(variant, folder) for role, variant in evidence.variants.items()},
         "ablations": {
             name: _stored_table(table, folder / "ablations" / f"{name}.parquet")
@@ -166,8 +166,8 @@ def _read(folder: Path) -> tuple[Bundle, list[str]]:
         evidence = Evidence(
             candidate=variants.pop("candidate"),
             baseline=variants.pop("baseline"),
-            floor=variants.pop("floor"),
-            beside=tuple(variants[role] for role in stored["beside"]),
+            kmer_baseline=variants.pop("kmer_baseline"),
+            also_compared=tuple(variants[role] for role in stored["also_compared"]),
             ablations={
                 name: _read_table(folder / "ablations" / f"{name}.parquet", digest, faults)
                 for name, digest in stored["ablations"].items()

@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterable
 from itertools import product
 from pathlib import Path
 
-from virnuc_assets.cores import usable_cores
+from joblib import cpu_count
+
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import SplitSettings
 from virnuc_assets.storage.tables import read_table
@@ -98,7 +99,7 @@ def _similar_proteins(proteins: list[str], settings: SplitSettings) -> set[tuple
         fasta.write_text("".join(f">{number}\n{protein}\n" for number, protein in enumerate(proteins)))
         limits = ("--min-seq-id", str(settings.protein_min_identity), "-c", str(settings.protein_min_coverage))
         files = (str(fasta), str(fasta), str(hits), str(Path(folder, "work")))
-        threads = ("--threads", str(usable_cores()))
+        threads = ("--threads", str(cpu_count()))
         _run("easy-search", *files, *limits, "-s", _SENSITIVITY, *threads, "--format-output", "query,target", "-v", "1")
         pairs = [sorted(map(int, line.split("\t"))) for line in hits.read_text().splitlines()]
     return {(first, second) for first, second in pairs if first != second}

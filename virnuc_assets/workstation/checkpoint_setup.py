@@ -1,4 +1,4 @@
-"""Set-up of checkpoints: resolve a repository to a commit, download what is read, check it, and hold it to the lock.
+"""Set-up of checkpoints: resolve a repository to a commit, download what is read, and check it against the lock.
 
 The only module that may use the network. Nothing is locked before the model was loaded from it; what is locked is
 taken exactly, or refused.
@@ -33,16 +33,11 @@ _MAIN = "main"
 
 
 def resolve(spec: EncoderSpec, lock: Lock, update: bool) -> Locked | None:
-    """Which bytes an encoder's checkpoint is to be.
+    """Which bytes the checkpoint is to be of an encoder as the settings have it, and not the lock.
 
-    Args:
-        spec: row of the registry with the settings' choices, not as the lock has it.
-        lock: what is locked.
-        update: go by the settings or the head of `main`, or take a folder as it is now, instead of what is locked.
-
-    Returns:
-        What virnuc.lock has or, of a repository that is not locked, its files now, with the sha256 that the hub
-        publishes of large ones and none of small ones; its config was read. None for all else.
+    It is what virnuc.lock has or, of a repository that is not locked, its files now, with the sha256 that the hub
+    publishes of large ones and none of small ones; its config was read. None for all else. `update` goes by the
+    settings, the head of `main`, or a folder as it is now, instead of what is locked.
     """
     entry = None if update else lock.entries.get(spec.name)
     if not spec.is_locked:
@@ -60,15 +55,8 @@ def set_up_encoder(
 ) -> tuple[Path | None, Locked | None]:
     """Have an encoder's checkpoint on this machine: written, converted or downloaded, verified, and loaded once.
 
-    Args:
-        spec: as for `resolve`.
-        checkpoints: folder of the checkpoints made here.
-        wanted: what `resolve` found.
-        in_lock: whether virnuc.lock has it, so that whoever locked it has loaded it.
-        log: called with what is downloaded or converted.
-
-    Returns:
-        Its folder (None where there is none, or an asset of the graph makes it), and what virnuc.lock is to have.
+    Returns its folder (None where there is none, or an asset of the graph makes it), and what virnuc.lock is to have.
+    `wanted` is what `resolve` found; one that is `in_lock` was loaded by whoever locked it.
     """
     if not spec.is_locked:
         if spec.checkpoint == MINIATURE:
@@ -101,7 +89,7 @@ def record_verified(spec: EncoderSpec, digest: str, folder: Path, checkpoints: P
 
 
 def differences(expected: Locked, found: Locked) -> list[str]:
-    """What differs between two descriptions of a checkpoint, a line for each file."""
+    """What differs between two descriptions of a checkpoint, one line per file."""
     lines = [f"{name}: missing" for name in expected.files if name not in found.files]
     lines += [f"{name}: not in the lock" for name in found.files if name not in expected.files]
     for name in sorted(expected.files.keys() & found.files.keys()):
@@ -123,7 +111,7 @@ def _from_hub(spec: EncoderSpec, commit: Locked, log: Callable[[str], None]) -> 
     """The snapshot with every file that is read, downloaded where it is not in the cache, and what it holds.
 
     The hub's client trusts the names in its cache and hashes nothing; so content is compared here, and what was
-    altered, on the way or on the disk, is downloaded once more.
+    altered, on the way or on the disk, is downloaded again.
     """
     at_commit = replace(spec, revision=commit.revision)
     folder = _download(at_commit, list(commit.files), log)

@@ -1,4 +1,4 @@
-"""What `virnuc up` of one Dagster home starts, found and ended; and what a killed one, or a crash, left, cleaned up.
+"""Finds and ends what `virnuc up` of one Dagster home starts, and cleans up what a killed one, or a crash, left.
 
 The environment of all that `virnuc up` starts carries a mark that nothing else sets, so that processes are found when
 their parents are long dead.
@@ -30,11 +30,11 @@ Part = Literal["code_server", "webserver", "daemon", "mlflow"]
 Kind = Literal["up", "code_server", "webserver", "daemon", "mlflow", "worker", "helper"]
 _HOME, _PART = "VIRNUC_UP_HOME", "VIRNUC_UP_PART"
 _SERVES_CODE = {"code-server", "grpc"}
-_GONE_SECONDS, _LOOK_SECONDS = 10.0, 0.05
+_GONE_SECONDS, _POLL_SECONDS = 10.0, 0.05
 _LAUNCHED = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 _NOT_RETRIED = RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags={WILL_RETRY_TAG: "false"})
 _RETRY_FAILED = "Failed to retry run"
-_LOOKED_AT = 200  # of the latest runs that are not retried; most failed by a step's own error
+_CHECKED = 200  # of the latest runs that are not retried; most failed by a step's own error
 
 
 def mark(home: Path, part: Part) -> dict[str, str]:
@@ -43,7 +43,7 @@ def mark(home: Path, part: Part) -> dict[str, str]:
 
 
 def lock_file(home: Path) -> Path:
-    """What the one `virnuc up` of a home holds while it lives."""
+    """What the one `virnuc up` of a home locks while it lives."""
     return home / "up.lock"
 
 
@@ -59,7 +59,8 @@ def processes_of(home: Path) -> list[tuple[Kind, psutil.Process]]:
 def end(processes: Iterable[psutil.Process]) -> int:
     """Kill processes and wait until they are gone; returns how many there were.
 
-    One that stays is a VirnucError, as a process does that hangs in the kernel.
+    Raises:
+        VirnucError: one does not end, as a process that hangs in the kernel.
     """
     killed = []
     for process in processes:
@@ -70,7 +71,7 @@ def end(processes: Iterable[psutil.Process]) -> int:
     while left := [process.pid for process in killed if is_alive(process)]:
         if time.monotonic() > deadline:
             raise VirnucError(f"killed processes do not end: {left}; see what they wait for, e.g. a file server")
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     return len(killed)
 
 
@@ -103,15 +104,15 @@ def _kind(part: Part, command: list[str]) -> Kind:
     return "code_server" if _SERVES_CODE & set(command) else "helper"
 
 
-def clean_up(settings: Settings, say: Callable[[str], None]) -> None:
-    """End stray processes, mark runs whose process is gone, clear unfinished files; tells each count that is not 0.
+def clean_up(settings: Settings, log: Callable[[str], None]) -> None:
+    """End stray processes, mark runs whose process is gone, clear unfinished files; logs each count that is not 0.
 
-    Only for who holds the home's lock file, before any server runs.
+    Only for the process that has the home's lock, before any server runs.
     """
     home = dagster_home(settings)
     if count := end(process for kind, process in processes_of(home) if kind != "up"):
-        say(f"Ended {count} processes of a `virnuc up` that was killed.")
-    fail_orphaned_runs(home, say, launching=False)
+        log(f"Ended {count} processes of a `virnuc up` that was killed.")
+    fail_orphaned_runs(home, log, launching=False)
     unfinished = unfinished_files(settings)
     back = _put_back(unfinished)
     for path in (left := [path for path in unfinished if path not in back]):
@@ -120,21 +121,21 @@ def clean_up(settings: Settings, say: Callable[[str], None]) -> None:
         else:
             path.unlink(missing_ok=True)
     if back:
-        say(f"Put back {len(back)} folders that killed processes were about to replace.")
+        log(f"Put back {len(back)} folders that killed processes were about to replace.")
     if left:
-        say(f"Removed {len(left)} unfinished files and folders of killed processes.")
+        log(f"Removed {len(left)} unfinished files and folders of killed processes.")
 
 
-def fail_orphaned_runs(home: Path, say: Callable[[str], None], launching: bool) -> None:
+def fail_orphaned_runs(home: Path, log: Callable[[str], None], launching: bool) -> None:
     """Mark launched runs without a process as failed, or as canceled where that was asked for; frees their slots.
 
-    Dagster retries what failed so. Where it tried to while no code server answered it gave up for good: such runs
-    fail once more, and are tried again. Runs of another launcher than ours are left to it. `launching` tells whether
-    processes may live that have not told yet of which run they are.
+    Dagster retries what failed so. Where it tried to while no code server answered, its retries ended: such runs are
+    failed again, and are retried. Runs of another launcher are left to it. `launching`: processes may live that have
+    not recorded yet of which run they are.
     """
     with DagsterInstance.from_config(str(home)) as instance:
         if not isinstance(instance.run_launcher, LocalRunLauncher):
-            say(f"Runs are left to {type(instance.run_launcher).__name__}, as dagster.yaml says.")
+            log(f"Runs are left to {type(instance.run_launcher).__name__}, as dagster.yaml says.")
             return
         launched = instance.get_runs(RunsFilter(statuses=_LAUNCHED))
         dead = [(run, why_dead(instance, run, launching)) for run in launched]
@@ -143,13 +144,13 @@ def fail_orphaned_runs(home: Path, say: Callable[[str], None], launching: bool) 
                 instance.report_run_canceled(run, f"Canceled: {why}.")
             elif why:
                 instance.report_run_failed(run, f"Killed: {why}. It is retried; finished shards are not made again.")
-        given_up = [run for run in instance.get_runs(_NOT_RETRIED, limit=_LOOKED_AT) if _retry_failed(instance, run)]
-        for run in given_up:
-            instance.report_run_failed(run, "Its retry found no code server; it is tried again.")
+        lost = [run for run in instance.get_runs(_NOT_RETRIED, limit=_CHECKED) if _retry_failed(instance, run)]
+        for run in lost:
+            instance.report_run_failed(run, "Its retry found no code server; it is retried.")
     if count := sum(1 for _, why in dead if why):
-        say(f"Marked {count} runs whose process is gone.")
-    if given_up:
-        say(f"Asked again for {len(given_up)} retries.")
+        log(f"Marked {count} runs whose process is gone.")
+    if lost:
+        log(f"Requested {len(lost)} retries again.")
 
 
 def _retry_failed(instance: DagsterInstance, run: DagsterRun) -> bool:
@@ -159,7 +160,7 @@ def _retry_failed(instance: DagsterInstance, run: DagsterRun) -> bool:
 
 
 def unfinished_files(settings: Settings) -> list[Path]:
-    """Files and folders that a dead process had not finished, where the platform writes; not what lies within them.
+    """Files and folders that a dead process had not finished, where the platform writes; not what is in them.
 
     Other processes may write there meanwhile: what vanishes is not among them.
     """

@@ -61,12 +61,9 @@ class DeviceLock:
     """
 
     def __init__(self, folder: Path, requested: str, log: Callable[[str], None]) -> None:
-        """Nothing is locked yet.
+        """Nothing is locked yet; `folder` is that of the lock files, one for each device of a host.
 
-        Args:
-            folder: Of the lock files, one for each device of a host.
-            requested: `auto`, `cpu` or `cuda`, as in the settings.
-            log: Logs which process is waited for, at once and then each minute, and when the wait is over.
+        The log gets which process is waited for, at once and then each minute, and when the wait is over.
         """
         self._folder, self._requested, self._log = folder, requested, log
         self._chosen: int | None = None

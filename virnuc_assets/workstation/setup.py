@@ -74,33 +74,29 @@ def artifact_location(settings: Settings) -> str | None:
 
 
 def set_up(
-    settings: Settings, say: Callable[[str], None], encoders: Sequence[str] = (), update: Sequence[str] = ()
+    settings: Settings, log: Callable[[str], None], encoders: Sequence[str] = (), update: Sequence[str] = ()
 ) -> None:
     """Make what is missing; a second call changes nothing.
 
-    Checkpoints come first: what is refused is refused before Dagster's home and MLflow's store are made.
-
-    Args:
-        settings: the project's.
-        say: logs each step.
-        encoders: names in the registry; without any, those that the settings' variants read.
-        update: encoders whose lock is moved to what their repository or folder has now.
+    Checkpoints come first, those of the encoders that are named, or else of all that the settings' variants read: what
+    is refused is refused before Dagster's home and MLflow's store are made. `update` names encoders whose lock is moved
+    to what their repository or folder has now.
     """
     import torch
 
     checkpoints = Workspace(settings).layout.checkpoints
     checkpoints.mkdir(parents=True, exist_ok=True)
     with FileLock(checkpoints / ".setup.lock"):  # of two set-ups, the second finds what the first made
-        set_up_encoders(settings, say, encoders, update)
+        set_up_encoders(settings, log, encoders, update)
         settings.incoming.mkdir(parents=True, exist_ok=True)
-        say(f"Dagster home {dagster_home(settings)}")
-        _make_dagster_home(dagster_home(settings), torch.cuda.device_count(), say)
-        say(f"MLflow store {tracking_uri(settings)}")
-        _make_mlflow_store(settings, say)
+        log(f"Dagster home {dagster_home(settings)}")
+        _make_dagster_home(dagster_home(settings), torch.cuda.device_count(), log)
+        log(f"MLflow store {tracking_uri(settings)}")
+        _make_mlflow_store(settings, log)
 
 
 def set_up_encoders(
-    settings: Settings, say: Callable[[str], None], encoders: Sequence[str], update: Sequence[str]
+    settings: Settings, log: Callable[[str], None], encoders: Sequence[str], update: Sequence[str]
 ) -> None:
     """The checkpoints alone, as `set_up` makes them; virnuc.lock gets what it lacks, or is moved."""
     workspace, before = Workspace(settings), read_lock(settings.root)
@@ -113,19 +109,19 @@ def set_up_encoders(
     for spec, each in zip(specs, wanted, strict=True):
         old = before.entries.get(spec.name)
         in_lock = old is not None and spec.name not in update
-        folder, locked = set_up_encoder(spec, workspace.layout.checkpoints, each, in_lock, say)
+        folder, locked = set_up_encoder(spec, workspace.layout.checkpoints, each, in_lock, log)
         if locked is not None and locked != old:
             write_lock(settings.root, Lock(entries={**read_lock(settings.root).entries, spec.name: locked}))
             if old is None:
                 trusted = "this copy is trusted, and every later set-up takes exactly its bytes; commit"
                 origin = f"{locked.source} {locked.revision}"
-                say(f"encoder {spec.name}: {origin} was not in {LOCK_FILE}: {trusted} {LOCK_FILE}")
+                log(f"encoder {spec.name}: {origin} was not in {LOCK_FILE}: {trusted} {LOCK_FILE}")
             else:
-                say(f"encoder {spec.name}: {LOCK_FILE} moved; stale now: {_stale_tables(workspace, spec.name)}")
-        say(f"encoder {spec.name}: {folder or 'no checkpoint to fetch'}")
+                log(f"encoder {spec.name}: {LOCK_FILE} moved; stale now: {_stale_tables(workspace, spec.name)}")
+        log(f"encoder {spec.name}: {folder or 'no checkpoint to fetch'}")
 
 
-def require_set_up(settings: Settings, say: Callable[[str], None]) -> None:
+def require_set_up(settings: Settings, log: Callable[[str], None]) -> None:
     """Refuse a project that `virnuc setup` did not prepare; in one that was moved or copied, correct MLflow's store.
 
     Raises:
@@ -138,10 +134,10 @@ def require_set_up(settings: Settings, say: Callable[[str], None]) -> None:
             f"{settings.root}: this project is not set up for the profile {settings.profile}: no "
             f"{', no '.join(missing)}; run `virnuc setup` first"
         )
-    follow_move(settings, say)
+    follow_move(settings, log)
 
 
-def follow_move(settings: Settings, say: Callable[[str], None]) -> None:
+def follow_move(settings: Settings, log: Callable[[str], None]) -> None:
     """Have the store of a project that was moved or copied name its artifacts where they now are, inside the project.
 
     MLflow stores absolute locations: without this, models are written to, and loaded from, the former folder. Does
@@ -161,7 +157,7 @@ def follow_move(settings: Settings, say: Callable[[str], None]) -> None:
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",  # noqa: S608
                 [expected, len(former) + 1, len(former), former],
             )
-    say(f"MLflow store {database}: this project was moved or copied; models are now in {expected}, were in {former}")
+    log(f"MLflow store {database}: this project was moved or copied; models are now in {expected}, were in {former}")
 
 
 def _stale_tables(workspace: Workspace, encoder: str) -> str:
@@ -177,7 +173,7 @@ def _stale_tables(workspace: Workspace, encoder: str) -> str:
     return ", ".join(found) or "nothing"
 
 
-def _make_dagster_home(home: Path, gpus: int, say: Callable[[str], None]) -> None:
+def _make_dagster_home(home: Path, gpus: int, log: Callable[[str], None]) -> None:
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "dagster.yaml").exists():  # a person may have set another launcher or limit
         shutil.copyfile(_DAGSTER_YAML, home / "dagster.yaml")
@@ -186,7 +182,7 @@ def _make_dagster_home(home: Path, gpus: int, say: Callable[[str], None]) -> Non
         instance.get_dynamic_partitions(str(REFERENCE.partitions.name))
         instance.all_instigator_state()
         if size_gpu_pool(instance, gpus):
-            say(f"pool {GPU_POOL}: {gpus} runs that embed at a time, one a GPU")
+            log(f"pool {GPU_POOL}: {gpus} runs that embed at a time, one a GPU")
 
 
 def size_gpu_pool(instance: DagsterInstance, gpus: int) -> bool:
@@ -202,7 +198,7 @@ def size_gpu_pool(instance: DagsterInstance, gpus: int) -> bool:
     return True
 
 
-def _make_mlflow_store(settings: Settings, say: Callable[[str], None]) -> None:
+def _make_mlflow_store(settings: Settings, log: Callable[[str], None]) -> None:
     uri, location = tracking_uri(settings), artifact_location(settings)
     if not settings.tracking.of_others:
         mlflow_folder(settings).mkdir(parents=True, exist_ok=True)
@@ -210,7 +206,7 @@ def _make_mlflow_store(settings: Settings, say: Callable[[str], None]) -> None:
         done = subprocess.run(upgrade, check=False, capture_output=True, text=True)  # noqa: S603
         if done.returncode:
             raise VirnucError(f"{uri}: MLflow cannot make or upgrade its database:\n{done.stderr.strip()}")
-        follow_move(settings, say)
+        follow_move(settings, log)
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)

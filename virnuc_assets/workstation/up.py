@@ -21,13 +21,15 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.layout import require_layout
-from virnuc_assets.workstation import cleanup
 from virnuc_assets.workstation.cleanup import (
     Part,
+    clean_up,
     end,
     fail_orphaned_runs,
     lock_file,
+    mark,
     processes_of,
+    serves_code,
 )
 from virnuc_assets.workstation.device_lock import give_back, holder, lock_of, take
 from virnuc_assets.workstation.setup import (
@@ -41,40 +43,40 @@ from virnuc_assets.workstation.setup import (
 LOOPBACK = "127.0.0.1"
 LOCATION = "virnuc_assets"
 PARTS: tuple[Part, ...] = get_args(Part)
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _ANSWER_SECONDS = 180
 _GRACE_SECONDS = 10
 _MAX_RESTARTS, _WITHIN_SECONDS = 10, 600
 
 
-def serve(settings: Settings, say: Callable[[str], None]) -> int:
+def serve(settings: Settings, log: Callable[[str], None]) -> int:
     """Clean up after a killed predecessor, start the servers, and restart those that die.
 
     Returns 0 after Ctrl-C or SIGTERM, 1 if a server died too often. A project that is not set up, another `virnuc up`
     of it, a port that is taken, and results of the former layout are refused.
     """
     require_layout(Workspace(settings).layout)
-    require_set_up(settings, say)
+    require_set_up(settings, log)
     home = dagster_home(settings)
     lock = lock_of(lock_file(home))
     if not take(lock):
         found = holder(lock_file(home))
         raise VirnucError(f"{home}: another `virnuc up` (process {found}) serves this project; end it")
     try:
-        cleanup.clean_up(settings, say)
+        clean_up(settings, log)
         _require_free(settings.servers.dagster_port)
         if not settings.tracking.of_others:
             _require_free(settings.servers.mlflow_port)
-        return _Servers(settings, say).run()
+        return _Servers(settings, log).run()
     finally:
         give_back(lock)
 
 
 class _Servers:
-    """The four servers. The daemon never runs without the code server: what it cannot launch then, it gives up."""
+    """The four servers. The daemon never runs without the code server: it would fail for good what it cannot launch."""
 
-    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
-        self._settings, self._say = settings, say
+    def __init__(self, settings: Settings, log: Callable[[str], None]) -> None:
+        self._settings, self._log = settings, log
         self._home = dagster_home(settings)
         self._scratch = scratch_of(self._home)
         self._socket, self._workspace = self._scratch / "code.sock", self._scratch / "workspace.yaml"
@@ -97,10 +99,10 @@ class _Servers:
         self._workspace.write_text(json.dumps({"load_from": [location]}), encoding="utf-8")  # which is YAML, too
         try:
             self._start_missing()
-            mlflow = mlflow_server_url(self._settings)
-            self._say(f"Dagster UI   {self._settings.servers.dagster_url}\nMLflow       {mlflow}\nCtrl-C ends all.")
+            self._log(f"Dagster UI   {self._settings.servers.dagster_url}")
+            self._log(f"MLflow       {mlflow_server_url(self._settings)}\nCtrl-C stops all services.")
             while not self._stop:
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
                 if (dead := self._dead()) and not self._replace(dead):
                     return 1
             return 0
@@ -108,20 +110,20 @@ class _Servers:
             self._end_all()
 
     def _dead(self) -> list[Part]:
-        """Servers that ended; the code server only looks alive without its child, which alone knows the definitions."""
+        """Servers that ended; the code server only seems alive without its child, which alone knows the definitions."""
         ended = {part for part, process in self._running.items() if process.poll() is not None}
-        if not cleanup.serves_code(self._running["code_server"].pid):
+        if not serves_code(self._running["code_server"].pid):
             ended.add("code_server")
         return [part for part in self._parts if part in ended]
 
     def _replace(self, dead: list[Part]) -> bool:
-        """Start dead servers anew; False if one died too often. Runs go on: they do not need the server."""
+        """Restart dead servers; False if one died too often. Runs go on: they do not need the server."""
         now = time.monotonic()
         for part in dead:
-            self._say(f"The {part} ended (status {self._running[part].returncode}); it is started anew.")
+            self._log(f"The {part} ended (status {self._running[part].returncode}); it is restarted.")
             deaths = self._deaths[part]
             if len(deaths) == _MAX_RESTARTS and now - deaths[0] < _WITHIN_SECONDS:
-                self._say(f"It did so {_MAX_RESTARTS} times within {_WITHIN_SECONDS / 60:.0f} minutes; giving up.")
+                self._log(f"It did so {_MAX_RESTARTS} times within {_WITHIN_SECONDS / 60:.0f} minutes; stopping.")
                 return False
             deaths.append(now)
         gone: set[Part] = {*dead, "daemon"} if "code_server" in dead else {*dead}
@@ -135,13 +137,13 @@ class _Servers:
         for part in self._parts:
             if part not in self._running and not self._stop:
                 if part == "daemon":
-                    fail_orphaned_runs(self._home, self._say, launching=True)
+                    fail_orphaned_runs(self._home, self._log, launching=True)
                 self._running[part] = self._start(part)
                 if part == "code_server":
                     self._wait_until_it_answers()
 
     def _wait_until_it_answers(self) -> None:
-        """Until definitions are loaded; one that ends meanwhile, or hangs and is killed, is started anew later."""
+        """Until definitions are loaded; one that ends meanwhile, or hangs and is killed, is restarted later."""
         from dagster._core.errors import DagsterUserCodeUnreachableError
         from dagster._grpc.client import DagsterGrpcClient
 
@@ -152,7 +154,7 @@ class _Servers:
                 client.ping("")
                 return
             except DagsterUserCodeUnreachableError:
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
             if time.monotonic() > deadline:
                 process.kill()
                 process.wait()
@@ -160,12 +162,12 @@ class _Servers:
     def _start(self, part: Part) -> subprocess.Popen[bytes]:
         environment = {
             **os.environ,
-            **cleanup.mark(self._home, part),
+            **mark(self._home, part),
             "DAGSTER_HOME": str(self._home),
             "TMPDIR": str(self._scratch),
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
-        servers, quiet = self._settings.servers, "--log-level warning"  # else a line for each look of the daemon
+        servers, quiet = self._settings.servers, "--log-level warning"  # else a line for each poll of the daemon
         command = {
             "code_server": f"dagster code-server start {quiet} -m virnuc_assets.definitions --location-name {LOCATION}",
             "webserver": f"dagster_webserver --host {LOOPBACK} --port {servers.dagster_port}",
@@ -189,11 +191,11 @@ class _Servers:
                 process.terminate()
         deadline = time.monotonic() + _GRACE_SECONDS
         while time.monotonic() < deadline and any(process.poll() is None for process in self._running.values()):
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         end(process for kind, process in processes_of(self._home) if kind != "up")
         for process in self._running.values():
             process.wait()
-        fail_orphaned_runs(self._home, self._say, launching=False)
+        fail_orphaned_runs(self._home, self._log, launching=False)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 

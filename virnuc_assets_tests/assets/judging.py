@@ -11,7 +11,7 @@ from virnuc_assets_tests.assets.project import Project
 
 
 def judged(project: Project) -> dict[str, Any]:
-    """The decision on what lies on disk, as the asset makes it, without its pages, its run and its checks."""
+    """The decision on the stored evidence, as the asset makes it, without its pages, its run and its checks."""
     settings = project.settings
     evidence = gather_evidence(project.instance, project.workspace)
     decision: dict[str, Any] = json.loads(verdict.decide(evidence, settings.decision, settings.evaluation).to_json())

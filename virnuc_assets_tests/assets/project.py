@@ -150,7 +150,7 @@ class Project:
         return {name: path for name, path in found.items() if not name.startswith("migration_decision/")}
 
     def copy(self, to: Path, in_memory: bool = True, with_history: bool = False) -> Self:
-        """The project as it stands, elsewhere.
+        """The project as it is, elsewhere.
 
         Args:
             to: folder of the copy.
@@ -204,7 +204,7 @@ def _defs_of(settings: str) -> dg.Definitions:
 
 
 def _copy_genome(row: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Copy what is annotated whole; of others the first letters are enough. Files that tests change are not checked."""
+    """Copy what is annotated whole; of others the first bases are enough. Files that tests change are not checked."""
     (folder / row["label"]).mkdir(parents=True, exist_ok=True)
     copied = {**row, "fasta_sha256": "", "genbank_sha256": ""}
     if row["genbank"]:

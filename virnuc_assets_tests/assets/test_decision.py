@@ -1,6 +1,7 @@
 """A decision without complete, current evidence is NO DECISION, and names what is missing."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from virnuc_assets.defs.assets.migration import stored_decision
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.tables import read_recipe, read_table, write_table
 from virnuc_assets_tests.assets.judging import judged, named
 from virnuc_assets_tests.assets.project import Finished, Project, failures
@@ -61,12 +64,6 @@ def measured_faster(project: Project) -> None:
     path.write_text(json.dumps(content))
 
 
-def of_other_rows(project: Project) -> None:
-    """The classifier is the same one: only the recipe says that other rows were scored."""
-    path = evaluation_of(project)
-    write_table(path, read_table(path).slice(5), {**read_recipe(path), "features": "older"})
-
-
 def trained(project: Project, *assets: str, **sections: dict[str, Any]) -> None:
     project.configure(**sections)
     assert failures(project.materialize(*assets)) == []
@@ -104,7 +101,6 @@ CANDIDATE = ("fastesm2_classifier", "fastesm2_evaluation")
 FAULTS: dict[str, tuple[Callable[[Project], object], tuple[str, ...], str]] = {
     "no evaluation": (lambda p: evaluation_of(p).unlink(), ("esm2_3b_evaluation", "does not exist"), "fastesm2"),
     "no classifier": (lambda p: shutil.rmtree(classifier_of(p)), ("esm2_3b", "no classifier"), "fastesm2"),
-    "no features": (lambda p: features_of(p).unlink(), ("reference/esm2_3b_features", "viral-0001"), "fastesm2"),
     "no benchmark": (lambda p: benchmark_of(p).unlink(), ("encoder_benchmark has not been materialized",), "fastesm2"),
     "an altered prediction": (
         lambda p: altered(evaluation_of(p), "score_virus", plus(0.001)),
@@ -138,12 +134,6 @@ FAULTS: dict[str, tuple[Callable[[Project], object], tuple[str, ...], str]] = {
         ("esm2_3b_evaluation is stale: not of today's classifier",),
         "esm2_3b_classifier is stale",
     ),
-    "an evaluation of other rows": (of_other_rows, ("esm2_3b_evaluation is stale",), "esm2_3b_classifier is stale"),
-    "a baseline of another split": (
-        lambda p: trained(p, "train_test_split", *CANDIDATE, split={"test_fraction": 0.4}),
-        ("esm2_3b_classifier is stale",),
-        "fastesm2_classifier",
-    ),
     "another split than today's": (
         lambda p: p.configure(split={"seed": 5}),
         ("train_test_split", "settings.seed: expected 5, found 0"),
@@ -160,11 +150,6 @@ FAULTS: dict[str, tuple[Callable[[Project], object], tuple[str, ...], str]] = {
         ("encoder_benchmark is stale", "settings"),
         "fastesm2",
     ),
-    "another chunk length": (
-        lambda p: p.configure(sequences={"chunk_length": 300}),
-        ("planned in chunks of 500 nt, virnuc.toml says 300",),
-        "benchmark",
-    ),
 }
 
 
@@ -175,6 +160,26 @@ def test_what_is_absent_altered_or_stale_is_named(copied: Project, fault: str) -
     decision = judged(copied)
     assert named(decision, *words), decision["reasons"]
     assert [reason for reason in decision["reasons"] if unnamed in reason] == []
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_decision_is_one_sentence(copied: Project, content: str) -> None:
+    path = copied.workspace.layout.whole(DECISION, ".json")
+    path.write_text(content)
+    with pytest.raises(VirnucError) as caught:
+        stored_decision(copied.workspace)
+    assert re.fullmatch(rf"{path}: no stored decision \(.+\); materialize {DECISION} again", str(caught.value))
+    checked = dg.materialize(
+        copied.defs.asset_checks or (),
+        instance=copied.instance,
+        resources=copied.defs.resources,
+        selection=dg.AssetSelection.checks_for_assets(DECISION),
+        raise_on_error=False,
+    )
+    assert failures(checked) == []
+    checks = {check.check_name: check for check in checked.get_asset_check_evaluations()}
+    assert not checks["decision_rests_on_complete_evidence"].passed
+    assert str(caught.value) in str(checks["decision_rests_on_complete_evidence"].metadata)
 
 
 def test_equal_evidence_gives_an_equal_decision(copied: Project, finished: Finished) -> None:
@@ -193,7 +198,7 @@ def test_criteria_are_those_of_the_settings_and_without_evidence_nothing_moves(c
     for variant in ("esm2_3b", "fastesm2", "kmer"):
         path = evaluation_of(copied, variant)
         write_table(path, rows, read_recipe(path))
-    measurable = {"min_speedup": 1e-6, "max_memory_ratio": 1e6, "min_gain_over_floor": -1.0}
+    measurable = {"min_speedup": 1e-6, "max_memory_ratio": 1e6, "min_gain_over_kmer_baseline": -1.0}
     copied.configure(decision=measurable)
     decision = decide(copied)
     assert (decision["outcome"], decision["reasons"]) == ("GO", ["all 12 criteria are met"])

@@ -25,12 +25,10 @@ from virnuc_assets.defs.provenance import Today, variant_fingerprints
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.tracking import EXPERIMENT, TRAINING_TAG
 from virnuc_assets.encoders.checkpoints import (
-    DIGEST_FILE,
     FINETUNING_FILE,
     CheckpointMissingError,
     find_checkpoint,
     folder_digest,
-    read_json,
 )
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.tables import read_recipe, read_table
@@ -46,7 +44,7 @@ CHECKPOINT = f"{ENCODER}_miniature"
 TUNED: dict[str, dict[str, Any]] = {
     "finetuning": {"encoders": ["fastesm2_650"], "learning_rate": 2e-3, "max_epochs": 3, "max_rows": 64},
     "variants": {"tuned": {"dna": "dnabert_s", "protein": ENCODER}},
-    "decision": {"beside": ["tuned"]},
+    "decision": {"also_compared": ["tuned"]},
 }
 EPOCH = 4  # batches of 16 rows
 KILLED_AT = 2 * EPOCH
@@ -134,23 +132,8 @@ def test_metrics_are_in_mlflow_while_it_runs_and_a_killed_run_is_continued(tuned
     event = finetuned(tuned.results[0])
     metadata = {name: value.value for name, value in event.metadata.items()}
     shown = {name: facts[name] for name in ("best", "steps", "settings", "rows")}
-    assert metadata == {**metadata, **shown, "trained_now": True, "folder": str(folder_of(tuned))}
+    assert metadata == {**metadata, **shown, "trained": True, "folder": str(folder_of(tuned))}
     assert (event.tags or {})["dagster/data_version"] == folder_digest(folder_of(tuned))
-
-
-def test_its_digest_is_noted_for_later_processes(tuned: Finished) -> None:
-    assert read_json(folder_of(tuned) / DIGEST_FILE)["digest"] == folder_digest(folder_of(tuned))
-
-
-def test_damaged_facts_are_made_again(tuned: Finished, tmp_path: Path) -> None:
-    project = tuned.copy(tmp_path / "project")
-    project.configure(**TUNED)
-    digest, path = folder_digest(folder_of(project)), folder_of(project) / FINETUNING_FILE
-    path.write_bytes(path.read_bytes()[:99])
-    assert failures(project.materialize(ENCODER)) == []
-    assert facts_of(project)["provenance"]["digest"] == facts_of(tuned)["provenance"]["digest"]
-    assert folder_digest(folder_of(project)) == digest
-    project.instance.dispose()
 
 
 def test_its_checkpoint_is_an_encoder_and_its_variant_a_column(tuned: Finished) -> None:
@@ -180,10 +163,10 @@ def table(project: Project, asset: str) -> Path:
 def test_a_test_record_that_was_read_is_named_and_nothing_is_trained_or_scored(tuned: Finished) -> None:
     passed, records = check_of(tuned.results[0]), facts_of(tuned)["provenance"]["records"]
     assert passed.passed
-    assert passed.metadata["records"].value == {side: len(ids) for side, ids in records.items()}
+    assert passed.metadata["records"].value == {subset: len(ids) for subset, ids in records.items()}
     split = read_table(tuned.workspace.layout.whole("train_test_split")).to_pylist()
-    assert {side: set(ids) for side, ids in records.items()} == {
-        side: {row["record_id"] for row in split if row["split"] == side} for side in ("train", "validation")
+    assert {subset: set(ids) for subset, ids in records.items()} == {
+        subset: {row["record_id"] for row in split if row["split"] == subset} for subset in ("train", "validation")
     }
     tested = next(row["record_id"] for row in split if row["split"] == "test")
     path = folder_of(tuned) / FINETUNING_FILE
@@ -205,7 +188,7 @@ def test_a_test_record_that_was_read_is_named_and_nothing_is_trained_or_scored(t
 
 def test_a_second_run_trains_nothing_and_other_settings_train_again(tuned: Finished, tmp_path: Path) -> None:
     again = finetuned(tuned.materialize(ENCODER))
-    assert again.metadata["trained_now"].value is False
+    assert again.metadata["trained"].value is False
     first = finetuned(tuned.results[0])
     assert again.tags == first.tags
     project = tuned.copy(tmp_path / "project")
@@ -213,7 +196,7 @@ def test_a_second_run_trains_nothing_and_other_settings_train_again(tuned: Finis
     made = project.materialize(ENCODER)
     assert failures(made) == []
     event = finetuned(made)
-    assert (event.metadata["trained_now"].value, event.metadata["resumed_from_step"].value) == (True, 0)
+    assert (event.metadata["trained"].value, event.metadata["resumed_from_step"].value) == (True, 0)
     assert event.metadata["steps"].value == EPOCH
     assert (event.tags or {})["dagster/data_version"] != (first.tags or {})["dagster/data_version"]
     assert stale(project) == {f"{ENCODER}_embeddings", "tuned_features"}

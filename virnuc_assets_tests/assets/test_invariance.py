@@ -6,17 +6,13 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from Bio import SeqIO
 
-from virnuc_assets.classifier.scoring import ServingClassifier
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import SAMPLES
-from virnuc_assets.encoders.loading import load_encoder
-from virnuc_assets.storage.merging import merge_features, vectors_of
+from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.assets.project import DATA, Finished, Project, failures
-from virnuc_assets_tests.encoders.drawn import embed_frames
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
@@ -88,28 +84,3 @@ def test_order_batches_and_shards_change_no_embedding_no_score_and_no_call(plain
     for file in ("records.tsv", "prediction_results_highestscore.csv"):
         reports = [project.workspace.layout.sample_report(SAMPLE) / file for project in (plain, shuffled)]
         assert len({tuple(sorted(path.read_text().splitlines())) for path in reports}) == 1
-
-
-def test_no_embedding_and_no_call_changes_by_the_count_of_threads(plain: Project) -> None:
-    layout, frames = plain.workspace.layout, table(plain, "translated_proteins")
-    encoders = {
-        name: load_encoder(plain.workspace.encoder(name), layout.checkpoints, plain.settings.encoding) for name in NAMES
-    }
-    variant = plain.workspace.variant(plain.settings.serving.variant)
-    fingerprints = {"dna": encoders[variant.dna].fingerprint, "protein": encoders[variant.protein].fingerprint}
-    chunk_length = plain.settings.sequences.chunk_length
-    dims = {"dna": encoders[variant.dna].dim, "protein": encoders[variant.protein].dim}
-    classifier = ServingClassifier.load(layout.classifier(variant.name), fingerprints, dims, chunk_length)
-    stored = table(plain, "predictions").column("call")
-    usable = torch.get_num_threads()
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            found = {name: embed_frames(encoder, frames) for name, encoder in encoders.items()}
-            for name, vectors in found.items():
-                expected = vectors_of(table(plain, f"{name}_embeddings"))
-                assert float(np.abs(vectors_of(vectors) - expected).max()) <= TOLERANCE
-            features = merge_features(frames, found[variant.dna], found[variant.protein])
-            assert classifier.predictions(features).column("call") == stored
-    finally:
-        torch.set_num_threads(usable)

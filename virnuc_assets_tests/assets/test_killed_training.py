@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +12,10 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from virnuc_assets.classifier.checkpoint import load_classifier
-from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED, TRAINING_TAG, MlflowTracking
+from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED, MlflowTracking
 from virnuc_assets.workstation.setup import tracking_uri
 from virnuc_assets_tests.assets.project import Finished, Project, failures
+from virnuc_assets_tests.running import until
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
@@ -60,15 +60,18 @@ def runs_of(client: MlflowClient, status: str) -> list[Run]:
 
 def seen_epochs(client: MlflowClient, child: subprocess.Popen[str], epochs: int) -> Run:
     """The child's run, once this process has read so many of its epochs."""
-    end = time.monotonic() + 120
-    while time.monotonic() < end and child.poll() is None:
+    seen: list[Run] = []
+
+    def enough() -> bool:
+        assert child.poll() is None
         for run in runs_of(client, "RUNNING"):
             history = client.get_metric_history(run.info.run_id, "validation_loss")
-            if len(history) >= epochs:
-                assert [entry.step for entry in history] == list(range(1, len(history) + 1))
-                return run
-        time.sleep(0.3)
-    pytest.fail(f"no {epochs} epochs were seen; the child's status: {child.poll()}")
+            assert [entry.step for entry in history] == list(range(1, len(history) + 1))
+            seen.extend([run] if len(history) >= epochs else [])
+        return bool(seen)
+
+    until(enough, f"{epochs} epochs", every=0.3)
+    return seen[0]
 
 
 def state(project: Project, client: MlflowClient) -> dict[str, object]:
@@ -134,19 +137,3 @@ def test_a_classifier_is_registered_before_it_serves(project: Project) -> None:
     assert client.get_model_version(REGISTERED, tracking.version_of(digest)).run_id == trained.info.run_id
     assert "test_accuracy" in trained.data.metrics
     assert trained.info.status == "FINISHED"
-
-
-def test_only_runs_of_the_same_training_that_did_not_end_are_marked(project: Project) -> None:
-    """Not another variant's; also one that was killed after its classifier was registered."""
-    client = client_of(project)
-    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
-    tags = [
-        {TRAINING_TAG: "miniature/fastesm2"},
-        {TRAINING_TAG: "miniature/esm2_3b"},
-        {"variant": "fastesm2"},
-        {TRAINING_TAG: "miniature/fastesm2", "virnuc.classifier_digest": "aa"},
-    ]
-    ids = [client.create_run(experiment, tags=tag).info.run_id for tag in tags]
-    tracking = MlflowTracking(uri=tracking_uri(project.settings), server_url="http://127.0.0.1:5000")
-    assert sorted(tracking.end_killed_trainings("miniature/fastesm2")) == sorted([ids[0], ids[3]])
-    assert [client.get_run(run_id).info.status for run_id in ids] == ["KILLED", "RUNNING", "RUNNING", "KILLED"]

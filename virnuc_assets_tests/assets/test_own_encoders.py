@@ -33,7 +33,7 @@ OWN: dict[str, dict[str, Any]] = {
         "fastesm2_plain": {"like": "fastesm2_650", "token_dropout": False},
     },
     "variants": {name: {"dna": "dnabert_s", "protein": name} for name in NAMES},
-    "decision": {"beside": list(NAMES)},
+    "decision": {"also_compared": list(NAMES)},
 }
 
 
@@ -107,7 +107,7 @@ def decision_of(project: Project) -> tuple[dict[str, Any], str]:
     """The stored decision and its page."""
     layout = project.workspace.layout
     stored: dict[str, Any] = json.loads(layout.whole("migration_decision", ".json").read_text())
-    assert sorted(stored["variants"]) == ["baseline", "candidate", "fastesm2_plain", "floor", "my_esm2"]
+    assert sorted(stored["variants"]) == ["baseline", "candidate", "fastesm2_plain", "kmer_baseline", "my_esm2"]
     return stored, layout.whole("migration_decision", ".html").read_text()
 
 
@@ -119,7 +119,7 @@ def test_a_folder_is_trained_evaluated_and_a_column_of_the_report(embedded: Proj
     mine, plain = (decision["variants"][name] for name in NAMES)
     assert (mine["protein_encoder"], mine["problems"], mine["description"]["protein_dim"]) == ("my_esm2", [], HIDDEN)
     assert plain["problems"] != [] and plain["performance"] is None
-    assert set(decision["comparisons"]) == {"baseline", "floor", "my_esm2"}
+    assert set(decision["comparisons"]) == {"baseline", "kmer_baseline", "my_esm2"}
     assert all(f"{words}<" in html for words in ("my_esm2", "encoders.protein.token_dropout"))
     judged = [criterion["explanation"] for criterion in decision["criteria"] if criterion["outcome"] != "missing"]
     assert judged and not any("my_esm2" in explanation for explanation in judged)

@@ -1,4 +1,4 @@
-"""From FASTA to the decision: what is on disk, what Dagster knows of it, and that a second run makes nothing anew."""
+"""From FASTA to the decision: what is on disk, what Dagster knows of it, and that a second run makes nothing again."""
 
 import json
 from collections import Counter
@@ -15,7 +15,6 @@ from dagster._core.loader import LoadingContextForTest
 
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.encoders.registry import VARIANTS
-from virnuc_assets.sequences.plan_table import read_plan
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import (
     ablations_schema,
@@ -120,7 +119,7 @@ def test_every_asset_is_materialized_in_every_partition_by_one_event(finished: F
         assert finished.instance.fetch_observations(key, limit=1).records == []
 
 
-def test_every_table_has_its_schema_and_tells_what_it_was_made_from(finished: Finished) -> None:
+def test_every_table_has_its_schema_and_its_provenance(finished: Finished) -> None:
     found: Counter[str] = Counter()
     for name, path in finished.tables().items():
         asset = Path(name).parent.name
@@ -132,24 +131,6 @@ def test_every_table_has_its_schema_and_tells_what_it_was_made_from(finished: Fi
     shards, samples = len(finished.keys(REFERENCE)), len(finished.shards(SAMPLES))
     assert found["translated_proteins"] == found["ledger"] == found["esm2_3b_features"] == shards + samples
     assert found["kmer_features"] == shards
-
-
-def test_reference_frames_carry_their_label_and_samples_none(finished: Finished) -> None:
-    layout = finished.workspace.layout
-    sources = {piece.record_id: piece.source for piece in read_plan(layout.plan("reference")).pieces}
-    labels: dict[str, set[tuple[str, bool]]] = {}
-    for shard in finished.keys(REFERENCE):
-        for row in read_table(layout.table("reference", "translated_proteins", shard)).to_pylist():
-            labels.setdefault(sources[row["record_id"]], set()).add((row["label"], row["annotated"]))
-    assert labels == {
-        **{name: {("viral", False)} for name in ("HIV1", "dengue1", "dengue2")},
-        "phiX174": {("viral", True)},
-        **{name: {("host", True)} for name in ("plasmid_pPCP1", "plasmid_pBGR3")},
-        **{name: {("host", False)} for name in ("Buchnera", "Saureus_NCTC8325")},
-    }
-    for shard in finished.shards(SAMPLES):
-        frames = read_table(layout.table("samples", "translated_proteins", shard))
-        assert all(frames.column(name).null_count == frames.num_rows for name in ("label", "group", "annotated"))
 
 
 def test_metadata_of_a_shard_tell_its_table_dims_and_encoders(finished: Finished) -> None:
@@ -178,21 +159,6 @@ def test_the_data_version_of_every_partition_is_the_digest_of_its_rows(finished:
         assert tags["dagster/data_version"] == version_of(tables), (key, partition)
         count += 1
     assert count == 10 * len(finished.keys(REFERENCE)) + 8 * len(finished.keys(SAMPLES))
-
-
-def test_code_version_and_input_versions_are_noted_for_every_partition(finished: Finished) -> None:
-    assets = graph(finished)
-    for key, partition, _ in per_shard(finished):
-        tags = latest(finished, key, partition).tags or {}
-        assert tags["dagster/code_version"] == assets.get(key).code_version
-        inputs = {
-            name.partition("input_data_version/")[2]: v for name, v in tags.items() if "input_data_version/" in name
-        }
-        assert inputs.keys() == {parent.to_user_string() for parent in assets.get(key).parent_keys}
-        for name, version in inputs.items():
-            parent = dg.AssetKey(name.split("/"))
-            of_parent = latest(finished, parent, partition if assets.get(parent).is_partitioned else None).tags or {}
-            assert version == of_parent["dagster/data_version"], (key, partition, name)
 
 
 def stale(project: Project) -> dict[tuple[str, str | None], list[str]]:
@@ -229,7 +195,7 @@ def test_the_decision_lacks_nothing_but_genomes_and_dagster_calls_everything_fre
     (reason,) = decision["reasons"]
     assert "no virus or host group has 5 clusters of unrelated test records or more" in reason
     dims = {role: variant["description"]["merged_dim"] for role, variant in decision["variants"].items()}
-    assert dims == {"candidate": 80, "baseline": 112, "floor": 656}
+    assert dims == {"candidate": 80, "baseline": 112, "kmer_baseline": 656}
     assert latest(finished, dg.AssetKey("migration_decision"), None).metadata["outcome"].value == decision["outcome"]
     assert stale(finished) == {}
 
@@ -268,7 +234,7 @@ def test_a_second_run_makes_no_row_and_trains_nothing(again: Finished) -> None:
         counts = [metadata[name].value for name in ("rows_made", "rows_reused")]
         assert counts == [0, sum(read_table(path).num_rows for path in tables)], (key, partition)
     for variant in NAMES:
-        assert latest(again, dg.AssetKey(f"{variant}_classifier"), None).metadata["trained_anew"].value is False
+        assert latest(again, dg.AssetKey(f"{variant}_classifier"), None).metadata["trained"].value is False
     assert stale(again) == {}
 
 
@@ -280,7 +246,7 @@ def test_a_second_run_leaves_every_table_byte_for_byte(again: Finished, finished
         stored = (project.workspace.layout.whole(asset, suffix) for project in (again, finished))
         assert len({path.read_bytes() for path in stored}) == 1
     changed = [name for name, path in after.items() if path.read_bytes() != before[name].read_bytes()]
-    # A plan tells the path of its source, and the intake log the state of a file: a copied project's lie elsewhere.
+    # A plan has the path of its source, and the intake log the state of a file: a copied project's lie elsewhere.
     assert {Path(name).parent.name for name in changed} <= {"shard_plan", "incoming"}
     plans = [name for name in changed if Path(name).parent.name == "shard_plan"]
     assert all(content_digest(after[name]) == content_digest(before[name]) for name in plans)

@@ -57,8 +57,8 @@ def checked(run: dg.ExecuteInProcessResult) -> bool:
 
 
 def test_from_the_release_to_its_shards(project: Project, server: FileServer) -> None:
-    (told,) = failures(project.job(PLAN_REFERENCE_JOB))
-    assert "RefSeq release 230 is not downloaded, or not all of it: materialize reference/refseq_release" in told
+    (text,) = failures(project.job(PLAN_REFERENCE_JOB))
+    assert "RefSeq release 230 is not downloaded, or not all of it: materialize reference/refseq_release" in text
     gbff = "/viral/viral.1.genomic.gbff.gz"
     server.answers[gbff].append(Answer(cut=1000))
     run = project.job(FETCH_JOB)
@@ -82,20 +82,20 @@ def test_from_the_release_to_its_shards(project: Project, server: FileServer) ->
 
     fasta = project.root / "data/refseq/plant.1.1.genomic.fna.gz"
     fasta.write_bytes((DATA / "genomes/host/human_HBB.fna.gz").read_bytes())
-    (told,) = failures(project.job(PLAN_REFERENCE_JOB))
-    assert f"{fasta}: not the file that is catalogued" in told
-    mended = facts(project.job(FETCH_JOB))
-    assert (mended["files_fetched"], mended["digest"]) == (1, first["digest"])
+    (text,) = failures(project.job(PLAN_REFERENCE_JOB))
+    assert f"{fasta}: not the file that is catalogued" in text
+    fixed = facts(project.job(FETCH_JOB))
+    assert (fixed["files_fetched"], fixed["digest"]) == (1, first["digest"])
     assert failures(project.job(PLAN_REFERENCE_JOB)) == []
 
 
 def test_a_file_that_cannot_be_had_fails_the_asset_by_name(project: Project, server: FileServer) -> None:
     path = "/plant/plant.1.genomic.gbff.gz"
     server.always[path] = Answer(status=404)
-    (told,) = failures(project.job(FETCH_JOB))
-    assert f"{server.url}{path}: expected the file, found status 404" in told
-    (told,) = failures(project.job(PLAN_REFERENCE_JOB))
-    assert "materialize reference/refseq_release" in told
+    (text,) = failures(project.job(FETCH_JOB))
+    assert f"{server.url}{path}: expected the file, found status 404" in text
+    (text,) = failures(project.job(PLAN_REFERENCE_JOB))
+    assert "materialize reference/refseq_release" in text
     server.always.clear()
     later = facts(project.job(FETCH_JOB))
     assert later["files_fetched"] + later["files_reused"] == 8

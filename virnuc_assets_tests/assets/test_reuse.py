@@ -1,4 +1,4 @@
-"""Through real runs: what was embedded once is copied from then on, whatever shard, source or domain it stands in."""
+"""Through real runs: what was embedded once is copied from then on, whatever shard, source or domain it is in."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ STAGES = ("chunked_fasta", "translated_proteins")
 RECORDS = {f"r{number}": number for number in range(5)}
 
 
-def letters(seed: int) -> str:
+def bases(seed: int) -> str:
     """Letters without T: whatever is read, few frames are stopped."""
     return "".join(random.Random(seed).choices("ACG", k=1000))
 
 
 def fasta(records: dict[str, int]) -> str:
-    return "".join(f">{name}\n{letters(seed)}\n" for name, seed in records.items())
+    return "".join(f">{name}\n{bases(seed)}\n" for name, seed in records.items())
 
 
 def write_source(project: Project, records: dict[str, int]) -> None:
@@ -41,7 +41,7 @@ SOURCES = {"a": "viral", "b": "host"}
 
 
 def run(project: Project, shards: ShardSet) -> dict[str, dict[str, dict[str, int]]]:
-    """A run over all partitions of a set; for each encoder, what their metadata tell."""
+    """A run over all partitions of a set; for each encoder, what their metadata show."""
     job = PLAN_REFERENCE_JOB if shards is REFERENCE else jobs.PLAN_SAMPLES_JOB
     assert failures(project.job(job)) == []
     names = project.workspace.encoder_names(shards.domain)
@@ -56,8 +56,8 @@ def run(project: Project, shards: ShardSet) -> dict[str, dict[str, dict[str, int
     return found
 
 
-def embedded(told: dict[str, dict[str, dict[str, int]]]) -> dict[str, int]:
-    return {name: sum(shard["embedded"] for shard in shards.values()) for name, shards in told.items()}
+def embedded(text: dict[str, dict[str, dict[str, int]]]) -> dict[str, int]:
+    return {name: sum(shard["embedded"] for shard in shards.values()) for name, shards in text.items()}
 
 
 def sequences(project: Project, shards: ShardSet, name: str, records: set[str] | None = None) -> list[str]:
@@ -85,10 +85,10 @@ def first(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pro
     project = new_project(tmp_path_factory.mktemp("first") / "project", blank, samples={})
     project.configure(sequences={"shard_chunks": 4})
     write_source(project, {**RECORDS, "twin": 1})
-    told = run(project, REFERENCE)
-    for name, shards in told.items():
+    text = run(project, REFERENCE)
+    for name, shards in text.items():
         all_of_them = sequences(project, REFERENCE, name)
-        assert embedded(told)[name] == len(set(all_of_them)) < len(all_of_them)
+        assert embedded(text)[name] == len(set(all_of_them)) < len(all_of_them)
         assert sum(shard["embedded"] + shard["reused"] for shard in shards.values()) == len(all_of_them)
         assert all(shard["embedded"] + shard["reused"] == shard["rows"] for shard in shards.values())
     yield project
@@ -108,10 +108,10 @@ def test_one_changed_record_costs_its_frames_and_nothing_else(project: Project) 
     before = {name: set(sequences(project, REFERENCE, name)) for name in names}
     (project.workspace.layout.table("reference", f"{names[0]}_embeddings", "damaged")).write_text("no table")
     write_source(project, {**RECORDS, "twin": 1, "r2": 90})
-    told = run(project, REFERENCE)
+    text = run(project, REFERENCE)
     changed = {name: set(sequences(project, REFERENCE, name, {"r2"})) - before[name] for name in names}
-    assert embedded(told) == {name: len(changed[name]) for name in names}
-    assert min(embedded(told).values()) > 0
+    assert embedded(text) == {name: len(changed[name]) for name in names}
+    assert min(embedded(text).values()) > 0
 
     reused = digests_without(project, names[0])
     for path in project.tables().values():
@@ -127,18 +127,8 @@ def digests_without(project: Project, name: str) -> dict[str, str]:
     return {name: digest for name, digest in digests(project).items() if Path(name).stem in planned}
 
 
-def test_what_is_packed_anew_costs_its_new_records(project: Project) -> None:
-    """Every shard is made again under its old name, while later ones need what lay there."""
-    project.workspace.layout.plan("reference").unlink()
-    write_source(project, {"new": 70, **RECORDS, "twin": 1})
-    told = run(project, REFERENCE)
-    assert embedded(told) == {
-        name: len(set(sequences(project, REFERENCE, name, {"new"}))) for name in project.workspace.encoder_names()
-    }
-
-
 def test_a_sample_of_known_sequences_loads_no_encoder(project: Project) -> None:
     (project.settings.incoming / "known.fasta").write_text(fasta({"by_another_name": 3}))
-    told = run(project, SAMPLES)
-    assert set(embedded(told).values()) == {0}
-    assert all("device" not in shard and shard["distinct"] > 0 for shards in told.values() for shard in shards.values())
+    text = run(project, SAMPLES)
+    assert set(embedded(text).values()) == {0}
+    assert all("device" not in shard and shard["distinct"] > 0 for shards in text.values() for shard in shards.values())

@@ -11,14 +11,13 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from virnuc_assets.defs.assets.embeddings import Progress, duration
+from virnuc_assets.defs.assets.embeddings import Progress
 from virnuc_assets.defs.partitions import REFERENCE, range_tags, register
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import (
     DATA_VERSION,
     Outcome,
     ShardRun,
-    ShardStage,
     Work,
     made_table,
     sharded_asset,
@@ -53,8 +52,7 @@ def run(instance: dg.DagsterInstance, root: Path, work: Work, threads: int = 1) 
         """Made by a test."""
         return work
 
-    stage = ShardStage(deps=[], group="g", kinds=frozenset(), code_version="1", threads=threads)
-    asset = sharded_asset(Workspace(Settings(root=root)), REFERENCE, "made", stage, body)
+    asset = sharded_asset(Workspace(Settings(root=root)), REFERENCE, "made", body, threads, deps=[], code_version="1")
     with quiet():
         result = dg.materialize([asset], instance=instance, tags=range_tags(KEYS), raise_on_error=False)
     events = [event.step_materialization_data.materialization for event in result.get_asset_materialization_events()]
@@ -69,8 +67,8 @@ def test_each_partition_is_recorded_once_in_order(instance: dg.DagsterInstance, 
         time.sleep(0.02 * (3 - KEYS.index(shard)))
         return table(tmp_path, shard)
 
-    told, recorded = run(instance, tmp_path, work, threads)
-    assert told == [] and list(recorded) == KEYS
+    text, recorded = run(instance, tmp_path, work, threads)
+    assert text == [] and list(recorded) == KEYS
     assert recorded == {shard: content_digest(path_of(tmp_path, shard)) for shard in KEYS}
 
 
@@ -85,10 +83,10 @@ def test_what_is_refused_stops_no_other_and_a_bug_stops_the_run(
             raise error
         return table(tmp_path, shard)
 
-    (told,), found = run(instance, tmp_path, work)
+    (text,), found = run(instance, tmp_path, work)
     assert list(found) == recorded
     named = f"reference/made: some failed; all others are recorded:\n  {KEYS[1]}: of no use"
-    assert (named in told) == isinstance(error, VirnucError)
+    assert (named in text) == isinstance(error, VirnucError)
 
 
 def test_what_is_recorded_is_made_from_inputs_that_changed_meanwhile(
@@ -102,16 +100,16 @@ def test_what_is_recorded_is_made_from_inputs_that_changed_meanwhile(
         source.write_text("2")  # somebody else does
         return table(tmp_path, shard, number)
 
-    told, recorded = run(instance, tmp_path, work)
-    assert told == []
+    text, recorded = run(instance, tmp_path, work)
+    assert text == []
     assert read_table(path_of(tmp_path, KEYS[0])).column("n").to_pylist() == [2]
     assert recorded[KEYS[0]] == content_digest(path_of(tmp_path, KEYS[0]))
 
 
 def test_inputs_that_change_all_the_time_are_an_error(instance: dg.DagsterInstance, tmp_path: Path) -> None:
-    (told,), recorded = run(instance, tmp_path, lambda shard: table(tmp_path, shard, time.monotonic_ns()))
+    (text,), recorded = run(instance, tmp_path, lambda shard: table(tmp_path, shard, time.monotonic_ns()))
     assert recorded == {}
-    assert f"{KEYS[0]}: its inputs changed 3 times while it was made; materialize it again" in told
+    assert f"{KEYS[0]}: its inputs changed 3 times while it was made; materialize it again" in text
 
 
 def test_a_run_that_was_failed_meanwhile_records_no_more(instance: dg.DagsterInstance, tmp_path: Path) -> None:
@@ -121,20 +119,22 @@ def test_a_run_that_was_failed_meanwhile_records_no_more(instance: dg.DagsterIns
             instance.report_run_failed(of_this)
         return table(tmp_path, shard)
 
-    told, recorded = run(instance, tmp_path, work)
+    text, recorded = run(instance, tmp_path, work)
     assert list(recorded) == KEYS[:1]
-    assert "is FAILURE already" in told[0] and "expected one in progress" in told[0]
+    assert "is FAILURE already" in text[0] and "expected one in progress" in text[0]
 
 
-def test_progress_is_logged_every_half_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_is_logged_every_half_minute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     with caplog.at_level(logging.INFO):
-        progress = Progress(ShardRun(KEYS, logging.getLogger("run")), "esm2_3b", 40_000, lambda: now)
+        progress = Progress(ShardRun(KEYS, logging.getLogger("run")), "esm2_3b", 40_000)
         for _ in range(5):
             now += 15
             progress.advance(KEYS[1], 6_150)
     assert caplog.messages == [
-        "esm2_3b: shard 2 of 3 (viral-0002): 12,300 of 40,000 sequences of this run, 410/s, about 1 min 8 s left",
-        "esm2_3b: shard 2 of 3 (viral-0002): 24,600 of 40,000 sequences of this run, 410/s, about 38 s left",
+        "esm2_3b: shard 2 of 3 (viral-0002): 12,300 of 40,000 sequences of this run, 410/s, about 0:01:08 left",
+        "esm2_3b: shard 2 of 3 (viral-0002): 24,600 of 40,000 sequences of this run, 410/s, about 0:00:38 left",
     ]
-    assert [duration(seconds) for seconds in (0, 59.6, 3599, 7500)] == ["0 s", "1 min 0 s", "59 min 59 s", "2 h 5 min"]

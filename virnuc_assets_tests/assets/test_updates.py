@@ -9,59 +9,17 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from virnuc_assets.defs import jobs
 from virnuc_assets.defs.assets.shards import PlanReference
-from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
+from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.sequences.catalogue import write_manifest
-from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
-STAGES = ("chunked_fasta", "translated_proteins")
 
 
-def letters(seed: int) -> str:
-    """Two thousand letters without T: whatever is read, few frames are stopped."""
+def bases(seed: int) -> str:
+    """Two thousand bases without T: whatever is read, few frames are stopped."""
     return "".join(random.Random(seed).choices("ACG", k=2000))
-
-
-def write(project: Project, seeds: dict[str, int]) -> None:
-    text = "".join(f">{name}\n{letters(seed)}\n" for name, seed in seeds.items())
-    (project.settings.incoming / "release.fasta").write_text(text)
-
-
-def states(project: Project) -> dict[tuple[str, str], int]:
-    folder = project.workspace.layout.results / "samples"
-    return {(stage, path.stem): path.stat().st_mtime_ns for stage in STAGES for path in (folder / stage).glob("*")}
-
-
-def written(project: Project) -> set[str]:
-    """Numbers of the shards whose tables a run over the whole sample wrote, those of both stages."""
-    before = states(project)
-    assert failures(project.job(jobs.PLAN_SAMPLES_JOB)) == []
-    assert failures(project.materialize(*map(SAMPLES.key, STAGES), partition="release")) == []
-    changed = [key for key, state in states(project).items() if state != before.get(key)]
-    chunked, framed = ({shard for stage, shard in changed if stage == name} for name in STAGES)
-    assert chunked == framed
-    return {shard.removeprefix("release-") for shard in chunked}
-
-
-@pytest.fixture
-def release(blank: Path, tmp_path: Path) -> Iterator[Project]:
-    """Thirty records of four chunks each, in shards of twelve chunks."""
-    project = new_project(tmp_path / "project", blank, samples={})
-    project.configure(sequences={"shard_chunks": 12})
-    write(project, {f"r{number}": number for number in range(30)})
-    assert written(project) == {f"{number:06}" for number in range(1, 11)}
-    yield project
-    project.instance.dispose()
-
-
-def test_one_changed_record_makes_its_own_new_shard_and_the_one_that_lost_it(release: Project) -> None:
-    write(release, {f"r{number}": number + 1000 * (number == 13) for number in range(30)})
-    assert written(release) == {"000005", "000011"}
-    chunks = read_table(release.workspace.layout.table("samples", "chunked_fasta", "release-000011"))
-    assert chunks.column("record_id").unique().to_pylist() == ["r13"]
 
 
 def catalogue(project: Project, **labels: str) -> None:
@@ -77,8 +35,8 @@ def reference(blank: Path, tmp_path: Path) -> Iterator[Project]:
     project = new_project(tmp_path / "project", blank, samples={})
     folder = project.settings.genomes
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "a.fna").write_text(f">r1\n{letters(1)}\n>r2\n{letters(2)}\n")
-    (folder / "b.fna").write_text(f">r3\n{letters(3)}\n")
+    (folder / "a.fna").write_text(f">r1\n{bases(1)}\n>r2\n{bases(2)}\n")
+    (folder / "b.fna").write_text(f">r3\n{bases(3)}\n")
     catalogue(project, a="viral", b="host")
     assert planned(project)[0] == ["host-0001", "viral-0001"]
     yield project
@@ -98,13 +56,13 @@ def planned(project: Project, **config: list[str]) -> tuple[list[str], str]:
 
 def test_only_partitions_whose_records_changed_are_recorded(reference: Project) -> None:
     assert planned(reference)[0] == []
-    (reference.settings.genomes / "a.fna").write_text(f">r1\n{letters(1)}\n>r2\n{letters(4)}\n")
+    (reference.settings.genomes / "a.fna").write_text(f">r1\n{bases(1)}\n>r2\n{bases(4)}\n")
     assert planned(reference)[0] == ["viral-0001", "viral-0002"]
     assert planned(reference, repack=["viral"])[0] == ["viral-0003"]
     assert reference.keys(REFERENCE) == ["host-0001", "viral-0003"]
     config = dg.RunConfig(ops={"reference__shard_plan": PlanReference(repack=["phage"])})
-    (told,) = failures(reference.job(PLAN_REFERENCE_JOB, run_config=config))
-    assert "repack: 'phage' is no label; expected some of host, viral" in told
+    (text,) = failures(reference.job(PLAN_REFERENCE_JOB, run_config=config))
+    assert "repack: 'phage' is no label; expected some of host, viral" in text
 
 
 def test_a_label_that_is_corrected_moves_the_records_and_makes_the_plan_another(reference: Project) -> None:
@@ -113,13 +71,3 @@ def test_a_label_that_is_corrected_moves_the_records_and_makes_the_plan_another(
     changed, version = planned(reference)
     assert (changed, reference.keys(REFERENCE)) == (["viral-0002"], ["viral-0001", "viral-0002"])
     assert version != before
-
-
-def test_a_record_that_moves_out_of_a_source_that_cannot_be_read_is_in_two_sources(reference: Project) -> None:
-    """The plan of the broken source stays in force, so its records are still its own."""
-    folder, before = reference.settings.genomes, reference.keys(REFERENCE)
-    (folder / "a.fna").write_text("MKV")
-    (folder / "b.fna").write_text(f">r3\n{letters(3)}\n>r1\n{letters(1)}\n")
-    (told,) = failures(reference.job(PLAN_REFERENCE_JOB))
-    assert "record 'r1' occurs in sources 'a' and 'b'" in told
-    assert reference.keys(REFERENCE) == before

@@ -99,7 +99,7 @@ def test_the_decision_shows_it_beside_the_variants_and_judges_nothing_by_it(exis
     assert failures(evaluate(existing), existing.materialize(DECISION)) == []
     page = existing.workspace.layout.whole(DECISION, ".html").read_text()
     stored = json.loads(existing.workspace.layout.whole(DECISION, ".json").read_text())
-    assert list(stored["variants"]) == ["baseline", "candidate", "floor", "virnucpro"]
+    assert list(stored["variants"]) == ["baseline", "candidate", "kmer_baseline", "virnucpro"]
     theirs, ours = (stored["variants"][role]["performance"]["levels"]["frame"] for role in ("virnucpro", "baseline"))
     assert theirs == pytest.approx(ours, abs=1e-6)
     assert stored["variants"]["virnucpro"]["description"]["origin"]["file"] == "500_model.pth"

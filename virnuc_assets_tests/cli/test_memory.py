@@ -23,8 +23,8 @@ def contigs(path: Path, total_nt: int) -> Path:
     generator = random.Random(1)
     with path.open("w") as handle:
         for number in range(total_nt // CONTIG_NT):
-            letters = "ACG" if number % OPEN == 0 else "ACGT"
-            handle.write(f">contig_{number}\n{''.join(generator.choices(letters, k=CONTIG_NT))}\n")
+            bases = "ACG" if number % OPEN == 0 else "ACGT"
+            handle.write(f">contig_{number}\n{''.join(generator.choices(bases, k=CONTIG_NT))}\n")
     return path
 
 

@@ -103,11 +103,6 @@ def test_an_input_is_not_overwritten(
     assert source.read_bytes() == whole
 
 
-def test_predict_into_a_file_is_refused(project: Project, sample: Path) -> None:
-    result = virnuc("predict", sample, "--out", sample, "--config", project.root / "virnuc.toml")
-    assert "expected a folder, or a name that is free, found a file" in message(result)
-
-
 @pytest.mark.parametrize("there", [True, False], ids=["to a file", "to nothing"])
 def test_a_link_stays_one_and_what_it_names_is_written(sample: Path, tmp_path: Path, there: bool) -> None:
     target, link = tmp_path / "elsewhere/target.parquet", tmp_path / "link.parquet"
@@ -137,10 +132,11 @@ def test_names_are_whatever_the_system_allows(project: Project, sample: Path, tm
     assert len(list(place.iterdir())) == 4
 
 
-def begun(source: Path, out: Path) -> subprocess.Popen[bytes]:
-    """`virnuc frames` of a file that takes seconds, while it writes."""
+def started(source: Path, out: Path) -> subprocess.Popen[bytes]:
+    """`virnuc frames` of a file that takes seconds, while it writes; on a busy machine this process goes first."""
     source.write_bytes(b">long\n" + b"ACGTCCGA" * 4_000_000 + b"\n")
-    process = subprocess.Popen([SCRIPT, "frames", source, "--out", out], stderr=subprocess.PIPE)
+    command = ["nice", "-n", "19", SCRIPT, "frames", source, "--out", out]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
     while not list(out.parent.glob(f".{out.name}.*.partial")):
         assert process.poll() is None
         time.sleep(0.01)
@@ -150,18 +146,18 @@ def begun(source: Path, out: Path) -> subprocess.Popen[bytes]:
 @pytest.mark.parametrize("number", ENDED, ids=lambda number: number.name)
 def test_a_command_that_a_signal_ends_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     source = tmp_path / "long.fasta"
-    with begun(source, tmp_path / "frames.parquet") as process:
+    with started(source, tmp_path / "frames.parquet") as process:
         process.send_signal(number)
-        _, told = process.communicate()
+        _, text = process.communicate()
     assert process.returncode == ENDED[number]
-    assert b"Traceback" not in told
+    assert b"Traceback" not in text
     assert list(tmp_path.iterdir()) == [source]
 
 
 def test_what_a_killed_command_left_is_removed_by_the_next(sample: Path, tmp_path: Path) -> None:
     out = tmp_path / "made/frames.parquet"
     out.parent.mkdir()
-    with begun(tmp_path / "long.fasta", out) as process:
+    with started(tmp_path / "long.fasta", out) as process:
         process.kill()
     others = [out.parent / f".{name}.{os.getpid()}@{host()}.partial" for name in ("frames.parquet", "b.parquet")]
     for path in others:

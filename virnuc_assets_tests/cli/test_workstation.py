@@ -1,15 +1,19 @@
 """Commands of a project on this machine, and what all commands share."""
 
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from virnuc_assets.cli.main import app
-from virnuc_assets_tests.assets.project import Finished, Project, new_project
-from virnuc_assets_tests.cli.commands import message, virnuc
+from virnuc_assets_tests.assets.project import DATA, GENOMES, Finished, Project, new_project
+from virnuc_assets_tests.cli.commands import console, message, virnuc
+from virnuc_assets_tests.running import until
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
@@ -28,7 +32,7 @@ def test_help_lists_every_command_and_each_explains_itself() -> None:
         assert (result.exit_code, name in shown, "Usage" in result.output) == (0, True, True)
 
 
-def test_doctor_tells_the_machine_and_the_project(finished: Finished) -> None:
+def test_doctor_shows_the_machine_and_the_project(finished: Finished) -> None:
     result = virnuc("doctor", "--config", finished.root / "virnuc.toml")
     assert result.exit_code == 0, result.output
     for word in ("torch", "device", "attention backends", "memory", "fastesm2_650_miniature", "serving classifier"):
@@ -41,11 +45,11 @@ def test_doctor_fails_where_a_checkpoint_is_missing_or_incomplete(untrained: Pro
     (checkpoints / "esm2_3b_miniature/model.safetensors").write_bytes(b"")
     (checkpoints / "dnabert_s_miniature/tokenizer.json").unlink()
     result = virnuc("doctor", "--config", untrained.root / "virnuc.toml")
-    told = message(result)
-    assert "fastesm2_650_miniature: no checkpoint" in told
-    assert "esm2_3b_miniature: " in told and "missing or empty: model.safetensors" in told
-    assert "dnabert_s_miniature: " in told and "no vocab.txt or tokenizer.json" in told
-    assert told.count("run `virnuc setup --encoder") == 3
+    text = message(result)
+    assert "fastesm2_650_miniature: no checkpoint" in text
+    assert "esm2_3b_miniature: " in text and "missing or empty: model.safetensors" in text
+    assert "dnabert_s_miniature: " in text and "no vocab.txt or tokenizer.json" in text
+    assert text.count("run `virnuc setup --encoder") == 3
     assert (result.stdout.count(": incomplete"), result.stdout.count(": missing")) == (2, 1)
     assert "not trained yet" in result.stdout
 
@@ -58,11 +62,31 @@ def test_a_missing_or_wrong_settings_file_is_named(tmp_path: Path) -> None:
 
 
 def test_demo_without_the_bundled_sample_says_so(untrained: Project) -> None:
-    told = message(virnuc("demo", "--config", untrained.root / "virnuc.toml"))
-    assert "demo_sample.fasta: the bundled sample is missing" in told
+    text = message(virnuc("demo", "--config", untrained.root / "virnuc.toml"))
+    assert "demo_sample.fasta: the bundled sample is missing" in text
 
 
-def test_a_port_that_is_taken_is_told(untrained: Project) -> None:
+@pytest.mark.slow
+def test_a_demo_that_a_signal_ends_has_its_status_and_goes_on_when_started_again(blank: Path, tmp_path: Path) -> None:
+    project = new_project(tmp_path / "project", blank, GENOMES, in_memory=False)
+    shutil.copytree(DATA / "samples", project.root / "data/samples")
+    embeddings = project.workspace.layout.results / "reference/dnabert_s_embeddings"
+    command = [Path(sys.executable).with_name("virnuc"), "demo"]
+    with subprocess.Popen(command, cwd=project.root, stderr=subprocess.PIPE, text=True) as demo:
+        until(lambda: any(embeddings.glob("*.parquet")), "a first table", every=0.01)
+        demo.terminate()
+        _, printed = demo.communicate()
+    assert (demo.returncode, printed) == (128 + signal.SIGTERM, "")
+    assert list(project.root.rglob("*.partial")) == []
+    before = {path: path.stat().st_mtime_ns for path in project.workspace.layout.results.rglob("*.parquet")}
+    again = console("demo", cwd=project.root)
+    assert again.returncode == 0, again.stderr
+    assert "NO DECISION" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    project.instance.dispose()
+
+
+def test_a_port_that_is_taken_is_named(untrained: Project) -> None:
     with socket.socket() as taken, socket.socket() as free:
         for there in (taken, free):
             there.bind(("127.0.0.1", 0))

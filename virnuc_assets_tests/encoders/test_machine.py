@@ -1,23 +1,20 @@
 """What the machine offers."""
 
-import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
+import joblib
 import pytest
 import torch
 
-from virnuc_assets import cores
-from virnuc_assets.cores import quota_cores, usable_cores
 from virnuc_assets.encoders.machine import (
     prepare_cpu,
     resolve_device,
 )
 from virnuc_assets.errors import VirnucError
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="affinity, control groups and glibc")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="affinity and glibc")
 
 
 def printed(code: str, **environment: str) -> list[str]:
@@ -30,22 +27,12 @@ def test_torch_gets_the_cores_of_the_affinity() -> None:
     one = min(os.sched_getaffinity(0))
     code = (
         f"import os; os.sched_setaffinity(0, {{{one}}})\n"
-        "import torch; from virnuc_assets.cores import usable_cores\n"
+        "import joblib, torch\n"
         "from virnuc_assets.encoders.machine import prepare_cpu\n"
-        "print(usable_cores(), prepare_cpu(), torch.get_num_threads())"
+        "print(joblib.cpu_count(), prepare_cpu(), torch.get_num_threads())"
     )
     assert printed(code) == ["1", "1", "1"]
-    assert 1 <= prepare_cpu() == torch.get_num_threads() == usable_cores() <= (os.cpu_count() or 1)
-
-
-@linux
-def test_cores_follow_the_quota_of_the_control_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    lines = ("max 100000\n", "200000 100000\n", "250000 100000", "50000 100000", "400000 50000")
-    assert [quota_cores(line) for line in lines] == [math.inf, 2, 2, 1, 8]
-    for line, expected in (("100000 100000\n", 1), ("max 100000\n", len(os.sched_getaffinity(0)))):
-        (tmp_path / "cpu.max").write_text(line)
-        monkeypatch.setattr(cores, "QUOTA_FILE", tmp_path / "cpu.max")
-        assert usable_cores() == expected
+    assert 1 <= prepare_cpu() == torch.get_num_threads() == joblib.cpu_count() <= (os.cpu_count() or 1)
 
 
 @linux

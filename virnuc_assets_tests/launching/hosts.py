@@ -12,7 +12,7 @@ _SWITCH, _PORT = "virnuc-switch", "virnuc-port"
 
 
 class Host(NamedTuple):
-    """A host beside this one; files and processes are common to both.
+    """A host next to this one; files and processes are common to both.
 
     Attributes:
         name: what it calls itself.
@@ -23,7 +23,7 @@ class Host(NamedTuple):
     inside: tuple[str, ...]
 
     def cut_off(self) -> None:
-        """Pull its cable: from now on no packet arrives, in either direction, and nobody is told."""
+        """Pull its cable: from now on no packet arrives, in either direction, and neither host notices."""
         _ip("link", "set", _PORT, "down")
 
     def come_back(self) -> None:
@@ -33,7 +33,7 @@ class Host(NamedTuple):
 
 @contextlib.contextmanager
 def second_host(name: str) -> Iterator[Host]:
-    """A host at `SECOND`, beside this one at `FIRST`; both addresses are gone at the end.
+    """A host at `SECOND`, next to this one at `FIRST`; both addresses are gone at the end.
 
     Needs root, and a network of the tests' own: servers that listen on all addresses shall be nobody else's.
     """

@@ -1,7 +1,7 @@
 """A stand-in for the API server of Kubernetes, for as much of it as dagster-k8s uses; what it accepts is executed.
 
 Every object that arrives is validated strictly against the schemas of Kubernetes, and refused if it is invalid. The pod
-of a job is a local process. Nothing of it outlives `Cluster.close`.
+of a job is a local process. Nothing of it outlives the block.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import string
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -24,11 +24,10 @@ import kubernetes_validate
 from virnuc_assets_tests.launching.kubernetes_pods import Image, Object, Pod, now
 
 VERSION = "1.36"  # that of the client which dagster-k8s brings
-_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|[MGTPE]|[KMGTPE]i)?")
 NAMESPACE = "virnuc"
 _JOBS = re.compile(rf"/apis/batch/v1/namespaces/{NAMESPACE}/jobs(?:/([^/]+)(/status)?)?")
 _CORE = re.compile(rf"/api/v1/namespaces/{NAMESPACE}/(pods|events)(?:/([^/]+)(/log)?)?")
-_LOOK_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 
 
 class Refused(Exception):
@@ -46,22 +45,11 @@ def validate(manifest: Object) -> None:
     except kubernetes_validate.ValidationError as error:
         where = ".".join(map(str, error.path))
         raise Refused(422, "Invalid", f"{manifest.get('kind')} is invalid: {where}: {error.message}") from error
-    pod = manifest.get("spec", {}).get("template", {}).get("spec", {})
-    if wrong := next(_wrong(manifest, pod), None):
-        raise Refused(422, "Invalid", f"{manifest.get('kind')} is invalid: {wrong}")
-
-
-def _wrong(manifest: Object, pod: Object) -> Iterator[str]:
-    """What the schemas let pass and the API does not, as far as it matters here."""
-    if manifest.get("kind") == "Job" and pod["restartPolicy"] not in ("Never", "OnFailure"):
-        yield f"restartPolicy: {pod['restartPolicy']!r} is neither Never nor OnFailure"
+    pod = manifest.get("spec", {}).get("template", {}).get("spec", {})  # what the schemas let pass and the API does not
     volumes = {volume["name"] for volume in pod.get("volumes", [])}
-    for container in pod.get("containers", []):
-        for mount in container.get("volumeMounts", []):
-            if mount["name"] not in volumes:
-                yield f"volumeMounts: {mount['name']!r} is no volume of the pod"
-        for quantities in container.get("resources", {}).values():
-            yield from (f"resources: {q!r} is no quantity" for q in quantities.values() if not _QUANTITY.fullmatch(q))
+    for mount in (mount for container in pod.get("containers", []) for mount in container.get("volumeMounts", [])):
+        if mount["name"] not in volumes:
+            raise Refused(422, "Invalid", f"{manifest['kind']} is invalid: {mount['name']!r} is no volume of the pod")
 
 
 class Cluster:
@@ -70,14 +58,13 @@ class Cluster:
     Attributes:
         refused: messages about invalid objects, and about pods that refer to what is not there.
         unknown: requests for what a stand-in does not have; none should arrive.
-        jobs_seen, pods_seen: all that there ever were, in order.
+        pods_seen: all that there ever were, in order.
     """
 
     def __init__(self, folder: Path, images: Mapping[str, Image]) -> None:
         folder.mkdir()
         self.refused: list[str] = []
         self.unknown: list[str] = []
-        self.jobs_seen: list[Object] = []
         self.pods_seen: list[Pod] = []
         self._folder, self._images = folder, images
         self._given: dict[tuple[str, str], Object] = {}
@@ -95,12 +82,7 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Kill all pods, and stop; a second call does nothing."""
-        if self._closed.is_set():
-            return
+        """Kill all pods, and stop."""
         self._closed.set()
         self._server.shutdown()
         for thread in self._threads:
@@ -147,8 +129,7 @@ class Cluster:
             return self._create_job(body)
         if method == "GET":
             return _listed("Job", list(self._jobs.values()), query) if name is None else _there(self._jobs, name)
-        if method == "DELETE" and name is not None:
-            # Left to itself, batch/v1 deletes a job and lets its pods go on.
+        if method == "DELETE" and name is not None:  # left to itself, batch/v1 deletes a job and lets its pods go on
             policy = body.get("propagationPolicy", query.get("propagationPolicy", "Orphan"))
             self._delete_job(_there(self._jobs, name), with_pods=policy != "Orphan")
             return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
@@ -167,7 +148,6 @@ class Cluster:
         job["metadata"] |= {"uid": str(uuid.uuid4()), "namespace": NAMESPACE, "creationTimestamp": now()}
         job["status"] = {"startTime": now(), "active": 0, "succeeded": 0, "failed": 0}
         self._jobs[name] = job
-        self.jobs_seen.append(job)
         return job
 
     def _delete_job(self, job: Object, with_pods: bool) -> None:
@@ -179,7 +159,7 @@ class Cluster:
         return [pod for pod in self._pods.values() if _owned(pod.object, owner)]
 
     def _control(self) -> None:
-        while not self._closed.wait(_LOOK_SECONDS):
+        while not self._closed.wait(_POLL_SECONDS):
             with self._lock:
                 for job in list(self._jobs.values()):
                     self._reconcile(job)
@@ -211,7 +191,7 @@ class Cluster:
         self.pods_seen.append(self._pods[name])
 
     def _carry_on(self, pod: Pod) -> None:
-        pod.look()
+        pod.poll()
         if pod.deleted and pod.ended:
             del self._pods[pod.name]
             for job in [job for job in self._jobs.values() if _owned(job, pod.object)]:
@@ -237,14 +217,10 @@ def _there(objects: Mapping[str, Any], name: str) -> Any:
 
 def _listed(kind: str, objects: Sequence[Object], query: Mapping[str, str]) -> Object:
     """A list of those that the selectors of the query leave."""
-    items = []
-    for item in objects:
-        fields = {"metadata.name": item["metadata"]["name"]}
-        wanted = [(part.partition("="), fields) for part in query.get("fieldSelector", "").split(",") if part]
-        labels = item["metadata"].get("labels", {})
-        wanted += [(part.partition("="), labels) for part in query.get("labelSelector", "").split(",") if part]
-        if all(there[key] == value if key in there else False for (key, _, value), there in wanted):
-            items.append(item)
+    labels = dict(part.split("=", 1) for part in query.get("labelSelector", "").split(",") if part)
+    name = query.get("fieldSelector", "").removeprefix("metadata.name=")
+    found = [item for item in objects if labels.items() <= item["metadata"].get("labels", {}).items()]
+    items = [item for item in found if name in ("", item["metadata"]["name"])]
     return {"kind": f"{kind}List", "apiVersion": "batch/v1" if kind == "Job" else "v1", "metadata": {}, "items": items}
 
 
@@ -275,8 +251,8 @@ def _handler_of(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
             try:
                 answer = cluster.answer(self.command, url.path, query, json.loads(content or "{}"))
             except Refused as why:
-                code, told = why.code, {"kind": "Status", "apiVersion": "v1", "status": "Failure"}
-                answer = {**told, "reason": why.reason, "message": str(why), "code": code}
+                code, status = why.code, {"kind": "Status", "apiVersion": "v1", "status": "Failure"}
+                answer = {**status, "reason": why.reason, "message": str(why), "code": code}
             body = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
             self.send_response(code)
             self.send_header("content-type", "text/plain" if isinstance(answer, str) else "application/json")

@@ -24,7 +24,7 @@ from virnuc_assets_tests.running import CHECKOUT, until
 STAGES = ("chunked_fasta", "translated_proteins", "dnabert_s_embeddings", "kmer_dna_embeddings")
 ZONE = kubernetes_values.launcher_config()["run_k8s_config"]["pod_spec_config"]["nodeSelector"]
 GPU_KIND = {"nvidia.com/gpu.product": "tiny"}
-# What the chart tells a code server of itself.
+# What the chart passes to a code server.
 IMAGE = {
     "DAGSTER_CONTAINER_CONTEXT": json.dumps(kubernetes_values.container_context()),
     "DAGSTER_CURRENT_IMAGE": kubernetes_values.image_name(),
@@ -90,7 +90,7 @@ def deployment(framed: Project, tmp_path_factory: pytest.TempPathFactory) -> Ite
     }
     images = {kubernetes_values.image_name(): Image(project.root, variables)}
     with Cluster(folder / "cluster", images) as cluster:
-        cluster.give(*kubernetes_values.prerequisites("", PASSWORD, SECRETS))
+        cluster.give(*kubernetes_values.prerequisites(PASSWORD, SECRETS))
         home = dagster_home(project.settings)
         (home / "dagster.yaml").write_text(yaml.safe_dump(_instance(home, cluster)), encoding="utf-8")
         with platform(project, IMAGE, launch={"steps": "kubernetes", "gpu_nodes": GPU_KIND}) as servers:

@@ -36,13 +36,13 @@ class Image:
 
 
 class Pod:
-    """A pod and its process. `object` is what the API tells of it; `ran` the times between which it had a process."""
+    """A pod and its process. `object` is what the API shows of it."""
 
     def __init__(self, manifest: Object, folder: Path) -> None:
         self.object, self.log = manifest, folder / f"{manifest['metadata']['name']}.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._kill_at = float("inf")
-        self._tell("Pending")
+        self._set_status("Pending")
 
     @property
     def name(self) -> str:
@@ -96,9 +96,9 @@ class Pod:
                 **{"cwd": image.folder, "env": environment, "start_new_session": True},
                 **{"stdout": log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL},
             )
-        self._tell("Running", {"running": {"startedAt": now()}})
+        self._set_status("Running", {"running": {"startedAt": now()}})
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Learn whether the process ended; end one whose grace is over."""
         if self.process is None or self.ended:
             return
@@ -109,8 +109,8 @@ class Pod:
             return
         self.kill()  # what it left behind
         code = 128 - status if status < 0 else status
-        told = {"exitCode": code, "finishedAt": now(), "reason": "Error" if code else "Completed"}
-        self._tell("Failed" if code else "Succeeded", {"terminated": told})
+        terminated = {"exitCode": code, "finishedAt": now(), "reason": "Error" if code else "Completed"}
+        self._set_status("Failed" if code else "Succeeded", {"terminated": terminated})
 
     def delete(self) -> None:
         """Ask the process to end, and later make it."""
@@ -121,7 +121,7 @@ class Pod:
             self.object["spec"].get("terminationGracePeriodSeconds", _GRACE_SECONDS)
         )
         if self.process is None:
-            self._tell("Failed")
+            self._set_status("Failed")
         elif not self.ended:
             self.process.terminate()
 
@@ -130,11 +130,11 @@ class Pod:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
-    def _tell(self, phase: str, state: Object | None = None) -> None:
+    def _set_status(self, phase: str, state: Object | None = None) -> None:
         container = self.container
         status = {"name": container["name"], "image": container["image"], "imageID": "", "restartCount": 0}
-        told = [{**status, "ready": phase == "Running", "state": state}] if state else []
-        self.object["status"] = {"phase": phase, "containerStatuses": told}
+        statuses = [{**status, "ready": phase == "Running", "state": state}] if state else []
+        self.object["status"] = {"phase": phase, "containerStatuses": statuses}
 
 
 def _variables(container: Object, given: Given) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ context of `dagster-user-deployments`. The storages are left to Dagster's defaul
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,6 @@ import yaml
 DEPLOY = Path(__file__).parents[2] / "deploy/k8s"
 RELEASE = "virnuc"
 USER_ENV = f"{RELEASE}-dagster-user-deployments-virnuc-user-env"
-_SNAKE = {
-    "containerConfig": "container_config",
-    "podSpecConfig": "pod_spec_config",
-    "podTemplateSpecMetadata": "pod_template_spec_metadata",
-    "jobSpecConfig": "job_spec_config",
-    "jobMetadata": "job_metadata",
-}
 
 
 def values() -> dict[str, Any]:
@@ -39,6 +33,11 @@ def image_name() -> str:
     return f"{image['repository']}:{image['tag']}"
 
 
+def _snake(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys as Dagster spells them; the values are Kubernetes' own, and stay."""
+    return {re.sub("([A-Z])", lambda found: f"_{found[1].lower()}", key): value for key, value in given.items()}
+
+
 def launcher_config() -> dict[str, Any]:
     given, chart = values()["runLauncher"]["config"]["k8sRunLauncher"], values()
     return {
@@ -50,7 +49,7 @@ def launcher_config() -> dict[str, Any]:
         "dagster_home": chart["global"]["dagsterHome"],
         "instance_config_map": f"{RELEASE}-dagster-instance",
         "postgres_password_secret": chart["global"]["postgresqlSecretName"],
-        "run_k8s_config": {_SNAKE[key]: value for key, value in given["runK8sConfig"].items()},
+        "run_k8s_config": _snake(given["runK8sConfig"]),
     }
 
 
@@ -58,33 +57,18 @@ def instance_config() -> dict[str, Any]:
     """The instance's dagster.yaml."""
     chart = values()
     daemon, limits = chart["dagsterDaemon"], chart["concurrency"]
-    coordinator, monitoring = daemon["runCoordinator"]["config"]["queuedRunCoordinator"], daemon["runMonitoring"]
-    retries = daemon["runRetries"]
+    coordinator = daemon["runCoordinator"]
     return {
         "telemetry": chart["telemetry"],
         "run_launcher": {"module": "dagster_k8s", "class": "K8sRunLauncher", "config": launcher_config()},
         "run_coordinator": {
             "module": "dagster.core.run_coordinator",
-            "class": daemon["runCoordinator"]["type"],
-            "config": {"dequeue_interval_seconds": coordinator["dequeueIntervalSeconds"]},
+            "class": coordinator["type"],
+            "config": _snake(coordinator["config"]["queuedRunCoordinator"]),
         },
-        "run_monitoring": {
-            "enabled": monitoring["enabled"],
-            "start_timeout_seconds": monitoring["startTimeoutSeconds"],
-            "cancel_timeout_seconds": monitoring["cancelTimeoutSeconds"],
-            "max_resume_run_attempts": monitoring["maxResumeRunAttempts"],
-            "poll_interval_seconds": monitoring["pollIntervalSeconds"],
-            "free_slots_after_run_end_seconds": monitoring["freeSlotsAfterRunEndSeconds"],
-        },
-        "run_retries": {
-            "enabled": retries["enabled"],
-            "max_retries": retries["maxRetries"],
-            "retry_on_asset_or_op_failure": retries["retryOnAssetOrOpFailure"],
-        },
-        "concurrency": {
-            "pools": {"granularity": limits["pools"]["granularity"], "default_limit": limits["pools"]["defaultLimit"]},
-            "runs": {"max_concurrent_runs": limits["runs"]["maxConcurrentRuns"]},
-        },
+        "run_monitoring": _snake(daemon["runMonitoring"]),
+        "run_retries": _snake(daemon["runRetries"]),
+        "concurrency": {"pools": _snake(limits["pools"]), "runs": _snake(limits["runs"])},
     }
 
 
@@ -111,18 +95,13 @@ def manifests(name: str) -> list[dict[str, Any]]:
     return [found for found in yaml.safe_load_all((DEPLOY / name).read_text(encoding="utf-8")) if found]
 
 
-def prerequisites(settings: str, postgres: Mapping[str, str], secrets: Mapping[str, str]) -> list[dict[str, Any]]:
+def prerequisites(postgres: Mapping[str, str], secrets: Mapping[str, str]) -> list[dict[str, Any]]:
     """What README.md has an administrator make, and the chart itself, before the first run."""
-    chart = values()["global"]["postgresqlSecretName"]
-    return [
-        *manifests("storage.yaml"),
-        _named("ConfigMap", "virnuc-settings", {"virnuc.toml": settings}),
-        _named("ConfigMap", USER_ENV, {}),
-        _named("Secret", chart, stringData=dict(postgres)),
-        _named("Secret", deployment()["envSecrets"][0]["name"], stringData=dict(secrets)),
+    contents: list[tuple[str, str, str, Mapping[str, str]]] = [
+        ("ConfigMap", "virnuc-settings", "data", {"virnuc.toml": ""}),
+        ("ConfigMap", USER_ENV, "data", {}),
+        ("Secret", values()["global"]["postgresqlSecretName"], "stringData", postgres),
+        ("Secret", deployment()["envSecrets"][0]["name"], "stringData", secrets),
     ]
-
-
-def _named(kind: str, name: str, data: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
-    content = {"data": data} if data is not None else {}
-    return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, **content, **more}
+    named = [{"apiVersion": "v1", "kind": k, "metadata": {"name": n}, field: dict(c)} for k, n, field, c in contents]
+    return [*manifests("storage.yaml"), *named]

@@ -37,7 +37,7 @@ LAUNCH_BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionB
 TERMINATE = """mutation($run: String!) { terminateRun(runId: $run) {
   __typename ... on TerminateRunFailure { message } ... on PythonError { message } } }"""
 # A launch on its way: tag and value of the run that comes of it, and what ends it.
-Begun = tuple[str, str, Callable[[], None]]
+Started = tuple[str, str, Callable[[], None]]
 
 
 def framed_project(
@@ -67,7 +67,7 @@ def launch(servers: Running, assets: Sequence[str], shards: Sequence[str], **tag
     return str(answer["run"]["runId"])
 
 
-def told(servers: Running, run_id: str) -> str:
+def events_of(servers: Running, run_id: str) -> str:
     """All that the UI shows of a run's events, errors included."""
     entries = servers.project.instance.all_logs(run_id)
     return "\n".join(f"{entry.user_message} {entry.dagster_event}" for entry in entries)
@@ -146,12 +146,12 @@ class Platform(Running):
                 that is on its way: let it be the last.
 
         Returns:
-            By path, what waits until its run is on record, and tells its id.
+            By path, what waits until its run is on record, and returns its id.
         """
         for path, shard in shards.items():
             (self.project.root / definitions.WANTED.format(path)).write_text(shard, encoding="utf-8")
-        begun = {path: begin(self, shards[path]) for path, begin in PATHS.items() if path in shards}
-        return {path: functools.partial(self._launched, path, *begun[path]) for path in shards}
+        started = {path: begin(self, shards[path]) for path, begin in PATHS.items() if path in shards}
+        return {path: functools.partial(self._launched, path, *started[path]) for path in shards}
 
     def _launched(self, path: str, tag: str, value: str, end: Callable[[], None]) -> str:
         found: list[str] = []
@@ -167,25 +167,25 @@ class Platform(Running):
         end()
         return found[0]
 
-    def _by_ui(self, shard: str) -> Begun:
+    def _by_ui(self, shard: str) -> Started:
         launch(self, [definitions.ASSET.path[-1]], [shard], by="ui")
         return "by", "ui", lambda: None
 
-    def _by_backfill(self, shard: str) -> Begun:
+    def _by_backfill(self, shard: str) -> Started:
         return "dagster/backfill", self.backfill([shard]), lambda: None
 
-    def _by_schedule(self, _: str) -> Begun:
+    def _by_schedule(self, _: str) -> Started:
         selector = {**REPOSITORY, "scheduleName": definitions.SCHEDULE}
         answer = self.ask(START_SCHEDULE, selector=selector)["startSchedule"]
         state = answer["scheduleState"]["id"]
         return "dagster/schedule_name", definitions.SCHEDULE, lambda: self._turned_off(STOP_SCHEDULE, state)
 
-    def _by_sensor(self, _: str, name: str = definitions.SENSOR) -> Begun:
+    def _by_sensor(self, _: str, name: str = definitions.SENSOR) -> Started:
         answer = self.ask(START_SENSOR, selector={**REPOSITORY, "sensorName": name})["startSensor"]
         state = answer["sensorState"]["id"]
         return "dagster/sensor_name", name, lambda: self._turned_off(STOP_SENSOR, state)
 
-    def _by_automation(self, shard: str) -> Begun:
+    def _by_automation(self, shard: str) -> Started:
         return self._by_sensor(shard, definitions.AUTOMATION)
 
     def _turned_off(self, query: str, state: str) -> None:
@@ -194,7 +194,7 @@ class Platform(Running):
 
 
 # The schedule's minute passes meanwhile.
-PATHS: dict[str, Callable[[Platform, str], Begun]] = {
+PATHS: dict[str, Callable[[Platform, str], Started]] = {
     "ui": Platform._by_ui,
     "schedule": Platform._by_schedule,
     "sensor": Platform._by_sensor,

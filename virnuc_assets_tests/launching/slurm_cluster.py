@@ -23,7 +23,6 @@ from virnuc_assets.workstation.cleanup import end
 from virnuc_assets_tests.running import free_ports, until
 
 CPUS = 4  # as Slurm counts; the machine may have fewer
-KILL_WAIT_SECONDS = 5
 CONF = """ClusterName=test
 SlurmctldHost=localhost({address})
 SlurmUser=root
@@ -47,7 +46,7 @@ GresTypes=gpu
 MpiDefault=none
 ReturnToService=2
 MessageTimeout=5
-KillWait={kill_wait}
+KillWait=5
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE
 PartitionName=closed Nodes=ALL State=DOWN
 """
@@ -83,7 +82,7 @@ class Cluster:
         (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         ports = dict(zip(("controller_port", "node_port"), free_ports(), strict=True))
         self.conf = folder / "slurm.conf"
-        own = CONF.format(folder=folder, address=nodes[0].address, kill_wait=KILL_WAIT_SECONDS, **ports)
+        own = CONF.format(folder=folder, address=nodes[0].address, **ports)
         lines = [NODE.format(name=node.name, address=node.address, cpus=CPUS) for node in nodes]
         self.conf.write_text("".join((own, *lines, more)))
 
@@ -92,11 +91,11 @@ class Cluster:
         paths |= {"log-file": "munge.log", "seed-file": "munge.seed"}
         options = [f"--{option}={self.folder / name}" for option, name in paths.items()]
         self._start("munged", ("munged", "--force", "--foreground", *options))
-        until(lambda: (self.folder / "munge.sock").exists(), "munged", patience=20)
+        until(lambda: (self.folder / "munge.sock").exists(), "munged")
         self.start_controller()
         for node in self._nodes:
             self._start(f"slurmd-{node.name}", (*node.inside, "slurmd", "-D", "-N", node.name, "-f", str(self.conf)))
-        until(lambda: self.ask("sinfo", "--noheader", "--format=%T") == "idle", "idle nodes", patience=30)
+        until(lambda: self.ask("sinfo", "--noheader", "--format=%T") == "idle", "idle nodes")
 
     def start_controller(self) -> None:
         self._start("slurmctld", ("slurmctld", "-D", "-f", str(self.conf)))
@@ -107,17 +106,17 @@ class Cluster:
         controller.wait(timeout=30)
 
     def restart_controller(self, down: float = 0.0) -> None:
-        """Kill it, without a chance to write anything down, and start it anew after some seconds."""
+        """Kill it, without a chance to write anything down, and restart it after some seconds."""
         self.stop_controller(signal.SIGKILL)
         time.sleep(down)
         self.start_controller()
-        until(lambda: self.ask("sinfo", "--noheader", "--format=%T") != "", "the controller", patience=30)
+        until(lambda: self.ask("sinfo", "--noheader", "--format=%T") != "", "the controller")
 
     def wait_until_saved(self) -> None:
         """Until the controller has written down how things are now; it does so every few seconds, after a change."""
         now, state = time.time(), self.folder / "state/job_state"
         change = self.ask("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true")
-        until(lambda: state.stat().st_mtime > now, "the controller's state", patience=30)
+        until(lambda: state.stat().st_mtime > now, "the controller's state")
         self.ask("scancel", change)
 
     def ask(self, *command: str) -> str:
@@ -136,7 +135,7 @@ class Cluster:
     def clear(self) -> None:
         """End all jobs and wait until nothing of them runs."""
         self.ask("scancel", "--user=root")
-        until(lambda: not self.ask("squeue", "--noheader"), "jobs that ended", patience=60)
+        until(lambda: not self.ask("squeue", "--noheader"), "jobs that ended")
 
     def stop(self) -> None:
         for daemon in reversed(self._daemons.values()):

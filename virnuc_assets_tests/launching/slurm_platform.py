@@ -12,12 +12,11 @@ from virnuc_assets.defs.launchers.slurm import JOB_TAG
 from virnuc_assets.workstation.device_lock import device_names, give_back, lock_of, take
 from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets_tests.assets.project import Project
-from virnuc_assets_tests.launching.platform import Platform, platform, told
+from virnuc_assets_tests.launching.platform import Platform, events_of, platform
 from virnuc_assets_tests.launching.slurm_cluster import Cluster
 from virnuc_assets_tests.running import CHECKOUT, Running, until
 
 DEPLOYED = CHECKOUT / "deploy/slurm/dagster.yaml"
-SECONDS = 180.0  # some machines do much else
 
 
 def quick(deployed: Path) -> str:
@@ -44,7 +43,7 @@ def device_held(project: Project) -> Iterator[Callable[[], None]]:
     """Runs that embed wait in their step as long as this process holds the device; gives what lets it go."""
     name = device_names(project.settings.encoding.device)[0]
     lock = lock_of(project.workspace.layout.locks / f"{name}.lock")
-    until(lambda: take(lock), "the device", patience=SECONDS)
+    until(lambda: take(lock), "the device")
     with contextlib.ExitStack() as holding:
         holding.callback(give_back, lock)
         yield holding.close
@@ -58,13 +57,13 @@ def tags_of(servers: Running, run_id: str) -> Mapping[str, str]:
 
 def job_of(servers: Running, run_id: str) -> str:
     """Number of a run's job, as soon as it is submitted."""
-    until(lambda: JOB_TAG in tags_of(servers, run_id), "a job", patience=SECONDS)
+    until(lambda: JOB_TAG in tags_of(servers, run_id), "a job")
     return tags_of(servers, run_id)[JOB_TAG]
 
 
 def waits(servers: Running, run_id: str) -> bool:
-    return "waiting for" in told(servers, run_id)
+    return "waiting for" in events_of(servers, run_id)
 
 
-def becomes(servers: Running, run_id: str, status: str, patience: float = SECONDS) -> None:
-    until(lambda: servers.status(run_id) == status, f"{status} of {run_id}", patience=patience, every=0.3)
+def becomes(servers: Running, run_id: str, status: str) -> None:
+    until(lambda: servers.status(run_id) == status, f"{status} of {run_id}", every=0.3)

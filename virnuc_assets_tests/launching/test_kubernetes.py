@@ -23,7 +23,7 @@ from virnuc_assets_tests.launching.kubernetes_deployment import (
     wait_until_finished,
 )
 from virnuc_assets_tests.launching.kubernetes_pods import GPU, Pod
-from virnuc_assets_tests.launching.platform import PATHS, told
+from virnuc_assets_tests.launching.platform import PATHS, events_of
 from virnuc_assets_tests.running import until
 
 pytestmark = pytest.mark.kubernetes
@@ -58,17 +58,17 @@ def launched(deployment: Deployment) -> Launched:
 
 
 def test_every_launch_path_asks_for_a_gpu_for_the_embedding_and_for_nothing_else(
-    launched: Launched, deployment: Deployment, tell: Callable[[str], None]
+    launched: Launched, deployment: Deployment, report_line: Callable[[str], None]
 ) -> None:
     runs = [*launched.by_path.items(), ("three shards", launched.of_three)]
-    tell(f"{'launch path':12} | {'kubernetes':33} | request")
+    report_line(f"{'launch path':12} | {'kubernetes':33} | request")
     for path, run_id in runs:
-        assert deployment.platform.status(run_id) == "SUCCESS", (path, told(deployment.platform, run_id))
+        assert deployment.platform.status(run_id) == "SUCCESS", (path, events_of(deployment.platform, run_id))
         pods = deployment.pods_of(run_id)
         assert [_request(pod) for pod in pods if _step(pod) == EMBEDDING] == [f"{GPU}: 1, tolerated"], path
         assert {_request(pod) for pod in pods if _step(pod) != EMBEDDING} == {"none"}, path
         for pod in pods:
-            tell(f"{path:12} | {_step(pod):33} | {_request(pod)}")
+            report_line(f"{path:12} | {_step(pod):33} | {_request(pod)}")
     assert set(launched.by_path) == {"ui", "schedule", "sensor", "backfill", "automation"}
     assert deployment.cluster.unknown == []
     assert deployment.cluster.refused == []
@@ -108,8 +108,8 @@ def test_steps_of_a_run_go_one_at_a_time_and_so_do_all_that_need_the_gpu(
     launched: Launched, deployment: Deployment
 ) -> None:
     types = {DagsterEventType.STEP_WORKER_STARTING, DagsterEventType.STEP_SUCCESS}
-    told = deployment.project.instance.all_logs(launched.of_three, of_type=types)
-    assert [entry.dagster_event.event_type for entry in told if entry.dagster_event] == [
+    logs = deployment.project.instance.all_logs(launched.of_three, of_type=types)
+    assert [entry.dagster_event.event_type for entry in logs if entry.dagster_event] == [
         *(DagsterEventType.STEP_WORKER_STARTING, DagsterEventType.STEP_SUCCESS) * len(STAGES)
     ]
     runs = (launched.of_three, *launched.by_path.values())
@@ -136,17 +136,6 @@ def test_tables_are_the_same_byte_for_byte_as_those_of_one_process(
     assert {name: path.read_bytes() for name, path in made.items()} == {n: p.read_bytes() for n, p in found.items()}
 
 
-def test_check_environment_asks_kubernetes_for_a_gpu(deployment: Deployment) -> None:
-    run_id = deployment.platform.launch("check_environment")
-    wait_until_finished(deployment.project.instance, run_id)
-    assert deployment.platform.status(run_id) == "SUCCESS", told(deployment.platform, run_id)
-    assert "written and read back in" in told(deployment.platform, run_id)
-    assert {_step(pod): _request(pod) for pod in deployment.pods_of(run_id)} == {
-        "(run)": "none",
-        "report_environment": f"{GPU}: 1, tolerated",
-    }
-
-
 CONFIG = "dagster-k8s/config"
 FRAMING = ("chunked_fasta", "translated_proteins")
 
@@ -156,7 +145,7 @@ def test_a_canceled_run_leaves_no_pod(deployment: Deployment) -> None:
     step = deployment.running_pod(run_id, "step_worker")
     deployment.platform.terminate(run_id)
     until(lambda: deployment.platform.status(run_id) == "CANCELED", "cancellation")
-    until(lambda: not {*deployment.cluster.pods()} & {*deployment.pods_of(run_id)}, "the end of the pods", patience=60)
+    until(lambda: not {*deployment.cluster.pods()} & {*deployment.pods_of(run_id)}, "the end of the pods")
     pods = deployment.pods_of(run_id)
     assert len(pods) == 2
     assert step in pods
@@ -179,7 +168,7 @@ def test_a_run_whose_pod_is_killed_is_retried_and_what_its_step_still_makes_is_u
     assert deployment.platform.succeeds(run_id) == ["FAILURE", "SUCCESS"]
     assert {path: path.stat().st_mtime_ns for path in made} == made
     assert all(path.exists() for path in (*orphaned, *left))
-    assert "K8s job has no active pods" in told(deployment.platform, run_id)
+    assert "K8s job has no active pods" in events_of(deployment.platform, run_id)
 
 
 def test_a_run_whose_step_is_killed_is_retried_and_finished_shards_are_not_made_again(deployment: Deployment) -> None:
@@ -194,7 +183,7 @@ def test_a_run_whose_step_is_killed_is_retried_and_finished_shards_are_not_made_
     assert deployment.platform.succeeds(run_id) == ["FAILURE", "SUCCESS"]
     assert all(path.exists() for path in tables)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert len(finished) < len(tables), "the step was killed too late for this test to tell anything"
+    assert len(finished) < len(tables), "the step was killed too late for this test to show anything"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +200,7 @@ def test_a_hostile_tag_fails_its_run_with_the_reason_and_leaves_nothing(
     run_id = deployment.launch(["chunked_fasta"], [key], **{CONFIG: json.dumps({"container_config": container})})
     wait_until_finished(deployment.project.instance, run_id)
     assert deployment.platform.status(run_id) == "FAILURE"
-    assert reason in told(deployment.platform, run_id)
+    assert reason in events_of(deployment.platform, run_id)
     assert deployment.pods_of(run_id) == []
     assert deployment.platform.taken_slots() == 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -76,13 +75,6 @@ def test_one_image_and_one_version_everywhere() -> None:
     dagster = re.search(r"^dagster==(.+)$", (CHECKOUT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert dagster is not None
     assert f"dagster/dagster --version {dagster[1]} -f deploy/k8s/values.yaml" in README
-
-
-def test_nothing_that_holds_for_all_pods_asks_for_a_gpu() -> None:
-    text = json.dumps([kubernetes_values.launcher_config(), kubernetes_values.container_context()])
-    assert "nvidia" not in text
-    pools = kubernetes_values.values()["concurrency"]["pools"]
-    assert (pools["granularity"], pools["defaultLimit"]) == ("op", 1)
 
 
 def test_what_pods_refer_to_is_made_by_the_readme() -> None:

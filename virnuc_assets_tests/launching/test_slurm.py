@@ -31,8 +31,8 @@ from hypothesis import strategies as st
 from virnuc_assets.defs.launchers import slurm
 from virnuc_assets.defs.launchers.slurm import (
     _PASSWORD,
-    FORMS,
     JOB_TAG,
+    OPTIONS,
     SUBMITTED_TAG,
     ControllerAway,
     SlurmRunLauncher,
@@ -86,7 +86,7 @@ def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
     def put(status: int = 0, **said: str) -> None:
-        for name in ("squeue", "sacct", "scontrol", "sbatch", "scancel"):
+        for name in ("squeue", "scontrol", "sbatch", "scancel"):
             saying(tmp_path, name, f"cat <<'END'\n{said.get(name, '')}\nEND\nexit {status}")
 
     return put
@@ -153,7 +153,6 @@ def test_steps_that_differ_are_refused_unless_the_tag_decides(home: dg.DagsterIn
     [
         ("gpu:1", "is 'gpu:1'; expected a JSON object"),
         ({"wrap": "id"}, "'wrap': 'id'"),
-        ({"gres": "gpu:1 --wrap=id"}, "'gres': 'gpu:1 --wrap=id'"),
         ({"cpus_per_task": True}, "'cpus_per_task': True"),
     ],
 )
@@ -162,26 +161,14 @@ def test_other_forms_are_refused_by_the_name_of_the_tag(home: dg.DagsterInstance
         asked(home, ["on_cpu"], tag)
 
 
-values = st.one_of(
-    st.text(),
-    st.sampled_from(
-        [" ", ";", "\n", "$(id)", "`id`", "'", '"', "-", "--wrap=id", "\0", "gpu:1", "é", "\u2028"]
-    ).flatmap(lambda bad: st.tuples(st.text("ab1:,", max_size=3), st.text("ab1:,", max_size=3)).map(bad.join)),
-)
-
-
-@given(st.dictionaries(st.sampled_from([*FORMS, "wrap", "export", ""]), values, min_size=1))
-def test_no_tag_becomes_another_option_or_a_command(hostile: dict[str, str]) -> None:
-    try:
-        options = slurm.options(slurm.request(json.dumps(hostile), "tag"))
-    except VirnucError as error:
-        assert str(error).startswith("tag: ")
-        return
-    assert len(options) == len(hostile)
-    for (key, value), option in zip(hostile.items(), options, strict=True):
-        assert option == f"--{key.replace('_', '-')}={value}"
-        assert set(value) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.,:&|-")
-        assert not value.startswith("-")
+@given(st.dictionaries(st.sampled_from([*OPTIONS, "wrap", "export", ""]), st.text(), min_size=1))
+def test_no_tag_becomes_another_option(tag: dict[str, str]) -> None:
+    if not (tag.keys() <= set(OPTIONS) and all(value.isprintable() for value in tag.values())):
+        with pytest.raises(VirnucError, match="^tag: "):
+            slurm.request(json.dumps(tag), "tag")
+    else:
+        words = [f"--{key.replace('_', '-')}={value}" for key, value in tag.items()]
+        assert slurm.options(slurm.request(json.dumps(tag), "tag")) == words
 
 
 def test_a_wrong_dagster_yaml_is_refused_and_the_deployed_one_is_not() -> None:
@@ -190,8 +177,6 @@ def test_a_wrong_dagster_yaml_is_refused_and_the_deployed_one_is_not() -> None:
             launcher(environment=[name])
     with pytest.raises(dg.DagsterInvalidConfigError, match="gpus"):
         launcher(resources={"gpus": 1})
-    with pytest.raises(VirnucError, match=r"dagster.yaml.*'mem': 'much'"):
-        launcher(resources={"mem": "much"})
     launcher(**yaml.safe_load((CHECKOUT / "deploy/slurm/dagster.yaml").read_text())["run_launcher"]["config"])
 
 
@@ -250,9 +235,6 @@ def test_a_job_that_the_controller_forgot(home: dg.DagsterInstance, answers: Cal
     health = launcher(home).check_run_worker_health(submitted)
     assert health.status is WorkerStatus.FAILED
     assert str(health.msg).startswith("Slurm knows no job of this run; its log is /")
-    answers(sacct=f"7|CANCELLED by 0|None|dagster-{run.run_id}")
-    health = launcher(home).check_run_worker_health(submitted)
-    assert str(health.msg).startswith("Slurm job 7 is CANCELLED (reason None), exit code not known")
 
 
 @pytest.mark.parametrize(
@@ -273,29 +255,20 @@ def test_who_reached_nobody_was_not_refused(
     assert isinstance(caught.value, ControllerAway) is away
 
 
-def test_without_accounting_there_may_be_no_sacct(
-    answers: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers()
-    monkeypatch.setenv("PATH", str(tmp_path / "commands"))
-    (tmp_path / "commands/sacct").unlink()
-    assert slurm.job_before("dagster-1") is None
-
-
 @pytest.mark.parametrize(
-    ("storage", "tells"),
+    ("storage", "shown"),
     [
         ("{postgres_url: 'postgresql://dagster:secret@db/dagster'}", True),
         ("{postgres_db: {username: u, password: secret, hostname: db, db_name: d}}", True),
         ("{postgres_url: 'postgresql://dagster@db:5432/dagster'}", False),
     ],
 )
-def test_a_password_in_dagster_yaml_is_seen_in_what_a_job_would_be_told(
-    tmp_path: Path, storage: str, tells: bool
+def test_a_password_in_dagster_yaml_is_found_in_what_a_job_would_be_given(
+    tmp_path: Path, storage: str, shown: bool
 ) -> None:
     (tmp_path / "dagster.yaml").write_text(f"storage:\n  postgres: {storage}\n")
-    told = dg.serialize_value(InstanceRef.from_dir(str(tmp_path)))
-    assert bool(_PASSWORD.search(told)) is tells
+    text = dg.serialize_value(InstanceRef.from_dir(str(tmp_path)))
+    assert bool(_PASSWORD.search(text)) is shown
 
 
 @pytest.mark.parametrize(
@@ -316,8 +289,8 @@ def test_jobs_whose_run_has_ended_are_cancelled(
     answers(squeue=f"7|{state}|None|dagster-{run.run_id}|\n8|RUNNING|None|dagster-{going_on.run_id}|")
     saying(tmp_path, "scancel", f"echo $* >> {tmp_path}/cancelled")
     _end_jobs_without_a_run(home)
-    told = tmp_path / "cancelled"
-    assert (told.read_text() if told.exists() else "") == ("7\n" if cancelled else "")
+    text = tmp_path / "cancelled"
+    assert (text.read_text() if text.exists() else "") == ("7\n" if cancelled else "")
 
 
 @pytest.mark.parametrize(("state", "submitted"), [("PENDING", False), ("RUNNING", False), ("CANCELLED", True)])

@@ -17,27 +17,24 @@ from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.workstation.cleanup import end
 from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets_tests.assets.project import Project
-from virnuc_assets_tests.launching.platform import PATHS, Platform, framed_project, launch, told
-from virnuc_assets_tests.launching.slurm_cluster import KILL_WAIT_SECONDS, Cluster
+from virnuc_assets_tests.launching.platform import PATHS, Platform, events_of, framed_project, launch
+from virnuc_assets_tests.launching.slurm_cluster import Cluster
 from virnuc_assets_tests.launching.slurm_platform import (
-    DEPLOYED,
-    SECONDS,
     becomes,
     device_held,
     job_of,
     on_slurm,
-    quick,
     tags_of,
     waits,
 )
-from virnuc_assets_tests.running import running, until
+from virnuc_assets_tests.running import until
 
 pytestmark = pytest.mark.slurm
 pytest_plugins = ["virnuc_assets_tests.assets.finished", "virnuc_assets_tests.launching.slurm_cluster"]
 
 GENOMES = ("phiX174", "dengue1", "dengue2", "HIV1", "plasmid_pPCP1", "Buchnera")  # five shards, one for each way
 NOT_PASSED_ON = {"A_SECRET": "not for jobs"}
-# As the page cancels a run that has not begun; it offers no other way.
+# As the page cancels a run that has not started; it offers no other way.
 FORCED = """mutation($run: String!) { terminateRun(runId: $run, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) {
   __typename ... on TerminateRunFailure { message } ... on PythonError { message } } }"""
 
@@ -60,7 +57,7 @@ def servers(framed: Path, cluster: Cluster, tmp_path_factory: pytest.TempPathFac
 
 
 def test_five_ways_to_launch_ask_for_a_gpu_and_share_it(
-    servers: Platform, cluster: Cluster, tell: Callable[[str], None]
+    servers: Platform, cluster: Cluster, report_line: Callable[[str], None]
 ) -> None:
     keys = servers.project.keys(REFERENCE)
     assert len(keys) == len(PATHS)
@@ -71,10 +68,10 @@ def test_five_ways_to_launch_ask_for_a_gpu_and_share_it(
         by_schedule = launched.pop("schedule")
         runs = {path: run() for path, run in launched.items()}
         numbers = {path: job_of(servers, run) for path, run in runs.items()}
-        until(lambda: any(waits(servers, run) for run in runs.values()), "the first run", patience=SECONDS)
+        until(lambda: any(waits(servers, run) for run in runs.values()), "the first run")
         (first,) = [numbers.pop(path) for path, run in runs.items() if waits(servers, run)]
         for number in numbers.values():
-            until(lambda number=number: cluster.job(number)["Reason"] in ("Resources", "Priority"), number, patience=20)
+            until(lambda number=number: cluster.job(number)["Reason"] in ("Resources", "Priority"), number)
             assert cluster.job(number)["JobState"] == "PENDING"
         (process,) = [found for found in cluster.processes(first) if "execute_run" in found.cmdline()]
         environment = process.environ()
@@ -88,16 +85,16 @@ def test_five_ways_to_launch_ask_for_a_gpu_and_share_it(
         becomes(servers, run, "SUCCESS")
 
     jobs = {path: cluster.job(job_of(servers, run)) for path, run in runs.items()}
-    tell(f"{'launch path':12} | slurm  | request")
+    report_line(f"{'launch path':12} | slurm  | request")
     for path, job in jobs.items():
-        tell(f"{path:12} | job {job['JobId']:2} | {job['TresPerNode']}")
+        report_line(f"{path:12} | job {job['JobId']:2} | {job['TresPerNode']}")
     assert {path: job["TresPerNode"] for path, job in jobs.items()} == dict.fromkeys(PATHS, "gres:gpu:1")
-    until(lambda: all(span(cluster.job(job["JobId"])) for job in jobs.values()), "ends of all jobs", patience=20)
+    until(lambda: all(span(cluster.job(job["JobId"])) for job in jobs.values()), "ends of all jobs")
     spans = sorted(span(cluster.job(job["JobId"])) for job in jobs.values())
     assert [(a, b) for a, b in zip(spans, spans[1:], strict=False) if b[0] < a[1]] == []
 
     log = Path(jobs["ui"]["StdOut"])
-    assert f"PathMetadataValue(fspath='{log}')" in told(servers, runs["ui"])
+    assert f"PathMetadataValue(fspath='{log}')" in events_of(servers, runs["ui"])
     assert "Finished execution of step" in log.read_text()
 
 
@@ -126,10 +123,10 @@ def test_pending_jobs(servers: Platform, cluster: Cluster) -> None:
     assert servers.status(by_launcher) == "CANCELED"
     assert cluster.job(jobs[by_launcher])["JobState"] == "CANCELLED"
     cluster.ask("scancel", jobs[by_hand])
-    until(lambda: cluster.job(jobs[canceled])["JobState"] == "CANCELLED", "the job's end", patience=SECONDS)
+    until(lambda: cluster.job(jobs[canceled])["JobState"] == "CANCELLED", "the job's end")
     assert servers.status(canceled) == "CANCELED"
     becomes(servers, by_hand, "FAILURE")
-    assert f"It never began: Slurm job {jobs[by_hand]} is CANCELLED" in told(servers, by_hand)
+    assert f"It never started: Slurm job {jobs[by_hand]} is CANCELLED" in events_of(servers, by_hand)
 
     becomes(servers, on_cpu, "SUCCESS")
     cluster.wait_until_saved()
@@ -150,19 +147,19 @@ def test_running_jobs(servers: Platform, cluster: Cluster) -> None:
         canceled, by_hand, too_long, survivor = runs
         jobs = {run: job_of(servers, run) for run in runs}
         for run in runs:
-            until(lambda run=run: waits(servers, run), "a step that waits", patience=SECONDS)
+            until(lambda run=run: waits(servers, run), "a step that waits")
             assert cluster.job(jobs[run]).get("TresPerNode", "(null)") == "(null)"
             assert cluster.job(jobs[run])["TimeLimit"] == "01:00:00"
 
         servers.terminate(canceled)
         cluster.ask("scancel", jobs[by_hand])
         cluster.ask("scontrol", "update", f"JobId={jobs[too_long]}", "TimeLimit=0")
-        becomes(servers, canceled, "CANCELED", patience=KILL_WAIT_SECONDS + 20)
-        becomes(servers, by_hand, "FAILURE", patience=KILL_WAIT_SECONDS + 20)
+        becomes(servers, canceled, "CANCELED")
+        becomes(servers, by_hand, "FAILURE")
         becomes(servers, too_long, "FAILURE")
         for run, state in ((by_hand, "CANCELLED"), (too_long, "TIMEOUT")):
             said = f"It was interrupted: Slurm job {jobs[run]} is {state}"
-            until(lambda run=run, said=said: said in told(servers, run), said, patience=SECONDS)
+            until(lambda run=run, said=said: said in events_of(servers, run), said)
         assert cluster.job(jobs[canceled])["JobState"] == "CANCELLED"
         assert [jobs[run] for run in runs[:3] if cluster.processes(jobs[run])] == []
 
@@ -179,13 +176,13 @@ def test_a_killed_job_is_retried_and_finished_shards_are_kept(servers: Platform,
     shutil.rmtree(folder, ignore_errors=True)
     run = launch(servers, ["dnabert_s_embeddings"], keys)
     number = job_of(servers, run)
-    until(lambda: any(folder.glob("*.parquet")), "a first table", patience=SECONDS, every=0.005)
+    until(lambda: any(folder.glob("*.parquet")), "a first table", every=0.005)
     end(cluster.processes(number))
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
     assert 0 < len(before) < len(keys)
     assert servers.succeeds(run) == ["FAILURE", "SUCCESS"]
-    assert f"Slurm job {number} is FAILED" in told(servers, run)
-    assert "exit code 0:9; its log is /" in told(servers, run)
+    assert f"Slurm job {number} is FAILED" in events_of(servers, run)
+    assert "exit code 0:9; its log is /" in events_of(servers, run)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(list(folder.glob("*.parquet"))) == len(keys)
 
@@ -194,25 +191,18 @@ def test_a_run_waits_in_dagsters_queue_for_a_controller_that_is_away(servers: Pl
     cluster.wait_until_saved()
     cluster.stop_controller()
     run = launch(servers, ["chunked_fasta"], servers.project.keys(REFERENCE)[:1])
-    until(lambda: told(servers, run).count("re-submitting the run into the queue") > 1, "two attempts", SECONDS)
-    assert "sbatch got no answer" in told(servers, run) or "squeue got no answer" in told(servers, run)
+    until(lambda: events_of(servers, run).count("re-submitting the run into the queue") > 1, "two attempts")
+    assert "sbatch got no answer" in events_of(servers, run) or "squeue got no answer" in events_of(servers, run)
     cluster.start_controller()
     becomes(servers, run, "SUCCESS")
     assert cluster.ask("squeue", "--states=all", "--noheader", "--format=%j").splitlines().count(f"dagster-{run}") == 1
-
-
-def test_check_environment_asks_slurm_for_a_gpu(servers: Platform, cluster: Cluster) -> None:
-    run = servers.launch("check_environment")
-    becomes(servers, run, "SUCCESS")
-    assert "written and read back in" in told(servers, run)
-    assert cluster.job(job_of(servers, run))["TresPerNode"] == "gres:gpu:1"
 
 
 ALL_JOBS = ("squeue", "--states=all", "--noheader", "--format=%i")
 HOSTILE = ["gpu:1; touch pwned", "$(touch pwned)", "gpu:1 --wrap=x", "gpu\n#SBATCH"]
 
 
-def test_what_slurm_refuses_is_told_and_not_tried_again(servers: Platform, cluster: Cluster) -> None:
+def test_what_slurm_refuses_is_reported_and_not_retried(servers: Platform, cluster: Cluster) -> None:
     key = servers.project.keys(REFERENCE)[:1]
     jobs = cluster.ask(*ALL_JOBS).splitlines()
     runs = {
@@ -222,33 +212,14 @@ def test_what_slurm_refuses_is_told_and_not_tried_again(servers: Platform, clust
     nowhere = launch(servers, ["chunked_fasta"], key, **{SLURM_TAG: '{"partition": "nowhere"}'})
     for run in (*runs.values(), unknown, nowhere):
         becomes(servers, run, "FAILURE")
-        until(lambda run=run: tags_of(servers, run).get("dagster/will_retry") == "false", "no retry", patience=SECONDS)
-    for run in (*runs.values(), unknown):
-        assert f"tag {SLURM_TAG} of run {run}" in told(servers, run)
-    assert "invalid partition specified: nowhere" in told(servers, nowhere)
+        until(lambda run=run: tags_of(servers, run).get("dagster/will_retry") == "false", "no retry")
+    for value, run in runs.items():
+        refusal = "sbatch refused the job: " if value.isprintable() else f"tag {SLURM_TAG} of run {run}"
+        assert refusal in events_of(servers, run)
+    assert f"tag {SLURM_TAG} of run {unknown}" in events_of(servers, unknown)
+    assert "invalid partition specified: nowhere" in events_of(servers, nowhere)
     assert set(cluster.ask(*ALL_JOBS).splitlines()) <= set(jobs)
     assert list(servers.project.root.rglob("pwned")) == []
-
-
-def test_virnuc_up_leaves_jobs_alone(
-    framed: Path, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The jobs of what is missing are requested by themselves."""
-    shutil.copytree(framed, tmp_path / "project")
-    project = Project(tmp_path / "project")
-    (dagster_home(project.settings) / "dagster.yaml").write_text(quick(DEPLOYED), encoding="utf-8")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-
-    def waiting() -> list[str]:
-        return [run.run_id for run in project.instance.get_runs() if waits(up, run.run_id)]
-
-    with running(project) as up, device_held(project):
-        until(lambda: bool(waiting()), "a step that waits", patience=SECONDS)
-        (run,) = waiting()
-        assert up.stop() == 0
-        assert "Runs are left to SlurmRunLauncher" in up.said
-    becomes(up, run, "SUCCESS")
-    project.instance.dispose()
 
 
 WORDS = [
@@ -271,7 +242,7 @@ def environment(cluster: Cluster) -> dict[str, str]:
 
 
 def ends(cluster: Cluster, number: str) -> dict[str, str]:
-    until(lambda: slurm.Job(number, cluster.job(number)["JobState"], "", "").ended, "the job", patience=60)
+    until(lambda: slurm.Job(number, cluster.job(number)["JobState"], "", "").ended, "the job")
     return cluster.job(number)
 
 
@@ -295,7 +266,7 @@ def test_what_a_job_executes_arrives_to_the_letter(
 
 
 def test_an_answer_that_is_lost(cluster: Cluster, environment: dict[str, str], tmp_path: Path) -> None:
-    """sbatch submits, and dies before it tells: the job is found, and there is one."""
+    """sbatch submits, and dies before it answers: the job is found, and there is one."""
     (sbatch,) = [path for folder in os.environ["PATH"].split(":") if (path := Path(folder, "sbatch")).exists()][:1]
     lost = tmp_path / "sbatch"
     lost.write_text(f'#!/bin/sh\n{sbatch} "$@" > /dev/null\necho Socket timed out >&2\nexit 1\n')

@@ -20,9 +20,9 @@ from virnuc_assets.storage.tables import content_digest, require_content
 from virnuc_assets_tests.assets.project import Project, failures
 from virnuc_assets_tests.launching.definitions import ASSET
 from virnuc_assets_tests.launching.hosts import FIRST, SECOND, Host, second_host
-from virnuc_assets_tests.launching.platform import Platform, framed_project, launch, platform, told
+from virnuc_assets_tests.launching.platform import Platform, events_of, framed_project, launch, platform
 from virnuc_assets_tests.launching.slurm_cluster import Cluster, Node, running_cluster
-from virnuc_assets_tests.launching.slurm_platform import DEPLOYED, SECONDS, becomes, job_of, quick
+from virnuc_assets_tests.launching.slurm_platform import DEPLOYED, becomes, job_of, quick
 from virnuc_assets_tests.postgres_server import PostgresServer, postgres_server
 from virnuc_assets_tests.running import until
 from virnuc_assets_tests.storage.s3_server import BUCKET, S3Server, s3_server
@@ -118,14 +118,14 @@ def retry_of(servers: Platform, run_id: str) -> list[str]:
 
 
 def node_of(servers: Platform, cluster: Cluster, run_id: str) -> str:
-    """Node of a run's job, as soon as it has one; until then Slurm tells nothing, or that there is none."""
+    """Node of a run's job, as soon as it has one; until then Slurm shows nothing, or that there is none."""
     job, nodes = job_of(servers, run_id), [""]
 
     def placed() -> bool:
         nodes.append(cluster.job(job).get("NodeList", ""))
         return nodes[-1] not in ("", "(null)")
 
-    until(placed, f"a node for {run_id}", patience=SECONDS, every=0.3)
+    until(placed, f"a node for {run_id}", every=0.3)
     return nodes[-1]
 
 
@@ -136,12 +136,12 @@ def state(cluster: Cluster, node: str) -> str:
 
 def lost_in_the_middle(servers: Platform, cluster: Cluster, second: Host, keys: list[str]) -> str:
     """Cut the second host off when its run has made some of its tables; returns the run."""
-    until(lambda: len(in_backfill(servers)) == 2, "two runs", patience=SECONDS)
+    until(lambda: len(in_backfill(servers)) == 2, "two runs")
     runs = {node_of(servers, cluster, run.run_id): run for run in in_backfill(servers)}
     assert runs.keys() == {"first", second.name}
     its_keys = keys_of(runs[second.name], keys)
     becomes(servers, runs[second.name].run_id, "STARTED")
-    until(lambda: bool(its_keys & tables(servers.project).keys()), "some tables", patience=SECONDS, every=0.05)
+    until(lambda: bool(its_keys & tables(servers.project).keys()), "some tables", every=0.05)
     second.cut_off()
     assert its_keys - tables(servers.project).keys(), "cut off too late"
     return runs[second.name].run_id
@@ -159,22 +159,22 @@ def test_a_host_that_is_cut_off_and_comes_back_costs_and_doubles_nothing(
 
     becomes(servers, lost, "FAILURE")
     assert state(cluster, second.name) == "down"
-    assert f"Slurm job {job} is NODE_FAIL" in told(servers, lost)
+    assert f"Slurm job {job} is NODE_FAIL" in events_of(servers, lost)
     assert cluster.processes(job)  # nobody could end it
-    until(lambda: bool(retry_of(servers, lost)), "a retry", patience=SECONDS)
+    until(lambda: bool(retry_of(servers, lost)), "a retry")
     (again,) = retry_of(servers, lost)
     # A retry has the tags of what it retries, until it has its own.
-    until(lambda: job_of(servers, again) != job, "a job of its own", patience=SECONDS)
+    until(lambda: job_of(servers, again) != job, "a job of its own")
     assert node_of(servers, cluster, again) == "first"
     becomes(servers, again, "STARTED")
     second.come_back()
     assert servers.succeeds(lost) == ["FAILURE", "SUCCESS"]
-    until(lambda: not cluster.processes(job), "the end of what came back", patience=SECONDS, every=0.5)
+    until(lambda: not cluster.processes(job), "the end of what came back", every=0.5)
     assert servers.status(lost) == "FAILURE"
-    until(lambda: ended(servers, wanted), "the backfill", patience=SECONDS, every=0.5)
+    until(lambda: ended(servers, wanted), "the backfill", every=0.5)
 
     cluster.ask("scontrol", "reconfigure")  # by itself Slurm asks it to come back after 20 pings
-    until(lambda: state(cluster, second.name) == "idle", "the node that came back", patience=SECONDS, every=0.5)
+    until(lambda: state(cluster, second.name) == "idle", "the node that came back", every=0.5)
     last = launch(servers, [ASSET.path[-1]], [middle], **{SLURM_TAG: json.dumps({"constraint": second.name})})
     becomes(servers, last, "SUCCESS")
     assert node_of(servers, cluster, last) == second.name
@@ -186,10 +186,10 @@ def test_a_host_that_is_cut_off_and_comes_back_costs_and_doubles_nothing(
         shard: require_content(path) or content_digest(path) for shard, path in found.items()
     }
     assert instance.get_materialized_partitions(ASSET) == set(keys)
-    until(lambda: not cluster.ask("squeue", "--noheader"), "the end of all jobs", patience=SECONDS)
+    until(lambda: not cluster.ask("squeue", "--noheader"), "the end of all jobs")
     assert {run.status.value for run in instance.get_runs() if run.run_id != lost} == {"SUCCESS"}
     assert [run.run_id for run in instance.get_runs() if run.parent_run_id] == [again]
-    until(lambda: servers.taken_slots() == 0, "free slots of the pool", patience=SECONDS)
+    until(lambda: servers.taken_slots() == 0, "free slots of the pool")
     assert {state(cluster, node) for node in ("first", second.name)} == {"idle"}
 
 

@@ -68,7 +68,7 @@ def test_accuracy_and_f1_have_their_own_margins_and_drops() -> None:
         criteria.accuracy_drop_within_margin,
         criteria.f1_drop_within_margin,
         criteria.no_group_lost_more_than_margin,
-        criteria.floor_beaten,
+        criteria.kmer_baseline_beaten,
     ],
 )
 def test_without_paired_rows_the_gap_is_named(criterion: Any) -> None:
@@ -108,8 +108,10 @@ def test_groups_that_are_all_too_small_are_no_evidence() -> None:
     ("gain", "outcome"),
     [(0.02, "met"), (0.01, "inconclusive"), (0.0, "inconclusive"), (-0.02, "failed"), (-1, "failed")],
 )
-def test_the_floor_is_beaten_where_the_whole_interval_is_above_the_threshold(gain: float, outcome: str) -> None:
-    found = criteria.floor_beaten(comparison(Drop(-gain, -gain - 0.02, -gain + 0.01), other="kmer"), (), SETTINGS)
+def test_the_kmer_baseline_is_beaten_where_the_whole_interval_is_above_the_threshold(gain: float, outcome: str) -> None:
+    found = criteria.kmer_baseline_beaten(
+        comparison(Drop(-gain, -gain - 0.02, -gain + 0.01), other="kmer"), (), SETTINGS
+    )
     assert (found.outcome, found.value) == (outcome, gain)
     assert (found.low, found.high) == (pytest.approx(gain - 0.01), pytest.approx(gain + 0.02))
     assert "over kmer" in found.explanation
@@ -289,5 +291,5 @@ def test_currency() -> None:
     assert found.name == "baseline_is_current"
     assert_missing(found, stale)
     assert_missing(
-        variant_is_current("floor", variant("kmer", None)), "kmer: no predictions on the test rows are stored"
+        variant_is_current("kmer_baseline", variant("kmer", None)), "kmer: no predictions on the test rows are stored"
     )

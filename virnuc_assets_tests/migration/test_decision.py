@@ -20,7 +20,7 @@ CRITERIA = [
     "accuracy_drop_within_margin",
     "f1_drop_within_margin",
     "no_group_lost_more_than_margin",
-    "floor_beaten",
+    "kmer_baseline_beaten",
     "speedup_reached",
     "memory_within_ratio",
     "enough_test_records",
@@ -28,7 +28,7 @@ CRITERIA = [
     "same_environment",
     "candidate_is_current",
     "baseline_is_current",
-    "floor_is_current",
+    "kmer_baseline_is_current",
 ]
 
 
@@ -41,7 +41,7 @@ def test_go() -> None:
     for role, variant_summary in decision.variants.items():
         assert variant_summary.performance is not None
         accuracies[role] = variant_summary.performance.levels["frame"]["accuracy"]
-    assert accuracies == {"candidate": 1.0, "baseline": 1.0, "floor": 0.8}
+    assert accuracies == {"candidate": 1.0, "baseline": 1.0, "kmer_baseline": 0.8}
     assert decision.miniatures == ("dnabert_s_miniature", "esm2_3b_miniature", "fastesm2_650_miniature")
 
 
@@ -55,11 +55,11 @@ def test_no_go_names_each_failed_criterion_and_the_group() -> None:
     assert re.search(r"host / bacteria: drop \+0\.5000 \(.*\) over 50 rows in 10 clusters", decision.reasons[2])
 
 
-def test_a_candidate_that_does_not_beat_the_floor_is_no_go() -> None:
-    decision = decide(evidence(floor=variant("kmer", GOOD)), SETTINGS, EVALUATION)
+def test_a_candidate_that_does_not_beat_the_kmer_baseline_is_no_go() -> None:
+    decision = decide(evidence(kmer_baseline=variant("kmer", GOOD)), SETTINGS, EVALUATION)
     assert decision.outcome == "NO-GO"
     assert decision.reasons == (
-        "floor_beaten is not met: gain +0.0000 over kmer, 95% interval +0.0000 to +0.0000; "
+        "kmer_baseline_beaten is not met: gain +0.0000 over kmer, 95% interval +0.0000 to +0.0000; "
         "the whole interval must be above 0",
     )
 
@@ -75,7 +75,7 @@ def test_a_missing_baseline_is_no_decision_and_is_named_once() -> None:
     absent = variant("esm2_3b", None, description=None, problems=(reason,))
     decision = decide(evidence(baseline=absent), SETTINGS, EVALUATION)
     assert (decision.outcome, decision.reasons) == ("NO DECISION", (reason,))
-    assert decision.comparison is None and list(decision.comparisons) == ["floor"]
+    assert decision.comparison is None and list(decision.comparisons) == ["kmer_baseline"]
     assert decision.variants["baseline"].performance is None
 
 
@@ -95,7 +95,9 @@ def test_other_test_rows_are_no_decision_with_counts() -> None:
 
 def test_each_missing_piece_is_named() -> None:
     decision = decide(
-        evidence(baseline=variant("esm2_3b", None), floor=variant("kmer", None), benchmark=None), SETTINGS, EVALUATION
+        evidence(baseline=variant("esm2_3b", None), kmer_baseline=variant("kmer", None), benchmark=None),
+        SETTINGS,
+        EVALUATION,
     )
     assert decision.reasons == (
         "esm2_3b: no predictions on the test rows are stored",

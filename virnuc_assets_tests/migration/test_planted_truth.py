@@ -49,7 +49,7 @@ class Planted:
         """The baseline's calls, of which a share of the wrong ones is put right."""
         return self.baseline | (self._generator.random(len(self.baseline)) < share)
 
-    def floor(self) -> np.ndarray:
+    def kmer_baseline(self) -> np.ndarray:
         """Wrong in two of five rows, in every cluster."""
         return np.array([row[3] % 5 < 3 for row in self._rows])
 
@@ -81,7 +81,7 @@ class Planted:
         given = evidence(
             candidate=variant("fastesm2", self.table(candidate)),
             baseline=variant("esm2_3b", self.table(self.baseline)),
-            floor=variant("kmer", self.table(self.floor())),
+            kmer_baseline=variant("kmer", self.table(self.kmer_baseline())),
         )
         return decide(
             given, settings or DecisionSettings(bootstrap_rounds=1000, power_studies=20), EvaluationSettings()

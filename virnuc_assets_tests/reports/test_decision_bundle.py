@@ -34,7 +34,7 @@ def given() -> Evidence:
     """Four variants, ablations, one problem: all that evidence can hold."""
     good = rows(right(50), right(50))
     return evidence(
-        beside=(variant("esm2_650", rows(right(50, wrong=5), right(50))),),
+        also_compared=(variant("esm2_650", rows(right(50, wrong=5), right(50))),),
         ablations={"dnabert_s": rows(right(50, wrong=20), right(50)), "fastesm2": good},
         benchmark_problems=("encoder_benchmark is stale",),
     )

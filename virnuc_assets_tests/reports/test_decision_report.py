@@ -21,8 +21,8 @@ from virnuc_assets_tests.migration.evidence_fakes import (
 )
 
 from .report_fakes import (
-    FLOOR,
     HALF_WRONG,
+    KMER_BASELINE,
     SECTIONS,
     Page,
     decided,
@@ -109,8 +109,8 @@ def test_miniatures_are_said_before_everything() -> None:
 
 
 def test_no_banner_for_real_weights() -> None:
-    sides = zip(("candidate", "baseline", "floor"), SLOTS, strict=True)
-    tables = {"kmer": FLOOR}
+    sides = zip(("candidate", "baseline", "kmer_baseline"), SLOTS, strict=True)
+    tables = {"kmer": KMER_BASELINE}
     given = evidence(
         **{
             role: variant(name, tables.get(name, rows(right(50), right(50))), description=full_size(name))
@@ -127,7 +127,7 @@ def test_no_banner_for_real_weights() -> None:
 def test_a_page_without_any_evidence() -> None:
     bare: Mapping[str, VariantEvidence] = {
         role: variant(name, None, description=None)
-        for role, name in zip(("candidate", "baseline", "floor"), SLOTS, strict=True)
+        for role, name in zip(("candidate", "baseline", "kmer_baseline"), SLOTS, strict=True)
     }
     page = page_of(evidence(**bare, benchmark=None, environment={}))
     assert 'role="img"' not in page
@@ -141,4 +141,4 @@ def test_markdown_has_a_line_for_each_criterion() -> None:
     assert summary.startswith("## NO DECISION\n")
     assert "- no encoder benchmark is stored\n" in summary
     assert "| speedup_reached | – | – | ≥ 2× | missing |" in summary
-    assert "| floor_beaten | +0.2000 | " in summary
+    assert "| kmer_baseline_beaten | +0.2000 | " in summary

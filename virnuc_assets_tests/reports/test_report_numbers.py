@@ -62,7 +62,12 @@ def test_metrics_of_every_variant_and_level_are_those_of_the_decision() -> None:
 
 
 def test_comparisons_and_mcnemar_are_those_of_the_decision() -> None:
-    names = {"baseline": "baseline, esm2_3b", "floor": "floor, kmer", "esm2_650": "esm2_650", "prot_t5": "prot_t5"}
+    names = {
+        "baseline": "baseline, esm2_3b",
+        "kmer_baseline": "kmer_baseline, kmer",
+        "esm2_650": "esm2_650",
+        "prot_t5": "prot_t5",
+    }
     assert set(rich_json()["comparisons"]) == set(names)
     for role, found in rich_json()["comparisons"].items():
         drops = [found["accuracy_drop"], found["f1_drop"]]
@@ -141,7 +146,7 @@ def test_single_encoders_stand_beside_both() -> None:
         "protein only: fastesm2",
         "both: dnabert_s + fastesm2 (candidate)",
         "both: dnabert_s + esm2_3b (baseline)",
-        "both: kmer_dna + kmer_protein (floor)",
+        "both: kmer_dna + kmer_protein (kmer_baseline)",
         "both: dnabert_s + esm2_650 (esm2_650)",
         "both: dnabert_s + prot_t5 (prot_t5)",
     ]

@@ -28,7 +28,7 @@ from virnuc_assets_tests.migration.evidence_fakes import (
 )
 
 from .report_fakes import (
-    FLOOR,
+    KMER_BASELINE,
     Page,
     decided,
     go_html,
@@ -49,7 +49,7 @@ def hostile_evidence() -> Evidence:
     return evidence(
         candidate=variant("fastesm2", tables[0], description=description("fastesm2", data_digest=HOSTILE)),
         baseline=variant("esm2_3b", tables[1], problems=(f"stale: {HOSTILE}",)),
-        floor=variant("kmer", tables[2]),
+        kmer_baseline=variant("kmer", tables[2]),
         benchmark={**benchmark(), HOSTILE: measured("dnabert_s", 1.0, 1, device=HOSTILE)},
         environment={HOSTILE: HOSTILE},
     )
@@ -84,7 +84,9 @@ def test_nothing_comes_from_outside() -> None:
 def test_charts_take_their_colours_from_the_page_and_have_no_date() -> None:
     charts = re.findall(r'<div role="img".*?</svg>', rich_html(), flags=re.DOTALL)
     assert len(charts) == 5
-    assert all(f"var(--{role})" in charts[1] for role in ("candidate", "baseline", "floor", "beside-0", "beside-1"))
+    assert all(
+        f"var(--{role})" in charts[1] for role in ("candidate", "baseline", "kmer_baseline", "beside-0", "beside-1")
+    )
     assert all(f"var(--{outcome})" in charts[4] for outcome in ("good", "soft", "bad"))
     for svg in charts:
         assert "#0102" not in svg and "#ffffff" not in svg and "dc:" not in svg and "DOCTYPE" not in svg
@@ -116,8 +118,8 @@ def test_hostile_ids_stay_text() -> None:
 
 def test_a_group_may_be_named_anything() -> None:
     groups = {row: NAMES[row // 5] for row in range(45)}
-    sides = zip(("candidate", "baseline", "floor"), SLOTS, strict=True)
-    tables = {"kmer": FLOOR}
+    sides = zip(("candidate", "baseline", "kmer_baseline"), SLOTS, strict=True)
+    tables = {"kmer": KMER_BASELINE}
     given = evidence(
         **{
             role: variant(name, replaced(tables.get(name, rows(right(50), right(50))), "group", groups))
@@ -140,5 +142,5 @@ def test_a_link_that_runs_code_is_refused() -> None:
 
 
 def test_variants_beside_have_styles_of_their_own() -> None:
-    found = styles(["candidate", "baseline", "floor", *(f"variant{i}" for i in range(20))])
+    found = styles(["candidate", "baseline", "kmer_baseline", *(f"variant{i}" for i in range(20))])
     assert len({(style.variable, style.dashes) for style in found.values()}) == 23

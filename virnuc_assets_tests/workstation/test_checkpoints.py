@@ -28,7 +28,7 @@ from virnuc_assets_tests.workstation.hub_project import Project
 from virnuc_assets_tests.workstation.test_fair_esm import checkpoint, saved
 
 NAME = "esm2_650"
-FOLDER = f'[checkpoints]\n{NAME} = {{ folder = "~/models" }}\n[decision]\nbeside = ["{NAME}"]\n'
+FOLDER = f'[checkpoints]\n{NAME} = {{ folder = "~/models" }}\n[decision]\nalso_compared = ["{NAME}"]\n'
 INDEX = "pytorch_model.bin.index.json"
 
 

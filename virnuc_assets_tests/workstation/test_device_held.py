@@ -20,6 +20,7 @@ from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.defs.whole_asset import training_place
 from virnuc_assets.workstation.device_lock import device_names, holder
 from virnuc_assets_tests.assets.project import SAMPLE, Project, failures, write_sample
+from virnuc_assets_tests.running import TIMEOUT
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
@@ -31,7 +32,6 @@ with DeviceLock(Path(sys.argv[1]), sys.argv[2], print).computing():
     print("held", flush=True)
     sys.stdin.read()
 """
-PATIENCE = 120.0  # seconds, after which nothing is waited for any more
 VIRNUC = Path(sys.executable).with_name("virnuc")
 
 
@@ -49,33 +49,33 @@ def held_by_another(project: Project) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", HOLD, project.workspace.layout.locks, project.settings.encoding.device]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        impatience = threading.Timer(PATIENCE, other.kill)
-        impatience.start()
+        timer = threading.Timer(TIMEOUT, other.kill)
+        timer.start()
         try:
             yield other
             assert other.poll() is None
         finally:
-            impatience.cancel()
+            timer.cancel()
             other.kill()
 
 
 def test_a_training_takes_the_device_before_its_own_lock(copied: Project, lock: Path) -> None:
     """Who holds the device may be about to train the same, and would wait for that lock for ever."""
-    said: queue.Queue[str] = queue.Queue()
+    logged: queue.Queue[str] = queue.Queue()
 
     def train() -> None:
-        with training_place(copied.workspace, "kmer", said.put):
-            said.put(f"held by {holder(lock)}")
+        with training_place(copied.workspace, "kmer", logged.put):
+            logged.put(f"held by {holder(lock)}")
 
     thread = threading.Thread(target=train)
     with held_by_another(copied) as other:
         thread.start()
         waiting = f"waiting for {lock.stem}, which process {other.pid} holds ("
-        assert said.get(timeout=PATIENCE).startswith(waiting)
+        assert logged.get(timeout=TIMEOUT).startswith(waiting)
         with FileLock(copied.workspace.layout.training("kmer").with_name(".kmer.lock"), timeout=0):
             pass
-    assert said.get(timeout=PATIENCE).startswith(f"{lock.stem} is free after ")
-    assert said.get(timeout=PATIENCE) == f"held by {os.getpid()}"
+    assert logged.get(timeout=TIMEOUT).startswith(f"{lock.stem} is free after ")
+    assert logged.get(timeout=TIMEOUT) == f"held by {os.getpid()}"
     thread.join()
     assert holder(lock) is None
 
@@ -90,7 +90,9 @@ def test_known_vectors_and_counted_kmers_need_no_device(copied: Project, tmp_pat
         assert CliRunner().invoke(app, ["embed", str(frames), *options]).exit_code == 0
 
 
-def test_the_command_line_waits_for_the_device_and_says_for_whom(copied: Project, lock: Path, tmp_path: Path) -> None:
+def test_the_command_line_waits_for_the_device_and_names_its_holder(
+    copied: Project, lock: Path, tmp_path: Path
+) -> None:
     sample, frames = tmp_path / "sample.fasta", tmp_path / "frames.parquet"
     write_sample(sample, ["hepatitis_delta"])
     assert CliRunner().invoke(app, ["frames", str(sample), "--out", str(frames)]).exit_code == 0
@@ -103,11 +105,11 @@ def test_the_command_line_waits_for_the_device_and_says_for_whom(copied: Project
         ]
         for process in waiting:
             assert process.stderr is not None
-            said = next((line for line in process.stderr if line.startswith("waiting for ")), "")
-            assert said.startswith(f"waiting for {lock.stem}, which process {other.pid} holds (")
+            logged = next((line for line in process.stderr if line.startswith("waiting for ")), "")
+            assert logged.startswith(f"waiting for {lock.stem}, which process {other.pid} holds (")
         assert not any(out.exists() for out in outs)
     for process in waiting:  # the one after the other
-        _, said = process.communicate()
-        assert process.returncode == 0, said
-        assert f"{lock.stem} is free after " in said
+        _, logged = process.communicate()
+        assert process.returncode == 0, logged
+        assert f"{lock.stem} is free after " in logged
     assert (outs[0] / "records.tsv").is_file() and outs[1].is_file()

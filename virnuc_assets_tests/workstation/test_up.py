@@ -59,7 +59,7 @@ def tables(project: Project) -> dict[str, int]:
 
 
 def embed(platform: Running) -> str:
-    """Ask for all reference shards to be embedded anew."""
+    """Ask for all reference shards to be re-embedded."""
     for folder in (platform.project.workspace.layout.results / "reference").glob("*_embeddings"):
         shutil.rmtree(folder)
     return platform.launch(jobs.REFERENCE_JOB, **range_tags(platform.project.keys(REFERENCE)))
@@ -73,12 +73,12 @@ def in_the_middle(platform: Running) -> dict[str, int]:
 
 
 def assert_whole(platform: Running, before: dict[str, int]) -> None:
-    """All is embedded, what was finished was not touched, no slot is taken, and nothing unfinished lies about."""
+    """All is embedded, what was finished was not touched, no slot is taken, and nothing unfinished is left."""
     project = platform.project
     now = tables(project)
     assert len(now) == len(project.keys(REFERENCE)) * len(project.workspace.encoder_names())
     assert {path: now[path] for path in before} == before
-    until(lambda: platform.taken_slots() == 0, "slots", patience=30)
+    until(lambda: platform.taken_slots() == 0, "slots")
     assert [path for path in project.root.rglob("*") if ".partial" in path.name] == []
     until(lambda: len(platform.processes("up", "daemon", "webserver")) == 3, "servers")
 
@@ -93,7 +93,7 @@ def test_parts_are_killed_while_a_run_embeds(platform: Running, kinds: tuple[Kin
     assert platform.succeeds(run) == (["FAILURE", "SUCCESS"] if "worker" in kinds else ["SUCCESS"])
     assert_whole(platform, before)
     for kind in set(kinds) - {"worker"}:
-        until(lambda kind=kind: f"The {kind} ended" in platform.said, "a word about it")
+        until(lambda kind=kind: f"The {kind} ended" in platform.printed, "a word about it")
     assert platform.succeeds(embed(platform)) == ["SUCCESS"]  # and what comes next is launched as ever
     assert_whole(platform, {})
 
@@ -105,7 +105,7 @@ def test_up_is_killed_and_started_again(platform: Running) -> None:
     platform.kill("up")
     assert len(platform.processes()) >= len(strays) - 2  # they go on without it
     platform.start()
-    assert "processes of a `virnuc up` that was killed" in platform.said
+    assert "processes of a `virnuc up` that was killed" in platform.printed
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in strays)
     platform.succeeds(run)
     assert_whole(platform, before)
@@ -120,7 +120,7 @@ def test_the_machine_fails_while_a_run_embeds_and_others_wait(platform: Running)
     platform.kill()
     assert [platform.status(each) for each in (run, waiting, starting)] == ["STARTED", "QUEUED", "STARTING"]
     platform.start()
-    assert "Marked 2 runs whose process is gone." in platform.said
+    assert "Marked 2 runs whose process is gone." in platform.printed
     for each in (run, waiting, starting):
         platform.succeeds(each)
     assert_whole(platform, before)
@@ -169,12 +169,12 @@ def turn_on(platform: Running, sensor: str) -> None:
 def test_a_new_record_of_the_reference_is_embedded_and_trained_on(done: Project) -> None:
     before, shards = tables(done), done.keys(REFERENCE)
     source = next(source for source in done.workspace.catalogue() if not source.genbank)
-    letters = "".join(random.Random(1).choices("ACGT", k=3_000))
+    bases = "".join(random.Random(1).choices("ACGT", k=3_000))
     described = done.workspace.layout.classifier("fastesm2") / "classifier.json"
     trained = described.stat().st_mtime_ns
     with running(done, automation=EVERY_MINUTE) as platform:
         turn_on(platform, "retraining")
-        source.fasta.write_text(source.fasta.read_text() + f">one_more\n{letters}\n")
+        source.fasta.write_text(source.fasta.read_text() + f">one_more\n{bases}\n")
         until(lambda: len(done.keys(REFERENCE)) == len(shards) + 1, "a shard of the new record")
         (new,) = set(done.keys(REFERENCE)) - set(shards)
         features = [REFERENCE.key(f"{variant.name}_features") for variant in done.workspace.variants()]
@@ -185,7 +185,7 @@ def test_a_new_record_of_the_reference_is_embedded_and_trained_on(done: Project)
         until(lambda: described.stat().st_mtime_ns > trained, "a new classifier")
 
 
-def test_a_dropped_file_is_a_report_without_a_click_beside_a_broken_one(done: Project) -> None:
+def test_a_dropped_file_is_a_report_without_a_click_next_to_a_broken_one(done: Project) -> None:
     with running(done):
         (done.settings.incoming / "broken.fasta").write_text(">a\nMKVLEEFIPQLL\n")
         write_sample(done.settings.incoming / "dropped later.fasta", ["rabies_N"])

@@ -17,7 +17,7 @@ from virnuc_assets.defs.assets.reference import (
     SPLIT,
     current_features,
     current_split,
-    evaluation_recipe,
+    evaluation_provenance,
     record_lengths,
 )
 from virnuc_assets.defs.assets.split import split_asset, split_check
@@ -58,7 +58,7 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     checks = [split_check(workspace)]
     for variant in workspace.variants():
         checks += [_currency_check(workspace, variant), evaluation_check(workspace, f"{variant.name}_evaluation")]
-    return [*checks, _ablations_check(workspace)]
+    return [*checks, evaluation_check(workspace, ABLATIONS)]
 
 
 def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinition:
@@ -85,7 +85,7 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
             if description is None or not reused:
                 description = _train(tracking, workspace, fit, scratch, context.run.run_id)
         metadata = {
-            "trained_anew": not reused,
+            "trained": not reused,
             **{name: getattr(description, name) for name in _SHOWN},
             **fit.row_counts,
             "digest": description.weights_sha256,
@@ -184,8 +184,8 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
             for rows in rows_of_split(features.values(), classifier.features_schema, records, "test"):
                 yield evaluation_table(rows, classifier.predictions(rows), records, lengths)
 
-        recipe = evaluation_recipe(features, split, classifier.digest)
-        outcome = made_table(workspace.layout.whole(name), recipe, batches)
+        provenance = evaluation_provenance(features, split, classifier.digest)
+        outcome = made_table(workspace.layout.whole(name), provenance, batches)
         metrics, groups = measured(workspace, name, classifier.description.temperature)
         tags = {"table.evaluation": outcome.data_version, "table.split": content_digest(split)}
         run_id = tracking.log_to_training(classifier.digest, {f"test_{k}": v for k, v in metrics.items()}, tags)
@@ -224,28 +224,30 @@ def _counts(groups: Iterable["GroupAccuracy"]) -> dict[str, str]:
     return {f"{one.label} {one.group}": f"{one.correct} of {one.rows}" for one in groups}
 
 
-def evaluation_check(workspace: Workspace, evaluation: str) -> dg.AssetChecksDefinition:
-    """The test rows are exactly those of the split."""
+def evaluation_check(workspace: Workspace, asset: str) -> dg.AssetChecksDefinition:
+    """The test rows of an evaluation, or of the ablations, are exactly those of the split."""
+    encoders = workspace.encoder_names("samples") if asset == ABLATIONS else []
 
-    @dg.asset_check(asset=evaluation, name="every_test_row_is_scored", blocking=True)
+    @dg.asset_check(asset=asset, name="every_test_row_is_scored", blocking=True)
     def check() -> dg.AssetCheckResult:
-        """As many frames of every test record are scored as the split counts, and no other record's."""
-        table = read_table(workspace.layout.whole(evaluation), evaluation_schema())
-        return result(_miscounted_records(workspace, table), rows=table.num_rows)
+        """As many frames of every test record are scored as the split counts, and no other record's.
+
+        Of the ablations by each encoder.
+        """
+        table = read_table(workspace.layout.whole(asset))
+        parts = {f"{name}: ": table.filter(pc.equal(table["encoder"], name)) for name in encoders} or {"": table}
+        split = read_table(workspace.layout.whole(SPLIT)).to_pylist()
+        planned = {row["record_id"]: row["rows"] for row in split if row["split"] == "test"}
+        faults = {}
+        for prefix, scored in parts.items():
+            found = {row["values"]: row["counts"] for row in scored.column("record_id").value_counts().to_pylist()}
+            for record in sorted(planned.keys() | found.keys()):
+                if planned.get(record) != found.get(record):
+                    counts = f"{planned.get(record, 0)} test rows planned, {found.get(record, 0)} scored"
+                    faults[f"{prefix}{record}"] = [counts]
+        return result(faults, rows=table.num_rows)
 
     return check
-
-
-def _miscounted_records(workspace: Workspace, scored: pa.Table) -> dict[str, list[str]]:
-    """Records of which other rows are scored than the split counts for the test records."""
-    found = {row["values"]: row["counts"] for row in scored.column("record_id").value_counts().to_pylist()}
-    split = read_table(workspace.layout.whole(SPLIT)).to_pylist()
-    planned = {row["record_id"]: row["rows"] for row in split if row["split"] == "test"}
-    return {
-        record: [f"{planned.get(record, 0)} test rows planned, {found.get(record, 0)} scored"]
-        for record in sorted(planned.keys() | found.keys())
-        if planned.get(record) != found.get(record)
-    }
 
 
 def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
@@ -265,7 +267,7 @@ def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
     def ablations(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         """Test scores of classifiers that read one encoder's vectors alone: DNA only, each protein encoder only.
 
-        Same rows, split and recipe as the classifiers of both sides; what these do better is what joining is worth.
+        Same rows, split and settings as the classifiers of both; what those do better is what joining is worth.
         """
         from virnuc_assets.classifier.metrics import performance
 
@@ -277,7 +279,7 @@ def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
                     table = _trained_alone(workspace, tracking, context.run.run_id, name, fit, scratch)
                 yield table
 
-        outcome = made_table(workspace.layout.whole(ABLATIONS), _ablations_recipe(fits), batches)
+        outcome = made_table(workspace.layout.whole(ABLATIONS), _ablations_provenance(fits), batches)
         levels = {
             name: performance(table, None, workspace.settings.evaluation).levels["frame"]
             for name, table in current_ablations(context.instance, workspace).items()
@@ -289,30 +291,14 @@ def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
     return ablations
 
 
-def _ablations_check(workspace: Workspace) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=ABLATIONS, name="every_test_row_is_scored", blocking=True)
-    def check() -> dg.AssetCheckResult:
-        """As many frames of every test record are scored by each encoder as the split counts, and no other record's."""
-        table = read_table(workspace.layout.whole(ABLATIONS), ablations_schema())
-        names = workspace.encoder_names("samples")
-        faults = {
-            f"{name}: {record}": fault
-            for name in names
-            for record, fault in _miscounted_records(workspace, table.filter(pc.equal(table["encoder"], name))).items()
-        }
-        return result(faults, rows=table.num_rows, encoders=names)
-
-    return check
-
-
 def current_ablations(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, pa.Table]:
     """Test rows scored by each encoder alone, by encoder.
 
     Raises:
-        VirnucError: the table is missing, altered, or not made from today's features, split and recipe.
+        VirnucError: the table is missing, altered, or not made from today's features, split and provenance.
     """
     path = workspace.layout.whole(ABLATIONS)
-    require_table(path, ablations_schema(), _ablations_recipe(_fits(instance, workspace)))
+    require_table(path, ablations_schema(), _ablations_provenance(_fits(instance, workspace)))
     require_content(path)
     table = read_table(path)
     return {
@@ -331,7 +317,7 @@ def _fits(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, "Fit"
     return fits
 
 
-def _ablations_recipe(fits: Mapping[str, "Fit"]) -> dict[str, Any]:
+def _ablations_provenance(fits: Mapping[str, "Fit"]) -> dict[str, Any]:
     digests = {name: fit.data_digest for name, fit in fits.items()}
     return {"table": ABLATIONS, "columns": evaluation_schema().names, "fits": digest_of(digests)}
 
@@ -339,7 +325,7 @@ def _ablations_recipe(fits: Mapping[str, "Fit"]) -> dict[str, Any]:
 def _trained_alone(
     workspace: Workspace, tracking: MlflowTracking, dagster_run_id: str, name: str, fit: "Fit", scratch: Path
 ) -> pa.Table:
-    """Train on one side's columns inside an MLflow run, and score the test rows."""
+    """Train on one encoder's columns inside an MLflow run, and score the test rows."""
     from virnuc_assets.classifier.calls import frame_calls
     from virnuc_assets.classifier.datasets import evaluation_table, scores_of
     from virnuc_assets.classifier.metrics import performance

@@ -1,8 +1,9 @@
 """Groups `embeddings` and `features`: a shard's vectors by each encoder, and those of a pair joined."""
 
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import nullcontext
+from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -23,7 +24,7 @@ from virnuc_assets.defs.provenance import (
     variant_fingerprints,
 )
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import Outcome, ShardRun, ShardStage, Work, made_table, sharded_asset
+from virnuc_assets.defs.sharded_asset import Outcome, ShardRun, Work, made_table, sharded_asset
 from virnuc_assets.encoders.registry import FINETUNED, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import digest_words, sequence_digests
@@ -51,26 +52,28 @@ def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefini
 def _embeddings_asset(workspace: Workspace, shards: ShardSet, name: str) -> dg.AssetsDefinition:
     spec, precision = workspace.encoder(name), workspace.settings.encoding.precision
     on_device = spec.architecture != "kmer"
-    trained_here = spec.checkpoint == FINETUNED
-    stage = ShardStage(
-        deps=[shards.key(FRAMES), *([dg.AssetKey(name)] if trained_here else [])],
-        group=group_of("embeddings", shards.domain),
-        kinds=frozenset({"parquet", "pytorch" if on_device else "numpy"}),
-        code_version=encoder_version(workspace, name),
-        condition=stage_condition() if name in workspace.kept_encoders(shards.domain) else None,
-        pool=GPU_POOL if on_device else None,
-        op_tags=gpu_op_tags(workspace.settings) if on_device else {},
-    )
 
     def embed(run: ShardRun) -> Work:
         return EmbeddingRun(workspace, shards.domain, name, run).make
 
     embed.__doc__ = (
-        f"Vectors of `{spec.column}` by {spec.name}, one a frame, in the order of the frames.\n\n"
-        f"Mean over {spec.pooling}, in {precision}; loaded once a run, frames streamed in windows. A sequence that any "
-        "table of this encoder holds already is copied from there."
+        f"Vectors of `{spec.column}` by {spec.name}, one per frame, in the order of the frames.\n\n"
+        f"Mean over {spec.pooling}, in {precision}; loaded once per run, frames streamed in windows. A sequence "
+        "that any table of this encoder holds already is copied from there."
     )
-    return sharded_asset(workspace, shards, f"{name}_embeddings", stage, embed)
+    return sharded_asset(
+        workspace,
+        shards,
+        f"{name}_embeddings",
+        embed,
+        deps=[shards.key(FRAMES), *([dg.AssetKey(name)] if spec.checkpoint == FINETUNED else [])],
+        group_name=group_of("embeddings", shards.domain),
+        kinds={"parquet", "pytorch" if on_device else "numpy"},
+        code_version=encoder_version(workspace, name),
+        automation_condition=stage_condition() if name in workspace.kept_encoders(shards.domain) else None,
+        pool=GPU_POOL if on_device else None,
+        op_tags=gpu_op_tags(workspace.settings) if on_device else {},
+    )
 
 
 class EmbeddingRun:
@@ -84,43 +87,35 @@ class EmbeddingRun:
 
     def make(self, shard: str) -> Outcome:
         """The embeddings table of a shard."""
-        path, vectors = self._table(shard), list[ShardVectors]()
+        path, spec = self._table(shard), self._spec
+        made: ShardVectors | None = None
 
         def batches() -> Iterator[pa.Table]:
+            nonlocal made
             self._known.keep(path)
-            vectors.append(self._shard_vectors(shard))
-            yield from vectors[0].tables()
+            embed = partial(self._embed, shard)
+            made = ShardVectors(self._frames(shard), spec.column, spec.max_length, self._known, embed)
+            yield from made.tables()
 
-        outcome = made_table(path, self._recipe(shard), batches)
-        if vectors:
+        outcome = made_table(path, self._provenance(shard), batches)
+        facts: dict[str, Any] = {"dim": vector_dim(read_schema(path)), "encoder": spec.name}
+        embedded = 0
+        if made is not None:
             self._known.scan([path])
-        facts = {"dim": vector_dim(read_schema(path)), "encoder": self._spec.name, "fingerprint": self._fingerprint}
-        return outcome.with_metadata(**facts, **self._counts(outcome.metadata["rows"], *vectors))
-
-    def _shard_vectors(self, shard: str) -> ShardVectors:
-        spec, embed = self._spec, partial(self._embed, shard)
-        return ShardVectors(self._frames(shard), spec.column, spec.max_length, self._known, embed)
-
-    def _counts(self, rows: int, made: ShardVectors | None = None) -> dict[str, Any]:
-        """How many vectors went through the encoder now, and how many did not; how they did."""
-        if made is None:
-            return {"embedded": 0, "reused": rows}
-        counts: dict[str, Any] = {"distinct": made.distinct, "truncated": made.truncated}
-        if made.embedded:
-            encoder = self._encoder
-            counts |= {"device": str(encoder.device), "token_budget": encoder.token_budget}
-        return {"embedded": made.embedded, "reused": rows - made.embedded, **counts}
+            embedded = made.embedded
+            facts |= {"distinct": made.distinct, "truncated": made.truncated}
+        if embedded:
+            facts |= {"device": str(self._encoder.device), "token_budget": self._encoder.token_budget}
+        counts = {"embedded": embedded, "reused": outcome.metadata["rows"] - embedded}
+        return outcome.with_metadata(**facts, fingerprint=self._fingerprint, **counts)
 
     def _embed(self, shard: str, windows: Iterator[pa.Table]) -> Generator[pa.Table, None, None]:
         from virnuc_assets.encoders.embedding import embed_windows
 
-        with self._device():
+        with nullcontext() if self._spec.architecture == "kmer" else self._lock.computing():
             encoder = self._encoder
             advance = partial(self._progress.advance, shard)
             yield from embed_windows(encoder, in_windows(windows, encoder.window_rows), advance)
-
-    def _device(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._spec.architecture == "kmer" else self._lock.computing()
 
     @cached_property
     def _lock(self) -> "DeviceLock":
@@ -154,12 +149,12 @@ class EmbeddingRun:
     def _wanted(self, shard: str) -> list[Digests]:
         """Digests of the sequences of a shard, if it is to be made and can be."""
         try:
-            if is_made_by(self._table(shard), self._recipe(shard)):
+            if is_made_by(self._table(shard), self._provenance(shard)):
                 return []
             windows = read_sequences(self._frames(shard), self._spec.column)
             return [digest_words(sequence_digests(w.column(self._spec.column).to_pylist())) for w in windows]
         except VirnucError:
-            return []  # it will fail by itself, and be told then
+            return []  # it fails by itself, and is reported then
 
     @property
     def _asset(self) -> str:
@@ -171,47 +166,38 @@ class EmbeddingRun:
     def _frames(self, shard: str) -> Path:
         return self._workspace.layout.table(self._domain, FRAMES, shard)
 
-    def _recipe(self, shard: str) -> dict[str, Any]:
+    def _provenance(self, shard: str) -> dict[str, Any]:
         return embeddings_provenance(self._workspace, self._domain, shard, self._fingerprint)
 
 
 class Progress:
     """Counts the sequences of a run that go through an encoder, and logs them now and then."""
 
-    def __init__(self, run: ShardRun, name: str, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, run: ShardRun, name: str, total: int) -> None:
         """Time runs from here, so this is to be made when the encoder is loaded.
 
         Args:
             run: whose log it is.
             name: the encoder's.
             total: sequences of the run that are to be embedded.
-            clock: seconds.
         """
-        self._run, self._name, self._total, self._clock = run, name, total, clock
-        self._started = self._logged = clock()
+        self._run, self._name, self._total = run, name, total
+        self._started = self._logged = time.monotonic()
         self._done = 0
 
     def advance(self, shard: str, count: int) -> None:
         """So many more sequences went through, those of a shard."""
         self._done += count
-        now = self._clock()
+        now = time.monotonic()
         if now - self._logged < _LOG_EVERY_S:
             return
         self._logged, rate = now, self._done / (now - self._started)
+        left = timedelta(seconds=round(max(self._total - self._done, 0) / rate))
         number, shards = self._run.shards.index(shard) + 1, len(self._run.shards)
         self._run.log.info(
             f"{self._name}: shard {number} of {shards} ({shard}): {self._done:,} of {self._total:,} sequences of this "
-            f"run, {rate:,.3g}/s, about {duration(max(self._total - self._done, 0) / rate)} left"
+            f"run, {rate:,.3g}/s, about {left} left"
         )
-
-
-def duration(seconds: float) -> str:
-    """A duration in its two largest units."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _features_asset(workspace: Workspace, shards: ShardSet, variant: Variant) -> dg.AssetsDefinition:
@@ -241,13 +227,16 @@ def _features_asset(workspace: Workspace, shards: ShardSet, variant: Variant) ->
 
     merge.__doc__ = (
         f"Vectors of {variant.dna} and {variant.protein}, joined by frame_id in the order of the frames.\n\n"
-        "An id that is missing on one side, or an embedding of another encoder than today's, is refused."
+        "An id that is missing in one table, or an embedding of another encoder than today's, is refused."
     )
-    stage = ShardStage(
+    return sharded_asset(
+        workspace,
+        shards,
+        f"{variant.name}_features",
+        merge,
         deps=[shards.key(name) for name in (FRAMES, f"{variant.dna}_embeddings", f"{variant.protein}_embeddings")],
-        group=group_of("features", domain),
-        kinds=frozenset({"parquet"}),
+        group_name=group_of("features", domain),
+        kinds={"parquet"},
         code_version="1",
-        condition=stage_condition() if variant in workspace.kept_variants(domain) else None,
+        automation_condition=stage_condition() if variant in workspace.kept_variants(domain) else None,
     )
-    return sharded_asset(workspace, shards, f"{variant.name}_features", stage, merge)

@@ -89,7 +89,7 @@ def _finetuned_asset(workspace: Workspace, name: str) -> dg.AssetsDefinition:
             facts = _finetune(context, tracking, workspace, name, provenance)
         assert facts is not None  # noqa: S101 - for mypy
         metadata = {
-            "trained_now": is_new,
+            "trained": is_new,
             **{key: facts[key] for key in ("best", "steps", "resumed_from_step", "rows", "device", "settings")},
             "base": provenance["base"],
             "folder": dg.MetadataValue.path(str(folder)),
@@ -151,7 +151,7 @@ def _todays_provenance(instance: dg.DagsterInstance, workspace: Workspace, name:
     settings = workspace.settings.finetuning.model_dump(mode="json", exclude={"encoders"})
     rows = read_table(split).to_pylist()
     records = {
-        side: sorted(row["record_id"] for row in rows if row["split"] == side) for side in ("train", "validation")
+        subset: sorted(row["record_id"] for row in rows if row["split"] == subset) for subset in ("train", "validation")
     }
     return {**inputs, "digest": digest_of({**inputs, "settings": settings}), "records": records}
 
@@ -171,10 +171,10 @@ def leaks(workspace: Workspace, encoder: str, split: Path) -> dict[str, list[str
         return {}
     today = {row["record_id"]: row["split"] for row in read_table(split).to_pylist()}
     return {
-        record: [f"was read for {side}, and is now in {today.get(record) or 'no split'}: fine-tune again"]
-        for side, records in facts["provenance"]["records"].items()
+        record: [f"was read for {subset}, and is now in {today.get(record) or 'no split'}: fine-tune again"]
+        for subset, records in facts["provenance"]["records"].items()
         for record in records
-        if today.get(record) != side
+        if today.get(record) != subset
     }
 
 
@@ -195,7 +195,7 @@ def _check(workspace: Workspace, name: str) -> dg.AssetChecksDefinition:
         """Every record that was read is in the same split today, so that neither it nor a relative is tested."""
         faults = leaks(workspace, asset_name(name), current_split(context.instance, workspace))
         facts = _stored_facts(_folder(workspace, name)) or {}
-        return result(faults, records={side: len(ids) for side, ids in facts["provenance"]["records"].items()})
+        return result(faults, records={subset: len(ids) for subset, ids in facts["provenance"]["records"].items()})
 
     return check
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from virnuc_assets.defs.assets.classifiers import ABLATIONS, current_ablations
 from virnuc_assets.defs.assets.finetuning import asset_name
-from virnuc_assets.defs.assets.reference import current_features, current_frames, current_split, evaluation_recipe
+from virnuc_assets.defs.assets.reference import current_features, current_frames, current_split, evaluation_provenance
 from virnuc_assets.defs.assets.virnucpro import NAME as IMPORTED
 from virnuc_assets.defs.assets.virnucpro import imported_recipe, imported_variant
 from virnuc_assets.defs.automation import decision_condition
@@ -24,12 +24,12 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import DATA_VERSION, OWNERS, peak_memory_mb
 from virnuc_assets.defs.tracking import MlflowTracking
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, latest, whole_result
-from virnuc_assets.encoders.registry import Variant
+from virnuc_assets.encoders.registry import EncoderSpec, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import evaluation_schema
-from virnuc_assets.storage.tables import is_made_by, read_rows, read_table, read_windows, require_content
+from virnuc_assets.storage.tables import is_made_by, read_rows, read_table, require_content
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import ClassifierDescription
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 GROUP = "migration"
 BENCHMARK = "encoder_benchmark"
-_DRAWN_ROWS = 4096  # of a frames table at a time
 DECISION = "migration_decision"
 
 
@@ -59,7 +58,6 @@ class MeasureEncoders(dg.Config):
 
 
 def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
-    """The encoders measured side by side."""
     settings = workspace.settings
     encoders = {name: encoder_version(workspace, name) for name in _language_models(workspace)}
 
@@ -90,7 +88,14 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
             models, checkpoints = _language_models(workspace), workspace.layout.checkpoints
             with DeviceLock(workspace.layout.locks, settings.encoding.device, context.log.info).computing():
                 stored = benchmark_encoders(models, checkpoints, settings.encoding, frames, settings.benchmark)
-            _write(workspace, path, stored)
+            content = {
+                "encoders": _fingerprints(workspace),
+                "settings": _benchmark_settings(workspace),
+                "measured": stored,
+            }
+            text = json.dumps({**content, "digest": digest_of(content)}, indent=2, sort_keys=True)
+            with written_aside(path) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
         rates = {f"{name}_sequences_per_s": round(float(found["sequences_per_s"]), 1) for name, found in stored.items()}
         metadata: dict[str, Any] = {
             **rates,
@@ -103,45 +108,30 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
     return encoder_benchmark
 
 
-def _write(workspace: Workspace, path: Path, measured: Mapping[str, Any]) -> None:
-    content: dict[str, Any] = {
-        "encoders": _fingerprints(workspace),
-        "settings": _benchmark_settings(workspace),
-        "measured": measured,
-    }
-    content["digest"] = digest_of(content)
-    with written_aside(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _language_models(workspace: Workspace) -> dict[str, Any]:
-    """Encoders by name, without the computed ones."""
+def _language_models(workspace: Workspace) -> dict[str, EncoderSpec]:
     specs = {name: workspace.encoder(name) for name in workspace.encoder_names()}
     return {name: spec for name, spec in specs.items() if spec.architecture != "kmer"}
 
 
 def _benchmark_settings(workspace: Workspace) -> dict[str, Any]:
-    """The settings that a measurement follows from."""
     settings = workspace.settings
     return {"benchmark": settings.benchmark.model_dump(), "encoding": settings.encoding.model_dump()}
 
 
 def _fingerprints(workspace: Workspace) -> dict[str, Mapping[str, str]]:
-    """Fingerprints of all encoders as they are today, by name."""
     return {name: encoder_fingerprint(workspace, name) for name in workspace.encoder_names()}
 
 
 def _benchmark_rows(tables: list[Path], rows: int) -> dict[str, list[str]]:
     """Frames drawn evenly over all shards, at most `rows`."""
-    names = ("nucleotides", "protein")
-    step, start = max(1, sum(map(read_rows, tables)) // rows), 0
-    chosen = []
+    names = ["nucleotides", "protein"]
+    step, start, chosen = max(1, sum(map(read_rows, tables)) // rows), 0, []
     for path in tables:
-        for window in read_windows(path, _DRAWN_ROWS, columns=names):
-            chosen.append(window.take(list(range(-start % step, window.num_rows, step))))
-            start += window.num_rows
-    drawn = pa.concat_tables(chosen)
-    return {name: drawn.column(name).to_pylist()[:rows] for name in names}
+        table = read_table(path, columns=names)
+        chosen.append(table.take(list(range(-start % step, table.num_rows, step))))
+        start += table.num_rows
+    drawn: dict[str, list[str]] = pa.concat_tables(chosen)[:rows].to_pydict()
+    return drawn
 
 
 def stored_benchmark(workspace: Workspace) -> tuple[Mapping[str, Mapping[str, Any]] | None, list[str]]:
@@ -168,8 +158,6 @@ def stored_benchmark(workspace: Workspace) -> tuple[Mapping[str, Mapping[str, An
 
 
 def _benchmark_check(workspace: Workspace) -> dg.AssetChecksDefinition:
-    """The check of the benchmark."""
-
     @dg.asset_check(asset=BENCHMARK)
     def both_sides_were_measured_alike() -> dg.AssetCheckResult:
         """All encoders were measured on equally many rows, in one precision, on one device."""
@@ -182,16 +170,16 @@ def _benchmark_check(workspace: Workspace) -> dg.AssetChecksDefinition:
 
 
 def gather_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> "Evidence":
-    """What lies on disk for a decision today; what is absent, altered or stale is named, never raised."""
+    """The stored evidence for a decision today; what is absent, altered or stale is named, never raised."""
     from virnuc_assets.migration.evidence import Evidence
     from virnuc_assets.reports.decision_bundle import library_versions
 
     settings = workspace.settings.decision
     measured, problems = stored_benchmark(workspace)
     found = {name: variant_evidence(instance, workspace, workspace.variant(name)) for name in settings.variants}
-    beside = [found[name] for name in settings.beside]
+    also_compared = [found[name] for name in settings.also_compared]
     if workspace.settings.virnucpro is not None:
-        beside.append(variant_evidence(instance, workspace, imported_variant(workspace)))
+        also_compared.append(variant_evidence(instance, workspace, imported_variant(workspace)))
     try:
         ablations = current_ablations(instance, workspace)
     except VirnucError:  # nothing is judged by them, so their absence is no gap
@@ -200,8 +188,8 @@ def gather_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> "Evid
     return Evidence(
         candidate=found[settings.candidate],
         baseline=found[settings.baseline],
-        floor=found[settings.floor],
-        beside=tuple(beside),
+        kmer_baseline=found[settings.kmer_baseline],
+        also_compared=tuple(also_compared),
         ablations=ablations,
         benchmark=measured,
         benchmark_problems=tuple(problems),
@@ -210,7 +198,7 @@ def gather_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> "Evid
 
 
 def variant_evidence(instance: dg.DagsterInstance, workspace: Workspace, variant: Variant) -> "VariantEvidence":
-    """Evaluation and classifier of a variant, one of ours or the imported one."""
+    """Evaluation and classifier of a variant, one of the settings or the imported one."""
     from virnuc_assets.classifier.checkpoint import load_classifier
     from virnuc_assets.migration.evidence import VariantEvidence
 
@@ -233,7 +221,7 @@ def _stale(
     evaluation: Path,
     description: "ClassifierDescription",
 ) -> list[str]:
-    """What of a variant was made from other inputs than today's; its inputs are read to see that none was altered."""
+    """Names what of a variant was made from other inputs than today's; reads its inputs, as one may be altered."""
     from virnuc_assets.classifier.training import data_digest
 
     name = f"{variant.name}_evaluation"
@@ -244,7 +232,7 @@ def _stale(
     for table in (split, *features.values()):
         require_content(table)
     problems = []
-    if not is_made_by(evaluation, evaluation_recipe(features, split, description.weights_sha256)):
+    if not is_made_by(evaluation, evaluation_provenance(features, split, description.weights_sha256)):
         problems.append(f"{name} is stale: not of today's classifier, split and features; materialize it")
     if description.data_digest != data_digest(features, split, workspace.settings.training):
         problems.append(f"{variant.name}_classifier is stale: trained on other rows than today's; materialize it")
@@ -265,12 +253,12 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
         automation_condition=decision_condition(),
     )
     def migration_decision(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
-        """May FastESM2_650 replace ESM2-3B here? GO, NO-GO, or NO DECISION with each missing piece named.
+        """May FastESM2_650 replace ESM2-3B here? GO, NO-GO, or NO DECISION with all that is missing named.
 
         Criteria are those of virnuc.toml; evidence is what the evaluations and the benchmark stored. Missing or stale
         evidence never fails this asset: it is NO DECISION. Where a step before it fails, Dagster skips it; its
-        automation condition then requests it by itself, so that no older verdict stands. Evidence, tables and pages are
-        in one folder, from which `virnuc decide --from` computes all of it again.
+        automation condition then requests it by itself, so that no older verdict remains. Evidence, tables and pages
+        are in one folder, from which `virnuc decide --from` computes all of it again.
         """
         from virnuc_assets.reports.decision_report import markdown_summary
 
@@ -303,15 +291,26 @@ def _decide(
     """Write the decision's folder, log it in an MLflow run and move the aliases; returns the decision and the run."""
     from virnuc_assets.reports.decision_bundle import Bundle, write_bundle
 
-    settings, runs = workspace.settings, _training_runs(tracking, evidence)
+    settings = workspace.settings
+    digests = {
+        role: str(variant.description["weights_sha256"])
+        for role, variant in evidence.variants.items()
+        if variant.description
+    }
+    trainings = {role: found for role, digest in digests.items() if (found := tracking.find_training(digest))}
     with tracking.run("migration decision", {"dagster.run_id": dagster_run_id}, {}) as run_id:
         links = {"MLflow run of the decision": run_id}
-        links |= {f"MLflow run of {role}'s classifier": found for role, found in runs.items()}
+        links |= {f"MLflow run of {role}'s classifier": found for role, found in trainings.items()}
         addresses = [(text, tracking.address(found)) for text, found in links.items()]
         addresses.append(("Dagster run", f"{settings.servers.dagster_url}/runs/{dagster_run_id}"))
         decision = write_bundle(folder, Bundle(evidence, settings.decision, settings.evaluation, tuple(addresses)))
-        _track(tracking, decision, runs, run_id)
-    _move_aliases(tracking, decision, evidence)
+        tracking.log_params({"settings_digest": decision.settings_digest, **decision.settings})
+        tracking.log_epoch(0, {c.name: c.value for c in decision.criteria if c.value is not None})
+        of_roles = {f"virnuc.run.{role}": found for role, found in trainings.items()}
+        tracking.tag(run_id, {"outcome": decision.outcome, **of_roles})
+        for found in trainings.values():
+            tracking.tag(found, {"virnuc.run.decision": run_id})
+    _move_aliases(tracking, decision.outcome, digests)
     return decision, run_id
 
 
@@ -321,43 +320,44 @@ def _files_digest(folder: Path) -> str:
     return digest_of([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files if path.is_file()])
 
 
-def _training_runs(tracking: MlflowTracking, evidence: "Evidence") -> dict[str, str]:
-    """Role → MLflow run that trained its classifier, where there is one."""
-    digests = {r: b.description["weights_sha256"] for r, b in evidence.variants.items() if b.description}
-    found = {role: tracking.find_training(digest) for role, digest in digests.items()}
-    return {role: run_id for role, run_id in found.items() if run_id is not None}
-
-
-def _track(tracking: MlflowTracking, decision: "Decision", runs: dict[str, str], run_id: str) -> None:
-    """The open run tells the verdict and points at the classifiers' runs, and they at it."""
-    tracking.log_params({"settings_digest": decision.settings_digest, **decision.settings})
-    tracking.log_epoch(0, {c.name: c.value for c in decision.criteria if c.value is not None})
-    tracking.tag(run_id, {"outcome": decision.outcome, **{f"virnuc.run.{role}": found for role, found in runs.items()}})
-    for found in runs.values():
-        tracking.tag(found, {"virnuc.run.decision": run_id})
-
-
-def _move_aliases(tracking: MlflowTracking, decision: "Decision", evidence: "Evidence") -> None:
+def _move_aliases(tracking: MlflowTracking, outcome: str, digests: Mapping[str, str]) -> None:
     """`candidate` and `baseline` are what was compared; `serving` moves to the candidate on GO.
 
     Where nothing serves yet, a NO-GO leaves the baseline serving; NO DECISION moves nothing that serves.
     """
-    described = {role: variant.description for role, variant in evidence.variants.items() if variant.description}
-    digests = {role: str(description["weights_sha256"]) for role, description in described.items()}
     for role in ("candidate", "baseline"):
         if role in digests and tracking.version_of(digests[role]):
             tracking.move_alias(role, digests[role])
-    if decision.outcome == "GO":
+    if outcome == "GO":
         tracking.move_alias("serving", digests["candidate"])
-    elif decision.outcome == "NO-GO" and tracking.digest_of_alias("serving") is None:
+    elif outcome == "NO-GO" and tracking.digest_of_alias("serving") is None:
         tracking.move_alias("serving", digests["baseline"])
+
+
+def stored_decision(workspace: Workspace) -> dict[str, Any]:
+    """The decision as it is stored.
+
+    Raises:
+        VirnucError: there is none, or its file is damaged.
+    """
+    path = workspace.layout.whole(DECISION, ".json")
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if missing := {"outcome", "reasons", "criteria", "variants"} - set(stored):
+            raise ValueError(f"without {', '.join(sorted(missing))}")
+    except (OSError, ValueError, TypeError) as error:
+        raise VirnucError(f"{path}: no stored decision ({error}); materialize {DECISION} again") from error
+    return stored
 
 
 def _decision_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(asset=DECISION)
     def decision_rests_on_complete_evidence() -> dg.AssetCheckResult:
         """The stored decision is GO or NO-GO; NO DECISION names what is missing."""
-        stored = json.loads(workspace.layout.whole(DECISION, ".json").read_text(encoding="utf-8"))
+        try:
+            stored = stored_decision(workspace)
+        except VirnucError as error:
+            return result({DECISION: [str(error)]})
         faults = stored["reasons"] if stored["outcome"] == "NO DECISION" else []
         return result({DECISION: faults} if faults else {}, outcome=stored["outcome"])
 
@@ -379,15 +379,15 @@ def _decision_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
 
         variant = workspace.settings.serving.variant
         promoted = tracking.digest_of_alias("serving")
-        told = "no classifier is promoted yet" if promoted is None else f"classifier {promoted} is promoted"
+        state = "no classifier is promoted yet" if promoted is None else f"classifier {promoted} is promoted"
         try:
             serves: str | None = load_classifier(workspace.layout.classifier(variant))[1].weights_sha256
-        except ClassifierMismatch as error:  # the decision has told so already; it is no reason for this run to fail
-            serves, told = None, f"{told}; {error}"
+        except ClassifierMismatch as error:  # the decision names it already; it is no reason for this run to fail
+            serves, state = None, f"{state}; {error}"
         return dg.AssetCheckResult(
             passed=serves is not None and serves == promoted,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"{variant} serves by virnuc.toml, with classifier {serves or 'none'}; {told}",
+            description=f"{variant} serves by virnuc.toml, with classifier {serves or 'none'}; {state}",
         )
 
     return [decision_rests_on_complete_evidence, decision_is_reproduced, serving_variant_is_promoted]

@@ -23,7 +23,6 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import (
     Outcome,
     ShardRun,
-    ShardStage,
     Work,
     made_table,
     peak_memory_mb,
@@ -76,14 +75,18 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
         return work
 
     classifier = dg.AssetKey(f"{variant.name}_classifier")
-    stage = ShardStage(
+    predictions = sharded_asset(
+        workspace,
+        SAMPLES,
+        PREDICTIONS,
+        predict,
         deps=[SAMPLES.key(f"{variant.name}_features"), classifier],
-        group=GROUP,
-        kinds=frozenset({"parquet", "pytorch"}),
+        group_name=GROUP,
+        kinds={"parquet", "pytorch"},
         code_version="1",
-        condition=stage_condition(ignored=classifier),
+        automation_condition=stage_condition(ignored=classifier),
     )
-    return [sharded_asset(workspace, SAMPLES, PREDICTIONS, stage, predict), _report_asset(workspace)]
+    return [predictions, _report_asset(workspace)]
 
 
 def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
@@ -105,9 +108,9 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
             tables = (layout.table("samples", PREDICTIONS, shard) for shard in inputs["shards"])
             predictions = (read_table(table, predictions_schema()) for table in tables)
             ledger, folder = sample_ledger(layout, sample), layout.sample_report(sample)
-            with files_written_aside(folder) as aside:
-                records = write_sample_report(aside, predictions, ledger, temperature, confidence)
-                (aside / PROVENANCE_FILE).write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")
+            with files_written_aside(folder) as temporary:
+                records = write_sample_report(temporary, predictions, ledger, temperature, confidence)
+                (temporary / PROVENANCE_FILE).write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")
             digest = digest_of(inputs)
             metadata = {
                 "rows": records.num_rows,
@@ -122,15 +125,18 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
         return work
 
-    stage = ShardStage(
-        deps=[SAMPLES.key(PREDICTIONS)],
-        group=GROUP,
-        kinds=frozenset({"tsv"}),
-        code_version="1",
+    return sharded_asset(
+        workspace,
+        SAMPLES,
+        REPORT,
+        report,
         whole=True,
-        condition=stage_condition(),
+        deps=[SAMPLES.key(PREDICTIONS)],
+        group_name=GROUP,
+        kinds={"tsv"},
+        code_version="1",
+        automation_condition=stage_condition(),
     )
-    return sharded_asset(workspace, SAMPLES, REPORT, stage, report)
 
 
 def report_inputs(workspace: Workspace, sample: str) -> tuple[dict[str, Any], float | None]:

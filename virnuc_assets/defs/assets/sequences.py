@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -21,7 +22,7 @@ from virnuc_assets.defs.provenance import (
     planned_shard,
 )
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import Body, Outcome, ShardRun, ShardStage, Work, made_table, sharded_asset
+from virnuc_assets.defs.sharded_asset import Body, Outcome, ShardRun, Work, made_table, sharded_asset
 from virnuc_assets.sequences.chunk_table import ChunkReader
 from virnuc_assets.sequences.frame_table import Truth, open_frames
 from virnuc_assets.sequences.ledger import ledger_table, ledger_totals
@@ -35,15 +36,17 @@ _THREADS = 4
 
 def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefinition]:
     """Chunking and translation for one set of shards."""
-    kinds, planned = frozenset({"fasta", "parquet"}), shards.key("shards")
-    group = group_of("sequences", shards.domain)
-    chunk_stage = ShardStage([planned], group, kinds, "3", condition=stage_condition())
-    frame_stage = ShardStage(
-        [shards.key(CHUNKS), planned], group, kinds, "3", threads=_THREADS, condition=stage_condition()
-    )
+    chunk, translate = _chunking(workspace, shards.domain), _translation(workspace, shards.domain)
+    options: dict[str, Any] = {
+        "group_name": group_of("sequences", shards.domain),
+        "kinds": {"fasta", "parquet"},
+        "code_version": "3",
+        "automation_condition": stage_condition(),
+    }
+    deps = [shards.key(CHUNKS), shards.key("shards")]
     return [
-        sharded_asset(workspace, shards, CHUNKS, chunk_stage, _chunking(workspace, shards.domain)),
-        sharded_asset(workspace, shards, FRAMES, frame_stage, _translation(workspace, shards.domain)),
+        sharded_asset(workspace, shards, CHUNKS, chunk, deps=deps[1:], **options),
+        sharded_asset(workspace, shards, FRAMES, translate, threads=_THREADS, deps=deps, **options),
     ]
 
 

@@ -17,7 +17,7 @@ from virnuc_assets.defs.assets.reference import (
     record_lengths,
     record_sources,
     reference_tables,
-    split_recipe,
+    split_provenance,
 )
 from virnuc_assets.defs.automation import retraining_condition
 from virnuc_assets.defs.checks import result
@@ -62,7 +62,7 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
         from virnuc_assets.split.assignment import changes
 
         inputs, frames = inputs_of(context), current_frames(context.instance, workspace)
-        recipe, before, anew = _continued(workspace, split_recipe(context.instance, workspace))
+        recipe, before, anew = _continued(workspace, split_provenance(context.instance, workspace))
         if anew:
             context.log.info(f"all records are assigned again: {anew}")
 

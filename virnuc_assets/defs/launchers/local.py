@@ -54,24 +54,21 @@ class LocalRunLauncher(DefaultRunLauncher):
 
 
 def why_dead(instance: DagsterInstance, run: DagsterRun, launching: bool = True) -> str | None:
-    """Why no process executes a run that was launched; None if one does, or may be about to.
+    """Why no process executes a run that was launched, or started in a shell; None if one does, or may be about to.
 
-    Args:
-        instance: where the run is on record.
-        run: of this launcher, or in a shell.
-        launching: whether a process may live that was launched and has told nothing yet.
+    `launching`: a process may live that was launched and has recorded nothing yet.
     """
     recorded = _recorded(instance, run)
     if recorded is not None:
-        return None if process_since(*recorded) else f"its process {recorded[0]} ended without a word"
+        return None if process_since(*recorded) else f"its process {recorded[0]} ended unexpectedly"
     record = instance.get_run_record_by_id(run.run_id)
     if record and record.start_time:
         launching = time.time() - record.start_time < _UNRECORDED_SECONDS
-    return None if launching else "no process took it up"
+    return None if launching else "no process executes it"
 
 
 def _recorded(instance: DagsterInstance, run: DagsterRun) -> tuple[int, float] | None:
-    """Process id and time of the first event by which a run's process told of itself."""
+    """Process id and time of the first event that has the id of a run's process."""
     types = {DagsterEventType.ENGINE_EVENT}
     for entry in instance.event_log_storage.get_logs_for_run(run.run_id, of_type=types, limit=_FIRST_EVENTS):
         event = entry.dagster_event

@@ -1,7 +1,7 @@
 """Runs as jobs of a Slurm cluster: one job a run, found by its name, whoever submitted it and whatever got lost.
 
 The commands of Slurm, the launcher that uses them, and a sensor for what Dagster's monitoring does not look after.
-Nothing that a tag says reaches a shell.
+Nothing of a tag reaches a shell.
 """
 
 from __future__ import annotations
@@ -31,19 +31,13 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from virnuc_assets.defs.launchers.steps import SLURM_TAG
 from virnuc_assets.errors import VirnucError
 
-_WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
-# Options of sbatch by their names, with `_` for `-`, and the form of their values.
-FORMS = {
-    **dict.fromkeys(("partition", "account", "qos", "reservation"), rf"{_WORD}(,{_WORD})*"),
-    **{"constraint": rf"{_WORD}([&|]{_WORD})*", "gres": rf"{_WORD}(:{_WORD})*(,{_WORD}(:{_WORD})*)*"},
-    **{"cpus_per_task": "[1-9][0-9]{0,5}", "mem": "[0-9]{1,12}[KMGT]?"},
-    "time": "([0-9]{1,4}-)?[0-9]{1,6}(:[0-9]{1,2}){0,2}",
-}
+# Of sbatch, by their names with `_` for `-`. Each is one word of its command line: no value becomes another option.
+OPTIONS = ("partition", "account", "qos", "reservation", "constraint", "gres", "cpus_per_task", "mem", "time")
 _ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"),
 }
-_ANSWER_SECONDS = 60.0
+_TIMEOUT_SECONDS = 60.0
 # Of sbatch, that it reached nobody, or shall be asked again later; all else that it says is about the request.
 _UNANSWERED = re.compile(
     r"no answer in|unable to contact|socket|connection|connect failure|temporar|retry", re.IGNORECASE
@@ -51,7 +45,6 @@ _UNANSWERED = re.compile(
 _ROW = re.compile(
     r"^(?P<number>[0-9]+)\|(?P<state>\w+)[^|\n]*\|(?P<reason>[^|\n]*)\|(?P<name>[^|\n]*)\|?$", re.MULTILINE
 )
-_SINCE = "now-30days"  # without it sacct looks at today's jobs only
 
 Request = dict[str, str | int | None]  # None: what others ask for is not wanted
 
@@ -65,7 +58,7 @@ class ControllerAway(VirnucError, DagsterUserCodeUnreachableError):
 
 @dataclass(frozen=True)
 class Job:
-    """What Slurm tells of a job: its id, its state, e.g. PENDING, why it pends or ended, and its name."""
+    """A job as squeue shows it: its id, its state, e.g. PENDING, why it pends or ended, and its name."""
 
     number: str
     state: str
@@ -82,26 +75,24 @@ class Job:
 
 
 def request(text: str, where: str) -> Request:
-    """What a tag asks for; a VirnucError where it is no JSON object, or not as `checked` takes it."""
+    """What a tag asks for.
+
+    Raises:
+        VirnucError: it is no JSON object of options and their values.
+    """
     try:
         values = json.loads(text)
     except json.JSONDecodeError:
         values = None
     if not isinstance(values, dict):
         raise VirnucError(f'{where} is {text!r}; expected a JSON object, e.g. {{"gres": "gpu:1"}}')
-    return checked(values, where)
-
-
-def checked(values: Mapping[str, Any], where: str) -> Request:
-    """The same values; those that are not in the form that sbatch takes are named in a VirnucError."""
 
     def fits(key: str, value: object) -> bool:
-        is_word = type(value) in (str, int) and re.fullmatch(FORMS.get(key, ""), str(value)) is not None
-        return key in FORMS and (value is None or is_word)
+        return key in OPTIONS and (value is None or (type(value) in (str, int) and str(value).isprintable()))
 
     if wrong := {key: value for key, value in values.items() if not fits(key, value)}:
-        raise VirnucError(f"{where}: {wrong}; expected some of {', '.join(FORMS)}, in the form that sbatch takes")
-    return dict(values)
+        raise VirnucError(f"{where}: {wrong}; expected some of {', '.join(OPTIONS)}, as sbatch takes them")
+    return values
 
 
 def options(asked: Request) -> list[str]:
@@ -110,16 +101,9 @@ def options(asked: Request) -> list[str]:
 
 
 def submit(name: str, asked: Sequence[str], command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Submit a job once; where the answer is lost it is looked for, and never submitted again.
+    """Submit a job once, and return its id; where the answer is lost the job is searched, and never submitted again.
 
-    Args:
-        name: of the job; no other has it.
-        asked: options of sbatch.
-        command: what the job executes.
-        environment: the job's whole environment, and sbatch's.
-
-    Returns:
-        The job's id.
+    No other job has the name. The environment is the job's whole one, and sbatch's.
 
     Raises:
         ControllerAway: no answer, neither to this nor to the question whether the job is there.
@@ -145,15 +129,9 @@ def jobs_now(name: str | None = None) -> dict[str, Job]:
     """This user's jobs by their names, or the one of a name: all that live, and those that ended minutes ago."""
     chosen = [f"--name={name}"] if name else []
     fields = "JobID:|,State:|,Reason:|,Name:|"
-    return _by_name(_answer(["squeue", "--me", "--noheader", "--states=all", *chosen, f"--Format={fields}"]))
-
-
-def job_before(name: str) -> Job | None:
-    """A job that the controller forgot; None where accounting does not know it either, or is not set up."""
-    if shutil.which("sacct") is None:
-        return None
-    chosen = [f"--name={name}", f"--starttime={_SINCE}", "--format=JobID,State,Reason,JobName"]
-    return _by_name(_run(["sacct", "--noheader", "--parsable2", "--allocations", *chosen]).stdout).get(name)
+    lines = _answer(["squeue", "--me", "--noheader", "--states=all", *chosen, f"--Format={fields}"])
+    # Other jobs of this user may have anything in their names, and are passed over.
+    return {row["name"]: Job(**row.groupdict()) for row in _ROW.finditer(lines)}
 
 
 def exit_code(number: str) -> str:
@@ -165,11 +143,6 @@ def exit_code(number: str) -> str:
 def cancel(number: str) -> None:
     """End a job, pending or running."""
     _answer(["scancel", number])
-
-
-def _by_name(lines: str) -> dict[str, Job]:
-    """Jobs by name; other jobs of this user may have anything in theirs, and are passed over."""
-    return {row["name"]: Job(**row.groupdict()) for row in _ROW.finditer(lines)}
 
 
 def _answer(command: Sequence[str]) -> str:
@@ -184,12 +157,18 @@ def _run(
 ) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(  # noqa: S603
-            command, input=script, env=environment, timeout=_ANSWER_SECONDS, capture_output=True, text=True, check=False
+            command,
+            input=script,
+            env=environment,
+            timeout=_TIMEOUT_SECONDS,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except FileNotFoundError as error:
         raise VirnucError(f"{command[0]} is not here; Slurm's commands are needed where runs are launched") from error
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, "", f"{command[0]}: no answer in {_ANSWER_SECONDS:.0f} s")
+        return subprocess.CompletedProcess(command, 1, "", f"{command[0]}: no answer in {_TIMEOUT_SECONDS:.0f} s")
 
 
 JOB_TAG = "virnuc/slurm_job"
@@ -199,23 +178,23 @@ NAME = "dagster-"  # of a job, and its run's id
 _PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "SLURM_CONF", "PGPASSFILE")
 # `virnuc up` finds its strays by the first, its folder of the second goes when it ends, the others are Slurm's options.
 _NOT_PASSED_ON = re.compile(r"VIRNUC_UP_.*|TMPDIR|S(BATCH|LURM)_.*")
-_LOOK_SECONDS = 5.0  # the monitoring asks for one run after the other; Slurm is asked for all of them at once
+_POLL_SECONDS = 5.0  # the monitoring asks for one run after the other; Slurm is asked for all of them at once
 _SUBMITTED_WITHIN = timedelta(minutes=3)
-INTERRUPTION_TAG = "virnuc/slurm_told"  # the run of which is told already why it was interrupted
+INTERRUPTION_TAG = "virnuc/slurm_interrupted"  # of the run that says already why it was interrupted
 _SENSOR_SECONDS = 15
-_TOLD_WITHIN = timedelta(hours=1)
+_REPORTED_WITHIN = timedelta(hours=1)
 _ENDS_WITHIN_SECONDS = 120.0  # a process, once its run has ended
-# Of a database: a job's script and its command line tell all of dagster.yaml.
+# Of a database: a job's script and its command line show all of dagster.yaml.
 _PASSWORD = re.compile(r"://[^/@:\s]+:[^/@\s]+@|\bpassword: \S")
 
 
 class SlurmRunLauncher(RunLauncher, ConfigurableClass):
-    """Submits a job for each run, tells whether it lives, and ends it."""
+    """Submits a job for each run, checks whether it lives, and ends it."""
 
     def __init__(self, inst_data: ConfigurableClassData | None, config: Mapping[str, Any]) -> None:
         self._inst_data, self._logs, self._variables = inst_data, config["logs"], config["environment"]
-        self._defaults = checked(config["resources"], "dagster.yaml, run_launcher: resources")
-        self._looked: tuple[float, dict[str, Job]] = (-_LOOK_SECONDS, {})
+        self._defaults: Request = dict(config["resources"])
+        self._polled: tuple[float, dict[str, Job]] = (-_POLL_SECONDS, {})
         if wrong := [name for name in self._variables if _NOT_PASSED_ON.fullmatch(name)]:
             raise VirnucError(f"dagster.yaml, run_launcher: {', '.join(wrong)} cannot be passed on to jobs; remove it")
         super().__init__()  # type: ignore[no-untyped-call]
@@ -228,7 +207,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
     @classmethod
     def config_type(cls) -> dict[str, Any]:
         """What dagster.yaml may set: resources of all jobs, folder of their logs, variables that they are given."""
-        kinds = {name: dg.IntSource if name == "cpus_per_task" else dg.StringSource for name in FORMS}
+        kinds = {name: dg.IntSource if name == "cpus_per_task" else dg.StringSource for name in OPTIONS}
         return {
             "resources": dg.Field({name: dg.Field(kind, is_required=False) for name, kind in kinds.items()}),
             "logs": dg.Field(dg.StringSource, default_value="slurm"),
@@ -245,7 +224,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
 
         Raises:
             ControllerAway: no answer. A job that was submitted all the same is found the next time.
-            VirnucError: the run asks for what Slurm does not have, or in a wrong form; not tried again.
+            VirnucError: Slurm refuses what the run asks for; it is not retried.
         """
         from dagster._grpc.types import ExecuteRunArgs  # heavy, and definitions load this module
 
@@ -262,7 +241,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         try:
             asked = options(self._request(run))
             if _PASSWORD.search(execute):
-                raise VirnucError("dagster.yaml holds a password, which its jobs would tell; write it into ~/.pgpass")
+                raise VirnucError("dagster.yaml holds a password, which its jobs would show; write it into ~/.pgpass")
             job = jobs_now(_name(run)).get(_name(run))  # of an earlier attempt whose answer was lost
             alive = job.number if job and not job.ended else None
             number = alive or submit(_name(run), [*asked, *fixed], command, self._environment())
@@ -272,9 +251,9 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
             self._instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0"})
             raise
         self._instance.add_run_tags(run.run_id, {JOB_TAG: number, SUBMITTED_TAG: run.run_id})
-        told = {"job": dg.MetadataValue.text(number), "log": dg.MetadataValue.path(str(log))}
+        shown = {"job": dg.MetadataValue.text(number), "log": dg.MetadataValue.path(str(log))}
         message = f"Submitted Slurm job {number} ({' '.join(asked) or 'by defaults'})."
-        self._instance.report_engine_event(message, run, EngineEventData(told), cls=type(self))
+        self._instance.report_engine_event(message, run, EngineEventData(shown), cls=type(self))
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -282,15 +261,15 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Whether the run's job lives or may yet; the monitoring fails what is not known, so silence is life."""
+        """Whether the run's job lives or may yet; no answer counts as alive, as the monitoring fails the rest."""
         try:
             job = self._job(run)
         except ControllerAway as error:
             return CheckRunHealthResult(WorkerStatus.RUNNING, str(error))
         if (job and not job.ended) or (job is None and self._may_be_submitted(run)):
             return CheckRunHealthResult(WorkerStatus.RUNNING, str(job or "its job is being submitted"))
-        told = f"{job}, exit code {exit_code(job.number)}" if job else "Slurm knows no job of this run"
-        return CheckRunHealthResult(WorkerStatus.FAILED, f"{told}; its log is {self._log(run)}")
+        state = f"{job}, exit code {exit_code(job.number)}" if job else "Slurm knows no job of this run"
+        return CheckRunHealthResult(WorkerStatus.FAILED, f"{state}; its log is {self._log(run)}")
 
     def terminate(self, run_id: str) -> bool:
         """Cancel the run's job, pending or running; returns whether there was one.
@@ -307,16 +286,16 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
             cancel(job.number)
             job = jobs_now(_name(run)).get(_name(run))
         run = self._instance.get_run_by_id(run_id)
-        if run and not run.is_finished and (job is None or job.ended):  # else its process is about to tell
+        if run and not run.is_finished and (job is None or job.ended):  # else its process is about to report it
             self._instance.report_run_canceled(run, f"Canceled: {job or 'Slurm knows no job of this run'}.")
         return lives
 
     def _job(self, run: DagsterRun) -> Job | None:
         """The run's job by an answer of the last seconds; one that is not in it is asked for by itself."""
         name, now = _name(run), time.monotonic()
-        if now - self._looked[0] >= _LOOK_SECONDS:
-            self._looked = now, jobs_now()
-        return self._looked[1].get(name) or jobs_now(name).get(name) or job_before(name)
+        if now - self._polled[0] >= _POLL_SECONDS:
+            self._polled = now, jobs_now()
+        return self._polled[1].get(name) or jobs_now(name).get(name)
 
     def _may_be_submitted(self, run: DagsterRun) -> bool:
         """Whether a launch may go on that was not killed: no job is on record, and little time has passed."""
@@ -362,32 +341,32 @@ def build_sensors() -> list[dg.SensorDefinition]:
 
 @dg.sensor(name="lost_runs", minimum_interval_seconds=_SENSOR_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
 def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Fails runs whose Slurm job ended before it began; asks for no run itself."""
-    launcher = context.instance.get_ref().run_launcher_data  # looked at only: others take seconds to load
+    """Fails runs whose Slurm job ended before it started; requests no run itself."""
+    launcher = context.instance.get_ref().run_launcher_data  # its data only: others take seconds to load
     if launcher is None or launcher.class_name != SlurmRunLauncher.__name__:
         return dg.SkipReason("runs are not launched by Slurm")
-    lost = _fail_what_never_began(context.instance)
-    _tell_who_interrupted(context.instance)
+    lost = _fail_runs_that_never_started(context.instance)
+    _report_interruptions(context.instance)
     _end_jobs_without_a_run(context.instance)
     return dg.SkipReason(f"{lost} launched runs were lost" if lost else "no launched run is lost")
 
 
-def _fail_what_never_began(instance: dg.DagsterInstance) -> int:
-    """As one whose job was cancelled in its queue; it would wait for ever."""
+def _fail_runs_that_never_started(instance: dg.DagsterInstance) -> int:
+    """For example one whose job was cancelled in its queue, which would wait for ever."""
     lost = 0
     for run in instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTING])):
         health = instance.run_launcher.check_run_worker_health(run)
         now = instance.get_run_by_id(run.run_id)
         if health.status is WorkerStatus.FAILED and now and now.status is DagsterRunStatus.STARTING:
-            instance.report_run_failed(now, f"It never began: {health.msg}.")
+            instance.report_run_failed(now, f"It never started: {health.msg}.")
             lost += 1
     return lost
 
 
-def _tell_who_interrupted(instance: dg.DagsterInstance) -> None:
-    """A job that is past its time, or that a person cancels, is asked to end first; its run knows no more than that."""
+def _report_interruptions(instance: dg.DagsterInstance) -> None:
+    """A job that is past its time, or that a person cancels, gets a signal; its run knows no more than that."""
     interrupted = {RUN_FAILURE_REASON_TAG: RunFailureReason.UNEXPECTED_TERMINATION.value}
-    after = datetime.now(UTC) - _TOLD_WITHIN
+    after = datetime.now(UTC) - _REPORTED_WITHIN
     for run in instance.get_runs(
         RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags=interrupted, updated_after=after)
     ):
@@ -399,9 +378,9 @@ def _tell_who_interrupted(instance: dg.DagsterInstance) -> None:
 
 
 def _end_jobs_without_a_run(instance: dg.DagsterInstance) -> None:
-    """The page cancels a run that has not begun without a word to its launcher; the job would wait in vain.
+    """The UI cancels a run that has not started without calling its launcher, so that its job would stay in the queue.
 
-    So would one compute in vain whose run was ended while Slurm did not answer.
+    A job also goes on whose run was ended while Slurm did not answer.
     """
     for name, job in jobs_now().items():
         if job.ended or not name.startswith(NAME):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import dagster as dg
@@ -37,38 +36,30 @@ def step_executor(launch: LaunchSettings) -> dg.ExecutorDefinition:
     """What runs the steps of a run: its own process, or a pod for each.
 
     Image, volumes, secrets and whatever else holds for all pods are those of the run launcher, which the executor
-    takes over; here stands only in what the steps' pods differ from the pod of their run.
+    takes over; set here is only what differs for the pods of steps.
 
     Raises:
         VirnucError: pods are asked for, and `dagster-k8s` is not installed.
     """
     if launch.steps == "in_process":
-        # One after the other: one model in memory at a time, and nothing beside a measurement.
+        # One after the other: one model in memory at a time, and nothing next to a measurement.
         return dg.in_process_executor
-    if find_spec("dagster_k8s") is None:
+    try:
+        from dagster_k8s import k8s_job_executor
+    except ImportError as error:
         raise VirnucError(
             '[launch] steps = "kubernetes": dagster_k8s is not installed; expected what '
             "`pip install 'virnuc_assets[kubernetes]'` brings. Install it, or set steps = \"in_process\"."
-        )
+        ) from error
     # Memory has a limit, so that a step that takes more is ended and no other; cores have none: idle ones may be used.
     requests = {"cpu": launch.step_cpu, "memory": launch.step_memory}
     resources = {"requests": requests, "limits": {"memory": launch.step_memory}}
     config: dict[str, Any] = {
         "max_concurrent": launch.steps_at_once,
-        # What failed is tried again by another run, which Dagster counts and shows.
+        # What failed is retried by another run, which Dagster counts and shows.
         "retries": {"disabled": {}},
         # What is left of a run's steps goes with the pod of the run.
         "enable_owner_references": True,
         "step_k8s_config": {"container_config": {"resources": resources}},
     }
-
-    @dg.executor(name="kubernetes", requirements=dg.multiple_process_executor_requirements())
-    def kubernetes(context: dg.InitExecutorContext) -> dg.Executor:
-        """Each step in a pod. The client, which takes seconds to load, is loaded by the pods of runs alone."""
-        from dagster_k8s import k8s_job_executor
-
-        make = k8s_job_executor.executor_creation_fn
-        assert make is not None  # noqa: S101 - for mypy
-        return make(context._replace(executor_config=config))
-
-    return kubernetes
+    return k8s_job_executor.configured(config, name="kubernetes")

@@ -36,9 +36,7 @@ _LIBRARIES = (
 def examine(workspace: Workspace, every_byte: bool = False) -> tuple[dict[str, Any], list[str]]:
     """Facts of the machine and the project, and the problems that a person must fix before a run.
 
-    Args:
-        workspace: the project.
-        every_byte: compare the content of every checkpoint with virnuc.lock, instead of sizes and times.
+    `every_byte`: the content of every checkpoint is compared with virnuc.lock, instead of sizes and times.
     """
     import torch
 
@@ -50,8 +48,9 @@ def examine(workspace: Workspace, every_byte: bool = False) -> tuple[dict[str, A
         fault for folder in (settings.var, dagster_home(settings), layout.locks) if (fault := unwritable(folder))
     ]
     device = resolve_device(settings.encoding.device)
-    facts: dict[str, Any] = {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
-    facts["profile"] = settings.profile
+    facts: dict[str, Any] = {"host": platform.node(), "user": os.getuid(), "python": platform.python_version()}
+    facts |= {name: version(name) for name in _LIBRARIES}
+    facts |= {"profile": settings.profile, "GPUs": torch.cuda.device_count()}
     facts["device"] = f"{device} ({torch.cuda.get_device_name(device) if device.type == 'cuda' else cpu_name()})"
     precision = settings.encoding.precision
     emulated = device.type == "cpu" and not native_precision(precision)
