@@ -117,7 +117,7 @@ def compare(paired: PairedRows, other: str, settings: DecisionSettings) -> Compa
     labelled = whole[:, 0].reshape(-1, 2, 2).sum(axis=2)  # (clusters, 2): host rows, viral rows
     return Comparison(
         other=other,
-        rows=len(paired.viral),
+        rows=len(paired.cluster),
         viral_rows=int(labelled[:, 1].sum()),
         host_rows=int(labelled[:, 0].sum()),
         records=len(paired.levels["record"].viral),
@@ -137,10 +137,10 @@ def confusion_counts(paired: PairedRows) -> Floats:
     Whole numbers in float64, so that sums are exact in any order.
     """
     shape = (int(paired.cluster.max()) + 1, len(paired.group_names))
-    place = paired.cluster * shape[1] + paired.group
+    place, calls = paired.cluster * shape[1] + paired.group, paired.levels["frame"]
     sides = []
-    for called in (paired.candidate_viral, paired.other_viral):
-        cell = 2 * paired.viral.astype(np.int64) + called
+    for called in (calls.candidate, calls.other):
+        cell = 2 * calls.viral.astype(np.int64) + called
         sides.append(np.bincount(4 * place + cell, minlength=4 * shape[0] * shape[1]).reshape(*shape, 4))
     return np.stack(sides, axis=2).astype(np.float64)
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from virnuc_assets.classifier.metrics import Performance, performance
 from virnuc_assets.migration import criteria
-from virnuc_assets.migration.comparison import Comparison, GroupDrop, compare, confusion_counts
+from virnuc_assets.migration.comparison import Comparison, GroupDrop, compare
 from virnuc_assets.migration.criteria import Criterion
 from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, Evidence, VariantEvidence
-from virnuc_assets.migration.pairing import PairedRows, pair, usable_rows
+from virnuc_assets.migration.pairing import pair, usable_rows
 from virnuc_assets.migration.power import Power, power
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
 
@@ -90,11 +90,12 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
     candidate = evidence.candidate
     pairs = {role: pair(candidate, variant) for role, variant in evidence.variants.items() if variant is not candidate}
     comparisons = {
-        role: compare(paired, evidence.variants[role].variant, settings)
-        for role, (paired, _) in pairs.items()
-        if paired is not None
+        role: compare(rows, evidence.variants[role].variant, settings)
+        for role, (rows, _) in pairs.items()
+        if rows is not None
     }
-    comparison, gaps = comparisons.get("baseline"), pairs["baseline"][1]
+    paired, gaps = pairs["baseline"]
+    comparison = comparisons.get("baseline")
     judged = (
         criteria.accuracy_drop_within_margin(comparison, gaps, settings),
         criteria.f1_drop_within_margin(comparison, gaps, settings),
@@ -115,7 +116,7 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
         criteria=judged,
         variants={role: _summary(variant, evaluation) for role, variant in evidence.variants.items()},
         comparisons=comparisons,
-        power=_power(pairs["baseline"][0], settings),
+        power=None if paired is None else power(paired, settings),
         next_step=_next_step(evidence, judged, settings),
         ablations={name: performance(table, None, evaluation) for name, table in sorted(evidence.ablations.items())},
         benchmark=evidence.benchmark,
@@ -127,25 +128,12 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
     )
 
 
-def _power(paired: PairedRows | None, settings: DecisionSettings) -> Power | None:
-    counts = None if paired is None else confusion_counts(paired)
-    return None if paired is None or counts is None or len(counts) < 2 else power(counts, paired, settings)
-
-
 def _next_step(evidence: Evidence, judged: tuple[Criterion, ...], settings: DecisionSettings) -> str:
     """Fine-tuning, where accuracy or F1 is not within its margin by so little that fine-tuning could win it."""
-    missed = [
-        one
-        for one in judged
-        if one.name in MAIN_CRITERIA
-        and one.outcome in ("failed", "inconclusive")
-        and one.value is not None
-        and one.threshold is not None
-    ]
-    if not missed or any((one.value or 0.0) - (one.threshold or 0.0) > settings.finetuning_gain for one in missed):
-        return ""
+    missed = [one for one in judged if one.name in MAIN_CRITERIA and one.outcome in ("failed", "inconclusive")]
     encoder = evidence.candidate.encoder_name("protein").removesuffix(MINIATURE_SUFFIX)
-    if encoder.startswith("finetuned_"):
+    far = any((one.value or 0.0) - (one.threshold or 0.0) > settings.finetuning_gain for one in missed)
+    if not missed or far or encoder.startswith("finetuned_"):
         return ""
     found = " and ".join(f"{one.name} ({one.value:+.4f}, margin {one.threshold:g})" for one in missed)
     return (
@@ -207,11 +195,7 @@ def not_measured(decision: Decision) -> list[str]:
     """Each limit as a sentence."""
     described = [variant.description for variant in decision.variants.values() if variant.description]
     limits = [f"The models themselves: {MINIATURE_WARNING}."] if decision.miniatures else []
-    limits += [
-        f"Chunk lengths other than {length} nt."
-        for length in list(dict.fromkeys(one.get("chunk_length") for one in described))[:1]
-        if length
-    ]
+    limits += [f"Chunk lengths other than {one['chunk_length']} nt." for one in described[:1]]
     limits += [
         "Whether calls of whole chunks and records are good enough: they are shown, but criteria judge frames only.",
         "Variation between trainings: each classifier was trained with one seed; "

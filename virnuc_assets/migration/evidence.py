@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
+from virnuc_assets.encoders.registry import Alphabet
 from virnuc_assets.storage.digests import ContentDigest, digest_of
 
-Side = Literal["dna", "protein"]
-SIDES: tuple[Side, Side] = ("dna", "protein")
+SIDES: tuple[Alphabet, Alphabet] = ("dna", "protein")
 MINIATURE_SUFFIX = "_miniature"
 
 
@@ -23,11 +23,8 @@ class VariantEvidence:
         variant: the variant's name, e.g. "fastesm2".
         dna_name: name of its nucleotides' encoder in the graph, a key of the benchmark.
         protein_name: name of its proteins' encoder in the graph, a key of the benchmark.
-        predictions: test rows as the evaluation stored them (`evaluation_schema`: label "viral" / "host", call
-            "virus" / "others"), in any order; None if not stored.
-        description: the classifier's JSON; read here: `dna_dim`, `protein_dim`, `merged_dim`, `chunk_length`,
-            `seed`, `training`, `split_digest`, and `encoders` {"dna": fingerprint, "protein": fingerprint}, a
-            flat dict that has `encoder`, `precision` and the library versions. None if not stored.
+        predictions: test rows as the evaluation stored them (`evaluation_schema`), in any order; None if not stored.
+        description: the classifier's JSON (`ClassifierDescription`); None if not stored.
         problems: what is absent or stale, each a sentence: "esm2_3b_evaluation has not been materialized".
     """
 
@@ -40,17 +37,17 @@ class VariantEvidence:
 
     @property
     def gaps(self) -> tuple[str, ...]:
-        """The problems, or that no predictions are stored where no problem tells why."""
+        """The problems, or that no predictions are stored where no problem names the reason."""
         if self.predictions is None and not self.problems:
             return (f"{self.variant}: no predictions on the test rows are stored",)
         return self.problems
 
-    def fingerprint(self, side: Side) -> Mapping[str, Any]:
-        """Fingerprint of one encoder as the classifier was trained with it; empty where it is not told."""
-        encoders = (self.description or {}).get("encoders") or {}
-        return encoders.get(side) or {}
+    def fingerprint(self, side: Alphabet) -> Mapping[str, Any]:
+        """Fingerprint of one encoder as the classifier was trained with it; empty where it is not known."""
+        fingerprint: Mapping[str, Any] = ((self.description or {}).get("encoders") or {}).get(side) or {}
+        return fingerprint
 
-    def encoder_name(self, side: Side) -> str:
+    def encoder_name(self, side: Alphabet) -> str:
         """The registry's name of one encoder, or its name in the graph where the classifier does not say."""
         name = self.dna_name if side == "dna" else self.protein_name
         return str(self.fingerprint(side).get("encoder", name))
@@ -66,8 +63,7 @@ class Evidence:
         floor: the composition features that a language model has to beat.
         beside: further variants to show; nothing is judged by them.
         ablations: encoder → test rows, as `VariantEvidence.predictions`, scored by its vectors alone.
-        benchmark: encoder → {sequences_per_s, peak_memory_bytes, precision, device, sequences, dim};
-            None if not stored.
+        benchmark: encoder → what `benchmark_encoders` measured; None if not stored.
         benchmark_problems: what is absent or stale of the benchmark.
         environment: further facts to show in the report (versions, data digests); nothing is judged by them.
     """
@@ -83,7 +79,7 @@ class Evidence:
 
     @property
     def variants(self) -> dict[str, VariantEvidence]:
-        """Role → variant, in the order of the report; one that stands beside has its own name for a role."""
+        """Role → variant, in the order of the report; one that is only shown has its own name for a role."""
         roles = {"candidate": self.candidate, "baseline": self.baseline, "floor": self.floor}
         return roles | {variant.variant: variant for variant in self.beside}
 
@@ -93,7 +89,7 @@ class Evidence:
 
     @property
     def benchmark_gaps(self) -> tuple[str, ...]:
-        """The benchmark's problems, or that none is stored where no problem tells why."""
+        """The benchmark's problems, or that none is stored where no problem names the reason."""
         if self.benchmark is None and not self.benchmark_problems:
             return ("no encoder benchmark is stored",)
         return self.benchmark_problems

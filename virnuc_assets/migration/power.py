@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from virnuc_assets.migration.comparison import Floats, drop_intervals, group_tests
+from virnuc_assets.migration.comparison import Floats, confusion_counts, drop_intervals, group_tests
 from virnuc_assets.migration.pairing import PairedRows
 from virnuc_assets.settings import DecisionSettings
 
@@ -62,10 +62,13 @@ class Power:
     studies: int
 
 
-def power(counts: Floats, paired: PairedRows, settings: DecisionSettings) -> Power:
-    """Chances of a test set's confusion counts (clusters, groups, 2, 4) of at least two clusters."""
+def power(paired: PairedRows, settings: DecisionSettings) -> Power | None:
+    """Chances of a test set; None with fewer than two clusters."""
+    counts = confusion_counts(paired)
     generator = np.random.default_rng(settings.seed)
     clusters, groups = counts.shape[:2]
+    if clusters < 2:
+        return None
     cases = [("nothing", 0, np.zeros(groups))]
     whole = max(settings.max_accuracy_drop, settings.max_f1_drop)
     cases += [("all rows", times, np.full(groups, times * whole)) for times in MARGINS]
@@ -115,9 +118,9 @@ def draw_studies(generator: np.random.Generator, counts: Floats, studies: int, c
     accuracy = right.sum(axis=(0, 2)) / np.maximum(counts.sum(axis=(0, 2, 3)), 1.0)  # (groups,)
     share = np.clip(lost / np.maximum(accuracy, 1e-9), 0.0, 1.0)[None, None]
     for hit, miss in ((0, 1), (3, 2)):
-        turned = generator.binomial(drawn[..., 0, hit].astype(np.int64), share)
-        drawn[..., 0, hit] -= turned
-        drawn[..., 0, miss] += turned
+        lost_calls = generator.binomial(drawn[..., 0, hit].astype(np.int64), share)
+        drawn[..., 0, hit] -= lost_calls
+        drawn[..., 0, miss] += lost_calls
     return drawn
 
 

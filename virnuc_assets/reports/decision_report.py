@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -15,9 +15,9 @@ from virnuc_assets.classifier.metrics import LEVELS, GroupAccuracy, Performance
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.markdown import cell
 from virnuc_assets.migration.comparison import GroupDrop
-from virnuc_assets.migration.criteria import EQUAL_CONDITIONS, Criterion, speed_ratio
+from virnuc_assets.migration.criteria import Criterion, speed_ratio
 from virnuc_assets.migration.decision import MINIATURE_WARNING, Decision, VariantSummary, not_measured
-from virnuc_assets.migration.evidence import SIDES, Evidence
+from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, SIDES, Evidence
 from virnuc_assets.migration.pairing import usable_rows
 from virnuc_assets.reports import charts
 from virnuc_assets.settings import DecisionSettings
@@ -110,20 +110,12 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    formats = (
-        score,
-        signed,
-        span,
-        count,
-        amount,
-        percent,
-        times,
-        probability,
-        value_text,
-        interval_text,
-        threshold_text,
-    )
-    environment.filters.update({one.__name__: one for one in formats})
+    formats = {
+        **{"score": score, "signed": signed, "span": span, "count": count, "amount": amount, "percent": percent},
+        **{"times": times, "probability": probability},
+        **{"value_text": value_text, "interval_text": interval_text, "threshold_text": threshold_text},
+    }
+    environment.filters.update(formats)
     environment.globals.update(
         levels=LEVELS,
         metrics=METRICS,
@@ -163,7 +155,7 @@ def _charts(
     if sides:
         found["reliability"] = charts.reliability_svg(sides, style_of)
     if groups:
-        found["drops"] = charts.drops_svg(_group_marks(groups), decision.settings["max_group_drop"])
+        found["drops"] = charts.drops_svg(groups, decision.settings["max_group_drop"])
     if decision.power is not None:
         found["power"] = charts.power_svg(decision.power)
     return found
@@ -173,13 +165,6 @@ def sorted_groups(decision: Decision) -> list[GroupDrop]:
     """Groups of candidate and baseline, the largest drop first, those that are not tested last."""
     groups = decision.comparison.groups if decision.comparison else ()
     return sorted(groups, key=lambda one: (one.p_lost is None, -one.drop.value))
-
-
-def _group_marks(groups: list[GroupDrop]) -> list[charts.Mark]:
-    return [
-        charts.Mark(f"{one.group} · {one.label}", one.drop.value, one.drop.low, one.drop.high, one.status)
-        for one in groups
-    ]
 
 
 def performances(decision: Decision) -> dict[str, Performance]:
@@ -252,15 +237,14 @@ def token_dropout(variant: VariantSummary) -> str:
 
 
 def speed_lines(decision: Decision) -> list[tuple[str, Mapping[str, Any], dict[str, float]]]:
-    """Encoder, its row of the benchmark, and its ratios to the baseline's protein encoder where they are fair."""
+    """Encoder, its row of the benchmark, and a protein encoder's ratios to the baseline's."""
     measured = decision.benchmark or {}
     proteins = {variant.protein_name for variant in decision.variants.values()}
-    base = measured.get(decision.variants["baseline"].protein_name, {})
+    base = measured.get(decision.variants["baseline"].protein_name)
     lines = []
     for name, row in sorted(measured.items()):
-        fair = name in proteins and all(row.get(name) == base.get(name) for name in EQUAL_CONDITIONS)
-        ratios = {name: _ratio(row.get(name), base.get(name)) for name in ("sequences_per_s", "peak_memory_bytes")}
-        lines.append((name, row, {name: ratio for name, ratio in ratios.items() if fair and ratio is not None}))
+        compared = ("sequences_per_s", "peak_memory_bytes") if base and name in proteins else ()
+        lines.append((name, row, {measure: row[measure] / (base or row)[measure] for measure in compared}))
     return lines
 
 
@@ -271,61 +255,40 @@ def variant_speed_lines(decision: Decision) -> list[tuple[str, str, float, tuple
     for variant in decision.variants.values():
         parts = {"protein encoder": ("protein_name",), "DNA and protein encoder": ("dna_name", "protein_name")}
         for what, sides in parts.items():
-            ours, theirs = ([getattr(one, side) for side in sides] for one in (variant, base))
-            rounds = {len(measured.get(name, {}).get("round_seconds", ())) for name in (*ours, *theirs)}
-            if variant is base or len(rounds) != 1 or 0 in rounds:
+            ours, theirs = ([measured.get(getattr(one, side)) for side in sides] for one in (variant, base))
+            rows = [row for row in (*ours, *theirs) if row]
+            if variant is base or len(rows) < 2 * len(sides):
                 continue
-            ratio, low, high = speed_ratio(measured, ours, theirs, decision.settings["confidence"])
-            small = any(str(measured[name].get("encoder", "")).endswith("_miniature") for name in (*ours, *theirs))
+            seconds = [[row["round_seconds"] for row in side if row] for side in (ours, theirs)]
+            ratio, low, high = speed_ratio(*seconds, decision.settings["confidence"])
+            small = any(row["encoder"].endswith(MINIATURE_SUFFIX) for row in rows)
             lines.append((variant.variant, what, ratio, (low, high), "miniature" if small else ""))
     return lines
 
 
-def _ratio(ours: object, theirs: object) -> float | None:
-    if not isinstance(ours, int | float) or not isinstance(theirs, int | float) or not theirs:
-        return None
-    return ours / theirs
+def _number(form: str) -> Callable[[float | None], str]:
+    """A format of numbers with a true minus; a dash where there is none."""
+
+    def text(value: float | None) -> str:
+        is_number = value is not None and math.isfinite(value)
+        return form.format(value).replace("-", MINUS) if is_number else NOTHING
+
+    return text
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def score(value: float | None) -> str:
-    """A share or a score, four decimals; a dash where there is none."""
-    return f"{value:.4f}".replace("-", MINUS) if value is not None and _is_number(value) else NOTHING
-
-
-def signed(value: float | None) -> str:
-    """A difference with its sign, four decimals, and a true minus."""
-    return f"{value:+.4f}".replace("-", MINUS) if value is not None and _is_number(value) else NOTHING
-
-
-def count(value: float | None) -> str:
-    """A whole number with thousands set apart."""
-    return f"{value:,.0f}" if value is not None and _is_number(value) else NOTHING
-
-
-def amount(value: float | None) -> str:
-    """A measured quantity, one decimal."""
-    return f"{value:,.1f}" if value is not None and _is_number(value) else NOTHING
+score, signed = _number("{:.4f}"), _number("{:+.4f}")
+count, amount = _number("{:,.0f}"), _number("{:,.1f}")
+times = _number("{:.3g}×")
 
 
 def percent(value: float | None) -> str:
     """A share in percent, one decimal."""
-    return f"{100 * value:.1f} %" if value is not None and _is_number(value) else NOTHING
-
-
-def times(value: float | None) -> str:
-    """A ratio, three digits."""
-    return f"{value:.3g}×" if value is not None and _is_number(value) else NOTHING
+    return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
 def probability(value: float | None) -> str:
     """A test's p; small ones only bounded; a dash where there is none."""
-    if value is None:
-        return NOTHING
-    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+    return "< 0.0001" if value is not None and value < 0.0001 else score(value)
 
 
 def span(low: float | None, high: float | None) -> str:
