@@ -29,10 +29,10 @@ MARKS: dict[GroupStatus, tuple[str, str]] = {
 }
 _LONGEST_LABEL = 34
 # Hues that colour-blind readers tell apart (after M. Okabe and K. Ito), each with a line style of its own besides.
-_BESIDE_COLOURS = tuple(f"beside-{i}" for i in range(4))
-_BESIDE_DASHES = ((6.0, 2.0, 1.2, 2.0), (9.0, 3.0), (3.0, 1.5), (6.0, 2.0, 1.2, 2.0, 1.2, 2.0), (1.0, 3.0))
+_SHOWN_COLOURS = tuple(f"shown-{i}" for i in range(4))
+_SHOWN_DASHES = ((6.0, 2.0, 1.2, 2.0), (9.0, 3.0), (3.0, 1.5), (6.0, 2.0, 1.2, 2.0, 1.2, 2.0), (1.0, 3.0))
 _VARIABLES = (
-    *("candidate", "baseline", "floor", *_BESIDE_COLOURS),
+    *("candidate", "baseline", "floor", *_SHOWN_COLOURS),
     *("ink", "soft", "rule", "page", "good", "bad", "gap"),
 )
 # Colours that matplotlib can draw, each replaced by a CSS variable, so that the page's theme decides.
@@ -69,7 +69,7 @@ def styles(roles: Iterable[str]) -> dict[str, Style]:
         "baseline": Style("baseline", (5.0, 2.5)),
         "floor": Style("floor", (1.2, 1.8)),
     }
-    shown = map(Style, itertools.cycle(_BESIDE_COLOURS), itertools.cycle(_BESIDE_DASHES))
+    shown = map(Style, itertools.cycle(_SHOWN_COLOURS), itertools.cycle(_SHOWN_DASHES))
     return {name: judged.get(name) or next(shown) for name in roles}
 
 
@@ -144,14 +144,14 @@ def reliability_svg(bins: Mapping[str, Sequence[ReliabilityBin]], styles: Mappin
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         upper.plot([0, 1], [0, 1], color=COLOUR["rule"], linewidth=1)
         for place, (role, found) in enumerate(bins.items()):
-            said, so = [one.mean_probability for one in found], [one.viral_fraction for one in found]
-            _line(upper, said, so, styles[role], marker="o", markersize=4.5)
+            x, y = [one.mean_probability for one in found], [one.viral_fraction for one in found]
+            _line(upper, x, y, styles[role], marker="o", markersize=4.5)
             total, width = sum(one.rows for one in found), 0.08 / len(bins)
             left = [one.low + 0.01 + place * width for one in found]
             heights = [one.rows / total for one in found]
             lower.bar(left, heights, width, align="edge", color=COLOUR[styles[role].variable])
         upper.set(ylabel="of these, viral (share)", xlim=(-0.01, 1.01), ylim=(-0.02, 1.02))
-        lower.set(ylabel="frames\n(share)", xlabel="said probability of virus, calibrated", ylim=(0, None))
+        lower.set(ylabel="frames\n(share)", xlabel="calibrated probability of virus", ylim=(0, None))
 
     return to_svg("reliability", SQUARE, paint)
 

@@ -17,7 +17,7 @@ from virnuc_assets.markdown import cell
 from virnuc_assets.migration.comparison import GroupDrop
 from virnuc_assets.migration.criteria import Criterion, speed_ratio
 from virnuc_assets.migration.decision import MINIATURE_WARNING, Decision, VariantSummary, not_measured
-from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, SIDES, Evidence
+from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, Evidence
 from virnuc_assets.migration.pairing import usable_rows
 from virnuc_assets.reports import charts
 from virnuc_assets.settings import DecisionSettings
@@ -116,7 +116,9 @@ def _environment() -> jinja2.Environment:
         **{"value_text": value_text, "interval_text": interval_text, "threshold_text": threshold_text},
     }
     environment.filters.update(formats)
+    views = (performances, imported, accuracy_lines, ablation_lines, description_lines, revision, token_dropout)
     environment.globals.update(
+        {view.__name__: view for view in (*views, speed_lines, variant_speed_lines)},
         levels=LEVELS,
         metrics=METRICS,
         main_metrics=MAIN_METRICS,
@@ -125,15 +127,6 @@ def _environment() -> jinja2.Environment:
         group_classes=GROUP_CLASSES,
         miniature_warning=MINIATURE_WARNING,
         reasons={name: field.description or "" for name, field in DecisionSettings.model_fields.items()},
-        performances=performances,
-        imported=imported,
-        accuracy_lines=accuracy_lines,
-        ablation_lines=ablation_lines,
-        description_lines=description_lines,
-        revision=revision,
-        token_dropout=token_dropout,
-        speed_lines=speed_lines,
-        variant_speed_lines=variant_speed_lines,
     )
     return environment
 
@@ -181,40 +174,35 @@ def imported(decision: Decision) -> list[str]:
 def accuracy_lines(
     decision: Decision, measure: Literal["groups", "lengths"]
 ) -> list[tuple[GroupAccuracy, dict[str, GroupAccuracy]]]:
-    """One line a group or range of lengths: the first variant's counts, and those of each role."""
-    of_role = {
-        role: {(one.label, one.group): one for one in getattr(found, measure)}
-        for role, found in performances(decision).items()
-    }
-    keys = dict.fromkeys(key for lines in of_role.values() for key in lines)
-    table = [{role: lines[key] for role, lines in of_role.items() if key in lines} for key in keys]
-    return [(next(iter(line.values())), line) for line in table]
+    """One line per group or range of lengths: the first variant's counts, and those of each role."""
+    lines: dict[tuple[str, str], dict[str, GroupAccuracy]] = {}
+    for role, found in performances(decision).items():
+        for one in getattr(found, measure):
+            lines.setdefault((one.label, one.group), {})[role] = one
+    return [(next(iter(line.values())), line) for line in lines.values()]
 
 
 def ablation_lines(decision: Decision) -> list[tuple[str, Performance]]:
     """What was trained on → performance: single encoders by side, then the variants with both."""
-    names = {
-        side: dict.fromkeys(getattr(variant, f"{side}_name") for variant in decision.variants.values())
-        for side in SIDES
+    names = [(f"{what} only", f"{side}_name") for side, what in (("dna", "DNA"), ("protein", "protein"))]
+    alone = {
+        f"{what}: {encoder}": decision.ablations[encoder]
+        for what, name in names
+        for encoder in (getattr(variant, name) for variant in decision.variants.values())
+        if encoder in decision.ablations
     }
-    alone = [
-        (f"{'DNA' if side == 'dna' else side} only: {name}", decision.ablations[name])
-        for side in SIDES
-        for name in names[side]
-        if name in decision.ablations
-    ]
     both = [
         (f"both: {decision.variants[role].dna_name} + {decision.variants[role].protein_name} ({role})", found)
         for role, found in performances(decision).items()
     ]
-    return alone + both if alone else []
+    return [*alone.items(), *both] if alone else []
 
 
 def description_lines(decision: Decision) -> list[tuple[str, list[str]]]:
-    """Every fact of the classifiers' descriptions by its dotted name, one value a role."""
+    """Every fact of the classifiers' descriptions by its dotted name, one value per role."""
     flat = [_flat(variant.description or {}) for variant in decision.variants.values()]
     names = sorted({name for facts in flat for name in facts})
-    return [(name, [facts.get(name, "–") for facts in flat]) for name in names]
+    return [(name, [facts.get(name, NOTHING) for facts in flat]) for name in names]
 
 
 def _flat(facts: Mapping[str, Any], before: str = "") -> dict[str, str]:
@@ -226,14 +214,14 @@ def _flat(facts: Mapping[str, Any], before: str = "") -> dict[str, str]:
 
 def revision(variant: VariantSummary, side: Literal["dna", "protein"]) -> str:
     """What names an encoder's weights: the hub's revision or the digest of its files."""
-    fingerprint = ((variant.description or {}).get("encoders") or {}).get(side) or {}
-    return str(fingerprint.get("revision") or fingerprint.get("checkpoint_digest") or "–")
+    fingerprint = (variant.description or {}).get("encoders", {}).get(side, {})
+    return str(fingerprint.get("revision") or fingerprint.get("checkpoint_digest") or NOTHING)
 
 
 def token_dropout(variant: VariantSummary) -> str:
     """Whether the protein encoder scales its embeddings as with masked tokens; a dash where none does."""
-    fingerprint = ((variant.description or {}).get("encoders") or {}).get("protein") or {}
-    return {"True": "on", "False": "off"}.get(str(fingerprint.get("token_dropout")), "–")
+    fingerprint = (variant.description or {}).get("encoders", {}).get("protein", {})
+    return {"True": "on", "False": "off"}.get(str(fingerprint.get("token_dropout")), NOTHING)
 
 
 def speed_lines(decision: Decision) -> list[tuple[str, Mapping[str, Any], dict[str, float]]]:

@@ -84,7 +84,7 @@ def test_nothing_comes_from_outside() -> None:
 def test_charts_take_their_colours_from_the_page_and_have_no_date() -> None:
     charts = re.findall(r'<div role="img".*?</svg>', rich_html(), flags=re.DOTALL)
     assert len(charts) == 5
-    assert all(f"var(--{role})" in charts[1] for role in ("candidate", "baseline", "floor", "beside-0", "beside-1"))
+    assert all(f"var(--{role})" in charts[1] for role in ("candidate", "baseline", "floor", "shown-0", "shown-1"))
     assert all(f"var(--{outcome})" in charts[4] for outcome in ("good", "soft", "bad"))
     for svg in charts:
         assert "#0102" not in svg and "#ffffff" not in svg and "dc:" not in svg and "DOCTYPE" not in svg
