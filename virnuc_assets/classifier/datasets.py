@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock
@@ -30,8 +31,6 @@ from virnuc_assets.storage.tables import read_table, read_windows
 
 # Rows whose vectors are read at once: some megabytes.
 WINDOW_ROWS = 1024
-# Rows whose names and groups are read at once.
-_NAME_ROWS = 65_536
 
 
 class SamplingError(VirnucError):
@@ -43,7 +42,7 @@ class Drawn:
     """Balanced rows of a split.
 
     Attributes:
-        positions: for each table the ascending positions of its rows, (m,) int64.
+        positions: for each table with such rows their ascending positions, (m,) int64.
         labels: (n,) int64, 0 host, 1 viral, in the order of tables and positions.
         counts: "label group" → rows drawn.
         available: "label group" → rows of the split.
@@ -74,18 +73,13 @@ def counted_records(frames: Iterable[Path]) -> pa.Table:
     for path in frames:
         table = read_table(path, columns=["record_id", "label", "group"])
         counts.update(zip(*(column.to_pylist() for column in table.columns), strict=True))
-    rows = [
-        {"record_id": record, "label": label, "group": group, "rows": count}
-        for (record, label, group), count in sorted(counts.items())
-    ]
-    text = pa.string()
-    return pa.Table.from_pylist(
-        rows, schema=pa.schema({"record_id": text, "label": text, "group": text, "rows": pa.int64()})
-    )
+    schema = pa.schema([(name, pa.string()) for name in ("record_id", "label", "group")] + [("rows", pa.int64())])
+    rows = [dict(zip(schema.names, (*known, count), strict=True)) for known, count in sorted(counts.items())]
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def records_of_split(split_table: pa.Table, split: Split) -> list[str]:
-    """Records that lie in a split."""
+    """Records of a split."""
     return [row["record_id"] for row in split_table.to_pylist() if row["split"] == split]
 
 
@@ -110,23 +104,20 @@ def draw(features: Iterable[Path], schema: pa.Schema, records: Iterable[str], se
         SamplingError: one of the labels has no rows.
         TableMismatch: a table is not as the schema says.
     """
-    wanted = pa.array(list(records), pa.string())
-    positions: dict[Path, np.ndarray] = {}
-    known: dict[str, list[np.ndarray]] = {"label": [np.array([], np.str_)], "group": [np.array([], np.str_)]}
-    for path in features:
-        table = pa.concat_tables(read_windows(path, _NAME_ROWS, schema, columns=["record_id", *known]))
-        positions[path] = np.flatnonzero(pc.is_in(table["record_id"], wanted).to_numpy())
-        for name, parts in known.items():
-            parts.append(table[name].take(positions[path]).to_numpy().astype(np.str_))
-    labels, groups = (np.concatenate(parts) for parts in known.values())
-    chosen = balanced_rows(labels, groups, seed)
-    ends = np.cumsum([len(rows) for rows in positions.values()])
-    for (path, rows), end in zip(positions.items(), ends.tolist(), strict=True):
-        start = end - len(rows)
-        first, last = np.searchsorted(chosen, [start, end])
-        positions[path] = rows[chosen[first:last] - start]
-    kinds = np.char.add(np.char.add(labels, " "), groups)
-    return Drawn(positions, (labels[chosen] == "viral").astype(np.int64), _counted(kinds[chosen]), _counted(kinds))
+    names = ["record_id", "label", "group"]
+    tables = {path: read_table(path, schema, columns=names).to_pandas() for path in features}
+    rows = pd.concat(tables, names=["table", "position"])
+    rows = rows[rows["record_id"].isin(list(records))].astype({"label": str, "group": str})
+    chosen = rows.iloc[balanced_rows(rows["label"].to_numpy(str), rows["group"].to_numpy(str), seed)]
+    positions = {
+        path: found.index.get_level_values("position").to_numpy() for path, found in chosen.groupby("table", sort=False)
+    }
+    return Drawn(positions, (chosen["label"] == "viral").to_numpy(np.int64), _by_kind(chosen), _by_kind(rows))
+
+
+def _by_kind(rows: pd.DataFrame) -> dict[str, int]:
+    kinds: dict[str, int] = (rows["label"] + " " + rows["group"]).value_counts().sort_index().to_dict()
+    return kinds
 
 
 def balanced_rows(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
@@ -207,7 +198,7 @@ def store_rows(path: Path, positions: Mapping[Path, np.ndarray], schema: pa.Sche
         (n, d) float32, memory-mapped, read-only.
 
     Raises:
-        DiskFull: the disk has too little room.
+        DiskFull: the disk is full.
         TableMismatch: a table is not as the schema says.
     """
     width = len(range(schema.field("vector").type.list_size)[columns])
@@ -221,7 +212,7 @@ def store_rows(path: Path, positions: Mapping[Path, np.ndarray], schema: pa.Sche
 def rows_at(table: Path, rows: np.ndarray, schema: pa.Schema) -> Iterator[np.ndarray]:
     """Vectors at ascending positions of a table, (m, dim) float32 each."""
     first = 0
-    for window in read_windows(table, WINDOW_ROWS, schema, columns=["vector"]) if len(rows) else ():
+    for window in read_windows(table, WINDOW_ROWS, schema, columns=["vector"]):
         inside = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + window.num_rows)]
         if len(inside):
             yield vectors_of(window)[inside - first]

@@ -11,13 +11,8 @@ import pyarrow as pa
 import torch
 
 from virnuc_assets.classifier.calls import frame_calls
-from virnuc_assets.classifier.checkpoint import (
-    ClassifierDescription,
-    ClassifierMismatch,
-    Mlp,
-    load_classifier,
-    require_matches,
-)
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, ClassifierMismatch, Mlp, load_classifier
+from virnuc_assets.encoders.registry import Alphabet
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import features_schema, predictions_schema, vector_dim
@@ -32,7 +27,7 @@ def score(model: Mlp, features: np.ndarray, batch_rows: int = 4096) -> np.ndarra
     """Softmax over (other, virus), each row by itself.
 
     Args:
-        model: put into eval mode; scores on the device it lies on.
+        model: put into eval mode; scores on its device.
         features: (n, d) float32; may be memory-mapped.
         batch_rows: rows scored at once; changes no score by more than rounding.
 
@@ -67,22 +62,19 @@ class ServingClassifier:
 
     @classmethod
     def load(
-        cls, folder: Path, encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int], chunk_length: int
+        cls,
+        folder: Path,
+        encoders: Mapping[Alphabet, Mapping[str, str]],
+        dims: Mapping[Alphabet, int],
+        chunk_length: int,
     ) -> ServingClassifier:
-        """Load a classifier for features of these encoders.
-
-        Args:
-            folder: the classifier's.
-            encoders: fingerprints of the features' encoders, by side.
-            dims: widths of the features' two parts, by side.
-            chunk_length: nt of the chunks that the features come from.
+        """Load a classifier for features of these encoders (arguments as of `require_match`).
 
         Raises:
             ClassifierMismatch: it is absent, damaged, or was trained for others; all mismatches are listed.
         """
         model, description = load_classifier(folder)
-        fingerprints = (dict(encoders["dna"]), dict(encoders["protein"]))
-        require_matches(description, *fingerprints, dims["dna"], dims["protein"], chunk_length)
+        description.require_match(encoders, dims, chunk_length)
         return cls(model, description)
 
     @property

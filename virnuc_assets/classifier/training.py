@@ -17,13 +17,12 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
 from virnuc_assets.classifier.calibration import fit_temperature
-from virnuc_assets.classifier.checkpoint import ClassifierDescription, ClassifierMismatch, Mlp, Side, load_classifier
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, ClassifierMismatch, Mlp, load_classifier
 from virnuc_assets.classifier.datasets import (
     WINDOW_ROWS,
     Drawn,
@@ -31,20 +30,21 @@ from virnuc_assets.classifier.datasets import (
     draw,
     records_of_split,
     rows_at,
+    rows_of_split,
     store_rows,
 )
 from virnuc_assets.classifier.scoring import score
-from virnuc_assets.encoders.registry import Variant
+from virnuc_assets.encoders.registry import Alphabet, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import TrainingSettings
 from virnuc_assets.split.assignment import Split, split_schema
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table, read_windows
+from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
-Sides = tuple[Side, ...]
+Sides = tuple[Alphabet, ...]
 BOTH: Sides = ("dna", "protein")
 _EXAMPLE_ROWS = 2
 # What a GPU's free memory may hold of rows; the rest is for batches and libraries.
@@ -140,16 +140,13 @@ class Fit:
         Returns:
             The features' columns but the vector, then score_other and score_virus, float32; in the features' order.
         """
-        wanted = pa.array(self._records(split), pa.string())
         parts = []
-        for path in self.features.values():
-            for window in read_windows(path, WINDOW_ROWS, self._schema):
-                rows = window.filter(pc.is_in(window["record_id"], wanted))
-                scores = score(model, np.ascontiguousarray(vectors_of(rows)[:, self.columns]))  # (b, 2)
-                known = rows.drop_columns("vector")
-                for column, name in enumerate(("score_other", "score_virus")):
-                    known = known.append_column(name, pa.array(scores[:, column]))
-                parts.append(known)
+        for rows in rows_of_split(self.features.values(), self._schema, read_table(self.split), split):
+            scores = score(model, np.ascontiguousarray(vectors_of(rows)[:, self.columns]))  # (b, 2)
+            known = rows.drop_columns("vector")
+            for column, name in enumerate(("score_other", "score_virus")):
+                known = known.append_column(name, pa.array(scores[:, column]))
+            parts.append(known)
         return pa.concat_tables(parts)
 
     def describe(self, trained: TrainedClassifier) -> ClassifierDescription:
@@ -201,9 +198,11 @@ class Fit:
     @cached_property
     def drawn(self) -> dict[Split, Drawn]:
         """The balanced rows of training and validation, drawn once."""
-        tables, seed = list(self.features.values()), self.training.seed
-        splits: tuple[Split, ...] = ("train", "validation")
-        return {split: draw(tables, self._schema, self._records(split), seed) for split in splits}
+        table, splits = read_table(self.split, split_schema()), ("train", "validation")
+        records = {split: records_of_split(table, split) for split in splits}
+        return {
+            split: draw(self.features.values(), self._schema, records[split], self.training.seed) for split in splits
+        }
 
     @property
     def columns(self) -> slice:
@@ -213,7 +212,7 @@ class Fit:
 
     @cached_property
     def data_digest(self) -> str:
-        """As the module's function."""
+        """Of all that decides the weights."""
         return data_digest(self.features, self.split, self.training, self.sides)
 
     @cached_property
@@ -226,9 +225,6 @@ class Fit:
     @cached_property
     def _schema(self) -> pa.Schema:
         return read_schema(next(iter(self.features.values())))
-
-    def _records(self, split: Split) -> list[str]:
-        return records_of_split(read_table(self.split, split_schema()), split)
 
 
 def train(
