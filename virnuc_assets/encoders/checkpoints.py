@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -195,10 +196,8 @@ def file_state(path: Path) -> list[int]:
 def identity(spec: EncoderSpec, precision: str) -> dict[str, str]:
     """The part of a fingerprint that is known without the checkpoint.
 
-    Versions are the installed ones of the libraries that compute the numbers; a local build label
-    (`+cpu`, `+cu130`) is left off, since tables may travel between machines. So is the path of a local folder.
-    `golden` is the digest of the golden vectors that this installation is held to: tables made under other ones hold
-    other numbers.
+    Versions are those of the libraries that compute the numbers. The path of a local folder is left off. `golden` is the
+    digest of the golden vectors that this installation is held to: tables made under other ones hold other numbers.
     """
     return {
         "encoder": spec.name,
@@ -212,8 +211,13 @@ def identity(spec: EncoderSpec, precision: str) -> dict[str, str]:
         "token_dropout": "" if spec.token_dropout is None else str(spec.token_dropout),
         "precision": precision,
         "golden": "" if spec.architecture == "kmer" else sha256_of(GOLDEN_FILE),
-        **{f"version.{name}": version(name).partition("+")[0] for name in _LIBRARIES[spec.architecture]},
+        **{f"version.{name}": found for name, found in versions(_LIBRARIES[spec.architecture]).items()},
     }
+
+
+def versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Installed versions without a local build label (`+cpu`, `+cu130`): tables may travel between machines."""
+    return {name: version(name).partition("+")[0] for name in libraries}
 
 
 def fingerprint(spec: EncoderSpec, folder: Path | None, precision: str) -> dict[str, str]:
