@@ -196,8 +196,8 @@ def file_state(path: Path) -> list[int]:
 def identity(spec: EncoderSpec, precision: str) -> dict[str, str]:
     """The part of a fingerprint that is known without the checkpoint.
 
-    Versions are those of the libraries that compute the numbers. The path of a local folder is left off. `golden` is the
-    digest of the golden vectors that this installation is held to: tables made under other ones hold other numbers.
+    Versions are those of the libraries that compute the numbers; the path of a local folder is left off. `golden` is
+    the digest of the golden vectors that this installation is held to: tables made under other ones hold other numbers.
     """
     return {
         "encoder": spec.name,
