@@ -139,6 +139,6 @@ def test_a_link_that_runs_code_is_refused() -> None:
         page_of(evidence(), run="javascript:alert(1)")
 
 
-def test_variants_beside_have_styles_of_their_own() -> None:
+def test_variants_that_are_only_shown_have_styles_of_their_own() -> None:
     found = styles(["candidate", "baseline", "floor", *(f"variant{i}" for i in range(20))])
     assert len({(style.variable, style.dashes) for style in found.values()}) == 23
