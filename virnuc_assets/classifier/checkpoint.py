@@ -13,7 +13,6 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from virnuc_assets.encoders.registry import Alphabet
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import TrainingSettings
 from virnuc_assets.storage.aside import written_aside
@@ -59,66 +58,45 @@ class Mlp(nn.Module):  # type: ignore[misc]
 
 
 class Origin(BaseModel):
-    """Where a classifier comes from that was trained elsewhere; what it was trained on is not known.
-
-    Attributes:
-        made_by: the program.
-        file: name of the file that was imported.
-        sha256: of its bytes.
-    """
+    """Where a classifier comes from that was trained elsewhere; what it was trained on is not known."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    made_by: str
-    file: str
+    made_by: str  # the program
+    file: str  # name of the imported file
     sha256: str
 
 
 class ClassifierDescription(BaseModel):
     """What a classifier reads, and what it was trained on and with, which is known of our own only.
 
-    Attributes:
-        variant: its pair of encoders.
-        encoders: fingerprints of the nucleotide and the protein encoder.
-        dna_dim: width of the nucleotide vectors, the first columns of the features.
-        protein_dim: width of the protein vectors.
-        merged_dim: their sum.
-        chunk_length: nt.
-        seed: of the training; it and all that follows up to `origin` are None of one trained elsewhere.
-        training: its settings.
-        split_digest: of the split table.
-        data_digest: of the rows trained and validated on.
-        best_epoch: 1-based epoch of the weights.
-        temperature: for `calibrated` scores; no call follows from it.
-        origin: of one trained elsewhere.
-        score_columns: order of the scores.
-        weights_sha256: of the safetensors file; written by `save_classifier`.
+    Of one trained elsewhere, all from `seed` to `temperature` is None.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     variant: str
-    encoders: dict[Alphabet, dict[str, str]]
-    dna_dim: PositiveInt
+    encoders: dict[str, dict[str, str]]  # fingerprints
+    dna_dim: PositiveInt  # width of the nucleotide vectors, the first columns of the features
     protein_dim: PositiveInt
     merged_dim: PositiveInt
     chunk_length: PositiveInt
     seed: int | None = None
     training: TrainingSettings | None = None
     split_digest: str | None = None
-    data_digest: str | None = None
-    best_epoch: PositiveInt | None = None
-    temperature: PositiveFloat | None = None
+    data_digest: str | None = None  # of the rows trained and validated on
+    best_epoch: PositiveInt | None = None  # 1-based
+    temperature: PositiveFloat | None = None  # for `calibrated` scores; no call follows from it
     origin: Origin | None = None
     score_columns: tuple[Literal["other"], Literal["virus"]] = ("other", "virus")
-    weights_sha256: str = ""
+    weights_sha256: str = ""  # written by `save_classifier`
 
     def pair(self) -> str:
         """The two encoders and the columns of each, for messages."""
         return shown_pair(self.encoders, {"dna": self.dna_dim, "protein": self.protein_dim})
 
     def require_match(
-        self, encoders: Mapping[Alphabet, Mapping[str, str]], dims: Mapping[Alphabet, int], chunk_length: int
+        self, encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int], chunk_length: int
     ) -> None:
         """Refuse features that the classifier was not trained for.
 
@@ -151,7 +129,7 @@ class ClassifierDescription(BaseModel):
             )
 
 
-def shown_pair(encoders: Mapping[Alphabet, Mapping[str, str]], dims: Mapping[Alphabet, int]) -> str:
+def shown_pair(encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int]) -> str:
     """A pair of encoders by their fingerprints, and the columns of each, for messages."""
     dna, protein = (encoders[side]["encoder"] for side in ("dna", "protein"))
     return f"{dna} and {protein} ({dims['dna']} + {dims['protein']} = {sum(dims.values())} columns)"

@@ -39,32 +39,20 @@ class SamplingError(VirnucError):
 
 @dataclass(frozen=True)
 class Drawn:
-    """Balanced rows of a split.
+    """Balanced rows of a split."""
 
-    Attributes:
-        positions: for each table with such rows their ascending positions, (m,) int64.
-        labels: (n,) int64, 0 host, 1 viral, in the order of tables and positions.
-        counts: "label group" → rows drawn.
-        available: "label group" → rows of the split.
-    """
-
-    positions: Mapping[Path, np.ndarray]
-    labels: np.ndarray
-    counts: Mapping[str, int]
-    available: Mapping[str, int]
+    positions: Mapping[Path, np.ndarray]  # (m,) int64, ascending, of each table with such rows
+    labels: np.ndarray  # (n,) int64, 0 host, 1 viral, in the order of tables and positions
+    counts: Mapping[str, int]  # "label group" → rows drawn
+    available: Mapping[str, int]  # "label group" → rows of the split
 
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Feature rows with their truth.
+    """Feature rows with their truth."""
 
-    Attributes:
-        features: (n, d) float32; may be memory-mapped.
-        labels: (n,) int64, 0 host, 1 viral.
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
+    features: np.ndarray  # (n, d) float32; may be memory-mapped
+    labels: np.ndarray  # (n,) int64, 0 host, 1 viral
 
 
 def counted_records(frames: Iterable[Path]) -> pa.Table:
@@ -121,15 +109,12 @@ def _by_kind(rows: pd.DataFrame) -> dict[str, int]:
 
 
 def balanced_rows(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """All rows of the rarer label and as many of the other, drawn without replacement.
+    """Ascending positions of all rows of the rarer label and as many of the other, drawn without replacement.
 
     Args:
         labels: "viral" or "host", one per row.
         groups: virus or host group, one per row.
-        seed: decides which rows are left out.
-
-    Returns:
-        (m,) int64, ascending positions in the rows given.
+        seed: decides which rows are excluded.
 
     Raises:
         SamplingError: one of the labels has no rows, or another label occurs.
@@ -167,35 +152,19 @@ def _counted(names: np.ndarray) -> dict[str, int]:
 def proteins_of_split(
     frames: Iterable[Path], split_table: pa.Table, split: Split, seed: int
 ) -> tuple[list[str], list[int]]:
-    """Proteins of balanced frames of a split, and for each 1 where its record is viral, 0 where it is a host's.
-
-    Raises:
-        SamplingError: one of the labels has no rows.
-        TableMismatch: a table is not as the schema says.
-    """
+    """Proteins of balanced frames of a split (see `draw`), and for each whether its record is viral (1) or not (0)."""
     drawn = draw(frames, frames_schema(), records_of_split(split_table, split), seed)
-    proteins = [
-        protein
-        for path, rows in drawn.positions.items()
-        for protein in read_table(path, frames_schema(), columns=["protein"])
-        .column("protein")
-        .take(pa.array(rows))
-        .to_pylist()
-    ]
+    proteins = []
+    for path, rows in drawn.positions.items():
+        proteins += read_table(path, frames_schema(), columns=["protein"])["protein"].take(pa.array(rows)).to_pylist()
     return proteins, drawn.labels.tolist()
 
 
 def store_rows(path: Path, positions: Mapping[Path, np.ndarray], schema: pa.Schema, columns: slice) -> np.ndarray:
-    """Copy rows of feature tables into a file, in the order of tables and positions.
-
-    Args:
-        path: of the new file.
-        positions: for each table the ascending positions of its rows, (m,) int64.
-        schema: of the tables.
-        columns: of the vectors.
+    """Copy some columns of feature rows (`Drawn.positions`) into a new file.
 
     Returns:
-        (n, d) float32, memory-mapped, read-only.
+        (n, d) float32, memory-mapped, read-only, in the order of tables and positions.
 
     Raises:
         DiskFull: the disk is full.
@@ -223,8 +192,7 @@ def rows_at(table: Path, rows: np.ndarray, schema: pa.Schema) -> Iterator[np.nda
 def scratch_beside(folder: Path) -> Iterator[Path]:
     """A scratch folder for the training of what `folder` holds; one training at a time, a second one waits.
 
-    The lock ends with its process, however that ends. So whoever holds it knows that no other training of this
-    folder is running, and removes what a killed one left.
+    The lock ends with its process, however that ends, so what is found under it was left by a killed training.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):

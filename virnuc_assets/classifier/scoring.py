@@ -12,7 +12,6 @@ import torch
 
 from virnuc_assets.classifier.calls import frame_calls
 from virnuc_assets.classifier.checkpoint import ClassifierDescription, ClassifierMismatch, Mlp, load_classifier
-from virnuc_assets.encoders.registry import Alphabet
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import features_schema, predictions_schema, vector_dim
@@ -24,15 +23,9 @@ class ScoringError(VirnucError):
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def score(model: Mlp, features: np.ndarray, batch_rows: int = 4096) -> np.ndarray:
-    """Softmax over (other, virus), each row by itself.
+    """Softmax over (other, virus), (n, 2) float32, of features (n, d) float32, which may be memory-mapped.
 
-    Args:
-        model: put into eval mode; scores on its device.
-        features: (n, d) float32; may be memory-mapped.
-        batch_rows: rows scored at once; changes no score by more than rounding.
-
-    Returns:
-        (n, 2) float32: score_other, score_virus.
+    The model is put into eval mode; `batch_rows` changes no score by more than rounding.
 
     Raises:
         ScoringError: the rows have another width or type, or a score is not finite.
@@ -64,8 +57,8 @@ class ServingClassifier:
     def load(
         cls,
         folder: Path,
-        encoders: Mapping[Alphabet, Mapping[str, str]],
-        dims: Mapping[Alphabet, int],
+        encoders: Mapping[str, Mapping[str, str]],
+        dims: Mapping[str, int],
         chunk_length: int,
     ) -> ServingClassifier:
         """Load a classifier for features of these encoders (arguments as of `require_match`).

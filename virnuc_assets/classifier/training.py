@@ -47,7 +47,7 @@ OnEpoch = Callable[[int, Mapping[str, float]], None]
 Sides = tuple[Alphabet, ...]
 BOTH: Sides = ("dna", "protein")
 _EXAMPLE_ROWS = 2
-# What a GPU's free memory may hold of rows; the rest is for batches and libraries.
+# Of a GPU's free memory for rows; the rest is for batches and libraries.
 _RESIDENT_SHARE = 0.8
 # A random 16-bit integer decides whether a hidden value is kept; torch draws four of them at once.
 _LEVELS, _LOWEST = 2**16, -(2**15)
@@ -61,19 +61,12 @@ class TrainingError(VirnucError):
 
 @dataclass(frozen=True)
 class TrainedClassifier:
-    """The best epoch's model, in eval mode on the CPU, and the way to it.
-
-    Attributes:
-        model: weights of `best_epoch`.
-        best_epoch: 1-based epoch of the lowest validation loss.
-        history: one mapping per epoch: train_loss, validation_loss, validation_accuracy, learning_rate.
-        temperature: at which the model's scores of the validation rows are likeliest.
-    """
+    """The model of the epoch with the lowest validation loss, in eval mode on the CPU, and how it was found."""
 
     model: Mlp
-    best_epoch: int
-    history: list[dict[str, float]]
-    temperature: float
+    best_epoch: int  # 1-based
+    history: list[dict[str, float]]  # of each epoch train_loss, validation_loss, validation_accuracy, learning_rate
+    temperature: float  # at which the model's scores of the validation rows are likeliest
 
 
 def data_digest(features: Mapping[str, Path], split: Path, training: TrainingSettings, sides: Sides = BOTH) -> str:
@@ -85,25 +78,15 @@ def data_digest(features: Mapping[str, Path], split: Path, training: TrainingSet
 
 @dataclass(frozen=True)
 class Fit:
-    """What a variant's classifier is trained on.
-
-    Attributes:
-        variant: the pair of encoders.
-        encoders: their fingerprints, by side.
-        features: features tables by shard, already found to be current.
-        split: the split table.
-        chunk_length: nt.
-        training: the recipe.
-        sides: whose columns are trained on and scored by: dna, protein, or both; a classifier that is saved reads both.
-    """
+    """What a variant's classifier is trained on."""
 
     variant: Variant
-    encoders: Mapping[str, Mapping[str, str]]
-    features: Mapping[str, Path]
+    encoders: Mapping[str, Mapping[str, str]]  # fingerprints
+    features: Mapping[str, Path]  # tables by shard, already found to be current
     split: Path
     chunk_length: int
     training: TrainingSettings
-    sides: Sides = BOTH
+    sides: Sides = BOTH  # whose columns are trained on and scored by; a classifier that is saved reads both
 
     def found_in(self, folder: Path) -> ClassifierDescription | None:
         """The description of a classifier that this very fit made, if the folder holds it."""
@@ -117,16 +100,9 @@ class Fit:
         return description if same and description.chunk_length == self.chunk_length else None
 
     def train(self, scratch: Path, on_epoch: OnEpoch | None = None, device: str = "cpu") -> TrainedClassifier:
-        """Train on balanced rows of the training split, stopped on balanced rows of the validation split.
+        """Train on balanced rows of the training split, stopped on balanced rows of the validation split (see `train`).
 
-        Args:
-            scratch: an empty folder with room for the rows.
-            on_epoch: as of `train`.
-            device: as of `train`.
-
-        Raises:
-            DiskFull: too little room.
-            TrainingError: the training diverged.
+        The rows are copied into the scratch folder.
         """
         rows = []
         for split, drawn in self.drawn.items():
@@ -135,25 +111,19 @@ class Fit:
         return train(rows[0], rows[1], self.training, on_epoch, device)
 
     def scored(self, model: Mlp, split: Split) -> pa.Table:
-        """All rows of a split, scored by the columns that are trained on.
-
-        Returns:
-            The features' columns but the vector, then score_other and score_virus, float32; in the features' order.
-        """
+        """All rows of a split in the features' order: their columns but the vector, score_other and score_virus."""
         parts = []
         for rows in rows_of_split(self.features.values(), self._schema, read_table(self.split), split):
             scores = score(model, np.ascontiguousarray(vectors_of(rows)[:, self.columns]))  # (b, 2)
-            known = rows.drop_columns("vector")
-            for column, name in enumerate(("score_other", "score_virus")):
-                known = known.append_column(name, pa.array(scores[:, column]))
-            parts.append(known)
+            known = rows.drop_columns("vector").append_column("score_other", pa.array(scores[:, 0]))
+            parts.append(known.append_column("score_virus", pa.array(scores[:, 1])))
         return pa.concat_tables(parts)
 
     def describe(self, trained: TrainedClassifier) -> ClassifierDescription:
         """What is written next to the weights."""
         return ClassifierDescription(
             variant=self.variant.name,
-            encoders={"dna": dict(self.encoders["dna"]), "protein": dict(self.encoders["protein"])},
+            encoders={side: dict(fingerprint) for side, fingerprint in self.encoders.items()},
             **self.dims,
             chunk_length=self.chunk_length,
             seed=self.training.seed,
@@ -184,9 +154,8 @@ class Fit:
         """Of training and validation: rows, rows by label and group, and those that could have been drawn."""
         found: dict[str, Any] = {}
         for split, drawn in self.drawn.items():
-            found[f"{split}_rows"] = len(drawn.labels)
-            found[f"{split}_rows_by_group"] = dict(drawn.counts)
-            found[f"{split}_rows_available"] = dict(drawn.available)
+            found |= {f"{split}_rows": len(drawn.labels), f"{split}_rows_by_group": dict(drawn.counts)}
+            found |= {f"{split}_rows_available": dict(drawn.available)}
         return found
 
     def example(self) -> np.ndarray:
@@ -198,11 +167,10 @@ class Fit:
     @cached_property
     def drawn(self) -> dict[Split, Drawn]:
         """The balanced rows of training and validation, drawn once."""
-        table, splits = read_table(self.split, split_schema()), ("train", "validation")
+        table, seed = read_table(self.split, split_schema()), self.training.seed
+        splits: tuple[Split, Split] = ("train", "validation")
         records = {split: records_of_split(table, split) for split in splits}
-        return {
-            split: draw(self.features.values(), self._schema, records[split], self.training.seed) for split in splits
-        }
+        return {split: draw(self.features.values(), self._schema, records[split], seed) for split in splits}
 
     @property
     def columns(self) -> slice:
@@ -218,9 +186,8 @@ class Fit:
     @cached_property
     def dims(self) -> dict[str, int]:
         """dna_dim, protein_dim and merged_dim, as the tables have them."""
-        recipe = read_recipe(next(iter(self.features.values())))
-        dna_dim, protein_dim = recipe["dims"]["dna"], recipe["dims"]["protein"]
-        return {"dna_dim": dna_dim, "protein_dim": protein_dim, "merged_dim": dna_dim + protein_dim}
+        dims = read_recipe(next(iter(self.features.values())))["dims"]
+        return {"dna_dim": dims["dna"], "protein_dim": dims["protein"], "merged_dim": dims["dna"] + dims["protein"]}
 
     @cached_property
     def _schema(self) -> pa.Schema:
@@ -241,9 +208,9 @@ def train(
     Args:
         rows: what is trained on, at least two.
         validation: what decides the best epoch and the temperature; no relatives of `rows`.
-        settings: the recipe.
+        settings: hyperparameters.
         on_epoch: called after every epoch with its 1-based number and its entry of the history.
-        device: where to train; features are held there where they fit.
+        device: where to train; features are copied there where they fit.
 
     Raises:
         TrainingError: a loss is not finite.
@@ -252,12 +219,12 @@ def train(
         torch.manual_seed(settings.seed)
         model = Mlp(rows.features.shape[1], settings.hidden, settings.dropout).to(device)
         loop = EpochLoop(model, rows, settings)
-    held = _held(validation.features, model.hidden_layer.weight.device)
+    resident = _resident(validation.features, model.hidden_layer.weight.device)
     history: list[dict[str, float]] = []
     best_epoch, best_loss, best_weights = 0, math.inf, model.state_dict()
     for epoch in range(1, settings.max_epochs + 1):
         rate = settings.learning_rate * settings.step_gamma ** ((epoch - 1) // settings.step_epochs)
-        metrics = {"train_loss": loop.epoch(rate), **_losses(_logits(model, held), validation.labels)}
+        metrics = {"train_loss": loop.epoch(rate), **_losses(_logits(model, resident), validation.labels)}
         metrics["learning_rate"] = rate
         if not all(map(math.isfinite, metrics.values())):
             raise TrainingError(f"epoch {epoch}: a loss is not finite: {metrics}; lower learning_rate")
@@ -270,7 +237,7 @@ def train(
         elif epoch - best_epoch >= settings.patience:
             break
     model.load_state_dict(best_weights)
-    logits = _logits(model, held).numpy()
+    logits = _logits(model, resident).numpy()
     temperature = fit_temperature(logits[:, 1] - logits[:, 0], validation.labels)
     return TrainedClassifier(model.cpu().eval(), best_epoch, history, temperature)
 
@@ -291,7 +258,7 @@ def _losses(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-def _held(features: np.ndarray, device: torch.device) -> Tensor:
+def _resident(features: np.ndarray, device: torch.device) -> Tensor:
     """Rows on a GPU where they fit there; else where they are, mapped or not."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # they are only read
@@ -307,7 +274,7 @@ class EpochLoop:
         """Train on the model's device. The seed of dropout is drawn from torch's own generator."""
         weight = model.hidden_layer.weight
         self.model, self._device, self._batch_rows = model, weight.device, settings.batch_rows
-        self._features = _held(rows.features, weight.device)
+        self._features = _resident(rows.features, weight.device)
         self._truth = F.one_hot(torch.tensor(rows.labels), 2).t().to(weight)  # (2, n)
         self._order = torch.Generator().manual_seed(settings.seed)
         dropout = torch.Generator(weight.device).manual_seed(int(torch.randint(2**31, ())))
@@ -340,10 +307,10 @@ class SgdStep:
 
     At VirNucPro's 32 rows, autograd and torch.optim.SGD(fused=True) take twice the time of these steps on two cores, at
     2,048 columns as at 80: it goes into calls, and into writing and reading gradients as large as the hidden weights.
-    Here that gradient is never written down: its product is added onto the momentum (`velocity = momentum * velocity +
+    Here that gradient is never written: its product is added onto the momentum (`velocity = momentum * velocity +
     grad`, `weight -= rate * velocity`). A product that scales what it is added onto takes twice as long in MKL, so the
-    velocity is held in units that shrink with the momentum, and is brought back to ones now and then. The hidden layer
-    is held transposed, (hidden, b): so both large products are fast, and means over rows are products with a vector.
+    velocity is in units that shrink with the momentum, and is brought back to ones now and then. The hidden layer
+    is transposed, (hidden, b): so both large products are fast, and means over rows are products with a vector.
 
     The hidden layer's bias is left as it is: BatchNorm takes it away again, so its gradient is zero.
     The rate of dropout is exact to 2^-16.
@@ -367,13 +334,9 @@ class SgdStep:
         self._kept = min(round((1.0 - model.dropout.p) * _LEVELS), _LEVELS - 1) if model.dropout.p else _LEVELS
 
     def __call__(self, features: Tensor, truth: Tensor, rate: float, logits: Tensor) -> None:
-        """One batch of at least two rows.
+        """One batch of at least two rows: features (b, dim), truth (2, b) with 1 at each row's class, learning rate.
 
-        Args:
-            features: (b, dim).
-            truth: (2, b), 1 at each row's class.
-            rate: learning rate.
-            logits: (2, b), written: what the model said before the step, under dropout.
+        Writes the model's logits (2, b) before the step, under dropout.
         """
         gamma, beta, out, out_bias = self._small
         rows = features.shape[0]

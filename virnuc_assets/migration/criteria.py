@@ -70,7 +70,7 @@ class Criterion:
     ) -> Criterion:
         """A number with its interval held against the rule; without an interval the number alone decides."""
         ends = (value if low is None else low, value if high is None else high)
-        held = [_HOLDS[self.comparison](end, self.threshold) for end in ends]
+        held = [_HOLDS[self.comparison](end, self.threshold or 0.0) for end in ends]
         outcome: Outcome = "met" if all(held) else "inconclusive" if any(held) else "failed"
         return replace(self, outcome=outcome, explanation=explanation, value=value, low=low, high=high, note=note)
 

@@ -247,8 +247,8 @@ def variant_speed_lines(decision: Decision) -> list[tuple[str, str, float, tuple
             rows = [row for row in (*ours, *theirs) if row]
             if variant is base or len(rows) < 2 * len(sides):
                 continue
-            seconds = [[row["round_seconds"] for row in side if row] for side in (ours, theirs)]
-            ratio, low, high = speed_ratio(*seconds, decision.settings["confidence"])
+            one, other = ([row["round_seconds"] for row in side if row] for side in (ours, theirs))
+            ratio, low, high = speed_ratio(one, other, decision.settings["confidence"])
             small = any(row["encoder"].endswith(MINIATURE_SUFFIX) for row in rows)
             lines.append((variant.variant, what, ratio, (low, high), "miniature" if small else ""))
     return lines
