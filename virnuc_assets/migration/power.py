@@ -29,37 +29,23 @@ _COUNTS_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True)
 class Chance:
-    """How often studies end in GO and in NO-GO; the others are NO DECISION.
+    """How often studies end in GO and in NO-GO; the others are NO DECISION."""
 
-    Attributes:
-        lost_in: "nothing", "all rows", or the group that lost.
-        margins: how many of its margins it lost.
-    """
-
-    lost_in: str
-    margins: int
+    lost_in: str  # "nothing", "all rows", or the group that lost
+    margins: int  # how many of its margins it lost
     go: float
     no_go: float
 
 
 @dataclass(frozen=True)
 class Power:
-    """Chances for the clusters and groups of one test set.
+    """Chances for the clusters and groups of one test set."""
 
-    Attributes:
-        clusters: of the test set.
-        chances: of equal models first, then of losses in all rows, then in the tested group with fewest clusters.
-        clusters_wanted: smallest of the tried numbers of clusters from which equal models get GO in 90 %; None if no
-            tried number does.
-        most_tried: the largest number that was tried.
-        studies: drawn for each chance.
-    """
-
-    clusters: int
-    chances: tuple[Chance, ...]
-    clusters_wanted: int | None
+    clusters: int  # of the test set
+    chances: tuple[Chance, ...]  # equal models, losses in all rows, losses in the tested group with fewest clusters
+    clusters_wanted: int | None  # fewest of those tried with which equal models get GO in 90 %, if any
     most_tried: int
-    studies: int
+    studies: int  # drawn for each chance
 
 
 def power(paired: PairedRows, settings: DecisionSettings) -> Power | None:
@@ -81,13 +67,10 @@ def power(paired: PairedRows, settings: DecisionSettings) -> Power | None:
     chances = tuple(
         Chance(name, times, *_chance(generator, counts, clusters, lost, settings)) for name, times, lost in cases
     )
-    return Power(
-        clusters=clusters,
-        chances=chances,
-        clusters_wanted=_clusters_wanted(generator, counts, settings),
-        most_tried=_SIZES[-1],
-        studies=settings.power_studies,
-    )
+    nothing = np.zeros(groups)
+    sizes = (size for size in _SIZES if size >= settings.min_test_clusters)
+    wanted = (size for size in sizes if _chance(generator, counts, size, nothing, settings)[0] >= WANTED)
+    return Power(clusters, chances, next(wanted, None), _SIZES[-1], settings.power_studies)
 
 
 def outcomes(studies: Floats, settings: DecisionSettings, rounds: int = _ROUNDS) -> tuple[np.ndarray, np.ndarray]:
@@ -143,9 +126,3 @@ def _chance(
         gos, no_gos = outcomes(draw_studies(generator, counts, some, clusters, lost), settings)
         go, no_go = go + int(gos.sum()), no_go + int(no_gos.sum())
     return go / settings.power_studies, no_go / settings.power_studies
-
-
-def _clusters_wanted(generator: np.random.Generator, counts: Floats, settings: DecisionSettings) -> int | None:
-    nothing = np.zeros(counts.shape[1])
-    sizes = (size for size in _SIZES if size >= settings.min_test_clusters)
-    return next((size for size in sizes if _chance(generator, counts, size, nothing, settings)[0] >= WANTED), None)
