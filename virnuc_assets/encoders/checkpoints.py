@@ -73,10 +73,8 @@ def files_read(folder: Path) -> list[Path]:
 def files_chosen(names: set[str], read_index: Any, where: str) -> list[str]:  # noqa: ANN401 - a function of a name
     """Which of a folder's or repository's files are read: config, tokenizer, and safetensors or else torch files.
 
-    Args:
-        names: All file names.
-        read_index: The content of an index of sharded weights, by its name; None of a link to nothing.
-        where: What messages name.
+    `read_index` gives the content of an index of sharded weights by its name, None of a link to nothing; `where` is
+    what messages name.
     """
     chosen = [CONFIG_FILE, *(name for name in TOKENIZER_OPTIONS if name in names)]
     vocabulary = [name for name in VOCABULARY_FILES if name in names][:1]
@@ -97,14 +95,9 @@ def files_chosen(names: set[str], read_index: Any, where: str) -> list[str]:  # 
 
 
 def find_checkpoint(spec: EncoderSpec, checkpoints: Path) -> Path | None:
-    """Folder to load from; its files are those that set-up verified, as far as sizes and modification times show.
+    """Folder to load an encoder from, as virnuc.lock has it; None for one without weights.
 
-    Args:
-        spec: The encoder, as virnuc.lock has it.
-        checkpoints: Folder of the checkpoints made here and of `verified.json`.
-
-    Returns:
-        The folder, or None for an encoder without weights. No network is used, and no content read.
+    Its files are those that set-up verified, as far as sizes and modification times show. Uses no network.
 
     Raises:
         CheckpointMissingError: it is not there; the message says how to get it.

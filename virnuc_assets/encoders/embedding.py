@@ -47,16 +47,13 @@ class _Batches:
 def embed(
     encoder: Encoder, sequences: Sequence[str], progress: Progress | None = None, ids: Sequence[str] | None = None
 ) -> NDArray[np.float32]:
-    """Embed sequences in groups of equally many tokens.
+    """Embed upper-case sequences in groups of equally many tokens: (n, dim) float32, in input order.
 
     Args:
         encoder: Its token budget bounds a batch, a longer sequence is a batch of its own.
-        sequences: Upper-case sequences of the encoder's alphabet.
+        sequences: Of the encoder's alphabet.
         progress: Called after each batch with the count of sequences done in it.
         ids: Names of the sequences for error messages; their positions without.
-
-    Returns:
-        (n, dim) float32, in input order.
 
     Raises:
         AlphabetError: a sequence is empty, has unknown letters, or is DNA for a protein encoder.

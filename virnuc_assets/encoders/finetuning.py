@@ -89,7 +89,7 @@ def finetune(job: FinetuneJob, work: Path, out: Path, log: Log) -> dict[str, Any
     the same result; masked modelling that is resumed within an epoch (`eval_steps`) draws other masks.
 
     Args:
-        job: What is trained, on what.
+        job: What is trained.
         work: Folder for the checkpoints of this fine-tuning; all else in it is deleted, and itself at the end.
         out: Gets config, weights, tokenizer, `adapters/` (peft, with the frame head) and `finetuning.json`, whose
             content is returned; replaced as a whole, or untouched.

@@ -46,9 +46,7 @@ class Encoder:
     """A model with its tokenization and its pooling.
 
     Attributes:
-        dim: Width of its vectors, as the checkpoint has it.
-        fingerprint: What its numbers depend on.
-        token_budget: Tokens a batch; halved when the device's memory runs out.
+        token_budget: Tokens per batch; halved when the device's memory runs out.
         window_rows: Rows that are read, embedded and written at a time: some batches of common lengths.
     """
 

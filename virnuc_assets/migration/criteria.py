@@ -36,34 +36,22 @@ _ONE_CLUSTER = ("all test rows are one cluster of relatives, so no interval can 
 class Criterion:
     """A rule that is fixed before any number is seen, and what the evidence says about it.
 
-    Attributes:
-        name: what is true when it is met.
-        question: the same for a reader.
-        comparison: how the judged number relates to the threshold; empty where the answer is yes or no.
-        threshold: from the settings, fixed beforehand.
-        unit: "fraction" (of 1), "times" (a ratio), or "".
-        outcome: "met" where the whole interval holds; "failed" where none of it does; "inconclusive" between;
-            "missing" where the evidence does not allow to judge.
-        explanation: one sentence with the number that was judged.
-        value: the point estimate.
-        low: lower bound of its interval.
-        high: upper bound of its interval.
-        missing: each piece of evidence that is lacking; empty unless the outcome is "missing".
-        note: printed next to the number, e.g. "miniature".
+    Its outcome is "met" where the whole interval holds; "failed" where none of it does; "inconclusive" between;
+    "missing" where the evidence does not allow to judge.
     """
 
-    name: str
-    question: str
-    comparison: Literal["<=", ">=", ">", ""] = ""
-    threshold: float | None = None
+    name: str  # what is true when it is met
+    question: str  # the same for a reader
+    comparison: Literal["<=", ">=", ">", ""] = ""  # of the number and the threshold; empty for yes or no
+    threshold: float | None = None  # from the settings
     unit: Literal["fraction", "times", ""] = ""
     outcome: Outcome = "missing"
-    explanation: str = ""
+    explanation: str = ""  # one sentence with the number that was judged
     value: float | None = None
-    low: float | None = None
+    low: float | None = None  # bounds of its interval
     high: float | None = None
-    missing: Gaps = ()
-    note: str = ""
+    missing: Gaps = ()  # each piece of evidence that is lacking
+    note: str = ""  # printed next to the number, e.g. "miniature"
 
     def judged(
         self, explanation: str, value: float, low: float | None = None, high: float | None = None, note: str = ""

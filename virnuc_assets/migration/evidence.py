@@ -17,23 +17,14 @@ MINIATURE_SUFFIX = "_miniature"
 
 @dataclass(frozen=True)
 class VariantEvidence:
-    """What is stored of one variant, i.e. of one pair of encoders and the classifier on top of it.
-
-    Attributes:
-        variant: the variant's name, e.g. "fastesm2".
-        dna_name: name of its nucleotides' encoder in the graph, a key of the benchmark.
-        protein_name: name of its proteins' encoder in the graph, a key of the benchmark.
-        predictions: test rows as the evaluation stored them (`evaluation_schema`), in any order; None if not stored.
-        description: the classifier's JSON (`ClassifierDescription`); None if not stored.
-        problems: what is absent or stale, each a sentence: "esm2_3b_evaluation has not been materialized".
-    """
+    """What is stored of one variant, i.e. of one pair of encoders and the classifier on top of it."""
 
     variant: str
-    dna_name: str
-    protein_name: str
-    predictions: pa.Table | None = None
-    description: Mapping[str, Any] | None = None
-    problems: tuple[str, ...] = ()
+    dna_name: str  # of its nucleotides' encoder in the graph, a key of the benchmark
+    protein_name: str  # likewise of its proteins' encoder
+    predictions: pa.Table | None = None  # test rows (`evaluation_schema`), in any order
+    description: Mapping[str, Any] | None = None  # JSON of `ClassifierDescription`
+    problems: tuple[str, ...] = ()  # what is absent or stale, e.g. "esm2_3b_evaluation has not been materialized"
 
     @property
     def gaps(self) -> tuple[str, ...]:
@@ -55,27 +46,16 @@ class VariantEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything a decision is computed from; two equal values give two equal decisions, byte for byte.
-
-    Attributes:
-        candidate: the variant that wants to replace the baseline.
-        baseline: the variant in use.
-        floor: the composition features that a language model has to beat.
-        beside: further variants to show; nothing is judged by them.
-        ablations: encoder → test rows, as `VariantEvidence.predictions`, scored by its vectors alone.
-        benchmark: encoder → what `benchmark_encoders` measured; None if not stored.
-        benchmark_problems: what is absent or stale of the benchmark.
-        environment: further facts to show in the report (versions, data digests); nothing is judged by them.
-    """
+    """Everything a decision is computed from; two equal values give two equal decisions, byte for byte."""
 
     candidate: VariantEvidence
     baseline: VariantEvidence
-    floor: VariantEvidence
-    beside: tuple[VariantEvidence, ...] = ()
-    ablations: Mapping[str, pa.Table] = field(default_factory=dict)
-    benchmark: Mapping[str, Mapping[str, Any]] | None = None
+    floor: VariantEvidence  # the k-mer baseline, which a language model has to beat
+    beside: tuple[VariantEvidence, ...] = ()  # shown, not judged
+    ablations: Mapping[str, pa.Table] = field(default_factory=dict)  # encoder → test rows scored by its vectors alone
+    benchmark: Mapping[str, Mapping[str, Any]] | None = None  # encoder → what `benchmark_encoders` measured
     benchmark_problems: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)  # versions and the like; shown, not judged
 
     @property
     def variants(self) -> dict[str, VariantEvidence]:
