@@ -8,7 +8,6 @@ patience runs out; none of this is done here.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,8 +46,6 @@ OnEpoch = Callable[[int, Mapping[str, float]], None]
 Sides = tuple[Alphabet, ...]
 BOTH: Sides = ("dna", "protein")
 _EXAMPLE_ROWS = 2
-# Of a GPU's free memory for rows; the rest is for batches and libraries.
-_RESIDENT_SHARE = 0.8
 # A random 16-bit integer decides whether a hidden value is kept; torch draws four of them at once.
 _LEVELS, _LOWEST = 2**16, -(2**15)
 # Smaller units of the velocity are brought back to ones: far from where float32 ends.
@@ -210,7 +207,7 @@ def train(
         validation: what decides the best epoch and the temperature; no relatives of `rows`.
         settings: hyperparameters.
         on_epoch: called after every epoch with its 1-based number and its entry of the history.
-        device: where to train; features are copied there where they fit.
+        device: where to train.
 
     Raises:
         TrainingError: a loss is not finite.
@@ -219,12 +216,11 @@ def train(
         torch.manual_seed(settings.seed)
         model = Mlp(rows.features.shape[1], settings.hidden, settings.dropout).to(device)
         loop = EpochLoop(model, rows, settings)
-    resident = _resident(validation.features, model.hidden_layer.weight.device)
     history: list[dict[str, float]] = []
     best_epoch, best_loss, best_weights = 0, math.inf, model.state_dict()
     for epoch in range(1, settings.max_epochs + 1):
         rate = settings.learning_rate * settings.step_gamma ** ((epoch - 1) // settings.step_epochs)
-        metrics = {"train_loss": loop.epoch(rate), **_losses(_logits(model, resident), validation.labels)}
+        metrics = {"train_loss": loop.epoch(rate), **_losses(_logits(model, validation.features), validation.labels)}
         metrics["learning_rate"] = rate
         if not all(map(math.isfinite, metrics.values())):
             raise TrainingError(f"epoch {epoch}: a loss is not finite: {metrics}; lower learning_rate")
@@ -237,16 +233,17 @@ def train(
         elif epoch - best_epoch >= settings.patience:
             break
     model.load_state_dict(best_weights)
-    logits = _logits(model, resident).numpy()
+    logits = _logits(model, validation.features).numpy()
     temperature = fit_temperature(logits[:, 1] - logits[:, 0], validation.labels)
     return TrainedClassifier(model.cpu().eval(), best_epoch, history, temperature)
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
-def _logits(model: Mlp, features: Tensor) -> Tensor:
+def _logits(model: Mlp, features: np.ndarray) -> Tensor:
     """(n, 2) float64 on the CPU, of the model in eval mode."""
-    device = model.eval().hidden_layer.weight.device
-    return torch.cat([model(window.to(device)).double().cpu() for window in torch.split(features, WINDOW_ROWS)])
+    device, starts = model.eval().hidden_layer.weight.device, range(0, len(features), WINDOW_ROWS)
+    windows = (torch.tensor(features[start : start + WINDOW_ROWS], device=device) for start in starts)
+    return torch.cat([model(window).double().cpu() for window in windows])
 
 
 def _losses(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
@@ -258,15 +255,6 @@ def _losses(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-def _resident(features: np.ndarray, device: torch.device) -> Tensor:
-    """Rows on a GPU where they fit there; else where they are, mapped or not."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # they are only read
-        rows = torch.from_numpy(features)
-    fits = device.type == "cuda" and features.nbytes <= _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
-    return rows.to(device) if fits else rows
-
-
 class EpochLoop:
     """Epochs of a model over rows in shuffled batches; what it takes from one to the next is its momentum."""
 
@@ -274,7 +262,7 @@ class EpochLoop:
         """Train on the model's device. The seed of dropout is drawn from torch's own generator."""
         weight = model.hidden_layer.weight
         self.model, self._device, self._batch_rows = model, weight.device, settings.batch_rows
-        self._features = _resident(rows.features, weight.device)
+        self._features = np.asarray(rows.features)  # a memmap is slower to index
         self._truth = F.one_hot(torch.tensor(rows.labels), 2).t().to(weight)  # (2, n)
         self._order = torch.Generator().manual_seed(settings.seed)
         dropout = torch.Generator(weight.device).manual_seed(int(torch.randint(2**31, ())))
@@ -284,12 +272,11 @@ class EpochLoop:
         """Train on every row once; returns the mean loss over rows, each as it was before its batch's step."""
         order = torch.randperm(self._truth.shape[1], generator=self._order)
         truth = self._truth.index_select(1, order.to(self._device))  # (2, n)
-        logits = torch.empty_like(truth)
-        order = order.to(self._features.device)
+        logits, rows = torch.empty_like(truth), order.numpy()
         end = 0
-        for size in batch_sizes(len(order), self._batch_rows):
+        for size in batch_sizes(len(rows), self._batch_rows):
             start, end = end, end + size
-            batch = self._features.index_select(0, order[start:end]).to(self._device)
+            batch = torch.from_numpy(self._features[rows[start:end]]).to(self._device)
             self._step(batch, truth[:, start:end], rate, logits[:, start:end])
         return float(F.cross_entropy(logits.t().double(), truth.t().double()))
 
