@@ -1,4 +1,4 @@
-"""Trains VirNucPro's MLP on the features and the split of a variant, by VirNucPro's recipe.
+"""Trains VirNucPro's MLP on the features and the split of a variant, with VirNucPro's hyperparameters.
 
 Early stopping is decided by rows of no relative of a training or test record. Upstream (train.py) the test rows decide
 when to stop, the best weights are kept by reference (so that the last ones are saved), and nothing is saved unless the
@@ -67,10 +67,10 @@ class TrainedClassifier:
 
 
 def data_digest(features: Mapping[str, Path], split: Path, training: TrainingSettings, sides: Sides = BOTH) -> str:
-    """Digest of all that decides a classifier's weights: feature rows and their columns, split, recipe."""
+    """Digest of all that decides a classifier's weights: feature rows and their columns, split, settings."""
     contents = {shard: content_digest(path) for shard, path in features.items()}
-    recipe = {"training": training.model_dump(), "sides": sides}
-    return digest_of({"features": contents, "split": content_digest(split), **recipe})
+    settings = {"training": training.model_dump(), "sides": sides}
+    return digest_of({"features": contents, "split": content_digest(split), **settings})
 
 
 @dataclass(frozen=True)

@@ -128,8 +128,8 @@ def load_folder(spec: EncoderSpec, folder: Path, dtype: torch.dtype, device: tor
     model = load_model(spec, folder, dtype)
     if len(tokenizer) > model.config.vocab_size:
         raise CheckpointError(f"{folder}: {len(tokenizer)} tokens, but {CONFIG_FILE} has {model.config.vocab_size}")
-    letters = NUCLEOTIDES if spec.alphabet == "dna" else AMINO_ACIDS
-    if unknown := set(letters) - tokenizer.get_vocab().keys():
+    residues = NUCLEOTIDES if spec.alphabet == "dna" else AMINO_ACIDS
+    if unknown := set(residues) - tokenizer.get_vocab().keys():
         raise CheckpointError(f"{folder}: the vocabulary lacks {', '.join(sorted(unknown))}; copy it again")
     if spec.architecture == "esm":
         model = model.fuse()
@@ -224,10 +224,10 @@ def _refuse_misfits(folder: Path, model: nn.Module, found: dict[str, Any]) -> No
 
 def tokenization(spec: EncoderSpec, tokenizer: Any) -> Tokenize:  # noqa: ANN401
     """Sequences to token ids, as the tokenizer of the encoder's checkpoint gives them."""
-    return letters_to_ids(tokenizer) if spec.architecture == "esm" else _byte_pairs(tokenizer)
+    return residues_to_ids(tokenizer) if spec.architecture == "esm" else _byte_pairs(tokenizer)
 
 
-def letters_to_ids(tokenizer: Any) -> Tokenize:  # noqa: ANN401
+def residues_to_ids(tokenizer: Any) -> Tokenize:  # noqa: ANN401
     """One token a residue between BOS and EOS; a letter that the vocabulary lacks (J) is the unknown token.
 
     As EsmTokenizer does, at a hundred times its 2,000 proteins a second, which would keep a GPU waiting.
@@ -239,8 +239,8 @@ def letters_to_ids(tokenizer: Any) -> Tokenize:  # noqa: ANN401
     begin, end = [tokenizer.cls_token_id], [tokenizer.eos_token_id]
 
     def tokenize(sequences: Sequence[str]) -> list[TokenIds]:
-        letters = (np.frombuffer(sequence.encode("ascii"), dtype=np.uint8) for sequence in sequences)
-        return [np.concatenate([begin, table[each], end]) for each in letters]
+        residues = (np.frombuffer(sequence.encode("ascii"), dtype=np.uint8) for sequence in sequences)
+        return [np.concatenate([begin, table[each], end]) for each in residues]
 
     return tokenize
 

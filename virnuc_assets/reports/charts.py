@@ -38,7 +38,7 @@ _VARIABLES = (
 # Colours that matplotlib can draw, each replaced by a CSS variable, so that the page's theme decides.
 COLOUR = {name: f"#0102{i:02x}" for i, name in enumerate(_VARIABLES)}
 _SETTINGS = {
-    "svg.fonttype": "none",  # letters stay letters
+    "svg.fonttype": "none",  # text stays text
     "text.parse_math": False,  # a group's name may hold dollar signs
     "font.size": 10,
     "axes.edgecolor": COLOUR["rule"],
@@ -85,14 +85,14 @@ def to_svg(name: str, size: tuple[float, float], paint: Callable[[Figure], None]
         An `<svg>` element without metadata, date, comments or outside references.
     """
     with mpl.rc_context({**_SETTINGS, "svg.hashsalt": name}), warnings.catch_warnings():
-        # The browser draws the letters, so what matplotlib's own font lacks is not missed.
+        # The browser draws the text, so what matplotlib's own font lacks is not missed.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
         figure = Figure(figsize=size, layout="constrained")
         paint(figure)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = re.sub(r"<!--.*?-->", "", out.getvalue(), flags=re.DOTALL)
-    # Inside of tags only: what stands between them is text, and may be anything.
+    # Only inside tags: between them is text, which may be anything.
     return re.sub(r"<[^>]*>", lambda tag: _themed(tag[0], name), text[text.index("<svg") :]).strip()
 
 

@@ -298,7 +298,7 @@ def interval_text(criterion: Criterion) -> str:
 
 
 def threshold_text(criterion: Criterion) -> str:
-    """The rule in signs, e.g. "≤ 0.05"."""
+    """The rule in symbols, e.g. "≤ 0.05"."""
     if criterion.threshold is None:
         return "yes or no"
     sign = {"<=": "≤", ">=": "≥", ">": ">"}[criterion.comparison]
