@@ -18,7 +18,7 @@ from virnuc_assets.storage.schemas import features_schema, predictions_schema, v
 
 
 class ScoringError(VirnucError):
-    """Feature rows that do not fit the classifier."""
+    """Scores that are not finite."""
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
@@ -28,13 +28,8 @@ def score(model: Mlp, features: np.ndarray, batch_rows: int = 4096) -> np.ndarra
     The model is put into eval mode; `batch_rows` changes no score by more than rounding.
 
     Raises:
-        ScoringError: the rows have another width or type, or a score is not finite.
+        ScoringError: a score is not finite.
     """
-    if features.ndim != 2 or features.shape[1] != model.dim or features.dtype != np.float32:
-        raise ScoringError(
-            f"expected features (n, {model.dim}) float32 as the classifier was trained on, "
-            f"found {features.shape} {features.dtype}; use features made by the same pair of encoders"
-        )
     model.eval()
     device = model.hidden_layer.weight.device
     scores = np.empty((len(features), 2), dtype=np.float32)
