@@ -50,11 +50,7 @@ class ServingClassifier:
 
     @classmethod
     def load(
-        cls,
-        folder: Path,
-        encoders: Mapping[str, Mapping[str, str]],
-        dims: Mapping[str, int],
-        chunk_length: int,
+        cls, folder: Path, encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int], chunk_length: int
     ) -> ServingClassifier:
         """Load a classifier for features of these encoders (arguments as of `require_match`).
 

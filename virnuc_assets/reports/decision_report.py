@@ -36,12 +36,7 @@ METRICS = {
 }
 MAIN_METRICS = ("accuracy", "f1", "mcc", "auroc", "average_precision")
 OUTCOMES = {"met": "✓ met", "failed": "✗ failed", "inconclusive": "? inconclusive", "missing": "– missing"}
-GROUP_WORDS = {
-    "lost": "✗ lost more",
-    "worse": "? worse",
-    "no loss shown": "✓ no loss",
-    "too few clusters": "too few",
-}
+GROUP_WORDS = {"lost": "✗ lost more", "worse": "? worse", "no loss shown": "✓ no loss", "too few clusters": "too few"}
 GROUP_CLASSES = {"lost": "failed", "worse": "inconclusive", "no loss shown": "met", "too few clusters": "soft"}
 NOTHING = "–"
 MINUS = "−"
@@ -85,10 +80,7 @@ def markdown_summary(decision: Decision) -> str:
     """A short account for a metadata field: outcome, reasons, one line for each criterion."""
     lines = [f"## {decision.outcome}", ""]
     if decision.miniatures:
-        lines += [
-            f"**Miniature encoders: {MINIATURE_WARNING}.** ({cell(', '.join(decision.miniatures))})",
-            "",
-        ]
+        lines += [f"**Miniature encoders: {MINIATURE_WARNING}.** ({cell(', '.join(decision.miniatures))})", ""]
     lines += [f"- {cell(reason)}" for reason in decision.reasons]
     if decision.next_step:
         lines += ["", f"Next step: {cell(decision.next_step)}"]

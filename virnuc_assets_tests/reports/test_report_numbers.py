@@ -8,17 +8,7 @@ from virnuc_assets.reports import decision_report as views
 from virnuc_assets.reports.decision_report import METRICS, percent, probability, score, signed, span, times
 from virnuc_assets_tests.migration.evidence_fakes import right, rows, variant
 
-from .report_fakes import (
-    HALF_WRONG,
-    Page,
-    by_role,
-    decided,
-    good,
-    page_of,
-    rich_decision,
-    rich_json,
-    rich_page,
-)
+from .report_fakes import HALF_WRONG, Page, by_role, decided, good, page_of, rich_decision, rich_json, rich_page
 
 
 def test_criteria_show_number_interval_threshold_and_outcome() -> None:
