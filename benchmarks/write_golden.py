@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from virnuc_assets.encoders.checkpoints import GOLDEN_FILE
-from virnuc_assets.encoders.golden import TOLERANCE, golden_vectors, installed, largest_difference
+from virnuc_assets.encoders.checkpoints import GOLDEN_FILE, versions
+from virnuc_assets.encoders.golden import LIBRARIES, TOLERANCE, golden_vectors, largest_difference
 
 
 def write_golden(path: Path = GOLDEN_FILE) -> float:
@@ -22,7 +22,7 @@ def write_golden(path: Path = GOLDEN_FILE) -> float:
     found = {name: golden_vectors(name, golden, "cpu") for name in golden["vectors"]}
     largest, _ = largest_difference(golden, found)
     if not largest <= TOLERANCE:
-        content = {**golden, "versions": installed(), "vectors": found}
+        content = {**golden, "versions": versions(LIBRARIES), "vectors": found}
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return largest
 

@@ -21,7 +21,7 @@ def fit_temperature(log_odds: np.ndarray, viral: np.ndarray) -> float:
     The log-likelihood is concave in the inverse of the temperature, so its slope has at most one root.
 
     Args:
-        log_odds: (n,) natural logarithm of score_virus / score_other, finite, n at least 1.
+        log_odds: (n,) natural logarithm of score_virus / score_other, finite.
         viral: (n,) truth, True or 1 for viral.
     """
     odds, truth = np.asarray(log_odds, dtype=np.float64), np.asarray(viral).astype(bool)
@@ -39,17 +39,9 @@ def fit_temperature(log_odds: np.ndarray, viral: np.ndarray) -> float:
 
 
 def calibrated(score_other: np.ndarray, score_virus: np.ndarray, temperature: float) -> np.ndarray:
-    """Probability of virus from softmax scores, at the temperature of their classifier.
+    """Probability of virus (n,) float64 from softmax scores (n,) each, 0 and 1 where a score is 0.
 
-    It is one for a world of as many viral as host rows, as the validation rows are.
-
-    Args:
-        score_other: (n,), 0 to 1.
-        score_virus: (n,), 0 to 1, one minus score_other but for rounding.
-        temperature: above 0.
-
-    Returns:
-        (n,) float64; 0 and 1 where a score is 0.
+    It is one for as many viral as host rows, as the validation rows are.
     """
     with np.errstate(divide="ignore"):  # the logarithm of 0 is minus infinity, which is meant
         log_odds = np.log(score_virus, dtype=np.float64) - np.log(score_other, dtype=np.float64)

@@ -21,7 +21,7 @@ from virnuc_assets.storage.layout import RECORDS_FILE
 from virnuc_assets.storage.schemas import LEDGER_COUNTS
 
 VIRUS, OTHERS = "virus", "others"
-# A sequence is called by us, VirNucPro stops at the chunk: virus if at least this share of its scored chunks is.
+# VirNucPro stops at the chunk; our call of a sequence: virus if at least this share of its scored chunks is.
 MIN_VIRAL_FRACTION = 0.5
 
 _CALLED = {"chunks": "chunks_scored", "viral_chunks": "chunks_viral"}
@@ -53,9 +53,6 @@ def frame_calls(scores: np.ndarray) -> list[str]:
 def chunk_calls(predictions: pa.Table) -> pa.Table:
     """VirNucPro's call of a chunk: virus if its highest score_virus is at least its highest score_other.
 
-    Args:
-        predictions: chunk_id, record_id, score_other, score_virus, one row a frame.
-
     Returns:
         chunk_id, record_id, score_other, score_virus (each the highest), call; in order of first appearance.
     """
@@ -74,14 +71,7 @@ def chunk_probability(chunks: pa.Table) -> np.ndarray:
 
 
 def record_calls(chunks: pa.Table) -> pa.Table:
-    """Our call of a record from those of its scored chunks.
-
-    Args:
-        chunks: as `chunk_calls` returns them.
-
-    Returns:
-        record_id, chunks, viral_chunks (int64), viral_fraction (float64), call; in order of first appearance.
-    """
+    """Our call of a record from those of its scored chunks (`chunk_calls`), in order of first appearance."""
     viral = pc.cast(pc.equal(chunks["call"], VIRUS), pa.int64())
     counted = chunks.select(["record_id"]).append_column("viral", viral)
     table = counted.group_by("record_id", use_threads=False).aggregate([("viral", "count"), ("viral", "sum")])
@@ -115,12 +105,9 @@ def uncertain_chunks(predictions: pa.Table, temperature: float | None, min_confi
 
 
 def sample_records(chunks: pa.Table, ledger: pa.Table, uncertain: Mapping[str, int]) -> pa.Table:
-    """A line for every record of the ledger, in its order: the call of a scored one, the reason of a skipped one.
+    """A row for every record of the ledger, in its order: the call of a scored one, the reason of a skipped one.
 
-    Args:
-        chunks: as `chunk_calls` returns them, of all chunks.
-        ledger: of all records.
-        uncertain: record → chunks in the abstain band (`uncertain_chunks`); those that are absent have none.
+    `chunks` are of all records (`chunk_calls`), `uncertain` their counts in the abstain band (`uncertain_chunks`).
     """
     calls = record_calls(chunks).rename_columns(_CALLED).to_pandas()
     calls["chunks_uncertain"] = calls["record_id"].map(uncertain).fillna(0)

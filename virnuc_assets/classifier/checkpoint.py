@@ -18,7 +18,6 @@ from virnuc_assets.settings import TrainingSettings
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
 
-Side = Literal["dna", "protein"]
 WEIGHTS_FILE = "classifier.safetensors"
 
 
@@ -59,69 +58,81 @@ class Mlp(nn.Module):  # type: ignore[misc]
 
 
 class Origin(BaseModel):
-    """Where a classifier comes from that was trained elsewhere; what it was trained on is not known.
-
-    Attributes:
-        made_by: the program.
-        file: name of the file that was imported.
-        sha256: of its bytes.
-    """
+    """Where a classifier comes from that was trained elsewhere; what it was trained on is not known."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    made_by: str
-    file: str
+    made_by: str  # the program
+    file: str  # name of the imported file
     sha256: str
 
 
 class ClassifierDescription(BaseModel):
     """What a classifier reads, and what it was trained on and with, which is known of our own only.
 
-    Attributes:
-        variant: its pair of encoders.
-        encoders: fingerprints of the nucleotide and the protein encoder.
-        dna_dim: width of the nucleotide vectors, the first columns of the features.
-        protein_dim: width of the protein vectors.
-        merged_dim: their sum.
-        chunk_length: nt.
-        seed: of the training; it and all that follows up to `origin` are None of one trained elsewhere.
-        training: its recipe.
-        split_digest: of the split table.
-        data_digest: of the rows trained and validated on.
-        best_epoch: 1-based epoch of the weights.
-        temperature: for `calibrated` scores; no call follows from it.
-        origin: of one trained elsewhere.
-        score_columns: order of the scores.
-        weights_sha256: of the safetensors file; written by `save_classifier`.
+    Of one trained elsewhere, all from `seed` to `temperature` is None.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     variant: str
-    encoders: dict[Side, dict[str, str]]
-    dna_dim: PositiveInt
+    encoders: dict[str, dict[str, str]]  # fingerprints
+    dna_dim: PositiveInt  # width of the nucleotide vectors, the first columns of the features
     protein_dim: PositiveInt
     merged_dim: PositiveInt
     chunk_length: PositiveInt
     seed: int | None = None
     training: TrainingSettings | None = None
     split_digest: str | None = None
-    data_digest: str | None = None
-    best_epoch: PositiveInt | None = None
-    temperature: PositiveFloat | None = None
+    data_digest: str | None = None  # of the rows trained and validated on
+    best_epoch: PositiveInt | None = None  # 1-based
+    temperature: PositiveFloat | None = None  # for `calibrated` scores; no call follows from it
     origin: Origin | None = None
     score_columns: tuple[Literal["other"], Literal["virus"]] = ("other", "virus")
-    weights_sha256: str = ""
+    weights_sha256: str = ""  # written by `save_classifier`
 
     def pair(self) -> str:
         """The two encoders and the columns of each, for messages."""
-        return told_pair(self.encoders["dna"], self.encoders["protein"], self.dna_dim, self.protein_dim)
+        return shown_pair(self.encoders, {"dna": self.dna_dim, "protein": self.protein_dim})
+
+    def require_match(
+        self, encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int], chunk_length: int
+    ) -> None:
+        """Refuse features that the classifier was not trained for.
+
+        Args:
+            encoders: fingerprints of the features' encoders.
+            dims: widths of the features' two parts.
+            chunk_length: nt of the chunks that the features come from.
+
+        Raises:
+            ClassifierMismatch: lists every mismatch: what the classifier expects, what was found, and the remedy.
+        """
+        expected: dict[str, object] = {"chunk_length": self.chunk_length}
+        expected |= {"dna_dim": self.dna_dim, "protein_dim": self.protein_dim}
+        found: dict[str, object] = {"chunk_length": chunk_length, **{f"{side}_dim": dim for side, dim in dims.items()}}
+        for side, fingerprint in encoders.items():
+            expected |= {f"{side} encoder: {key}": value for key, value in self.encoders[side].items()}
+            found |= {f"{side} encoder: {key}": value for key, value in fingerprint.items()}
+        mismatches = [
+            f"  {name}: expected {expected.get(name, 'nothing')!r}, found {found.get(name, 'nothing')!r}"
+            for name in sorted(expected.keys() | found.keys())
+            if expected.get(name) != found.get(name)
+        ]
+        if mismatches:
+            raise ClassifierMismatch(
+                f"the {self.variant} classifier reads {self.pair()} and cannot score features of "
+                f"{shown_pair(encoders, dims)}:\n"
+                + "\n".join(mismatches)
+                + "\nMake the features with its encoders and "
+                "chunk length, or train the classifier again on features like these."
+            )
 
 
-def told_pair(dna: Mapping[str, str], protein: Mapping[str, str], dna_dim: int, protein_dim: int) -> str:
+def shown_pair(encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int]) -> str:
     """A pair of encoders by their fingerprints, and the columns of each, for messages."""
-    names = " and ".join(side.get("encoder", "an unnamed encoder") for side in (dna, protein))
-    return f"{names} ({dna_dim} + {protein_dim} = {dna_dim + protein_dim} columns)"
+    dna, protein = (encoders[side]["encoder"] for side in ("dna", "protein"))
+    return f"{dna} and {protein} ({dims['dna']} + {dims['protein']} = {sum(dims.values())} columns)"
 
 
 def save_classifier(
@@ -132,24 +143,21 @@ def save_classifier(
 ) -> ClassifierDescription:
     """Write weights and description, replacing what the folder holds.
 
-    Both are written in full under temporary names, then renamed, the description last. Whoever dies between the
-    two renames leaves weights that the older description's digest refuses: never a half-written classifier.
+    Both are written in full under temporary names, then renamed, the description last: a process that dies between the
+    two renames leaves weights that the older description's digest refuses, never a half-written classifier.
 
     Args:
         folder: of the variant.
         model: its weights are saved.
-        description: what is known of it.
+        description: without the digest of the weights, which the returned one has.
         register: called with the returned description before the renames; if it fails, the folder stays as it was.
-
-    Returns:
-        The description with the digest of the weights.
     """
     weights = save_tensors({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
     described = description.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
-    with written_aside(folder / CLASSIFIER_FILE) as description_aside:
-        description_aside.write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        with written_aside(folder / WEIGHTS_FILE) as weights_aside:
-            weights_aside.write_bytes(weights)
+    with written_aside(folder / CLASSIFIER_FILE) as description_file:
+        description_file.write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        with written_aside(folder / WEIGHTS_FILE) as weights_file:
+            weights_file.write_bytes(weights)
             register(described)
     return described
 
@@ -172,51 +180,11 @@ def load_classifier(folder: Path) -> tuple[Mlp, ClassifierDescription]:
     weights = (folder / WEIGHTS_FILE).read_bytes()
     if (found := hashlib.sha256(weights).hexdigest()) != description.weights_sha256:
         raise ClassifierMismatch(
-            f"{folder / WEIGHTS_FILE}: expected weights of sha256 {description.weights_sha256} as {CLASSIFIER_FILE} "
-            f"tells, found {found}: damaged, or of another training; {again}"
+            f"{folder / WEIGHTS_FILE}: expected weights of sha256 {description.weights_sha256} in {CLASSIFIER_FILE}, "
+            f"found {found}: damaged, or of another training; {again}"
         )
     tensors = load_tensors(weights)
     dropout = description.training.dropout if description.training else 0.0  # never at work in eval mode
     model = Mlp(description.merged_dim, len(tensors["hidden_layer.weight"]), dropout)
     model.load_state_dict(tensors)
     return model.eval(), description
-
-
-def require_matches(
-    description: ClassifierDescription,
-    dna_fingerprint: dict[str, str],
-    protein_fingerprint: dict[str, str],
-    dna_dim: int,
-    protein_dim: int,
-    chunk_length: int,
-) -> None:
-    """Refuse features that a classifier was not trained for.
-
-    Raises:
-        ClassifierMismatch: lists every mismatch: what the classifier expects, what was found, and the remedy.
-    """
-    expected: dict[str, object] = {
-        "dna_dim": description.dna_dim,
-        "protein_dim": description.protein_dim,
-        "chunk_length": description.chunk_length,
-    }
-    found: dict[str, object] = {"dna_dim": dna_dim, "protein_dim": protein_dim, "chunk_length": chunk_length}
-    fingerprints: dict[Side, dict[str, str]] = {
-        "dna": dna_fingerprint,
-        "protein": protein_fingerprint,
-    }
-    for side, fingerprint in fingerprints.items():
-        expected |= {f"{side} encoder: {key}": value for key, value in description.encoders[side].items()}
-        found |= {f"{side} encoder: {key}": value for key, value in fingerprint.items()}
-    mismatches = [
-        f"  {name}: expected {expected.get(name, 'nothing')!r}, found {found.get(name, 'nothing')!r}"
-        for name in sorted(expected.keys() | found.keys())
-        if expected.get(name) != found.get(name)
-    ]
-    if mismatches:
-        found_pair = told_pair(dna_fingerprint, protein_fingerprint, dna_dim, protein_dim)
-        raise ClassifierMismatch(
-            f"the {description.variant} classifier reads {description.pair()} and cannot score features of "
-            f"{found_pair}:\n" + "\n".join(mismatches) + "\nMake the features with its encoders and chunk length, or "
-            "train the classifier again on features like these."
-        )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock
@@ -30,8 +31,6 @@ from virnuc_assets.storage.tables import read_table, read_windows
 
 # Rows whose vectors are read at once: some megabytes.
 WINDOW_ROWS = 1024
-# Rows whose names and groups are read at once.
-_NAME_ROWS = 65_536
 
 
 class SamplingError(VirnucError):
@@ -40,32 +39,20 @@ class SamplingError(VirnucError):
 
 @dataclass(frozen=True)
 class Drawn:
-    """Balanced rows of a split.
+    """Balanced rows of a split."""
 
-    Attributes:
-        positions: for each table the ascending positions of its rows, (m,) int64.
-        labels: (n,) int64, 0 host, 1 viral, in the order of tables and positions.
-        counts: "label group" → rows drawn.
-        available: "label group" → rows of the split.
-    """
-
-    positions: Mapping[Path, np.ndarray]
-    labels: np.ndarray
-    counts: Mapping[str, int]
-    available: Mapping[str, int]
+    positions: Mapping[Path, np.ndarray]  # (m,) int64, ascending, of each table with such rows
+    labels: np.ndarray  # (n,) int64, 0 host, 1 viral, in the order of tables and positions
+    counts: Mapping[str, int]  # "label group" → rows drawn
+    available: Mapping[str, int]  # "label group" → rows of the split
 
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Feature rows with their truth.
+    """Feature rows with their truth."""
 
-    Attributes:
-        features: (n, d) float32; may be memory-mapped.
-        labels: (n,) int64, 0 host, 1 viral.
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
+    features: np.ndarray  # (n, d) float32; may be memory-mapped
+    labels: np.ndarray  # (n,) int64, 0 host, 1 viral
 
 
 def counted_records(frames: Iterable[Path]) -> pa.Table:
@@ -74,18 +61,13 @@ def counted_records(frames: Iterable[Path]) -> pa.Table:
     for path in frames:
         table = read_table(path, columns=["record_id", "label", "group"])
         counts.update(zip(*(column.to_pylist() for column in table.columns), strict=True))
-    rows = [
-        {"record_id": record, "label": label, "group": group, "rows": count}
-        for (record, label, group), count in sorted(counts.items())
-    ]
-    text = pa.string()
-    return pa.Table.from_pylist(
-        rows, schema=pa.schema({"record_id": text, "label": text, "group": text, "rows": pa.int64()})
-    )
+    schema = pa.schema([(name, pa.string()) for name in ("record_id", "label", "group")] + [("rows", pa.int64())])
+    rows = [dict(zip(schema.names, (*known, count), strict=True)) for known, count in sorted(counts.items())]
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def records_of_split(split_table: pa.Table, split: Split) -> list[str]:
-    """Records that lie in a split."""
+    """Records of a split."""
     return [row["record_id"] for row in split_table.to_pylist() if row["split"] == split]
 
 
@@ -110,35 +92,29 @@ def draw(features: Iterable[Path], schema: pa.Schema, records: Iterable[str], se
         SamplingError: one of the labels has no rows.
         TableMismatch: a table is not as the schema says.
     """
-    wanted = pa.array(list(records), pa.string())
-    positions: dict[Path, np.ndarray] = {}
-    known: dict[str, list[np.ndarray]] = {"label": [np.array([], np.str_)], "group": [np.array([], np.str_)]}
-    for path in features:
-        table = pa.concat_tables(read_windows(path, _NAME_ROWS, schema, columns=["record_id", *known]))
-        positions[path] = np.flatnonzero(pc.is_in(table["record_id"], wanted).to_numpy())
-        for name, parts in known.items():
-            parts.append(table[name].take(positions[path]).to_numpy().astype(np.str_))
-    labels, groups = (np.concatenate(parts) for parts in known.values())
-    chosen = balanced_rows(labels, groups, seed)
-    ends = np.cumsum([len(rows) for rows in positions.values()])
-    for (path, rows), end in zip(positions.items(), ends.tolist(), strict=True):
-        start = end - len(rows)
-        first, last = np.searchsorted(chosen, [start, end])
-        positions[path] = rows[chosen[first:last] - start]
-    kinds = np.char.add(np.char.add(labels, " "), groups)
-    return Drawn(positions, (labels[chosen] == "viral").astype(np.int64), _counted(kinds[chosen]), _counted(kinds))
+    names = ["record_id", "label", "group"]
+    tables = {path: read_table(path, schema, columns=names).to_pandas() for path in features}
+    rows = pd.concat(tables, names=["table", "position"])
+    rows = rows[rows["record_id"].isin(list(records))].astype({"label": str, "group": str})
+    chosen = rows.iloc[balanced_rows(rows["label"].to_numpy(str), rows["group"].to_numpy(str), seed)]
+    positions = {
+        path: found.index.get_level_values("position").to_numpy() for path, found in chosen.groupby("table", sort=False)
+    }
+    return Drawn(positions, (chosen["label"] == "viral").to_numpy(np.int64), _by_kind(chosen), _by_kind(rows))
+
+
+def _by_kind(rows: pd.DataFrame) -> dict[str, int]:
+    kinds: dict[str, int] = (rows["label"] + " " + rows["group"]).value_counts().sort_index().to_dict()
+    return kinds
 
 
 def balanced_rows(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """All rows of the rarer label and as many of the other, drawn without replacement.
+    """Ascending positions of all rows of the rarer label and as many of the other, drawn without replacement.
 
     Args:
         labels: "viral" or "host", one per row.
         groups: virus or host group, one per row.
-        seed: decides which rows are left out.
-
-    Returns:
-        (m,) int64, ascending positions in the rows given.
+        seed: decides which rows are excluded.
 
     Raises:
         SamplingError: one of the labels has no rows, or another label occurs.
@@ -176,38 +152,22 @@ def _counted(names: np.ndarray) -> dict[str, int]:
 def proteins_of_split(
     frames: Iterable[Path], split_table: pa.Table, split: Split, seed: int
 ) -> tuple[list[str], list[int]]:
-    """Proteins of balanced frames of a split, and for each 1 where its record is viral, 0 where it is a host's.
-
-    Raises:
-        SamplingError: one of the labels has no rows.
-        TableMismatch: a table is not as the schema says.
-    """
+    """Proteins of balanced frames of a split (see `draw`), and for each whether its record is viral (1) or not (0)."""
     drawn = draw(frames, frames_schema(), records_of_split(split_table, split), seed)
-    proteins = [
-        protein
-        for path, rows in drawn.positions.items()
-        for protein in read_table(path, frames_schema(), columns=["protein"])
-        .column("protein")
-        .take(pa.array(rows))
-        .to_pylist()
-    ]
+    proteins = []
+    for path, rows in drawn.positions.items():
+        proteins += read_table(path, frames_schema(), columns=["protein"])["protein"].take(pa.array(rows)).to_pylist()
     return proteins, drawn.labels.tolist()
 
 
 def store_rows(path: Path, positions: Mapping[Path, np.ndarray], schema: pa.Schema, columns: slice) -> np.ndarray:
-    """Copy rows of feature tables into a file, in the order of tables and positions.
-
-    Args:
-        path: of the new file.
-        positions: for each table the ascending positions of its rows, (m,) int64.
-        schema: of the tables.
-        columns: of the vectors.
+    """Copy some columns of feature rows (`Drawn.positions`) into a new file.
 
     Returns:
-        (n, d) float32, memory-mapped, read-only.
+        (n, d) float32, memory-mapped, read-only, in the order of tables and positions.
 
     Raises:
-        DiskFull: the disk has too little room.
+        DiskFull: the disk is full.
         TableMismatch: a table is not as the schema says.
     """
     width = len(range(schema.field("vector").type.list_size)[columns])
@@ -221,7 +181,7 @@ def store_rows(path: Path, positions: Mapping[Path, np.ndarray], schema: pa.Sche
 def rows_at(table: Path, rows: np.ndarray, schema: pa.Schema) -> Iterator[np.ndarray]:
     """Vectors at ascending positions of a table, (m, dim) float32 each."""
     first = 0
-    for window in read_windows(table, WINDOW_ROWS, schema, columns=["vector"]) if len(rows) else ():
+    for window in read_windows(table, WINDOW_ROWS, schema, columns=["vector"]):
         inside = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + window.num_rows)]
         if len(inside):
             yield vectors_of(window)[inside - first]
@@ -232,8 +192,7 @@ def rows_at(table: Path, rows: np.ndarray, schema: pa.Schema) -> Iterator[np.nda
 def scratch_beside(folder: Path) -> Iterator[Path]:
     """A scratch folder for the training of what `folder` holds; one training at a time, a second one waits.
 
-    The lock ends with its process, however that ends. So whoever holds it knows that no other training of this
-    folder is running, and removes what a killed one left.
+    The lock ends with its process, however that ends, so what is found under it was left by a killed training.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):

@@ -30,18 +30,14 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 class Scored:
     """n frames, chunks or records with truth, call and score.
 
-    Attributes:
-        ids: (n,) str, of frames, chunks or records.
-        viral: (n,) bool, the truth.
-        called: (n,) bool, called virus.
-        probability: (n,) float64 in [0, 1], higher for more viral: a frame's score_virus; a chunk's highest
-            score_virus over the sum of both highest scores; a record's share of viral chunks.
+    A frame's probability is its score_virus, a chunk's its highest score_virus over the sum of both highest scores, a
+    record's its share of viral chunks.
     """
 
-    ids: np.ndarray
-    viral: np.ndarray
-    called: np.ndarray
-    probability: np.ndarray
+    ids: np.ndarray  # (n,) str
+    viral: np.ndarray  # (n,) bool, the truth
+    called: np.ndarray  # (n,) bool, called virus
+    probability: np.ndarray  # (n,) float64 in [0, 1]
 
 
 def levels_of(table: pa.Table) -> dict[Level, Scored]:
@@ -90,7 +86,7 @@ class GroupAccuracy:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Rows whose probability lies between two bounds: what was said, and what was so."""
+    """Rows whose probability is between two bounds."""
 
     low: float
     high: float
@@ -100,11 +96,7 @@ class ReliabilityBin:
 
 
 def classification_metrics(scored: Scored) -> dict[str, float]:
-    """Metrics of calls and of probabilities.
-
-    Returns:
-        accuracy, precision, recall, f1, mcc (of the calls), auroc, average_precision, brier, ece (of the
-        probability), rows, and the counts tn, fp, fn, tp. Precision is 0 where nothing is called virus.
+    """Metrics of calls and of probabilities; precision is 0 where nothing is called virus.
 
     Raises:
         MetricsError: all rows are of one label, where most of these are undefined.
@@ -183,21 +175,13 @@ class Abstention:
 
 @dataclass(frozen=True)
 class Performance:
-    """A classifier on its test rows.
+    """A classifier on its test rows."""
 
-    Attributes:
-        levels: level → metrics as `classification_metrics` names them.
-        calibration: of the frames.
-        abstention: of the chunks.
-        groups: frames called right, by virus and host group.
-        lengths: records called right, by label and range of record length.
-    """
-
-    levels: Mapping[Level, Mapping[str, float]]
-    calibration: Calibration
-    abstention: Abstention
-    groups: tuple[GroupAccuracy, ...]
-    lengths: tuple[GroupAccuracy, ...]
+    levels: Mapping[Level, Mapping[str, float]]  # as `classification_metrics` names them
+    calibration: Calibration  # of frames
+    abstention: Abstention  # of chunks
+    groups: tuple[GroupAccuracy, ...]  # frames called right, by virus and host group
+    lengths: tuple[GroupAccuracy, ...]  # records called right, by label and range of record length
 
 
 def performance(table: pa.Table, temperature: float | None, settings: EvaluationSettings) -> Performance:

@@ -11,42 +11,25 @@ import pyarrow as pa
 import torch
 
 from virnuc_assets.classifier.calls import frame_calls
-from virnuc_assets.classifier.checkpoint import (
-    ClassifierDescription,
-    ClassifierMismatch,
-    Mlp,
-    load_classifier,
-    require_matches,
-)
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, ClassifierMismatch, Mlp, load_classifier
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import features_schema, predictions_schema, vector_dim
 
 
 class ScoringError(VirnucError):
-    """Feature rows that do not fit the classifier."""
+    """Scores that are not finite."""
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def score(model: Mlp, features: np.ndarray, batch_rows: int = 4096) -> np.ndarray:
-    """Softmax over (other, virus), each row by itself.
+    """Softmax over (other, virus), (n, 2) float32, of features (n, d) float32, which may be memory-mapped.
 
-    Args:
-        model: put into eval mode; scores on the device it lies on.
-        features: (n, d) float32; may be memory-mapped.
-        batch_rows: rows scored at once; changes no score by more than rounding.
-
-    Returns:
-        (n, 2) float32: score_other, score_virus.
+    The model is put into eval mode; `batch_rows` changes no score by more than rounding.
 
     Raises:
-        ScoringError: the rows have another width or type, or a score is not finite.
+        ScoringError: a score is not finite.
     """
-    if features.ndim != 2 or features.shape[1] != model.dim or features.dtype != np.float32:
-        raise ScoringError(
-            f"expected features (n, {model.dim}) float32 as the classifier was trained on, "
-            f"found {features.shape} {features.dtype}; use features made by the same pair of encoders"
-        )
     model.eval()
     device = model.hidden_layer.weight.device
     scores = np.empty((len(features), 2), dtype=np.float32)
@@ -69,20 +52,13 @@ class ServingClassifier:
     def load(
         cls, folder: Path, encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int], chunk_length: int
     ) -> ServingClassifier:
-        """Load a classifier for features of these encoders.
-
-        Args:
-            folder: the classifier's.
-            encoders: fingerprints of the features' encoders, by side.
-            dims: widths of the features' two parts, by side.
-            chunk_length: nt of the chunks that the features come from.
+        """Load a classifier for features of these encoders (arguments as of `require_match`).
 
         Raises:
             ClassifierMismatch: it is absent, damaged, or was trained for others; all mismatches are listed.
         """
         model, description = load_classifier(folder)
-        fingerprints = (dict(encoders["dna"]), dict(encoders["protein"]))
-        require_matches(description, *fingerprints, dims["dna"], dims["protein"], chunk_length)
+        description.require_match(encoders, dims, chunk_length)
         return cls(model, description)
 
     @property

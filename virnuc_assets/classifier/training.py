@@ -1,4 +1,4 @@
-"""Trains VirNucPro's MLP on the features and the split of a variant, by VirNucPro's recipe.
+"""Trains VirNucPro's MLP on the features and the split of a variant, with VirNucPro's hyperparameters.
 
 Early stopping is decided by rows of no relative of a training or test record. Upstream (train.py) the test rows decide
 when to stop, the best weights are kept by reference (so that the last ones are saved), and nothing is saved unless the
@@ -8,7 +8,6 @@ patience runs out; none of this is done here.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,13 +16,12 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
 from virnuc_assets.classifier.calibration import fit_temperature
-from virnuc_assets.classifier.checkpoint import ClassifierDescription, ClassifierMismatch, Mlp, Side, load_classifier
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, ClassifierMismatch, Mlp, load_classifier
 from virnuc_assets.classifier.datasets import (
     WINDOW_ROWS,
     Drawn,
@@ -31,24 +29,23 @@ from virnuc_assets.classifier.datasets import (
     draw,
     records_of_split,
     rows_at,
+    rows_of_split,
     store_rows,
 )
 from virnuc_assets.classifier.scoring import score
-from virnuc_assets.encoders.registry import Variant
+from virnuc_assets.encoders.registry import Alphabet, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import TrainingSettings
 from virnuc_assets.split.assignment import Split, split_schema
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table, read_windows
+from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
-Sides = tuple[Side, ...]
+Sides = tuple[Alphabet, ...]
 BOTH: Sides = ("dna", "protein")
 _EXAMPLE_ROWS = 2
-# What a GPU's free memory may hold of rows; the rest is for batches and libraries.
-_RESIDENT_SHARE = 0.8
 # A random 16-bit integer decides whether a hidden value is kept; torch draws four of them at once.
 _LEVELS, _LOWEST = 2**16, -(2**15)
 # Smaller units of the velocity are brought back to ones: far from where float32 ends.
@@ -61,49 +58,32 @@ class TrainingError(VirnucError):
 
 @dataclass(frozen=True)
 class TrainedClassifier:
-    """The best epoch's model, in eval mode on the CPU, and the way to it.
-
-    Attributes:
-        model: weights of `best_epoch`.
-        best_epoch: 1-based epoch of the lowest validation loss.
-        history: one mapping per epoch: train_loss, validation_loss, validation_accuracy, learning_rate.
-        temperature: at which the model's scores of the validation rows are likeliest.
-    """
+    """The model of the epoch with the lowest validation loss, in eval mode on the CPU, and how it was found."""
 
     model: Mlp
-    best_epoch: int
-    history: list[dict[str, float]]
-    temperature: float
+    best_epoch: int  # 1-based
+    history: list[dict[str, float]]  # of each epoch train_loss, validation_loss, validation_accuracy, learning_rate
+    temperature: float  # at which the model's scores of the validation rows are likeliest
 
 
 def data_digest(features: Mapping[str, Path], split: Path, training: TrainingSettings, sides: Sides = BOTH) -> str:
-    """Digest of all that decides a classifier's weights: feature rows and their columns, split, recipe."""
+    """Digest of all that decides a classifier's weights: feature rows and their columns, split, settings."""
     contents = {shard: content_digest(path) for shard, path in features.items()}
-    recipe = {"training": training.model_dump(), "sides": sides}
-    return digest_of({"features": contents, "split": content_digest(split), **recipe})
+    settings = {"training": training.model_dump(), "sides": sides}
+    return digest_of({"features": contents, "split": content_digest(split), **settings})
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a variant's classifier is trained on.
-
-    Attributes:
-        variant: the pair of encoders.
-        encoders: their fingerprints, by side.
-        features: features tables by shard, already found to be current.
-        split: the split table.
-        chunk_length: nt.
-        training: the recipe.
-        sides: whose columns are trained on and scored by: dna, protein, or both; a classifier that is saved reads both.
-    """
+    """What a variant's classifier is trained on."""
 
     variant: Variant
-    encoders: Mapping[str, Mapping[str, str]]
-    features: Mapping[str, Path]
+    encoders: Mapping[str, Mapping[str, str]]  # fingerprints
+    features: Mapping[str, Path]  # tables by shard, already found to be current
     split: Path
     chunk_length: int
     training: TrainingSettings
-    sides: Sides = BOTH
+    sides: Sides = BOTH  # whose columns are trained on and scored by; a classifier that is saved reads both
 
     def found_in(self, folder: Path) -> ClassifierDescription | None:
         """The description of a classifier that this very fit made, if the folder holds it."""
@@ -117,16 +97,9 @@ class Fit:
         return description if same and description.chunk_length == self.chunk_length else None
 
     def train(self, scratch: Path, on_epoch: OnEpoch | None = None, device: str = "cpu") -> TrainedClassifier:
-        """Train on balanced rows of the training split, stopped on balanced rows of the validation split.
+        """Train on balanced rows of the training split, stopped on balanced rows of the validation split (see `train`).
 
-        Args:
-            scratch: an empty folder with room for the rows.
-            on_epoch: as of `train`.
-            device: as of `train`.
-
-        Raises:
-            DiskFull: too little room.
-            TrainingError: the training diverged.
+        The rows are copied into the scratch folder.
         """
         rows = []
         for split, drawn in self.drawn.items():
@@ -135,28 +108,19 @@ class Fit:
         return train(rows[0], rows[1], self.training, on_epoch, device)
 
     def scored(self, model: Mlp, split: Split) -> pa.Table:
-        """All rows of a split, scored by the columns that are trained on.
-
-        Returns:
-            The features' columns but the vector, then score_other and score_virus, float32; in the features' order.
-        """
-        wanted = pa.array(self._records(split), pa.string())
+        """All rows of a split in the features' order: their columns but the vector, score_other and score_virus."""
         parts = []
-        for path in self.features.values():
-            for window in read_windows(path, WINDOW_ROWS, self._schema):
-                rows = window.filter(pc.is_in(window["record_id"], wanted))
-                scores = score(model, np.ascontiguousarray(vectors_of(rows)[:, self.columns]))  # (b, 2)
-                known = rows.drop_columns("vector")
-                for column, name in enumerate(("score_other", "score_virus")):
-                    known = known.append_column(name, pa.array(scores[:, column]))
-                parts.append(known)
+        for rows in rows_of_split(self.features.values(), self._schema, read_table(self.split), split):
+            scores = score(model, np.ascontiguousarray(vectors_of(rows)[:, self.columns]))  # (b, 2)
+            known = rows.drop_columns("vector").append_column("score_other", pa.array(scores[:, 0]))
+            parts.append(known.append_column("score_virus", pa.array(scores[:, 1])))
         return pa.concat_tables(parts)
 
     def describe(self, trained: TrainedClassifier) -> ClassifierDescription:
         """What is written next to the weights."""
         return ClassifierDescription(
             variant=self.variant.name,
-            encoders={"dna": dict(self.encoders["dna"]), "protein": dict(self.encoders["protein"])},
+            encoders={side: dict(fingerprint) for side, fingerprint in self.encoders.items()},
             **self.dims,
             chunk_length=self.chunk_length,
             seed=self.training.seed,
@@ -187,9 +151,8 @@ class Fit:
         """Of training and validation: rows, rows by label and group, and those that could have been drawn."""
         found: dict[str, Any] = {}
         for split, drawn in self.drawn.items():
-            found[f"{split}_rows"] = len(drawn.labels)
-            found[f"{split}_rows_by_group"] = dict(drawn.counts)
-            found[f"{split}_rows_available"] = dict(drawn.available)
+            found |= {f"{split}_rows": len(drawn.labels), f"{split}_rows_by_group": dict(drawn.counts)}
+            found |= {f"{split}_rows_available": dict(drawn.available)}
         return found
 
     def example(self) -> np.ndarray:
@@ -201,9 +164,10 @@ class Fit:
     @cached_property
     def drawn(self) -> dict[Split, Drawn]:
         """The balanced rows of training and validation, drawn once."""
-        tables, seed = list(self.features.values()), self.training.seed
-        splits: tuple[Split, ...] = ("train", "validation")
-        return {split: draw(tables, self._schema, self._records(split), seed) for split in splits}
+        table, seed = read_table(self.split, split_schema()), self.training.seed
+        splits: tuple[Split, Split] = ("train", "validation")
+        records = {split: records_of_split(table, split) for split in splits}
+        return {split: draw(self.features.values(), self._schema, records[split], seed) for split in splits}
 
     @property
     def columns(self) -> slice:
@@ -213,22 +177,18 @@ class Fit:
 
     @cached_property
     def data_digest(self) -> str:
-        """As the module's function."""
+        """Of all that decides the weights."""
         return data_digest(self.features, self.split, self.training, self.sides)
 
     @cached_property
     def dims(self) -> dict[str, int]:
         """dna_dim, protein_dim and merged_dim, as the tables have them."""
-        recipe = read_recipe(next(iter(self.features.values())))
-        dna_dim, protein_dim = recipe["dims"]["dna"], recipe["dims"]["protein"]
-        return {"dna_dim": dna_dim, "protein_dim": protein_dim, "merged_dim": dna_dim + protein_dim}
+        dims = read_recipe(next(iter(self.features.values())))["dims"]
+        return {"dna_dim": dims["dna"], "protein_dim": dims["protein"], "merged_dim": dims["dna"] + dims["protein"]}
 
     @cached_property
     def _schema(self) -> pa.Schema:
         return read_schema(next(iter(self.features.values())))
-
-    def _records(self, split: Split) -> list[str]:
-        return records_of_split(read_table(self.split, split_schema()), split)
 
 
 def train(
@@ -245,9 +205,9 @@ def train(
     Args:
         rows: what is trained on, at least two.
         validation: what decides the best epoch and the temperature; no relatives of `rows`.
-        settings: the recipe.
+        settings: hyperparameters.
         on_epoch: called after every epoch with its 1-based number and its entry of the history.
-        device: where to train; features are held there where they fit.
+        device: where to train.
 
     Raises:
         TrainingError: a loss is not finite.
@@ -256,12 +216,11 @@ def train(
         torch.manual_seed(settings.seed)
         model = Mlp(rows.features.shape[1], settings.hidden, settings.dropout).to(device)
         loop = EpochLoop(model, rows, settings)
-    held = _held(validation.features, model.hidden_layer.weight.device)
     history: list[dict[str, float]] = []
     best_epoch, best_loss, best_weights = 0, math.inf, model.state_dict()
     for epoch in range(1, settings.max_epochs + 1):
         rate = settings.learning_rate * settings.step_gamma ** ((epoch - 1) // settings.step_epochs)
-        metrics = {"train_loss": loop.epoch(rate), **_losses(_logits(model, held), validation.labels)}
+        metrics = {"train_loss": loop.epoch(rate), **_losses(_logits(model, validation.features), validation.labels)}
         metrics["learning_rate"] = rate
         if not all(map(math.isfinite, metrics.values())):
             raise TrainingError(f"epoch {epoch}: a loss is not finite: {metrics}; lower learning_rate")
@@ -274,16 +233,17 @@ def train(
         elif epoch - best_epoch >= settings.patience:
             break
     model.load_state_dict(best_weights)
-    logits = _logits(model, held).numpy()
+    logits = _logits(model, validation.features).numpy()
     temperature = fit_temperature(logits[:, 1] - logits[:, 0], validation.labels)
     return TrainedClassifier(model.cpu().eval(), best_epoch, history, temperature)
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
-def _logits(model: Mlp, features: Tensor) -> Tensor:
+def _logits(model: Mlp, features: np.ndarray) -> Tensor:
     """(n, 2) float64 on the CPU, of the model in eval mode."""
-    device = model.eval().hidden_layer.weight.device
-    return torch.cat([model(window.to(device)).double().cpu() for window in torch.split(features, WINDOW_ROWS)])
+    device, starts = model.eval().hidden_layer.weight.device, range(0, len(features), WINDOW_ROWS)
+    windows = (torch.tensor(features[start : start + WINDOW_ROWS], device=device) for start in starts)
+    return torch.cat([model(window).double().cpu() for window in windows])
 
 
 def _losses(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
@@ -295,15 +255,6 @@ def _losses(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-def _held(features: np.ndarray, device: torch.device) -> Tensor:
-    """Rows on a GPU where they fit there; else where they are, mapped or not."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # they are only read
-        rows = torch.from_numpy(features)
-    fits = device.type == "cuda" and features.nbytes <= _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
-    return rows.to(device) if fits else rows
-
-
 class EpochLoop:
     """Epochs of a model over rows in shuffled batches; what it takes from one to the next is its momentum."""
 
@@ -311,7 +262,7 @@ class EpochLoop:
         """Train on the model's device. The seed of dropout is drawn from torch's own generator."""
         weight = model.hidden_layer.weight
         self.model, self._device, self._batch_rows = model, weight.device, settings.batch_rows
-        self._features = _held(rows.features, weight.device)
+        self._features = np.asarray(rows.features)  # a memmap is slower to index
         self._truth = F.one_hot(torch.tensor(rows.labels), 2).t().to(weight)  # (2, n)
         self._order = torch.Generator().manual_seed(settings.seed)
         dropout = torch.Generator(weight.device).manual_seed(int(torch.randint(2**31, ())))
@@ -321,12 +272,11 @@ class EpochLoop:
         """Train on every row once; returns the mean loss over rows, each as it was before its batch's step."""
         order = torch.randperm(self._truth.shape[1], generator=self._order)
         truth = self._truth.index_select(1, order.to(self._device))  # (2, n)
-        logits = torch.empty_like(truth)
-        order = order.to(self._features.device)
+        logits, rows = torch.empty_like(truth), order.numpy()
         end = 0
-        for size in batch_sizes(len(order), self._batch_rows):
+        for size in batch_sizes(len(rows), self._batch_rows):
             start, end = end, end + size
-            batch = self._features.index_select(0, order[start:end]).to(self._device)
+            batch = torch.from_numpy(self._features[rows[start:end]]).to(self._device)
             self._step(batch, truth[:, start:end], rate, logits[:, start:end])
         return float(F.cross_entropy(logits.t().double(), truth.t().double()))
 
@@ -344,10 +294,10 @@ class SgdStep:
 
     At VirNucPro's 32 rows, autograd and torch.optim.SGD(fused=True) take twice the time of these steps on two cores, at
     2,048 columns as at 80: it goes into calls, and into writing and reading gradients as large as the hidden weights.
-    Here that gradient is never written down: its product is added onto the momentum (`velocity = momentum * velocity +
+    Here that gradient is never written: its product is added onto the momentum (`velocity = momentum * velocity +
     grad`, `weight -= rate * velocity`). A product that scales what it is added onto takes twice as long in MKL, so the
-    velocity is held in units that shrink with the momentum, and is brought back to ones now and then. The hidden layer
-    is held transposed, (hidden, b): so both large products are fast, and means over rows are products with a vector.
+    velocity is in units that shrink with the momentum, and is brought back to ones now and then. The hidden layer
+    is transposed, (hidden, b): so both large products are fast, and means over rows are products with a vector.
 
     The hidden layer's bias is left as it is: BatchNorm takes it away again, so its gradient is zero.
     The rate of dropout is exact to 2^-16.
@@ -371,13 +321,9 @@ class SgdStep:
         self._kept = min(round((1.0 - model.dropout.p) * _LEVELS), _LEVELS - 1) if model.dropout.p else _LEVELS
 
     def __call__(self, features: Tensor, truth: Tensor, rate: float, logits: Tensor) -> None:
-        """One batch of at least two rows.
+        """One batch of at least two rows: features (b, dim), truth (2, b) with 1 at each row's class, learning rate.
 
-        Args:
-            features: (b, dim).
-            truth: (2, b), 1 at each row's class.
-            rate: learning rate.
-            logits: (2, b), written: what the model said before the step, under dropout.
+        Writes the model's logits (2, b) before the step, under dropout.
         """
         gamma, beta, out, out_bias = self._small
         rows = features.shape[0]

@@ -87,7 +87,7 @@ def attention(
     Each frame has two arrays: attention/ID (layers, heads, tokens, tokens), float32, in which row i says how much token
     i attends to each token; and tokens/ID, its tokens. The array provenance is JSON: frames table and encoder.
     """
-    from virnuc_assets.attention_file import attention_file
+    from virnuc_assets.cli.attention import attention_file
 
     workspace = Workspace(load_settings(config))
     with progress("frames") as report:

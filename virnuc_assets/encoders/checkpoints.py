@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,8 @@ def files_read(folder: Path) -> list[Path]:
 def files_chosen(names: set[str], read_index: Any, where: str) -> list[str]:  # noqa: ANN401 - a function of a name
     """Which of a folder's or repository's files are read: config, tokenizer, and safetensors or else torch files.
 
-    Args:
-        names: All file names.
-        read_index: The content of an index of sharded weights, by its name; None of a link to nothing.
-        where: What messages name.
+    `read_index` gives the content of an index of sharded weights by its name, None of a link to nothing; `where` is
+    what messages name.
     """
     chosen = [CONFIG_FILE, *(name for name in TOKENIZER_OPTIONS if name in names)]
     vocabulary = [name for name in VOCABULARY_FILES if name in names][:1]
@@ -96,14 +95,9 @@ def files_chosen(names: set[str], read_index: Any, where: str) -> list[str]:  # 
 
 
 def find_checkpoint(spec: EncoderSpec, checkpoints: Path) -> Path | None:
-    """Folder to load from; its files are those that set-up verified, as far as sizes and modification times show.
+    """Folder to load an encoder from, as virnuc.lock has it; None for one without weights.
 
-    Args:
-        spec: The encoder, as virnuc.lock has it.
-        checkpoints: Folder of the checkpoints made here and of `verified.json`.
-
-    Returns:
-        The folder, or None for an encoder without weights. No network is used, and no content read.
+    Its files are those that set-up verified, as far as sizes and modification times show. Uses no network.
 
     Raises:
         CheckpointMissingError: it is not there; the message says how to get it.
@@ -195,10 +189,8 @@ def file_state(path: Path) -> list[int]:
 def identity(spec: EncoderSpec, precision: str) -> dict[str, str]:
     """The part of a fingerprint that is known without the checkpoint.
 
-    Versions are the installed ones of the libraries that compute the numbers; a local build label
-    (`+cpu`, `+cu130`) is left off, since tables may travel between machines. So is the path of a local folder.
-    `golden` is the digest of the golden vectors that this installation is held to: tables made under other ones hold
-    other numbers.
+    Versions are those of the libraries that compute the numbers; the path of a local folder is left off. `golden` is
+    the digest of the golden vectors that this installation is held to: tables made under other ones hold other numbers.
     """
     return {
         "encoder": spec.name,
@@ -212,8 +204,13 @@ def identity(spec: EncoderSpec, precision: str) -> dict[str, str]:
         "token_dropout": "" if spec.token_dropout is None else str(spec.token_dropout),
         "precision": precision,
         "golden": "" if spec.architecture == "kmer" else sha256_of(GOLDEN_FILE),
-        **{f"version.{name}": version(name).partition("+")[0] for name in _LIBRARIES[spec.architecture]},
+        **{f"version.{name}": found for name, found in versions(_LIBRARIES[spec.architecture]).items()},
     }
+
+
+def versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Installed versions without a local build label (`+cpu`, `+cu130`): tables may travel between machines."""
+    return {name: version(name).partition("+")[0] for name in libraries}
 
 
 def fingerprint(spec: EncoderSpec, folder: Path | None, precision: str) -> dict[str, str]:

@@ -24,7 +24,7 @@ from transformers import EsmForMaskedLM, Trainer, TrainerState
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from virnuc_assets.encoders.checkpoints import FINETUNING_FILE, note_digest
-from virnuc_assets.encoders.loading import letters_to_ids, load_tokenizer, mean_pool
+from virnuc_assets.encoders.loading import load_tokenizer, mean_pool, residues_to_ids
 from virnuc_assets.encoders.machine import prepare_cpu, resolve_device
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import FinetuningSettings
@@ -89,7 +89,7 @@ def finetune(job: FinetuneJob, work: Path, out: Path, log: Log) -> dict[str, Any
     the same result; masked modelling that is resumed within an epoch (`eval_steps`) draws other masks.
 
     Args:
-        job: What is trained, on what.
+        job: What is trained.
         work: Folder for the checkpoints of this fine-tuning; all else in it is deleted, and itself at the end.
         out: Gets config, weights, tokenizer, `adapters/` (peft, with the frame head) and `finetuning.json`, whose
             content is returned; replaced as a whole, or untouched.
@@ -268,7 +268,7 @@ def _trainer(
 
 def _tokenized(job: FinetuneJob, tokenizer: Any, examples: Examples) -> list[Row]:  # noqa: ANN401
     """Rows for a collator: token ids as the encoder has them, and which of them are BOS and EOS."""
-    ids = letters_to_ids(tokenizer)([protein[: job.max_length] for protein in examples.proteins])
+    ids = residues_to_ids(tokenizer)([protein[: job.max_length] for protein in examples.proteins])
     rows = [{"input_ids": each, "special_tokens_mask": [1, *[0] * (len(each) - 2), 1]} for each in ids]
     if job.settings.objective == "masked":
         return rows

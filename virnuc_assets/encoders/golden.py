@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from virnuc_assets.encoders.checkpoints import GOLDEN_FILE
+import numpy as np
+
+from virnuc_assets.encoders.checkpoints import GOLDEN_FILE, versions
 from virnuc_assets.encoders.embedding import embed
 from virnuc_assets.encoders.loading import Encoder, load_encoder
 from virnuc_assets.encoders.machine import resolve_device
@@ -27,7 +27,7 @@ from virnuc_assets.settings import EncodingSettings
 TOLERANCE = 1e-5
 """Largest accepted difference of a vector's element: the one within which order and batches change nothing."""
 
-_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
+LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
 _DECIMALS = 8
 Vectors = dict[str, list[float]]
 
@@ -69,7 +69,7 @@ def _check(architecture: Architecture, device: Literal["cpu", "cuda"], path: Pat
         raise GoldenError(
             f"{architecture}: the golden vectors in {path} are not those that this installation computes: the largest "
             f"difference is {size:.1e} ({where} on {device}), accepted is {TOLERANCE:.0e}. Written by "
-            f"{golden['versions']}; installed are {installed()}. Install those versions (constraints.txt), "
+            f"{golden['versions']}; installed are {versions(LIBRARIES)}. Install those versions (constraints.txt), "
             "or write the vectors again by `python -m benchmarks.write_golden`; everything is then embedded again"
         )
     return size
@@ -87,17 +87,9 @@ def golden_vectors(name: str, golden: dict[str, Any], device: Literal["cpu", "cu
 
 
 def largest_difference(golden: dict[str, Any], found: dict[str, Vectors]) -> tuple[float, str]:
-    """Largest difference of an element, infinite where a vector is missing, and of which sequence and encoder."""
-    sizes = []
-    for encoder, vectors in found.items():
-        for name, vector in vectors.items():
-            stored = golden["vectors"][encoder].get(name, [])
-            same = len(stored) == len(vector)
-            size = max(abs(a - b) for a, b in zip(stored, vector, strict=True)) if same else math.inf
-            sizes.append((size, f"sequence {name!r} of {encoder}"))
-    return max(sizes)
-
-
-def installed() -> dict[str, str]:
-    """Versions without a local build label (`+cpu`, `+cu130`)."""
-    return {name: version(name).partition("+")[0] for name in _LIBRARIES}
+    """Largest difference of an element, and of which sequence and encoder."""
+    return max(
+        (float(np.abs(np.subtract(golden["vectors"][encoder][name], vector)).max()), f"sequence {name!r} of {encoder}")
+        for encoder, vectors in found.items()
+        for name, vector in vectors.items()
+    )

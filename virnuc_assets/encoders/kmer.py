@@ -2,7 +2,7 @@
 
 A k-mer is a token, its hidden state is one-hot, and the mean over the tokens is the frequency of each k-mer, so
 that composition goes through the same loop and the same pooling as a model. Overlapping k-mers are numbered in the
-lexical order of their letters; the number after the last is of those with another letter, which pooling leaves out.
+lexical order; the number after the last is of those with an ambiguous base or residue, which pooling leaves out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from virnuc_assets.encoders.registry import AMINO_ACIDS, NUCLEOTIDES, EncoderSpe
 
 def kmer_count(spec: EncoderSpec) -> int:
     """How many k-mers there are, the width of the vectors."""
-    return int(len(_letters(spec)) ** spec.k)
+    return int(len(_symbols(spec)) ** spec.k)
 
 
 def kmer_model(spec: EncoderSpec) -> nn.Module:
@@ -33,18 +33,18 @@ def kmer_model(spec: EncoderSpec) -> nn.Module:
 
 def kmer_ids(spec: EncoderSpec, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
     """k-mer ids of each sequence, (max(length - k + 1, 0),)."""
-    letters, k = _letters(spec), spec.k
+    symbols, k = _symbols(spec), spec.k
     number_of = np.full(256, -1, dtype=np.int64)
-    number_of[np.frombuffer(letters.encode("ascii"), np.uint8)] = np.arange(len(letters))
-    place_values = len(letters) ** np.arange(k)[::-1]
+    number_of[np.frombuffer(symbols.encode("ascii"), np.uint8)] = np.arange(len(symbols))
+    place_values = len(symbols) ** np.arange(k)[::-1]
     found = []
     for sequence in sequences:
         numbers = number_of[np.frombuffer(sequence.encode("ascii"), np.uint8)]
         short = np.empty((0, k), np.int64)
         words = np.lib.stride_tricks.sliding_window_view(numbers, k) if len(numbers) >= k else short  # (l - k + 1, k)
-        found.append(np.where((words >= 0).all(axis=1), words @ place_values, len(letters) ** k))
+        found.append(np.where((words >= 0).all(axis=1), words @ place_values, len(symbols) ** k))
     return found
 
 
-def _letters(spec: EncoderSpec) -> str:
+def _symbols(spec: EncoderSpec) -> str:
     return NUCLEOTIDES if spec.alphabet == "dna" else AMINO_ACIDS

@@ -33,16 +33,6 @@ CPU_TOKENS, GPU_TOKENS = 2_048, 65_536
 # Byte pairs make some fifty lengths of chunks that are equally long; only many rows at once fill a batch of one.
 _WINDOW_BATCHES: dict[Architecture, int] = {"esm": 8, "kmer": 8, "mosaic_bert": 64}
 _TOKENS_OF_A_ROW = 128  # of the order of a frame's
-# Fields of config.json without which transformers would fill in a default of its own.
-_FIELDS = [
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "layer_norm_eps",
-]
-_MORE_FIELDS: dict[Architecture, str] = {"esm": "token_dropout", "mosaic_bert": "type_vocab_size"}
 _ESM2 = {"model_type": ("esm", "fast_esm"), "position_embedding_type": ("rotary",), "emb_layer_norm_before": (False,)}
 _EXPECTED: dict[Architecture, dict[str, Any]] = {"esm": _ESM2, "mosaic_bert": {"model_type": ("bert",)}}
 # Heads that an encoder does not run, and what transformers computes by itself.
@@ -56,9 +46,7 @@ class Encoder:
     """A model with its tokenization and its pooling.
 
     Attributes:
-        dim: Width of its vectors, as the checkpoint has it.
-        fingerprint: What its numbers depend on.
-        token_budget: Tokens a batch; halved when the device's memory runs out.
+        token_budget: Tokens per batch; halved when the device's memory runs out.
         window_rows: Rows that are read, embedded and written at a time: some batches of common lengths.
     """
 
@@ -140,8 +128,8 @@ def load_folder(spec: EncoderSpec, folder: Path, dtype: torch.dtype, device: tor
     model = load_model(spec, folder, dtype)
     if len(tokenizer) > model.config.vocab_size:
         raise CheckpointError(f"{folder}: {len(tokenizer)} tokens, but {CONFIG_FILE} has {model.config.vocab_size}")
-    letters = NUCLEOTIDES if spec.alphabet == "dna" else AMINO_ACIDS
-    if unknown := set(letters) - tokenizer.get_vocab().keys():
+    residues = NUCLEOTIDES if spec.alphabet == "dna" else AMINO_ACIDS
+    if unknown := set(residues) - tokenizer.get_vocab().keys():
         raise CheckpointError(f"{folder}: the vocabulary lacks {', '.join(sorted(unknown))}; copy it again")
     if spec.architecture == "esm":
         model = model.fuse()
@@ -166,8 +154,7 @@ def load_model(spec: EncoderSpec, folder: Path, dtype: torch.dtype, attention: s
     logging.set_verbosity_error()  # what is missing or unexpected becomes an error here
     logging.disable_progress_bar()  # of shards
     is_esm = spec.architecture == "esm"
-    fields = _require_fields(spec, folder)
-    config = (EsmConfig if is_esm else MosaicBertConfig)(**fields)
+    config = (EsmConfig if is_esm else MosaicBertConfig)(**_config_fields(spec, folder))
     if spec.token_dropout is not None:
         config.token_dropout = spec.token_dropout
     try:
@@ -206,8 +193,8 @@ def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - transformers has no t
         raise CheckpointError(f"{folder}: damaged tokenizer files ({error})") from error
 
 
-def _require_fields(spec: EncoderSpec, folder: Path) -> dict[str, Any]:
-    """All of config.json, after what shapes the model was found to be there."""
+def _config_fields(spec: EncoderSpec, folder: Path) -> dict[str, Any]:
+    """All of config.json; that of another architecture is refused."""
     path, fields = folder / CONFIG_FILE, read_json(folder / CONFIG_FILE)
     for name, expected in _EXPECTED[spec.architecture].items():
         if fields.get(name) not in expected:
@@ -215,8 +202,6 @@ def _require_fields(spec: EncoderSpec, folder: Path) -> dict[str, Any]:
                 f"{path}: {name} is {fields.get(name)!r}, expected {' or '.join(map(repr, expected))}; this checkpoint "
                 "belongs to another architecture"
             )
-    if missing := [name for name in (*_FIELDS, _MORE_FIELDS[spec.architecture]) if name not in fields]:
-        raise CheckpointError(f"{path}: lacks {', '.join(missing)}")
     return {name: value for name, value in fields.items() if name not in ("model_type", "auto_map", "torch_dtype")}
 
 
@@ -239,10 +224,10 @@ def _refuse_misfits(folder: Path, model: nn.Module, found: dict[str, Any]) -> No
 
 def tokenization(spec: EncoderSpec, tokenizer: Any) -> Tokenize:  # noqa: ANN401
     """Sequences to token ids, as the tokenizer of the encoder's checkpoint gives them."""
-    return letters_to_ids(tokenizer) if spec.architecture == "esm" else _byte_pairs(tokenizer)
+    return residues_to_ids(tokenizer) if spec.architecture == "esm" else _byte_pairs(tokenizer)
 
 
-def letters_to_ids(tokenizer: Any) -> Tokenize:  # noqa: ANN401
+def residues_to_ids(tokenizer: Any) -> Tokenize:  # noqa: ANN401
     """One token a residue between BOS and EOS; a letter that the vocabulary lacks (J) is the unknown token.
 
     As EsmTokenizer does, at a hundred times its 2,000 proteins a second, which would keep a GPU waiting.
@@ -254,8 +239,8 @@ def letters_to_ids(tokenizer: Any) -> Tokenize:  # noqa: ANN401
     begin, end = [tokenizer.cls_token_id], [tokenizer.eos_token_id]
 
     def tokenize(sequences: Sequence[str]) -> list[TokenIds]:
-        letters = (np.frombuffer(sequence.encode("ascii"), dtype=np.uint8) for sequence in sequences)
-        return [np.concatenate([begin, table[each], end]) for each in letters]
+        residues = (np.frombuffer(sequence.encode("ascii"), dtype=np.uint8) for sequence in sequences)
+        return [np.concatenate([begin, table[each], end]) for each in residues]
 
     return tokenize
 

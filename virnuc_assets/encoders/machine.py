@@ -49,22 +49,16 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def cpu_name() -> str:
-    """The processor's model name, as the kernel tells it."""
+    """The processor's model name, as the kernel reports it."""
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def native_precision(precision: str) -> bool:
     """Whether this CPU multiplies in a precision by itself; otherwise it is emulated, slower than fp32."""
-    if precision == "bf16":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    if precision == "fp16":
-        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-    return True
+    return precision == "fp32" or bool(getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")())
 
 
 def resolve_device(requested: str) -> torch.device:

@@ -23,7 +23,7 @@ Pooling = Literal["residues", "tokens", "composition"]
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 NUCLEOTIDES = "ACGT"
 
-# IUPAC nucleotides without U, which the readers turn into T. IUPAC amino acids: the vocabulary of ESM has all but J
+# IUPAC nucleotides without U, which the readers replace by T. IUPAC amino acids: the vocabulary of ESM has all but J
 # (leucine or isoleucine), each of which is read as one <unk>. (EsmTokenizer reads a run of them as one.)
 LETTERS: dict[Alphabet, frozenset[str]] = {
     "dna": frozenset("ACGTRYSWKMBDHVN"),
@@ -36,37 +36,21 @@ _COLUMNS: dict[Alphabet, str] = {"dna": "nucleotides", "protein": "protein"}
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """One encoder: all that decides its numbers, apart from the weights themselves.
+    """One encoder: all that decides its numbers, apart from the weights themselves."""
 
-    Attributes:
-        name: Key in the registry, and the name of a miniature's or a fine-tuned checkpoint's folder.
-        alphabet: What it reads.
-        architecture: Which code runs it.
-        pooling: Mean over `residues` (no BOS, EOS, padding), over `tokens` (all but padding), or of `composition`.
-        checkpoint: Hub id, `MINIATURE`, `FINETUNED`, or empty where there are no weights or a folder is named.
-        revision: Commit of the hub repository: the registry's or the settings' until virnuc.lock names one.
-        max_length: Residues or bases encoded of a sequence, the rest is cut and counted; None = all (ALiBi).
-        k: Word length of a k-mer encoder, 0 for the others.
-        token_dropout: Whether an ESM scales its embeddings as with masked tokens; None = as its config says.
-        base: Encoder that this one was made from: by other settings of the same weights, or by fine-tuning.
-        folder: Local folder instead of the hub's cache, and `file`, fair-esm's `.pt` that is converted into one. Where
-            weights are stored changes no number.
-        digest: Content of the checkpoint as virnuc.lock has it; empty where nothing is locked.
-    """
-
-    name: str
+    name: str  # also of a miniature's or a fine-tuned checkpoint's folder
     alphabet: Alphabet
     architecture: Architecture
-    pooling: Pooling
-    checkpoint: str = ""
-    revision: str = ""
-    max_length: int | None = None
-    k: int = 0
-    token_dropout: bool | None = None
-    base: str = ""
-    folder: str = ""
-    file: str = ""
-    digest: str = ""
+    pooling: Pooling  # mean over `residues` (no BOS, EOS, padding), `tokens` (all but padding), or of `composition`
+    checkpoint: str = ""  # hub id, `MINIATURE`, `FINETUNED`; empty where there are no weights or a folder is named
+    revision: str = ""  # commit of the hub repository: the registry's or the settings' until virnuc.lock names one
+    max_length: int | None = None  # residues or bases encoded of a sequence, the rest is cut; None = all (ALiBi)
+    k: int = 0  # word length of a k-mer encoder
+    token_dropout: bool | None = None  # whether an ESM scales embeddings as with masked tokens; None = as its config
+    base: str = ""  # encoder that this one was made from, by other settings of the same weights or by fine-tuning
+    folder: str = ""  # instead of the hub's cache; where weights are stored changes no number
+    file: str = ""  # fair-esm's `.pt` that is converted into a folder
+    digest: str = ""  # content of the checkpoint as virnuc.lock has it
 
     @property
     def from_hub(self) -> bool:

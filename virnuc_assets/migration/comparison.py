@@ -43,11 +43,8 @@ class Drop:
 class GroupDrop:
     """Accuracy of both sides on one group's rows.
 
-    Attributes:
-        status: "lost" more than the margin; "worse" beyond chance, with a drop beyond the margin that chance may have
-            enlarged; "no loss shown"; "too few clusters" to tell.
-        p_worse: that a group without any loss shows such a drop, adjusted for all tested groups; None if not tested.
-        p_lost: the same of a group that lost the margin.
+    Its status is "lost" more than the margin; "worse" beyond chance, with a drop beyond the margin that chance may have
+    enlarged; "no loss shown"; or "too few clusters" for a test.
     """
 
     label: str
@@ -58,8 +55,8 @@ class GroupDrop:
     other_accuracy: float
     drop: Drop
     status: GroupStatus
-    p_worse: float | None
-    p_lost: float | None
+    p_worse: float | None  # that a group without any loss shows such a drop, adjusted for all tested groups
+    p_lost: float | None  # the same of a group that lost the margin; both None if not tested
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ def compare(paired: PairedRows, other: str, settings: DecisionSettings) -> Compa
     labelled = whole[:, 0].reshape(-1, 2, 2).sum(axis=2)  # (clusters, 2): host rows, viral rows
     return Comparison(
         other=other,
-        rows=len(paired.viral),
+        rows=len(paired.cluster),
         viral_rows=int(labelled[:, 1].sum()),
         host_rows=int(labelled[:, 0].sum()),
         records=len(paired.levels["record"].viral),
@@ -137,10 +134,10 @@ def confusion_counts(paired: PairedRows) -> Floats:
     Whole numbers in float64, so that sums are exact in any order.
     """
     shape = (int(paired.cluster.max()) + 1, len(paired.group_names))
-    place = paired.cluster * shape[1] + paired.group
+    place, calls = paired.cluster * shape[1] + paired.group, paired.levels["frame"]
     sides = []
-    for called in (paired.candidate_viral, paired.other_viral):
-        cell = 2 * paired.viral.astype(np.int64) + called
+    for called in (calls.candidate, calls.other):
+        cell = 2 * calls.viral.astype(np.int64) + called
         sides.append(np.bincount(4 * place + cell, minlength=4 * shape[0] * shape[1]).reshape(*shape, 4))
     return np.stack(sides, axis=2).astype(np.float64)
 
@@ -160,13 +157,7 @@ def f1_drop(counts: Floats) -> Floats:
 
 
 def drop_intervals(counts: Floats, rounds: int, seed: int, confidence: float) -> Floats:
-    """Intervals of both drops of s studies over at least two clusters.
-
-    Args:
-        counts: (s, clusters, 2, 4); the studies share their draws.
-        rounds: of the bootstrap.
-        seed: of the draws.
-        confidence: e.g. 0.95.
+    """Bootstrap intervals of both drops of s studies (s, clusters, 2, 4), which share their draws.
 
     Returns:
         (2, s, 2): of accuracy and F1, lower and upper bound.
@@ -204,12 +195,7 @@ def student_tails(rows: Floats, confidence: float) -> Floats:
 
 
 def group_tests(counts: Floats, settings: DecisionSettings) -> GroupTests:
-    """Test each group with enough clusters, in s studies at once.
-
-    Args:
-        counts: (s, clusters, groups, 2, 4).
-        settings: max_group_drop, min_group_clusters and group_error are used.
-    """
+    """Test each group with enough clusters in s studies at once, (s, clusters, groups, 2, 4)."""
     right = counts[..., 0] + counts[..., 3]  # (s, clusters, groups, 2)
     lost, rows = right[..., 1] - right[..., 0], counts[..., 0, :].sum(axis=-1)  # (s, clusters, groups)
     clusters, total = (rows > 0).sum(axis=1), np.maximum(rows.sum(axis=1), 1.0)
@@ -254,11 +240,12 @@ def mcnemar(level: Level, calls: PairedCalls) -> McNemar:
 
 
 def _drops(counts: Floats, settings: DecisionSettings) -> tuple[Drop, Drop]:
-    values = [float(measure(counts.sum(axis=0))) for measure in (accuracy_drop, f1_drop)]
+    total = counts.sum(axis=0)
+    accuracy, f1 = float(accuracy_drop(total)), float(f1_drop(total))
     if len(counts) < 2:
-        return Drop(values[0], None, None), Drop(values[1], None, None)
+        return Drop(accuracy, None, None), Drop(f1, None, None)
     bounds = drop_intervals(counts[None], settings.bootstrap_rounds, settings.seed, settings.confidence)[:, 0].tolist()
-    return Drop(values[0], *bounds[0]), Drop(values[1], *bounds[1])
+    return Drop(accuracy, *bounds[0]), Drop(f1, *bounds[1])
 
 
 def _group_drops(
@@ -266,28 +253,27 @@ def _group_drops(
 ) -> tuple[GroupDrop, ...]:
     tests = group_tests(counts[None], settings)
     right, rows = (counts[..., 0] + counts[..., 3]).sum(axis=0), counts[..., 0, :].sum(axis=(0, 2))  # (g, 2), (g,)
+    accuracy = right / rows[:, None]
+    reach = student.ppf((1.0 + settings.confidence) / 2.0, np.maximum(tests.clusters[0] - 1, 1)) * tests.error[0]
     found = []
-    for number, (label, group) in enumerate(names):
-        clusters, value = int(tests.clusters[0, number]), float(tests.drop[0, number])
-        tested = bool(tests.tested[0, number])
-        reach = float(student.ppf((1.0 + settings.confidence) / 2.0, max(clusters - 1, 1)) * tests.error[0, number])
+    for g, (label, group) in enumerate(names):
+        clusters, value, tested = int(tests.clusters[0, g]), float(tests.drop[0, g]), bool(tests.tested[0, g])
+        bounds = (value - float(reach[g]), value + float(reach[g])) if clusters > 1 else (None, None)
         status: GroupStatus = "no loss shown" if tested else "too few clusters"
-        if tests.lost[0, number]:
-            status = "lost"
-        elif tests.worse[0, number]:
-            status = "worse"
+        if tests.lost[0, g] or tests.worse[0, g]:
+            status = "lost" if tests.lost[0, g] else "worse"
         found.append(
             GroupDrop(
                 label=label,
                 group=group,
-                rows=int(rows[number]),
+                rows=int(rows[g]),
                 clusters=clusters,
-                candidate_accuracy=float(right[number, 0] / rows[number]),
-                other_accuracy=float(right[number, 1] / rows[number]),
-                drop=Drop(value, value - reach, value + reach) if clusters > 1 else Drop(value, None, None),
+                candidate_accuracy=float(accuracy[g, 0]),
+                other_accuracy=float(accuracy[g, 1]),
+                drop=Drop(value, *bounds),
                 status=status,
-                p_worse=float(tests.p_worse[0, number]) if tested else None,
-                p_lost=float(tests.p_lost[0, number]) if tested else None,
+                p_worse=float(tests.p_worse[0, g]) if tested else None,
+                p_lost=float(tests.p_lost[0, g]) if tested else None,
             )
         )
     return tuple(found)

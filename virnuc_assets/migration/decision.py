@@ -6,16 +6,16 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from virnuc_assets.classifier.metrics import Performance, performance
 from virnuc_assets.migration import criteria
-from virnuc_assets.migration.comparison import Comparison, GroupDrop, compare, confusion_counts
+from virnuc_assets.migration.comparison import Comparison, GroupDrop, compare
 from virnuc_assets.migration.criteria import Criterion
 from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, Evidence, VariantEvidence
-from virnuc_assets.migration.pairing import PairedRows, pair, usable_rows
+from virnuc_assets.migration.pairing import pair, usable_rows
 from virnuc_assets.migration.power import Power, power
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
 
@@ -26,7 +26,7 @@ MINIATURE_WARNING = "weights are random: this verdict shows the machinery, not t
 
 @dataclass(frozen=True)
 class VariantSummary:
-    """What the report tells of one variant; `performance` is None where its predictions are absent or unusable."""
+    """What the report shows of one variant; `performance` is None where its predictions are absent or unusable."""
 
     variant: str
     dna_name: str
@@ -42,37 +42,23 @@ class VariantSummary:
 class Decision:
     """The verdict with everything it rests on; holds only plain values, so it can be written and compared.
 
-    Attributes:
-        outcome: GO if all criteria are met; NO-GO if one fails and no evidence is missing; NO DECISION if evidence
-            is missing, or if no criterion fails and an interval reaches over its threshold.
-        reasons: each missing piece of evidence, or each criterion that is not met, or that all are.
-        criteria: all criteria, in the order of the report.
-        variants: role ("candidate", "baseline", "kmer_baseline", a variant's name) → summary with its performance.
-        comparisons: role → the candidate against it; absent where the rows could not be paired.
-        power: what a study of these test records can find; None where there is no comparison or one cluster only.
-        next_step: how the drop could be won back; empty where there is nothing to win.
-        ablations: encoder → performance of a classifier of that encoder's vectors alone.
-        benchmark: as given in the evidence.
-        miniatures: names of encoders whose weights are random.
-        settings: the criteria's thresholds, as plain values.
-        settings_digest: SHA-256 of the settings.
-        evaluation: how test rows are told apart, as plain values.
-        environment: as given in the evidence.
+    GO if all criteria are met; NO-GO if one fails and no evidence is missing; NO DECISION if evidence is missing, or if
+    no criterion fails and an interval reaches over its threshold.
     """
 
     outcome: Outcome
-    reasons: tuple[str, ...]
-    criteria: tuple[Criterion, ...]
-    variants: Mapping[str, VariantSummary]
-    comparisons: Mapping[str, Comparison]
-    power: Power | None
-    next_step: str
-    ablations: Mapping[str, Performance]
+    reasons: tuple[str, ...]  # each missing piece of evidence, or each criterion that is not met, or that all are
+    criteria: tuple[Criterion, ...]  # in the order of the report
+    variants: Mapping[str, VariantSummary]  # by role: "candidate", "baseline", "floor", a variant's name
+    comparisons: Mapping[str, Comparison]  # by role; absent where the rows could not be paired
+    power: Power | None  # None without a comparison, or with one cluster only
+    next_step: str  # how the drop could be won back; empty where there is nothing to win
+    ablations: Mapping[str, Performance]  # encoder → a classifier of that encoder's vectors alone
     benchmark: Mapping[str, Mapping[str, Any]] | None
-    miniatures: tuple[str, ...]
-    settings: Mapping[str, Any]
+    miniatures: tuple[str, ...]  # encoders whose weights are random
+    settings: Mapping[str, Any]  # of the decision, as plain values
     settings_digest: str
-    evaluation: Mapping[str, Any]
+    evaluation: Mapping[str, Any]  # settings of the evaluation, as plain values
     environment: Mapping[str, str]
 
     @property
@@ -90,11 +76,12 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
     candidate = evidence.candidate
     pairs = {role: pair(candidate, variant) for role, variant in evidence.variants.items() if variant is not candidate}
     comparisons = {
-        role: compare(paired, evidence.variants[role].variant, settings)
-        for role, (paired, _) in pairs.items()
-        if paired is not None
+        role: compare(rows, evidence.variants[role].variant, settings)
+        for role, (rows, _) in pairs.items()
+        if rows is not None
     }
-    comparison, gaps = comparisons.get("baseline"), pairs["baseline"][1]
+    paired, gaps = pairs["baseline"]
+    comparison = comparisons.get("baseline")
     judged = (
         criteria.accuracy_drop_within_margin(comparison, gaps, settings),
         criteria.f1_drop_within_margin(comparison, gaps, settings),
@@ -118,7 +105,7 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
         criteria=judged,
         variants={role: _summary(variant, evaluation) for role, variant in evidence.variants.items()},
         comparisons=comparisons,
-        power=_power(pairs["baseline"][0], settings),
+        power=None if paired is None else power(paired, settings),
         next_step=_next_step(evidence, judged, settings),
         ablations={name: performance(table, None, evaluation) for name, table in sorted(evidence.ablations.items())},
         benchmark=evidence.benchmark,
@@ -130,25 +117,12 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
     )
 
 
-def _power(paired: PairedRows | None, settings: DecisionSettings) -> Power | None:
-    counts = None if paired is None else confusion_counts(paired)
-    return None if paired is None or counts is None or len(counts) < 2 else power(counts, paired, settings)
-
-
 def _next_step(evidence: Evidence, judged: tuple[Criterion, ...], settings: DecisionSettings) -> str:
     """Fine-tuning, where accuracy or F1 is not within its margin by so little that fine-tuning could win it."""
-    missed = [
-        one
-        for one in judged
-        if one.name in MAIN_CRITERIA
-        and one.outcome in ("failed", "inconclusive")
-        and one.value is not None
-        and one.threshold is not None
-    ]
-    if not missed or any((one.value or 0.0) - (one.threshold or 0.0) > settings.finetuning_gain for one in missed):
-        return ""
+    missed = [one for one in judged if one.name in MAIN_CRITERIA and one.outcome in ("failed", "inconclusive")]
     encoder = evidence.candidate.encoder_name("protein").removesuffix(MINIATURE_SUFFIX)
-    if encoder.startswith("finetuned_"):
+    far = any((one.value or 0.0) - (one.threshold or 0.0) > settings.finetuning_gain for one in missed)
+    if not missed or far or encoder.startswith("finetuned_"):
         return ""
     found = " and ".join(f"{one.name} ({one.value:+.4f}, margin {one.threshold:g})" for one in missed)
     return (
@@ -160,18 +134,12 @@ def _next_step(evidence: Evidence, judged: tuple[Criterion, ...], settings: Deci
 
 def conclude(judged: tuple[Criterion, ...]) -> tuple[Outcome, tuple[str, ...]]:
     """Outcome and reasons from the criteria: what is missing comes before what failed, that before what is open."""
-    missing = tuple(dict.fromkeys(piece for criterion in judged for piece in criterion.missing))
-    if missing:
+    if missing := tuple(dict.fromkeys(piece for criterion in judged for piece in criterion.missing)):
         return "NO DECISION", missing
-    failed = tuple(f"{c.name} is not met: {c.explanation}" for c in judged if c.outcome == "failed")
-    if failed:
+    if failed := tuple(f"{c.name} is not met: {c.explanation}" for c in judged if c.outcome == "failed"):
         return "NO-GO", failed
-    still_open = tuple(
-        f"{c.name} is open, the interval reaches over the threshold: {c.explanation}"
-        for c in judged
-        if c.outcome != "met"
-    )
-    if still_open:
+    over = "is open, the interval reaches over the threshold"
+    if still_open := tuple(f"{c.name} {over}: {c.explanation}" for c in judged if c.outcome != "met"):
         return "NO DECISION", still_open
     return "GO", (f"all {len(judged)} criteria are met",)
 
@@ -210,11 +178,7 @@ def not_measured(decision: Decision) -> list[str]:
     """Each limit as a sentence."""
     described = [variant.description for variant in decision.variants.values() if variant.description]
     limits = [f"The models themselves: {MINIATURE_WARNING}."] if decision.miniatures else []
-    limits += [
-        f"Chunk lengths other than {length} nt."
-        for length in list(dict.fromkeys(one.get("chunk_length") for one in described))[:1]
-        if length
-    ]
+    limits += [f"Chunk lengths other than {one['chunk_length']} nt." for one in described[:1]]
     limits += [
         "Whether calls of whole chunks and records are good enough: they are shown, but criteria judge frames only.",
         "Variation between trainings: each classifier was trained with one seed; "
@@ -226,18 +190,20 @@ def not_measured(decision: Decision) -> list[str]:
     if not decision.ablations:
         limits.append("What each encoder alone is worth: no ablations of today's features are stored.")
     groups = decision.comparison.groups if decision.comparison else ()
-    limits += _listed(
-        f"Groups of fewer than {decision.settings['min_group_clusters']} clusters, in which a loss would not be seen",
-        (one for one in groups if one.status == "too few clusters"),
-    )
-    limits += _listed(
-        "Groups that showed no loss, but whose interval does not rule out one beyond the margin",
-        (
+    named: dict[str, list[GroupDrop]] = {
+        f"Groups of fewer than {decision.settings['min_group_clusters']} clusters, in which a loss would not be seen": [
+            one for one in groups if one.status == "too few clusters"
+        ],
+        "Groups that showed no loss, but whose interval does not rule out one beyond the margin": [
             one
             for one in groups
             if one.status == "no loss shown" and (one.drop.high or 0.0) > decision.settings["max_group_drop"]
-        ),
-    )
+        ],
+    }
+    for what, found in named.items():
+        if found:
+            names = ", ".join(f"{one.label} / {one.group} ({one.clusters:,} clusters)" for one in found)
+            limits.append(f"{what}: {names}.")
     limits += [
         f"What {variant.variant} was trained on: its classifier was imported ({variant.description['origin']}), "
         "so the test records may have been among its training rows, which flatters it."
@@ -245,8 +211,3 @@ def not_measured(decision: Decision) -> list[str]:
         if variant.description and variant.description.get("origin")
     ]
     return limits
-
-
-def _listed(what: str, groups: Iterable[GroupDrop]) -> list[str]:
-    names = [f"{group.label} / {group.group} ({group.clusters:,} clusters)" for group in groups]
-    return [f"{what}: {', '.join(names)}."] if names else []

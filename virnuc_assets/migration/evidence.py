@@ -4,53 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
+from virnuc_assets.encoders.registry import Alphabet
 from virnuc_assets.storage.digests import ContentDigest, digest_of
 
-Side = Literal["dna", "protein"]
-SIDES: tuple[Side, Side] = ("dna", "protein")
+SIDES: tuple[Alphabet, Alphabet] = ("dna", "protein")
 MINIATURE_SUFFIX = "_miniature"
 
 
 @dataclass(frozen=True)
 class VariantEvidence:
-    """What is stored of one variant, i.e. of one pair of encoders and the classifier on top of it.
-
-    Attributes:
-        variant: the variant's name, e.g. "fastesm2".
-        dna_name: name of its nucleotides' encoder in the graph, a key of the benchmark.
-        protein_name: name of its proteins' encoder in the graph, a key of the benchmark.
-        predictions: test rows as the evaluation stored them (`evaluation_schema`: label "viral" / "host", call
-            "virus" / "others"), in any order; None if not stored.
-        description: the classifier's JSON; read here: `dna_dim`, `protein_dim`, `merged_dim`, `chunk_length`,
-            `seed`, `training`, `split_digest`, and `encoders` {"dna": fingerprint, "protein": fingerprint}, a
-            flat dict that has `encoder`, `precision` and the library versions. None if not stored.
-        problems: what is absent or stale, each a sentence: "esm2_3b_evaluation has not been materialized".
-    """
+    """What is stored of one variant, i.e. of one pair of encoders and the classifier on top of it."""
 
     variant: str
-    dna_name: str
-    protein_name: str
-    predictions: pa.Table | None = None
-    description: Mapping[str, Any] | None = None
-    problems: tuple[str, ...] = ()
+    dna_name: str  # of its nucleotides' encoder in the graph, a key of the benchmark
+    protein_name: str  # likewise of its proteins' encoder
+    predictions: pa.Table | None = None  # test rows (`evaluation_schema`), in any order
+    description: Mapping[str, Any] | None = None  # JSON of `ClassifierDescription`
+    problems: tuple[str, ...] = ()  # what is absent or stale, e.g. "esm2_3b_evaluation has not been materialized"
 
     @property
     def gaps(self) -> tuple[str, ...]:
-        """The problems, or that no predictions are stored where no problem tells why."""
+        """The problems, or that no predictions are stored where no problem names the reason."""
         if self.predictions is None and not self.problems:
             return (f"{self.variant}: no predictions on the test rows are stored",)
         return self.problems
 
-    def fingerprint(self, side: Side) -> Mapping[str, Any]:
-        """Fingerprint of one encoder as the classifier was trained with it; empty where it is not told."""
-        encoders = (self.description or {}).get("encoders") or {}
-        return encoders.get(side) or {}
+    def fingerprint(self, side: Alphabet) -> Mapping[str, Any]:
+        """Fingerprint of one encoder as the classifier was trained with it; empty where it is not known."""
+        fingerprint: Mapping[str, Any] = ((self.description or {}).get("encoders") or {}).get(side) or {}
+        return fingerprint
 
-    def encoder_name(self, side: Side) -> str:
+    def encoder_name(self, side: Alphabet) -> str:
         """The registry's name of one encoder, or its name in the graph where the classifier does not say."""
         name = self.dna_name if side == "dna" else self.protein_name
         return str(self.fingerprint(side).get("encoder", name))
@@ -58,34 +46,22 @@ class VariantEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything a decision is computed from; two equal values give two equal decisions, byte for byte.
-
-    Attributes:
-        candidate: the variant that wants to replace the baseline.
-        baseline: the variant in use.
-        kmer_baseline: the composition features that a language model has to beat.
-        also_compared: further variants to show; nothing is judged by them.
-        ablations: encoder → test rows, as `VariantEvidence.predictions`, scored by its vectors alone.
-        benchmark: encoder → {sequences_per_s, peak_memory_bytes, precision, device, sequences, dim};
-            None if not stored.
-        benchmark_problems: what is absent or stale of the benchmark.
-        environment: further facts to show in the report (versions, data digests); nothing is judged by them.
-    """
+    """Everything a decision is computed from; two equal values give two equal decisions, byte for byte."""
 
     candidate: VariantEvidence
     baseline: VariantEvidence
-    kmer_baseline: VariantEvidence
-    also_compared: tuple[VariantEvidence, ...] = ()
-    ablations: Mapping[str, pa.Table] = field(default_factory=dict)
-    benchmark: Mapping[str, Mapping[str, Any]] | None = None
+    floor: VariantEvidence  # the k-mer baseline, which a language model has to beat
+    beside: tuple[VariantEvidence, ...] = ()  # shown, not judged
+    ablations: Mapping[str, pa.Table] = field(default_factory=dict)  # encoder → test rows scored by its vectors alone
+    benchmark: Mapping[str, Mapping[str, Any]] | None = None  # encoder → what `benchmark_encoders` measured
     benchmark_problems: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)  # versions and the like; shown, not judged
 
     @property
     def variants(self) -> dict[str, VariantEvidence]:
-        """Role → variant, in the order of the report; one that stands beside has its own name for a role."""
-        roles = {"candidate": self.candidate, "baseline": self.baseline, "kmer_baseline": self.kmer_baseline}
-        return roles | {variant.variant: variant for variant in self.also_compared}
+        """Role → variant, in the order of the report; one that is only shown has its own name for a role."""
+        roles = {"candidate": self.candidate, "baseline": self.baseline, "floor": self.floor}
+        return roles | {variant.variant: variant for variant in self.beside}
 
     def digest(self) -> str:
         """Digest of everything, the rows of tables included."""
@@ -93,7 +69,7 @@ class Evidence:
 
     @property
     def benchmark_gaps(self) -> tuple[str, ...]:
-        """The benchmark's problems, or that none is stored where no problem tells why."""
+        """The benchmark's problems, or that none is stored where no problem names the reason."""
         if self.benchmark is None and not self.benchmark_problems:
             return ("no encoder benchmark is stored",)
         return self.benchmark_problems

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from virnuc_assets.migration.comparison import Floats, drop_intervals, group_tests
+from virnuc_assets.migration.comparison import Floats, confusion_counts, drop_intervals, group_tests
 from virnuc_assets.migration.pairing import PairedRows
 from virnuc_assets.settings import DecisionSettings
 
@@ -29,43 +29,32 @@ _COUNTS_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True)
 class Chance:
-    """How often studies end in GO and in NO-GO; the others are NO DECISION.
+    """How often studies end in GO and in NO-GO; the others are NO DECISION."""
 
-    Attributes:
-        lost_in: "nothing", "all rows", or the group that lost.
-        margins: how many of its margins it lost.
-    """
-
-    lost_in: str
-    margins: int
+    lost_in: str  # "nothing", "all rows", or the group that lost
+    margins: int  # how many of its margins it lost
     go: float
     no_go: float
 
 
 @dataclass(frozen=True)
 class Power:
-    """Chances for the clusters and groups of one test set.
+    """Chances for the clusters and groups of one test set."""
 
-    Attributes:
-        clusters: of the test set.
-        chances: of equal models first, then of losses in all rows, then in the tested group with fewest clusters.
-        clusters_wanted: smallest of the tried numbers of clusters from which equal models get GO in 90 %; None if no
-            tried number does.
-        most_tried: the largest number that was tried.
-        studies: drawn for each chance.
-    """
-
-    clusters: int
-    chances: tuple[Chance, ...]
-    clusters_wanted: int | None
+    clusters: int  # of the test set
+    chances: tuple[Chance, ...]  # equal models, losses in all rows, losses in the tested group with fewest clusters
+    clusters_wanted: int | None  # fewest of those tried with which equal models get GO in 90 %, if any
     most_tried: int
-    studies: int
+    studies: int  # drawn for each chance
 
 
-def power(counts: Floats, paired: PairedRows, settings: DecisionSettings) -> Power:
-    """Chances of a test set's confusion counts (clusters, groups, 2, 4) of at least two clusters."""
+def power(paired: PairedRows, settings: DecisionSettings) -> Power | None:
+    """Chances of a test set; None with fewer than two clusters."""
+    counts = confusion_counts(paired)
     generator = np.random.default_rng(settings.seed)
     clusters, groups = counts.shape[:2]
+    if clusters < 2:
+        return None
     cases = [("nothing", 0, np.zeros(groups))]
     whole = max(settings.max_accuracy_drop, settings.max_f1_drop)
     cases += [("all rows", times, np.full(groups, times * whole)) for times in MARGINS]
@@ -78,13 +67,10 @@ def power(counts: Floats, paired: PairedRows, settings: DecisionSettings) -> Pow
     chances = tuple(
         Chance(name, times, *_chance(generator, counts, clusters, lost, settings)) for name, times, lost in cases
     )
-    return Power(
-        clusters=clusters,
-        chances=chances,
-        clusters_wanted=_clusters_wanted(generator, counts, settings),
-        most_tried=_SIZES[-1],
-        studies=settings.power_studies,
-    )
+    nothing = np.zeros(groups)
+    sizes = (size for size in _SIZES if size >= settings.min_test_clusters)
+    wanted = (size for size in sizes if _chance(generator, counts, size, nothing, settings)[0] >= WANTED)
+    return Power(clusters, chances, next(wanted, None), _SIZES[-1], settings.power_studies)
 
 
 def outcomes(studies: Floats, settings: DecisionSettings, rounds: int = _ROUNDS) -> tuple[np.ndarray, np.ndarray]:
@@ -115,9 +101,9 @@ def draw_studies(generator: np.random.Generator, counts: Floats, studies: int, c
     accuracy = right.sum(axis=(0, 2)) / np.maximum(counts.sum(axis=(0, 2, 3)), 1.0)  # (groups,)
     share = np.clip(lost / np.maximum(accuracy, 1e-9), 0.0, 1.0)[None, None]
     for hit, miss in ((0, 1), (3, 2)):
-        turned = generator.binomial(drawn[..., 0, hit].astype(np.int64), share)
-        drawn[..., 0, hit] -= turned
-        drawn[..., 0, miss] += turned
+        lost_calls = generator.binomial(drawn[..., 0, hit].astype(np.int64), share)
+        drawn[..., 0, hit] -= lost_calls
+        drawn[..., 0, miss] += lost_calls
     return drawn
 
 
@@ -140,9 +126,3 @@ def _chance(
         gos, no_gos = outcomes(draw_studies(generator, counts, some, clusters, lost), settings)
         go, no_go = go + int(gos.sum()), no_go + int(no_gos.sum())
     return go / settings.power_studies, no_go / settings.power_studies
-
-
-def _clusters_wanted(generator: np.random.Generator, counts: Floats, settings: DecisionSettings) -> int | None:
-    nothing = np.zeros(counts.shape[1])
-    sizes = (size for size in _SIZES if size >= settings.min_test_clusters)
-    return next((size for size in sizes if _chance(generator, counts, size, nothing, settings)[0] >= WANTED), None)

@@ -6,7 +6,7 @@ import io
 import itertools
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from virnuc_assets.classifier.metrics import ReliabilityBin
-from virnuc_assets.migration.comparison import GroupStatus
+from virnuc_assets.migration.comparison import GroupDrop, GroupStatus
 from virnuc_assets.migration.power import Power
 
 SQUARE = (5.0, 4.5)
@@ -29,16 +29,16 @@ MARKS: dict[GroupStatus, tuple[str, str]] = {
 }
 _LONGEST_LABEL = 34
 # Hues that colour-blind readers tell apart (after M. Okabe and K. Ito), each with a line style of its own besides.
-_BESIDE_COLOURS = tuple(f"beside-{i}" for i in range(4))
-_BESIDE_DASHES = ((6.0, 2.0, 1.2, 2.0), (9.0, 3.0), (3.0, 1.5), (6.0, 2.0, 1.2, 2.0, 1.2, 2.0), (1.0, 3.0))
+_SHOWN_COLOURS = tuple(f"shown-{i}" for i in range(4))
+_SHOWN_DASHES = ((6.0, 2.0, 1.2, 2.0), (9.0, 3.0), (3.0, 1.5), (6.0, 2.0, 1.2, 2.0, 1.2, 2.0), (1.0, 3.0))
 _VARIABLES = (
-    *("candidate", "baseline", "kmer_baseline", *_BESIDE_COLOURS),
+    *("candidate", "baseline", "floor", *_SHOWN_COLOURS),
     *("ink", "soft", "rule", "page", "good", "bad", "gap"),
 )
 # Colours that matplotlib can draw, each replaced by a CSS variable, so that the page's theme decides.
 COLOUR = {name: f"#0102{i:02x}" for i, name in enumerate(_VARIABLES)}
 _SETTINGS = {
-    "svg.fonttype": "none",  # letters stay letters
+    "svg.fonttype": "none",  # text stays text
     "text.parse_math": False,  # a group's name may hold dollar signs
     "font.size": 10,
     "axes.edgecolor": COLOUR["rule"],
@@ -61,35 +61,16 @@ class Style:
     variable: str
     dashes: tuple[float, ...] = ()
 
-    @property
-    def colour(self) -> str:
-        """For matplotlib."""
-        return COLOUR[self.variable]
-
-    @property
-    def line(self) -> tuple[float, tuple[float, ...] | None]:
-        """Line style for matplotlib."""
-        return (0, self.dashes or None)
-
-
-_OF_ROLE = {
-    "candidate": Style("candidate"),
-    "baseline": Style("baseline", (5.0, 2.5)),
-    "kmer_baseline": Style("kmer_baseline", (1.2, 1.8)),
-}
-
 
 def styles(roles: Iterable[str]) -> dict[str, Style]:
-    """Role → style; variants that stand beside cycle through 20 pairs of colour and dashes."""
-    names = list(roles)
-    beside = zip((name for name in names if name not in _OF_ROLE), _beside_styles(), strict=False)
-    found = _OF_ROLE | dict(beside)
-    return {name: found[name] for name in names}
-
-
-def _beside_styles() -> Iterator[Style]:
-    for colour, dashes in zip(itertools.cycle(_BESIDE_COLOURS), itertools.cycle(_BESIDE_DASHES), strict=False):
-        yield Style(colour, dashes)
+    """Role → style; variants that are only shown cycle through 20 pairs of colour and dashes."""
+    judged = {
+        "candidate": Style("candidate"),
+        "baseline": Style("baseline", (5.0, 2.5)),
+        "floor": Style("floor", (1.2, 1.8)),
+    }
+    shown = map(Style, itertools.cycle(_SHOWN_COLOURS), itertools.cycle(_SHOWN_DASHES))
+    return {name: judged.get(name) or next(shown) for name in roles}
 
 
 def to_svg(name: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
@@ -104,14 +85,14 @@ def to_svg(name: str, size: tuple[float, float], paint: Callable[[Figure], None]
         An `<svg>` element without metadata, date, comments or outside references.
     """
     with mpl.rc_context({**_SETTINGS, "svg.hashsalt": name}), warnings.catch_warnings():
-        # The browser draws the letters, so what matplotlib's own font lacks is not missed.
+        # The browser draws the text, so what matplotlib's own font lacks is not missed.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
         figure = Figure(figsize=size, layout="constrained")
         paint(figure)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = re.sub(r"<!--.*?-->", "", out.getvalue(), flags=re.DOTALL)
-    # Inside of tags only: what stands between them is text, and may be anything.
+    # Only inside tags: between them is text, which may be anything.
     return re.sub(r"<[^>]*>", lambda tag: _themed(tag[0], name), text[text.index("<svg") :]).strip()
 
 
@@ -121,17 +102,6 @@ def _themed(tag: str, name: str) -> str:
     for before in (' id="', "url(#", 'href="#'):
         tag = tag.replace(before, f"{before}{name}-")
     return tag
-
-
-@dataclass(frozen=True)
-class Mark:
-    """One line of the chart of drops; a hollow mark where it is not tested, no bar where there is no interval."""
-
-    label: str
-    value: float
-    low: float | None
-    high: float | None
-    status: GroupStatus
 
 
 def roc_svg(predictions: Mapping[str, pa.Table], styles: Mapping[str, Style]) -> str:
@@ -153,7 +123,7 @@ def roc_svg(predictions: Mapping[str, pa.Table], styles: Mapping[str, Style]) ->
 
 
 def precision_recall_svg(predictions: Mapping[str, pa.Table], styles: Mapping[str, Style]) -> str:
-    """Draw precision over recall of frames, arguments as `roc_svg`; a thin line tells the viral share."""
+    """Draw precision over recall of frames, arguments as `roc_svg`; a thin line shows the viral share."""
 
     def paint(figure: Figure) -> None:
         axes = _unit_square(figure, "viral frames called virus (recall)", "called frames that are viral (precision)")
@@ -168,49 +138,42 @@ def precision_recall_svg(predictions: Mapping[str, pa.Table], styles: Mapping[st
 
 
 def reliability_svg(bins: Mapping[str, Sequence[ReliabilityBin]], styles: Mapping[str, Style]) -> str:
-    """Draw what was said against what was so, and below it how many frames each bin holds.
-
-    Args:
-        bins: role → bins of the calibrated probabilities.
-        styles: role → style.
-    """
+    """Draw viral shares over calibrated probabilities, and below how many frames each bin holds."""
 
     def paint(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         upper.plot([0, 1], [0, 1], color=COLOUR["rule"], linewidth=1)
         for place, (role, found) in enumerate(bins.items()):
-            said, so = [one.mean_probability for one in found], [one.viral_fraction for one in found]
-            _line(upper, said, so, styles[role], marker="o", markersize=4.5)
+            x, y = [one.mean_probability for one in found], [one.viral_fraction for one in found]
+            _line(upper, x, y, styles[role], marker="o", markersize=4.5)
             total, width = sum(one.rows for one in found), 0.08 / len(bins)
             left = [one.low + 0.01 + place * width for one in found]
             heights = [one.rows / total for one in found]
-            lower.bar(left, heights, width, align="edge", color=styles[role].colour)
+            lower.bar(left, heights, width, align="edge", color=COLOUR[styles[role].variable])
         upper.set(ylabel="of these, viral (share)", xlim=(-0.01, 1.01), ylim=(-0.02, 1.02))
-        lower.set(ylabel="frames\n(share)", xlabel="said probability of virus, calibrated", ylim=(0, None))
+        lower.set(ylabel="frames\n(share)", xlabel="calibrated probability of virus", ylim=(0, None))
 
     return to_svg("reliability", SQUARE, paint)
 
 
-def drops_svg(marks: Sequence[Mark], margin: float) -> str:
-    """Draw drops with their intervals, first mark on top, beside the margin that they are held against."""
+def drops_svg(groups: Sequence[GroupDrop], margin: float) -> str:
+    """Draw drops with their intervals and the margin, the first group on top; one that is not tested is hollow."""
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.axvline(0, color=COLOUR["rule"], linewidth=1)
         axes.axvline(margin, color=COLOUR["bad"], linewidth=1.2, linestyle=(0, (4, 3)))
-        for height, mark in enumerate(marks):
-            variable, shape = MARKS[mark.status]
+        for height, group in enumerate(groups):
+            drop, (variable, shape) = group.drop, MARKS[group.status]
             colour = COLOUR[variable]
-            if mark.low is not None and mark.high is not None:
-                axes.plot([mark.low, mark.high], [height, height], color=colour, linewidth=1.8)
-            inside = COLOUR["page"] if mark.status == "too few clusters" else colour
-            axes.plot([mark.value], [height], shape, color=colour, markerfacecolor=inside, markersize=6.5)
-        axes.set_yticks(range(len(marks)), [_label(mark.label) for mark in marks])
-        axes.set(ylim=(len(marks) - 0.4, -0.6), xlabel="drop in accuracy: baseline − candidate")
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
+            if drop.low is not None and drop.high is not None:
+                axes.plot([drop.low, drop.high], [height, height], color=colour, linewidth=1.8)
+            inside = COLOUR["page"] if group.status == "too few clusters" else colour
+            axes.plot([drop.value], [height], shape, color=colour, markerfacecolor=inside, markersize=6.5)
+        _name_rows(axes, [_label(f"{group.group} · {group.label}") for group in groups])
+        axes.set(xlabel="drop in accuracy: baseline − candidate")
 
-    return to_svg("drops", (5.6, 0.8 + 0.27 * len(marks)), paint)
+    return to_svg("drops", (5.6, 0.8 + 0.27 * len(groups)), paint)
 
 
 def power_svg(power: Power) -> str:
@@ -229,12 +192,18 @@ def power_svg(power: Power) -> str:
             else f"{_label(one.lost_in)}: −{one.margins} margin{'s' * (one.margins > 1)}"
             for one in power.chances
         ]
-        axes.set_yticks(range(len(names)), names)
-        axes.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel="share of simulated studies")
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
+        _name_rows(axes, names)
+        axes.set(xlim=(0, 1), xlabel="share of simulated studies")
 
     return to_svg("power", (5.6, 0.8 + 0.3 * len(power.chances)), paint)
+
+
+def _name_rows(axes: Any, names: Sequence[str]) -> None:  # noqa: ANN401  (matplotlib's Axes)
+    """Names instead of a scale, the first on top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set(ylim=(len(names) - 0.4, -0.6))
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
 
 
 def _unit_square(figure: Figure, x_label: str, y_label: str) -> Any:  # noqa: ANN401  (matplotlib's Axes)
@@ -244,7 +213,7 @@ def _unit_square(figure: Figure, x_label: str, y_label: str) -> Any:  # noqa: AN
 
 
 def _line(axes: Any, x: object, y: object, style: Style, **more: object) -> None:  # noqa: ANN401
-    axes.plot(x, y, color=style.colour, linestyle=style.line, linewidth=2, **more)
+    axes.plot(x, y, color=COLOUR[style.variable], linestyle=(0, style.dashes or None), linewidth=2, **more)
 
 
 def _truth_and_score(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -252,6 +221,6 @@ def _truth_and_score(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _label(name: str) -> str:
-    """One line of printable signs, not too long for the page."""
-    line = "".join(sign if sign.isprintable() else " " for sign in name)
+    """One line of printable characters, not too long for the page."""
+    line = "".join(character if character.isprintable() else " " for character in name)
     return line if len(line) <= _LONGEST_LABEL else f"{line[: _LONGEST_LABEL - 1]}…"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import ValidationError
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.migration.decision import Decision, canonical, decide
@@ -26,7 +23,6 @@ EVIDENCE_FILE = "evidence.json"
 DECISION_FILE = "migration_decision.json"
 REPORT_FILE = "migration_decision.html"
 SUMMARY_FILE = "migration_decision.md"
-_TABLES = ("predictions", "ablations")
 # What else decides the bytes of the pages.
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "pyarrow", "matplotlib", "jinja2")
 _SHOWN = 100
@@ -64,12 +60,12 @@ def library_versions() -> dict[str, str]:
 
 def write_bundle(folder: Path, bundle: Bundle) -> Decision:
     """Write evidence and tables, decide on what was written, and write the pages; the folder is replaced as a whole."""
-    with folder_written_aside(folder) as aside:
-        evidence = canonical(_stored(bundle, aside), indent=2) + "\n"
-        (aside / EVIDENCE_FILE).write_text(evidence, encoding="utf-8")
-        decision, pages = _read(aside)[0].pages()  # as everybody will read it: a dict may have another order by now
+    with folder_written_aside(folder) as partial:
+        evidence = canonical(_stored(bundle, partial), indent=2) + "\n"
+        (partial / EVIDENCE_FILE).write_text(evidence, encoding="utf-8")
+        decision, pages = _read(partial)[0].pages()  # as everybody will read it: a dict may have another order by now
         for name, text in pages.items():
-            (aside / name).write_text(text, encoding="utf-8")
+            (partial / name).write_text(text, encoding="utf-8")
     return decision
 
 
@@ -121,35 +117,40 @@ def _differences(path: str, stored: Any, found: Any) -> list[str]:  # noqa: ANN4
 
 def _stored(bundle: Bundle, folder: Path) -> dict[str, Any]:
     evidence = bundle.evidence
-    plain = {
-        field.name: getattr(evidence, field.name)
-        for field in dataclasses.fields(evidence)
-        if field.name in ("benchmark", "benchmark_problems", "environment")
-    }
     return {
-        **plain,
-        "also_compared": [variant.variant for variant in evidence.also_compared],
-        "variants": {role: _stored_variant(variant, folder) for role, variant in evidence.variants.items()},
-        "ablations": {
-            name: _stored_table(table, folder / "ablations" / f"{name}.parquet")
-            for name, table in evidence.ablations.items()
+        "benchmark": evidence.benchmark,
+        "benchmark_problems": evidence.benchmark_problems,
+        "environment": evidence.environment,
+        "variants": {
+            role: {
+                **vars(variant),
+                "predictions": None
+                if variant.predictions is None
+                else _store(variant.predictions, folder / _predictions(variant.variant)),
+            }
+            for role, variant in evidence.variants.items()
         },
+        "beside": [variant.variant for variant in evidence.beside],
+        "ablations": {name: _store(table, folder / _ablation(name)) for name, table in evidence.ablations.items()},
         "settings": bundle.settings.model_dump(mode="json"),
         "evaluation": bundle.evaluation.model_dump(mode="json"),
         "links": bundle.links,
     }
 
 
-def _stored_variant(variant: VariantEvidence, folder: Path) -> dict[str, Any]:
-    table, path = variant.predictions, folder / "predictions" / f"{variant.variant}.parquet"
-    kept = {name: value for name, value in vars(variant).items() if name != "predictions"}
-    return {**kept, "predictions": None if table is None else _stored_table(table, path)}
+def _predictions(variant: str) -> str:
+    return f"predictions/{variant}.parquet"
 
 
-def _stored_table(table: pa.Table, path: Path) -> str:
-    rows = _with_row_digests(table)
-    write_table(path, rows, {"table": "stored predictions"})
-    return _digest_of_rows(rows)
+def _ablation(encoder: str) -> str:
+    return f"ablations/{encoder}.parquet"
+
+
+def _store(table: pa.Table, path: Path) -> str:
+    """Write a table with a digest of each row, and return the digest of all of them."""
+    digests = _row_digests(table)
+    write_table(path, table.append_column(_ROW_DIGEST, pa.array(digests, pa.string())), {"table": "stored predictions"})
+    return _joined(digests)
 
 
 def _read(folder: Path) -> tuple[Bundle, list[str]]:
@@ -157,19 +158,21 @@ def _read(folder: Path) -> tuple[Bundle, list[str]]:
     if not path.is_file():
         raise BundleError(
             f"{path}: not found; expected the folder of a migration decision, which holds {EVIDENCE_FILE}, "
-            f"{DECISION_FILE} and the folders {' and '.join(_TABLES)}"
+            f"{DECISION_FILE} and the folders predictions and ablations"
         )
     faults: list[str] = []
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        variants = {role: _read_variant(found, folder, faults) for role, found in stored["variants"].items()}
+        variants = {}
+        for role, found in stored["variants"].items():
+            digest, path_of_rows = found["predictions"], folder / _predictions(found["variant"])
+            rows = None if digest is None else _read_table(path_of_rows, digest, faults)
+            variants[role] = VariantEvidence(**{**found, "predictions": rows, "problems": tuple(found["problems"])})
         evidence = Evidence(
-            candidate=variants.pop("candidate"),
-            baseline=variants.pop("baseline"),
-            kmer_baseline=variants.pop("kmer_baseline"),
-            also_compared=tuple(variants[role] for role in stored["also_compared"]),
+            **{role: variants[role] for role in ("candidate", "baseline", "floor")},
+            beside=tuple(variants[role] for role in stored["beside"]),
             ablations={
-                name: _read_table(folder / "ablations" / f"{name}.parquet", digest, faults)
+                name: _read_table(folder / _ablation(name), digest, faults)
                 for name, digest in stored["ablations"].items()
             },
             benchmark=stored["benchmark"],
@@ -179,52 +182,31 @@ def _read(folder: Path) -> tuple[Bundle, list[str]]:
         settings = DecisionSettings.model_validate(stored["settings"])
         evaluation = EvaluationSettings.model_validate(stored["evaluation"])
         links = tuple((str(text), str(address)) for text, address in stored["links"])
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path}: not the evidence of a decision: {type(error).__name__}: {error}") from error
     except TableMismatch as error:
         raise BundleError(str(error)) from error
     return Bundle(evidence, settings, evaluation, links), faults
 
 
-def _read_variant(stored: Mapping[str, Any], folder: Path, faults: list[str]) -> VariantEvidence:
-    digest, name = stored["predictions"], stored["variant"]
-    path = folder / "predictions" / f"{name}.parquet"
-    problems: Sequence[str] = stored["problems"]
-    table = None if digest is None else _read_table(path, digest, faults)
-    return VariantEvidence(**{**stored, "predictions": table, "problems": tuple(problems)})
-
-
 def _read_table(path: Path, digest: str, faults: list[str]) -> pa.Table:
-    table = read_table(path)
-    faults += [f"{path}: {fault}" for fault in _altered_rows(table, digest)]
-    return table.drop_columns([_ROW_DIGEST]) if _ROW_DIGEST in table.column_names else table
-
-
-def _with_row_digests(table: pa.Table) -> pa.Table:
-    """The table with a column of digests of its rows' values, 16 hex digits each."""
-    return table.append_column(_ROW_DIGEST, pa.array(_digests(table), pa.string()))
-
-
-def _digest_of_rows(table: pa.Table) -> str:
-    """Digest of all rows and their order, from the table's own column of digests."""
-    return hashlib.sha256("".join(table[_ROW_DIGEST].to_pylist()).encode()).hexdigest()
-
-
-def _altered_rows(table: pa.Table, expected_digest: str) -> list[str]:
-    """What is no longer as it was written: rows by frame_id, or that rows came, went or moved; empty if nothing."""
-    if _ROW_DIGEST not in table.column_names:
-        return [f"column {_ROW_DIGEST} is absent"]
-    today = _digests(table.drop_columns([_ROW_DIGEST]))
-    rows = zip(table.column(0).to_pylist(), table[_ROW_DIGEST].to_pylist(), today, strict=True)
-    altered = [str(row_id) for row_id, stored, found in rows if stored != found]
-    if altered:
+    """A stored table; adds to the faults which rows were altered, or that rows came, went or moved."""
+    stored = read_table(path)
+    table, digests = stored.drop_columns([_ROW_DIGEST]), stored[_ROW_DIGEST].to_pylist()
+    rows = zip(table.column(0).to_pylist(), digests, _row_digests(table), strict=True)
+    if altered := [str(row_id) for row_id, written, found in rows if written != found]:
         more = f" and {len(altered) - _EXAMPLES} more" if len(altered) > _EXAMPLES else ""
-        return [f"{len(altered)} of {table.num_rows} rows were altered: {', '.join(altered[:_EXAMPLES])}{more}"]
-    if _digest_of_rows(table) != expected_digest:
-        return [f"rows were added, taken away or moved; {table.num_rows} are there"]
-    return []
+        named = f"{', '.join(altered[:_EXAMPLES])}{more}"
+        faults.append(f"{path}: {len(altered)} of {table.num_rows} rows were altered: {named}")
+    elif _joined(digests) != digest:
+        faults.append(f"{path}: rows were added, removed or moved; {table.num_rows} are there")
+    return table
 
 
-def _digests(table: pa.Table) -> list[str]:
+def _joined(digests: list[str]) -> str:
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _row_digests(table: pa.Table) -> list[str]:
     columns = [table[name].to_pylist() for name in table.column_names]
     return [hashlib.sha256(repr(row).encode()).hexdigest()[:16] for row in zip(*columns, strict=True)]

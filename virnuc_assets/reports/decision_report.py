@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -15,9 +15,9 @@ from virnuc_assets.classifier.metrics import LEVELS, GroupAccuracy, Performance
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.markdown import cell
 from virnuc_assets.migration.comparison import GroupDrop
-from virnuc_assets.migration.criteria import EQUAL_CONDITIONS, Criterion, speed_ratio
+from virnuc_assets.migration.criteria import Criterion, speed_ratio
 from virnuc_assets.migration.decision import MINIATURE_WARNING, Decision, VariantSummary, not_measured
-from virnuc_assets.migration.evidence import SIDES, Evidence
+from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, Evidence
 from virnuc_assets.migration.pairing import usable_rows
 from virnuc_assets.reports import charts
 from virnuc_assets.settings import DecisionSettings
@@ -36,12 +36,7 @@ METRICS = {
 }
 MAIN_METRICS = ("accuracy", "f1", "mcc", "auroc", "average_precision")
 OUTCOMES = {"met": "✓ met", "failed": "✗ failed", "inconclusive": "? inconclusive", "missing": "– missing"}
-GROUP_WORDS = {
-    "lost": "✗ lost more",
-    "worse": "? worse",
-    "no loss shown": "✓ no loss",
-    "too few clusters": "too few",
-}
+GROUP_WORDS = {"lost": "✗ lost more", "worse": "? worse", "no loss shown": "✓ no loss", "too few clusters": "too few"}
 GROUP_CLASSES = {"lost": "failed", "worse": "inconclusive", "no loss shown": "met", "too few clusters": "soft"}
 NOTHING = "–"
 MINUS = "−"
@@ -85,10 +80,7 @@ def markdown_summary(decision: Decision) -> str:
     """A short account for a metadata field: outcome, reasons, one line for each criterion."""
     lines = [f"## {decision.outcome}", ""]
     if decision.miniatures:
-        lines += [
-            f"**Miniature encoders: {MINIATURE_WARNING}.** ({cell(', '.join(decision.miniatures))})",
-            "",
-        ]
+        lines += [f"**Miniature encoders: {MINIATURE_WARNING}.** ({cell(', '.join(decision.miniatures))})", ""]
     lines += [f"- {cell(reason)}" for reason in decision.reasons]
     if decision.next_step:
         lines += ["", f"Next step: {cell(decision.next_step)}"]
@@ -110,21 +102,15 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    formats = (
-        score,
-        signed,
-        span,
-        count,
-        amount,
-        percent,
-        times,
-        probability,
-        value_text,
-        interval_text,
-        threshold_text,
-    )
-    environment.filters.update({one.__name__: one for one in formats})
+    formats = {
+        **{"score": score, "signed": signed, "span": span, "count": count, "amount": amount, "percent": percent},
+        **{"times": times, "probability": probability},
+        **{"value_text": value_text, "interval_text": interval_text, "threshold_text": threshold_text},
+    }
+    environment.filters.update(formats)
+    views = (performances, imported, accuracy_lines, ablation_lines, description_lines, revision, token_dropout)
     environment.globals.update(
+        {view.__name__: view for view in (*views, speed_lines, variant_speed_lines)},
         levels=LEVELS,
         metrics=METRICS,
         main_metrics=MAIN_METRICS,
@@ -133,15 +119,6 @@ def _environment() -> jinja2.Environment:
         group_classes=GROUP_CLASSES,
         miniature_warning=MINIATURE_WARNING,
         reasons={name: field.description or "" for name, field in DecisionSettings.model_fields.items()},
-        performances=performances,
-        imported=imported,
-        accuracy_lines=accuracy_lines,
-        ablation_lines=ablation_lines,
-        description_lines=description_lines,
-        revision=revision,
-        token_dropout=token_dropout,
-        speed_lines=speed_lines,
-        variant_speed_lines=variant_speed_lines,
     )
     return environment
 
@@ -163,7 +140,7 @@ def _charts(
     if sides:
         found["reliability"] = charts.reliability_svg(sides, style_of)
     if groups:
-        found["drops"] = charts.drops_svg(_group_marks(groups), decision.settings["max_group_drop"])
+        found["drops"] = charts.drops_svg(groups, decision.settings["max_group_drop"])
     if decision.power is not None:
         found["power"] = charts.power_svg(decision.power)
     return found
@@ -173,13 +150,6 @@ def sorted_groups(decision: Decision) -> list[GroupDrop]:
     """Groups of candidate and baseline, the largest drop first, those that are not tested last."""
     groups = decision.comparison.groups if decision.comparison else ()
     return sorted(groups, key=lambda one: (one.p_lost is None, -one.drop.value))
-
-
-def _group_marks(groups: list[GroupDrop]) -> list[charts.Mark]:
-    return [
-        charts.Mark(f"{one.group} · {one.label}", one.drop.value, one.drop.low, one.drop.high, one.status)
-        for one in groups
-    ]
 
 
 def performances(decision: Decision) -> dict[str, Performance]:
@@ -196,40 +166,35 @@ def imported(decision: Decision) -> list[str]:
 def accuracy_lines(
     decision: Decision, measure: Literal["groups", "lengths"]
 ) -> list[tuple[GroupAccuracy, dict[str, GroupAccuracy]]]:
-    """One line a group or range of lengths: the first variant's counts, and those of each role."""
-    of_role = {
-        role: {(one.label, one.group): one for one in getattr(found, measure)}
-        for role, found in performances(decision).items()
-    }
-    keys = dict.fromkeys(key for lines in of_role.values() for key in lines)
-    table = [{role: lines[key] for role, lines in of_role.items() if key in lines} for key in keys]
-    return [(next(iter(line.values())), line) for line in table]
+    """One line per group or range of lengths: the first variant's counts, and those of each role."""
+    lines: dict[tuple[str, str], dict[str, GroupAccuracy]] = {}
+    for role, found in performances(decision).items():
+        for one in getattr(found, measure):
+            lines.setdefault((one.label, one.group), {})[role] = one
+    return [(next(iter(line.values())), line) for line in lines.values()]
 
 
 def ablation_lines(decision: Decision) -> list[tuple[str, Performance]]:
     """What was trained on → performance: single encoders by side, then the variants with both."""
-    names = {
-        side: dict.fromkeys(getattr(variant, f"{side}_name") for variant in decision.variants.values())
-        for side in SIDES
+    names = [(f"{what} only", f"{side}_name") for side, what in (("dna", "DNA"), ("protein", "protein"))]
+    alone = {
+        f"{what}: {encoder}": decision.ablations[encoder]
+        for what, name in names
+        for encoder in (getattr(variant, name) for variant in decision.variants.values())
+        if encoder in decision.ablations
     }
-    alone = [
-        (f"{'DNA' if side == 'dna' else side} only: {name}", decision.ablations[name])
-        for side in SIDES
-        for name in names[side]
-        if name in decision.ablations
-    ]
     both = [
         (f"both: {decision.variants[role].dna_name} + {decision.variants[role].protein_name} ({role})", found)
         for role, found in performances(decision).items()
     ]
-    return alone + both if alone else []
+    return [*alone.items(), *both] if alone else []
 
 
 def description_lines(decision: Decision) -> list[tuple[str, list[str]]]:
-    """Every fact of the classifiers' descriptions by its dotted name, one value a role."""
+    """Every fact of the classifiers' descriptions by its dotted name, one value per role."""
     flat = [_flat(variant.description or {}) for variant in decision.variants.values()]
     names = sorted({name for facts in flat for name in facts})
-    return [(name, [facts.get(name, "–") for facts in flat]) for name in names]
+    return [(name, [facts.get(name, NOTHING) for facts in flat]) for name in names]
 
 
 def _flat(facts: Mapping[str, Any], before: str = "") -> dict[str, str]:
@@ -241,26 +206,25 @@ def _flat(facts: Mapping[str, Any], before: str = "") -> dict[str, str]:
 
 def revision(variant: VariantSummary, side: Literal["dna", "protein"]) -> str:
     """What names an encoder's weights: the hub's revision or the digest of its files."""
-    fingerprint = ((variant.description or {}).get("encoders") or {}).get(side) or {}
-    return str(fingerprint.get("revision") or fingerprint.get("checkpoint_digest") or "–")
+    fingerprint = (variant.description or {}).get("encoders", {}).get(side, {})
+    return str(fingerprint.get("revision") or fingerprint.get("checkpoint_digest") or NOTHING)
 
 
 def token_dropout(variant: VariantSummary) -> str:
     """Whether the protein encoder scales its embeddings as with masked tokens; a dash where none does."""
-    fingerprint = ((variant.description or {}).get("encoders") or {}).get("protein") or {}
-    return {"True": "on", "False": "off"}.get(str(fingerprint.get("token_dropout")), "–")
+    fingerprint = (variant.description or {}).get("encoders", {}).get("protein", {})
+    return {"True": "on", "False": "off"}.get(str(fingerprint.get("token_dropout")), NOTHING)
 
 
 def speed_lines(decision: Decision) -> list[tuple[str, Mapping[str, Any], dict[str, float]]]:
-    """Encoder, its row of the benchmark, and its ratios to the baseline's protein encoder where they are fair."""
+    """Encoder, its row of the benchmark, and a protein encoder's ratios to the baseline's."""
     measured = decision.benchmark or {}
     proteins = {variant.protein_name for variant in decision.variants.values()}
-    base = measured.get(decision.variants["baseline"].protein_name, {})
+    base = measured.get(decision.variants["baseline"].protein_name)
     lines = []
     for name, row in sorted(measured.items()):
-        fair = name in proteins and all(row.get(name) == base.get(name) for name in EQUAL_CONDITIONS)
-        ratios = {name: _ratio(row.get(name), base.get(name)) for name in ("sequences_per_s", "peak_memory_bytes")}
-        lines.append((name, row, {name: ratio for name, ratio in ratios.items() if fair and ratio is not None}))
+        compared = ("sequences_per_s", "peak_memory_bytes") if base and name in proteins else ()
+        lines.append((name, row, {measure: row[measure] / (base or row)[measure] for measure in compared}))
     return lines
 
 
@@ -271,61 +235,40 @@ def variant_speed_lines(decision: Decision) -> list[tuple[str, str, float, tuple
     for variant in decision.variants.values():
         parts = {"protein encoder": ("protein_name",), "DNA and protein encoder": ("dna_name", "protein_name")}
         for what, sides in parts.items():
-            ours, theirs = ([getattr(one, side) for side in sides] for one in (variant, base))
-            rounds = {len(measured.get(name, {}).get("round_seconds", ())) for name in (*ours, *theirs)}
-            if variant is base or len(rounds) != 1 or 0 in rounds:
+            ours, theirs = ([measured.get(getattr(one, side)) for side in sides] for one in (variant, base))
+            rows = [row for row in (*ours, *theirs) if row]
+            if variant is base or len(rows) < 2 * len(sides):
                 continue
-            ratio, low, high = speed_ratio(measured, ours, theirs, decision.settings["confidence"])
-            small = any(str(measured[name].get("encoder", "")).endswith("_miniature") for name in (*ours, *theirs))
+            one, other = ([row["round_seconds"] for row in side if row] for side in (ours, theirs))
+            ratio, low, high = speed_ratio(one, other, decision.settings["confidence"])
+            small = any(row["encoder"].endswith(MINIATURE_SUFFIX) for row in rows)
             lines.append((variant.variant, what, ratio, (low, high), "miniature" if small else ""))
     return lines
 
 
-def _ratio(ours: object, theirs: object) -> float | None:
-    if not isinstance(ours, int | float) or not isinstance(theirs, int | float) or not theirs:
-        return None
-    return ours / theirs
+def _number(form: str) -> Callable[[float | None], str]:
+    """A format of numbers with a true minus; a dash where there is none."""
+
+    def text(value: float | None) -> str:
+        is_number = value is not None and math.isfinite(value)
+        return form.format(value).replace("-", MINUS) if is_number else NOTHING
+
+    return text
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def score(value: float | None) -> str:
-    """A share or a score, four decimals; a dash where there is none."""
-    return f"{value:.4f}".replace("-", MINUS) if value is not None and _is_number(value) else NOTHING
-
-
-def signed(value: float | None) -> str:
-    """A difference with its sign, four decimals, and a true minus."""
-    return f"{value:+.4f}".replace("-", MINUS) if value is not None and _is_number(value) else NOTHING
-
-
-def count(value: float | None) -> str:
-    """A whole number with thousands set apart."""
-    return f"{value:,.0f}" if value is not None and _is_number(value) else NOTHING
-
-
-def amount(value: float | None) -> str:
-    """A measured quantity, one decimal."""
-    return f"{value:,.1f}" if value is not None and _is_number(value) else NOTHING
+score, signed = _number("{:.4f}"), _number("{:+.4f}")
+count, amount = _number("{:,.0f}"), _number("{:,.1f}")
+times = _number("{:.3g}×")
 
 
 def percent(value: float | None) -> str:
     """A share in percent, one decimal."""
-    return f"{100 * value:.1f} %" if value is not None and _is_number(value) else NOTHING
-
-
-def times(value: float | None) -> str:
-    """A ratio, three digits."""
-    return f"{value:.3g}×" if value is not None and _is_number(value) else NOTHING
+    return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
 def probability(value: float | None) -> str:
     """A test's p; small ones only bounded; a dash where there is none."""
-    if value is None:
-        return NOTHING
-    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+    return "< 0.0001" if value is not None and value < 0.0001 else score(value)
 
 
 def span(low: float | None, high: float | None) -> str:
@@ -347,7 +290,7 @@ def interval_text(criterion: Criterion) -> str:
 
 
 def threshold_text(criterion: Criterion) -> str:
-    """The rule in signs, e.g. "≤ 0.05"."""
+    """The rule in symbols, e.g. "≤ 0.05"."""
     if criterion.threshold is None:
         return "yes or no"
     sign = {"<=": "≤", ">=": "≥", ">": ">"}[criterion.comparison]

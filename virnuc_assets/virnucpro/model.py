@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from virnuc_assets.classifier.checkpoint import ClassifierDescription, Mlp, Origin, told_pair
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, Mlp, Origin, shown_pair
 from virnuc_assets.encoders.registry import registered
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.virnucpro.torch_files import MODEL_CLASS, ImportRefused, PickledModule, TorchFile
@@ -79,7 +79,7 @@ def describe_model(
     Raises:
         ImportRefused: the features are of another width than the model reads.
     """
-    pair = told_pair(encoders["dna"], encoders["protein"], dims["dna"], dims["protein"])
+    pair = shown_pair(encoders, dims)
     if model.dim != sum(dims.values()):
         raise ImportRefused(
             f"{file.path}: reads {model.dim} columns, the features are of {pair}. VirNucPro's own models read "

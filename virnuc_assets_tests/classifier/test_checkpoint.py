@@ -14,7 +14,6 @@ from virnuc_assets.classifier.checkpoint import (
     ClassifierMismatch,
     Mlp,
     load_classifier,
-    require_matches,
     save_classifier,
 )
 from virnuc_assets.settings import TrainingSettings
@@ -113,10 +112,10 @@ def test_absent_or_damaged_files_are_named(tmp_path: Path) -> None:
 
 
 def test_every_mismatch_is_listed() -> None:
-    require_matches(description(), dict(DNA), dict(PROTEIN), 4, 6, 500)
+    description().require_match({"dna": DNA, "protein": PROTEIN}, {"dna": 4, "protein": 6}, 500)
     other = {"encoder": "esm2_3b_miniature", "precision": "fp32", "revision": "ee"}
     with pytest.raises(ClassifierMismatch) as refused:
-        require_matches(description(), DNA, other, 4, 20, 300)
+        description().require_match({"dna": DNA, "protein": other}, {"dna": 4, "protein": 20}, 300)
     assert str(refused.value).splitlines()[1:-1] == [
         "  chunk_length: expected 500, found 300",
         "  protein encoder: checkpoint_digest: expected 'bb', found 'nothing'",

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from virnuc_assets.classifier import training
 from virnuc_assets.classifier.checkpoint import Mlp
 from virnuc_assets.classifier.datasets import LabelledRows, scores_of
 from virnuc_assets.classifier.scoring import score
@@ -190,10 +189,7 @@ def test_batches_hold_every_row_once_and_none_is_single(count: int, batch_rows: 
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("share", [0.8, 0.0])
-def test_a_gpu_trains_as_the_cpu_does(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its rows held on the device, and with rows gathered from the CPU's memory."""
-    monkeypatch.setattr(training, "_RESIDENT_SHARE", share)
+def test_a_gpu_trains_as_the_cpu_does() -> None:
     still = FAST.model_copy(update={"dropout": 0.0, "patience": 12})
     on_cpu, on_gpu = (train(rows(200), rows(80, seed=1), still, device=device) for device in ("cpu", "cuda"))
     assert on_gpu.model.hidden_layer.weight.device.type == "cpu"

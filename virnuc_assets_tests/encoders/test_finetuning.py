@@ -21,12 +21,7 @@ pytest.importorskip("peft")
 from peft import PeftModel
 from transformers import EsmModel, EsmTokenizer
 
-from virnuc_assets.encoders.finetuning import (
-    Examples,
-    FinetuneJob,
-    finetune,
-    load_trainable,
-)
+from virnuc_assets.encoders.finetuning import Examples, FinetuneJob, finetune, load_trainable
 from virnuc_assets.encoders.miniature import write_miniature
 from virnuc_assets.encoders.registry import ENCODERS
 from virnuc_assets.errors import VirnucError

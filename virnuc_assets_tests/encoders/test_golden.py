@@ -10,13 +10,7 @@ import torch
 
 from benchmarks.write_golden import write_golden
 from virnuc_assets.encoders import golden as golden_module
-from virnuc_assets.encoders.golden import (
-    GOLDEN_FILE,
-    TOLERANCE,
-    GoldenError,
-    check_golden,
-    load_for_run,
-)
+from virnuc_assets.encoders.golden import GOLDEN_FILE, TOLERANCE, GoldenError, check_golden, load_for_run
 from virnuc_assets.encoders.registry import ENCODERS, LETTERS, Alphabet, Architecture, check_alphabet
 from virnuc_assets.settings import EncodingSettings
 

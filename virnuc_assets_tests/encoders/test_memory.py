@@ -17,10 +17,7 @@ from virnuc_assets_tests.workstation.hub_folders import DNABERT_S, ESM2_3B, FAST
 MIB = 1 << 20
 FEW, MANY = 100, 10_000
 PASSES = 33  # so often does one batch of FastESM2 go through a layer
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="memory is read through /proc"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="memory is read through /proc")]
 
 # A thread samples the process's own pages: those of the file that is mapped are the kernel's to drop, and no copy.
 LOAD = """

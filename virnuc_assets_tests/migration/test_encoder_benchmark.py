@@ -43,9 +43,3 @@ def test_a_failure_shows_the_encoders_error(tmp_path: Path) -> None:
         VirnucError, match="benchmark of fastesm2_650_miniature failed[^$]*run `virnuc setup --encoder "
     ):
         benchmark_encoders(specs, tmp_path, EncodingSettings(), FRAMES, ROUNDS)
-
-
-def test_no_rows_are_refused(checkpoints: Path) -> None:
-    with pytest.raises(VirnucError, match="at least one frame"):
-        empty: dict[str, list[str]] = {"nucleotides": [], "protein": []}
-        benchmark_encoders({"kmer_dna": ENCODERS["kmer_dna"]}, checkpoints, EncodingSettings(), empty, ROUNDS)

@@ -116,7 +116,7 @@ def test_a_degraded_group_of_few_clusters_is_named_as_too_small_to_tell() -> Non
     assert "host / fungi (4 clusters)" in limit
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_better_candidate_on_twenty_rows_is_never_go(seed: int) -> None:
     planted = Planted(clusters_per_group=1, rows_per_cluster=2, seed=seed)  # 22 rows
     decision = planted.decision(planted.better(0.9))
@@ -124,18 +124,6 @@ def test_a_better_candidate_on_twenty_rows_is_never_go(seed: int) -> None:
     assert (
         "too little to decide on: 22 test rows, at least 200 are asked for; add reference genomes" in decision.reasons
     )
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_even_if_few_rows_are_allowed_their_interval_is_wide(seed: int) -> None:
-    """Settings that ask for next to nothing: clusters that differ by chance leave the question open, or fail."""
-    planted = Planted(clusters_per_group=1, rows_per_cluster=2, seed=seed)
-    turned = planted.baseline ^ (np.arange(22) % 11 == seed)  # two rows, one better or worse each
-    lax = DecisionSettings(min_test_rows=1, min_test_clusters=2, bootstrap_rounds=1000, power_studies=20)
-    decision = planted.decision(turned, lax)
-    drop = decision.comparisons["baseline"].accuracy_drop
-    assert decision.outcome != "GO"
-    assert drop.low is not None and drop.high is not None and drop.high - drop.low > 0.1
 
 
 def test_a_drop_within_the_margin_is_open_on_few_clusters_and_go_on_many() -> None:

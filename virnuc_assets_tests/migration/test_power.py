@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -29,8 +27,9 @@ def study(clusters: int, seed: int = 0) -> PairedRows:
 
 
 def found(clusters: int) -> Power:
-    paired = study(clusters)
-    return power(confusion_counts(paired), paired, SETTINGS)
+    chances = power(study(clusters), SETTINGS)
+    assert chances is not None
+    return chances
 
 
 def test_power_grows_with_the_clusters() -> None:
@@ -86,10 +85,8 @@ def test_a_planted_loss_is_as_large_as_said_and_exchanging_sides_keeps_every_row
 
 
 def test_a_test_set_whose_groups_are_all_too_small_can_never_get_go() -> None:
-    paired = dataclasses.replace(study(4))
-    chances = power(confusion_counts(paired), paired, SETTINGS)
-    assert [one.go for one in chances.chances] == [0.0] * 4  # of equal models and of losses in all rows; no group
-    assert compare(paired, "esm2_3b", SETTINGS).groups[0].status == "too few clusters"
+    assert [one.go for one in found(4).chances] == [0.0] * 4  # of equal models and of losses in all rows; no group
+    assert compare(study(4), "esm2_3b", SETTINGS).groups[0].status == "too few clusters"
 
 
 @pytest.mark.parametrize(("wrong_clusters", "go"), [(0, True), (5, True), (6, False)])

@@ -10,15 +10,7 @@ import pytest
 from virnuc_assets.migration.decision import not_measured
 from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.reports.decision_report import markdown_summary, render_html
-from virnuc_assets_tests.migration.evidence_fakes import (
-    SLOTS,
-    description,
-    evidence,
-    fingerprint,
-    right,
-    rows,
-    variant,
-)
+from virnuc_assets_tests.migration.evidence_fakes import SLOTS, description, evidence, fingerprint, right, rows, variant
 
 from .report_fakes import (
     HALF_WRONG,

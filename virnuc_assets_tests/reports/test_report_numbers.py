@@ -6,26 +6,9 @@ import re
 
 from virnuc_assets.reports import decision_report as views
 from virnuc_assets.reports.decision_report import METRICS, percent, probability, score, signed, span, times
-from virnuc_assets_tests.migration.evidence_fakes import (
-    benchmark,
-    evidence,
-    measured,
-    right,
-    rows,
-    variant,
-)
+from virnuc_assets_tests.migration.evidence_fakes import right, rows, variant
 
-from .report_fakes import (
-    HALF_WRONG,
-    Page,
-    by_role,
-    decided,
-    good,
-    page_of,
-    rich_decision,
-    rich_json,
-    rich_page,
-)
+from .report_fakes import HALF_WRONG, Page, by_role, decided, good, page_of, rich_decision, rich_json, rich_page
 
 
 def test_criteria_show_number_interval_threshold_and_outcome() -> None:
@@ -49,16 +32,8 @@ def test_metrics_of_every_variant_and_level_are_those_of_the_decision() -> None:
         for levels in variants:
             tn, fp, fn, tp = (levels[level][cell] for cell in ("tn", "fp", "fn", "tp"))
             host, viral = tn + fp, fn + tp
-            assert [
-                "host",
-                f"{tn:.0f} {100 * tn / host:.1f} %",
-                f"{fp:.0f} {100 * fp / host:.1f} %",
-            ] in rich_page().rows
-            assert [
-                "viral",
-                f"{fn:.0f} {100 * fn / viral:.1f} %",
-                f"{tp:.0f} {100 * tp / viral:.1f} %",
-            ] in rich_page().rows
+            for label, total, cells in (("host", host, (tn, fp)), ("viral", viral, (fn, tp))):
+                assert [label, *(f"{cell:.0f} {100 * cell / total:.1f} %" for cell in cells)] in rich_page().rows
 
 
 def test_comparisons_and_mcnemar_are_those_of_the_decision() -> None:
@@ -74,14 +49,8 @@ def test_comparisons_and_mcnemar_are_those_of_the_decision() -> None:
         cells = [text for drop in drops for text in (signed(drop["value"]), span(drop["low"], drop["high"]))]
         assert [names[role], *cells] in rich_page().rows
         for test in found["mcnemar"]:
-            only = [str(test[f"only_{side}_right"]) for side in ("candidate", "other")]
-            assert [
-                names[role],
-                f"{test['level']}s",
-                str(test["rows"]),
-                *only,
-                probability(test["p"]),
-            ] in rich_page().rows
+            counts = [str(test[name]) for name in ("rows", "only_candidate_right", "only_other_right")]
+            assert [names[role], f"{test['level']}s", *counts, probability(test["p"])] in rich_page().rows
     assert "It takes rows to be independent. Frames, chunks and related records are not" in rich_page().text
 
 
@@ -106,9 +75,9 @@ def test_groups_are_shown_whether_tested_or_not() -> None:
         counts = [str(group["rows"]), str(group["clusters"])]
         tests = [probability(group["p_worse"]), probability(group["p_lost"])]
         assert shown[key][2:10] == [*counts, *numbers, span(drop["low"], drop["high"]), *tests]
-    few = "too few"
     outcomes = {group: row[10] for (_, group), row in shown.items()}
-    assert outcomes == {"rare": few, "lonely": few, "phage": "✓ no loss", "bacteria": "✓ no loss"}
+    none, few = "✓ no loss", "too few"
+    assert outcomes == {"rare": few, "lonely": few, "phage": none, "bacteria": none}
     assert shown["viral", "lonely"][7:10] == ["–", "–", "–"]
 
 
@@ -127,19 +96,13 @@ def test_a_group_that_lost_and_one_that_is_worse() -> None:
 def test_power_is_that_of_the_decision() -> None:
     found = rich_json()["power"]
     for one in found["chances"]:
-        rest = percent(1 - one["go"] - one["no_go"])
-        assert [
-            one["lost_in"],
-            str(one["margins"]),
-            percent(one["go"]),
-            rest,
-            percent(one["no_go"]),
-        ] in rich_page().rows
+        shares = [percent(share) for share in (one["go"], 1 - one["go"] - one["no_go"], one["no_go"])]
+        assert [one["lost_in"], str(one["margins"]), *shares] in rich_page().rows
     equal = percent(found["chances"][0]["go"])
     assert f"two equally good models would get GO in {equal} of studies" in rich_page().text
 
 
-def test_single_encoders_stand_beside_both() -> None:
+def test_single_encoders_are_listed_next_to_both() -> None:
     lines = views.ablation_lines(rich_decision())
     assert [vectors for vectors, _ in lines] == [
         "DNA only: dnabert_s",
@@ -155,18 +118,15 @@ def test_single_encoders_stand_beside_both() -> None:
     assert ["DNA only: dnabert_s", *numbers, score(alone["record"]["accuracy"])] in rich_page().rows
 
 
-def test_dims_and_lengths_stand_side_by_side() -> None:
+def test_dims_and_lengths_are_side_by_side() -> None:
     assert ["Joined dim", "20", "32", "11", "20", "20"] in rich_page().rows
     assert ["training.hidden", "4", "4", "4", "4", "4"] in rich_page().rows
     assert ["1,000 to 2,999 nt", "host", "10", "0.9000", "1.0000", "0.6000", "0.9000", "0.8000"] in rich_page().rows
 
 
-def test_speed_ratios_only_under_equal_conditions() -> None:
+def test_speed_ratios_are_those_of_protein_encoders() -> None:
     shown = {row[0]: row[1:5] for row in rich_page().rows if len(row) == 10 and row[-1] == "cpu"}
     assert shown["fastesm2 (miniature)"] == ["30.0", "3×", "10.0", "0.5×"]
     assert shown["dnabert_s (miniature)"] == ["50.0", "–", "3.0", "–"]
     assert ["fastesm2", "protein encoder", "3× (miniature)", "3× to 3×"] in rich_page().rows
     assert ["fastesm2", "DNA and protein encoder", "2.25× (miniature)", "2.25× to 2.25×"] in rich_page().rows
-    half = {**benchmark(), "fastesm2": measured("fastesm2", 30.0, 10 * 2**20, precision="fp16")}
-    ratios = {name: found for name, _, found in views.speed_lines(decided(evidence(benchmark=half)))}
-    assert ratios["fastesm2"] == {} and ratios["esm2_3b"] == {"sequences_per_s": 1.0, "peak_memory_bytes": 1.0}

@@ -128,15 +128,15 @@ BIAS, POSITIONS = "sentence_encoder.layers.1.fc1.bias", "sentence_encoder.embed_
     [
         (lambda found: {"args": Namespace(arch="roberta_large"), "model": found["model"]}, "architecture 'roberta_l"),
         (lambda found: found["model"], "lacks `model`, or `cfg.model`"),
-        (lambda found: with_heads(found, 2), r"inv_freq: \(5,\), expected \(10,\)"),
-        (lambda found: with_tensors(found, **{BIAS: None}), r"dense\.bias: missing, expected \(160,\)"),
-        (lambda found: with_tensors(found, **{POSITIONS: torch.ones(9, 4)}), r"weight: \(9, 4\), expected none"),
+        (lambda found: with_heads(found, 2), r"inv_freq: .*\[5\].*\[10\]"),
+        (lambda found: with_tensors(found, **{BIAS: None}), r"Missing.*1\.intermediate\.dense\.bias"),
+        (lambda found: with_tensors(found, **{POSITIONS: torch.ones(9, 4)}), r"Unexpected.*positions\.weight"),
         (lambda found: with_tensors(found, **{"lm_head.weight": torch.ones(33, WIDTH)}), "differs from embed_tokens"),
     ],
 )
 def test_another_model_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
     file = saved(tmp_path, change(checkpoint()))
-    with pytest.raises(FairEsmError, match=message):
+    with pytest.raises(FairEsmError, match=f"(?s){message}"):
         convert_fair_esm(file, tmp_path / "esm2")
     assert sorted(tmp_path.iterdir()) == [file]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, EsmModel
 
-from virnuc_assets.attention_file import AttentionModel, attention_folder
+from virnuc_assets.cli.attention import AttentionModel, attention_folder
 from virnuc_assets.encoders.embedding import NonFiniteError
 from virnuc_assets.encoders.loading import load_encoder
 from virnuc_assets.encoders.registry import ENCODERS, EncoderSpec
@@ -36,11 +36,11 @@ def test_maps_have_the_encoders_tokens_and_hidden_states(checkpoints: Path, spec
         assert token_ids == encoder.tokenize([sequence])[0].tolist()
         hidden, _ = model.forward(torch.tensor([token_ids]))
         np.testing.assert_allclose(hidden, encoder._model(torch.tensor([token_ids])), atol=1e-5, rtol=0)
-        found = model.attention("frame", sequence)
+        tokens, weights = model.attention("frame", sequence)
         length = len(token_ids)
-        assert found.weights.shape == (config.num_hidden_layers, config.num_attention_heads, length, length)
-        np.testing.assert_allclose(found.weights.sum(-1), 1, atol=1e-5, rtol=0)
-        assert "".join(found.tokens[1:-1]) == sequence
+        assert weights.shape == (config.num_hidden_layers, config.num_attention_heads, length, length)
+        np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5, rtol=0)
+        assert "".join(tokens[1:-1]) == sequence
 
 
 @pytest.mark.parametrize("token_dropout", [True, False])
@@ -54,15 +54,15 @@ def test_esm_maps_are_those_of_an_unmodified_esm_model(checkpoints: Path, token_
         expected = theirs(
             **AutoTokenizer.from_pretrained(folder)(sequence, return_tensors="pt"), output_attentions=True
         ).attentions
-    found = model_of(replace(ESM, token_dropout=token_dropout), checkpoints).attention("frame", sequence)
-    np.testing.assert_allclose(found.weights, torch.cat(expected), atol=1e-6, rtol=0)
+    _, weights = model_of(replace(ESM, token_dropout=token_dropout), checkpoints).attention("frame", sequence)
+    np.testing.assert_allclose(weights, torch.cat(expected), atol=1e-6, rtol=0)
 
 
 def test_mosaic_bert_maps_are_the_softmax_with_the_distances_penalty(checkpoints: Path) -> None:
     """The first layer step by step, head by head; that later layers hold is shown by the hidden states."""
     sequence = drawn("dna", [90])[0]
     model = model_of(DNA, checkpoints)
-    found = model.attention("frame", sequence).weights[0]  # (h, l, l)
+    found = model.attention("frame", sequence)[1][0]  # (h, l, l)
     state = model.model.state_dict()
     hidden = model.model.embeddings(torch.tensor([model.tokenize(sequence)]))[0]  # (l, d)
     layer = "encoder.layer.0.attention.self.Wqkv"
@@ -79,8 +79,8 @@ def test_mosaic_bert_maps_are_the_softmax_with_the_distances_penalty(checkpoints
 
 def test_a_sequence_is_cut_as_embedding_cuts_it(checkpoints: Path) -> None:
     short = replace(ESM, max_length=10)
-    found = model_of(short, checkpoints).attention("frame", "MKVLAWCDEFGHIK")
-    assert found.tokens == ["<cls>", *"MKVLAWCDEF", "<eos>"]
+    tokens, _ = model_of(short, checkpoints).attention("frame", "MKVLAWCDEFGHIK")
+    assert tokens == ["<cls>", *"MKVLAWCDEF", "<eos>"]
 
 
 def test_an_encoder_without_attention_is_refused(checkpoints: Path) -> None:

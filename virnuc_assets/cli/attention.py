@@ -1,4 +1,4 @@
-"""Attention maps of chosen frames as a file of arrays and a picture, for the command line.
+"""Attention maps of chosen frames as a file of arrays and a picture.
 
 How much each token attends to each other one, by eager attention with an encoder's weights: ESM runs transformers' own
 forward, which returns attention weights; MosaicBERT keeps them in each layer.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +43,8 @@ _PANEL_INCHES, _DPI = 7.0, 150
 _TICKS = 24  # tokens named on an axis
 _BRIGHTEST = 99  # percentile of a panel's weights; the few columns that all rows attend to would leave the rest dark
 
-
-@dataclass(frozen=True)
-class _Panels:
-    """What the picture shows of a frame: tokens (l), and weights (l, l) of the last layer and of all layers."""
-
-    tokens: list[str]
-    last: NDArray[np.float32]
-    all_layers: NDArray[np.float32]
+# What the picture shows of a frame: tokens (l), and weights (l, l) of the last layer and of all layers.
+_Panels = tuple[list[str], NDArray[np.float32], NDArray[np.float32]]
 
 
 def attention_file(
@@ -88,9 +81,9 @@ def attention_file(
     check_alphabet([*sequences.values()], spec.alphabet, spec.name, [*sequences])
     encoder = fingerprint(spec, folder, encoding.precision)
     provenance = {"table": "attention", "frames": content_digest(frames), "encoder": encoder}
-    for frame_id, sequence in sequences.items():
-        if spec.count_truncated([sequence]):
-            say(f"{frame_id}: {len(sequence)} residues or bases, cut to the first {spec.max_length}")
+    truncated = [frame_id for frame_id, sequence in sequences.items() if spec.count_truncated([sequence])]
+    for frame_id in truncated:
+        say(f"{frame_id}: {len(sequences[frame_id])} residues or bases, cut to the first {spec.max_length}")
     with written_aside(picture) as png, written_aside(to) as npz:
         with device_locked(workspace, say):
             model = AttentionModel(spec, folder, encoding)
@@ -98,17 +91,8 @@ def attention_file(
         _draw(panels, spec.name, png)
     if len(sequences) > len(panels):
         say(f"{picture}: shows the first {len(panels)} of {len(sequences)} frames")
-    truncated = spec.count_truncated([*sequences.values()])
-    counts = {"frames": len(sequences), "truncated": truncated}
+    counts = {"frames": len(sequences), "truncated": len(truncated)}
     return {**counts, "encoder": spec.name, "device": model.device, "picture": picture}
-
-
-@dataclass(frozen=True)
-class AttentionMap:
-    """Attention of one sequence of l tokens, special tokens included."""
-
-    tokens: list[str]
-    weights: NDArray[np.float32]  # (layers, heads, l, l): the share of column j in what row i attends to, in sum 1
 
 
 def attention_folder(spec: EncoderSpec, checkpoints: Path) -> Path:
@@ -126,7 +110,6 @@ class AttentionModel:
     """An encoder's model with eager attention, on its device and in its precision."""
 
     def __init__(self, spec: EncoderSpec, folder: Path, encoding: EncodingSettings) -> None:
-        """Load the model, as `load_encoder`."""
         prepare_cpu()
         self.spec, self.device = spec, resolve_device(encoding.device)
         self._tokenizer = load_tokenizer(folder)
@@ -147,8 +130,15 @@ class AttentionModel:
         hidden = self.model(token_ids)
         return hidden, torch.cat([layer.weights for layer in self.model.layers])
 
-    def attention(self, frame_id: str, sequence: str) -> AttentionMap:
-        """Attention of an upper-case sequence of the encoder's alphabet; NaN in it is an error that names the frame."""
+    def attention(self, frame_id: str, sequence: str) -> tuple[list[str], NDArray[np.float32]]:
+        """Tokens and attention weights of an upper-case sequence of the encoder's alphabet.
+
+        Returns:
+            l tokens, special ones included; (layers, heads, l, l): what row i attends to, in sum 1.
+
+        Raises:
+            NonFiniteError: NaN in it; names the frame.
+        """
         token_ids = self.tokenize(sequence)
         _, weights = self.forward(torch.tensor([token_ids], device=self.device))
         found = weights.float().cpu().numpy()
@@ -157,7 +147,7 @@ class AttentionModel:
                 f"{self.spec.name}: attention of {frame_id} holds NaN or infinity; the weights are damaged or the "
                 "precision is too narrow: run `virnuc doctor --verify`, or set precision = 'fp32' under [encoding]"
             )
-        return AttentionMap(self._tokenizer.convert_ids_to_tokens(token_ids), found)
+        return self._tokenizer.convert_ids_to_tokens(token_ids), found
 
 
 def _chosen(frames: Path, column: str, frame_ids: Sequence[str]) -> dict[str, str]:
@@ -182,11 +172,11 @@ def _write_maps(
     with zipfile.ZipFile(path, "w") as archive:
         _add(archive, "provenance", np.array(json.dumps(provenance, sort_keys=True)))
         for frame_id, sequence in sequences.items():
-            found = model.attention(frame_id, sequence)
-            _add(archive, f"attention/{frame_id}", found.weights)
-            _add(archive, f"tokens/{frame_id}", np.array(found.tokens))
+            tokens, weights = model.attention(frame_id, sequence)
+            _add(archive, f"attention/{frame_id}", weights)
+            _add(archive, f"tokens/{frame_id}", np.array(tokens))
             if len(panels) < _PICTURED:
-                panels[frame_id] = _Panels(found.tokens, found.weights[-1].mean(0), found.weights.mean((0, 1)))
+                panels[frame_id] = (tokens, weights[-1].mean(0), weights.mean((0, 1)))
             report(1, len(sequences))
     return panels
 
@@ -200,9 +190,10 @@ def _draw(panels: Mapping[str, _Panels], encoder: str, path: Path) -> None:
     """One row of two panels per frame."""
     with rc_context({"text.parse_math": False, "font.size": 9}):  # a frame's id may hold dollar signs
         figure = Figure((2 * _PANEL_INCHES + 1, _PANEL_INCHES * len(panels)), dpi=_DPI, layout="constrained")
-        for axes, (frame_id, shown) in zip(figure.subplots(len(panels), 2, squeeze=False), panels.items(), strict=True):
-            _panel(axes[0], shown.last, shown.tokens, f"{frame_id}\n{encoder}: last layer, mean over its heads")
-            _panel(axes[1], shown.all_layers, shown.tokens, f"{frame_id}\n{encoder}: mean over all layers and heads")
+        rows = zip(figure.subplots(len(panels), 2, squeeze=False), panels.items(), strict=True)
+        for axes, (frame_id, (tokens, last, all_layers)) in rows:
+            _panel(axes[0], last, tokens, f"{frame_id}\n{encoder}: last layer, mean over its heads")
+            _panel(axes[1], all_layers, tokens, f"{frame_id}\n{encoder}: mean over all layers and heads")
         figure.savefig(path, format="png")
 
 
