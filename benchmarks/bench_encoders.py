@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+from joblib import cpu_count
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
@@ -36,14 +37,12 @@ from transformers import EsmConfig, EsmForMaskedLM, EsmTokenizer, PreTrainedToke
 from benchmarks import originals
 from benchmarks.common import CONSOLE, GENOMES, Figures, fresh_process, in_fresh_process, options, publish, write
 from virnuc_assets.cli.single_file import Framed
-from joblib import cpu_count
 from virnuc_assets.encoders.embedding import embed, embed_windows
 from virnuc_assets.encoders.loading import CPU_TOKENS, DTYPES, GPU_TOKENS, Encoder, load_encoder
 from virnuc_assets.encoders.machine import cpu_name, native_precision
 from virnuc_assets.encoders.miniature import ESM_FIELDS, ESM_VOCABULARY
 from virnuc_assets.encoders.mosaic_bert import MosaicBertConfig, MosaicBertModel
 from virnuc_assets.encoders.registry import ENCODERS
-from virnuc_assets.migration.benchmark import PeakMemory
 from virnuc_assets.sequences.catalogue import read_catalogue
 from virnuc_assets.settings import EncodingSettings, Precision
 from virnuc_assets.storage.reuse import KnownVectors, ShardVectors
@@ -355,6 +354,32 @@ def memory_beyond_model(checkpoint: Path, frames: Path, device: str, passes: int
             for table in vectors.tables():
                 writer.write(table)
     return memory.highest() - loaded
+
+
+class PeakMemory:
+    """Bytes now, and at the highest since the last reset: resident memory of this process, or of a GPU's tensors."""
+
+    def __init__(self, on_gpu: bool) -> None:
+        self._on_gpu = on_gpu
+
+    def reset(self) -> None:
+        """Count from what is in use now."""
+        if self._on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+    def highest(self) -> int:
+        """Bytes at the highest."""
+        return torch.cuda.max_memory_allocated() if self._on_gpu else self._resident("VmHWM")
+
+    def now(self) -> int:
+        """Bytes in use."""
+        return torch.cuda.memory_allocated() if self._on_gpu else self._resident("VmRSS")
+
+    def _resident(self, name: str) -> int:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
 
 
 def write_checkpoint(folder: Path, model: Model, corpus: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from joblib import cpu_count
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -27,7 +28,6 @@ from benchmarks.common import Figures, T, options, publish
 from virnuc_assets.classifier.checkpoint import Mlp
 from virnuc_assets.classifier.datasets import LabelledRows, draw, store_rows
 from virnuc_assets.classifier.training import EpochLoop
-from joblib import cpu_count
 from virnuc_assets.settings import TrainingSettings
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import features_schema

@@ -132,10 +132,10 @@ def _of_group(one: GroupDrop) -> str:
     )
 
 
-def floor_beaten(comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings) -> Criterion:
+def kmer_baseline_beaten(comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings) -> Criterion:
     """Is the candidate more accurate than the k-mer baseline? Gain = candidate − k-mer baseline."""
     question = "Is it more accurate than composition features without a language model?"
-    rule = Criterion("floor_beaten", question, ">", settings.min_gain_over_floor, "fraction")
+    rule = Criterion("kmer_baseline_beaten", question, ">", settings.min_gain_over_kmer_baseline, "fraction")
     if comparison is None:
         return rule.lacking(gaps)
     drop = comparison.accuracy_drop

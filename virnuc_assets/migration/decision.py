@@ -49,7 +49,7 @@ class Decision:
     outcome: Outcome
     reasons: tuple[str, ...]  # each missing piece of evidence, or each criterion that is not met, or that all are
     criteria: tuple[Criterion, ...]  # in the order of the report
-    variants: Mapping[str, VariantSummary]  # by role: "candidate", "baseline", "floor", a variant's name
+    variants: Mapping[str, VariantSummary]  # by role: "candidate", "baseline", "kmer_baseline", a variant's name
     comparisons: Mapping[str, Comparison]  # by role; absent where the rows could not be paired
     power: Power | None  # None without a comparison, or with one cluster only
     next_step: str  # how the drop could be won back; empty where there is nothing to win

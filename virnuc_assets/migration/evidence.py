@@ -50,8 +50,8 @@ class Evidence:
 
     candidate: VariantEvidence
     baseline: VariantEvidence
-    floor: VariantEvidence  # the k-mer baseline, which a language model has to beat
-    beside: tuple[VariantEvidence, ...] = ()  # shown, not judged
+    kmer_baseline: VariantEvidence  # the k-mer baseline, which a language model has to beat
+    also_compared: tuple[VariantEvidence, ...] = ()  # shown, not judged
     ablations: Mapping[str, pa.Table] = field(default_factory=dict)  # encoder → test rows scored by its vectors alone
     benchmark: Mapping[str, Mapping[str, Any]] | None = None  # encoder → what `benchmark_encoders` measured
     benchmark_problems: tuple[str, ...] = ()
@@ -60,8 +60,8 @@ class Evidence:
     @property
     def variants(self) -> dict[str, VariantEvidence]:
         """Role → variant, in the order of the report; one that is only shown has its own name for a role."""
-        roles = {"candidate": self.candidate, "baseline": self.baseline, "floor": self.floor}
-        return roles | {variant.variant: variant for variant in self.beside}
+        roles = {"candidate": self.candidate, "baseline": self.baseline, "kmer_baseline": self.kmer_baseline}
+        return roles | {variant.variant: variant for variant in self.also_compared}
 
     def digest(self) -> str:
         """Digest of everything, the rows of tables included."""

@@ -32,7 +32,7 @@ _LONGEST_LABEL = 34
 _SHOWN_COLOURS = tuple(f"shown-{i}" for i in range(4))
 _SHOWN_DASHES = ((6.0, 2.0, 1.2, 2.0), (9.0, 3.0), (3.0, 1.5), (6.0, 2.0, 1.2, 2.0, 1.2, 2.0), (1.0, 3.0))
 _VARIABLES = (
-    *("candidate", "baseline", "floor", *_SHOWN_COLOURS),
+    *("candidate", "baseline", "kmer_baseline", *_SHOWN_COLOURS),
     *("ink", "soft", "rule", "page", "good", "bad", "gap"),
 )
 # Colours that matplotlib can draw, each replaced by a CSS variable, so that the page's theme decides.
@@ -67,7 +67,7 @@ def styles(roles: Iterable[str]) -> dict[str, Style]:
     judged = {
         "candidate": Style("candidate"),
         "baseline": Style("baseline", (5.0, 2.5)),
-        "floor": Style("floor", (1.2, 1.8)),
+        "kmer_baseline": Style("kmer_baseline", (1.2, 1.8)),
     }
     shown = map(Style, itertools.cycle(_SHOWN_COLOURS), itertools.cycle(_SHOWN_DASHES))
     return {name: judged.get(name) or next(shown) for name in roles}

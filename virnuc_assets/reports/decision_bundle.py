@@ -130,7 +130,7 @@ def _stored(bundle: Bundle, folder: Path) -> dict[str, Any]:
             }
             for role, variant in evidence.variants.items()
         },
-        "beside": [variant.variant for variant in evidence.beside],
+        "also_compared": [variant.variant for variant in evidence.also_compared],
         "ablations": {name: _store(table, folder / _ablation(name)) for name, table in evidence.ablations.items()},
         "settings": bundle.settings.model_dump(mode="json"),
         "evaluation": bundle.evaluation.model_dump(mode="json"),
@@ -169,8 +169,8 @@ def _read(folder: Path) -> tuple[Bundle, list[str]]:
             rows = None if digest is None else _read_table(path_of_rows, digest, faults)
             variants[role] = VariantEvidence(**{**found, "predictions": rows, "problems": tuple(found["problems"])})
         evidence = Evidence(
-            **{role: variants[role] for role in ("candidate", "baseline", "floor")},
-            beside=tuple(variants[role] for role in stored["beside"]),
+            **{role: variants[role] for role in ("candidate", "baseline", "kmer_baseline")},
+            also_compared=tuple(variants[role] for role in stored["also_compared"]),
             ablations={
                 name: _read_table(folder / _ablation(name), digest, faults)
                 for name, digest in stored["ablations"].items()

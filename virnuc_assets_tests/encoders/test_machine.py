@@ -8,8 +8,6 @@ import joblib
 import pytest
 import torch
 
-from virnuc_assets import cores
-from virnuc_assets.cores import quota_cores, usable_cores
 from virnuc_assets.encoders.machine import prepare_cpu, resolve_device
 from virnuc_assets.errors import VirnucError
 

@@ -27,7 +27,7 @@ from virnuc_assets_tests.migration.evidence_fakes import (
     variant,
 )
 
-from .report_fakes import FLOOR, Page, decided, go_html, good, page_of, rich_html, rich_page
+from .report_fakes import Page, decided, go_html, good, page_of, rich_html, rich_page
 
 HOSTILE = '<script>alert("1")</script>'
 NAMES = ["$\\frac{", "a $x$ b", 'x id="y" url(#z)', "#010200", "病毒", "tab\tand\nline", "-->", "<g>", "x" * 300]
@@ -75,7 +75,7 @@ def test_nothing_comes_from_outside() -> None:
 def test_charts_take_their_colours_from_the_page_and_have_no_date() -> None:
     charts = re.findall(r'<div role="img".*?</svg>', rich_html(), flags=re.DOTALL)
     assert len(charts) == 5
-    assert all(f"var(--{role})" in charts[1] for role in ("candidate", "baseline", "floor", "shown-0", "shown-1"))
+    assert all(f"var(--{role})" in charts[1] for role in ("candidate", "baseline", "kmer_baseline", "shown-1"))
     assert all(f"var(--{outcome})" in charts[4] for outcome in ("good", "soft", "bad"))
     for svg in charts:
         assert "#0102" not in svg and "#ffffff" not in svg and "dc:" not in svg and "DOCTYPE" not in svg
@@ -131,5 +131,5 @@ def test_a_link_that_runs_code_is_refused() -> None:
 
 
 def test_variants_that_are_only_shown_have_styles_of_their_own() -> None:
-    found = styles(["candidate", "baseline", "floor", *(f"variant{i}" for i in range(20))])
+    found = styles(["candidate", "baseline", "kmer_baseline", *(f"variant{i}" for i in range(20))])
     assert len({(style.variable, style.dashes) for style in found.values()}) == 23
