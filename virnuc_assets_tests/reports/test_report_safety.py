@@ -27,7 +27,7 @@ from virnuc_assets_tests.migration.evidence_fakes import (
     variant,
 )
 
-from .report_fakes import Page, decided, go_html, good, page_of, rich_html, rich_page
+from .report_fakes import KMER_BASELINE, Page, decided, go_html, good, page_of, rich_html, rich_page
 
 HOSTILE = '<script>alert("1")</script>'
 NAMES = ["$\\frac{", "a $x$ b", 'x id="y" url(#z)', "#010200", "病毒", "tab\tand\nline", "-->", "<g>", "x" * 300]
