@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from virnuc_assets.sequences.cds import occur_inside
-from virnuc_assets.sequences.chunk_table import ChunkReader
+from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_table
 from virnuc_assets.sequences.planning import plan_source
@@ -20,17 +19,16 @@ from virnuc_assets.storage.tables import read_table, write_table
 
 def frame_source(fasta: Path, folder: Path, chunk_length: int) -> dict[str, int]:
     """Write the chunks, the frames and the ledger of every shard; returns how many chunks and kept frames there are."""
+    counted = {"chunks": 0, "frames": 0}
     plan = plan_source(fasta, "source", chunk_length, SequenceSettings().shard_chunks)
-    reader, counted = ChunkReader(fasta, plan.sha256, chunk_length), {"chunks": 0, "frames": 0}
-    by_shard = sorted(plan.pieces, key=lambda piece: piece.shard)
-    for shard, grouped in itertools.groupby(by_shard, key=lambda piece: piece.shard):
-        pieces, chunks = list(grouped), folder / f"chunks-{shard}.parquet"
-        write_table(chunks, reader.table(pieces), {"table": "chunked_fasta"})
-        found = open_frames(read_table(chunks), None)
-        write_table(folder / f"frames-{shard}.parquet", found.table, {"table": "frames"})
-        write_table(folder / f"ledger-{shard}.parquet", ledger_table(pieces, found.counts), {"table": "ledger"})
-        counted["chunks"] += sum(piece.end_chunk - piece.first_chunk for piece in pieces)
-        counted["frames"] += found.table.num_rows
+    for number, (pieces, table) in enumerate(chunk_tables(plan)):
+        chunks = folder / f"chunks-{number}.parquet"
+        write_table(chunks, table, {"table": "chunked_fasta"})
+        frames, counts = open_frames(read_table(chunks), None)
+        write_table(folder / f"frames-{number}.parquet", frames, {"table": "frames"})
+        write_table(folder / f"ledger-{number}.parquet", ledger_table(pieces, counts), {"table": "ledger"})
+        counted["chunks"] += table.num_rows
+        counted["frames"] += frames.num_rows
     return counted
 
 

@@ -47,7 +47,7 @@ def build_shard_checks(workspace: Workspace, shards: ShardSet) -> list[dg.AssetC
     def ledger(shard: str) -> Iterator[str]:
         table = read_table(layout.table(domain, "ledger", shard), ledger_schema())
         frames = read_rows(layout.table(domain, "translated_proteins", shard))
-        yield from shard_ledger_faults(table, planned_shard(workspace, domain, shard).pieces, frames)
+        yield from shard_ledger_faults(table, planned_shard(workspace, domain, shard).table, frames)
 
     checks = [
         _plan_check(workspace, shards),

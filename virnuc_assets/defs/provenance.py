@@ -16,8 +16,8 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import find_checkpoint, fingerprint, identity
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.plan_table import ShardPlan, read_shard
-from virnuc_assets.sequences.planning import sample_of
+from virnuc_assets.sequences.plan_table import read_shard
+from virnuc_assets.sequences.planning import ShardPlan, sample_of
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE, Domain
 from virnuc_assets.storage.schemas import chunks_schema, frames_schema, vector_dim

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from virnuc_assets.sequences.opening import FileState, SourceChanged, file_state, open_source
-from virnuc_assets.sequences.planning import Piece, chunk_starts
-from virnuc_assets.sequences.reading import read_letters
-from virnuc_assets.sequences.records import Header
+from virnuc_assets.sequences.opening import SourceChanged, file_state, open_source
+from virnuc_assets.sequences.planning import Piece, ShardPlan, chunk_starts, rows_of
+from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.storage.schemas import chunks_schema
 
 _NONE = np.empty(0, np.int64)
@@ -31,7 +30,7 @@ class ChunkReader:
 
     def __init__(self, path: Path, planned_sha256: str, chunk_length: int) -> None:
         self._path, self._sha256, self._chunk_length = path, planned_sha256, chunk_length
-        self._state: FileState | None = None
+        self._state: tuple[int, ...] | None = None
         self._rewind()
 
     def table(self, pieces: Iterable[Piece]) -> pa.Table:
@@ -39,7 +38,7 @@ class ChunkReader:
 
         Raises:
             SourceChanged: the file is not the one that was planned, or was written to since.
-            SequenceFileError: as `read_letters`.
+            SequenceFileError: as `read_records`.
         """
         self._require_planned()
         ids, records, starts, ends, sequences = list[str](), list[str](), [_NONE], [_NONE], list[bytes]()
@@ -72,27 +71,28 @@ class ChunkReader:
             self._state = source.state
 
     def _rewind(self) -> None:
-        self._events = _events(self._path)
+        self._records = _records(self._path)
         self._number = 0  # of the record that is being read
-        self._start, self._letters = 0, bytearray()  # where the letters that are held begin in it
+        self._segments: Iterator[bytes] = iter(())  # its letters that were not read yet
+        self._start, self._letters = 0, bytearray()  # those that are held, and where in the record they begin
 
     def _region(self, piece: Piece, start: int, end: int) -> bytes:
         """Letters `start` to `end` of the piece's record; chunks overlap, so the last region is held until the next."""
         if (piece.number, start) < (self._number, self._start):
             self._rewind()
-        while self._number < piece.number or self._start + len(self._letters) < end:
-            event = next(self._events, None)
-            if event is None or (isinstance(event, Header) and event.number > piece.number):
+        while self._number < piece.number:
+            self._number, self._segments = next(self._records, (piece.number, iter(())))
+            self._start, self._letters = 0, bytearray()
+        self._forget(start)
+        while self._start + len(self._letters) < end:
+            segment = next(self._segments, None)
+            if segment is None:
                 raise SourceChanged(
                     f"{self._path}: record {piece.record_id!r}: planned with {piece.length_nt} nt, found fewer; "
                     "the file is not the one that was planned. Materialize shard_plan again."
                 )
-            if isinstance(event, Header):
-                self._number, self._start, self._letters = event.number, 0, bytearray()
-            elif self._number == piece.number:
-                self._letters += event
-                self._forget(start)
-        self._forget(start)
+            self._letters += segment
+            self._forget(start)
         return bytes(memoryview(self._letters)[: end - start])
 
     def _forget(self, start: int) -> None:
@@ -101,19 +101,21 @@ class ChunkReader:
         self._start += passed
 
 
-def _events(path: Path) -> Iterator[Header | bytes]:
+def _records(path: Path) -> Iterator[tuple[int, Iterator[bytes]]]:
     with open_source(path) as source:
-        yield from read_letters(source)
+        for number, (_, segments) in enumerate(read_records(source), start=1):
+            yield number, segments
 
 
-def chunk_tables(
-    path: Path, pieces: Iterable[Piece], chunk_length: int, planned_sha256: str
-) -> Iterator[tuple[list[Piece], pa.Table]]:
-    """Pieces and chunks of every shard of a plan; arguments and errors as of `ChunkReader`."""
-    reader = ChunkReader(path, planned_sha256, chunk_length)
-    for _, group in itertools.groupby(sorted(pieces, key=lambda piece: piece.shard), key=lambda piece: piece.shard):
-        shard = list(group)
-        yield shard, reader.table(shard)
+def chunk_tables(plan: ShardPlan) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Pieces and chunks of every shard of a plan of one file; errors as of `ChunkReader`."""
+    (source,) = plan.sources.values()
+    reader = ChunkReader(Path(source.fasta), source.sha256, plan.chunk_length)
+    shards = plan.table["shard"].to_pylist()
+    for _, of_shard in itertools.groupby(range(len(shards)), shards.__getitem__):
+        first, *rest = of_shard
+        pieces = plan.table.slice(first, 1 + len(rest))
+        yield pieces, reader.table(rows_of(pieces))
 
 
 def as_fasta(table: pa.Table, id_column: str, sequence_column: str) -> Iterator[str]:

@@ -50,19 +50,12 @@ class Truth:
     proteins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class OpenFrames:
-    """Frames table of a shard, and for each record its chunks and frames counted by fate."""
+def open_frames(chunks: pa.Table, truth: Truth | None) -> tuple[pa.Table, pa.Table]:
+    """Frames table of a shard, and for each of its records chunks and frames counted by what became of them.
 
-    table: pa.Table
-    counts: Mapping[str, Mapping[str, int]]
-
-
-def open_frames(chunks: pa.Table, truth: Truth | None) -> OpenFrames:
-    """Stop-free, non-empty frames of every chunk, in chunk order, F1 to F3 before R1 to R3.
-
-    For reference data (`truth` given) chunks with an ambiguity code are left out, and a frame of an annotated
-    record is kept only if its protein occurs inside one of the record's CDS translations.
+    Kept are stop-free, non-empty frames of every chunk, in chunk order, F1 to F3 before R1 to R3. For reference data
+    (`truth` given) chunks with an ambiguity code are left out, and a frame of an annotated record is kept only if its
+    protein occurs inside one of the record's CDS translations.
     """
     fates = np.empty((chunks.num_rows, FRAMES_PER_CHUNK), np.uint8)
     parts: list[_Part] = [(_NONE, _NO_LETTERS, _NONE, _NO_LETTERS, _NONE)]
@@ -80,7 +73,7 @@ def open_frames(chunks: pa.Table, truth: Truth | None) -> OpenFrames:
         supported = _supported(table, truth)
         fates.reshape(-1)[at[~supported]] = _NO_CDS
         table = table.filter(pa.array(supported))
-    return OpenFrames(table, _counts(chunks.column("record_id"), fates))
+    return table, _counts(chunks["record_id"], fates)
 
 
 def _of_one_length(sequences: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -160,14 +153,12 @@ def _codes(strings: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
 
-def _counts(record_ids: pa.ChunkedArray, fates: np.ndarray) -> dict[str, dict[str, int]]:
-    """For each record, chunks and frames by fate."""
+def _counts(record_ids: pa.ChunkedArray, fates: np.ndarray) -> pa.Table:
+    """For each record, chunks and frames by what became of them."""
     codes, names = _codes(record_ids)
-    counts: dict[str, dict[str, int]] = {name: {} for name in names}
+    columns: dict[str, object] = {"record_id": pa.array(names, pa.string())}
     chunk_fates = np.select([(fates == fate).any(axis=1) for fate in _CHUNK_FATES], _CHUNK_FATES)
     for fate, word in _NAMES.items():
         for what, found in (("chunks", chunk_fates == fate), ("frames", (fates == fate).sum(axis=1))):
-            sums = np.bincount(codes, weights=found, minlength=len(names)).astype(int)
-            for name, total in zip(names, sums.tolist(), strict=True):
-                counts[name][f"{what}_{word}"] = total
-    return counts
+            columns[f"{what}_{word}"] = np.bincount(codes, weights=found, minlength=len(names)).astype(np.int64)
+    return pa.table(columns)

@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from Bio import SeqIO
-from Bio.SeqFeature import SeqFeature
 from Bio.SeqRecord import SeqRecord
 
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
-from virnuc_assets.sequences.records import header_id, normal_letters
+from virnuc_assets.sequences.records import Header, header_id, normal_letters
 
 _LOCUS, _FEATURES, _ORIGIN, _END = "LOCUS       ", "FEATURES", "ORIGIN", "//"
 _HEADER_LINES = ("DEFINITION", "ACCESSION", "VERSION")
@@ -36,21 +35,6 @@ _Lines = Iterator[tuple[int, str]]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A GenBank record without its letters.
-
-    Attributes:
-        id: accession with version where there is one, else the name in LOCUS, blanks in it as `_`.
-        length_nt: as LOCUS says, or None; also of a record whose sequence is stored elsewhere (CONTIG, WGS).
-        features: its CDS features, in the order of the file.
-    """
-
-    id: str
-    length_nt: int | None
-    features: tuple[SeqFeature, ...]
-
-
-@dataclass(frozen=True)
 class _Locus:
     name: str
     length_nt: int | None
@@ -58,8 +42,8 @@ class _Locus:
     collide: bool = False
 
 
-def read_genbank(source: SourceFile) -> Iterator[Entry | bytes]:
-    """Stream an open GenBank file: each record's entry, followed by its normalised letters in pieces of any size.
+def read_genbank(source: SourceFile) -> Iterator[Header | bytes]:
+    """Stream an open GenBank file: each record's header, followed by its normalised letters in pieces of any size.
 
     A record without letters has no pieces: a blank one, or one that only names the files of its sequence. A missing
     end mark of the last record is accepted if the sequence is as long as LOCUS says. What comes before the first
@@ -70,7 +54,7 @@ def read_genbank(source: SourceFile) -> Iterator[Entry | bytes]:
         SequenceFileError: there is no record, one is a protein, cannot be parsed, is cut, has another length than its
             LOCUS line says, or holds a letter that is not an IUPAC nucleotide; the message names file, record and line.
     """
-    lines: _Lines = enumerate(source.text, start=1)
+    lines: _Lines = enumerate(source.lines(), start=1)
     read = 0
     for number, line in lines:
         if line.startswith(_LOCUS):
@@ -155,8 +139,8 @@ def _require_same_record(line: str, number: int, where: str) -> None:
         )
 
 
-def _parsed(locus: _Locus, head: list[str], where: str) -> Entry:
-    """The entry of a head; Biopython gets a LOCUS line in its own columns, and no '.' in the place of an accession."""
+def _parsed(locus: _Locus, head: list[str], where: str) -> Header:
+    """The header of a head; Biopython gets a LOCUS line in its own columns, and no '.' in the place of an accession."""
     topology = "circular" if locus.circular else "linear"
     length = "" if locus.length_nt is None else f"{locus.length_nt:>27} bp    DNA     {topology:<8} UNK 01-JAN-1980"
     given = [line for line in head if line[_HEADER_COLUMNS:].strip() != "." or not line.startswith(_HEADER_LINES)]
@@ -169,7 +153,7 @@ def _parsed(locus: _Locus, head: list[str], where: str) -> Entry:
     except (ValueError, IndexError, AssertionError, OverflowError) as error:
         raise SequenceFileError(f"{where} cannot be parsed: {error}") from error
     record_id = locus.name if record.id == _NO_NAME else str(record.id)
-    return Entry(header_id(record_id, where), locus.length_nt, tuple(record.features))
+    return Header(header_id(record_id, where), locus.length_nt, tuple(record.features))
 
 
 def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> Iterator[bytes]:

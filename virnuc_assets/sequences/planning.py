@@ -5,23 +5,27 @@ Where the chunks of a record are is VirNucPro's geometry in closed form (upstrea
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.catalogue import Label
 from virnuc_assets.sequences.opening import open_source
-from virnuc_assets.sequences.reading import read_letters
-from virnuc_assets.sequences.records import Header, LettersDigest, by_record
+from virnuc_assets.sequences.reading import read_records
+from virnuc_assets.sequences.records import Header, LettersDigest
 from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.schemas import plan_schema
 
 MAX_PACKS = 9999
-Fate = Literal["planned", "skipped", "failed"]
 
 
 def chunk_count(length_nt: int, chunk_length: int) -> int:
@@ -68,25 +72,11 @@ def pack_key(label: str, index: int) -> str:
     return f"{label}-{index + 1:04d}"
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Chunks `first_chunk` to `end_chunk` (0-based, half-open) of one record, as part of a shard.
+class Piece(NamedTuple):
+    """A row of the plan: chunks `first_chunk` to `end_chunk` (0-based, half-open) of one record, as part of a shard.
 
     A record without chunks (no letters, or not planned) is a piece with none, so that the ledger has its line.
-
-    Attributes:
-        source: name of the file that the record is in.
-        shard: key of the shard.
-        record_id: the header's first word.
-        number: of the record in its file, from 1; tells apart records of one id.
-        length_nt: of the whole record.
-        digest: of the record's letters.
-        first_chunk: the first chunk of the record in this shard.
-        end_chunk: the first that is no more in it.
-        fate: planned, or why not: skipped or failed.
-        reason: of a record that is not planned.
-        evidence: word of what CDS evidence the record's annotation gives; None for a sample.
-        evidence_digest: of that evidence.
+    `length_nt` and `digest` are of the whole record; `number` tells apart records of one id.
     """
 
     source: str
@@ -97,7 +87,7 @@ class Piece:
     digest: str
     first_chunk: int
     end_chunk: int
-    fate: Fate = "planned"
+    fate: Literal["planned", "skipped", "failed"] = "planned"
     reason: str | None = None
     evidence: str | None = None
     evidence_digest: str | None = None
@@ -109,46 +99,121 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The pieces of a source in file order, one at least of every record, and the digest of the file."""
+class PlannedSource:
+    """A file as it was when it was planned; what only a catalogue says is None for a sample.
 
-    pieces: tuple[Piece, ...]
+    Attributes:
+        fasta: sequence file.
+        sha256: digest of its bytes.
+        states: size and time of change of its files, by path; equal as long as nobody wrote to them.
+        label: viral or host.
+        group: virus or host group.
+        names: what the catalogue says of its records' relatives: organism, relatives, date.
+        genbank: file with the CDS of its records.
+        genbank_sha256: digest of that file.
+        genbank_records_ignored: records of that file that are not in the FASTA.
+        cds: CDS features of its records by treatment.
+    """
+
+    fasta: str
     sha256: str
+    states: Mapping[str, list[int]]
+    label: Label | None = None
+    group: str | None = None
+    names: Sequence[str] = ()
+    genbank: str | None = None
+    genbank_sha256: str | None = None
+    genbank_records_ignored: int = 0
+    cds: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """All pieces, and the files that they are in.
+
+    Attributes:
+        table: a row per `Piece`, by source in file order; every record of every file has one at least. As a table,
+            because a row takes a third of the memory of an object, and a sample may have millions of records.
+        sources: by name.
+        numbered: how many shard keys were ever given, by label or sample; none is given twice.
+        chunk_length: nt.
+    """
+
+    table: pa.Table
+    sources: Mapping[str, PlannedSource]
+    numbered: Mapping[str, int]
+    chunk_length: int
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """The rows of the table."""
+        return rows_of(self.table)
 
     @property
     def shards(self) -> list[str]:
         """Keys of the shards, in order."""
-        return sorted({piece.shard for piece in self.pieces})
+        return sorted(self.table["shard"].unique().to_pylist())
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """Group of every record that is planned, by id, which a record that is not planned may have as well."""
+        return {p.record_id: str(self.sources[p.source].group) for p in self.pieces if p.fate == "planned"}
+
+    @property
+    def content(self) -> str:
+        """Digest of the records, ids and letters in file order, however the file is written or packed."""
+        return digest_of([[p.record_id, p.digest] for p in self.pieces if not p.first_chunk])
 
 
-def plan_source(path: Path, source: str, chunk_length: int, shard_chunks: int) -> Plan:
+def rows_of(table: pa.Table) -> list[Piece]:
+    """Rows of a plan table."""
+    columns = (table[name].to_pylist() for name in Piece._fields)  # a list per column, not a dict per row
+    return [Piece(*values) for values in zip(*columns, strict=True)]
+
+
+def table_of(pieces: Iterable[Piece]) -> pa.Table:
+    """A plan table of these rows."""
+    columns = list(zip(*pieces, strict=True)) or [()] * len(Piece._fields)
+    return pa.table(dict(zip(Piece._fields, columns, strict=True)), schema=plan_schema())
+
+
+def whole_records(plan: pa.Table) -> pa.Table:
+    """A row per record of a whole plan, with all of its chunks, in the order of the plan."""
+    first = np.flatnonzero(pc.equal(plan["first_chunk"], 0))
+    last = np.append(first[1:], plan.num_rows)[: len(first)] - 1
+    ends = plan["end_chunk"].take(pa.array(last))
+    return plan.take(pa.array(first)).set_column(plan.column_names.index("end_chunk"), "end_chunk", ends)
+
+
+def plan_source(path: Path, source: str, chunk_length: int, shard_chunks: int) -> ShardPlan:
     """Count a file's chunks and cut them, across records, into shards of at most `shard_chunks`.
 
     Raises:
-        SequenceFileError: as `read_letters`; nothing of a file is planned unless all of it can be read.
+        SequenceFileError: as `read_records`; nothing of a file is planned unless all of it can be read.
     """
     records, sha256 = count_records(path, source, chunk_length)
-    pieces, _ = pack(records, (), partial(shard_key, source), 0, shard_chunks)
-    return Plan(tuple(pieces), sha256)
+    pieces, numbered = pack(records, (), partial(shard_key, source), 0, shard_chunks)
+    planned = PlannedSource(str(path), sha256, {})
+    return ShardPlan(table_of(pieces), {source: planned}, {source: numbered}, chunk_length)
 
 
 def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Piece], str]:
     """Every record of a file as one piece of no shard, and the digest of the file; errors as of `plan_source`."""
     records = []
     with open_source(path) as opened:
-        for header, pieces in by_record(read_letters(opened)):
-            letters = LettersDigest(pieces)
+        for number, (header, segments) in enumerate(read_records(opened), start=1):
+            letters = LettersDigest(segments)
             chunks = chunk_count(letters.length_nt, chunk_length)
-            record = Piece(source, "", header.id, header.number, letters.length_nt, letters.hexdigest(), 0, chunks)
+            record = Piece(source, "", header.id, number, letters.length_nt, letters.hexdigest(), 0, chunks)
             if reason := _unusable(header, letters):
-                record = replace(record, fate="failed", reason=reason, end_chunk=0)
+                record = record._replace(fate="failed", reason=reason, end_chunk=0)
             records.append(record)
         sha256 = opened.digest()
     of_id: dict[str, list[Piece]] = defaultdict(list)
     for record in records:
         if record.fate == "planned":
             of_id[record.record_id].append(record)
-    return [_disposed(record, of_id[record.record_id]) for record in records], sha256
+    return [_without_duplicates(record, of_id[record.record_id]) for record in records], sha256
 
 
 def _unusable(header: Header, letters: LettersDigest) -> str | None:
@@ -159,17 +224,16 @@ def _unusable(header: Header, letters: LettersDigest) -> str | None:
     return None
 
 
-def _disposed(record: Piece, of_id: Sequence[Piece]) -> Piece:
+def _without_duplicates(record: Piece, of_id: Sequence[Piece]) -> Piece:
     """Of the usable records with one id: one is planned if all have the same letters, none if they differ."""
     if record.fate != "planned":
         return record
     different = len({other.digest for other in of_id})
     if different > 1:
         reason = f"duplicate id: {different} different sequences have this first word of the header"
-        return replace(record, fate="failed", reason=reason, end_chunk=0)
+        return record._replace(fate="failed", reason=reason, end_chunk=0)
     if record.number != (first := of_id[0].number):
-        reason = f"duplicate id: same sequence as record {first}"
-        return replace(record, fate="skipped", reason=reason, end_chunk=0)
+        return record._replace(fate="skipped", reason=f"duplicate id: same sequence as record {first}", end_chunk=0)
     return record
 
 
@@ -186,40 +250,23 @@ def pack(
         numbered: how many keys were given before.
         shard_chunks: of a shard.
     """
-    kept, new = _recognised(records, before)
-    home = max(piece.shard for piece in kept) if kept else key(numbered)
-    pieces = [*kept, *_cut(new, key, numbered, shard_chunks, home)]
-    pieces.sort(key=lambda piece: (piece.source, piece.number, piece.first_chunk))
-    opened = len({piece.shard for piece in pieces} - {piece.shard for piece in kept})
-    return pieces, numbered + opened
-
-
-def whole_records(pieces: Iterable[Piece]) -> list[Piece]:
-    """Every record as one piece of all its chunks, in the order of its first."""
-    wholes: dict[tuple[str, int], Piece] = {}
-    for piece in pieces:
-        before = wholes.get((piece.source, piece.number))
-        chunks = (before.chunks if before else 0) + piece.chunks
-        wholes[piece.source, piece.number] = replace(piece, first_chunk=0, end_chunk=chunks)
-    return list(wholes.values())
-
-
-def _recognised(records: Iterable[Piece], before: Iterable[Piece]) -> tuple[list[Piece], list[Piece]]:
-    """Pieces of the records that were planned before, and the records that were not."""
-    known: dict[tuple[str, str, Fate], list[Piece]] = {}
+    known: dict[tuple[str, str, str], list[Piece]] = defaultdict(list)
     for piece in before:
-        known.setdefault((piece.record_id, piece.digest, piece.fate), []).append(piece)
+        known[piece.record_id, piece.digest, piece.fate].append(piece)
     kept, new = list[Piece](), list[Piece]()
     for record in records:
-        found = known.get((record.record_id, record.digest, record.fate))
+        found = known[record.record_id, record.digest, record.fate]
         if not found:
             new.append(record)
         while found:
-            piece = found.pop(0)
-            kept.append(replace(record, shard=piece.shard, first_chunk=piece.first_chunk, end_chunk=piece.end_chunk))
-            if not piece.chunks:  # one of several records of an id that are not planned
+            old = found.pop(0)
+            kept.append(record._replace(shard=old.shard, first_chunk=old.first_chunk, end_chunk=old.end_chunk))
+            if not old.chunks:  # one of several records of an id that are not planned
                 break
-    return kept, new
+    home = max(piece.shard for piece in kept) if kept else key(numbered)
+    cut = list(_cut(new, key, numbered, shard_chunks, home))
+    opened = len({piece.shard for piece in cut} - {piece.shard for piece in kept})
+    return sorted([*kept, *cut], key=lambda piece: (piece.source, piece.number, piece.first_chunk)), numbered + opened
 
 
 def _cut(
@@ -232,26 +279,20 @@ def _cut(
         for index in range(offset // shard_chunks, -(-end // shard_chunks)) if record.chunks else ():
             first, stop = max(offset, index * shard_chunks), min(end, (index + 1) * shard_chunks)
             shard = key(numbered + index)
-            yield replace(record, shard=shard, first_chunk=first - offset, end_chunk=stop - offset)
+            yield record._replace(shard=shard, first_chunk=first - offset, end_chunk=stop - offset)
         if not record.chunks:
-            yield replace(record, shard=shard)
+            yield record._replace(shard=shard)
         offset = end
-
-
-def records_digest(pieces: Sequence[Piece]) -> str:
-    """Digest of a file's records, ids and letters in file order, however the file is written or packed."""
-    return digest_of([[piece.record_id, piece.digest] for piece in pieces if not piece.first_chunk])
 
 
 def plan_faults(pieces: Sequence[Piece], chunk_length: int) -> Iterator[str]:
     """What is wrong with a plan, a sentence each: every chunk of a planned record is in one shard, and once."""
-    covered: dict[tuple[str, int], int] = {}
-    for piece in pieces:
-        place = piece.source, piece.number
-        if piece.first_chunk != covered.get(place, 0):
-            yield f"{piece.record_id}: chunk {covered.get(place, 0)} is in no shard or two"
-        covered[place] = piece.end_chunk
-    for place, piece in {(piece.source, piece.number): piece for piece in pieces}.items():
+    for _, of_record in itertools.groupby(pieces, key=lambda piece: (piece.source, piece.number)):
+        end = 0
+        for piece in of_record:
+            if piece.first_chunk != end:
+                yield f"{piece.record_id}: chunk {end} is in no shard or two"
+            end = piece.end_chunk
         chunks = chunk_count(piece.length_nt, chunk_length) if piece.fate == "planned" else 0
-        if covered[place] != chunks:
-            yield f"{piece.record_id}: {covered[place]} chunks planned of {chunks} in {piece.length_nt} nt"
+        if end != chunks:
+            yield f"{piece.record_id}: {end} chunks planned of {chunks} in {piece.length_nt} nt"

@@ -6,9 +6,9 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 from Bio.Data.IUPACData import ambiguous_dna_letters
+from Bio.SeqFeature import SeqFeature
 
 from virnuc_assets.foreign_text import printable
 from virnuc_assets.sequences.opening import SequenceFileError
@@ -25,7 +25,6 @@ _NORMAL = bytes(ord(chr(byte).upper().replace("U", "T")) if byte in _READ else o
 _DIGEST_DIGITS = 32
 _FOUND_IN_DNA = (UNAMBIGUOUS + "N").encode()
 _PROTEIN_LETTERS = 30  # fewer may be a degenerate primer
-_Header = TypeVar("_Header")
 
 
 @dataclass(frozen=True)
@@ -33,32 +32,24 @@ class Header:
     """The beginning of a record.
 
     Attributes:
-        id: the first word of the header, or the accession.
-        number: of the record in the file, from 1.
-        length_nt: as the header says, also of a record without letters; 0 where it does not say.
+        id: the first word of a FASTA header; in GenBank the accession with version where there is one, else the name
+            in LOCUS, blanks in it as `_`.
+        length_nt: as LOCUS says, also of a record whose sequence is stored elsewhere (CONTIG, WGS); else None.
+        features: CDS features of a GenBank record, in the order of the file.
     """
 
     id: str
-    number: int
-    length_nt: int = 0
+    length_nt: int | None = None
+    features: tuple[SeqFeature, ...] = ()
 
 
-@dataclass(frozen=True)
-class Record:
-    """One whole sequence of a file; its letters, as `normal_letters` gives them, are not to be changed."""
-
-    id: str
-    number: int
-    sequence: bytes | bytearray
-
-
-def by_record(events: Iterable[_Header | bytes]) -> Iterator[tuple[_Header, Iterator[bytes]]]:
+def by_record(events: Iterable[Header | bytes]) -> Iterator[tuple[Header, Iterator[bytes]]]:
     """The headers of a stream, each with the letters that follow it; those not read before the next are skipped."""
     number = 0
 
-    def record_of(event: _Header | bytes) -> int:
+    def record_of(event: Header | bytes) -> int:
         nonlocal number
-        number += not isinstance(event, bytes)
+        number += isinstance(event, Header)
         return number
 
     for _, group in itertools.groupby(events, record_of):

@@ -36,8 +36,8 @@ def first_record(project: Project, name: str) -> tuple[str, bytes]:
     """Id and sequence."""
     (path,) = (path for path in project.settings.genomes.glob(f"*/{name}.fna*"))
     with open_source(path) as opened:
-        record = next(iter(read_records(opened)))
-        return record.id, bytes(record.sequence)
+        header, letters = next(read_records(opened))
+        return header.id, b"".join(letters)
 
 
 def viral_by_split(project: Project) -> dict[str, tuple[str, bytes]]:

@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 
 from virnuc_assets.sequences import cds as cds_module
 from virnuc_assets.sequences.cds import (
-    Annotation,
     Annotations,
     Cds,
     Evidence,
-    RecordEvidence,
     Treatment,
+    cds_of,
+    evidence_of,
     occur_inside,
-    read_annotations,
     read_proteins,
     write_annotations,
 )
+from virnuc_assets.sequences.genbank import read_genbank
 from virnuc_assets.sequences.opening import SequenceFileError, open_source
-from virnuc_assets.sequences.records import LettersDigest
+from virnuc_assets.sequences.records import LettersDigest, by_record
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import cds_schema
 from virnuc_assets.storage.tables import TableMismatch, read_recipe, read_table
@@ -35,12 +35,13 @@ from virnuc_assets_tests.sequences.genbank_files import GENOMES, cds, entry, fea
 # ---- treatment of a feature, evidence of a record ----
 
 
-def read(path: Path) -> list[Annotation]:
+def read(path: Path) -> list[list[Cds]]:
+    """CDS of each record."""
     with open_source(path) as source:
-        return list(read_annotations(source))
+        return [list(map(cds_of, header.features)) for header, _ in by_record(read_genbank(source))]
 
 
-def annotation_of(folder: Path, *features: str) -> Annotation:
+def cds_in(folder: Path, *features: str) -> list[Cds]:
     path = folder / "one.gbk"
     path.write_text(entry("AB1.1", "ACGT" * 25, *features), encoding="utf-8")
     (found,) = read(path)
@@ -54,34 +55,32 @@ USED, PLACE = Treatment.USED, "[0:9](+)"
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (cds("MK", 'gene="g"', 'locus_tag="t"'), Cds(USED, PLACE, "g", "", "MK")),
-        (cds("MK", 'gene="g"', 'product="a b"', 'protein_id="P.1"'), Cds(USED, PLACE, "a b", "P.1", "MK")),
-        (cds("mk*"), Cds(USED, PLACE, "", "", "MK")),
-        (cds("MXUOBZJK"), Cds(USED, PLACE, "", "", "MXUOBZJK")),
-        (cds("MK", 'translation="KM"'), Cds(USED, PLACE, "", "", "KM")),
+        (cds("MK", 'gene="g"', 'locus_tag="t"'), (USED, PLACE, "g", "", "MK")),
+        (cds("MK", 'gene="g"', 'product="a b"', 'protein_id="P.1"'), (USED, PLACE, "a b", "P.1", "MK")),
+        (cds("mk*"), (USED, PLACE, "", "", "MK")),
+        (cds("MXUOBZJK"), (USED, PLACE, "", "", "MXUOBZJK")),
+        (cds("MK", 'translation="KM"'), (USED, PLACE, "", "", "KM")),
         (
             cds("MK", "ribosomal_slippage", location="join(1..9,9..17)"),
-            Cds(USED, "join{[0:9](+), [8:17](+)}", "", "", "MK"),
+            (USED, "join{[0:9](+), [8:17](+)}", "", "", "MK"),
         ),
         (
             cds("MK", location="complement(join(91..100,1..8))"),
-            Cds(USED, "join{[0:8](-), [90:100](-)}", "", "", "MK"),
+            (USED, "join{[0:8](-), [90:100](-)}", "", "", "MK"),
         ),
-        (cds("MK", location="<1..>9"), Cds(USED, "[<0:>9](+)", "", "", "MK")),
-        (cds("MK", location="9..nonsense"), Cds(USED, "", "", "", "MK")),
-        (cds("MK", "pseudo"), Cds(Treatment.PSEUDO, PLACE, "", "", "MK")),
-        (cds("MK", 'pseudogene="processed"'), Cds(Treatment.PSEUDO, PLACE, "", "", "MK")),
-        (feature("CDS", "1..9", 'product="p"'), Cds(Treatment.NO_TRANSLATION, PLACE, "p", "", None)),
-        (cds("*"), Cds(Treatment.EMPTY_TRANSLATION, PLACE, "", "", "")),
-        (cds("M*K"), Cds(Treatment.NOT_PROTEIN, PLACE, "", "", "M*K")),
-        (cds("MÄ"), Cds(Treatment.NOT_PROTEIN, PLACE, "", "", "MÄ")),
+        (cds("MK", location="<1..>9"), (USED, "[<0:>9](+)", "", "", "MK")),
+        (cds("MK", location="9..nonsense"), (USED, "", "", "", "MK")),
+        (cds("MK", "pseudo"), (Treatment.PSEUDO, PLACE, "", "", "MK")),
+        (cds("MK", 'pseudogene="processed"'), (Treatment.PSEUDO, PLACE, "", "", "MK")),
+        (feature("CDS", "1..9", 'product="p"'), (Treatment.NO_TRANSLATION, PLACE, "p", "", None)),
+        (cds("*"), (Treatment.EMPTY_TRANSLATION, PLACE, "", "", "")),
+        (cds("M*K"), (Treatment.NOT_PROTEIN, PLACE, "", "", "M*K")),
+        (cds("MÄ"), (Treatment.NOT_PROTEIN, PLACE, "", "", "MÄ")),
     ],
-    ids=lambda value: "" if isinstance(value, Cds) else value[21:].replace("\n" + " " * 21, " ").strip()[:70],
+    ids=lambda value: "" if isinstance(value, tuple) else value[21:].replace("\n" + " " * 21, " ").strip()[:70],
 )
-def test_each_feature_has_one_treatment(tmp_path: Path, text: str, expected: Cds) -> None:
-    found = annotation_of(tmp_path, text)
-    assert found.cds == (expected,)
-    assert found.proteins == ([expected.translation] if expected.treatment is USED else [])
+def test_each_feature_has_one_treatment(tmp_path: Path, text: str, expected: tuple[str | None, ...]) -> None:
+    assert [tuple(found.values()) for found in cds_in(tmp_path, text)] == [expected]
 
 
 PSEUDO, UNTRANSLATED, ODD = feature("CDS", "1..9", "pseudo"), feature("CDS"), cds("M*K")
@@ -98,21 +97,20 @@ PSEUDO, UNTRANSLATED, ODD = feature("CDS", "1..9", "pseudo"), feature("CDS"), cd
     ],
 )
 def test_the_word_for_a_record(tmp_path: Path, features: list[str], evidence: Evidence) -> None:
-    found = annotation_of(tmp_path, *features)
-    assert found.evidence is evidence
-    assert bool(found.proteins) == (evidence is Evidence.CDS)
+    word, digest = evidence_of(cds_in(tmp_path, *features))
+    assert (word, digest is None) == (evidence, evidence is not Evidence.CDS)
 
 
-def bundled(name: str) -> Annotation:
+def bundled(name: str) -> list[Cds]:
     (found,) = read(next(GENOMES.glob(f"*/{name}.gbk.gz")))
     return found
 
 
 def test_a_slipped_polyprotein_is_used_as_it_is() -> None:
     """MERS: ORF1ab slips back by one nucleotide; both it and ORF1a are evidence."""
-    slipped, orf1a = bundled("MERS").cds[:2]
-    assert slipped.location == "join{[277:13431](+), [13430:21513](+)}"
-    both = [slipped.translation or "", orf1a.translation or ""]
+    slipped, orf1a = bundled("MERS")[:2]
+    assert slipped["location"] == "join{[277:13431](+), [13430:21513](+)}"
+    both = [str(slipped["translation"]), str(orf1a["translation"])]
     assert list(map(len, both)) == [7078, 4391]
     assert os.path.commonprefix(both) == both[0][: (13431 - 277) // 3]
 
@@ -120,9 +118,9 @@ def test_a_slipped_polyprotein_is_used_as_it_is() -> None:
 def test_all_bundled_genomes() -> None:
     """As counted by another program that reads these files: 964 CDS, 958 of them with a translation."""
     found = [record for path in GENOMES.glob("*/*.gbk.gz") for record in read(path)]
-    assert Counter(cds.treatment for record in found for cds in record.cds) == {"used": 958, "pseudo": 6}
-    assert {record.evidence for record in found} == {Evidence.CDS}
-    assert sum(cds.location.startswith("join{") for cds in bundled("Arabidopsis_F14F8").cds) == 20
+    assert Counter(cds["treatment"] for record in found for cds in record) == {"used": 958, "pseudo": 6}
+    assert {evidence_of(record)[0] for record in found} == {Evidence.CDS}
+    assert sum(str(cds["location"]).startswith("join{") for cds in bundled("Arabidopsis_F14F8")) == 20
 
 
 # ---- the table of a source ----
@@ -150,10 +148,10 @@ def test_what_is_written_and_reported(tmp_path: Path) -> None:
     assert write_annotations(table, path, OF_FOUR) == Annotations(
         sha256,
         {
-            "AB1.1": RecordEvidence(Evidence.CDS, digest_of(["MALL", "KR"])),
-            "AB2.1": RecordEvidence(Evidence.NO_TRANSLATION, None),
-            "AB4.1": RecordEvidence(Evidence.CDS, digest_of(["WW"])),
-            "AB9.1": RecordEvidence(Evidence.NOT_IN_GENBANK, None),
+            "AB1.1": (Evidence.CDS, digest_of(["MALL", "KR"])),
+            "AB2.1": (Evidence.NO_TRANSLATION, None),
+            "AB4.1": (Evidence.CDS, digest_of(["WW"])),
+            "AB9.1": (Evidence.NOT_IN_GENBANK, None),
         },
         {"used": 3, "pseudo": 1, "no_translation": 1, "empty_translation": 0, "not_protein": 0},
         ignored_records=1,
@@ -171,16 +169,6 @@ def test_what_is_written_and_reported(tmp_path: Path) -> None:
     assert read_proteins(table, []) == {}
     with pytest.raises(TableMismatch, match="does not exist"):
         read_proteins(tmp_path / "none.parquet", ["AB1.1"])
-
-
-def test_a_record_is_known_by_its_letters_alone(tmp_path: Path) -> None:
-    path = tmp_path / "four.gbk"
-    path.write_text(FOUR + entry("AB5.1", ""), encoding="utf-8")
-    digests = known(AB1="ACGTACGTAC", AB2="ACGT", AB3="GGG", AB5="")
-    assert {record.record_id: (record.length_nt, record.sequence_digest) for record in read(path)} == {
-        **digests,
-        "AB4.1": (500, None),
-    }
 
 
 @pytest.mark.parametrize(
@@ -220,7 +208,7 @@ def test_equal_proteins_have_equal_digests(tmp_path: Path) -> None:
     def digest(*features: str) -> str | None:
         path = tmp_path / "one.gbk"
         path.write_text(entry("AB1.1", "ACGT", *features), encoding="utf-8")
-        return write_annotations(tmp_path / "t.parquet", path, known(AB1="ACGT")).records["AB1.1"].evidence_digest
+        return write_annotations(tmp_path / "t.parquet", path, known(AB1="ACGT")).records["AB1.1"][1]
 
     same = digest(cds("MALL"), cds("KR"))
     assert digest(cds("MALL", 'product="x"'), feature("gene"), feature("CDS", "1..9", "pseudo"), cds("kr*")) == same
@@ -251,7 +239,7 @@ def check_round_trip(folder: Path, features: list[list[dict[str, Any]]], asked: 
     found = write_annotations(table, path, known(**{f"AB{n}": "ACGT" * n for n in range(len(features))}))
     assert sum(found.treatments.values()) == sum(map(len, features)) == read_table(table).num_rows
     proteins = {f"AB{n}.1": used(made) for n, made in enumerate(features)}
-    assert {name: of.evidence is Evidence.CDS for name, of in found.records.items()} == {
+    assert {name: word is Evidence.CDS for name, (word, _) in found.records.items()} == {
         name: bool(translations) for name, translations in proteins.items()
     }
     assert read_proteins(table, [f"AB{n}.1" for n in asked]) == {

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets.sequences.genbank import Entry, read_genbank
+from virnuc_assets.sequences.genbank import read_genbank
 from virnuc_assets.sequences.opening import SequenceFileError, open_source
 from virnuc_assets.sequences.reading import read_records
+from virnuc_assets.sequences.records import Header
 from virnuc_assets_tests.sequences.genbank_files import GENOMES, cds, entry, feature
 
 pytestmark = pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
 Read = list[tuple[str, int | None, bytes, tuple[str, ...]]]
 
 
-def translations(entry: Entry) -> tuple[str, ...]:
-    return tuple(cds.qualifiers["translation"][0] for cds in entry.features if "translation" in cds.qualifiers)
+def translations(header: Header) -> tuple[str, ...]:
+    return tuple(cds.qualifiers["translation"][0] for cds in header.features if "translation" in cds.qualifiers)
 
 
 def read(path: Path) -> Read:
@@ -27,7 +28,7 @@ def read(path: Path) -> Read:
     found: Read = []
     with open_source(path) as source:
         for part in read_genbank(source):
-            if isinstance(part, Entry):
+            if isinstance(part, Header):
                 found.append((part.id, part.length_nt, b"", translations(part)))
             else:
                 found[-1] = (*found[-1][:2], found[-1][2] + part, found[-1][3])
@@ -76,7 +77,7 @@ def test_sequences_and_translations_of_cds_alone(tmp_path: Path, content: bytes)
     path = written(tmp_path, content)
     assert read(path) == TWO_READ
     with open_source(path) as source:
-        assert [(record.id, bytes(record.sequence)) for record in read_records(source)] == [
+        assert [(header.id, b"".join(found)) for header, found in read_records(source)] == [
             (record_id, letters) for record_id, _, letters, _ in TWO_READ
         ]
 
@@ -202,7 +203,7 @@ def test_genbank_and_fasta_of_a_bundled_genome_are_the_same_records() -> None:
         found = read(path)
         with open_source(path.with_name(path.name.replace(".gbk", ".fna"))) as fasta:
             assert [(record_id, letters) for record_id, _, letters, _ in found] == [
-                (record.id, bytes(record.sequence)) for record in read_records(fasta)
+                (header.id, b"".join(letters)) for header, letters in read_records(fasta)
             ]
         assert all(proteins for *_, proteins in found)
 

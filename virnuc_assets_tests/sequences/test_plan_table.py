@@ -21,7 +21,6 @@ from virnuc_assets.sequences.catalogue import Label, Source
 from virnuc_assets.sequences.opening import SequenceFileError
 from virnuc_assets.sequences.plan_table import (
     SameRecords,
-    ShardPlan,
     changed_sources,
     plan_reference,
     plan_sample,
@@ -30,7 +29,7 @@ from virnuc_assets.sequences.plan_table import (
     read_plan,
     read_shard,
 )
-from virnuc_assets.sequences.planning import plan_faults, records_digest, whole_records
+from virnuc_assets.sequences.planning import ShardPlan, plan_faults, rows_of, table_of, whole_records
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.tables import TableMismatch
 
@@ -215,7 +214,7 @@ def test_a_broken_source_fails_alone_and_keeps_the_records_that_it_had(
     plan, failures = plan_reference(path, [one, broken(three), two], SETTINGS)
     assert [(name, message in str(error)) for name, error in failures.items()] == [("three", True)]
     assert places(plan) == {**FIRST, "x": "one host-0002"}
-    assert [piece for piece in plan.pieces if piece.source == "three"] == list(before.pieces[1:4])
+    assert [piece for piece in plan.pieces if piece.source == "three"] == before.pieces[1:4]
     assert planned_proteins(path, read_shard(path, "viral-0001")) == {"c": ("MALL", "KR")}
     write(three.fasta, "bc")
     write_cds(three.genbank, "c", "KK")  # type: ignore[arg-type]
@@ -297,7 +296,7 @@ def test_a_sample_has_shards_of_its_own_and_continues_them(path: Path, tmp_path:
 def test_a_new_sample_with_the_records_of_another_is_not_planned(path: Path, tmp_path: Path) -> None:
     sample = Source("s", tmp_path / "s.fa")
     write(sample.fasta, "ab")
-    content = records_digest(plan_sample(path, sample, SETTINGS).pieces)
+    content = plan_sample(path, sample, SETTINGS).content
     with pytest.raises(SameRecords, match="holds the same records as t, whose results hold for it") as caught:
         plan_sample(path.with_name("other.parquet"), sample, SETTINGS, {content: "t"})
     assert (caught.value.source, caught.value.content) == ("t", content)
@@ -365,13 +364,13 @@ def test_any_sequence_of_releases_holds_every_chunk_once(
 ) -> None:
     """Records come, go, change their letters, and move to another file or label."""
     folder = tmp_path_factory.mktemp("releases")
-    path, plan = folder / "var" / "plan.parquet", ShardPlan((), {}, {}, 300)
+    path, plan = folder / "var" / "plan.parquet", ShardPlan(table_of([]), {}, {}, 300)
     for number, release in enumerate(releases, start=1):
         before, sources = plan, released(folder, release, number * 10**9)
         plan, failures = plan_reference(path, sources, SMALL_SHARDS)
         assert failures == {}
         assert list(plan_faults(plan.pieces, 300)) == []
-        found = [(record.record_id, record.source, record.length_nt) for record in whole_records(plan.pieces)]
+        found = [(record.record_id, record.source, record.length_nt) for record in rows_of(whole_records(plan.table))]
         assert sorted(found) == sorted((record, file, length) for record, (file, _, length) in release.items())
         assert max(sizes(plan).values()) <= 3
         require_continued(before, plan)

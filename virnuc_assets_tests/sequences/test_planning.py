@@ -1,7 +1,6 @@
 """Planning: where the chunks of a record are, and shards that hold every chunk of a source exactly once, in order."""
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.planning import (
     MAX_PACKS,
-    Plan,
+    ShardPlan,
     chunk_count,
     chunk_starts,
     count_records,
@@ -90,7 +89,7 @@ def test_a_start_needs_no_walk() -> None:
 # ---- shards ----
 
 
-def planned(folder: Path, lengths: list[int], chunk_length: int, shard_chunks: int) -> Plan:
+def planned(folder: Path, lengths: list[int], chunk_length: int, shard_chunks: int) -> ShardPlan:
     text = "".join(f">r{number}\n{'ACGTN' * 500:.{length}}\n" for number, length in enumerate(lengths))
     (folder / "s.fa").write_text(text)
     return plan_source(folder / "s.fa", "s", chunk_length, shard_chunks)
@@ -113,7 +112,7 @@ def test_records_are_cut_and_joined_into_shards_of_three_chunks(tmp_path: Path) 
     assert plan.shards == ["s-000001", "s-000002", "s-000003"]
     assert list(plan_faults(plan.pieces, 300)) == []
     assert list(plan_faults(plan.pieces[:3] + plan.pieces[4:], 300)) == ["r2: chunk 1 is in no shard or two"]
-    shorter = replace(plan.pieces[0], end_chunk=1)
+    shorter = plan.pieces[0]._replace(end_chunk=1)
     assert list(plan_faults([shorter, *plan.pieces[1:]], 300)) == ["r0: 1 chunks planned of 2 in 301 nt"]
 
 

@@ -22,8 +22,8 @@ from virnuc_assets.sequences.incoming import (
     write_intake_log,
 )
 from virnuc_assets.sequences.opening import SequenceFileError, SourceChanged
-from virnuc_assets.sequences.plan_table import SameRecords, ShardPlan, plan_sample, read_shard
-from virnuc_assets.sequences.planning import records_digest, whole_records
+from virnuc_assets.sequences.plan_table import SameRecords, plan_sample, read_shard
+from virnuc_assets.sequences.planning import ShardPlan, whole_records
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import require_layout
 
@@ -99,7 +99,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
 
 
 def _totals(plans: Collection[ShardPlan]) -> dict[str, int]:
-    records = sum(len(whole_records(plan.pieces)) for plan in plans)
+    records = sum(whole_records(plan.table).num_rows for plan in plans)
     return {"samples": len(plans), "records": records, "shards": sum(len(plan.shards) for plan in plans)}
 
 
@@ -115,7 +115,7 @@ def _plan_each(
         except VirnucError as error:
             failures[file] = error
         else:
-            contents[records_digest(plans[file].pieces)] = source.name
+            contents[plans[file].content] = source.name
     return plans
 
 
@@ -155,7 +155,7 @@ def _entries(
     for file, state in states.items():
         sample, error = names.get(file), failures.get(file)
         if file in plans:
-            entries.append(IncomingFile(file, state, "planned", sample, records_digest(plans[file].pieces), None))
+            entries.append(IncomingFile(file, state, "planned", sample, plans[file].content, None))
         elif isinstance(error, SameRecords):
             entries.append(IncomingFile(file, state, "duplicate", error.source, error.content, None))
         elif isinstance(error, NameTaken):

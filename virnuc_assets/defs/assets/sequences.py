@@ -25,7 +25,8 @@ from virnuc_assets.defs.sharded_asset import Body, Outcome, ShardRun, ShardStage
 from virnuc_assets.sequences.chunk_table import ChunkReader
 from virnuc_assets.sequences.frame_table import Truth, open_frames
 from virnuc_assets.sequences.ledger import ledger_table, ledger_totals
-from virnuc_assets.sequences.plan_table import ShardPlan, planned_proteins
+from virnuc_assets.sequences.plan_table import planned_proteins
+from virnuc_assets.sequences.planning import ShardPlan
 from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.tables import is_made_by, read_table, write_table
 
@@ -67,7 +68,7 @@ def _chunking(workspace: Workspace, domain: Domain) -> Body:
 
             outcome = made_table(layout.table(domain, CHUNKS, shard), chunks_provenance(plan), batches)
             return outcome.with_metadata(
-                records=len(plan.pieces), source_files=len(plan.sources), chunk_length_nt=plan.chunk_length
+                records=plan.table.num_rows, source_files=len(plan.sources), chunk_length_nt=plan.chunk_length
             )
 
         return work
@@ -105,9 +106,9 @@ def _translation(workspace: Workspace, domain: Domain) -> Body:
             path, of_ledger = layout.table(domain, FRAMES, shard), ledger_provenance(workspace, domain, shard)
 
             def batches() -> Iterator[pa.Table]:
-                found = open_frames(read_table(chunks), _truth(workspace, domain, plan))
-                write_table(ledger, ledger_table(plan.pieces, found.counts), of_ledger)
-                yield found.table
+                frames, counts = open_frames(read_table(chunks), _truth(workspace, domain, plan))
+                write_table(ledger, ledger_table(plan.table, counts), of_ledger)
+                yield frames
 
             if not is_made_by(ledger, of_ledger):
                 path.unlink(missing_ok=True)  # frames without their ledger are made again

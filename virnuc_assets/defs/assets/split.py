@@ -117,9 +117,9 @@ def _sequences(workspace: Workspace) -> Iterator[tuple[str, bytes]]:
         numbers.setdefault(piece.source, set()).add(piece.number)
     for name, of_source in numbers.items():
         with open_source(Path(plan.sources[name].fasta)) as opened:
-            for record in read_records(opened):
-                if record.number in of_source:
-                    yield record.id, bytes(record.sequence)
+            for number, (header, segments) in enumerate(read_records(opened), start=1):
+                if number in of_source:
+                    yield header.id, b"".join(segments)
             opened.require_digest(plan.sources[name].sha256)
 
 
