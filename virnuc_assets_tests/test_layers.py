@@ -29,7 +29,7 @@ def names(paths: list[Path]) -> list[str]:
 def layer_of(module: str) -> int:
     """Place of a module of the package in the order of layers."""
     part = module.split(".")[1] if "." in module else ""
-    if part in ("cores", "errors", "foreign_text", "markdown", "settings", ""):
+    if part in ("cores", "errors", "settings", "text", ""):
         return 0
     return 1 + DOMAIN.index(part) if part in DOMAIN else 1 + len(DOMAIN)
 

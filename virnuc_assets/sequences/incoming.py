@@ -19,7 +19,6 @@ import pyarrow as pa
 from filelock import FileLock
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.foreign_text import printable
 from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.opening import file_state, is_file
 from virnuc_assets.settings import SequenceSettings
@@ -28,6 +27,7 @@ from virnuc_assets.storage.layout import Layout
 from virnuc_assets.storage.places import state_of
 from virnuc_assets.storage.schemas import incoming_schema
 from virnuc_assets.storage.tables import read_table, write_table
+from virnuc_assets.text import printable
 
 
 @dataclass(frozen=True)

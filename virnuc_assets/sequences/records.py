@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from Bio.Data.IUPACData import ambiguous_dna_letters
 from Bio.SeqFeature import SeqFeature
 
-from virnuc_assets.foreign_text import printable
 from virnuc_assets.sequences.opening import SequenceFileError
+from virnuc_assets.text import printable
 
 UNAMBIGUOUS = "ACGT"
 # Every chunk and frame repeats it: an id of a megabyte would make gigabytes of a genome. RefSeq's have some 20 letters.

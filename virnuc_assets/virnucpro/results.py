@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from virnuc_assets.classifier.calls import VIRUS
-from virnuc_assets.foreign_text import csv_field, spreadsheet_cell
+from virnuc_assets.text import csv_field, spreadsheet_cell
 
 FRAMES_FILE = "prediction_results.txt"
 CHUNKS_FILE = "prediction_results_highestscore.csv"

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from virnuc_assets.cli.main import app
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import SAMPLES
-from virnuc_assets.foreign_text import spreadsheet_text
 from virnuc_assets.storage.tables import read_table
+from virnuc_assets.text import spreadsheet_text
 from virnuc_assets_tests.assets.project import Project, failures
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]

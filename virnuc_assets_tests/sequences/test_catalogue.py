@@ -18,7 +18,7 @@ from virnuc_assets.sequences.catalogue import (
     Source,
     append_rows,
     fasta_files,
-    genbank_beside,
+    genbank_of,
     read_catalogue,
     read_catalogues,
     require_checksum,
@@ -293,11 +293,11 @@ def test_a_folder_is_every_fasta_in_it_with_the_genbank_of_its_stem(tmp_path: Pa
         fasta(tmp_path / name)
     found = fasta_files(tmp_path)
     assert [path.name for path in found] == ["a.fa", "b.fna.gz", "c.fasta"]
-    beside = [genbank_beside(path) for path in found]
+    beside = [genbank_of(path) for path in found]
     assert [path.name if path else None for path in beside] == ["a.gbk", "b.gbff.gz", None]
     fasta(tmp_path / "a.gb")
     with pytest.raises(CatalogueError, match=r"a.gb, a.gbk are all of its name"):
-        genbank_beside(tmp_path / "a.fa")
+        genbank_of(tmp_path / "a.fa")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CatalogueError, match="no FASTA in this folder"):
         fasta_files(tmp_path / "empty")
