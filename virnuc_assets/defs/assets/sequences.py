@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,14 +58,17 @@ def _chunking(workspace: Workspace, domain: Domain) -> Body:
         Shards of one file that are made in one run are read in one pass. A file that changed since it was planned is
         refused.
         """
-        files = _Files()
+        reader = functools.lru_cache(maxsize=1)(ChunkReader)  # the next shard may go on in the same file
 
         def work(shard: str) -> Outcome:
             plan = planned_shard(workspace, domain, shard)
 
             def batches() -> Iterator[pa.Table]:
-                by_file = itertools.groupby(plan.pieces, key=lambda piece: piece.source)
-                yield pa.concat_tables(files.reader(plan, source).table(pieces) for source, pieces in by_file)
+                by_source = itertools.groupby(plan.pieces, key=lambda piece: plan.sources[piece.source])
+                yield pa.concat_tables(
+                    reader(Path(source.fasta), source.sha256, plan.chunk_length).table(pieces)
+                    for source, pieces in by_source
+                )
 
             outcome = made_table(layout.table(domain, CHUNKS, shard), chunks_provenance(plan), batches)
             return outcome.with_metadata(
@@ -74,21 +78,6 @@ def _chunking(workspace: Workspace, domain: Domain) -> Body:
         return work
 
     return chunk
-
-
-class _Files:
-    """The file that is read: that of the shard before, if the next goes on in it."""
-
-    def __init__(self) -> None:
-        self._key: tuple[str, str] | None = None
-        self._reader: ChunkReader | None = None
-
-    def reader(self, plan: ShardPlan, source: str) -> ChunkReader:
-        planned = plan.sources[source]
-        if self._reader is None or self._key != (planned.fasta, planned.sha256):
-            self._reader = ChunkReader(Path(planned.fasta), planned.sha256, plan.chunk_length)
-            self._key = planned.fasta, planned.sha256
-        return self._reader
 
 
 def _translation(workspace: Workspace, domain: Domain) -> Body:

@@ -156,7 +156,7 @@ def split_check(workspace: Workspace) -> dg.AssetChecksDefinition:
         splits = splits_of(rows)
         frames = current_frames(context.instance, workspace).values()
         chunks = reference_tables(context.instance, workspace, "chunked_fasta")
-        records = leaks.rebuilt_records(chunks, record_lengths(workspace))
+        records = leaks.rebuilt_records([chunks[shard] for shard in sorted(chunks)], record_lengths(workspace))
         similar = similar_records(frames, splits.keys(), settings)
         apart = leaks.relatives_apart(rows, records, named_records(workspace), settings, similar)
         return result(
