@@ -88,11 +88,7 @@ def source_name(path: Path) -> str:
 
 
 def read_catalogues(folders: Iterable[Path]) -> list[Source]:
-    """Sources of several catalogues, sorted by name.
-
-    Raises:
-        CatalogueError: as `read_catalogue`; a name occurs in two catalogues.
-    """
+    """Sources of several catalogues, sorted by name; errors as of `read_catalogue`."""
     found: dict[str, tuple[Path, Source]] = {}
     for folder in folders:
         for source in read_catalogue(folder):
@@ -106,11 +102,7 @@ def read_catalogues(folders: Iterable[Path]) -> list[Source]:
 
 
 def read_catalogue(folder: Path, manifest: Path | None = None) -> list[Source]:
-    """Sources of a manifest, sorted by name.
-
-    Args:
-        folder: from where relative paths of files start.
-        manifest: the table; `folder/MANIFEST.tsv` without.
+    """Sources of `folder/MANIFEST.tsv`, or of another table with paths from that folder, sorted by name.
 
     Raises:
         CatalogueError: the manifest, a column or a file is missing, a name occurs twice, a label, host group,
@@ -192,11 +184,7 @@ def require_checksum(path: Path, expected: str, found: str) -> None:
 
 
 def fasta_files(path: Path) -> list[Path]:
-    """The file, or every FASTA file of the folder, sorted; names that begin with a dot are still being written.
-
-    Raises:
-        CatalogueError: there is none.
-    """
+    """The file, or every FASTA file of the folder, sorted; names that begin with a dot are still being written."""
     if not path.is_dir():
         return [path]
     if not (found := _with_ending(path, _FASTA_ENDINGS)):
@@ -205,11 +193,7 @@ def fasta_files(path: Path) -> list[Path]:
 
 
 def genbank_of(fasta: Path) -> Path | None:
-    """The GenBank file of a FASTA file's stem in the same folder, if there is one.
-
-    Raises:
-        CatalogueError: there are several.
-    """
+    """The GenBank file of a FASTA file's stem in the same folder, if there is one."""
     found = [file for file in _with_ending(fasta.parent, _GENBANK_ENDINGS) if source_name(file) == source_name(fasta)]
     if len(found) > 1:
         raise CatalogueError(f"{fasta}: {', '.join(file.name for file in found)} are all of its name; leave one there")

@@ -16,8 +16,15 @@ from typing import Any
 
 from virnuc_assets.errors import VirnucError
 
-_OTHER_FORMATS = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstandard"}
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_RECOMPRESS, _SAVE = "Recompress it with gzip", "Save it as UTF-8"
+_OTHER_FORMATS = {
+    b"BZh": ("bzip2 data", _RECOMPRESS),
+    b"\xfd7zXZ\x00": ("xz data", _RECOMPRESS),
+    b"PK\x03\x04": ("zip data", _RECOMPRESS),
+    b"\x28\xb5\x2f\xfd": ("zstandard data", _RECOMPRESS),
+    codecs.BOM_UTF16_LE: ("text in UTF-16", _SAVE),
+    codecs.BOM_UTF16_BE: ("text in UTF-16", _SAVE),
+}
 _NO_FILE = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFLNK: "a link to nothing"}
 _HEAD_LETTERS = 4096
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -117,21 +124,25 @@ def open_source(path: Path) -> Iterator[SourceFile]:
     """Open a sequence file; gzip is recognised by content, not by name.
 
     Raises:
-        SequenceFileError: the file is missing, not to be opened, empty, in a format that is not read here, or its gzip
-            stream is cut or corrupt (also while the caller reads it).
+        SequenceFileError: it is none, or its gzip stream is cut or corrupt (also while the caller reads it).
     """
-    with _open_raw(path) as raw:
+    if not is_file(path):
+        kind = _NO_FILE.get(stat.S_IFMT(path.lstat().st_mode), "no file") if os.path.lexists(path) else None
+        raise SequenceFileError(
+            f"{path}: expected a sequence file, found {kind}" if kind else f"{path}: no such sequence file"
+        )
+    try:
+        opened = _DigestingFile(path)
+    except OSError as error:
+        raise SequenceFileError(f"{path}: cannot be opened: {error.strerror}") from error
+    with opened as raw:
         content: io.BufferedReader[Any] = io.BufferedReader(raw, _BLOCK_BYTES)
         magic = content.peek(8)
         if not magic:
             raise SequenceFileError(f"{path}: the file is empty; expected FASTA or GenBank records")
-        for prefix, name in _OTHER_FORMATS.items():
+        for prefix, (found, remedy) in _OTHER_FORMATS.items():
             if magic.startswith(prefix):
-                raise SequenceFileError(
-                    f"{path}: found {name} data; expected plain text or gzip. Recompress it with gzip."
-                )
-        if magic.startswith(_UTF_16):
-            raise SequenceFileError(f"{path}: found text in UTF-16; expected ASCII or UTF-8. Save it as UTF-8.")
+                raise SequenceFileError(f"{path}: found {found}; expected plain text in UTF-8, or gzip. {remedy}.")
         if magic.startswith(_GZIP_MAGIC):
             content = io.BufferedReader(gzip.GzipFile(fileobj=content), _BLOCK_BYTES)  # type: ignore[type-var]
         source = SourceFile(path, raw, content)
@@ -146,15 +157,3 @@ def open_source(path: Path) -> Iterator[SourceFile]:
             raise SequenceFileError(
                 f"{path}: the gzip stream is cut or corrupt, {source.position} ({error}); fetch the file again"
             ) from error
-
-
-def _open_raw(path: Path) -> _DigestingFile:
-    if not is_file(path):
-        kind = _NO_FILE.get(stat.S_IFMT(path.lstat().st_mode), "no file") if os.path.lexists(path) else None
-        raise SequenceFileError(
-            f"{path}: expected a sequence file, found {kind}" if kind else f"{path}: no such sequence file"
-        )
-    try:
-        return _DigestingFile(path)
-    except OSError as error:
-        raise SequenceFileError(f"{path}: cannot be opened: {error.strerror}") from error

@@ -51,14 +51,8 @@ def plan_sample(
 ) -> ShardPlan:
     """Plan a sample into shards of its own and write its plan table, which continues the one that is there.
 
-    Args:
-        path: of the plan.
-        source: what to plan.
-        settings: chunk length and shard size.
-        known: other samples by the digest of their records. A sample that has no plan yet is not planned if it is one.
-
     Raises:
-        SameRecords: it is one of those known.
+        SameRecords: it has no plan yet, and the records of one of those `known`, by the digest of their records.
         SequenceFileError: the file cannot be read; no plan is left behind that was not there before.
     """
     before, states = _plan_before(path, settings), _states(source)
@@ -78,14 +72,9 @@ def plan_reference(
 ) -> tuple[ShardPlan, dict[str, VirnucError]]:
     """Plan all sources into packs of records of one label, and write the plan table.
 
-    Files that nobody wrote to since they were planned are not read. Records that were planned before keep their
-    shards, in whichever file they are now; new ones go into new shards.
-
-    Args:
-        path: of the plan; one with the same chunk length and shard size is continued.
-        sources: the catalogue.
-        settings: chunk length and shard size.
-        repack: labels whose records are all packed again, after much was removed.
+    Files that nobody wrote to since they were planned are not read. Records of a plan with the same settings keep their
+    shards, in whichever file they are now, unless their label is to be packed again (`repack`); new ones go into new
+    shards.
 
     Returns:
         The plan, and an error for each source that cannot be read or repeats another's ids. Records that such a source
@@ -240,11 +229,7 @@ def _write(path: Path, plan: ShardPlan, settings: SequenceSettings) -> None:
 
 
 def read_plan(path: Path) -> ShardPlan:
-    """A whole plan.
-
-    Raises:
-        TableMismatch: there is none, or it is damaged.
-    """
+    """A whole plan; a TableMismatch where there is none, or it is damaged."""
     require_table(path, plan_schema())
     return _read_once(path, state_of(path))
 
@@ -278,11 +263,7 @@ def planned_shards(path: Path) -> list[str]:
 
 
 def planned_proteins(path: Path, plan: ShardPlan) -> dict[str, tuple[str, ...]]:
-    """CDS translations of a shard's records, by record; those that cannot give evidence are not in it.
-
-    Args:
-        path: of the plan table.
-        plan: of the shard.
+    """CDS translations of the records of a shard, by record; those that cannot give evidence are not in it.
 
     Raises:
         TableMismatch: they are not those that were planned.

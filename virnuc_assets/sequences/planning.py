@@ -21,7 +21,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Label
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
-from virnuc_assets.sequences.records import Header, LettersDigest
+from virnuc_assets.sequences.records import LettersDigest
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import plan_schema
 
@@ -29,7 +29,7 @@ MAX_PACKS = 9999
 
 
 def chunk_count(length_nt: int, chunk_length: int) -> int:
-    """Number of chunks of a record: the ceiling of length / chunk length."""
+    """The ceiling of length / chunk length."""
     return -(-length_nt // chunk_length)
 
 
@@ -100,17 +100,15 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class PlannedSource:
-    """A file as it was when it was planned; what only a catalogue says is None for a sample.
+    """A catalogued source, or a sample's file, as it was when it was planned.
 
     Attributes:
         fasta: sequence file.
         sha256: digest of its bytes.
         states: size and time of change of its files, by path; equal as long as nobody wrote to them.
-        label: viral or host.
-        group: virus or host group.
+        label: as of `Source`, and so `group` and `genbank`.
         names: what the catalogue says of its records' relatives: organism, relatives, date.
-        genbank: file with the CDS of its records.
-        genbank_sha256: digest of that file.
+        genbank_sha256: digest of the GenBank file.
         genbank_records_ignored: records of that file that are not in the FASTA.
         cds: CDS features of its records by treatment.
     """
@@ -129,14 +127,12 @@ class PlannedSource:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """All pieces, and the files that they are in.
+    """All pieces, and the files that they are in, by name.
 
     Attributes:
         table: a row per `Piece`, by source in file order; every record of every file has one at least. As a table,
             because a row takes a third of the memory of an object, and a sample may have millions of records.
-        sources: by name.
         numbered: how many shard keys were ever given, by label or sample; none is given twice.
-        chunk_length: nt.
     """
 
     table: pa.Table
@@ -202,26 +198,20 @@ def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Piec
     records = []
     with open_source(path) as opened:
         for number, (header, segments) in enumerate(read_records(opened), start=1):
-            letters = LettersDigest(segments)
-            chunks = chunk_count(letters.length_nt, chunk_length)
+            letters, reason = LettersDigest(segments), None
+            if header.length_nt and not letters.length_nt:
+                reason = "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
+            elif letters.is_like_protein:
+                reason = "looks like protein: fewer than half of the letters are A, C, G, T, U or N"
+            chunks = 0 if reason else chunk_count(letters.length_nt, chunk_length)
             record = Piece(source, "", header.id, number, letters.length_nt, letters.hexdigest(), 0, chunks)
-            if reason := _unusable(header, letters):
-                record = record._replace(fate="failed", reason=reason, end_chunk=0)
-            records.append(record)
+            records.append(record._replace(fate="failed", reason=reason) if reason else record)
         sha256 = opened.digest()
     of_id: dict[str, list[Piece]] = defaultdict(list)
     for record in records:
         if record.fate == "planned":
             of_id[record.record_id].append(record)
     return [_without_duplicates(record, of_id[record.record_id]) for record in records], sha256
-
-
-def _unusable(header: Header, letters: LettersDigest) -> str | None:
-    if header.length_nt and not letters.length_nt:
-        return "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
-    if letters.is_like_protein:
-        return "looks like protein: fewer than half of the letters are A, C, G, T, U or N"
-    return None
 
 
 def _without_duplicates(record: Piece, of_id: Sequence[Piece]) -> Piece:
@@ -248,7 +238,7 @@ def pack(
             file they are in now; others go into new shards, so an update costs what it changed.
         key: of the shard with a number, from 0; keys ascend.
         numbered: how many keys were given before.
-        shard_chunks: of a shard.
+        shard_chunks: the most of a shard.
     """
     known: dict[tuple[str, str, str], list[Piece]] = defaultdict(list)
     for piece in before:

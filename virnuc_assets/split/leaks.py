@@ -53,7 +53,7 @@ def relatives_apart(
         sequences: records as `rebuilt_records` gives them.
         named: name → ids of the records that bear it.
         settings: what counts as related.
-        similar: records with similar proteins.
+        similar: as `similarity.similar_records` finds them.
     """
     rows = sorted(rows, key=lambda row: str(row["record_id"]))
     splits = splits_of(rows)
