@@ -113,13 +113,3 @@ def test_a_label_that_is_corrected_moves_the_records_and_makes_the_plan_another(
     changed, version = planned(reference)
     assert (changed, reference.keys(REFERENCE)) == (["viral-0002"], ["viral-0001", "viral-0002"])
     assert version != before
-
-
-def test_a_record_that_moves_out_of_a_source_that_cannot_be_read_is_in_two_sources(reference: Project) -> None:
-    """The plan of the broken source stays in force, so its records are still its own."""
-    folder, before = reference.settings.genomes, reference.keys(REFERENCE)
-    (folder / "a.fna").write_text("MKV")
-    (folder / "b.fna").write_text(f">r3\n{letters(3)}\n>r1\n{letters(1)}\n")
-    (told,) = failures(reference.job(PLAN_REFERENCE_JOB))
-    assert "record 'r1' occurs in sources 'a' and 'b'" in told
-    assert reference.keys(REFERENCE) == before

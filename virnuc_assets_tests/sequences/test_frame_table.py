@@ -1,23 +1,15 @@
 """Open frames: which are kept, with what evidence, and that all others are counted."""
 
-import gzip
-from pathlib import Path
-
 import pyarrow as pa
 import pytest
-from Bio import SeqIO
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.frame_table import Truth, open_frames
-from virnuc_assets.sequences.planning import plan_source
 from virnuc_assets.storage.schemas import FATES, LEDGER_COUNTS, chunks_schema, frames_schema
 
 from .plain import PlainTruth, plain_frames, plain_table
 
-LAMBDA = Path(__file__).parents[2] / "data" / "genomes" / "viral" / "lambda.fna.gz"
-LAMBDA_ID = "gi|9626243|ref|NC_001416.1|"
 # F1 MA, F2 WP, F3 GL, R1 *A, R2 RP, R3 GH
 SIX_CODON_PAIRS = "ATGGCCTA"
 LONGER_THAN_ANY = 1000
@@ -113,15 +105,3 @@ def test_rows_and_counts_agree_with_a_plain_statement(
             empty = [name for name, _, protein in plain_frames(records[record_id]) if not protein]
             assert count["frames_dropped_empty"] == len(empty)
         assert count["frames_kept"] == frames.column("record_id").to_pylist().count(record_id)
-
-
-@pytest.mark.parametrize(("chunk_length", "chunk_rows"), [(500, 98), (300, 162)])
-def test_lambda_is_framed_as_plainly_stated(chunk_length: int, chunk_rows: int) -> None:
-    with gzip.open(LAMBDA, "rt") as handle:
-        record = SeqIO.read(handle, "fasta")
-    assert (record.id, len(record.seq), set(record.seq)) == (LAMBDA_ID, 48_502, set("ACGT"))
-    ((_, table),) = chunk_tables(plan_source(LAMBDA, "lambda", chunk_length, shard_chunks=10_000))
-    assert table.num_rows == chunk_rows
-    rows = open_frames(table, None)[0].to_pylist()
-    assert rows == plain_table([(LAMBDA_ID, str(record.seq))], chunk_length, None)
-    assert {len(row["protein"]) for row in rows} == {chunk_length // 3, chunk_length // 3 - (chunk_length % 3 == 0)}

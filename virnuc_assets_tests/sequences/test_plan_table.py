@@ -157,20 +157,6 @@ def test_what_the_catalogue_says_of_a_file_is_planned(path: Path, sources: list[
     }
 
 
-def test_a_label_is_packed_again_on_demand(path: Path, sources: list[Source]) -> None:
-    planned(path, sources)
-    write(sources[1].fasta, "cd")
-    assert places(planned(path, sources)) == {record: place for record, place in FIRST.items() if record != "b"}
-    plan = planned(path, sources, repack=["viral"])
-    assert places(plan) == {
-        "a": "one host-0001",
-        "c": "three viral-0003",
-        "d": "three viral-0003",
-        "e": "two viral-0004",
-    }
-    assert [piece.evidence for piece in plan.pieces][1:3] == ["cds", "record not in GenBank"]
-
-
 def cut(three: Source) -> Source:
     three.fasta.write_text(">b\n>")
     return three

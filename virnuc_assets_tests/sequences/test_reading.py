@@ -91,17 +91,6 @@ def test_blocks_of_any_size_give_the_same_records(
         read_bytes(tmp_path, content.replace(b"AC GU", b"AC-GU").replace(b"\n", end))
 
 
-def test_reading_streams_the_file(tmp_path: Path) -> None:
-    """The first record is handed out before the broken second one is read."""
-    path = tmp_path / "input.fa"
-    path.write_bytes(b">good\nACG\n>bad\nAC-G\n")
-    with open_source(path) as source:
-        records = read_records(source)
-        assert next(records)[0].id == "good"
-        with pytest.raises(SequenceFileError, match="bad"):
-            list(next(records)[1])
-
-
 def zipped(content: bytes) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:

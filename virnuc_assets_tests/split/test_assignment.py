@@ -27,10 +27,8 @@ from virnuc_assets.split.assignment import (
     split_schema,
     splits_of,
 )
-from virnuc_assets.split.leaks import relatives_apart
-from virnuc_assets.split.relatives import Relatedness, find_relatives
+from virnuc_assets.split.relatives import Relatedness
 from virnuc_assets.storage.tables import write_table
-from virnuc_assets_tests.split.planted import gene, mutated, reverse_complement
 
 Edges = Sequence[tuple[str, str]]
 Names = Mapping[str, Sequence[str]]
@@ -340,33 +338,6 @@ def test_whatever_arrives_no_kept_relatives_are_apart_and_nothing_changes_withou
     for record in old.keys() & new.keys():
         if old[record]["split"] != LEFT_OUT and not (closed[0] ^ closed[1]) and not found_later:
             assert (new[record]["split"], new[record]["reason"]) == (old[record]["split"], old[record]["reason"])
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_planted_relatives_share_a_split_also_when_they_arrive_later_and_are_found_where_not(seed: int) -> None:
-    whole = gene(seed)
-    old = {"whole": whole, **{f"{label}{n}": gene(100 + 10 * n + len(label)) for label in GROUPS for n in range(4)}}
-    changed = mutated(whole, 0.02, seed)
-    new = {"mutated": changed, "reversed": reverse_complement(whole), "part": reverse_complement(changed[400:900])}
-
-    def table(records: dict[str, bytes], before: Sequence[Row]) -> list[Row]:
-        counted = [
-            {"record_id": record, "label": "host" if "host" in record else "viral", "group": "any", "rows": len(bases)}
-            for record, bases in records.items()
-        ]
-        found = find_relatives(records.items(), {}, SplitSettings(), {})
-        return assign_splits(found, pa.Table.from_pylist(counted), SplitSettings(seed=seed), {}, before).to_pylist()
-
-    before = table(old, [])
-    splits = splits_of(before)
-    assert splits_of(table(old | new, before)) == splits | dict.fromkeys(new, splits["whole"])
-    rows = table(old | new, [])
-    splits = splits_of(rows)
-    assert len({splits[record] for record in ("whole", *new)}) == 1
-    assert relatives_apart(rows, (old | new).items(), {}, SplitSettings(), {}) == {}
-    (moved,) = (row for row in rows if row["record_id"] == "part")
-    moved.update(split="train" if moved["split"] == "test" else "test", cluster="a cluster of its own")
-    assert relatives_apart(rows, (old | new).items(), {}, SplitSettings(), {}).keys() == {"mutated", "part"}
 
 
 SOURCES = {
