@@ -21,12 +21,12 @@ def frame_source(fasta: Path, folder: Path, chunk_length: int) -> dict[str, int]
     """Write the chunks, the frames and the ledger of every shard; returns how many chunks and kept frames there are."""
     counted = {"chunks": 0, "frames": 0}
     plan = plan_source(fasta, "source", chunk_length, SequenceSettings().shard_chunks)
-    for number, (pieces, table) in enumerate(chunk_tables(plan)):
+    for number, (segments, table) in enumerate(chunk_tables(plan)):
         chunks = folder / f"chunks-{number}.parquet"
         write_table(chunks, table, {"table": "chunked_fasta"})
         frames, counts = open_frames(read_table(chunks), None)
         write_table(folder / f"frames-{number}.parquet", frames, {"table": "frames"})
-        write_table(folder / f"ledger-{number}.parquet", ledger_table(pieces, counts), {"table": "ledger"})
+        write_table(folder / f"ledger-{number}.parquet", ledger_table(segments, counts), {"table": "ledger"})
         counted["chunks"] += table.num_rows
         counted["frames"] += frames.num_rows
     return counted

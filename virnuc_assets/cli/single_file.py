@@ -64,10 +64,10 @@ class Framed:
 
     def windows(self, report: Report) -> Iterator[pa.Table]:
         """Frames of so many chunks at a time; at least one table."""
-        total = sum(piece.chunks for piece in self._plan.pieces)
-        for pieces, chunks in chunk_tables(self._plan):
+        total = sum(segment.chunks for segment in self._plan.segments)
+        for segments, chunks in chunk_tables(self._plan):
             frames, counts = open_frames(chunks, None)
-            self._ledgers.append(ledger_table(pieces, counts))
+            self._ledgers.append(ledger_table(segments, counts))
             report(chunks.num_rows, total)
             yield frames
 

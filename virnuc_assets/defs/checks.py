@@ -67,7 +67,7 @@ def _plan_check(workspace: Workspace, shards: ShardSet) -> dg.AssetChecksDefinit
 
     @dg.asset_check(asset=shards.key("shard_plan"), name="plans_cover_every_chunk_once", blocking=True)
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        """In every plan, the pieces of a record follow each other from its first chunk to its last."""
+        """In every plan, the segments of a record follow each other from its first chunk to its last."""
         plans = (
             [layout.plan(domain)]
             if domain == "reference"
@@ -83,7 +83,7 @@ def _plan_check(workspace: Workspace, shards: ShardSet) -> dg.AssetChecksDefinit
 def _plan_faults(path: Path) -> Iterator[str]:
     try:
         plan = read_plan(path)
-        yield from plan_faults(plan.pieces, plan.chunk_length)
+        yield from plan_faults(plan.segments, plan.chunk_length)
     except TableMismatch as error:
         yield str(error)
 

@@ -55,7 +55,7 @@ def chunks_provenance(plan: ShardPlan) -> Recipe:
     return {
         "table": "chunks",
         "chunk_length": plan.chunk_length,
-        "records": digest_of([[p.record_id, p.digest, p.length_nt, p.first_chunk, p.end_chunk] for p in plan.pieces]),
+        "records": digest_of([[p.record_id, p.digest, p.length_nt, p.first_chunk, p.end_chunk] for p in plan.segments]),
     }
 
 
@@ -67,8 +67,8 @@ def plan_digest(plan: ShardPlan) -> str:
 def _truth(plan: ShardPlan) -> dict[str, Any]:
     of = plan.sources
     return {
-        "evidence": digest_of([[p.record_id, p.fate, p.reason, p.evidence, p.evidence_digest] for p in plan.pieces]),
-        "labels": digest_of([[p.record_id, of[p.source].label, of[p.source].group] for p in plan.pieces]),
+        "evidence": digest_of([[p.record_id, p.fate, p.reason, p.evidence, p.evidence_digest] for p in plan.segments]),
+        "labels": digest_of([[p.record_id, of[p.source].label, of[p.source].group] for p in plan.segments]),
     }
 
 

@@ -25,9 +25,9 @@ HOST_GROUPS = ("bacteria", "archaea", "fungi", "protozoa", "plant", "invertebrat
 _TEXTS = ("fasta_sha256", "genbank_sha256", "origin", "organism", "relatives")
 COLUMNS = ("name", "label", "group", "fasta", "genbank", *_TEXTS)
 # A name becomes partition keys, file names and part of URLs; records' ids never do.
-_NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
 # Tables are files named after their shard, with more before and behind it; file systems take 255 bytes in all.
-_MAX_NAME_LETTERS = 180
+_MAX_NAME_CHARACTERS = 180
 _SHA256 = re.compile("[0-9a-f]{64}")
 _FASTA_ENDINGS = (".fna", ".fa", ".fasta")
 _GENBANK_ENDINGS = (".gbk", ".gb", ".gbff")
@@ -76,12 +76,12 @@ def source_name(path: Path) -> str:
     """
     stem = path.name.removesuffix(".gz")
     stem = stem.rsplit(".", 1)[0] if "." in stem.lstrip(".") else stem
-    name = "".join(letter if letter in _NAME_LETTERS else "_" for letter in stem).strip("._-")
+    name = "".join(letter if letter in _NAME_CHARACTERS else "_" for letter in stem).strip("._-")
     if not name:
         raise VirnucError(f"{path}: no letters are left of this file's name to name its shards by; rename the file")
-    if len(name) > _MAX_NAME_LETTERS:
+    if len(name) > _MAX_NAME_CHARACTERS:
         raise VirnucError(
-            f"{path}: a name of {len(name)} letters; expected at most {_MAX_NAME_LETTERS}, because its tables are "
+            f"{path}: a name of {len(name)} letters; expected at most {_MAX_NAME_CHARACTERS}, because its tables are "
             "named by it; rename the file"
         )
     return name
@@ -138,7 +138,7 @@ def _read_rows(manifest: Path) -> tuple[Sequence[str], list[tuple[int, dict[str,
 
 def _source(folder: Path, row: Row, where: str) -> Source:
     name, label, group, date = row["name"], row["label"], row["group"], row.get("date", "")
-    if not name or set(name) - _NAME_LETTERS or name.startswith("."):
+    if not name or set(name) - _NAME_CHARACTERS or name.startswith("."):
         raise CatalogueError(f"{where}: name {name!r}: expected letters, digits, '.', '_', '+' and '-' only")
     where = f"{where}: {name}"
     if label not in ("viral", "host"):

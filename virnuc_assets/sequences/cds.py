@@ -21,7 +21,7 @@ from Bio.SeqFeature import SeqFeature
 from virnuc_assets.sequences.catalogue import require_checksum
 from virnuc_assets.sequences.genbank import read_genbank
 from virnuc_assets.sequences.opening import SequenceFileError, open_source
-from virnuc_assets.sequences.records import Header, LettersDigest, by_record
+from virnuc_assets.sequences.records import Header, SequenceDigest, by_record
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import cds_schema
 from virnuc_assets.storage.tables import TableWriter, read_table
@@ -142,7 +142,7 @@ def write_annotations(
     seen: set[str] = set()
     with open_source(genbank) as source, TableWriter(to, cds_schema(), recipe) as writer:
         batch: list[dict[str, object]] = []
-        for header, segments in by_record(read_genbank(source)):
+        for header, blocks in by_record(read_genbank(source)):
             if header.id in seen:
                 raise SequenceFileError(
                     f"{genbank}: record {header.id!r} occurs twice (second time as record {len(seen) + 1}); "
@@ -150,7 +150,7 @@ def write_annotations(
                 )
             seen.add(header.id)
             if header.id in records:
-                _require_same(header, LettersDigest(segments), *records[header.id], genbank)
+                _require_same(header, SequenceDigest(blocks), *records[header.id], genbank)
                 found = [cds_of(feature) for feature in header.features]
                 evidence[header.id] = evidence_of(found)
                 treatments.update(str(cds["treatment"]) for cds in found)
@@ -169,7 +169,7 @@ def write_annotations(
     return Annotations(recipe["genbank_sha256"], evidence, treatments, len(seen - records.keys()))
 
 
-def _require_same(header: Header, letters: LettersDigest, length_nt: int, digest: str, genbank: Path) -> None:
+def _require_same(header: Header, letters: SequenceDigest, length_nt: int, digest: str, genbank: Path) -> None:
     """Raise unless a record has the FASTA's letters; one whose sequence is stored elsewhere may have its length."""
     found_nt, found = letters.length_nt, letters.hexdigest()
     if not letters.length_nt and header.length_nt != 0:

@@ -1,4 +1,4 @@
-"""The chunked FASTA of a shard: reads the planned pieces of a source into the chunks table."""
+"""The chunked FASTA of a shard: reads the planned segments of a source into the chunks table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from virnuc_assets.sequences.opening import SourceChanged, file_state, open_source
-from virnuc_assets.sequences.planning import Piece, ShardPlan, chunk_starts, rows_of
+from virnuc_assets.sequences.planning import Segment, ShardPlan, chunk_starts, rows_of
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.storage.schemas import chunks_schema
 
@@ -20,7 +20,7 @@ _NONE = np.empty(0, np.int64)
 class ChunkReader:
     """Reads the chunks of a source's shards: one pass over the file, as long as they are asked for in its order.
 
-    No more of the file is held than one shard's letters, however long a record is.
+    No more of the file is in memory than one shard's bases, however long a record is.
 
     Args:
         path: the source file; nothing is read yet.
@@ -33,8 +33,8 @@ class ChunkReader:
         self._state: tuple[int, ...] | None = None
         self._rewind()
 
-    def table(self, pieces: Iterable[Piece]) -> pa.Table:
-        """Chunks of one shard, in the order of its pieces.
+    def table(self, segments: Iterable[Segment]) -> pa.Table:
+        """Chunks of one shard, in the order of its segments.
 
         Raises:
             SourceChanged: the file is not the one that was planned, or was written to since.
@@ -42,16 +42,18 @@ class ChunkReader:
         """
         self._require_planned()
         ids, records, starts, ends, sequences = list[str](), list[str](), [_NONE], [_NONE], list[bytes]()
-        for piece in pieces:
-            if not piece.chunks:
+        for segment in segments:
+            if not segment.chunks:
                 continue
-            begins = chunk_starts(piece.first_chunk, piece.end_chunk, piece.length_nt, self._chunk_length)
-            stops = np.minimum(begins + self._chunk_length, piece.length_nt)
-            first, letters = begins[0], self._region(piece, int(begins[0]), int(stops[-1]))
+            begins = chunk_starts(segment.first_chunk, segment.end_chunk, segment.length_nt, self._chunk_length)
+            stops = np.minimum(begins + self._chunk_length, segment.length_nt)
+            first, letters = begins[0], self._region(segment, int(begins[0]), int(stops[-1]))
             pairs = zip((begins - first).tolist(), (stops - first).tolist(), strict=True)
             sequences += [letters[begin:stop] for begin, stop in pairs]
-            ids += [f"{piece.record_id}_chunk_{number + 1}" for number in range(piece.first_chunk, piece.end_chunk)]
-            records += [piece.record_id] * piece.chunks
+            ids += [
+                f"{segment.record_id}_chunk_{number + 1}" for number in range(segment.first_chunk, segment.end_chunk)
+            ]
+            records += [segment.record_id] * segment.chunks
             starts.append(begins)
             ends.append(stops)
         self._require_planned()
@@ -73,25 +75,25 @@ class ChunkReader:
     def _rewind(self) -> None:
         self._records = _records(self._path)
         self._number = 0  # of the record that is being read
-        self._segments: Iterator[bytes] = iter(())  # its letters that were not read yet
-        self._start, self._letters = 0, bytearray()  # those that are held, and where in the record they begin
+        self._blocks: Iterator[bytes] = iter(())  # its letters that were not read yet
+        self._start, self._letters = 0, bytearray()  # those in memory, and where in the record they begin
 
-    def _region(self, piece: Piece, start: int, end: int) -> bytes:
-        """Letters `start` to `end` of the piece's record; chunks overlap, so the last region is held until the next."""
-        if (piece.number, start) < (self._number, self._start):
+    def _region(self, segment: Segment, start: int, end: int) -> bytes:
+        """Bases `start` to `end` of the segment's record; chunks overlap, so the last region is kept until the next."""
+        if (segment.number, start) < (self._number, self._start):
             self._rewind()
-        while self._number < piece.number:
-            self._number, self._segments = next(self._records, (piece.number, iter(())))
+        while self._number < segment.number:
+            self._number, self._blocks = next(self._records, (segment.number, iter(())))
             self._start, self._letters = 0, bytearray()
         self._forget(start)
         while self._start + len(self._letters) < end:
-            segment = next(self._segments, None)
-            if segment is None:
+            block = next(self._blocks, None)
+            if block is None:
                 raise SourceChanged(
-                    f"{self._path}: record {piece.record_id!r}: planned with {piece.length_nt} nt, found fewer; "
+                    f"{self._path}: record {segment.record_id!r}: planned with {segment.length_nt} nt, found fewer; "
                     "the file is not the one that was planned. Materialize shard_plan again."
                 )
-            self._letters += segment
+            self._letters += block
             self._forget(start)
         return bytes(memoryview(self._letters)[: end - start])
 
@@ -103,8 +105,8 @@ class ChunkReader:
 
 def _records(path: Path) -> Iterator[tuple[int, Iterator[bytes]]]:
     with open_source(path) as source:
-        for number, (_, segments) in enumerate(read_records(source), start=1):
-            yield number, segments
+        for number, (_, blocks) in enumerate(read_records(source), start=1):
+            yield number, blocks
 
 
 def chunk_tables(plan: ShardPlan) -> Iterator[tuple[pa.Table, pa.Table]]:
@@ -114,8 +116,8 @@ def chunk_tables(plan: ShardPlan) -> Iterator[tuple[pa.Table, pa.Table]]:
     shards = plan.table["shard"].to_pylist()
     for _, of_shard in itertools.groupby(range(len(shards)), shards.__getitem__):
         first, *rest = of_shard
-        pieces = plan.table.slice(first, 1 + len(rest))
-        yield pieces, reader.table(rows_of(pieces))
+        segments = plan.table.slice(first, 1 + len(rest))
+        yield segments, reader.table(rows_of(segments))
 
 
 def as_fasta(table: pa.Table, id_column: str, sequence_column: str) -> Iterator[str]:

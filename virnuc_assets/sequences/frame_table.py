@@ -30,7 +30,7 @@ _NAMES = dict(zip((OPEN, STOPPED, EMPTY, _AMBIGUOUS, _NO_CDS), FATES, strict=Tru
 # The reason for a chunk without a kept frame: the first of these that one of its frames has.
 _CHUNK_STATUS = (OPEN, _NO_CDS, _AMBIGUOUS, STOPPED, EMPTY)
 _WINDOW = 1024  # chunks whose arrays stay in the processor's cache
-_NONE, _NO_LETTERS = np.empty(0, np.int64), np.empty(0, np.uint8)
+_NONE, _NO_BASES = np.empty(0, np.int64), np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def open_frames(chunks: pa.Table, truth: Truth | None) -> tuple[pa.Table, pa.Tab
     """
     status = np.empty((chunks.num_rows, FRAMES_PER_CHUNK), np.uint8)
     # Of some open frames: 6 · the chunk's row + the frame's index; letters and lengths of nucleotides and of proteins.
-    parts = [(_NONE, _NO_LETTERS, _NONE, _NO_LETTERS, _NONE)]
+    parts = [(_NONE, _NO_BASES, _NONE, _NO_BASES, _NONE)]
     for rows, letters in _of_one_length(chunks["sequence"]):
         frames = SixFrames(letters)
         status[rows] = frames.status

@@ -1,4 +1,4 @@
-"""Reads GenBank: Biopython parses what is used of a record's head, the sequence goes past it in pieces.
+"""Reads GenBank: Biopython parses what is used of a record's head, the sequence goes past it in segments.
 
 Sources: the GenBank release notes (3.4, format of the sequence entry files) and the INSDC feature table. Of a head
 the lines LOCUS, DEFINITION, ACCESSION and VERSION and the CDS features are parsed; nothing else is looked at, so that
@@ -16,7 +16,7 @@ from Bio import SeqIO
 from Bio.SeqRecord import SeqRecord
 
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
-from virnuc_assets.sequences.records import Header, header_id, normal_letters
+from virnuc_assets.sequences.records import Header, header_id, normal_bases
 
 _LOCUS, _FEATURES, _ORIGIN, _END = "LOCUS       ", "FEATURES", "ORIGIN", "//"
 _HEADER_LINES = ("DEFINITION", "ACCESSION", "VERSION")
@@ -29,7 +29,7 @@ _LOCUS_LINE = re.compile(
 )
 _LONGEST_LOCUS = 1000
 _NO_NAME = "_"  # what Biopython gives as the id of a record without accession
-_PIECE_LINES = 4096
+_BLOCK_LINES = 4096
 
 _Lines = Iterator[tuple[int, str]]
 
@@ -43,9 +43,9 @@ class _Locus:
 
 
 def read_genbank(source: SourceFile) -> Iterator[Header | bytes]:
-    """Stream an open GenBank file: each record's header, followed by its normalised letters in pieces of any size.
+    """Stream an open GenBank file: each record's header, followed by its bases in blocks of any size.
 
-    A record without letters has no pieces: a blank one, or one that only names the files of its sequence. A missing
+    A record without letters has no blocks: a blank one, or one that only names the files of its sequence. A missing
     end mark of the last record is accepted if the sequence is as long as LOCUS says. What comes before the first
     LOCUS, as in release files, is not looked at. Only of a record whose name and length collide in LOCUS, as Prokka
     writes them, all letters are in memory at once: their number separates the two.
@@ -163,12 +163,12 @@ def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> 
             break
         _require_same_record(line, number, where)
         batch.append(line.lstrip(_POSITION))
-        if len(batch) == _PIECE_LINES:
-            yield (piece := _letters(batch, number, where))
-            found, batch = found + len(piece), []
+        if len(batch) == _BLOCK_LINES:
+            yield (block := _letters(batch, number, where))
+            found, batch = found + len(block), []
     if batch:
-        yield (piece := _letters(batch, number - ended, where))
-        found += len(piece)
+        yield (block := _letters(batch, number - ended, where))
+        found += len(block)
     if found != length_nt and not (ended and (length_nt is None or not found)):
         raise SequenceFileError(
             f"{where}: expected {length_nt or 'a number of'} nt, as LOCUS tells, found {found} up to line {number}"
@@ -177,4 +177,4 @@ def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> 
 
 
 def _letters(lines: list[str], last: int, where: str) -> bytes:
-    return normal_letters("".join(lines).encode(), where, last - len(lines) + 1)
+    return normal_bases("".join(lines).encode(), where, last - len(lines) + 1)

@@ -21,25 +21,25 @@ from virnuc_assets.storage.schemas import FATES, LEDGER_COUNTS, ledger_schema
 _COUNTED = [name for name in LEDGER_COUNTS if name != "chunks"]
 
 
-def ledger_table(pieces: pa.Table, counts: pa.Table) -> pa.Table:
-    """One line per piece, in their order; a record without any kept frame is skipped, with its reason.
+def ledger_table(segments: pa.Table, counts: pa.Table) -> pa.Table:
+    """One line per segment, in their order; a record without any kept frame is skipped, with its reason.
 
     Args:
-        pieces: rows of a plan, so the `chunks` of a line are those that must be accounted for.
+        segments: rows of a plan, so the `chunks` of a line are those that must be accounted for.
         counts: record_id, and chunks and frames of each record by disposition, as `open_frames` found them.
     """
-    planned = pc.equal(pieces["fate"], "planned")  # records that are not may have the id of one that is
-    rows = pc.if_else(planned, pc.index_in(pieces["record_id"], value_set=counts["record_id"]), None)
+    planned = pc.equal(segments["fate"], "planned")  # records that are not may have the id of one that is
+    rows = pc.if_else(planned, pc.index_in(segments["record_id"], value_set=counts["record_id"]), None)
     found = counts.take(rows)
     numbers = {name: found[name].fill_null(0) for name in _COUNTED}
-    kept, lengths = pc.greater(numbers["frames_kept"], 0), pieces["length_nt"]
+    kept, lengths = pc.greater(numbers["frames_kept"], 0), segments["length_nt"]
     columns = {
-        "record_id": pieces["record_id"],
+        "record_id": segments["record_id"],
         "length_nt": lengths,
-        "disposition": pc.if_else(planned, pc.if_else(kept, "scored", "skipped"), pieces["fate"]),
-        "reason": pc.if_else(planned, pc.if_else(kept, None, _reasons(lengths, numbers)), pieces["reason"]),
-        "evidence": pieces["evidence"],
-        "chunks": pc.subtract(pieces["end_chunk"], pieces["first_chunk"]),
+        "disposition": pc.if_else(planned, pc.if_else(kept, "scored", "skipped"), segments["fate"]),
+        "reason": pc.if_else(planned, pc.if_else(kept, None, _reasons(lengths, numbers)), segments["reason"]),
+        "evidence": segments["evidence"],
+        "chunks": pc.subtract(segments["end_chunk"], segments["first_chunk"]),
         **numbers,
     }
     return pa.table({name: columns[name] for name in ledger_schema().names}, schema=ledger_schema())
@@ -121,12 +121,14 @@ def _faults(line: Mapping[str, Any]) -> Iterator[str]:
         yield f"{record}: {line['disposition']} for the reason {line['reason']!r}"
 
 
-def shard_ledger_faults(ledger: pa.Table, pieces: pa.Table, frames: int) -> list[str]:
-    """As `ledger_faults`, and whether a shard's ledger has a line for each piece and counts its table's frames."""
+def shard_ledger_faults(ledger: pa.Table, segments: pa.Table, frames: int) -> list[str]:
+    """As `ledger_faults`, and whether a shard's ledger has a line for each segment and counts its table's frames."""
     faults = ledger_faults(ledger)
-    chunks = pc.subtract(pieces["end_chunk"], pieces["first_chunk"])
-    if (ledger["record_id"], ledger["chunks"]) != (pieces["record_id"], chunks):
-        faults.append(f"the ledger has {ledger.num_rows} lines, {pieces.num_rows} pieces are planned, or they differ")
+    chunks = pc.subtract(segments["end_chunk"], segments["first_chunk"])
+    if (ledger["record_id"], ledger["chunks"]) != (segments["record_id"], chunks):
+        faults.append(
+            f"the ledger has {ledger.num_rows} lines, {segments.num_rows} segments are planned, or they differ"
+        )
     if frames != (kept := pc.sum(ledger["frames_kept"]).as_py() or 0):
         faults.append(f"ledger counts {kept} kept frames, the table holds {frames}")
     return faults

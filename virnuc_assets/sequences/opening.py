@@ -26,7 +26,7 @@ _OTHER_FORMATS = {
     codecs.BOM_UTF16_BE: ("text in UTF-16", _SAVE),
 }
 _NO_FILE = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFLNK: "a link to nothing"}
-_HEAD_LETTERS = 4096
+_HEAD_CHARACTERS = 4096
 _GZIP_MAGIC = b"\x1f\x8b"
 _BLOCK_BYTES = 1 << 20
 
@@ -78,7 +78,7 @@ class SourceFile:
 
     def head(self) -> str:
         """The first visible characters, by which the format is recognised; asked for before the text is read."""
-        return self._content.peek().decode("utf-8-sig", errors="replace").lstrip()[:_HEAD_LETTERS]
+        return self._content.peek().decode("utf-8-sig", errors="replace").lstrip()[:_HEAD_CHARACTERS]
 
     def lines(self) -> Iterator[str]:
         r"""Decoded lines; bytes that are not UTF-8 become `\xNN` escapes, so that every id can be written as UTF-8."""

@@ -1,4 +1,4 @@
-"""The table of a shard plan, with the files that its pieces were counted in as provenance.
+"""The table of a shard plan, with the files that its segments were counted in as provenance.
 
 One table plans the whole reference, another each sample; only the keys of the shards differ.
 """
@@ -19,8 +19,8 @@ from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
 from virnuc_assets.sequences.cds import Evidence, evidence_digest, read_proteins, write_annotations
 from virnuc_assets.sequences.opening import is_file
 from virnuc_assets.sequences.planning import (
-    Piece,
     PlannedSource,
+    Segment,
     ShardPlan,
     count_records,
     pack,
@@ -58,9 +58,11 @@ def plan_sample(
     before, states = _plan_before(path, settings), _states(source)
     records, sha256 = count_records(source.fasta, source.name, settings.chunk_length)
     numbered = before.numbered.get(source.name, 0)
-    pieces, numbered = pack(records, before.pieces, partial(shard_key, source.name), numbered, settings.shard_chunks)
+    segments, numbered = pack(
+        records, before.segments, partial(shard_key, source.name), numbered, settings.shard_chunks
+    )
     planned = {source.name: PlannedSource(str(source.fasta), sha256, states)}
-    plan = ShardPlan(table_of(pieces), planned, {source.name: numbered}, settings.chunk_length)
+    plan = ShardPlan(table_of(segments), planned, {source.name: numbered}, settings.chunk_length)
     if known and plan.content in known and not path.exists():
         raise SameRecords(source.fasta, known[plan.content], plan.content)
     _write(path, plan, settings)
@@ -83,28 +85,28 @@ def plan_reference(
     before = _plan_before(path, settings)
     found, failures = _counted(path, sources, before, settings)
     planned = {name: source for name, (source, _) in found.items()}
-    pieces: list[Piece] = []
+    segments: list[Segment] = []
     numbered = dict(before.numbered)
     for label in LABELS:
         records = [record for source, of_source in found.values() if source.label == label for record in of_source]
-        old = [] if label in repack else [p for p in before.pieces if before.sources[p.source].label == label]
+        old = [] if label in repack else [p for p in before.segments if before.sources[p.source].label == label]
         key, given = partial(pack_key, label), numbered.get(label, 0)
         packed, numbered[label] = pack(records, old, key, given, settings.shard_chunks)
-        pieces += packed
-    pieces.sort(key=lambda piece: (piece.source, piece.number))
-    plan = ShardPlan(table_of(pieces), planned, numbered, settings.chunk_length)
+        segments += packed
+    segments.sort(key=lambda segment: (segment.source, segment.number))
+    plan = ShardPlan(table_of(segments), planned, numbered, settings.chunk_length)
     _write(path, plan, settings)
     return plan, failures
 
 
-_Counted = tuple[PlannedSource, list[Piece]]
+_Counted = tuple[PlannedSource, list[Segment]]
 
 
 def _counted(
     path: Path, sources: Sequence[Source], before: ShardPlan, settings: SequenceSettings
 ) -> tuple[dict[str, _Counted], dict[str, VirnucError]]:
     """Every source with its whole records, or with those that it had before; and what is wrong with it."""
-    former: dict[str, list[Piece]] = defaultdict(list)
+    former: dict[str, list[Segment]] = defaultdict(list)
     for record in rows_of(whole_records(before.table)):
         former[record.source].append(record)
     known = {source.name: before.sources.get(source.name) for source in sources}
@@ -155,7 +157,7 @@ def _read(path: Path, source: Source, owners: Mapping[str, str], settings: Seque
     return planned, records
 
 
-def _require_own(name: str, records: Sequence[Piece], owners: Mapping[str, str]) -> None:
+def _require_own(name: str, records: Sequence[Segment], owners: Mapping[str, str]) -> None:
     if twice := sorted(_usable(records).keys() & owners.keys()):
         raise VirnucError(
             f"record {twice[0]!r} occurs in sources {owners[twice[0]]!r} and {name!r}; expected ids that are unique "
@@ -163,7 +165,7 @@ def _require_own(name: str, records: Sequence[Piece], owners: Mapping[str, str])
         )
 
 
-def _usable(records: Iterable[Piece]) -> dict[str, tuple[int, str]]:
+def _usable(records: Iterable[Segment]) -> dict[str, tuple[int, str]]:
     """Length in nt and digest of the records that are planned, by id."""
     return {record.record_id: (record.length_nt, record.digest) for record in records if record.fate == "planned"}
 
@@ -270,9 +272,9 @@ def planned_proteins(path: Path, plan: ShardPlan) -> dict[str, tuple[str, ...]]:
     """
     proteins: dict[str, tuple[str, ...]] = {}
     by_source: dict[str, dict[str, str | None]] = defaultdict(dict)
-    for piece in plan.pieces:
-        if piece.evidence == Evidence.CDS:
-            by_source[piece.source][piece.record_id] = piece.evidence_digest
+    for segment in plan.segments:
+        if segment.evidence == Evidence.CDS:
+            by_source[segment.source][segment.record_id] = segment.evidence_digest
     for name, planned in by_source.items():
         table = annotation_path(path, name)
         found = read_proteins(table, planned)

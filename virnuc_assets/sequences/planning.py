@@ -21,7 +21,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Label
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
-from virnuc_assets.sequences.records import LettersDigest
+from virnuc_assets.sequences.records import SequenceDigest
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import plan_schema
 
@@ -72,10 +72,10 @@ def pack_key(label: str, index: int) -> str:
     return f"{label}-{index + 1:04d}"
 
 
-class Piece(NamedTuple):
+class Segment(NamedTuple):
     """A row of the plan: chunks `first_chunk` to `end_chunk` (0-based, half-open) of one record, as part of a shard.
 
-    A record without chunks (no letters, or not planned) is a piece with none, so that the ledger has its line.
+    A record without chunks (no letters, or not planned) is a segment with none, so that the ledger has its line.
     `length_nt` and `digest` are of the whole record; `number` tells apart records of one id.
     """
 
@@ -127,10 +127,10 @@ class PlannedSource:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """All pieces, and the files that they are in, by name.
+    """All segments, and the files that they are in, by name.
 
     Attributes:
-        table: a row per `Piece`, by source in file order; every record of every file has one at least. As a table,
+        table: a row per `Segment`, by source in file order; every record of every file has one at least. As a table,
             because a row takes a third of the memory of an object, and a sample may have millions of records.
         numbered: how many shard keys were ever given, by label or sample; none is given twice.
     """
@@ -141,7 +141,7 @@ class ShardPlan:
     chunk_length: int
 
     @property
-    def pieces(self) -> list[Piece]:
+    def segments(self) -> list[Segment]:
         """The rows of the table."""
         return rows_of(self.table)
 
@@ -153,24 +153,24 @@ class ShardPlan:
     @property
     def groups(self) -> dict[str, str]:
         """Group of every record that is planned, by id, which a record that is not planned may have as well."""
-        return {p.record_id: str(self.sources[p.source].group) for p in self.pieces if p.fate == "planned"}
+        return {p.record_id: str(self.sources[p.source].group) for p in self.segments if p.fate == "planned"}
 
     @property
     def content(self) -> str:
         """Digest of the records, ids and letters in file order, however the file is written or packed."""
-        return digest_of([[p.record_id, p.digest] for p in self.pieces if not p.first_chunk])
+        return digest_of([[p.record_id, p.digest] for p in self.segments if not p.first_chunk])
 
 
-def rows_of(table: pa.Table) -> list[Piece]:
+def rows_of(table: pa.Table) -> list[Segment]:
     """Rows of a plan table."""
-    columns = (table[name].to_pylist() for name in Piece._fields)  # a list per column, not a dict per row
-    return [Piece(*values) for values in zip(*columns, strict=True)]
+    columns = (table[name].to_pylist() for name in Segment._fields)  # a list per column, not a dict per row
+    return [Segment(*values) for values in zip(*columns, strict=True)]
 
 
-def table_of(pieces: Iterable[Piece]) -> pa.Table:
+def table_of(segments: Iterable[Segment]) -> pa.Table:
     """A plan table of these rows."""
-    columns = list(zip(*pieces, strict=True)) or [()] * len(Piece._fields)
-    return pa.table(dict(zip(Piece._fields, columns, strict=True)), schema=plan_schema())
+    columns = list(zip(*segments, strict=True)) or [()] * len(Segment._fields)
+    return pa.table(dict(zip(Segment._fields, columns, strict=True)), schema=plan_schema())
 
 
 def whole_records(plan: pa.Table) -> pa.Table:
@@ -188,33 +188,33 @@ def plan_source(path: Path, source: str, chunk_length: int, shard_chunks: int) -
         SequenceFileError: as `read_records`; nothing of a file is planned unless all of it can be read.
     """
     records, sha256 = count_records(path, source, chunk_length)
-    pieces, numbered = pack(records, (), partial(shard_key, source), 0, shard_chunks)
+    segments, numbered = pack(records, (), partial(shard_key, source), 0, shard_chunks)
     planned = PlannedSource(str(path), sha256, {})
-    return ShardPlan(table_of(pieces), {source: planned}, {source: numbered}, chunk_length)
+    return ShardPlan(table_of(segments), {source: planned}, {source: numbered}, chunk_length)
 
 
-def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Piece], str]:
-    """Every record of a file as one piece of no shard, and the digest of the file; errors as of `plan_source`."""
+def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Segment], str]:
+    """Every record of a file as one segment of no shard, and the digest of the file; errors as of `plan_source`."""
     records = []
     with open_source(path) as opened:
-        for number, (header, segments) in enumerate(read_records(opened), start=1):
-            letters, reason = LettersDigest(segments), None
+        for number, (header, blocks) in enumerate(read_records(opened), start=1):
+            letters, reason = SequenceDigest(blocks), None
             if header.length_nt and not letters.length_nt:
                 reason = "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
             elif letters.is_like_protein:
                 reason = "looks like protein: fewer than half of the letters are A, C, G, T, U or N"
             chunks = 0 if reason else chunk_count(letters.length_nt, chunk_length)
-            record = Piece(source, "", header.id, number, letters.length_nt, letters.hexdigest(), 0, chunks)
+            record = Segment(source, "", header.id, number, letters.length_nt, letters.hexdigest(), 0, chunks)
             records.append(record._replace(fate="failed", reason=reason) if reason else record)
         sha256 = opened.digest()
-    of_id: dict[str, list[Piece]] = defaultdict(list)
+    of_id: dict[str, list[Segment]] = defaultdict(list)
     for record in records:
         if record.fate == "planned":
             of_id[record.record_id].append(record)
     return [_without_duplicates(record, of_id[record.record_id]) for record in records], sha256
 
 
-def _without_duplicates(record: Piece, of_id: Sequence[Piece]) -> Piece:
+def _without_duplicates(record: Segment, of_id: Sequence[Segment]) -> Segment:
     """Of the usable records with one id: one is planned if all have the same letters, none if they differ."""
     if record.fate != "planned":
         return record
@@ -228,22 +228,22 @@ def _without_duplicates(record: Piece, of_id: Sequence[Piece]) -> Piece:
 
 
 def pack(
-    records: Iterable[Piece], before: Iterable[Piece], key: Callable[[int], str], numbered: int, shard_chunks: int
-) -> tuple[list[Piece], int]:
+    records: Iterable[Segment], before: Iterable[Segment], key: Callable[[int], str], numbered: int, shard_chunks: int
+) -> tuple[list[Segment], int]:
     """Pieces of all records, in order, and how many shard keys were ever given then.
 
     Args:
         records: whole, of one file or of many.
-        before: pieces of the plan that is continued. Records of the same id and letters keep their shards, whichever
+        before: segments of the plan that is continued. Records of the same id and letters keep their shards, whichever
             file they are in now; others go into new shards, so an update costs what it changed.
         key: of the shard with a number, from 0; keys ascend.
         numbered: how many keys were given before.
         shard_chunks: the most of a shard.
     """
-    known: dict[tuple[str, str, str], list[Piece]] = defaultdict(list)
-    for piece in before:
-        known[piece.record_id, piece.digest, piece.fate].append(piece)
-    kept, new = list[Piece](), list[Piece]()
+    known: dict[tuple[str, str, str], list[Segment]] = defaultdict(list)
+    for segment in before:
+        known[segment.record_id, segment.digest, segment.fate].append(segment)
+    kept, new = list[Segment](), list[Segment]()
     for record in records:
         found = known[record.record_id, record.digest, record.fate]
         if not found:
@@ -253,15 +253,17 @@ def pack(
             kept.append(record._replace(shard=old.shard, first_chunk=old.first_chunk, end_chunk=old.end_chunk))
             if not old.chunks:  # one of several records of an id that are not planned
                 break
-    home = max(piece.shard for piece in kept) if kept else key(numbered)
+    home = max(segment.shard for segment in kept) if kept else key(numbered)
     cut = list(_cut(new, key, numbered, shard_chunks, home))
-    opened = len({piece.shard for piece in cut} - {piece.shard for piece in kept})
-    return sorted([*kept, *cut], key=lambda piece: (piece.source, piece.number, piece.first_chunk)), numbered + opened
+    opened = len({segment.shard for segment in cut} - {segment.shard for segment in kept})
+    return sorted(
+        [*kept, *cut], key=lambda segment: (segment.source, segment.number, segment.first_chunk)
+    ), numbered + opened
 
 
 def _cut(
-    records: Iterable[Piece], key: Callable[[int], str], numbered: int, shard_chunks: int, home: str
-) -> Iterator[Piece]:
+    records: Iterable[Segment], key: Callable[[int], str], numbered: int, shard_chunks: int, home: str
+) -> Iterator[Segment]:
     """New records cut into new shards; one without chunks goes to its neighbour's, or to `home`."""
     offset, shard = 0, home  # offset: new chunks before this record
     for record in records:
@@ -275,14 +277,14 @@ def _cut(
         offset = end
 
 
-def plan_faults(pieces: Sequence[Piece], chunk_length: int) -> Iterator[str]:
+def plan_faults(segments: Sequence[Segment], chunk_length: int) -> Iterator[str]:
     """What is wrong with a plan, a sentence each: every chunk of a planned record is in one shard, and once."""
-    for _, of_record in itertools.groupby(pieces, key=lambda piece: (piece.source, piece.number)):
+    for _, of_record in itertools.groupby(segments, key=lambda segment: (segment.source, segment.number)):
         end = 0
-        for piece in of_record:
-            if piece.first_chunk != end:
-                yield f"{piece.record_id}: chunk {end} is in no shard or two"
-            end = piece.end_chunk
-        chunks = chunk_count(piece.length_nt, chunk_length) if piece.fate == "planned" else 0
+        for segment in of_record:
+            if segment.first_chunk != end:
+                yield f"{segment.record_id}: chunk {end} is in no shard or two"
+            end = segment.end_chunk
+        chunks = chunk_count(segment.length_nt, chunk_length) if segment.fate == "planned" else 0
         if end != chunks:
-            yield f"{piece.record_id}: {end} chunks planned of {chunks} in {piece.length_nt} nt"
+            yield f"{segment.record_id}: {end} chunks planned of {chunks} in {segment.length_nt} nt"

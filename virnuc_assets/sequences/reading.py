@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from virnuc_assets.sequences.genbank import read_genbank
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
-from virnuc_assets.sequences.records import Header, by_record, header_id, normal_letters
+from virnuc_assets.sequences.records import Header, by_record, header_id, normal_bases
 
 _LINE_START_MEANS = {
     "@": "FASTQ",
@@ -20,7 +20,7 @@ _LONGEST_HEADER = 1 << 20
 
 
 def read_records(source: SourceFile) -> Iterator[tuple[Header, Iterator[bytes]]]:
-    """Stream an open FASTA or GenBank file: each record's header, and its letters in segments of any size.
+    """Stream an open FASTA or GenBank file: each record's header, and its letters in blocks of any size.
 
     Letters are upper-case IUPAC DNA, U read as T. Ids may occur twice; whoever plans decides what becomes of them.
 
@@ -72,7 +72,7 @@ def _fasta(source: SourceFile) -> Iterator[Header | bytes]:
             else:
                 sign = text.find(b">", position + 1)
                 end = sign if sign > 0 else len(text)
-                if letters := normal_letters(text[position:end], f"{source.path}: record {record_id!r}", line):
+                if letters := normal_bases(text[position:end], f"{source.path}: record {record_id!r}", line):
                     yield letters
             line_begins = text.endswith(b"\n", position, end)
             line += text.count(b"\n", position, end)

@@ -15,7 +15,7 @@ from virnuc_assets.text import printable
 
 UNAMBIGUOUS = "ACGT"
 # Every chunk and frame repeats it: an id of a megabyte would make gigabytes of a genome. RefSeq's have some 20 letters.
-MAX_ID_LETTERS = 1000
+MAX_ID_CHARACTERS = 1000
 _IUPAC_DNA = "".join(sorted(set(ambiguous_dna_letters) - {"X"}))  # X is Biopython's addition
 _BLANKS = b" \t\r\n\v\f"
 _READ = (_IUPAC_DNA + "U" + _IUPAC_DNA.lower() + "u").encode()
@@ -24,7 +24,7 @@ _FOREIGN = b"\0"
 _NORMAL = bytes(ord(chr(byte).upper().replace("U", "T")) if byte in _READ else ord(_FOREIGN) for byte in range(256))
 _DIGEST_DIGITS = 32
 _FOUND_IN_DNA = (UNAMBIGUOUS + "N").encode()
-_PROTEIN_LETTERS = 30  # fewer may be a degenerate primer
+_PROTEIN_RESIDUES = 30  # fewer may be a degenerate primer
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,21 @@ def by_record(events: Iterable[Header | bytes]) -> Iterator[tuple[Header, Iterat
         yield next(group), group  # type: ignore[misc]  # noqa: B031 - a group begins with its header
 
 
-class LettersDigest:
-    """Digest and counts of a record's normal letters, however they are wrapped, cased or cut into pieces."""
+class SequenceDigest:
+    """Digest and counts of a record's normal letters, however they are wrapped, cased or cut into blocks."""
 
-    def __init__(self, pieces: Iterable[bytes] = ()) -> None:
+    def __init__(self, blocks: Iterable[bytes] = ()) -> None:
         self._sha256 = hashlib.sha256()
         self.length_nt = self._ambiguous_nt = 0
-        for piece in pieces:
-            self._sha256.update(piece)
-            self.length_nt += len(piece)
-            self._ambiguous_nt += len(piece.translate(None, delete=_FOUND_IN_DNA))
+        for block in blocks:
+            self._sha256.update(block)
+            self.length_nt += len(block)
+            self._ambiguous_nt += len(block.translate(None, delete=_FOUND_IN_DNA))
 
     @property
     def is_like_protein(self) -> bool:
         """Whether most letters are rare in DNA, though all are IUPAC codes, as those of arginine-rich proteins are."""
-        return self.length_nt >= _PROTEIN_LETTERS and 2 * self._ambiguous_nt > self.length_nt
+        return self.length_nt >= _PROTEIN_RESIDUES and 2 * self._ambiguous_nt > self.length_nt
 
     def hexdigest(self) -> str:
         """The first half of the SHA-256 of all letters."""
@@ -89,16 +89,16 @@ def header_id(header: str, where: str) -> str:
     if not words:
         raise SequenceFileError(f"{where}: a '>' without an id; expected '>ID description'")
     record_id = printable(words[0])
-    if len(record_id) > MAX_ID_LETTERS:
+    if len(record_id) > MAX_ID_CHARACTERS:
         raise SequenceFileError(
-            f"{where}: the id {record_id[:40]!r}… has {len(record_id):,} letters; expected at most {MAX_ID_LETTERS:,}. "
-            "An id ends at the first blank: put one between id and description."
+            f"{where}: the id {record_id[:40]!r}… has {len(record_id):,} letters; expected at most "
+            f"{MAX_ID_CHARACTERS:,}. An id ends at the first blank: put one between id and description."
         )
     return record_id
 
 
-def normal_letters(raw: bytes, where: str, line: int) -> bytes:
-    r"""Upper-case DNA letters of a piece of sequence: blanks removed, U as T.
+def normal_bases(raw: bytes, where: str, line: int) -> bytes:
+    r"""Upper-case DNA letters of a block of sequence: blanks removed, U as T.
 
     Args:
         raw: bytes of a file; lines end in \n.

@@ -24,7 +24,7 @@ from virnuc_assets.sequences.cds import (
 )
 from virnuc_assets.sequences.genbank import read_genbank
 from virnuc_assets.sequences.opening import SequenceFileError, open_source
-from virnuc_assets.sequences.records import LettersDigest, by_record
+from virnuc_assets.sequences.records import SequenceDigest, by_record
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import cds_schema
 from virnuc_assets.storage.tables import TableMismatch, read_recipe, read_table
@@ -126,7 +126,7 @@ def test_all_bundled_genomes() -> None:
 
 def known(**letters: str) -> dict[str, tuple[int, str]]:
     """What a FASTA of these records is known by; `AB1="ACGT"` is the record AB1.1."""
-    digests = {f"{name}.1": LettersDigest([text.upper().encode()]) for name, text in letters.items()}
+    digests = {f"{name}.1": SequenceDigest([text.upper().encode()]) for name, text in letters.items()}
     return {name: (digest.length_nt, digest.hexdigest()) for name, digest in digests.items()}
 
 

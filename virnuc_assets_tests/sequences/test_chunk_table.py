@@ -38,14 +38,14 @@ def reader_of(plan: ShardPlan) -> ChunkReader:
 
 
 def chunks_of(path: Path, plan: ShardPlan) -> pa.Table:
-    return reader_of(plan).table(plan.pieces)
+    return reader_of(plan).table(plan.segments)
 
 
 def test_a_chunk_row_is_its_window_of_the_record(tmp_path: Path) -> None:
     letters = "ACGTTGCATTNACGGATTAC" * 30
     (tmp_path / "s.fa").write_text(f">x.1 of no use\n{letters[:501].lower()}\n")
     plan = plan_source(tmp_path / "s.fa", "s", 500, 10)
-    table = reader_of(plan).table(plan.pieces)
+    table = reader_of(plan).table(plan.segments)
     row = {"record_id": "x.1"}
     assert table.to_pylist() == [
         {"chunk_id": "x.1_chunk_1", **row, "start_nt": 0, "end_nt": 500, "sequence": letters[:500]},
@@ -60,11 +60,11 @@ def tables(path: Path, shard_chunks: int, chunk_length: int) -> tuple[pa.Table, 
     """Chunks and frames of all shards one after the other, their ledger, and the number of shards."""
     plan = plan_source(path, "s", chunk_length, shard_chunks)
     chunks, frames, ledgers = [], [], []
-    for pieces, table in chunk_tables(plan):
+    for segments, table in chunk_tables(plan):
         chunks.append(table)
         found, counts = open_frames(table, None)
         frames.append(found)
-        ledgers.append(ledger_table(pieces, counts))
+        ledgers.append(ledger_table(segments, counts))
     return pa.concat_tables(chunks), pa.concat_tables(frames), merged_ledger(plan.table, ledgers), len(ledgers)
 
 
@@ -84,7 +84,7 @@ def test_rows_do_not_depend_on_the_shard_size(tmp_path: Path, shard_chunks: int,
 def test_shards_are_read_in_any_order(tmp_path: Path, order: list[int]) -> None:
     path, plan = planned_file(tmp_path, b">long\n" + b"ACGTTGCATTAC" * 200_000 + b"\n>short\nACGT\n", 2100)
     whole = chunks_of(path, plan)
-    shards = [[piece for piece in plan.pieces if piece.shard == shard] for shard in plan.shards]
+    shards = [[segment for segment in plan.segments if segment.shard == shard] for shard in plan.shards]
     assert len(shards) == 4
     reader = reader_of(plan)
     for index in order:
@@ -136,7 +136,7 @@ def test_changed_after_planning(
     planned: tuple[Path, ShardPlan], change: Callable[[Path], None], tmp_path: Path
 ) -> None:
     path, plan = planned
-    assert chunks_of(path, plan).num_rows == sum(piece.chunks for piece in plan.pieces) > 3
+    assert chunks_of(path, plan).num_rows == sum(segment.chunks for segment in plan.segments) > 3
     change(path)
     refused(path, plan, tmp_path / "chunks.parquet")
     path.unlink()
@@ -180,9 +180,9 @@ def test_a_file_that_is_replaced_between_two_shards_is_refused(tmp_path: Path) -
     """Also where the records of the second shard are as they were: the file is not the one that was planned."""
     path, plan = planned_file(tmp_path, SMALL, 2)
     reader = reader_of(plan)
-    assert reader.table(plan.pieces[:1]).num_rows == 2
+    assert reader.table(plan.segments[:1]).num_rows == 2
     path.write_bytes(SMALL + b"\n")
     with pytest.raises(SourceChanged, match="Materialize shard_plan again"):
-        reader.table(plan.pieces[1:])
+        reader.table(plan.segments[1:])
     path.write_bytes(SMALL)
-    assert reader.table(plan.pieces[1:]).column("record_id").to_pylist() == ["b", "b"]
+    assert reader.table(plan.segments[1:]).column("record_id").to_pylist() == ["b", "b"]

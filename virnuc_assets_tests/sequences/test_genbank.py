@@ -179,7 +179,7 @@ def test_locus_lines_of_annotation_programs(tmp_path: Path, line: str, accession
 
 
 def test_memory_does_not_grow_with_the_sequence(tmp_path: Path) -> None:
-    """Beyond one piece of some thousand lines and the file's buffers."""
+    """Beyond one segment of some thousand lines and the file's buffers."""
     path = written(tmp_path, entry("AB1.1", "ACGTTGCAAG" * 300_000, *[feature("gene", "1..9", 'note="x"')] * 5_000))
     with open_source(path) as source:
         tracemalloc.start()

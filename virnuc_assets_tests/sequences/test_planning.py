@@ -86,7 +86,7 @@ def planned(folder: Path, lengths: list[int], chunk_length: int, shard_chunks: i
 def test_records_are_cut_and_joined_into_shards_of_three_chunks(tmp_path: Path) -> None:
     """300 nt a chunk: 2, 0, 5, 1, 0 chunks are 8 in 3 shards."""
     plan = planned(tmp_path, [301, 0, 1500, 7, 0], 300, 3)
-    assert [(p.shard, p.record_id, p.number, p.length_nt, p.first_chunk, p.end_chunk) for p in plan.pieces] == [
+    assert [(p.shard, p.record_id, p.number, p.length_nt, p.first_chunk, p.end_chunk) for p in plan.segments] == [
         ("s-000001", "r0", 1, 301, 0, 2),
         ("s-000001", "r1", 2, 0, 0, 0),
         ("s-000001", "r2", 3, 1500, 0, 1),
@@ -95,13 +95,13 @@ def test_records_are_cut_and_joined_into_shards_of_three_chunks(tmp_path: Path) 
         ("s-000003", "r3", 4, 7, 0, 1),
         ("s-000003", "r4", 5, 0, 0, 0),
     ]
-    assert {piece.fate for piece in plan.pieces} == {"planned"}
-    assert plan.pieces[0].digest == hashlib.sha256(("ACGTN" * 500)[:301].encode()).hexdigest()[:32]
+    assert {segment.fate for segment in plan.segments} == {"planned"}
+    assert plan.segments[0].digest == hashlib.sha256(("ACGTN" * 500)[:301].encode()).hexdigest()[:32]
     assert plan.shards == ["s-000001", "s-000002", "s-000003"]
-    assert list(plan_faults(plan.pieces, 300)) == []
-    assert list(plan_faults(plan.pieces[:3] + plan.pieces[4:], 300)) == ["r2: chunk 1 is in no shard or two"]
-    shorter = plan.pieces[0]._replace(end_chunk=1)
-    assert list(plan_faults([shorter, *plan.pieces[1:]], 300)) == ["r0: 1 chunks planned of 2 in 301 nt"]
+    assert list(plan_faults(plan.segments, 300)) == []
+    assert list(plan_faults(plan.segments[:3] + plan.segments[4:], 300)) == ["r2: chunk 1 is in no shard or two"]
+    shorter = plan.segments[0]._replace(end_chunk=1)
+    assert list(plan_faults([shorter, *plan.segments[1:]], 300)) == ["r0: 1 chunks planned of 2 in 301 nt"]
 
 
 def test_a_record_without_letters_after_a_full_shard_opens_no_shard_of_its_own(tmp_path: Path) -> None:
@@ -127,8 +127,8 @@ def test_of_records_with_one_id_the_first_is_used_if_all_have_its_letters(tmp_pa
     path.write_text(f">a\n{same}\n>b\nACGT\n>a again\n{same.lower()}\n>c\nACGT\n>c\nACGA\n")
     twice = "duplicate id: same sequence as record 1"
     other = "duplicate id: 2 different sequences have this first word of the header"
-    pieces = plan_source(path, "s", 300, 10).pieces
-    assert [(p.record_id, p.number, p.fate, p.reason, p.chunks) for p in pieces] == [
+    segments = plan_source(path, "s", 300, 10).segments
+    assert [(p.record_id, p.number, p.fate, p.reason, p.chunks) for p in segments] == [
         ("a", 1, "planned", None, 3),
         ("b", 2, "planned", None, 1),
         ("a", 3, "skipped", twice, 0),

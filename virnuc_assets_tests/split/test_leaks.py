@@ -38,8 +38,8 @@ def chunked(folder: Path, name: str, records: dict[str, str], chunk_length: int,
     fasta.write_text("".join(f">{record} x\n{sequence}\n" for record, sequence in records.items()))
     plan = plan_source(fasta, name, chunk_length, shard_chunks)
     tables = {}
-    for pieces, table in chunk_tables(plan):
-        shard = pieces["shard"][0].as_py()
+    for segments, table in chunk_tables(plan):
+        shard = segments["shard"][0].as_py()
         tables[shard] = folder / f"{shard}.parquet"
         write_table(tables[shard], table, {"table": "chunks"})
     return tables

@@ -114,7 +114,7 @@ def record_sources(workspace: Workspace) -> dict[str, Source]:
     sources, plan = {source.name: source for source in workspace.catalogue()}, planned(workspace)
     if gone := sorted(plan.sources.keys() - sources.keys()):
         raise VirnucError(f"source {gone[0]!r} is planned, but not catalogued: materialize reference/shard_plan")
-    return {piece.record_id: sources[piece.source] for piece in plan.pieces}
+    return {segment.record_id: sources[segment.source] for segment in plan.segments}
 
 
 def named_records(workspace: Workspace) -> dict[str, set[str]]:
@@ -129,7 +129,7 @@ def named_records(workspace: Workspace) -> dict[str, set[str]]:
 
 def record_lengths(workspace: Workspace) -> dict[str, int]:
     """Length in nt of every planned reference record."""
-    return {piece.record_id: piece.length_nt for piece in planned(workspace).pieces}
+    return {segment.record_id: segment.length_nt for segment in planned(workspace).segments}
 
 
 def current_features(instance: dg.DagsterInstance, workspace: Workspace, variant: Variant) -> dict[str, Path]:

@@ -64,10 +64,10 @@ def _chunking(workspace: Workspace, domain: Domain) -> Body:
             plan = planned_shard(workspace, domain, shard)
 
             def batches() -> Iterator[pa.Table]:
-                by_source = itertools.groupby(plan.pieces, key=lambda piece: plan.sources[piece.source])
+                by_source = itertools.groupby(plan.segments, key=lambda segment: plan.sources[segment.source])
                 yield pa.concat_tables(
-                    reader(Path(source.fasta), source.sha256, plan.chunk_length).table(pieces)
-                    for source, pieces in by_source
+                    reader(Path(source.fasta), source.sha256, plan.chunk_length).table(segments)
+                    for source, segments in by_source
                 )
 
             outcome = made_table(layout.table(domain, CHUNKS, shard), chunks_provenance(plan), batches)

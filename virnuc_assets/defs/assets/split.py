@@ -113,13 +113,13 @@ def _sequences(workspace: Workspace) -> Iterator[tuple[str, bytes]]:
     """Ids and sequences of the planned records."""
     plan = planned(workspace)
     numbers: dict[str, set[int]] = {}
-    for piece in plan.pieces:
-        numbers.setdefault(piece.source, set()).add(piece.number)
+    for segment in plan.segments:
+        numbers.setdefault(segment.source, set()).add(segment.number)
     for name, of_source in numbers.items():
         with open_source(Path(plan.sources[name].fasta)) as opened:
-            for number, (header, segments) in enumerate(read_records(opened), start=1):
+            for number, (header, blocks) in enumerate(read_records(opened), start=1):
                 if number in of_source:
-                    yield header.id, b"".join(segments)
+                    yield header.id, b"".join(blocks)
             opened.require_digest(plan.sources[name].sha256)
 
 
