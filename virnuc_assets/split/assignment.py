@@ -230,7 +230,7 @@ def _clustered(
     of_held = {families[record] for record in held.difference(refused)}
     add((record for record in rest - held if families[record] not in of_held), allowed)
     names = clusters.names()
-    fixed = {
+    fixed: dict[str, Split] = {
         cluster: next((split for split in SPLITS if split in possible[root]), "test")
         for root, cluster in names.items()
         if len(possible[root]) == 1

@@ -53,7 +53,8 @@ class Clusters:
                 self._sets.add(node)
             if node in self._sets:
                 self._sets.merge(record, node)
-        return self._sets[record]
+        root: Hashable = self._sets[record]
+        return root
 
     def touched(self, record: str) -> set[Hashable]:
         """Roots of the sets that a record is linked to."""

@@ -110,23 +110,6 @@ def test_hostile_ids_go_from_fasta_to_report_as_data(hostile: Project) -> None:
     assert [record.data["record_id"] for record in shown.records] == list(HOSTILE.values())
 
 
-def test_hostile_ids_through_the_command_line(hostile: Project) -> None:
-    source, out = hostile.settings.incoming / "hostile.fasta", hostile.root / "called"
-    result = CliRunner().invoke(
-        app, ["predict", str(source), "--out", str(out), "--config", str(hostile.root / "virnuc.toml")]
-    )
-    assert result.exit_code == 0, result.output
-    assert names(out) == set(FILES)
-    require_inert(out)
-
-    table = hostile.root / "frames.parquet"
-    assert CliRunner().invoke(app, ["frames", str(source), "--out", str(table)]).exit_code == 0
-    fasta = CliRunner().invoke(app, ["fasta", str(table), "--column", "protein"])
-    assert {line[1:].rpartition("_chunk_1")[0] for line in fasta.output.splitlines() if line.startswith(">")} == set(
-        HOSTILE.values()
-    )
-
-
 def test_paths_with_markup_and_escapes_are_shown_as_they_are(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.fa", tmp_path / "x\x1b[31m[bold]\u202e.fa"
     good.write_text(">a\nGGCGGC\n")

@@ -127,28 +127,6 @@ def test_a_relative_moved_on_the_table_is_found_though_its_cluster_looks_alone(c
     assert "relatives dengue: has records in" in told
 
 
-def test_old_records_stay_when_new_ones_come_and_a_bridge_is_left_out(copied: Project) -> None:
-    before = rows_of(copied)
-    viral = viral_by_split(copied)
-    original, sequence = viral["validation"]
-    add_source(copied, "copy", mutated(sequence, 0.02))
-    add_source(copied, "bridge", viral["train"][1][:4000] + viral["test"][1][:4000])
-    frame_all(copied)
-    told = facts(copied.materialize(SPLIT))
-    after = rows_of(copied)
-    for record, row in before.items():
-        assert (after[record]["split"], after[record]["reason"]) == (row["split"], row["reason"])
-    assert (after["copy"]["split"], after["copy"]["cluster"]) == ("validation", min("copy", original))
-    assert after["bridge"]["split"] == "left_out"
-    assert after["bridge"]["reason"].startswith("left out: would link two sides; resembles ")
-    assert counts(told) == [len(before), 1, 0, 1, 0]
-    assert told["left_out_viral_rows"] == after["bridge"]["rows"]
-
-    content = table_of(copied).read_bytes()
-    again = copied.materialize(SPLIT)
-    assert (found_by(again).passed, table_of(copied).read_bytes()) == (True, content)
-
-
 def test_a_source_that_leaves_drops_out_and_other_settings_deal_anew(copied: Project) -> None:
     before = rows_of(copied)
     add_source(copied, "extra", gene(5))

@@ -105,11 +105,3 @@ def test_only_partitions_whose_records_changed_are_recorded(reference: Project) 
     config = dg.RunConfig(ops={"reference__shard_plan": PlanReference(repack=["phage"])})
     (told,) = failures(reference.job(PLAN_REFERENCE_JOB, run_config=config))
     assert "repack: 'phage' is no label; expected some of host, viral" in told
-
-
-def test_a_label_that_is_corrected_moves_the_records_and_makes_the_plan_another(reference: Project) -> None:
-    before = planned(reference)[1]
-    catalogue(reference, a="viral", b="viral")
-    changed, version = planned(reference)
-    assert (changed, reference.keys(REFERENCE)) == (["viral-0002"], ["viral-0001", "viral-0002"])
-    assert version != before

@@ -139,13 +139,6 @@ def test_a_group_of_three_clusters_reaches_every_split_and_a_large_cluster_goes_
         assert rows[records[0]["record_id"]]["split"] == "train"
 
 
-def test_the_order_of_records_does_not_matter_and_the_seed_does() -> None:
-    records = reference()
-    expected = assigned(records)
-    assert assigned(random.Random(1).sample(records, len(records))).equals(expected)
-    assert not assigned(records, seed=1).equals(expected)
-
-
 def test_a_cluster_of_both_labels_stays_whole() -> None:
     prophage = {"record_id": "prophage", "cluster": "bacteria0.0", "label": "viral", "group": "phage", "rows": 3}
     rows = by_record(assigned([*reference(), prophage]))
