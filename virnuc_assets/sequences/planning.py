@@ -211,20 +211,16 @@ def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Segm
     for record in records:
         if record.fate == "planned":
             of_id[record.record_id].append(record)
-    return [_without_duplicates(record, of_id[record.record_id]) for record in records], sha256
-
-
-def _without_duplicates(record: Segment, of_id: Sequence[Segment]) -> Segment:
-    """Of the usable records with one id: one is planned if all have the same letters, none if they differ."""
-    if record.fate != "planned":
-        return record
-    different = len({other.digest for other in of_id})
-    if different > 1:
-        reason = f"duplicate id: {different} different sequences have this first word of the header"
-        return record._replace(fate="failed", reason=reason, end_chunk=0)
-    if record.number != (first := of_id[0].number):
-        return record._replace(fate="skipped", reason=f"duplicate id: same sequence as record {first}", end_chunk=0)
-    return record
+    # Of the usable records with one id, one is planned if all have the same sequence, none if they differ.
+    for first, *others in of_id.values():
+        different = len({record.digest for record in (first, *others)})
+        reason = f"duplicate id: same sequence as record {first.number}"
+        if different > 1:
+            reason = f"duplicate id: {different} different sequences have this first word of the header"
+        for record in (first, *others) if different > 1 else others:
+            fate: Literal["failed", "skipped"] = "failed" if different > 1 else "skipped"
+            records[record.number - 1] = record._replace(fate=fate, reason=reason, end_chunk=0)
+    return records, sha256
 
 
 def pack(

@@ -139,8 +139,9 @@ def assign_splits(
     cluster_of, fixed, touched = _clustered(related.links, rows, allowed, kept)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for record, cluster in cluster_of.items():
-        for scope in _scopes(rows[record]):
-            counts[cluster][scope] += rows[record]["rows"]
+        row = rows[record]
+        for scope in (row["label"], f"{row['label']} {row['group']}"):  # where shares and coverage are counted
+            counts[cluster][scope] += row["rows"]
     assigned = _assigned(counts, fixed, closed, settings)
     splits = fixed | {cluster: split for cluster, (split, _) in assigned.items()}
     _require_every_label(counts, splits, len(kept))
@@ -237,11 +238,6 @@ def _clustered(
     }
     touched = {record: sorted(names[root] for root in clusters.touched(record)) for record in refused}
     return clusters.by_record(), fixed, touched
-
-
-def _scopes(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Where shares and coverage are counted: the label, and the group within it."""
-    return row["label"], f"{row['label']} {row['group']}"
 
 
 def _assigned(
