@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.planning import whole_records
 from virnuc_assets.sequences.translation import CODON_NT, FRAMES_PER_CHUNK
+from virnuc_assets.storage.digests import one_array
 from virnuc_assets.storage.schemas import FATES, LEDGER_COUNTS, ledger_schema
 
 _COUNTED = [name for name in LEDGER_COUNTS if name != "chunks"]
@@ -31,7 +32,7 @@ def ledger_table(segments: pa.Table, counts: pa.Table) -> pa.Table:
     planned = pc.equal(segments["fate"], "planned")  # records that are not may have the id of one that is
     rows = pc.if_else(planned, pc.index_in(segments["record_id"], value_set=counts["record_id"]), None)
     found = counts.take(rows)
-    numbers = {name: found[name].fill_null(0) for name in _COUNTED}
+    numbers = {name: found[name].fill_null(0).cast(pa.int64()) for name in _COUNTED}
     kept, lengths = pc.greater(numbers["frames_kept"], 0), segments["length_nt"]
     columns = {
         "record_id": segments["record_id"],
@@ -66,10 +67,10 @@ def merged_ledger(plan: pa.Table, ledgers: Iterable[pa.Table]) -> pa.Table:
     """
     lines = pa.concat_tables([ledger_schema().empty_table(), *ledgers])
     lines = lines.filter(pc.greater(lines["chunks"], 0))  # records that are not planned may have the id of one that is
-    sums = lines.group_by("record_id", use_threads=False).aggregate([(name, "sum") for name in _COUNTED])
-    return ledger_table(
-        whole_records(plan), sums.rename_columns([name.removesuffix("_sum") for name in sums.column_names])
-    )
+    records = one_array(lines["record_id"]).dictionary_encode()
+    # Not Arrow's group_by: it takes 800 bytes a record, this 200.
+    sums = {name: np.bincount(records.indices, lines[name], len(records.dictionary)) for name in _COUNTED}
+    return ledger_table(whole_records(plan), pa.table({"record_id": records.dictionary, **sums}))
 
 
 def ledger_totals(ledger: pa.Table) -> dict[str, int]:
