@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -113,10 +112,8 @@ def chunk_tables(plan: ShardPlan) -> Iterator[tuple[pa.Table, pa.Table]]:
     """Pieces and chunks of every shard of a plan of one file; errors as of `ChunkReader`."""
     (source,) = plan.sources.values()
     reader = ChunkReader(Path(source.fasta), source.sha256, plan.chunk_length)
-    shards = plan.table["shard"].to_pylist()
-    for _, of_shard in itertools.groupby(range(len(shards)), shards.__getitem__):
-        first, *rest = of_shard
-        segments = plan.table.slice(first, 1 + len(rest))
+    for rows in plan.rows_by_shard.values():
+        segments = plan.table.take(rows)
         yield segments, reader.table(rows_of(segments))
 
 

@@ -12,8 +12,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-import pyarrow.compute as pc
-
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
 from virnuc_assets.sequences.cds import Evidence, evidence_digest, read_proteins, write_annotations
@@ -251,12 +249,14 @@ def read_shard(path: Path, shard: str) -> ShardPlan:
         TableMismatch: there is no plan, or it has no such shard (any more).
     """
     plan = read_plan(path)
-    rows = plan.table.filter(pc.equal(plan.table["shard"], shard))
-    if not rows.num_rows:  # else its table would be made again without a row
+    if shard not in plan.rows_by_shard:  # else its table would be made again without a row
         raise TableMismatch(
             f"{path}: {shard} is not in today's plan; materialize {path.parent.parent.name}/shard_plan, which drops it"
         )
-    return replace(plan, table=rows, sources={name: plan.sources[name] for name in rows["source"].unique().to_pylist()})
+    table = plan.table.take(plan.rows_by_shard[shard])
+    return replace(
+        plan, table=table, sources={name: plan.sources[name] for name in table["source"].unique().to_pylist()}
+    )
 
 
 def planned_shards(path: Path) -> list[str]:

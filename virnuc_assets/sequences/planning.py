@@ -5,6 +5,7 @@ Where the chunks of a record are is VirNucPro's geometry in closed form (upstrea
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -145,10 +146,18 @@ class ShardPlan:
         """The rows of the table."""
         return rows_of(self.table)
 
+    @functools.cached_property
+    def rows_by_shard(self) -> Mapping[str, list[int]]:
+        """Row numbers of each shard, by its key, in order."""
+        rows: dict[str, list[int]] = defaultdict(list)
+        for row, shard in enumerate(self.table["shard"].to_pylist()):
+            rows[shard].append(row)
+        return dict(sorted(rows.items()))
+
     @property
     def shards(self) -> list[str]:
         """Keys of the shards, in order."""
-        return sorted(self.table["shard"].unique().to_pylist())
+        return list(self.rows_by_shard)
 
     @property
     def groups(self) -> dict[str, str]:
