@@ -1,7 +1,7 @@
-"""CDS evidence: what each CDS feature is worth, the table of a source's CDS, and which proteins lie inside of them.
+"""CDS evidence: what each CDS feature is worth, the table of a source's CDS, and which proteins are inside of them.
 
 Sources: the INSDC feature table, version 11 (qualifiers /translation, /pseudo, /pseudogene, /exception), and
-upstream's `create_refseq_pro_list` in units.py, which takes the first /translation of each CDS as it stands.
+upstream's `create_refseq_pro_list` in units.py, which takes the first /translation of each CDS as it is.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ def cds_of(feature: SeqFeature) -> Cds:
     elif not translation:
         treatment = Treatment.EMPTY_TRANSLATION
     else:
-        # All 26 letters are amino acid codes of IUPAC or INSDC: X, B, Z and J stand for several, U and O for the rare
-        # ones. No frame of the standard code holds one of these six, so that a frame beside them finds evidence and
-        # one across them none.
+        # All 26 letters are amino acid codes of IUPAC or INSDC: X, B, Z and J mean several, U and O for the rare
+        # ones. No frame of the standard code holds one of these six, so that a frame next to them finds evidence
+        # and one across them none.
         is_protein = translation.isascii() and translation.isalpha()
         treatment = Treatment.USED if is_protein else Treatment.NOT_PROTEIN
     return {

@@ -1,7 +1,7 @@
-"""Reads GenBank: Biopython parses what is used of a record's head, the sequence goes past it in segments.
+"""Reads GenBank: Biopython parses what is used of a record's head, the sequence is read in blocks.
 
 Sources: the GenBank release notes (3.4, format of the sequence entry files) and the INSDC feature table. Of a head
-the lines LOCUS, DEFINITION, ACCESSION and VERSION and the CDS features are parsed; nothing else is looked at, so that
+the lines LOCUS, DEFINITION, ACCESSION and VERSION and the CDS features are parsed; nothing else is read, so that
 memory is the CDS of one record, however long its sequence and however many other features there are.
 """
 
@@ -47,7 +47,7 @@ def read_genbank(source: SourceFile) -> Iterator[Header | bytes]:
 
     A record without letters has no blocks: a blank one, or one that only names the files of its sequence. A missing
     end mark of the last record is accepted if the sequence is as long as LOCUS says. What comes before the first
-    LOCUS, as in release files, is not looked at. Only of a record whose name and length collide in LOCUS, as Prokka
+    LOCUS, as in release files, is ignored. Only of a record whose name and length collide in LOCUS, as Prokka
     writes them, all letters are in memory at once: their number separates the two.
 
     Raises:
@@ -134,7 +134,7 @@ def _head(lines: _Lines, where: str) -> tuple[list[str], int]:
 def _require_same_record(line: str, number: int, where: str) -> None:
     if line.startswith(_LOCUS):
         raise SequenceFileError(
-            f"{where}: the next LOCUS stands at line {number}, before this record's end mark {_END!r}; "
+            f"{where}: the next LOCUS is in line {number}, before this record's end mark {_END!r}; "
             "a part of the file is missing. Fetch it again."
         )
 
@@ -171,7 +171,7 @@ def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> 
         found += len(block)
     if found != length_nt and not (ended and (length_nt is None or not found)):
         raise SequenceFileError(
-            f"{where}: expected {length_nt or 'a number of'} nt, as LOCUS tells, found {found} up to line {number}"
+            f"{where}: expected {length_nt or 'a number of'} nt, as LOCUS says, found {found} up to line {number}"
             f"{'' if ended else ', where the file ends'}; it is cut inside its sequence. Fetch it again."
         )
 

@@ -1,4 +1,4 @@
-"""Reads FASTA and GenBank as a stream of headers and letters; a record may be larger than the memory."""
+"""Reads FASTA and GenBank as a stream of headers and bases; a record may be larger than the memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _LONGEST_HEADER = 1 << 20
 
 
 def read_records(source: SourceFile) -> Iterator[tuple[Header, Iterator[bytes]]]:
-    """Stream an open FASTA or GenBank file: each record's header, and its letters in blocks of any size.
+    """Stream an open FASTA or GenBank file: each record's header, and its bases in blocks of any size.
 
-    Letters are upper-case IUPAC DNA, U read as T. Ids may occur twice; whoever plans decides what becomes of them.
+    These are upper-case IUPAC DNA, U read as T. Ids may occur twice; whoever plans decides what becomes of them.
 
     Raises:
         SequenceFileError: the text is neither format, an id is missing, or a sequence holds a letter that is not

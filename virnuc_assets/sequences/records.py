@@ -1,4 +1,4 @@
-"""What every format of sequence file shares: headers, ids, and how the letters of a file become upper-case DNA."""
+"""What every format of sequence file shares: headers, ids, and how the bases of a file become upper-case DNA."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from virnuc_assets.sequences.opening import SequenceFileError
 from virnuc_assets.text import printable
 
 UNAMBIGUOUS = "ACGT"
-# Every chunk and frame repeats it: an id of a megabyte would make gigabytes of a genome. RefSeq's have some 20 letters.
+# Every chunk and frame repeats it: an id of a megabyte would make gigabytes of a genome. RefSeq's have some 20.
 MAX_ID_CHARACTERS = 1000
 _IUPAC_DNA = "".join(sorted(set(ambiguous_dna_letters) - {"X"}))  # X is Biopython's addition
 _BLANKS = b" \t\r\n\v\f"
 _READ = (_IUPAC_DNA + "U" + _IUPAC_DNA.lower() + "u").encode()
-_FOREIGN = b"\0"
+_OTHER = b"\0"
 # RNA is read as DNA: the codon table and the models know T only.
-_NORMAL = bytes(ord(chr(byte).upper().replace("U", "T")) if byte in _READ else ord(_FOREIGN) for byte in range(256))
+_NORMAL = bytes(ord(chr(byte).upper().replace("U", "T")) if byte in _READ else ord(_OTHER) for byte in range(256))
 _DIGEST_DIGITS = 32
 _FOUND_IN_DNA = (UNAMBIGUOUS + "N").encode()
 _PROTEIN_RESIDUES = 30  # fewer may be a degenerate primer
@@ -44,7 +44,7 @@ class Header:
 
 
 def by_record(events: Iterable[Header | bytes]) -> Iterator[tuple[Header, Iterator[bytes]]]:
-    """The headers of a stream, each with the letters that follow it; those not read before the next are skipped."""
+    """The headers of a stream, each with the bases that follow it; those not read before the next are skipped."""
     number = 0
 
     def record_of(event: Header | bytes) -> int:
@@ -57,7 +57,7 @@ def by_record(events: Iterable[Header | bytes]) -> Iterator[tuple[Header, Iterat
 
 
 class SequenceDigest:
-    """Digest and counts of a record's normal letters, however they are wrapped, cased or cut into blocks."""
+    """Digest and counts of a record's normal bases, however they are wrapped, cased or cut into blocks."""
 
     def __init__(self, blocks: Iterable[bytes] = ()) -> None:
         self._sha256 = hashlib.sha256()
@@ -73,12 +73,12 @@ class SequenceDigest:
         return self.length_nt >= _PROTEIN_RESIDUES and 2 * self._ambiguous_nt > self.length_nt
 
     def hexdigest(self) -> str:
-        """The first half of the SHA-256 of all letters."""
+        """The first half of the SHA-256 of all bases."""
         return self._sha256.hexdigest()[:_DIGEST_DIGITS]
 
 
 def header_id(header: str, where: str) -> str:
-    r"""First word of a header, `>` taken off; characters that are not printable are their escapes, as `\x1b`.
+    r"""First word of a header without `>`; characters that are not printable are their escapes, as `\x1b`.
 
     Words end where Python's `str.split` ends them, as in Biopython: also at blanks and line ends of other alphabets.
 
@@ -98,7 +98,7 @@ def header_id(header: str, where: str) -> str:
 
 
 def normal_bases(raw: bytes, where: str, line: int) -> bytes:
-    r"""Upper-case DNA letters of a block of sequence: blanks removed, U as T.
+    r"""Upper-case DNA of a block of sequence: blanks removed, U as T.
 
     Args:
         raw: bytes of a file; lines end in \n.
@@ -109,7 +109,7 @@ def normal_bases(raw: bytes, where: str, line: int) -> bytes:
         SequenceFileError: a letter is not an IUPAC nucleotide code; the first such line and its letters are named.
     """
     letters = raw.translate(_NORMAL, delete=_BLANKS)
-    if _FOREIGN not in letters:
+    if _OTHER not in letters:
         return letters
     foreign = (text.translate(None, delete=_READ + _BLANKS) for text in raw.split(b"\n"))
     number, wrong = next((number, wrong) for number, wrong in enumerate(foreign, start=line) if wrong)

@@ -1,4 +1,4 @@
-"""An NCBI RefSeq release as reference sequence: which of its files are taken, their download, and their catalogue.
+"""An NCBI RefSeq release as reference sequence: which of its files are used, their download, and their catalogue.
 
 As VirNucPro's `download_data.py` does: the viruses, and of every directory of hosts some GenBank files with the first
 FASTA of each. Deviations: all increments of the viruses, not the first alone; the draw is made from sorted names, each
@@ -88,7 +88,7 @@ def read_listing(path: Path) -> dict[str, str]:
                 continue
             raise RefseqError(f"{where}: expected an MD5, a tab and a file's name, found {line[:80]!r}; {again}")
         if "/" in name or "\\" in name or ".." in name:
-            raise RefseqError(f"{where}: expected a plain file name, found {name!r}; nothing is taken from this list")
+            raise RefseqError(f"{where}: expected a plain file name, found {name!r}; nothing of this list is used")
         if found.setdefault(name, md5) != md5:
             raise RefseqError(f"{where}: {name} has two checksums, {found[name]} and {md5}; {again}")
     if not found:

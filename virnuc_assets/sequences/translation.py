@@ -68,7 +68,7 @@ class SixFrames:
         signs = _translated(self._codons, _SIGNS)
         self.status = np.empty((count, FRAMES_PER_CHUNK), np.uint8)
         spans = [self._span(frame) for frame in range(FRAMES_PER_CHUNK)]
-        # A frame of one strand lies on the codons of one of the other.
+        # A frame of one strand has the codons of one of the other.
         signs_of = {span: np.bitwise_or.reduce(signs[:, slice(*span, CODON_NT)], axis=1) for span in set(spans)}
         for frame, span in enumerate(spans):
             found = signs_of[span]
@@ -125,5 +125,5 @@ def six_proteins(sequence: bytes | bytearray) -> list[str]:
 
 
 def _translated(values: np.ndarray, table: bytes) -> np.ndarray:
-    """Every byte looked up; many times faster than an index of 8 bytes a letter."""
+    """Every byte translated by a table; many times faster than by an index of 8 bytes each."""
     return np.frombuffer(values.tobytes().translate(table), np.uint8).reshape(values.shape)

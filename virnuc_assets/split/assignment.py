@@ -154,11 +154,11 @@ def assign_splits(
         elif cluster in assigned:
             reason = assigned[cluster][1]
         elif record not in kept:
-            reason = held.get(record, f"joins relatives that lie in {split}")
+            reason = held.get(record, f"joins relatives that are in {split}")
         elif kept[record] == split:
             reason = old_reasons[record]
         else:
-            reason = f"moved from {kept[record]}: most rows related lie here"
+            reason = f"moved from {kept[record]}: most related rows are here"
         row.update(cluster=cluster, split=split, relatives=related.reasons[record], reason=reason)
     return pa.Table.from_pylist(list(rows.values()), schema=split_schema())
 
@@ -167,7 +167,7 @@ def _why_left_out(touched: Sequence[str], splits: Mapping[str, Split], held: str
     if not touched:
         return "left out: relative of records held out"
     linked = len({splits[cluster] for cluster in touched}) > 1
-    why = held or ("would link two sides" if linked else "of its label only what is held out is tested")
+    why = held or ("would link two splits" if linked else "of its label only what is held out is tested")
     return f"left out: {why}; resembles {' and '.join(f'{cluster} ({splits[cluster]})' for cluster in touched[:5])}"
 
 
@@ -190,7 +190,7 @@ def _require_every_label(counts: Mapping[str, Counter[str]], splits: Mapping[str
 def _clustered(
     links: Links, rows: Mapping[str, Mapping[str, Any]], allowed: Mapping[str, _Allowed], kept: Mapping[str, Split]
 ) -> tuple[dict[str, str], dict[str, Split], dict[str, list[str]]]:
-    """Cluster records in three turns, so that the first ones decide.
+    """Cluster records in three steps, so that the first ones decide.
 
     Records that had a split keep it; where they became relatives, they get the one that most of their rows had. Records
     held out join the test, unless they resemble others that had a split. All others join their relatives, unless these

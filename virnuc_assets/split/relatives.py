@@ -93,7 +93,7 @@ def find_relatives(
     """Relatedness by k-mers found, by similar proteins found, and by names given.
 
     Args:
-        sequences: record id and upper-case nucleotides; one is held at a time.
+        sequences: record id and upper-case nucleotides; one is in memory at a time.
         named: name (e.g. "relatives dengue", "organism Homo sapiens") → distinct ids of the records that bear it.
         settings: k, sketch density, and what counts as related.
         similar: as `similarity.similar_records` finds them.

@@ -127,7 +127,7 @@ def test_a_relative_moved_on_the_table_is_found_though_its_cluster_looks_alone(c
     assert "relatives dengue: has records in" in told
 
 
-def test_a_source_that_leaves_drops_out_and_other_settings_deal_anew(copied: Project) -> None:
+def test_a_source_that_leaves_drops_out_and_other_settings_assign_all_again(copied: Project) -> None:
     before = rows_of(copied)
     add_source(copied, "extra", gene(5))
     frame_all(copied)
@@ -136,10 +136,10 @@ def test_a_source_that_leaves_drops_out_and_other_settings_deal_anew(copied: Pro
     manifest.write_text("".join(line for line in manifest.open() if not line.startswith("extra")))
     frame_all(copied)
     told = facts(copied.materialize(SPLIT))
-    assert (counts(told), told["dealt_anew"], rows_of(copied)) == ([len(before), 0, 0, 0, 1], "no", before)
+    assert (counts(told), told["assigned_again"], rows_of(copied)) == ([len(before), 0, 0, 0, 1], "no", before)
     copied.configure(split={"seed": 3})
     told = facts(copied.materialize(SPLIT))
-    assert told["dealt_anew"] == "the table on disk was made with other settings of [split]"
+    assert told["assigned_again"] == "the table on disk was made with other settings of [split]"
     assert (told["records_kept"], told["records_new"]) == (0, len(before))
 
 

@@ -95,7 +95,7 @@ BROKEN = {
     "cut at a line's end": (LONG[:END_OF_LINE_3], ["'AB1.1'", "expected 800 nt", "found 180 up to line 16, where"]),
     "lines missing": (LONG[:END_OF_LINE_3] + "//\n", ["'AB1.1'", "expected 800 nt", "180 up to line 17; it is cut"]),
     "one too many": (LONG.replace("        800 bp", "        799 bp"), ["expected 799 nt", "found 800"]),
-    "no end mark": (TWO.replace("//\n", "", 1), ["record 'AB000001.1'", "next LOCUS stands at line 23"]),
+    "no end mark": (TWO.replace("//\n", "", 1), ["record 'AB000001.1'", "next LOCUS is in line 23"]),
     "cut, then the next": (without_sequence(TWO, end=""), ["record 1 (from line 1)", "next LOCUS", "line 21"]),
     "neither ORIGIN nor CONTIG": (without_sequence(TWO, end="//\n"), ["record 1 (lines 1 to 21)", "cannot be parsed"]),
     "neither length nor end mark": (

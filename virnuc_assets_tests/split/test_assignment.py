@@ -189,7 +189,7 @@ def test_a_new_record_joins_its_relatives_and_no_old_record_moves(chosen: str) -
     relative = filler_in(before, chosen)
     after = split(["new"], [("new", relative)], before)
     rows = by_record(after)
-    assert (rows["new"]["split"], rows["new"]["reason"]) == (chosen, f"joins relatives that lie in {chosen}")
+    assert (rows["new"]["split"], rows["new"]["reason"]) == (chosen, f"joins relatives that are in {chosen}")
     assert rows["new"]["cluster"] == rows[relative]["cluster"]
     assert changes(before.to_pylist(), after.to_pylist()) == {
         "records_kept": 8, "records_new": 1, "records_moved": 0, "records_left_out": 0, "records_gone": 1
@@ -205,7 +205,7 @@ def test_a_new_record_that_would_link_two_splits_is_left_out(by: str) -> None:
     rows = by_record(after)
     touched = sorted([f"{train} (train)", f"{test} (test)", f"newer ({rows['newer']['split']})"])
     assert rows["new"]["split"] == LEFT_OUT
-    assert rows["new"]["reason"] == f"left out: would link two sides; resembles {' and '.join(touched)}"
+    assert rows["new"]["reason"] == f"left out: would link two splits; resembles {' and '.join(touched)}"
     assert (rows["newer"]["cluster"], rows["newer"]["split"] in SPLITS) == ("newer", True)
     for record, row in by_record(before).items():
         assert (rows[record]["split"], rows[record]["reason"]) == (row["split"], row["reason"])
@@ -237,7 +237,7 @@ def test_old_records_that_became_relatives_go_where_most_of_their_rows_are() -> 
     after = split([], [(train, test)], before, **{test: 11})
     rows = by_record(after)
     assert rows[test]["split"] == rows[train]["split"] == "test"
-    assert rows[train]["reason"] == "moved from train: most rows related lie here"
+    assert rows[train]["reason"] == "moved from train: most related rows are here"
     assert rows[test]["reason"] == by_record(before)[test]["reason"]
     assert changes(before.to_pylist(), after.to_pylist())["records_moved"] == 1
 

@@ -62,9 +62,9 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
         from virnuc_assets.split.assignment import changes
 
         inputs, frames = inputs_of(context), current_frames(context.instance, workspace)
-        recipe, before, anew = _continued(workspace, split_recipe(context.instance, workspace))
-        if anew:
-            context.log.info(f"all records are assigned again: {anew}")
+        recipe, before, why = _continued(workspace, split_recipe(context.instance, workspace))
+        if why:
+            context.log.info(f"all records are assigned again: {why}")
 
         def batches() -> Iterator[pa.Table]:
             from virnuc_assets.classifier.datasets import counted_records
@@ -81,7 +81,7 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
         path = workspace.layout.whole(SPLIT)
         outcome = made_table(path, recipe, batches)
         rows = read_table(path).to_pylist()
-        facts = {**_counted(rows), **changes(before, rows), "dealt_anew": anew or "no"}
+        facts = {**_counted(rows), **changes(before, rows), "assigned_again": why or "no"}
         metadata = {**outcome.metadata, **facts, "settings": settings.model_dump(mode="json")}
         return whole_result(inputs, outcome.data_version, metadata)
 
