@@ -23,8 +23,8 @@ from virnuc_assets.sequences.planning import (
     count_records,
     pack,
     pack_key,
+    plan_source,
     rows_of,
-    shard_key,
     table_of,
     whole_records,
 )
@@ -53,14 +53,8 @@ def plan_sample(
         SameRecords: it has no plan yet, and the records of one of those `known`, by the digest of their records.
         SequenceFileError: the file cannot be read; no plan is left behind that was not there before.
     """
-    before, states = _plan_before(path, settings), _states(source)
-    records, sha256 = count_records(source.fasta, source.name, settings.chunk_length)
-    numbered = before.numbered.get(source.name, 0)
-    segments, numbered = pack(
-        records, before.segments, partial(shard_key, source.name), numbered, settings.shard_chunks
-    )
-    planned = {source.name: PlannedSource(str(source.fasta), sha256, states)}
-    plan = ShardPlan(table_of(segments), planned, {source.name: numbered}, settings.chunk_length)
+    before = _plan_before(path, settings)
+    plan = plan_source(source.fasta, source.name, settings.chunk_length, settings.shard_chunks, before)
     if known and plan.content in known and not path.exists():
         raise SameRecords(source.fasta, known[plan.content], plan.content)
     _write(path, plan, settings)

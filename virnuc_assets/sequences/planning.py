@@ -76,7 +76,7 @@ def pack_key(label: str, index: int) -> str:
 class Segment(NamedTuple):
     """A row of the plan: chunks `first_chunk` to `end_chunk` (0-based, half-open) of one record, as part of a shard.
 
-    A record without chunks (no letters, or not planned) is a segment with none, so that the ledger has its line.
+    A record without chunks (empty, or not planned) is a segment with none, so that the ledger has its line.
     `length_nt` and `digest` are of the whole record; `number` tells apart records of one id.
     """
 
@@ -166,7 +166,7 @@ class ShardPlan:
 
     @property
     def content(self) -> str:
-        """Digest of the records, ids and letters in file order, however the file is written or packed."""
+        """Digest of the records, ids and sequences in file order, however the file is written or packed."""
         return digest_of([[p.record_id, p.digest] for p in self.segments if not p.first_chunk])
 
 
@@ -190,14 +190,17 @@ def whole_records(plan: pa.Table) -> pa.Table:
     return plan.take(pa.array(first)).set_column(plan.column_names.index("end_chunk"), "end_chunk", ends)
 
 
-def plan_source(path: Path, source: str, chunk_length: int, shard_chunks: int) -> ShardPlan:
-    """Count a file's chunks and cut them, across records, into shards of at most `shard_chunks`.
+def plan_source(
+    path: Path, source: str, chunk_length: int, shard_chunks: int, before: ShardPlan | None = None
+) -> ShardPlan:
+    """Count a file's chunks and cut them, across records, into shards; continues a plan of the same chunk length.
 
     Raises:
         SequenceFileError: as `read_records`; nothing of a file is planned unless all of it can be read.
     """
     records, sha256 = count_records(path, source, chunk_length)
-    segments, numbered = pack(records, (), partial(shard_key, source), 0, shard_chunks)
+    old, given = (before.segments, before.numbered.get(source, 0)) if before else ([], 0)
+    segments, numbered = pack(records, old, partial(shard_key, source), given, shard_chunks)
     planned = PlannedSource(str(path), sha256, {})
     return ShardPlan(table_of(segments), {source: planned}, {source: numbered}, chunk_length)
 
@@ -235,11 +238,11 @@ def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Segm
 def pack(
     records: Iterable[Segment], before: Iterable[Segment], key: Callable[[int], str], numbered: int, shard_chunks: int
 ) -> tuple[list[Segment], int]:
-    """Pieces of all records, in order, and how many shard keys were ever given then.
+    """Segments of all records, in order, and how many shard keys were ever given then.
 
     Args:
         records: whole, of one file or of many.
-        before: segments of the plan that is continued. Records of the same id and letters keep their shards, whichever
+        before: segments of the plan that is continued. Records of the same id and sequence keep their shards, whichever
             file they are in now; others go into new shards, so an update costs what it changed.
         key: of the shard with a number, from 0; keys ascend.
         numbered: how many keys were given before.
@@ -250,7 +253,7 @@ def pack(
         known[segment.record_id, segment.digest, segment.fate].append(segment)
     kept, new = list[Segment](), list[Segment]()
     for record in records:
-        found = known[record.record_id, record.digest, record.fate]
+        found = known.get((record.record_id, record.digest, record.fate))
         if not found:
             new.append(record)
         while found:
@@ -261,9 +264,8 @@ def pack(
     home = max(segment.shard for segment in kept) if kept else key(numbered)
     cut = list(_cut(new, key, numbered, shard_chunks, home))
     opened = len({segment.shard for segment in cut} - {segment.shard for segment in kept})
-    return sorted(
-        [*kept, *cut], key=lambda segment: (segment.source, segment.number, segment.first_chunk)
-    ), numbered + opened
+    in_order = sorted([*kept, *cut], key=lambda segment: (segment.source, segment.number, segment.first_chunk))
+    return in_order, numbered + opened
 
 
 def _cut(
