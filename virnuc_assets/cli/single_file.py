@@ -64,7 +64,7 @@ class Framed:
 
     def windows(self, report: Report) -> Iterator[pa.Table]:
         """Frames of so many chunks at a time; at least one table."""
-        total = sum(segment.chunks for segment in self._plan.segments)
+        total = sum(end - first for first, end in self._plan.columns("first_chunk", "end_chunk"))
         for segments, chunks in chunk_tables(self._plan):
             frames, counts = open_frames(chunks, None)
             self._ledgers.append(ledger_table(segments, counts))

@@ -55,7 +55,7 @@ def chunks_provenance(plan: ShardPlan) -> Recipe:
     return {
         "table": "chunks",
         "chunk_length": plan.chunk_length,
-        "records": digest_of([[p.record_id, p.digest, p.length_nt, p.first_chunk, p.end_chunk] for p in plan.segments]),
+        "records": digest_of(plan.columns("record_id", "digest", "length_nt", "first_chunk", "end_chunk")),
     }
 
 
@@ -67,8 +67,8 @@ def plan_digest(plan: ShardPlan) -> str:
 def _truth(plan: ShardPlan) -> dict[str, Any]:
     of = plan.sources
     return {
-        "evidence": digest_of([[p.record_id, p.fate, p.reason, p.evidence, p.evidence_digest] for p in plan.segments]),
-        "labels": digest_of([[p.record_id, of[p.source].label, of[p.source].group] for p in plan.segments]),
+        "evidence": digest_of(plan.columns("record_id", "fate", "reason", "evidence", "evidence_digest")),
+        "labels": digest_of([[r, of[s].label, of[s].group] for r, s in plan.columns("record_id", "source")]),
     }
 
 

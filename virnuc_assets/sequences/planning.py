@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import plan_schema
 
 MAX_PACKS = 9999
+Fate = Literal["planned", "skipped", "failed"]
 
 
 def chunk_count(length_nt: int, chunk_length: int) -> int:
@@ -88,7 +89,7 @@ class Segment(NamedTuple):
     digest: str
     first_chunk: int
     end_chunk: int
-    fate: Literal["planned", "skipped", "failed"] = "planned"
+    fate: Fate = "planned"
     reason: str | None = None
     evidence: str | None = None
     evidence_digest: str | None = None
@@ -146,6 +147,10 @@ class ShardPlan:
         """The rows of the table."""
         return rows_of(self.table)
 
+    def columns(self, *names: str) -> list[tuple[Any, ...]]:
+        """Some columns of all rows."""
+        return list(zip(*(self.table[name].to_pylist() for name in names), strict=True))
+
     @functools.cached_property
     def rows_by_shard(self) -> Mapping[str, list[int]]:
         """Row numbers of each shard, by its key, in order."""
@@ -162,12 +167,14 @@ class ShardPlan:
     @property
     def groups(self) -> dict[str, str]:
         """Group of every record that is planned, by id, which a record that is not planned may have as well."""
-        return {p.record_id: str(self.sources[p.source].group) for p in self.segments if p.fate == "planned"}
+        rows = self.columns("record_id", "source", "fate")
+        return {record: str(self.sources[source].group) for record, source, fate in rows if fate == "planned"}
 
     @property
     def content(self) -> str:
         """Digest of the records, ids and sequences in file order, however the file is written or packed."""
-        return digest_of([[p.record_id, p.digest] for p in self.segments if not p.first_chunk])
+        rows = self.columns("record_id", "digest", "first_chunk")
+        return digest_of([[record, digest] for record, digest, first in rows if not first])
 
 
 def rows_of(table: pa.Table) -> list[Segment]:
@@ -219,18 +226,20 @@ def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Segm
             record = Segment(source, "", header.id, number, letters.length_nt, letters.hexdigest(), 0, chunks)
             records.append(record._replace(fate="failed", reason=reason) if reason else record)
         sha256 = opened.digest()
-    of_id: dict[str, list[Segment]] = defaultdict(list)
+    first: dict[str, Segment] = {}
+    others: dict[str, list[Segment]] = defaultdict(list)
     for record in records:
-        if record.fate == "planned":
-            of_id[record.record_id].append(record)
+        if record.fate == "planned" and first.setdefault(record.record_id, record) is not record:
+            others[record.record_id].append(record)
     # Of the usable records with one id, one is planned if all have the same sequence, none if they differ.
-    for first, *others in of_id.values():
-        different = len({record.digest for record in (first, *others)})
-        reason = f"duplicate id: same sequence as record {first.number}"
+    for record_id, repeated in others.items():
+        different = len({record.digest for record in (first[record_id], *repeated)})
+        fate: Fate = "skipped"
+        reason = f"duplicate id: same sequence as record {first[record_id].number}"
         if different > 1:
-            reason = f"duplicate id: {different} different sequences have this first word of the header"
-        for record in (first, *others) if different > 1 else others:
-            fate: Literal["failed", "skipped"] = "failed" if different > 1 else "skipped"
+            fate, reason = "failed", f"duplicate id: {different} different sequences have this first word of the header"
+            repeated.append(first[record_id])
+        for record in repeated:
             records[record.number - 1] = record._replace(fate=fate, reason=reason, end_chunk=0)
     return records, sha256
 
