@@ -136,7 +136,7 @@ def test_every_table_has_its_schema_and_tells_what_it_was_made_from(finished: Fi
 
 def test_reference_frames_carry_their_label_and_samples_none(finished: Finished) -> None:
     layout = finished.workspace.layout
-    sources = {piece.record_id: piece.source for piece in read_plan(layout.plan("reference")).pieces}
+    sources = dict(read_plan(layout.plan("reference")).columns("record_id", "source"))
     labels: dict[str, set[tuple[str, bool]]] = {}
     for shard in finished.keys(REFERENCE):
         for row in read_table(layout.table("reference", "translated_proteins", shard)).to_pylist():
