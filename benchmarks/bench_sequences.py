@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import itertools
 import os
 import re
 import statistics
@@ -28,7 +27,7 @@ from Bio.SeqRecord import SeqRecord
 
 from benchmarks.common import GENOMES, Figures, in_fresh_process, options, publish
 from virnuc_assets.sequences.cds import occur_inside
-from virnuc_assets.sequences.chunk_table import ChunkReader
+from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_table
 from virnuc_assets.sequences.planning import plan_source
@@ -155,16 +154,15 @@ def searched(ours: bool, frames: Sequence[str], proteins: Sequence[str]) -> Figu
 def our_frames(fasta: Path, folder: Path) -> tuple[int, int]:
     """A file planned, cut into chunks, translated and written shard by shard, as the assets do it."""
     plan = plan_source(fasta, "source", CHUNK_LENGTH, SequenceSettings().shard_chunks)
-    reader, chunks, frames = ChunkReader(fasta, plan.sha256, CHUNK_LENGTH), 0, 0
-    by_shard = sorted(plan.pieces, key=lambda segment: segment.shard)
-    for shard, group in itertools.groupby(by_shard, key=lambda segment: segment.shard):
-        segments, path = list(group), folder / f"chunks-{shard}.parquet"
-        write_table(path, reader.table(segments), {"table": "chunked_fasta"})
-        found = open_frames(read_table(path), None)
-        write_table(folder / f"frames-{shard}.parquet", found.table, {"table": "frames"})
-        write_table(folder / f"ledger-{shard}.parquet", ledger_table(segments, found.counts), {"table": "ledger"})
-        chunks += sum(segment.chunks for segment in segments)
-        frames += found.table.num_rows
+    chunks = frames = 0
+    for number, (segments, table) in enumerate(chunk_tables(plan)):
+        path = folder / f"chunks-{number}.parquet"
+        write_table(path, table, {"table": "chunked_fasta"})
+        found, counts = open_frames(read_table(path), None)
+        write_table(folder / f"frames-{number}.parquet", found, {"table": "frames"})
+        write_table(folder / f"ledger-{number}.parquet", ledger_table(segments, counts), {"table": "ledger"})
+        chunks += table.num_rows
+        frames += found.num_rows
     return chunks, frames
 
 

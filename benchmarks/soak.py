@@ -42,11 +42,11 @@ from virnuc_assets.defs.assets.predictions import PROVENANCE_FILE
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.defs.provenance import PREDICTIONS
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.foreign_text import printable
 from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.incoming import read_intake_log
 from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.storage.tables import read_table
+from virnuc_assets.text import printable
 from virnuc_assets.workstation.cleanup import processes_of
 from virnuc_assets.workstation.setup import dagster_home
 

@@ -1,6 +1,6 @@
 """The one family of errors that a person can fix: what, where, expected, found, and what to do."""
 
-from virnuc_assets.foreign_text import printable
+from virnuc_assets.text import printable
 
 
 class VirnucError(Exception):

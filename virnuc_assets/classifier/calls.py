@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 
 from virnuc_assets.classifier.calibration import calibrated
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.foreign_text import spreadsheet_cell, spreadsheet_text
 from virnuc_assets.storage.layout import RECORDS_FILE
 from virnuc_assets.storage.schemas import LEDGER_COUNTS
+from virnuc_assets.text import spreadsheet_cell, spreadsheet_text
 
 VIRUS, OTHERS = "virus", "others"
 # VirNucPro stops at the chunk; our call of a sequence: virus if at least this share of its scored chunks is.

@@ -56,18 +56,18 @@ class Framed:
             SequenceFileError: it cannot be read.
         """
         self._plan = plan_source(path, source_name(path), chunk_length, CHUNK_WINDOW)
-        self._path, self._chunk_length = path, chunk_length
         self._ledgers: list[pa.Table] = []
-        self.provenance = {"table": "frames", "source_sha256": self._plan.sha256, "chunk_length": chunk_length}
+        (source,) = self._plan.sources.values()
+        self.provenance = {"table": "frames", "source_sha256": source.sha256, "chunk_length": chunk_length}
 
     def windows(self, report: Report) -> Iterator[pa.Table]:
         """Frames of so many chunks at a time; at least one table."""
-        pieces, total = self._plan.pieces, sum(piece.chunks for piece in self._plan.pieces)
-        for window, chunks in chunk_tables(self._path, pieces, self._chunk_length, self._plan.sha256):
-            found = open_frames(chunks, None)
-            self._ledgers.append(ledger_table(window, found.counts))
+        total = sum(end - first for first, end in self._plan.columns("first_chunk", "end_chunk"))
+        for segments, chunks in chunk_tables(self._plan):
+            frames, counts = open_frames(chunks, None)
+            self._ledgers.append(ledger_table(segments, counts))
             report(chunks.num_rows, total)
-            yield found.table
+            yield frames
 
     def write(self, path: Path, report: Report) -> None:
         """Write the frames table."""
@@ -77,7 +77,7 @@ class Framed:
 
     def ledger(self) -> pa.Table:
         """One line per record, in file order."""
-        return merged_ledger(self._plan.pieces, self._ledgers)
+        return merged_ledger(self._plan.table, self._ledgers)
 
 
 def frame_file(source: Path, to: Path, chunk_length: int, report: Report) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.foreign_text import printable
+from virnuc_assets.text import printable
 
 app = typer.Typer(
     help="Viral or not: frames, embeddings and predictions for short nucleotide sequences.",

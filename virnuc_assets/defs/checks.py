@@ -47,7 +47,7 @@ def build_shard_checks(workspace: Workspace, shards: ShardSet) -> list[dg.AssetC
     def ledger(shard: str) -> Iterator[str]:
         table = read_table(layout.table(domain, "ledger", shard), ledger_schema())
         frames = read_rows(layout.table(domain, "translated_proteins", shard))
-        yield from shard_ledger_faults(table, planned_shard(workspace, domain, shard).pieces, frames)
+        yield from shard_ledger_faults(table, planned_shard(workspace, domain, shard).table, frames)
 
     checks = [
         _plan_check(workspace, shards),
@@ -66,7 +66,7 @@ def _plan_check(workspace: Workspace, shards: ShardSet) -> dg.AssetChecksDefinit
 
     @dg.asset_check(asset=shards.key("shard_plan"), name="plans_cover_every_chunk_once", blocking=True)
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        """In every plan, the pieces of a record follow each other from its first chunk to its last."""
+        """In every plan, the segments of a record follow each other from its first chunk to its last."""
         keys = [""] if domain == "reference" else shards.keys(context.instance)
         plans = [layout.plan(domain, key) for key in keys]
         faults = {path.stem: found for path in plans if (found := list(_plan_faults(path)))}
@@ -78,7 +78,7 @@ def _plan_check(workspace: Workspace, shards: ShardSet) -> dg.AssetChecksDefinit
 def _plan_faults(path: Path) -> Iterator[str]:
     try:
         plan = read_plan(path)
-        yield from plan_faults(plan.pieces, plan.chunk_length)
+        yield from plan_faults(plan.segments, plan.chunk_length)
     except TableMismatch as error:
         yield str(error)
 

@@ -16,8 +16,8 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import find_checkpoint, fingerprint, identity
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.plan_table import ShardPlan, read_shard
-from virnuc_assets.sequences.planning import sample_of
+from virnuc_assets.sequences.plan_table import read_shard
+from virnuc_assets.sequences.planning import ShardPlan, sample_of
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE, Domain
 from virnuc_assets.storage.schemas import chunks_schema, frames_schema, vector_dim
@@ -55,7 +55,7 @@ def chunks_provenance(plan: ShardPlan) -> Recipe:
     return {
         "table": "chunks",
         "chunk_length": plan.chunk_length,
-        "records": digest_of([[p.record_id, p.digest, p.length_nt, p.first_chunk, p.end_chunk] for p in plan.pieces]),
+        "records": digest_of(plan.columns("record_id", "digest", "length_nt", "first_chunk", "end_chunk")),
     }
 
 
@@ -67,8 +67,8 @@ def plan_digest(plan: ShardPlan) -> str:
 def _truth(plan: ShardPlan) -> dict[str, Any]:
     of = plan.sources
     return {
-        "evidence": digest_of([[p.record_id, p.fate, p.reason, p.evidence, p.evidence_digest] for p in plan.pieces]),
-        "labels": digest_of([[p.record_id, of[p.source].label, of[p.source].group] for p in plan.pieces]),
+        "evidence": digest_of(plan.columns("record_id", "fate", "reason", "evidence", "evidence_digest")),
+        "labels": digest_of([[r, of[s].label, of[s].group] for r, s in plan.columns("record_id", "source")]),
     }
 
 

@@ -13,7 +13,6 @@ from markupsafe import Markup
 
 from virnuc_assets.classifier.metrics import LEVELS, GroupAccuracy, Performance
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.markdown import cell
 from virnuc_assets.migration.comparison import GroupDrop
 from virnuc_assets.migration.criteria import Criterion, speed_ratio
 from virnuc_assets.migration.decision import MINIATURE_WARNING, Decision, VariantSummary, not_measured
@@ -21,6 +20,7 @@ from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, Evidence
 from virnuc_assets.migration.pairing import usable_rows
 from virnuc_assets.reports import charts
 from virnuc_assets.settings import DecisionSettings
+from virnuc_assets.text import markdown_cell
 
 TEMPLATE = "report.html.jinja"
 METRICS = {
@@ -80,10 +80,10 @@ def markdown_summary(decision: Decision) -> str:
     """A short account for a metadata field: outcome, reasons, one line for each criterion."""
     lines = [f"## {decision.outcome}", ""]
     if decision.miniatures:
-        lines += [f"**Miniature encoders: {MINIATURE_WARNING}.** ({cell(', '.join(decision.miniatures))})", ""]
-    lines += [f"- {cell(reason)}" for reason in decision.reasons]
+        lines += [f"**Miniature encoders: {MINIATURE_WARNING}.** ({markdown_cell(', '.join(decision.miniatures))})", ""]
+    lines += [f"- {markdown_cell(reason)}" for reason in decision.reasons]
     if decision.next_step:
-        lines += ["", f"Next step: {cell(decision.next_step)}"]
+        lines += ["", f"Next step: {markdown_cell(decision.next_step)}"]
     lines += ["", "| criterion | value | interval | threshold | outcome |", "|---|---|---|---|---|"]
     lines += [
         f"| {' | '.join((c.name, value_text(c), interval_text(c), threshold_text(c), c.outcome))} |"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,14 +22,12 @@ Label = Literal["viral", "host"]
 Row = Mapping[str, str]
 MANIFEST = "MANIFEST.tsv"
 HOST_GROUPS = ("bacteria", "archaea", "fungi", "protozoa", "plant", "invertebrate", "vertebrate")
-COLUMNS = (
-    *("name", "label", "group", "fasta", "genbank", "fasta_sha256", "genbank_sha256"),
-    *("origin", "organism", "relatives"),
-)
+_TEXTS = ("fasta_sha256", "genbank_sha256", "origin", "organism", "relatives")
+COLUMNS = ("name", "label", "group", "fasta", "genbank", *_TEXTS)
 # A name becomes partition keys, file names and part of URLs; records' ids never do.
-_NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
 # Tables are files named after their shard, with more before and behind it; file systems take 255 bytes in all.
-_MAX_NAME_LETTERS = 180
+_MAX_NAME_CHARACTERS = 180
 _SHA256 = re.compile("[0-9a-f]{64}")
 _FASTA_ENDINGS = (".fna", ".fa", ".fasta")
 _GENBANK_ENDINGS = (".gbk", ".gb", ".gbff")
@@ -42,17 +39,17 @@ class CatalogueError(VirnucError):
 
 @dataclass(frozen=True)
 class Source:
-    """One file of sequence: catalogued reference, or a sample of which nothing is known.
+    """One file of sequence: catalogued reference, or a sample of which only name and file are known.
 
     Attributes:
         name: unique; opens the keys of the source's shards.
         fasta: the sequences.
-        label: viral or host; None for a sample.
-        group: virus group, or one of VirNucPro's seven host groups; None for a sample.
+        label: viral or host.
+        group: virus group, or one of VirNucPro's seven host groups.
         organism: where given, all records of the source are of one genome and stay in one split.
         relatives: name of a hand-named group of close relatives, or empty.
-        genbank: the same records with CDS translations, or None.
-        date: when the sequence became known, for a split by time; None where it is not given.
+        genbank: the same records with CDS translations.
+        date: when the sequence became known, for a split by time.
         fasta_sha256: digest that the file must have, or empty.
         genbank_sha256: digest that the GenBank file must have, or empty.
         origin: from where the files come, a URL or words.
@@ -79,23 +76,19 @@ def source_name(path: Path) -> str:
     """
     stem = path.name.removesuffix(".gz")
     stem = stem.rsplit(".", 1)[0] if "." in stem.lstrip(".") else stem
-    name = "".join(letter if letter in _NAME_LETTERS else "_" for letter in stem).strip("._-")
+    name = "".join(letter if letter in _NAME_CHARACTERS else "_" for letter in stem).strip("._-")
     if not name:
         raise VirnucError(f"{path}: no letters are left of this file's name to name its shards by; rename the file")
-    if len(name) > _MAX_NAME_LETTERS:
+    if len(name) > _MAX_NAME_CHARACTERS:
         raise VirnucError(
-            f"{path}: a name of {len(name)} letters; expected at most {_MAX_NAME_LETTERS}, because its tables are "
+            f"{path}: a name of {len(name)} letters; expected at most {_MAX_NAME_CHARACTERS}, because its tables are "
             "named by it; rename the file"
         )
     return name
 
 
 def read_catalogues(folders: Iterable[Path]) -> list[Source]:
-    """Sources of several catalogues, sorted by name.
-
-    Raises:
-        CatalogueError: as `read_catalogue`; a name occurs in two catalogues.
-    """
+    """Sources of several catalogues, sorted by name; errors as of `read_catalogue`."""
     found: dict[str, tuple[Path, Source]] = {}
     for folder in folders:
         for source in read_catalogue(folder):
@@ -109,11 +102,7 @@ def read_catalogues(folders: Iterable[Path]) -> list[Source]:
 
 
 def read_catalogue(folder: Path, manifest: Path | None = None) -> list[Source]:
-    """Sources of a manifest, sorted by name.
-
-    Args:
-        folder: from where relative paths of files start.
-        manifest: the table; `folder/MANIFEST.tsv` without.
+    """Sources of `folder/MANIFEST.tsv`, or of another table with paths from that folder, sorted by name.
 
     Raises:
         CatalogueError: the manifest, a column or a file is missing, a name occurs twice, a label, host group,
@@ -149,7 +138,7 @@ def _read_rows(manifest: Path) -> tuple[Sequence[str], list[tuple[int, dict[str,
 
 def _source(folder: Path, row: Row, where: str) -> Source:
     name, label, group, date = row["name"], row["label"], row["group"], row.get("date", "")
-    if not name or set(name) - _NAME_LETTERS or name.startswith("."):
+    if not name or set(name) - _NAME_CHARACTERS or name.startswith("."):
         raise CatalogueError(f"{where}: name {name!r}: expected letters, digits, '.', '_', '+' and '-' only")
     where = f"{where}: {name}"
     if label not in ("viral", "host"):
@@ -174,7 +163,7 @@ def _source(folder: Path, row: Row, where: str) -> Source:
         group=group,
         genbank=_file(folder, row["genbank"], f"{where}: genbank") if row["genbank"] else None,
         date=day,
-        **{text: row[text] for text in ("organism", "relatives", "fasta_sha256", "genbank_sha256", "origin")},
+        **{column: row[column] for column in _TEXTS},
     )
 
 
@@ -186,11 +175,7 @@ def _file(folder: Path, name: str, where: str) -> Path:
 
 
 def require_checksum(path: Path, expected: str, found: str) -> None:
-    """Raise unless a file has the catalogued digest, if there is one.
-
-    Raises:
-        CatalogueError: they differ.
-    """
+    """Raise CatalogueError unless a file has the catalogued digest, if there is one."""
     if expected and expected != found:
         raise CatalogueError(
             f"{path}: not the file that is catalogued: expected sha256 {expected}, found {found}; put that file back, "
@@ -199,11 +184,7 @@ def require_checksum(path: Path, expected: str, found: str) -> None:
 
 
 def fasta_files(path: Path) -> list[Path]:
-    """The file, or every FASTA file of the folder, sorted; names that begin with a dot are still being written.
-
-    Raises:
-        CatalogueError: there is none.
-    """
+    """The file, or every FASTA file of the folder, sorted; names that begin with a dot are still being written."""
     if not path.is_dir():
         return [path]
     if not (found := _with_ending(path, _FASTA_ENDINGS)):
@@ -211,12 +192,8 @@ def fasta_files(path: Path) -> list[Path]:
     return found
 
 
-def genbank_beside(fasta: Path) -> Path | None:
-    """The GenBank file of a FASTA file's stem in the same folder, if there is one.
-
-    Raises:
-        CatalogueError: there are several.
-    """
+def genbank_of(fasta: Path) -> Path | None:
+    """The GenBank file of a FASTA file's stem in the same folder, if there is one."""
     found = [file for file in _with_ending(fasta.parent, _GENBANK_ENDINGS) if source_name(file) == source_name(fasta)]
     if len(found) > 1:
         raise CatalogueError(f"{fasta}: {', '.join(file.name for file in found)} are all of its name; leave one there")
@@ -229,54 +206,37 @@ def _with_ending(folder: Path, endings: tuple[str, ...]) -> list[Path]:
 
 
 def row_of(folder: Path, fasta: Path, genbank: Path | None, others: Row) -> dict[str, str]:
-    """A row of `folder/MANIFEST.tsv`; paths inside the folder are relative to it, others absolute.
-
-    Args:
-        folder: of the catalogue.
-        fasta: sequence file.
-        genbank: the same records with CDS translations, or None.
-        others: the other columns.
+    """A row of `folder/MANIFEST.tsv` with the other columns; paths inside the folder are relative to it.
 
     Raises:
         CatalogueError: a path cannot be written as text, or a file does not begin as its format does.
         SequenceFileError: a file is missing, empty or cannot be read.
     """
-    return {
-        **others,
-        "fasta": _as_written(folder, fasta),
-        "genbank": _as_written(folder, genbank) if genbank else "",
-        "fasta_sha256": _checked_digest(fasta, "FASTA"),
-        "genbank_sha256": _checked_digest(genbank, "GenBank") if genbank else "",
-    }
-
-
-def _as_written(folder: Path, path: Path) -> str:
-    absolute, home = path.resolve(), folder.resolve()
-    text = str(absolute.relative_to(home) if absolute.is_relative_to(home) else absolute)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise CatalogueError(f"{path!r}: the path is not UTF-8 and cannot be catalogued; rename the file") from error
-    return text
-
-
-def _checked_digest(path: Path, expected: str) -> str:
-    """SHA-256 of a file that begins as its format does."""
-    with open_source(path) as source:
-        found = "GenBank" if is_genbank(source) else "FASTA"
-    if found != expected:
-        raise CatalogueError(f"{path}: expected {expected}, found {found}; give the other file, or leave it out")
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    row = {**others, "genbank": "", "genbank_sha256": ""}
+    for column, path, expected in (("fasta", fasta, "FASTA"), ("genbank", genbank, "GenBank")):
+        if path is None:
+            continue
+        absolute, home = path.resolve(), folder.resolve()
+        row[column] = str(absolute.relative_to(home) if absolute.is_relative_to(home) else absolute)
+        try:
+            row[column].encode()
+        except UnicodeEncodeError as error:
+            raise CatalogueError(
+                f"{path!r}: the path is not UTF-8 and cannot be catalogued; rename the file"
+            ) from error
+        with open_source(path) as source:
+            if (found := "GenBank" if is_genbank(source) else "FASTA") != expected:
+                raise CatalogueError(
+                    f"{path}: expected {expected}, found {found}; give the other file, or leave it out"
+                )
+            row[f"{column}_sha256"] = source.digest()
+    return row
 
 
 def append_rows(folder: Path, rows: Sequence[Row], taken: Iterable[str] = ()) -> None:
     """Append rows to `folder/MANIFEST.tsv`, all or none; makes the table where there is none.
 
-    Args:
-        folder: of the catalogue.
-        rows: columns to text; a column that the table lacks is added to it.
-        taken: names in other catalogues, which must not be used again.
+    A column that the table lacks is added to it; names that other catalogues have (`taken`) must not be used again.
 
     Raises:
         CatalogueError: a name exists or is given twice, or a row is not one of a catalogue; the table is as before.

@@ -1,18 +1,16 @@
-"""CDS evidence: what each CDS feature is worth, the table of a source's CDS, and which proteins lie inside of them.
+"""CDS evidence: what each CDS feature is worth, the table of a source's CDS, and which proteins are inside of them.
 
 Sources: the INSDC feature table, version 11 (qualifiers /translation, /pseudo, /pseudogene, /exception), and
-upstream's `create_refseq_pro_list` in units.py, which takes the first /translation of each CDS as it stands.
+upstream's `create_refseq_pro_list` in units.py, which takes the first /translation of each CDS as it is.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from string import ascii_uppercase
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,16 +20,12 @@ from Bio.SeqFeature import SeqFeature
 
 from virnuc_assets.sequences.catalogue import require_checksum
 from virnuc_assets.sequences.genbank import read_genbank
-from virnuc_assets.sequences.opening import SequenceFileError, SourceFile, open_source
-from virnuc_assets.sequences.records import LettersDigest, by_record
+from virnuc_assets.sequences.opening import SequenceFileError, open_source
+from virnuc_assets.sequences.records import Header, SequenceDigest, by_record
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import cds_schema
 from virnuc_assets.storage.tables import TableWriter, read_table
 
-# All 26 are amino acid codes of IUPAC or INSDC: X, B, Z and J stand for several, U and O for the rare ones. No frame
-# of the standard code holds one of these six, so that a frame beside them finds evidence and one across them none.
-_AMINO_ACIDS = frozenset(ascii_uppercase)
-_STOP = "*"
 _BATCH_ROWS = 4096  # a row group: what is read at least to look one record up
 _WORD = np.dtype("<u8").itemsize  # residues of a word: a machine word of bytes
 _STEP = 16
@@ -66,100 +60,47 @@ class Evidence(StrEnum):
     """None of the CDS has a translation that can be used, and not all of them are pseudogenes."""
 
 
-@dataclass(frozen=True)
-class Cds:
-    """One CDS feature.
-
-    Attributes:
-        treatment: what is done with it.
-        location: as Biopython writes it, 0-based and half-open; empty where the file's cannot be read.
-        product: /product, else /gene, else /locus_tag, else empty.
-        protein_id: /protein_id, or empty.
-        translation: the first /translation in upper case without a stop at its end; None without one.
-    """
-
-    treatment: Treatment
-    location: str
-    product: str
-    protein_id: str
-    translation: str | None
+Cds = Mapping[str, str | None]
 
 
 def cds_of(feature: SeqFeature) -> Cds:
-    """A CDS feature with its treatment."""
+    """A CDS feature as a row of the table, without its place there.
+
+    The location is as Biopython writes it, 0-based and half-open, or empty where the file's cannot be read; the
+    translation the first in upper case without a stop at its end.
+    """
     given = {name: values[0] for name, values in feature.qualifiers.items() if values}
-    translation = given["translation"].upper().removesuffix(_STOP) if "translation" in given else None
-    return Cds(
-        _treatment(given.keys(), translation),
-        "" if feature.location is None else str(feature.location),
-        given.get("product") or given.get("gene") or given.get("locus_tag") or "",
-        given.get("protein_id", ""),
-        translation,
-    )
+    translation = given["translation"].upper().removesuffix("*") if "translation" in given else None
+    if {"pseudo", "pseudogene"} & given.keys():
+        treatment = Treatment.PSEUDO
+    elif translation is None:
+        treatment = Treatment.NO_TRANSLATION
+    elif not translation:
+        treatment = Treatment.EMPTY_TRANSLATION
+    else:
+        # All 26 letters are amino acid codes of IUPAC or INSDC: X, B, Z and J mean several, U and O for the rare
+        # ones. No frame of the standard code holds one of these six, so that a frame next to them finds evidence
+        # and one across them none.
+        is_protein = translation.isascii() and translation.isalpha()
+        treatment = Treatment.USED if is_protein else Treatment.NOT_PROTEIN
+    return {
+        "treatment": treatment,
+        "location": "" if feature.location is None else str(feature.location),
+        "product": given.get("product") or given.get("gene") or given.get("locus_tag") or "",
+        "protein_id": given.get("protein_id", ""),
+        "translation": translation,
+    }
 
 
-def _treatment(qualifiers: Iterable[str], translation: str | None) -> Treatment:
-    if {"pseudo", "pseudogene"} & set(qualifiers):
-        return Treatment.PSEUDO
-    if translation is None:
-        return Treatment.NO_TRANSLATION
-    if not translation:
-        return Treatment.EMPTY_TRANSLATION
-    return Treatment.USED if _AMINO_ACIDS.issuperset(translation) else Treatment.NOT_PROTEIN
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """What a GenBank record says, without its sequence.
-
-    Attributes:
-        record_id: accession with version.
-        length_nt: of the sequence; where the file has none, as LOCUS gives it, or None.
-        sequence_digest: `LettersDigest` of the sequence; None where the file has none.
-        cds: its CDS features, in the order of the file.
-    """
-
-    record_id: str
-    length_nt: int | None
-    sequence_digest: str | None
-    cds: tuple[Cds, ...]
-
-    @property
-    def proteins(self) -> list[str]:
-        """The translations that are evidence, in the order of the file."""
-        return [cds.translation or "" for cds in self.cds if cds.treatment is Treatment.USED]
-
-    @property
-    def evidence(self) -> Evidence:
-        """Whether the record's frames can be compared with CDS, or why not."""
-        treatments = {cds.treatment for cds in self.cds}
-        if not treatments:
-            return Evidence.NO_FEATURE
-        if Treatment.USED in treatments:
-            return Evidence.CDS
-        return Evidence.PSEUDOGENES if treatments == {Treatment.PSEUDO} else Evidence.NO_TRANSLATION
-
-
-def read_annotations(source: SourceFile) -> Iterator[Annotation]:
-    """Stream the annotations of an open GenBank file, in file order; errors as of `read_genbank`."""
-    for entry, pieces in by_record(read_genbank(source)):
-        letters, cds = LettersDigest(pieces), tuple(map(cds_of, entry.features))
-        if letters.length_nt == 0 and entry.length_nt != 0:
-            yield Annotation(entry.id, entry.length_nt, None, cds)
-        else:
-            yield Annotation(entry.id, letters.length_nt, letters.hexdigest(), cds)
-
-
-class RecordEvidence(NamedTuple):
-    """What is known of a FASTA record's CDS.
-
-    Attributes:
-        evidence: `cds`, or why there is none.
-        evidence_digest: of the proteins that are evidence, in order: equal proteins, equal digest; None without any.
-    """
-
-    evidence: Evidence
-    evidence_digest: str | None
+def evidence_of(found: Sequence[Cds]) -> tuple[Evidence, str | None]:
+    """Whether a record with these CDS gives evidence, or why not; and the digest of the proteins that are evidence."""
+    treatments = {cds["treatment"] for cds in found}
+    if Treatment.USED in treatments:
+        proteins = [str(cds["translation"]) for cds in found if cds["treatment"] == Treatment.USED]
+        return Evidence.CDS, evidence_digest(proteins)
+    if not treatments:
+        return Evidence.NO_FEATURE, None
+    return (Evidence.PSEUDOGENES if treatments == {Treatment.PSEUDO} else Evidence.NO_TRANSLATION), None
 
 
 @dataclass(frozen=True)
@@ -168,13 +109,13 @@ class Annotations:
 
     Attributes:
         sha256: digest of the GenBank file.
-        records: evidence of every FASTA record, in the order they were given.
+        records: `evidence_of` every FASTA record, in the order they were given.
         treatments: CDS features of these records by treatment; all treatments are named.
         ignored_records: GenBank records that are not in the FASTA.
     """
 
     sha256: str
-    records: Mapping[str, RecordEvidence]
+    records: Mapping[str, tuple[Evidence, str | None]]
     treatments: Mapping[str, int]
     ignored_records: int
 
@@ -187,7 +128,7 @@ def write_annotations(
     Args:
         to: the table; on an error it stays what it was.
         genbank: the file; records that are not in the FASTA are counted, and not written.
-        records: length in nt and digest (as `Annotation.sequence_digest`) of the FASTA's records, by id.
+        records: length in nt and digest of the letters of the FASTA's records, by id.
         expected_sha256: digest that the GenBank file must have, or empty.
 
     Raises:
@@ -196,27 +137,28 @@ def write_annotations(
             the FASTA's of that id, or none of the FASTA's records.
     """
     recipe = {"table": "cds", "records": digest_of(dict(records))}
-    found: dict[str, RecordEvidence] = {}
+    evidence: dict[str, tuple[Evidence, str | None]] = dict.fromkeys(records, (Evidence.NOT_IN_GENBANK, None))
     treatments = Counter({str(treatment): 0 for treatment in Treatment})
     seen: set[str] = set()
     with open_source(genbank) as source, TableWriter(to, cds_schema(), recipe) as writer:
         batch: list[dict[str, object]] = []
-        for annotation in read_annotations(source):
-            if annotation.record_id in seen:
+        for header, blocks in by_record(read_genbank(source)):
+            if header.id in seen:
                 raise SequenceFileError(
-                    f"{genbank}: record {annotation.record_id!r} occurs twice (second time as record {len(seen) + 1}); "
+                    f"{genbank}: record {header.id!r} occurs twice (second time as record {len(seen) + 1}); "
                     "expected unique ids, because CDS evidence is joined on them. Rename or remove one."
                 )
-            seen.add(annotation.record_id)
-            if annotation.record_id in records:
-                _require_same(annotation, *records[annotation.record_id], genbank)
-                found[annotation.record_id] = RecordEvidence(annotation.evidence, evidence_digest(annotation.proteins))
-                treatments.update(str(cds.treatment) for cds in annotation.cds)
-                batch += _rows(annotation)
+            seen.add(header.id)
+            if header.id in records:
+                _require_same(header, SequenceDigest(blocks), *records[header.id], genbank)
+                found = [cds_of(feature) for feature in header.features]
+                evidence[header.id] = evidence_of(found)
+                treatments.update(str(cds["treatment"]) for cds in found)
+                batch += [{"record_id": header.id, "cds": number, **cds} for number, cds in enumerate(found, start=1)]
                 if len(batch) >= _BATCH_ROWS:
                     writer.write(pa.Table.from_pylist(batch, schema=cds_schema()))
                     batch.clear()
-        if records and not found:
+        if records and seen.isdisjoint(records):
             raise SequenceFileError(
                 f"{genbank}: record {_shown(seen)} is not in the FASTA, and nothing of the FASTA is here: expected "
                 f"record {_shown(records)}. Ids must be equal, with their versions."
@@ -224,24 +166,21 @@ def write_annotations(
         writer.write(pa.Table.from_pylist(batch, schema=cds_schema()))
         recipe["genbank_sha256"] = source.digest()
         require_checksum(genbank, expected_sha256, recipe["genbank_sha256"])
-    missing = RecordEvidence(Evidence.NOT_IN_GENBANK, None)
-    evidence = {record_id: found.get(record_id, missing) for record_id in records}
-    return Annotations(recipe["genbank_sha256"], evidence, treatments, len(seen) - len(found))
+    return Annotations(recipe["genbank_sha256"], evidence, treatments, len(seen - records.keys()))
 
 
-def _require_same(annotation: Annotation, length_nt: int, digest: str, genbank: Path) -> None:
-    if annotation.length_nt in (None, length_nt) and annotation.sequence_digest in (None, digest):
-        return
-    raise SequenceFileError(
-        f"{genbank}: record {annotation.record_id!r}: expected the FASTA's {length_nt} nt (sequence {digest}), found "
-        f"{annotation.length_nt} nt (sequence {annotation.sequence_digest or 'not in the file'}); they are of two "
-        "versions. Fetch both files from one release."
-    )
-
-
-def _rows(annotation: Annotation) -> Iterator[dict[str, object]]:
-    for number, cds in enumerate(annotation.cds, start=1):
-        yield {"record_id": annotation.record_id, "cds": number, **vars(cds), "treatment": str(cds.treatment)}
+def _require_same(header: Header, letters: SequenceDigest, length_nt: int, digest: str, genbank: Path) -> None:
+    """Raise unless a record has the FASTA's letters; one whose sequence is stored elsewhere may have its length."""
+    found_nt, found = letters.length_nt, letters.hexdigest()
+    if not letters.length_nt and header.length_nt != 0:
+        if header.length_nt in (None, length_nt):
+            return
+        found_nt, found = header.length_nt, "not in the file"
+    if (found_nt, found) != (length_nt, digest):
+        raise SequenceFileError(
+            f"{genbank}: record {header.id!r}: expected the FASTA's {length_nt} nt (sequence {digest}), found "
+            f"{found_nt} nt (sequence {found}); they are of two versions. Fetch both files from one release."
+        )
 
 
 def _shown(ids: Collection[str]) -> str:
@@ -265,10 +204,10 @@ def read_proteins(table: Path, record_ids: Collection[str]) -> dict[str, tuple[s
     if asked:  # bounds, by which parts of the table are passed over where it is in the order of ids
         wanted &= (record >= asked[0]) & (record <= asked[-1])
     rows = read_table(table, cds_schema(), {"table": "cds"}, wanted)
-    proteins: dict[str, list[str]] = {}
+    proteins: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for record_id, translation in zip(rows["record_id"].to_pylist(), rows["translation"].to_pylist(), strict=True):
-        proteins.setdefault(record_id, []).append(translation)
-    return {record_id: tuple(translations) for record_id, translations in proteins.items()}
+        proteins[record_id] += (translation,)
+    return dict(proteins)
 
 
 def occur_inside(queries: Sequence[bytes], proteins: Sequence[str]) -> npt.NDArray[np.bool_]:

@@ -1,18 +1,16 @@
-"""The chunked FASTA of a shard: reads the planned pieces of a source into the chunks table."""
+"""The chunked FASTA of a shard: reads the planned segments of a source into the chunks table."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from virnuc_assets.sequences.opening import FileState, SourceChanged, file_state, open_source
-from virnuc_assets.sequences.planning import Piece, chunk_starts
-from virnuc_assets.sequences.reading import read_letters
-from virnuc_assets.sequences.records import Header
+from virnuc_assets.sequences.opening import SourceChanged, file_state, open_source
+from virnuc_assets.sequences.planning import Segment, ShardPlan, chunk_starts, rows_of
+from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.storage.schemas import chunks_schema
 
 _NONE = np.empty(0, np.int64)
@@ -21,7 +19,7 @@ _NONE = np.empty(0, np.int64)
 class ChunkReader:
     """Reads the chunks of a source's shards: one pass over the file, as long as they are asked for in its order.
 
-    No more of the file is held than one shard's letters, however long a record is.
+    No more of the file is in memory than one shard's bases, however long a record is.
 
     Args:
         path: the source file; nothing is read yet.
@@ -31,28 +29,30 @@ class ChunkReader:
 
     def __init__(self, path: Path, planned_sha256: str, chunk_length: int) -> None:
         self._path, self._sha256, self._chunk_length = path, planned_sha256, chunk_length
-        self._state: FileState | None = None
+        self._state: tuple[int, ...] | None = None
         self._rewind()
 
-    def table(self, pieces: Iterable[Piece]) -> pa.Table:
-        """Chunks of one shard, in the order of its pieces.
+    def table(self, segments: Iterable[Segment]) -> pa.Table:
+        """Chunks of one shard, in the order of its segments.
 
         Raises:
             SourceChanged: the file is not the one that was planned, or was written to since.
-            SequenceFileError: as `read_letters`.
+            SequenceFileError: as `read_records`.
         """
         self._require_planned()
         ids, records, starts, ends, sequences = list[str](), list[str](), [_NONE], [_NONE], list[bytes]()
-        for piece in pieces:
-            if not piece.chunks:
+        for segment in segments:
+            if not segment.chunks:
                 continue
-            begins = chunk_starts(piece.first_chunk, piece.end_chunk, piece.length_nt, self._chunk_length)
-            stops = np.minimum(begins + self._chunk_length, piece.length_nt)
-            first, letters = begins[0], self._region(piece, int(begins[0]), int(stops[-1]))
+            begins = chunk_starts(segment.first_chunk, segment.end_chunk, segment.length_nt, self._chunk_length)
+            stops = np.minimum(begins + self._chunk_length, segment.length_nt)
+            first, letters = begins[0], self._region(segment, int(begins[0]), int(stops[-1]))
             pairs = zip((begins - first).tolist(), (stops - first).tolist(), strict=True)
             sequences += [letters[begin:stop] for begin, stop in pairs]
-            ids += [f"{piece.record_id}_chunk_{number + 1}" for number in range(piece.first_chunk, piece.end_chunk)]
-            records += [piece.record_id] * piece.chunks
+            ids += [
+                f"{segment.record_id}_chunk_{number + 1}" for number in range(segment.first_chunk, segment.end_chunk)
+            ]
+            records += [segment.record_id] * segment.chunks
             starts.append(begins)
             ends.append(stops)
         self._require_planned()
@@ -72,27 +72,28 @@ class ChunkReader:
             self._state = source.state
 
     def _rewind(self) -> None:
-        self._events = _events(self._path)
+        self._records = _records(self._path)
         self._number = 0  # of the record that is being read
-        self._start, self._letters = 0, bytearray()  # where the letters that are held begin in it
+        self._blocks: Iterator[bytes] = iter(())  # its letters that were not read yet
+        self._start, self._letters = 0, bytearray()  # those in memory, and where in the record they begin
 
-    def _region(self, piece: Piece, start: int, end: int) -> bytes:
-        """Letters `start` to `end` of the piece's record; chunks overlap, so the last region is held until the next."""
-        if (piece.number, start) < (self._number, self._start):
+    def _region(self, segment: Segment, start: int, end: int) -> bytes:
+        """Bases `start` to `end` of the segment's record; chunks overlap, so the last region is kept until the next."""
+        if (segment.number, start) < (self._number, self._start):
             self._rewind()
-        while self._number < piece.number or self._start + len(self._letters) < end:
-            event = next(self._events, None)
-            if event is None or (isinstance(event, Header) and event.number > piece.number):
+        while self._number < segment.number:
+            self._number, self._blocks = next(self._records, (segment.number, iter(())))
+            self._start, self._letters = 0, bytearray()
+        self._forget(start)
+        while self._start + len(self._letters) < end:
+            block = next(self._blocks, None)
+            if block is None:
                 raise SourceChanged(
-                    f"{self._path}: record {piece.record_id!r}: planned with {piece.length_nt} nt, found fewer; "
+                    f"{self._path}: record {segment.record_id!r}: planned with {segment.length_nt} nt, found fewer; "
                     "the file is not the one that was planned. Materialize shard_plan again."
                 )
-            if isinstance(event, Header):
-                self._number, self._start, self._letters = event.number, 0, bytearray()
-            elif self._number == piece.number:
-                self._letters += event
-                self._forget(start)
-        self._forget(start)
+            self._letters += block
+            self._forget(start)
         return bytes(memoryview(self._letters)[: end - start])
 
     def _forget(self, start: int) -> None:
@@ -101,19 +102,19 @@ class ChunkReader:
         self._start += passed
 
 
-def _events(path: Path) -> Iterator[Header | bytes]:
+def _records(path: Path) -> Iterator[tuple[int, Iterator[bytes]]]:
     with open_source(path) as source:
-        yield from read_letters(source)
+        for number, (_, blocks) in enumerate(read_records(source), start=1):
+            yield number, blocks
 
 
-def chunk_tables(
-    path: Path, pieces: Iterable[Piece], chunk_length: int, planned_sha256: str
-) -> Iterator[tuple[list[Piece], pa.Table]]:
-    """Pieces and chunks of every shard of a plan; arguments and errors as of `ChunkReader`."""
-    reader = ChunkReader(path, planned_sha256, chunk_length)
-    for _, group in itertools.groupby(sorted(pieces, key=lambda piece: piece.shard), key=lambda piece: piece.shard):
-        shard = list(group)
-        yield shard, reader.table(shard)
+def chunk_tables(plan: ShardPlan) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Pieces and chunks of every shard of a plan of one file; errors as of `ChunkReader`."""
+    (source,) = plan.sources.values()
+    reader = ChunkReader(Path(source.fasta), source.sha256, plan.chunk_length)
+    for rows in plan.rows_by_shard.values():
+        segments = plan.table.take(rows)
+        yield segments, reader.table(rows_of(segments))
 
 
 def as_fasta(table: pa.Table, id_column: str, sequence_column: str) -> Iterator[str]:

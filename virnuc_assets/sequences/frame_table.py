@@ -24,63 +24,53 @@ from virnuc_assets.sequences.translation import (
 from virnuc_assets.storage.digests import one_array
 from virnuc_assets.storage.schemas import FATES, frames_schema
 
-# Fates of a frame beyond those that its own letters decide.
+# What becomes of a frame beyond what its own letters decide.
 _AMBIGUOUS, _NO_CDS = EMPTY + 1, EMPTY + 2
 _NAMES = dict(zip((OPEN, STOPPED, EMPTY, _AMBIGUOUS, _NO_CDS), FATES, strict=True))
 # The reason for a chunk without a kept frame: the first of these that one of its frames has.
-_CHUNK_FATES = (OPEN, _NO_CDS, _AMBIGUOUS, STOPPED, EMPTY)
+_CHUNK_STATUS = (OPEN, _NO_CDS, _AMBIGUOUS, STOPPED, EMPTY)
 _WINDOW = 1024  # chunks whose arrays stay in the processor's cache
-# Of some open frames: 6 · the chunk's row + the frame's index; letters and lengths of nucleotides and of proteins.
-_Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-_NONE, _NO_LETTERS = np.empty(0, np.int64), np.empty(0, np.uint8)
+_NONE, _NO_BASES = np.empty(0, np.int64), np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of reference records.
-
-    Attributes:
-        label: viral or host.
-        groups: virus group or host group by record id.
-        proteins: CDS translations by record id; a record that is not named here has no annotation.
-    """
+    """What is known of reference records: one label, and by record id the group and, if annotated, the CDS proteins."""
 
     label: Label
     groups: Mapping[str, str]
     proteins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class OpenFrames:
-    """Frames table of a shard, and for each record its chunks and frames counted by fate."""
+def open_frames(chunks: pa.Table, truth: Truth | None) -> tuple[pa.Table, pa.Table]:
+    """Frames table of a shard, and for each of its records chunks and frames counted by what became of them.
 
-    table: pa.Table
-    counts: Mapping[str, Mapping[str, int]]
-
-
-def open_frames(chunks: pa.Table, truth: Truth | None) -> OpenFrames:
-    """Stop-free, non-empty frames of every chunk, in chunk order, F1 to F3 before R1 to R3.
-
-    For reference data (`truth` given) chunks with an ambiguity code are left out, and a frame of an annotated
-    record is kept only if its protein occurs inside one of the record's CDS translations.
+    Kept are stop-free, non-empty frames of every chunk, in chunk order, F1 to F3 before R1 to R3. For reference data
+    (`truth` given) chunks with an ambiguity code are left out, and a frame of an annotated record is kept only if its
+    protein occurs inside one of the record's CDS translations.
     """
-    fates = np.empty((chunks.num_rows, FRAMES_PER_CHUNK), np.uint8)
-    parts: list[_Part] = [(_NONE, _NO_LETTERS, _NONE, _NO_LETTERS, _NONE)]
-    for rows, letters in _of_one_length(chunks.column("sequence")):
+    status = np.empty((chunks.num_rows, FRAMES_PER_CHUNK), np.uint8)
+    # Of some open frames: 6 · the chunk's row + the frame's index; letters and lengths of nucleotides and of proteins.
+    parts = [(_NONE, _NO_BASES, _NONE, _NO_BASES, _NONE)]
+    for rows, letters in _of_one_length(chunks["sequence"]):
         frames = SixFrames(letters)
-        fates[rows] = frames.fates
+        status[rows] = frames.status
         if truth is not None:
-            fates[rows[frames.ambiguous]] = _AMBIGUOUS
-        parts += _open_rows(frames, rows, fates[rows] == OPEN)
+            status[rows[frames.ambiguous]] = _AMBIGUOUS
+        for frame in range(FRAMES_PER_CHUNK):
+            kept = np.flatnonzero(status[rows, frame] == OPEN)
+            residues, lengths_aa = frames.proteins(frame, kept)
+            bases, lengths_nt = frames.nucleotides(frame, kept, lengths_aa)
+            parts.append((rows[kept] * FRAMES_PER_CHUNK + frame, bases, lengths_nt, residues, lengths_aa))
     at, bases, lengths_nt, residues, lengths_aa = (np.concatenate(values) for values in zip(*parts, strict=True))
     order = np.argsort(at)
     nucleotides, proteins = _strings(bases, lengths_nt).take(order), _strings(residues, lengths_aa).take(order)
     table = _table(at := at[order], nucleotides, proteins, chunks, truth)
     if truth is not None:
         supported = _supported(table, truth)
-        fates.reshape(-1)[at[~supported]] = _NO_CDS
+        status.reshape(-1)[at[~supported]] = _NO_CDS
         table = table.filter(pa.array(supported))
-    return OpenFrames(table, _counts(chunks.column("record_id"), fates))
+    return table, _counts(chunks["record_id"], status)
 
 
 def _of_one_length(sequences: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -90,25 +80,8 @@ def _of_one_length(sequences: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.
         rows = np.flatnonzero(lengths == length_nt)
         for start in range(0, len(rows), _WINDOW):
             window = rows[start : start + _WINDOW]
-            first, count = int(window[0]), len(window)
-            beside = int(window[-1]) - first == count - 1
-            array = one_array(sequences.slice(first, count) if beside else sequences.take(pa.array(window)))
-            begin, end = np.frombuffer(array.buffers()[1], np.int32)[[array.offset, array.offset + count]]
-            letters = np.frombuffer(array.buffers()[2] or b"", np.uint8)[begin:end]
-            yield window, letters.reshape(count, length_nt)
-
-
-def _open_rows(frames: SixFrames, rows: np.ndarray, kept: np.ndarray) -> Iterator[_Part]:
-    """Of each of the six frames, the chunks in which it is kept."""
-    for frame in range(FRAMES_PER_CHUNK):
-        chosen = np.flatnonzero(kept[:, frame])
-        residues, lengths_aa = frames.proteins(frame, chosen)
-        yield (
-            rows[chosen] * FRAMES_PER_CHUNK + frame,
-            *frames.nucleotides(frame, chosen, lengths_aa),
-            residues,
-            lengths_aa,
-        )
+            buffer = one_array(sequences.take(pa.array(window))).buffers()[2] or b""
+            yield window, np.frombuffer(buffer, np.uint8)[: len(window) * length_nt].reshape(len(window), length_nt)
 
 
 def _strings(letters: np.ndarray, lengths: np.ndarray) -> pa.StringArray:
@@ -122,11 +95,11 @@ def _table(
     """Rows of all open frames; without nulls where the truth is known."""
     chunk, frame = np.divmod(at, FRAMES_PER_CHUNK)
     of_chunk = chunks.select(["chunk_id", "record_id"]).take(pa.array(chunk))
-    records = of_chunk.column("record_id")
+    records = of_chunk["record_id"]
     names = pa.array(FRAME_NAMES).take(pa.array(frame))
     columns = {
-        "frame_id": pc.binary_join_element_wise(of_chunk.column("chunk_id"), names, ""),
-        "chunk_id": of_chunk.column("chunk_id"),
+        "frame_id": pc.binary_join_element_wise(of_chunk["chunk_id"], names, ""),
+        "chunk_id": of_chunk["chunk_id"],
         "record_id": records,
         "strand": pa.array(STRANDS).take(pa.array(frame // CODON_NT)),
         "frame": pa.array((frame % CODON_NT + 1).astype(np.int8)),
@@ -145,8 +118,8 @@ def _table(
 def _supported(table: pa.Table, truth: Truth) -> np.ndarray:
     """Which frames have CDS evidence, or belong to a record that cannot give any; (frames,) bool."""
     supported = np.ones(table.num_rows, bool)
-    codes, record_ids = _codes(table.column("record_id"))
-    proteins = one_array(table.column("protein"))
+    codes, record_ids = _codes(table["record_id"])
+    proteins = one_array(table["protein"])
     for code, record_id in enumerate(record_ids):
         if record_id in truth.proteins:
             rows = np.flatnonzero(codes == code)
@@ -160,14 +133,12 @@ def _codes(strings: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
 
-def _counts(record_ids: pa.ChunkedArray, fates: np.ndarray) -> dict[str, dict[str, int]]:
-    """For each record, chunks and frames by fate."""
+def _counts(record_ids: pa.ChunkedArray, status: np.ndarray) -> pa.Table:
+    """For each record, chunks and frames by what became of them."""
     codes, names = _codes(record_ids)
-    counts: dict[str, dict[str, int]] = {name: {} for name in names}
-    chunk_fates = np.select([(fates == fate).any(axis=1) for fate in _CHUNK_FATES], _CHUNK_FATES)
-    for fate, word in _NAMES.items():
-        for what, found in (("chunks", chunk_fates == fate), ("frames", (fates == fate).sum(axis=1))):
-            sums = np.bincount(codes, weights=found, minlength=len(names)).astype(int)
-            for name, total in zip(names, sums.tolist(), strict=True):
-                counts[name][f"{what}_{word}"] = total
-    return counts
+    columns: dict[str, object] = {"record_id": pa.array(names, pa.string())}
+    of_chunk = np.select([(status == one).any(axis=1) for one in _CHUNK_STATUS], _CHUNK_STATUS)
+    for one, word in _NAMES.items():
+        for what, found in (("chunks", of_chunk == one), ("frames", (status == one).sum(axis=1))):
+            columns[f"{what}_{word}"] = np.bincount(codes, weights=found, minlength=len(names)).astype(np.int64)
+    return pa.table(columns)

@@ -1,7 +1,7 @@
-"""Reads GenBank: Biopython parses what is used of a record's head, the sequence goes past it in pieces.
+"""Reads GenBank: Biopython parses what is used of a record's head, the sequence is read in blocks.
 
 Sources: the GenBank release notes (3.4, format of the sequence entry files) and the INSDC feature table. Of a head
-the lines LOCUS, DEFINITION, ACCESSION and VERSION and the CDS features are parsed; nothing else is looked at, so that
+the lines LOCUS, DEFINITION, ACCESSION and VERSION and the CDS features are parsed; nothing else is read, so that
 memory is the CDS of one record, however long its sequence and however many other features there are.
 """
 
@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from Bio import SeqIO
-from Bio.SeqFeature import SeqFeature
 from Bio.SeqRecord import SeqRecord
 
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
-from virnuc_assets.sequences.records import header_id, normal_letters
+from virnuc_assets.sequences.records import Header, header_id, normal_bases
 
 _LOCUS, _FEATURES, _ORIGIN, _END = "LOCUS       ", "FEATURES", "ORIGIN", "//"
 _HEADER_LINES = ("DEFINITION", "ACCESSION", "VERSION")
@@ -30,24 +29,9 @@ _LOCUS_LINE = re.compile(
 )
 _LONGEST_LOCUS = 1000
 _NO_NAME = "_"  # what Biopython gives as the id of a record without accession
-_PIECE_LINES = 4096
+_BLOCK_LINES = 4096
 
 _Lines = Iterator[tuple[int, str]]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A GenBank record without its letters.
-
-    Attributes:
-        id: accession with version where there is one, else the name in LOCUS, blanks in it as `_`.
-        length_nt: as LOCUS says, or None; also of a record whose sequence is stored elsewhere (CONTIG, WGS).
-        features: its CDS features, in the order of the file.
-    """
-
-    id: str
-    length_nt: int | None
-    features: tuple[SeqFeature, ...]
 
 
 @dataclass(frozen=True)
@@ -58,19 +42,19 @@ class _Locus:
     collide: bool = False
 
 
-def read_genbank(source: SourceFile) -> Iterator[Entry | bytes]:
-    """Stream an open GenBank file: each record's entry, followed by its normalised letters in pieces of any size.
+def read_genbank(source: SourceFile) -> Iterator[Header | bytes]:
+    """Stream an open GenBank file: each record's header, followed by its bases in blocks of any size.
 
-    A record without letters has no pieces: a blank one, or one that only names the files of its sequence. A missing
+    A record without letters has no blocks: a blank one, or one that only names the files of its sequence. A missing
     end mark of the last record is accepted if the sequence is as long as LOCUS says. What comes before the first
-    LOCUS, as in release files, is not looked at. Only of a record whose name and length collide in LOCUS, as Prokka
+    LOCUS, as in release files, is ignored. Only of a record whose name and length collide in LOCUS, as Prokka
     writes them, all letters are in memory at once: their number separates the two.
 
     Raises:
         SequenceFileError: there is no record, one is a protein, cannot be parsed, is cut, has another length than its
             LOCUS line says, or holds a letter that is not an IUPAC nucleotide; the message names file, record and line.
     """
-    lines: _Lines = enumerate(source.text, start=1)
+    lines: _Lines = enumerate(source.lines(), start=1)
     read = 0
     for number, line in lines:
         if line.startswith(_LOCUS):
@@ -150,13 +134,13 @@ def _head(lines: _Lines, where: str) -> tuple[list[str], int]:
 def _require_same_record(line: str, number: int, where: str) -> None:
     if line.startswith(_LOCUS):
         raise SequenceFileError(
-            f"{where}: the next LOCUS stands at line {number}, before this record's end mark {_END!r}; "
+            f"{where}: the next LOCUS is in line {number}, before this record's end mark {_END!r}; "
             "a part of the file is missing. Fetch it again."
         )
 
 
-def _parsed(locus: _Locus, head: list[str], where: str) -> Entry:
-    """The entry of a head; Biopython gets a LOCUS line in its own columns, and no '.' in the place of an accession."""
+def _parsed(locus: _Locus, head: list[str], where: str) -> Header:
+    """The header of a head; Biopython gets a LOCUS line in its own columns, and no '.' in the place of an accession."""
     topology = "circular" if locus.circular else "linear"
     length = "" if locus.length_nt is None else f"{locus.length_nt:>27} bp    DNA     {topology:<8} UNK 01-JAN-1980"
     given = [line for line in head if line[_HEADER_COLUMNS:].strip() != "." or not line.startswith(_HEADER_LINES)]
@@ -169,7 +153,7 @@ def _parsed(locus: _Locus, head: list[str], where: str) -> Entry:
     except (ValueError, IndexError, AssertionError, OverflowError) as error:
         raise SequenceFileError(f"{where} cannot be parsed: {error}") from error
     record_id = locus.name if record.id == _NO_NAME else str(record.id)
-    return Entry(header_id(record_id, where), locus.length_nt, tuple(record.features))
+    return Header(header_id(record_id, where), locus.length_nt, tuple(record.features))
 
 
 def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> Iterator[bytes]:
@@ -179,18 +163,18 @@ def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> 
             break
         _require_same_record(line, number, where)
         batch.append(line.lstrip(_POSITION))
-        if len(batch) == _PIECE_LINES:
-            yield (piece := _letters(batch, number, where))
-            found, batch = found + len(piece), []
+        if len(batch) == _BLOCK_LINES:
+            yield (block := _letters(batch, number, where))
+            found, batch = found + len(block), []
     if batch:
-        yield (piece := _letters(batch, number - ended, where))
-        found += len(piece)
+        yield (block := _letters(batch, number - ended, where))
+        found += len(block)
     if found != length_nt and not (ended and (length_nt is None or not found)):
         raise SequenceFileError(
-            f"{where}: expected {length_nt or 'a number of'} nt, as LOCUS tells, found {found} up to line {number}"
+            f"{where}: expected {length_nt or 'a number of'} nt, as LOCUS says, found {found} up to line {number}"
             f"{'' if ended else ', where the file ends'}; it is cut inside its sequence. Fetch it again."
         )
 
 
 def _letters(lines: list[str], last: int, where: str) -> bytes:
-    return normal_letters("".join(lines).encode(), where, last - len(lines) + 1)
+    return normal_bases("".join(lines).encode(), where, last - len(lines) + 1)

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,6 @@ import pyarrow as pa
 from filelock import FileLock
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.foreign_text import printable
 from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.opening import file_state, is_file
 from virnuc_assets.settings import SequenceSettings
@@ -28,6 +27,7 @@ from virnuc_assets.storage.layout import Layout
 from virnuc_assets.storage.places import state_of
 from virnuc_assets.storage.schemas import incoming_schema
 from virnuc_assets.storage.tables import read_table, write_table
+from virnuc_assets.text import printable
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class IncomingFile:
         state: of the file, and of the settings that it was cut by, when this was found out.
         fate: planned into shards; refused; a namesake, refused because another file of the folder has its name as a
             sample; or a duplicate, which has no shards.
-        sample: that it was planned as, or would have been; of a duplicate the sample that holds the same records;
-            None where its name is no sample's.
-        content: digest of its records' ids and letters; None where they were not planned.
+        sample: that it was planned as, or would have been, if its name is a sample's; of a duplicate the sample that
+            holds the same records.
+        content: digest of its records' ids and letters, where they were planned.
         reason: why it was refused.
     """
 
@@ -96,14 +96,12 @@ def _intake_log(path: Path, _: Hashable) -> Mapping[str, IncomingFile]:
 
 def write_intake_log(layout: Layout, entries: Iterable[IncomingFile], present: Iterable[str]) -> None:
     """Add or replace entries; of files that are not `present`, only those that were planned stay."""
-    path = layout.intake_log
     layout.locks.mkdir(parents=True, exist_ok=True)
     there = set(present)
     with FileLock(layout.locks / f"incoming-{layout.profile}.lock"):
         intake = read_intake_log(layout) | {entry.file: entry for entry in entries}
-        kept = [entry for name, entry in sorted(intake.items()) if name in there or entry.fate == "planned"]
-        columns = {field.name: [getattr(entry, field.name) for entry in kept] for field in fields(IncomingFile)}
-        write_table(path, pa.table(columns, schema=incoming_schema()), {"table": "incoming"})
+        kept = [asdict(entry) for name, entry in sorted(intake.items()) if name in there or entry.fate == "planned"]
+        write_table(layout.intake_log, pa.Table.from_pylist(kept, schema=incoming_schema()), {"table": "incoming"})
 
 
 def known_contents(layout: Layout, intake: Mapping[str, IncomingFile]) -> dict[str, str]:
@@ -116,19 +114,13 @@ def known_contents(layout: Layout, intake: Mapping[str, IncomingFile]) -> dict[s
 def waiting_files(layout: Layout, files: Mapping[str, Path], settings: SequenceSettings) -> dict[str, str]:
     """States of the files that the intake log does not know as they are, or whose name or records are free now."""
     states, intake = file_states(files, settings), read_intake_log(layout)
-    known = functools.cache(lambda: known_contents(layout, intake))  # asked for duplicates alone
-    namesakes = {name for name in states if name in intake and intake[name].fate == "namesake"}
-    owned = {_sample_of(files[name]) for name in states.keys() - namesakes}
-
-    def waits(name: str) -> bool:
-        entry = intake.get(name)
-        if entry is None or entry.state != states[name]:
-            return True
-        if entry.fate == "duplicate":
-            return entry.content not in known()
-        return entry.fate == "namesake" and entry.sample not in owned
-
-    return {name: state for name, state in states.items() if waits(name)}
+    logged = {name: entry for name, entry in intake.items() if entry.state == states.get(name)}
+    by_fate = {fate: {name for name, of in logged.items() if of.fate == fate} for fate in ("duplicate", "namesake")}
+    known = known_contents(layout, intake) if by_fate["duplicate"] else {}
+    owned = {_sample_of(files[name]) for name in states.keys() - by_fate["namesake"]}
+    free = {name for name in by_fate["duplicate"] if logged[name].content not in known}
+    free |= {name for name in by_fate["namesake"] if logged[name].sample not in owned}
+    return {name: state for name, state in states.items() if name not in logged or name in free}
 
 
 def _sample_of(path: Path) -> str | None:

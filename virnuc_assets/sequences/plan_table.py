@@ -1,4 +1,4 @@
-"""The shard plan as a table: a row per piece, and in its provenance the files that the pieces were counted in.
+"""The table of a shard plan, with the files that its segments were counted in as provenance.
 
 One table plans the whole reference, another each sample; only the keys of the shards differ.
 """
@@ -6,25 +6,26 @@ One table plans the whole reference, another each sample; only the keys of the s
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
-from virnuc_assets.sequences.cds import Evidence, RecordEvidence, evidence_digest, read_proteins, write_annotations
+from virnuc_assets.sequences.cds import Evidence, evidence_digest, read_proteins, write_annotations
 from virnuc_assets.sequences.opening import is_file
 from virnuc_assets.sequences.planning import (
-    Piece,
+    PlannedSource,
+    Segment,
+    ShardPlan,
     count_records,
     pack,
     pack_key,
-    records_digest,
-    shard_key,
+    plan_source,
+    rows_of,
+    table_of,
     whole_records,
 )
 from virnuc_assets.settings import SequenceSettings
@@ -33,62 +34,6 @@ from virnuc_assets.storage.schemas import plan_schema
 from virnuc_assets.storage.tables import TableMismatch, read_recipe, read_table, require_table, write_table
 
 LABELS: tuple[Label, ...] = ("host", "viral")
-
-
-@dataclass(frozen=True)
-class PlannedSource:
-    """A file as it was when it was planned.
-
-    Attributes:
-        fasta: sequence file.
-        sha256: digest of its bytes.
-        states: size and time of change of its files, by path; equal as long as nobody wrote to them.
-        label: viral or host; None for a sample.
-        group: virus or host group; None for a sample.
-        names: what the catalogue says of its records' relatives: organism, relatives, date.
-        genbank: file with the CDS of its records, or None.
-        genbank_sha256: digest of that file, or None.
-        genbank_records_ignored: records of that file that are not in the FASTA.
-        cds: CDS features of its records by treatment.
-    """
-
-    fasta: str
-    sha256: str
-    states: Mapping[str, list[int]]
-    label: Label | None = None
-    group: str | None = None
-    names: Sequence[str] = ()
-    genbank: str | None = None
-    genbank_sha256: str | None = None
-    genbank_records_ignored: int = 0
-    cds: Mapping[str, int] | None = None
-
-
-@dataclass(frozen=True)
-class ShardPlan:
-    """All pieces, by source in file order, and the files that they are in, by name.
-
-    Attributes:
-        pieces: every record of every file has one at least.
-        sources: by name.
-        numbered: how many shard keys were ever given, by label or sample; none is given twice.
-        chunk_length: nt.
-    """
-
-    pieces: tuple[Piece, ...]
-    sources: Mapping[str, PlannedSource]
-    numbered: Mapping[str, int]
-    chunk_length: int
-
-    @property
-    def shards(self) -> list[str]:
-        """Keys of the shards, in order."""
-        return sorted({piece.shard for piece in self.pieces})
-
-    @property
-    def groups(self) -> dict[str, str]:
-        """Group of every record that is planned, by id, which a record that is not planned may have as well."""
-        return {p.record_id: str(self.sources[p.source].group) for p in self.pieces if p.fate == "planned"}
 
 
 class SameRecords(VirnucError):
@@ -104,25 +49,14 @@ def plan_sample(
 ) -> ShardPlan:
     """Plan a sample into shards of its own and write its plan table, which continues the one that is there.
 
-    Args:
-        path: of the plan.
-        source: what to plan.
-        settings: chunk length and shard size.
-        known: other samples by the digest of their records. A sample that has no plan yet is not planned if it is one.
-
     Raises:
-        SameRecords: it is one of those known.
+        SameRecords: it has no plan yet, and the records of one of those `known`, by the digest of their records.
         SequenceFileError: the file cannot be read; no plan is left behind that was not there before.
     """
-    before, states = _plan_before(path, settings), _states(source)
-    records, sha256 = count_records(source.fasta, source.name, settings.chunk_length)
-    content = records_digest(records)
-    if content in (known or {}) and not path.exists():
-        raise SameRecords(source.fasta, (known or {})[content], content)
-    numbered = before.numbered.get(source.name, 0)
-    pieces, numbered = pack(records, before.pieces, partial(shard_key, source.name), numbered, settings.shard_chunks)
-    planned = {source.name: PlannedSource(str(source.fasta), sha256, states)}
-    plan = ShardPlan(tuple(pieces), planned, {source.name: numbered}, settings.chunk_length)
+    before = _plan_before(path, settings)
+    plan = plan_source(source.fasta, source.name, settings.chunk_length, settings.shard_chunks, before)
+    if known and plan.content in known and not path.exists():
+        raise SameRecords(source.fasta, known[plan.content], plan.content)
     _write(path, plan, settings)
     return plan
 
@@ -132,112 +66,98 @@ def plan_reference(
 ) -> tuple[ShardPlan, dict[str, VirnucError]]:
     """Plan all sources into packs of records of one label, and write the plan table.
 
-    Files that nobody wrote to since they were planned are not read. Records that were planned before keep their
-    shards, in whichever file they are now; new ones go into new shards.
-
-    Args:
-        path: of the plan; one with the same chunk length and shard size is continued.
-        sources: the catalogue.
-        settings: chunk length and shard size.
-        repack: labels whose records are all packed again, after much was removed.
+    Files that nobody wrote to since they were planned are not read. Records of a plan with the same settings keep their
+    shards, in whichever file they are now, unless their label is to be packed again (`repack`); new ones go into new
+    shards.
 
     Returns:
         The plan, and an error for each source that cannot be read or repeats another's ids. Records that such a source
         had before stay planned.
     """
     before = _plan_before(path, settings)
-    counted = _Counted(path, before, settings)
-    counted.add(sources)
-    pieces: list[Piece] = []
+    found, failures = _counted(path, sources, before, settings)
+    planned = {name: source for name, (source, _) in found.items()}
+    segments: list[Segment] = []
     numbered = dict(before.numbered)
     for label in LABELS:
-        records = [record for record in counted.records if counted.sources[record.source].label == label]
-        old = [] if label in repack else [p for p in before.pieces if before.sources[p.source].label == label]
+        records = [record for source, of_source in found.values() if source.label == label for record in of_source]
+        old = [] if label in repack else [p for p in before.segments if before.sources[p.source].label == label]
         key, given = partial(pack_key, label), numbered.get(label, 0)
         packed, numbered[label] = pack(records, old, key, given, settings.shard_chunks)
-        pieces += packed
-    pieces.sort(key=lambda piece: (piece.source, piece.number))
-    plan = ShardPlan(tuple(pieces), counted.sources, numbered, settings.chunk_length)
+        segments += packed
+    segments.sort(key=lambda segment: (segment.source, segment.number))
+    plan = ShardPlan(table_of(segments), planned, numbered, settings.chunk_length)
     _write(path, plan, settings)
-    return plan, counted.failures
+    return plan, failures
 
 
-class _Counted:
-    """Records of all sources, read only where a file changed since the plan before."""
+_Counted = tuple[PlannedSource, list[Segment]]
 
-    def __init__(self, path: Path, before: ShardPlan, settings: SequenceSettings) -> None:
-        self._path, self._before, self._settings = path, before, settings
-        self._known: dict[str, list[Piece]] = {}
-        for record in whole_records(before.pieces):
-            self._known.setdefault(record.source, []).append(record)
-        self._owners: dict[str, str] = {}
-        self.records: list[Piece] = []
-        self.sources: dict[str, PlannedSource] = {}
-        self.failures: dict[str, VirnucError] = {}
 
-    def add(self, sources: Sequence[Source]) -> None:
-        """Take the records of all sources; of two with the same id who had it before keeps it."""
-        before = self._before.sources
-        unchanged = {s.name for s in sources if s.name in before and _is_as_planned(self._path, before[s.name], s)}
-        for source in sorted(sources, key=lambda s: (s.name not in before, s.name not in unchanged)):
-            self._add(source, source.name in unchanged)
-
-    def _add(self, source: Source, unchanged: bool) -> None:
-        """Take the records of a source, or note why not and take those it had before."""
-        name, known = source.name, self._before.sources.get(source.name)
-        former = self._known.get(name, [])
-        planned, records = known, former
+def _counted(
+    path: Path, sources: Sequence[Source], before: ShardPlan, settings: SequenceSettings
+) -> tuple[dict[str, _Counted], dict[str, VirnucError]]:
+    """Every source with its whole records, or with those that it had before; and what is wrong with it."""
+    former: dict[str, list[Segment]] = defaultdict(list)
+    for record in rows_of(whole_records(before.table)):
+        former[record.source].append(record)
+    known = {source.name: before.sources.get(source.name) for source in sources}
+    unchanged = {source.name for source in sources if _is_as_planned(path, known[source.name], source)}
+    found: dict[str, _Counted] = {}
+    owners: dict[str, str] = {}
+    failures: dict[str, VirnucError] = {}
+    # Of two sources with one id, the one that had it before keeps it.
+    for source in sorted(sources, key=lambda source: (known[source.name] is None, source.name not in unchanged)):
+        name, planned = source.name, known[source.name]
+        had = None if planned is None else (planned, former[name])
         try:
-            if planned is None or not unchanged:
-                planned, records = self._read(source)
-            self._require_own(name, records)
-            require_checksum(source.fasta, source.fasta_sha256, planned.sha256)
-            if source.genbank:
-                require_checksum(source.genbank, source.genbank_sha256, str(planned.genbank_sha256))
+            if had is None or name not in unchanged:
+                found[name] = _read(path, source, owners, settings)
+            else:
+                _require_own(name, had[1], owners)
+                found[name] = had
         except (VirnucError, OSError) as error:
-            self.failures[name] = error if isinstance(error, VirnucError) else VirnucError(str(error))
-            if known is None or self._taken(former):
-                return
-            planned, records = known, former
-        self._owners.update(dict.fromkeys(_usable(records), name))
-        self.sources[name] = planned
-        self.records += records
-
-    def _read(self, source: Source) -> tuple[PlannedSource, list[Piece]]:
-        planned = _described(source)
-        records, sha256 = count_records(source.fasta, source.name, self._settings.chunk_length)
-        require_checksum(source.fasta, source.fasta_sha256, sha256)
-        self._require_own(source.name, records)  # before the CDS of a plan that stays are written over
-        planned, usable = replace(planned, sha256=sha256), _usable(records)
-        evidence: Mapping[str, RecordEvidence] = dict.fromkeys(usable, RecordEvidence(Evidence.NO_GENBANK, None))
-        if source.genbank:
-            table = annotation_path(self._path, source.name)
-            found = write_annotations(table, source.genbank, usable, source.genbank_sha256)
-            evidence = found.records
-            planned = replace(
-                planned,
-                genbank_sha256=found.sha256,
-                genbank_records_ignored=found.ignored_records,
-                cds=dict(found.treatments),
-            )
-        return planned, [
-            replace(record, **evidence[record.record_id]._asdict()) if record.fate == "planned" else record
-            for record in records
-        ]
-
-    def _taken(self, records: Sequence[Piece]) -> list[str]:
-        """Ids among these that another source has."""
-        return sorted(_usable(records).keys() & self._owners.keys())
-
-    def _require_own(self, name: str, records: Sequence[Piece]) -> None:
-        if twice := self._taken(records):
-            raise VirnucError(
-                f"record {twice[0]!r} occurs in sources {self._owners[twice[0]]!r} and {name!r}; expected ids that are "
-                "unique over the whole catalogue, because the split and the merge join on them"
-            )
+            failures[name] = error if isinstance(error, VirnucError) else VirnucError(str(error))
+            if had is None or _usable(had[1]).keys() & owners.keys():
+                continue
+            found[name] = had
+        owners.update(dict.fromkeys(_usable(found[name][1]), name))
+    return found, failures
 
 
-def _usable(records: Iterable[Piece]) -> dict[str, tuple[int, str]]:
+def _read(path: Path, source: Source, owners: Mapping[str, str], settings: SequenceSettings) -> _Counted:
+    planned = _described(source)
+    records, sha256 = count_records(source.fasta, source.name, settings.chunk_length)
+    require_checksum(source.fasta, source.fasta_sha256, sha256)
+    _require_own(source.name, records, owners)  # before the CDS of a plan that stays are written over
+    planned, usable = replace(planned, sha256=sha256), _usable(records)
+    evidence: Mapping[str, tuple[Evidence, str | None]] = dict.fromkeys(usable, (Evidence.NO_GENBANK, None))
+    if source.genbank:
+        table = annotation_path(path, source.name)
+        found = write_annotations(table, source.genbank, usable, source.genbank_sha256)
+        evidence = found.records
+        planned = replace(
+            planned,
+            genbank_sha256=found.sha256,
+            genbank_records_ignored=found.ignored_records,
+            cds=dict(found.treatments),
+        )
+    for row, record in enumerate(records):
+        if record.fate == "planned":
+            word, digest = evidence[record.record_id]
+            records[row] = record._replace(evidence=word, evidence_digest=digest)
+    return planned, records
+
+
+def _require_own(name: str, records: Sequence[Segment], owners: Mapping[str, str]) -> None:
+    if twice := sorted(_usable(records).keys() & owners.keys()):
+        raise VirnucError(
+            f"record {twice[0]!r} occurs in sources {owners[twice[0]]!r} and {name!r}; expected ids that are unique "
+            "over the whole catalogue, because the split and the merge join on them"
+        )
+
+
+def _usable(records: Iterable[Segment]) -> dict[str, tuple[int, str]]:
     """Length in nt and digest of the records that are planned, by id."""
     return {record.record_id: (record.length_nt, record.digest) for record in records if record.fate == "planned"}
 
@@ -248,21 +168,22 @@ def changed_sources(path: Path, sources: Iterable[Source]) -> list[str]:
     Raises:
         TableMismatch: there is no plan, or it is damaged.
     """
-    planned = _opened(path).sources
+    planned = read_plan(path).sources
     today = {source.name: source for source in sources}
-    changed = [n for n, source in today.items() if n not in planned or not _is_as_planned(path, planned[n], source)]
+    changed = [name for name, source in today.items() if not _is_as_planned(path, planned.get(name), source)]
     return [*changed, *(name for name in planned if name not in today)]
 
 
-def _is_as_planned(path: Path, known: PlannedSource, source: Source) -> bool:
-    if known.genbank and not annotation_path(path, source.name).is_file():
+def _is_as_planned(path: Path, known: PlannedSource | None, source: Source) -> bool:
+    if known is None or (known.genbank and not annotation_path(path, source.name).is_file()):
         return False
+    checksums = (source.fasta_sha256 or known.sha256, source.genbank_sha256 or known.genbank_sha256)
     described = replace(known, sha256="", genbank_sha256=None, genbank_records_ignored=0, cds=None)
-    return described == _described(source)
+    return checksums == (known.sha256, known.genbank_sha256) and described == _described(source)
 
 
 def _described(source: Source) -> PlannedSource:
-    """What the catalogue and the file system say of a source, without a look into its files."""
+    """What the catalogue and the file system say of a source, without reading its files."""
     names = [source.organism, source.relatives, str(source.date or "")]
     genbank = str(source.genbank) if source.genbank else None
     return PlannedSource(str(source.fasta), "", _states(source), source.label, source.group, names, genbank)
@@ -288,7 +209,7 @@ def _plan_before(path: Path, settings: SequenceSettings) -> ShardPlan:
         require_table(path, plan_schema(), settings.model_dump())
         return read_plan(path)
     except TableMismatch:
-        return ShardPlan((), {}, {}, settings.chunk_length)
+        return ShardPlan(plan_schema().empty_table(), {}, {}, settings.chunk_length)
 
 
 def _write(path: Path, plan: ShardPlan, settings: SequenceSettings) -> None:
@@ -298,18 +219,21 @@ def _write(path: Path, plan: ShardPlan, settings: SequenceSettings) -> None:
         "numbered": dict(plan.numbered),
         "sources": {name: asdict(source) for name, source in plan.sources.items()},
     }
-    columns = {name: [getattr(piece, name) for piece in plan.pieces] for name in plan_schema().names}
-    write_table(path, pa.table(columns, schema=plan_schema()), recipe)
+    write_table(path, plan.table, recipe)
 
 
 def read_plan(path: Path) -> ShardPlan:
-    """A whole plan.
+    """A whole plan; a TableMismatch where there is none, or it is damaged."""
+    require_table(path, plan_schema())
+    return _read_once(path, state_of(path))
 
-    Raises:
-        TableMismatch: there is none, or it is damaged.
-    """
-    found = _opened(path)
-    return ShardPlan(tuple(_pieces(found.rows)), found.sources, found.numbered, found.chunk_length)
+
+@functools.lru_cache(maxsize=4)
+def _read_once(path: Path, _: Hashable) -> ShardPlan:
+    """A plan as it was in this state: every stage of every shard asks for it."""
+    recipe = read_recipe(path)
+    sources = {name: PlannedSource(**entry) for name, entry in recipe["sources"].items()}
+    return ShardPlan(read_table(path, plan_schema()), sources, recipe["numbered"], recipe["chunk_length"])
 
 
 def read_shard(path: Path, shard: str) -> ShardPlan:
@@ -318,72 +242,37 @@ def read_shard(path: Path, shard: str) -> ShardPlan:
     Raises:
         TableMismatch: there is no plan, or it has no such shard (any more).
     """
-    found = _opened(path)
-    if shard not in found.places:  # else its table would be made again without a row
+    plan = read_plan(path)
+    if shard not in plan.rows_by_shard:  # else its table would be made again without a row
         raise TableMismatch(
             f"{path}: {shard} is not in today's plan; materialize {path.parent.parent.name}/shard_plan, which drops it"
         )
-    pieces = tuple(_pieces(found.rows.take(found.places[shard].values)))
-    sources = {name: found.sources[name] for name in dict.fromkeys(piece.source for piece in pieces)}
-    return ShardPlan(pieces, sources, {}, found.chunk_length)
+    table = plan.table.take(plan.rows_by_shard[shard])
+    return replace(
+        plan, table=table, sources={name: plan.sources[name] for name in table["source"].unique().to_pylist()}
+    )
 
 
 def planned_shards(path: Path) -> list[str]:
     """Shard keys of a plan, in order; none where there is no plan."""
-    return sorted(_opened(path).places) if path.is_file() else []
-
-
-@dataclass(frozen=True)
-class _Opened:
-    rows: pa.Table
-    places: Mapping[str, pa.ListScalar]  # rows of each shard
-    sources: Mapping[str, PlannedSource]
-    numbered: Mapping[str, int]
-    chunk_length: int
-
-
-def _opened(path: Path) -> _Opened:
-    require_table(path, plan_schema())
-    return _read_once(path, state_of(path))
-
-
-@functools.lru_cache(maxsize=4)
-def _read_once(path: Path, state: Hashable) -> _Opened:
-    """A plan as it was in this state: every stage of every shard asks for it."""
-    rows, recipe = read_table(path, plan_schema()), read_recipe(path)
-    numbers = pa.table({"shard": rows["shard"], "row": np.arange(rows.num_rows)})
-    shards = numbers.group_by("shard", use_threads=False).aggregate([("row", "list")])
-    places = dict(zip(shards["shard"].to_pylist(), shards["row_list"], strict=True))
-    sources = {name: PlannedSource(**entry) for name, entry in recipe["sources"].items()}
-    return _Opened(rows, places, sources, recipe["numbered"], recipe["chunk_length"])
-
-
-def _pieces(rows: pa.Table) -> list[Piece]:
-    columns = (rows.column(name).to_pylist() for name in plan_schema().names)  # a list a column, not a dict a row
-    return [Piece(*values) for values in zip(*columns, strict=True)]
+    return read_plan(path).shards if path.is_file() else []
 
 
 def planned_proteins(path: Path, plan: ShardPlan) -> dict[str, tuple[str, ...]]:
-    """CDS translations of a shard's records, by record; those that cannot give evidence are not in it.
-
-    Args:
-        path: of the plan table.
-        plan: of the shard.
+    """CDS translations of the records of a shard, by record; those that cannot give evidence are not in it.
 
     Raises:
         TableMismatch: they are not those that were planned.
     """
     proteins: dict[str, tuple[str, ...]] = {}
-    by_source: dict[str, dict[str, str | None]] = {}
-    for piece in plan.pieces:
-        if piece.evidence == Evidence.CDS:
-            by_source.setdefault(piece.source, {})[piece.record_id] = piece.evidence_digest
+    by_source: dict[str, dict[str, str | None]] = defaultdict(dict)
+    for segment in plan.segments:
+        if segment.evidence == Evidence.CDS:
+            by_source[segment.source][segment.record_id] = segment.evidence_digest
     for name, planned in by_source.items():
         table = annotation_path(path, name)
         found = read_proteins(table, planned)
-        if changed := [
-            record for record, digest in planned.items() if evidence_digest(found.get(record, ())) != digest
-        ]:
+        if changed := [record for record, of in planned.items() if evidence_digest(found.get(record, ())) != of]:
             raise TableMismatch(
                 f"{table}: record {changed[0]!r} and {len(changed) - 1} more: not the CDS that were planned; "
                 "materialize reference/shard_plan again"

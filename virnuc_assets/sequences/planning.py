@@ -5,27 +5,33 @@ Where the chunks of a record are is VirNucPro's geometry in closed form (upstrea
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.catalogue import Label
 from virnuc_assets.sequences.opening import open_source
-from virnuc_assets.sequences.reading import read_letters
-from virnuc_assets.sequences.records import Header, LettersDigest, by_record
+from virnuc_assets.sequences.reading import read_records
+from virnuc_assets.sequences.records import SequenceDigest
 from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.schemas import plan_schema
 
 MAX_PACKS = 9999
 Fate = Literal["planned", "skipped", "failed"]
 
 
 def chunk_count(length_nt: int, chunk_length: int) -> int:
-    """Number of chunks of a record: the ceiling of length / chunk length."""
+    """The ceiling of length / chunk length."""
     return -(-length_nt // chunk_length)
 
 
@@ -68,25 +74,11 @@ def pack_key(label: str, index: int) -> str:
     return f"{label}-{index + 1:04d}"
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Chunks `first_chunk` to `end_chunk` (0-based, half-open) of one record, as part of a shard.
+class Segment(NamedTuple):
+    """A row of the plan: chunks `first_chunk` to `end_chunk` (0-based, half-open) of one record, as part of a shard.
 
-    A record without chunks (no letters, or not planned) is a piece with none, so that the ledger has its line.
-
-    Attributes:
-        source: name of the file that the record is in.
-        shard: key of the shard.
-        record_id: the header's first word.
-        number: of the record in its file, from 1; tells apart records of one id.
-        length_nt: of the whole record.
-        digest: of the record's letters.
-        first_chunk: the first chunk of the record in this shard.
-        end_chunk: the first that is no more in it.
-        fate: planned, or why not: skipped or failed.
-        reason: of a record that is not planned.
-        evidence: word of what CDS evidence the record's annotation gives; None for a sample.
-        evidence_digest: of that evidence.
+    A record without chunks (empty, or not planned) is a segment with none, so that the ledger has its line.
+    `length_nt` and `digest` are of the whole record; `number` tells apart records of one id.
     """
 
     source: str
@@ -109,122 +101,185 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The pieces of a source in file order, one at least of every record, and the digest of the file."""
+class PlannedSource:
+    """A catalogued source, or a sample's file, as it was when it was planned.
 
-    pieces: tuple[Piece, ...]
+    Attributes:
+        fasta: sequence file.
+        sha256: digest of its bytes.
+        states: size and time of change of its files, by path; equal as long as nobody wrote to them.
+        label: as of `Source`, and so `group` and `genbank`.
+        names: what the catalogue says of its records' relatives: organism, relatives, date.
+        genbank_sha256: digest of the GenBank file.
+        genbank_records_ignored: records of that file that are not in the FASTA.
+        cds: CDS features of its records by treatment.
+    """
+
+    fasta: str
     sha256: str
+    states: Mapping[str, list[int]]
+    label: Label | None = None
+    group: str | None = None
+    names: Sequence[str] = ()
+    genbank: str | None = None
+    genbank_sha256: str | None = None
+    genbank_records_ignored: int = 0
+    cds: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """All segments, and the files that they are in, by name.
+
+    Attributes:
+        table: a row per `Segment`, by source in file order; every record of every file has one at least. As a table,
+            because a row takes a third of the memory of an object, and a sample may have millions of records.
+        numbered: how many shard keys were ever given, by label or sample; none is given twice.
+    """
+
+    table: pa.Table
+    sources: Mapping[str, PlannedSource]
+    numbered: Mapping[str, int]
+    chunk_length: int
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The rows of the table."""
+        return rows_of(self.table)
+
+    def columns(self, *names: str) -> list[tuple[Any, ...]]:
+        """Some columns of all rows."""
+        return list(zip(*(self.table[name].to_pylist() for name in names), strict=True))
+
+    @functools.cached_property
+    def rows_by_shard(self) -> Mapping[str, list[int]]:
+        """Row numbers of each shard, by its key, in order."""
+        rows: dict[str, list[int]] = defaultdict(list)
+        for row, shard in enumerate(self.table["shard"].to_pylist()):
+            rows[shard].append(row)
+        return dict(sorted(rows.items()))
 
     @property
     def shards(self) -> list[str]:
         """Keys of the shards, in order."""
-        return sorted({piece.shard for piece in self.pieces})
+        return list(self.rows_by_shard)
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """Group of every record that is planned, by id, which a record that is not planned may have as well."""
+        rows = self.columns("record_id", "source", "fate")
+        return {record: str(self.sources[source].group) for record, source, fate in rows if fate == "planned"}
+
+    @property
+    def content(self) -> str:
+        """Digest of the records, ids and sequences in file order, however the file is written or packed."""
+        rows = self.columns("record_id", "digest", "first_chunk")
+        return digest_of([[record, digest] for record, digest, first in rows if not first])
 
 
-def plan_source(path: Path, source: str, chunk_length: int, shard_chunks: int) -> Plan:
-    """Count a file's chunks and cut them, across records, into shards of at most `shard_chunks`.
+def rows_of(table: pa.Table) -> list[Segment]:
+    """Rows of a plan table."""
+    columns = (table[name].to_pylist() for name in Segment._fields)  # a list per column, not a dict per row
+    return [Segment(*values) for values in zip(*columns, strict=True)]
+
+
+def table_of(segments: Iterable[Segment]) -> pa.Table:
+    """A plan table of these rows."""
+    columns = list(zip(*segments, strict=True)) or [()] * len(Segment._fields)
+    return pa.table(dict(zip(Segment._fields, columns, strict=True)), schema=plan_schema())
+
+
+def whole_records(plan: pa.Table) -> pa.Table:
+    """A row per record of a whole plan, with all of its chunks, in the order of the plan."""
+    first = np.flatnonzero(pc.equal(plan["first_chunk"], 0))
+    last = np.append(first[1:], plan.num_rows)[: len(first)] - 1
+    ends = plan["end_chunk"].take(pa.array(last))
+    return plan.take(pa.array(first)).set_column(plan.column_names.index("end_chunk"), "end_chunk", ends)
+
+
+def plan_source(
+    path: Path, source: str, chunk_length: int, shard_chunks: int, before: ShardPlan | None = None
+) -> ShardPlan:
+    """Count a file's chunks and cut them, across records, into shards; continues a plan of the same chunk length.
 
     Raises:
-        SequenceFileError: as `read_letters`; nothing of a file is planned unless all of it can be read.
+        SequenceFileError: as `read_records`; nothing of a file is planned unless all of it can be read.
     """
     records, sha256 = count_records(path, source, chunk_length)
-    pieces, _ = pack(records, (), partial(shard_key, source), 0, shard_chunks)
-    return Plan(tuple(pieces), sha256)
+    old, given = (before.segments, before.numbered.get(source, 0)) if before else ([], 0)
+    segments, numbered = pack(records, old, partial(shard_key, source), given, shard_chunks)
+    planned = PlannedSource(str(path), sha256, {})
+    return ShardPlan(table_of(segments), {source: planned}, {source: numbered}, chunk_length)
 
 
-def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Piece], str]:
-    """Every record of a file as one piece of no shard, and the digest of the file; errors as of `plan_source`."""
+def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Segment], str]:
+    """Every record of a file as one segment of no shard, and the digest of the file; errors as of `plan_source`."""
     records = []
     with open_source(path) as opened:
-        for header, pieces in by_record(read_letters(opened)):
-            letters = LettersDigest(pieces)
-            chunks = chunk_count(letters.length_nt, chunk_length)
-            record = Piece(source, "", header.id, header.number, letters.length_nt, letters.hexdigest(), 0, chunks)
-            if reason := _unusable(header, letters):
-                record = replace(record, fate="failed", reason=reason, end_chunk=0)
-            records.append(record)
+        for number, (header, blocks) in enumerate(read_records(opened), start=1):
+            letters, reason = SequenceDigest(blocks), None
+            if header.length_nt and not letters.length_nt:
+                reason = "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
+            elif letters.is_like_protein:
+                reason = "looks like protein: fewer than half of the letters are A, C, G, T, U or N"
+            chunks = 0 if reason else chunk_count(letters.length_nt, chunk_length)
+            record = Segment(source, "", header.id, number, letters.length_nt, letters.hexdigest(), 0, chunks)
+            records.append(record._replace(fate="failed", reason=reason) if reason else record)
         sha256 = opened.digest()
-    of_id: dict[str, list[Piece]] = defaultdict(list)
+    first: dict[str, Segment] = {}
+    others: dict[str, list[Segment]] = defaultdict(list)
     for record in records:
-        if record.fate == "planned":
-            of_id[record.record_id].append(record)
-    return [_disposed(record, of_id[record.record_id]) for record in records], sha256
-
-
-def _unusable(header: Header, letters: LettersDigest) -> str | None:
-    if header.length_nt and not letters.length_nt:
-        return "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
-    if letters.is_like_protein:
-        return "looks like protein: fewer than half of the letters are A, C, G, T, U or N"
-    return None
-
-
-def _disposed(record: Piece, of_id: Sequence[Piece]) -> Piece:
-    """Of the usable records with one id: one is planned if all have the same letters, none if they differ."""
-    if record.fate != "planned":
-        return record
-    different = len({other.digest for other in of_id})
-    if different > 1:
-        reason = f"duplicate id: {different} different sequences have this first word of the header"
-        return replace(record, fate="failed", reason=reason, end_chunk=0)
-    if record.number != (first := of_id[0].number):
-        reason = f"duplicate id: same sequence as record {first}"
-        return replace(record, fate="skipped", reason=reason, end_chunk=0)
-    return record
+        if record.fate == "planned" and first.setdefault(record.record_id, record) is not record:
+            others[record.record_id].append(record)
+    # Of the usable records with one id, one is planned if all have the same sequence, none if they differ.
+    for record_id, repeated in others.items():
+        different = len({record.digest for record in (first[record_id], *repeated)})
+        fate: Fate = "skipped"
+        reason = f"duplicate id: same sequence as record {first[record_id].number}"
+        if different > 1:
+            fate, reason = "failed", f"duplicate id: {different} different sequences have this first word of the header"
+            repeated.append(first[record_id])
+        for record in repeated:
+            records[record.number - 1] = record._replace(fate=fate, reason=reason, end_chunk=0)
+    return records, sha256
 
 
 def pack(
-    records: Iterable[Piece], before: Iterable[Piece], key: Callable[[int], str], numbered: int, shard_chunks: int
-) -> tuple[list[Piece], int]:
-    """Pieces of all records, in order, and how many shard keys were ever given then.
+    records: Iterable[Segment], before: Iterable[Segment], key: Callable[[int], str], numbered: int, shard_chunks: int
+) -> tuple[list[Segment], int]:
+    """Segments of all records, in order, and how many shard keys were ever given then.
 
     Args:
         records: whole, of one file or of many.
-        before: pieces of the plan that is continued. Records of the same id and letters keep their shards, whichever
+        before: segments of the plan that is continued. Records of the same id and sequence keep their shards, whichever
             file they are in now; others go into new shards, so an update costs what it changed.
         key: of the shard with a number, from 0; keys ascend.
         numbered: how many keys were given before.
-        shard_chunks: of a shard.
+        shard_chunks: the most of a shard.
     """
-    kept, new = _recognised(records, before)
-    home = max(piece.shard for piece in kept) if kept else key(numbered)
-    pieces = [*kept, *_cut(new, key, numbered, shard_chunks, home)]
-    pieces.sort(key=lambda piece: (piece.source, piece.number, piece.first_chunk))
-    opened = len({piece.shard for piece in pieces} - {piece.shard for piece in kept})
-    return pieces, numbered + opened
-
-
-def whole_records(pieces: Iterable[Piece]) -> list[Piece]:
-    """Every record as one piece of all its chunks, in the order of its first."""
-    wholes: dict[tuple[str, int], Piece] = {}
-    for piece in pieces:
-        before = wholes.get((piece.source, piece.number))
-        chunks = (before.chunks if before else 0) + piece.chunks
-        wholes[piece.source, piece.number] = replace(piece, first_chunk=0, end_chunk=chunks)
-    return list(wholes.values())
-
-
-def _recognised(records: Iterable[Piece], before: Iterable[Piece]) -> tuple[list[Piece], list[Piece]]:
-    """Pieces of the records that were planned before, and the records that were not."""
-    known: dict[tuple[str, str, Fate], list[Piece]] = {}
-    for piece in before:
-        known.setdefault((piece.record_id, piece.digest, piece.fate), []).append(piece)
-    kept, new = list[Piece](), list[Piece]()
+    known: dict[tuple[str, str, str], list[Segment]] = defaultdict(list)
+    for segment in before:
+        known[segment.record_id, segment.digest, segment.fate].append(segment)
+    kept, new = list[Segment](), list[Segment]()
     for record in records:
         found = known.get((record.record_id, record.digest, record.fate))
         if not found:
             new.append(record)
         while found:
-            piece = found.pop(0)
-            kept.append(replace(record, shard=piece.shard, first_chunk=piece.first_chunk, end_chunk=piece.end_chunk))
-            if not piece.chunks:  # one of several records of an id that are not planned
+            old = found.pop(0)
+            kept.append(record._replace(shard=old.shard, first_chunk=old.first_chunk, end_chunk=old.end_chunk))
+            if not old.chunks:  # one of several records of an id that are not planned
                 break
-    return kept, new
+    home = max(segment.shard for segment in kept) if kept else key(numbered)
+    cut = list(_cut(new, key, numbered, shard_chunks, home))
+    opened = len({segment.shard for segment in cut} - {segment.shard for segment in kept})
+    in_order = sorted([*kept, *cut], key=lambda segment: (segment.source, segment.number, segment.first_chunk))
+    return in_order, numbered + opened
 
 
 def _cut(
-    records: Iterable[Piece], key: Callable[[int], str], numbered: int, shard_chunks: int, home: str
-) -> Iterator[Piece]:
+    records: Iterable[Segment], key: Callable[[int], str], numbered: int, shard_chunks: int, home: str
+) -> Iterator[Segment]:
     """New records cut into new shards; one without chunks goes to its neighbour's, or to `home`."""
     offset, shard = 0, home  # offset: new chunks before this record
     for record in records:
@@ -232,26 +287,20 @@ def _cut(
         for index in range(offset // shard_chunks, -(-end // shard_chunks)) if record.chunks else ():
             first, stop = max(offset, index * shard_chunks), min(end, (index + 1) * shard_chunks)
             shard = key(numbered + index)
-            yield replace(record, shard=shard, first_chunk=first - offset, end_chunk=stop - offset)
+            yield record._replace(shard=shard, first_chunk=first - offset, end_chunk=stop - offset)
         if not record.chunks:
-            yield replace(record, shard=shard)
+            yield record._replace(shard=shard)
         offset = end
 
 
-def records_digest(pieces: Sequence[Piece]) -> str:
-    """Digest of a file's records, ids and letters in file order, however the file is written or packed."""
-    return digest_of([[piece.record_id, piece.digest] for piece in pieces if not piece.first_chunk])
-
-
-def plan_faults(pieces: Sequence[Piece], chunk_length: int) -> Iterator[str]:
+def plan_faults(segments: Sequence[Segment], chunk_length: int) -> Iterator[str]:
     """What is wrong with a plan, a sentence each: every chunk of a planned record is in one shard, and once."""
-    covered: dict[tuple[str, int], int] = {}
-    for piece in pieces:
-        place = piece.source, piece.number
-        if piece.first_chunk != covered.get(place, 0):
-            yield f"{piece.record_id}: chunk {covered.get(place, 0)} is in no shard or two"
-        covered[place] = piece.end_chunk
-    for place, piece in {(piece.source, piece.number): piece for piece in pieces}.items():
-        chunks = chunk_count(piece.length_nt, chunk_length) if piece.fate == "planned" else 0
-        if covered[place] != chunks:
-            yield f"{piece.record_id}: {covered[place]} chunks planned of {chunks} in {piece.length_nt} nt"
+    for _, of_record in itertools.groupby(segments, key=lambda segment: (segment.source, segment.number)):
+        end = 0
+        for segment in of_record:
+            if segment.first_chunk != end:
+                yield f"{segment.record_id}: chunk {end} is in no shard or two"
+            end = segment.end_chunk
+        chunks = chunk_count(segment.length_nt, chunk_length) if segment.fate == "planned" else 0
+        if end != chunks:
+            yield f"{segment.record_id}: {end} chunks planned of {chunks} in {segment.length_nt} nt"

@@ -1,4 +1,4 @@
-"""Reads FASTA and GenBank as a stream of headers and letters; a record may be longer than the memory."""
+"""Reads FASTA and GenBank as a stream of headers and bases; a record may be larger than the memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from virnuc_assets.sequences.genbank import read_genbank
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
-from virnuc_assets.sequences.records import Header, Record, by_record, header_id, normal_letters
+from virnuc_assets.sequences.records import Header, by_record, header_id, normal_bases
 
 _LINE_START_MEANS = {
     "@": "FASTQ",
@@ -19,31 +19,16 @@ _GENBANK_BEGINS = re.compile(r"^LOCUS\s", re.MULTILINE)
 _LONGEST_HEADER = 1 << 20
 
 
-def read_letters(source: SourceFile) -> Iterator[Header | bytes]:
-    """Stream an open FASTA or GenBank file: a header opens a record, its letters follow in pieces of any size.
+def read_records(source: SourceFile) -> Iterator[tuple[Header, Iterator[bytes]]]:
+    """Stream an open FASTA or GenBank file: each record's header, and its bases in blocks of any size.
 
-    Letters are upper-case IUPAC DNA, U read as T. Ids may occur twice; whoever plans decides what becomes of them.
+    These are upper-case IUPAC DNA, U read as T. Ids may occur twice; whoever plans decides what becomes of them.
 
     Raises:
         SequenceFileError: the text is neither format, an id is missing, or a sequence holds a letter that is not
             an IUPAC nucleotide; the message names file, line and record.
     """
-    number = 0
-    for event in read_genbank(source) if is_genbank(source) else _fasta(source):
-        if isinstance(event, bytes):
-            yield event
-        else:
-            number += 1
-            yield Header(event, number) if isinstance(event, str) else Header(event.id, number, event.length_nt or 0)
-
-
-def read_records(source: SourceFile) -> Iterator[Record]:
-    """As `read_letters`, a whole record at a time."""
-    for header, pieces in by_record(read_letters(source)):
-        sequence = bytearray()
-        for piece in pieces:
-            sequence += piece
-        yield Record(header.id, header.number, sequence)
+    return by_record(read_genbank(source) if is_genbank(source) else _fasta(source))
 
 
 def is_genbank(source: SourceFile) -> bool:
@@ -52,7 +37,7 @@ def is_genbank(source: SourceFile) -> bool:
     Raises:
         SequenceFileError: it begins as neither.
     """
-    head = source.head
+    head = source.head()
     if head.startswith(">"):
         return False
     if _GENBANK_BEGINS.search(head) and not head.startswith("<"):
@@ -65,48 +50,30 @@ def is_genbank(source: SourceFile) -> bool:
     )
 
 
-def _fasta(source: SourceFile) -> Iterator[str | bytes]:
-    r"""Ids and letters; lines end in \n alone, and a header begins where a line begins with '>'."""
-    record_id, line, line_begins = "", 1, True
-    header: bytearray | None = None  # what was read of a header whose line has not ended
+def _fasta(source: SourceFile) -> Iterator[Header | bytes]:
+    """Headers and letters; a header is a line that begins with '>', which elsewhere is a letter to be refused."""
+    record_id, line, line_begins, unread = "", 1, True, b""
     for block in source.blocks():
-        position = 0
-        while position < len(block):
-            if header is None and line_begins and block.startswith(b">", position):
-                header = bytearray()
-            if header is not None:
-                end = _line_end(block, position)
-                header += block[position:end]
-                if len(header) > _LONGEST_HEADER:
+        text, position, unread = unread + block, 0, b""
+        while position < len(text):
+            if line_begins and text.startswith(b">", position):
+                end = text.find(b"\n", position) + 1
+                if (end or len(text)) - position > _LONGEST_HEADER:
                     raise SequenceFileError(
                         f"{source.path}: line {line}: a header of more than {_LONGEST_HEADER} bytes; is this FASTA?"
                     )
-                if line_begins := block.endswith(b"\n", position, end):
-                    record_id, header = _read_id(header, source, line), None
-                    source.position = f"in record {record_id!r}"
-                    yield record_id
+                if not end:  # it goes on in the next block
+                    unread = text[position:]
+                    break
+                header = text[position:end].decode("utf-8", errors="backslashreplace")
+                record_id = header_id(header, f"{source.path}: line {line}")
+                source.position = f"in record {record_id!r}"
+                yield Header(record_id)
             else:
-                end = _next_header(block, position)
-                line_begins = block.endswith(b"\n", position, end)
-                if letters := normal_letters(block[position:end], f"{source.path}: record {record_id!r}", line):
+                sign = text.find(b">", position + 1)
+                end = sign if sign > 0 else len(text)
+                if letters := normal_bases(text[position:end], f"{source.path}: record {record_id!r}", line):
                     yield letters
-            line += block.count(b"\n", position, end)
+            line_begins = text.endswith(b"\n", position, end)
+            line += text.count(b"\n", position, end)
             position = end
-    if header is not None:
-        yield _read_id(header, source, line)
-
-
-def _read_id(header: bytearray, source: SourceFile, line: int) -> str:
-    return header_id(header.decode("utf-8", errors="backslashreplace"), f"{source.path}: line {line}")
-
-
-def _line_end(block: bytes, position: int) -> int:
-    return block.find(b"\n", position) + 1 or len(block)
-
-
-def _next_header(block: bytes, position: int) -> int:
-    """Where the next line with '>' begins; a '>' inside a line is no header, and left to be refused as a letter."""
-    sign = block.find(b">", position)
-    while sign > position and block[sign - 1] != ord("\n"):
-        sign = block.find(b">", sign + 1)
-    return len(block) if sign <= position else sign

@@ -1,4 +1,4 @@
-"""What every format of sequence file shares: headers, ids, and how the letters of a file become upper-case DNA."""
+"""What every format of sequence file shares: headers, ids, and how the bases of a file become upper-case DNA."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 from Bio.Data.IUPACData import ambiguous_dna_letters
+from Bio.SeqFeature import SeqFeature
 
-from virnuc_assets.foreign_text import printable
 from virnuc_assets.sequences.opening import SequenceFileError
+from virnuc_assets.text import printable
 
 UNAMBIGUOUS = "ACGT"
-# Every chunk and frame repeats it: an id of a megabyte would make gigabytes of a genome. RefSeq's have some 20 letters.
-MAX_ID_LETTERS = 1000
+# Every chunk and frame repeats it: an id of a megabyte would make gigabytes of a genome. RefSeq's have some 20.
+MAX_ID_CHARACTERS = 1000
 _IUPAC_DNA = "".join(sorted(set(ambiguous_dna_letters) - {"X"}))  # X is Biopython's addition
 _BLANKS = b" \t\r\n\v\f"
 _READ = (_IUPAC_DNA + "U" + _IUPAC_DNA.lower() + "u").encode()
-_FOREIGN = b"\0"
+_OTHER = b"\0"
 # RNA is read as DNA: the codon table and the models know T only.
-_NORMAL = bytes(ord(chr(byte).upper().replace("U", "T")) if byte in _READ else ord(_FOREIGN) for byte in range(256))
+_NORMAL = bytes(ord(chr(byte).upper().replace("U", "T")) if byte in _READ else ord(_OTHER) for byte in range(256))
 _DIGEST_DIGITS = 32
 _FOUND_IN_DNA = (UNAMBIGUOUS + "N").encode()
-_PROTEIN_LETTERS = 30  # fewer may be a degenerate primer
-_Header = TypeVar("_Header")
+_PROTEIN_RESIDUES = 30  # fewer may be a degenerate primer
 
 
 @dataclass(frozen=True)
@@ -33,61 +32,53 @@ class Header:
     """The beginning of a record.
 
     Attributes:
-        id: the first word of the header, or the accession.
-        number: of the record in the file, from 1.
-        length_nt: as the header says, also of a record without letters; 0 where it does not say.
+        id: the first word of a FASTA header; in GenBank the accession with version where there is one, else the name
+            in LOCUS, blanks in it as `_`.
+        length_nt: as LOCUS says, also of a record whose sequence is stored elsewhere (CONTIG, WGS); else None.
+        features: CDS features of a GenBank record, in the order of the file.
     """
 
     id: str
-    number: int
-    length_nt: int = 0
+    length_nt: int | None = None
+    features: tuple[SeqFeature, ...] = ()
 
 
-@dataclass(frozen=True)
-class Record:
-    """One whole sequence of a file; its letters, as `normal_letters` gives them, are not to be changed."""
-
-    id: str
-    number: int
-    sequence: bytes | bytearray
-
-
-def by_record(events: Iterable[_Header | bytes]) -> Iterator[tuple[_Header, Iterator[bytes]]]:
-    """The headers of a stream, each with the letters that follow it; those not read before the next are skipped."""
+def by_record(events: Iterable[Header | bytes]) -> Iterator[tuple[Header, Iterator[bytes]]]:
+    """The headers of a stream, each with the bases that follow it; those not read before the next are skipped."""
     number = 0
 
-    def record_of(event: _Header | bytes) -> int:
+    def record_of(event: Header | bytes) -> int:
         nonlocal number
-        number += not isinstance(event, bytes)
+        number += isinstance(event, Header)
         return number
 
     for _, group in itertools.groupby(events, record_of):
         yield next(group), group  # type: ignore[misc]  # noqa: B031 - a group begins with its header
 
 
-class LettersDigest:
-    """Digest and counts of a record's normal letters, however they are wrapped, cased or cut into pieces."""
+class SequenceDigest:
+    """Digest and counts of a record's normal bases, however they are wrapped, cased or cut into blocks."""
 
-    def __init__(self, pieces: Iterable[bytes] = ()) -> None:
+    def __init__(self, blocks: Iterable[bytes] = ()) -> None:
         self._sha256 = hashlib.sha256()
         self.length_nt = self._ambiguous_nt = 0
-        for piece in pieces:
-            self._sha256.update(piece)
-            self.length_nt += len(piece)
-            self._ambiguous_nt += len(piece.translate(None, delete=_FOUND_IN_DNA))
+        for block in blocks:
+            self._sha256.update(block)
+            self.length_nt += len(block)
+            self._ambiguous_nt += len(block.translate(None, delete=_FOUND_IN_DNA))
 
     @property
     def is_like_protein(self) -> bool:
         """Whether most letters are rare in DNA, though all are IUPAC codes, as those of arginine-rich proteins are."""
-        return self.length_nt >= _PROTEIN_LETTERS and 2 * self._ambiguous_nt > self.length_nt
+        return self.length_nt >= _PROTEIN_RESIDUES and 2 * self._ambiguous_nt > self.length_nt
 
     def hexdigest(self) -> str:
-        """The first half of the SHA-256 of all letters."""
+        """The first half of the SHA-256 of all bases."""
         return self._sha256.hexdigest()[:_DIGEST_DIGITS]
 
 
 def header_id(header: str, where: str) -> str:
-    r"""First word of a header, `>` taken off; characters that are not printable are their escapes, as `\x1b`.
+    r"""First word of a header without `>`; characters that are not printable are their escapes, as `\x1b`.
 
     Words end where Python's `str.split` ends them, as in Biopython: also at blanks and line ends of other alphabets.
 
@@ -98,16 +89,16 @@ def header_id(header: str, where: str) -> str:
     if not words:
         raise SequenceFileError(f"{where}: a '>' without an id; expected '>ID description'")
     record_id = printable(words[0])
-    if len(record_id) > MAX_ID_LETTERS:
+    if len(record_id) > MAX_ID_CHARACTERS:
         raise SequenceFileError(
-            f"{where}: the id {record_id[:40]!r}… has {len(record_id):,} letters; expected at most {MAX_ID_LETTERS:,}. "
-            "An id ends at the first blank: put one between id and description."
+            f"{where}: the id {record_id[:40]!r}… has {len(record_id):,} letters; expected at most "
+            f"{MAX_ID_CHARACTERS:,}. An id ends at the first blank: put one between id and description."
         )
     return record_id
 
 
-def normal_letters(raw: bytes, where: str, line: int) -> bytes:
-    r"""Upper-case DNA letters of a piece of sequence: blanks removed, U as T.
+def normal_bases(raw: bytes, where: str, line: int) -> bytes:
+    r"""Upper-case DNA of a block of sequence: blanks removed, U as T.
 
     Args:
         raw: bytes of a file; lines end in \n.
@@ -118,7 +109,7 @@ def normal_letters(raw: bytes, where: str, line: int) -> bytes:
         SequenceFileError: a letter is not an IUPAC nucleotide code; the first such line and its letters are named.
     """
     letters = raw.translate(_NORMAL, delete=_BLANKS)
-    if _FOREIGN not in letters:
+    if _OTHER not in letters:
         return letters
     foreign = (text.translate(None, delete=_READ + _BLANKS) for text in raw.split(b"\n"))
     number, wrong = next((number, wrong) for number, wrong in enumerate(foreign, start=line) if wrong)

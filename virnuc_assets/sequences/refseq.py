@@ -1,4 +1,4 @@
-"""An NCBI RefSeq release as reference sequence: which of its files are taken, their download, and their catalogue.
+"""An NCBI RefSeq release as reference sequence: which of its files are used, their download, and their catalogue.
 
 As VirNucPro's `download_data.py` does: the viruses, and of every directory of hosts some GenBank files with the first
 FASTA of each. Deviations: all increments of the viruses, not the first alone; the draw is made from sorted names, each
@@ -12,10 +12,11 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from virnuc_assets.sequences.catalogue import MANIFEST, CatalogueError, Label, write_manifest
+from virnuc_assets.sequences.catalogue import MANIFEST, CatalogueError, write_manifest
 from virnuc_assets.settings import RefseqHosts, RefseqSettings
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.download import Checksum, Fetched, Fetcher, digests
@@ -57,30 +58,15 @@ class Entry:
         """Name in the catalogue, e.g. viral.1.1."""
         return self.fasta.removesuffix(".genomic.fna.gz")
 
-    @property
-    def label(self) -> Label:
-        """What the records are."""
-        return "viral" if self.directory == VIRAL else "host"
 
-    @property
-    def group(self) -> str:
-        """The host group; `viral` for viruses, whose genome type the files do not give."""
-        return next((group for directory, (group, _) in HOSTS.items() if directory == self.directory), VIRAL)
-
-    @property
-    def place(self) -> tuple[str, list[int]]:
-        """By which entries are sorted: directory and numbers."""
-        return self.directory, [int(number) for number in self.name.split(".")[1:]]
-
-    @property
-    def files(self) -> list[str]:
-        """Names of its files."""
-        return [self.fasta, *([self.genbank] if self.genbank else [])]
+def _place(entry: Entry) -> tuple[str, list[int]]:
+    """By which entries are sorted: directory and numbers."""
+    return entry.directory, [int(number) for number in entry.name.split(".")[1:]]
 
 
-def listing_name(release: int) -> str:
-    """Name of the release's list of files with their MD5."""
-    return f"release{release}.files.installed"
+def _listing(settings: RefseqSettings, folder: Path) -> Path:
+    """The release's list of files with their MD5."""
+    return folder / f"release{settings.release}.files.installed"
 
 
 def read_listing(path: Path) -> dict[str, str]:
@@ -102,7 +88,7 @@ def read_listing(path: Path) -> dict[str, str]:
                 continue
             raise RefseqError(f"{where}: expected an MD5, a tab and a file's name, found {line[:80]!r}; {again}")
         if "/" in name or "\\" in name or ".." in name:
-            raise RefseqError(f"{where}: expected a plain file name, found {name!r}; nothing is taken from this list")
+            raise RefseqError(f"{where}: expected a plain file name, found {name!r}; nothing of this list is used")
         if found.setdefault(name, md5) != md5:
             raise RefseqError(f"{where}: {name} has two checksums, {found[name]} and {md5}; {again}")
     if not found:
@@ -116,13 +102,11 @@ def choose(listing: Mapping[str, str], settings: RefseqSettings) -> list[Entry]:
     Raises:
         RefseqError: the release has no viruses, or fewer files of a directory than are to be drawn.
     """
-    matches = [match for name in listing if (match := _FASTA.fullmatch(name))]
-    genbanks = [f"{match[1]}.{match[2]}.genomic.gbff.gz" for match in matches]
-    entries = [
-        Entry(match[1], match[0], genbank if genbank in listing else None)
-        for match, genbank in zip(matches, genbanks, strict=True)
-    ]
-    entries.sort(key=lambda entry: entry.place)
+    entries = []
+    for match in filter(None, map(_FASTA.fullmatch, listing)):
+        genbank = f"{match[1]}.{match[2]}.genomic.gbff.gz"
+        entries.append(Entry(match[1], match[0], genbank if genbank in listing else None))
+    entries.sort(key=_place)
     chosen = [entry for entry in entries if entry.directory == VIRAL]
     if not chosen:
         raise RefseqError(f"release {settings.release} lists no {VIRAL}.*.genomic.fna.gz; is it a release of RefSeq?")
@@ -137,24 +121,25 @@ def choose(listing: Mapping[str, str], settings: RefseqSettings) -> list[Entry]:
             )
         draw = random.Random(f"{settings.seed} {directory}")  # noqa: S311 - a draw to repeat, not a secret
         chosen += draw.sample(there, wanted)
-    return sorted(chosen, key=lambda entry: entry.place)
+    return sorted(chosen, key=_place)
 
 
-def row_of(entry: Entry, sha256: Mapping[str, str], base_url: str) -> dict[str, str]:
-    """The entry's row in the catalogue of its folder; `sha256` by file name."""
+def _row(entry: Entry, files: Mapping[str, Fetched], base_url: str) -> dict[str, str]:
+    """The entry's row in the catalogue of its folder; the group of viruses, which the files do not give, is `viral`."""
+    group = next((group for directory, (group, _) in HOSTS.items() if directory == entry.directory), VIRAL)
     return {
         "name": entry.name,
-        "label": entry.label,
-        "group": entry.group,
+        "label": "viral" if entry.directory == VIRAL else "host",
+        "group": group,
         "fasta": entry.fasta,
         "genbank": entry.genbank or "",
-        "fasta_sha256": sha256[entry.fasta],
-        "genbank_sha256": sha256[entry.genbank] if entry.genbank else "",
-        "origin": url_of(entry.fasta, base_url),
+        "fasta_sha256": files[entry.fasta].digests["sha256"],
+        "genbank_sha256": files[entry.genbank].digests["sha256"] if entry.genbank else "",
+        "origin": _url(entry.fasta, base_url),
     }
 
 
-def url_of(name: str, base_url: str) -> str:
+def _url(name: str, base_url: str) -> str:
     """Address of a file of the release: its directory is the name's first word."""
     return f"{base_url.rstrip('/')}/{name.partition('.')[0]}/{name}"
 
@@ -169,10 +154,8 @@ class Download:
     @property
     def drawn(self) -> dict[str, list[str]]:
         """Names of the entries by directory."""
-        return {
-            directory: [entry.name for entry in self.entries if entry.directory == directory]
-            for directory in (VIRAL, *HOSTS)
-        }
+        directories = (VIRAL, *HOSTS)
+        return {name: [entry.name for entry in self.entries if entry.directory == name] for name in directories}
 
 
 def download_release(settings: RefseqSettings, folder: Path, fetcher: Fetcher, report: Progress) -> Download:
@@ -185,7 +168,7 @@ def download_release(settings: RefseqSettings, folder: Path, fetcher: Fetcher, r
         RefseqError: the server has another release, or its list is not one.
         FetchError: a file cannot be had; those that are whole stay.
     """
-    base, listing_path = settings.base_url.rstrip("/"), folder / listing_name(settings.release)
+    base, listing_path = settings.base_url.rstrip("/"), _listing(settings, folder)
     if not listing_path.is_file():
         _require_number(settings, fetcher)
         fetcher.fetch(f"{base}/release-catalog/{listing_path.name}", listing_path, None)
@@ -199,23 +182,23 @@ def download_release(settings: RefseqSettings, folder: Path, fetcher: Fetcher, r
     names = _files_of(entries)
     if any(not (folder / name).is_file() for name in names):
         _require_number(settings, fetcher)
-    files = {}
-    for number, name in enumerate(names, start=1):
-        files[name] = fetcher.fetch(
-            url_of(name, base),
+    files = {
+        name: fetcher.fetch(
+            _url(name, base),
             folder / name,
             Checksum("md5", listing[name]),
-            lambda done, total, name=name, number=number: report(name, number, len(names), done, total),  # type: ignore[misc]
+            partial(report, name, number, len(names)),
         )
-    sha256 = {name: file.digests["sha256"] for name, file in files.items()}
+        for number, name in enumerate(names, start=1)
+    }
     (folder / _MARK).unlink(missing_ok=True)
-    write_manifest(folder, [row_of(entry, sha256, base) for entry in entries])
+    write_manifest(folder, [_row(entry, files, base) for entry in entries])
     mark_complete(folder, settings)
     return Download(entries, files)
 
 
 def _files_of(entries: list[Entry]) -> list[str]:
-    return list(dict.fromkeys(name for entry in entries for name in entry.files))
+    return list(dict.fromkeys(name for entry in entries for name in (entry.fasta, entry.genbank) if name))
 
 
 def _require_number(settings: RefseqSettings, fetcher: Fetcher) -> None:
@@ -233,7 +216,7 @@ def altered_files(settings: RefseqSettings, folder: Path) -> dict[str, list[str]
     Raises:
         RefseqError: the list is not one.
     """
-    listing = read_listing(folder / listing_name(settings.release))
+    listing = read_listing(_listing(settings, folder))
     faults: dict[str, list[str]] = {}
     for name in _files_of(choose(listing, settings)):
         found = digests(folder / name)["md5"] if (folder / name).is_file() else "no such file"

@@ -6,6 +6,7 @@ numbered once, and both strands' stops and amino acids are looked up by that num
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import numpy as np
@@ -28,18 +29,16 @@ _STOPS_PLUS, _STOPS_MINUS, _KNOWN = 1, 2, 4
 _UNKNOWN = 0  # the amino acid of a codon with other letters: it vanishes
 
 
-def _codons() -> list[str]:
-    letters = UNAMBIGUOUS + "N"
-    return [a + b + c for a in letters for b in letters for c in letters]
+_AMINO_ACIDS = {**standard_dna_table.forward_table, **dict.fromkeys(standard_dna_table.stop_codons, "*")}
+_CODONS = ["".join(letters) for letters in itertools.product(UNAMBIGUOUS + "N", repeat=CODON_NT)]
 
 
 def _amino_acids(codons: list[str]) -> bytes:
-    table = {**standard_dna_table.forward_table, **dict.fromkeys(standard_dna_table.stop_codons, "*")}
-    return bytes(ord(table[codon]) if codon in table else _UNKNOWN for codon in codons).ljust(256, b"\0")
+    return bytes(ord(_AMINO_ACIDS[codon]) if codon in _AMINO_ACIDS else _UNKNOWN for codon in codons).ljust(256, b"\0")
 
 
-_PLUS = _amino_acids(_codons())
-_MINUS = _amino_acids([codon.encode().translate(_COMPLEMENT)[::-1].decode() for codon in _codons()])
+_PLUS = _amino_acids(_CODONS)
+_MINUS = _amino_acids([codon.encode().translate(_COMPLEMENT)[::-1].decode() for codon in _CODONS])
 _SIGNS = bytes(
     (plus == ord("*")) * _STOPS_PLUS | (minus == ord("*")) * _STOPS_MINUS | (plus != _UNKNOWN) * _KNOWN
     for plus, minus in zip(_PLUS, _MINUS, strict=True)
@@ -50,16 +49,12 @@ class SixFrames:
     """All six frames of chunks of one length, in the order of `FRAME_NAMES`.
 
     Attributes:
-        fates: (chunks, 6) uint8: OPEN; STOPPED, a stop inside; EMPTY, no codon of A, C, G and T alone.
+        status: (chunks, 6) uint8: OPEN; STOPPED, a stop inside; EMPTY, no codon of A, C, G and T alone.
         ambiguous: (chunks,) bool: the chunk holds a letter other than A, C, G, T.
     """
 
     def __init__(self, chunks: np.ndarray) -> None:
-        """Number the codons and find the stops.
-
-        Args:
-            chunks: (chunks, length_nt) uint8, contiguous: upper-case letters, a row a chunk.
-        """
+        """Number the codons and find the stops of upper-case letters, (chunks, length_nt) uint8, contiguous."""
         self._letters = chunks
         count, self._length_nt = chunks.shape
         numbers = _translated(chunks, _NUMBERS)
@@ -70,18 +65,15 @@ class SixFrames:
             self._codons = numbers[:, :-2] * np.uint8(_BASE**2)  # (chunks, length_nt - 2)
             self._codons += numbers[:, 1:-1] * np.uint8(_BASE)
             self._codons += numbers[:, 2:]
-        self.fates = self._found_fates(_translated(self._codons, _SIGNS))
-
-    def _found_fates(self, signs: np.ndarray) -> np.ndarray:
-        fates = np.empty((len(signs), FRAMES_PER_CHUNK), np.uint8)
+        signs = _translated(self._codons, _SIGNS)
+        self.status = np.empty((count, FRAMES_PER_CHUNK), np.uint8)
         spans = [self._span(frame) for frame in range(FRAMES_PER_CHUNK)]
-        # A frame of one strand lies on the codons of one of the other.
+        # A frame of one strand has the codons of one of the other.
         signs_of = {span: np.bitwise_or.reduce(signs[:, slice(*span, CODON_NT)], axis=1) for span in set(spans)}
         for frame, span in enumerate(spans):
             found = signs_of[span]
             stops = _STOPS_PLUS if frame < CODON_NT else _STOPS_MINUS
-            fates[:, frame] = np.where(found & _KNOWN, np.where(found & stops, STOPPED, OPEN), EMPTY)
-        return fates
+            self.status[:, frame] = np.where(found & _KNOWN, np.where(found & stops, STOPPED, OPEN), EMPTY)
 
     def _span(self, frame: int) -> tuple[int, int]:
         """Where the frame's codons begin on the forward strand: the first, and one past the last."""
@@ -91,14 +83,10 @@ class SixFrames:
         return begin, begin + codons_nt
 
     def proteins(self, frame: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One letter a codon, of one frame of some chunks; codons with other letters have vanished.
-
-        Args:
-            frame: index in `FRAME_NAMES`.
-            rows: (rows,) int64 indices of chunks.
+        """Proteins of one frame (index in `FRAME_NAMES`) of some chunks (rows,); codons with other letters vanish.
 
         Returns:
-            The proteins' letters one after the other, uint8, and their lengths in aa (rows,) int64.
+            The proteins' residues one after the other, uint8, and their lengths in aa (rows,) int64.
         """
         begin, stop = self._span(frame)
         codons = self._codons[rows, begin:stop:CODON_NT]
@@ -111,10 +99,7 @@ class SixFrames:
     def nucleotides(self, frame: int, rows: np.ndarray, lengths_aa: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The codons' letters and one more base where there is one, as VirNucPro hands them to DNABERT-S.
 
-        Args:
-            frame: index in `FRAME_NAMES`.
-            rows: (rows,) int64 indices of chunks.
-            lengths_aa: (rows,) lengths of their proteins. After codons that vanished, the end is cut off, as upstream.
+        As upstream, the lengths follow from those of the proteins: after codons that vanished, the end is cut off.
 
         Returns:
             The letters one after the other, uint8, and their lengths in nt (rows,) int64.
@@ -140,5 +125,5 @@ def six_proteins(sequence: bytes | bytearray) -> list[str]:
 
 
 def _translated(values: np.ndarray, table: bytes) -> np.ndarray:
-    """Every byte looked up; many times faster than an index of 8 bytes a letter."""
+    """Every byte translated by a table; many times faster than by an index of 8 bytes each."""
     return np.frombuffer(values.tobytes().translate(table), np.uint8).reshape(values.shape)

@@ -9,12 +9,11 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
-from scipy.cluster.hierarchy import DisjointSet
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Source
 from virnuc_assets.settings import SplitSettings
-from virnuc_assets.split.relatives import Relatedness
+from virnuc_assets.split.relatives import Clusters, Links, Relatedness
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -26,6 +25,7 @@ LABELS = ("host", "viral")
 _HELD_OUT = frozenset(["held out"])
 _ANY, _NOT_TESTED = frozenset[str](SPLITS), frozenset[str](["train", "validation"])
 
+_Allowed = frozenset[str]
 _Rows = Sequence[Mapping[str, Any]]
 
 
@@ -136,11 +136,12 @@ def assign_splits(
         for record, split in splits_of(before).items()
         if record in rows and (split == "test" if record in held else split in allowed[record])
     }
-    cluster_of, fixed, touched = _clustered(related, rows, allowed, kept)
+    cluster_of, fixed, touched = _clustered(related.links, rows, allowed, kept)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for record, cluster in cluster_of.items():
-        for scope in _scopes(rows[record]):
-            counts[cluster][scope] += rows[record]["rows"]
+        row = rows[record]
+        for scope in (row["label"], f"{row['label']} {row['group']}"):  # where shares and coverage are counted
+            counts[cluster][scope] += row["rows"]
     assigned = _assigned(counts, fixed, closed, settings)
     splits = fixed | {cluster: split for cluster, (split, _) in assigned.items()}
     _require_every_label(counts, splits, len(kept))
@@ -153,11 +154,11 @@ def assign_splits(
         elif cluster in assigned:
             reason = assigned[cluster][1]
         elif record not in kept:
-            reason = held.get(record, f"joins relatives that lie in {split}")
+            reason = held.get(record, f"joins relatives that are in {split}")
         elif kept[record] == split:
             reason = old_reasons[record]
         else:
-            reason = f"moved from {kept[record]}: most rows related lie here"
+            reason = f"moved from {kept[record]}: most related rows are here"
         row.update(cluster=cluster, split=split, relatives=related.reasons[record], reason=reason)
     return pa.Table.from_pylist(list(rows.values()), schema=split_schema())
 
@@ -166,7 +167,7 @@ def _why_left_out(touched: Sequence[str], splits: Mapping[str, Split], held: str
     if not touched:
         return "left out: relative of records held out"
     linked = len({splits[cluster] for cluster in touched}) > 1
-    why = held or ("would link two sides" if linked else "of its label only what is held out is tested")
+    why = held or ("would link two splits" if linked else "of its label only what is held out is tested")
     return f"left out: {why}; resembles {' and '.join(f'{cluster} ({splits[cluster]})' for cluster in touched[:5])}"
 
 
@@ -187,12 +188,9 @@ def _require_every_label(counts: Mapping[str, Counter[str]], splits: Mapping[str
 
 
 def _clustered(
-    related: Relatedness,
-    rows: Mapping[str, Mapping[str, Any]],
-    allowed: Mapping[str, frozenset[str]],
-    kept: Mapping[str, Split],
+    links: Links, rows: Mapping[str, Mapping[str, Any]], allowed: Mapping[str, _Allowed], kept: Mapping[str, Split]
 ) -> tuple[dict[str, str], dict[str, Split], dict[str, list[str]]]:
-    """Cluster records in three turns, so that the first ones decide.
+    """Cluster records in three steps, so that the first ones decide.
 
     Records that had a split keep it; where they became relatives, they get the one that most of their rows had. Records
     held out join the test, unless they resemble others that had a split. All others join their relatives, unless these
@@ -203,9 +201,18 @@ def _clustered(
         Record → smallest id of its cluster, of the records that may have a split; cluster → its split, of those that
         need not be assigned one; record that would link clusters → these, sorted.
     """
-    clusters = _GrowingClusters(related.links)
+    clusters, refused = Clusters(links), list[str]()
+    possible: dict[Hashable, _Allowed] = {}  # by what was once the set's root
+
+    def add(records: Iterable[str], wanted: Mapping[str, _Allowed]) -> None:
+        for record in sorted(records):
+            if left := wanted[record].intersection(*(possible[root] for root in clusters.touched(record))):
+                possible[clusters.add(record)] = left
+            else:
+                refused.append(record)
+
     held = {record for record in rows if allowed[record] == _HELD_OUT}
-    old = related.clusters(kept)
+    old = Clusters(links, kept).by_record()
     of_held = {old[record] for record in held.intersection(old)}
     members: dict[str, list[str]] = defaultdict(list)
     for record, cluster in old.items():
@@ -215,62 +222,22 @@ def _clustered(
         weight: Counter[str] = Counter()
         for record in found:
             weight[kept[record]] += rows[record]["rows"]
-        possible = frozenset.intersection(*(allowed[record] for record in found))
-        chosen = max((split for split in (*SPLITS, *_HELD_OUT) if split in possible), key=weight.__getitem__)
-        clusters.add(dict.fromkeys(found, frozenset([chosen])))
+        shared = frozenset.intersection(*(allowed[record] for record in found))
+        chosen = max((split for split in (*SPLITS, *_HELD_OUT) if split in shared), key=weight.__getitem__)
+        add(found, dict.fromkeys(found, frozenset([chosen])))
     rest = rows.keys() - {record for found in members.values() for record in found}
-    refused = clusters.add(dict.fromkeys(held & rest, _HELD_OUT))
-    families = related.clusters(rows)
+    add(held & rest, allowed)
+    families = Clusters(links, rows).by_record()
     of_held = {families[record] for record in held.difference(refused)}
-    refused += clusters.add({record: allowed[record] for record in rest - held if families[record] not in of_held})
-    return clusters.finished(refused)
-
-
-class _GrowingClusters:
-    """Sets of linked records that grow record by record, each with what all its records may become."""
-
-    def __init__(self, links: Mapping[str, Collection[Hashable]]) -> None:
-        self._links = links
-        self._sets = DisjointSet()
-        self._allowed: dict[Hashable, frozenset[str]] = {}  # by what was once the set's root
-
-    def add(self, records: Mapping[str, frozenset[str]]) -> list[str]:
-        """Join records to the sets of their relatives, which become one; return those for which nothing is allowed."""
-        refused = []
-        for record in sorted(records):
-            allowed = records[record].intersection(*(self._allowed[root] for root in self._touched(record)))
-            if not allowed:
-                refused.append(record)
-                continue
-            self._sets.add(record)
-            for node in self._links[record]:
-                if isinstance(node, tuple):
-                    self._sets.add(node)
-                if node in self._sets:
-                    self._sets.merge(record, node)
-            self._allowed[self._sets[record]] = allowed
-        return refused
-
-    def finished(self, refused: Iterable[str]) -> tuple[dict[str, str], dict[str, Split], dict[str, list[str]]]:
-        """As `_clustered` returns them."""
-        smallest: dict[Hashable, str] = {}
-        records = sorted(node for node in self._sets if isinstance(node, str))
-        cluster_of = {record: smallest.setdefault(self._sets[record], record) for record in records}
-        fixed: dict[str, Split] = {}
-        for root, cluster in smallest.items():
-            if len(self._allowed[root]) == 1:
-                fixed[cluster] = next((split for split in SPLITS if split in self._allowed[root]), "test")
-        touched = {record: sorted(smallest[root] for root in self._touched(record)) for record in refused}
-        return cluster_of, fixed, touched
-
-    def _touched(self, record: str) -> set[Hashable]:
-        """Roots of the sets that a record is linked to."""
-        return {self._sets[node] for node in self._links[record] if node in self._sets}
-
-
-def _scopes(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Where shares and coverage are counted: the label, and the group within it."""
-    return row["label"], f"{row['label']} {row['group']}"
+    add((record for record in rest - held if families[record] not in of_held), allowed)
+    names = clusters.names()
+    fixed: dict[str, Split] = {
+        cluster: next((split for split in SPLITS if split in possible[root]), "test")
+        for root, cluster in names.items()
+        if len(possible[root]) == 1
+    }
+    touched = {record: sorted(names[root] for root in clusters.touched(record)) for record in refused}
+    return clusters.by_record(), fixed, touched
 
 
 def _assigned(

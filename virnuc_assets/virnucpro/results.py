@@ -1,6 +1,6 @@
 """The two result files of VirNucPro's prediction.py, column by column, for people whose scripts read them.
 
-Byte for byte as VirNucPro writes them, but for ids that a spreadsheet would read as formulas (`foreign_text`).
+Byte for byte as VirNucPro writes them, but for ids that a spreadsheet would read as formulas (`text`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from virnuc_assets.classifier.calls import VIRUS
-from virnuc_assets.foreign_text import csv_field, spreadsheet_cell
+from virnuc_assets.text import csv_field, spreadsheet_cell
 
 FRAMES_FILE = "prediction_results.txt"
 CHUNKS_FILE = "prediction_results_highestscore.csv"

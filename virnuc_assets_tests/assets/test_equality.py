@@ -12,18 +12,14 @@ from pathlib import Path
 import pytest
 from Bio import SeqIO
 
-from virnuc_assets.defs import jobs
-from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet
+from virnuc_assets.defs.partitions import REFERENCE, ShardSet
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.assets.project import DATA, PLAN_REFERENCE_JOB, Project, failures, new_project
 from virnuc_assets_tests.sequences.plain import PlainTruth, plain_table
-from virnuc_assets_tests.sequences.random_genomes import random_genomes, write_genomes
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 Rows = list[dict[str, object]]
-DRAWN = {"name": "drawn", "label": "host", "group": "bacteria", "annotated": "yes"}
-DRAWN |= {"fasta": "host/drawn.fna", "genbank": "host/drawn.gbk"}
 BUNDLED_SHARE = (
     "phiX174",
     "fluA_H1N1_HA",
@@ -75,30 +71,6 @@ def require_equal(found: Rows, expected: Rows) -> None:
     differing = [pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]][:1]
     assert differing == []
     assert len(found) == len(expected)
-
-
-@pytest.mark.parametrize("count", [150, pytest.param(1500, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("chunk_length", [300, 500])
-def test_random_genomes(project: Project, chunk_length: int, count: int) -> None:
-    """As a sample and as an annotated host; the same frames, fewer where evidence is asked for."""
-    genomes = random_genomes(count, seed=1)
-    host = project.settings.genomes / "host"
-    host.mkdir(parents=True, exist_ok=True)
-    write_genomes(genomes, host / "drawn.fna", host / "drawn.gbk")
-    shutil.copyfile(host / "drawn.fna", project.settings.incoming / "drawn.fasta")
-    catalogue(project, DRAWN)
-    records = [(genome.id, genome.sequence) for genome in genomes]
-    truth = PlainTruth("host", "bacteria", {g.id: [cds[3] for cds in g.cds] for g in genomes if g.cds})
-
-    sample = plain_table(records, chunk_length, None)
-    ids = [genome.id for genome in genomes]
-    require_equal(all_of(framed(project, SAMPLES, jobs.PLAN_SAMPLES_JOB, chunk_length), ids), sample)
-    reference = plain_table(records, chunk_length, truth)
-    require_equal(all_of(framed(project, REFERENCE, PLAN_REFERENCE_JOB, chunk_length), ids), reference)
-
-    annotated = [row for row in reference if row["annotated"]]
-    assert len(sample) > len(reference) > 2 * len(annotated) > count / 3
-    assert len(annotated) < sum(row["record_id"] in truth.proteins for row in sample)
 
 
 def plainly_read(folder: Path, label: str, name: str) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from virnuc_assets.cli.main import app
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import SAMPLES
-from virnuc_assets.foreign_text import spreadsheet_text
 from virnuc_assets.storage.tables import read_table
+from virnuc_assets.text import spreadsheet_text
 from virnuc_assets_tests.assets.project import Project, failures
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -108,23 +108,6 @@ def test_hostile_ids_go_from_fasta_to_report_as_data(hostile: Project) -> None:
     shown = event.metadata["records_table"]
     assert isinstance(shown, dg.TableMetadataValue)  # whose cells the UI shows as text
     assert [record.data["record_id"] for record in shown.records] == list(HOSTILE.values())
-
-
-def test_hostile_ids_through_the_command_line(hostile: Project) -> None:
-    source, out = hostile.settings.incoming / "hostile.fasta", hostile.root / "called"
-    result = CliRunner().invoke(
-        app, ["predict", str(source), "--out", str(out), "--config", str(hostile.root / "virnuc.toml")]
-    )
-    assert result.exit_code == 0, result.output
-    assert names(out) == set(FILES)
-    require_inert(out)
-
-    table = hostile.root / "frames.parquet"
-    assert CliRunner().invoke(app, ["frames", str(source), "--out", str(table)]).exit_code == 0
-    fasta = CliRunner().invoke(app, ["fasta", str(table), "--column", "protein"])
-    assert {line[1:].rpartition("_chunk_1")[0] for line in fasta.output.splitlines() if line.startswith(">")} == set(
-        HOSTILE.values()
-    )
 
 
 def test_paths_with_markup_and_escapes_are_shown_as_they_are(tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
 """CDS evidence: the treatment of each feature, the table of a source, and what occurs inside its proteins."""
 
-import gzip
 import hashlib
 import os
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -14,19 +12,19 @@ from hypothesis import strategies as st
 
 from virnuc_assets.sequences import cds as cds_module
 from virnuc_assets.sequences.cds import (
-    Annotation,
     Annotations,
     Cds,
     Evidence,
-    RecordEvidence,
     Treatment,
+    cds_of,
+    evidence_of,
     occur_inside,
-    read_annotations,
     read_proteins,
     write_annotations,
 )
+from virnuc_assets.sequences.genbank import read_genbank
 from virnuc_assets.sequences.opening import SequenceFileError, open_source
-from virnuc_assets.sequences.records import LettersDigest
+from virnuc_assets.sequences.records import SequenceDigest, by_record
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import cds_schema
 from virnuc_assets.storage.tables import TableMismatch, read_recipe, read_table
@@ -35,12 +33,13 @@ from virnuc_assets_tests.sequences.genbank_files import GENOMES, cds, entry, fea
 # ---- treatment of a feature, evidence of a record ----
 
 
-def read(path: Path) -> list[Annotation]:
+def read(path: Path) -> list[list[Cds]]:
+    """CDS of each record."""
     with open_source(path) as source:
-        return list(read_annotations(source))
+        return [list(map(cds_of, header.features)) for header, _ in by_record(read_genbank(source))]
 
 
-def annotation_of(folder: Path, *features: str) -> Annotation:
+def cds_in(folder: Path, *features: str) -> list[Cds]:
     path = folder / "one.gbk"
     path.write_text(entry("AB1.1", "ACGT" * 25, *features), encoding="utf-8")
     (found,) = read(path)
@@ -54,34 +53,32 @@ USED, PLACE = Treatment.USED, "[0:9](+)"
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (cds("MK", 'gene="g"', 'locus_tag="t"'), Cds(USED, PLACE, "g", "", "MK")),
-        (cds("MK", 'gene="g"', 'product="a b"', 'protein_id="P.1"'), Cds(USED, PLACE, "a b", "P.1", "MK")),
-        (cds("mk*"), Cds(USED, PLACE, "", "", "MK")),
-        (cds("MXUOBZJK"), Cds(USED, PLACE, "", "", "MXUOBZJK")),
-        (cds("MK", 'translation="KM"'), Cds(USED, PLACE, "", "", "KM")),
+        (cds("MK", 'gene="g"', 'locus_tag="t"'), (USED, PLACE, "g", "", "MK")),
+        (cds("MK", 'gene="g"', 'product="a b"', 'protein_id="P.1"'), (USED, PLACE, "a b", "P.1", "MK")),
+        (cds("mk*"), (USED, PLACE, "", "", "MK")),
+        (cds("MXUOBZJK"), (USED, PLACE, "", "", "MXUOBZJK")),
+        (cds("MK", 'translation="KM"'), (USED, PLACE, "", "", "KM")),
         (
             cds("MK", "ribosomal_slippage", location="join(1..9,9..17)"),
-            Cds(USED, "join{[0:9](+), [8:17](+)}", "", "", "MK"),
+            (USED, "join{[0:9](+), [8:17](+)}", "", "", "MK"),
         ),
         (
             cds("MK", location="complement(join(91..100,1..8))"),
-            Cds(USED, "join{[0:8](-), [90:100](-)}", "", "", "MK"),
+            (USED, "join{[0:8](-), [90:100](-)}", "", "", "MK"),
         ),
-        (cds("MK", location="<1..>9"), Cds(USED, "[<0:>9](+)", "", "", "MK")),
-        (cds("MK", location="9..nonsense"), Cds(USED, "", "", "", "MK")),
-        (cds("MK", "pseudo"), Cds(Treatment.PSEUDO, PLACE, "", "", "MK")),
-        (cds("MK", 'pseudogene="processed"'), Cds(Treatment.PSEUDO, PLACE, "", "", "MK")),
-        (feature("CDS", "1..9", 'product="p"'), Cds(Treatment.NO_TRANSLATION, PLACE, "p", "", None)),
-        (cds("*"), Cds(Treatment.EMPTY_TRANSLATION, PLACE, "", "", "")),
-        (cds("M*K"), Cds(Treatment.NOT_PROTEIN, PLACE, "", "", "M*K")),
-        (cds("MÄ"), Cds(Treatment.NOT_PROTEIN, PLACE, "", "", "MÄ")),
+        (cds("MK", location="<1..>9"), (USED, "[<0:>9](+)", "", "", "MK")),
+        (cds("MK", location="9..nonsense"), (USED, "", "", "", "MK")),
+        (cds("MK", "pseudo"), (Treatment.PSEUDO, PLACE, "", "", "MK")),
+        (cds("MK", 'pseudogene="processed"'), (Treatment.PSEUDO, PLACE, "", "", "MK")),
+        (feature("CDS", "1..9", 'product="p"'), (Treatment.NO_TRANSLATION, PLACE, "p", "", None)),
+        (cds("*"), (Treatment.EMPTY_TRANSLATION, PLACE, "", "", "")),
+        (cds("M*K"), (Treatment.NOT_PROTEIN, PLACE, "", "", "M*K")),
+        (cds("MÄ"), (Treatment.NOT_PROTEIN, PLACE, "", "", "MÄ")),
     ],
-    ids=lambda value: "" if isinstance(value, Cds) else value[21:].replace("\n" + " " * 21, " ").strip()[:70],
+    ids=lambda value: "" if isinstance(value, tuple) else value[21:].replace("\n" + " " * 21, " ").strip()[:70],
 )
-def test_each_feature_has_one_treatment(tmp_path: Path, text: str, expected: Cds) -> None:
-    found = annotation_of(tmp_path, text)
-    assert found.cds == (expected,)
-    assert found.proteins == ([expected.translation] if expected.treatment is USED else [])
+def test_each_feature_has_one_treatment(tmp_path: Path, text: str, expected: tuple[str | None, ...]) -> None:
+    assert [tuple(found.values()) for found in cds_in(tmp_path, text)] == [expected]
 
 
 PSEUDO, UNTRANSLATED, ODD = feature("CDS", "1..9", "pseudo"), feature("CDS"), cds("M*K")
@@ -98,21 +95,20 @@ PSEUDO, UNTRANSLATED, ODD = feature("CDS", "1..9", "pseudo"), feature("CDS"), cd
     ],
 )
 def test_the_word_for_a_record(tmp_path: Path, features: list[str], evidence: Evidence) -> None:
-    found = annotation_of(tmp_path, *features)
-    assert found.evidence is evidence
-    assert bool(found.proteins) == (evidence is Evidence.CDS)
+    word, digest = evidence_of(cds_in(tmp_path, *features))
+    assert (word, digest is None) == (evidence, evidence is not Evidence.CDS)
 
 
-def bundled(name: str) -> Annotation:
+def bundled(name: str) -> list[Cds]:
     (found,) = read(next(GENOMES.glob(f"*/{name}.gbk.gz")))
     return found
 
 
 def test_a_slipped_polyprotein_is_used_as_it_is() -> None:
     """MERS: ORF1ab slips back by one nucleotide; both it and ORF1a are evidence."""
-    slipped, orf1a = bundled("MERS").cds[:2]
-    assert slipped.location == "join{[277:13431](+), [13430:21513](+)}"
-    both = [slipped.translation or "", orf1a.translation or ""]
+    slipped, orf1a = bundled("MERS")[:2]
+    assert slipped["location"] == "join{[277:13431](+), [13430:21513](+)}"
+    both = [str(slipped["translation"]), str(orf1a["translation"])]
     assert list(map(len, both)) == [7078, 4391]
     assert os.path.commonprefix(both) == both[0][: (13431 - 277) // 3]
 
@@ -120,9 +116,9 @@ def test_a_slipped_polyprotein_is_used_as_it_is() -> None:
 def test_all_bundled_genomes() -> None:
     """As counted by another program that reads these files: 964 CDS, 958 of them with a translation."""
     found = [record for path in GENOMES.glob("*/*.gbk.gz") for record in read(path)]
-    assert Counter(cds.treatment for record in found for cds in record.cds) == {"used": 958, "pseudo": 6}
-    assert {record.evidence for record in found} == {Evidence.CDS}
-    assert sum(cds.location.startswith("join{") for cds in bundled("Arabidopsis_F14F8").cds) == 20
+    assert Counter(cds["treatment"] for record in found for cds in record) == {"used": 958, "pseudo": 6}
+    assert {evidence_of(record)[0] for record in found} == {Evidence.CDS}
+    assert sum(str(cds["location"]).startswith("join{") for cds in bundled("Arabidopsis_F14F8")) == 20
 
 
 # ---- the table of a source ----
@@ -130,7 +126,7 @@ def test_all_bundled_genomes() -> None:
 
 def known(**letters: str) -> dict[str, tuple[int, str]]:
     """What a FASTA of these records is known by; `AB1="ACGT"` is the record AB1.1."""
-    digests = {f"{name}.1": LettersDigest([text.upper().encode()]) for name, text in letters.items()}
+    digests = {f"{name}.1": SequenceDigest([text.upper().encode()]) for name, text in letters.items()}
     return {name: (digest.length_nt, digest.hexdigest()) for name, digest in digests.items()}
 
 
@@ -143,17 +139,19 @@ FOUR = (
 OF_FOUR = known(AB1="acgtacgtac", AB2="acgt", AB4="A" * 500, AB9="TT")
 
 
-def test_what_is_written_and_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch_rows", [1, 3, 4096])
+def test_what_is_written_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_rows: int) -> None:
+    monkeypatch.setattr(cds_module, "_BATCH_ROWS", batch_rows)
     path, table = tmp_path / "four.gbk", tmp_path / "cds.parquet"
     path.write_text(FOUR, encoding="utf-8")
     sha256 = hashlib.sha256(FOUR.encode()).hexdigest()
     assert write_annotations(table, path, OF_FOUR) == Annotations(
         sha256,
         {
-            "AB1.1": RecordEvidence(Evidence.CDS, digest_of(["MALL", "KR"])),
-            "AB2.1": RecordEvidence(Evidence.NO_TRANSLATION, None),
-            "AB4.1": RecordEvidence(Evidence.CDS, digest_of(["WW"])),
-            "AB9.1": RecordEvidence(Evidence.NOT_IN_GENBANK, None),
+            "AB1.1": (Evidence.CDS, digest_of(["MALL", "KR"])),
+            "AB2.1": (Evidence.NO_TRANSLATION, None),
+            "AB4.1": (Evidence.CDS, digest_of(["WW"])),
+            "AB9.1": (Evidence.NOT_IN_GENBANK, None),
         },
         {"used": 3, "pseudo": 1, "no_translation": 1, "empty_translation": 0, "not_protein": 0},
         ignored_records=1,
@@ -171,16 +169,6 @@ def test_what_is_written_and_reported(tmp_path: Path) -> None:
     assert read_proteins(table, []) == {}
     with pytest.raises(TableMismatch, match="does not exist"):
         read_proteins(tmp_path / "none.parquet", ["AB1.1"])
-
-
-def test_a_record_is_known_by_its_letters_alone(tmp_path: Path) -> None:
-    path = tmp_path / "four.gbk"
-    path.write_text(FOUR + entry("AB5.1", ""), encoding="utf-8")
-    digests = known(AB1="ACGTACGTAC", AB2="ACGT", AB3="GGG", AB5="")
-    assert {record.record_id: (record.length_nt, record.sequence_digest) for record in read(path)} == {
-        **digests,
-        "AB4.1": (500, None),
-    }
 
 
 @pytest.mark.parametrize(
@@ -218,50 +206,12 @@ def test_equal_proteins_have_equal_digests(tmp_path: Path) -> None:
     """Whatever else changed in the file; another order, letter or count is other evidence."""
 
     def digest(*features: str) -> str | None:
-        path = tmp_path / "one.gbk"
-        path.write_text(entry("AB1.1", "ACGT", *features), encoding="utf-8")
-        return write_annotations(tmp_path / "t.parquet", path, known(AB1="ACGT")).records["AB1.1"].evidence_digest
+        return evidence_of(cds_in(tmp_path, *features))[1]
 
     same = digest(cds("MALL"), cds("KR"))
     assert digest(cds("MALL", 'product="x"'), feature("gene"), feature("CDS", "1..9", "pseudo"), cds("kr*")) == same
     others = [(cds("KR"), cds("MALL")), (cds("MALLKR"),), (cds("MALL"),), (cds("MALK"), cds("KR")), ()]
     assert len({same, *(digest(*features) for features in others)}) == 6
-
-
-PROTEIN = st.text("ACDEFGHIKLMNPQRSTVWY*X", max_size=80)
-MADE = st.builds(lambda protein, pseudo: {"protein": protein, "pseudo": pseudo}, st.none() | PROTEIN, st.booleans())
-
-
-def text_of(made: dict[str, Any]) -> str:
-    qualifiers = ["pseudo"] * made["pseudo"] + ([] if made["protein"] is None else [f'translation="{made["protein"]}"'])
-    return feature("CDS", "1..9", *qualifiers)
-
-
-def used(features: list[dict[str, Any]]) -> tuple[str, ...]:
-    proteins = [(made["protein"] or "").removesuffix("*") for made in features if not made["pseudo"]]
-    return tuple(protein for protein in proteins if protein and "*" not in protein)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.lists(MADE, max_size=7), min_size=1, max_size=8), st.sets(st.integers(0, 7)))
-def check_round_trip(folder: Path, features: list[list[dict[str, Any]]], asked: set[int]) -> None:
-    path, table = folder / "made.gbk", folder / "made.parquet"
-    entries = [entry(f"AB{n}.1", "ACGT" * n, *map(text_of, made)) for n, made in enumerate(features)]
-    path.write_bytes(gzip.compress("".join(entries).encode(), 1))
-    found = write_annotations(table, path, known(**{f"AB{n}": "ACGT" * n for n in range(len(features))}))
-    assert sum(found.treatments.values()) == sum(map(len, features)) == read_table(table).num_rows
-    proteins = {f"AB{n}.1": used(made) for n, made in enumerate(features)}
-    assert {name: of.evidence is Evidence.CDS for name, of in found.records.items()} == {
-        name: bool(translations) for name, translations in proteins.items()
-    }
-    assert read_proteins(table, [f"AB{n}.1" for n in asked]) == {
-        name: translations for n in asked if (translations := proteins.get(name := f"AB{n}.1"))
-    }
-
-
-def test_what_was_written_is_read_back_however_it_was_batched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cds_module, "_BATCH_ROWS", 3)
-    check_round_trip(tmp_path)
 
 
 # ---- which proteins of frames lie inside of them ----
@@ -298,7 +248,7 @@ def proteins_and_queries(draw: st.DrawFn) -> tuple[list[str], list[str]]:
     return proteins, queries
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[])
+@settings(max_examples=150, deadline=None)
 @given(proteins_and_queries())
 @example(([], ["A", "A" * 30]))
 @example((["ABC", "DEF"], ["ABC", "CD", "ABCDEF", "B"]))
@@ -310,22 +260,6 @@ def check_search(case: tuple[list[str], list[str]]) -> None:
 @pytest.mark.usefixtures("way")
 def test_it_finds_what_a_plain_search_finds() -> None:
     check_search()
-
-
-@pytest.mark.usefixtures("way")
-def test_every_part_of_real_letters_at_every_offset() -> None:
-    draw = random.Random(4)
-    proteins = ["".join(draw.choices(AMINO_ACIDS, k=length)) for length in (5, 22, 23, 24, 39, 40, 41, 200)]
-    inside = [p[a:b] for p in proteins for a in range(0, len(p), 3) for b in (a + 22, a + 23, a + 41, len(p))]
-    across = [proteins[-1][-n:] + proteins[-2][:n] for n in (11, 12, 20)]
-    require_as_plainly_searched(proteins, [*inside, *across, *(query[::-1] for query in inside)])
-
-
-def test_a_bacterial_genome() -> None:
-    draw = random.Random(1)
-    proteins = ["".join(draw.choices(AMINO_ACIDS, k=draw.randint(60, 600))) for _ in range(4000)]
-    queries = [draw.choice(proteins)[: draw.randint(60, 166)] for _ in range(250)]
-    require_as_plainly_searched(proteins, [*queries, *(query[::-1] for query in queries)])
 
 
 UNIT = "".join(random.Random(6).choices(AMINO_ACIDS, k=100))

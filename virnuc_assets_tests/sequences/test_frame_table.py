@@ -1,24 +1,15 @@
 """Open frames: which are kept, with what evidence, and that all others are counted."""
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import pyarrow as pa
 import pytest
-from Bio import SeqIO
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnuc_assets.sequences.chunk_table import ChunkReader
 from virnuc_assets.sequences.frame_table import Truth, open_frames
-from virnuc_assets.sequences.opening import open_source
-from virnuc_assets.sequences.planning import plan_source
 from virnuc_assets.storage.schemas import FATES, LEDGER_COUNTS, chunks_schema, frames_schema
 
 from .plain import PlainTruth, plain_frames, plain_table
 
-LAMBDA = Path(__file__).parents[2] / "data" / "genomes" / "viral" / "lambda.fna.gz"
-LAMBDA_ID = "gi|9626243|ref|NC_001416.1|"
 # F1 MA, F2 WP, F3 GL, R1 *A, R2 RP, R3 GH
 SIX_CODON_PAIRS = "ATGGCCTA"
 LONGER_THAN_ANY = 1000
@@ -43,48 +34,49 @@ def kept(table: pa.Table) -> list[str]:
     return table.column("frame_id").to_pylist()
 
 
-def counts(found: Mapping[str, int]) -> dict[str, int]:
-    """Frames by fate, and all chunks."""
+def counts(table: pa.Table, record_id: str = "r") -> dict[str, int]:
+    """Frames of a record by what became of them, and all chunks."""
+    (found,) = (row for row in table.to_pylist() if row["record_id"] == record_id)
     frames = {fate: found[f"frames_{fate}"] for fate in FATES if found[f"frames_{fate}"]}
     return {"chunks": sum(found[f"chunks_{fate}"] for fate in FATES), **frames}
 
 
 def test_a_sample_chunk_gives_its_stop_free_frames_and_no_truth() -> None:
-    found = open_frames(chunks(("r", SIX_CODON_PAIRS)), None)
+    frames, counted = open_frames(chunks(("r", SIX_CODON_PAIRS)), None)
     unknown = {"label": None, "group": None, "annotated": None}
     same = {"chunk_id": "r_chunk_1", "record_id": "r", **unknown}
-    assert found.table.schema == frames_schema()
-    assert found.table.to_pylist() == [
+    assert frames.schema == frames_schema()
+    assert frames.to_pylist() == [
         {"frame_id": "r_chunk_1F1", "strand": "+", "frame": 1, "nucleotides": "ATGGCCT", "protein": "MA", **same},
         {"frame_id": "r_chunk_1F2", "strand": "+", "frame": 2, "nucleotides": "TGGCCTA", "protein": "WP", **same},
         {"frame_id": "r_chunk_1F3", "strand": "+", "frame": 3, "nucleotides": "GGCCTA", "protein": "GL", **same},
         {"frame_id": "r_chunk_1R2", "strand": "-", "frame": 2, "nucleotides": "AGGCCAT", "protein": "RP", **same},
         {"frame_id": "r_chunk_1R3", "strand": "-", "frame": 3, "nucleotides": "GGCCAT", "protein": "GH", **same},
     ]
-    assert counts(found.counts["r"]) == {"chunks": 1, "kept": 5, "dropped_stop": 1}
+    assert counts(counted) == {"chunks": 1, "kept": 5, "dropped_stop": 1}
 
 
 @pytest.mark.parametrize("sequence", ["A", "AC", "NNNNNNNNN", "RYKMSWBDH"])
 def test_empty_proteins_are_no_frames(sequence: str) -> None:
-    found = open_frames(chunks(("r", sequence)), None)
-    assert found.table == open_frames(chunks(), None).table == frames_schema().empty_table()
-    assert counts(found.counts["r"]) == {"chunks": 1, "dropped_empty": 6}
+    frames, counted = open_frames(chunks(("r", sequence)), None)
+    assert frames == open_frames(chunks(), None)[0] == frames_schema().empty_table()
+    assert counts(counted) == {"chunks": 1, "dropped_empty": 6}
 
 
 def test_a_frame_of_an_annotated_record_needs_one_of_its_own_proteins() -> None:
     """MA lies inside KMAK, GL begins GLL, GH is a whole protein; WP is not there, RP only backwards."""
     table = chunks(("r", SIX_CODON_PAIRS), ("other", SIX_CODON_PAIRS))
-    found = open_frames(table, truth(r=("KMAK", "GLL", "PRW", "GH"), other=("WP",)))
-    assert kept(found.table) == ["r_chunk_1F1", "r_chunk_1F3", "r_chunk_1R3", "other_chunk_1F2"]
-    assert counts(found.counts["r"]) == {"chunks": 1, "kept": 3, "dropped_stop": 1, "dropped_no_cds": 2}
+    frames, counted = open_frames(table, truth(r=("KMAK", "GLL", "PRW", "GH"), other=("WP",)))
+    assert kept(frames) == ["r_chunk_1F1", "r_chunk_1F3", "r_chunk_1R3", "other_chunk_1F2"]
+    assert counts(counted) == {"chunks": 1, "kept": 3, "dropped_stop": 1, "dropped_no_cds": 2}
     # WP, GL and RP would be found where one protein ends and the next begins.
-    found = open_frames(chunks(("r", SIX_CODON_PAIRS)), truth(r=("MW", "PG", "LR", "P")))
-    assert counts(found.counts["r"]) == {"chunks": 1, "dropped_stop": 1, "dropped_no_cds": 5}
+    frames, counted = open_frames(chunks(("r", SIX_CODON_PAIRS)), truth(r=("MW", "PG", "LR", "P")))
+    assert counts(counted) == {"chunks": 1, "dropped_stop": 1, "dropped_no_cds": 5}
 
 
 def test_a_chunk_without_a_kept_frame_has_the_reason_that_went_furthest() -> None:
     rows = [("r", SIX_CODON_PAIRS), ("r", "GGCGNCGGC"), ("r", "TAACTAACTAACTTAGTTAGTTAG"), ("r", "AC"), ("r", "TGGGG")]
-    found = open_frames(chunks(*rows), truth(r=("WG",))).counts["r"]
+    (found,) = open_frames(chunks(*rows), truth(r=("WG",)))[1].to_pylist()
     assert {name: found[name] for name in found if name.startswith("chunks_")} == {
         f"chunks_{fate}": 1 for fate in FATES
     }
@@ -101,27 +93,15 @@ def test_rows_and_counts_agree_with_a_plain_statement(
     """Of samples, and of reference with and without annotation."""
     plain = None if proteins is None else PlainTruth("viral", "dsDNA phage", proteins)
     known = None if proteins is None else truth(**{name: tuple(found) for name, found in proteins.items()})
-    found = open_frames(chunks(*records.items()), known)
-    assert found.table.to_pylist() == plain_table(list(records.items()), LONGER_THAN_ANY, plain)
-    assert list(found.counts) == list(records)
-    for record_id, count in found.counts.items():
+    frames, counted = open_frames(chunks(*records.items()), known)
+    assert frames.to_pylist() == plain_table(list(records.items()), LONGER_THAN_ANY, plain)
+    assert counted["record_id"].to_pylist() == list(records)
+    for count in counted.to_pylist():
+        record_id = count.pop("record_id")
         assert set(count) <= set(LEDGER_COUNTS)
         assert sum(count[f"chunks_{fate}"] for fate in FATES) == 1
         assert sum(count[f"frames_{fate}"] for fate in FATES) == 6
         if known is None:
             empty = [name for name, _, protein in plain_frames(records[record_id]) if not protein]
             assert count["frames_dropped_empty"] == len(empty)
-        assert count["frames_kept"] == found.table.column("record_id").to_pylist().count(record_id)
-
-
-@pytest.mark.parametrize(("chunk_length", "chunk_rows"), [(500, 98), (300, 162)])
-def test_lambda_is_framed_as_plainly_stated(chunk_length: int, chunk_rows: int) -> None:
-    with open_source(LAMBDA) as source:
-        record = SeqIO.read(source.text, "fasta")
-    assert (record.id, len(record.seq), set(record.seq)) == (LAMBDA_ID, 48_502, set("ACGT"))
-    plan = plan_source(LAMBDA, "lambda", chunk_length, shard_chunks=10_000)
-    table = ChunkReader(LAMBDA, plan.sha256, chunk_length).table(plan.pieces)
-    assert table.num_rows == chunk_rows
-    rows = open_frames(table, None).table.to_pylist()
-    assert rows == plain_table([(LAMBDA_ID, str(record.seq))], chunk_length, None)
-    assert {len(row["protein"]) for row in rows} == {chunk_length // 3, chunk_length // 3 - (chunk_length % 3 == 0)}
+        assert count["frames_kept"] == frames.column("record_id").to_pylist().count(record_id)

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets.sequences.genbank import Entry, read_genbank
+from virnuc_assets.sequences.genbank import read_genbank
 from virnuc_assets.sequences.opening import SequenceFileError, open_source
 from virnuc_assets.sequences.reading import read_records
+from virnuc_assets.sequences.records import Header
 from virnuc_assets_tests.sequences.genbank_files import GENOMES, cds, entry, feature
 
 pytestmark = pytest.mark.filterwarnings("ignore::Bio.BiopythonParserWarning")
 Read = list[tuple[str, int | None, bytes, tuple[str, ...]]]
 
 
-def translations(entry: Entry) -> tuple[str, ...]:
-    return tuple(cds.qualifiers["translation"][0] for cds in entry.features if "translation" in cds.qualifiers)
+def translations(header: Header) -> tuple[str, ...]:
+    return tuple(cds.qualifiers["translation"][0] for cds in header.features if "translation" in cds.qualifiers)
 
 
 def read(path: Path) -> Read:
@@ -27,7 +28,7 @@ def read(path: Path) -> Read:
     found: Read = []
     with open_source(path) as source:
         for part in read_genbank(source):
-            if isinstance(part, Entry):
+            if isinstance(part, Header):
                 found.append((part.id, part.length_nt, b"", translations(part)))
             else:
                 found[-1] = (*found[-1][:2], found[-1][2] + part, found[-1][3])
@@ -57,17 +58,14 @@ FORMS = {
     "gzip": gzip.compress(TWO.encode(), mtime=0),
     "crlf and bom": b"\xef\xbb\xbf" + TWO.replace("\n", "\r\n").encode(),
     "origin with text": TWO.replace("ORIGIN\n", "ORIGIN      1 bp upstream of //; chromosome 4.\n").encode(),
-    "origin with text in other columns": TWO.replace("ORIGIN\n", "ORIGIN at the start\n").encode(),
     "base count": TWO.replace("ORIGIN", "BASE COUNT       1 a      2 c\nORIGIN").encode(),
     "blank lines between": TWO.replace("//\n", "//\n\n").encode(),
-    "positions indented by one too many": TWO.replace("        1 ", "         1 ").encode(),
     "no positions": TWO.replace("        1 ", "          ").encode(),
     "after the head of a release file": (
         "GBVRL1.SEQ          Genetic Sequence Data Bank\n                         October 15 2023\n\n"
         f"       2 loci,           16 bases, from        2 reported sequences\n\n{TWO}"
     ).encode(),
     "after comments": f"# made by hand\n; twice\n{TWO}".encode(),
-    "no last end mark": TWO.removesuffix("//\n").encode(),
 }
 
 
@@ -76,7 +74,7 @@ def test_sequences_and_translations_of_cds_alone(tmp_path: Path, content: bytes)
     path = written(tmp_path, content)
     assert read(path) == TWO_READ
     with open_source(path) as source:
-        assert [(record.id, bytes(record.sequence)) for record in read_records(source)] == [
+        assert [(header.id, b"".join(found)) for header, found in read_records(source)] == [
             (record_id, letters) for record_id, _, letters, _ in TWO_READ
         ]
 
@@ -97,7 +95,7 @@ BROKEN = {
     "cut at a line's end": (LONG[:END_OF_LINE_3], ["'AB1.1'", "expected 800 nt", "found 180 up to line 16, where"]),
     "lines missing": (LONG[:END_OF_LINE_3] + "//\n", ["'AB1.1'", "expected 800 nt", "180 up to line 17; it is cut"]),
     "one too many": (LONG.replace("        800 bp", "        799 bp"), ["expected 799 nt", "found 800"]),
-    "no end mark": (TWO.replace("//\n", "", 1), ["record 'AB000001.1'", "next LOCUS stands at line 23"]),
+    "no end mark": (TWO.replace("//\n", "", 1), ["record 'AB000001.1'", "next LOCUS is in line 23"]),
     "cut, then the next": (without_sequence(TWO, end=""), ["record 1 (from line 1)", "next LOCUS", "line 21"]),
     "neither ORIGIN nor CONTIG": (without_sequence(TWO, end="//\n"), ["record 1 (lines 1 to 21)", "cannot be parsed"]),
     "neither length nor end mark": (
@@ -123,8 +121,6 @@ BROKEN = {
     "no name": ("LOCUS       \n//\n", ["record 1 (line 1)", "expected a name"]),
     # What is between records may be one that would be left out.
     "a LOCUS in other columns": (TWO + "\n \nLOCUS     X         4 bp    DNA\n", AFTER_TWO),
-    "a record in lower case": (TWO + "\n \n" + TWO.lower(), AFTER_TWO),
-    "an indented record": (TWO + "\n \n " + TWO, AFTER_TWO),
     "FASTA after GenBank": (TWO + "\n \n>Y.1\nACGT\n", AFTER_TWO),
 }
 
@@ -183,7 +179,7 @@ def test_locus_lines_of_annotation_programs(tmp_path: Path, line: str, accession
 
 
 def test_memory_does_not_grow_with_the_sequence(tmp_path: Path) -> None:
-    """Beyond one piece of some thousand lines and the file's buffers."""
+    """Beyond one segment of some thousand lines and the file's buffers."""
     path = written(tmp_path, entry("AB1.1", "ACGTTGCAAG" * 300_000, *[feature("gene", "1..9", 'note="x"')] * 5_000))
     with open_source(path) as source:
         tracemalloc.start()
@@ -202,7 +198,7 @@ def test_genbank_and_fasta_of_a_bundled_genome_are_the_same_records() -> None:
         found = read(path)
         with open_source(path.with_name(path.name.replace(".gbk", ".fna"))) as fasta:
             assert [(record_id, letters) for record_id, _, letters, _ in found] == [
-                (record.id, bytes(record.sequence)) for record in read_records(fasta)
+                (header.id, b"".join(letters)) for header, letters in read_records(fasta)
             ]
         assert all(proteins for *_, proteins in found)
 

@@ -21,7 +21,6 @@ from virnuc_assets.sequences.catalogue import Label, Source
 from virnuc_assets.sequences.opening import SequenceFileError
 from virnuc_assets.sequences.plan_table import (
     SameRecords,
-    ShardPlan,
     changed_sources,
     plan_reference,
     plan_sample,
@@ -30,7 +29,7 @@ from virnuc_assets.sequences.plan_table import (
     read_plan,
     read_shard,
 )
-from virnuc_assets.sequences.planning import plan_faults, records_digest, whole_records
+from virnuc_assets.sequences.planning import ShardPlan, plan_faults, rows_of, table_of, whole_records
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.tables import TableMismatch
 
@@ -82,7 +81,7 @@ def planned(path: Path, sources: list[Source], **options: Any) -> ShardPlan:  # 
 
 def places(plan: ShardPlan) -> dict[str, str]:
     """Source and shard of every record, as none of these is spread over shards."""
-    return {piece.record_id: f"{piece.source} {piece.shard}" for piece in plan.pieces}
+    return {segment.record_id: f"{segment.source} {segment.shard}" for segment in plan.segments}
 
 
 FIRST = {
@@ -99,7 +98,7 @@ def test_records_of_one_label_are_packed_across_files(path: Path, sources: list[
     assert places(plan) == FIRST
     assert plan.numbered == {"host": 1, "viral": 2}
     assert planned_shards(path) == plan.shards == ["host-0001", "viral-0001", "viral-0002"]
-    assert [piece.evidence for piece in plan.pieces] == [
+    assert [segment.evidence for segment in plan.segments] == [
         *("no GenBank file", "record not in GenBank", "cds", "record not in GenBank", "no GenBank file")
     ]
     three, genbank = plan.sources["three"], sources[1].genbank
@@ -107,13 +106,13 @@ def test_records_of_one_label_are_packed_across_files(path: Path, sources: list[
     for file, digest in {sources[1].fasta: three.sha256, genbank: three.genbank_sha256}.items():
         assert digest == hashlib.sha256(file.read_bytes()).hexdigest()
     shard = read_shard(path, "viral-0002")
-    assert [piece.record_id for piece in shard.pieces] == ["d", "e"]
+    assert [segment.record_id for segment in shard.segments] == ["d", "e"]
     assert (shard.sources, shard.chunk_length) == ({name: plan.sources[name] for name in ("three", "two")}, 300)
     assert shard.groups == {"d": "phage", "e": "ssRNA"}
 
 
 def test_a_shard_that_is_not_planned_is_refused(path: Path, sources: list[Source]) -> None:
-    """Its partition may still be registered; without pieces its table would be made without a row, and no word."""
+    """Its partition may still be registered; without segments its table would be made without a row, and no word."""
     with pytest.raises(TableMismatch, match="does not exist"):
         read_shard(path, "viral-0001")
     assert planned_shards(path) == []
@@ -156,20 +155,6 @@ def test_what_the_catalogue_says_of_a_file_is_planned(path: Path, sources: list[
         **FIRST,
         "e": "two host-0002",
     }
-
-
-def test_a_label_is_packed_again_on_demand(path: Path, sources: list[Source]) -> None:
-    planned(path, sources)
-    write(sources[1].fasta, "cd")
-    assert places(planned(path, sources)) == {record: place for record, place in FIRST.items() if record != "b"}
-    plan = planned(path, sources, repack=["viral"])
-    assert places(plan) == {
-        "a": "one host-0001",
-        "c": "three viral-0003",
-        "d": "three viral-0003",
-        "e": "two viral-0004",
-    }
-    assert [piece.evidence for piece in plan.pieces][1:3] == ["cds", "record not in GenBank"]
 
 
 def cut(three: Source) -> Source:
@@ -215,7 +200,7 @@ def test_a_broken_source_fails_alone_and_keeps_the_records_that_it_had(
     plan, failures = plan_reference(path, [one, broken(three), two], SETTINGS)
     assert [(name, message in str(error)) for name, error in failures.items()] == [("three", True)]
     assert places(plan) == {**FIRST, "x": "one host-0002"}
-    assert [piece for piece in plan.pieces if piece.source == "three"] == list(before.pieces[1:4])
+    assert [segment for segment in plan.segments if segment.source == "three"] == before.segments[1:4]
     assert planned_proteins(path, read_shard(path, "viral-0001")) == {"c": ("MALL", "KR")}
     write(three.fasta, "bc")
     write_cds(three.genbank, "c", "KK")  # type: ignore[arg-type]
@@ -245,7 +230,7 @@ def test_a_record_that_is_not_planned_lends_its_group_to_no_namesake(path: Path,
     two = sources[2].fasta
     two.write_text(f">b\nACGT\n>b\nACGA\n>e\n{letters('e')}\n")
     plan = planned(path, sources)
-    assert [(piece.record_id, piece.fate) for piece in plan.pieces if piece.source == "two"] == [
+    assert [(segment.record_id, segment.fate) for segment in plan.segments if segment.source == "two"] == [
         *(("b", "failed"), ("b", "failed"), ("e", "planned"))
     ]
     assert plan.groups == {**dict.fromkeys("bcd", "phage"), "a": "fungi", "e": "ssRNA"}
@@ -287,17 +272,17 @@ def test_a_sample_has_shards_of_its_own_and_continues_them(path: Path, tmp_path:
     sample.fasta.write_text(f">x other words\n{letters('x').lower()}\n>a\n{letters('a')}\n")
     third = plan_sample(path, sample, SETTINGS)
     assert places(third) == {"x": "s s-000003", "a": "s s-000001"}
-    assert (read_plan(path).pieces, read_plan(path).numbered) == (third.pieces, {"s": 3})
+    assert (read_plan(path).segments, read_plan(path).numbered) == (third.segments, {"s": 3})
     sample.fasta.write_text(">")
     with pytest.raises(SequenceFileError, match="without an id"):
         plan_sample(path, sample, SETTINGS)
-    assert read_plan(path).pieces == third.pieces
+    assert read_plan(path).segments == third.segments
 
 
 def test_a_new_sample_with_the_records_of_another_is_not_planned(path: Path, tmp_path: Path) -> None:
     sample = Source("s", tmp_path / "s.fa")
     write(sample.fasta, "ab")
-    content = records_digest(plan_sample(path, sample, SETTINGS).pieces)
+    content = plan_sample(path, sample, SETTINGS).content
     with pytest.raises(SameRecords, match="holds the same records as t, whose results hold for it") as caught:
         plan_sample(path.with_name("other.parquet"), sample, SETTINGS, {content: "t"})
     assert (caught.value.source, caught.value.content) == ("t", content)
@@ -331,17 +316,17 @@ def released(folder: Path, release: Release, time: int) -> list[Source]:
 def chunk_places(plan: ShardPlan) -> dict[tuple[str, str, str], list[tuple[str, int, int]]]:
     """Where the chunks of every record are, by label, id and letters."""
     found: dict[tuple[str, str, str], list[tuple[str, int, int]]] = {}
-    for piece in plan.pieces:
-        key = LABEL_OF_FILE[piece.source], piece.record_id, piece.digest
-        found.setdefault(key, []).append((piece.shard, piece.first_chunk, piece.end_chunk))
+    for segment in plan.segments:
+        key = LABEL_OF_FILE[segment.source], segment.record_id, segment.digest
+        found.setdefault(key, []).append((segment.shard, segment.first_chunk, segment.end_chunk))
     return found
 
 
 def sizes(plan: ShardPlan) -> Counter[str]:
     found = Counter(dict.fromkeys(plan.shards, 0))
-    for piece in plan.pieces:
-        assert piece.shard.startswith(f"{LABEL_OF_FILE[piece.source]}-")
-        found[piece.shard] += piece.chunks
+    for segment in plan.segments:
+        assert segment.shard.startswith(f"{LABEL_OF_FILE[segment.source]}-")
+        found[segment.shard] += segment.chunks
     return found
 
 
@@ -351,7 +336,12 @@ def require_continued(before: ShardPlan, after: ShardPlan) -> None:
     kept = earlier.keys() & later.keys()
     assert {record: later[record] for record in kept} == {record: earlier[record] for record in kept}
     for label in ("host", "viral"):
-        new = {piece[0] for record in later.keys() - kept for piece in later[record] if record[0] == label and piece[2]}
+        new = {
+            segment[0]
+            for record in later.keys() - kept
+            for segment in later[record]
+            if record[0] == label and segment[2]
+        }
         first = before.numbered.get(label, 0)
         opened = [f"{label}-{number + 1:04d}" for number in range(first, after.numbered[label])]
         assert sorted(new) == [shard for shard in opened if sizes(after)[shard]]
@@ -365,13 +355,13 @@ def test_any_sequence_of_releases_holds_every_chunk_once(
 ) -> None:
     """Records come, go, change their letters, and move to another file or label."""
     folder = tmp_path_factory.mktemp("releases")
-    path, plan = folder / "var" / "plan.parquet", ShardPlan((), {}, {}, 300)
+    path, plan = folder / "var" / "plan.parquet", ShardPlan(table_of([]), {}, {}, 300)
     for number, release in enumerate(releases, start=1):
         before, sources = plan, released(folder, release, number * 10**9)
         plan, failures = plan_reference(path, sources, SMALL_SHARDS)
         assert failures == {}
-        assert list(plan_faults(plan.pieces, 300)) == []
-        found = [(record.record_id, record.source, record.length_nt) for record in whole_records(plan.pieces)]
+        assert list(plan_faults(plan.segments, 300)) == []
+        found = [(record.record_id, record.source, record.length_nt) for record in rows_of(whole_records(plan.table))]
         assert sorted(found) == sorted((record, file, length) for record, (file, _, length) in release.items())
         assert max(sizes(plan).values()) <= 3
         require_continued(before, plan)

@@ -26,7 +26,7 @@ def many_frames(sequences: list[str]) -> list[list[tuple[str, str, str]]]:
         nucleotides, lengths_nt = found.nucleotides(frame, rows, lengths_aa)
         for row, (nt, aa) in enumerate(zip(parted(nucleotides, lengths_nt), parted(proteins, lengths_aa), strict=True)):
             frames[row].append((name, nt, aa))
-            assert found.fates[row, frame] == (EMPTY if not aa else STOPPED if "*" in aa else OPEN)
+            assert found.status[row, frame] == (EMPTY if not aa else STOPPED if "*" in aa else OPEN)
     assert found.ambiguous.tolist() == [bool(set(sequence) - set("ACGT")) for sequence in sequences]
     return frames
 

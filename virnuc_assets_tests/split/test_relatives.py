@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import random
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.settings import SplitSettings
-from virnuc_assets.split.relatives import _informative_stretches, find_relatives, protein_hashes
+from virnuc_assets.split.relatives import Clusters, Relatedness, _informative_stretches, find_relatives, protein_hashes
 from virnuc_assets_tests.split.planted import gene, mutated, reverse_complement
 
 SETTINGS = SplitSettings()
@@ -26,7 +27,11 @@ PARTLY_FOUND = {
 
 
 def clusters_of(records: list[tuple[str, bytes]], settings: SplitSettings = SETTINGS) -> dict[str, str]:
-    return find_relatives(records, {}, settings, {}).clusters()
+    return clustered(find_relatives(records, {}, settings, {}))
+
+
+def clustered(related: Relatedness, records: Iterable[str] | None = None) -> dict[str, str]:
+    return Clusters(related.links, related.links if records is None else records).by_record()
 
 
 def test_hand_named_genomes_are_found_by_themselves_and_no_others() -> None:
@@ -37,9 +42,9 @@ def test_hand_named_genomes_are_found_by_themselves_and_no_others() -> None:
         for row in csv.DictReader(handle, delimiter="\t"):
             by_hand[row["relatives"]].add(row["name"])
             with open_source(GENOMES / row["fasta"]) as source:
-                for record in read_records(source):
-                    name_of[record.id] = row["name"]
-                    sequences.append((record.id, bytes(record.sequence)))
+                for header, letters in read_records(source):
+                    name_of[header.id] = row["name"]
+                    sequences.append((header.id, b"".join(letters)))
     clusters: dict[str, set[str]] = defaultdict(set)
     for record, cluster in clusters_of(sequences).items():
         clusters[cluster].add(name_of[record])
@@ -96,7 +101,7 @@ def test_names_join_and_every_reason_is_given_in_whatever_order_records_come() -
             SETTINGS,
             {("c", "e"): 2, ("a", "e"): 1},
         )
-        assert list(related.clusters().items()) == [("a", "a"), ("b", "a"), ("c", "a"), ("d", "d"), ("e", "a")]
+        assert list(clustered(related).items()) == [("a", "a"), ("b", "a"), ("c", "a"), ("d", "d"), ("e", "a")]
         assert related.reasons == {
             "a": "containment 1.0000 with b; 1 pairs of similar proteins with e; named relatives y with 2 others",
             "b": "containment 1.0000 with a; named organism X with 1 others; named relatives y with 2 others",
@@ -109,8 +114,8 @@ def test_names_join_and_every_reason_is_given_in_whatever_order_records_come() -
 def test_a_record_that_is_not_clustered_links_no_others_and_a_name_still_does() -> None:
     named = {"n": ["a", "b", "d"]}
     related = find_relatives([(name, gene(ord(name))) for name in "abcd"], named, SETTINGS, {("b", "c"): 1})
-    assert related.clusters() == {"a": "a", "b": "a", "c": "a", "d": "a"}
-    assert related.clusters(["d", "c", "a"]) == {"a": "a", "c": "c", "d": "a"}
+    assert clustered(related) == {"a": "a", "b": "a", "c": "a", "d": "a"}
+    assert clustered(related, ["d", "c", "a"]) == {"a": "a", "c": "c", "d": "a"}
 
 
 def test_a_long_record_is_sketched_as_its_segments_together() -> None:

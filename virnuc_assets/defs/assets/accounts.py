@@ -32,7 +32,7 @@ def sample_ledger(layout: Layout, sample: str) -> pa.Table:
         TableMismatch: a shard's ledger is missing.
     """
     plan = layout.plan("samples", sample)
-    return merged_ledger(read_plan(plan).pieces, _ledgers(layout, "samples", planned_shards(plan)))
+    return merged_ledger(read_plan(plan).table, _ledgers(layout, "samples", planned_shards(plan)))
 
 
 def _ledgers(layout: Layout, domain: Domain, shards: Iterable[str]) -> Iterator[pa.Table]:
@@ -72,9 +72,8 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 
         def batches() -> Iterator[pa.Table]:
             plan = read_plan(layout.plan("reference"))
-            table = merged_ledger(plan.pieces, _ledgers(layout, "reference", plan.shards))
-            sources = pa.array([record.source for record in whole_records(plan.pieces)], pa.string())
-            yield table.add_column(0, "source", sources).cast(reference_ledger_schema())
+            table = merged_ledger(plan.table, _ledgers(layout, "reference", plan.shards))
+            yield table.add_column(0, "source", whole_records(plan.table)["source"]).cast(reference_ledger_schema())
 
         outcome = made_table(layout.whole(LEDGER), provenance, batches)
         table = read_table(layout.whole(LEDGER), reference_ledger_schema())
@@ -92,10 +91,9 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
         """All planned records of every source have their line, and all chunks and frames add up."""
         table = read_table(workspace.layout.whole(LEDGER), reference_ledger_schema())
         faults = {LEDGER: found} if (found := ledger_faults(table)) else {}
-        records = whole_records(read_plan(workspace.layout.plan("reference")).pieces)
-        lines = zip(table.column("source").to_pylist(), table.column("record_id").to_pylist(), strict=True)
-        if list(lines) != [(record.source, record.record_id) for record in records]:
-            faults["plan"] = [f"{len(records)} records planned, {table.num_rows} in the ledger, or not the same"]
+        records = whole_records(read_plan(workspace.layout.plan("reference")).table)
+        if any(table[name] != records[name] for name in ("source", "record_id")):
+            faults["plan"] = [f"{records.num_rows} records planned, {table.num_rows} in the ledger, or not the same"]
         return result(faults, records=table.num_rows)
 
     return [every_reference_record_is_accounted_for]

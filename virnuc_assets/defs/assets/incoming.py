@@ -1,8 +1,8 @@
 """Group `shards`: plans the files of the watched folder into sample shards, and notes the status of each file."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 import dagster as dg
 
@@ -22,28 +22,19 @@ from virnuc_assets.sequences.incoming import (
     write_intake_log,
 )
 from virnuc_assets.sequences.opening import SequenceFileError, SourceChanged
-from virnuc_assets.sequences.plan_table import SameRecords, ShardPlan, plan_sample, read_shard
-from virnuc_assets.sequences.planning import records_digest, whole_records
+from virnuc_assets.sequences.plan_table import SameRecords, plan_sample, read_shard
+from virnuc_assets.sequences.planning import ShardPlan, whole_records
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import require_layout
 
 # One such run at a time: files that came together are compared, and none is planned twice.
 POOL = "plan_samples"
-E = TypeVar("E", bound=VirnucError)
 
 
 class PlanSamples(dg.Config):
     """Which files of the watched folder to plan: the sensor names those that are complete; a person plans all."""
 
     files: list[str] | None = None
-
-
-class NameRefused(VirnucError):
-    """A file whose name no sample can have."""
-
-
-class NameTaken(VirnucError):
-    """A file whose name is, as a sample, that of another file."""
 
 
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpec]:
@@ -70,53 +61,29 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
         require_layout(layout)
         files = visible_files(settings.incoming)
         chosen = {name: path for name, path in files.items() if config.files is None or name in config.files}
-        states, intake = file_states(chosen, settings.sequences), read_intake_log(layout)
-        names, failures = _sample_names(files, chosen, intake)
-        sources = {file: Source(names[file], chosen[file]) for file in states if file not in failures}
-        plans = _plan_each(workspace, sources, known_contents(layout, intake), failures)
-        samples = {names[file]: plan for file, plan in plans.items()}
-        growing, duplicates = _taken_out(failures, SourceChanged), _taken_out(failures, SameRecords)
-        refused = {names[file] for file, error in failures.items() if isinstance(error, SequenceFileError)}
-        added = register(context.instance, SAMPLES, list(samples))
+        found = _Planned(workspace, files, file_states(chosen, settings.sequences))
+        added = register(context.instance, SAMPLES, list(found.plans))
+        refused = {entry.sample for entry in found.entries if entry.fate == "refused"}
         others = set(SAMPLES.keys(context.instance)) - refused
         # A sample whose plan and file are gone can never be made.
         planned = [name for name in others if layout.plan("samples", name).is_file()]
         removed = unregister_all_but(context.instance, SAMPLES, planned)
-        versions = {name: _shard_digests(workspace, name, plan) for name, plan in samples.items()}
+        versions = {name: _shard_digests(workspace, name, plan) for name, plan in found.plans.items()}
         yield from changed_partitions(context.instance, SAMPLES, versions)
-        write_intake_log(layout, _entries(states, names, plans, failures | duplicates), files)
-        raise_failures(failures, "samples that cannot be read; all others are planned")
+        write_intake_log(layout, found.entries, files)
+        raise_failures(found.failures, "samples that cannot be read; all others are planned")
         facts: dict[str, Any] = {
-            **_totals(samples.values()),
+            "samples": len(found.plans),
+            "records": sum(whole_records(plan.table).num_rows for plan in found.plans.values()),
+            "shards": sum(map(len, versions.values())),
             "samples_added": len(added),
             "samples_removed": len(removed),
-            "duplicates": _told(duplicates),
-            "still_written": _told(growing),
+            "duplicates": found.duplicates,
+            "still_written": found.still_written,
         }
         yield dg.MaterializeResult(metadata=facts, data_version=dg.DataVersion(digest_of(versions)))
 
     return [sample_plan, shards_spec(SAMPLES, "Samples, as their files were planned.")]
-
-
-def _totals(plans: Collection[ShardPlan]) -> dict[str, int]:
-    records = sum(len(whole_records(plan.pieces)) for plan in plans)
-    return {"samples": len(plans), "records": records, "shards": sum(len(plan.shards) for plan in plans)}
-
-
-def _plan_each(
-    workspace: Workspace, sources: Mapping[str, Source], known: Mapping[str, str], failures: dict[str, VirnucError]
-) -> dict[str, ShardPlan]:
-    """Plans by file; of several new files with the same records the first is planned."""
-    contents, plans = dict(known), dict[str, ShardPlan]()
-    for file, source in sources.items():
-        path = workspace.layout.plan("samples", source.name)
-        try:
-            plans[file] = plan_sample(path, source, workspace.settings.sequences, contents)
-        except VirnucError as error:
-            failures[file] = error
-        else:
-            contents[records_digest(plans[file].pieces)] = source.name
-    return plans
 
 
 def _shard_digests(workspace: Workspace, sample: str, plan: ShardPlan) -> list[str]:
@@ -124,54 +91,60 @@ def _shard_digests(workspace: Workspace, sample: str, plan: ShardPlan) -> list[s
     return [plan_digest(read_shard(path, shard)) for shard in plan.shards]
 
 
-def _sample_names(
-    files: Mapping[str, Path], chosen: Mapping[str, Path], intake: Mapping[str, IncomingFile]
-) -> tuple[dict[str, str], dict[str, VirnucError]]:
-    """Sample name of every file that has one; of chosen files that are named alike one is taken, others are refused."""
-    failures: dict[str, VirnucError] = {}
-    owners: dict[str, str] = {}  # by sample; who has the name already, keeps it
-    names: dict[str, str] = {}
-    planned_first = sorted(files, key=lambda file: (file not in intake or intake[file].fate != "planned", file))
-    for file in planned_first:
+class _Planned:
+    """What becomes of the chosen files, one after the other; a failure that is not the file's leaves it waiting."""
+
+    def __init__(self, workspace: Workspace, files: Mapping[str, Path], states: Mapping[str, str]) -> None:
+        """Plan the files whose states are given; `files` are all of the folder, whose names they must not have."""
+        self.plans: dict[str, ShardPlan] = {}  # by sample
+        self.entries: list[IncomingFile] = []
+        self.failures: dict[str, VirnucError] = {}  # and what follows: by file
+        self.duplicates: dict[str, str] = {}
+        self.still_written: dict[str, str] = {}
+        self._workspace, self._intake = workspace, read_intake_log(workspace.layout)
+        self._known = known_contents(workspace.layout, self._intake)  # of several new files alike the first is planned
+        names, owners = self._named(files)
+        for file, state in states.items():
+            if isinstance(name := names[file], VirnucError):
+                self._refused(file, state, "refused", None, name)
+            elif (owner := owners[name]) != file:
+                error = VirnucError(f"{file}: named {name!r} as {owner!r} is; rename one")
+                self._refused(file, state, "namesake", name, error)
+            else:
+                self._plan(file, files[file], name, state)
+
+    def _named(self, files: Mapping[str, Path]) -> tuple[dict[str, str | VirnucError], dict[str, str]]:
+        """Sample name of every file, or why it has none; and the file that has the name: who had it, keeps it."""
+        names: dict[str, str | VirnucError] = {}
+        owners: dict[str, str] = {}
+        planned = {name for name, entry in self._intake.items() if entry.fate == "planned"}
+        for file in sorted(files, key=lambda file: (file not in planned, file)):
+            try:
+                names[file] = source_name(files[file])
+                owners.setdefault(str(names[file]), file)
+            except VirnucError as error:
+                names[file] = error
+        return names, owners
+
+    def _plan(self, file: str, path: Path, name: str, state: str) -> None:
+        layout, settings = self._workspace.layout, self._workspace.settings.sequences
         try:
-            names[file] = source_name(files[file])
+            plan = plan_sample(layout.plan("samples", name), Source(name, path), settings, self._known)
+        except SameRecords as error:
+            self.duplicates[file] = str(error)
+            self.entries.append(IncomingFile(file, state, "duplicate", error.source, error.content, None))
+        except SourceChanged as error:
+            self.still_written[file] = str(error)
+        except SequenceFileError as error:
+            self._refused(file, state, "refused", name, error)
         except VirnucError as error:
-            failures[file] = NameRefused(str(error))
-            continue
-        owner = owners.setdefault(names[file], file)
-        if owner != file:
-            failures[file] = NameTaken(f"{file}: named {names[file]!r} as {owner!r} is; rename one")
-    return names, {file: error for file, error in failures.items() if file in chosen}
+            self.failures[file] = error
+        else:
+            self.plans[name], self._known[plan.content] = plan, name
+            self.entries.append(IncomingFile(file, state, "planned", name, plan.content, None))
 
-
-def _entries(
-    states: Mapping[str, str],
-    names: Mapping[str, str],
-    plans: Mapping[str, ShardPlan],
-    failures: Mapping[str, VirnucError],
-) -> list[IncomingFile]:
-    """Entries of the intake log; a failure that is not the file's, e.g. a full disk, is none, and the file waits."""
-    entries = []
-    for file, state in states.items():
-        sample, error = names.get(file), failures.get(file)
-        if file in plans:
-            entries.append(IncomingFile(file, state, "planned", sample, records_digest(plans[file].pieces), None))
-        elif isinstance(error, SameRecords):
-            entries.append(IncomingFile(file, state, "duplicate", error.source, error.content, None))
-        elif isinstance(error, NameTaken):
-            entries.append(IncomingFile(file, state, "namesake", sample, None, str(error)))
-        elif isinstance(error, SequenceFileError | NameRefused):
-            entries.append(IncomingFile(file, state, "refused", sample, None, str(error)))
-    return entries
-
-
-def _taken_out(failures: dict[str, VirnucError], kind: type[E]) -> dict[str, E]:
-    """Failures of one kind, which are none of the run's."""
-    found = {file: error for file, error in failures.items() if isinstance(error, kind)}
-    for file in found:
-        del failures[file]
-    return found
-
-
-def _told(errors: Mapping[str, VirnucError]) -> dict[str, str]:
-    return {file: str(error) for file, error in errors.items()}
+    def _refused(
+        self, file: str, state: str, fate: Literal["refused", "namesake"], name: str | None, error: VirnucError
+    ) -> None:
+        self.failures[file] = error
+        self.entries.append(IncomingFile(file, state, fate, name, None, str(error)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow.compute as pc
 
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import FRAMES, features_provenance, frames_digest, variant_fingerprints
@@ -15,7 +16,8 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Source
-from virnuc_assets.sequences.plan_table import ShardPlan, read_plan
+from virnuc_assets.sequences.plan_table import read_plan
+from virnuc_assets.sequences.planning import ShardPlan
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import evaluation_schema, features_schema, vector_dim
 from virnuc_assets.storage.tables import content_digest, read_schema, require_table
@@ -100,7 +102,7 @@ def evaluation_provenance(features: Mapping[str, Path], split: Path, classifier_
 def planned(workspace: Workspace) -> ShardPlan:
     """The plan of the reference, with those of its records that have chunks to be used."""
     plan = read_plan(workspace.layout.plan("reference"))
-    return replace(plan, pieces=tuple(piece for piece in plan.pieces if piece.fate == "planned"))
+    return replace(plan, table=plan.table.filter(pc.equal(plan.table["fate"], "planned")))
 
 
 def record_sources(workspace: Workspace) -> dict[str, Source]:
@@ -112,7 +114,7 @@ def record_sources(workspace: Workspace) -> dict[str, Source]:
     sources, plan = {source.name: source for source in workspace.catalogue()}, planned(workspace)
     if gone := sorted(plan.sources.keys() - sources.keys()):
         raise VirnucError(f"source {gone[0]!r} is planned, but not catalogued: materialize reference/shard_plan")
-    return {piece.record_id: sources[piece.source] for piece in plan.pieces}
+    return {segment.record_id: sources[segment.source] for segment in plan.segments}
 
 
 def named_records(workspace: Workspace) -> dict[str, set[str]]:
@@ -127,7 +129,7 @@ def named_records(workspace: Workspace) -> dict[str, set[str]]:
 
 def record_lengths(workspace: Workspace) -> dict[str, int]:
     """Length in nt of every planned reference record."""
-    return {piece.record_id: piece.length_nt for piece in planned(workspace).pieces}
+    return {segment.record_id: segment.length_nt for segment in planned(workspace).segments}
 
 
 def current_features(instance: dg.DagsterInstance, workspace: Workspace, variant: Variant) -> dict[str, Path]:

@@ -17,7 +17,7 @@ from virnuc_assets.storage.digests import digest_of
 
 GROUP = "sources"
 RELEASE = REFERENCE.key("refseq_release")
-_TELL_EVERY_S = 5.0
+_LOG_EVERY_S = 5.0
 
 
 def is_downloaded(workspace: Workspace) -> bool:
@@ -43,7 +43,7 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
 
     @dg.asset_check(asset=RELEASE, blocking=True)
     def downloaded_files_match_checksums() -> dg.AssetCheckResult:
-        """Every file of the release has, as it lies on disk, the MD5 of NCBI's list."""
+        """Every file of the release has on disk the MD5 of NCBI's list."""
         from virnuc_assets.sequences.refseq import altered_files
 
         return result(altered_files(settings, workspace.settings.root / settings.folder))
@@ -59,23 +59,23 @@ def _release_asset(workspace: Workspace, settings: RefseqSettings) -> dg.AssetsD
     def refseq_release(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         """Fetches all viruses of an NCBI RefSeq release and a seeded draw of hosts, as VirNucPro does.
 
-        Each file is resumed where it broke off and held against NCBI's checksum. What is there is not fetched again,
+        Each file is resumed where it broke off and compared with NCBI's checksum. What is there is not fetched again,
         so a run that died is continued by the next. The catalogue is written when all files are whole.
         """
         from virnuc_assets.sequences.refseq import download_release
         from virnuc_assets.storage.download import Fetcher
 
-        told_at = 0.0
+        logged_at = 0.0
 
-        def tell(name: str, number: int, count: int, done: int, total: int | None) -> None:
-            nonlocal told_at
-            if time.monotonic() - told_at >= _TELL_EVERY_S:
-                told_at = time.monotonic()
+        def log(name: str, number: int, count: int, done: int, total: int | None) -> None:
+            nonlocal logged_at
+            if time.monotonic() - logged_at >= _LOG_EVERY_S:
+                logged_at = time.monotonic()
                 of_all = f" of {total / 1e6:.1f}" if total else ""
                 context.log.info(f"file {number} of {count}, {name}: {done / 1e6:.1f}{of_all} MB")
 
         folder = root / settings.folder
-        download = download_release(settings, folder, Fetcher(ca_bundle), tell)
+        download = download_release(settings, folder, Fetcher(ca_bundle), log)
         files = download.files.values()
         version = digest_of({name: file.digests["sha256"] for name, file in download.files.items()})
         metadata: dict[str, Any] = {

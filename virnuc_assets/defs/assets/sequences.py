@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,8 @@ from virnuc_assets.defs.sharded_asset import Body, Outcome, ShardRun, Work, made
 from virnuc_assets.sequences.chunk_table import ChunkReader
 from virnuc_assets.sequences.frame_table import Truth, open_frames
 from virnuc_assets.sequences.ledger import ledger_table, ledger_totals
-from virnuc_assets.sequences.plan_table import ShardPlan, planned_proteins
+from virnuc_assets.sequences.plan_table import planned_proteins
+from virnuc_assets.sequences.planning import ShardPlan
 from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.tables import is_made_by, read_table, write_table
 
@@ -59,38 +61,26 @@ def _chunking(workspace: Workspace, domain: Domain) -> Body:
         Shards of one file that are made in one run are read in one pass. A file that changed since it was planned is
         refused.
         """
-        files = _Files()
+        reader = functools.lru_cache(maxsize=1)(ChunkReader)  # the next shard may go on in the same file
 
         def work(shard: str) -> Outcome:
             plan = planned_shard(workspace, domain, shard)
 
             def batches() -> Iterator[pa.Table]:
-                by_file = itertools.groupby(plan.pieces, key=lambda piece: piece.source)
-                yield pa.concat_tables(files.reader(plan, source).table(pieces) for source, pieces in by_file)
+                by_source = itertools.groupby(plan.segments, key=lambda segment: plan.sources[segment.source])
+                yield pa.concat_tables(
+                    reader(Path(source.fasta), source.sha256, plan.chunk_length).table(segments)
+                    for source, segments in by_source
+                )
 
             outcome = made_table(layout.table(domain, CHUNKS, shard), chunks_provenance(plan), batches)
             return outcome.with_metadata(
-                records=len(plan.pieces), source_files=len(plan.sources), chunk_length_nt=plan.chunk_length
+                records=plan.table.num_rows, source_files=len(plan.sources), chunk_length_nt=plan.chunk_length
             )
 
         return work
 
     return chunk
-
-
-class _Files:
-    """The file that is read: that of the shard before, if the next goes on in it."""
-
-    def __init__(self) -> None:
-        self._key: tuple[str, str] | None = None
-        self._reader: ChunkReader | None = None
-
-    def reader(self, plan: ShardPlan, source: str) -> ChunkReader:
-        planned = plan.sources[source]
-        if self._reader is None or self._key != (planned.fasta, planned.sha256):
-            self._reader = ChunkReader(Path(planned.fasta), planned.sha256, plan.chunk_length)
-            self._key = planned.fasta, planned.sha256
-        return self._reader
 
 
 def _translation(workspace: Workspace, domain: Domain) -> Body:
@@ -108,9 +98,9 @@ def _translation(workspace: Workspace, domain: Domain) -> Body:
             path, of_ledger = layout.table(domain, FRAMES, shard), ledger_provenance(workspace, domain, shard)
 
             def batches() -> Iterator[pa.Table]:
-                found = open_frames(read_table(chunks), _truth(workspace, domain, plan))
-                write_table(ledger, ledger_table(plan.pieces, found.counts), of_ledger)
-                yield found.table
+                frames, counts = open_frames(read_table(chunks), _truth(workspace, domain, plan))
+                write_table(ledger, ledger_table(plan.table, counts), of_ledger)
+                yield frames
 
             if not is_made_by(ledger, of_ledger):
                 path.unlink(missing_ok=True)  # frames without their ledger are made again

@@ -13,8 +13,8 @@ from virnuc_assets.defs.provenance import plan_digest
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import DATA_VERSION, OWNERS, joined_version, raise_failures, recorded_versions
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.plan_table import LABELS, ShardPlan, plan_reference, read_shard
-from virnuc_assets.sequences.planning import whole_records
+from virnuc_assets.sequences.plan_table import LABELS, plan_reference, read_shard
+from virnuc_assets.sequences.planning import ShardPlan, rows_of, whole_records
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import require_layout
 
@@ -106,7 +106,7 @@ def changed_partitions(
 
 def _facts(plan: ShardPlan) -> dict[str, Any]:
     """What a person sees of a plan."""
-    records = whole_records(plan.pieces)
+    records = rows_of(whole_records(plan.table))
     fates = Counter(record.fate for record in records)
     cds: Counter[str] = Counter()
     for source in plan.sources.values():

@@ -62,9 +62,9 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
         from virnuc_assets.split.assignment import changes
 
         inputs, frames = inputs_of(context), current_frames(context.instance, workspace)
-        recipe, before, anew = _continued(workspace, split_provenance(context.instance, workspace))
-        if anew:
-            context.log.info(f"all records are assigned again: {anew}")
+        recipe, before, why = _continued(workspace, split_provenance(context.instance, workspace))
+        if why:
+            context.log.info(f"all records are assigned again: {why}")
 
         def batches() -> Iterator[pa.Table]:
             from virnuc_assets.classifier.datasets import counted_records
@@ -81,7 +81,7 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
         path = workspace.layout.whole(SPLIT)
         outcome = made_table(path, recipe, batches)
         rows = read_table(path).to_pylist()
-        facts = {**_counted(rows), **changes(before, rows), "dealt_anew": anew or "no"}
+        facts = {**_counted(rows), **changes(before, rows), "assigned_again": why or "no"}
         metadata = {**outcome.metadata, **facts, "settings": settings.model_dump(mode="json")}
         return whole_result(inputs, outcome.data_version, metadata)
 
@@ -113,13 +113,13 @@ def _sequences(workspace: Workspace) -> Iterator[tuple[str, bytes]]:
     """Ids and sequences of the planned records."""
     plan = planned(workspace)
     numbers: dict[str, set[int]] = {}
-    for piece in plan.pieces:
-        numbers.setdefault(piece.source, set()).add(piece.number)
+    for segment in plan.segments:
+        numbers.setdefault(segment.source, set()).add(segment.number)
     for name, of_source in numbers.items():
         with open_source(Path(plan.sources[name].fasta)) as opened:
-            for record in read_records(opened):
-                if record.number in of_source:
-                    yield record.id, bytes(record.sequence)
+            for number, (header, blocks) in enumerate(read_records(opened), start=1):
+                if number in of_source:
+                    yield header.id, b"".join(blocks)
             opened.require_digest(plan.sources[name].sha256)
 
 
@@ -156,7 +156,7 @@ def split_check(workspace: Workspace) -> dg.AssetChecksDefinition:
         splits = splits_of(rows)
         frames = current_frames(context.instance, workspace).values()
         chunks = reference_tables(context.instance, workspace, "chunked_fasta")
-        records = leaks.rebuilt_records(chunks, record_lengths(workspace))
+        records = leaks.rebuilt_records([chunks[shard] for shard in sorted(chunks)], record_lengths(workspace))
         similar = similar_records(frames, splits.keys(), settings)
         apart = leaks.relatives_apart(rows, records, named_records(workspace), settings, similar)
         return result(

@@ -1,4 +1,4 @@
-"""The command that catalogues a user's own genomes; `cli` registers it."""
+"""The command that catalogues a user's own genomes."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from virnuc_assets.cli.terminal import DEFAULT_CONFIG, Config, command
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import (
     MANIFEST,
     append_rows,
     fasta_files,
-    genbank_beside,
+    genbank_of,
     read_catalogue,
     row_of,
     source_name,
 )
-from virnuc_assets.settings import Settings, load_settings
+from virnuc_assets.settings import load_settings
 from virnuc_assets.storage.outputs import require_output
 
 _SETTABLE = ("name", "organism", "relatives", "origin", "date")
 
 
+@command
 def catalogue(
     paths: Annotated[
         list[Path], typer.Argument(metavar="PATH...", help="FASTA files; of a folder, every FASTA file in it.")
@@ -40,7 +42,7 @@ def catalogue(
     genbank: Annotated[
         Path | None,
         typer.Option(
-            "--genbank", help="GenBank file of the one FASTA; without, the one of its stem beside it, if any."
+            "--genbank", help="GenBank file of the one FASTA; without, the one of its stem in its folder, if any."
         ),
     ] = None,
     more: Annotated[
@@ -55,38 +57,33 @@ def catalogue(
     to: Annotated[
         Path | None, typer.Option("--to", help="Folder of the MANIFEST.tsv; without, that of the bundled genomes.")
     ] = None,
-    config: Annotated[Path, typer.Option("--config", help="Settings file.")] = Path("virnuc.toml"),
+    config: Config = DEFAULT_CONFIG,
 ) -> dict[str, Any]:
     """Append your own genomes to a catalogue of reference sequence, a row with checksums for each FASTA file.
 
     The files stay where they are. All rows are written or none.
     """
-    settings, told = load_settings(config), _pairs(more or ())
+    settings, shared = load_settings(config), {**_columns(more or ()), "label": label, "group": group}
     files = [file for path in paths for file in fasta_files(path)]
-    if len(files) > 1 and (genbank or "name" in told):
+    if len(files) > 1 and (genbank or "name" in shared):
         raise VirnucError(f"a name and a GenBank file are of one FASTA, found {len(files)}; catalogue them one by one")
-    folder, shared = to or settings.genomes, {**told, "label": label, "group": group}
+    folder = to or settings.genomes
     require_output(folder / MANIFEST, files)
-    rows = [
-        row_of(folder, file, genbank or genbank_beside(file), {"name": source_name(file), **shared}) for file in files
-    ]
-    append_rows(folder, rows, taken=_names_elsewhere(settings, folder))
+    rows = [row_of(folder, file, genbank or genbank_of(file), {"name": source_name(file), **shared}) for file in files]
+    others = [path for path in settings.catalogues if path.resolve() != folder.resolve()]
+    sources = [source for path in others if (path / MANIFEST).is_file() for source in read_catalogue(path)]
+    append_rows(folder, rows, taken=[source.name for source in sources])
     pairs: dict[str, Any] = {"rows": len(rows), "with GenBank": sum(bool(row["genbank"]) for row in rows)}
-    if folder.resolve() not in [path.resolve() for path in settings.catalogues]:
+    if len(others) == len(settings.catalogues):
         pairs["not read yet"] = f"add {folder} to catalogues under [paths] of {config}"
     return {**pairs, "written to": folder / MANIFEST}
 
 
-def _names_elsewhere(settings: Settings, folder: Path) -> list[str]:
-    others = [path for path in settings.catalogues if path.resolve() != folder.resolve()]
-    return [source.name for path in others if (path / MANIFEST).is_file() for source in read_catalogue(path)]
-
-
-def _pairs(texts: Iterable[str]) -> dict[str, str]:
-    pairs = {}
+def _columns(texts: Iterable[str]) -> dict[str, str]:
+    columns: dict[str, str] = {}
     for text in texts:
         column, equals, value = text.partition("=")
-        if not equals or column not in _SETTABLE or column in pairs:
+        if not equals or column not in _SETTABLE or column in columns:
             raise VirnucError(f"--set {text!r}: expected COLUMN=TEXT with a column once, of {', '.join(_SETTABLE)}")
-        pairs[column] = value
-    return pairs
+        columns[column] = value
+    return columns

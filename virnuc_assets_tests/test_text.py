@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from virnuc_assets.foreign_text import csv_field, printable, spreadsheet_cell, spreadsheet_text
+from virnuc_assets.text import csv_field, printable, spreadsheet_cell, spreadsheet_text
 
 FORMULA_SIGNS = tuple("=+-@＝＋－＠\t\r\n")
 # Printable and without blanks, as ids are, and rich in what acts.

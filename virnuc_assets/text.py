@@ -1,11 +1,11 @@
-"""Text from outside that stays text: on a terminal, and in a table that a person opens in a spreadsheet."""
+"""Untrusted text that stays text: on a terminal, in a table that a person opens in a spreadsheet, in Markdown."""
 
 from __future__ import annotations
 
 import re
 
 # What makes a spreadsheet read a cell as a formula (OWASP, "CSV Injection"), also in full width or behind a quote that
-# it takes for the cell's own; and the sign that is put before them, so that it can be taken away again.
+# it takes for the cell's own; and the character that is put before them, so that it can be removed again.
 _FORMULA_SIGNS = "=+-@\uff1d\uff0b\uff0d\uff20"  # noqa: RUF001 - full width is what is meant
 _MARK = "'"
 _ACTS = tuple(_FORMULA_SIGNS + '"' + _MARK)
@@ -13,10 +13,10 @@ _ACTS_WHEN_SPLIT = re.compile(f'"|[,;]([{re.escape(_FORMULA_SIGNS)}]|$)')
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""The text with every sign that is not to be seen as its escape: `\x1b`, `\u202e`; letters of `keep` stay.
+    r"""The text with every non-printable character as its escape: `\x1b`, `\u202e`; those of `keep` stay.
 
-    These are control characters, among them those that terminals obey, marks that turn the direction of writing, and
-    blanks and line ends of every kind but the plain blank.
+    These are control characters, among them those that terminals obey, marks of the direction of writing, and blanks
+    and line ends of every kind but the plain blank.
     """
     if text.isprintable():
         return text
@@ -44,3 +44,9 @@ def csv_field(text: str) -> str:
     """
     cell = spreadsheet_cell(text)
     return '"' + cell.replace('"', '""') + '"' if _ACTS_WHEN_SPLIT.search(cell) else cell
+
+
+def markdown_cell(text: str) -> str:
+    """Text for a table cell or a list item of Markdown; characters that Markdown or HTML act on are escaped."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
+    return "".join(f"\\{letter}" if letter in "\\|`*_[]!~#>" else letter for letter in escaped)
