@@ -40,7 +40,7 @@ from virnuc_assets.split.assignment import Split, split_schema
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table
+from virnuc_assets.storage.tables import content_digest, read_provenance, read_schema, read_table
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 Sides = tuple[Alphabet, ...]
@@ -183,7 +183,7 @@ class Fit:
     @cached_property
     def dims(self) -> dict[str, int]:
         """dna_dim, protein_dim and merged_dim, as the tables have them."""
-        dims = read_recipe(next(iter(self.features.values())))["dims"]
+        dims = read_provenance(next(iter(self.features.values())))["dims"]
         return {"dna_dim": dims["dna"], "protein_dim": dims["protein"], "merged_dim": dims["dna"] + dims["protein"]}
 
     @cached_property

@@ -16,7 +16,7 @@ from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet
 from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS, vectors
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 
 FETCH_JOB = "fetch_refseq"
 PLAN_REFERENCE_JOB = "plan_reference"
@@ -106,7 +106,7 @@ def _store_answer(path: Path) -> str:
     """Write a small file, read it back and delete it."""
     text, start = path.name, time.monotonic()
     try:
-        with written_aside(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(text, encoding="utf-8")
         if (found := path.read_text(encoding="utf-8")) != text:
             raise OSError(f"expected {text!r}, found {found!r}")

@@ -20,7 +20,7 @@ from virnuc_assets.defs.partitions import ShardSet
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import digest_of
-from virnuc_assets.storage.tables import Recipe, TableWriter, content_digest, is_made_by, read_rows
+from virnuc_assets.storage.tables import Provenance, TableWriter, content_digest, is_made_by, read_rows
 
 OWNERS = ["team:virnuc"]
 DATA_VERSION = "dagster/data_version"
@@ -219,7 +219,7 @@ def recorded_versions(instance: dg.DagsterInstance, asset: dg.AssetKey, partitio
     return {partition: found[DATA_VERSION] for partition, found in tags.items() if DATA_VERSION in found}
 
 
-def made_table(path: Path, provenance: Recipe, batches: Callable[[], Iterator[pa.Table]]) -> Outcome:
+def made_table(path: Path, provenance: Provenance, batches: Callable[[], Iterator[pa.Table]]) -> Outcome:
     """Write a table unless the one that is there has the same provenance.
 
     `batches` is called only if the table is to be made, and yields at least one table, an empty one if need be.

@@ -279,7 +279,9 @@ def dims_match_encoders(evidence: Evidence) -> Criterion:
 
 def same_environment(evidence: Evidence) -> Criterion:
     """Do candidate and baseline differ in the protein encoder only?"""
-    question = "Do both sides share chunk length, split, training recipe, DNA encoder, precision and library versions?"
+    question = (
+        "Do both sides share chunk length, split, training provenance, DNA encoder, precision and library versions?"
+    )
     rule = Criterion("same_environment", question)
     ours, theirs = evidence.candidate, evidence.baseline
     if undescribed := [gap for side in (ours, theirs) if side.description is None for gap in _undescribed(side)]:

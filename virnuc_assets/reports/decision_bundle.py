@@ -16,7 +16,7 @@ from virnuc_assets.migration.decision import Decision, canonical, decide
 from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.reports.decision_report import markdown_summary, render_html
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
-from virnuc_assets.storage.aside import folder_written_aside
+from virnuc_assets.storage.atomic import atomic_folder
 from virnuc_assets.storage.tables import TableMismatch, read_table, write_table
 
 EVIDENCE_FILE = "evidence.json"
@@ -60,7 +60,7 @@ def library_versions() -> dict[str, str]:
 
 def write_bundle(folder: Path, bundle: Bundle) -> Decision:
     """Write evidence and tables, decide on what was written, and write the pages; the folder is replaced as a whole."""
-    with folder_written_aside(folder) as partial:
+    with atomic_folder(folder) as partial:
         evidence = canonical(_stored(bundle, partial), indent=2) + "\n"
         (partial / EVIDENCE_FILE).write_text(evidence, encoding="utf-8")
         decision, pages = _read(partial)[0].pages()  # as everybody will read it: a dict may have another order by now

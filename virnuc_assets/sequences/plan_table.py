@@ -31,7 +31,7 @@ from virnuc_assets.sequences.planning import (
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.places import state_of
 from virnuc_assets.storage.schemas import plan_schema
-from virnuc_assets.storage.tables import TableMismatch, read_recipe, read_table, require_table, write_table
+from virnuc_assets.storage.tables import TableMismatch, read_provenance, read_table, require_table, write_table
 
 LABELS: tuple[Label, ...] = ("host", "viral")
 
@@ -213,13 +213,13 @@ def _plan_before(path: Path, settings: SequenceSettings) -> ShardPlan:
 
 
 def _write(path: Path, plan: ShardPlan, settings: SequenceSettings) -> None:
-    recipe = {
+    provenance = {
         "table": "shard_plan",
         **settings.model_dump(),
         "numbered": dict(plan.numbered),
         "sources": {name: asdict(source) for name, source in plan.sources.items()},
     }
-    write_table(path, plan.table, recipe)
+    write_table(path, plan.table, provenance)
 
 
 def read_plan(path: Path) -> ShardPlan:
@@ -231,9 +231,9 @@ def read_plan(path: Path) -> ShardPlan:
 @functools.lru_cache(maxsize=4)
 def _read_once(path: Path, _: Hashable) -> ShardPlan:
     """A plan as it was in this state: every stage of every shard asks for it."""
-    recipe = read_recipe(path)
-    sources = {name: PlannedSource(**entry) for name, entry in recipe["sources"].items()}
-    return ShardPlan(read_table(path, plan_schema()), sources, recipe["numbered"], recipe["chunk_length"])
+    provenance = read_provenance(path)
+    sources = {name: PlannedSource(**entry) for name, entry in provenance["sources"].items()}
+    return ShardPlan(read_table(path, plan_schema()), sources, provenance["numbered"], provenance["chunk_length"])
 
 
 def read_shard(path: Path, shard: str) -> ShardPlan:

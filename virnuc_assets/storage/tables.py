@@ -1,7 +1,7 @@
 """Parquet tables that are whole or absent, and say from what they were made.
 
-A table's *recipe* is a JSON object in its metadata: its kind, the digests of its inputs, the parameters that
-change its rows. Two tables of equal recipe hold the same rows; a table of another recipe is refused or redone.
+A table's *provenance* is a JSON object in its metadata: its kind, the digests of its inputs, the parameters that
+change its rows. Two tables of equal provenance hold the same rows; a table of another provenance is refused or redone.
 Its *content digest* covers the rows alone, so that what lies downstream is stale only where rows changed.
 """
 
@@ -21,14 +21,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.digests import ContentDigest
 from virnuc_assets.storage.layout import asset_of
 from virnuc_assets.storage.places import StoredObject, in_store, readable, stored_object
 from virnuc_assets.storage.schemas import LETTERS
 
-Recipe = Mapping[str, Any]
-RECIPE_KEY = "virnuc.recipe"
+Provenance = Mapping[str, Any]
+RECIPE_KEY = "virnuc.provenance"
 DIGEST_KEY = "virnuc.content_digest"
 _READ_BYTES = 1 << 20  # a window reads no more ahead, however much of a table was written at once
 _CHECKED_ROWS = 4096
@@ -43,12 +43,12 @@ class TableMismatch(VirnucError):
 class TableWriter:
     """Streams batches into a table that appears under its name only when all of it was written.
 
-    The recipe is written last: what is known only after the last row, as the digest of a file, may be added to it.
+    The provenance is written last: what is known only after the last row, as the digest of a file, may be added to it.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, recipe: Recipe) -> None:
-        self._schema, self._recipe = schema, recipe
-        self._aside = written_aside(path)
+    def __init__(self, path: Path, schema: pa.Schema, provenance: Provenance) -> None:
+        self._schema, self._provenance = schema, provenance
+        self._aside = atomic_write(path)
         self._content = ContentDigest(schema)
         self.rows = 0
 
@@ -85,7 +85,7 @@ class TableWriter:
         try:
             if kind is None:
                 metadata = {
-                    RECIPE_KEY: json.dumps(self._recipe, sort_keys=True),
+                    RECIPE_KEY: json.dumps(self._provenance, sort_keys=True),
                     DIGEST_KEY: self._content.hexdigest(),
                 }
                 self._parquet.add_key_value_metadata(metadata)
@@ -97,16 +97,16 @@ class TableWriter:
         self._aside.__exit__(kind, error, traceback)
 
 
-def write_table(path: Path, table: pa.Table, recipe: Recipe) -> None:
-    """Write a whole table with its recipe; an interrupted write leaves what was there before."""
-    with TableWriter(path, table.schema, recipe) as writer:
+def write_table(path: Path, table: pa.Table, provenance: Provenance) -> None:
+    """Write a whole table with its provenance; an interrupted write leaves what was there before."""
+    with TableWriter(path, table.schema, provenance) as writer:
         writer.write(table)
 
 
 def read_table(
     path: Path,
     schema: pa.Schema | None = None,
-    require: Recipe | None = None,
+    require: Provenance | None = None,
     where: pc.Expression | None = None,
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
@@ -135,7 +135,7 @@ def read_windows(
     path: Path,
     rows: int,
     schema: pa.Schema | None = None,
-    require: Recipe | None = None,
+    require: Provenance | None = None,
     columns: Sequence[str] | None = None,
 ) -> Iterator[pa.Table]:
     """As `read_table`, a window of at most `rows` at a time; a table without rows is one empty window.
@@ -152,13 +152,13 @@ def read_windows(
             yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
 
 
-def require_table(path: Path, schema: pa.Schema | None = None, require: Recipe | None = None) -> None:
-    """Check a table's columns and recipe without reading its rows.
+def require_table(path: Path, schema: pa.Schema | None = None, require: Provenance | None = None) -> None:
+    """Check a table's columns and provenance without reading its rows.
 
     Args:
         path: the table.
         schema: columns and types, dims included, that it must have.
-        require: parts of the recipe that must be equal; nested objects are compared key by key.
+        require: parts of the provenance that must be equal; nested objects are compared key by key.
 
     Raises:
         TableMismatch: the table is missing, damaged, or differs from what is required; all differences are listed.
@@ -167,7 +167,7 @@ def require_table(path: Path, schema: pa.Schema | None = None, require: Recipe |
     found_schema = footer.schema.to_arrow_schema()
     differences = list(_schema_differences(schema, found_schema)) if schema is not None else []
     if require is not None:
-        differences += _differences(json.loads(json.dumps(require)), _recipe(footer, path))
+        differences += _differences(json.loads(json.dumps(require)), _provenance(footer, path))
     if differences:
         listed = "\n  ".join(differences)
         raise TableMismatch(
@@ -178,7 +178,7 @@ def require_table(path: Path, schema: pa.Schema | None = None, require: Recipe |
 
 @contextlib.contextmanager
 def open_table(path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
-    """An open table and its recipe; it stays the one that lay there then, also when another has taken its name.
+    """An open table and its provenance; it stays the one that lay there then, also when another has taken its name.
 
     Not of an object store: there what has taken its name is told as damage.
 
@@ -187,7 +187,7 @@ def open_table(path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
     """
     checked = {"page_checksum_verification": True}
     with damage_named(path), readable(path) as source, pq.ParquetFile(source, **checked) as parquet:
-        yield parquet, _recipe(parquet.metadata, path)
+        yield parquet, _provenance(parquet.metadata, path)
 
 
 @contextlib.contextmanager
@@ -203,9 +203,9 @@ def damage_named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The recipe a table was made by."""
-    return _recipe(_footer(path), path)
+def read_provenance(path: Path) -> dict[str, Any]:
+    """The provenance a table was made by."""
+    return _provenance(_footer(path), path)
 
 
 def content_digest(path: Path) -> str:
@@ -238,10 +238,10 @@ def require_content(path: Path) -> None:
         )
 
 
-def is_made_by(path: Path, recipe: Recipe) -> bool:
-    """Whether the table exists, can be read, and was made by exactly this recipe."""
+def is_made_by(path: Path, provenance: Provenance) -> bool:
+    """Whether the table exists, can be read, and was made by exactly this provenance."""
     try:
-        return bool(read_recipe(path) == json.loads(json.dumps(recipe)))
+        return bool(read_provenance(path) == json.loads(json.dumps(provenance)))
     except TableMismatch:
         return False
 
@@ -261,7 +261,7 @@ def _stored_footer(found: StoredObject) -> pq.FileMetaData:
         return pq.read_metadata(source)
 
 
-def _recipe(footer: pq.FileMetaData, path: Path) -> dict[str, Any]:
+def _provenance(footer: pq.FileMetaData, path: Path) -> dict[str, Any]:
     return dict(json.loads(_entry(footer, RECIPE_KEY, path)))
 
 
@@ -282,7 +282,7 @@ def _schema_differences(expected: pa.Schema, found: pa.Schema) -> Iterator[str]:
         yield f"order of columns: expected {', '.join(expected.names)}, found {', '.join(found.names)}"
 
 
-def _differences(expected: Recipe, found: Recipe, prefix: str = "") -> list[str]:
+def _differences(expected: Provenance, found: Provenance, prefix: str = "") -> list[str]:
     lines = []
     for key, want in expected.items():
         have = found.get(key, "nothing")

@@ -17,7 +17,7 @@ from virnuc_assets.storage.layout import CLASSIFIER_FILE
 from virnuc_assets.storage.merging import features_table, rows_of, vectors_of
 from virnuc_assets.storage.outputs import require_output, require_outputs
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema, vector_dim
-from virnuc_assets.storage.tables import content_digest, read_recipe, read_table, write_table
+from virnuc_assets.storage.tables import content_digest, read_provenance, read_table, write_table
 from virnuc_assets.virnucpro.model import VIRNUCPRO, describe_model, imported_fingerprint, model_in
 from virnuc_assets.virnucpro.torch_files import ImportRefused, PickledModule, TorchFile, read_torch_file
 from virnuc_assets.virnucpro.vectors import Kind, VectorFile, named, read_vectors, vectors_in, write_vectors
@@ -80,8 +80,8 @@ def export_file(table: Path, to: Path) -> dict[str, Any]:
         ExportRefused: it is neither embeddings nor features, has no rows, or rows of several labels.
     """
     require_output(to, [table])
-    recipe, rows, label = read_recipe(table), read_table(table), None
-    match recipe:
+    provenance, rows, label = read_provenance(table), read_table(table), None
+    match provenance:
         case {"table": "embeddings", "encoder": {"alphabet": "dna" | "protein" as alphabet}}:
             kind: Kind = "DNABERT_S" if alphabet == "dna" else "ESM"
         case {"table": "features"}:
@@ -93,7 +93,7 @@ def export_file(table: Path, to: Path) -> dict[str, Any]:
             label = next(iter(counts), None)
         case _:
             raise ExportRefused(
-                f"{table}: a table of {recipe.get('table', 'unknown kind')}; VirNucPro has files of embeddings and of "
+                f"{table}: a table of {provenance.get('table', 'unknown kind')}; VirNucPro has files of embeddings and of "
                 "features"
             )
     if not rows.num_rows:
@@ -120,10 +120,10 @@ def _import_model(file: TorchFile, to: Path, features: Path | None, chunk_length
             "TABLE (features that it is to score, which name the encoders and their dims) and --chunk-length"
         )
     require_outputs(to, (CLASSIFIER_FILE, WEIGHTS_FILE), [file.path, features])
-    recipe = read_recipe(features)
-    if recipe.get("table") != "features":
-        raise VirnucError(f"{features}: expected a features table, found {recipe.get('table', 'another')}")
-    description = describe_model(file, model, recipe["encoders"], recipe["dims"], chunk_length)
+    provenance = read_provenance(features)
+    if provenance.get("table") != "features":
+        raise VirnucError(f"{features}: expected a features table, found {provenance.get('table', 'another')}")
+    description = describe_model(file, model, provenance["encoders"], provenance["dims"], chunk_length)
     saved = save_classifier(to, model, description)
     return {"kind": "model", "reads": saved.pair(), "hidden": model.hidden, "weights sha256": saved.weights_sha256}
 
@@ -137,7 +137,7 @@ def _import_vectors(
         of_kind[file.kind].append(file)
     kinds = [kind for kind, found in of_kind.items() if found]
     encoders = {"dna": "dnabert_s", "protein": protein_encoder}
-    recipe: dict[str, Any] = {
+    provenance: dict[str, Any] = {
         "frames": content_digest(framed),
         "origin": VIRNUCPRO,
         "kind": " + ".join(kinds),
@@ -147,14 +147,19 @@ def _import_vectors(
         side = "dna" if kinds == ["DNABERT_S"] else "protein"
         table = _embeddings(frames, files, encoders[side])
         fingerprint = imported_fingerprint(encoders[side], side, vector_dim(table.schema))
-        recipe |= {"table": "embeddings", "encoder": fingerprint}
+        provenance |= {"table": "embeddings", "encoder": fingerprint}
     else:
         dims = _dims(of_kind, dna_dim)
         fingerprints = {side: imported_fingerprint(name, side, dims[side]) for side, name in encoders.items()}
         table = _features(frames, of_kind, dims)
-        recipe |= {"table": "features", "encoders": fingerprints, "dims": dims}
-    write_table(to, table, recipe)
-    return {"kind": recipe["kind"], "rows": table.num_rows, "columns": vector_dim(table.schema), "files": len(files)}
+        provenance |= {"table": "features", "encoders": fingerprints, "dims": dims}
+    write_table(to, table, provenance)
+    return {
+        "kind": provenance["kind"],
+        "rows": table.num_rows,
+        "columns": vector_dim(table.schema),
+        "files": len(files),
+    }
 
 
 def _embeddings(frames: pa.Table, files: Sequence[VectorFile], encoder: str) -> pa.Table:

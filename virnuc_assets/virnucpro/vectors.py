@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.virnucpro.torch_files import ImportRefused, PickledModule, TorchFile, read_torch_file
 
 Kind = Literal["DNABERT_S", "ESM", "merged"]
@@ -103,7 +103,7 @@ def write_vectors(path: Path, kind: Kind, ids: Sequence[str], vectors: np.ndarra
         content = {"proteins": names, "data": list(rows)}
     else:
         content = {"ids": names, "data": rows, **({"labels": [LABELS.index(label)]} if label else {})}
-    with written_aside(path) as aside, aside.open("wb") as handle:  # by its path, torch would write the name into it
+    with atomic_write(path) as aside, aside.open("wb") as handle:  # by its path, torch would write the name into it
         torch.save(content, handle)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from virnuc_assets.defs.assets.migration import stored_decision
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.tables import read_recipe, read_table, write_table
+from virnuc_assets.storage.tables import read_provenance, read_table, write_table
 from virnuc_assets_tests.assets.judging import judged, named
 from virnuc_assets_tests.assets.project import Finished, Project, failures
 
@@ -197,7 +197,7 @@ def test_criteria_are_those_of_the_settings_and_without_evidence_nothing_moves(c
     rows = rows.set_column(rows.column_names.index("cluster"), rows.schema.field("cluster"), rows["chunk_id"])
     for variant in ("esm2_3b", "fastesm2", "kmer"):
         path = evaluation_of(copied, variant)
-        write_table(path, rows, read_recipe(path))
+        write_table(path, rows, read_provenance(path))
     measurable = {"min_speedup": 1e-6, "max_memory_ratio": 1e6, "min_gain_over_kmer_baseline": -1.0}
     copied.configure(decision=measurable)
     decision = decide(copied)

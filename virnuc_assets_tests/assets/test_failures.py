@@ -10,7 +10,7 @@ import pytest
 
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
-from virnuc_assets.storage.tables import read_recipe, read_table, write_table
+from virnuc_assets.storage.tables import read_provenance, read_table, write_table
 from virnuc_assets_tests.assets.project import (
     PLAN_REFERENCE_JOB,
     SAMPLE,
@@ -87,7 +87,7 @@ def test_features_refuse_embeddings_of_another_encoder_and_list_every_mismatch(c
     layout, shard = copied.workspace.layout, copied.shards(SAMPLES)[0]
     embeddings = layout.table("samples", "fastesm2_650_embeddings", shard)
     path = layout.table("samples", "fastesm2_features", shard)
-    table, provenance, before = read_table(embeddings), read_recipe(embeddings), path.read_bytes()
+    table, provenance, before = read_table(embeddings), read_provenance(embeddings), path.read_bytes()
     other = {"encoder": "esm2_650_miniature", "precision": "bf16", "checkpoint_digest": "other"}
     write_table(embeddings, table, {**provenance, "encoder": {**provenance["encoder"], **other}})
     (text,) = failures(copied.materialize(SAMPLES.key("fastesm2_features"), partition=SAMPLE))
@@ -143,7 +143,9 @@ def test_a_failing_check_is_recorded_against_the_wrong_table(copied: Project) ->
     path = copied.workspace.layout.table("samples", "fastesm2_650_embeddings", shard)
     table = read_table(path)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.full(table.num_rows * 32, np.nan, np.float32)), 32)
-    write_table(path, pa.table([table["frame_id"], table["digest"], vectors], schema=table.schema), read_recipe(path))
+    write_table(
+        path, pa.table([table["frame_id"], table["digest"], vectors], schema=table.schema), read_provenance(path)
+    )
     result = copied.materialize(SAMPLES.key("fastesm2_650_embeddings"), partition=SAMPLE)
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert not checks["embeddings_are_finite"].passed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets.storage.tables import TableWriter, is_made_by, read_table, write_table
 
@@ -37,7 +37,7 @@ def test_an_interrupted_write_leaves_what_was_there(
         assert read_table(path, require={"former": True}).equals(embeddings(2))
 
 
-def test_a_recipe_that_is_no_json_leaves_nothing(path: Path) -> None:
+def test_a_provenance_that_is_no_json_leaves_nothing(path: Path) -> None:
     """Looked at while the error is still held, as a run that goes on with other shards holds it."""
     with pytest.raises(TypeError) as caught:
         write_table(path, embeddings(2), {"path": path})
@@ -45,14 +45,14 @@ def test_a_recipe_that_is_no_json_leaves_nothing(path: Path) -> None:
     assert files(path) == []
 
 
-def test_any_file_written_aside(tmp_path: Path) -> None:
+def test_any_file_atomic_write(tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.html"
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text("new")
         assert not path.exists()
         assert aside.parent == path.parent
     assert path.read_text() == "new"
-    with pytest.raises(InterruptedInTheMiddleError), written_aside(path) as aside:
+    with pytest.raises(InterruptedInTheMiddleError), atomic_write(path) as aside:
         aside.write_text("newer")
         raise InterruptedInTheMiddleError
     assert path.read_text() == "new"

@@ -20,13 +20,13 @@ from virnuc_assets.defs.assets.incoming import PlanSamples
 from virnuc_assets.defs.jobs import PLAN_SAMPLES_JOB, PLAN_SAMPLES_OP
 from virnuc_assets.defs.stale import files_to_plan
 from virnuc_assets.sequences.incoming import visible_files, waiting_files
-from virnuc_assets.storage.aside import folder_written_aside, written_aside
+from virnuc_assets.storage.atomic import atomic_folder, atomic_write
 from virnuc_assets.storage.layout import Layout
 from virnuc_assets.storage.places import state_of
 from virnuc_assets.storage.tables import (
     TableMismatch,
     content_digest,
-    read_recipe,
+    read_provenance,
     read_table,
     read_windows,
     require_content,
@@ -43,9 +43,9 @@ MULTIPART_BYTES = 150_000_000
 # Uploads as one object in several parts, and says when it begins.
 UPLOAD = """
 import sys
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.places import results_at
-with written_aside(results_at(sys.argv[1])) as aside:
+with atomic_write(results_at(sys.argv[1])) as aside:
     with aside.open("wb") as file:
         file.write(b"new" * (int(sys.argv[2]) // 3))
     print("uploading", flush=True)
@@ -70,26 +70,26 @@ def test_a_table_is_what_was_written_and_appears_when_it_is_whole(folder: Path, 
     path = folder / "reference" / "frames" / "a-000001.parquet"
     assert not path.is_file()
     with pytest.raises(TableMismatch, match="does not exist; materialize reference/frames"):
-        read_recipe(path)
+        read_provenance(path)
     write_table(path, TABLE, {"of": "one"})
     first, second = state_of(path), TABLE.slice(1)
     assert read_table(path) == TABLE
     assert [window.num_rows for window in read_windows(path, 600)] == [600, 400]
-    assert read_recipe(path) == {"of": "one"}
+    assert read_provenance(path) == {"of": "one"}
     require_content(path)
     write_table(path, second, {"of": "two"})
     assert state_of(path) != first
     assert read_table(path) == second
     write_table(tmp_path / "local.parquet", second, {})
-    assert (read_recipe(path), content_digest(path)) == ({"of": "two"}, content_digest(tmp_path / "local.parquet"))
+    assert (read_provenance(path), content_digest(path)) == ({"of": "two"}, content_digest(tmp_path / "local.parquet"))
     assert [other.name for other in path.parent.glob("*")] == [path.name]
 
 
 def test_a_failed_write_leaves_the_older_object_and_nothing_else(folder: Path) -> None:
     path = folder / "a.txt"
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text("older")
-    with pytest.raises(ZeroDivisionError), written_aside(path) as aside:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as aside:
         aside.write_text("newer")
         raise ZeroDivisionError
     assert path.read_text() == "older"
@@ -103,7 +103,7 @@ def test_an_upload_whose_process_is_killed_in_the_middle_is_not_there(
 ) -> None:
     path, here = folder / "large.bin", {**os.environ, "TMPDIR": str(tmp_path)}
     if before:
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_bytes(b"older")
     command = [sys.executable, "-c", UPLOAD, str(path), str(MULTIPART_BYTES)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=here) as process:
@@ -121,7 +121,7 @@ def test_an_upload_whose_process_is_killed_in_the_middle_is_not_there(
 
 def test_a_server_that_goes_away_costs_no_older_object(folder: Path, server: S3Server) -> None:
     path = folder / "large.bin"
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(b"older")
     command = [sys.executable, "-c", UPLOAD, str(path), str(MULTIPART_BYTES)]
     quickly = {**os.environ, "AWS_MAX_ATTEMPTS": "1"}
@@ -139,12 +139,12 @@ def test_a_server_that_goes_away_costs_no_older_object(folder: Path, server: S3S
 def test_a_folder_is_replaced_as_a_whole(folder: Path) -> None:
     path = folder / "decision"
     for names in (["a.txt", "b/c.txt"], ["a.txt", "d.txt"]):
-        with folder_written_aside(path) as aside:
+        with atomic_folder(path) as aside:
             for name in names:
                 (aside / name).parent.mkdir(exist_ok=True)
                 (aside / name).write_text(f"{name} of {len(names[1])}")
         assert {str(found)[len(str(path)) + 1 :] for found in path.rglob("*") if found.is_file()} == set(names)
-    with pytest.raises(ZeroDivisionError), folder_written_aside(path) as aside:
+    with pytest.raises(ZeroDivisionError), atomic_folder(path) as aside:
         raise ZeroDivisionError
     assert (path / "a.txt").read_text() == "a.txt of 5"
 

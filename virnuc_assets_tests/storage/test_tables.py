@@ -1,4 +1,4 @@
-"""Tables on disk: whole or absent, with their recipe, and refused where they are not what is required."""
+"""Tables on disk: whole or absent, with their provenance, and refused where they are not what is required."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ from virnuc_assets.storage.tables import (
     content_digest,
     is_made_by,
     open_table,
-    read_recipe,
+    read_provenance,
     read_rows,
     read_schema,
     read_table,
@@ -37,7 +37,7 @@ def test_round_trip(path: Path, rows: int) -> None:
     assert table.equals(embeddings(rows))
     assert table.schema == embeddings_schema(4)
     assert table.schema.metadata is None
-    assert read_recipe(path) == RECIPE
+    assert read_provenance(path) == RECIPE
     assert read_rows(path) == rows
     assert read_schema(path) == embeddings_schema(4)
     assert read_schema(path).metadata is None
@@ -87,7 +87,7 @@ def test_only_what_is_required_is_compared(path: Path) -> None:
 
 
 def test_a_missing_table_names_the_asset_to_materialize(path: Path) -> None:
-    for reading in (read_table, require_table, read_recipe, content_digest, read_schema):
+    for reading in (read_table, require_table, read_provenance, content_digest, read_schema):
         with pytest.raises(TableMismatch, match=r"materialize reference/fastesm2_650_embeddings \(partition lam"):
             reading(path)
     assert asset_of(path) == "reference/fastesm2_650_embeddings (partition lambda-000001)"
@@ -96,7 +96,7 @@ def test_a_missing_table_names_the_asset_to_materialize(path: Path) -> None:
 def test_a_parquet_file_of_someone_else_is_refused(path: Path) -> None:
     path.parent.mkdir(parents=True)
     pq.write_table(embeddings(2), path)
-    for reading in (read_recipe, content_digest):
+    for reading in (read_provenance, content_digest):
         with pytest.raises(TableMismatch, match="virnuc_assets"):
             reading(path)
 
@@ -136,7 +136,7 @@ def test_a_bit_that_flipped_is_noticed_by_whatever_reads_it(path: Path) -> None:
     assert [*read_windows(path, 40, columns=["frame_id"])] == [table.select(["frame_id"])]
 
 
-def test_is_made_by_exactly_this_recipe(path: Path) -> None:
+def test_is_made_by_exactly_this_provenance(path: Path) -> None:
     assert not is_made_by(path, RECIPE)
     write_table(path, embeddings(2), RECIPE)
     assert is_made_by(path, RECIPE)

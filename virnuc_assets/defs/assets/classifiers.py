@@ -32,7 +32,7 @@ from virnuc_assets.defs.whole_asset import code_version, inputs_of, training_pla
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import ablations_schema, evaluation_schema
-from virnuc_assets.storage.tables import content_digest, read_recipe, read_table, require_content, require_table
+from virnuc_assets.storage.tables import content_digest, read_provenance, read_table, require_content, require_table
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import ClassifierDescription
@@ -174,7 +174,7 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         classifier = ServingClassifier.load(
             workspace.layout.classifier(variant.name),
             variant_fingerprints(workspace, variant),
-            read_recipe(next(iter(features.values())))["dims"],
+            read_provenance(next(iter(features.values())))["dims"],
             workspace.settings.sequences.chunk_length,
         )
 

@@ -14,7 +14,7 @@ from virnuc_assets.defs.assets.classifiers import ABLATIONS, current_ablations
 from virnuc_assets.defs.assets.finetuning import asset_name
 from virnuc_assets.defs.assets.reference import current_features, current_frames, current_split, evaluation_provenance
 from virnuc_assets.defs.assets.virnucpro import NAME as IMPORTED
-from virnuc_assets.defs.assets.virnucpro import imported_recipe, imported_variant
+from virnuc_assets.defs.assets.virnucpro import imported_provenance, imported_variant
 from virnuc_assets.defs.automation import decision_condition
 from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
@@ -26,7 +26,7 @@ from virnuc_assets.defs.tracking import MlflowTracking
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, latest, whole_result
 from virnuc_assets.encoders.registry import EncoderSpec, Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import is_made_by, read_rows, read_table, require_content
@@ -94,7 +94,7 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
                 "measured": stored,
             }
             text = json.dumps({**content, "digest": digest_of(content)}, indent=2, sort_keys=True)
-            with written_aside(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
         rates = {f"{name}_sequences_per_s": round(float(found["sequences_per_s"]), 1) for name, found in stored.items()}
         metadata: dict[str, Any] = {
@@ -226,7 +226,7 @@ def _stale(
 
     name = f"{variant.name}_evaluation"
     if variant.name == IMPORTED:
-        current = is_made_by(evaluation, imported_recipe(instance, workspace))
+        current = is_made_by(evaluation, imported_provenance(instance, workspace))
         return [] if current else [f"{name} is stale: not of today's files, split and frames; materialize it"]
     features, split = current_features(instance, workspace, variant), current_split(instance, workspace)
     for table in (split, *features.values()):

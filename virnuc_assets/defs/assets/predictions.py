@@ -32,11 +32,18 @@ from virnuc_assets.defs.sharded_asset import (
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.ledger import ledger_faults
 from virnuc_assets.sequences.plan_table import planned_shards
-from virnuc_assets.storage.aside import files_written_aside
+from virnuc_assets.storage.atomic import atomic_files
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import RECORDS_FILE
 from virnuc_assets.storage.schemas import predictions_schema
-from virnuc_assets.storage.tables import TableMismatch, content_digest, read_ids, read_recipe, read_table, require_table
+from virnuc_assets.storage.tables import (
+    TableMismatch,
+    content_digest,
+    read_ids,
+    read_provenance,
+    read_table,
+    require_table,
+)
 
 GROUP, REPORT = "sample_predictions", "report"
 PROVENANCE_FILE = "provenance.json"  # of a report: what it was made from
@@ -59,7 +66,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 
             features = layout.table("samples", f"{variant.name}_features", shard)
             folder, chunk_length = layout.classifier(variant.name), workspace.settings.sequences.chunk_length
-            classifier = ServingClassifier.load(folder, encoders, read_recipe(features)["dims"], chunk_length)
+            classifier = ServingClassifier.load(folder, encoders, read_provenance(features)["dims"], chunk_length)
             expected = features_provenance(workspace, "samples", shard, variant, encoders)
             require_table(features, classifier.features_schema, expected)
             provenance = predictions_provenance(content_digest(features), classifier.digest)
@@ -108,7 +115,7 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
             tables = (layout.table("samples", PREDICTIONS, shard) for shard in inputs["shards"])
             predictions = (read_table(table, predictions_schema()) for table in tables)
             ledger, folder = sample_ledger(layout, sample), layout.sample_report(sample)
-            with files_written_aside(folder) as temporary:
+            with atomic_files(folder) as temporary:
                 records = write_sample_report(temporary, predictions, ledger, temperature, confidence)
                 (temporary / PROVENANCE_FILE).write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")
             digest = digest_of(inputs)

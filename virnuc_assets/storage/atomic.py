@@ -28,7 +28,7 @@ class DiskFull(VirnucError):
 
 
 @contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary name that becomes `path` when the block ends well and vanishes when not.
 
     It is stored next to `path`; of an object store on this machine, and is uploaded at the end, as one object. A link
@@ -56,7 +56,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def folder_written_aside(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A new folder that replaces `path` when the block ends well and vanishes when not.
 
     Two renames: whoever dies between them leaves no folder, never a mixture of two. The older one then lies beside it
@@ -84,7 +84,7 @@ def folder_written_aside(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def files_written_aside(folder: Path) -> Iterator[Path]:
+def atomic_files(folder: Path) -> Iterator[Path]:
     """A new folder whose files get their names in `folder` together when the block ends well; others there stay.
 
     The older ones vanish first: who dies between leaves some files or none, never those of two writers.
