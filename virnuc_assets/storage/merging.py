@@ -37,8 +37,12 @@ def features_table(frames: pa.Table, vectors: np.ndarray) -> pa.Table:
     """Features table of frames and their vectors, (n, dim) float32, row for row."""
     dim = vectors.shape[1]
     known = frames.select([name for name in features_schema(dim).names if name != "vector"])
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
-    return known.append_column("vector", column).cast(features_schema(dim))
+    return known.append_column("vector", vector_column(vectors)).cast(features_schema(dim))
+
+
+def vector_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
+    """(n, dim) float32 as a column of a table."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
 
 
 def vectors_of(table: pa.Table) -> np.ndarray:

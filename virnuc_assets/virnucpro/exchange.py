@@ -1,10 +1,15 @@
-"""VirNucPro's files as tables of ours, in the order of the frames and compared with them; our tables as its files."""
+"""VirNucPro's files as tables of ours, in the order of the frames and compared with them; our tables as its files.
+
+Each file of VirNucPro is one object, read or written as a whole. Of many that are imported, one is in memory at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -12,17 +17,29 @@ import pyarrow as pa
 from virnuc_assets.classifier.checkpoint import WEIGHTS_FILE, save_classifier
 from virnuc_assets.encoders.registry import registered
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.storage.aside import full_disk_named
 from virnuc_assets.storage.digests import sequence_digests
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
-from virnuc_assets.storage.merging import features_table, rows_of, vectors_of
+from virnuc_assets.storage.merging import features_table, rows_of, vector_column, vectors_of
 from virnuc_assets.storage.outputs import require_output, require_outputs
-from virnuc_assets.storage.schemas import embeddings_schema, frames_schema, vector_dim
-from virnuc_assets.storage.tables import content_digest, read_recipe, read_table, write_table
+from virnuc_assets.storage.places import scratch_folder
+from virnuc_assets.storage.schemas import embeddings_schema, features_schema, frames_schema, vector_dim
+from virnuc_assets.storage.tables import (
+    TableWriter,
+    content_digest,
+    read_ids,
+    read_recipe,
+    read_schema,
+    read_table,
+    read_windows,
+)
 from virnuc_assets.virnucpro.model import VIRNUCPRO, describe_model, imported_fingerprint, model_in
 from virnuc_assets.virnucpro.torch_files import ImportRefused, PickledModule, TorchFile, read_torch_file
 from virnuc_assets.virnucpro.vectors import Kind, VectorFile, named, read_vectors, vectors_in, write_vectors
 
 FilesOfKind = Mapping[Kind, Sequence[VectorFile]]
+Windows = Iterator[tuple[pa.Table, dict[Kind, np.ndarray]]]
+_WINDOW_ROWS = 256
 _REMEDY = "Give all files of these frames and no others, and the frames table of the same genomes and chunk length."
 
 
@@ -63,43 +80,50 @@ def import_files(
             raise VirnucError(f"{first.path}: a model is imported alone, found {len(sources) - 1} more files")
         return _import_model(first, to, features, chunk_length)
     require_output(to, [*sources, *([frames] if frames else [])])
-    files = [vectors_in(first), *map(read_vectors, sources[1:])]
+    file = vectors_in(first)
     if frames is None:
-        raise VirnucError(f"{first.path}: {files[0].kind} vectors; give their frames: --frames FRAMES.parquet")
-    return _import_vectors(files, to, frames, dna_dim, protein_encoder)
+        raise VirnucError(f"{file.path}: {file.kind} vectors; give their frames: --frames FRAMES.parquet")
+    with scratch_folder() as scratch, full_disk_named(to, scratch):
+        files = [_stored(file, scratch)]
+        del first, file  # as large as the file
+        files += [_stored(read_vectors(path), scratch) for path in sources[1:]]
+        return _import_vectors(files, scratch, to, frames, dna_dim, protein_encoder)
 
 
 def export_file(table: Path, to: Path) -> dict[str, Any]:
     """Write a table of ours in VirNucPro's layout; returns what a person should see.
 
     Embeddings of a nucleotide encoder become a DNABERT_S file, of a protein encoder an ESM file; features become a
-    merged file. Such a file holds one label for all its rows.
+    merged file. Such a file holds one label for all its rows. The table is read in windows; what is written is one
+    object, in memory at once: 4 bytes for each value, in a DNABERT_S file 32 (Python's floats).
 
     Raises:
         TableMismatch: it is no table of ours.
         ExportRefused: it is neither embeddings nor features, has no rows, or rows of several labels.
     """
     require_output(to, [table])
-    recipe, rows, label = read_recipe(table), read_table(table), None
+    recipe, label = read_recipe(table), None
     match recipe:
         case {"table": "embeddings", "encoder": {"alphabet": "dna" | "protein" as alphabet}}:
             kind: Kind = "DNABERT_S" if alphabet == "dna" else "ESM"
         case {"table": "features"}:
             kind = "merged"
-            counts = {row["values"]: row["counts"] for row in rows.column("label").value_counts().to_pylist()}
-            if len(counts) > 1:
-                found = ", ".join(f"{count} {label or 'without label'}" for label, count in counts.items())
+            labels = read_table(table, columns=["label"]).column("label").value_counts().to_pylist()
+            if len(labels) > 1:
+                found = ", ".join(f"{each['counts']} {each['values'] or 'without label'}" for each in labels)
                 raise ExportRefused(f"{table}: rows of several labels ({found}); a merged file of VirNucPro has one")
-            label = next(iter(counts), None)
+            label = labels[0]["values"] if labels else None
         case _:
             raise ExportRefused(
                 f"{table}: a table of {recipe.get('table', 'unknown kind')}; VirNucPro has files of embeddings and of "
                 "features"
             )
-    if not rows.num_rows:
+    ids, dim = read_ids(table).to_pylist(), vector_dim(read_schema(table))
+    if not ids:
         raise ExportRefused(f"{table}: has no rows; VirNucPro's files have at least one")
-    write_vectors(to, kind, rows.column("frame_id").to_pylist(), vectors_of(rows), label)
-    return {"kind": kind, "rows": rows.num_rows, "columns": vector_dim(rows.schema)}
+    windows = read_windows(table, _WINDOW_ROWS, columns=["vector"])
+    write_vectors(to, kind, ids, dim, map(vectors_of, windows), label)
+    return {"kind": kind, "rows": len(ids), "columns": dim}
 
 
 def require_label(file: VectorFile, label_of: Mapping[str, str | None]) -> None:
@@ -128,13 +152,17 @@ def _import_model(file: TorchFile, to: Path, features: Path | None, chunk_length
     return {"kind": "model", "reads": saved.pair(), "hidden": model.hidden, "weights sha256": saved.weights_sha256}
 
 
+def _stored(file: VectorFile, scratch: Path) -> VectorFile:
+    """The file without its rows, which are appended to those of its kind in a scratch folder."""
+    with (scratch / file.kind).open("ab") as rows:
+        rows.write(file.vectors)
+    return replace(file, vectors=file.vectors[:0].copy())
+
+
 def _import_vectors(
-    files: Sequence[VectorFile], to: Path, framed: Path, dna_dim: int | None, protein_encoder: str
+    files: Sequence[VectorFile], scratch: Path, to: Path, framed: Path, dna_dim: int | None, protein_encoder: str
 ) -> dict[str, Any]:
-    frames = read_table(framed, frames_schema())
-    of_kind: dict[Kind, list[VectorFile]] = {"DNABERT_S": [], "ESM": [], "merged": []}
-    for file in files:
-        of_kind[file.kind].append(file)
+    of_kind = {kind: [file for file in files if file.kind == kind] for kind in get_args(Kind)}
     kinds = [kind for kind, found in of_kind.items() if found]
     encoders = {"dna": "dnabert_s", "protein": protein_encoder}
     recipe: dict[str, Any] = {
@@ -143,49 +171,79 @@ def _import_vectors(
         "kind": " + ".join(kinds),
         "sources": [{"file": file.path.name, "sha256": file.sha256} for file in files],
     }
+    windows = _windows(framed, of_kind, scratch)
     if kinds in (["DNABERT_S"], ["ESM"]):
-        side = "dna" if kinds == ["DNABERT_S"] else "protein"
-        table = _embeddings(frames, files, encoders[side])
-        fingerprint = imported_fingerprint(encoders[side], side, vector_dim(table.schema))
-        recipe |= {"table": "embeddings", "encoder": fingerprint}
+        side, dim = "dna" if kinds == ["DNABERT_S"] else "protein", _width(files)
+        recipe |= {"table": "embeddings", "encoder": imported_fingerprint(encoders[side], side, dim)}
+        tables = _embeddings(windows, registered(encoders[side]).column)
+        schema = embeddings_schema(dim)
     else:
         dims = _dims(of_kind, dna_dim)
         fingerprints = {side: imported_fingerprint(name, side, dims[side]) for side, name in encoders.items()}
-        table = _features(frames, of_kind, dims)
         recipe |= {"table": "features", "encoders": fingerprints, "dims": dims}
-    write_table(to, table, recipe)
-    return {"kind": recipe["kind"], "rows": table.num_rows, "columns": vector_dim(table.schema), "files": len(files)}
-
-
-def _embeddings(frames: pa.Table, files: Sequence[VectorFile], encoder: str) -> pa.Table:
-    """Embeddings table of files of one side, with the digests of what the encoder reads of the frames."""
-    _width(files)
-    vectors = _in_order(frames, files)
-    columns = [
-        frames.column("frame_id"),
-        sequence_digests(frames.column(registered(encoder).column).to_pylist()),
-        pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
-    ]
-    return pa.Table.from_arrays(columns, schema=embeddings_schema(vectors.shape[1]))
-
-
-def _features(frames: pa.Table, files: FilesOfKind, dims: Mapping[str, int]) -> pa.Table:
-    """Features table of merged files, or of both sides where none is given, with label and group of the frames."""
-    places: dict[Kind, slice] = {"DNABERT_S": slice(None, dims["dna"]), "ESM": slice(dims["dna"], None)}
-    sides = {kind: _in_order(frames, files[kind]) for kind in places if files[kind]}
-    if not files["merged"]:
-        return features_table(frames, np.concatenate(list(sides.values()), axis=1))
-    vectors, ids = _in_order(frames, files["merged"]), frames.column("frame_id").to_pylist()
-    for kind, side in sides.items():
-        if wrong := [ids[row] for row in np.flatnonzero((vectors[:, places[kind]] != side).any(axis=1))]:
-            raise ImportRefused(
-                f"{files['merged'][0].path}: misaligned with its {kind} side: of {len(ids)} rows {len(wrong)} hold "
-                f"other values than their id's vector{named(wrong)}; import both sides without the merged file"
-            )
-    label_of = dict(zip(ids, frames.column("label").to_pylist(), strict=True))
-    for file in files["merged"]:
+        tables = _features(windows, of_kind["merged"], dims["dna"])
+        schema = features_schema(dim := sum(dims.values()))
+    known = read_table(framed, frames_schema(), columns=["frame_id", "label"])
+    label_of = dict(zip(*(column.to_pylist() for column in known.columns), strict=True))
+    for file in files:
         require_label(file, label_of)
-    return features_table(frames, vectors)
+    with TableWriter(to, schema, recipe) as writer:
+        for table in tables:
+            writer.write(table)
+    return {"kind": recipe["kind"], "rows": writer.rows, "columns": dim, "files": len(files)}
+
+
+def _windows(framed: Path, files: FilesOfKind, scratch: Path) -> Windows:
+    """Frames and their vectors of each kind, (n, d)."""
+    ids = read_ids(framed, frames_schema()).to_pylist()
+    order = {kind: _order(ids, found) for kind, found in files.items() if found}
+    start = 0
+    for frames in read_windows(framed, _WINDOW_ROWS, frames_schema()):
+        here = slice(start, start + frames.num_rows)
+        yield (
+            frames,
+            {kind: _read_rows(scratch / kind, _width(files[kind]), rows[here]) for kind, rows in order.items()},
+        )
+        start = here.stop
+
+
+def _read_rows(path: Path, dim: int, rows: Sequence[int]) -> np.ndarray:
+    """(n, dim) of a scratch file; read, not mapped, since of a mapped file all that was read stays in memory."""
+    size = dim * np.dtype(np.float32).itemsize
+    with path.open("rb") as handle:
+        return np.stack([np.frombuffer(os.pread(handle.fileno(), size, row * size), np.float32) for row in rows])
+
+
+def _embeddings(windows: Windows, column: str) -> Iterator[pa.Table]:
+    """Embeddings of one side, with the digests of what its encoder reads of the frames."""
+    for frames, vectors in windows:
+        (values,) = vectors.values()
+        digests = sequence_digests(frames.column(column).to_pylist())
+        columns = [frames.column("frame_id"), digests, vector_column(values)]
+        yield pa.table(columns, schema=embeddings_schema(values.shape[1]))
+
+
+def _features(windows: Windows, merged: Sequence[VectorFile], dna_dim: int) -> Iterator[pa.Table]:
+    """Features of merged files, or of both sides where none is given, with label and group of the frames.
+
+    Raises:
+        ImportRefused: after the last window, if merged rows are not those of a side.
+    """
+    columns: dict[Kind, slice] = {"DNABERT_S": slice(None, dna_dim), "ESM": slice(dna_dim, None)}
+    count, wrong = 0, {kind: list[str]() for kind in columns}
+    for frames, vectors in windows:
+        whole = vectors.pop("merged") if merged else np.concatenate([vectors[kind] for kind in columns], axis=1)
+        for kind, side in vectors.items():
+            differing = np.flatnonzero((whole[:, columns[kind]] != side).any(axis=1))
+            wrong[kind] += frames.column("frame_id").take(differing).to_pylist()
+        count += len(whole)
+        yield features_table(frames, whole)
+    for kind, ids in wrong.items():
+        if ids:
+            raise ImportRefused(
+                f"{merged[0].path}: misaligned with its {kind} side: of {count} rows {len(ids)} hold other values than "
+                f"their id's vector{named(ids)}; import both sides without the merged file"
+            )
 
 
 def _dims(files: FilesOfKind, dna_dim: int | None) -> dict[str, int]:
@@ -224,8 +282,8 @@ def _width(files: Sequence[VectorFile]) -> int:
     return next(iter(widths), 0)
 
 
-def _in_order(frames: pa.Table, files: Sequence[VectorFile]) -> np.ndarray:
+def _order(ids: Sequence[str], files: Sequence[VectorFile]) -> list[int]:
+    """Row of each id among those of all files."""
     found = [frame_id for file in files for frame_id in file.ids]
     what = f"rows of {files[0].path.name}" + (f" and {len(files) - 1} more files" if len(files) > 1 else "")
-    rows = rows_of(frames.column("frame_id").to_pylist(), found, what, _REMEDY)
-    return np.concatenate([file.vectors for file in files])[rows]  # (n, d)
+    return rows_of(ids, found, what, _REMEDY)

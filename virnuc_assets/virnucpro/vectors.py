@@ -84,25 +84,32 @@ def vectors_in(file: TorchFile) -> VectorFile:
     return VectorFile(kind, file.path, file.sha256, ids, _stacked(file, ids, rows), label)
 
 
-def write_vectors(path: Path, kind: Kind, ids: Sequence[str], vectors: np.ndarray, label: str | None = None) -> None:
+def write_vectors(
+    path: Path, kind: Kind, ids: list[str], dim: int, windows: Iterable[np.ndarray], label: str | None = None
+) -> None:
     """Write rows in VirNucPro's layout; the file appears under its name only when it is whole.
 
     Args:
         path: the file.
         kind: which of the three.
         ids: frame ids.
-        vectors: (n, d) float32.
+        dim: width of the vectors.
+        windows: vectors of the ids in their order, (m, dim) float32 each.
         label: of all rows of a merged file.
     """
-    rows, names = torch.tensor(vectors), list(ids)  # (n, d)
     content: Mapping[str, object]
     if kind == "DNABERT_S":
-        data = [{"label": i, "mean_representation": row} for i, row in zip(names, rows.tolist(), strict=True)]
-        content = {"nucleotide": names, "data": data}
-    elif kind == "ESM":
-        content = {"proteins": names, "data": list(rows)}
+        lists = (row for window in windows for row in window.tolist())
+        data = [{"label": i, "mean_representation": row} for i, row in zip(ids, lists, strict=True)]
+        content = {"nucleotide": ids, "data": data}
     else:
-        content = {"ids": names, "data": rows, **({"labels": [LABELS.index(label)]} if label else {})}
+        vectors, start = np.empty((len(ids), dim), np.float32), 0
+        for window in windows:
+            vectors[start : start + len(window)] = window
+            start += len(window)
+        rows = torch.from_numpy(vectors)
+        labels = {"labels": [LABELS.index(label)]} if label else {}
+        content = {"proteins": ids, "data": list(rows)} if kind == "ESM" else {"ids": ids, "data": rows, **labels}
     with written_aside(path) as aside, aside.open("wb") as handle:  # by its path, torch would write the name into it
         torch.save(content, handle)
 

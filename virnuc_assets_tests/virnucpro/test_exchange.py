@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,22 @@ def test_both_sides_become_the_features_that_a_sound_merge_holds(tmp_path: Path,
         assert (encoders, recipe["dims"]) == ({"dna": "dnabert_s", "protein": "esm2_3b"}, {"dna": 3, "protein": 5})
         expected = ("features", content_digest(framed), "VirNucPro")
         assert (recipe["table"], recipe["frames"], recipe["origin"]) == expected
+
+
+@pytest.mark.parametrize("kind", ["ESM", "merged"])
+def test_the_memory_of_an_import_is_that_of_one_file(tmp_path: Path, kind: str) -> None:
+    """As Python and numpy allocate it; processes of 12,000 rows in 6 files took 1 to 7 % more than of 2,000 in one."""
+    rows, peaks = 600, []
+    for count in (1, 6):
+        ids, framed = frame_ids(rows * count), tmp_path / f"{count}.parquet"
+        write_table(framed, frames(ids), {"table": "frames"})
+        parts = [ids[start : start + rows] for start in range(0, len(ids), rows)]
+        files = [WRITERS[kind](tmp_path / f"{n}.pt", part, drawn(rows, 512)) for n, part in enumerate(parts)]
+        tracemalloc.start()
+        import_files(files, tmp_path / "out.parquet", frames=framed, dna_dim=100 if kind == "merged" else None)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
 
 
 def refusal(error: type[VirnucError], sources: list[Path], framed: Path | None, **options: Any) -> str:
