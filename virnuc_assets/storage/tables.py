@@ -11,7 +11,7 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +24,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.aside import written_aside
 from virnuc_assets.storage.digests import ContentDigest
 from virnuc_assets.storage.layout import asset_of
-from virnuc_assets.storage.places import StoredObject, in_store, readable, stored_object
+from virnuc_assets.storage.places import in_store, readable, state_of
 from virnuc_assets.storage.schemas import LETTERS
 
 Recipe = Mapping[str, Any]
@@ -32,7 +32,6 @@ RECIPE_KEY = "virnuc.recipe"
 DIGEST_KEY = "virnuc.content_digest"
 _READ_BYTES = 1 << 20  # a window reads no more ahead, however much of a table was written at once
 _CHECKED_ROWS = 4096
-_KEPT_FOOTERS = 4096
 _PAGE_BYTES = 1 << 16  # a writer keeps some pages of each column; Parquet's default is 1 MiB
 
 
@@ -248,16 +247,17 @@ def is_made_by(path: Path, recipe: Recipe) -> bool:
 
 def _footer(path: Path) -> pq.FileMetaData:
     with damage_named(path):
-        if in_store(path):
-            return _stored_footer(stored_object(path))
-        with readable(path) as source:
-            return pq.read_metadata(source)
+        return _stored_footer(path, state_of(path)) if in_store(path) else _read_footer(path)
 
 
-@functools.lru_cache(maxsize=_KEPT_FOOTERS)
-def _stored_footer(found: StoredObject) -> pq.FileMetaData:
+@functools.lru_cache(maxsize=4096)
+def _stored_footer(path: Path, _state: Hashable) -> pq.FileMetaData:
     """Footer of an object, read once as long as nobody replaces it: reading takes three requests, asking one."""
-    with readable(found.path) as source:
+    return _read_footer(path)
+
+
+def _read_footer(path: Path) -> pq.FileMetaData:
+    with readable(path) as source:
         return pq.read_metadata(source)
 
 

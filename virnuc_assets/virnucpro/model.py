@@ -17,7 +17,6 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.virnucpro.torch_files import MODEL_CLASS, ImportRefused, PickledModule, TorchFile
 
 VIRNUCPRO = "VirNucPro"
-_LAYERS = {"hidden_layer": "Linear", "bn1": "BatchNorm1d", "dropout": "Dropout", "output_layer": "Linear"}
 
 
 def imported_fingerprint(encoder: str, side: str, dim: int) -> dict[str, str]:
@@ -42,22 +41,15 @@ def model_in(file: TorchFile) -> Mlp:
     if not isinstance(made, PickledModule) or made.name != MODEL_CLASS:
         found = made.name if isinstance(made, PickledModule) else f"a {type(made).__name__}"
         raise ImportRefused(f"{file.path}: expected a whole module of class {MODEL_CLASS}, found {found}")
-    layers = _part(file, made, "_modules")
-    kinds = {name: getattr(layer, "name", type(layer).__name__).rpartition(".")[2] for name, layer in layers.items()}
-    if kinds != _LAYERS:
-        raise ImportRefused(
-            f"{file.path}: another architecture: expected the layers {_shown(_LAYERS)}; found {_shown(kinds)}"
-        )
-    tensors = {
-        f"{name}.{key}": value
-        for name, layer in layers.items()
-        for part in ("_parameters", "_buffers", "_modules")
-        for key, value in _part(file, layer, part).items()
-        if value is not None  # None: a layer without bias, missed by the comparison with ours
-    }
-    outside = [name for part in ("_parameters", "_buffers") for name in _part(file, made, part)]
-    if others := outside + [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
-        raise ImportRefused(f"{file.path}: another architecture: expected tensors in its layers alone, found {others}")
+    layers = _part(file, "the model", made, "_modules")
+    tensors = _part(file, "the model", made, "_parameters") | _part(file, "the model", made, "_buffers")
+    for name, layer in layers.items():
+        for part in ("_parameters", "_buffers", "_modules"):
+            tensors |= {f"{name}.{key}": value for key, value in _part(file, name, layer, part).items()}
+    # None: a layer without bias, missed by the comparison with ours.
+    tensors = {name: value for name, value in tensors.items() if value is not None}
+    if others := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
+        raise ImportRefused(f"{file.path}: another architecture: expected tensors in its layers, found {others}")
     model = _model_of(file, tensors)
     if (eps := layers["bn1"].state.get("eps")) != model.bn1.eps:
         raise ImportRefused(f"{file.path}: bn1 has eps {eps}, VirNucPro's has {model.bn1.eps}")
@@ -102,7 +94,7 @@ def _model_of(file: TorchFile, tensors: Mapping[str, Tensor]) -> Mlp:
         raise ImportRefused(f"{file.path}: {claimed} bytes of tensors claimed by a file of {file.size} bytes")
     weight = tensors.get("hidden_layer.weight")
     if weight is None or weight.dim() != 2 or not weight.numel():
-        raise ImportRefused(f"{file.path}: hidden_layer has no weights of two dims")
+        raise ImportRefused(f"{file.path}: another architecture: hidden_layer has no weights of two dims")
     model = Mlp(weight.shape[1], weight.shape[0], dropout=0.0)
     expected, found = (
         {name: f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in held.items()}
@@ -121,12 +113,9 @@ def _model_of(file: TorchFile, tensors: Mapping[str, Tensor]) -> Mlp:
     return model
 
 
-def _shown(layers: Mapping[str, str]) -> str:
-    return ", ".join(f"{name[:80]!r}: {kind}" for name, kind in list(layers.items())[:20]) or "none"
-
-
-def _part(file: TorchFile, module: PickledModule, part: str) -> dict[str, Any]:
-    found = module.state.get(part) if isinstance(module.state, dict) else None
-    if not isinstance(found, dict) or any(not isinstance(name, str) for name in found):
-        raise ImportRefused(f"{file.path}: {module.name} has no {part}, as every torch module has")
+def _part(file: TorchFile, name: str, module: object, part: str) -> dict[str, Any]:
+    state = module.state if isinstance(module, PickledModule) else None
+    found = state.get(part) if isinstance(state, dict) else None
+    if not isinstance(found, dict) or any(not isinstance(key, str) for key in found):
+        raise ImportRefused(f"{file.path}: {name[:80]} has no {part}, as every torch module has")
     return found
