@@ -1,8 +1,8 @@
-"""Parquet tables that are whole or absent, and say from what they were made.
+"""Parquet tables that are whole or absent, and record from what they were made.
 
 A table's *recipe* is a JSON object in its metadata: its kind, the digests of its inputs, the parameters that
-change its rows. Two tables of equal recipe hold the same rows; a table of another recipe is refused or redone.
-Its *content digest* covers the rows alone, so that what lies downstream is stale only where rows changed.
+change its rows. Two tables of equal recipe hold the same rows; a table of another recipe is refused or made again.
+Its *content digest* covers the rows alone, so that what is downstream is stale only where rows changed.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class TableWriter:
             write_statistics=plain,
             use_compliant_nested_type=False,  # nested values as the schema names them: what is read is what was written
             data_page_size=_PAGE_BYTES,
-            write_page_checksum=True,  # LZ4 unpacks a number that rotted on the disk as if it were another
+            write_page_checksum=True,  # LZ4 unpacks a number that is corrupted on the disk as if it were another
             memory_pool=pa.system_memory_pool(),  # Arrow's own keeps what was freed, megabytes a column
         )
         return self
@@ -137,10 +137,7 @@ def read_windows(
     require: Recipe | None = None,
     columns: Sequence[str] | None = None,
 ) -> Iterator[pa.Table]:
-    """As `read_table`, a window of at most `rows` at a time; a table without rows is one empty window.
-
-    Columns are those named, in the table's order, or all.
-    """
+    """As `read_table`, at most `rows` at a time, columns in the table's order; without rows, one empty window."""
     require_table(path, schema, require)
     reading = {"pre_buffer": False, "buffer_size": _READ_BYTES, "page_checksum_verification": True}
     with damage_named(path), readable(path) as source, pq.ParquetFile(source, **reading) as parquet:
@@ -177,9 +174,7 @@ def require_table(path: Path, schema: pa.Schema | None = None, require: Recipe |
 
 @contextlib.contextmanager
 def open_table(path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
-    """An open table and its recipe; it stays the one that lay there then, also when another has taken its name.
-
-    Not of an object store: there what has taken its name is told as damage.
+    """An open table and its recipe; it stays this one, also when another takes its name (in an object store: damage).
 
     Raises:
         TableMismatch: the table is missing or damaged, also where that is noticed while it is read.
@@ -191,7 +186,7 @@ def open_table(path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
 
 @contextlib.contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """What goes wrong while a table is read, a page whose checksum does not hold included, as a `TableMismatch`."""
+    """Raise what goes wrong while a table is read, a page's wrong checksum included, as a `TableMismatch`."""
     try:
         yield
     except FileNotFoundError as error:
@@ -213,7 +208,7 @@ def content_digest(path: Path) -> str:
 
 
 def read_schema(path: Path) -> pa.Schema:
-    """Columns and types of a table."""
+    """Columns and types of a table, without its metadata."""
     return _footer(path).schema.to_arrow_schema().remove_metadata()
 
 
@@ -223,7 +218,7 @@ def read_rows(path: Path) -> int:
 
 
 def require_content(path: Path) -> None:
-    """Read all rows and hold them against the digest that was recorded when they were written.
+    """Read all rows and compare them with the digest that was recorded when they were written.
 
     Raises:
         TableMismatch: the table is missing, damaged, or its rows were altered.

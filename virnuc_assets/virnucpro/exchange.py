@@ -5,7 +5,6 @@ Each file of VirNucPro is one object, read or written as a whole. Of many that a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +16,10 @@ import pyarrow as pa
 from virnuc_assets.classifier.checkpoint import WEIGHTS_FILE, save_classifier
 from virnuc_assets.encoders.registry import registered
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.aside import full_disk_named
 from virnuc_assets.storage.digests import sequence_digests
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
-from virnuc_assets.storage.merging import features_table, rows_of, vector_column, vectors_of
+from virnuc_assets.storage.merging import ScratchVectors, features_table, rows_of, vector_column, vectors_of
 from virnuc_assets.storage.outputs import require_output, require_outputs
-from virnuc_assets.storage.places import scratch_folder
 from virnuc_assets.storage.schemas import embeddings_schema, features_schema, frames_schema, vector_dim
 from virnuc_assets.storage.tables import (
     TableWriter,
@@ -83,11 +80,11 @@ def import_files(
     file = vectors_in(first)
     if frames is None:
         raise VirnucError(f"{file.path}: {file.kind} vectors; give their frames: --frames FRAMES.parquet")
-    with scratch_folder() as scratch, full_disk_named(to, scratch):
-        files = [_stored(file, scratch)]
-        del first, file  # as large as the file
-        files += [_stored(read_vectors(path), scratch) for path in sources[1:]]
-        return _import_vectors(files, scratch, to, frames, dna_dim, protein_encoder)
+    stored: dict[Kind, ScratchVectors] = {}
+    files = [_without_vectors(file, stored)]
+    del first, file  # as large as the file
+    files += [_without_vectors(read_vectors(path), stored) for path in sources[1:]]
+    return _import_vectors(files, stored, to, frames, dna_dim, protein_encoder)
 
 
 def export_file(table: Path, to: Path) -> dict[str, Any]:
@@ -152,15 +149,20 @@ def _import_model(file: TorchFile, to: Path, features: Path | None, chunk_length
     return {"kind": "model", "reads": saved.pair(), "hidden": model.hidden, "weights sha256": saved.weights_sha256}
 
 
-def _stored(file: VectorFile, scratch: Path) -> VectorFile:
-    """The file without its rows, which are appended to those of its kind in a scratch folder."""
-    with (scratch / file.kind).open("ab") as rows:
-        rows.write(file.vectors)
+def _without_vectors(file: VectorFile, stored: dict[Kind, ScratchVectors]) -> VectorFile:
+    """The file with its ids alone; its vectors are stored after those of the files of its kind before it."""
+    vectors = stored.setdefault(file.kind, ScratchVectors())
+    vectors.write(range(vectors.count, vectors.count + len(file.ids)), file.vectors)
     return replace(file, vectors=file.vectors[:0].copy())
 
 
 def _import_vectors(
-    files: Sequence[VectorFile], scratch: Path, to: Path, framed: Path, dna_dim: int | None, protein_encoder: str
+    files: Sequence[VectorFile],
+    stored: Mapping[Kind, ScratchVectors],
+    to: Path,
+    framed: Path,
+    dna_dim: int | None,
+    protein_encoder: str,
 ) -> dict[str, Any]:
     of_kind = {kind: [file for file in files if file.kind == kind] for kind in get_args(Kind)}
     kinds = [kind for kind, found in of_kind.items() if found]
@@ -171,7 +173,7 @@ def _import_vectors(
         "kind": " + ".join(kinds),
         "sources": [{"file": file.path.name, "sha256": file.sha256} for file in files],
     }
-    windows = _windows(framed, of_kind, scratch)
+    windows = _windows(framed, of_kind, stored)
     if kinds in (["DNABERT_S"], ["ESM"]):
         side, dim = "dna" if kinds == ["DNABERT_S"] else "protein", _width(files)
         recipe |= {"table": "embeddings", "encoder": imported_fingerprint(encoders[side], side, dim)}
@@ -193,25 +195,15 @@ def _import_vectors(
     return {"kind": recipe["kind"], "rows": writer.rows, "columns": dim, "files": len(files)}
 
 
-def _windows(framed: Path, files: FilesOfKind, scratch: Path) -> Windows:
+def _windows(framed: Path, files: FilesOfKind, stored: Mapping[Kind, ScratchVectors]) -> Windows:
     """Frames and their vectors of each kind, (n, d)."""
     ids = read_ids(framed, frames_schema()).to_pylist()
-    order = {kind: _order(ids, found) for kind, found in files.items() if found}
+    order = {kind: _order(ids, files[kind]) for kind in stored}
     start = 0
     for frames in read_windows(framed, _WINDOW_ROWS, frames_schema()):
         here = slice(start, start + frames.num_rows)
-        yield (
-            frames,
-            {kind: _read_rows(scratch / kind, _width(files[kind]), rows[here]) for kind, rows in order.items()},
-        )
+        yield frames, {kind: stored[kind].read(rows[here]) for kind, rows in order.items()}
         start = here.stop
-
-
-def _read_rows(path: Path, dim: int, rows: Sequence[int]) -> np.ndarray:
-    """(n, dim) of a scratch file; read, not mapped, since of a mapped file all that was read stays in memory."""
-    size = dim * np.dtype(np.float32).itemsize
-    with path.open("rb") as handle:
-        return np.stack([np.frombuffer(os.pread(handle.fileno(), size, row * size), np.float32) for row in rows])
 
 
 def _embeddings(windows: Windows, column: str) -> Iterator[pa.Table]:

@@ -35,8 +35,6 @@ class VectorFile:
 
     Attributes:
         kind: which of the three; the content decides, not the name.
-        path: the file.
-        sha256: of its bytes.
         ids: frame ids, one for each row, each once.
         vectors: (n, d) float32, finite.
         label: of all its rows, where a merged file has one.
@@ -87,16 +85,7 @@ def vectors_in(file: TorchFile) -> VectorFile:
 def write_vectors(
     path: Path, kind: Kind, ids: list[str], dim: int, windows: Iterable[np.ndarray], label: str | None = None
 ) -> None:
-    """Write rows in VirNucPro's layout; the file appears under its name only when it is whole.
-
-    Args:
-        path: the file.
-        kind: which of the three.
-        ids: frame ids.
-        dim: width of the vectors.
-        windows: vectors of the ids in their order, (m, dim) float32 each.
-        label: of all rows of a merged file.
-    """
+    """Write rows in VirNucPro's layout: vectors of the ids in their order, in windows, (m, dim) float32 each."""
     content: Mapping[str, object]
     if kind == "DNABERT_S":
         lists = (row for window in windows for row in window.tolist())
@@ -110,7 +99,7 @@ def write_vectors(
         rows = torch.from_numpy(vectors)
         labels = {"labels": [LABELS.index(label)]} if label else {}
         content = {"proteins": ids, "data": list(rows)} if kind == "ESM" else {"ids": ids, "data": rows, **labels}
-    with written_aside(path) as aside, aside.open("wb") as handle:  # by its path, torch would write the name into it
+    with written_aside(path) as temporary, temporary.open("wb") as handle:  # of a path, torch writes the name into it
         torch.save(content, handle)
 
 

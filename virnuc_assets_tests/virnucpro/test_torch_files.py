@@ -21,7 +21,7 @@ import torch
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.virnucpro.exchange import import_files
 from virnuc_assets.virnucpro.torch_files import MODEL_CLASS, ImportRefused, PickledModule, read_torch_file
-from virnuc_assets_tests.virnucpro.files import frame_ids, save
+from virnuc_assets_tests.virnucpro.files import save
 
 pytest_plugins = ["virnuc_assets_tests.virnucpro.upstream_models"]
 
@@ -108,10 +108,9 @@ def test_a_bomb_is_refused_by_what_it_names_and_nothing_runs(
     witness, (armed, unknown) = tmp_path / "witness", BOMBS[name]
     (tmp_path / "armed_by_import.py").write_text(f"open({str(witness)!r}, 'w')\nMLPClassifier = int\n")
     monkeypatch.syspath_prepend(tmp_path)
-    good = save({"proteins": frame_ids(1), "data": [torch.ones(2)]}, tmp_path / "good.pt")
     path = pickled(tmp_path / "x.pt", armed(f"touch {witness}", str(witness)))
     with pytest.raises(VirnucError) as refused:
-        import_files([good, path], tmp_path / "out")
+        import_files([path], tmp_path / "out")
     told = f"names '{unknown}', which no file" if unknown else "is damaged, or more than plain data"
     assert str(refused.value).startswith(f"{path}: refused: {told}")
     assert str(refused.value).endswith("; nothing of the file was executed")
