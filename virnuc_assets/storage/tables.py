@@ -31,6 +31,7 @@ Recipe = Mapping[str, Any]
 RECIPE_KEY = "virnuc.recipe"
 DIGEST_KEY = "virnuc.content_digest"
 _READ_BYTES = 1 << 20  # a window reads no more ahead, however much of a table was written at once
+_CHECKED = {"page_checksum_verification": True}
 _CHECKED_ROWS = 4096
 _PAGE_BYTES = 1 << 16  # a writer keeps some pages of each column; Parquet's default is 1 MiB
 
@@ -46,29 +47,32 @@ class TableWriter:
     """
 
     def __init__(self, path: Path, schema: pa.Schema, recipe: Recipe) -> None:
-        self._schema, self._recipe = schema, recipe
-        self._aside = written_aside(path)
-        self._content = ContentDigest(schema)
-        self.rows = 0
+        self._path, self._schema, self._recipe = path, schema, recipe
+        self._content, self.rows = ContentDigest(schema), 0
 
     def __enter__(self) -> TableWriter:
         # Vectors have neither repeated values nor useful bounds; a dictionary of them takes ten times their memory.
         plain = [field.name for field in self._schema if not pa.types.is_fixed_size_list(field.type)]
         # Nor is a digest found twice; as they are, they are read in half the time.
         digests = [field.name for field in self._schema if pa.types.is_fixed_size_binary(field.type)]
-        repeated = [name for name in plain if name not in (*LETTERS, *digests)]
-        self._file = pa.OSFile(os.fsencode(self._aside.__enter__()), "wb")
-        self._parquet = pq.ParquetWriter(
-            self._file,
-            self._schema,
-            use_dictionary=repeated,
-            compression="lz4",  # is unpacked twice as fast as Parquet's default
-            write_statistics=plain,
-            use_compliant_nested_type=False,  # nested values as the schema names them: what is read is what was written
-            data_page_size=_PAGE_BYTES,
-            write_page_checksum=True,  # LZ4 unpacks a number that is corrupted on the disk as if it were another
-            memory_pool=pa.system_memory_pool(),  # Arrow's own keeps what was freed, megabytes a column
-        )
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(written_aside(self._path))
+            file = stack.enter_context(pa.OSFile(os.fsencode(temporary), "wb"))
+            self._parquet = stack.enter_context(
+                pq.ParquetWriter(
+                    file,
+                    self._schema,
+                    use_dictionary=[name for name in plain if name not in (*LETTERS, *digests)],
+                    compression="lz4",  # is unpacked twice as fast as Parquet's default
+                    write_statistics=plain,
+                    use_compliant_nested_type=False,  # nested values as the schema names them: what is read was written
+                    data_page_size=_PAGE_BYTES,
+                    write_page_checksum=True,  # LZ4 unpacks a corrupted number as if it were another
+                    memory_pool=pa.system_memory_pool(),  # Arrow's own keeps what was freed, megabytes a column
+                )
+            )
+            stack.push(self._add_metadata)
+            self._open = stack.pop_all()
         return self
 
     def write(self, table: pa.Table) -> None:
@@ -78,22 +82,15 @@ class TableWriter:
         self._content.update(table)
         self.rows += table.num_rows
 
+    def _add_metadata(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            recipe = json.dumps(self._recipe, sort_keys=True)
+            self._parquet.add_key_value_metadata({RECIPE_KEY: recipe, DIGEST_KEY: self._content.hexdigest()})
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                metadata = {
-                    RECIPE_KEY: json.dumps(self._recipe, sort_keys=True),
-                    DIGEST_KEY: self._content.hexdigest(),
-                }
-                self._parquet.add_key_value_metadata(metadata)
-            self._parquet.close()
-            self._file.close()
-        except BaseException as closing:
-            self._aside.__exit__(type(closing), closing, closing.__traceback__)
-            raise
-        self._aside.__exit__(kind, error, traceback)
+        self._open.__exit__(kind, error, traceback)
 
 
 def write_table(path: Path, table: pa.Table, recipe: Recipe) -> None:
@@ -109,19 +106,11 @@ def read_table(
     where: pc.Expression | None = None,
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Read a table after `require_table` found it to be the one that is meant.
-
-    Of it the rows for which `where` holds, or all; and the columns named, in that order, or all.
-    """
+    """Read a table after `require_table`: the rows for which `where` holds, the columns named in that order, or all."""
     require_table(path, schema, require)
     with damage_named(path), readable(path) as source:
-        found = pq.read_table(
-            source,
-            columns=None if columns is None else list(columns),
-            filters=where,
-            partitioning=None,
-            page_checksum_verification=True,
-        )
+        names = None if columns is None else list(columns)
+        found = pq.read_table(source, columns=names, filters=where, partitioning=None, **_CHECKED)
     return found.replace_schema_metadata(None)
 
 
@@ -139,8 +128,8 @@ def read_windows(
 ) -> Iterator[pa.Table]:
     """As `read_table`, at most `rows` at a time, columns in the table's order; without rows, one empty window."""
     require_table(path, schema, require)
-    reading = {"pre_buffer": False, "buffer_size": _READ_BYTES, "page_checksum_verification": True}
-    with damage_named(path), readable(path) as source, pq.ParquetFile(source, **reading) as parquet:
+    reading = {"pre_buffer": False, "buffer_size": _READ_BYTES}
+    with damage_named(path), readable(path) as source, pq.ParquetFile(source, **reading, **_CHECKED) as parquet:
         if not parquet.metadata.num_rows:
             empty = parquet.schema_arrow.remove_metadata().empty_table()
             yield empty.select([name for name in empty.column_names if columns is None or name in columns])
@@ -149,19 +138,14 @@ def read_windows(
 
 
 def require_table(path: Path, schema: pa.Schema | None = None, require: Recipe | None = None) -> None:
-    """Check a table's columns and recipe without reading its rows.
-
-    Args:
-        path: the table.
-        schema: columns and types, dims included, that it must have.
-        require: parts of the recipe that must be equal; nested objects are compared key by key.
+    """Check a table's columns and types, and parts of its recipe, without reading its rows.
 
     Raises:
         TableMismatch: the table is missing, damaged, or differs from what is required; all differences are listed.
     """
     footer = _footer(path)
     found_schema = footer.schema.to_arrow_schema()
-    differences = list(_schema_differences(schema, found_schema)) if schema is not None else []
+    differences = [*_schema_differences(schema or found_schema, found_schema)]
     if require is not None:
         differences += _differences(json.loads(json.dumps(require)), _recipe(footer, path))
     if differences:
@@ -179,8 +163,7 @@ def open_table(path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
     Raises:
         TableMismatch: the table is missing or damaged, also where that is noticed while it is read.
     """
-    checked = {"page_checksum_verification": True}
-    with damage_named(path), readable(path) as source, pq.ParquetFile(source, **checked) as parquet:
+    with damage_named(path), readable(path) as source, pq.ParquetFile(source, **_CHECKED) as parquet:
         yield parquet, _recipe(parquet.metadata, path)
 
 

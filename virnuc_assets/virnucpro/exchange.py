@@ -34,7 +34,6 @@ from virnuc_assets.virnucpro.model import VIRNUCPRO, describe_model, imported_fi
 from virnuc_assets.virnucpro.torch_files import ImportRefused, PickledModule, TorchFile, read_torch_file
 from virnuc_assets.virnucpro.vectors import Kind, VectorFile, named, read_vectors, vectors_in, write_vectors
 
-FilesOfKind = Mapping[Kind, Sequence[VectorFile]]
 Windows = Iterator[tuple[pa.Table, dict[Kind, np.ndarray]]]
 _WINDOW_ROWS = 256
 _REMEDY = "Give all files of these frames and no others, and the frames table of the same genomes and chunk length."
@@ -57,16 +56,7 @@ def import_files(
     """Write a table, or for a model a classifier's folder; returns what a person should see.
 
     Files of one side become embeddings, files of both sides features, merged files features that are compared with
-    the sides given with them. Which of the options is needed, the content of the files decides.
-
-    Args:
-        sources: VirNucPro's files.
-        to: what to write.
-        frames: frames table of the vectors.
-        dna_dim: nucleotide columns of merged files that come without either side.
-        protein_encoder: whose vectors the protein side is; VirNucPro's own is ESM2-3B.
-        features: features table that a model is to score.
-        chunk_length: nt that a model was trained on.
+    the sides given with them. Which of the options (those of `virnuc import`) is needed, the files' content decides.
 
     Raises:
         VirnucError: the files are refused, do not fit each other, an option is missing, or `to` cannot be written.
@@ -150,8 +140,17 @@ def _import_model(file: TorchFile, to: Path, features: Path | None, chunk_length
 
 
 def _without_vectors(file: VectorFile, stored: dict[Kind, ScratchVectors]) -> VectorFile:
-    """The file with its ids alone; its vectors are stored after those of the files of its kind before it."""
-    vectors = stored.setdefault(file.kind, ScratchVectors())
+    """The file with its ids alone; its vectors are stored after those of the files of its kind before it.
+
+    Raises:
+        ImportRefused: they are of another width than those.
+    """
+    vectors, dim = stored.setdefault(file.kind, ScratchVectors()), file.vectors.shape[1]
+    if vectors.count and dim != vectors.dim:
+        raise ImportRefused(
+            f"{file.path}: {dim} columns, the {file.kind} files before it have {vectors.dim}, of another encoder; "
+            "import those of one pair of encoders at a time"
+        )
     vectors.write(range(vectors.count, vectors.count + len(file.ids)), file.vectors)
     return replace(file, vectors=file.vectors[:0].copy())
 
@@ -164,8 +163,7 @@ def _import_vectors(
     dna_dim: int | None,
     protein_encoder: str,
 ) -> dict[str, Any]:
-    of_kind = {kind: [file for file in files if file.kind == kind] for kind in get_args(Kind)}
-    kinds = [kind for kind, found in of_kind.items() if found]
+    kinds = [kind for kind in get_args(Kind) if kind in stored]
     encoders = {"dna": "dnabert_s", "protein": protein_encoder}
     recipe: dict[str, Any] = {
         "frames": content_digest(framed),
@@ -173,18 +171,18 @@ def _import_vectors(
         "kind": " + ".join(kinds),
         "sources": [{"file": file.path.name, "sha256": file.sha256} for file in files],
     }
-    windows = _windows(framed, of_kind, stored)
+    windows = _windows(framed, files, stored)
     if kinds in (["DNABERT_S"], ["ESM"]):
-        side, dim = "dna" if kinds == ["DNABERT_S"] else "protein", _width(files)
+        side, dim = "dna" if kinds == ["DNABERT_S"] else "protein", stored[kinds[0]].dim
         recipe |= {"table": "embeddings", "encoder": imported_fingerprint(encoders[side], side, dim)}
-        tables = _embeddings(windows, registered(encoders[side]).column)
-        schema = embeddings_schema(dim)
+        schema, tables = embeddings_schema(dim), _embeddings(windows, registered(encoders[side]).column)
     else:
-        dims = _dims(of_kind, dna_dim)
+        merged = next((file.path for file in files if file.kind == "merged"), None)
+        dims = _dims(stored, merged or files[0].path, dna_dim)
         fingerprints = {side: imported_fingerprint(name, side, dims[side]) for side, name in encoders.items()}
         recipe |= {"table": "features", "encoders": fingerprints, "dims": dims}
-        tables = _features(windows, of_kind["merged"], dims["dna"])
-        schema = features_schema(dim := sum(dims.values()))
+        dim = sum(dims.values())
+        schema, tables = features_schema(dim), _features(windows, merged, dims["dna"])
     known = read_table(framed, frames_schema(), columns=["frame_id", "label"])
     label_of = dict(zip(*(column.to_pylist() for column in known.columns), strict=True))
     for file in files:
@@ -195,10 +193,35 @@ def _import_vectors(
     return {"kind": recipe["kind"], "rows": writer.rows, "columns": dim, "files": len(files)}
 
 
-def _windows(framed: Path, files: FilesOfKind, stored: Mapping[Kind, ScratchVectors]) -> Windows:
+def _dims(stored: Mapping[Kind, ScratchVectors], path: Path, dna_dim: int | None) -> dict[str, int]:
+    """Columns of the nucleotides and of the proteins, as the files of one side have them, or as a person says.
+
+    Raises:
+        ImportRefused: the columns of merged files are not known, or contradict each other.
+    """
+    width = {kind: vectors.dim for kind, vectors in stored.items()}
+    merged = width.get("merged") or sum(width.values())
+    protein = merged - width["ESM"] if "ESM" in width else None
+    known = {"the DNABERT_S files": width.get("DNABERT_S"), "the ESM files": protein, "--dna-dim": dna_dim}
+    found = {dim for dim in known.values() if dim is not None}
+    if len(found) != 1 or not 0 < min(found) < merged:
+        listed = ", ".join(f"{dim} by {what}" for what, dim in known.items() if dim is not None)
+        raise ImportRefused(
+            f"{path}: {merged} columns; expected how many of them are the nucleotides', by the DNABERT_S or ESM files "
+            f"that were merged or by --dna-dim; found {listed or 'neither'}"
+        )
+    return {"dna": min(found), "protein": merged - min(found)}
+
+
+def _windows(framed: Path, files: Sequence[VectorFile], stored: Mapping[Kind, ScratchVectors]) -> Windows:
     """Frames and their vectors of each kind, (n, d)."""
     ids = read_ids(framed, frames_schema()).to_pylist()
-    order = {kind: _order(ids, files[kind]) for kind in stored}
+    order = {}
+    for kind in stored:
+        mine = [file for file in files if file.kind == kind]
+        found = [frame_id for file in mine for frame_id in file.ids]
+        what = f"rows of {mine[0].path.name}" + (f" and {len(mine) - 1} more files" if mine[1:] else "")
+        order[kind] = rows_of(ids, found, what, _REMEDY)
     start = 0
     for frames in read_windows(framed, _WINDOW_ROWS, frames_schema()):
         here = slice(start, start + frames.num_rows)
@@ -215,7 +238,7 @@ def _embeddings(windows: Windows, column: str) -> Iterator[pa.Table]:
         yield pa.table(columns, schema=embeddings_schema(values.shape[1]))
 
 
-def _features(windows: Windows, merged: Sequence[VectorFile], dna_dim: int) -> Iterator[pa.Table]:
+def _features(windows: Windows, merged: Path | None, dna_dim: int) -> Iterator[pa.Table]:
     """Features of merged files, or of both sides where none is given, with label and group of the frames.
 
     Raises:
@@ -233,49 +256,6 @@ def _features(windows: Windows, merged: Sequence[VectorFile], dna_dim: int) -> I
     for kind, ids in wrong.items():
         if ids:
             raise ImportRefused(
-                f"{merged[0].path}: misaligned with its {kind} side: of {count} rows {len(ids)} hold other values than "
+                f"{merged}: misaligned with its {kind} side: of {count} rows {len(ids)} hold other values than "
                 f"their id's vector{named(ids)}; import both sides without the merged file"
             )
-
-
-def _dims(files: FilesOfKind, dna_dim: int | None) -> dict[str, int]:
-    """Columns of the nucleotides and of the proteins, as the sides have them, or as a person says.
-
-    Raises:
-        ImportRefused: the columns of merged files are not known, or contradict each other.
-    """
-    dna, protein = _width(files["DNABERT_S"]), _width(files["ESM"])
-    merged = _width(files["merged"]) or dna + protein
-    known = {
-        **({f"{dna} by {files['DNABERT_S'][0].path.name}": dna} if dna else {}),
-        **({f"{merged} - {protein} by {files['ESM'][0].path.name}": merged - protein} if protein else {}),
-        **({f"{dna_dim} by --dna-dim": dna_dim} if dna_dim is not None else {}),
-    }
-    found = next(iter(known.values()), 0)
-    if set(known.values()) != {found} or not 0 < found < merged:
-        raise ImportRefused(
-            f"{(files['merged'] or files['DNABERT_S'])[0].path}: {merged} columns; expected how many of them are the "
-            "nucleotides', by the DNABERT_S or ESM files that were merged or by --dna-dim; found "
-            f"{', '.join(known) or 'neither'}"
-        )
-    return {"dna": found, "protein": merged - found}
-
-
-def _width(files: Sequence[VectorFile]) -> int:
-    """Width of all files' vectors, 0 without any.
-
-    Raises:
-        ImportRefused: they differ; each width is shown with a file.
-    """
-    widths = {file.vectors.shape[1]: file.path.name for file in files}
-    if len(widths) > 1:
-        found = ", ".join(f"{width} columns in {name}" for width, name in sorted(widths.items()))
-        raise ImportRefused(f"files of different encoders: {found}; import those of one pair of encoders at a time")
-    return next(iter(widths), 0)
-
-
-def _order(ids: Sequence[str], files: Sequence[VectorFile]) -> list[int]:
-    """Row of each id among those of all files."""
-    found = [frame_id for file in files for frame_id in file.ids]
-    what = f"rows of {files[0].path.name}" + (f" and {len(files) - 1} more files" if len(files) > 1 else "")
-    return rows_of(ids, found, what, _REMEDY)

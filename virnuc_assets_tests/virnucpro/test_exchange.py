@@ -161,12 +161,11 @@ def test_labels_and_columns_must_agree(tmp_path: Path, framed: Path) -> None:
     assert "its rows are labelled host, 7 of 7 frames are not (e.g. " in told
     assert "8 columns; expected how many of them are the nucleotides'" in refusal(ImportRefused, [path], framed)
     assert "found 8 by --dna-dim" in refusal(ImportRefused, [path], framed, dna_dim=8)
-    assert "found 3 by d.pt, 4 by --dna-dim" in refusal(ImportRefused, [path, side], framed, dna_dim=4)
-    assert "found 3 by d.pt, 8 - 4 by e.pt" in refusal(ImportRefused, [path, side, protein], framed)
+    assert "found 3 by the DNABERT_S files, 4 by --dna-dim" in refusal(ImportRefused, [path, side], framed, dna_dim=4)
+    assert "found 3 by the DNABERT_S files, 4 by the ESM files" in refusal(ImportRefused, [path, side, protein], framed)
     wide = esm(tmp_path / "f.pt", IDS, drawn(7, 6))
-    assert "files of different encoders: 4 columns in e.pt, 6 columns in f.pt" in refusal(
-        ImportRefused, [protein, wide], framed
-    )
+    told = refusal(ImportRefused, [protein, wide], framed)
+    assert f"{wide}: 6 columns, the ESM files before it have 4, of another encoder" in told
 
 
 def test_what_a_kind_of_file_needs_is_asked_for(tmp_path: Path, framed: Path, upstream_models: Path) -> None:
