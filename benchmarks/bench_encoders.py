@@ -29,7 +29,7 @@ from virnuc_assets.cores import usable_cores
 from virnuc_assets.encoders.loading import DTYPES
 from virnuc_assets.encoders.machine import cpu_name, native_precision
 from virnuc_assets.settings import Precision
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 
 TABLES = "frame_tables"
 _FEWEST_ROUNDS, _MOST_ROUNDS, _LONGEST_SECONDS = 5, 15, 480
@@ -58,7 +58,7 @@ def main() -> int:
                 failures += 1
                 console.print(f"{name} failed: {error}", markup=False)
             console.print(f"{name}: {time.perf_counter() - start:.0f} s")
-            with written_aside(given.out) as temporary:  # after each, so that a run that is cut off keeps what it has
+            with atomic_write(given.out) as temporary:  # after each, so that a run that is cut off keeps what it has
                 temporary.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     console.print(*tables(figures), f"written to {given.out}")
     return failures

@@ -33,7 +33,7 @@ from virnuc_assets.encoders.machine import prepare_cpu, resolve_device
 from virnuc_assets.encoders.registry import EncoderSpec, check_alphabet
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import EncodingSettings
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.outputs import require_output
 from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import content_digest, read_table, read_windows
@@ -91,7 +91,7 @@ def attention_file(
     for frame_id, sequence in sequences.items():
         if spec.count_truncated([sequence]):
             say(f"{frame_id}: {len(sequence)} residues or bases, cut to the first {spec.max_length}")
-    with written_aside(picture) as png, written_aside(to) as npz:
+    with atomic_write(picture) as png, atomic_write(to) as npz:
         with device_locked(workspace, say):
             model = AttentionModel(spec, folder, encoding)
             panels = _write_maps(model, sequences, provenance, npz, report)

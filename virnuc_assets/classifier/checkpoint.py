@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import TrainingSettings
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
 
 Side = Literal["dna", "protein"]
@@ -146,9 +146,9 @@ def save_classifier(
     """
     weights = save_tensors({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
     described = description.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
-    with written_aside(folder / CLASSIFIER_FILE) as description_aside:
+    with atomic_write(folder / CLASSIFIER_FILE) as description_aside:
         description_aside.write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        with written_aside(folder / WEIGHTS_FILE) as weights_aside:
+        with atomic_write(folder / WEIGHTS_FILE) as weights_aside:
             weights_aside.write_bytes(weights)
             register(described)
     return described

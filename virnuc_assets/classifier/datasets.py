@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.split.assignment import Split
-from virnuc_assets.storage.aside import full_disk_named
+from virnuc_assets.storage.atomic import full_disk_named
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.places import writer
 from virnuc_assets.storage.schemas import evaluation_schema, frames_schema

@@ -37,7 +37,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.incoming import read_intake_log
 from virnuc_assets.settings import Settings
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.schemas import vector_dim
 from virnuc_assets.storage.tables import read_schema
 from virnuc_assets.workstation.setup import dagster_home, require_set_up
@@ -196,7 +196,7 @@ def _drop_sample(settings: Settings) -> str:
         raise VirnucError(f"{bundled}: the bundled sample is missing; restore it from the repository")
     target = settings.incoming / bundled.name
     if not (target.is_file() and filecmp.cmp(bundled, target, shallow=False)):  # else it would be a new file
-        with written_aside(target) as part:
+        with atomic_write(target) as part:
             shutil.copyfile(bundled, part)
     return source_name(target)
 

@@ -19,7 +19,7 @@ from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_table, ledger_totals, merged_ledger
 from virnuc_assets.sequences.planning import plan_source
 from virnuc_assets.settings import SequenceSettings
-from virnuc_assets.storage.aside import files_written_aside
+from virnuc_assets.storage.atomic import atomic_files
 from virnuc_assets.storage.outputs import require_output, require_outputs, require_space, unwritable
 from virnuc_assets.storage.places import scratch_folder
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
@@ -139,8 +139,8 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, s
                 _embed(tables[side], encoder, windows, {}, lambda done: report(done, 2 * rows))
         ledger, predictions = framed.ledger(), _predictions(classifier, tables, widths)
         temperature, confidence = classifier.description.temperature, settings.evaluation.min_confidence
-        with files_written_aside(to) as aside:
-            records = write_sample_report(aside, predictions, ledger, temperature, confidence)
+        with atomic_files(to) as temporary:
+            records = write_sample_report(temporary, predictions, ledger, temperature, confidence)
     calls = Counter(call or "not scored" for call in records.column("call").to_pylist())
     return {
         **ledger_totals(ledger),

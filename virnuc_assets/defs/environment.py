@@ -14,7 +14,7 @@ import dagster as dg
 
 from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 
 # Other versions of these compute other numbers, or cannot read what was written.
 LIBRARIES = ("virnuc_assets", "dagster", "mlflow", "torch", "transformers", "tokenizers", "pyarrow", "numpy")
@@ -65,7 +65,7 @@ def _store_answer(path: Path, facts: dict[str, str | int]) -> str:
     """Write a small file, read it back and delete it; what goes wrong fails the step."""
     text, start = path.name, time.monotonic()
     try:
-        with written_aside(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(text, encoding="utf-8")
         if (found := path.read_text(encoding="utf-8")) != text:
             raise OSError(f"expected {text!r}, found {found!r}")

@@ -28,7 +28,7 @@ from virnuc_assets.encoders.loading import letters_to_ids, load_tokenizer, mean_
 from virnuc_assets.encoders.machine import prepare_cpu, resolve_device
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import FinetuningSettings
-from virnuc_assets.storage.aside import folder_written_aside
+from virnuc_assets.storage.atomic import atomic_folder
 from virnuc_assets.storage.digests import digest_of
 
 ADAPTERS_FOLDER = "adapters"
@@ -322,7 +322,7 @@ def _history(state: TrainerState) -> list[dict[str, float]]:
 
 
 def _write(model: PeftModel, base: Path, absent: set[str], facts: Mapping[str, Any], out: Path) -> None:
-    with folder_written_aside(out) as folder:
+    with atomic_folder(out) as folder:
         model.peft_config[model.active_adapter].base_model_name_or_path = base.name  # not a path of this machine
         model.save_pretrained(str(folder / ADAPTERS_FOLDER), save_embedding_layers=False)
         merged = model.merge_and_unload(safe_merge=True)

@@ -18,7 +18,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from virnuc_assets.encoders.registry import NUCLEOTIDES, EncoderSpec
-from virnuc_assets.storage.aside import folder_written_aside
+from virnuc_assets.storage.atomic import atomic_folder
 
 ESM_VOCABULARY = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
 _SEED = 20_240_501
@@ -54,7 +54,7 @@ def write_miniature(spec: EncoderSpec, checkpoints: Path) -> Path:
     checkpoints.mkdir(parents=True, exist_ok=True)
     with FileLock(checkpoints / ".miniatures.lock"):
         if not folder.exists():
-            with folder_written_aside(folder) as temporary:
+            with atomic_folder(folder) as temporary:
                 _write(temporary, spec.base or spec.name.removesuffix("_miniature"))
     return folder
 

@@ -19,7 +19,7 @@ from virnuc_assets.migration.decision import Decision, canonical, decide
 from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.reports.decision_report import markdown_summary, render_html
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
-from virnuc_assets.storage.aside import folder_written_aside
+from virnuc_assets.storage.atomic import atomic_folder
 from virnuc_assets.storage.tables import TableMismatch, read_table, write_table
 
 EVIDENCE_FILE = "evidence.json"
@@ -64,12 +64,12 @@ def library_versions() -> dict[str, str]:
 
 def write_bundle(folder: Path, bundle: Bundle) -> Decision:
     """Write evidence and tables, decide on what was written, and write the pages; the folder is replaced as a whole."""
-    with folder_written_aside(folder) as aside:
-        evidence = canonical(_stored(bundle, aside), indent=2) + "\n"
-        (aside / EVIDENCE_FILE).write_text(evidence, encoding="utf-8")
-        decision, pages = _read(aside)[0].pages()  # as everybody will read it: a dict may have another order by now
+    with atomic_folder(folder) as temporary:
+        evidence = canonical(_stored(bundle, temporary), indent=2) + "\n"
+        (temporary / EVIDENCE_FILE).write_text(evidence, encoding="utf-8")
+        decision, pages = _read(temporary)[0].pages()  # as everybody will read it: a dict may have another order by now
         for name, text in pages.items():
-            (aside / name).write_text(text, encoding="utf-8")
+            (temporary / name).write_text(text, encoding="utf-8")
     return decision
 
 

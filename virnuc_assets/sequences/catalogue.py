@@ -17,7 +17,7 @@ from filelock import FileLock
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import is_genbank
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 
 Label = Literal["viral", "host"]
 Row = Mapping[str, str]
@@ -306,9 +306,9 @@ def write_manifest(folder: Path, rows: Sequence[Row], columns: Sequence[str] = C
                 f"{row[wrong[0]]!r}; rename the file, or reword"
             )
     more = dict.fromkeys(column for row in rows for column in row if column not in columns)
-    with written_aside(folder / MANIFEST) as aside:
-        with aside.open("w", encoding="utf-8", newline="") as handle:
+    with atomic_write(folder / MANIFEST) as temporary:
+        with temporary.open("w", encoding="utf-8", newline="") as handle:
             table = csv.DictWriter(handle, [*columns, *more], restval="", delimiter="\t", lineterminator="\n")
             table.writeheader()
             table.writerows(rows)
-        read_catalogue(folder, aside)
+        read_catalogue(folder, temporary)

@@ -17,7 +17,7 @@ from typing import Any
 
 from virnuc_assets.sequences.catalogue import MANIFEST, CatalogueError, Label, write_manifest
 from virnuc_assets.settings import RefseqHosts, RefseqSettings
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.download import Checksum, Fetched, Fetcher, digests
 
 # File, its number, number of files, bytes of it so far, bytes of it in all where they are known.
@@ -244,8 +244,8 @@ def altered_files(settings: RefseqSettings, folder: Path) -> dict[str, list[str]
 
 def mark_complete(folder: Path, settings: RefseqSettings) -> None:
     """Note that the folder's catalogue is all of what the settings name."""
-    with written_aside(folder / _MARK) as aside:
-        aside.write_text(json.dumps(_meant(settings), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    with atomic_write(folder / _MARK) as temporary:
+        temporary.write_text(json.dumps(_meant(settings), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def require_release(folder: Path, settings: RefseqSettings) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.aside import full_disk_named
+from virnuc_assets.storage.atomic import full_disk_named
 from virnuc_assets.storage.schemas import features_schema, vector_dim
 
 _EXAMPLES = 3

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.aside import DiskFull, remove_unfinished
+from virnuc_assets.storage.atomic import DiskFull, remove_unfinished
 
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFIFO: "a pipe"}
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.digests import ContentDigest
 from virnuc_assets.storage.layout import asset_of
 from virnuc_assets.storage.places import in_store, readable, state_of
@@ -56,7 +56,7 @@ class TableWriter:
         # Nor is a digest found twice; as they are, they are read in half the time.
         digests = [field.name for field in self._schema if pa.types.is_fixed_size_binary(field.type)]
         with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(written_aside(self._path))
+            temporary = stack.enter_context(atomic_write(self._path))
             file = stack.enter_context(pa.OSFile(os.fsencode(temporary), "wb"))
             self._parquet = stack.enter_context(
                 pq.ParquetWriter(

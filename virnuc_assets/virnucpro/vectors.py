@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.virnucpro.torch_files import ImportRefused, PickledModule, TorchFile, read_torch_file
 
 Kind = Literal["DNABERT_S", "ESM", "merged"]
@@ -99,7 +99,7 @@ def write_vectors(
         rows = torch.from_numpy(vectors)
         labels = {"labels": [LABELS.index(label)]} if label else {}
         content = {"proteins": ids, "data": list(rows)} if kind == "ESM" else {"ids": ids, "data": rows, **labels}
-    with written_aside(path) as temporary, temporary.open("wb") as handle:  # of a path, torch writes the name into it
+    with atomic_write(path) as temporary, temporary.open("wb") as handle:  # of a path, torch writes the name into it
         torch.save(content, handle)
 
 

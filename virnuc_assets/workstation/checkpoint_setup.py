@@ -26,7 +26,7 @@ from virnuc_assets.encoders.checkpoints import (
     sha256_of,
 )
 from virnuc_assets.encoders.registry import ENCODERS, FINETUNED, MINIATURE, EncoderSpec
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.workstation.lock import LOCK_FILE, Lock, Locked, LockedFile, lock_of, pin_of, source_of
 
 _MAIN = "main"
@@ -95,7 +95,7 @@ def record_verified(spec: EncoderSpec, digest: str, folder: Path, checkpoints: P
     """Have later runs take these files, unless they change."""
     place = folder.relative_to(checkpoints) if folder.is_relative_to(checkpoints) else folder
     entry = {"digest": digest, "folder": str(place), "files": file_states(folder)}
-    with written_aside(checkpoints / VERIFIED_FILE) as temporary:
+    with atomic_write(checkpoints / VERIFIED_FILE) as temporary:
         content = {**read_verified(checkpoints), spec.name: entry}
         temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -21,7 +21,7 @@ from dagster._core.storage.tags import WILL_RETRY_TAG
 from virnuc_assets.defs.launchers.local import LocalRunLauncher, why_dead
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import Settings
-from virnuc_assets.storage.aside import UNFINISHED, writer_is_dead
+from virnuc_assets.storage.atomic import UNFINISHED, writer_is_dead
 from virnuc_assets.storage.places import is_alive
 from virnuc_assets.workstation.device_lock import holder
 from virnuc_assets.workstation.setup import dagster_home

@@ -21,7 +21,7 @@ from transformers import EsmConfig, EsmForMaskedLM
 from virnuc_assets.encoders.checkpoints import CONFIG_FILE
 from virnuc_assets.encoders.miniature import ESM_FIELDS, ESM_VOCABULARY
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.aside import folder_written_aside
+from virnuc_assets.storage.atomic import atomic_folder
 
 # Parts of a parameter's name in fair-esm and in EsmForMaskedLM, replaced in this order.
 _RENAMED = {
@@ -66,7 +66,7 @@ def convert_fair_esm(file: Path, folder: Path) -> Path:
     _check(file, EsmConfig(**fields), weights)
     fields["torch_dtype"] = str(weights[_EMBEDDING].dtype).removeprefix("torch.")
     del weights[_DECODER]  # transformers ties it to the embeddings
-    with folder_written_aside(folder) as partial:
+    with atomic_folder(folder) as partial:
         (partial / "vocab.txt").write_text("\n".join(ESM_VOCABULARY), encoding="utf-8")
         for name, content in ((CONFIG_FILE, fields), ("tokenizer_config.json", {"tokenizer_class": "EsmTokenizer"})):
             (partial / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from virnuc_assets.encoders.checkpoints import CheckpointError, sha256_of
 from virnuc_assets.encoders.registry import ENCODERS, EncoderSpec
 from virnuc_assets.settings import Section
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.digests import digest_of
 
 LOCK_FILE = "virnuc.lock"
@@ -102,5 +102,5 @@ def read_lock(root: Path) -> Lock:
 
 def write_lock(root: Path, lock: Lock) -> None:
     """Write the lock, sorted, one fact per line, so that a change shows as what changed."""
-    with written_aside(root / LOCK_FILE) as temporary:
+    with atomic_write(root / LOCK_FILE) as temporary:
         temporary.write_bytes(_FILE.dump_json(dict(sorted(lock.entries.items())), indent=1) + b"\n")

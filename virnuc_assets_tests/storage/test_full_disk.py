@@ -20,9 +20,9 @@ TABLES = """
 import sys
 from pathlib import Path
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.aside import files_written_aside, folder_written_aside
+from virnuc_assets.storage.atomic import atomic_files, atomic_folder
 from virnuc_assets.storage.schemas import embeddings_schema
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.tables import TableWriter, read_rows
 from virnuc_assets_tests.storage.examples import embeddings
 
@@ -32,13 +32,13 @@ def table(rows):
         for _ in range(rows // 1000):
             writer.write(embeddings(1000))
 def page(size):
-    with written_aside(root / "report/page.html") as aside:
-        aside.write_text("x" * size)
+    with atomic_write(root / "report/page.html") as temporary:
+        temporary.write_text("x" * size)
 def report(size):
-    with folder_written_aside(root / "samples/report/a") as folder:
+    with atomic_folder(root / "samples/report/a") as folder:
         (folder / "records.tsv").write_text("x" * size)
 def together(size):
-    with files_written_aside(root / "mine") as folder:
+    with atomic_files(root / "mine") as folder:
         for name in ("a.txt", "b.txt"):
             (folder / name).write_text(name[0] * (size if name == "b.txt" else 1000 + size % 999))
 for write in (table, page, report, together):

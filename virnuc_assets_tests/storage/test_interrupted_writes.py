@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets.storage.tables import TableWriter, is_made_by, read_table, write_table
 
@@ -47,13 +47,13 @@ def test_a_recipe_that_is_no_json_leaves_nothing(path: Path) -> None:
 
 def test_any_file_written_aside(tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.html"
-    with written_aside(path) as aside:
-        aside.write_text("new")
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
         assert not path.exists()
-        assert aside.parent == path.parent
+        assert temporary.parent == path.parent
     assert path.read_text() == "new"
-    with pytest.raises(InterruptedInTheMiddleError), written_aside(path) as aside:
-        aside.write_text("newer")
+    with pytest.raises(InterruptedInTheMiddleError), atomic_write(path) as temporary:
+        temporary.write_text("newer")
         raise InterruptedInTheMiddleError
     assert path.read_text() == "new"
     assert files(path) == ["report.html"]

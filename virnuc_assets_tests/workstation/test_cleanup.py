@@ -58,13 +58,13 @@ with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
 BETWEEN_RENAMES = """
 import os, signal, sys
 from pathlib import Path
-from virnuc_assets.storage.aside import folder_written_aside
+from virnuc_assets.storage.atomic import atomic_folder
 
 def replace_and_die(path, target, replace=Path.replace):
     replace(path, target)
     os.kill(os.getpid(), signal.SIGKILL)
 
-with folder_written_aside(Path(sys.argv[1])) as folder:
+with atomic_folder(Path(sys.argv[1])) as folder:
     (folder / "pages").write_text("new")
     Path.replace = replace_and_die
 """

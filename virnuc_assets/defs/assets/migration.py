@@ -26,7 +26,7 @@ from virnuc_assets.defs.tracking import MlflowTracking
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, latest, whole_result
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.aside import written_aside
+from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import is_made_by, read_rows, read_table, read_windows, require_content
@@ -110,7 +110,7 @@ def _write(workspace: Workspace, path: Path, measured: Mapping[str, Any]) -> Non
         "measured": measured,
     }
     content["digest"] = digest_of(content)
-    with written_aside(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

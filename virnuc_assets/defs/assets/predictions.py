@@ -33,7 +33,7 @@ from virnuc_assets.defs.sharded_asset import (
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.ledger import ledger_faults
 from virnuc_assets.sequences.plan_table import planned_shards
-from virnuc_assets.storage.aside import files_written_aside
+from virnuc_assets.storage.atomic import atomic_files
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import RECORDS_FILE
 from virnuc_assets.storage.schemas import predictions_schema
@@ -105,9 +105,9 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
             tables = (layout.table("samples", PREDICTIONS, shard) for shard in inputs["shards"])
             predictions = (read_table(table, predictions_schema()) for table in tables)
             ledger, folder = sample_ledger(layout, sample), layout.sample_report(sample)
-            with files_written_aside(folder) as aside:
-                records = write_sample_report(aside, predictions, ledger, temperature, confidence)
-                (aside / PROVENANCE_FILE).write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")
+            with atomic_files(folder) as temporary:
+                records = write_sample_report(temporary, predictions, ledger, temperature, confidence)
+                (temporary / PROVENANCE_FILE).write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")
             digest = digest_of(inputs)
             metadata = {
                 "rows": records.num_rows,

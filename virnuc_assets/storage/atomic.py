@@ -28,7 +28,7 @@ class DiskFull(VirnucError):
 
 
 @contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary file that becomes `path` when the block ends well and vanishes when not.
 
     It is in the same folder; of an object store on this machine, and uploaded at the end as one object. A link stays
@@ -57,7 +57,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def folder_written_aside(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A new folder that replaces `path` when the block ends well and vanishes when not.
 
     Two renames: a process that dies between them leaves no folder, never a mixture of two. The older one is then next
@@ -68,7 +68,7 @@ def folder_written_aside(path: Path) -> Iterator[Path]:
         DiskFull: there is no space for it.
     """
     if in_store(path):
-        with _objects_written_aside(path) as temporary:
+        with _atomic_objects(path) as temporary:
             yield temporary
         return
     temporary, older = (path.with_name(f".{path.name}.{writer()}.{kind}") for kind in ("partial", "replaced"))
@@ -86,7 +86,7 @@ def folder_written_aside(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def files_written_aside(folder: Path) -> Iterator[Path]:
+def atomic_files(folder: Path) -> Iterator[Path]:
     """A new folder whose files get their names in `folder` together when the block ends well; others there stay.
 
     The older ones vanish first: a process that dies between leaves some files or none, never those of two writers.
@@ -95,7 +95,7 @@ def files_written_aside(folder: Path) -> Iterator[Path]:
         DiskFull: there is no space for them.
     """
     if in_store(folder):
-        with _objects_written_aside(folder) as temporary:
+        with _atomic_objects(folder) as temporary:
             yield temporary
         return
     made = not folder.exists()
@@ -120,7 +120,7 @@ def files_written_aside(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _objects_written_aside(path: Path) -> Iterator[Path]:
+def _atomic_objects(path: Path) -> Iterator[Path]:
     with scratch_folder() as scratch:
         with full_disk_named(path, scratch):
             yield scratch
