@@ -85,7 +85,7 @@ class ClassifierDescription(BaseModel):
         merged_dim: their sum.
         chunk_length: nt.
         seed: of the training; it and all that follows up to `origin` are None of one trained elsewhere.
-        training: its recipe.
+        training: its provenance.
         split_digest: of the split table.
         data_digest: of the rows trained and validated on.
         best_epoch: 1-based epoch of the weights.

@@ -1,4 +1,4 @@
-"""Trains VirNucPro's MLP on the features and the split of a variant, by VirNucPro's recipe.
+"""Trains VirNucPro's MLP on the features and the split of a variant, by VirNucPro's provenance.
 
 Early stopping is decided by rows of no relative of a training or test record. Upstream (train.py) the test rows decide
 when to stop, the best weights are kept by reference (so that the last ones are saved), and nothing is saved unless the
@@ -41,7 +41,7 @@ from virnuc_assets.split.assignment import Split, split_schema
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table, read_windows
+from virnuc_assets.storage.tables import content_digest, read_provenance, read_schema, read_table, read_windows
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 Sides = tuple[Side, ...]
@@ -77,10 +77,10 @@ class TrainedClassifier:
 
 
 def data_digest(features: Mapping[str, Path], split: Path, training: TrainingSettings, sides: Sides = BOTH) -> str:
-    """Digest of all that decides a classifier's weights: feature rows and their columns, split, recipe."""
+    """Digest of all that decides a classifier's weights: feature rows and their columns, split, provenance."""
     contents = {shard: content_digest(path) for shard, path in features.items()}
-    recipe = {"training": training.model_dump(), "sides": sides}
-    return digest_of({"features": contents, "split": content_digest(split), **recipe})
+    provenance = {"training": training.model_dump(), "sides": sides}
+    return digest_of({"features": contents, "split": content_digest(split), **provenance})
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Fit:
         features: features tables by shard, already found to be current.
         split: the split table.
         chunk_length: nt.
-        training: the recipe.
+        training: the provenance.
         sides: whose columns are trained on and scored by: dna, protein, or both; a classifier that is saved reads both.
     """
 
@@ -219,8 +219,8 @@ class Fit:
     @cached_property
     def dims(self) -> dict[str, int]:
         """dna_dim, protein_dim and merged_dim, as the tables have them."""
-        recipe = read_recipe(next(iter(self.features.values())))
-        dna_dim, protein_dim = recipe["dims"]["dna"], recipe["dims"]["protein"]
+        provenance = read_provenance(next(iter(self.features.values())))
+        dna_dim, protein_dim = provenance["dims"]["dna"], provenance["dims"]["protein"]
         return {"dna_dim": dna_dim, "protein_dim": protein_dim, "merged_dim": dna_dim + protein_dim}
 
     @cached_property
@@ -245,7 +245,7 @@ def train(
     Args:
         rows: what is trained on, at least two.
         validation: what decides the best epoch and the temperature; no relatives of `rows`.
-        settings: the recipe.
+        settings: the provenance.
         on_epoch: called after every epoch with its 1-based number and its entry of the history.
         device: where to train; features are held there where they fit.
 

@@ -60,7 +60,7 @@ class Framed:
         self._plan = plan_source(path, source_name(path), chunk_length, CHUNK_WINDOW)
         self._path, self._chunk_length = path, chunk_length
         self._ledgers: list[pa.Table] = []
-        self.recipe = {"table": "frames", "source_sha256": self._plan.sha256, "chunk_length": chunk_length}
+        self.provenance = {"table": "frames", "source_sha256": self._plan.sha256, "chunk_length": chunk_length}
 
     def windows(self, report: Report) -> Iterator[pa.Table]:
         """Frames of so many chunks at a time; at least one table."""
@@ -73,7 +73,7 @@ class Framed:
 
     def write(self, path: Path, report: Report) -> None:
         """Write the frames table."""
-        with TableWriter(path, frames_schema(), self.recipe) as writer:
+        with TableWriter(path, frames_schema(), self.provenance) as writer:
             for window in self.windows(report):
                 writer.write(window)
 
@@ -100,8 +100,8 @@ def embed_file(
     rows = read_rows(frames)
     with _loaded(workspace, workspace.encoder_named(encoder_name), say) as encoder:
         require_space(to.parent, rows * encoder.dim * _FLOAT_BYTES, "the vectors")
-        recipe = {"table": "embeddings", "frames": content_digest(frames), "encoder": encoder.fingerprint}
-        _embed(to, encoder, read_frames(encoder, frames), recipe, lambda done: report(done, rows))
+        provenance = {"table": "embeddings", "frames": content_digest(frames), "encoder": encoder.fingerprint}
+        _embed(to, encoder, read_frames(encoder, frames), provenance, lambda done: report(done, rows))
     return {"frames": rows, "encoder": encoder.spec.name, "dim": encoder.dim, "device": encoder.device}
 
 
@@ -166,12 +166,12 @@ def _embed(
     path: Path,
     encoder: Encoder,
     windows: Iterator[pa.Table],
-    recipe: dict[str, Any],
+    provenance: dict[str, Any],
     progress: Callable[[int], None],
 ) -> None:
     from virnuc_assets.encoders.embedding import embed_windows
 
-    with TableWriter(path, embeddings_schema(encoder.dim), recipe) as writer:
+    with TableWriter(path, embeddings_schema(encoder.dim), provenance) as writer:
         for table in in_windows(embed_windows(encoder, windows, progress), _ROWS):
             writer.write(table)
 

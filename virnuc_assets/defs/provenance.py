@@ -21,7 +21,7 @@ from virnuc_assets.sequences.planning import sample_of
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE, Domain
 from virnuc_assets.storage.schemas import chunks_schema, frames_schema, vector_dim
-from virnuc_assets.storage.tables import Recipe, content_digest, is_made_by, read_schema, require_table
+from virnuc_assets.storage.tables import Provenance, content_digest, is_made_by, read_schema, require_table
 
 CHUNKS, FRAMES, LEDGER, PREDICTIONS = "chunked_fasta", "translated_proteins", "ledger", "predictions"
 
@@ -50,7 +50,7 @@ def planned_shard(workspace: Workspace, domain: Domain, shard: str) -> ShardPlan
     return plan
 
 
-def chunks_provenance(plan: ShardPlan) -> Recipe:
+def chunks_provenance(plan: ShardPlan) -> Provenance:
     """What a shard's chunks follow from: its records' letters, not the files that they are in."""
     return {
         "table": "chunks",
@@ -72,7 +72,7 @@ def _truth(plan: ShardPlan) -> dict[str, Any]:
     }
 
 
-def frames_provenance(workspace: Workspace, domain: Domain, shard: str) -> Recipe:
+def frames_provenance(workspace: Workspace, domain: Domain, shard: str) -> Provenance:
     """What a shard's frames follow from.
 
     Raises:
@@ -84,7 +84,7 @@ def frames_provenance(workspace: Workspace, domain: Domain, shard: str) -> Recip
     return {"table": "frames", "chunks": content_digest(chunks), **_truth(plan)}
 
 
-def ledger_provenance(workspace: Workspace, domain: Domain, shard: str) -> Recipe:
+def ledger_provenance(workspace: Workspace, domain: Domain, shard: str) -> Provenance:
     """What a shard's ledger follows from; raises as `frames_provenance`."""
     return {**frames_provenance(workspace, domain, shard), "table": "ledger"}
 
@@ -157,7 +157,7 @@ def features_provenance(
     return {"table": "features", "frames": frames, "encoders": encoders, "embeddings": contents, "dims": dims}
 
 
-def predictions_provenance(features: str, classifier: str) -> Recipe:
+def predictions_provenance(features: str, classifier: str) -> Provenance:
     """What a shard's predictions follow from: content digest of the features, and digest of the weights."""
     return {"table": "predictions", "features": features, "classifier": classifier}
 
@@ -201,7 +201,7 @@ class Today:
         except VirnucError:  # something that it is made from is missing or stale
             return False
 
-    def _provenance(self, asset: str, shard: str) -> Recipe:
+    def _provenance(self, asset: str, shard: str) -> Provenance:
         workspace, domain = self._workspace, self._domain
         if asset == CHUNKS:
             return chunks_provenance(planned_shard(workspace, domain, shard))
@@ -216,7 +216,7 @@ class Today:
         encoders = {"dna": self._fingerprint(variant.dna), "protein": self._fingerprint(variant.protein)}
         return features_provenance(workspace, domain, shard, variant, encoders)
 
-    def _predictions(self, shard: str) -> Recipe:
+    def _predictions(self, shard: str) -> Provenance:
         features = f"{self._workspace.settings.serving.variant}_features"
         path = self._workspace.layout.table(self._domain, features, shard)
         require_table(path, require=self._provenance(features, shard))

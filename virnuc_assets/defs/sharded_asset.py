@@ -21,7 +21,7 @@ from virnuc_assets.defs.partitions import ShardSet
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import digest_of
-from virnuc_assets.storage.tables import Recipe, TableWriter, content_digest, is_made_by, read_rows
+from virnuc_assets.storage.tables import Provenance, TableWriter, content_digest, is_made_by, read_rows
 
 OWNERS = ["team:virnuc"]
 DATA_VERSION = "dagster/data_version"
@@ -233,20 +233,20 @@ def recorded_versions(instance: dg.DagsterInstance, asset: dg.AssetKey, partitio
     return {partition: found[DATA_VERSION] for partition, found in tags.items() if DATA_VERSION in found}
 
 
-def made_table(path: Path, recipe: Recipe, batches: Callable[[], Iterator[pa.Table]]) -> Outcome:
-    """Write a table unless the one that is there was made by the same recipe.
+def made_table(path: Path, provenance: Provenance, batches: Callable[[], Iterator[pa.Table]]) -> Outcome:
+    """Write a table unless the one that is there was made by the same provenance.
 
     Args:
         path: the table.
-        recipe: what its rows follow from.
+        provenance: what its rows follow from.
         batches: called only if the table is to be made; yields at least one table, an empty one if need be.
     """
     started = time.perf_counter()
-    reused = is_made_by(path, recipe)
+    reused = is_made_by(path, provenance)
     if not reused:
         source = batches()
         first = next(source)
-        with TableWriter(path, first.schema, recipe) as writer:
+        with TableWriter(path, first.schema, provenance) as writer:
             for batch in itertools.chain([first], source):
                 writer.write(batch)
     seconds, rows, digest = time.perf_counter() - started, read_rows(path), content_digest(path)

@@ -195,11 +195,11 @@ def write_annotations(
         SequenceFileError: the file cannot be read, repeats an id, holds a record of another length or sequence than
             the FASTA's of that id, or none of the FASTA's records.
     """
-    recipe = {"table": "cds", "records": digest_of(dict(records))}
+    provenance = {"table": "cds", "records": digest_of(dict(records))}
     found: dict[str, RecordEvidence] = {}
     treatments = Counter({str(treatment): 0 for treatment in Treatment})
     seen: set[str] = set()
-    with open_source(genbank) as source, TableWriter(to, cds_schema(), recipe) as writer:
+    with open_source(genbank) as source, TableWriter(to, cds_schema(), provenance) as writer:
         batch: list[dict[str, object]] = []
         for annotation in read_annotations(source):
             if annotation.record_id in seen:
@@ -222,11 +222,11 @@ def write_annotations(
                 f"record {_shown(records)}. Ids must be equal, with their versions."
             )
         writer.write(pa.Table.from_pylist(batch, schema=cds_schema()))
-        recipe["genbank_sha256"] = source.digest()
-        require_checksum(genbank, expected_sha256, recipe["genbank_sha256"])
+        provenance["genbank_sha256"] = source.digest()
+        require_checksum(genbank, expected_sha256, provenance["genbank_sha256"])
     missing = RecordEvidence(Evidence.NOT_IN_GENBANK, None)
     evidence = {record_id: found.get(record_id, missing) for record_id in records}
-    return Annotations(recipe["genbank_sha256"], evidence, treatments, len(seen) - len(found))
+    return Annotations(provenance["genbank_sha256"], evidence, treatments, len(seen) - len(found))
 
 
 def _require_same(annotation: Annotation, length_nt: int, digest: str, genbank: Path) -> None:

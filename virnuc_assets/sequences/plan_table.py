@@ -30,7 +30,7 @@ from virnuc_assets.sequences.planning import (
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.places import state_of
 from virnuc_assets.storage.schemas import plan_schema
-from virnuc_assets.storage.tables import TableMismatch, read_recipe, read_table, require_table, write_table
+from virnuc_assets.storage.tables import TableMismatch, read_provenance, read_table, require_table, write_table
 
 LABELS: tuple[Label, ...] = ("host", "viral")
 
@@ -292,14 +292,14 @@ def _plan_before(path: Path, settings: SequenceSettings) -> ShardPlan:
 
 
 def _write(path: Path, plan: ShardPlan, settings: SequenceSettings) -> None:
-    recipe = {
+    provenance = {
         "table": "shard_plan",
         **settings.model_dump(),
         "numbered": dict(plan.numbered),
         "sources": {name: asdict(source) for name, source in plan.sources.items()},
     }
     columns = {name: [getattr(piece, name) for piece in plan.pieces] for name in plan_schema().names}
-    write_table(path, pa.table(columns, schema=plan_schema()), recipe)
+    write_table(path, pa.table(columns, schema=plan_schema()), provenance)
 
 
 def read_plan(path: Path) -> ShardPlan:
@@ -350,12 +350,12 @@ def _opened(path: Path) -> _Opened:
 @functools.lru_cache(maxsize=4)
 def _read_once(path: Path, state: Hashable) -> _Opened:
     """A plan as it was in this state: every stage of every shard asks for it."""
-    rows, recipe = read_table(path, plan_schema()), read_recipe(path)
+    rows, provenance = read_table(path, plan_schema()), read_provenance(path)
     numbers = pa.table({"shard": rows["shard"], "row": np.arange(rows.num_rows)})
     shards = numbers.group_by("shard", use_threads=False).aggregate([("row", "list")])
     places = dict(zip(shards["shard"].to_pylist(), shards["row_list"], strict=True))
-    sources = {name: PlannedSource(**entry) for name, entry in recipe["sources"].items()}
-    return _Opened(rows, places, sources, recipe["numbered"], recipe["chunk_length"])
+    sources = {name: PlannedSource(**entry) for name, entry in provenance["sources"].items()}
+    return _Opened(rows, places, sources, provenance["numbered"], provenance["chunk_length"])
 
 
 def _pieces(rows: pa.Table) -> list[Piece]:

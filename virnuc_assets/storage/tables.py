@@ -1,7 +1,7 @@
 """Parquet tables that are whole or absent, and record from what they were made.
 
-A table's *recipe* is a JSON object in its metadata: its kind, the digests of its inputs, the parameters that
-change its rows. Two tables of equal recipe hold the same rows; a table of another recipe is refused or made again.
+A table's *provenance* is a JSON object in its metadata: its kind, the digests of its inputs, the parameters that
+change its rows. Tables of equal provenance hold the same rows; one of another provenance is refused or made again.
 Its *content digest* covers the rows alone, so that what is downstream is stale only where rows changed.
 """
 
@@ -27,8 +27,8 @@ from virnuc_assets.storage.layout import asset_of
 from virnuc_assets.storage.places import in_store, readable, state_of
 from virnuc_assets.storage.schemas import LETTERS
 
-Recipe = Mapping[str, Any]
-RECIPE_KEY = "virnuc.recipe"
+Provenance = Mapping[str, Any]
+PROVENANCE_KEY = "virnuc.recipe"
 DIGEST_KEY = "virnuc.content_digest"
 _READ_BYTES = 1 << 20  # a window reads no more ahead, however much of a table was written at once
 _CHECKED = {"page_checksum_verification": True}
@@ -43,11 +43,11 @@ class TableMismatch(VirnucError):
 class TableWriter:
     """Streams batches into a table that appears under its name only when all of it was written.
 
-    The recipe is written last: what is known only after the last row, as the digest of a file, may be added to it.
+    The provenance is written last: what is known only after the last row, as the digest of a file, may be added to it.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, recipe: Recipe) -> None:
-        self._path, self._schema, self._recipe = path, schema, recipe
+    def __init__(self, path: Path, schema: pa.Schema, provenance: Provenance) -> None:
+        self._path, self._schema, self._provenance = path, schema, provenance
         self._content, self.rows = ContentDigest(schema), 0
 
     def __enter__(self) -> TableWriter:
@@ -84,8 +84,8 @@ class TableWriter:
 
     def _add_metadata(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            recipe = json.dumps(self._recipe, sort_keys=True)
-            self._parquet.add_key_value_metadata({RECIPE_KEY: recipe, DIGEST_KEY: self._content.hexdigest()})
+            provenance = json.dumps(self._provenance, sort_keys=True)
+            self._parquet.add_key_value_metadata({PROVENANCE_KEY: provenance, DIGEST_KEY: self._content.hexdigest()})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -93,16 +93,16 @@ class TableWriter:
         self._open.__exit__(kind, error, traceback)
 
 
-def write_table(path: Path, table: pa.Table, recipe: Recipe) -> None:
-    """Write a whole table with its recipe; an interrupted write leaves what was there before."""
-    with TableWriter(path, table.schema, recipe) as writer:
+def write_table(path: Path, table: pa.Table, provenance: Provenance) -> None:
+    """Write a whole table with its provenance; an interrupted write leaves what was there before."""
+    with TableWriter(path, table.schema, provenance) as writer:
         writer.write(table)
 
 
 def read_table(
     path: Path,
     schema: pa.Schema | None = None,
-    require: Recipe | None = None,
+    require: Provenance | None = None,
     where: pc.Expression | None = None,
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
@@ -123,7 +123,7 @@ def read_windows(
     path: Path,
     rows: int,
     schema: pa.Schema | None = None,
-    require: Recipe | None = None,
+    require: Provenance | None = None,
     columns: Sequence[str] | None = None,
 ) -> Iterator[pa.Table]:
     """As `read_table`, at most `rows` at a time, columns in the table's order; without rows, one empty window."""
@@ -137,8 +137,8 @@ def read_windows(
             yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
 
 
-def require_table(path: Path, schema: pa.Schema | None = None, require: Recipe | None = None) -> None:
-    """Check a table's columns and types, and parts of its recipe, without reading its rows.
+def require_table(path: Path, schema: pa.Schema | None = None, require: Provenance | None = None) -> None:
+    """Check a table's columns and types, and parts of its provenance, without reading its rows.
 
     Raises:
         TableMismatch: the table is missing, damaged, or differs from what is required; all differences are listed.
@@ -147,7 +147,7 @@ def require_table(path: Path, schema: pa.Schema | None = None, require: Recipe |
     found_schema = footer.schema.to_arrow_schema()
     differences = [*_schema_differences(schema or found_schema, found_schema)]
     if require is not None:
-        differences += _differences(json.loads(json.dumps(require)), _recipe(footer, path))
+        differences += _differences(json.loads(json.dumps(require)), _provenance(footer, path))
     if differences:
         listed = "\n  ".join(differences)
         raise TableMismatch(
@@ -158,13 +158,13 @@ def require_table(path: Path, schema: pa.Schema | None = None, require: Recipe |
 
 @contextlib.contextmanager
 def open_table(path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
-    """An open table and its recipe; it stays this one, also when another takes its name (in an object store: damage).
+    """An open table and its provenance; it stays this one when another takes its name (in an object store: damage).
 
     Raises:
         TableMismatch: the table is missing or damaged, also where that is noticed while it is read.
     """
     with damage_named(path), readable(path) as source, pq.ParquetFile(source, **_CHECKED) as parquet:
-        yield parquet, _recipe(parquet.metadata, path)
+        yield parquet, _provenance(parquet.metadata, path)
 
 
 @contextlib.contextmanager
@@ -180,9 +180,9 @@ def damage_named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The recipe a table was made by."""
-    return _recipe(_footer(path), path)
+def read_provenance(path: Path) -> dict[str, Any]:
+    """The provenance a table was made by."""
+    return _provenance(_footer(path), path)
 
 
 def content_digest(path: Path) -> str:
@@ -215,10 +215,10 @@ def require_content(path: Path) -> None:
         )
 
 
-def is_made_by(path: Path, recipe: Recipe) -> bool:
-    """Whether the table exists, can be read, and was made by exactly this recipe."""
+def is_made_by(path: Path, provenance: Provenance) -> bool:
+    """Whether the table exists, can be read, and was made by exactly this provenance."""
     try:
-        return bool(read_recipe(path) == json.loads(json.dumps(recipe)))
+        return bool(read_provenance(path) == json.loads(json.dumps(provenance)))
     except TableMismatch:
         return False
 
@@ -239,8 +239,8 @@ def _read_footer(path: Path) -> pq.FileMetaData:
         return pq.read_metadata(source)
 
 
-def _recipe(footer: pq.FileMetaData, path: Path) -> dict[str, Any]:
-    return dict(json.loads(_entry(footer, RECIPE_KEY, path)))
+def _provenance(footer: pq.FileMetaData, path: Path) -> dict[str, Any]:
+    return dict(json.loads(_entry(footer, PROVENANCE_KEY, path)))
 
 
 def _entry(footer: pq.FileMetaData, key: str, path: Path) -> str:
@@ -260,7 +260,7 @@ def _schema_differences(expected: pa.Schema, found: pa.Schema) -> Iterator[str]:
         yield f"order of columns: expected {', '.join(expected.names)}, found {', '.join(found.names)}"
 
 
-def _differences(expected: Recipe, found: Recipe, prefix: str = "") -> list[str]:
+def _differences(expected: Provenance, found: Provenance, prefix: str = "") -> list[str]:
     lines = []
     for key, want in expected.items():
         have = found.get(key, "nothing")

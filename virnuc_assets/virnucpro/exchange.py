@@ -25,7 +25,7 @@ from virnuc_assets.storage.tables import (
     TableWriter,
     content_digest,
     read_ids,
-    read_recipe,
+    read_provenance,
     read_schema,
     read_table,
     read_windows,
@@ -89,8 +89,8 @@ def export_file(table: Path, to: Path) -> dict[str, Any]:
         ExportRefused: it is neither embeddings nor features, has no rows, or rows of several labels.
     """
     require_output(to, [table])
-    recipe, label = read_recipe(table), None
-    match recipe:
+    provenance, label = read_provenance(table), None
+    match provenance:
         case {"table": "embeddings", "encoder": {"alphabet": "dna" | "protein" as alphabet}}:
             kind: Kind = "DNABERT_S" if alphabet == "dna" else "ESM"
         case {"table": "features"}:
@@ -102,8 +102,8 @@ def export_file(table: Path, to: Path) -> dict[str, Any]:
             label = labels[0]["values"] if labels else None
         case _:
             raise ExportRefused(
-                f"{table}: a table of {recipe.get('table', 'unknown kind')}; VirNucPro has files of embeddings and of "
-                "features"
+                f"{table}: a table of {provenance.get('table', 'unknown kind')}; VirNucPro has files of embeddings and "
+                "of features"
             )
     ids, dim = read_ids(table).to_pylist(), vector_dim(read_schema(table))
     if not ids:
@@ -131,10 +131,10 @@ def _import_model(file: TorchFile, to: Path, features: Path | None, chunk_length
             "TABLE (features that it is to score, which name the encoders and their dims) and --chunk-length"
         )
     require_outputs(to, (CLASSIFIER_FILE, WEIGHTS_FILE), [file.path, features])
-    recipe = read_recipe(features)
-    if recipe.get("table") != "features":
-        raise VirnucError(f"{features}: expected a features table, found {recipe.get('table', 'another')}")
-    description = describe_model(file, model, recipe["encoders"], recipe["dims"], chunk_length)
+    provenance = read_provenance(features)
+    if provenance.get("table") != "features":
+        raise VirnucError(f"{features}: expected a features table, found {provenance.get('table', 'another')}")
+    description = describe_model(file, model, provenance["encoders"], provenance["dims"], chunk_length)
     saved = save_classifier(to, model, description)
     return {"kind": "model", "reads": saved.pair(), "hidden": model.hidden, "weights sha256": saved.weights_sha256}
 
@@ -165,7 +165,7 @@ def _import_vectors(
 ) -> dict[str, Any]:
     kinds = [kind for kind in get_args(Kind) if kind in stored]
     encoders = {"dna": "dnabert_s", "protein": protein_encoder}
-    recipe: dict[str, Any] = {
+    provenance: dict[str, Any] = {
         "frames": content_digest(framed),
         "origin": VIRNUCPRO,
         "kind": " + ".join(kinds),
@@ -174,23 +174,23 @@ def _import_vectors(
     windows = _windows(framed, files, stored)
     if kinds in (["DNABERT_S"], ["ESM"]):
         side, dim = "dna" if kinds == ["DNABERT_S"] else "protein", stored[kinds[0]].dim
-        recipe |= {"table": "embeddings", "encoder": imported_fingerprint(encoders[side], side, dim)}
+        provenance |= {"table": "embeddings", "encoder": imported_fingerprint(encoders[side], side, dim)}
         schema, tables = embeddings_schema(dim), _embeddings(windows, registered(encoders[side]).column)
     else:
         merged = next((file.path for file in files if file.kind == "merged"), None)
         dims = _dims(stored, merged or files[0].path, dna_dim)
         fingerprints = {side: imported_fingerprint(name, side, dims[side]) for side, name in encoders.items()}
-        recipe |= {"table": "features", "encoders": fingerprints, "dims": dims}
+        provenance |= {"table": "features", "encoders": fingerprints, "dims": dims}
         dim = sum(dims.values())
         schema, tables = features_schema(dim), _features(windows, merged, dims["dna"])
     known = read_table(framed, frames_schema(), columns=["frame_id", "label"])
     label_of = dict(zip(*(column.to_pylist() for column in known.columns), strict=True))
     for file in files:
         require_label(file, label_of)
-    with TableWriter(to, schema, recipe) as writer:
+    with TableWriter(to, schema, provenance) as writer:
         for table in tables:
             writer.write(table)
-    return {"kind": recipe["kind"], "rows": writer.rows, "columns": dim, "files": len(files)}
+    return {"kind": provenance["kind"], "rows": writer.rows, "columns": dim, "files": len(files)}
 
 
 def _dims(stored: Mapping[Kind, ScratchVectors], path: Path, dna_dim: int | None) -> dict[str, int]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from virnuc_assets.storage.tables import read_recipe, read_table, write_table
+from virnuc_assets.storage.tables import read_provenance, read_table, write_table
 from virnuc_assets_tests.assets.judging import judged, named
 from virnuc_assets_tests.assets.project import Finished, Project, failures
 
@@ -62,9 +62,9 @@ def measured_faster(project: Project) -> None:
 
 
 def of_other_rows(project: Project) -> None:
-    """The classifier is the same one: only the recipe says that other rows were scored."""
+    """The classifier is the same one: only the provenance says that other rows were scored."""
     path = evaluation_of(project)
-    write_table(path, read_table(path).slice(5), {**read_recipe(path), "features": "older"})
+    write_table(path, read_table(path).slice(5), {**read_provenance(path), "features": "older"})
 
 
 def trained(project: Project, *assets: str, **sections: dict[str, Any]) -> None:
@@ -192,7 +192,7 @@ def test_criteria_are_those_of_the_settings_and_without_evidence_nothing_moves(c
     rows = rows.set_column(rows.column_names.index("cluster"), rows.schema.field("cluster"), rows["chunk_id"])
     for variant in ("esm2_3b", "fastesm2", "kmer"):
         path = evaluation_of(copied, variant)
-        write_table(path, rows, read_recipe(path))
+        write_table(path, rows, read_provenance(path))
     measurable = {"min_speedup": 1e-6, "max_memory_ratio": 1e6, "min_gain_over_floor": -1.0}
     copied.configure(decision=measurable)
     decision = decide(copied)

@@ -11,7 +11,7 @@ import pytest
 
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
-from virnuc_assets.storage.tables import read_recipe, read_table, write_table
+from virnuc_assets.storage.tables import read_provenance, read_table, write_table
 from virnuc_assets_tests.assets.project import (
     PLAN_REFERENCE_JOB,
     SAMPLE,
@@ -136,12 +136,12 @@ def test_features_refuse_embeddings_of_another_encoder_and_list_every_mismatch(c
     layout, shard = copied.workspace.layout, copied.shards(SAMPLES)[0]
     embeddings = layout.table("samples", "fastesm2_650_embeddings", shard)
     path = layout.table("samples", "fastesm2_features", shard)
-    table, recipe, before = read_table(embeddings), read_recipe(embeddings), path.read_bytes()
+    table, provenance, before = read_table(embeddings), read_provenance(embeddings), path.read_bytes()
     other = {"encoder": "esm2_650_miniature", "precision": "bf16", "checkpoint_digest": "other"}
-    write_table(embeddings, table, {**recipe, "encoder": {**recipe["encoder"], **other}})
+    write_table(embeddings, table, {**provenance, "encoder": {**provenance["encoder"], **other}})
     (told,) = failures(copied.materialize(SAMPLES.key("fastesm2_features"), partition=SAMPLE))
     for name, found in other.items():
-        assert f"encoder.{name}: expected {recipe['encoder'][name]}, found {found}" in told
+        assert f"encoder.{name}: expected {provenance['encoder'][name]}, found {found}" in told
     assert f"  {SAMPLE}: " in told and f"fastesm2_650_embeddings/{shard}.parquet: not the table" in told
     assert path.read_bytes() == before
 
@@ -187,12 +187,14 @@ def test_a_replaced_sample_is_reported_by_its_new_records_alone(copied: Project)
 
 
 def test_a_failing_check_is_recorded_against_the_wrong_table(copied: Project) -> None:
-    """Rows that no encoder would make, under the right recipe: the check sees what reuse does not."""
+    """Rows that no encoder would make, under the right provenance: the check sees what reuse does not."""
     shard = copied.shards(SAMPLES)[0]
     path = copied.workspace.layout.table("samples", "fastesm2_650_embeddings", shard)
     table = read_table(path)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.full(table.num_rows * 32, np.nan, np.float32)), 32)
-    write_table(path, pa.table([table["frame_id"], table["digest"], vectors], schema=table.schema), read_recipe(path))
+    write_table(
+        path, pa.table([table["frame_id"], table["digest"], vectors], schema=table.schema), read_provenance(path)
+    )
     result = copied.materialize(SAMPLES.key("fastesm2_650_embeddings"), partition=SAMPLE)
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert not checks["embeddings_are_finite"].passed

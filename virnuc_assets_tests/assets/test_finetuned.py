@@ -33,7 +33,7 @@ from virnuc_assets.encoders.checkpoints import (
     read_json,
 )
 from virnuc_assets.settings import Settings
-from virnuc_assets.storage.tables import read_recipe, read_table
+from virnuc_assets.storage.tables import read_provenance, read_table
 from virnuc_assets.workstation.setup import tracking_uri
 from virnuc_assets_tests.assets.judging import judged
 from virnuc_assets_tests.assets.project import Finished, Project, failures
@@ -155,7 +155,7 @@ def test_damaged_facts_are_made_again(tuned: Finished, tmp_path: Path) -> None:
 
 def test_its_checkpoint_is_an_encoder_and_its_variant_a_column(tuned: Finished) -> None:
     assert variant_fingerprints(tuned.workspace, tuned.workspace.variant("tuned"))["protein"] == {
-        **read_recipe(table(tuned, "fastesm2_650_embeddings"))["encoder"],
+        **read_provenance(table(tuned, "fastesm2_650_embeddings"))["encoder"],
         **{"encoder": CHECKPOINT, "checkpoint": "finetuned", "checkpoint_digest": folder_digest(folder_of(tuned))},
     }
     vectors = [read_table(table(tuned, f"{name}_embeddings")).column("vector") for name in (ENCODER, "fastesm2_650")]

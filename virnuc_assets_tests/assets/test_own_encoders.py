@@ -19,7 +19,7 @@ from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.encoders.miniature import ESM_FIELDS, ESM_VOCABULARY
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets.storage.tables import read_recipe, read_table
+from virnuc_assets.storage.tables import read_provenance, read_table
 from virnuc_assets.workstation.lock import LOCAL, read_lock
 from virnuc_assets_tests.assets.project import Finished, Project, failures, quiet
 
@@ -93,7 +93,7 @@ def test_they_give_vectors_of_their_own(embedded: Project) -> None:
     found = {}
     for name in (*NAMES, "fastesm2_650"):
         path = first_table(embedded, f"{name}_embeddings")
-        found[name] = vectors_of(read_table(path)), read_recipe(path)["encoder"]
+        found[name] = vectors_of(read_table(path)), read_provenance(path)["encoder"]
     (mine, of_mine), (plain, of_plain), (like, of_like) = found.values()
     assert (mine.shape, plain.shape) == ((len(like), HIDDEN), like.shape)
     assert of_mine["checkpoint_digest"] == read_lock(embedded.root).entries["my_esm2"].digest

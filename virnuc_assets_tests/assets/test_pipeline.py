@@ -31,7 +31,7 @@ from virnuc_assets.storage.schemas import (
     predictions_schema,
     reference_ledger_schema,
 )
-from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table
+from virnuc_assets.storage.tables import content_digest, read_provenance, read_schema, read_table
 from virnuc_assets_tests.assets.project import (
     SAMPLE,
     SAMPLE_RECORDS,
@@ -125,7 +125,7 @@ def test_every_table_has_its_schema_and_tells_what_it_was_made_from(finished: Fi
     for name, path in finished.tables().items():
         asset = Path(name).parent.name
         kind, schema = TABLES[asset]
-        assert read_recipe(path)["table"] == kind, name
+        assert read_provenance(path)["table"] == kind, name
         assert schema is None or read_schema(path) == schema, name
         found[asset] += 1
     assert found.keys() == TABLES.keys()

@@ -14,7 +14,7 @@ from Bio import SeqIO
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
-from virnuc_assets.storage.tables import read_recipe, read_table, write_table
+from virnuc_assets.storage.tables import read_provenance, read_table, write_table
 from virnuc_assets_tests.assets.project import GENOMES, PLAN_REFERENCE_JOB, Project, failures, new_project
 from virnuc_assets_tests.split.planted import gene, mutated
 
@@ -118,8 +118,8 @@ def test_a_relative_moved_on_the_table_is_found_though_its_cluster_looks_alone(c
     )
     one["split"] = next(side for side in ("train", "validation", "test") if side != other["split"])
     one["cluster"], other["cluster"] = one["record_id"], other["record_id"]
-    recipe = read_recipe(table_of(copied))
-    write_table(table_of(copied), pa.Table.from_pylist(rows, schema=read_table(table_of(copied)).schema), recipe)
+    provenance = read_provenance(table_of(copied))
+    write_table(table_of(copied), pa.Table.from_pylist(rows, schema=read_table(table_of(copied)).schema), provenance)
     check = found_by(copied.materialize(SPLIT))
     assert not check.passed
     told = "\n".join(check.metadata["first_faults"].value)  # type: ignore[arg-type]
@@ -203,11 +203,11 @@ def test_by_time_the_test_is_new_and_its_older_relatives_are_left_out(copied: Pr
 
 @pytest.mark.slow
 def test_similar_proteins_join_and_the_version_of_their_tool_is_kept(copied: Project) -> None:
-    assert read_recipe(table_of(copied))["similarity"] == "none"
+    assert read_provenance(table_of(copied))["similarity"] == "none"
     copied.configure(split={"protein_similarity": "mmseqs2", "protein_min_identity": 0.4})
     run = copied.materialize(SPLIT)
-    recipe = read_recipe(table_of(copied))
-    assert recipe["similarity"].startswith("mmseqs2 ")
-    assert recipe["settings"]["protein_min_identity"] == 0.4
+    provenance = read_provenance(table_of(copied))
+    assert provenance["similarity"].startswith("mmseqs2 ")
+    assert provenance["settings"]["protein_min_identity"] == 0.4
     assert "pairs of similar proteins with" in rows_of(copied)[first_record(copied, "dengue2")[0]]["relatives"]
     assert found_by(run).passed

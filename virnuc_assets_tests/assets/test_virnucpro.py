@@ -20,7 +20,7 @@ from virnuc_assets.defs.jobs import DECISION_JOB
 from virnuc_assets.migration.criteria import dims_match_encoders, same_environment
 from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.storage.schemas import evaluation_schema
-from virnuc_assets.storage.tables import read_recipe, read_table
+from virnuc_assets.storage.tables import read_provenance, read_table
 from virnuc_assets.virnucpro.exchange import export_file
 from virnuc_assets_tests.assets.project import Finished, Project, failures
 from virnuc_assets_tests.virnucpro.files import Model, drawn, merged, save, upstreams_reading, write_models
@@ -56,7 +56,7 @@ def existing(made: Project, tmp_path: Path) -> Iterator[Project]:
 
 
 def configure(project: Project, **changes: Any) -> None:
-    dims = read_recipe(shards(project)[0])["dims"]
+    dims = read_provenance(shards(project)[0])["dims"]
     section = {"merged": "theirs", "model": "500_model.pth", "chunk_length": 500, "dna_dim": dims["dna"], **changes}
     project.configure(virnucpro=section)
 
@@ -154,7 +154,7 @@ def test_files_and_model_of_other_widths_are_refused_by_both(existing: Project) 
     width = upstreams_reading(theirs[0])["data"].size(1)
     configure(existing, model="wide.pth")
     (told,) = failures(evaluate(existing))
-    dna = read_recipe(shards(existing)[0])["dims"]["dna"]
+    dna = read_provenance(shards(existing)[0])["dims"]["dna"]
     assert (
         f"wide.pth: reads {width + 1} columns, the features are of dnabert_s and esm2_3b ({dna} + {width - dna} = "
         in told

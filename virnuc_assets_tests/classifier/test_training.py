@@ -1,4 +1,4 @@
-"""VirNucPro's recipe, to the step; early stopping on validation; a fit depends on its seed and its rows alone."""
+"""VirNucPro's provenance, to the step; early stopping on validation; a fit depends on its seed and its rows alone."""
 
 from __future__ import annotations
 

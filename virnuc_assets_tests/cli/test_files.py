@@ -17,7 +17,7 @@ from virnuc_assets.encoders.checkpoints import folder_digest
 from virnuc_assets.settings import load_settings
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
-from virnuc_assets.storage.tables import content_digest, read_recipe, read_schema, read_table
+from virnuc_assets.storage.tables import content_digest, read_provenance, read_schema, read_table
 from virnuc_assets.workstation.setup import set_up_encoders
 from virnuc_assets_tests.assets.project import SAMPLE, Finished, Project, new_project, write_sample
 from virnuc_assets_tests.cli.commands import console, message, virnuc
@@ -50,7 +50,7 @@ def test_frames_writes_the_frames_table(sample: Path, tmp_path: Path, chunk_leng
     result = virnuc("frames", sample, "--chunk-length", str(chunk_length), "--out", out)
     assert result.exit_code == 0, result.output
     assert read_schema(out) == frames_schema()
-    assert read_recipe(out)["chunk_length"] == chunk_length
+    assert read_provenance(out)["chunk_length"] == chunk_length
     rows = read_table(out).to_pylist()
     records = {record.id: str(record.seq).upper() for record in SeqIO.parse(sample, "fasta")}
     assert {row["record_id"] for row in rows} == {"fluA_PB2", "hepatitis_delta"}
@@ -119,13 +119,13 @@ def test_embed_writes_the_vectors_of_the_graph(
     assert result.exit_code == 0, result.output
     found = read_table(out)
     assert found.column("frame_id") == read_table(frames).column("frame_id")
-    assert read_recipe(out)["encoder"]["encoder"] == encoder
+    assert read_provenance(out)["encoder"]["encoder"] == encoder
     if name is None:
         assert read_schema(out) == embeddings_schema(400)
     else:
         path = layout.table("samples", f"{name}_embeddings", shards_of(finished)[0])
         assert read_schema(out) == read_schema(path)
-        assert read_recipe(out)["encoder"] == read_recipe(path)["encoder"]
+        assert read_provenance(out)["encoder"] == read_provenance(path)["encoder"]
         np.testing.assert_allclose(vectors_of(found), vectors_of(read_table(path)), atol=1e-5, rtol=0)
 
 
@@ -188,8 +188,8 @@ def test_embed_reads_the_folder_that_the_settings_name(untrained: Project, frame
     set_up_encoders(load_settings(config), print, ["fastesm2_650"], [])
     result = virnuc(*embed)
     assert result.exit_code == 0, result.output
-    assert read_recipe(out)["encoder"]["encoder"] == "fastesm2_650"
-    assert re.fullmatch("[0-9a-f]{32}", read_recipe(out)["encoder"]["checkpoint_digest"])
+    assert read_provenance(out)["encoder"]["encoder"] == "fastesm2_650"
+    assert re.fullmatch("[0-9a-f]{32}", read_provenance(out)["encoder"]["checkpoint_digest"])
 
 
 def test_attention_writes_maps_of_the_chosen_frames_and_a_picture(

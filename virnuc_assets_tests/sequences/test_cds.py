@@ -29,7 +29,7 @@ from virnuc_assets.sequences.opening import SequenceFileError, open_source
 from virnuc_assets.sequences.records import LettersDigest
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import cds_schema
-from virnuc_assets.storage.tables import TableMismatch, read_recipe, read_table
+from virnuc_assets.storage.tables import TableMismatch, read_provenance, read_table
 from virnuc_assets_tests.sequences.genbank_files import GENOMES, cds, entry, feature
 
 # ---- treatment of a feature, evidence of a record ----
@@ -158,7 +158,7 @@ def test_what_is_written_and_reported(tmp_path: Path) -> None:
         {"used": 3, "pseudo": 1, "no_translation": 1, "empty_translation": 0, "not_protein": 0},
         ignored_records=1,
     )
-    assert read_recipe(table) == {"table": "cds", "genbank_sha256": sha256, "records": digest_of(OF_FOUR)}
+    assert read_provenance(table) == {"table": "cds", "genbank_sha256": sha256, "records": digest_of(OF_FOUR)}
     assert [tuple(row.values()) for row in read_table(table, cds_schema()).to_pylist()] == [
         ("AB1.1", 1, "used", PLACE, "p", "P.1", "MALL"),
         ("AB1.1", 2, "pseudo", PLACE, "", "", "MK"),

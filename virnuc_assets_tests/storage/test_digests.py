@@ -99,13 +99,13 @@ def test_names_and_types_of_columns_change_the_digest() -> None:
     assert digest(table([], SCHEMA)) != digest(table([], pa.schema({"name": pa.string()})))
 
 
-def test_the_digest_of_a_file_is_that_of_its_rows_and_not_of_its_recipe(tmp_path: Path) -> None:
+def test_the_digest_of_a_file_is_that_of_its_rows_and_not_of_its_provenance(tmp_path: Path) -> None:
     rows = table([ROW, {**ROW, "name": None}] * 5)
-    write_table(tmp_path / "a.parquet", rows, {"recipe": 1})
-    with TableWriter(tmp_path / "b.parquet", SCHEMA, {"recipe": 2}) as writer:
+    write_table(tmp_path / "a.parquet", rows, {"provenance": 1})
+    with TableWriter(tmp_path / "b.parquet", SCHEMA, {"provenance": 2}) as writer:
         for start in range(0, 10, 3):
             writer.write(rows.slice(start, 3))
-    write_table(tmp_path / "c.parquet", rows.slice(1), {"recipe": 1})
+    write_table(tmp_path / "c.parquet", rows.slice(1), {"provenance": 1})
     assert content_digest(tmp_path / "a.parquet") == content_digest(tmp_path / "b.parquet") == digest(rows)
     assert content_digest(tmp_path / "c.parquet") != digest(rows)
 

@@ -11,7 +11,7 @@ from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets.storage.tables import TableWriter, is_made_by, read_table, write_table
 
-from .examples import RECIPE, embeddings, files
+from .examples import PROVENANCE, embeddings, files
 
 PROJECT = Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ def test_an_interrupted_write_leaves_what_was_there(
 ) -> None:
     if former:
         write_table(path, embeddings(2), {"former": True})
-    with pytest.raises(error), TableWriter(path, embeddings_schema(4), RECIPE) as writer:
+    with pytest.raises(error), TableWriter(path, embeddings_schema(4), PROVENANCE) as writer:
         for _ in range(written):
             writer.write(embeddings(5))
         raise error
@@ -37,7 +37,7 @@ def test_an_interrupted_write_leaves_what_was_there(
         assert read_table(path, require={"former": True}).equals(embeddings(2))
 
 
-def test_a_recipe_that_is_no_json_leaves_nothing(path: Path) -> None:
+def test_a_provenance_that_is_no_json_leaves_nothing(path: Path) -> None:
     """Looked at while the error is still held, as a run that goes on with other shards holds it."""
     with pytest.raises(TypeError) as caught:
         write_table(path, embeddings(2), {"path": path})
@@ -89,5 +89,5 @@ def test_a_killed_process_leaves_no_table_but_the_former_one(path: Path, former:
     assert process.returncode == -signal.SIGKILL
     assert list(path.parent.glob("*.parquet")) == ([path] if former else [])
     assert is_made_by(path, {"former": True}) == former
-    write_table(path, embeddings(3), RECIPE)
-    assert read_table(path, require=RECIPE).num_rows == 3
+    write_table(path, embeddings(3), PROVENANCE)
+    assert read_table(path, require=PROVENANCE).num_rows == 3

@@ -168,7 +168,7 @@ class Shards:
 
     def __init__(self, folder: Path, encoder: Encoder) -> None:
         self.folder, self.encoder, self.embedded, self.logged = folder, encoder, list[str](), list[str]()
-        self.recipe = {"table": "embeddings", "encoder": encoder.fingerprint}
+        self.provenance = {"table": "embeddings", "encoder": encoder.fingerprint}
 
     def frames(self, name: str, proteins: list[str]) -> Path:
         write_frames(path := self.folder / f"{name}.frames", proteins)
@@ -179,7 +179,7 @@ class Shards:
         frames = self.frames(name, proteins)
         path = self.folder / f"{name}.parquet"
         windows = list(embed_windows(self.encoder, read_frames(self.encoder, frames)))
-        with TableWriter(path, windows[0].schema, self.recipe) as writer:
+        with TableWriter(path, windows[0].schema, self.provenance) as writer:
             for window in windows:
                 writer.write(window)
         return path
@@ -195,7 +195,7 @@ class Shards:
     def made(self, name: str, vectors: ShardVectors) -> Path:
         path, tables = self.folder / f"{name}.made.parquet", vectors.tables()
         first = next(tables)
-        with TableWriter(path, first.schema, self.recipe) as writer:
+        with TableWriter(path, first.schema, self.provenance) as writer:
             for table in (first, *tables):
                 writer.write(table)
         return path

@@ -26,7 +26,7 @@ from virnuc_assets.storage.places import state_of
 from virnuc_assets.storage.tables import (
     TableMismatch,
     content_digest,
-    read_recipe,
+    read_provenance,
     read_table,
     read_windows,
     require_content,
@@ -70,18 +70,18 @@ def test_a_table_is_what_was_written_and_appears_when_it_is_whole(folder: Path, 
     path = folder / "reference" / "frames" / "a-000001.parquet"
     assert not path.is_file()
     with pytest.raises(TableMismatch, match="does not exist; materialize reference/frames"):
-        read_recipe(path)
+        read_provenance(path)
     write_table(path, TABLE, {"of": "one"})
     first, second = state_of(path), TABLE.slice(1)
     assert read_table(path) == TABLE
     assert [window.num_rows for window in read_windows(path, 600)] == [600, 400]
-    assert read_recipe(path) == {"of": "one"}
+    assert read_provenance(path) == {"of": "one"}
     require_content(path)
     write_table(path, second, {"of": "two"})
     assert state_of(path) != first
     assert read_table(path) == second
     write_table(tmp_path / "local.parquet", second, {})
-    assert (read_recipe(path), content_digest(path)) == ({"of": "two"}, content_digest(tmp_path / "local.parquet"))
+    assert (read_provenance(path), content_digest(path)) == ({"of": "two"}, content_digest(tmp_path / "local.parquet"))
     assert [other.name for other in path.parent.glob("*")] == [path.name]
 
 

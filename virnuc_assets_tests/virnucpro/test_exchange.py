@@ -22,7 +22,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import sequence_digest
 from virnuc_assets.storage.merging import MergeMismatch, features_table, vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema, features_schema, frames_schema
-from virnuc_assets.storage.tables import content_digest, read_recipe, read_table, write_table
+from virnuc_assets.storage.tables import content_digest, read_provenance, read_table, write_table
 from virnuc_assets.virnucpro.exchange import ExportRefused, export_file, import_files
 from virnuc_assets.virnucpro.torch_files import ImportRefused
 from virnuc_assets_tests.virnucpro.files import WRITERS, drawn, esm, frame_ids, frames, merged, upstreams_reading
@@ -76,7 +76,7 @@ def test_files_of_one_side_become_embeddings(
     assert vectors_of(table).tobytes() == vectors.tobytes()
     sequences = read_table(framed).column(column).to_pylist()
     assert table.column("digest").to_pylist() == [sequence_digest(sequence) for sequence in sequences]
-    assert read_recipe(out) == {
+    assert read_provenance(out) == {
         "table": "embeddings",
         "frames": content_digest(framed),
         "encoder": {"encoder": encoder, "alphabet": alphabet, "dim": str(vectors.shape[1]), "origin": "VirNucPro"},
@@ -95,11 +95,11 @@ def test_both_sides_become_the_features_that_a_sound_merge_holds(tmp_path: Path,
         result = virnuc("import", *sources, "--frames", framed, "--out", out, *alone)
         assert result.exit_code == 0, result.output
         assert read_table(out, features_schema(DNA_DIM + PROTEIN_DIM)) == features_table(read_table(framed), BOTH)
-        recipe = read_recipe(out)
-        encoders = {side: found["encoder"] for side, found in recipe["encoders"].items()}
-        assert (encoders, recipe["dims"]) == ({"dna": "dnabert_s", "protein": "esm2_3b"}, {"dna": 3, "protein": 5})
+        provenance = read_provenance(out)
+        encoders = {side: found["encoder"] for side, found in provenance["encoders"].items()}
+        assert (encoders, provenance["dims"]) == ({"dna": "dnabert_s", "protein": "esm2_3b"}, {"dna": 3, "protein": 5})
         expected = ("features", content_digest(framed), "VirNucPro")
-        assert (recipe["table"], recipe["frames"], recipe["origin"]) == expected
+        assert (provenance["table"], provenance["frames"], provenance["origin"]) == expected
 
 
 @pytest.mark.parametrize("kind", ["ESM", "merged"])
@@ -197,7 +197,7 @@ def test_a_model_becomes_a_classifier_of_the_features_it_is_to_score(
     result = virnuc("import", model, "--features", table, "--chunk-length", "300", "--out", folder)
     assert result.exit_code == 0, result.output
     _, description = load_classifier(folder)
-    assert description.encoders == read_recipe(table)["encoders"]
+    assert description.encoders == read_provenance(table)["encoders"]
     assert (description.dna_dim, description.protein_dim, description.chunk_length) == (2, 4, 300)
     assert description.origin is not None
     assert description.origin.sha256 == hashlib.sha256(model.read_bytes()).hexdigest()
@@ -258,7 +258,7 @@ def test_what_is_exported_comes_back_exactly(
     import_files([tmp_path / "back.pt"], tmp_path / "back.parquet", **options)
     assert read_table(tmp_path / "back.parquet") == read_table(table)
     assert vectors_of(read_table(tmp_path / "back.parquet")).tobytes() == wide.tobytes()
-    before, after = read_recipe(table), read_recipe(tmp_path / "back.parquet")
+    before, after = read_provenance(table), read_provenance(tmp_path / "back.parquet")
     assert {**after, "sources": None} == {**before, "sources": None}
 
 
@@ -288,8 +288,8 @@ def test_upstreams_own_code_reads_what_is_exported(tmp_path: Path, framed: Path)
 def test_tables_that_virnucpros_files_cannot_hold_are_refused(tmp_path: Path, framed: Path) -> None:
     ids, out = frame_ids(4), tmp_path / "x.pt"
 
-    def refused(table: pa.Table, recipe: dict[str, Any]) -> str:
-        write_table(tmp_path / "t.parquet", table, recipe)
+    def refused(table: pa.Table, provenance: dict[str, Any]) -> str:
+        write_table(tmp_path / "t.parquet", table, provenance)
         with pytest.raises(ExportRefused) as error:
             export_file(tmp_path / "t.parquet", out)
         assert not out.exists()

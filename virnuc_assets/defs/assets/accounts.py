@@ -20,7 +20,7 @@ from virnuc_assets.sequences.planning import whole_records
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Domain, Layout
 from virnuc_assets.storage.schemas import ledger_schema, reference_ledger_schema
-from virnuc_assets.storage.tables import Recipe, content_digest, read_table
+from virnuc_assets.storage.tables import Provenance, content_digest, read_table
 
 LEDGER = "reference_ledger"
 
@@ -39,7 +39,7 @@ def _ledgers(layout: Layout, domain: Domain, shards: Iterable[str]) -> Iterator[
     return (read_table(layout.table(domain, "ledger", shard), ledger_schema()) for shard in shards)
 
 
-def ledger_provenance(instance: dg.DagsterInstance, workspace: Workspace) -> Recipe:
+def ledger_provenance(instance: dg.DagsterInstance, workspace: Workspace) -> Provenance:
     """What the ledger of the reference follows from today.
 
     Raises:

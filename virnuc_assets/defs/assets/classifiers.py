@@ -17,7 +17,7 @@ from virnuc_assets.defs.assets.reference import (
     SPLIT,
     current_features,
     current_split,
-    evaluation_recipe,
+    evaluation_provenance,
     record_lengths,
 )
 from virnuc_assets.defs.assets.split import split_asset, split_check
@@ -32,7 +32,7 @@ from virnuc_assets.defs.whole_asset import code_version, inputs_of, training_pla
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import ablations_schema, evaluation_schema
-from virnuc_assets.storage.tables import content_digest, read_recipe, read_table, require_content, require_table
+from virnuc_assets.storage.tables import content_digest, read_provenance, read_table, require_content, require_table
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import ClassifierDescription
@@ -174,7 +174,7 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         classifier = ServingClassifier.load(
             workspace.layout.classifier(variant.name),
             variant_fingerprints(workspace, variant),
-            read_recipe(next(iter(features.values())))["dims"],
+            read_provenance(next(iter(features.values())))["dims"],
             workspace.settings.sequences.chunk_length,
         )
 
@@ -184,8 +184,8 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
             for rows in rows_of_split(features.values(), classifier.features_schema, records, "test"):
                 yield evaluation_table(rows, classifier.predictions(rows), records, lengths)
 
-        recipe = evaluation_recipe(features, split, classifier.digest)
-        outcome = made_table(workspace.layout.whole(name), recipe, batches)
+        provenance = evaluation_provenance(features, split, classifier.digest)
+        outcome = made_table(workspace.layout.whole(name), provenance, batches)
         metrics, groups = measured(workspace, name, classifier.description.temperature)
         tags = {"table.evaluation": outcome.data_version, "table.split": content_digest(split)}
         run_id = tracking.log_to_training(classifier.digest, {f"test_{k}": v for k, v in metrics.items()}, tags)
@@ -265,7 +265,7 @@ def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
     def ablations(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         """Test scores of classifiers that read one encoder's vectors alone: DNA only, each protein encoder only.
 
-        Same rows, split and recipe as the classifiers of both sides; what these do better is what joining is worth.
+        Same rows, split and training as the classifiers of both sides; what these do better is what joining is worth.
         """
         from virnuc_assets.classifier.metrics import performance
 
@@ -277,7 +277,7 @@ def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
                     table = _trained_alone(workspace, tracking, context.run.run_id, name, fit, scratch)
                 yield table
 
-        outcome = made_table(workspace.layout.whole(ABLATIONS), _ablations_recipe(fits), batches)
+        outcome = made_table(workspace.layout.whole(ABLATIONS), _ablations_provenance(fits), batches)
         levels = {
             name: performance(table, None, workspace.settings.evaluation).levels["frame"]
             for name, table in current_ablations(context.instance, workspace).items()
@@ -309,10 +309,10 @@ def current_ablations(instance: dg.DagsterInstance, workspace: Workspace) -> dic
     """Test rows scored by each encoder alone, by encoder.
 
     Raises:
-        VirnucError: the table is missing, altered, or not made from today's features, split and recipe.
+        VirnucError: the table is missing, altered, or not made from today's features, split and settings.
     """
     path = workspace.layout.whole(ABLATIONS)
-    require_table(path, ablations_schema(), _ablations_recipe(_fits(instance, workspace)))
+    require_table(path, ablations_schema(), _ablations_provenance(_fits(instance, workspace)))
     require_content(path)
     table = read_table(path)
     return {
@@ -331,7 +331,7 @@ def _fits(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, "Fit"
     return fits
 
 
-def _ablations_recipe(fits: Mapping[str, "Fit"]) -> dict[str, Any]:
+def _ablations_provenance(fits: Mapping[str, "Fit"]) -> dict[str, Any]:
     digests = {name: fit.data_digest for name, fit in fits.items()}
     return {"table": ABLATIONS, "columns": evaluation_schema().names, "fits": digest_of(digests)}
 

@@ -91,7 +91,7 @@ class EmbeddingRun:
             vectors.append(self._shard_vectors(shard))
             yield from vectors[0].tables()
 
-        outcome = made_table(path, self._recipe(shard), batches)
+        outcome = made_table(path, self._provenance(shard), batches)
         if vectors:
             self._known.scan([path])
         facts = {"dim": vector_dim(read_schema(path)), "encoder": self._spec.name, "fingerprint": self._fingerprint}
@@ -154,7 +154,7 @@ class EmbeddingRun:
     def _wanted(self, shard: str) -> list[Digests]:
         """Digests of the sequences of a shard, if it is to be made and can be."""
         try:
-            if is_made_by(self._table(shard), self._recipe(shard)):
+            if is_made_by(self._table(shard), self._provenance(shard)):
                 return []
             windows = read_sequences(self._frames(shard), self._spec.column)
             return [digest_words(sequence_digests(w.column(self._spec.column).to_pylist())) for w in windows]
@@ -171,7 +171,7 @@ class EmbeddingRun:
     def _frames(self, shard: str) -> Path:
         return self._workspace.layout.table(self._domain, FRAMES, shard)
 
-    def _recipe(self, shard: str) -> dict[str, Any]:
+    def _provenance(self, shard: str) -> dict[str, Any]:
         return embeddings_provenance(self._workspace, self._domain, shard, self._fingerprint)
 
 

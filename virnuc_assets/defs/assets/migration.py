@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from virnuc_assets.defs.assets.classifiers import ABLATIONS, current_ablations
 from virnuc_assets.defs.assets.finetuning import asset_name
-from virnuc_assets.defs.assets.reference import current_features, current_frames, current_split, evaluation_recipe
+from virnuc_assets.defs.assets.reference import current_features, current_frames, current_split, evaluation_provenance
 from virnuc_assets.defs.assets.virnucpro import NAME as IMPORTED
-from virnuc_assets.defs.assets.virnucpro import imported_recipe, imported_variant
+from virnuc_assets.defs.assets.virnucpro import imported_provenance, imported_variant
 from virnuc_assets.defs.automation import decision_condition
 from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
@@ -238,13 +238,13 @@ def _stale(
 
     name = f"{variant.name}_evaluation"
     if variant.name == IMPORTED:
-        current = is_made_by(evaluation, imported_recipe(instance, workspace))
+        current = is_made_by(evaluation, imported_provenance(instance, workspace))
         return [] if current else [f"{name} is stale: not of today's files, split and frames; materialize it"]
     features, split = current_features(instance, workspace, variant), current_split(instance, workspace)
     for table in (split, *features.values()):
         require_content(table)
     problems = []
-    if not is_made_by(evaluation, evaluation_recipe(features, split, description.weights_sha256)):
+    if not is_made_by(evaluation, evaluation_provenance(features, split, description.weights_sha256)):
         problems.append(f"{name} is stale: not of today's classifier, split and features; materialize it")
     if description.data_digest != data_digest(features, split, workspace.settings.training):
         problems.append(f"{variant.name}_classifier is stale: trained on other rows than today's; materialize it")

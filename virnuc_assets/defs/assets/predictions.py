@@ -37,7 +37,14 @@ from virnuc_assets.storage.atomic import atomic_files
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import RECORDS_FILE
 from virnuc_assets.storage.schemas import predictions_schema
-from virnuc_assets.storage.tables import TableMismatch, content_digest, read_ids, read_recipe, read_table, require_table
+from virnuc_assets.storage.tables import (
+    TableMismatch,
+    content_digest,
+    read_ids,
+    read_provenance,
+    read_table,
+    require_table,
+)
 
 GROUP, REPORT = "sample_predictions", "report"
 PROVENANCE_FILE = "provenance.json"  # of a report: what it was made from
@@ -60,7 +67,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 
             features = layout.table("samples", f"{variant.name}_features", shard)
             folder, chunk_length = layout.classifier(variant.name), workspace.settings.sequences.chunk_length
-            classifier = ServingClassifier.load(folder, encoders, read_recipe(features)["dims"], chunk_length)
+            classifier = ServingClassifier.load(folder, encoders, read_provenance(features)["dims"], chunk_length)
             expected = features_provenance(workspace, "samples", shard, variant, encoders)
             require_table(features, classifier.features_schema, expected)
             provenance = predictions_provenance(content_digest(features), classifier.digest)

@@ -54,7 +54,7 @@ def current_frames(instance: dg.DagsterInstance, workspace: Workspace) -> dict[s
     return tables
 
 
-def split_recipe(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, Any]:
+def split_provenance(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, Any]:
     """What the split follows from today: all frames, the plans, the catalogue's names and dates, settings and tool.
 
     The split that it replaced is no part of it: that only says from where the sides of old records come.
@@ -82,11 +82,11 @@ def current_split(instance: dg.DagsterInstance, workspace: Workspace) -> Path:
         TableMismatch: it is missing or stale.
     """
     path = workspace.layout.whole(SPLIT)
-    require_table(path, require=split_recipe(instance, workspace))
+    require_table(path, require=split_provenance(instance, workspace))
     return path
 
 
-def evaluation_recipe(features: Mapping[str, Path], split: Path, classifier_digest: str) -> dict[str, Any]:
+def evaluation_provenance(features: Mapping[str, Path], split: Path, classifier_digest: str) -> dict[str, Any]:
     """What an evaluation follows from."""
     return {
         "table": "evaluation",

@@ -17,7 +17,7 @@ from virnuc_assets.defs.assets.reference import (
     record_lengths,
     record_sources,
     reference_tables,
-    split_recipe,
+    split_provenance,
 )
 from virnuc_assets.defs.automation import retraining_condition
 from virnuc_assets.defs.checks import result
@@ -31,7 +31,7 @@ from virnuc_assets.storage.tables import (
     TableMismatch,
     content_digest,
     is_made_by,
-    read_recipe,
+    read_provenance,
     read_table,
     require_table,
 )
@@ -62,7 +62,7 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
         from virnuc_assets.split.assignment import changes
 
         inputs, frames = inputs_of(context), current_frames(context.instance, workspace)
-        recipe, before, anew = _continued(workspace, split_recipe(context.instance, workspace))
+        provenance, before, anew = _continued(workspace, split_provenance(context.instance, workspace))
         if anew:
             context.log.info(f"all records are assigned again: {anew}")
 
@@ -79,7 +79,7 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
             yield assign_splits(related, counted_records(frames.values()), settings, held, before)
 
         path = workspace.layout.whole(SPLIT)
-        outcome = made_table(path, recipe, batches)
+        outcome = made_table(path, provenance, batches)
         rows = read_table(path).to_pylist()
         facts = {**_counted(rows), **changes(before, rows), "dealt_anew": anew or "no"}
         metadata = {**outcome.metadata, **facts, "settings": settings.model_dump(mode="json")}
@@ -88,22 +88,22 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
     return train_test_split
 
 
-def _continued(workspace: Workspace, recipe: Mapping[str, Any]) -> tuple[dict[str, Any], _Rows, str]:
-    """The recipe with what it continues, the rows whose splits are kept, and why there are none.
+def _continued(workspace: Workspace, provenance: Mapping[str, Any]) -> tuple[dict[str, Any], _Rows, str]:
+    """The provenance with what it continues, the rows whose splits are kept, and why there are none.
 
-    A table that is of today is its own continuation: its recipe is given back as it is, so that it is not remade.
+    A table that is of today is its own continuation: its provenance is given back as it is, so that it is not remade.
     """
     from virnuc_assets.split.assignment import split_schema
 
     path = workspace.layout.whole(SPLIT)
     try:
         require_table(path, split_schema())
-        found = read_recipe(path)
+        found = read_provenance(path)
     except TableMismatch as error:
-        return {**recipe, "continues": None}, [], str(error).splitlines()[0]
-    if found.get("settings") != recipe["settings"]:
-        return {**recipe, "continues": None}, [], "the table on disk was made with other settings of [split]"
-    today = {**recipe, "continues": found.get("continues")}
+        return {**provenance, "continues": None}, [], str(error).splitlines()[0]
+    if found.get("settings") != provenance["settings"]:
+        return {**provenance, "continues": None}, [], "the table on disk was made with other settings of [split]"
+    today = {**provenance, "continues": found.get("continues")}
     if not is_made_by(path, today):
         today["continues"] = content_digest(path)
     return today, read_table(path).to_pylist(), ""

@@ -71,7 +71,7 @@ def imported_variant(workspace: Workspace) -> Variant:
     return Variant(NAME, dna="dnabert_s", protein=_section(workspace).protein_encoder)
 
 
-def imported_recipe(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, Any]:
+def imported_provenance(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, Any]:
     """What the evaluation follows from today: both of VirNucPro's files, split and frames.
 
     Raises:
@@ -115,7 +115,7 @@ def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.A
         from virnuc_assets.classifier.checkpoint import save_classifier
         from virnuc_assets.virnucpro.baseline import imported_classifier, imported_evaluation
 
-        inputs, recipe = inputs_of(context), imported_recipe(context.instance, workspace)
+        inputs, provenance = inputs_of(context), imported_provenance(context.instance, workspace)
         merged, model = _merged_files(workspace), workspace.settings.root / settings.model
         classifier = imported_classifier(model, merged[0], settings)
         counts: dict[str, int] = {}
@@ -127,9 +127,9 @@ def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.A
             counts.update(found)
             yield table
 
-        outcome = made_table(workspace.layout.whole(EVALUATION), recipe, batches)
+        outcome = made_table(workspace.layout.whole(EVALUATION), provenance, batches)
         metrics, groups = measured(workspace, EVALUATION, classifier.description.temperature)
-        params = {"model_sha256": recipe["classifier"], "chunk_length": settings.chunk_length}
+        params = {"model_sha256": provenance["classifier"], "chunk_length": settings.chunk_length}
         with tracking.run(f"{NAME} evaluation", {"table.evaluation": outcome.data_version}, params) as run_id:
             tracking.log_epoch(0, {f"test_{name}": value for name, value in metrics.items()})
         description = save_classifier(workspace.layout.classifier(NAME), classifier.model, classifier.description)
