@@ -59,14 +59,9 @@ def model_in(file: TorchFile) -> Mlp:
 def describe_model(
     file: TorchFile, model: Mlp, encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int], chunk_length: int
 ) -> ClassifierDescription:
-    """What is written next to the weights of an imported classifier.
+    """What is written next to the weights of an imported classifier; the file does not say its chunk length.
 
-    Args:
-        file: where it comes from.
-        model: the classifier.
-        encoders: fingerprints of the features that it is to score, by side.
-        dims: widths of their two parts, by side.
-        chunk_length: nt of the chunks it was trained on; the file does not say.
+    Encoders and dims, by side, are those of the features that it is to score.
 
     Raises:
         ImportRefused: the features are of another width than the model reads.
