@@ -18,7 +18,7 @@ from typing import Any
 from virnuc_assets.sequences.catalogue import MANIFEST, CatalogueError, Label, write_manifest
 from virnuc_assets.settings import RefseqHosts, RefseqSettings
 from virnuc_assets.storage.atomic import atomic_write
-from virnuc_assets.storage.download import Checksum, Fetched, Fetcher, digests
+from virnuc_assets.storage.download import Fetched, Fetcher, digests
 
 # File, its number, number of files, bytes of it so far, bytes of it in all where they are known.
 Progress = Callable[[str, int, int, int, int | None], None]
@@ -204,7 +204,7 @@ def download_release(settings: RefseqSettings, folder: Path, fetcher: Fetcher, r
         files[name] = fetcher.fetch(
             url_of(name, base),
             folder / name,
-            Checksum("md5", listing[name]),
+            listing[name],
             lambda done, total, name=name, number=number: report(name, number, len(names), done, total),  # type: ignore[misc]
         )
     sha256 = {name: file.digests["sha256"] for name, file in files.items()}

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -40,14 +39,6 @@ class FetchError(VirnucError):
 
 
 @dataclass(frozen=True)
-class Checksum:
-    """The publisher's digest of a file, in lower-case hex."""
-
-    algorithm: Literal["md5", "sha256"]
-    hexdigest: str
-
-
-@dataclass(frozen=True)
 class Fetched:
     """A file that is whole, or was (reused); `received` are bytes from the network, discarded ones too."""
 
@@ -61,7 +52,7 @@ class Fetched:
 class _Transfer:
     url: str
     path: Path
-    expected: Checksum | None
+    md5: str | None
     report: Report
     received: int = 0
 
@@ -88,8 +79,8 @@ class Fetcher:
         verify = str(ca_bundle) if ca_bundle else True
         self._get, self._retries = partial(session.get, stream=True, timeout=timeout_s, verify=verify), retries
 
-    def fetch(self, url: str, to: Path, expected: Checksum | None, report: Report = lambda *_: None) -> Fetched:
-        """Download `to` unless it is there with the expected checksum; what an earlier attempt left is continued.
+    def fetch(self, url: str, to: Path, md5: str | None, report: Report = lambda *_: None) -> Fetched:
+        """Download `to` unless it is there with this MD5 (lower-case hex); what an earlier attempt left is continued.
 
         Without a checksum, the length that the server announces must be reached. As bytes arrive, `report` gets how
         many there are, and of how many where the server announces it.
@@ -97,12 +88,12 @@ class Fetcher:
         Raises:
             FetchError: it cannot be had, or is not the file of this checksum; `to` is as before.
         """
-        transfer = _Transfer(url, to.with_name(f".{to.name}.partial"), expected, report)
+        transfer = _Transfer(url, to.with_name(f".{to.name}.partial"), md5, report)
         try:
             _check_address(url)
             to.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(to.with_name(f".{to.name}.lock")):
-                if expected and to.is_file() and (found := digests(to))[expected.algorithm] == expected.hexdigest:
+                if md5 and to.is_file() and (found := digests(to))["md5"] == md5:
                     transfer.path.unlink(missing_ok=True)
                     return Fetched(to.stat().st_size, 0, True, found)
                 return self._verified(transfer, to)
@@ -119,17 +110,17 @@ class Fetcher:
 
     def _verified(self, transfer: _Transfer, to: Path) -> Fetched:
         """The whole file; one of a wrong checksum is discarded and fetched again: it may have changed on the way."""
-        wrong, expected = "", transfer.expected
+        wrong = ""
         for _ in range(2):
             self._receive(transfer)
             length, found = transfer.size(), digests(transfer.path)
-            if expected is None or found[expected.algorithm] == expected.hexdigest:
+            if transfer.md5 in (None, found["md5"]):
                 with transfer.path.open("rb+") as handle:
                     os.fsync(handle.fileno())
                 transfer.path.replace(to)
                 return Fetched(length, transfer.received, False, found)
             transfer.path.unlink()
-            wrong = f"{length} bytes of {expected.algorithm} {found[expected.algorithm]}, not {expected.hexdigest}"
+            wrong = f"{length} bytes of MD5 {found['md5']}, not {transfer.md5}"
         raise FetchError(
             f"{to}: not the file that is expected, twice: {transfer.url} gives {wrong}; nothing is kept. "
             "Was the file replaced on the server? Then its checksum must be fetched again."
@@ -155,7 +146,7 @@ class Fetcher:
 
     def _attempt(self, transfer: _Transfer) -> None:
         """Receive what is missing, as it comes: lengths and checksums are of the file, not of an encoding of it."""
-        start = transfer.size() if transfer.expected else 0
+        start = transfer.size() if transfer.md5 else 0
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
         with self._get(transfer.url, headers=headers) as answer:
             if answer.status_code == 200:
@@ -169,7 +160,7 @@ class Fetcher:
                 transfer.path.unlink(missing_ok=True)
                 raise ProtocolError(f"status {answer.status_code} does not continue at byte {start}; started again")
             length = start + answer.raw.length_remaining if answer.raw.length_remaining else None
-            if not transfer.expected and not length:
+            if not transfer.md5 and not length:
                 raise FetchError(f"{transfer.url}: neither checksum nor length is known, so it could be cut unnoticed")
             with transfer.path.open(
                 "ab" if start else "wb"

@@ -1,6 +1,6 @@
 """Paths of results, in a folder of this machine, of a share, or below a URL of an object store.
 
-Those of a store are `universal_pathlib`'s, which has pathlib's methods; they are typed as what they stand in for. How a
+Those of a store are `universal_pathlib`'s, which has pathlib's methods; they are typed as pathlib's. How a
 store is reached, and with what credentials, is the standard configuration of its own client (for S3 that of AWS).
 """
 

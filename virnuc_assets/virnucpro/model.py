@@ -92,8 +92,8 @@ def _model_of(file: TorchFile, tensors: Mapping[str, Tensor]) -> Mlp:
         raise ImportRefused(f"{file.path}: another architecture: hidden_layer has no weights of two dims")
     model = Mlp(weight.shape[1], weight.shape[0], dropout=0.0)
     expected, found = (
-        {name: f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in held.items()}
-        for held in (model.state_dict(), tensors)
+        {name: f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in each.items()}
+        for each in (model.state_dict(), tensors)
     )
     if expected != found:
         differences = [

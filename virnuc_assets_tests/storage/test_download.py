@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets.storage.download import RETRIES, Checksum, Fetched, Fetcher, FetchError
+from virnuc_assets.storage.download import RETRIES, Fetched, Fetcher, FetchError
 from virnuc_assets_tests.loopback import answering
 from virnuc_assets_tests.storage.file_server import Answer, Authority, FileServer
 
@@ -25,8 +25,8 @@ PATH = "/viral/viral.1.1.genomic.fna.gz"
 LEFT = ".file.gz.partial"
 
 
-def md5(content: bytes) -> Checksum:
-    return Checksum("md5", hashlib.md5(content).hexdigest())
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ class Fetch:
 
 def test_a_file_is_fetched_once(fetch: Fetch, server: FileServer, to: Path) -> None:
     done = fetch()
-    both = {"md5": md5(CONTENT).hexdigest, "sha256": hashlib.sha256(CONTENT).hexdigest()}
+    both = {"md5": md5(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdigest()}
     assert done == Fetched(len(CONTENT), len(CONTENT), reused=False, digests=both)
     assert fetch.reports == sorted({(bytes_, len(CONTENT)) for bytes_, _ in fetch.reports})
     assert fetch.reports[-1] == (len(CONTENT), len(CONTENT))
@@ -153,7 +153,7 @@ def test_a_file_of_another_checksum_is_fetched_twice_and_refused(fetch: Fetch, s
     server.files[PATH] = OTHER
     told = fetch.refused()
     assert (server.gets[PATH], server.sent[PATH]) == (2, 2 * len(OTHER))
-    wanted = [str(to), md5(OTHER).hexdigest, md5(CONTENT).hexdigest, "nothing is kept"]
+    wanted = [str(to), md5(OTHER), md5(CONTENT), "nothing is kept"]
     assert all(word in told for word in wanted)
     assert list(to.parent.glob("*partial*")) == []
     to.write_bytes(b"before")

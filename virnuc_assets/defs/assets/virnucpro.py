@@ -1,6 +1,6 @@
 """VirNucPro's own classifier on VirNucPro's own features: a baseline in use, scored without embedding anything.
 
-In the graph only if virnuc.toml has a section `[virnucpro]`. A decision shows it beside the variants;
+In the graph only if virnuc.toml has a section `[virnucpro]`. A decision shows it next to the variants;
 nothing is judged by it.
 """
 
