@@ -45,7 +45,7 @@ class KnownVectors:
         Args:
             wanted: (n, 2), all sequences that may be asked for, in any order, each any number of times.
             encoder: fingerprint of the encoder; tables of another are not used.
-            warn: called with what is wrong with tables that are passed over because they are damaged.
+            warn: called with what is wrong with tables that are skipped because they are damaged.
         """
         import pandas as pd
 
@@ -81,18 +81,14 @@ class KnownVectors:
                 with self._damage_reported():
                     self._kept[number] = self._open_files.enter_context(open_table(path))
 
-    def locate(self, digests: Digests) -> Numbers:
-        """Place of each sequence, (n, 2)."""
-        places: Numbers = self._places[self._index.get_indexer(digests[:, 0])]
-        return places
-
-    def copies(self, places: Numbers, digests: Digests) -> Iterator[tuple[Numbers, Vectors]]:
-        """Vectors of some sequences, n places and digests, from the tables that hold them.
+    def copies(self, digests: Digests) -> Iterator[tuple[Numbers, Vectors]]:
+        """Vectors of some sequences, (n, 2), from the tables that hold them.
 
         Yields:
             Which of the n, (m,), and their vectors, (m, dim). A row that is not there any more, since another process
             replaced the table, or that cannot be read, since it is damaged, is among none of them.
         """
+        places: Numbers = self._places[self._index.get_indexer(digests[:, 0])]
         for number in np.unique(places[places[:, 0] != _UNKNOWN, 0]).tolist():
             mine, path, kept = np.flatnonzero(places[:, 0] == number), self._tables[number], self._kept.get(number)
             opened = contextlib.nullcontext(kept) if kept else open_table(path)
@@ -107,7 +103,7 @@ class KnownVectors:
         try:
             yield
         except TableMismatch as error:
-            self._warn(f"passed over in the search for known vectors: {error}")
+            self._warn(f"skipped in the search for known vectors: {error}")
 
 
 def _read_rows(parquet: pq.ParquetFile, rows: Numbers) -> Iterator[tuple[Numbers, Digests, Vectors]]:
@@ -158,7 +154,7 @@ class ShardVectors:
         if not self.distinct:
             yield from self._embed(read_sequences(self._frames, self._column))
         words, vectors, missing = digest_words(self._digests), ScratchVectors(), np.ones(self.distinct, bool)
-        for rows, copied in self._known.copies(self._known.locate(words), words):
+        for rows, copied in self._known.copies(words):
             vectors.write(rows.tolist(), copied)
             missing[rows] = False
         new = np.flatnonzero(missing)

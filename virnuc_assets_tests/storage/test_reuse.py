@@ -70,8 +70,7 @@ def known(wanted: Sequence[str], paths: Sequence[Path], told: list[str] | None =
 
 def copied(vectors: KnownVectors, sequences: Sequence[str]) -> dict[str, list[float]]:
     """The vectors that can be copied, by sequence; each is told once."""
-    asked = words(sequences)
-    parts = [*vectors.copies(vectors.locate(asked), asked)]
+    parts = [*vectors.copies(words(sequences))]
     rows = [row for rows, _ in parts for row in rows.tolist()]
     assert sorted(rows) == sorted(set(rows))
     flat = [vector for _, vectors in parts for vector in vectors.tolist()]
@@ -144,7 +143,7 @@ def test_a_sequence_that_shares_half_its_digest_with_another_has_not_its_vector(
     twins[1, 0] = twins[0, 0]
     found = KnownVectors(twins, ENCODER, [].append)
     found.scan([write(tmp_path / "table.parquet", ["MKV"])])
-    assert [rows.tolist() for rows, _ in found.copies(found.locate(twins), twins)] == [[0]]
+    assert [rows.tolist() for rows, _ in found.copies(twins)] == [[0]]
 
 
 def loaded(name: str, checkpoints: Path) -> Encoder:
