@@ -50,7 +50,18 @@ def model_in(file: TorchFile) -> Mlp:
     tensors = {name: value for name, value in tensors.items() if value is not None}
     if others := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
         raise ImportRefused(f"{file.path}: another architecture: expected tensors in its layers, found {others}")
-    model = _model_of(file, tensors)
+    if (claimed := sum(t.numel() * t.element_size() for t in tensors.values())) > file.size:  # a stride of 0
+        raise ImportRefused(f"{file.path}: {claimed} bytes of tensors claimed by a file of {file.size} bytes")
+    weight = tensors.get("hidden_layer.weight")
+    if weight is None or weight.dim() != 2 or not weight.numel():
+        raise ImportRefused(f"{file.path}: another architecture: hidden_layer has no weights of two dims")
+    if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise ImportRefused(f"{file.path}: values that are not finite in {', '.join(bad)}")
+    model = Mlp(weight.shape[1], weight.shape[0], dropout=0.0)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ImportRefused(f"{file.path}: not the tensors of VirNucPro's classifier: {error}") from error
     if (eps := layers["bn1"].state.get("eps")) != model.bn1.eps:
         raise ImportRefused(f"{file.path}: bn1 has eps {eps}, VirNucPro's has {model.bn1.eps}")
     return model.eval()
@@ -81,31 +92,6 @@ def describe_model(
         chunk_length=chunk_length,
         origin=Origin(made_by=VIRNUCPRO, file=file.path.name, sha256=file.sha256),
     )
-
-
-def _model_of(file: TorchFile, tensors: Mapping[str, Tensor]) -> Mlp:
-    """A classifier as wide as the file's tensors, holding them."""
-    if (claimed := sum(t.numel() * t.element_size() for t in tensors.values())) > file.size:  # a stride of 0
-        raise ImportRefused(f"{file.path}: {claimed} bytes of tensors claimed by a file of {file.size} bytes")
-    weight = tensors.get("hidden_layer.weight")
-    if weight is None or weight.dim() != 2 or not weight.numel():
-        raise ImportRefused(f"{file.path}: another architecture: hidden_layer has no weights of two dims")
-    model = Mlp(weight.shape[1], weight.shape[0], dropout=0.0)
-    expected, found = (
-        {name: f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in each.items()}
-        for each in (model.state_dict(), tensors)
-    )
-    if expected != found:
-        differences = [
-            f"{name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
-            for name in sorted(expected.keys() | found.keys())
-            if expected.get(name) != found.get(name)
-        ]
-        raise ImportRefused(f"{file.path}: not the tensors of VirNucPro's classifier: {'; '.join(differences)}")
-    if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
-        raise ImportRefused(f"{file.path}: values that are not finite in {', '.join(bad)}")
-    model.load_state_dict(tensors)
-    return model
 
 
 def _part(file: TorchFile, name: str, module: object, part: str) -> dict[str, Any]:

@@ -119,23 +119,6 @@ def test_an_upload_whose_process_is_killed_in_the_middle_is_not_there(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_goes_away_costs_no_older_object(folder: Path, server: S3Server) -> None:
-    path = folder / "large.bin"
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(b"older")
-    command = [sys.executable, "-c", UPLOAD, str(path), str(MULTIPART_BYTES)]
-    quickly = {**os.environ, "AWS_MAX_ATTEMPTS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quickly) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "uploading\n"
-        time.sleep(0.2)
-        server.stop()
-        _, told = process.communicate(timeout=120)
-    assert process.returncode == 1, told
-    server.start()
-    assert path.read_bytes() == b"older"
-
-
 def test_a_folder_is_replaced_as_a_whole(folder: Path) -> None:
     path = folder / "decision"
     for names in (["a.txt", "b/c.txt"], ["a.txt", "d.txt"]):
