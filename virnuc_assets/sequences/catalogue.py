@@ -266,9 +266,9 @@ def write_manifest(folder: Path, rows: Sequence[Row], columns: Sequence[str] = C
                 f"{row[wrong[0]]!r}; rename the file, or reword"
             )
     more = dict.fromkeys(column for row in rows for column in row if column not in columns)
-    with atomic_write(folder / MANIFEST) as aside:
-        with aside.open("w", encoding="utf-8", newline="") as handle:
+    with atomic_write(folder / MANIFEST) as temporary:
+        with temporary.open("w", encoding="utf-8", newline="") as handle:
             table = csv.DictWriter(handle, [*columns, *more], restval="", delimiter="\t", lineterminator="\n")
             table.writeheader()
             table.writerows(rows)
-        read_catalogue(folder, aside)
+        read_catalogue(folder, temporary)

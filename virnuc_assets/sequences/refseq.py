@@ -19,7 +19,7 @@ from typing import Any
 from virnuc_assets.sequences.catalogue import MANIFEST, CatalogueError, write_manifest
 from virnuc_assets.settings import RefseqHosts, RefseqSettings
 from virnuc_assets.storage.atomic import atomic_write
-from virnuc_assets.storage.download import Checksum, Fetched, Fetcher, digests
+from virnuc_assets.storage.download import Fetched, Fetcher, digests
 
 # File, its number, number of files, bytes of it so far, bytes of it in all where they are known.
 Progress = Callable[[str, int, int, int, int | None], None]
@@ -186,7 +186,7 @@ def download_release(settings: RefseqSettings, folder: Path, fetcher: Fetcher, r
         name: fetcher.fetch(
             _url(name, base),
             folder / name,
-            Checksum("md5", listing[name]),
+            listing[name],
             partial(report, name, number, len(names)),
         )
         for number, name in enumerate(names, start=1)
@@ -227,8 +227,8 @@ def altered_files(settings: RefseqSettings, folder: Path) -> dict[str, list[str]
 
 def mark_complete(folder: Path, settings: RefseqSettings) -> None:
     """Note that the folder's catalogue is all of what the settings name."""
-    with atomic_write(folder / _MARK) as aside:
-        aside.write_text(json.dumps(_meant(settings), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    with atomic_write(folder / _MARK) as temporary:
+        temporary.write_text(json.dumps(_meant(settings), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def require_release(folder: Path, settings: RefseqSettings) -> None:

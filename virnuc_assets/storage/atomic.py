@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, whoever is killed, and lasting once they are there."""
+"""Atomic writes: files and folders that are whole or absent, whoever is killed, and on the disk once they are there."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.places import folder_published, host, in_store, process_since, published, writer
+from virnuc_assets.storage.places import host, in_store, process_since, replace_objects, scratch_folder, upload, writer
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # A file system's names have 255 bytes, of which host and process id take some.
 _NAME_BYTES = 160
 _TOGETHER = "results"
@@ -24,62 +24,64 @@ _ABANDONED_SECONDS = 86_400.0
 
 
 class DiskFull(VirnucError):
-    """There was no room for a file; what was there before is untouched, and nothing half stays."""
+    """There was no space for a file; what was there before is untouched, and nothing unfinished stays."""
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes `path` when the block ends well and vanishes when not.
+    """A temporary file that becomes `path` when the block ends well and vanishes when not.
 
-    It is stored next to `path`; of an object store on this machine, and is uploaded at the end, as one object. A link
-    stays one: what it names is written.
+    It is in the same folder; of an object store on this machine, and uploaded at the end as one object. A link stays
+    one: what it names is written.
 
     Raises:
-        DiskFull: there is no room for it.
+        DiskFull: there is no space for it.
     """
     if in_store(path):
-        with published(path) as aside, full_disk_named(path, aside):
-            yield aside
+        with scratch_folder() as scratch:
+            with full_disk_named(path, scratch):
+                yield scratch / path.name
+            upload(scratch / path.name, path)
         return
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{_shortened(target.name)}.{writer()}.partial")
+    temporary = target.with_name(f".{_shortened(target.name)}.{writer()}.partial")
     try:
-        with full_disk_named(path, aside):
-            yield aside
-            with aside.open("rb+") as handle:
-                os.fsync(handle.fileno())
-            aside.replace(target)
-            _make_lasting(target.parent)
+        with full_disk_named(path, temporary):
+            yield temporary
+            _sync(temporary)
+            temporary.replace(target)
+            _sync(target.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A new folder that replaces `path` when the block ends well and vanishes when not.
 
-    Two renames: whoever dies between them leaves no folder, never a mixture of two. The older one then lies beside it
-    as `.NAME.PID@HOST.replaced`; the next `virnuc up` puts it back. An object store has no renames: see there.
+    Two renames: a process that dies between them leaves no folder, never a mixture of two. The older one is then next
+    to it as `.NAME.PID@HOST.replaced`; the next `virnuc up` puts it back. An object store has no renames: there the
+    older objects are removed, then the new ones uploaded.
 
     Raises:
-        DiskFull: there is no room for it.
+        DiskFull: there is no space for it.
     """
     if in_store(path):
-        with folder_published(path) as aside, full_disk_named(path, aside):
-            yield aside
+        with _atomic_objects(path) as temporary:
+            yield temporary
         return
-    aside, older = (path.with_name(f".{path.name}.{writer()}.{kind}") for kind in ("partial", "replaced"))
-    aside.mkdir(parents=True)
+    temporary, older = (path.with_name(f".{path.name}.{writer()}.{kind}") for kind in ("partial", "replaced"))
+    temporary.mkdir(parents=True)
     try:
-        with full_disk_named(path, aside):
-            yield aside
+        with full_disk_named(path, temporary):
+            yield temporary
         if path.exists():
             path.replace(older)
-        aside.replace(path)
-        _make_lasting(path.parent)
+        temporary.replace(path)
+        _sync(path.parent)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(older, ignore_errors=True)
 
 
@@ -87,35 +89,42 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def atomic_files(folder: Path) -> Iterator[Path]:
     """A new folder whose files get their names in `folder` together when the block ends well; others there stay.
 
-    The older ones vanish first: who dies between leaves some files or none, never those of two writers.
+    The older ones vanish first: a process that dies between leaves some files or none, never those of two writers.
 
     Raises:
-        DiskFull: there is no room for them.
+        DiskFull: there is no space for them.
     """
     if in_store(folder):
-        with folder_published(folder) as aside, full_disk_named(folder, aside):
-            yield aside
+        with _atomic_objects(folder) as temporary:
+            yield temporary
         return
     made = not folder.exists()
-    aside = folder / f".{_TOGETHER}.{writer()}.partial"
-    aside.mkdir(parents=True)
+    temporary = folder / f".{_TOGETHER}.{writer()}.partial"
+    temporary.mkdir(parents=True)
     try:
-        with full_disk_named(folder, aside):
-            yield aside
-            for file in aside.iterdir():
-                with file.open("rb+") as handle:
-                    os.fsync(handle.fileno())
-        targets = {file: Path(os.path.realpath(folder / file.name)) for file in aside.iterdir()}
+        with full_disk_named(folder, temporary):
+            yield temporary
+            targets = {file: Path(os.path.realpath(folder / file.name)) for file in temporary.iterdir()}
+            for file in targets:
+                _sync(file)
         for target in targets.values():
             target.unlink(missing_ok=True)
         for file, target in targets.items():
             shutil.move(file, target)  # a link may name another drive
-        _make_lasting(folder)
+        _sync(folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         if made:
             with contextlib.suppress(OSError):  # what was written is there
                 folder.rmdir()
+
+
+@contextlib.contextmanager
+def _atomic_objects(path: Path) -> Iterator[Path]:
+    with scratch_folder() as scratch:
+        with full_disk_named(path, scratch):
+            yield scratch
+        replace_objects(path, scratch)
 
 
 def remove_unfinished(path: Path) -> None:
@@ -137,7 +146,7 @@ def writer_is_dead(path: Path) -> bool:
         status = path.lstat()
     except FileNotFoundError:
         return False
-    # Of a folder that was renamed only this time tells when; it was written long before.
+    # Of a folder that was renamed only this time shows when; it was written long before.
     seen = status.st_ctime if match["kind"] == "replaced" else status.st_mtime
     if match["host"] != host():
         return time.time() - seen > _ABANDONED_SECONDS
@@ -148,9 +157,9 @@ def _shortened(name: str) -> str:
     return os.fsdecode(os.fsencode(name)[:_NAME_BYTES])
 
 
-def _make_lasting(folder: Path) -> None:
-    """Have the names of a folder written to the disk, so that what is recorded as done is there after a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Have a file, or the names of a folder, on the disk: what is recorded as done is there after a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -158,8 +167,8 @@ def _make_lasting(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def full_disk_named(path: Path, aside: Path) -> Iterator[None]:
-    """Tell a full disk, or a quota that is used up, while `path` is written under the name `aside`.
+def full_disk_named(path: Path, temporary: Path) -> Iterator[None]:
+    """Report a full disk, or a quota that is used up, while `path` is written under a temporary name.
 
     Raises:
         DiskFull: in place of the system's error; it names the file, what had been written of it, and what is free.
@@ -167,12 +176,12 @@ def full_disk_named(path: Path, aside: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in _DISK_FULL:
             raise
-        written = aside.stat().st_size if aside.is_file() else sum(f.stat().st_size for f in aside.rglob("*"))
-        usage = shutil.disk_usage(aside.parent)
+        written = sum(file.stat().st_size for file in (temporary, *temporary.rglob("*")) if file.is_file())
+        usage = shutil.disk_usage(temporary.parent)
         raise DiskFull(
-            f"{path}: no room to write it: {written / 2**20:.1f} MiB were written, {usage.free / 2**20:.1f} of "
-            f"{usage.total / 2**20:.1f} MiB are free in {aside.parent} ({error.strerror}). Free some space, or let "
-            "[paths] var lie on a larger disk, and run this again; what is finished is kept."
+            f"{path}: no space to write it: {written / 2**20:.1f} MiB were written, {usage.free / 2**20:.1f} of "
+            f"{usage.total / 2**20:.1f} MiB are free in {temporary.parent} ({error.strerror}). Free some space, or put "
+            "[paths] var on a larger disk, and run this again; what is finished is kept."
         ) from error

@@ -1,14 +1,12 @@
-"""Downloads a file: resumed by range where it broke off, held against its checksum, under its name only when whole.
+"""Downloads a file: resumed where it broke off, compared with its checksum, under its name only when whole.
 
-What has arrived lies in `.NAME.partial`, and beside it in `.NAME.partial.json` which version of the file that is
-(RFC 9110: ETag or Last-Modified, length), so that a process that dies is continued by the next one.
+What has arrived is in `.NAME.partial`, so that a process that dies is continued by the next one. Whether what came
+before and after a break is of one version, the checksum shows; a file without one is not resumed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
 import ssl
 import tempfile
@@ -16,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -27,11 +24,11 @@ from urllib3.util import Retry
 
 from virnuc_assets.errors import VirnucError
 
-_PASSING = {408, 425, 429, *range(500, 600)}
+_TEMPORARY = {408, 425, 429, *range(500, 600)}
 # Nine attempts in three minutes, or with the pauses that the server asks for, of at most ten minutes each. `other` are
 # errors of TLS: `_receive` repeats them, but not a bad certificate.
-PATIENCE = Retry(
-    8, other=0, status_forcelist=_PASSING, backoff_factor=1, backoff_jitter=1, backoff_max=60, retry_after_max=600
+RETRIES = Retry(
+    8, other=0, status_forcelist=_TEMPORARY, backoff_factor=1, backoff_jitter=1, backoff_max=60, retry_after_max=600
 )
 Report = Callable[[int, int | None], None]
 _BLOCK = 1 << 18
@@ -42,16 +39,8 @@ class FetchError(VirnucError):
 
 
 @dataclass(frozen=True)
-class Checksum:
-    """What a file must be: the publisher's digest of it, in lower-case hex."""
-
-    algorithm: Literal["md5", "sha256"]
-    hexdigest: str
-
-
-@dataclass(frozen=True)
 class Fetched:
-    """A file that is whole, or was (reused); `received` counts all that came over the network now, also in vain."""
+    """A file that is whole, or was (reused); `received` are bytes from the network, discarded ones too."""
 
     bytes: int
     received: int
@@ -59,14 +48,26 @@ class Fetched:
     digests: Mapping[str, str]
 
 
+@dataclass
+class _Transfer:
+    url: str
+    path: Path
+    md5: str | None
+    report: Report
+    received: int = 0
+
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+
 class Fetcher:
     """Downloads files, one at a time for each name even where several processes try.
 
     Certificates of `ca_bundle` (PEM) are trusted in place of those of `certifi` or of the environment. A connection
-    counts as broken after `silence_s` without a byte.
+    counts as broken after `timeout_s` without a byte.
     """
 
-    def __init__(self, ca_bundle: Path | None = None, patience: Retry = PATIENCE, silence_s: float = 60.0) -> None:
+    def __init__(self, ca_bundle: Path | None = None, retries: Retry = RETRIES, timeout_s: float = 60.0) -> None:
         try:
             ssl.create_default_context(cafile=ca_bundle)
         except OSError as error:
@@ -74,30 +75,30 @@ class Fetcher:
         session = requests.Session()
         session.hooks["response"].append(_check_redirect)
         for scheme in ("https://", "http://"):
-            session.mount(scheme, HTTPAdapter(max_retries=patience))
+            session.mount(scheme, HTTPAdapter(max_retries=retries))
         verify = str(ca_bundle) if ca_bundle else True
-        self._get, self._patience = partial(session.get, stream=True, timeout=silence_s, verify=verify), patience
+        self._get, self._retries = partial(session.get, stream=True, timeout=timeout_s, verify=verify), retries
 
-    def fetch(self, url: str, to: Path, expected: Checksum | None, report: Report = lambda *_: None) -> Fetched:
-        """Download `to` unless it is there with the expected checksum; what an earlier attempt left is continued.
+    def fetch(self, url: str, to: Path, md5: str | None, report: Report = lambda *_: None) -> Fetched:
+        """Download `to` unless it is there with this MD5 (lower-case hex); what an earlier attempt left is continued.
 
-        Without a checksum, the length that the server announces must be reached. As bytes arrive, `report` is told how
-        many there are, and of how many where the server says so.
+        Without a checksum, the length that the server announces must be reached. As bytes arrive, `report` gets how
+        many there are, and of how many where the server announces it.
 
         Raises:
             FetchError: it cannot be had, or is not the file of this checksum; `to` is as before.
         """
-        part = _Part(to, url)
+        transfer = _Transfer(url, to.with_name(f".{to.name}.partial"), md5, report)
         try:
             _check_address(url)
             to.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(to.with_name(f".{to.name}.lock")):
-                if expected and to.is_file() and (found := digests(to))[expected.algorithm] == expected.hexdigest:
-                    part.discard()
+                if md5 and to.is_file() and (found := digests(to))["md5"] == md5:
+                    transfer.path.unlink(missing_ok=True)
                     return Fetched(to.stat().st_size, 0, True, found)
-                return self._verified(part, expected, report)
+                return self._verified(transfer, to)
         except (requests.RequestException, HTTPError) as error:
-            raise FetchError(f"{url}: given up: {error}; run again later, what has arrived is kept") from error
+            raise FetchError(f"{url}: retries exhausted: {error}; run again later, what has arrived is kept") from error
         except OSError as error:
             raise FetchError(f"{to}: cannot be written ({error}); run again, what has arrived is kept") from error
 
@@ -107,97 +108,67 @@ class Fetcher:
             self.fetch(url, to := Path(folder) / "text", None)
             return to.read_text(encoding="utf-8", errors="replace")
 
-    def _verified(self, part: _Part, expected: Checksum | None, report: Report) -> Fetched:
-        """The whole file; one of a wrong checksum is thrown away and fetched once more: it may be spoilt on the way."""
+    def _verified(self, transfer: _Transfer, to: Path) -> Fetched:
+        """The whole file; one of a wrong checksum is discarded and fetched again: it may have changed on the way."""
         wrong = ""
         for _ in range(2):
-            self._receive(part, expected, report)
-            length, found = part.size(), digests(part.path)
-            if expected is None or found[expected.algorithm] == expected.hexdigest:
-                with part.path.open("rb+") as handle:
+            self._receive(transfer)
+            length, found = transfer.size(), digests(transfer.path)
+            if transfer.md5 in (None, found["md5"]):
+                with transfer.path.open("rb+") as handle:
                     os.fsync(handle.fileno())
-                part.path.replace(part.to)
-                part.discard()
-                return Fetched(length, part.received, False, found)
-            part.discard()
-            wrong = f"{length} bytes of {expected.algorithm} {found[expected.algorithm]}, not {expected.hexdigest}"
+                transfer.path.replace(to)
+                return Fetched(length, transfer.received, False, found)
+            transfer.path.unlink()
+            wrong = f"{length} bytes of MD5 {found['md5']}, not {transfer.md5}"
         raise FetchError(
-            f"{part.to}: not the file that is expected, twice: {part.url} gives {wrong}; nothing is kept. "
-            "Was the file replaced on the server? Then its checksum must be asked for anew."
+            f"{to}: not the file that is expected, twice: {transfer.url} gives {wrong}; nothing is kept. "
+            "Was the file replaced on the server? Then its checksum must be fetched again."
         )
 
-    def _receive(self, part: _Part, expected: Checksum | None, report: Report) -> None:
-        """Attempts until all is there: the next one at once after one that brought bytes, else as patience lasts."""
-        patience, most = self._patience, part.resume()
+    def _receive(self, transfer: _Transfer) -> None:
+        """Attempt until all is there: again at once after an attempt that brought bytes, else as retries are left."""
+        retries, most = self._retries, transfer.size()
         while True:
             try:
-                return self._attempt(part, expected, report)
+                return self._attempt(transfer)
             except (requests.exceptions.SSLError, HTTPError) as error:
                 if "CERTIFICATE_VERIFY_FAILED" in str(error):
                     remedy = "for a mirror of your own name its certificates as ca_bundle"
-                    raise FetchError(f"{part.url}: its certificate is not trusted ({error}); {remedy}") from error
-                if part.size() > most:
-                    patience, most = self._patience, part.size()
-                elif patience.total:
-                    patience = patience.increment("GET", part.url, error=ProtocolError(str(error)))
-                    patience.sleep()
+                    raise FetchError(f"{transfer.url}: its certificate is not trusted ({error}); {remedy}") from error
+                if transfer.size() > most:
+                    retries, most = self._retries, transfer.size()
+                elif retries.total:
+                    retries = retries.increment("GET", transfer.url, error=ProtocolError(str(error)))
+                    retries.sleep()
                 else:
                     raise
 
-    def _attempt(self, part: _Part, expected: Checksum | None, report: Report) -> None:
+    def _attempt(self, transfer: _Transfer) -> None:
         """Receive what is missing, as it comes: lengths and checksums are of the file, not of an encoding of it."""
-        if (start := part.resume()) and start == part.length:
-            return
-        headers = {"Accept-Encoding": "identity"}
-        headers |= {"Range": f"bytes={start}-", "If-Range": part.validator} if start else {}
-        with self._get(part.url, headers=headers) as answer:
+        start = transfer.size() if transfer.md5 else 0
+        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
+        with self._get(transfer.url, headers=headers) as answer:
             if answer.status_code == 200:
-                part.begin(answer)
+                start = 0
             elif answer.status_code not in (206, 416):
                 found = f"status {answer.status_code} {answer.reason} from {answer.url}"
-                raise FetchError(f"{part.url}: expected the file, found {found}; does the server still have it?")
-            elif not start or answer.headers.get("Content-Range") != f"bytes {start}-{part.length - 1}/{part.length}":
-                part.discard()
-                raise ProtocolError(f"status {answer.status_code} does not go on at byte {start}; begun anew")
-            if not expected and not part.length:
-                raise FetchError(f"{part.url}: neither checksum nor length is known, so it could be cut unnoticed")
-            with part.path.open("ab") as handle:  # urllib3 raises ProtocolError if it is cut short of its length
+                raise FetchError(f"{transfer.url}: expected the file, found {found}; does the server still have it?")
+            elif (served := answer.headers.get("Content-Range", "")) == f"bytes */{start}":
+                return  # all of it had arrived
+            elif not served.startswith(f"bytes {start}-"):
+                transfer.path.unlink(missing_ok=True)
+                raise ProtocolError(f"status {answer.status_code} does not continue at byte {start}; started again")
+            length = start + answer.raw.length_remaining if answer.raw.length_remaining else None
+            if not transfer.md5 and not length:
+                raise FetchError(f"{transfer.url}: neither checksum nor length is known, so it could be cut unnoticed")
+            with transfer.path.open(
+                "ab" if start else "wb"
+            ) as handle:  # urllib3 raises if it is cut short of its length
                 while block := answer.raw.read1(_BLOCK, decode_content=False):
                     handle.write(block)
-                    part.received, start = part.received + len(block), start + len(block)
-                    report(start, part.length or None)
-
-
-class _Part:
-    """What has arrived of a file, and of which version, told by a strong ETag or a time; a length of 0 is unknown."""
-
-    def __init__(self, to: Path, url: str) -> None:
-        self.to, self.url, self.received, self.validator, self.length = to, url, 0, "", 0
-        self.path, self._note = to.with_name(f".{to.name}.partial"), to.with_name(f".{to.name}.partial.json")
-
-    def size(self) -> int:
-        return self.path.stat().st_size if self.path.is_file() else 0
-
-    def resume(self) -> int:
-        """Where to go on; at 0, without what is there, unless it is of a version that the server can be asked for."""
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            url, self.validator, self.length = json.loads(self._note.read_text(encoding="utf-8"))
-            if url == self.url and self.validator and self.length:
-                return self.size()
-        self.discard()
-        return 0
-
-    def begin(self, answer: requests.Response) -> None:
-        """Forget what is there before the note of another version says what comes."""
-        self.discard()
-        etag = answer.headers.get("ETag", "W/")  # a weak one does not tell bytes apart
-        self.validator = answer.headers.get("Last-Modified", "") if etag.startswith("W/") else etag
-        self.length = answer.raw.length_remaining or 0
-        self._note.write_text(json.dumps([self.url, self.validator, self.length]), encoding="utf-8")
-
-    def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+                    transfer.received, start = transfer.received + len(block), start + len(block)
+                    transfer.report(start, length)
 
 
 def _check_redirect(answer: requests.Response, **_: object) -> None:

@@ -1,4 +1,4 @@
-"""Where everything lies below `var/`: asset = table = folder, one file a shard, apart for each profile."""
+"""Where everything is below `var/`: asset = table = folder, one file per shard, one folder per profile."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.places import results_at
 
 Domain = Literal["reference", "samples"]
-# Tables that an asset writes beside the one of its name.
+# Tables that an asset writes in addition to the one of its name.
 _WRITTEN_WITH = {"ledger": "translated_proteins", "annotation": "shard_plan", "incoming": "shard_plan"}
 REFERENCE_PLAN = "plan"
-# What a trained classifier is and what it was trained on, beside its weights.
+# What a trained classifier is and what it was trained on, next to its weights.
 CLASSIFIER_FILE = "classifier.json"
-# A line for every record of a sample, in its report's folder.
+# One line per record of a sample, in its report's folder.
 RECORDS_FILE = "records.tsv"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths below `var`; what depends on the profile lies under its name, so that none overwrites another's.
+    """Paths below `var`; what depends on the profile is under its name, so that none overwrites another's.
 
     Attributes:
-        var: a folder; locks, checkpoints and scratch files lie there in any case.
+        var: a folder; locks and checkpoints are there in any case.
         profile: the name.
         store: URL of an object store that has the results in place of `var`.
     """
@@ -62,7 +62,7 @@ class Layout:
         return self.results / "classifiers" / variant
 
     def training(self, variant: str) -> Path:
-        """What a training of a classifier holds, and keeps its rows beside."""
+        """Lock and rows of a classifier's training."""
         return self.var / self.profile / "classifiers" / variant
 
     @property
@@ -80,7 +80,7 @@ class Layout:
 
 
 def asset_of(path: Path) -> str:
-    """The asset that writes a table, as its folder tells; a file elsewhere is called by its name."""
+    """The asset that writes a table, by its folder; a file elsewhere is called by its name."""
     domain, asset = path.parent.parent.name, path.parent.name
     if domain in get_args(Domain):
         name = _WRITTEN_WITH.get(asset, asset)

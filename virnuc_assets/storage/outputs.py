@@ -11,13 +11,7 @@ from pathlib import Path
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.atomic import DiskFull, remove_unfinished
 
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-}
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFIFO: "a pipe"}
 
 
 class OutputRefused(VirnucError):
@@ -34,12 +28,21 @@ def require_output(path: Path, inputs: Iterable[Path] = ()) -> None:
     Raises:
         OutputRefused: it is an input, no regular file, or its folder cannot be written or made.
     """
-    _require_file(path)
-    if path.exists() and any(each.exists() and path.samefile(each) for each in inputs):
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except FileNotFoundError:
+        kind = None
+    except NotADirectoryError as error:
+        raise OutputRefused(f"{path}: a folder above it is a file; name another place") from error
+    except OSError as error:  # no right to look there, a circle of links, a name that is too long
+        raise OutputRefused(f"{path}: {error.strerror}; name another file to write") from error
+    if kind not in (None, stat.S_IFREG):
+        found = _KINDS.get(kind, "something else")
+        raise OutputRefused(f"{path}: expected a file, or a name that is free, found {found}; name a file to write")
+    if kind and any(each.exists() and path.samefile(each) for each in inputs):
         raise OutputRefused(f"{path}: is also an input, which would be overwritten; name another file to write")
-    target = Path(os.path.realpath(path))
-    require_folder(target.parent)
-    remove_unfinished(target)
+    _require_writable(path.resolve().parent)
+    remove_unfinished(path.resolve())
 
 
 def require_outputs(folder: Path, names: Iterable[str], inputs: Iterable[Path] = ()) -> None:
@@ -49,23 +52,18 @@ def require_outputs(folder: Path, names: Iterable[str], inputs: Iterable[Path] =
     inputs = list(inputs)
     for name in names:
         require_output(folder / name, inputs)
-    require_folder(folder)
+    _require_writable(folder)
     remove_unfinished(folder)
 
 
-def require_folder(folder: Path) -> None:
-    """Check that this process can write into a folder, or make it.
-
-    Raises:
-        OutputRefused: it, or the nearest folder above it that exists, cannot be written.
-    """
+def _require_writable(folder: Path) -> None:
     if fault := unwritable(folder):
         raise OutputRefused(fault)
 
 
 def unwritable(folder: Path) -> str:
     """Why this process cannot write into a folder, or make it; empty if it can."""
-    above = _there(folder)
+    above = _nearest(folder)
     if not above.is_dir():
         return f"{folder}: {above} is no folder; name another place"
     if not os.access(above, os.W_OK | os.X_OK):
@@ -79,30 +77,14 @@ def require_space(folder: Path, size: int, what: str) -> None:
     Raises:
         DiskFull: it has not.
     """
-    if (free := shutil.disk_usage(_there(folder)).free) < size:
+    if (free := shutil.disk_usage(_nearest(folder)).free) < size:
         raise DiskFull(
             f"{folder}: {what} need {size / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free; free some space, or name "
             "a folder of another disk"
         )
 
 
-def _there(folder: Path) -> Path:
+def _nearest(folder: Path) -> Path:
     """The folder, or the nearest above it that exists."""
-    above = Path(os.path.realpath(folder))
-    while not os.path.lexists(above):
-        above = above.parent
-    return above
-
-
-def _require_file(path: Path) -> None:
-    try:
-        mode = stat.S_IFMT(path.stat().st_mode)
-    except FileNotFoundError:
-        return
-    except NotADirectoryError as error:
-        raise OutputRefused(f"{path}: a folder above it is a file; name another place") from error
-    except OSError as error:  # no right to look there, a circle of links, a name that is too long
-        raise OutputRefused(f"{path}: {error.strerror}; name another file to write") from error
-    if mode != stat.S_IFREG:
-        found = _KINDS.get(mode, "something else")
-        raise OutputRefused(f"{path}: expected a file, or a name that is free, found {found}; name a file to write")
+    above = folder.resolve()
+    return next(each for each in (above, *above.parents) if os.path.lexists(each))

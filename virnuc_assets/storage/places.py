@@ -1,6 +1,6 @@
 """Paths of results, in a folder of this machine, of a share, or below a URL of an object store.
 
-Those of a store are `universal_pathlib`'s, which has pathlib's methods; they are typed as what they stand in for. How a
+Those of a store are `universal_pathlib`'s, which has pathlib's methods; they are typed as pathlib's. How a
 store is reached, and with what credentials, is the standard configuration of its own client (for S3 that of AWS).
 """
 
@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, cast
 
 import psutil
 import pyarrow as pa
@@ -25,7 +25,6 @@ from virnuc_assets.errors import VirnucError
 
 # What is read at once: little for the last bytes of a table, and no more requests than windows of rows.
 _BLOCK_BYTES = 1 << 20
-_KEPT_OBJECTS = 1024
 _CLOCK_SECONDS = 2.0  # the kernel counts from a boot time in whole seconds
 _SCRATCH = "virnuc-unfinished-"
 
@@ -52,78 +51,55 @@ def in_store(path: Path) -> bool:
 
 
 def state_of(path: Path) -> Hashable:
-    """Equal as long as nobody wrote to a file or replaced it.
+    """Equal as long as nobody wrote to a file or replaced it; of an object as it was within the last second.
+
+    Every stage asks for the same few tables several times over, and each question to a store is a request. What this
+    process wrote is seen at once.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
     if in_store(path):
-        return stored_object(path).state
+        return _etag(path, int(time.monotonic()))
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=1024)
+def _etag(path: Path, _second: int) -> str:
+    store, name = _remote(path)
+    return str(store.info(name)["ETag"])
 
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[IO[bytes] | pa.NativeFile]:
     """The open file or object that Arrow reads; a name with a colon is a URL to it, one that is not UTF-8 an error."""
     if in_store(path):
-        with _remote(path).open("rb", block_size=_BLOCK_BYTES) as opened:
+        store, name = _remote(path)
+        with store.open(name, "rb", block_size=_BLOCK_BYTES) as opened:
             yield opened
     else:
         with pa.OSFile(os.fsencode(path)) as opened:
             yield opened
 
 
-class StoredObject(NamedTuple):
-    """An object of a store as it is now; another one once it has other bytes."""
+def upload(file: Path, path: Path) -> None:
+    """Make a file of this machine an object: whole or, also when the upload is cut off, not at all."""
+    store, name = _remote(path)
+    store.put_file(str(file), name)
+    _etag.cache_clear()
 
-    path: Path
-    state: str
 
+def replace_objects(path: Path, folder: Path) -> None:
+    """Upload the files of a folder, after the older objects below `path` are gone.
 
-def stored_object(path: Path) -> StoredObject:
-    """One object, as it was within the last second; what this process wrote is seen at once.
-
-    Every stage asks for the same few tables several times over, and each question is a request.
-
-    Raises:
-        FileNotFoundError: there is none.
+    A process that dies between leaves some files or none, never those of two folders.
     """
-    return _looked_at(path, int(time.monotonic()))
-
-
-@functools.lru_cache(maxsize=_KEPT_OBJECTS)
-def _looked_at(path: Path, _: int) -> StoredObject:
-    return StoredObject(path, str(_remote(path).fs.info(_remote(path).path)["ETag"]))
-
-
-@contextlib.contextmanager
-def published(path: Path) -> Iterator[Path]:
-    """A local file that becomes an object when the block ends well: whole or, also when its upload is cut off, not."""
-    with scratch_folder() as scratch:
-        aside = scratch / path.name
-        yield aside
-        _upload(aside, path)
-
-
-@contextlib.contextmanager
-def folder_published(path: Path) -> Iterator[Path]:
-    """A local folder whose files become objects when the block ends well, after the older ones are gone.
-
-    Who dies between leaves some files or none, never those of two folders.
-    """
-    with scratch_folder() as scratch:
-        yield scratch
-        files = _remote(path).fs
-        for older in files.find(_remote(path).path):
-            files.rm_file(older)  # one by one: not every server takes a list as today's client sends it
-        for file in sorted(file for file in scratch.rglob("*") if file.is_file()):
-            _upload(file, path / file.relative_to(scratch).as_posix())
-
-
-def _upload(file: Path, path: Path) -> None:
-    _remote(path).fs.put_file(str(file), _remote(path).path)
-    _looked_at.cache_clear()
+    store, name = _remote(path)
+    for older in store.find(name):
+        store.rm_file(older)  # one by one: not every server takes a list as today's client sends it
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        upload(file, path / file.relative_to(folder).as_posix())
 
 
 @contextlib.contextmanager
@@ -141,7 +117,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def host() -> str:
-    """This host's name as it stands in names of files and locks."""
+    """This host's name as it is in names of files and locks."""
     return re.sub(r"[^\w-]", "-", platform.node()) or "localhost"
 
 
@@ -167,5 +143,7 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _remote(path: Path) -> Any:  # noqa: ANN401
-    return path
+def _remote(path: Path) -> tuple[Any, str]:
+    """The file system of an object, and its name there."""
+    remote: Any = path
+    return remote.fs, remote.path

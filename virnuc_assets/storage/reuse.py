@@ -1,4 +1,4 @@
-"""Embeddings of a shard: a vector that any table of the encoder holds is copied, any other sequence embedded once."""
+"""Embeddings of a shard: a vector that is in any table of the encoder is copied, any other sequence embedded once."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from virnuc_assets.storage.digests import digest_words, one_array, sequence_digests
-from virnuc_assets.storage.merging import vectors_of
+from virnuc_assets.storage.merging import ScratchVectors, vector_column, vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
 from virnuc_assets.storage.tables import TableMismatch, damage_named, open_table, read_windows
-from virnuc_assets.storage.windows import Rows
 
 # Rows read and written at a time, whatever the encoder's windows: tables of larger parts are scanned faster.
 _WINDOW_ROWS = 256
@@ -46,7 +45,7 @@ class KnownVectors:
         Args:
             wanted: (n, 2), all sequences that may be asked for, in any order, each any number of times.
             encoder: fingerprint of the encoder; tables of another are not used.
-            warn: called with what is wrong with tables that are passed over because they are damaged.
+            warn: called with what is wrong with tables that are skipped because they are damaged.
         """
         import pandas as pd
 
@@ -82,18 +81,14 @@ class KnownVectors:
                 with self._damage_reported():
                     self._kept[number] = self._open_files.enter_context(open_table(path))
 
-    def locate(self, digests: Digests) -> Numbers:
-        """Place of each sequence, (n, 2)."""
-        places: Numbers = self._places[self._index.get_indexer(digests[:, 0])]
-        return places
-
-    def copies(self, places: Numbers, digests: Digests) -> Iterator[tuple[Numbers, Vectors]]:
-        """Vectors of some sequences, n places and digests, from the tables that hold them.
+    def copies(self, digests: Digests) -> Iterator[tuple[Numbers, Vectors]]:
+        """Vectors of some sequences, (n, 2), from the tables that hold them.
 
         Yields:
             Which of the n, (m,), and their vectors, (m, dim). A row that is not there any more, since another process
             replaced the table, or that cannot be read, since it is damaged, is among none of them.
         """
+        places: Numbers = self._places[self._index.get_indexer(digests[:, 0])]
         for number in np.unique(places[places[:, 0] != _UNKNOWN, 0]).tolist():
             mine, path, kept = np.flatnonzero(places[:, 0] == number), self._tables[number], self._kept.get(number)
             opened = contextlib.nullcontext(kept) if kept else open_table(path)
@@ -108,7 +103,7 @@ class KnownVectors:
         try:
             yield
         except TableMismatch as error:
-            self._warn(f"passed over in the search for known vectors: {error}")
+            self._warn(f"skipped in the search for known vectors: {error}")
 
 
 def _read_rows(parquet: pq.ParquetFile, rows: Numbers) -> Iterator[tuple[Numbers, Digests, Vectors]]:
@@ -133,14 +128,9 @@ class ShardVectors:
     """
 
     def __init__(self, frames: Path, column: str, longest: int | None, known: KnownVectors, embed: Embed) -> None:
-        """Read the frames, for the digests of their sequences.
+        """Read the digests of the sequences in a column of the frames; an encoder reads `longest` of each, None = all.
 
-        Args:
-            frames: the shard's frames table.
-            column: that the encoder reads.
-            longest: residues or bases that the encoder reads of a sequence; None = all.
-            known: where vectors are; the shard's sequences are among those that it was made for.
-            embed: started only if there is something to embed.
+        The shard's sequences are among those that `known` was made for; `embed` is started if there is any to embed.
         """
         self._frames, self._column, self._known, self._embed = frames, column, known, embed
         ids, digests, self.truncated = [], [], 0
@@ -152,44 +142,36 @@ class ShardVectors:
         encoded = pa.concat_arrays(digests).dictionary_encode()
         self._ids, self._digests = pa.chunked_array(ids, pa.string()), encoded.dictionary
         self._number = encoded.indices.to_numpy()  # (n,) of each frame's sequence
-        _, self._first, self._count = np.unique(self._number, return_index=True, return_counts=True)  # (distinct,)
-        self._places = known.locate(digest_words(self._digests))
-        self._again: dict[int, NDArray[np.float32]] = {}  # what was embedded and occurs more than once
+        self._first = np.unique(self._number, return_index=True)[1]  # (distinct,)
         self.distinct, self.embedded = len(self._first), 0
 
     def tables(self) -> Iterator[pa.Table]:
-        """The embeddings table in windows; at least one.
+        """The embeddings table in windows, after all was copied or embedded; at least one.
 
         Raises:
             TableMismatch: the frames were replaced while they were embedded.
         """
-        if not len(self._number):
+        if not self.distinct:
             yield from self._embed(read_sequences(self._frames, self._column))
-        unknown = np.flatnonzero(self._places[:, 0] == _UNKNOWN)
-        with contextlib.closing(self._embed(self._sequences(unknown))) as embedded:
-            coming = Rows(embedded)
-            for start in range(0, len(self._number), _WINDOW_ROWS):
-                here = self._number[start : start + _WINDOW_ROWS]
-                vector_of = self._window(np.unique(here), start, coming)
-                vectors = np.stack([vector_of[number] for number in here.tolist()])
-                column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-                columns = [self._ids[start : start + _WINDOW_ROWS].combine_chunks(), self._digests.take(here), column]
-                yield pa.Table.from_arrays(columns, schema=embeddings_schema(vectors.shape[1]))
-
-    def _window(self, numbers: Numbers, start: int, coming: Rows) -> dict[int, NDArray[np.float32]]:
-        """Vectors of the sequences of a window, ascending, that begins at `start`; `coming` are those of new ones."""
-        vector_of = {number: self._again[number] for number in numbers.tolist() if number in self._again}
-        for rows, vectors in self._known.copies(self._places[numbers], digest_words(self._digests)[numbers]):
-            vector_of.update(zip(numbers[rows].tolist(), vectors, strict=True))
-        new = numbers[(self._places[numbers, 0] == _UNKNOWN) & (self._first[numbers] >= start)]
-        embedded = self._checked(coming.take(len(new)), new) if len(new) else {}
-        lost = np.array([n for n in numbers.tolist() if n not in vector_of and n not in embedded], np.int64)
-        if len(lost):  # its table was replaced since it was located
-            with contextlib.closing(self._embed(self._sequences(lost))) as tables:
-                embedded |= self._checked(pa.concat_tables(tables), lost)
-            self._places[lost] = _UNKNOWN
-        self._again |= {number: vector.copy() for number, vector in embedded.items() if self._count[number] > 1}
-        return vector_of | embedded
+        words, vectors, missing = digest_words(self._digests), ScratchVectors(), np.ones(self.distinct, bool)
+        for rows, copied in self._known.copies(words):
+            vectors.write(rows.tolist(), copied)
+            missing[rows] = False
+        new = np.flatnonzero(missing)
+        with contextlib.closing(self._embed(self._sequences(new))) as embedded:
+            for table in embedded if len(new) else ():
+                rows = new[self.embedded : self.embedded + table.num_rows]
+                if one_array(table.column("digest")) != self._digests.take(rows):
+                    break
+                vectors.write(rows.tolist(), vectors_of(table))
+                self.embedded += len(rows)
+        if vectors.count < self.distinct:
+            raise TableMismatch(f"{self._frames}: replaced while it was embedded; materialize the embeddings again")
+        for start in range(0, len(self._number), _WINDOW_ROWS):
+            here = self._number[start : start + _WINDOW_ROWS]
+            ids = self._ids[start : start + _WINDOW_ROWS].combine_chunks()
+            columns = [ids, self._digests.take(here), vector_column(vectors.read(here.tolist()))]
+            yield pa.Table.from_arrays(columns, schema=embeddings_schema(vectors.dim))
 
     def _sequences(self, numbers: Numbers) -> Iterator[pa.Table]:
         """The first frames of some distinct sequences, ascending."""
@@ -199,10 +181,3 @@ class ShardVectors:
             if len(inside):
                 yield window.take(inside)
             start += window.num_rows
-
-    def _checked(self, table: pa.Table | None, numbers: Numbers) -> dict[int, NDArray[np.float32]]:
-        """Vectors of a table that holds these sequences and no others."""
-        if table is None or table.column("digest").combine_chunks() != self._digests.take(numbers):
-            raise TableMismatch(f"{self._frames}: replaced while it was embedded; materialize the embeddings again")
-        self.embedded += len(numbers)
-        return dict(zip(numbers.tolist(), vectors_of(table), strict=True))

@@ -25,7 +25,7 @@ def _vector(dim: int) -> pa.DataType:
 
 
 def plan_schema() -> pa.Schema:
-    """A row for every segment of a record in a shard, by source in file order; chunks are 0-based, half-open.
+    """One row per segment of a record in a shard, by source in file order; chunks are 0-based, half-open.
 
     `number` is the record's place in its file, from 1; `fate` is planned, skipped or failed, the latter with a reason.
     """
@@ -46,17 +46,17 @@ def plan_schema() -> pa.Schema:
 
 
 def incoming_schema() -> pa.Schema:
-    """A row a file of the watched folder, as `sequences.incoming.IncomingFile` tells; null is what it does not have."""
+    """One row per file of the watched folder: the fields of `sequences.incoming.IncomingFile`, or null."""
     return _schema(file=_STRING, state=_STRING, fate=_STRING, sample=_STRING, content=_STRING, reason=_STRING)
 
 
 def chunks_schema() -> pa.Schema:
-    """A row a chunk; positions 0-based, half-open, in nt of the record."""
+    """One row per chunk; positions 0-based, half-open, in nt of the record."""
     return _schema(chunk_id=_STRING, record_id=_STRING, start_nt=_COUNT, end_nt=_COUNT, sequence=_STRING)
 
 
 def cds_schema() -> pa.Schema:
-    """A row a CDS feature (1-based in its record); translation is null where the file gives none."""
+    """One row per CDS feature (1-based in its record); translation is null where the file gives none."""
     return _schema(
         record_id=_STRING,
         cds=_COUNT,
@@ -69,7 +69,7 @@ def cds_schema() -> pa.Schema:
 
 
 def frames_schema() -> pa.Schema:
-    """A row a stop-free frame; label, group and annotated are null for samples."""
+    """One row per stop-free frame; label, group and annotated are null for samples."""
     return _schema(
         frame_id=_STRING,
         chunk_id=_STRING,
@@ -85,19 +85,19 @@ def frames_schema() -> pa.Schema:
 
 
 def embeddings_schema(dim: int) -> pa.Schema:
-    """A row a frame, in the order of the frames table; digest is that of the encoded sequence."""
+    """One row per frame, in the order of the frames table; digest is that of the encoded sequence."""
     return _schema(frame_id=_STRING, digest=pa.binary(SEQUENCE_DIGEST_BYTES), vector=_vector(dim))
 
 
 def features_schema(dim: int) -> pa.Schema:
-    """A row a frame, in the order of the frames table; vector = nucleotide embedding, then protein embedding."""
+    """One row per frame, in the order of the frames table; vector = nucleotide embedding, then protein embedding."""
     return _schema(
         frame_id=_STRING, chunk_id=_STRING, record_id=_STRING, label=_STRING, group=_STRING, vector=_vector(dim)
     )
 
 
 def predictions_schema() -> pa.Schema:
-    """A row a frame; scores are softmax probabilities of (other, virus); call is virus or others."""
+    """One row per frame; scores are softmax probabilities of (other, virus); call is virus or others."""
     return _schema(
         frame_id=_STRING,
         chunk_id=_STRING,
@@ -121,7 +121,7 @@ def ablations_schema() -> pa.Schema:
 
 
 def ledger_schema() -> pa.Schema:
-    """A row an input record (of a shard: its segment).
+    """One row per input record (of a shard: its segment).
 
     Chunks = kept + dropped by reason, and so are six frames a chunk. Disposition is scored, skipped or failed; evidence
     is the word of what CDS evidence the record's annotation gives, null for samples.
@@ -142,5 +142,5 @@ def reference_ledger_schema() -> pa.Schema:
 
 
 def vector_dim(schema: pa.Schema) -> int:
-    """Width of the table's vector column, as its type tells it."""
+    """Width of the table's vector column."""
     return int(schema.field("vector").type.list_size)

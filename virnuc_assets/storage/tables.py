@@ -1,8 +1,8 @@
-"""Parquet tables that are whole or absent, and say from what they were made.
+"""Parquet tables that are whole or absent, and record from what they were made.
 
 A table's *provenance* is a JSON object in its metadata: its kind, the digests of its inputs, the parameters that
-change its rows. Two tables of equal provenance hold the same rows; a table of another provenance is refused or redone.
-Its *content digest* covers the rows alone, so that what lies downstream is stale only where rows changed.
+change its rows. Tables of equal provenance hold the same rows; one of another provenance is refused or made again.
+Its *content digest* covers the rows alone, so that what is downstream is stale only where rows changed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,15 +24,15 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.digests import ContentDigest
 from virnuc_assets.storage.layout import asset_of
-from virnuc_assets.storage.places import StoredObject, in_store, readable, stored_object
+from virnuc_assets.storage.places import in_store, readable, state_of
 from virnuc_assets.storage.schemas import LETTERS
 
 Provenance = Mapping[str, Any]
-RECIPE_KEY = "virnuc.provenance"
+PROVENANCE_KEY = "virnuc.provenance"
 DIGEST_KEY = "virnuc.content_digest"
 _READ_BYTES = 1 << 20  # a window reads no more ahead, however much of a table was written at once
+_CHECKED = {"page_checksum_verification": True}
 _CHECKED_ROWS = 4096
-_KEPT_FOOTERS = 4096
 _PAGE_BYTES = 1 << 16  # a writer keeps some pages of each column; Parquet's default is 1 MiB
 
 
@@ -47,29 +47,32 @@ class TableWriter:
     """
 
     def __init__(self, path: Path, schema: pa.Schema, provenance: Provenance) -> None:
-        self._schema, self._provenance = schema, provenance
-        self._aside = atomic_write(path)
-        self._content = ContentDigest(schema)
-        self.rows = 0
+        self._path, self._schema, self._provenance = path, schema, provenance
+        self._content, self.rows = ContentDigest(schema), 0
 
     def __enter__(self) -> TableWriter:
         # Vectors have neither repeated values nor useful bounds; a dictionary of them takes ten times their memory.
         plain = [field.name for field in self._schema if not pa.types.is_fixed_size_list(field.type)]
         # Nor is a digest found twice; as they are, they are read in half the time.
         digests = [field.name for field in self._schema if pa.types.is_fixed_size_binary(field.type)]
-        repeated = [name for name in plain if name not in (*LETTERS, *digests)]
-        self._file = pa.OSFile(os.fsencode(self._aside.__enter__()), "wb")
-        self._parquet = pq.ParquetWriter(
-            self._file,
-            self._schema,
-            use_dictionary=repeated,
-            compression="lz4",  # is unpacked twice as fast as Parquet's default
-            write_statistics=plain,
-            use_compliant_nested_type=False,  # nested values as the schema names them: what is read is what was written
-            data_page_size=_PAGE_BYTES,
-            write_page_checksum=True,  # LZ4 unpacks a number that rotted on the disk as if it were another
-            memory_pool=pa.system_memory_pool(),  # Arrow's own keeps what was freed, megabytes a column
-        )
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(atomic_write(self._path))
+            file = stack.enter_context(pa.OSFile(os.fsencode(temporary), "wb"))
+            self._parquet = stack.enter_context(
+                pq.ParquetWriter(
+                    file,
+                    self._schema,
+                    use_dictionary=[name for name in plain if name not in (*LETTERS, *digests)],
+                    compression="lz4",  # is unpacked twice as fast as Parquet's default
+                    write_statistics=plain,
+                    use_compliant_nested_type=False,  # nested values as the schema names them: what is read was written
+                    data_page_size=_PAGE_BYTES,
+                    write_page_checksum=True,  # LZ4 unpacks a corrupted number as if it were another
+                    memory_pool=pa.system_memory_pool(),  # Arrow's own keeps what was freed, megabytes a column
+                )
+            )
+            stack.push(self._add_metadata)
+            self._open = stack.pop_all()
         return self
 
     def write(self, table: pa.Table) -> None:
@@ -79,22 +82,15 @@ class TableWriter:
         self._content.update(table)
         self.rows += table.num_rows
 
+    def _add_metadata(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            provenance = json.dumps(self._provenance, sort_keys=True)
+            self._parquet.add_key_value_metadata({PROVENANCE_KEY: provenance, DIGEST_KEY: self._content.hexdigest()})
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                metadata = {
-                    RECIPE_KEY: json.dumps(self._provenance, sort_keys=True),
-                    DIGEST_KEY: self._content.hexdigest(),
-                }
-                self._parquet.add_key_value_metadata(metadata)
-            self._parquet.close()
-            self._file.close()
-        except BaseException as closing:
-            self._aside.__exit__(type(closing), closing, closing.__traceback__)
-            raise
-        self._aside.__exit__(kind, error, traceback)
+        self._open.__exit__(kind, error, traceback)
 
 
 def write_table(path: Path, table: pa.Table, provenance: Provenance) -> None:
@@ -110,19 +106,11 @@ def read_table(
     where: pc.Expression | None = None,
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Read a table after `require_table` found it to be the one that is meant.
-
-    Of it the rows for which `where` holds, or all; and the columns named, in that order, or all.
-    """
+    """Read a table after `require_table`: the rows for which `where` holds, the columns named in that order, or all."""
     require_table(path, schema, require)
     with damage_named(path), readable(path) as source:
-        found = pq.read_table(
-            source,
-            columns=None if columns is None else list(columns),
-            filters=where,
-            partitioning=None,
-            page_checksum_verification=True,
-        )
+        names = None if columns is None else list(columns)
+        found = pq.read_table(source, columns=names, filters=where, partitioning=None, **_CHECKED)
     return found.replace_schema_metadata(None)
 
 
@@ -138,13 +126,10 @@ def read_windows(
     require: Provenance | None = None,
     columns: Sequence[str] | None = None,
 ) -> Iterator[pa.Table]:
-    """As `read_table`, a window of at most `rows` at a time; a table without rows is one empty window.
-
-    Columns are those named, in the table's order, or all.
-    """
+    """As `read_table`, at most `rows` at a time, columns in the table's order; without rows, one empty window."""
     require_table(path, schema, require)
-    reading = {"pre_buffer": False, "buffer_size": _READ_BYTES, "page_checksum_verification": True}
-    with damage_named(path), readable(path) as source, pq.ParquetFile(source, **reading) as parquet:
+    reading = {"pre_buffer": False, "buffer_size": _READ_BYTES}
+    with damage_named(path), readable(path) as source, pq.ParquetFile(source, **reading, **_CHECKED) as parquet:
         if not parquet.metadata.num_rows:
             empty = parquet.schema_arrow.remove_metadata().empty_table()
             yield empty.select([name for name in empty.column_names if columns is None or name in columns])
@@ -153,19 +138,14 @@ def read_windows(
 
 
 def require_table(path: Path, schema: pa.Schema | None = None, require: Provenance | None = None) -> None:
-    """Check a table's columns and provenance without reading its rows.
-
-    Args:
-        path: the table.
-        schema: columns and types, dims included, that it must have.
-        require: parts of the provenance that must be equal; nested objects are compared key by key.
+    """Check a table's columns and types, and parts of its provenance, without reading its rows.
 
     Raises:
         TableMismatch: the table is missing, damaged, or differs from what is required; all differences are listed.
     """
     footer = _footer(path)
     found_schema = footer.schema.to_arrow_schema()
-    differences = list(_schema_differences(schema, found_schema)) if schema is not None else []
+    differences = [*_schema_differences(schema or found_schema, found_schema)]
     if require is not None:
         differences += _differences(json.loads(json.dumps(require)), _provenance(footer, path))
     if differences:
@@ -178,21 +158,18 @@ def require_table(path: Path, schema: pa.Schema | None = None, require: Provenan
 
 @contextlib.contextmanager
 def open_table(path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
-    """An open table and its provenance; it stays the one that lay there then, also when another has taken its name.
-
-    Not of an object store: there what has taken its name is told as damage.
+    """An open table and its provenance; it stays this one when another takes its name (in an object store: damage).
 
     Raises:
         TableMismatch: the table is missing or damaged, also where that is noticed while it is read.
     """
-    checked = {"page_checksum_verification": True}
-    with damage_named(path), readable(path) as source, pq.ParquetFile(source, **checked) as parquet:
+    with damage_named(path), readable(path) as source, pq.ParquetFile(source, **_CHECKED) as parquet:
         yield parquet, _provenance(parquet.metadata, path)
 
 
 @contextlib.contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """What goes wrong while a table is read, a page whose checksum does not hold included, as a `TableMismatch`."""
+    """Raise what goes wrong while a table is read, a page's wrong checksum included, as a `TableMismatch`."""
     try:
         yield
     except FileNotFoundError as error:
@@ -214,7 +191,7 @@ def content_digest(path: Path) -> str:
 
 
 def read_schema(path: Path) -> pa.Schema:
-    """Columns and types of a table."""
+    """Columns and types of a table, without its metadata."""
     return _footer(path).schema.to_arrow_schema().remove_metadata()
 
 
@@ -224,7 +201,7 @@ def read_rows(path: Path) -> int:
 
 
 def require_content(path: Path) -> None:
-    """Read all rows and hold them against the digest that was recorded when they were written.
+    """Read all rows and compare them with the digest that was recorded when they were written.
 
     Raises:
         TableMismatch: the table is missing, damaged, or its rows were altered.
@@ -248,21 +225,22 @@ def is_made_by(path: Path, provenance: Provenance) -> bool:
 
 def _footer(path: Path) -> pq.FileMetaData:
     with damage_named(path):
-        if in_store(path):
-            return _stored_footer(stored_object(path))
-        with readable(path) as source:
-            return pq.read_metadata(source)
+        return _stored_footer(path, state_of(path)) if in_store(path) else _read_footer(path)
 
 
-@functools.lru_cache(maxsize=_KEPT_FOOTERS)
-def _stored_footer(found: StoredObject) -> pq.FileMetaData:
+@functools.lru_cache(maxsize=4096)
+def _stored_footer(path: Path, _state: Hashable) -> pq.FileMetaData:
     """Footer of an object, read once as long as nobody replaces it: reading takes three requests, asking one."""
-    with readable(found.path) as source:
+    return _read_footer(path)
+
+
+def _read_footer(path: Path) -> pq.FileMetaData:
+    with readable(path) as source:
         return pq.read_metadata(source)
 
 
 def _provenance(footer: pq.FileMetaData, path: Path) -> dict[str, Any]:
-    return dict(json.loads(_entry(footer, RECIPE_KEY, path)))
+    return dict(json.loads(_entry(footer, PROVENANCE_KEY, path)))
 
 
 def _entry(footer: pq.FileMetaData, key: str, path: Path) -> str:

@@ -28,7 +28,7 @@ class Rows:
 def in_windows(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
     """The same rows in windows of so many, the last of fewer; empty tables alone are one empty window."""
     queue = Rows(tables)
-    window, begun = queue.take(rows), False
-    while window is not None and (window.num_rows or not begun):
+    window, started = queue.take(rows), False
+    while window is not None and (window.num_rows or not started):
         yield window
-        window, begun = queue.take(rows), True
+        window, started = queue.take(rows), True

@@ -44,14 +44,7 @@ def imported_evaluation(
     split: pa.Table,
     length_of: Mapping[str, int],
 ) -> tuple[pa.Table, dict[str, int]]:
-    """Evaluation table of all test rows, in the order of the frames tables; one merged file is held at a time.
-
-    Args:
-        classifier: the imported one.
-        merged: VirNucPro's merged files.
-        frames: frames tables of the reference.
-        split: split table.
-        length_of: length in nt of every test record.
+    """Evaluation table of all test rows, in the order of the frames tables; one merged file is in memory at a time.
 
     Returns:
         The table; and how many rows the files have, and how many of those are no test rows.
@@ -61,7 +54,8 @@ def imported_evaluation(
         ImportRefused: a label is not that of the frames, or a file is of another width than the first.
     """
     tested = {row["record_id"] for row in split.to_pylist() if row["split"] == "test"}
-    known = pa.concat_tables([frames_schema().empty_table(), *(read_table(path, frames_schema()) for path in frames)])
+    columns = ["frame_id", "chunk_id", "record_id", "label", "group"]
+    known = pa.concat_tables(read_table(path, frames_schema(), columns=columns) for path in frames)
     label_of = dict(zip(known.column("frame_id").to_pylist(), known.column("label").to_pylist(), strict=True))
     is_tested = [record in tested for record in known.column("record_id").to_pylist()]
     rows = known.filter(pa.array(is_tested, pa.bool_()))

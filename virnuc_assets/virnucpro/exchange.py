@@ -1,10 +1,14 @@
-"""VirNucPro's files as tables of ours, in the order of the frames and compared with them; our tables as its files."""
+"""VirNucPro's files as tables of ours, in the order of the frames and compared with them; our tables as its files.
+
+Each file of VirNucPro is one object, read or written as a whole. Of many that are imported, one is in memory at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -14,15 +18,24 @@ from virnuc_assets.encoders.registry import registered
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import sequence_digests
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
-from virnuc_assets.storage.merging import features_table, rows_of, vectors_of
+from virnuc_assets.storage.merging import ScratchVectors, features_table, rows_of, vector_column, vectors_of
 from virnuc_assets.storage.outputs import require_output, require_outputs
-from virnuc_assets.storage.schemas import embeddings_schema, frames_schema, vector_dim
-from virnuc_assets.storage.tables import content_digest, read_provenance, read_table, write_table
+from virnuc_assets.storage.schemas import embeddings_schema, features_schema, frames_schema, vector_dim
+from virnuc_assets.storage.tables import (
+    TableWriter,
+    content_digest,
+    read_ids,
+    read_provenance,
+    read_schema,
+    read_table,
+    read_windows,
+)
 from virnuc_assets.virnucpro.model import VIRNUCPRO, describe_model, imported_fingerprint, model_in
 from virnuc_assets.virnucpro.torch_files import ImportRefused, PickledModule, TorchFile, read_torch_file
 from virnuc_assets.virnucpro.vectors import Kind, VectorFile, named, read_vectors, vectors_in, write_vectors
 
-FilesOfKind = Mapping[Kind, Sequence[VectorFile]]
+Windows = Iterator[tuple[pa.Table, dict[Kind, np.ndarray]]]
+_WINDOW_ROWS = 256
 _REMEDY = "Give all files of these frames and no others, and the frames table of the same genomes and chunk length."
 
 
@@ -43,16 +56,7 @@ def import_files(
     """Write a table, or for a model a classifier's folder; returns what a person should see.
 
     Files of one side become embeddings, files of both sides features, merged files features that are compared with
-    the sides given with them. Which of the options is needed, the content of the files decides.
-
-    Args:
-        sources: VirNucPro's files.
-        to: what to write.
-        frames: frames table of the vectors.
-        dna_dim: nucleotide columns of merged files that come without either side.
-        protein_encoder: whose vectors the protein side is; VirNucPro's own is ESM2-3B.
-        features: features table that a model is to score.
-        chunk_length: nt that a model was trained on.
+    the sides given with them. Which of the options (those of `virnuc import`) is needed, the files' content decides.
 
     Raises:
         VirnucError: the files are refused, do not fit each other, an option is missing, or `to` cannot be written.
@@ -63,43 +67,50 @@ def import_files(
             raise VirnucError(f"{first.path}: a model is imported alone, found {len(sources) - 1} more files")
         return _import_model(first, to, features, chunk_length)
     require_output(to, [*sources, *([frames] if frames else [])])
-    files = [vectors_in(first), *map(read_vectors, sources[1:])]
+    file = vectors_in(first)
     if frames is None:
-        raise VirnucError(f"{first.path}: {files[0].kind} vectors; give their frames: --frames FRAMES.parquet")
-    return _import_vectors(files, to, frames, dna_dim, protein_encoder)
+        raise VirnucError(f"{file.path}: {file.kind} vectors; give their frames: --frames FRAMES.parquet")
+    stored: dict[Kind, ScratchVectors] = {}
+    files = [_without_vectors(file, stored)]
+    del first, file  # as large as the file
+    files += [_without_vectors(read_vectors(path), stored) for path in sources[1:]]
+    return _import_vectors(files, stored, to, frames, dna_dim, protein_encoder)
 
 
 def export_file(table: Path, to: Path) -> dict[str, Any]:
     """Write a table of ours in VirNucPro's layout; returns what a person should see.
 
     Embeddings of a nucleotide encoder become a DNABERT_S file, of a protein encoder an ESM file; features become a
-    merged file. Such a file holds one label for all its rows.
+    merged file. Such a file holds one label for all its rows. The table is read in windows; what is written is one
+    object, in memory at once: 4 bytes for each value, in a DNABERT_S file 32 (Python's floats).
 
     Raises:
         TableMismatch: it is no table of ours.
         ExportRefused: it is neither embeddings nor features, has no rows, or rows of several labels.
     """
     require_output(to, [table])
-    provenance, rows, label = read_provenance(table), read_table(table), None
+    provenance, label = read_provenance(table), None
     match provenance:
         case {"table": "embeddings", "encoder": {"alphabet": "dna" | "protein" as alphabet}}:
             kind: Kind = "DNABERT_S" if alphabet == "dna" else "ESM"
         case {"table": "features"}:
             kind = "merged"
-            counts = {row["values"]: row["counts"] for row in rows.column("label").value_counts().to_pylist()}
-            if len(counts) > 1:
-                found = ", ".join(f"{count} {label or 'without label'}" for label, count in counts.items())
+            labels = read_table(table, columns=["label"]).column("label").value_counts().to_pylist()
+            if len(labels) > 1:
+                found = ", ".join(f"{each['counts']} {each['values'] or 'without label'}" for each in labels)
                 raise ExportRefused(f"{table}: rows of several labels ({found}); a merged file of VirNucPro has one")
-            label = next(iter(counts), None)
+            label = labels[0]["values"] if labels else None
         case _:
             raise ExportRefused(
-                f"{table}: a table of {provenance.get('table', 'unknown kind')}; VirNucPro has files of embeddings and of "
-                "features"
+                f"{table}: a table of {provenance.get('table', 'unknown kind')}; VirNucPro has files of embeddings and "
+                "of features"
             )
-    if not rows.num_rows:
+    ids, dim = read_ids(table).to_pylist(), vector_dim(read_schema(table))
+    if not ids:
         raise ExportRefused(f"{table}: has no rows; VirNucPro's files have at least one")
-    write_vectors(to, kind, rows.column("frame_id").to_pylist(), vectors_of(rows), label)
-    return {"kind": kind, "rows": rows.num_rows, "columns": vector_dim(rows.schema)}
+    windows = read_windows(table, _WINDOW_ROWS, columns=["vector"])
+    write_vectors(to, kind, ids, dim, map(vectors_of, windows), label)
+    return {"kind": kind, "rows": len(ids), "columns": dim}
 
 
 def require_label(file: VectorFile, label_of: Mapping[str, str | None]) -> None:
@@ -128,14 +139,31 @@ def _import_model(file: TorchFile, to: Path, features: Path | None, chunk_length
     return {"kind": "model", "reads": saved.pair(), "hidden": model.hidden, "weights sha256": saved.weights_sha256}
 
 
+def _without_vectors(file: VectorFile, stored: dict[Kind, ScratchVectors]) -> VectorFile:
+    """The file with its ids alone; its vectors are stored after those of the files of its kind before it.
+
+    Raises:
+        ImportRefused: they are of another width than those.
+    """
+    vectors, dim = stored.setdefault(file.kind, ScratchVectors()), file.vectors.shape[1]
+    if vectors.count and dim != vectors.dim:
+        raise ImportRefused(
+            f"{file.path}: {dim} columns, the {file.kind} files before it have {vectors.dim}, of another encoder; "
+            "import those of one pair of encoders at a time"
+        )
+    vectors.write(range(vectors.count, vectors.count + len(file.ids)), file.vectors)
+    return replace(file, vectors=file.vectors[:0].copy())
+
+
 def _import_vectors(
-    files: Sequence[VectorFile], to: Path, framed: Path, dna_dim: int | None, protein_encoder: str
+    files: Sequence[VectorFile],
+    stored: Mapping[Kind, ScratchVectors],
+    to: Path,
+    framed: Path,
+    dna_dim: int | None,
+    protein_encoder: str,
 ) -> dict[str, Any]:
-    frames = read_table(framed, frames_schema())
-    of_kind: dict[Kind, list[VectorFile]] = {"DNABERT_S": [], "ESM": [], "merged": []}
-    for file in files:
-        of_kind[file.kind].append(file)
-    kinds = [kind for kind, found in of_kind.items() if found]
+    kinds = [kind for kind in get_args(Kind) if kind in stored]
     encoders = {"dna": "dnabert_s", "protein": protein_encoder}
     provenance: dict[str, Any] = {
         "frames": content_digest(framed),
@@ -143,94 +171,91 @@ def _import_vectors(
         "kind": " + ".join(kinds),
         "sources": [{"file": file.path.name, "sha256": file.sha256} for file in files],
     }
+    windows = _windows(framed, files, stored)
     if kinds in (["DNABERT_S"], ["ESM"]):
-        side = "dna" if kinds == ["DNABERT_S"] else "protein"
-        table = _embeddings(frames, files, encoders[side])
-        fingerprint = imported_fingerprint(encoders[side], side, vector_dim(table.schema))
-        provenance |= {"table": "embeddings", "encoder": fingerprint}
+        side, dim = "dna" if kinds == ["DNABERT_S"] else "protein", stored[kinds[0]].dim
+        provenance |= {"table": "embeddings", "encoder": imported_fingerprint(encoders[side], side, dim)}
+        schema, tables = embeddings_schema(dim), _embeddings(windows, registered(encoders[side]).column)
     else:
-        dims = _dims(of_kind, dna_dim)
+        merged = next((file.path for file in files if file.kind == "merged"), None)
+        dims = _dims(stored, merged or files[0].path, dna_dim)
         fingerprints = {side: imported_fingerprint(name, side, dims[side]) for side, name in encoders.items()}
-        table = _features(frames, of_kind, dims)
         provenance |= {"table": "features", "encoders": fingerprints, "dims": dims}
-    write_table(to, table, provenance)
-    return {
-        "kind": provenance["kind"],
-        "rows": table.num_rows,
-        "columns": vector_dim(table.schema),
-        "files": len(files),
-    }
-
-
-def _embeddings(frames: pa.Table, files: Sequence[VectorFile], encoder: str) -> pa.Table:
-    """Embeddings table of files of one side, with the digests of what the encoder reads of the frames."""
-    _width(files)
-    vectors = _in_order(frames, files)
-    columns = [
-        frames.column("frame_id"),
-        sequence_digests(frames.column(registered(encoder).column).to_pylist()),
-        pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
-    ]
-    return pa.Table.from_arrays(columns, schema=embeddings_schema(vectors.shape[1]))
-
-
-def _features(frames: pa.Table, files: FilesOfKind, dims: Mapping[str, int]) -> pa.Table:
-    """Features table of merged files, or of both sides where none is given, with label and group of the frames."""
-    places: dict[Kind, slice] = {"DNABERT_S": slice(None, dims["dna"]), "ESM": slice(dims["dna"], None)}
-    sides = {kind: _in_order(frames, files[kind]) for kind in places if files[kind]}
-    if not files["merged"]:
-        return features_table(frames, np.concatenate(list(sides.values()), axis=1))
-    vectors, ids = _in_order(frames, files["merged"]), frames.column("frame_id").to_pylist()
-    for kind, side in sides.items():
-        if wrong := [ids[row] for row in np.flatnonzero((vectors[:, places[kind]] != side).any(axis=1))]:
-            raise ImportRefused(
-                f"{files['merged'][0].path}: misaligned with its {kind} side: of {len(ids)} rows {len(wrong)} hold "
-                f"other values than their id's vector{named(wrong)}; import both sides without the merged file"
-            )
-    label_of = dict(zip(ids, frames.column("label").to_pylist(), strict=True))
-    for file in files["merged"]:
+        dim = sum(dims.values())
+        schema, tables = features_schema(dim), _features(windows, merged, dims["dna"])
+    known = read_table(framed, frames_schema(), columns=["frame_id", "label"])
+    label_of = dict(zip(*(column.to_pylist() for column in known.columns), strict=True))
+    for file in files:
         require_label(file, label_of)
-    return features_table(frames, vectors)
+    with TableWriter(to, schema, provenance) as writer:
+        for table in tables:
+            writer.write(table)
+    return {"kind": provenance["kind"], "rows": writer.rows, "columns": dim, "files": len(files)}
 
 
-def _dims(files: FilesOfKind, dna_dim: int | None) -> dict[str, int]:
-    """Columns of the nucleotides and of the proteins, as the sides have them, or as a person says.
+def _dims(stored: Mapping[Kind, ScratchVectors], path: Path, dna_dim: int | None) -> dict[str, int]:
+    """Columns of the nucleotides and of the proteins, as the files of one side have them, or as a person says.
 
     Raises:
         ImportRefused: the columns of merged files are not known, or contradict each other.
     """
-    dna, protein = _width(files["DNABERT_S"]), _width(files["ESM"])
-    merged = _width(files["merged"]) or dna + protein
-    known = {
-        **({f"{dna} by {files['DNABERT_S'][0].path.name}": dna} if dna else {}),
-        **({f"{merged} - {protein} by {files['ESM'][0].path.name}": merged - protein} if protein else {}),
-        **({f"{dna_dim} by --dna-dim": dna_dim} if dna_dim is not None else {}),
-    }
-    found = next(iter(known.values()), 0)
-    if set(known.values()) != {found} or not 0 < found < merged:
+    width = {kind: vectors.dim for kind, vectors in stored.items()}
+    merged = width.get("merged") or sum(width.values())
+    protein = merged - width["ESM"] if "ESM" in width else None
+    known = {"the DNABERT_S files": width.get("DNABERT_S"), "the ESM files": protein, "--dna-dim": dna_dim}
+    found = {dim for dim in known.values() if dim is not None}
+    if len(found) != 1 or not 0 < min(found) < merged:
+        listed = ", ".join(f"{dim} by {what}" for what, dim in known.items() if dim is not None)
         raise ImportRefused(
-            f"{(files['merged'] or files['DNABERT_S'])[0].path}: {merged} columns; expected how many of them are the "
-            "nucleotides', by the DNABERT_S or ESM files that were merged or by --dna-dim; found "
-            f"{', '.join(known) or 'neither'}"
+            f"{path}: {merged} columns; expected how many of them are the nucleotides', by the DNABERT_S or ESM files "
+            f"that were merged or by --dna-dim; found {listed or 'neither'}"
         )
-    return {"dna": found, "protein": merged - found}
+    return {"dna": min(found), "protein": merged - min(found)}
 
 
-def _width(files: Sequence[VectorFile]) -> int:
-    """Width of all files' vectors, 0 without any.
+def _windows(framed: Path, files: Sequence[VectorFile], stored: Mapping[Kind, ScratchVectors]) -> Windows:
+    """Frames and their vectors of each kind, (n, d)."""
+    ids = read_ids(framed, frames_schema()).to_pylist()
+    order = {}
+    for kind in stored:
+        mine = [file for file in files if file.kind == kind]
+        found = [frame_id for file in mine for frame_id in file.ids]
+        what = f"rows of {mine[0].path.name}" + (f" and {len(mine) - 1} more files" if mine[1:] else "")
+        order[kind] = rows_of(ids, found, what, _REMEDY)
+    start = 0
+    for frames in read_windows(framed, _WINDOW_ROWS, frames_schema()):
+        here = slice(start, start + frames.num_rows)
+        yield frames, {kind: stored[kind].read(rows[here]) for kind, rows in order.items()}
+        start = here.stop
+
+
+def _embeddings(windows: Windows, column: str) -> Iterator[pa.Table]:
+    """Embeddings of one side, with the digests of what its encoder reads of the frames."""
+    for frames, vectors in windows:
+        (values,) = vectors.values()
+        digests = sequence_digests(frames.column(column).to_pylist())
+        columns = [frames.column("frame_id"), digests, vector_column(values)]
+        yield pa.table(columns, schema=embeddings_schema(values.shape[1]))
+
+
+def _features(windows: Windows, merged: Path | None, dna_dim: int) -> Iterator[pa.Table]:
+    """Features of merged files, or of both sides where none is given, with label and group of the frames.
 
     Raises:
-        ImportRefused: they differ; each width is shown with a file.
+        ImportRefused: after the last window, if merged rows are not those of a side.
     """
-    widths = {file.vectors.shape[1]: file.path.name for file in files}
-    if len(widths) > 1:
-        found = ", ".join(f"{width} columns in {name}" for width, name in sorted(widths.items()))
-        raise ImportRefused(f"files of different encoders: {found}; import those of one pair of encoders at a time")
-    return next(iter(widths), 0)
-
-
-def _in_order(frames: pa.Table, files: Sequence[VectorFile]) -> np.ndarray:
-    found = [frame_id for file in files for frame_id in file.ids]
-    what = f"rows of {files[0].path.name}" + (f" and {len(files) - 1} more files" if len(files) > 1 else "")
-    rows = rows_of(frames.column("frame_id").to_pylist(), found, what, _REMEDY)
-    return np.concatenate([file.vectors for file in files])[rows]  # (n, d)
+    columns: dict[Kind, slice] = {"DNABERT_S": slice(None, dna_dim), "ESM": slice(dna_dim, None)}
+    count, wrong = 0, {kind: list[str]() for kind in columns}
+    for frames, vectors in windows:
+        whole = vectors.pop("merged") if merged else np.concatenate([vectors[kind] for kind in columns], axis=1)
+        for kind, side in vectors.items():
+            differing = np.flatnonzero((whole[:, columns[kind]] != side).any(axis=1))
+            wrong[kind] += frames.column("frame_id").take(differing).to_pylist()
+        count += len(whole)
+        yield features_table(frames, whole)
+    for kind, ids in wrong.items():
+        if ids:
+            raise ImportRefused(
+                f"{merged}: misaligned with its {kind} side: of {count} rows {len(ids)} hold other values than "
+                f"their id's vector{named(ids)}; import both sides without the merged file"
+            )

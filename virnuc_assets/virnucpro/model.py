@@ -17,7 +17,6 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.virnucpro.torch_files import MODEL_CLASS, ImportRefused, PickledModule, TorchFile
 
 VIRNUCPRO = "VirNucPro"
-_LAYERS = {"hidden_layer": "Linear", "bn1": "BatchNorm1d", "dropout": "Dropout", "output_layer": "Linear"}
 
 
 def imported_fingerprint(encoder: str, side: str, dim: int) -> dict[str, str]:
@@ -42,23 +41,27 @@ def model_in(file: TorchFile) -> Mlp:
     if not isinstance(made, PickledModule) or made.name != MODEL_CLASS:
         found = made.name if isinstance(made, PickledModule) else f"a {type(made).__name__}"
         raise ImportRefused(f"{file.path}: expected a whole module of class {MODEL_CLASS}, found {found}")
-    layers = _part(file, made, "_modules")
-    kinds = {name: getattr(layer, "name", type(layer).__name__).rpartition(".")[2] for name, layer in layers.items()}
-    if kinds != _LAYERS:
-        raise ImportRefused(
-            f"{file.path}: another architecture: expected the layers {_shown(_LAYERS)}; found {_shown(kinds)}"
-        )
-    tensors = {
-        f"{name}.{key}": value
-        for name, layer in layers.items()
-        for part in ("_parameters", "_buffers", "_modules")
-        for key, value in _part(file, layer, part).items()
-        if value is not None  # None: a layer without bias, missed by the comparison with ours
-    }
-    outside = [name for part in ("_parameters", "_buffers") for name in _part(file, made, part)]
-    if others := outside + [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
-        raise ImportRefused(f"{file.path}: another architecture: expected tensors in its layers alone, found {others}")
-    model = _model_of(file, tensors)
+    layers = _part(file, "the model", made, "_modules")
+    tensors = _part(file, "the model", made, "_parameters") | _part(file, "the model", made, "_buffers")
+    for name, layer in layers.items():
+        for part in ("_parameters", "_buffers", "_modules"):
+            tensors |= {f"{name}.{key}": value for key, value in _part(file, name, layer, part).items()}
+    # None: a layer without bias, missed by the comparison with ours.
+    tensors = {name: value for name, value in tensors.items() if value is not None}
+    if others := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
+        raise ImportRefused(f"{file.path}: another architecture: expected tensors in its layers, found {others}")
+    if (claimed := sum(t.numel() * t.element_size() for t in tensors.values())) > file.size:  # a stride of 0
+        raise ImportRefused(f"{file.path}: {claimed} bytes of tensors claimed by a file of {file.size} bytes")
+    weight = tensors.get("hidden_layer.weight")
+    if weight is None or weight.dim() != 2 or not weight.numel():
+        raise ImportRefused(f"{file.path}: another architecture: hidden_layer has no weights of two dims")
+    if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise ImportRefused(f"{file.path}: values that are not finite in {', '.join(bad)}")
+    model = Mlp(weight.shape[1], weight.shape[0], dropout=0.0)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ImportRefused(f"{file.path}: not the tensors of VirNucPro's classifier: {error}") from error
     if (eps := layers["bn1"].state.get("eps")) != model.bn1.eps:
         raise ImportRefused(f"{file.path}: bn1 has eps {eps}, VirNucPro's has {model.bn1.eps}")
     return model.eval()
@@ -67,14 +70,9 @@ def model_in(file: TorchFile) -> Mlp:
 def describe_model(
     file: TorchFile, model: Mlp, encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int], chunk_length: int
 ) -> ClassifierDescription:
-    """What is written next to the weights of an imported classifier.
+    """What is written next to the weights of an imported classifier; the file does not say its chunk length.
 
-    Args:
-        file: where it comes from.
-        model: the classifier.
-        encoders: fingerprints of the features that it is to score, by side.
-        dims: widths of their two parts, by side.
-        chunk_length: nt of the chunks it was trained on; the file does not say.
+    Encoders and dims, by side, are those of the features that it is to score.
 
     Raises:
         ImportRefused: the features are of another width than the model reads.
@@ -96,37 +94,9 @@ def describe_model(
     )
 
 
-def _model_of(file: TorchFile, tensors: Mapping[str, Tensor]) -> Mlp:
-    """A classifier as wide as the file's tensors, holding them."""
-    if (claimed := sum(t.numel() * t.element_size() for t in tensors.values())) > file.size:  # a stride of 0
-        raise ImportRefused(f"{file.path}: {claimed} bytes of tensors claimed by a file of {file.size} bytes")
-    weight = tensors.get("hidden_layer.weight")
-    if weight is None or weight.dim() != 2 or not weight.numel():
-        raise ImportRefused(f"{file.path}: hidden_layer has no weights of two dims")
-    model = Mlp(weight.shape[1], weight.shape[0], dropout=0.0)
-    expected, found = (
-        {name: f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in held.items()}
-        for held in (model.state_dict(), tensors)
-    )
-    if expected != found:
-        differences = [
-            f"{name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
-            for name in sorted(expected.keys() | found.keys())
-            if expected.get(name) != found.get(name)
-        ]
-        raise ImportRefused(f"{file.path}: not the tensors of VirNucPro's classifier: {'; '.join(differences)}")
-    if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
-        raise ImportRefused(f"{file.path}: values that are not finite in {', '.join(bad)}")
-    model.load_state_dict(tensors)
-    return model
-
-
-def _shown(layers: Mapping[str, str]) -> str:
-    return ", ".join(f"{name[:80]!r}: {kind}" for name, kind in list(layers.items())[:20]) or "none"
-
-
-def _part(file: TorchFile, module: PickledModule, part: str) -> dict[str, Any]:
-    found = module.state.get(part) if isinstance(module.state, dict) else None
-    if not isinstance(found, dict) or any(not isinstance(name, str) for name in found):
-        raise ImportRefused(f"{file.path}: {module.name} has no {part}, as every torch module has")
+def _part(file: TorchFile, name: str, module: object, part: str) -> dict[str, Any]:
+    state = module.state if isinstance(module, PickledModule) else None
+    found = state.get(part) if isinstance(state, dict) else None
+    if not isinstance(found, dict) or any(not isinstance(key, str) for key in found):
+        raise ImportRefused(f"{file.path}: {name[:80]} has no {part}, as every torch module has")
     return found

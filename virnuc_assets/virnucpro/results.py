@@ -19,12 +19,7 @@ _BATCH_ROWS = 4096
 
 
 def written_frames(folder: Path, predictions: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Write `prediction_results.txt`, frames in the order given, while they pass; tab separated.
-
-    Args:
-        folder: where the file goes.
-        predictions: frame_id, chunk_id, record_id, score_other, score_virus (float32), call.
-    """
+    """Write tables of `predictions_schema` as `prediction_results.txt`, tab separated, while they pass."""
     with (folder / FRAMES_FILE).open("w", encoding="utf-8") as handle:
         handle.write("Sequence_ID\tPrediction\tscore1\tscore2\n")
         for window in predictions:
@@ -36,12 +31,7 @@ def written_frames(folder: Path, predictions: Iterable[pa.Table]) -> Iterator[pa
 
 
 def write_chunks(folder: Path, chunks: pa.Table) -> None:
-    """Write `prediction_results_highestscore.csv`, sorted by id as pandas' groupby left it upstream; tab separated.
-
-    Args:
-        folder: where the file goes.
-        chunks: as `chunk_calls` returns them, each chunk once.
-    """
+    """Write `chunk_calls` as `prediction_results_highestscore.csv`, by id as pandas' groupby sorted; tab separated."""
     with (folder / CHUNKS_FILE).open("w", encoding="utf-8") as handle:
         handle.write("Modified_ID\tIs_Virus\n")
         for batch in chunks.select(["chunk_id", "call"]).sort_by("chunk_id").to_batches(max_chunksize=_BATCH_ROWS):

@@ -1,6 +1,6 @@
 """Files of torch.save as plain data, by torch's restricted reader: nothing of a file is imported or executed.
 
-A whole module comes as a stand-in that keeps its state. What torch's reader does not look at is compared first: that no
+A whole module becomes a `PickledModule`. What torch's reader does not look at is compared first: that no
 entry of the zip file is compressed or larger than the file (torch.save never compresses), and that checksums fit.
 A file made to harm can still end the process, by a key of deeply nested tuples, or keep it busy.
 """
@@ -37,25 +37,17 @@ _NAME_LENGTH = 80
 
 
 class ImportRefused(VirnucError):
-    """A file is no file of VirNucPro, is damaged, or contradicts itself, the frames or other files; counts are named.
-
-    Nothing of it was executed.
-    """
+    """A file is no file of VirNucPro, is damaged, or contradicts itself, the frames or other files."""
 
 
 class PickledModule:
-    """An object of a class that is known by name: no module of torch, only what was pickled of one.
-
-    Attributes:
-        name: of its class, in full.
-        state: as the file has it.
-    """
+    """What was pickled of a module: the full name of its class, and its state as the file has it."""
 
     name: ClassVar[str]
     state: object = None
 
     def __setstate__(self, state: object) -> None:
-        """Keep the state as the file has it."""
+        """Run none of the module's own code."""
         self.state = state
 
 
@@ -64,7 +56,6 @@ class TorchFile:
     """What a file of torch.save holds.
 
     Attributes:
-        path: the file.
         sha256: of its bytes.
         size: their number; no content may claim more.
         content: dicts, lists, tuples, text, numbers, tensors, and `PickledModule`.

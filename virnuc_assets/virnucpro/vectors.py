@@ -35,8 +35,6 @@ class VectorFile:
 
     Attributes:
         kind: which of the three; the content decides, not the name.
-        path: the file.
-        sha256: of its bytes.
         ids: frame ids, one for each row, each once.
         vectors: (n, d) float32, finite.
         label: of all its rows, where a merged file has one.
@@ -63,47 +61,44 @@ def vectors_in(file: TorchFile) -> VectorFile:
             that one side lacks and keeps its id); an id is no text, no six-frame id, or there twice; rows are not
             equally wide, or not finite.
     """
-    label = None
+    labels, rows = None, list[object]()
     match file.content:
         case {"nucleotide": list(ids), "data": list(rows), **more} if not more:
             kind: Kind = "DNABERT_S"
-            _require_ids(file, ids, len(rows))
-            rows = [_listed(file, frame_id, row) for frame_id, row in zip(ids, rows, strict=True)]
         case {"proteins": list(ids), "data": list(rows), **more} if not more:
             kind = "ESM"
-            _require_ids(file, ids, len(rows))
-        case {"ids": list(ids), "data": Tensor() as rows, **more} if rows.dim() == 2 and more.keys() <= {"labels"}:
-            kind = "merged"
-            _require_ids(file, ids, len(rows))
-            label = _label(file, more["labels"]) if more else None
+        case {"ids": list(ids), "data": Tensor() as data, **more} if data.dim() == 2 and more.keys() <= {"labels"}:
+            kind, rows, labels = "merged", list(data), more.get("labels")
         case _:
             raise ImportRefused(
                 f"{file.path}: {_described(file.content)}; expected the keys nucleotide and data (DNABERT_S), proteins "
                 "and data (ESM), or ids, data of two dims and perhaps labels (merged)"
             )
+    _require_ids(file, ids, len(rows))
+    if kind == "DNABERT_S":
+        rows = [_listed(file, frame_id, row) for frame_id, row in zip(ids, rows, strict=True)]
+    label = None if labels is None else _label(file, labels)
     return VectorFile(kind, file.path, file.sha256, ids, _stacked(file, ids, rows), label)
 
 
-def write_vectors(path: Path, kind: Kind, ids: Sequence[str], vectors: np.ndarray, label: str | None = None) -> None:
-    """Write rows in VirNucPro's layout; the file appears under its name only when it is whole.
-
-    Args:
-        path: the file.
-        kind: which of the three.
-        ids: frame ids.
-        vectors: (n, d) float32.
-        label: of all rows of a merged file.
-    """
-    rows, names = torch.tensor(vectors), list(ids)  # (n, d)
+def write_vectors(
+    path: Path, kind: Kind, ids: list[str], dim: int, windows: Iterable[np.ndarray], label: str | None = None
+) -> None:
+    """Write rows in VirNucPro's layout: vectors of the ids in their order, in windows, (m, dim) float32 each."""
     content: Mapping[str, object]
     if kind == "DNABERT_S":
-        data = [{"label": i, "mean_representation": row} for i, row in zip(names, rows.tolist(), strict=True)]
-        content = {"nucleotide": names, "data": data}
-    elif kind == "ESM":
-        content = {"proteins": names, "data": list(rows)}
+        lists = (row for window in windows for row in window.tolist())
+        data = [{"label": i, "mean_representation": row} for i, row in zip(ids, lists, strict=True)]
+        content = {"nucleotide": ids, "data": data}
     else:
-        content = {"ids": names, "data": rows, **({"labels": [LABELS.index(label)]} if label else {})}
-    with atomic_write(path) as aside, aside.open("wb") as handle:  # by its path, torch would write the name into it
+        vectors, start = np.empty((len(ids), dim), np.float32), 0
+        for window in windows:
+            vectors[start : start + len(window)] = window
+            start += len(window)
+        rows = torch.from_numpy(vectors)
+        labels = {"labels": [LABELS.index(label)]} if label else {}
+        content = {"proteins": ids, "data": list(rows)} if kind == "ESM" else {"ids": ids, "data": rows, **labels}
+    with atomic_write(path) as temporary, temporary.open("wb") as handle:  # of a path, torch writes the name into it
         torch.save(content, handle)
 
 
@@ -121,7 +116,6 @@ def _described(content: object) -> str:
 
 
 def _require_ids(file: TorchFile, ids: list[str], rows: int) -> None:
-    """As many ids as rows, each a six-frame id, each once."""
     if len(ids) != rows:
         raise ImportRefused(
             f"{file.path}: {len(ids)} ids, but {rows} rows: misaligned by {abs(len(ids) - rows)}. "
@@ -158,10 +152,18 @@ def _label(file: TorchFile, labels: object) -> str:
     )
 
 
-def _stacked(file: TorchFile, ids: list[str], rows: Sequence[object] | Tensor) -> np.ndarray:
+def _stacked(file: TorchFile, ids: list[str], rows: Sequence[object]) -> np.ndarray:
     """(n, d) float32 of rows that are equally wide and finite; doubles become the float32 that they were."""
-    arrays = _arrays(file, rows)
-    widths = Counter(map(len, arrays))
+    try:
+        widths = Counter(map(len, rows))  # type: ignore[arg-type]  # what has no length is no row
+        claimed = sum(width * count for width, count in widths.items())
+        if claimed * _LEAST_BYTES_OF_A_VALUE > file.size:  # one row that stands for many, or a stride of 0
+            raise ImportRefused(f"{file.path}: {claimed} values claimed by a file of {file.size} bytes")
+        arrays = [row.numpy(force=True) if isinstance(row, Tensor) else np.asarray(row) for row in rows]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ImportRefused(f"{file.path}: expected rows of floats, found {error}") from error
+    if wrong := [f"{row.dtype} of {row.ndim} dims" for row in arrays if row.dtype.kind != "f" or row.ndim != 1]:
+        raise ImportRefused(f"{file.path}: expected rows of floats, found {wrong[0]}")
     if len(widths) > 1:
         usual = widths.most_common(1)[0][0]
         odd = [frame_id for frame_id, row in zip(ids, arrays, strict=True) if len(row) != usual]
@@ -174,18 +176,3 @@ def _stacked(file: TorchFile, ids: list[str], rows: Sequence[object] | Tensor) -
     if bad := [ids[row] for row in np.flatnonzero(~np.isfinite(vectors).all(axis=1))]:
         raise ImportRefused(f"{file.path}: {len(bad)} of {len(ids)} vectors are not finite{named(bad)}")
     return vectors
-
-
-def _arrays(file: TorchFile, rows: Sequence[object] | Tensor) -> list[np.ndarray]:
-    """Each row as a one-dimensional array of floats."""
-    expected = f"{file.path}: expected rows of floats, found"
-    try:
-        claimed = sum(map(len, rows))  # type: ignore[arg-type]  # what has no length is no row
-        if claimed * _LEAST_BYTES_OF_A_VALUE > file.size:  # one row that stands for many, or a stride of 0
-            raise ImportRefused(f"{file.path}: {claimed} values claimed by a file of {file.size} bytes")
-        arrays = [row.numpy(force=True) if isinstance(row, Tensor) else np.asarray(row) for row in rows]
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ImportRefused(f"{expected} {error}") from error
-    if wrong := [f"{row.dtype} of {row.ndim} dims" for row in arrays if row.dtype.kind != "f" or row.ndim != 1]:
-        raise ImportRefused(f"{expected} {wrong[0]}")
-    return arrays

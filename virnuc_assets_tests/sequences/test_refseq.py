@@ -29,7 +29,7 @@ from virnuc_assets.sequences.refseq import (
     require_release,
 )
 from virnuc_assets.settings import RefseqSettings
-from virnuc_assets.storage.download import PATIENCE, Fetcher
+from virnuc_assets.storage.download import RETRIES, Fetcher
 from virnuc_assets_tests.loopback import answering
 from virnuc_assets_tests.sequences.release import NUMBER, publish
 from virnuc_assets_tests.storage.file_server import Authority, FileServer
@@ -139,7 +139,7 @@ def test_the_release_on_disk_is_that_of_the_settings(tmp_path: Path) -> None:
 
 # ---- download ----
 
-HASTE = PATIENCE.new(total=3, backoff_factor=0.002, backoff_jitter=0)
+HASTE = RETRIES.new(total=3, backoff_factor=0.002, backoff_jitter=0)
 NAMES = [
     *("viral.1.1.genomic.fna.gz", "viral.1.genomic.gbff.gz", "viral.2.1.genomic.fna.gz", "viral.2.genomic.gbff.gz"),
     *("plant.3.1.genomic.fna.gz", "plant.3.genomic.gbff.gz", "plant.4.1.genomic.fna.gz", "plant.4.genomic.gbff.gz"),

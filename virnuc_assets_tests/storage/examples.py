@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from virnuc_assets.storage.schemas import embeddings_schema
 
-RECIPE = {
+PROVENANCE = {
     "table": "embeddings",
     "inputs": {"frames": "f00d"},
     "fingerprint": {"encoder": "fastesm2", "dim": 4, "versions": {"torch": "2.13.0"}},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import ssl
 import struct
@@ -27,7 +26,6 @@ class Answer:
         cut: bytes of the body after which the connection is closed.
         reset: close it with a reset, so that what is on its way is lost.
         blind_to_range: send the whole file whatever was asked.
-        blind_to_version: do as asked by Range whatever version If-Range names.
         stall_s: silence after `cut` bytes.
         becomes: the file is this from now on.
     """
@@ -37,7 +35,6 @@ class Answer:
     cut: int | None = None
     reset: bool = False
     blind_to_range: bool = False
-    blind_to_version: bool = False
     stall_s: float = 0.0
     becomes: bytes | None = None
 
@@ -108,9 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.status or content is None:
             self._head(answer.status or 404, {"Content-Length": "0"}, answer)
             return
-        etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-        headers = {"ETag": etag, "Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT", "Accept-Ranges": "bytes"}
-        start = self._start(answer, etag)
+        headers = {"Accept-Ranges": "bytes"}
+        asked = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-")
+        start = 0 if answer.blind_to_range else int(asked)
         if start >= len(content) > 0:
             self._head(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(content)}"}, answer)
             return
@@ -119,12 +116,6 @@ class _Handler(BaseHTTPRequestHandler):
         headers["Content-Length"] = str(len(content) - start)
         self._head(206 if start else 200, headers, answer)
         self._body(content[start:], answer)
-
-    def _start(self, answer: Answer, etag: str) -> int:
-        asked = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-")
-        version = self.headers.get("If-Range", etag)
-        same = answer.blind_to_version or version == etag or not version.startswith('"')
-        return int(asked) if same and not answer.blind_to_range else 0
 
     def _head(self, status: int, headers: dict[str, str], answer: Answer) -> None:
         self.send_response(status)

@@ -32,8 +32,8 @@ def table(rows):
         for _ in range(rows // 1000):
             writer.write(embeddings(1000))
 def page(size):
-    with atomic_write(root / "report/page.html") as aside:
-        aside.write_text("x" * size)
+    with atomic_write(root / "report/page.html") as temporary:
+        temporary.write_text("x" * size)
 def report(size):
     with atomic_folder(root / "samples/report/a") as folder:
         (folder / "records.tsv").write_text("x" * size)
@@ -78,9 +78,9 @@ def test_tables_reports_and_folders_on_a_full_disk(tmp_path: Path) -> None:
     files = ("reference/x_embeddings/a.parquet", "report/page.html", "samples/report/a", "mine")
     assert [line.partition(": ")[0] for line in told] == [str(tmp_path / name) for name in files]
     for line in told:
-        assert "no room to write it: " in line
+        assert "no space to write it: " in line
         assert " of 2.0 MiB are free in " in line
-        assert "Free some space, or let [paths] var lie on a larger disk" in line
+        assert "Free some space, or put [paths] var on a larger disk" in line
 
 
 RUN = '''
@@ -135,4 +135,4 @@ def test_a_run_on_a_full_disk_fails_and_the_next_one_finishes(tmp_path: Path) ->
     """Tables, Dagster's databases and all on one disk; the databases stay whole, too."""
     done = mounted(tmp_path, "40m", RUN)
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout
-    assert "database or disk is full" in done.stdout or "no room to write it" in done.stdout
+    assert "database or disk is full" in done.stdout or "no space to write it" in done.stdout

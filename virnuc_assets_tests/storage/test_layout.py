@@ -1,4 +1,4 @@
-"""Where tables lie: asset = folder, shard = file, profiles apart."""
+"""Where tables are: asset = folder, shard = file, profiles apart."""
 
 from pathlib import Path
 
@@ -19,28 +19,6 @@ def test_a_shard_is_a_file_in_its_assets_folder() -> None:
     assert [asset_of(layout.plan("reference")), asset_of(layout.plan("samples", "a-b"))] == [
         *("reference/shard_plan", "samples/shard_plan")
     ]
-
-
-def test_no_two_things_share_a_path() -> None:
-    layouts = [Layout(VAR, "miniature"), Layout(VAR, "full")]
-    paths = [
-        path
-        for layout in layouts
-        for path in (
-            layout.table("reference", "ledger", "a-000001"),
-            layout.table("samples", "ledger", "a-000001"),
-            layout.table("samples", "ledger", "a-000002"),
-            layout.plan("reference"),
-            layout.plan("samples", "a"),
-            layout.classifier("fastesm2"),
-            layout.classifier("esm2_3b"),
-            layout.sample_report("a"),
-            layout.whole("migration_decision"),
-            layout.whole("migration_decision", ".html"),
-        )
-    ]
-    assert len(set(paths)) == len(paths)
-    assert {path.parents[-3] for path in paths} == {VAR}
 
 
 def test_results_of_the_former_layout_are_refused_by_name(tmp_path: Path) -> None:

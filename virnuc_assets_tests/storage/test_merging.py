@@ -6,27 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virnuc_assets.storage.merging import MergeMismatch, merge_features
-from virnuc_assets.storage.schemas import embeddings_schema, features_schema, frames_schema
+from virnuc_assets.storage.schemas import embeddings_schema, features_schema
+from virnuc_assets_tests.virnucpro.files import frames
 
 IDS = ["b_chunk_1F1", "b_chunk_1R2", "a_chunk_1F3", "a_chunk_2F1"]
-
-
-def frames(ids: list[str]) -> pa.Table:
-    rows = [
-        {
-            "frame_id": frame_id,
-            "chunk_id": frame_id[:-2],
-            "record_id": frame_id[0],
-            "strand": "+",
-            "frame": 1,
-            "nucleotides": "ACG",
-            "protein": "T",
-            "label": "viral" if frame_id[0] == "b" else None,
-            "group": "retro" if frame_id[0] == "b" else None,
-        }
-        for frame_id in ids
-    ]
-    return pa.Table.from_pylist(rows, schema=frames_schema())
 
 
 def embeddings(ids: list[str], dim: int, offset: float) -> pa.Table:
@@ -41,25 +24,13 @@ DNA, PROTEIN = embeddings(IDS, 2, 100), embeddings(IDS, 3, 200)
 
 
 def test_a_row_is_the_frame_with_nucleotide_and_protein_vector() -> None:
-    merged = merge_features(frames(IDS[1:3]), DNA.slice(1, 2), PROTEIN.slice(1, 2))
+    merged = merge_features(frames(IDS[1:3], "viral"), DNA.slice(1, 2), PROTEIN.slice(1, 2))
     assert merged.schema == features_schema(5)
-    assert merged.to_pylist() == [
-        {
-            "frame_id": "b_chunk_1R2",
-            "chunk_id": "b_chunk_1",
-            "record_id": "b",
-            "label": "viral",
-            "group": "retro",
-            "vector": [101.0, 101.125, 201.0, 201.125, 201.25],
-        },
-        {
-            "frame_id": "a_chunk_1F3",
-            "chunk_id": "a_chunk_1",
-            "record_id": "a",
-            "label": None,
-            "group": None,
-            "vector": [102.0, 102.125, 202.0, 202.125, 202.25],
-        },
+    columns = ["frame_id", "chunk_id", "record_id", "label", "group"]
+    assert merged.select(columns) == frames(IDS[1:3], "viral").select(columns)
+    assert merged.column("vector").to_pylist() == [
+        [101.0, 101.125, 201.0, 201.125, 201.25],
+        [102.0, 102.125, 202.0, 202.125, 202.25],
     ]
 
 

@@ -70,8 +70,7 @@ def known(wanted: Sequence[str], paths: Sequence[Path], told: list[str] | None =
 
 def copied(vectors: KnownVectors, sequences: Sequence[str]) -> dict[str, list[float]]:
     """The vectors that can be copied, by sequence; each is told once."""
-    asked = words(sequences)
-    parts = [*vectors.copies(vectors.locate(asked), asked)]
+    parts = [*vectors.copies(words(sequences))]
     rows = [row for rows, _ in parts for row in rows.tolist()]
     assert sorted(rows) == sorted(set(rows))
     flat = [vector for _, vectors in parts for vector in vectors.tolist()]
@@ -144,7 +143,7 @@ def test_a_sequence_that_shares_half_its_digest_with_another_has_not_its_vector(
     twins[1, 0] = twins[0, 0]
     found = KnownVectors(twins, ENCODER, [].append)
     found.scan([write(tmp_path / "table.parquet", ["MKV"])])
-    assert [rows.tolist() for rows, _ in found.copies(found.locate(twins), twins)] == [[0]]
+    assert [rows.tolist() for rows, _ in found.copies(twins)] == [[0]]
 
 
 def loaded(name: str, checkpoints: Path) -> Encoder:
@@ -223,19 +222,14 @@ def test_a_table_is_the_same_with_and_without_reuse(
     assert (vectors.embedded, vectors.distinct) == (len(shards.embedded), len(set(proteins)))
 
 
-def test_what_vanishes_while_a_shard_is_made_is_embedded(encoder: Encoder, tmp_path: Path) -> None:
-    """Another process replaces the table between two windows; some of what it held recurs later."""
+def test_what_another_process_replaced_since_it_was_found_is_embedded(encoder: Encoder, tmp_path: Path) -> None:
     shards = Shards(tmp_path, encoder)
     proteins = [M, G, L, W, M, L, A, L, M, W, A, M]
     there = shards.plainly("there", [M, L, A])
     vectors = shards.vectors("a", proteins, shards.known(proteins, [there]))
-    tables = vectors.tables()
-    windows = [next(tables)]
     shards.plainly("there", [G, Y, C])
-    windows += tables
-    expected = list(embed_windows(encoder, read_frames(encoder, tmp_path / "a.frames")))
-    assert pa.concat_tables(windows).combine_chunks() == pa.concat_tables(expected).combine_chunks()
-    assert sorted(shards.embedded) == sorted([G, W, M, L, A])
+    assert content_digest(shards.made("a", vectors)) == content_digest(shards.plainly("a", proteins))
+    assert shards.embedded == [M, G, L, W, A]
     assert vectors.embedded == 5
 
 

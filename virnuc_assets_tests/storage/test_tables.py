@@ -27,17 +27,17 @@ from virnuc_assets.storage.tables import (
     write_table,
 )
 
-from .examples import RECIPE, embeddings, files, rot
+from .examples import PROVENANCE, embeddings, files, rot
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7])
 def test_round_trip(path: Path, rows: int) -> None:
-    write_table(path, embeddings(rows), RECIPE)
-    table = read_table(path, embeddings_schema(4), RECIPE)
+    write_table(path, embeddings(rows), PROVENANCE)
+    table = read_table(path, embeddings_schema(4), PROVENANCE)
     assert table.equals(embeddings(rows))
     assert table.schema == embeddings_schema(4)
     assert table.schema.metadata is None
-    assert read_provenance(path) == RECIPE
+    assert read_provenance(path) == PROVENANCE
     assert read_rows(path) == rows
     assert read_schema(path) == embeddings_schema(4)
     assert read_schema(path).metadata is None
@@ -45,16 +45,16 @@ def test_round_trip(path: Path, rows: int) -> None:
 
 
 def test_a_table_of_other_columns_is_not_appended(path: Path) -> None:
-    with pytest.raises((pa.ArrowException, ValueError)), TableWriter(path, embeddings_schema(4), RECIPE) as writer:
+    with pytest.raises((pa.ArrowException, ValueError)), TableWriter(path, embeddings_schema(4), PROVENANCE) as writer:
         writer.write(embeddings(3))
         writer.write(embeddings(3, dim=5))
     assert files(path) == []
 
 
 def test_every_mismatch_is_listed_with_the_remedy(path: Path) -> None:
-    write_table(path, embeddings(2), RECIPE)
+    write_table(path, embeddings(2), PROVENANCE)
     fingerprint = {"encoder": "esm2_3b", "dim": 4, "versions": {"torch": "2.14.0"}, "precision": "fp32"}
-    required = {**RECIPE, "fingerprint": fingerprint, "inputs": {"frames": "beef"}, "note": "new"}
+    required = {**PROVENANCE, "fingerprint": fingerprint, "inputs": {"frames": "beef"}, "note": "new"}
     with pytest.raises(TableMismatch) as caught:
         read_table(path, features_schema(8), required)
     message = re.sub("<(item|element):", "<VALUE:", str(caught.value))
@@ -77,11 +77,13 @@ def test_every_mismatch_is_listed_with_the_remedy(path: Path) -> None:
 
 
 def test_only_what_is_required_is_compared(path: Path) -> None:
-    write_table(path, embeddings(2), RECIPE)
+    write_table(path, embeddings(2), PROVENANCE)
     require_table(path, require={"fingerprint": {"versions": {"torch": "2.13.0"}}})
     require_table(path, require={})
-    require_table(path, embeddings_schema(4), {**RECIPE, "lengths": (300, 500)})  # compared as the JSON that it became
-    write_table(path, embeddings(2).select(["digest", "frame_id", "vector"]), RECIPE)
+    require_table(
+        path, embeddings_schema(4), {**PROVENANCE, "lengths": (300, 500)}
+    )  # compared as the JSON that it became
+    write_table(path, embeddings(2).select(["digest", "frame_id", "vector"]), PROVENANCE)
     with pytest.raises(TableMismatch, match="order of columns: expected frame_id, digest, vector, found digest"):
         require_table(path, embeddings_schema(4))
 
@@ -106,15 +108,15 @@ def test_a_damaged_file_is_refused_with_a_remedy(path: Path, content: bytes) -> 
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     with pytest.raises(TableMismatch, match="again"):
-        read_table(path, embeddings_schema(4), RECIPE)
-    assert not is_made_by(path, RECIPE)  # so that it is made again, and does not stop its shard for good
+        read_table(path, embeddings_schema(4), PROVENANCE)
+    assert not is_made_by(path, PROVENANCE)  # so that it is made again, and does not stop its shard for good
 
 
 def test_a_bit_that_flipped_is_noticed_by_whatever_reads_it(path: Path) -> None:
     vectors = np.random.default_rng(1).standard_normal((40, 16), np.float32)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 16)
     table = embeddings(40, dim=16).set_column(2, embeddings_schema(16).field("vector"), column)
-    write_table(path, table, RECIPE)
+    write_table(path, table, PROVENANCE)
     assert read_table(path) == table
     rot(path, vectors[25])
     unpacked = vectors_of(pq.read_table(path))
@@ -137,27 +139,27 @@ def test_a_bit_that_flipped_is_noticed_by_whatever_reads_it(path: Path) -> None:
 
 
 def test_is_made_by_exactly_this_provenance(path: Path) -> None:
-    assert not is_made_by(path, RECIPE)
-    write_table(path, embeddings(2), RECIPE)
-    assert is_made_by(path, RECIPE)
-    assert is_made_by(path, dict(reversed(RECIPE.items())))
-    assert not is_made_by(path, {**RECIPE, "more": 1})
-    assert not is_made_by(path, {name: value for name, value in RECIPE.items() if name != "note"})
-    assert not is_made_by(path, {**RECIPE, "fingerprint": {**RECIPE["fingerprint"], "dim": 5}})  # type: ignore[dict-item]
-    assert not is_made_by(path, {**RECIPE, "lengths": [500, 300]})
+    assert not is_made_by(path, PROVENANCE)
+    write_table(path, embeddings(2), PROVENANCE)
+    assert is_made_by(path, PROVENANCE)
+    assert is_made_by(path, dict(reversed(PROVENANCE.items())))
+    assert not is_made_by(path, {**PROVENANCE, "more": 1})
+    assert not is_made_by(path, {name: value for name, value in PROVENANCE.items() if name != "note"})
+    assert not is_made_by(path, {**PROVENANCE, "fingerprint": {**PROVENANCE["fingerprint"], "dim": 5}})  # type: ignore[dict-item]
+    assert not is_made_by(path, {**PROVENANCE, "lengths": [500, 300]})
 
 
 def test_a_table_written_in_batches_is_read_in_windows_of_some_columns(path: Path) -> None:
-    with TableWriter(path, embeddings_schema(4), RECIPE) as writer:
+    with TableWriter(path, embeddings_schema(4), PROVENANCE) as writer:
         for start in range(0, 42, 7):
             writer.write(embeddings(7, start=start))
         assert not path.exists()
     assert writer.rows == 42
-    found = list(read_windows(path, 10, embeddings_schema(4), RECIPE, columns=["frame_id", "vector"]))
+    found = list(read_windows(path, 10, embeddings_schema(4), PROVENANCE, columns=["frame_id", "vector"]))
     assert max(table.num_rows for table in found) <= 10
     assert all(table.schema.metadata is None for table in found)
     assert pa.concat_tables(found).equals(embeddings(42).select(["frame_id", "vector"]))
-    write_table(path, embeddings(0), RECIPE)
+    write_table(path, embeddings(0), PROVENANCE)
     assert [table.num_rows for table in read_windows(path, 10, columns=["frame_id"])] == [0]
     with pytest.raises(TableMismatch):
         next(read_windows(path, 2, frames_schema()))

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from virnuc_assets.classifier.checkpoint import ClassifierMismatch, load_classifier, save_classifier
-from virnuc_assets.classifier.scoring import ServingClassifier, score
+from virnuc_assets.classifier.checkpoint import load_classifier, save_classifier
+from virnuc_assets.classifier.scoring import score
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.merging import features_table
 from virnuc_assets.virnucpro.model import describe_model, imported_fingerprint, model_in
 from virnuc_assets.virnucpro.torch_files import ImportRefused, read_torch_file
-from virnuc_assets_tests.virnucpro.files import drawn, frame_ids, frames
 
 pytest_plugins = ["virnuc_assets_tests.virnucpro.upstream_models"]
 
@@ -54,17 +52,12 @@ def test_an_imported_model_scores_as_the_original(upstream_models: Path, tmp_pat
 
 
 REFUSED = {
-    "three_classes": r"output_layer.bias: expected \[2\] float32, found \[3\] float32; output_layer.weight: expected",
-    "another_layer": r"another architecture: expected the layers .*; found .*'bn2': BatchNorm1d",
-    "renamed": r"another architecture: expected the layers .*; found .*'hidden': Linear",
-    "nested": r"another architecture: expected tensors in its layers alone, found \['hidden_layer.inner'\]",
-    "own_parameter": r"another architecture: expected tensors in its layers alone, found \['scale'\]",
-    "no_bias": r"hidden_layer.bias: expected \[4\] float32, found nothing",
-    "no_running_mean": r"bn1.num_batches_tracked: expected \[\] int64, found nothing; bn1.running_mean: expected",
+    "three_classes": r"not the tensors of VirNucPro's classifier: [^/]*size mismatch for output_layer.weight",
+    "another_layer": r"not the tensors of VirNucPro's classifier: [^/]*Unexpected key.*bn2.weight",
+    "renamed": r"another architecture: hidden_layer has no weights of two dims",
+    "nested": r"another architecture: expected tensors in its layers, found \['hidden_layer.inner'\]",
     "other_eps": r"bn1 has eps 0.5, VirNucPro's has 1e-05",
-    "half": r"bn1.bias: expected \[4\] float32, found \[4\] float16",
     "not_finite": r"values that are not finite in output_layer.bias",
-    "unlike_widths": r"output_layer.weight: expected \[2, 4\] float32, found \[2, 5\] float32",
     "repeated": r"17592186044\d+ bytes of tensors claimed by a file of \d+ bytes",
     "state_dict": r"expected a whole module of class __main__.MLPClassifier, found a OrderedDict",
     "activation": r"names 'torch.nn.modules.activation.ReLU', which no file of VirNucPro does",
@@ -81,22 +74,11 @@ def test_another_architecture_is_refused_by_what_was_found(upstream_models: Path
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("esm2_3b", "fastesm2_650"), ("fastesm2_650", "esm2_3b")])
-def test_a_model_of_true_width_is_refused_for_the_other_pipeline(
-    upstream_models: Path, tmp_path: Path, ours: str, theirs: str
-) -> None:
-    """When it is imported for its features, when it is to serve them, and when it gets them."""
+def test_a_model_of_true_width_is_refused_for_the_other_pipeline(upstream_models: Path, ours: str, theirs: str) -> None:
     file = read_torch_file(upstream_models / f"{ours}.pth")
-    model, (encoders, dims) = model_in(file), pair(theirs)
     others = f"features are of dnabert_s and {theirs} (768 + {DIMS[theirs]} = {768 + DIMS[theirs]} columns)"
     with pytest.raises(ImportRefused, match=f"reads {768 + DIMS[ours]} columns, the {re.escape(others)}"):
-        describe_model(file, model, encoders, dims, 500)
-    save_classifier(tmp_path, model, describe_model(file, model, *pair(ours), 500))
-    with pytest.raises(ClassifierMismatch, match=f"protein encoder: encoder: expected '{ours}', found '{theirs}'"):
-        ServingClassifier.load(tmp_path, encoders, dims, 500)
-    classifier, ids = ServingClassifier.load(tmp_path, *pair(ours), 500), frame_ids(2)
-    with pytest.raises(ClassifierMismatch, match=f"these features have {768 + DIMS[theirs]} col"):
-        classifier.predictions(features_table(frames(ids), drawn(2, 768 + DIMS[theirs])))
-    assert classifier.predictions(features_table(frames(ids), drawn(2, 768 + DIMS[ours]))).num_rows == 2
+        describe_model(file, model_in(file), *pair(theirs), 500)
 
 
 def test_a_fingerprint_is_of_an_encoder_that_reads_its_side() -> None:

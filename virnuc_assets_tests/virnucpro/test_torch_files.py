@@ -20,10 +20,8 @@ import torch
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.virnucpro.exchange import import_files
-from virnuc_assets.virnucpro.torch_files import MODEL_CLASS, ImportRefused, PickledModule, read_torch_file
-from virnuc_assets_tests.virnucpro.files import frame_ids, save
-
-pytest_plugins = ["virnuc_assets_tests.virnucpro.upstream_models"]
+from virnuc_assets.virnucpro.torch_files import ImportRefused, read_torch_file
+from virnuc_assets_tests.virnucpro.files import save
 
 LEGACY = r"x.pt: refused: is in the format of torch before 1.6.*If you trust.*torch.save\(torch.load\(path\), path\)"
 
@@ -37,15 +35,6 @@ def test_plain_data_is_read_to_the_bit(tmp_path: Path) -> None:
     assert [t.numpy().tobytes() for t in content["data"][1]] == [t.numpy().tobytes() for t in (whole, whole.T.double())]
     data = path.read_bytes()
     assert (found.path, found.sha256, found.size) == (path, hashlib.sha256(data).hexdigest(), len(data))
-
-
-def test_a_module_is_a_stand_in_that_keeps_its_state(upstream_models: Path) -> None:
-    path = upstream_models / "small.pth"
-    content: Any = read_torch_file(path).content
-    assert isinstance(content, PickledModule) and content.name == MODEL_CLASS
-    linear = content.state["_modules"]["hidden_layer"]  # type: ignore[index]
-    assert (linear.name, linear.state["in_features"]) == ("torch.nn.modules.linear.Linear", 6)
-    assert linear.state["_parameters"]["weight"].shape == (4, 6)
 
 
 def text(value: str) -> bytes:
@@ -108,10 +97,9 @@ def test_a_bomb_is_refused_by_what_it_names_and_nothing_runs(
     witness, (armed, unknown) = tmp_path / "witness", BOMBS[name]
     (tmp_path / "armed_by_import.py").write_text(f"open({str(witness)!r}, 'w')\nMLPClassifier = int\n")
     monkeypatch.syspath_prepend(tmp_path)
-    good = save({"proteins": frame_ids(1), "data": [torch.ones(2)]}, tmp_path / "good.pt")
     path = pickled(tmp_path / "x.pt", armed(f"touch {witness}", str(witness)))
     with pytest.raises(VirnucError) as refused:
-        import_files([good, path], tmp_path / "out")
+        import_files([path], tmp_path / "out")
     told = f"names '{unknown}', which no file" if unknown else "is damaged, or more than plain data"
     assert str(refused.value).startswith(f"{path}: refused: {told}")
     assert str(refused.value).endswith("; nothing of the file was executed")

@@ -295,7 +295,7 @@ def current_ablations(instance: dg.DagsterInstance, workspace: Workspace) -> dic
     """Test rows scored by each encoder alone, by encoder.
 
     Raises:
-        VirnucError: the table is missing, altered, or not made from today's features, split and provenance.
+        VirnucError: the table is missing, altered, or not made from today's features, split and settings.
     """
     path = workspace.layout.whole(ABLATIONS)
     require_table(path, ablations_schema(), _ablations_provenance(_fits(instance, workspace)))

@@ -1,6 +1,6 @@
 """VirNucPro's own classifier on VirNucPro's own features: a baseline in use, scored without embedding anything.
 
-In the graph only if virnuc.toml has a section `[virnucpro]`. A decision shows it beside the variants;
+In the graph only if virnuc.toml has a section `[virnucpro]`. A decision shows it next to the variants;
 nothing is judged by it.
 """
 
@@ -39,24 +39,23 @@ TRAINED_ON_UNKNOWN = (
 
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """The two files of VirNucPro that the section names, and the evaluation; nothing without the section."""
-    settings = workspace.settings.virnucpro
+    settings, root = workspace.settings.virnucpro, workspace.settings.root
     if settings is None:
         return []
-    paths = {"folder": workspace.settings.root / settings.merged, "model": workspace.settings.root / settings.model}
     return [
         dg.AssetSpec(
             _MERGED,
             description="VirNucPro's `*_merged.pt`: six-frame ids and joined vectors, made elsewhere.",
             group_name=GROUP,
             kinds={"file"},
-            metadata={"folder": dg.MetadataValue.path(paths["folder"]), "dna_dim": settings.dna_dim},
+            metadata={"folder": dg.MetadataValue.path(root / settings.merged), "dna_dim": settings.dna_dim},
         ),
         dg.AssetSpec(
             _CLASSIFIER,
             description=f"VirNucPro's classifier, trained elsewhere.\n\n{TRAINED_ON_UNKNOWN}",
             group_name=GROUP,
             kinds={"pytorch"},
-            metadata={"file": dg.MetadataValue.path(paths["model"]), "chunk_length": settings.chunk_length},
+            metadata={"file": dg.MetadataValue.path(root / settings.model), "chunk_length": settings.chunk_length},
         ),
         _evaluation_asset(workspace, settings),
     ]

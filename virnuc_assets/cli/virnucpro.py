@@ -1,4 +1,4 @@
-"""Commands for VirNucPro's files; `cli` registers them."""
+"""Commands for VirNucPro's files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def import_(
     ],
     to: Annotated[Path, typer.Option("--out", help="Table to write (Parquet); for a model, the classifier's folder.")],
     frames: Annotated[
-        Path | None, typer.Option("--frames", help="Vectors: the frames table that tells rows, order and labels.")
+        Path | None, typer.Option("--frames", help="Vectors: the frames table that gives rows, order and labels.")
     ] = None,
     dna_dim: Annotated[
         int | None, typer.Option("--dna-dim", help="Merged files alone: columns of the nucleotides.")
@@ -33,7 +33,7 @@ def import_(
     """Turn VirNucPro's files into tables, or its model into a classifier. Nothing of a file is executed.
 
     Files of one side (DNABERT_S or ESM) become an embeddings table, those of both sides a features table; so do merged
-    files, which are compared with the sides that stand beside them.
+    files, which are compared with the files of one side that are given with them.
     """
     from virnuc_assets.cli.single_file import require_chunk_length
     from virnuc_assets.virnucpro.exchange import import_files
