@@ -1,4 +1,4 @@
-"""Benchmarks: each `make bench-NAME` runs all that it compares side by side and writes `var/bench/NAME.json`.
+"""Benchmarks: each `make bench-NAME` measures all that it compares in one run and writes `var/bench/NAME.json`.
 
-Here belongs what is compared with and how it is measured. The package and its tests import nothing from here.
+What is compared with, and how it is measured, belongs here. The package imports nothing from here.
 """

@@ -153,9 +153,7 @@ def _alternating_epochs(rows: LabelledRows, files: FileRows, settings: TrainingS
         times.append((plain_seconds, our_seconds, alone_seconds))
         losses.append([plain_loss, our_loss, *(twin.epoch(settings.learning_rate) for twin in twins)])
     prefixes = ("plain_", "", "plain_no_workers_")
-    medians = {
-        prefix: statistics.median(taken) for prefix, taken in zip(prefixes, zip(*times, strict=True), strict=True)
-    }
+    medians = dict(zip(prefixes, map(statistics.median, zip(*times, strict=True)), strict=True))
     steps = len(files) / settings.batch_rows
     return {
         "epoch_speedup": statistics.median(plain / ours for plain, ours, _ in times),

@@ -1,9 +1,9 @@
 """The watched folder under fire: files dropped in random ways while processes of every kind are killed at random.
 
-A small project is trained, its real servers are started on loopback, good and broken files are dropped, and processes
-are killed with SIGKILL: those that execute runs, every server, `virnuc up` itself, and all of them at once. Then the
-servers are left alone until nothing is left to do, and the project is compared with a copy in which `virnuc demo`
-predicted the same files undisturbed.
+The bundled project is trained, its real servers are started on loopback, good and broken files are dropped, and
+processes are killed with SIGKILL: those that execute runs, every server, `virnuc up` itself, and all of them at once.
+Then the servers are left alone until nothing is left to do, and the project is compared with a copy in which
+`virnuc demo` predicted the same files undisturbed.
 """
 
 from __future__ import annotations

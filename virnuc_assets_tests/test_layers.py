@@ -48,7 +48,9 @@ def part_of(module: str) -> str:
 
 def layer_of(module: str) -> int:
     part = part_of(module)
-    return len(DOMAIN) + 1 if part in ORCHESTRATOR else DOMAIN.index(part) + 1 if part in DOMAIN else 0
+    if part in ORCHESTRATOR:
+        return len(DOMAIN) + 1
+    return DOMAIN.index(part) + 1 if part in DOMAIN else 0
 
 
 def violations(module: str, source: str) -> list[str]:

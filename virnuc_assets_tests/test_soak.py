@@ -111,7 +111,7 @@ def test_what_is_dropped_is_done_exactly_once_whatever_is_killed(tmp_path: Path)
     assert {name: found[name] for name in NONE} == dict.fromkeys(NONE, 0)
 
 
-def test_the_small_project_has_settings_that_exist(tmp_path: Path) -> None:
+def test_the_settings_of_the_soak_exist(tmp_path: Path) -> None:
     servers = configured(tmp_path, SETTINGS).servers
     assert servers.dagster_port != servers.mlflow_port
 

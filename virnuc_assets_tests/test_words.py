@@ -2,87 +2,64 @@
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
 FOLDERS = ("virnuc_assets", "virnuc_assets_tests", "benchmarks", "docs", "deploy", "data/genomes")
 FILES = [PROJECT / name for name in ("README.md", "Makefile", "virnuc.toml", "pyproject.toml")]
 FILES += [path for folder in FOLDERS for path in PROJECT.glob(f"{folder}/**/*") if path != Path(__file__)]
-ENDINGS = {".py", ".md", ".toml", ".yaml", ".jinja", ""}
+ENDINGS = (".py", ".md", ".toml", ".yaml", ".jinja", "")
 
 WORDS = {  # anywhere, also as a part of a name
-    "mend|mended|mends": "fix",
+    "mend|mended|mends|anew|once more": "fix; again",
     "told|tells": "reports, shows, prints, logs",
-    "anew|once more": "again",
-    "beside": "next to, in the same folder, compared with",
-    "aside": "temporary file, atomic write",
-    "the book": "intake log",
-    "fates?": "status, disposition",
-    "namesakes?": "duplicate id, name collision",
-    "kinship|who is related": "relatedness, homology clusters",
-    "dealt|dealing": "assign to splits",
-    "barred": "excluded, held out",
-    "recipes?": "provenance",
-    "reap|reaps|reaper": "clean up after a crash",
-    "in vain|befell|whom|begun": "failed, reason, which, started",
-    "foreign.texts?": "untrusted text",
-    "of ours": "our, this project's",
-    "gives? up|given.up|blamed": "retries exhausted, failure count",
-    "goes on|go on": "is running, has an active run, continues",
-    "spoken": "supported",
-    "ends all": "stops all services",
-    "ask(s|ed)? again": "retried",
-    "rotted": "corrupted",
-    "made now": "written",
-    "records? called": "classified as",
-    "looks? at|looked.at|looking at|looked over": "poll, scan, evaluate, read",
-    "(?:lies?|lay|stands?|stood) (?:in|there|at|below|on|next to|above|inside|within|around|under)": "is stored in, is",
+    "beside|aside": "next to, compared with; temporary file, atomic write",
+    "the book|fates?|namesakes?": "intake log; status, disposition; duplicate id, name collision",
+    "kinship|who is related|dealt|dealing|barred": "relatedness, homology clusters; assign to splits; excluded",
+    "recipes?|foreign.texts?|of ours": "provenance; untrusted text; our, this project's",
+    "reap|reaps|reaper|ends all": "clean up after a crash; stops all services",
+    "in vain|befell|whom|begun|spoken|rotted": "failed; reason; which; started; supported; corrupted",
+    "gives? up|given.up|blamed|ask(s|ed)? again": "retries exhausted, failure count; retried",
+    "goes on|go on|made now|records? called": "is running, has an active run; written; classified as",
+    "looks?.at|looked.at|looking at|looked over": "poll, scan, evaluate, read",
+    "(?:lies?|lay|stands?|stood) (?:in|there|at|below|on|next to|above|inside|within|under)": "is stored in, is",
     "(?:line|row|file|label|token|event|core|key|pod) an? (?:frame|record|file|batch|shard|row|asset|step)": "one per",
 }
-NAMES = {  # as a part of the name of a function, class, parameter or variable; a test's is a sentence
-    "say": "log, echo",
-    "look|looks": "poll, scan, evaluation",
-    "piece|pieces": "segment",
-    "letters": "sequence, bases, residues",
-    "room|rooms": "buffer",
-    "turned|turns": "rotary embedding, cos and sin",
-    "form|forms": "execution mode",
-    "deal|deals|placing": "assign to splits",
-    "side|sides|held(?!_out)": "splits, excluded",
-    "floor": "k-mer baseline",
-    "slot|branch": "encoder role, variant",
-    "silence": "read timeout",
-    "attempts": "retries",
-    "sign|signs": "character",
-    "hold|holds": "lock",
+NAMES = {  # as a part of what a function, class, parameter or variable is called; a test's name is a sentence
+    "say|look|looks|attempts": "log, echo; poll, scan, evaluation; retries",
+    "piece|pieces|letters|sign|signs": "segment; sequence, bases, residues; character",
+    "room|rooms|turned|turns|form|forms": "buffer; rotary embedding, cos and sin; execution mode",
+    "deal|deals|placing|side|sides|held(?!_out)": "assign to splits; splits; excluded",
+    "floor|slot|branch": "k-mer baseline; encoder role; variant",
+    "silence|hold|holds": "read timeout; lock",
 }
 
 
-def defined_names(source: str) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            yield node.lineno, node.name
-        elif isinstance(node, ast.arg):
-            yield node.lineno, node.arg
-        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            yield node.lineno, node.id if isinstance(node, ast.Name) else node.attr
+def defined_name(node: ast.AST) -> str:
+    match node:
+        case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.arg(arg=name):
+            return name
+        case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+            return name
+    return ""
 
 
-def findings(path: Path) -> Iterator[str]:
+def findings(path: Path) -> list[str]:
     """Where a word is, and what to write."""
-    source, where = path.read_text(encoding="utf-8"), path.relative_to(PROJECT)
-    for word, instead in WORDS.items():
-        for found in re.finditer(rf"(?<![a-z])(?:{word})(?![a-z])", source, re.IGNORECASE):
-            yield f"{where}:{source.count(chr(10), 0, found.start()) + 1}: {found[0]!r}, write {instead}"
-    for line, name in defined_names(source) if path.suffix == ".py" else ():
-        words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-        for word, instead in NAMES.items():
-            if not words.startswith("test_") and re.search(rf"(?<![a-z])(?:{word})(?![a-z])", words):
-                yield f"{where}:{line}: name {name}, write {instead}"
+    source, found = path.read_text(encoding="utf-8"), list[str]()
+    for left, right in WORDS.items():
+        for word in re.finditer(rf"(?<![a-z])(?:{left})(?![a-z])", source, re.IGNORECASE):
+            line = source.count("\n", 0, word.start()) + 1
+            found.append(f"{path.relative_to(PROJECT)}:{line}: {word[0]!r}, write {right}")
+    for node in ast.walk(ast.parse(source)) if path.suffix == ".py" else ():
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name := defined_name(node)).lower()
+        for left, right in NAMES.items():
+            if not name.startswith("test_") and re.search(rf"(?<![a-z])(?:{left})(?![a-z])", words):
+                found.append(f"{path.relative_to(PROJECT)}:{node.lineno}: name {name}, write {right}")
+    return found
 
 
 def test_the_words_are_those_of_the_libraries() -> None:
     files = [path for path in FILES if path.suffix in ENDINGS and path.is_file()]
     assert len(files) > 100
-    assert sorted(found for path in files for found in findings(path)) == []
+    assert [found for path in files for found in findings(path)] == []
