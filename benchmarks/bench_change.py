@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime as dt
-import itertools
 import logging
 import os
 import random
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import dagster as dg
+from Bio.Data.CodonTable import standard_dna_table
 from dagster import DagsterRun, DagsterRunStatus
 from dagster._core.definitions.automation_tick_evaluation_context import AutomationTickEvaluationContext
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, StepMaterializationData
@@ -67,7 +67,7 @@ AT_MOST: dict[str, float] = {
     "requests_when_idle": 0,
 }
 _RECORD_NT = 3_000
-_CODONS = [a + b + c for a, b, c in itertools.product("ACGT", repeat=3) if a + b + c not in ("TAA", "TAG", "TGA")]
+_CODONS = sorted(standard_dna_table.forward_table)
 _ENCODER = "fastesm2_650_embeddings"
 _START_SECONDS, _MADE_SECONDS = 300, 3_600
 _PARTITIONS_PER_RUN = 20
