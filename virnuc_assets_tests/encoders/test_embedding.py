@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +56,15 @@ class Narrow(Encoder):
             raise torch.OutOfMemoryError(f"{token_ids.numel()} tokens")
         self.shapes.append((token_ids.shape[0], token_ids.shape[1]))
         return super().forward(token_ids)
+
+
+def windows(count: int, bad: int = -1) -> Iterator[pa.Table]:
+    """Windows of four frames; the protein of the window `bad` has a letter that no protein has."""
+    for number in range(count):
+        proteins = drawn("protein", [30, 33, 30, 20 + number], seed=number)
+        if number == bad:
+            proteins[2] = "MK1"
+        yield pa.table({"frame_id": [f"w{number}_F{i}" for i in range(4)], "protein": proteins})
 
 
 def test_the_mean_is_over_kept_tokens_in_fp32() -> None:
@@ -162,3 +174,38 @@ def test_one_sequence_that_does_not_fit_is_named_by_its_length(encoder: Encoder)
     narrow = Narrow(encoder, fits=100)
     with pytest.raises(torch.OutOfMemoryError, match=f"{NAME}: not even one sequence of 101 tokens fits .* cpu"):
         embed(narrow, drawn("protein", [20, 99, 99]))
+
+
+def test_windows_are_read_one_ahead_and_no_farther(encoder: Encoder) -> None:
+    made, most_alive = list[weakref.ref[pa.Table]](), 0
+
+    def watched() -> Iterator[pa.Table]:
+        nonlocal most_alive
+        source = windows(12)
+        while (window := next(source, None)) is not None:
+            made.append(weakref.ref(window))
+            most_alive = max(most_alive, sum(window() is not None for window in made))
+            yield window
+            del window
+
+    for yielded, table in enumerate(embed_windows(encoder, watched())):
+        assert len(made) <= yielded + 2
+        assert table["frame_id"].to_pylist() == [f"w{yielded}_F{i}" for i in range(4)]
+    assert len(made) == 12 and most_alive <= 2
+
+
+def test_the_reading_thread_ends_with_the_loop_however_that_ends(encoder: Encoder) -> None:
+    threads, found = threading.active_count(), []
+    with pytest.raises(AlphabetError, match="w3_F2: has letters outside the alphabet: '1'"):
+        for table in embed_windows(encoder, windows(9, bad=3)):
+            found.append(table["frame_id"][0].as_py())
+    assert found == ["w0_F0", "w1_F0", "w2_F0"][: len(found)] and len(found) >= 2
+    assert threading.active_count() == threads
+    with pytest.raises(torch.OutOfMemoryError):
+        list(embed_windows(Narrow(encoder, fits=10), windows(9)))
+    assert threading.active_count() == threads
+    embedding = embed_windows(encoder, windows(100))
+    next(embedding)
+    assert threading.active_count() == threads + 1
+    embedding.close()
+    assert threading.active_count() == threads
