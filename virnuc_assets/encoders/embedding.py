@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from virnuc_assets.encoders.loading import Encoder, TokenIds
+from virnuc_assets.encoders.loading import Encoder
 from virnuc_assets.encoders.machine import give_freed_memory_back
 from virnuc_assets.encoders.registry import check_alphabet
 from virnuc_assets.errors import VirnucError
@@ -25,17 +26,27 @@ from virnuc_assets.storage.tables import read_windows
 _EXAMPLES = 5
 
 Progress = Callable[[int], None]
-Vectors = NDArray[np.float32]
 T = TypeVar("T")
+Vectors = NDArray[np.float32]
+Arriving = Callable[[], Vectors]  # waits for vectors that are on their way from a GPU
 
 
 class NonFiniteError(VirnucError):
     """An encoder returned NaN or infinity."""
 
 
+@dataclass(frozen=True)
+class _Batches:
+    """Tokens of sequences one after the other, shortest first, so that a batch is a slice; page-locked for a GPU."""
+
+    token_ids: Tensor  # (sum of lengths,) int64
+    lengths: NDArray[np.int64]  # (n,), tokens of each row, ascending
+    order: Tensor  # (n,) int64, place of each row among the sequences as they were given
+
+
 def embed(
     encoder: Encoder, sequences: Sequence[str], progress: Progress | None = None, ids: Sequence[str] | None = None
-) -> Vectors:
+) -> NDArray[np.float32]:
     """Embed upper-case sequences in groups of equally many tokens: (n, dim) float32, in input order.
 
     Args:
@@ -48,13 +59,16 @@ def embed(
         AlphabetError: a sequence is empty, has unknown letters, or is DNA for a protein encoder.
         NonFiniteError: a vector is not finite.
     """
-    return _embed_tokens(encoder, _tokenize(encoder, sequences, ids), progress, ids)
+    return _finish(encoder, _launch(encoder, _prepare(encoder, sequences, ids), progress), ids)
 
 
 def embed_windows(
     encoder: Encoder, windows: Iterable[pa.Table | pa.RecordBatch], progress: Progress | None = None
 ) -> Generator[pa.Table, None, None]:
-    """Embed the column of frames tables that the encoder reads; the next window is read and tokenized meanwhile.
+    """Embed the column of frames tables that the encoder reads; two windows are in memory at once, never more.
+
+    The next window is read and tokenized in a thread while one is computed, and on a GPU a window's vectors are
+    checked and converted while the next is computed.
 
     Yields:
         For each window (with frame_id and `encoder.spec.column`) a table with frame_id, digest (of the whole sequence,
@@ -64,18 +78,21 @@ def embed_windows(
         AlphabetError, NonFiniteError: as `embed`, naming frame ids.
     """
 
-    def prepared() -> Iterator[tuple[list[TokenIds], list[str], pa.Array]]:
+    def prepared() -> Iterator[tuple[_Batches, list[str], pa.Array]]:
         for window in windows:
             ids = window.column("frame_id").to_pylist()
             sequences = window.column(encoder.spec.column).to_pylist()
-            yield _tokenize(encoder, sequences, ids), ids, sequence_digests(sequences)
+            yield _prepare(encoder, sequences, ids), ids, sequence_digests(sequences)
 
+    launched: tuple[Arriving, list[str], pa.Array] | None = None
     with closing(_read_ahead(prepared())) as windows_ahead:
-        for token_ids, ids, digests in windows_ahead:
-            found = _embed_tokens(encoder, token_ids, progress, ids)
-            vector = pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), encoder.dim)
-            columns = [pa.array(ids, pa.string()), digests, vector]
-            yield pa.Table.from_arrays(columns, schema=embeddings_schema(encoder.dim))
+        for batches, ids, digests in windows_ahead:
+            vectors = _launch(encoder, batches, progress)
+            if launched is not None:
+                yield _table(encoder, *launched)
+            launched = (vectors, ids, digests)
+    if launched is not None:
+        yield _table(encoder, *launched)
 
 
 def read_frames(encoder: Encoder, path: Path) -> Iterator[pa.Table]:
@@ -84,53 +101,79 @@ def read_frames(encoder: Encoder, path: Path) -> Iterator[pa.Table]:
     return read_windows(path, encoder.window_rows, frames_schema(), columns=columns)
 
 
-def _tokenize(encoder: Encoder, sequences: Sequence[str], ids: Sequence[str] | None) -> list[TokenIds]:
+def _prepare(encoder: Encoder, sequences: Sequence[str], ids: Sequence[str] | None) -> _Batches:
     spec = encoder.spec
     check_alphabet(sequences, spec.alphabet, spec.name, ids)
-    return encoder.tokenize([sequence[: spec.max_length] for sequence in sequences])
-
-
-def _embed_tokens(
-    encoder: Encoder, token_ids: list[TokenIds], progress: Progress | None, ids: Sequence[str] | None
-) -> Vectors:
-    """Run batches of equally many tokens, shortest first."""
+    token_ids = encoder.tokenize([sequence[: spec.max_length] for sequence in sequences])
     lengths = np.array([len(tokens) for tokens in token_ids], dtype=np.int64)
     order = np.argsort(lengths, kind="stable")
-    ends = np.searchsorted(lengths[order], lengths[order], side="right")  # of each row's group of equal lengths
-    vectors = np.empty((len(order), encoder.dim), dtype=np.float32)
-    row = 0
-    while row < len(order):
-        length = int(lengths[order[row]])
+    flat = np.concatenate([token_ids[row] for row in order]) if len(order) else np.empty(0, dtype=np.int64)
+    on_host = (torch.from_numpy(flat), torch.from_numpy(order))
+    tokens, places = (tensor.pin_memory() for tensor in on_host) if encoder.on_gpu else on_host
+    return _Batches(tokens, lengths[order], places)
+
+
+def _launch(encoder: Encoder, batches: _Batches, progress: Progress | None) -> Arriving:
+    """Run every batch; returns what waits for the (n, dim) vectors. Nothing here waits for a GPU."""
+    token_ids = batches.token_ids.to(encoder.device, non_blocking=True)
+    order = batches.order.to(encoder.device, non_blocking=True)
+    rows = len(batches.lengths)
+    vectors = torch.empty((rows, encoder.dim), dtype=torch.float32, device=encoder.device)
+    ends = np.searchsorted(batches.lengths, batches.lengths, side="right")  # of each row's group of equal lengths
+    row = token = 0
+    while row < rows:
+        length = int(batches.lengths[row])
         stop = min(int(ends[row]), row + max(encoder.token_budget // max(length, 1), 1))
-        rows = order[row:stop]
-        batch = torch.from_numpy(np.stack([token_ids[each] for each in rows])).to(encoder.device)  # (b, l)
-        found = _forward(encoder, batch)
-        if found is None:
+        batch = token_ids[token : token + (stop - row) * length].view(stop - row, length)  # (b, l)
+        if not _embedded(encoder, batch, vectors, order[row:stop]):
             encoder.halve_budget(batch)
             continue
-        vectors[rows] = found
-        row = stop
         if progress is not None:
-            progress(len(rows))
+            progress(stop - row)
         if not encoder.on_gpu:
             give_freed_memory_back()
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        token += (stop - row) * length
+        row = stop
+    if not encoder.on_gpu:
+        return vectors.numpy
+    host = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True).copy_(vectors, non_blocking=True)
+    ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    ready.record()
+
+    def arrived() -> Vectors:
+        ready.synchronize()
+        return host.numpy()  # type: ignore[no-any-return]
+
+    return arrived
+
+
+def _embedded(encoder: Encoder, batch: Tensor, vectors: Tensor, places: Tensor) -> bool:
+    """Put a batch's vectors into their places; False where memory ran out."""
+    try:
+        vectors[places] = encoder.forward(batch)  # (b, d)
+    except torch.OutOfMemoryError:
+        return False  # after which what the traceback refers to on the device is freed
+    return True
+
+
+def _finish(encoder: Encoder, vectors: Arriving, ids: Sequence[str] | None) -> Vectors:
+    found = vectors()
+    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(bad):
         names = ", ".join(ids[row] if ids is not None else f"sequence {row}" for row in bad[:_EXAMPLES])
         raise NonFiniteError(
-            f"{encoder.spec.name}: {len(bad)} of {len(vectors)} vectors hold NaN or infinity: {names}"
+            f"{encoder.spec.name}: {len(bad)} of {len(found)} vectors hold NaN or infinity: {names}"
             f"{', ...' if len(bad) > _EXAMPLES else ''}; the weights are damaged or the precision is too narrow: run "
             "`virnuc doctor --verify`, or set precision = 'fp32' under [encoding]"
         )
-    return vectors
+    return found
 
 
-def _forward(encoder: Encoder, batch: Tensor) -> Vectors | None:
-    """Vectors (b, d) of a batch; None where memory ran out."""
-    try:
-        return encoder.forward(batch).cpu().numpy()  # type: ignore[no-any-return]
-    except torch.OutOfMemoryError:
-        return None  # after which what the traceback refers to on the device is freed
+def _table(encoder: Encoder, vectors: Arriving, ids: list[str], digests: pa.Array) -> pa.Table:
+    found = _finish(encoder, vectors, ids)
+    vector = pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), encoder.dim)
+    columns = [pa.array(ids, pa.string()), digests, vector]
+    return pa.Table.from_arrays(columns, schema=embeddings_schema(encoder.dim))
 
 
 def _read_ahead(items: Iterator[T]) -> Generator[T, None, None]:

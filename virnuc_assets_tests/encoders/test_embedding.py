@@ -189,7 +189,8 @@ def test_windows_are_read_one_ahead_and_no_farther(encoder: Encoder) -> None:
             del window
 
     for yielded, table in enumerate(embed_windows(encoder, watched())):
-        assert len(made) <= yielded + 2
+        # One window's vectors are launched when those before it are handed over, and one more is read ahead.
+        assert len(made) <= yielded + 3
         assert table["frame_id"].to_pylist() == [f"w{yielded}_F{i}" for i in range(4)]
     assert len(made) == 12 and most_alive <= 2
 

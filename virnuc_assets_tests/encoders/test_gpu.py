@@ -1,7 +1,8 @@
-"""On a GPU: the CPU's vectors, and memory that runs out."""
+"""On a GPU: the CPU's vectors, no waiting inside the loop, and memory that runs out."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from virnuc_assets.encoders import embedding
 from virnuc_assets.encoders.embedding import embed
 from virnuc_assets.encoders.loading import Encoder, load_encoder
 from virnuc_assets.encoders.registry import ENCODERS, EncoderSpec
@@ -33,9 +35,11 @@ def folder(checkpoints: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def exact_products() -> None:
-    """No TF32."""
+def exact_products() -> Iterator[None]:
+    """No TF32, and afterwards no mode that raises where the host waits."""
     torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.cuda.set_sync_debug_mode("default")
 
 
 def loaded(spec: EncoderSpec, folder: Path, device: str, precision: Precision = "fp32", budget: int = 4096) -> Encoder:
@@ -57,6 +61,22 @@ def test_half_precision_points_where_fp32_does(spec: EncoderSpec, precision: Pre
     full, half = (embed(loaded(spec, folder, "cuda", each), sequences) for each in ("fp32", precision))
     cosine = (full * half).sum(axis=1) / np.linalg.norm(full, axis=1) / np.linalg.norm(half, axis=1)
     assert cosine.min() >= 0.9999
+
+
+@models
+def test_nothing_waits_for_the_gpu_inside_the_loop(spec: EncoderSpec, folder: Path) -> None:
+    """Tables of a length's positions are copied to the GPU at its first batch; these batches are of one length."""
+    encoder = loaded(spec, folder, "cuda", "fp16", budget=512)
+    sequences = ["ACDEFGHIK" * 11] * 100 if spec.alphabet == "protein" else ["ACGTTGCA" * 12] * 100
+    expected = embed(encoder, sequences)
+    batches = embedding._prepare(encoder, sequences, None)
+    assert batches.token_ids.is_pinned() and batches.order.is_pinned()
+    done: list[int] = []
+    torch.cuda.set_sync_debug_mode("error")
+    arriving = embedding._launch(encoder, batches, done.append)
+    torch.cuda.set_sync_debug_mode("default")
+    assert len(done) > 5
+    np.testing.assert_allclose(arriving(), expected, rtol=0, atol=1e-3)
 
 
 @models
