@@ -33,6 +33,9 @@ CPU_TOKENS, GPU_TOKENS = 2_048, 65_536
 # Byte pairs make some fifty lengths of chunks that are equally long; only many rows at once fill a batch of one.
 _WINDOW_BATCHES: dict[Architecture, int] = {"esm": 8, "kmer": 8, "mosaic_bert": 64}
 _TOKENS_OF_A_ROW = 128  # of the order of a frame's
+# Fields of config.json for which transformers would fill in a default of its own, and so other numbers.
+_FIELDS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_MORE_FIELDS: dict[Architecture, str] = {"esm": "token_dropout", "mosaic_bert": "type_vocab_size"}
 _ESM2 = {"model_type": ("esm", "fast_esm"), "position_embedding_type": ("rotary",), "emb_layer_norm_before": (False,)}
 _EXPECTED: dict[Architecture, dict[str, Any]] = {"esm": _ESM2, "mosaic_bert": {"model_type": ("bert",)}}
 # Heads that an encoder does not run, and what transformers computes by itself.
@@ -194,7 +197,7 @@ def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - transformers has no t
 
 
 def _config_fields(spec: EncoderSpec, folder: Path) -> dict[str, Any]:
-    """All of config.json; that of another architecture is refused."""
+    """All of config.json; that of another architecture, and one that lacks what shapes the model, are refused."""
     path, fields = folder / CONFIG_FILE, read_json(folder / CONFIG_FILE)
     for name, expected in _EXPECTED[spec.architecture].items():
         if fields.get(name) not in expected:
@@ -202,6 +205,8 @@ def _config_fields(spec: EncoderSpec, folder: Path) -> dict[str, Any]:
                 f"{path}: {name} is {fields.get(name)!r}, expected {' or '.join(map(repr, expected))}; this checkpoint "
                 "belongs to another architecture"
             )
+    if missing := [name for name in (*_FIELDS, "layer_norm_eps", _MORE_FIELDS[spec.architecture]) if name not in fields]:
+        raise CheckpointError(f"{path}: lacks {', '.join(missing)}")
     return {name: value for name, value in fields.items() if name not in ("model_type", "auto_map", "torch_dtype")}
 
 

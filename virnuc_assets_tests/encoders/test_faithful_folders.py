@@ -125,6 +125,15 @@ def test_a_config_of_another_model_is_refused(
         load("fastesm2_650", folder)
 
 
+def test_a_config_that_leaves_a_choice_to_a_default_is_refused(copied: Callable[[str], Path]) -> None:
+    folder = copied("fastesm2_650")
+    config = json.loads((folder / "config.json").read_text())
+    kept = {key: value for key, value in config.items() if key not in ("token_dropout", "layer_norm_eps")}
+    (folder / "config.json").write_text(json.dumps(kept))
+    with pytest.raises(CheckpointError, match="config.json: lacks layer_norm_eps, token_dropout"):
+        load("fastesm2_650", folder)
+
+
 def test_frequencies_are_computed_or_taken_as_they_were_rounded(folders: Path, copied: Callable[[str], Path]) -> None:
     folder, expected = copied("fastesm2_650"), embed(load("fastesm2_650", folders / "fastesm2_650"), PROTEINS)
     change_weights(folder, lambda found: {key: each for key, each in found.items() if "inv_freq" not in key})
