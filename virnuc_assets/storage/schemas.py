@@ -25,7 +25,7 @@ def _vector(dim: int) -> pa.DataType:
 
 
 def plan_schema() -> pa.Schema:
-    """A row for every segment of a record in a shard, by source in file order; chunks are 0-based, half-open.
+    """A row for every piece of a record in a shard, by source in file order; chunks are 0-based, half-open.
 
     `number` is the record's place in its file, from 1; `fate` is planned, skipped or failed, the latter with a reason.
     """
@@ -121,7 +121,7 @@ def ablations_schema() -> pa.Schema:
 
 
 def ledger_schema() -> pa.Schema:
-    """A row an input record (of a shard: its segment).
+    """A row an input record (of a shard: its piece).
 
     Chunks = kept + dropped by reason, and so are six frames a chunk. Disposition is scored, skipped or failed; evidence
     is the word of what CDS evidence the record's annotation gives, null for samples.

@@ -265,7 +265,7 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
         automation_condition=decision_condition(),
     )
     def migration_decision(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
-        """May FastESM2_650 replace ESM2-3B here? GO, NO-GO, or NO DECISION with each missing segment named.
+        """May FastESM2_650 replace ESM2-3B here? GO, NO-GO, or NO DECISION with each missing piece named.
 
         Criteria are those of virnuc.toml; evidence is what the evaluations and the benchmark stored. Missing or stale
         evidence never fails this asset: it is NO DECISION. Where a step before it fails, Dagster skips it; its
