@@ -1,6 +1,6 @@
 """The two result files of VirNucPro's prediction.py, column by column, for people whose scripts read them.
 
-Byte for byte as VirNucPro writes them, but for ids that a spreadsheet would read as formulas (`foreign_text`).
+Byte for byte as VirNucPro writes them, but for ids that a spreadsheet would read as formulas (`text.csv_field`).
 """
 
 from __future__ import annotations
