@@ -205,7 +205,9 @@ def _config_fields(spec: EncoderSpec, folder: Path) -> dict[str, Any]:
                 f"{path}: {name} is {fields.get(name)!r}, expected {' or '.join(map(repr, expected))}; this checkpoint "
                 "belongs to another architecture"
             )
-    if missing := [name for name in (*_FIELDS, "layer_norm_eps", _MORE_FIELDS[spec.architecture]) if name not in fields]:
+    if missing := [
+        name for name in (*_FIELDS, "layer_norm_eps", _MORE_FIELDS[spec.architecture]) if name not in fields
+    ]:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}")
     return {name: value for name, value in fields.items() if name not in ("model_type", "auto_map", "torch_dtype")}
 

@@ -119,7 +119,5 @@ def chunk_tables(plan: ShardPlan) -> Iterator[tuple[pa.Table, pa.Table]]:
 
 def as_fasta(table: pa.Table, id_column: str, sequence_column: str) -> Iterator[str]:
     """FASTA text of a chunks or frames table, one record at a time."""
-    for row_id, sequence in zip(
-        table.column(id_column).to_pylist(), table.column(sequence_column).to_pylist(), strict=True
-    ):
+    for row_id, sequence in zip(table[id_column].to_pylist(), table[sequence_column].to_pylist(), strict=True):
         yield f">{row_id}\n{sequence}\n"

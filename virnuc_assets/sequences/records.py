@@ -83,7 +83,7 @@ def header_id(header: str, where: str) -> str:
     Words end where Python's `str.split` ends them, as in Biopython: also at blanks and line ends of other alphabets.
 
     Raises:
-        SequenceFileError: there is no word, or one that is too long for an id; `where` opens the message.
+        SequenceFileError: there is no word, or one that is too long for an id.
     """
     words = header.lstrip(">").split(maxsplit=1)
     if not words:
@@ -98,12 +98,7 @@ def header_id(header: str, where: str) -> str:
 
 
 def normal_bases(raw: bytes, where: str, line: int) -> bytes:
-    r"""Upper-case DNA of a block of sequence: blanks removed, U as T.
-
-    Args:
-        raw: bytes of a file; lines end in \n.
-        where: opens the message.
-        line: number of the line that `raw` begins in.
+    r"""Upper-case DNA of bytes of a file that begin in a line of this number and end lines in \n; U becomes T.
 
     Raises:
         SequenceFileError: a letter is not an IUPAC nucleotide code; the first such line and its letters are named.

@@ -61,11 +61,7 @@ def changes(before: _Rows, after: _Rows) -> dict[str, int]:
 
 
 def held_out(sources: Mapping[str, Source], settings: SplitSettings) -> dict[str, str]:
-    """Records whose split is test by their date or by names of the catalogue, and why; none where clusters decide.
-
-    Args:
-        sources: record → the catalogued source that it is from.
-        settings: `by`, and the date or the names.
+    """Records whose split is test by their source's date or names, and why; none where clusters decide.
 
     Raises:
         SplitError: a source has no date, or none is new enough; a name is neither a group nor an organism nor a
@@ -260,7 +256,7 @@ def _assigned(
     of_closed = {cluster for cluster, found in counts.items() if not found.keys().isdisjoint(closed)}
     # What is tested of a closed label takes no part in the shares.
     sharing = [cluster for cluster in counts if fixed.get(cluster) != "test" or cluster not in of_closed]
-    order = sorted(sharing, key=lambda cluster: _turn(cluster, counts[cluster], settings.seed))
+    order = sorted(sharing, key=lambda cluster: _order(cluster, counts[cluster], settings.seed))
     scopes = {cluster: _main_scopes(counts[cluster]) for cluster in order}
     clusters = Counter(scope for cluster in order for scope in scopes[cluster])
     to_come = Counter(scope for cluster in order if cluster not in fixed for scope in scopes[cluster])
@@ -296,7 +292,7 @@ def _assigned(
     return assigned
 
 
-def _turn(cluster: str, counts: Counter[str], seed: int) -> tuple[int, bytes]:
+def _order(cluster: str, counts: Counter[str], seed: int) -> tuple[int, bytes]:
     """Large clusters first, while shares can still be evened out; those of like size (a factor of 2) by the seed."""
     rows = sum(counts[label] for label in LABELS)
     return -rows.bit_length(), hashlib.sha256(f"{seed}:{cluster}".encode()).digest()
