@@ -292,10 +292,10 @@ def _verdict(settings: Settings, undisturbed: Settings, files: Sequence[Dropped]
     for file in files:
         entry = intake.get(printable(file.name))
         if not file.good:
-            refused = entry is not None and entry.fate in ("refused", "namesake")
+            refused = entry is not None and entry.status in ("refused", "name_collision")
             figures["files_bad_reported"] += refused and bool(entry and entry.reason)
         elif file.same_as is not None:
-            duplicate = entry is not None and entry.fate == "duplicate"
+            duplicate = entry is not None and entry.status == "duplicate"
             figures["files_duplicate"] += duplicate
             figures["files_good"] += duplicate
         else:

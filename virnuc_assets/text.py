@@ -6,10 +6,10 @@ import re
 
 # What makes a spreadsheet read a cell as a formula (OWASP, "CSV Injection"), also in full width or behind a quote that
 # it takes for the cell's own; and the character that is put before them, so that it can be removed again.
-_FORMULA_SIGNS = "=+-@\uff1d\uff0b\uff0d\uff20"  # noqa: RUF001 - full width is what is meant
+_FORMULA_CHARACTERS = "=+-@\uff1d\uff0b\uff0d\uff20"  # noqa: RUF001 - full width is what is meant
 _MARK = "'"
-_ACTS = tuple(_FORMULA_SIGNS + '"' + _MARK)
-_ACTS_WHEN_SPLIT = re.compile(f'"|[,;]([{re.escape(_FORMULA_SIGNS)}]|$)')
+_ACTS = tuple(_FORMULA_CHARACTERS + '"' + _MARK)
+_ACTS_WHEN_SPLIT = re.compile(f'"|[,;]([{re.escape(_FORMULA_CHARACTERS)}]|$)')
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# How long one example takes tells more of the machine, and of what else is first imported in it, than of the code.
+# How long one example takes shows more of the machine, and of what else is first imported in it, than of the code.
 settings.register_profile("virnuc", deadline=None)
 settings.load_profile("virnuc")
 

@@ -44,7 +44,7 @@ def page() -> str:
 
 
 def _comments(text: str) -> Mapping[str, dict[str, str]]:
-    """Section → key → what virnuc.toml says of it; a comment goes on in the lines that have nothing else."""
+    """Section → key → what virnuc.toml says of it; a comment continues in the lines that have nothing else."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     section, key = "", ""
     for line in text.splitlines():
@@ -82,7 +82,9 @@ def _kind(schema: Mapping[str, Any]) -> str:
         return f"list of {_kind(schema['items'])}"
     if schema.get("type") == "object":
         return f"table of {_kind(schema['additionalProperties'])}"
-    bounds = " and ".join(f"{sign} {schema[bound]:.10g}" for bound, sign in _BOUNDS.items() if bound in schema)
+    bounds = " and ".join(
+        f"{character} {schema[bound]:.10g}" for bound, character in _BOUNDS.items() if bound in schema
+    )
     kind = "date" if schema.get("format") == "date" else _TYPES[schema["type"]]
     return f"{kind} {bounds}".strip()
 

@@ -73,7 +73,7 @@ def test_relatives_never_span_labels_and_are_never_alone() -> None:
         assert len(labels) > 1 and len(set(labels)) == 1, word
 
 
-def test_records_have_the_told_lengths_unique_ids_and_windows_without_ambiguity(
+def test_records_have_the_listed_lengths_unique_ids_and_windows_without_ambiguity(
     reference: dict[str, list[tuple[str, str]]],
 ) -> None:
     found = {name: sum(len(sequence) for _, sequence in records) for name, records in reference.items()}

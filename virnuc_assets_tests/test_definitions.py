@@ -23,7 +23,7 @@ PER_SHARD = {
     "fastesm2_features",
     "esm2_3b_features",
 }
-FLOOR = {"kmer_dna_embeddings", "kmer_protein_embeddings", "kmer_features"}
+KMER_BASELINE_ASSETS = {"kmer_dna_embeddings", "kmer_protein_embeddings", "kmer_features"}
 WHOLE = {
     "reference_ledger",
     "train_test_split",
@@ -34,7 +34,7 @@ WHOLE = {
 }
 EXPECTED = {
     *(f"{domain}/{asset}" for domain in ("reference", "samples") for asset in ("shard_plan", *PER_SHARD)),
-    *(f"reference/{asset}" for asset in FLOOR),
+    *(f"reference/{asset}" for asset in KMER_BASELINE_ASSETS),
     *WHOLE,
     "samples/predictions",
     "samples/report",

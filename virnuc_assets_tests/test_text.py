@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from virnuc_assets.text import csv_field, printable, spreadsheet_cell, spreadsheet_text
 
-FORMULA_SIGNS = tuple("=+-@＝＋－＠\t\r\n")
+FORMULA_CHARACTERS = tuple("=+-@＝＋－＠\t\r\n")
 # Printable and without blanks, as ids are, and rich in what acts.
 IDS = st.text(st.sampled_from("=+-@＝＋－＠'\",;|aZ0_") | st.characters(exclude_categories=["C", "Z"]), min_size=1)
 
@@ -24,8 +24,8 @@ def test_no_cell_is_a_formula_and_the_text_can_be_had_back(text: str) -> None:
     cell = spreadsheet_cell(text)
     assert spreadsheet_text(cell) == text
     (read,) = opened(cell + "\n", "\t")
-    assert not read.startswith(FORMULA_SIGNS)
-    assert not cell.startswith((*FORMULA_SIGNS, '"'))
+    assert not read.startswith(FORMULA_CHARACTERS)
+    assert not cell.startswith((*FORMULA_CHARACTERS, '"'))
 
 
 @example("x;")
@@ -35,7 +35,7 @@ def test_no_part_of_a_csv_line_is_a_formula_wherever_it_is_cut(text: str) -> Non
     line = f"{csv_field(text)}\tTrue\n"
     assert spreadsheet_text(opened(line, "\t")[0]) == text
     for separator in ",;":
-        assert [cell for cell in opened(line, separator) if cell.startswith(FORMULA_SIGNS)] == []
+        assert [cell for cell in opened(line, separator) if cell.startswith(FORMULA_CHARACTERS)] == []
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,11 @@ WORDS = {  # anywhere, also as a part of a name
 }
 NAMES = {  # as a part of what a function, class, parameter or variable is called; a test's name is a sentence
     "say|look|looks|attempts": "log, echo; poll, scan, evaluation; retries",
-    "piece|pieces|letters|sign|signs": "segment; sequence, bases, residues; character",
-    "room|rooms|turned|turns|form|forms": "buffer; rotary embedding, cos and sin; execution mode",
-    "deal|deals|placing|side|sides|held(?!_out)": "assign to splits; splits; excluded",
+    "piece|pieces|letters|signs": "segment; sequence, bases, residues; character",
+    "room|rooms|turns": "buffer; rotary embedding, cos and sin",
+    "deal|deals|placing": "assign to splits",
     "floor|slot|branch": "k-mer baseline; encoder role; variant",
-    "silence|hold|holds": "read timeout; lock",
+    "silence": "read timeout",
 }
 
 

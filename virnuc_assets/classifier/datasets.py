@@ -122,7 +122,7 @@ def balanced_rows(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarr
     found = _counted(labels)
     if set(found) != {"viral", "host"}:
         raise SamplingError(
-            f"expected rows of both labels, viral and host; found {found}. Look at the split of the records."
+            f"expected rows of both labels, viral and host; found {found}. Check the split of the records."
         )
     wanted = min(found.values())
     generator = np.random.default_rng(seed)
@@ -189,7 +189,7 @@ def rows_at(table: Path, rows: np.ndarray, schema: pa.Schema) -> Iterator[np.nda
 
 
 @contextlib.contextmanager
-def scratch_beside(folder: Path) -> Iterator[Path]:
+def scratch_next_to(folder: Path) -> Iterator[Path]:
     """A scratch folder for the training of what `folder` holds; one training at a time, a second one waits.
 
     The lock ends with its process, however that ends, so what is found under it was left by a killed training.

@@ -105,7 +105,7 @@ def classification_metrics(scored: Scored) -> dict[str, float]:
     if truth.all() or not truth.any():
         raise MetricsError(
             f"metrics need rows of both labels, found {int(truth.sum())} viral and {int((~truth).sum())} host; "
-            "look at the split of the records"
+            "check the split of the records"
         )
     tn, fp, fn, tp = sk.confusion_matrix(truth, called, labels=[False, True]).ravel().tolist()
     values = {
@@ -181,7 +181,7 @@ class Performance:
     calibration: Calibration  # of frames
     abstention: Abstention  # of chunks
     groups: tuple[GroupAccuracy, ...]  # frames called right, by virus and host group
-    lengths: tuple[GroupAccuracy, ...]  # records called right, by label and range of record length
+    lengths: tuple[GroupAccuracy, ...]  # records classified correctly, by label and range of record length
 
 
 def performance(table: pa.Table, temperature: float | None, settings: EvaluationSettings) -> Performance:

@@ -48,7 +48,7 @@ _Panels = tuple[list[str], NDArray[np.float32], NDArray[np.float32]]
 
 
 def attention_file(
-    workspace: Workspace, frames: Path, encoder_name: str, frame_ids: Sequence[str], to: Path, report: Report, say: Log
+    workspace: Workspace, frames: Path, encoder_name: str, frame_ids: Sequence[str], to: Path, report: Report, log: Log
 ) -> dict[str, Any]:
     """Write attention maps of chosen frames as NPZ, and a picture with the suffix .png next to it.
 
@@ -62,7 +62,7 @@ def attention_file(
         frame_ids: Frames to choose; one that is repeated counts once.
         to: NPZ file; both files are complete, or neither is written.
         report: Called after each frame.
-        say: Called with a frame that is cut, and with what the picture leaves out.
+        log: Called with a frame that is cut, and with what the picture leaves out.
 
     Returns:
         What was counted.
@@ -83,14 +83,14 @@ def attention_file(
     provenance = {"table": "attention", "frames": content_digest(frames), "encoder": encoder}
     truncated = [frame_id for frame_id, sequence in sequences.items() if spec.count_truncated([sequence])]
     for frame_id in truncated:
-        say(f"{frame_id}: {len(sequences[frame_id])} residues or bases, cut to the first {spec.max_length}")
+        log(f"{frame_id}: {len(sequences[frame_id])} residues or bases, cut to the first {spec.max_length}")
     with atomic_write(picture) as png, atomic_write(to) as npz:
-        with device_locked(workspace, say):
+        with device_locked(workspace, log):
             model = AttentionModel(spec, folder, encoding)
             panels = _write_maps(model, sequences, provenance, npz, report)
         _draw(panels, spec.name, png)
     if len(sequences) > len(panels):
-        say(f"{picture}: shows the first {len(panels)} of {len(sequences)} frames")
+        log(f"{picture}: shows the first {len(panels)} of {len(sequences)} frames")
     counts = {"frames": len(sequences), "truncated": len(truncated)}
     return {**counts, "encoder": spec.name, "device": model.device, "picture": picture}
 
@@ -188,7 +188,7 @@ def _add(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
 
 def _draw(panels: Mapping[str, _Panels], encoder: str, path: Path) -> None:
     """One row of two panels per frame."""
-    with rc_context({"text.parse_math": False, "font.size": 9}):  # a frame's id may hold dollar signs
+    with rc_context({"text.parse_math": False, "font.size": 9}):  # a frame's id may hold dollar characters
         figure = Figure((2 * _PANEL_INCHES + 1, _PANEL_INCHES * len(panels)), dpi=_DPI, layout="constrained")
         rows = zip(figure.subplots(len(panels), 2, squeeze=False), panels.items(), strict=True)
         for axes, (frame_id, (tokens, last, all_layers)) in rows:

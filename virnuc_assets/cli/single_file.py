@@ -142,7 +142,7 @@ def predict_file(workspace: Workspace, source: Path, to: Path, report: Report, l
     calls = Counter(call or "not scored" for call in records.column("call").to_pylist())
     return {
         **ledger_totals(ledger),
-        **{f"records called {call}": count for call, count in sorted(calls.items())},
+        **{f"records classified as {call}": count for call, count in sorted(calls.items())},
     }
 
 

@@ -78,7 +78,7 @@ def plan_condition(cron: str) -> AnyCondition:
         # Since requested: a tick that passes while a plan is running is kept.
         (Condition.cron_tick_passed(cron) | Condition.code_version_changed()).since(Condition.newly_requested())
         & ~Condition.in_progress()
-    ).with_label("time to look at the sources again")
+    ).with_label("time to read the sources again")
 
 
 def retraining_condition(cron: str) -> AnyCondition:

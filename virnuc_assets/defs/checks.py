@@ -148,8 +148,12 @@ def shards_of_run(context: dg.AssetCheckExecutionContext, workspace: Workspace, 
     return [shard for key in partitions_of_run(context, shards) for shard in shards.shards(layout, key)]
 
 
-def result(faults: dict[str, list[str]], **facts: Any) -> dg.AssetCheckResult:  # noqa: ANN401
+def result(
+    faults: dict[str, list[str]],
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+    **facts: Any,  # noqa: ANN401
+) -> dg.AssetCheckResult:
     """Passed without faults; otherwise the first of them are shown and all are counted."""
     shown = [f"{where}: {fault}" for where, found in faults.items() for fault in found][:_SHOWN]
     metadata = {**facts, "faults": sum(map(len, faults.values())), **({"first_faults": shown} if shown else {})}
-    return dg.AssetCheckResult(passed=not faults, metadata=metadata)
+    return dg.AssetCheckResult(passed=not faults, severity=severity, metadata=metadata)

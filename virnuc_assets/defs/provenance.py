@@ -67,7 +67,7 @@ def plan_digest(plan: ShardPlan) -> str:
 def _truth(plan: ShardPlan) -> dict[str, Any]:
     of = plan.sources
     return {
-        "evidence": digest_of(plan.columns("record_id", "fate", "reason", "evidence", "evidence_digest")),
+        "evidence": digest_of(plan.columns("record_id", "status", "reason", "evidence", "evidence_digest")),
         "labels": digest_of([[r, of[s].label, of[s].group] for r, s in plan.columns("record_id", "source")]),
     }
 

@@ -112,7 +112,7 @@ def sharded_asset(
 def _made(
     units: Sequence[tuple[str, str]], work: Work, failures: dict[str, VirnucError], workers: int
 ) -> Iterator[tuple[str, Outcome]]:
-    """Partitions whose shards were all made, in order; of another the first error is noted, and the next go on."""
+    """Partitions whose shards were all made, in order; of another the first error is noted, and the next continue."""
 
     def attempt(unit: tuple[str, str]) -> Outcome | VirnucError:
         try:

@@ -64,9 +64,9 @@ def training_place(workspace: Workspace, name: str, log: Callable[[str], None]) 
 
     The device comes first, for all: two that took the locks in different orders would wait for each other.
     """
-    from virnuc_assets.classifier.datasets import scratch_beside
+    from virnuc_assets.classifier.datasets import scratch_next_to
     from virnuc_assets.workstation.device_lock import DeviceLock
 
     device = DeviceLock(workspace.layout.locks, workspace.settings.encoding.device, log)
-    with device.computing(), scratch_beside(workspace.layout.training(name)) as scratch:
+    with device.computing(), scratch_next_to(workspace.layout.training(name)) as scratch:
         yield scratch

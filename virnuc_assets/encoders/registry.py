@@ -25,7 +25,7 @@ NUCLEOTIDES = "ACGT"
 
 # IUPAC nucleotides without U, which the readers replace by T. IUPAC amino acids: the vocabulary of ESM has all but J
 # (leucine or isoleucine), each of which is read as one <unk>. (EsmTokenizer reads a run of them as one.)
-LETTERS: dict[Alphabet, frozenset[str]] = {
+ALPHABET: dict[Alphabet, frozenset[str]] = {
     "dna": frozenset("ACGTRYSWKMBDHVN"),
     "protein": frozenset(AMINO_ACIDS + "XBZUOJ"),
 }
@@ -207,7 +207,7 @@ class AlphabetError(VirnucError):
     """A sequence is empty, holds letters that its encoder does not know, or is DNA for a protein encoder."""
 
 
-def looks_like_dna(sequence: str) -> bool:
+def reads_as_dna(sequence: str) -> bool:
     """Whether a sequence that could be a protein by its letters is taken for DNA.
 
     The rule: at least 20 letters, all of them A, C, G, T or N, and each of A, C, G and T among them. A frame of random
@@ -227,7 +227,7 @@ def check_alphabet(sequences: Sequence[str], alphabet: Alphabet, encoder: str, i
     if faults:
         more = f"\n  and {len(faults) - _EXAMPLES} more" if len(faults) > _EXAMPLES else ""
         raise AlphabetError(
-            f"{encoder} reads {alphabet} (letters {''.join(sorted(LETTERS[alphabet]))}, upper case), "
+            f"{encoder} reads {alphabet} (letters {''.join(sorted(ALPHABET[alphabet]))}, upper case), "
             f"but {len(faults)} of {len(sequences)} sequences are something else:\n  "
             + "\n  ".join(faults[:_EXAMPLES])
             + more
@@ -238,8 +238,8 @@ def check_alphabet(sequences: Sequence[str], alphabet: Alphabet, encoder: str, i
 def _fault(sequence: str, alphabet: Alphabet) -> str:
     if not sequence:
         return "is empty"
-    if unknown := set(sequence) - LETTERS[alphabet]:
+    if unknown := set(sequence) - ALPHABET[alphabet]:
         return f"has letters outside the alphabet: {' '.join(sorted(map(repr, unknown)))}"
-    if alphabet == "protein" and looks_like_dna(sequence):
+    if alphabet == "protein" and reads_as_dna(sequence):
         return f"this looks like DNA: {len(sequence)} letters, all of A, C, G, T, N ({sequence[:20]}...)"
     return ""

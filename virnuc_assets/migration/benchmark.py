@@ -2,7 +2,7 @@
 
 All encoders stay loaded and take turns in short rounds, so that whatever else the machine does slows all of them.
 A machine with other work on it made the ratio of two equal encoders read 1.3 to 30 when one was measured after the
-other. Rounds go on until the ratios are certain enough, or a limit is reached.
+other. Rounds continue until the ratios are certain enough, or a limit is reached.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def benchmark_encoders(
         checkpoints: Folder of the miniatures.
         encoding: Precision, device and token budget, the same for all.
         frames: Columns nucleotides and protein of the same rows; each encoder reads the one of its alphabet.
-        settings: Rounds go on until every ratio between two encoders has an interval narrower than `spread` of it, or
-            `max_rounds` or `max_seconds` is reached, and are `min_rounds` at least.
+        settings: Rounds continue until every ratio between two encoders has an interval narrower than `spread` of it,
+            or `max_rounds` or `max_seconds` is reached, and are `min_rounds` at least.
 
     Returns:
         By key: encoder, sequences (of a round), dim, precision, device, token_budget, round_seconds, seconds (their

@@ -280,7 +280,7 @@ def dims_match_encoders(evidence: Evidence) -> Criterion:
 def same_environment(evidence: Evidence) -> Criterion:
     """Do candidate and baseline differ in the protein encoder only?"""
     question = (
-        "Do both sides share chunk length, split, training provenance, DNA encoder, precision and library versions?"
+        "Do both sides share chunk length, split, training settings, DNA encoder, precision and library versions?"
     )
     rule = Criterion("same_environment", question)
     ours, theirs = evidence.candidate, evidence.baseline

@@ -134,7 +134,7 @@ def _next_step(evidence: Evidence, judged: tuple[Criterion, ...], settings: Deci
 
 def conclude(judged: tuple[Criterion, ...]) -> tuple[Outcome, tuple[str, ...]]:
     """Outcome and reasons from the criteria: what is missing comes before what failed, that before what is open."""
-    if missing := tuple(dict.fromkeys(piece for criterion in judged for piece in criterion.missing)):
+    if missing := tuple(dict.fromkeys(lack for criterion in judged for lack in criterion.missing)):
         return "NO DECISION", missing
     if failed := tuple(f"{c.name} is not met: {c.explanation}" for c in judged if c.outcome == "failed"):
         return "NO-GO", failed

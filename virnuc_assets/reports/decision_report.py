@@ -293,5 +293,5 @@ def threshold_text(criterion: Criterion) -> str:
     """The rule in symbols, e.g. "≤ 0.05"."""
     if criterion.threshold is None:
         return "yes or no"
-    sign = {"<=": "≤", ">=": "≥", ">": ">"}[criterion.comparison]
-    return f"{sign} {criterion.threshold:g}{'×' if criterion.unit == 'times' else ''}"
+    character = {"<=": "≤", ">=": "≥", ">": ">"}[criterion.comparison]
+    return f"{character} {criterion.threshold:g}{'×' if criterion.unit == 'times' else ''}"

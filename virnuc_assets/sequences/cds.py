@@ -78,7 +78,7 @@ def cds_of(feature: SeqFeature) -> Cds:
     elif not translation:
         treatment = Treatment.EMPTY_TRANSLATION
     else:
-        # All 26 letters are amino acid codes of IUPAC or INSDC: X, B, Z and J mean several, U and O for the rare
+        # All 26 bases are amino acid codes of IUPAC or INSDC: X, B, Z and J mean several, U and O for the rare
         # ones. No frame of the standard code holds one of these six, so that a frame next to them finds evidence
         # and one across them none.
         is_protein = translation.isascii() and translation.isalpha()
@@ -128,7 +128,7 @@ def write_annotations(
     Args:
         to: the table; on an error it stays what it was.
         genbank: the file; records that are not in the FASTA are counted, and not written.
-        records: length in nt and digest of the letters of the FASTA's records, by id.
+        records: length in nt and digest of the bases of the FASTA's records, by id.
         expected_sha256: digest that the GenBank file must have, or empty.
 
     Raises:
@@ -169,10 +169,10 @@ def write_annotations(
     return Annotations(provenance["genbank_sha256"], evidence, treatments, len(seen - records.keys()))
 
 
-def _require_same(header: Header, letters: SequenceDigest, length_nt: int, digest: str, genbank: Path) -> None:
-    """Raise unless a record has the FASTA's letters; one whose sequence is stored elsewhere may have its length."""
-    found_nt, found = letters.length_nt, letters.hexdigest()
-    if not letters.length_nt and header.length_nt != 0:
+def _require_same(header: Header, bases: SequenceDigest, length_nt: int, digest: str, genbank: Path) -> None:
+    """Raise unless a record has the FASTA's bases; one whose sequence is stored elsewhere may have its length."""
+    found_nt, found = bases.length_nt, bases.hexdigest()
+    if not bases.length_nt and header.length_nt != 0:
         if header.length_nt in (None, length_nt):
             return
         found_nt, found = header.length_nt, "not in the file"
@@ -239,5 +239,5 @@ def occur_inside(queries: Sequence[bytes], proteins: Sequence[str]) -> npt.NDArr
 
 
 def _words(text: bytes) -> npt.NDArray[np.uint64]:
-    """The eight letters that begin at each letter, but the last seven, as numbers; a view of the text."""
+    """The eight bases that begin at each letter, but the last seven, as numbers; a view of the text."""
     return np.ndarray(max(0, len(text) - _WORD + 1), dtype="<u8", buffer=text, strides=(1,))

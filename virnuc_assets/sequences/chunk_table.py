@@ -46,9 +46,9 @@ class ChunkReader:
                 continue
             begins = chunk_starts(segment.first_chunk, segment.end_chunk, segment.length_nt, self._chunk_length)
             stops = np.minimum(begins + self._chunk_length, segment.length_nt)
-            first, letters = begins[0], self._region(segment, int(begins[0]), int(stops[-1]))
+            first, symbols = begins[0], self._region(segment, int(begins[0]), int(stops[-1]))
             pairs = zip((begins - first).tolist(), (stops - first).tolist(), strict=True)
-            sequences += [letters[begin:stop] for begin, stop in pairs]
+            sequences += [symbols[begin:stop] for begin, stop in pairs]
             ids += [
                 f"{segment.record_id}_chunk_{number + 1}" for number in range(segment.first_chunk, segment.end_chunk)
             ]
@@ -58,12 +58,12 @@ class ChunkReader:
         self._require_planned()
         begins, stops = np.concatenate(starts), np.concatenate(ends)
         offsets = np.concatenate([[0], np.cumsum(stops - begins)]).astype(np.int32)
-        letters = pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(b"".join(sequences)))
-        columns = [pa.array(ids, pa.string()), pa.array(records, pa.string()), begins, stops, letters]
+        symbols = pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(b"".join(sequences)))
+        columns = [pa.array(ids, pa.string()), pa.array(records, pa.string()), begins, stops, symbols]
         return pa.Table.from_arrays([pa.array(column) for column in columns], schema=chunks_schema())
 
     def _require_planned(self) -> None:
-        """Digest the file, once as long as its size and time of change stay; the letters are read after that."""
+        """Digest the file, once as long as its size and time of change stay; the symbols are read after that."""
         if self._path.is_file() and file_state(self._path.stat()) == self._state:
             return
         with open_source(self._path) as source:
@@ -74,8 +74,8 @@ class ChunkReader:
     def _rewind(self) -> None:
         self._records = _records(self._path)
         self._number = 0  # of the record that is being read
-        self._blocks: Iterator[bytes] = iter(())  # its letters that were not read yet
-        self._start, self._letters = 0, bytearray()  # those in memory, and where in the record they begin
+        self._blocks: Iterator[bytes] = iter(())  # its symbols that were not read yet
+        self._start, self._bases = 0, bytearray()  # those in memory, and where in the record they begin
 
     def _region(self, segment: Segment, start: int, end: int) -> bytes:
         """Bases `start` to `end` of the segment's record; chunks overlap, so the last region is kept until the next."""
@@ -83,22 +83,22 @@ class ChunkReader:
             self._rewind()
         while self._number < segment.number:
             self._number, self._blocks = next(self._records, (segment.number, iter(())))
-            self._start, self._letters = 0, bytearray()
+            self._start, self._bases = 0, bytearray()
         self._forget(start)
-        while self._start + len(self._letters) < end:
+        while self._start + len(self._bases) < end:
             block = next(self._blocks, None)
             if block is None:
                 raise SourceChanged(
                     f"{self._path}: record {segment.record_id!r}: planned with {segment.length_nt} nt, found fewer; "
                     "the file is not the one that was planned. Materialize shard_plan again."
                 )
-            self._letters += block
+            self._bases += block
             self._forget(start)
-        return bytes(memoryview(self._letters)[: end - start])
+        return bytes(memoryview(self._bases)[: end - start])
 
     def _forget(self, start: int) -> None:
-        passed = min(max(start - self._start, 0), len(self._letters))
-        del self._letters[:passed]
+        passed = min(max(start - self._start, 0), len(self._bases))
+        del self._bases[:passed]
         self._start += passed
 
 

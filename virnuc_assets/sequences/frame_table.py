@@ -22,11 +22,11 @@ from virnuc_assets.sequences.translation import (
     SixFrames,
 )
 from virnuc_assets.storage.digests import one_array
-from virnuc_assets.storage.schemas import FATES, frames_schema
+from virnuc_assets.storage.schemas import STATUSES, frames_schema
 
-# What becomes of a frame beyond what its own letters decide.
+# What becomes of a frame beyond what its own symbols decide.
 _AMBIGUOUS, _NO_CDS = EMPTY + 1, EMPTY + 2
-_NAMES = dict(zip((OPEN, STOPPED, EMPTY, _AMBIGUOUS, _NO_CDS), FATES, strict=True))
+_NAMES = dict(zip((OPEN, STOPPED, EMPTY, _AMBIGUOUS, _NO_CDS), STATUSES, strict=True))
 # The reason for a chunk without a kept frame: the first of these that one of its frames has.
 _CHUNK_STATUS = (OPEN, _NO_CDS, _AMBIGUOUS, STOPPED, EMPTY)
 _WINDOW = 1024  # chunks whose arrays stay in the processor's cache
@@ -50,10 +50,10 @@ def open_frames(chunks: pa.Table, truth: Truth | None) -> tuple[pa.Table, pa.Tab
     protein occurs inside one of the record's CDS translations.
     """
     status = np.empty((chunks.num_rows, FRAMES_PER_CHUNK), np.uint8)
-    # Of some open frames: 6 · the chunk's row + the frame's index; letters and lengths of nucleotides and of proteins.
+    # Of some open frames: 6 · the chunk's row + the frame's index; symbols and lengths of nucleotides and of proteins.
     parts = [(_NONE, _NO_BASES, _NONE, _NO_BASES, _NONE)]
-    for rows, letters in _of_one_length(chunks["sequence"]):
-        frames = SixFrames(letters)
+    for rows, symbols in _of_one_length(chunks["sequence"]):
+        frames = SixFrames(symbols)
         status[rows] = frames.status
         if truth is not None:
             status[rows[frames.ambiguous]] = _AMBIGUOUS
@@ -74,7 +74,7 @@ def open_frames(chunks: pa.Table, truth: Truth | None) -> tuple[pa.Table, pa.Tab
 
 
 def _of_one_length(sequences: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Windows of chunks of equal length: their row numbers (k,) and their letters (k, length_nt) uint8."""
+    """Windows of chunks of equal length: their row numbers (k,) and their symbols (k, length_nt) uint8."""
     lengths = pc.binary_length(sequences).to_numpy()
     for length_nt in np.unique(lengths):
         rows = np.flatnonzero(lengths == length_nt)
@@ -84,9 +84,9 @@ def _of_one_length(sequences: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.
             yield window, np.frombuffer(buffer, np.uint8)[: len(window) * length_nt].reshape(len(window), length_nt)
 
 
-def _strings(letters: np.ndarray, lengths: np.ndarray) -> pa.StringArray:
+def _strings(symbols: np.ndarray, lengths: np.ndarray) -> pa.StringArray:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(letters))
+    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(symbols))
 
 
 def _table(

@@ -21,8 +21,8 @@ from virnuc_assets.sequences.records import Header, header_id, normal_bases
 _LOCUS, _FEATURES, _ORIGIN, _END = "LOCUS       ", "FEATURES", "ORIGIN", "//"
 _HEADER_LINES = ("DEFINITION", "ACCESSION", "VERSION")
 _AFTER_FEATURES = (_ORIGIN, "CONTIG", "BASE COUNT", "WGS", "TSA", "TLS", _END)
-_HEADER_COLUMNS, _FEATURE_COLUMNS = 12, 21  # of keywords; blank on lines that go on
-_POSITION = " \t0123456789"  # before the letters of a line
+_HEADER_COLUMNS, _FEATURE_COLUMNS = 12, 21  # of keywords; blank on lines that continue
+_POSITION = " \t0123456789"  # before the symbols of a line
 # A name may hold blanks, and be written up to its length, or over it: what is parsed is what surrounds "bp".
 _LOCUS_LINE = re.compile(
     r"(?P<name>.*?)(?P<blank>\s*)(?P<length>[0-9]{1,18})\s+(?P<unit>bp|aa|rc)\b(?P<rest>.*)", re.IGNORECASE
@@ -45,10 +45,10 @@ class _Locus:
 def read_genbank(source: SourceFile) -> Iterator[Header | bytes]:
     """Stream an open GenBank file: each record's header, followed by its bases in blocks of any size.
 
-    A record without letters has no blocks: a blank one, or one that only names the files of its sequence. A missing
+    A record without symbols has no blocks: a blank one, or one that only names the files of its sequence. A missing
     end mark of the last record is accepted if the sequence is as long as LOCUS says. What comes before the first
     LOCUS, as in release files, is ignored. Only of a record whose name and length collide in LOCUS, as Prokka
-    writes them, all letters are in memory at once: their number separates the two.
+    writes them, all symbols are in memory at once: their number separates the two.
 
     Raises:
         SequenceFileError: there is no record, one is a protein, cannot be parsed, is cut, has another length than its
@@ -61,17 +61,17 @@ def read_genbank(source: SourceFile) -> Iterator[Header | bytes]:
             read += 1
             source.position = f"in GenBank record {read}"
             where = f"{source.path}: GenBank record {read} (line {number})"
-            locus, letters = _locus(line[len(_LOCUS) :].strip()[:_LONGEST_LOCUS], where), list[bytes]()
+            locus, symbols = _locus(line[len(_LOCUS) :].strip()[:_LONGEST_LOCUS], where), list[bytes]()
             head, last = _head(lines, f"{source.path}: GenBank record {read} (from line {number})")
-            has_letters = head[-1].startswith(_ORIGIN)
-            if locus.collide and has_letters:
-                letters, has_letters = list(_sequence(lines, last, None, where)), False
+            has_sequence = head[-1].startswith(_ORIGIN)
+            if locus.collide and has_sequence:
+                symbols, has_sequence = list(_sequence(lines, last, None, where)), False
             if locus.collide:
-                locus = _separated(locus, sum(map(len, letters)), where)
+                locus = _separated(locus, sum(map(len, symbols)), where)
             entry = _parsed(locus, head, f"{source.path}: GenBank record {read} (lines {number} to {last})")
             yield entry
-            yield from letters
-            if has_letters:
+            yield from symbols
+            if has_sequence:
                 yield from _sequence(lines, last, entry.length_nt, f"{source.path}: record {entry.id!r}")
         elif read and line.strip():
             raise SequenceFileError(
@@ -102,15 +102,15 @@ def _locus(text: str, where: str) -> _Locus:
     return _Locus("_".join(found["name"].split()), int(found["length"]), circular)
 
 
-def _separated(locus: _Locus, letters: int, where: str) -> _Locus:
-    """Name and length that collide in LOCUS, as in `cov_81.43551200 bp` of 1200 letters."""
-    name = locus.name.removesuffix(str(letters))
+def _separated(locus: _Locus, symbols: int, where: str) -> _Locus:
+    """Name and length that collide in LOCUS, as in `cov_81.43551200 bp` of 1200 symbols."""
+    name = locus.name.removesuffix(str(symbols))
     if name in ("", locus.name):
         raise SequenceFileError(
-            f"{where}: name and length collide in LOCUS ({locus.name!r}), and the {letters} letters of the sequence do "
+            f"{where}: name and length collide in LOCUS ({locus.name!r}), and the {symbols} symbols of the sequence do "
             "not say where the length begins. Put a blank between them, or fetch the file again if it is cut."
         )
-    return _Locus("_".join(name.split()), letters, locus.circular)
+    return _Locus("_".join(name.split()), symbols, locus.circular)
 
 
 def _head(lines: _Lines, where: str) -> tuple[list[str], int]:
@@ -164,10 +164,10 @@ def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> 
         _require_same_record(line, number, where)
         batch.append(line.lstrip(_POSITION))
         if len(batch) == _BLOCK_LINES:
-            yield (block := _letters(batch, number, where))
+            yield (block := _bases(batch, number, where))
             found, batch = found + len(block), []
     if batch:
-        yield (block := _letters(batch, number - ended, where))
+        yield (block := _bases(batch, number - ended, where))
         found += len(block)
     if found != length_nt and not (ended and (length_nt is None or not found)):
         raise SequenceFileError(
@@ -176,5 +176,5 @@ def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> 
         )
 
 
-def _letters(lines: list[str], last: int, where: str) -> bytes:
+def _bases(lines: list[str], last: int, where: str) -> bytes:
     return normal_bases("".join(lines).encode(), where, last - len(lines) + 1)

@@ -37,17 +37,17 @@ class IncomingFile:
     Attributes:
         file: its name as it can be shown.
         state: of the file, and of the settings that it was cut by, when this was found out.
-        fate: planned into shards; refused; a namesake, refused because another file of the folder has its name as a
-            sample; or a duplicate, which has no shards.
+        status: planned into shards; refused; a name collision, refused because another file of the folder has its name
+            as a sample; or a duplicate, which has no shards.
         sample: that it was planned as, or would have been, if its name is a sample's; of a duplicate the sample that
             holds the same records.
-        content: digest of its records' ids and letters, where they were planned.
+        content: digest of its records' ids and bases, where they were planned.
         reason: why it was refused.
     """
 
     file: str
     state: str
-    fate: Literal["planned", "refused", "namesake", "duplicate"]
+    status: Literal["planned", "refused", "name_collision", "duplicate"]
     sample: str | None
     content: str | None
     reason: str | None
@@ -100,14 +100,14 @@ def write_intake_log(layout: Layout, entries: Iterable[IncomingFile], present: I
     there = set(present)
     with FileLock(layout.locks / f"incoming-{layout.profile}.lock"):
         intake = read_intake_log(layout) | {entry.file: entry for entry in entries}
-        kept = [asdict(entry) for name, entry in sorted(intake.items()) if name in there or entry.fate == "planned"]
+        kept = [asdict(entry) for name, entry in sorted(intake.items()) if name in there or entry.status == "planned"]
         write_table(layout.intake_log, pa.Table.from_pylist(kept, schema=incoming_schema()), {"table": "incoming"})
 
 
 def known_contents(layout: Layout, intake: Mapping[str, IncomingFile]) -> dict[str, str]:
     """Samples that have a plan, by the digest of their records; one listing, however many they are."""
     there = {plan.stem for plan in layout.plan("samples", "any").parent.glob("*.parquet")}
-    planned = [entry for entry in intake.values() if entry.fate == "planned" and entry.content]
+    planned = [entry for entry in intake.values() if entry.status == "planned" and entry.content]
     return {str(entry.content): str(entry.sample) for entry in planned if entry.sample in there}
 
 
@@ -115,11 +115,14 @@ def waiting_files(layout: Layout, files: Mapping[str, Path], settings: SequenceS
     """States of the files that the intake log does not know as they are, or whose name or records are free now."""
     states, intake = file_states(files, settings), read_intake_log(layout)
     logged = {name: entry for name, entry in intake.items() if entry.state == states.get(name)}
-    by_fate = {fate: {name for name, of in logged.items() if of.fate == fate} for fate in ("duplicate", "namesake")}
-    known = known_contents(layout, intake) if by_fate["duplicate"] else {}
-    owned = {_sample_of(files[name]) for name in states.keys() - by_fate["namesake"]}
-    free = {name for name in by_fate["duplicate"] if logged[name].content not in known}
-    free |= {name for name in by_fate["namesake"] if logged[name].sample not in owned}
+    by_status = {
+        status: {name for name, of in logged.items() if of.status == status}
+        for status in ("duplicate", "name_collision")
+    }
+    known = known_contents(layout, intake) if by_status["duplicate"] else {}
+    owned = {_sample_of(files[name]) for name in states.keys() - by_status["name_collision"]}
+    free = {name for name in by_status["duplicate"] if logged[name].content not in known}
+    free |= {name for name in by_status["name_collision"] if logged[name].sample not in owned}
     return {name: state for name, state in states.items() if name not in logged or name in free}
 
 

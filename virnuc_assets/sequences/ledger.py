@@ -17,7 +17,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.planning import whole_records
 from virnuc_assets.sequences.translation import CODON_NT, FRAMES_PER_CHUNK
 from virnuc_assets.storage.digests import one_array
-from virnuc_assets.storage.schemas import FATES, LEDGER_COUNTS, ledger_schema
+from virnuc_assets.storage.schemas import LEDGER_COUNTS, STATUSES, ledger_schema
 
 _COUNTED = [name for name in LEDGER_COUNTS if name != "chunks"]
 
@@ -29,7 +29,7 @@ def ledger_table(segments: pa.Table, counts: pa.Table) -> pa.Table:
         segments: rows of a plan, so the `chunks` of a line are those that must be accounted for.
         counts: record_id, and chunks and frames of each record by disposition, as `open_frames` found them.
     """
-    planned = pc.equal(segments["fate"], "planned")  # records that are not may have the id of one that is
+    planned = pc.equal(segments["status"], "planned")  # records that are not may have the id of one that is
     rows = pc.if_else(planned, pc.index_in(segments["record_id"], value_set=counts["record_id"]), None)
     found = counts.take(rows)
     numbers = {name: found[name].fill_null(0).cast(pa.int64()) for name in _COUNTED}
@@ -37,7 +37,7 @@ def ledger_table(segments: pa.Table, counts: pa.Table) -> pa.Table:
     columns = {
         "record_id": segments["record_id"],
         "length_nt": lengths,
-        "disposition": pc.if_else(planned, pc.if_else(kept, "scored", "skipped"), segments["fate"]),
+        "disposition": pc.if_else(planned, pc.if_else(kept, "scored", "skipped"), segments["status"]),
         "reason": pc.if_else(planned, pc.if_else(kept, None, _reasons(lengths, numbers)), segments["reason"]),
         "evidence": segments["evidence"],
         "chunks": pc.subtract(segments["end_chunk"], segments["first_chunk"]),
@@ -53,8 +53,8 @@ def _reasons(lengths: pa.ChunkedArray, counts: Mapping[str, pa.ChunkedArray]) ->
         "empty record": pc.equal(lengths, 0),
         "too short for a codon": pc.less(lengths, CODON_NT),
         "no CDS evidence": dropped["no_cds"],
-        "ambiguous letters or stops": pc.and_(dropped["ambiguous"], dropped["stop"]),
-        "ambiguous letters in every chunk": dropped["ambiguous"],
+        "ambiguous bases or stops": pc.and_(dropped["ambiguous"], dropped["stop"]),
+        "ambiguous bases in every chunk": dropped["ambiguous"],
         "no open frame": dropped["stop"],
     }
     return pc.case_when(pc.make_struct(*why_not.values()), *why_not, "no unambiguous codon")
@@ -101,7 +101,9 @@ def require_scored(totals: Mapping[str, int], source: str) -> None:
 
 def ledger_faults(ledger: pa.Table) -> list[str]:
     """What does not add up, a sentence each; nothing where every record, chunk and frame is accounted for once."""
-    chunks, frames = (np.sum([ledger[f"{what}_{fate}"] for fate in FATES], axis=0) for what in ("chunks", "frames"))
+    chunks, frames = (
+        np.sum([ledger[f"{what}_{status}"] for status in STATUSES], axis=0) for what in ("chunks", "frames")
+    )
     scored = ledger["disposition"].to_numpy() == "scored"
     wrong = (chunks != ledger["chunks"].to_numpy()) | (frames != FRAMES_PER_CHUNK * chunks)
     wrong |= scored != (ledger["frames_kept"].to_numpy() > 0)
@@ -111,7 +113,7 @@ def ledger_faults(ledger: pa.Table) -> list[str]:
 
 def _faults(line: Mapping[str, Any]) -> Iterator[str]:
     record, kept, scored = line["record_id"], line["frames_kept"], line["disposition"] == "scored"
-    chunks, frames = (sum(line[f"{what}_{fate}"] for fate in FATES) for what in ("chunks", "frames"))
+    chunks, frames = (sum(line[f"{what}_{status}"] for status in STATUSES) for what in ("chunks", "frames"))
     if chunks != line["chunks"]:
         yield f"{record}: {line['chunks']} chunks planned, {chunks} accounted for"
     if frames != FRAMES_PER_CHUNK * chunks:

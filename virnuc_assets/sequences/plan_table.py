@@ -143,7 +143,7 @@ def _read(path: Path, source: Source, owners: Mapping[str, str], settings: Seque
             cds=dict(found.treatments),
         )
     for row, record in enumerate(records):
-        if record.fate == "planned":
+        if record.status == "planned":
             word, digest = evidence[record.record_id]
             records[row] = record._replace(evidence=word, evidence_digest=digest)
     return planned, records
@@ -159,7 +159,7 @@ def _require_own(name: str, records: Sequence[Segment], owners: Mapping[str, str
 
 def _usable(records: Iterable[Segment]) -> dict[str, tuple[int, str]]:
     """Length in nt and digest of the records that are planned, by id."""
-    return {record.record_id: (record.length_nt, record.digest) for record in records if record.fate == "planned"}
+    return {record.record_id: (record.length_nt, record.digest) for record in records if record.status == "planned"}
 
 
 def changed_sources(path: Path, sources: Iterable[Source]) -> list[str]:

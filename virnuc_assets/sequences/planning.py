@@ -27,7 +27,7 @@ from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import plan_schema
 
 MAX_PACKS = 9999
-Fate = Literal["planned", "skipped", "failed"]
+Status = Literal["planned", "skipped", "failed"]
 
 
 def chunk_count(length_nt: int, chunk_length: int) -> int:
@@ -78,7 +78,7 @@ class Segment(NamedTuple):
     """A row of the plan: chunks `first_chunk` to `end_chunk` (0-based, half-open) of one record, as part of a shard.
 
     A record without chunks (empty, or not planned) is a segment with none, so that the ledger has its line.
-    `length_nt` and `digest` are of the whole record; `number` tells apart records of one id.
+    `length_nt` and `digest` are of the whole record; `number` shows apart records of one id.
     """
 
     source: str
@@ -89,7 +89,7 @@ class Segment(NamedTuple):
     digest: str
     first_chunk: int
     end_chunk: int
-    fate: Fate = "planned"
+    status: Status = "planned"
     reason: str | None = None
     evidence: str | None = None
     evidence_digest: str | None = None
@@ -167,8 +167,8 @@ class ShardPlan:
     @property
     def groups(self) -> dict[str, str]:
         """Group of every record that is planned, by id, which a record that is not planned may have as well."""
-        rows = self.columns("record_id", "source", "fate")
-        return {record: str(self.sources[source].group) for record, source, fate in rows if fate == "planned"}
+        rows = self.columns("record_id", "source", "status")
+        return {record: str(self.sources[source].group) for record, source, status in rows if status == "planned"}
 
     @property
     def content(self) -> str:
@@ -217,30 +217,33 @@ def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Segm
     records = []
     with open_source(path) as opened:
         for number, (header, blocks) in enumerate(read_records(opened), start=1):
-            letters, reason = SequenceDigest(blocks), None
-            if header.length_nt and not letters.length_nt:
+            bases, reason = SequenceDigest(blocks), None
+            if header.length_nt and not bases.length_nt:
                 reason = "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
-            elif letters.is_like_protein:
-                reason = "looks like protein: fewer than half of the letters are A, C, G, T, U or N"
-            chunks = 0 if reason else chunk_count(letters.length_nt, chunk_length)
-            record = Segment(source, "", header.id, number, letters.length_nt, letters.hexdigest(), 0, chunks)
-            records.append(record._replace(fate="failed", reason=reason) if reason else record)
+            elif bases.is_like_protein:
+                reason = "looks like protein: fewer than half of the bases are A, C, G, T, U or N"
+            chunks = 0 if reason else chunk_count(bases.length_nt, chunk_length)
+            record = Segment(source, "", header.id, number, bases.length_nt, bases.hexdigest(), 0, chunks)
+            records.append(record._replace(status="failed", reason=reason) if reason else record)
         sha256 = opened.digest()
     first: dict[str, Segment] = {}
     others: dict[str, list[Segment]] = defaultdict(list)
     for record in records:
-        if record.fate == "planned" and first.setdefault(record.record_id, record) is not record:
+        if record.status == "planned" and first.setdefault(record.record_id, record) is not record:
             others[record.record_id].append(record)
     # Of the usable records with one id, one is planned if all have the same sequence, none if they differ.
     for record_id, repeated in others.items():
         different = len({record.digest for record in (first[record_id], *repeated)})
-        fate: Fate = "skipped"
+        status: Status = "skipped"
         reason = f"duplicate id: same sequence as record {first[record_id].number}"
         if different > 1:
-            fate, reason = "failed", f"duplicate id: {different} different sequences have this first word of the header"
+            status, reason = (
+                "failed",
+                f"duplicate id: {different} different sequences have this first word of the header",
+            )
             repeated.append(first[record_id])
         for record in repeated:
-            records[record.number - 1] = record._replace(fate=fate, reason=reason, end_chunk=0)
+            records[record.number - 1] = record._replace(status=status, reason=reason, end_chunk=0)
     return records, sha256
 
 
@@ -259,10 +262,10 @@ def pack(
     """
     known: dict[tuple[str, str, str], list[Segment]] = defaultdict(list)
     for segment in before:
-        known[segment.record_id, segment.digest, segment.fate].append(segment)
+        known[segment.record_id, segment.digest, segment.status].append(segment)
     kept, new = list[Segment](), list[Segment]()
     for record in records:
-        found = known.get((record.record_id, record.digest, record.fate))
+        found = known.get((record.record_id, record.digest, record.status))
         if not found:
             new.append(record)
         while found:
@@ -301,6 +304,6 @@ def plan_faults(segments: Sequence[Segment], chunk_length: int) -> Iterator[str]
             if segment.first_chunk != end:
                 yield f"{segment.record_id}: chunk {end} is in no shard or two"
             end = segment.end_chunk
-        chunks = chunk_count(segment.length_nt, chunk_length) if segment.fate == "planned" else 0
+        chunks = chunk_count(segment.length_nt, chunk_length) if segment.status == "planned" else 0
         if end != chunks:
             yield f"{segment.record_id}: {end} chunks planned of {chunks} in {segment.length_nt} nt"

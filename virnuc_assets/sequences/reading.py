@@ -51,7 +51,7 @@ def is_genbank(source: SourceFile) -> bool:
 
 
 def _fasta(source: SourceFile) -> Iterator[Header | bytes]:
-    """Headers and letters; a header is a line that begins with '>', which elsewhere is a letter to be refused."""
+    """Headers and symbols; a header is a line that begins with '>', which elsewhere is a letter to be refused."""
     record_id, line, line_begins, unread = "", 1, True, b""
     for block in source.blocks():
         text, position, unread = unread + block, 0, b""
@@ -62,7 +62,7 @@ def _fasta(source: SourceFile) -> Iterator[Header | bytes]:
                     raise SequenceFileError(
                         f"{source.path}: line {line}: a header of more than {_LONGEST_HEADER} bytes; is this FASTA?"
                     )
-                if not end:  # it goes on in the next block
+                if not end:  # it continues in the next block
                     unread = text[position:]
                     break
                 header = text[position:end].decode("utf-8", errors="backslashreplace")
@@ -70,10 +70,10 @@ def _fasta(source: SourceFile) -> Iterator[Header | bytes]:
                 source.position = f"in record {record_id!r}"
                 yield Header(record_id)
             else:
-                sign = text.find(b">", position + 1)
-                end = sign if sign > 0 else len(text)
-                if letters := normal_bases(text[position:end], f"{source.path}: record {record_id!r}", line):
-                    yield letters
+                character = text.find(b">", position + 1)
+                end = character if character > 0 else len(text)
+                if symbols := normal_bases(text[position:end], f"{source.path}: record {record_id!r}", line):
+                    yield symbols
             line_begins = text.endswith(b"\n", position, end)
             line += text.count(b"\n", position, end)
             position = end

@@ -26,11 +26,11 @@ _BASE = _OTHER + 1
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 _NUMBERS = bytes(UNAMBIGUOUS.find(chr(byte)) if chr(byte) in UNAMBIGUOUS else _OTHER for byte in range(256))
 _STOPS_PLUS, _STOPS_MINUS, _KNOWN = 1, 2, 4
-_UNKNOWN = 0  # the amino acid of a codon with other letters: it vanishes
+_UNKNOWN = 0  # the amino acid of a codon with other bases: it vanishes
 
 
 _AMINO_ACIDS = {**standard_dna_table.forward_table, **dict.fromkeys(standard_dna_table.stop_codons, "*")}
-_CODONS = ["".join(letters) for letters in itertools.product(UNAMBIGUOUS + "N", repeat=CODON_NT)]
+_CODONS = ["".join(bases) for bases in itertools.product(UNAMBIGUOUS + "N", repeat=CODON_NT)]
 
 
 def _amino_acids(codons: list[str]) -> bytes:
@@ -39,7 +39,7 @@ def _amino_acids(codons: list[str]) -> bytes:
 
 _PLUS = _amino_acids(_CODONS)
 _MINUS = _amino_acids([codon.encode().translate(_COMPLEMENT)[::-1].decode() for codon in _CODONS])
-_SIGNS = bytes(
+_CHARACTERS = bytes(
     (plus == ord("*")) * _STOPS_PLUS | (minus == ord("*")) * _STOPS_MINUS | (plus != _UNKNOWN) * _KNOWN
     for plus, minus in zip(_PLUS, _MINUS, strict=True)
 )
@@ -54,8 +54,8 @@ class SixFrames:
     """
 
     def __init__(self, chunks: np.ndarray) -> None:
-        """Number the codons and find the stops of upper-case letters, (chunks, length_nt) uint8, contiguous."""
-        self._letters = chunks
+        """Number the codons and find the stops of upper-case bases, (chunks, length_nt) uint8, contiguous."""
+        self._bases = chunks
         count, self._length_nt = chunks.shape
         numbers = _translated(chunks, _NUMBERS)
         self.ambiguous = (numbers == _OTHER).any(axis=1)
@@ -65,13 +65,15 @@ class SixFrames:
             self._codons = numbers[:, :-2] * np.uint8(_BASE**2)  # (chunks, length_nt - 2)
             self._codons += numbers[:, 1:-1] * np.uint8(_BASE)
             self._codons += numbers[:, 2:]
-        signs = _translated(self._codons, _SIGNS)
+        characters = _translated(self._codons, _CHARACTERS)
         self.status = np.empty((count, FRAMES_PER_CHUNK), np.uint8)
         spans = [self._span(frame) for frame in range(FRAMES_PER_CHUNK)]
         # A frame of one strand has the codons of one of the other.
-        signs_of = {span: np.bitwise_or.reduce(signs[:, slice(*span, CODON_NT)], axis=1) for span in set(spans)}
+        characters_of = {
+            span: np.bitwise_or.reduce(characters[:, slice(*span, CODON_NT)], axis=1) for span in set(spans)
+        }
         for frame, span in enumerate(spans):
-            found = signs_of[span]
+            found = characters_of[span]
             stops = _STOPS_PLUS if frame < CODON_NT else _STOPS_MINUS
             self.status[:, frame] = np.where(found & _KNOWN, np.where(found & stops, STOPPED, OPEN), EMPTY)
 
@@ -83,7 +85,7 @@ class SixFrames:
         return begin, begin + codons_nt
 
     def proteins(self, frame: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Proteins of one frame (index in `FRAME_NAMES`) of some chunks (rows,); codons with other letters vanish.
+        """Proteins of one frame (index in `FRAME_NAMES`) of some chunks (rows,); codons with other bases vanish.
 
         Returns:
             The proteins' residues one after the other, uint8, and their lengths in aa (rows,) int64.
@@ -92,19 +94,19 @@ class SixFrames:
         codons = self._codons[rows, begin:stop:CODON_NT]
         if frame >= CODON_NT:
             codons = codons[:, ::-1]
-        letters = _translated(codons, _PLUS if frame < CODON_NT else _MINUS)  # (rows, codons)
-        known = letters != _UNKNOWN
-        return letters[known] if not known.all() else letters.reshape(-1), known.sum(axis=1)
+        bases = _translated(codons, _PLUS if frame < CODON_NT else _MINUS)  # (rows, codons)
+        known = bases != _UNKNOWN
+        return bases[known] if not known.all() else bases.reshape(-1), known.sum(axis=1)
 
     def nucleotides(self, frame: int, rows: np.ndarray, lengths_aa: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The codons' letters and one more base where there is one, as VirNucPro hands them to DNABERT-S.
+        """The codons' bases and one more base where there is one, as VirNucPro hands them to DNABERT-S.
 
         As upstream, the lengths follow from those of the proteins: after codons that vanished, the end is cut off.
 
         Returns:
-            The letters one after the other, uint8, and their lengths in nt (rows,) int64.
+            The bases one after the other, uint8, and their lengths in nt (rows,) int64.
         """
-        strand = self._letters[rows]  # (rows, length_nt)
+        strand = self._bases[rows]  # (rows, length_nt)
         if frame >= CODON_NT:
             strand = _translated(strand[:, ::-1], _COMPLEMENT)
         strand = strand[:, frame % CODON_NT :]

@@ -9,11 +9,11 @@ from virnuc_assets.storage.digests import SEQUENCE_DIGEST_BYTES
 _STRING = pa.string()
 _COUNT = pa.int64()
 # Columns of nucleotides or residues: long, and hardly a value twice.
-LETTERS = frozenset({"sequence", "nucleotides", "protein", "translation"})
+ALPHABET = frozenset({"sequence", "nucleotides", "protein", "translation"})
 
 # What became of a frame; of a chunk: kept if one of its frames is, else the reason that went furthest.
-FATES = ("kept", "dropped_stop", "dropped_empty", "dropped_ambiguous", "dropped_no_cds")
-LEDGER_COUNTS = ("chunks", *(f"{what}_{fate}" for what in ("chunks", "frames") for fate in FATES))
+STATUSES = ("kept", "dropped_stop", "dropped_empty", "dropped_ambiguous", "dropped_no_cds")
+LEDGER_COUNTS = ("chunks", *(f"{what}_{status}" for what in ("chunks", "frames") for status in STATUSES))
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
@@ -27,7 +27,7 @@ def _vector(dim: int) -> pa.DataType:
 def plan_schema() -> pa.Schema:
     """One row per segment of a record in a shard, by source in file order; chunks are 0-based, half-open.
 
-    `number` is the record's place in its file, from 1; `fate` is planned, skipped or failed, the latter with a reason.
+    `number` is the record's place in its file, from 1; `status` is planned, skipped, or failed with a reason.
     """
     return _schema(
         source=_STRING,
@@ -38,7 +38,7 @@ def plan_schema() -> pa.Schema:
         digest=_STRING,
         first_chunk=_COUNT,
         end_chunk=_COUNT,
-        fate=_STRING,
+        status=_STRING,
         reason=_STRING,
         evidence=_STRING,
         evidence_digest=_STRING,
@@ -47,7 +47,7 @@ def plan_schema() -> pa.Schema:
 
 def incoming_schema() -> pa.Schema:
     """One row per file of the watched folder: the fields of `sequences.incoming.IncomingFile`, or null."""
-    return _schema(file=_STRING, state=_STRING, fate=_STRING, sample=_STRING, content=_STRING, reason=_STRING)
+    return _schema(file=_STRING, state=_STRING, status=_STRING, sample=_STRING, content=_STRING, reason=_STRING)
 
 
 def chunks_schema() -> pa.Schema:

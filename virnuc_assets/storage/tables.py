@@ -25,7 +25,7 @@ from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.digests import ContentDigest
 from virnuc_assets.storage.layout import asset_of
 from virnuc_assets.storage.places import in_store, readable, state_of
-from virnuc_assets.storage.schemas import LETTERS
+from virnuc_assets.storage.schemas import ALPHABET
 
 Provenance = Mapping[str, Any]
 PROVENANCE_KEY = "virnuc.provenance"
@@ -62,7 +62,7 @@ class TableWriter:
                 pq.ParquetWriter(
                     file,
                     self._schema,
-                    use_dictionary=[name for name in plain if name not in (*LETTERS, *digests)],
+                    use_dictionary=[name for name in plain if name not in (*ALPHABET, *digests)],
                     compression="lz4",  # is unpacked twice as fast as Parquet's default
                     write_statistics=plain,
                     use_compliant_nested_type=False,  # nested values as the schema names them: what is read was written

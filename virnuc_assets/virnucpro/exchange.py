@@ -1,4 +1,4 @@
-"""VirNucPro's files as tables of ours, in the order of the frames and compared with them; our tables as its files.
+"""VirNucPro's files as our tables, in the order of the frames and compared with them; our tables as its files.
 
 Each file of VirNucPro is one object, read or written as a whole. Of many that are imported, one is in memory at a time.
 """
@@ -78,14 +78,14 @@ def import_files(
 
 
 def export_file(table: Path, to: Path) -> dict[str, Any]:
-    """Write a table of ours in VirNucPro's layout; returns what a person should see.
+    """Write one of our tables in VirNucPro's layout; returns what a person should see.
 
     Embeddings of a nucleotide encoder become a DNABERT_S file, of a protein encoder an ESM file; features become a
     merged file. Such a file holds one label for all its rows. The table is read in windows; what is written is one
     object, in memory at once: 4 bytes for each value, in a DNABERT_S file 32 (Python's floats).
 
     Raises:
-        TableMismatch: it is no table of ours.
+        TableMismatch: it is not one of our tables.
         ExportRefused: it is neither embeddings nor features, has no rows, or rows of several labels.
     """
     require_output(to, [table])

@@ -1,4 +1,4 @@
-"""VirNucPro's `300_model.pth` and `500_model.pth` as a classifier of ours (upstream: `MLPClassifier` in train.py).
+"""VirNucPro's `300_model.pth` and `500_model.pth` as our classifier (upstream: `MLPClassifier` in train.py).
 
 The file is a pickle of the whole module. Its tensors are read, its classes stay names.
 """

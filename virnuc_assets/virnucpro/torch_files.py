@@ -1,6 +1,6 @@
 """Files of torch.save as plain data, by torch's restricted reader: nothing of a file is imported or executed.
 
-A whole module becomes a `PickledModule`. What torch's reader does not look at is compared first: that no
+A whole module becomes a `PickledModule`. What torch's reader does not read is compared first: that no
 entry of the zip file is compressed or larger than the file (torch.save never compresses), and that checksums fit.
 A file made to harm can still end the process, by a key of deeply nested tuples, or keep it busy.
 """

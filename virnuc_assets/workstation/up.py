@@ -117,7 +117,7 @@ class _Servers:
         return [part for part in self._parts if part in ended]
 
     def _replace(self, dead: list[Part]) -> bool:
-        """Restart dead servers; False if one died too often. Runs go on: they do not need the server."""
+        """Restart dead servers; False if one died too often. Runs continue: they do not need the server."""
         now = time.monotonic()
         for part in dead:
             self._log(f"The {part} ended (status {self._running[part].returncode}); it is restarted.")

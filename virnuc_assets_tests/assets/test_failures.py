@@ -1,4 +1,4 @@
-"""What goes wrong is reported once, by file, record and shard; nothing wrong is left behind, and neighbours go on."""
+"""What goes wrong is reported once, by file, record and shard; nothing wrong stays, and neighbours continue."""
 
 import json
 from collections.abc import Iterator
@@ -74,7 +74,7 @@ def test_a_split_of_incomplete_shards_names_those_that_lack(blank: Path, tmp_pat
 
 
 def test_a_split_of_frames_of_an_older_source_is_refused(copied: Project) -> None:
-    """Relatives are sought in today's files, so rows of yesterday's must not be dealt by them."""
+    """Relatives are sought in today's files, so rows of yesterday's must not be assigned by them."""
     path = copied.settings.genomes / "viral/HIV1.fna"
     header, *lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([header, *lines[:90]]))

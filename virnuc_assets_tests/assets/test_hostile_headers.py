@@ -21,8 +21,8 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 SHARDS = ("hostile-000001",)
 FILES = ("prediction_results.txt", "prediction_results_highestscore.csv", "records.tsv")
-SIGNS = tuple("=+-@＝＋－＠\t\r\n")
-# header as it stands in the file → id in every table
+CHARACTERS = tuple("=+-@＝＋－＠\t\r\n")
+# header as it is in the file → id in every table
 HOSTILE = {
     "../../etc/passwd; rm -rf x": "../../etc/passwd;",
     "/etc/cron.d/x": "/etc/cron.d/x",
@@ -81,7 +81,7 @@ def require_inert(folder: Path) -> None:
         assert [letter for letter in text if not letter.isprintable() and letter not in "\t\n"] == []
         for separator in "\t,;" if name.endswith(".csv") else "\t":
             found = [cell for row in cells(folder / name, separator) for cell in row]
-            assert [cell for cell in found if cell.startswith(SIGNS)] == []
+            assert [cell for cell in found if cell.startswith(CHARACTERS)] == []
     frames, chunks, records = ([spreadsheet_text(row[0]) for row in cells(folder / name)[1:]] for name in FILES)
     plain = (folder / FILES[0]).read_text(encoding="utf-8").splitlines()[1:]
     assert [spreadsheet_text(line.split("\t")[0]) for line in plain] == frames

@@ -35,8 +35,8 @@ def first_record(project: Project, name: str) -> tuple[str, bytes]:
     """Id and sequence."""
     (path,) = (path for path in project.settings.genomes.glob(f"*/{name}.fna*"))
     with open_source(path) as opened:
-        header, letters = next(read_records(opened))
-        return header.id, b"".join(letters)
+        header, bases = next(read_records(opened))
+        return header.id, b"".join(bases)
 
 
 def viral_by_split(project: Project) -> dict[str, tuple[str, bytes]]:

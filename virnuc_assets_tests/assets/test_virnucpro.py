@@ -82,20 +82,20 @@ def test_it_scores_what_our_variant_scores_and_embeds_nothing(existing: Project)
     assert found.drop(["score_other", "score_virus"]) == expected.drop(["score_other", "score_virus"])
     for column in ("score_other", "score_virus"):
         np.testing.assert_allclose(found[column].to_numpy(), expected[column].to_numpy(), atol=1e-6, rtol=0)
-    told = metadata(result)
+    shown = metadata(result)
     rows = sum(read_table(path).num_rows for path in shards(existing))
-    assert (told["rows"], told["rows_of_merged_files"]) == (expected.num_rows, rows)
-    assert told["rows_that_are_no_test_rows"] == rows - expected.num_rows > 0
-    assert "not known; test rows may be among them, its numbers too good" in told["trained_on"]
-    assert told["reads"].startswith("dnabert_s and esm2_3b (")
+    assert (shown["rows"], shown["rows_of_merged_files"]) == (expected.num_rows, rows)
+    assert shown["rows_that_are_no_test_rows"] == rows - expected.num_rows > 0
+    assert "not known; test rows may be among them, its numbers too good" in shown["trained_on"]
+    assert shown["reads"].startswith("dnabert_s and esm2_3b (")
     after = {name: path.stat().st_mtime_ns for name, path in existing.tables().items()}
     assert after.keys() - before.keys() == {f"{EVALUATION}/{EVALUATION}.parquet"}
     assert {name: after[name] for name in before} == before
     again = metadata(evaluate(existing))
-    assert (again["rows_made"], again["digest"]) == (0, told["digest"])
+    assert (again["rows_made"], again["digest"]) == (0, shown["digest"])
 
 
-def test_the_decision_shows_it_beside_the_variants_and_judges_nothing_by_it(existing: Project) -> None:
+def test_the_decision_shows_it_next_to_the_variants_and_judges_nothing_by_it(existing: Project) -> None:
     assert failures(evaluate(existing), existing.materialize(DECISION)) == []
     page = existing.workspace.layout.whole(DECISION, ".html").read_text()
     stored = json.loads(existing.workspace.layout.whole(DECISION, ".json").read_text())
@@ -108,7 +108,7 @@ def test_the_decision_shows_it_beside_the_variants_and_judges_nothing_by_it(exis
 
 
 def test_as_a_baseline_it_would_be_no_evidence(existing: Project) -> None:
-    """What it was trained on, and with, is not told: nobody can say that the comparison is fair."""
+    """What it was trained on, and with, is not shown: nobody can say that the comparison is fair."""
     workspace = existing.workspace
     absent = variant_evidence(existing.instance, workspace, imported_variant(workspace))
     assert absent.predictions is None and "virnucpro_evaluation.parquet: the table does not exist" in absent.gaps[0]
@@ -133,40 +133,40 @@ def test_test_rows_that_are_missing_or_in_two_files_are_counted(existing: Projec
     ids, rows, label = held["ids"], held["data"].numpy(), held["labels"][0]
     chosen = [n for n, frame_id in enumerate(ids) if frame_id not in tested[:2]]
     merged(path, [ids[n] for n in chosen], rows[chosen], label)
-    (told,) = failures(evaluate(existing))
-    assert f"{len(tested)} frames, {len(tested) - 2} embeddings; 2 frames without one (e.g. {tested[:2]})" in told
+    (shown,) = failures(evaluate(existing))
+    assert f"{len(tested)} frames, {len(tested) - 2} embeddings; 2 frames without one (e.g. {tested[:2]})" in shown
     assert not existing.workspace.layout.whole(EVALUATION).exists()
     assert not existing.workspace.layout.classifier("virnucpro").exists()
     merged(path, ids, rows, label)
     row = ids.index(tested[0])
     merged(existing.root / "theirs/zz_merged.pt", tested[:1], rows[row : row + 1], label)
-    (told,) = failures(evaluate(existing))
-    assert "0 frames without one" in told and ", 1 twice. A fair comparison needs all test rows, once" in told
+    (shown,) = failures(evaluate(existing))
+    assert "0 frames without one" in shown and ", 1 twice. A fair comparison needs all test rows, once" in shown
 
 
 def test_files_and_model_of_other_widths_are_refused_by_both(existing: Project) -> None:
     theirs = sorted((existing.root / "theirs").iterdir())
     width = upstreams_reading(theirs[0])["data"].size(1)
     configure(existing, model="wide.pth")
-    (told,) = failures(evaluate(existing))
+    (shown,) = failures(evaluate(existing))
     dna = read_provenance(shards(existing)[0])["dims"]["dna"]
     assert (
         f"wide.pth: reads {width + 1} columns, the features are of dnabert_s and esm2_3b ({dna} + {width - dna} = "
-        in told
+        in shown
     )
     configure(existing)
     merged(existing.root / "theirs/zz_merged.pt", ["x_chunk_1F1"], drawn(1, width + 1))
-    (told,) = failures(evaluate(existing))
-    assert f"zz_merged.pt: {width + 1} columns; the classifier reads dnabert_s and esm2_3b ({dna} + " in told
+    (shown,) = failures(evaluate(existing))
+    assert f"zz_merged.pt: {width + 1} columns; the classifier reads dnabert_s and esm2_3b ({dna} + " in shown
     configure(existing, dna_dim=width)
-    (told,) = failures(evaluate(existing))
-    assert f"{width} columns, of which {width} cannot be the nucleotides'" in told
+    (shown,) = failures(evaluate(existing))
+    assert f"{width} columns, of which {width} cannot be the nucleotides'" in shown
 
 
 def test_other_chunks_labels_and_absent_files_are_refused(existing: Project) -> None:
     configure(existing, chunk_length=300)
-    (told,) = failures(evaluate(existing))
-    assert "virnucpro.chunk_length is 300, sequences.chunk_length 500" in told
+    (shown,) = failures(evaluate(existing))
+    assert "virnucpro.chunk_length is 300, sequences.chunk_length 500" in shown
     configure(existing, model="absent.pth")
     assert "absent.pth: no such file; it is named in section [virnucpro]" in failures(evaluate(existing))[0]
     configure(existing, merged="absent")

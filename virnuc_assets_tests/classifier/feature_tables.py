@@ -26,11 +26,11 @@ def split_of(record: int) -> str:
     return ("train", "train", "validation", "test")[record // 2 % 4]
 
 
-def feature_rows(records: Sequence[int], dim: int = DNA + PROTEIN, protein_tells: bool = True) -> pa.Table:
+def feature_rows(records: Sequence[int], dim: int = DNA + PROTEIN, protein_informs: bool = True) -> pa.Table:
     """Rows of some records in order; viral rows lie higher along the protein's columns, or along the DNA's."""
     generator = np.random.default_rng(0)
     vectors = generator.normal(size=(len(records), dim)).astype(np.float32)
-    telling = slice(DNA, None) if protein_tells else slice(DNA)
+    telling = slice(DNA, None) if protein_informs else slice(DNA)
     vectors[:, telling] += 1.5 * (np.array(records) % 2 == 0)[:, None].astype(np.float32)
     ids = [f"r{record}_{row}" for row, record in enumerate(records)]
     columns = {

@@ -19,7 +19,7 @@ from virnuc_assets.classifier.datasets import (
     balanced_rows,
     draw,
     equal_quotas,
-    scratch_beside,
+    scratch_next_to,
     store_rows,
 )
 from virnuc_assets.storage.merging import vectors_of
@@ -106,8 +106,8 @@ def test_rows_are_copied_in_order(tmp_path: Path, columns: slice) -> None:
 CHILD = """
 import sys, time
 from pathlib import Path
-from virnuc_assets.classifier.datasets import scratch_beside
-with scratch_beside(Path(sys.argv[1])) as scratch:
+from virnuc_assets.classifier.datasets import scratch_next_to
+with scratch_next_to(Path(sys.argv[1])) as scratch:
     (scratch / "train.rows").write_bytes(bytes(1000))
     print(scratch.name, flush=True)
     time.sleep(60)
@@ -129,7 +129,7 @@ def test_a_second_training_waits_and_clears_what_a_killed_one_left(tmp_path: Pat
     seen: set[str] = set()
 
     def train() -> None:
-        with scratch_beside(classifier) as scratch:
+        with scratch_next_to(classifier) as scratch:
             entered.set()
             seen.update(names(tmp_path) - {scratch.name})
 

@@ -1,4 +1,4 @@
-"""VirNucPro's provenance, to the step; early stopping on validation; a fit depends on its seed and its rows alone."""
+"""VirNucPro's training, to the step; early stopping on validation; a fit depends on its seed and its rows alone."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_dropout_keeps_its_share_and_its_mean() -> None:
     assert not torch.equal(drawn[0], drawn[1])
 
 
-def test_learns_and_tells_the_way() -> None:
+def test_learns_and_logs_each_epoch() -> None:
     seen: list[tuple[int, dict[str, float]]] = []
     trained = train(rows(200), rows(80, seed=1), FAST, lambda epoch, metrics: seen.append((epoch, dict(metrics))))
     assert [metrics for _, metrics in seen] == trained.history

@@ -16,7 +16,7 @@ from virnuc_assets_tests.classifier.feature_tables import write_split
 
 PROJECT = Path(__file__).parents[2]
 DIM, RECORDS, SHARDS, SHARD_ROWS, PART = 2048, 24, 4, 24_000, 1000
-ROOM = 160 << 20
+BUFFER = 160 << 20
 """Bytes that a training may take beyond its libraries, Arrow's allocator included; its rows are twice as much."""
 
 CHILD = """
@@ -59,9 +59,9 @@ def test_a_training_fits_into_half_of_its_rows(tmp_path: Path) -> None:
     write_split(tmp_path / "split.parquet", RECORDS)
     for shard in range(SHARDS):
         write_shard(tmp_path / "tables" / f"{shard}.parquet", shard)
-    command = [sys.executable, "-c", CHILD, str(tmp_path), str(ROOM)]
+    command = [sys.executable, "-c", CHILD, str(tmp_path), str(BUFFER)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     stored, accuracy = map(float, done.stdout.split())
-    assert stored > 2 * ROOM
+    assert stored > 2 * BUFFER
     assert accuracy > 0.9

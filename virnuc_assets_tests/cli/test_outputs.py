@@ -75,7 +75,7 @@ def predict_options(project: Project, command: str) -> list[str | Path]:
 def test_what_cannot_be_written_is_refused_before_any_work(
     project: Project, tmp_path: Path, command: str, make: object, words: str
 ) -> None:
-    """The input is absent, and is not looked at."""
+    """The input is absent, and is not read."""
     assert callable(make)
     out, option = make(tmp_path / "out"), "--to" if command == "export" else "--out"
     before = sorted(tmp_path.iterdir())
@@ -196,7 +196,7 @@ def test_a_project_that_is_read_only_predicts_and_is_examined(
     if os.geteuid():
         command: list[str | Path] = [SCRIPT]
     elif not shutil.which("setpriv"):
-        pytest.skip("no setpriv(1) here to give up root's right to write everywhere")
+        pytest.skip("no setpriv(1) here to drop root's right to write everywhere")
     else:
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", SCRIPT]
     shutil.rmtree(copied.workspace.layout.locks, ignore_errors=True)

@@ -132,9 +132,9 @@ def test_a_changed_file_is_requested_again(folder: Folder) -> None:
     folder.write(one=">a\nACGT\n")
     os.utime(path, ns=(1, 1))
     assert folder.settle() == []
-    (folder.path / ".aside").write_text(">a\nTTTT\n")
-    os.utime(folder.path / ".aside", ns=(1, 1))
-    (folder.path / ".aside").replace(path)
+    (folder.path / ".temporary").write_text(">a\nTTTT\n")
+    os.utime(folder.path / ".temporary", ns=(1, 1))
+    (folder.path / ".temporary").replace(path)
     assert [folder.poll(), folder.poll()] == [[], ["one.fasta"]]
     assert folder.plan("one.fasta") == []
     settings = {"root": folder.path.parents[1], "sequences": {"chunk_length": 300}}

@@ -19,8 +19,8 @@ MINIATURES = [spec for spec in ENCODERS.values() if spec.checkpoint == MINIATURE
 def drawn(alphabet: str, lengths: list[int], seed: int = 0) -> list[str]:
     """A random sequence of each length."""
     generator = np.random.default_rng(seed)
-    letters = list(NUCLEOTIDES if alphabet == "dna" else AMINO_ACIDS)
-    return ["".join(generator.choice(letters, size=length)) for length in lengths]
+    bases = list(NUCLEOTIDES if alphabet == "dna" else AMINO_ACIDS)
+    return ["".join(generator.choice(bases, size=length)) for length in lengths]
 
 
 def write_frames(path: Path, sequences: list[str], column: str = "protein") -> pa.Table:

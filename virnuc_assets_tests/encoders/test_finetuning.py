@@ -126,8 +126,8 @@ def test_the_folder_is_a_checkpoint_like_its_base(base: Path, trained: tuple[Pat
     added = {"architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "auto_map"}
     assert {name: config[name] for name in original.keys() - added} == {n: original[n] for n in original.keys() - added}
     assert (config["model_type"], config["architectures"]) == ("esm", ["EsmForMaskedLM"])
-    letters = "ACDEFGHIKLMNPQRSTVWYXBZUO"
-    assert EsmTokenizer.from_pretrained(out)(letters) == EsmTokenizer.from_pretrained(base)(letters)
+    bases = "ACDEFGHIKLMNPQRSTVWYXBZUO"
+    assert EsmTokenizer.from_pretrained(out)(bases) == EsmTokenizer.from_pretrained(base)(bases)
 
 
 def test_merged_equals_adapters_applied(base: Path, trained: tuple[Path, dict[str, Any], Recorder]) -> None:

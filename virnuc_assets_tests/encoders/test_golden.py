@@ -11,7 +11,7 @@ import torch
 from benchmarks.write_golden import write_golden
 from virnuc_assets.encoders import golden as golden_module
 from virnuc_assets.encoders.golden import GOLDEN_FILE, TOLERANCE, GoldenError, check_golden, load_for_run
-from virnuc_assets.encoders.registry import ENCODERS, LETTERS, Alphabet, Architecture, check_alphabet
+from virnuc_assets.encoders.registry import ALPHABET, ENCODERS, Alphabet, Architecture, check_alphabet
 from virnuc_assets.settings import EncodingSettings
 
 MODELS: list[Architecture] = ["mosaic_bert", "esm"]
@@ -50,7 +50,7 @@ def test_this_installation_computes_the_golden_vectors(architecture: Architectur
 def test_the_sequences_reach_the_ends_and_each_has_a_vector(alphabet: Alphabet, longest: int, absent: str) -> None:
     sequences = STORED["sequences"][alphabet]
     check_alphabet(list(sequences.values()), alphabet, "golden", None)
-    assert set("".join(sequences.values())) == LETTERS[alphabet] - set(absent)  # X is its unknown residue
+    assert set("".join(sequences.values())) == ALPHABET[alphabet] - set(absent)  # X is its unknown residue
     assert min(map(len, sequences.values())) == 1 and max(map(len, sequences.values())) >= longest
     of = [vectors for name, vectors in STORED["vectors"].items() if ENCODERS[name].alphabet == alphabet]
     assert of and all(vectors.keys() == sequences.keys() for vectors in of)

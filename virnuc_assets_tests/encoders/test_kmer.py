@@ -22,8 +22,8 @@ BY_HAND = {
 
 
 def test_frequencies_by_hand(encoder: Encoder) -> None:
-    letters = {"dna": NUCLEOTIDES, "protein": AMINO_ACIDS}[encoder.spec.alphabet]
-    words = ["".join(word) for word in product(letters, repeat=encoder.spec.k)]
+    symbols = {"dna": NUCLEOTIDES, "protein": AMINO_ACIDS}[encoder.spec.alphabet]
+    words = ["".join(word) for word in product(symbols, repeat=encoder.spec.k)]
     assert encoder.dim == len(words)
     expected = BY_HAND[encoder.spec.alphabet]
     for vector, frequencies in zip(embed(encoder, list(expected)), expected.values(), strict=True):

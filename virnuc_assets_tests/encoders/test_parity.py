@@ -31,8 +31,8 @@ LONGEST = 1024
 LENGTHS = [1, 2, 3, 33, 99, 100, 165, 166, 500, 1022, 1023, 1024]
 ESM = EncoderSpec("esm", "protein", "esm", "residues", max_length=LONGEST)
 DNA = EncoderSpec("dna", "dna", "mosaic_bert", "tokens")
-LETTERS = AMINO_ACIDS + "XBZUO"
-EVERY_LETTER = [protein for letter in LETTERS for protein in (letter, f"MK{letter}VL", letter * 30)]
+ALPHABET = AMINO_ACIDS + "XBZUO"
+EVERY_LETTER = [protein for letter in ALPHABET for protein in (letter, f"MK{letter}VL", letter * 30)]
 TRUE_HEADS = 8  # times the width of the narrow copies gives heads of width 64
 both = pytest.mark.parametrize("token_dropout", [True, False], ids=["token_dropout", "no_token_dropout"])
 
@@ -46,7 +46,7 @@ def loaded(spec: EncoderSpec, folder: Path) -> Encoder:
 def proteins(lengths: list[int], seed: int = 0) -> list[str]:
     """With X, B, Z, U and O as frequent as any other letter."""
     generator = np.random.default_rng(seed)
-    return ["".join(generator.choice(list(LETTERS), size=length)) for length in lengths]
+    return ["".join(generator.choice(list(ALPHABET), size=length)) for length in lengths]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from virnuc_assets.encoders.registry import (
     AlphabetError,
     check_alphabet,
     encoder_named,
-    looks_like_dna,
+    reads_as_dna,
     registered,
     variant_named,
 )
@@ -69,10 +69,10 @@ def test_every_letter_of_each_alphabet_passes() -> None:
 @pytest.mark.parametrize(
     ("sequence", "alphabet", "fault"),
     [
-        ("acGU", "dna", "sequence 1: has letters outside the alphabet: 'U' 'a' 'c'"),
-        ("MK-* ", "protein", "sequence 1: has letters outside the alphabet: ' ' '*' '-'"),
+        ("acGU", "dna", "sequence 1: has bases outside the alphabet: 'U' 'a' 'c'"),
+        ("MK-* ", "protein", "sequence 1: has bases outside the alphabet: ' ' '*' '-'"),
         ("", "dna", "sequence 1: is empty"),
-        ("ACGTACGTTGCANACGTAGC", "protein", "sequence 1: this looks like DNA: 20 letters"),
+        ("ACGTACGTTGCANACGTAGC", "protein", "sequence 1: this looks like DNA: 20 bases"),
     ],
 )
 def test_other_sequences_are_refused_and_named(sequence: str, alphabet: str, fault: str) -> None:
@@ -89,16 +89,16 @@ def test_offenders_are_counted_and_five_named() -> None:
 
 
 def test_dna_rule_at_its_edges() -> None:
-    assert looks_like_dna("ACGT" * 5) and looks_like_dna("ACGTN" * 100)
-    assert not looks_like_dna("ACGT" * 4 + "ACG")  # 19 letters
-    assert not looks_like_dna("ACGT" * 50 + "M")
-    assert not looks_like_dna("GAGAGN" * 50)  # a real kind of protein: no C, no T
+    assert reads_as_dna("ACGT" * 5) and reads_as_dna("ACGTN" * 100)
+    assert not reads_as_dna("ACGT" * 4 + "ACG")  # 19 bases
+    assert not reads_as_dna("ACGT" * 50 + "M")
+    assert not reads_as_dna("GAGAGN" * 50)  # a real kind of protein: no C, no T
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text("ACGT", min_size=1, max_size=11))
-def test_no_frame_of_a_short_tandem_repeat_looks_like_dna(unit: str) -> None:
+def test_no_frame_of_a_short_tandem_repeat_reads_as_dna(unit: str) -> None:
     strand = unit * 303  # at least 303 nt
     for frame in range(3):
         protein = "".join(CODONS[strand[at : at + 3]] for at in range(frame, 300, 3))
-        assert not looks_like_dna(protein)
+        assert not reads_as_dna(protein)

@@ -129,7 +129,7 @@ class Cluster:
             return self._create_job(body)
         if method == "GET":
             return _listed("Job", list(self._jobs.values()), query) if name is None else _there(self._jobs, name)
-        if method == "DELETE" and name is not None:  # left to itself, batch/v1 deletes a job and lets its pods go on
+        if method == "DELETE" and name is not None:  # left to itself, batch/v1 deletes a job and lets its pods continue
             policy = body.get("propagationPolicy", query.get("propagationPolicy", "Orphan"))
             self._delete_job(_there(self._jobs, name), with_pods=policy != "Orphan")
             return {"kind": "Status", "apiVersion": "v1", "status": "Success"}

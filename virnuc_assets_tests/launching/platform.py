@@ -110,7 +110,7 @@ class Platform(Running):
         self._servers.append(started)
 
     def stop(self) -> int:
-        """End the servers; runs of a launcher go on."""
+        """End the servers; runs of a launcher continue."""
         for server in reversed(self._servers):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGTERM)
@@ -178,17 +178,17 @@ class Platform(Running):
         selector = {**REPOSITORY, "scheduleName": definitions.SCHEDULE}
         answer = self.ask(START_SCHEDULE, selector=selector)["startSchedule"]
         state = answer["scheduleState"]["id"]
-        return "dagster/schedule_name", definitions.SCHEDULE, lambda: self._turned_off(STOP_SCHEDULE, state)
+        return "dagster/schedule_name", definitions.SCHEDULE, lambda: self._switched_off(STOP_SCHEDULE, state)
 
     def _by_sensor(self, _: str, name: str = definitions.SENSOR) -> Started:
         answer = self.ask(START_SENSOR, selector={**REPOSITORY, "sensorName": name})["startSensor"]
         state = answer["sensorState"]["id"]
-        return "dagster/sensor_name", name, lambda: self._turned_off(STOP_SENSOR, state)
+        return "dagster/sensor_name", name, lambda: self._switched_off(STOP_SENSOR, state)
 
     def _by_automation(self, shard: str) -> Started:
         return self._by_sensor(shard, definitions.AUTOMATION)
 
-    def _turned_off(self, query: str, state: str) -> None:
+    def _switched_off(self, query: str, state: str) -> None:
         answer = self.ask(query, id=state)["stop"]
         assert answer["__typename"] in ("StopSensorMutationResult", "ScheduleStateResult"), answer
 

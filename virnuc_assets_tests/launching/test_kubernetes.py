@@ -43,7 +43,7 @@ class Launched:
 
 @pytest.fixture(scope="module")
 def launched(deployment: Deployment) -> Launched:
-    """The run of three shards goes on while the schedule's minute is awaited."""
+    """The run of three shards continues while the schedule's minute is awaited."""
     keys, instance = deployment.project.keys(REFERENCE), deployment.project.instance
     for path in _tables(deployment.project, keys[:3]).values():
         path.unlink(missing_ok=True)
@@ -153,7 +153,7 @@ def test_a_canceled_run_leaves_no_pod(deployment: Deployment) -> None:
 
 
 def test_a_run_whose_pod_is_killed_is_retried_and_what_its_step_still_makes_is_used(deployment: Deployment) -> None:
-    """The step does not know of its run's death, and goes on until it learns that the run was failed, or to its end."""
+    """The step does not know of its run's death; it continues until it learns that the run was failed, or ends."""
     keys, layout = deployment.project.keys(REFERENCE), deployment.project.workspace.layout
     orphaned, left = ([layout.table("reference", stage, key) for key in keys] for stage in FRAMING)
     for path in (*orphaned, *left):

@@ -105,7 +105,7 @@ def span(job: Mapping[str, str]) -> tuple[dt.datetime, dt.datetime] | tuple[()]:
 
 
 def test_pending_jobs(servers: Platform, cluster: Cluster) -> None:
-    """The GPU is another's: CPU runs go on; what pends is canceled, cancelled by hand, or survives the controller."""
+    """The GPU is another's: CPU runs continue; what pends is canceled, cancelled by hand, or outlives slurmctld."""
     key = servers.project.keys(REFERENCE)[:1]
     busy = cluster.ask("sbatch", "--parsable", "--gres=gpu:1", "--output=/dev/null", "--wrap=exec sleep 600")
     once = {"dagster/max_retries": "0"}
@@ -249,7 +249,7 @@ def ends(cluster: Cluster, number: str) -> dict[str, str]:
 def test_what_a_job_executes_arrives_to_the_letter(
     cluster: Cluster, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "a folder; with 'signs' $HOME"
+    folder = tmp_path / "a folder; with 'characters' $HOME"
     folder.mkdir()
     asked = [f"--chdir={folder}", f"--output={folder}/out", "--comment=$(touch pwned) --hold", "--gres=gpu:1"]
     given_to_it = {**environment, "HOSTILE": "$(touch pwned)\n'"}

@@ -16,7 +16,7 @@ SLOTS = {
     "esm2_3b": ("dnabert_s", "esm2_3b"),
     "kmer": ("kmer_dna", "kmer_protein"),
 }
-BESIDE = {"esm2_650": ("dnabert_s", "esm2_650")}
+ALSO_COMPARED = {"esm2_650": ("dnabert_s", "esm2_650")}
 DIMS = {"dnabert_s": 12, "fastesm2": 8, "esm2_650": 8, "esm2_3b": 20, "kmer_dna": 6, "kmer_protein": 5}
 SETTINGS = DecisionSettings(min_test_rows=100, bootstrap_rounds=1_000, power_studies=20)
 EVALUATION = EvaluationSettings()
@@ -77,7 +77,7 @@ def fingerprint(name: str, suffix: str = "_miniature", **changes: str) -> dict[s
 
 def description(variant: str, **changes: object) -> dict[str, Any]:
     """A classifier's description that fits its encoders."""
-    dna, protein = (SLOTS | BESIDE)[variant]
+    dna, protein = (SLOTS | ALSO_COMPARED)[variant]
     facts = {
         "dna_dim": DIMS[dna],
         "protein_dim": DIMS[protein],
@@ -94,7 +94,7 @@ def description(variant: str, **changes: object) -> dict[str, Any]:
 
 def variant(name: str, predictions: pa.Table | None, **changes: Any) -> VariantEvidence:  # noqa: ANN401
     """A variant whose classifier is in order."""
-    dna, protein = (SLOTS | BESIDE)[name]
+    dna, protein = (SLOTS | ALSO_COMPARED)[name]
     return VariantEvidence(name, dna, protein, predictions, **{"description": description(name), **changes})
 
 

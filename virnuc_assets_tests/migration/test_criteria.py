@@ -1,4 +1,4 @@
-"""Every performance criterion: met, failed and missing, at its threshold and beside it."""
+"""Every performance criterion: met, failed and missing, at its threshold and next to it."""
 
 from __future__ import annotations
 
@@ -146,8 +146,8 @@ def test_speed_of_few_rounds_is_no_evidence() -> None:
 @pytest.mark.parametrize("criterion", [criteria.speedup_reached, criteria.memory_within_ratio])
 def test_an_absent_or_stale_benchmark_is_no_evidence(criterion: Any) -> None:
     assert criterion(evidence(benchmark=None), SETTINGS).missing == ("no encoder benchmark is stored",)
-    told = evidence(benchmark=None, benchmark_problems=("encoder_benchmark has not been materialized",))
-    assert criterion(told, SETTINGS).missing == ("encoder_benchmark has not been materialized",)
+    reported = evidence(benchmark=None, benchmark_problems=("encoder_benchmark has not been materialized",))
+    assert criterion(reported, SETTINGS).missing == ("encoder_benchmark has not been materialized",)
     assert criterion(evidence(benchmark_problems=("it is stale",)), SETTINGS).missing == ("it is stale",)
     half = evidence(benchmark={"fastesm2": benchmark()["fastesm2"]})
     assert criterion(half, SETTINGS).missing == ("the encoder benchmark has not measured esm2_3b",)
@@ -172,9 +172,9 @@ def encoders(dna: dict[str, str] | None = None, protein: dict[str, str] | None =
     return {"dna": dna or fingerprint("dnabert_s"), "protein": protein or fingerprint("fastesm2")}
 
 
-def assert_missing(found: Criterion, *pieces: str) -> None:
+def assert_missing(found: Criterion, *words: str) -> None:
     assert found.outcome == "missing"
-    assert found.missing == pieces
+    assert found.missing == words
 
 
 def test_sound_evidence() -> None:
@@ -202,12 +202,12 @@ def test_dims_that_were_not_measured_are_missing() -> None:
 def test_a_classifier_without_description(criterion: Any) -> None:
     bare = evidence(baseline=variant("esm2_3b", TABLE, description=None))
     assert_missing(criterion(bare), "esm2_3b: no description of the classifier is stored")
-    told = evidence(baseline=variant("esm2_3b", None, description=None, problems=("never trained",)))
-    assert_missing(criterion(told), "never trained")
+    reported = evidence(baseline=variant("esm2_3b", None, description=None, problems=("never trained",)))
+    assert_missing(criterion(reported), "never trained")
 
 
 @pytest.mark.parametrize(
-    ("changes", "piece"),
+    ("changes", "word"),
     [
         ({"chunk_length": 300}, "chunk_length is 300 for fastesm2 and 500 for esm2_3b"),
         ({"seed": 7}, "seed is 7 for fastesm2 and 0 for esm2_3b"),
@@ -228,10 +228,10 @@ def test_a_classifier_without_description(criterion: Any) -> None:
         ),
     ],
 )
-def test_unlike_environments_are_named(changes: dict[str, Any], piece: str) -> None:
+def test_unlike_environments_are_named(changes: dict[str, Any], word: str) -> None:
     found = same_environment(with_candidate(**changes))
     assert found.outcome == "missing"
-    assert len(found.missing) == 1 and piece in found.missing[0]
+    assert len(found.missing) == 1 and word in found.missing[0]
 
 
 def test_what_neither_side_records_is_missing_too() -> None:

@@ -1,4 +1,4 @@
-"""Pages to look at: a usual one, and one that has everything; read back as text, attributes and table rows."""
+"""Pages to test: a usual one, and one that has everything; read back as text, attributes and table rows."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def go_page() -> Page:
     return Page(go_html())
 
 
-def beside(name: str, wrong: int = 3, **changes: object) -> VariantEvidence:
+def also_compared(name: str, wrong: int = 3, **changes: object) -> VariantEvidence:
     """A variant of no role, with encoders that the fakes do not know."""
     sides = {"dna": fingerprint("dnabert_s"), "protein": fingerprint(name)}
     facts = description("fastesm2", encoders=sides, **changes)
@@ -120,8 +120,8 @@ def rich() -> Evidence:
         baseline=variant("esm2_3b", tables[1], description=description("esm2_3b", temperature=2.0)),
         kmer_baseline=variant("kmer", tables[10]),
         also_compared=(
-            with_groups(beside("esm2_650", origin="elsewhere/published")),
-            with_groups(beside("prot_t5", wrong=6)),
+            with_groups(also_compared("esm2_650", origin="elsewhere/published")),
+            with_groups(also_compared("prot_t5", wrong=6)),
         ),
         ablations={"dnabert_s": tables[10], "fastesm2": tables[2]},
     )

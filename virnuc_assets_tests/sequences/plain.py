@@ -56,7 +56,7 @@ class PlainTruth(NamedTuple):
 
 
 def plain_table(records: list[tuple[str, str]], chunk_length: int, truth: PlainTruth | None) -> list[dict[str, object]]:
-    """Every row of the frames table of upper-case records (id, DNA letters), all columns, in order."""
+    """Every row of the frames table of upper-case records (id, DNA bases), all columns, in order."""
     rows: list[dict[str, object]] = []
     for record_id, sequence in records:
         evidence = truth.proteins.get(record_id) if truth else None
@@ -124,13 +124,13 @@ def plain_records(content: bytes) -> list[PlainRecord] | None:
     for block in re.split("^>", text, flags=re.MULTILINE)[1:]:
         header, _, lines = block.partition("\n")
         words = header.lstrip(">").split()
-        letters = "".join(letter for letter in lines if letter not in BLANKS)
-        if not words or not letters.isascii() or set(letters.upper()) - set(IUPAC + "U"):
+        bases = "".join(letter for letter in lines if letter not in BLANKS)
+        if not words or not bases.isascii() or set(bases.upper()) - set(IUPAC + "U"):
             return None
         record_id = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words[0])
         if len(record_id) > LONGEST_ID:
             return None
-        read.append((record_id, letters.upper().replace("U", "T")))
+        read.append((record_id, bases.upper().replace("U", "T")))
     if re.split("^>", text, flags=re.MULTILINE)[0].strip():
         return None
     sequences: dict[str, set[str]] = {}
@@ -143,9 +143,9 @@ def plain_records(content: bytes) -> list[PlainRecord] | None:
         if like_protein(sequence):
             records.append(PlainRecord(record_id, sequence, "failed"))
             continue
-        fate = "failed" if len(sequences[record_id]) > 1 else "skipped" if seen[record_id] else None
+        status = "failed" if len(sequences[record_id]) > 1 else "skipped" if seen[record_id] else None
         seen[record_id] += 1
-        records.append(PlainRecord(record_id, sequence, fate))
+        records.append(PlainRecord(record_id, sequence, status))
     return records
 
 

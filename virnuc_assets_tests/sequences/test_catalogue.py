@@ -90,7 +90,7 @@ def test_columns_may_be_in_any_order_among_others_and_files_elsewhere(folder: Pa
     [
         (changed(YEAST, "label", "Host"), [":3:", "yeast", "viral or host", "'Host'"]),
         (changed(YEAST, "group", "mushrooms"), [":3:", "yeast", "fungi", "'mushrooms'"]),
-        (changed(YEAST, "name", "a/b"), [":3:", "'a/b'", "letters"]),
+        (changed(YEAST, "name", "a/b"), [":3:", "'a/b'", "bases"]),
         (changed(YEAST, "fasta", "host/none.fna"), [":3:", "yeast: fasta", "'host/none.fna'", "no such file"]),
         (changed(YEAST, "fasta", ""), [":3:", "yeast: fasta", "''"]),
         (changed(YEAST, "fasta", "host"), [":3:", "yeast: fasta", "'host'"]),
@@ -275,8 +275,8 @@ def test_a_folder_is_every_fasta_in_it_with_the_genbank_of_its_stem(tmp_path: Pa
         fasta(tmp_path / name)
     found = fasta_files(tmp_path)
     assert [path.name for path in found] == ["a.fa", "b.fna.gz", "c.fasta"]
-    beside = [genbank_of(path) for path in found]
-    assert [path.name if path else None for path in beside] == ["a.gbk", "b.gbff.gz", None]
+    companions = [genbank_of(path) for path in found]
+    assert [path.name if path else None for path in companions] == ["a.gbk", "b.gbff.gz", None]
     fasta(tmp_path / "a.gb")
     with pytest.raises(CatalogueError, match=r"a.gb, a.gbk are all of its name"):
         genbank_of(tmp_path / "a.fa")

@@ -124,9 +124,9 @@ def test_all_bundled_genomes() -> None:
 # ---- the table of a source ----
 
 
-def known(**letters: str) -> dict[str, tuple[int, str]]:
+def known(**bases: str) -> dict[str, tuple[int, str]]:
     """What a FASTA of these records is known by; `AB1="ACGT"` is the record AB1.1."""
-    digests = {f"{name}.1": SequenceDigest([text.upper().encode()]) for name, text in letters.items()}
+    digests = {f"{name}.1": SequenceDigest([text.upper().encode()]) for name, text in bases.items()}
     return {name: (digest.length_nt, digest.hexdigest()) for name, digest in digests.items()}
 
 
@@ -214,7 +214,7 @@ def test_equal_proteins_have_equal_digests(tmp_path: Path) -> None:
     assert len({same, *(digest(*features) for features in others)}) == 6
 
 
-# ---- which proteins of frames lie inside of them ----
+# ---- which proteins of frames are part of them ----
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 
@@ -231,9 +231,9 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 @st.composite
 def proteins_and_queries(draw: st.DrawFn) -> tuple[list[str], list[str]]:
-    """Few letters and repeated blocks, so that words have many places; queries cut out, altered and foreign."""
-    letters = draw(st.sampled_from(["A", "AB", "ABC", AMINO_ACIDS + "X*"]))
-    blocks = draw(st.lists(st.text(letters, max_size=40), min_size=1, max_size=4))
+    """Few bases and repeated blocks, so that words have many places; queries cut out, altered and foreign."""
+    bases = draw(st.sampled_from(["A", "AB", "ABC", AMINO_ACIDS + "X*"]))
+    blocks = draw(st.lists(st.text(bases, max_size=40), min_size=1, max_size=4))
     protein = st.lists(st.sampled_from(blocks), max_size=6).map("".join).filter(bool)
     proteins = draw(st.lists(protein, max_size=6))
     joined = "".join(proteins)
@@ -243,7 +243,7 @@ def proteins_and_queries(draw: st.DrawFn) -> tuple[list[str], list[str]]:
         query = joined[start : start + length] or "A"
         if draw(st.booleans()):
             place = draw(st.integers(0, len(query)))
-            query = query[:place] + draw(st.text(letters, min_size=1, max_size=2)) + query[place + 1 :]
+            query = query[:place] + draw(st.text(bases, min_size=1, max_size=2)) + query[place + 1 :]
         queries.append(query)
     return proteins, queries
 

@@ -41,17 +41,17 @@ def chunks_of(plan: ShardPlan) -> pa.Table:
 
 
 def test_a_chunk_row_is_its_window_of_the_record(tmp_path: Path) -> None:
-    letters = "ACGTTGCATTNACGGATTAC" * 30
-    (tmp_path / "s.fa").write_text(f">x.1 of no use\n{letters[:501].lower()}\n")
+    bases = "ACGTTGCATTNACGGATTAC" * 30
+    (tmp_path / "s.fa").write_text(f">x.1 of no use\n{bases[:501].lower()}\n")
     plan = plan_source(tmp_path / "s.fa", "s", 500, 10)
     table = reader_of(plan).table(plan.segments)
     row = {"record_id": "x.1"}
     assert table.to_pylist() == [
-        {"chunk_id": "x.1_chunk_1", **row, "start_nt": 0, "end_nt": 500, "sequence": letters[:500]},
-        {"chunk_id": "x.1_chunk_2", **row, "start_nt": 250, "end_nt": 501, "sequence": letters[250:501]},
+        {"chunk_id": "x.1_chunk_1", **row, "start_nt": 0, "end_nt": 500, "sequence": bases[:500]},
+        {"chunk_id": "x.1_chunk_2", **row, "start_nt": 250, "end_nt": 501, "sequence": bases[250:501]},
     ]
     assert "".join(as_fasta(table, "chunk_id", "sequence")) == (
-        f">x.1_chunk_1\n{letters[:500]}\n>x.1_chunk_2\n{letters[250:501]}\n"
+        f">x.1_chunk_1\n{bases[:500]}\n>x.1_chunk_2\n{bases[250:501]}\n"
     )
 
 

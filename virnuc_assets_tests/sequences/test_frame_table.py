@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virnuc_assets.sequences.frame_table import Truth, open_frames
-from virnuc_assets.storage.schemas import FATES, LEDGER_COUNTS, chunks_schema, frames_schema
+from virnuc_assets.storage.schemas import LEDGER_COUNTS, STATUSES, chunks_schema, frames_schema
 
 from .plain import PlainTruth, plain_frames, plain_table
 
@@ -37,8 +37,8 @@ def kept(table: pa.Table) -> list[str]:
 def counts(table: pa.Table, record_id: str = "r") -> dict[str, int]:
     """Frames of a record by what became of them, and all chunks."""
     (found,) = (row for row in table.to_pylist() if row["record_id"] == record_id)
-    frames = {fate: found[f"frames_{fate}"] for fate in FATES if found[f"frames_{fate}"]}
-    return {"chunks": sum(found[f"chunks_{fate}"] for fate in FATES), **frames}
+    frames = {status: found[f"frames_{status}"] for status in STATUSES if found[f"frames_{status}"]}
+    return {"chunks": sum(found[f"chunks_{status}"] for status in STATUSES), **frames}
 
 
 def test_a_sample_chunk_gives_its_stop_free_frames_and_no_truth() -> None:
@@ -64,7 +64,7 @@ def test_empty_proteins_are_no_frames(sequence: str) -> None:
 
 
 def test_a_frame_of_an_annotated_record_needs_one_of_its_own_proteins() -> None:
-    """MA lies inside KMAK, GL begins GLL, GH is a whole protein; WP is not there, RP only backwards."""
+    """MA is part of KMAK, GL begins GLL, GH is a whole protein; WP is not there, RP only backwards."""
     table = chunks(("r", SIX_CODON_PAIRS), ("other", SIX_CODON_PAIRS))
     frames, counted = open_frames(table, truth(r=("KMAK", "GLL", "PRW", "GH"), other=("WP",)))
     assert kept(frames) == ["r_chunk_1F1", "r_chunk_1F3", "r_chunk_1R3", "other_chunk_1F2"]
@@ -78,7 +78,7 @@ def test_a_chunk_without_a_kept_frame_has_the_reason_that_went_furthest() -> Non
     rows = [("r", SIX_CODON_PAIRS), ("r", "GGCGNCGGC"), ("r", "TAACTAACTAACTTAGTTAGTTAG"), ("r", "AC"), ("r", "TGGGG")]
     (found,) = open_frames(chunks(*rows), truth(r=("WG",)))[1].to_pylist()
     assert {name: found[name] for name in found if name.startswith("chunks_")} == {
-        f"chunks_{fate}": 1 for fate in FATES
+        f"chunks_{status}": 1 for status in STATUSES
     }
 
 
@@ -99,8 +99,8 @@ def test_rows_and_counts_agree_with_a_plain_statement(
     for count in counted.to_pylist():
         record_id = count.pop("record_id")
         assert set(count) <= set(LEDGER_COUNTS)
-        assert sum(count[f"chunks_{fate}"] for fate in FATES) == 1
-        assert sum(count[f"frames_{fate}"] for fate in FATES) == 6
+        assert sum(count[f"chunks_{status}"] for status in STATUSES) == 1
+        assert sum(count[f"frames_{status}"] for status in STATUSES) == 6
         if known is None:
             empty = [name for name, _, protein in plain_frames(records[record_id]) if not protein]
             assert count["frames_dropped_empty"] == len(empty)

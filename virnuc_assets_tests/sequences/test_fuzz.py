@@ -54,12 +54,12 @@ GENBANK = (
 ).encode()
 
 
-def letters(seed: int, length: int, alphabet: str) -> str:
+def bases(seed: int, length: int, alphabet: str) -> str:
     return "".join(random.Random(seed).choices(alphabet, k=length))
 
 
 SEQUENCES = st.builds(
-    letters,
+    bases,
     st.integers(0, 1 << 32),
     st.one_of(st.integers(0, 40), st.sampled_from([0, 1, 2, 3, 299, 300, 301, 499, 500, 501, 599, 600, 601, 1001])),
     # Skewed, so that frames stay open; with ambiguity codes, lower case, RNA and blanks.

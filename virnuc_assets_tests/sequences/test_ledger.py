@@ -34,7 +34,7 @@ def line(record_id: str, length_nt: int, disposition: str, reason: str | None, *
 
 def test_a_line_for_every_piece_in_file_order() -> None:
     """One that is not planned has its reason, and not the counts of the record with its id."""
-    failed = segment("z", 700, 0, number=4)._replace(fate="failed", reason="names two")
+    failed = segment("z", 700, 0, number=4)._replace(status="failed", reason="names two")
     segments = [segment("z", 700, 2), segment("empty", 0, 0), segment("a", 2, 1), failed]
     z = {"chunks_kept": 2, "frames_kept": 3, "frames_dropped_stop": 9}
     a = {"chunks_dropped_empty": 1, "frames_dropped_empty": 6}
@@ -54,8 +54,8 @@ def test_a_line_for_every_piece_in_file_order() -> None:
     [
         (3, {"frames_dropped_stop": 2, "frames_dropped_empty": 4}, "no open frame"),
         (500, {"frames_dropped_stop": 2, "frames_dropped_no_cds": 4}, "no CDS evidence"),
-        (500, {"frames_dropped_stop": 2, "frames_dropped_ambiguous": 4}, "ambiguous letters or stops"),
-        (500, {"frames_dropped_ambiguous": 6}, "ambiguous letters in every chunk"),
+        (500, {"frames_dropped_stop": 2, "frames_dropped_ambiguous": 4}, "ambiguous bases or stops"),
+        (500, {"frames_dropped_ambiguous": 6}, "ambiguous bases in every chunk"),
         (500, {"frames_dropped_empty": 6}, "no unambiguous codon"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Awkward files that people hand in: each leads to the outcome that the table beside them documents."""
+"""Awkward files that people hand in: each leads to the outcome that the table next to them documents."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def outcome(path: Path, chunk_length: int) -> str:
     lines = framed.ledger().to_pylist()
     assert frames == sum(line["frames_kept"] for line in lines)
     reasons = Counter((line["disposition"], line["reason"]) for line in lines)
-    told = [
+    shown = [
         f"{count} {disposition}" + (f" ({reason})" if reason else "")
         for (disposition, reason), count in sorted(reasons.items(), key=str)
     ]
-    return f"{', '.join(told)}; {sum(line['chunks'] for line in lines)} chunks, {frames} frames"
+    return f"{', '.join(shown)}; {sum(line['chunks'] for line in lines)} chunks, {frames} frames"
 
 
 TABLE = documented()

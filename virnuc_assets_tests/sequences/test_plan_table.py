@@ -36,19 +36,19 @@ from virnuc_assets.storage.tables import TableMismatch
 SETTINGS = SequenceSettings(chunk_length=300, shard_chunks=4)
 
 
-def letters(record: str) -> str:
+def bases(record: str) -> str:
     """600 nt, which are two chunks."""
     return "".join(random.Random(record).choices("ACGT", k=600))
 
 
 def write(path: Path, records: str) -> None:
-    path.write_text("".join(f">{record}\n{letters(record)}\n" for record in records))
+    path.write_text("".join(f">{record}\n{bases(record)}\n" for record in records))
 
 
 def write_cds(path: Path, record: str, *translations: str) -> None:
     found = [SeqFeature(FeatureLocation(0, 9), "CDS", qualifiers={"translation": [text]}) for text in translations]
     SeqIO.write(
-        [SeqRecord(Seq(letters(record)), record, record, features=found, annotations={"molecule_type": "DNA"})],
+        [SeqRecord(Seq(bases(record)), record, record, features=found, annotations={"molecule_type": "DNA"})],
         path,
         "genbank",
     )
@@ -226,11 +226,11 @@ def test_a_new_source_that_is_broken_or_repeats_an_id_is_not_planned(path: Path,
     assert list(plan.sources) == ["one", "three"]
 
 
-def test_a_record_that_is_not_planned_lends_its_group_to_no_namesake(path: Path, sources: list[Source]) -> None:
+def test_a_record_that_is_not_planned_lends_its_group_to_no_record_of_its_id(path: Path, sources: list[Source]) -> None:
     two = sources[2].fasta
-    two.write_text(f">b\nACGT\n>b\nACGA\n>e\n{letters('e')}\n")
+    two.write_text(f">b\nACGT\n>b\nACGA\n>e\n{bases('e')}\n")
     plan = planned(path, sources)
-    assert [(segment.record_id, segment.fate) for segment in plan.segments if segment.source == "two"] == [
+    assert [(segment.record_id, segment.status) for segment in plan.segments if segment.source == "two"] == [
         *(("b", "failed"), ("b", "failed"), ("e", "planned"))
     ]
     assert plan.groups == {**dict.fromkeys("bcd", "phage"), "a": "fungi", "e": "ssRNA"}
@@ -269,7 +269,7 @@ def test_a_sample_has_shards_of_its_own_and_continues_them(path: Path, tmp_path:
     assert places(first) == {"a": "s s-000001", "b": "s s-000001", "c": "s s-000002", "d": "s s-000002"}
     write(sample.fasta, "ab")
     plan_sample(path, sample, SETTINGS)
-    sample.fasta.write_text(f">x other words\n{letters('x').lower()}\n>a\n{letters('a')}\n")
+    sample.fasta.write_text(f">x other words\n{bases('x').lower()}\n>a\n{bases('a')}\n")
     third = plan_sample(path, sample, SETTINGS)
     assert places(third) == {"x": "s s-000003", "a": "s s-000001"}
     assert (read_plan(path).segments, read_plan(path).numbered) == (third.segments, {"s": 3})
@@ -294,7 +294,7 @@ def test_a_new_sample_with_the_records_of_another_is_not_planned(path: Path, tmp
 
 SMALL_SHARDS = SequenceSettings(chunk_length=300, shard_chunks=3)
 LABEL_OF_FILE: dict[str, Label] = {"a": "host", "b": "viral", "c": "viral"}
-Release = dict[str, tuple[str, int, int]]  # file, seed and length of the letters, by record id
+Release = dict[str, tuple[str, int, int]]  # file, seed and length of the bases, by record id
 RECORDS = st.tuples(st.sampled_from("abc"), st.integers(0, 2), st.sampled_from([0, 1, 299, 301, 2000]))
 RELEASES = st.lists(st.dictionaries(st.sampled_from("pqrstuvw"), RECORDS, min_size=1), min_size=2, max_size=5)
 
@@ -303,8 +303,8 @@ def released(folder: Path, release: Release, time: int) -> list[Source]:
     """Writes the files that are not as they were; of these the time of change is another."""
     texts: dict[str, str] = {}
     for record, (file, seed, length_nt) in release.items():
-        letters = "".join(random.Random(seed).choices("ACGT", k=length_nt))
-        texts[file] = texts.get(file, "") + f">{record}\n{letters}\n"
+        bases = "".join(random.Random(seed).choices("ACGT", k=length_nt))
+        texts[file] = texts.get(file, "") + f">{record}\n{bases}\n"
     for file, text in texts.items():
         path = folder / f"{file}.fa"
         if not path.exists() or path.read_text() != text:
@@ -314,7 +314,7 @@ def released(folder: Path, release: Release, time: int) -> list[Source]:
 
 
 def chunk_places(plan: ShardPlan) -> dict[tuple[str, str, str], list[tuple[str, int, int]]]:
-    """Where the chunks of every record are, by label, id and letters."""
+    """Where the chunks of every record are, by label, id and bases."""
     found: dict[tuple[str, str, str], list[tuple[str, int, int]]] = {}
     for segment in plan.segments:
         key = LABEL_OF_FILE[segment.source], segment.record_id, segment.digest
@@ -353,7 +353,7 @@ def require_continued(before: ShardPlan, after: ShardPlan) -> None:
 def test_any_sequence_of_releases_holds_every_chunk_once(
     tmp_path_factory: pytest.TempPathFactory, releases: list[Release]
 ) -> None:
-    """Records come, go, change their letters, and move to another file or label."""
+    """Records come, go, change their bases, and move to another file or label."""
     folder = tmp_path_factory.mktemp("releases")
     path, plan = folder / "var" / "plan.parquet", ShardPlan(table_of([]), {}, {}, 300)
     for number, release in enumerate(releases, start=1):

@@ -95,7 +95,7 @@ def test_records_are_cut_and_joined_into_shards_of_three_chunks(tmp_path: Path) 
         ("s-000003", "r3", 4, 7, 0, 1),
         ("s-000003", "r4", 5, 0, 0, 0),
     ]
-    assert {segment.fate for segment in plan.segments} == {"planned"}
+    assert {segment.status for segment in plan.segments} == {"planned"}
     assert plan.segments[0].digest == hashlib.sha256(("ACGTN" * 500)[:301].encode()).hexdigest()[:32]
     assert plan.shards == ["s-000001", "s-000002", "s-000003"]
     assert list(plan_faults(plan.segments, 300)) == []
@@ -128,7 +128,7 @@ def test_of_records_with_one_id_the_first_is_used_if_all_have_its_letters(tmp_pa
     twice = "duplicate id: same sequence as record 1"
     other = "duplicate id: 2 different sequences have this first word of the header"
     segments = plan_source(path, "s", 300, 10).segments
-    assert [(p.record_id, p.number, p.fate, p.reason, p.chunks) for p in segments] == [
+    assert [(p.record_id, p.number, p.status, p.reason, p.chunks) for p in segments] == [
         ("a", 1, "planned", None, 3),
         ("b", 2, "planned", None, 1),
         ("a", 3, "skipped", twice, 0),
@@ -148,7 +148,7 @@ def test_records_without_usable_sequence_are_failed_and_leave_their_id_to_others
     )
     elsewhere = "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
     records, _ = count_records(path, "s", 300)
-    assert [(record.record_id, record.fate, record.reason, record.chunks) for record in records] == [
+    assert [(record.record_id, record.status, record.reason, record.chunks) for record in records] == [
         ("A1.1", "failed", elsewhere, 0),
         ("A2.1", "failed", elsewhere, 0),
         ("A3.1", "failed", elsewhere, 0),
@@ -163,7 +163,7 @@ def test_a_protein_of_iupac_letters_is_failed_and_a_degenerate_primer_is_not(tmp
         f">protamine\n{protamine}\n>primer\n{protamine[:29]}\n>masked\n{'N' * 90}ACGU\n>half\n{'AR' * 20}\n"
     )
     records, _ = count_records(path, "s", 300)
-    assert [(record.record_id, record.fate, record.reason) for record in records] == [
-        ("protamine", "failed", "looks like protein: fewer than half of the letters are A, C, G, T, U or N"),
+    assert [(record.record_id, record.status, record.reason) for record in records] == [
+        ("protamine", "failed", "looks like protein: fewer than half of the bases are A, C, G, T, U or N"),
         *((name, "planned", None) for name in ("primer", "masked", "half")),
     ]

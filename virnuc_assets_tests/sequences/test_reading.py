@@ -25,7 +25,7 @@ def read_bytes(folder: Path, content: bytes) -> list[tuple[str, str]]:
     path = folder / "input.fa"
     path.write_bytes(content)
     with open_source(path) as source:
-        return [(header.id, b"".join(letters).decode()) for header, letters in read_records(source)]
+        return [(header.id, b"".join(bases).decode()) for header, bases in read_records(source)]
 
 
 def bgzipped(content: bytes, block: int = 7) -> bytes:
@@ -55,7 +55,7 @@ def bgzipped(content: bytes, block: int = 7) -> bytes:
     ],
     ids=[
         *("plain", "gzip members", "bgzip", "bom in gzip", "mixed line ends", "mixed case and RNA", "blanks"),
-        *("blank lines first", "many signs", "blank before the id"),
+        *("blank lines first", "many characters", "blank before the id"),
     ],
 )
 def test_forms_of_the_same_two_records(tmp_path: Path, content: bytes) -> None:
@@ -69,10 +69,10 @@ def test_ids_are_valid_text_and_otherwise_as_they_are(tmp_path: Path) -> None:
 
 
 def test_a_record_longer_than_any_buffer(tmp_path: Path) -> None:
-    letters = "ACGTTGCA" * 400_000
-    wrapped = "\n".join(letters[start : start + 70] for start in range(0, len(letters), 70))
+    bases = "ACGTTGCA" * 400_000
+    wrapped = "\n".join(bases[start : start + 70] for start in range(0, len(bases), 70))
     assert read_bytes(tmp_path, gzip.compress(f">long\n{wrapped}\n>next\nACG".encode(), 1)) == [
-        ("long", letters),
+        ("long", bases),
         ("next", "ACG"),
     ]
 
@@ -103,9 +103,9 @@ GZIP = gzip.compress(TWO_RECORDS * 50, mtime=0)
 REFUSALS = {
     "empty gzip": (gzip.compress(b"", mtime=0), ["blank"]),
     "blank lines alone": (b"\n  \r\n\t\n", ["blank"]),
-    "a sign in a line": (b">a\nACG\nAC>G\n", ["'a'", "line 3", "'>'"]),
+    "a character in a line": (b">a\nACG\nAC>G\n", ["'a'", "line 3", "'>'"]),
     "endless header": (b">a " + b"x" * (3 << 20) + b"\nACG\n", ["line 1", "header of more than"]),
-    "endless id": (b">" + b"x" * 1001 + b"\nACG\n", ["line 1", "has 1,001 letters; expected at most 1,000"]),
+    "endless id": (b">" + b"x" * 1001 + b"\nACG\n", ["line 1", "has 1,001 bases; expected at most 1,000"]),
     "gzip without its end": (GZIP[:-3], ["gzip", "cut or corrupt"]),
     "second member cut": (GZIP + GZIP[:-20], ["gzip", "cut or corrupt"]),
     "corrupt deflate": (GZIP[:10] + b"\xff\xff" + GZIP[12:], ["gzip", "cut or corrupt"]),

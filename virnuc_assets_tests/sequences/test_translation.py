@@ -1,4 +1,4 @@
-"""Six-frame translation: the standard code, hand-written cases, and a plain statement on random letters."""
+"""Six-frame translation: the standard code, hand-written cases, and a plain statement on random bases."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from virnuc_assets.sequences.translation import EMPTY, FRAME_NAMES, OPEN, STOPPE
 
 from .plain import CODONS, plain_frames
 
-LETTERS = "ACGTNRYKMBVDHSW"
+ALPHABET = "ACGTNRYKMBVDHSW"
 
 
 def frames(sequence: str) -> list[tuple[str, str, str]]:
@@ -18,8 +18,8 @@ def frames(sequence: str) -> list[tuple[str, str, str]]:
 
 def many_frames(sequences: list[str]) -> list[list[tuple[str, str, str]]]:
     """Name, nucleotides and protein of the six frames of sequences of one length."""
-    letters = np.frombuffer("".join(sequences).encode(), np.uint8).reshape(len(sequences), -1)
-    found, rows = SixFrames(letters), np.arange(len(sequences))
+    bases = np.frombuffer("".join(sequences).encode(), np.uint8).reshape(len(sequences), -1)
+    found, rows = SixFrames(bases), np.arange(len(sequences))
     frames: list[list[tuple[str, str, str]]] = [[] for _ in sequences]
     for frame, name in enumerate(FRAME_NAMES):
         proteins, lengths_aa = found.proteins(frame, rows)
@@ -31,9 +31,9 @@ def many_frames(sequences: list[str]) -> list[list[tuple[str, str, str]]]:
     return frames
 
 
-def parted(letters: np.ndarray, lengths: np.ndarray) -> list[str]:
+def parted(bases: np.ndarray, lengths: np.ndarray) -> list[str]:
     ends = np.cumsum(lengths).tolist()
-    return [letters[end - length : end].tobytes().decode() for end, length in zip(ends, lengths.tolist(), strict=True)]
+    return [bases[end - length : end].tobytes().decode() for end, length in zip(ends, lengths.tolist(), strict=True)]
 
 
 def test_every_codon() -> None:
@@ -83,7 +83,7 @@ def test_hand_written_frames(sequence: str) -> None:
     assert frames(sequence) == HAND_WRITTEN[sequence]
 
 
-@given(st.text(LETTERS, max_size=60) | st.text("ACGT", max_size=60))
+@given(st.text(ALPHABET, max_size=60) | st.text("ACGT", max_size=60))
 def test_any_letters_agree_with_a_plain_statement(sequence: str) -> None:
     assert frames(sequence) == plain_frames(sequence)
     assert six_proteins(sequence.encode()) == [protein for _, _, protein in plain_frames(sequence)]

@@ -1,4 +1,4 @@
-"""Sequences with genes of known kinship: coding stretches from a seed, and copies that are changed a little."""
+"""Sequences with genes of known relatedness: coding stretches from a seed, and copies that are changed a little."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def gene(seed: int, codons: int = 700) -> bytes:
 
 
 def mutated(sequence: bytes, share: float, seed: int = 0) -> bytes:
-    """The sequence with this share of its letters replaced by others."""
+    """The sequence with this share of its bases replaced by others."""
     generator = random.Random(seed)
-    letters = bytearray(sequence)
-    for position in generator.sample(range(len(letters)), round(share * len(letters))):
-        letters[position] = generator.choice([letter for letter in b"ACGT" if letter != letters[position]])
-    return bytes(letters)
+    bases = bytearray(sequence)
+    for position in generator.sample(range(len(bases)), round(share * len(bases))):
+        bases[position] = generator.choice([letter for letter in b"ACGT" if letter != bases[position]])
+    return bytes(bases)
 
 
 def reverse_complement(sequence: bytes) -> bytes:

@@ -27,7 +27,7 @@ from virnuc_assets_tests.split.planted import gene
 SETTINGS = SplitSettings()
 
 
-def letters(length: int, seed: int) -> str:
+def bases(length: int, seed: int) -> str:
     generator = random.Random(seed)
     return "".join(generator.choice("ACGTN") for _ in range(length))
 
@@ -54,7 +54,7 @@ def chunked(folder: Path, name: str, records: dict[str, str], chunk_length: int,
 def test_records_come_back_letter_by_letter(
     tmp_path: Path, lengths: list[int], chunk_length: int, shard_chunks: int
 ) -> None:
-    records = {f"r{number}": letters(length, number) for number, length in enumerate([*lengths, 700])}
+    records = {f"r{number}": bases(length, number) for number, length in enumerate([*lengths, 700])}
     first, second = dict(list(records.items())[:-1]), dict(list(records.items())[-1:])
     # A source whose name is like the key of another's shard comes between its shards, and so between a record's.
     tables = chunked(tmp_path, "a", first, chunk_length, shard_chunks)
@@ -66,7 +66,7 @@ def test_records_come_back_letter_by_letter(
 
 @pytest.mark.parametrize("lost", [1, -1])
 def test_a_record_of_which_a_chunk_is_missing_does_not_come_back(tmp_path: Path, lost: int) -> None:
-    (path,) = chunked(tmp_path, "a", {"r": letters(1700, 1)}, 500, 10).values()
+    (path,) = chunked(tmp_path, "a", {"r": bases(1700, 1)}, 500, 10).values()
     rows = read_table(path).to_pylist()
     del rows[lost]
     write_table(path, pa.Table.from_pylist(rows, schema=read_table(path).schema), {"table": "chunks"})

@@ -42,9 +42,9 @@ def test_hand_named_genomes_are_found_by_themselves_and_no_others() -> None:
         for row in csv.DictReader(handle, delimiter="\t"):
             by_hand[row["relatives"]].add(row["name"])
             with open_source(GENOMES / row["fasta"]) as source:
-                for header, letters in read_records(source):
+                for header, bases in read_records(source):
                     name_of[header.id] = row["name"]
-                    sequences.append((header.id, b"".join(letters)))
+                    sequences.append((header.id, b"".join(bases)))
     clusters: dict[str, set[str]] = defaultdict(set)
     for record, cluster in clusters_of(sequences).items():
         clusters[cluster].add(name_of[record])

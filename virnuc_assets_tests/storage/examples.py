@@ -1,4 +1,4 @@
-"""Tables that the tests of this folder write, and what lies beside them."""
+"""Tables that the tests of this folder write, and what is next to them."""
 
 from pathlib import Path
 
@@ -34,5 +34,5 @@ def rot(path: Path, vector: np.ndarray) -> None:
 
 
 def files(path: Path) -> list[str]:
-    """All that lies beside the table, hidden files too."""
+    """All that is next to the table, hidden files too."""
     return sorted(entry.name for entry in path.parent.iterdir()) if path.parent.exists() else []

@@ -1,4 +1,4 @@
-"""A file server on loopback over TLS that misbehaves as it is told, and counts what it was asked and what it sent."""
+"""A file server on loopback over TLS that misbehaves as it is asked to, and counts its requests and what it sent."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_batches_change_nothing(rows: list[dict[str, Any]], cuts: list[int]) -> 
 
 @given(ROWS, ROWS)
 def test_other_rows_have_another_digest(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
-    """Minus zero is told from zero, as its bytes are."""
+    """Minus zero is distinguished from zero, as its bytes are."""
     same = [repr(sorted(row.items())) for row in one] == [repr(sorted(row.items())) for row in other]
     assert (digest(table(one)) == digest(table(other))) == same
 

@@ -119,7 +119,9 @@ def test_a_burst_of_failures_is_waited_out_as_long_as_the_server_asks(fetch: Fet
     assert (server.gets[PATH], server.sent[PATH]) == (6, len(CONTENT))
 
 
-def test_a_server_that_only_fails_or_is_not_there_is_given_up(fetch: Fetch, server: FileServer, to: Path) -> None:
+def test_a_server_that_only_fails_or_is_not_there_exhausts_the_retries(
+    fetch: Fetch, server: FileServer, to: Path
+) -> None:
     server.always[PATH] = Answer(status=503)
     assert re.search("retries exhausted: .*too many 503 error responses.*run again", fetch.refused())
     assert server.gets[PATH] == 4
@@ -129,7 +131,7 @@ def test_a_server_that_only_fails_or_is_not_there_is_given_up(fetch: Fetch, serv
         fetch.fetcher.fetch(url, to, None)
 
 
-def test_what_another_attempt_does_not_mend_is_told_at_once(fetch: Fetch, server: FileServer) -> None:
+def test_what_another_attempt_does_not_fix_is_reported_at_once(fetch: Fetch, server: FileServer) -> None:
     for status in (403, 404, 204):
         assert f"status {status}" in fetch.refused(Answer(status=status))
     assert server.gets[PATH] == 3
@@ -145,16 +147,16 @@ def test_what_another_attempt_does_not_mend_is_told_at_once(fetch: Fetch, server
     ],
     ids=["range ignored", "continued in the other file", "shorter than what is there", "another range"],
 )
-def test_a_file_that_changed_begins_anew(answers: tuple[Answer, ...], received: int, fetch: Fetch) -> None:
+def test_a_file_that_changed_starts_again(answers: tuple[Answer, ...], received: int, fetch: Fetch) -> None:
     assert fetch(Answer(cut=100_000), *answers, content=OTHER).received == received
 
 
 def test_a_file_of_another_checksum_is_fetched_twice_and_refused(fetch: Fetch, server: FileServer, to: Path) -> None:
     server.files[PATH] = OTHER
-    told = fetch.refused()
+    shown = fetch.refused()
     assert (server.gets[PATH], server.sent[PATH]) == (2, 2 * len(OTHER))
     wanted = [str(to), md5(OTHER), md5(CONTENT), "nothing is kept"]
-    assert all(word in told for word in wanted)
+    assert all(word in shown for word in wanted)
     assert list(to.parent.glob("*partial*")) == []
     to.write_bytes(b"before")
     with pytest.raises(FetchError):
@@ -189,8 +191,8 @@ def test_redirects_are_followed_to_safe_addresses_only(fetch: Fetch, server: Fil
         plain.files[PATH] = CONTENT
         for target in (plain.url + PATH, "http://example.org/", "file:///etc/passwd", PATH):
             server.always[PATH] = Answer(status=302, headers={"Location": target})
-            told = fetch.refused()
-            assert ("redirects" if target == PATH else f"{target}: expected an https address") in told
+            shown = fetch.refused()
+            assert ("redirects" if target == PATH else f"{target}: expected an https address") in shown
         assert plain.gets == {}
     assert server.gets["/there"] == 1
 
@@ -232,7 +234,7 @@ def test_bytes_are_kept_as_they_are_sent(fetch: Fetch, server: FileServer) -> No
     assert server.asked[PATH][0]["Accept-Encoding"] == "identity"
 
 
-def test_without_a_checksum_the_length_must_be_told_and_reached(fetch: Fetch, server: FileServer, to: Path) -> None:
+def test_without_a_checksum_the_length_must_be_given_and_reached(fetch: Fetch, server: FileServer, to: Path) -> None:
     url = server.url + PATH
     server.answers[PATH].append(Answer(cut=5))
     assert fetch.fetcher.fetch(url, to, None).bytes == len(CONTENT)

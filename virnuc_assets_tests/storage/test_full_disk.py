@@ -1,4 +1,4 @@
-"""A file system that is really full: the failure says what to do, nothing half stays, and with room all goes on."""
+"""A file system that is really full: the failure says what to do, nothing half stays, and with room all continues."""
 
 import subprocess
 import sys
@@ -74,10 +74,10 @@ def mounts(tmp_path_factory: pytest.TempPathFactory) -> None:
 def test_tables_reports_and_folders_on_a_full_disk(tmp_path: Path) -> None:
     done = mounted(tmp_path, "2m", TABLES)
     assert done.returncode == 0, done.stderr
-    told = done.stdout.splitlines()
+    shown = done.stdout.splitlines()
     files = ("reference/x_embeddings/a.parquet", "report/page.html", "samples/report/a", "mine")
-    assert [line.partition(": ")[0] for line in told] == [str(tmp_path / name) for name in files]
-    for line in told:
+    assert [line.partition(": ")[0] for line in shown] == [str(tmp_path / name) for name in files]
+    for line in shown:
         assert "no space to write it: " in line
         assert " of 2.0 MiB are free in " in line
         assert "Free some space, or put [paths] var on a larger disk" in line
@@ -124,8 +124,8 @@ for path in root.rglob("*.db"):
         assert sqlite3.connect(path).execute("pragma integrity_check").fetchone() == ("ok",), path
 assert unfinished_files(project.settings) == []
 assert failures(project.range(jobs.REFERENCE_JOB, keys)) == []
-begun = {run.status.value for run in project.instance.get_runs()} & {"STARTING", "STARTED", "CANCELING"}
-assert begun == set(), begun
+started = {run.status.value for run in project.instance.get_runs()} & {"STARTING", "STARTED", "CANCELING"}
+assert started == set(), started
 '''
 
 

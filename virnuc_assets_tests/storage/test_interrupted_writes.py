@@ -38,7 +38,7 @@ def test_an_interrupted_write_leaves_what_was_there(
 
 
 def test_a_provenance_that_is_no_json_leaves_nothing(path: Path) -> None:
-    """Looked at while the error is still held, as a run that goes on with other shards holds it."""
+    """Listed while the error is still held, as a run that continues with other shards holds it."""
     with pytest.raises(TypeError) as caught:
         write_table(path, embeddings(2), {"path": path})
     assert caught.value.__traceback__ is not None

@@ -38,7 +38,7 @@ def words(sequences: Sequence[str]) -> Digests:
 
 
 def value(sequence: str, table: int = 0) -> list[float]:
-    """A vector that tells the sequence and the table that it came from."""
+    """A vector that shows the sequence and the table that it came from."""
     return [float(table), float(len(sequence)), float(int.from_bytes(sequence.encode()) % 1009)]
 
 
@@ -62,14 +62,14 @@ def write(
     return path
 
 
-def known(wanted: Sequence[str], paths: Sequence[Path], told: list[str] | None = None) -> KnownVectors:
-    found = KnownVectors(words(wanted), ENCODER, [].append if told is None else told.append)
+def known(wanted: Sequence[str], paths: Sequence[Path], shown: list[str] | None = None) -> KnownVectors:
+    found = KnownVectors(words(wanted), ENCODER, [].append if shown is None else shown.append)
     found.scan(paths)
     return found
 
 
 def copied(vectors: KnownVectors, sequences: Sequence[str]) -> dict[str, list[float]]:
-    """The vectors that can be copied, by sequence; each is told once."""
+    """The vectors that can be copied, by sequence; each is shown once."""
     parts = [*vectors.copies(words(sequences))]
     rows = [row for rows, _ in parts for row in rows.tolist()]
     assert sorted(rows) == sorted(set(rows))
@@ -77,11 +77,11 @@ def copied(vectors: KnownVectors, sequences: Sequence[str]) -> dict[str, list[fl
     return dict(zip([sequences[row] for row in rows], flat, strict=True))
 
 
-LETTERS = st.lists(st.text("ACGT", min_size=1, max_size=2), max_size=12)
+ALPHABET = st.lists(st.text("ACGT", min_size=1, max_size=2), max_size=12)
 
 
 @settings(max_examples=60, deadline=None)
-@given(tables=st.lists(LETTERS, max_size=4), wanted=LETTERS, part=st.integers(1, 5))
+@given(tables=st.lists(ALPHABET, max_size=4), wanted=ALPHABET, part=st.integers(1, 5))
 def test_what_lies_in_any_table_is_copied_and_the_rest_is_unknown(
     tmp_path_factory: pytest.TempPathFactory, tables: list[list[str]], wanted: list[str], part: int
 ) -> None:
@@ -102,27 +102,27 @@ def test_only_tables_of_the_very_fingerprint_are_used(tmp_path: Path) -> None:
 
 
 def test_damaged_tables_are_passed_over_and_named(tmp_path: Path) -> None:
-    told: list[str] = []
+    shown: list[str] = []
     cut, whole = write(tmp_path / "cut.parquet", ["MKV"]), write(tmp_path / "whole.parquet", ["MKV"], table=2)
     cut.write_bytes(cut.read_bytes()[:-20])
     (foreign := tmp_path / "foreign.parquet").write_text("no table")
-    found = known(["MKV"], [cut, foreign, tmp_path / "gone.parquet", whole], told)
+    found = known(["MKV"], [cut, foreign, tmp_path / "gone.parquet", whole], shown)
     assert copied(found, ["MKV"]) == {"MKV": value("MKV", 2)}
-    assert [path for path in (cut, foreign, tmp_path / "gone.parquet") if str(path) not in "\n".join(told)] == []
-    assert len(told) == 3
+    assert [path for path in (cut, foreign, tmp_path / "gone.parquet") if str(path) not in "\n".join(shown)] == []
+    assert len(shown) == 3
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_what_rotted_is_not_copied_and_the_parts_before_it_are(tmp_path: Path, kept: bool) -> None:
-    told, sequences = list[str](), [f"MKV{n}" for n in range(30)]
+def test_what_is_corrupted_is_not_copied_and_the_parts_before_it_are(tmp_path: Path, kept: bool) -> None:
+    shown, sequences = list[str](), [f"MKV{n}" for n in range(30)]
     vectors = np.random.default_rng(2).standard_normal((30, 16), np.float32)
     path = write(tmp_path / "table.parquet", sequences, part=10, vectors=vectors)
-    found = known(sequences, [path], told)
+    found = known(sequences, [path], shown)
     if kept:
         found.keep(path)
     rot(path, vectors[14])
     assert copied(found, sequences) == dict(zip(sequences[:10], vectors[:10].tolist(), strict=True))
-    assert len(told) == 1 and f"{path}: damaged" in told[0]
+    assert len(shown) == 1 and f"{path}: damaged" in shown[0]
 
 
 def test_a_table_that_the_run_replaces_itself_stays_readable_to_it(tmp_path: Path) -> None:

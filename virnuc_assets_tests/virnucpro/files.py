@@ -44,7 +44,7 @@ def upstreams_reading(path: Path) -> dict[str, Any]:
     return dict(torch.load(path, weights_only=True))
 
 
-# Upstream's class stands in its training script, so its pickles name `__main__`.
+# Upstream's class is in its training script, so its pickles name `__main__`.
 _SCRIPT = """
 import json, sys
 import torch

@@ -129,8 +129,8 @@ def refusal(error: type[VirnucError], sources: list[Path], framed: Path | None, 
 
 def test_ids_that_do_not_fit_the_frames_are_counted(tmp_path: Path, framed: Path) -> None:
     ids = [*IDS[:5], "other_chunk_1F1"]
-    told = refusal(MergeMismatch, [esm(tmp_path / "x_ESM.pt", ids, PROTEIN[:6])], framed)
-    assert told.startswith(
+    shown = refusal(MergeMismatch, [esm(tmp_path / "x_ESM.pt", ids, PROTEIN[:6])], framed)
+    assert shown.startswith(
         f"rows of x_ESM.pt do not fit the frames: 7 frames, 6 embeddings; 2 frames without one (e.g. {IDS[5:]}), "
         "1 embeddings without a frame (e.g. ['other_chunk_1F1']), 0 twice."
     )
@@ -144,28 +144,28 @@ def test_rows_of_another_id_are_found_by_the_sides(tmp_path: Path, framed: Path,
     """What upstream's fault leaves when the counts agree by chance: rows moved up by one."""
     wrong = merged(tmp_path / "x_merged.pt", IDS, np.concatenate([BOTH[:3], BOTH[4:], BOTH[3:4]]))
     writer, rows = WRITERS[side], SIDES[side]
-    told = refusal(ImportRefused, [wrong, writer(tmp_path / "x.pt", IDS, rows)], framed)
-    assert f"misaligned with its {side} side: of 7 rows 4 hold other values than their id's vector" in told
-    assert f"(e.g. {', '.join(map(repr, IDS[3:6]))}); import both sides" in told
+    shown = refusal(ImportRefused, [wrong, writer(tmp_path / "x.pt", IDS, rows)], framed)
+    assert f"misaligned with its {side} side: of 7 rows 4 hold other values than their id's vector" in shown
+    assert f"(e.g. {', '.join(map(repr, IDS[3:6]))}); import both sides" in shown
     lacking = writer(tmp_path / "x.pt", IDS[1:], rows[1:])
     sound = merged(tmp_path / "x_merged.pt", IDS, BOTH)
-    told = refusal(MergeMismatch, [sound, lacking], framed)
-    assert f"rows of x.pt do not fit the frames: 7 frames, 6 embeddings; 1 frames without one (e.g. {IDS[:1]})" in told
+    shown = refusal(MergeMismatch, [sound, lacking], framed)
+    assert f"rows of x.pt do not fit the frames: 7 frames, 6 embeddings; 1 frames without one (e.g. {IDS[:1]})" in shown
 
 
 def test_labels_and_columns_must_agree(tmp_path: Path, framed: Path) -> None:
     path = merged(tmp_path / "x_merged.pt", IDS, BOTH)
     side, protein = WRITERS["DNABERT_S"](tmp_path / "d.pt", IDS, DNA), esm(tmp_path / "e.pt", IDS, PROTEIN[:, 1:])
     labelled = merged(tmp_path / "host_merged.pt", IDS, drawn(7, 8), 0)
-    told = refusal(ImportRefused, [labelled], framed, dna_dim=3)
-    assert "its rows are labelled host, 7 of 7 frames are not (e.g. " in told
+    shown = refusal(ImportRefused, [labelled], framed, dna_dim=3)
+    assert "its rows are labelled host, 7 of 7 frames are not (e.g. " in shown
     assert "8 columns; expected how many of them are the nucleotides'" in refusal(ImportRefused, [path], framed)
     assert "found 8 by --dna-dim" in refusal(ImportRefused, [path], framed, dna_dim=8)
     assert "found 3 by the DNABERT_S files, 4 by --dna-dim" in refusal(ImportRefused, [path, side], framed, dna_dim=4)
     assert "found 3 by the DNABERT_S files, 4 by the ESM files" in refusal(ImportRefused, [path, side, protein], framed)
     wide = esm(tmp_path / "f.pt", IDS, drawn(7, 6))
-    told = refusal(ImportRefused, [protein, wide], framed)
-    assert f"{wide}: 6 columns, the ESM files before it have 4, of another encoder" in told
+    shown = refusal(ImportRefused, [protein, wide], framed)
+    assert f"{wide}: 6 columns, the ESM files before it have 4, of another encoder" in shown
 
 
 def test_what_a_kind_of_file_needs_is_asked_for(tmp_path: Path, framed: Path, upstream_models: Path) -> None:

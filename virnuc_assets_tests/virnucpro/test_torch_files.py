@@ -100,8 +100,8 @@ def test_a_bomb_is_refused_by_what_it_names_and_nothing_runs(
     path = pickled(tmp_path / "x.pt", armed(f"touch {witness}", str(witness)))
     with pytest.raises(VirnucError) as refused:
         import_files([path], tmp_path / "out")
-    told = f"names '{unknown}', which no file" if unknown else "is damaged, or more than plain data"
-    assert str(refused.value).startswith(f"{path}: refused: {told}")
+    shown = f"names '{unknown}', which no file" if unknown else "is damaged, or more than plain data"
+    assert str(refused.value).startswith(f"{path}: refused: {shown}")
     assert str(refused.value).endswith("; nothing of the file was executed")
     assert not witness.exists() and not (tmp_path / "out").exists()
     assert "armed_by_import" not in sys.modules

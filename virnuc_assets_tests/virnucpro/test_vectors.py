@@ -1,4 +1,4 @@
-"""VirNucPro's files of vectors: told apart by content, and refused with counts where they contradict themselves."""
+"""VirNucPro's files of vectors: distinguished by content, and refused with counts where they contradict themselves."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ ROWS = drawn(4, 3)
 def refusal(path: Path) -> str:
     with pytest.raises(ImportRefused) as refused:
         read_vectors(path)
-    told = str(refused.value)
-    assert told.startswith(f"{path}: ")
-    return told.removeprefix(f"{path}: ")
+    shown = str(refused.value)
+    assert shown.startswith(f"{path}: ")
+    return shown.removeprefix(f"{path}: ")
 
 
-def test_the_content_tells_the_kind(tmp_path: Path) -> None:
+def test_the_content_shows_the_kind(tmp_path: Path) -> None:
     written = {
         "DNABERT_S": dnabert_s(tmp_path / "a_merged.pt", IDS, ROWS),
         "ESM": esm(tmp_path / "b_DNABERT_S.pt", IDS, ROWS),
@@ -38,7 +38,7 @@ def test_the_content_tells_the_kind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "label"), [(0, "host"), (1, "viral")])
-def test_a_merged_file_tells_its_label(tmp_path: Path, number: int, label: str) -> None:
+def test_a_merged_file_shows_its_label(tmp_path: Path, number: int, label: str) -> None:
     assert read_vectors(merged(tmp_path / "x.pt", IDS, ROWS, number)).label == label
 
 
@@ -53,8 +53,8 @@ def test_upstreams_misaligned_merge_is_refused_with_the_counts(tmp_path: Path) -
     protein = dict(zip(IDS, ROWS, strict=True))
     del protein[IDS[1]]
     rows = [torch.cat([torch.tensor(ROWS[n]), torch.tensor(protein[i])]) for n, i in enumerate(IDS) if i in protein]
-    told = refusal(save({"ids": IDS, "data": torch.stack(rows), "labels": [1]}, tmp_path / "x_merged.pt"))
-    assert told.startswith("4 ids, but 3 rows: misaligned by 1. VirNucPro's merge drops a row that one side lacks")
+    shown = refusal(save({"ids": IDS, "data": torch.stack(rows), "labels": [1]}, tmp_path / "x_merged.pt"))
+    assert shown.startswith("4 ids, but 3 rows: misaligned by 1. VirNucPro's merge drops a row that one side lacks")
 
 
 def content(kind: str, **changes: object) -> dict[str, object]:

@@ -179,11 +179,11 @@ def test_runs_are_judged_by_their_process(project: Project, instance: dg.Dagster
     alive = a_run(instance, DagsterRunStatus.STARTED, os.getpid())
     dead = [a_run(instance, DagsterRunStatus.STARTED, gone()), a_run(instance, DagsterRunStatus.STARTING)]
     canceling = a_run(instance, DagsterRunStatus.CANCELING, gone())
-    just_begun = a_run(instance, DagsterRunStatus.STARTED)
+    just_started = a_run(instance, DagsterRunStatus.STARTED)
     not_launched = instance.create_run_for_job(dg.GraphDefinition("some_job").to_job())
     assert orphaned(project) == ["Marked 3 runs whose process is gone."]
     assert [status(instance, run) for run in dead] == ["FAILURE", "FAILURE"]
-    assert [status(instance, run) for run in (alive, canceling, just_begun)] == ["STARTED", "CANCELED", "STARTED"]
+    assert [status(instance, run) for run in (alive, canceling, just_started)] == ["STARTED", "CANCELED", "STARTED"]
     assert status(instance, not_launched) == "NOT_STARTED"  # the daemon launches it, or gives it up after a while
     assert {found(instance, run).tags["dagster/will_retry"] for run in dead} == {"true"}
     assert orphaned(project) == []
@@ -207,7 +207,7 @@ def test_a_retry_that_found_no_code_server_is_asked_for_again(project: Project, 
     lost, failed = (a_run(instance, DagsterRunStatus.STARTED, gone()) for _ in range(2))
     for run in (lost, failed):
         instance.report_run_failed(run)
-        instance.add_run_tags(run.run_id, tags)  # as the daemon does where it gives up
+        instance.add_run_tags(run.run_id, tags)  # as the daemon does where retries are exhausted
     instance.report_engine_event("Failed to retry run", found(instance, lost))
     assert orphaned(project) == ["Requested 1 retries again."]
     assert [found(instance, run).tags["dagster/will_retry"] for run in (lost, failed)] == ["true", "false"]
@@ -244,7 +244,7 @@ def test_another_launcher_knows_its_runs_better(project: Project) -> None:
     assert status(project.instance, run) == "STARTED"
 
 
-def test_stray_processes_end_before_their_runs_are_looked_at(
+def test_stray_processes_end_before_their_runs_are_failed(
     project: Project, instance: dg.DagsterInstance, process: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
     home = dagster_home(project.settings)

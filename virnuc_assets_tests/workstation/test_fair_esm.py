@@ -19,7 +19,7 @@ from virnuc_assets.workstation.fair_esm import FairEsmError, convert_fair_esm
 
 LAYERS, WIDTH, HEADS = 2, 40, 4
 TOLERANCE = 1e-5
-LETTERS = "ACDEFGHIKLMNPQRSTVWYXBZUO.-"
+ALPHABET = "ACDEFGHIKLMNPQRSTVWYXBZUO.-"
 
 
 def checkpoint(token_dropout: bool = True, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def saved(folder: Path, content: object, **options: Any) -> Path:
 
 
 def drawn(length: int) -> str:
-    return "".join(np.random.default_rng(length).choice(list(LETTERS), size=length))
+    return "".join(np.random.default_rng(length).choice(list(ALPHABET), size=length))
 
 
 @pytest.mark.filterwarnings("ignore:Regression weights not found")
@@ -65,7 +65,7 @@ def test_the_folder_gives_the_vectors_of_fair_esm(tmp_path: Path, token_dropout:
     assert {name.split(".")[0] for name in info["missing_keys"]} == {"contact_head"}
     assert {name.split(".")[0] for name in info["unexpected_keys"]} == {"lm_head"}
     original.eval(), model.eval()
-    for sequence in [*map(drawn, (1, 2, 3, 33, 500, 1023, 1024)), *(f"MK{letter}VL" for letter in LETTERS), "X" * 30]:
+    for sequence in [*map(drawn, (1, 2, 3, 33, 500, 1023, 1024)), *(f"MK{letter}VL" for letter in ALPHABET), "X" * 30]:
         _, _, tokens = convert([("", sequence)])
         encoded = tokenizer(sequence, return_tensors="pt")
         assert torch.equal(encoded["input_ids"], tokens)

@@ -62,7 +62,7 @@ def test_a_second_set_up_makes_what_is_missing_and_changes_nothing_else(fresh: P
     assert f"encoder esm2_3b_miniature: {fresh.workspace.layout.checkpoints / 'esm2_3b_miniature'}" in logged
 
 
-@pytest.mark.parametrize("artifacts", [None, "models of ours"])
+@pytest.mark.parametrize("artifacts", [None, "our models"])
 def test_the_store_of_a_moved_project_is_corrected_once(fresh: Project, tmp_path: Path, artifacts: str | None) -> None:
     """With a folder inside the project as `[tracking] artifacts`, too; whatever its name."""
     if artifacts:

@@ -103,7 +103,7 @@ def test_up_is_killed_and_started_again(platform: Running) -> None:
     before = in_the_middle(platform)
     strays = platform.processes()
     platform.kill("up")
-    assert len(platform.processes()) >= len(strays) - 2  # they go on without it
+    assert len(platform.processes()) >= len(strays) - 2  # they continue without it
     platform.start()
     assert "processes of a `virnuc up` that was killed" in platform.printed
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in strays)

@@ -61,7 +61,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
         chosen = {name: path for name, path in files.items() if config.files is None or name in config.files}
         found = _Planned(workspace, files, file_states(chosen, settings.sequences))
         added = register(context.instance, SAMPLES, list(found.plans))
-        refused = {entry.sample for entry in found.entries if entry.fate == "refused"}
+        refused = {entry.sample for entry in found.entries if entry.status == "refused"}
         others = set(SAMPLES.keys(context.instance)) - refused
         # A sample whose plan and file are gone can never be made.
         planned = [name for name in others if layout.plan("samples", name).is_file()]
@@ -107,7 +107,7 @@ class _Planned:
                 self._refused(file, state, "refused", None, name)
             elif (owner := owners[name]) != file:
                 error = VirnucError(f"{file}: named {name!r} as {owner!r} is; rename one")
-                self._refused(file, state, "namesake", name, error)
+                self._refused(file, state, "name_collision", name, error)
             else:
                 self._plan(file, files[file], name, state)
 
@@ -115,7 +115,7 @@ class _Planned:
         """Sample name of every file, or why it has none; and the file that has the name: who had it, keeps it."""
         names: dict[str, str | VirnucError] = {}
         owners: dict[str, str] = {}
-        planned = {name for name, entry in self._intake.items() if entry.fate == "planned"}
+        planned = {name for name, entry in self._intake.items() if entry.status == "planned"}
         for file in sorted(files, key=lambda file: (file not in planned, file)):
             try:
                 names[file] = source_name(files[file])
@@ -142,7 +142,7 @@ class _Planned:
             self.entries.append(IncomingFile(file, state, "planned", name, plan.content, None))
 
     def _refused(
-        self, file: str, state: str, fate: Literal["refused", "namesake"], name: str | None, error: VirnucError
+        self, file: str, state: str, status: Literal["refused", "name_collision"], name: str | None, error: VirnucError
     ) -> None:
         self.failures[file] = error
-        self.entries.append(IncomingFile(file, state, fate, name, None, str(error)))
+        self.entries.append(IncomingFile(file, state, status, name, None, str(error)))

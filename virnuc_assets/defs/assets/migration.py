@@ -353,13 +353,13 @@ def stored_decision(workspace: Workspace) -> dict[str, Any]:
 def _decision_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(asset=DECISION)
     def decision_rests_on_complete_evidence() -> dg.AssetCheckResult:
-        """The stored decision is GO or NO-GO; NO DECISION names what is missing."""
+        """The stored decision is GO or NO-GO; NO DECISION is a warning that names what is missing."""
         try:
             stored = stored_decision(workspace)
         except VirnucError as error:
             return result({DECISION: [str(error)]})
         faults = stored["reasons"] if stored["outcome"] == "NO DECISION" else []
-        return result({DECISION: faults} if faults else {}, outcome=stored["outcome"])
+        return result({DECISION: faults} if faults else {}, dg.AssetCheckSeverity.WARN, outcome=stored["outcome"])
 
     @dg.asset_check(asset=DECISION)
     def decision_is_reproduced() -> dg.AssetCheckResult:

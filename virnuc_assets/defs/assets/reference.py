@@ -102,7 +102,7 @@ def evaluation_provenance(features: Mapping[str, Path], split: Path, classifier_
 def planned(workspace: Workspace) -> ShardPlan:
     """The plan of the reference, with those of its records that have chunks to be used."""
     plan = read_plan(workspace.layout.plan("reference"))
-    return replace(plan, table=plan.table.filter(pc.equal(plan.table["fate"], "planned")))
+    return replace(plan, table=plan.table.filter(pc.equal(plan.table["status"], "planned")))
 
 
 def record_sources(workspace: Workspace) -> dict[str, Source]:

@@ -61,7 +61,7 @@ def _chunking(workspace: Workspace, domain: Domain) -> Body:
         Shards of one file that are made in one run are read in one pass. A file that changed since it was planned is
         refused.
         """
-        reader = functools.lru_cache(maxsize=1)(ChunkReader)  # the next shard may go on in the same file
+        reader = functools.lru_cache(maxsize=1)(ChunkReader)  # the next shard may continue in the same file
 
         def work(shard: str) -> Outcome:
             plan = planned_shard(workspace, domain, shard)

@@ -105,15 +105,15 @@ def changed_partitions(
 def _facts(plan: ShardPlan) -> dict[str, Any]:
     """What a person sees of a plan."""
     records = rows_of(whole_records(plan.table))
-    fates = Counter(record.fate for record in records)
+    statuses = Counter(record.status for record in records)
     cds: Counter[str] = Counter()
     for source in plan.sources.values():
         cds.update(source.cds or {})
     return {
         "sources": len(plan.sources),
         "records": len(records),
-        "records_skipped": fates["skipped"],
-        "records_failed": fates["failed"],
+        "records_skipped": statuses["skipped"],
+        "records_failed": statuses["failed"],
         "records_by_evidence": dict(Counter(record.evidence for record in records if record.evidence)),
         "cds_by_treatment": dict(cds),
         "genbank_records_ignored": sum(source.genbank_records_ignored for source in plan.sources.values()),

@@ -38,7 +38,7 @@ _ENDED = {
     *("PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"),
 }
 _TIMEOUT_SECONDS = 60.0
-# Of sbatch, that it reached nobody, or shall be asked again later; all else that it says is about the request.
+# Of sbatch, that it reached nobody, or is to be retried later; all else that it says is about the request.
 _UNANSWERED = re.compile(
     r"no answer in|unable to contact|socket|connection|connect failure|temporar|retry", re.IGNORECASE
 )
@@ -275,7 +275,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         """Cancel the run's job, pending or running; returns whether there was one.
 
         Raises:
-            ControllerAway: Slurm does not answer; the run goes on as it was.
+            ControllerAway: Slurm does not answer; the run continues as it was.
         """
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
@@ -298,7 +298,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         return self._polled[1].get(name) or jobs_now(name).get(name)
 
     def _may_be_submitted(self, run: DagsterRun) -> bool:
-        """Whether a launch may go on that was not killed: no job is on record, and little time has passed."""
+        """Whether a launch may continue that was not killed: no job is on record, and little time has passed."""
         record = self._instance.get_run_record_by_id(run.run_id)
         age = datetime.now(UTC) - record.update_timestamp if record else timedelta.max
         return run.tags.get(SUBMITTED_TAG) != run.run_id and age < _SUBMITTED_WITHIN
@@ -380,7 +380,7 @@ def _report_interruptions(instance: dg.DagsterInstance) -> None:
 def _end_jobs_without_a_run(instance: dg.DagsterInstance) -> None:
     """The UI cancels a run that has not started without calling its launcher, so that its job would stay in the queue.
 
-    A job also goes on whose run was ended while Slurm did not answer.
+    A job also continues whose run was ended while Slurm did not answer.
     """
     for name, job in jobs_now().items():
         if job.ended or not name.startswith(NAME):
