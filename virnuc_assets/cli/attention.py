@@ -188,7 +188,7 @@ def _add(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
 
 def _draw(panels: Mapping[str, _Panels], encoder: str, path: Path) -> None:
     """One row of two panels per frame."""
-    with rc_context({"text.parse_math": False, "font.size": 9}):  # a frame's id may hold dollar characters
+    with rc_context({"text.parse_math": False, "font.size": 9}):  # a frame's id may hold dollar signs
         figure = Figure((2 * _PANEL_INCHES + 1, _PANEL_INCHES * len(panels)), dpi=_DPI, layout="constrained")
         rows = zip(figure.subplots(len(panels), 2, squeeze=False), panels.items(), strict=True)
         for axes, (frame_id, (tokens, last, all_layers)) in rows:

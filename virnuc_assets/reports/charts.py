@@ -39,7 +39,7 @@ _VARIABLES = (
 COLOUR = {name: f"#0102{i:02x}" for i, name in enumerate(_VARIABLES)}
 _SETTINGS = {
     "svg.fonttype": "none",  # text stays text
-    "text.parse_math": False,  # a group's name may hold dollar symbols_of
+    "text.parse_math": False,  # a group's name may hold dollar signs
     "font.size": 10,
     "axes.edgecolor": COLOUR["rule"],
     "axes.facecolor": "none",

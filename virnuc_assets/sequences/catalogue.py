@@ -78,10 +78,10 @@ def source_name(path: Path) -> str:
     stem = stem.rsplit(".", 1)[0] if "." in stem.lstrip(".") else stem
     name = "".join(letter if letter in _NAME_CHARACTERS else "_" for letter in stem).strip("._-")
     if not name:
-        raise VirnucError(f"{path}: no bases are left of this file's name to name its shards by; rename the file")
+        raise VirnucError(f"{path}: no characters are left of this file's name to name its shards by; rename the file")
     if len(name) > _MAX_NAME_CHARACTERS:
         raise VirnucError(
-            f"{path}: a name of {len(name)} bases; expected at most {_MAX_NAME_CHARACTERS}, because its tables are "
+            f"{path}: a name of {len(name)} characters; expected at most {_MAX_NAME_CHARACTERS}, because its tables are "
             "named by it; rename the file"
         )
     return name
@@ -139,7 +139,7 @@ def _read_rows(manifest: Path) -> tuple[Sequence[str], list[tuple[int, dict[str,
 def _source(folder: Path, row: Row, where: str) -> Source:
     name, label, group, date = row["name"], row["label"], row["group"], row.get("date", "")
     if not name or set(name) - _NAME_CHARACTERS or name.startswith("."):
-        raise CatalogueError(f"{where}: name {name!r}: expected bases, digits, '.', '_', '+' and '-' only")
+        raise CatalogueError(f"{where}: name {name!r}: expected letters, digits, '.', '_', '+' and '-' only")
     where = f"{where}: {name}"
     if label not in ("viral", "host"):
         raise CatalogueError(f"{where}: label must be viral or host, found {label!r}")

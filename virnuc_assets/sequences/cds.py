@@ -78,7 +78,7 @@ def cds_of(feature: SeqFeature) -> Cds:
     elif not translation:
         treatment = Treatment.EMPTY_TRANSLATION
     else:
-        # All 26 bases are amino acid codes of IUPAC or INSDC: X, B, Z and J mean several, U and O for the rare
+        # All 26 letters are amino acid codes of IUPAC or INSDC: X, B, Z and J mean several, U and O for the rare
         # ones. No frame of the standard code holds one of these six, so that a frame next to them finds evidence
         # and one across them none.
         is_protein = translation.isascii() and translation.isalpha()

@@ -63,7 +63,7 @@ class ChunkReader:
         return pa.Table.from_arrays([pa.array(column) for column in columns], schema=chunks_schema())
 
     def _require_planned(self) -> None:
-        """Digest the file, once as long as its size and time of change stay; the symbols are read after that."""
+        """Digest the file, once as long as its size and time of change stay; the bases are read after that."""
         if self._path.is_file() and file_state(self._path.stat()) == self._state:
             return
         with open_source(self._path) as source:
@@ -74,7 +74,7 @@ class ChunkReader:
     def _rewind(self) -> None:
         self._records = _records(self._path)
         self._number = 0  # of the record that is being read
-        self._blocks: Iterator[bytes] = iter(())  # its symbols that were not read yet
+        self._blocks: Iterator[bytes] = iter(())  # its bases that were not read yet
         self._start, self._bases = 0, bytearray()  # those in memory, and where in the record they begin
 
     def _region(self, segment: Segment, start: int, end: int) -> bytes:

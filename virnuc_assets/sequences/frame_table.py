@@ -24,7 +24,7 @@ from virnuc_assets.sequences.translation import (
 from virnuc_assets.storage.digests import one_array
 from virnuc_assets.storage.schemas import STATUSES, frames_schema
 
-# What becomes of a frame beyond what its own symbols decide.
+# What becomes of a frame beyond what its own bases decide.
 _AMBIGUOUS, _NO_CDS = EMPTY + 1, EMPTY + 2
 _NAMES = dict(zip((OPEN, STOPPED, EMPTY, _AMBIGUOUS, _NO_CDS), STATUSES, strict=True))
 # The reason for a chunk without a kept frame: the first of these that one of its frames has.
@@ -50,7 +50,7 @@ def open_frames(chunks: pa.Table, truth: Truth | None) -> tuple[pa.Table, pa.Tab
     protein occurs inside one of the record's CDS translations.
     """
     status = np.empty((chunks.num_rows, FRAMES_PER_CHUNK), np.uint8)
-    # Of some open frames: 6 · the chunk's row + the frame's index; symbols and lengths of nucleotides and of proteins.
+    # Of some open frames: 6 · the chunk's row + the frame's index; codes and lengths of nucleotides and of proteins.
     parts = [(_NONE, _NO_BASES, _NONE, _NO_BASES, _NONE)]
     for rows, symbols in _of_one_length(chunks["sequence"]):
         frames = SixFrames(symbols)
@@ -74,7 +74,7 @@ def open_frames(chunks: pa.Table, truth: Truth | None) -> tuple[pa.Table, pa.Tab
 
 
 def _of_one_length(sequences: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Windows of chunks of equal length: their row numbers (k,) and their symbols (k, length_nt) uint8."""
+    """Windows of chunks of equal length: their row numbers (k,) and their bases (k, length_nt) uint8."""
     lengths = pc.binary_length(sequences).to_numpy()
     for length_nt in np.unique(lengths):
         rows = np.flatnonzero(lengths == length_nt)

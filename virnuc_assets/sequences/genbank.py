@@ -22,7 +22,7 @@ _LOCUS, _FEATURES, _ORIGIN, _END = "LOCUS       ", "FEATURES", "ORIGIN", "//"
 _HEADER_LINES = ("DEFINITION", "ACCESSION", "VERSION")
 _AFTER_FEATURES = (_ORIGIN, "CONTIG", "BASE COUNT", "WGS", "TSA", "TLS", _END)
 _HEADER_COLUMNS, _FEATURE_COLUMNS = 12, 21  # of keywords; blank on lines that continue
-_POSITION = " \t0123456789"  # before the symbols of a line
+_POSITION = " \t0123456789"  # before the bases of a line
 # A name may hold blanks, and be written up to its length, or over it: what is parsed is what surrounds "bp".
 _LOCUS_LINE = re.compile(
     r"(?P<name>.*?)(?P<blank>\s*)(?P<length>[0-9]{1,18})\s+(?P<unit>bp|aa|rc)\b(?P<rest>.*)", re.IGNORECASE
@@ -45,10 +45,10 @@ class _Locus:
 def read_genbank(source: SourceFile) -> Iterator[Header | bytes]:
     """Stream an open GenBank file: each record's header, followed by its bases in blocks of any size.
 
-    A record without symbols has no blocks: a blank one, or one that only names the files of its sequence. A missing
+    A record without bases has no blocks: a blank one, or one that only names the files of its sequence. A missing
     end mark of the last record is accepted if the sequence is as long as LOCUS says. What comes before the first
     LOCUS, as in release files, is ignored. Only of a record whose name and length collide in LOCUS, as Prokka
-    writes them, all symbols are in memory at once: their number separates the two.
+    writes them, all bases are in memory at once: their number separates the two.
 
     Raises:
         SequenceFileError: there is no record, one is a protein, cannot be parsed, is cut, has another length than its
@@ -103,11 +103,11 @@ def _locus(text: str, where: str) -> _Locus:
 
 
 def _separated(locus: _Locus, symbols: int, where: str) -> _Locus:
-    """Name and length that collide in LOCUS, as in `cov_81.43551200 bp` of 1200 symbols."""
+    """Name and length that collide in LOCUS, as in `cov_81.43551200 bp` of 1200 bases."""
     name = locus.name.removesuffix(str(symbols))
     if name in ("", locus.name):
         raise SequenceFileError(
-            f"{where}: name and length collide in LOCUS ({locus.name!r}), and the {symbols} symbols of the sequence do "
+            f"{where}: name and length collide in LOCUS ({locus.name!r}), and the {symbols} bases of the sequence do "
             "not say where the length begins. Put a blank between them, or fetch the file again if it is cut."
         )
     return _Locus("_".join(name.split()), symbols, locus.circular)

@@ -51,7 +51,7 @@ def is_genbank(source: SourceFile) -> bool:
 
 
 def _fasta(source: SourceFile) -> Iterator[Header | bytes]:
-    """Headers and symbols; a header is a line that begins with '>', which elsewhere is a letter to be refused."""
+    """Headers and bases; a header is a line that begins with '>', which elsewhere is refused."""
     record_id, line, line_begins, unread = "", 1, True, b""
     for block in source.blocks():
         text, position, unread = unread + block, 0, b""

@@ -69,7 +69,7 @@ class SequenceDigest:
 
     @property
     def is_like_protein(self) -> bool:
-        """Whether most symbols are rare in DNA, though all are IUPAC codes, as those of arginine-rich proteins are."""
+        """Whether most bases are rare in DNA, though all are IUPAC codes, as those of arginine-rich proteins are."""
         return self.length_nt >= _PROTEIN_RESIDUES and 2 * self._ambiguous_nt > self.length_nt
 
     def hexdigest(self) -> str:
@@ -91,7 +91,7 @@ def header_id(header: str, where: str) -> str:
     record_id = printable(words[0])
     if len(record_id) > MAX_ID_CHARACTERS:
         raise SequenceFileError(
-            f"{where}: the id {record_id[:40]!r}… has {len(record_id):,} symbols; expected at most "
+            f"{where}: the id {record_id[:40]!r}… has {len(record_id):,} characters; expected at most "
             f"{MAX_ID_CHARACTERS:,}. An id ends at the first blank: put one between id and description."
         )
     return record_id
@@ -101,7 +101,7 @@ def normal_bases(raw: bytes, where: str, line: int) -> bytes:
     r"""Upper-case DNA of bytes of a file that begin in a line of this number and end lines in \n; U becomes T.
 
     Raises:
-        SequenceFileError: a letter is not an IUPAC nucleotide code; the first such line and its symbols are named.
+        SequenceFileError: a character is not an IUPAC nucleotide code; the first such line and what it holds are named.
     """
     symbols = raw.translate(_NORMAL, delete=_BLANKS)
     if _OTHER not in symbols:
@@ -113,6 +113,6 @@ def normal_bases(raw: bytes, where: str, line: int) -> bytes:
     if wrong.startswith((b";", b"#")):
         hint = " (this looks like a comment)"
     raise SequenceFileError(
-        f"{where}, line {number}: expected IUPAC nucleotide symbols, found {found!r}{hint}. "
+        f"{where}, line {number}: expected IUPAC nucleotide codes, found {found!r}{hint}. "
         "Gaps, comments and proteins are not read; remove them."
     )

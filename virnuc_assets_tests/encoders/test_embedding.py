@@ -197,7 +197,7 @@ def test_windows_are_read_one_ahead_and_no_farther(encoder: Encoder) -> None:
 
 def test_the_reading_thread_ends_with_the_loop_however_that_ends(encoder: Encoder) -> None:
     threads, found = threading.active_count(), []
-    with pytest.raises(AlphabetError, match="w3_F2: has bases outside the alphabet: '1'"):
+    with pytest.raises(AlphabetError, match="w3_F2: has letters outside the alphabet: '1'"):
         for table in embed_windows(encoder, windows(9, bad=3)):
             found.append(table["frame_id"][0].as_py())
     assert found == ["w0_F0", "w1_F0", "w2_F0"][: len(found)] and len(found) >= 2

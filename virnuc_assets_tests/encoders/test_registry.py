@@ -69,10 +69,10 @@ def test_every_letter_of_each_alphabet_passes() -> None:
 @pytest.mark.parametrize(
     ("sequence", "alphabet", "fault"),
     [
-        ("acGU", "dna", "sequence 1: has bases outside the alphabet: 'U' 'a' 'c'"),
-        ("MK-* ", "protein", "sequence 1: has bases outside the alphabet: ' ' '*' '-'"),
+        ("acGU", "dna", "sequence 1: has letters outside the alphabet: 'U' 'a' 'c'"),
+        ("MK-* ", "protein", "sequence 1: has letters outside the alphabet: ' ' '*' '-'"),
         ("", "dna", "sequence 1: is empty"),
-        ("ACGTACGTTGCANACGTAGC", "protein", "sequence 1: this looks like DNA: 20 bases"),
+        ("ACGTACGTTGCANACGTAGC", "protein", "sequence 1: this looks like DNA: 20 letters"),
     ],
 )
 def test_other_sequences_are_refused_and_named(sequence: str, alphabet: str, fault: str) -> None:

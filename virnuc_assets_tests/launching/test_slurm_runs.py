@@ -249,7 +249,7 @@ def ends(cluster: Cluster, number: str) -> dict[str, str]:
 def test_what_a_job_executes_arrives_to_the_letter(
     cluster: Cluster, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "a folder; with 'characters' $HOME"
+    folder = tmp_path / "a folder; with 'signs' $HOME"
     folder.mkdir()
     asked = [f"--chdir={folder}", f"--output={folder}/out", "--comment=$(touch pwned) --hold", "--gres=gpu:1"]
     given_to_it = {**environment, "HOSTILE": "$(touch pwned)\n'"}

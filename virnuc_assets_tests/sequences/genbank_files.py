@@ -27,7 +27,7 @@ def sequence(symbols: str) -> str:
 
 
 def entry(record_id: str, symbols: str, *features: str, length_nt: int | None = None, tail: str | None = None) -> str:
-    """A record; without symbols of its own, if `tail` is given, which replaces ORIGIN and its lines."""
+    """A record; without bases of its own, if `tail` is given, which replaces ORIGIN and its lines."""
     name = record_id.split(".")[0]
     length = len(symbols) if length_nt is None else length_nt
     return (

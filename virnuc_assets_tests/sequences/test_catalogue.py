@@ -90,7 +90,7 @@ def test_columns_may_be_in_any_order_among_others_and_files_elsewhere(folder: Pa
     [
         (changed(YEAST, "label", "Host"), [":3:", "yeast", "viral or host", "'Host'"]),
         (changed(YEAST, "group", "mushrooms"), [":3:", "yeast", "fungi", "'mushrooms'"]),
-        (changed(YEAST, "name", "a/b"), [":3:", "'a/b'", "bases"]),
+        (changed(YEAST, "name", "a/b"), [":3:", "'a/b'", "letters"]),
         (changed(YEAST, "fasta", "host/none.fna"), [":3:", "yeast: fasta", "'host/none.fna'", "no such file"]),
         (changed(YEAST, "fasta", ""), [":3:", "yeast: fasta", "''"]),
         (changed(YEAST, "fasta", "host"), [":3:", "yeast: fasta", "'host'"]),

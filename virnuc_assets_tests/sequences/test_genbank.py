@@ -1,4 +1,4 @@
-"""GenBank as a stream: entries and symbols, what is refused, and that nothing of a record is kept that is not used."""
+"""GenBank as a stream: entries and bases, what is refused, and that nothing of a record is kept that is not used."""
 
 import gzip
 import random
@@ -24,7 +24,7 @@ def translations(header: Header) -> tuple[str, ...]:
 
 
 def read(path: Path) -> Read:
-    """Id, length by LOCUS, symbols and proteins of each record."""
+    """Id, length by LOCUS, bases and proteins of each record."""
     found: Read = []
     with open_source(path) as source:
         for part in read_genbank(source):
@@ -104,13 +104,13 @@ BROKEN = {
     ),
     "open quote": (TWO.replace('MALL"', "MALL"), ["record 1 (lines 1 to 21)", "Problem with 'CDS' feature"]),
     "a length beyond all": (TWO.replace(" 12 bp", f" {10**30} bp"), ["record 1 (line 1)", "name and length collide"]),
-    "name and length that no number of symbols separates": (
+    "name and length that no number of bases separates": (
         re.sub("AB000001 +12 bp", "AB00000113 bp", TWO),
-        ["record 1 (line 1)", "'AB00000113'", "the 12 symbols", "Put a blank between them"],
+        ["record 1 (line 1)", "'AB00000113'", "the 12 bases", "Put a blank between them"],
     ),
     "name and length that collide, without sequence": (
         re.sub("AB000001 +12", "AB112", without_sequence(TWO, end="CONTIG      join(CD1.1:1..500)\n//\n")),
-        ["record 1 (line 1)", "'AB112'", "the 0 symbols"],
+        ["record 1 (line 1)", "'AB112'", "the 0 bases"],
     ),
     "a protein": (
         "LOCUS       NP_000002                 40 aa            linear   VRL 01-JAN-2020\nORIGIN\n        1 mkta\n//\n",
@@ -191,7 +191,7 @@ def test_memory_does_not_grow_with_the_sequence(tmp_path: Path) -> None:
 
 
 def test_genbank_and_fasta_of_a_bundled_genome_are_the_same_records() -> None:
-    """CDS evidence is looked up by the FASTA's record ids, so ids count as much as symbols."""
+    """CDS evidence is looked up by the FASTA's record ids, so ids count as much as bases."""
     genbanks = sorted(GENOMES.glob("*/*.gbk.gz"))
     assert len(genbanks) == 31
     for path in genbanks:

@@ -55,7 +55,7 @@ def bgzipped(content: bytes, block: int = 7) -> bytes:
     ],
     ids=[
         *("plain", "gzip members", "bgzip", "bom in gzip", "mixed line ends", "mixed case and RNA", "blanks"),
-        *("blank lines first", "many characters", "blank before the id"),
+        *("blank lines first", "many signs", "blank before the id"),
     ],
 )
 def test_forms_of_the_same_two_records(tmp_path: Path, content: bytes) -> None:
@@ -105,7 +105,7 @@ REFUSALS = {
     "blank lines alone": (b"\n  \r\n\t\n", ["blank"]),
     "a character in a line": (b">a\nACG\nAC>G\n", ["'a'", "line 3", "'>'"]),
     "endless header": (b">a " + b"x" * (3 << 20) + b"\nACG\n", ["line 1", "header of more than"]),
-    "endless id": (b">" + b"x" * 1001 + b"\nACG\n", ["line 1", "has 1,001 bases; expected at most 1,000"]),
+    "endless id": (b">" + b"x" * 1001 + b"\nACG\n", ["line 1", "has 1,001 characters; expected at most 1,000"]),
     "gzip without its end": (GZIP[:-3], ["gzip", "cut or corrupt"]),
     "second member cut": (GZIP + GZIP[:-20], ["gzip", "cut or corrupt"]),
     "corrupt deflate": (GZIP[:10] + b"\xff\xff" + GZIP[12:], ["gzip", "cut or corrupt"]),
