@@ -81,8 +81,8 @@ def source_name(path: Path) -> str:
         raise VirnucError(f"{path}: no characters are left of this file's name to name its shards by; rename the file")
     if len(name) > _MAX_NAME_CHARACTERS:
         raise VirnucError(
-            f"{path}: a name of {len(name)} characters; expected at most {_MAX_NAME_CHARACTERS}, because its tables are "
-            "named by it; rename the file"
+            f"{path}: a name of {len(name)} characters; expected at most {_MAX_NAME_CHARACTERS}, because its tables "
+            "are named by it; rename the file"
         )
     return name
 
