@@ -64,9 +64,7 @@ def run_demo(settings: Settings, out: Console) -> None:
     else:
         out.print("Nothing is missing or stale: no run was started.", highlight=False)
     _print_metrics(stored_decision(workspace), out)
-    summary = Markdown(str(made.metadata["summary"].value) if made else "")
-    # In fewer columns the names of criteria would be cut.
-    Console(file=out.file, width=max(out.width, 100)).print(summary)
+    out.print(Markdown(str(made.metadata["summary"].value) if made else ""))
     out.print(f"Report: {workspace.layout.whole(DECISION, '.html')}", soft_wrap=True, highlight=False)
     out.print(f"Predictions for {sample}: {workspace.layout.sample_report(sample)}", soft_wrap=True, highlight=False)
     out.print(f"Finished in {time.perf_counter() - started:.0f} s. See it all: make up", highlight=False)

@@ -86,7 +86,8 @@ def markdown_summary(decision: Decision) -> str:
         lines += ["", f"Next step: {markdown_cell(decision.next_step)}"]
     lines += ["", "| criterion | value | interval | threshold | outcome |", "|---|---|---|---|---|"]
     lines += [
-        f"| {' | '.join((c.name, value_text(c), interval_text(c), threshold_text(c), c.outcome))} |"
+        # A name of words, which narrow terminals can wrap.
+        f"| {' | '.join((c.name.replace('_', ' '), value_text(c), interval_text(c), threshold_text(c), c.outcome))} |"
         for c in decision.criteria
     ]
     return "\n".join(lines) + "\n"

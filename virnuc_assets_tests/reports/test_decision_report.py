@@ -132,5 +132,5 @@ def test_markdown_has_a_line_for_each_criterion() -> None:
     summary = markdown_summary(decided(evidence(benchmark=None)))
     assert summary.startswith("## NO DECISION\n")
     assert "- no encoder benchmark is stored\n" in summary
-    assert "| speedup_reached | – | – | ≥ 2× | missing |" in summary
-    assert "| kmer_baseline_beaten | +0.2000 | " in summary
+    assert "| speedup reached | – | – | ≥ 2× | missing |" in summary
+    assert "| kmer baseline beaten | +0.2000 | " in summary
