@@ -16,7 +16,7 @@ WORDS = {  # anywhere, also as a part of a name
     "beside|aside": "next to, compared with; temporary file, atomic write",
     "the book|fates?|namesakes?": "intake log; status, disposition; duplicate id, name collision",
     "kinship|who is related|dealt|dealing|barred": "relatedness, homology clusters; assign to splits; excluded",
-    "recipes?|foreign.texts?|of ours": "provenance; untrusted text; our, this project's",
+    r"(?<!virnuc\.)recipes?|foreign.texts?|of ours": "provenance; untrusted text; our, this project's",
     "reap|reaps|reaper|ends all": "clean up after a crash; stops all services",
     "in vain|befell|whom|begun|spoken|rotted": "failed; reason; which; started; supported; corrupted",
     "gives? up|given.up|blamed|ask(s|ed)? again": "retries exhausted, failure count; retried",

@@ -239,5 +239,5 @@ def occur_inside(queries: Sequence[bytes], proteins: Sequence[str]) -> npt.NDArr
 
 
 def _words(text: bytes) -> npt.NDArray[np.uint64]:
-    """The eight bases that begin at each letter, but the last seven, as numbers; a view of the text."""
+    """The eight residues that begin at each letter, but the last seven, as numbers; a view of the text."""
     return np.ndarray(max(0, len(text) - _WORD + 1), dtype="<u8", buffer=text, strides=(1,))

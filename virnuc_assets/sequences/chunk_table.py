@@ -109,7 +109,7 @@ def _records(path: Path) -> Iterator[tuple[int, Iterator[bytes]]]:
 
 
 def chunk_tables(plan: ShardPlan) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Pieces and chunks of every shard of a plan of one file; errors as of `ChunkReader`."""
+    """Segments and chunks of every shard of a plan of one file; errors as of `ChunkReader`."""
     (source,) = plan.sources.values()
     reader = ChunkReader(Path(source.fasta), source.sha256, plan.chunk_length)
     for rows in plan.rows_by_shard.values():

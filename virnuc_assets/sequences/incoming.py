@@ -26,7 +26,7 @@ from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Layout
 from virnuc_assets.storage.places import state_of
 from virnuc_assets.storage.schemas import incoming_schema
-from virnuc_assets.storage.tables import read_table, write_table
+from virnuc_assets.storage.tables import TableMismatch, read_table, write_table
 from virnuc_assets.text import printable
 
 
@@ -81,10 +81,13 @@ def _state(path: Path) -> tuple[int, ...]:
 
 
 def read_intake_log(layout: Layout) -> dict[str, IncomingFile]:
-    """The intake log by file; empty before the first file was planned."""
+    """The intake log by file; empty before the first file was planned.
+
+    It is also where it cannot be read: all files of the folder are then planned again.
+    """
     try:
         return dict(_intake_log(layout.intake_log, state_of(layout.intake_log)))
-    except FileNotFoundError:
+    except (FileNotFoundError, TableMismatch):
         return {}
 
 

@@ -221,7 +221,7 @@ def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Segm
             if header.length_nt and not bases.length_nt:
                 reason = "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
             elif bases.is_like_protein:
-                reason = "looks like protein: fewer than half of the bases are A, C, G, T, U or N"
+                reason = "looks like protein: fewer than half of the characters are A, C, G, T, U or N"
             chunks = 0 if reason else chunk_count(bases.length_nt, chunk_length)
             record = Segment(source, "", header.id, number, bases.length_nt, bases.hexdigest(), 0, chunks)
             records.append(record._replace(status="failed", reason=reason) if reason else record)

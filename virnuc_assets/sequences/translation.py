@@ -94,9 +94,9 @@ class SixFrames:
         codons = self._codons[rows, begin:stop:CODON_NT]
         if frame >= CODON_NT:
             codons = codons[:, ::-1]
-        bases = _translated(codons, _PLUS if frame < CODON_NT else _MINUS)  # (rows, codons)
-        known = bases != _UNKNOWN
-        return bases[known] if not known.all() else bases.reshape(-1), known.sum(axis=1)
+        residues = _translated(codons, _PLUS if frame < CODON_NT else _MINUS)  # (rows, codons)
+        known = residues != _UNKNOWN
+        return residues[known] if not known.all() else residues.reshape(-1), known.sum(axis=1)
 
     def nucleotides(self, frame: int, rows: np.ndarray, lengths_aa: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The codons' bases and one more base where there is one, as VirNucPro hands them to DNABERT-S.

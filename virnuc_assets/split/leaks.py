@@ -18,7 +18,7 @@ from virnuc_assets.settings import SplitSettings
 from virnuc_assets.split.assignment import LEFT_OUT, Split, splits_of
 from virnuc_assets.split.relatives import Pairs, protein_hashes, related_pairs
 from virnuc_assets.storage.schemas import chunks_schema
-from virnuc_assets.storage.tables import read_table
+from virnuc_assets.storage.tables import TableMismatch, read_table
 
 Faults = dict[str, list[str]]
 
@@ -29,13 +29,24 @@ def rebuilt_records(chunks: Iterable[Path], lengths: Mapping[str, int]) -> Itera
     Args:
         chunks: chunks tables, those of each record in its order.
         lengths: nt of each record.
+
+    Raises:
+        TableMismatch: a chunk contradicts the one before it.
     """
     unfinished: dict[str, bytearray] = defaultdict(bytearray)
     for path in chunks:
         table = read_table(path, chunks_schema(), columns=["record_id", "start_nt", "sequence"])
         for record, start, bases in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            unfinished[record][start:] = bases.encode("ascii")
-            if len(unfinished[record]) == lengths.get(record):
+            sequence, chunk = unfinished[record], bases.encode("ascii")
+            known = bytes(sequence[start:])
+            if chunk[: len(known)] != known:
+                raise TableMismatch(
+                    f"{path}: the chunk at {start} nt of record {record!r} contradicts the one before it; materialize "
+                    "reference/chunked_fasta (this partition) again"
+                )
+            if start <= len(sequence):
+                sequence += chunk[len(known) :]
+            if len(sequence) == lengths.get(record):
                 yield record, bytes(unfinished.pop(record))
 
 

@@ -167,7 +167,7 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def full_disk_named(path: Path, temporary: Path) -> Iterator[None]:
+def full_disk_named(path: Path, temporary: Path, remedy: str = "put [paths] var on a larger disk") -> Iterator[None]:
     """Report a full disk, or a quota that is used up, while `path` is written under a temporary name.
 
     Raises:
@@ -182,6 +182,6 @@ def full_disk_named(path: Path, temporary: Path) -> Iterator[None]:
         usage = shutil.disk_usage(temporary.parent)
         raise DiskFull(
             f"{path}: no space to write it: {written / 2**20:.1f} MiB were written, {usage.free / 2**20:.1f} of "
-            f"{usage.total / 2**20:.1f} MiB are free in {temporary.parent} ({error.strerror}). Free some space, or put "
-            "[paths] var on a larger disk, and run this again; what is finished is kept."
+            f"{usage.total / 2**20:.1f} MiB are free in {temporary.parent} ({error.strerror}). Free some space, or "
+            f"{remedy}, and run this again; what is finished is kept."
         ) from error

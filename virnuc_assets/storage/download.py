@@ -156,15 +156,14 @@ class Fetcher:
                 raise FetchError(f"{transfer.url}: expected the file, found {found}; does the server still have it?")
             elif (served := answer.headers.get("Content-Range", "")) == f"bytes */{start}":
                 return  # all of it had arrived
-            elif not served.startswith(f"bytes {start}-"):
+            elif not start or not served.startswith(f"bytes {start}-"):
                 transfer.path.unlink(missing_ok=True)
                 raise ProtocolError(f"status {answer.status_code} does not continue at byte {start}; started again")
             length = start + answer.raw.length_remaining if answer.raw.length_remaining else None
             if not transfer.md5 and not length:
                 raise FetchError(f"{transfer.url}: neither checksum nor length is known, so it could be cut unnoticed")
-            with transfer.path.open(
-                "ab" if start else "wb"
-            ) as handle:  # urllib3 raises if it is cut short of its length
+            with transfer.path.open("ab" if start else "wb") as handle:
+                # urllib3 raises if it is cut short of its length.
                 while block := answer.raw.read1(_BLOCK, decode_content=False):
                     handle.write(block)
                     transfer.received, start = transfer.received + len(block), start + len(block)

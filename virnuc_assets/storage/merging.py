@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -73,10 +74,11 @@ class ScratchVectors:
         Raises:
             DiskFull: there is no space for them.
         """
-        shown = Path(tempfile.gettempdir(), "vectors")
-        with full_disk_named(shown, shown):
+        scratch = Path(tempfile.gettempdir(), "a scratch file for vectors")
+        with full_disk_named(scratch, scratch, "set TMPDIR to a folder of a larger disk"):
             for row, vector in zip(rows, vectors, strict=True):
-                os.pwrite(self._file.fileno(), vector.data, row * vector.nbytes)
+                if os.pwrite(self._file.fileno(), vector.data, row * vector.nbytes) < vector.nbytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.count, self.dim = self.count + len(vectors), vectors.shape[1]
 
     def read(self, rows: Sequence[int]) -> np.ndarray:

@@ -86,5 +86,5 @@ def require_space(folder: Path, size: int, what: str) -> None:
 
 def _nearest(folder: Path) -> Path:
     """The folder, or the nearest above it that exists."""
-    above = folder.resolve()
+    above = Path(os.path.realpath(folder))  # resolve() raises at a circle of links
     return next(each for each in (above, *above.parents) if os.path.lexists(each))

@@ -9,7 +9,7 @@ from virnuc_assets.storage.digests import SEQUENCE_DIGEST_BYTES
 _STRING = pa.string()
 _COUNT = pa.int64()
 # Columns of nucleotides or residues: long, and hardly a value twice.
-ALPHABET = frozenset({"sequence", "nucleotides", "protein", "translation"})
+SEQUENCE_COLUMNS = frozenset({"sequence", "nucleotides", "protein", "translation"})
 
 # What became of a frame; of a chunk: kept if one of its frames is, else the reason that went furthest.
 STATUSES = ("kept", "dropped_stop", "dropped_empty", "dropped_ambiguous", "dropped_no_cds")

@@ -25,10 +25,10 @@ from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.digests import ContentDigest
 from virnuc_assets.storage.layout import asset_of
 from virnuc_assets.storage.places import in_store, readable, state_of
-from virnuc_assets.storage.schemas import ALPHABET
+from virnuc_assets.storage.schemas import SEQUENCE_COLUMNS
 
 Provenance = Mapping[str, Any]
-PROVENANCE_KEY = "virnuc.provenance"
+PROVENANCE_KEY = "virnuc.recipe"  # as tables were written before; another key would have all vectors embedded again
 DIGEST_KEY = "virnuc.content_digest"
 _READ_BYTES = 1 << 20  # a window reads no more ahead, however much of a table was written at once
 _CHECKED = {"page_checksum_verification": True}
@@ -62,7 +62,7 @@ class TableWriter:
                 pq.ParquetWriter(
                     file,
                     self._schema,
-                    use_dictionary=[name for name in plain if name not in (*ALPHABET, *digests)],
+                    use_dictionary=[name for name in plain if name not in (*SEQUENCE_COLUMNS, *digests)],
                     compression="lz4",  # is unpacked twice as fast as Parquet's default
                     write_statistics=plain,
                     use_compliant_nested_type=False,  # nested values as the schema names them: what is read was written

@@ -22,6 +22,7 @@ from virnuc_assets.storage.merging import ScratchVectors, features_table, rows_o
 from virnuc_assets.storage.outputs import require_output, require_outputs
 from virnuc_assets.storage.schemas import embeddings_schema, features_schema, frames_schema, vector_dim
 from virnuc_assets.storage.tables import (
+    TableMismatch,
     TableWriter,
     content_digest,
     read_ids,
@@ -108,9 +109,20 @@ def export_file(table: Path, to: Path) -> dict[str, Any]:
     ids, dim = read_ids(table).to_pylist(), vector_dim(read_schema(table))
     if not ids:
         raise ExportRefused(f"{table}: has no rows; VirNucPro's files have at least one")
-    windows = read_windows(table, _WINDOW_ROWS, columns=["vector"])
-    write_vectors(to, kind, ids, dim, map(vectors_of, windows), label)
+    write_vectors(to, kind, ids, dim, _vectors(table, ids), label)
     return {"kind": kind, "rows": len(ids), "columns": dim}
+
+
+def _vectors(table: Path, ids: Sequence[str]) -> Iterator[np.ndarray]:
+    """Vectors of a table in windows; it has exactly these ids, unless it was replaced since they were read."""
+    start = 0
+    for window in read_windows(table, _WINDOW_ROWS, columns=["frame_id", "vector"]):
+        if window.column("frame_id").to_pylist() != ids[start : start + window.num_rows]:
+            break
+        start += window.num_rows
+        yield vectors_of(window)
+    if start != len(ids):
+        raise TableMismatch(f"{table}: replaced while it was exported; run this again")
 
 
 def require_label(file: VectorFile, label_of: Mapping[str, str | None]) -> None:

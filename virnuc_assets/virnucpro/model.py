@@ -17,6 +17,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.virnucpro.torch_files import MODEL_CLASS, ImportRefused, PickledModule, TorchFile
 
 VIRNUCPRO = "VirNucPro"
+_LAYERS = {"hidden_layer": "Linear", "bn1": "BatchNorm1d", "dropout": "Dropout", "output_layer": "Linear"}
 
 
 def imported_fingerprint(encoder: str, side: str, dim: int) -> dict[str, str]:
@@ -41,7 +42,22 @@ def model_in(file: TorchFile) -> Mlp:
     if not isinstance(made, PickledModule) or made.name != MODEL_CLASS:
         found = made.name if isinstance(made, PickledModule) else f"a {type(made).__name__}"
         raise ImportRefused(f"{file.path}: expected a whole module of class {MODEL_CLASS}, found {found}")
+    layers = _layers(file, made)
+    model = _model_of(file, _tensors(file, made, layers))
+    if (eps := layers["bn1"].state.get("eps")) != model.bn1.eps:
+        raise ImportRefused(f"{file.path}: bn1 has eps {eps}, VirNucPro's has {model.bn1.eps}")
+    return model.eval()
+
+
+def _layers(file: TorchFile, made: PickledModule) -> dict[str, Any]:
     layers = _part(file, "the model", made, "_modules")
+    kinds = {name: getattr(layer, "name", type(layer).__name__).rpartition(".")[2] for name, layer in layers.items()}
+    if kinds != _LAYERS:  # one without parameters would be missed by the comparison of tensors
+        raise ImportRefused(f"{file.path}: another architecture: expected layers {_LAYERS}, found {str(kinds)[:500]}")
+    return layers
+
+
+def _tensors(file: TorchFile, made: PickledModule, layers: Mapping[str, Any]) -> dict[str, Tensor]:
     tensors = _part(file, "the model", made, "_parameters") | _part(file, "the model", made, "_buffers")
     for name, layer in layers.items():
         for part in ("_parameters", "_buffers", "_modules"):
@@ -52,19 +68,25 @@ def model_in(file: TorchFile) -> Mlp:
         raise ImportRefused(f"{file.path}: another architecture: expected tensors in its layers, found {others}")
     if (claimed := sum(t.numel() * t.element_size() for t in tensors.values())) > file.size:  # a stride of 0
         raise ImportRefused(f"{file.path}: {claimed} bytes of tensors claimed by a file of {file.size} bytes")
+    return tensors
+
+
+def _model_of(file: TorchFile, tensors: Mapping[str, Tensor]) -> Mlp:
+    """A classifier as wide as the file's tensors, holding them."""
     weight = tensors.get("hidden_layer.weight")
     if weight is None or weight.dim() != 2 or not weight.numel():
         raise ImportRefused(f"{file.path}: another architecture: hidden_layer has no weights of two dims")
     if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise ImportRefused(f"{file.path}: values that are not finite in {', '.join(bad)}")
     model = Mlp(weight.shape[1], weight.shape[0], dropout=0.0)
+    kept = model.state_dict()
+    if cast := {name: t.dtype for name, t in tensors.items() if name in kept and t.dtype != kept[name].dtype}:
+        raise ImportRefused(f"{file.path}: not the tensors of VirNucPro's classifier, whose dtypes differ: {cast}")
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ImportRefused(f"{file.path}: not the tensors of VirNucPro's classifier: {error}") from error
-    if (eps := layers["bn1"].state.get("eps")) != model.bn1.eps:
-        raise ImportRefused(f"{file.path}: bn1 has eps {eps}, VirNucPro's has {model.bn1.eps}")
-    return model.eval()
+    return model
 
 
 def describe_model(

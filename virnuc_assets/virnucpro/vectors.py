@@ -68,7 +68,9 @@ def vectors_in(file: TorchFile) -> VectorFile:
         case {"proteins": list(ids), "data": list(rows), **more} if not more:
             kind = "ESM"
         case {"ids": list(ids), "data": Tensor() as data, **more} if data.dim() == 2 and more.keys() <= {"labels"}:
-            kind, rows, labels = "merged", list(data), more.get("labels")
+            kind, labels = "merged", more.get("labels")
+            _require_ids(file, ids, len(data))  # before a view of each row is made
+            rows = list(data)
         case _:
             raise ImportRefused(
                 f"{file.path}: {_described(file.content)}; expected the keys nucleotide and data (DNABERT_S), proteins "

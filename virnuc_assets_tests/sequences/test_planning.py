@@ -164,6 +164,6 @@ def test_a_protein_of_iupac_letters_is_failed_and_a_degenerate_primer_is_not(tmp
     )
     records, _ = count_records(path, "s", 300)
     assert [(record.record_id, record.status, record.reason) for record in records] == [
-        ("protamine", "failed", "looks like protein: fewer than half of the bases are A, C, G, T, U or N"),
+        ("protamine", "failed", "looks like protein: fewer than half of the characters are A, C, G, T, U or N"),
         *((name, "planned", None) for name in ("primer", "masked", "half")),
     ]

@@ -21,7 +21,7 @@ from virnuc_assets.split.leaks import (
     relatives_apart,
 )
 from virnuc_assets.storage.schemas import frames_schema
-from virnuc_assets.storage.tables import read_table, write_table
+from virnuc_assets.storage.tables import TableMismatch, read_table, write_table
 from virnuc_assets_tests.split.planted import gene
 
 SETTINGS = SplitSettings()
@@ -71,6 +71,15 @@ def test_a_record_of_which_a_chunk_is_missing_does_not_come_back(tmp_path: Path,
     del rows[lost]
     write_table(path, pa.Table.from_pylist(rows, schema=read_table(path).schema), {"table": "chunks"})
     assert list(rebuilt_records([path], {"r": 1700})) == []
+
+
+def test_chunks_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    (path,) = chunked(tmp_path, "a", {"r": bases(1700, 1)}, 500, 10).values()
+    rows = read_table(path).to_pylist()
+    rows[1]["sequence"] = rows[1]["sequence"].translate(str.maketrans("ACGT", "CGTA"))
+    write_table(path, pa.Table.from_pylist(rows, schema=read_table(path).schema), {"table": "chunks"})
+    with pytest.raises(TableMismatch, match="chunk at .* of record 'r' contradicts the one before it"):
+        list(rebuilt_records([path], {"r": 1700}))
 
 
 def row(record: str, split: str, cluster: str = "") -> dict[str, Any]:

@@ -28,6 +28,7 @@ MODELS = {
     "activation": Model(6, 4, change="model.dropout = nn.ReLU()"),
     "nested": Model(6, 4, change="model.hidden_layer.inner = nn.Dropout(0.1)"),
     "other_eps": Model(6, 4, change="model.bn1.eps = 0.5"),
+    "half": Model(6, 4, change="model.half()"),
     "not_finite": Model(6, 4, change="model.output_layer.bias.data[0] = float('nan')"),
     "repeated": Model(6, 4, change="model.hidden_layer.weight = nn.Parameter(torch.ones(1, 1).expand(4, 1 << 40))"),
     "another_class": Model(6, 4, change="model = Net()"),

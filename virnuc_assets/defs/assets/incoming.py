@@ -25,6 +25,7 @@ from virnuc_assets.sequences.opening import SequenceFileError, SourceChanged
 from virnuc_assets.sequences.plan_table import SameRecords, plan_sample, read_shard
 from virnuc_assets.sequences.planning import ShardPlan, whole_records
 from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.layout import require_layout
 
 # One such run at a time: files that came together are compared, and none is planned twice.
 POOL = "plan_samples"
@@ -57,6 +58,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
         registered all the same. A new file with the records of another sample is a duplicate: it is noted with that
         sample's name, and has no shards. A file that is written to while it is read stays what it was, and waits.
         """
+        require_layout(layout)
         files = visible_files(settings.incoming)
         chosen = {name: path for name, path in files.items() if config.files is None or name in config.files}
         found = _Planned(workspace, files, file_states(chosen, settings.sequences))

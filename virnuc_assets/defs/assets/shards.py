@@ -16,6 +16,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.plan_table import LABELS, plan_reference, read_shard
 from virnuc_assets.sequences.planning import ShardPlan, rows_of, whole_records
 from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.layout import require_layout
 
 PLAN, SHARDS = "shard_plan", "shards"
 
@@ -51,6 +52,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
         A broken source fails this asset by name; the others are planned and registered all the same, and its records
         of before stay planned. `repack: ["viral"]` in the run's config packs a label again.
         """
+        require_layout(layout)
         if unknown := sorted(set(config.repack) - set(LABELS)):
             raise VirnucError(f"repack: {unknown[0]!r} is no label; expected some of {', '.join(LABELS)}")
         repack = [label for label in LABELS if label in config.repack]
