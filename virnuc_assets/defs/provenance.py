@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import find_checkpoint, fingerprint, identity
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.plan_table import read_shard
+from virnuc_assets.sequences.plan_table import read_plan, read_shard
 from virnuc_assets.sequences.planning import ShardPlan, sample_of
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE, Domain
@@ -62,6 +63,13 @@ def chunks_provenance(plan: ShardPlan) -> Provenance:
 def plan_digest(plan: ShardPlan) -> str:
     """Digest of all that a shard's chunks and frames follow from by its plan: the data version of `shards`."""
     return digest_of([chunks_provenance(plan), _truth(plan)])
+
+
+def reference_version(path: Path) -> str:
+    """Version of a whole plan by its content: what its shards follow from, and the names of the sources' records."""
+    plan = read_plan(path)
+    versions = {shard: [plan_digest(read_shard(path, shard))] for shard in plan.shards}
+    return digest_of([versions, {name: of.names for name, of in plan.sources.items()}])
 
 
 def _truth(plan: ShardPlan) -> dict[str, Any]:

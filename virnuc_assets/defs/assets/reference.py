@@ -11,7 +11,13 @@ import dagster as dg
 import pyarrow.compute as pc
 
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.defs.provenance import FRAMES, features_provenance, frames_digest, variant_fingerprints
+from virnuc_assets.defs.provenance import (
+    FRAMES,
+    features_provenance,
+    frames_digest,
+    reference_version,
+    variant_fingerprints,
+)
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
@@ -68,7 +74,7 @@ def split_provenance(instance: dg.DagsterInstance, workspace: Workspace) -> dict
     return {
         "table": "split",
         "frames": digest_of({shard: content_digest(path) for shard, path in frames.items()}),
-        "plan": content_digest(workspace.layout.plan("reference")),
+        "plan": reference_version(workspace.layout.plan("reference")),
         "names": digest_of(
             {source.name: [source.relatives, source.organism, str(source.date)] for source in catalogue}
         ),

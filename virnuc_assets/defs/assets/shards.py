@@ -9,7 +9,7 @@ import dagster as dg
 from virnuc_assets.defs.assets import refseq
 from virnuc_assets.defs.automation import plan_condition
 from virnuc_assets.defs.partitions import REFERENCE, ShardSet, group_of, register, unregister_all_but
-from virnuc_assets.defs.provenance import plan_digest
+from virnuc_assets.defs.provenance import plan_digest, reference_version
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import DATA_VERSION, OWNERS, joined_version, raise_failures, recorded_versions
 from virnuc_assets.errors import VirnucError
@@ -64,7 +64,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
         yield from changed_partitions(context.instance, REFERENCE, versions)
         raise_failures(failures, "reference sources that cannot be read; all others are planned")
         facts = {"shards_added": len(added), "shards_removed": len(removed)}
-        version = dg.DataVersion(digest_of([versions, {name: of.names for name, of in plan.sources.items()}]))
+        version = dg.DataVersion(reference_version(path))
         yield dg.MaterializeResult(metadata={**_facts(plan), **facts}, data_version=version)
 
     return [reference_plan, shards_spec(REFERENCE, "Packs of reference records of one label, as they were planned.")]

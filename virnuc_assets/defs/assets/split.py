@@ -49,7 +49,7 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
         group_name="classifiers",
         kinds={"parquet"},
         owners=OWNERS,
-        code_version=code_version("3", settings),
+        code_version=code_version("4", settings),
         automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
     )
     def train_test_split(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
