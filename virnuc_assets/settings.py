@@ -231,21 +231,24 @@ class DecisionSettings(Section):
     baseline: str = "esm2_3b"
     kmer_baseline: str = "kmer"
     also_compared: Names = ()
-    max_accuracy_drop: Share = 0.05  # one frame in twenty is less than labs differ by their data
-    max_f1_drop: Share = 0.05
-    max_group_drop: Share = 0.10  # twice the whole's, since groups are small
-    min_group_clusters: int = Field(default=5, ge=3)  # fewer estimate their own spread too badly for a test
-    group_error: float = Field(default=0.05, gt=0.0, lt=0.5)
-    min_test_rows: PositiveInt = 200  # one row moves accuracy by half a percent at most
-    min_test_clusters: int = Field(default=10, ge=2)
-    min_clusters_per_label: PositiveInt = 2
-    min_speedup: PositiveFloat = 2.0  # a change of model is not worth less
-    max_memory_ratio: PositiveFloat = 1.0  # it has to fit where the baseline does
-    min_gain_over_kmer_baseline: float = Field(default=0.0, ge=-1.0, le=1.0)
-    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
-    bootstrap_rounds: int = Field(default=10_000, ge=100)
-    power_studies: int = Field(default=200, ge=20)  # chances are within 7 percent of the exact ones
-    finetuning_gain: Share = 0.03  # an assumption
+    # The report shows the reason for each default.
+    max_accuracy_drop: Share = Field(default=0.05, description="one frame in twenty is less than labs differ by")
+    max_f1_drop: Share = Field(default=0.05, description="as for accuracy")
+    max_group_drop: Share = Field(default=0.10, description="twice the whole's, since groups are small")
+    min_group_clusters: int = Field(default=5, ge=3, description="fewer show their own spread too badly for a test")
+    group_error: float = Field(default=0.05, gt=0.0, lt=0.5, description="customary; of studies of equal models")
+    min_test_rows: PositiveInt = Field(default=200, description="one row moves accuracy by half a percent at most")
+    min_test_clusters: int = Field(default=10, ge=2, description="intervals of fewer cover less than they claim")
+    min_clusters_per_label: PositiveInt = Field(default=2, description="one cluster of a label shows nothing of others")
+    min_speedup: PositiveFloat = Field(default=2.0, description="a change of model is not worth less")
+    max_memory_ratio: PositiveFloat = Field(default=1.0, description="it has to fit where the baseline does")
+    min_gain_over_kmer_baseline: float = Field(
+        default=0.0, ge=-1.0, le=1.0, description="else no language model is needed"
+    )
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0, description="customary")
+    bootstrap_rounds: int = Field(default=10_000, ge=100, description="bounds vary by less than 0.001 between seeds")
+    power_studies: int = Field(default=200, ge=20, description="chances are within 7 percent of the exact ones")
+    finetuning_gain: Share = Field(default=0.03, description="an assumption")
     seed: Seed = 0
 
     @model_validator(mode="after")

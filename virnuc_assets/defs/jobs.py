@@ -88,9 +88,12 @@ def check_environment_job(workspace: Workspace) -> dg.JobDefinition:
         from virnuc_assets.workstation.doctor import examine
 
         path = workspace.layout.results / f".check_environment.{context.run_id}"
-        answer = _store_answer(path)
         found, problems = examine(workspace)
         facts = {name: str(value) for name, value in found.items()}
+        try:
+            answer = _store_answer(path)
+        except VirnucError as error:
+            problems.append(str(error))
         if problems:
             raise dg.Failure("\n".join(problems), metadata=facts)
         context.add_output_metadata({**facts, "results": str(path.parent), "results store": answer})

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import resource
 import statistics
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -79,7 +81,19 @@ def benchmark_encoders(
 
 
 def _process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, context, initializer=_end_with, initargs=(os.getpid(),))
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent, which held the lock of the GPU, and may have been killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _ask(process: ProcessPoolExecutor, encoder: str, function: Callable[..., Any], *given: object) -> Any:  # noqa: ANN401

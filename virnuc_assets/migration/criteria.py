@@ -184,6 +184,8 @@ def memory_within_ratio(evidence: Evidence, settings: DecisionSettings) -> Crite
         return rule.lacking(gaps)
     ours, theirs = (evidence.benchmark[name] for name in names)
     peaks = [float(row["peak_memory_bytes"]) for row in (ours, theirs)]
+    if min(peaks) <= 0:
+        return rule.lacking(("the peak memory of an encoder could not be measured on this system",))
     explanation = (
         f"{names[0]} {peaks[0] / 2**20:,.1f}, {names[1]} {peaks[1] / 2**20:,.1f} MiB at peak: "
         f"{peaks[0] / peaks[1]:.3g}×, both on {ours['sequences']} sequences a round, {ours['precision']}, "
@@ -225,7 +227,7 @@ def _miniature(*rows: Mapping[str, Any]) -> str:
 
 
 def _benchmark_gaps(evidence: Evidence, names: tuple[str, str]) -> Gaps:
-    absent = [name for name in names if name not in (evidence.benchmark or names)]
+    absent = [name for name in names if name not in (names if evidence.benchmark is None else evidence.benchmark)]
     return (*evidence.benchmark_gaps, *(f"the encoder benchmark has not measured {name}" for name in absent))
 
 

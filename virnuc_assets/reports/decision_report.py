@@ -225,7 +225,8 @@ def speed_lines(decision: Decision) -> list[tuple[str, Mapping[str, Any], dict[s
     lines = []
     for name, row in sorted(measured.items()):
         compared = ("sequences_per_s", "peak_memory_bytes") if base and name in proteins else ()
-        lines.append((name, row, {measure: row[measure] / (base or row)[measure] for measure in compared}))
+        divisors = {measure: (base or row)[measure] for measure in compared}
+        lines.append((name, row, {measure: row[measure] / by for measure, by in divisors.items() if by > 0}))
     return lines
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import CheckpointError, CheckpointMissingError, find_checkpoint
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.outputs import unwritable
 from virnuc_assets.workstation.checkpoint_setup import verify
 from virnuc_assets.workstation.setup import dagster_home
@@ -47,10 +48,14 @@ def examine(workspace: Workspace, every_byte: bool = False) -> tuple[dict[str, A
     problems = [
         fault for folder in (settings.var, dagster_home(settings), layout.locks) if (fault := unwritable(folder))
     ]
-    device = resolve_device(settings.encoding.device)
     facts: dict[str, Any] = {"host": platform.node(), "user": os.getuid(), "python": platform.python_version()}
     facts |= {name: version(name) for name in _LIBRARIES}
     facts |= {"profile": settings.profile, "GPUs": torch.cuda.device_count()}
+    try:
+        device = resolve_device(settings.encoding.device)
+    except VirnucError as error:
+        on_a_cluster = "on a cluster, check what its steps ask for ([launch], the gres or the device plugin)"
+        return facts, [*problems, f"{facts['host']}: {error}; {on_a_cluster}"]
     facts["device"] = f"{device} ({torch.cuda.get_device_name(device) if device.type == 'cuda' else cpu_name()})"
     precision = settings.encoding.precision
     emulated = device.type == "cpu" and not native_precision(precision)

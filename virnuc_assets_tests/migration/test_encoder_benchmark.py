@@ -1,5 +1,8 @@
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from virnuc_assets.encoders.registry import ENCODERS
@@ -7,6 +10,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.migration.benchmark import benchmark_encoders
 from virnuc_assets.settings import BenchmarkSettings, EncodingSettings
 from virnuc_assets_tests.encoders.drawn import drawn
+from virnuc_assets_tests.running import until
 
 ROUNDS = BenchmarkSettings(max_rounds=6)
 FRAMES = {"nucleotides": drawn("dna", [301] * 8), "protein": drawn("protein", [100] * 8)}
@@ -43,3 +47,23 @@ def test_a_failure_shows_the_encoders_error(tmp_path: Path) -> None:
         VirnucError, match="benchmark of fastesm2_650_miniature failed[^$]*run `virnuc setup --encoder "
     ):
         benchmark_encoders(specs, tmp_path, EncodingSettings(), FRAMES, ROUNDS)
+
+
+HELD = """
+import os, time
+from virnuc_assets.migration.benchmark import _process
+if __name__ == "__main__":
+    print(_process().submit(os.getpid).result(), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_an_encoders_process_ends_with_the_run_that_is_killed(tmp_path: Path) -> None:
+    """It holds a model on the GPU, whose lock is gone with its parent."""
+    script = tmp_path / "held.py"
+    script.write_text(HELD)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    until(lambda: not child.is_running(), "the end of the encoder's process")

@@ -134,3 +134,7 @@ def test_markdown_has_a_line_for_each_criterion() -> None:
     assert "- no encoder benchmark is stored\n" in summary
     assert "| speedup reached | – | – | ≥ 2× | missing |" in summary
     assert "| kmer baseline beaten | +0.2000 | " in summary
+
+
+def test_settings_are_shown_with_the_reason_for_their_default() -> None:
+    assert "one frame in twenty is less than labs differ by" in go_html()

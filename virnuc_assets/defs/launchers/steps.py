@@ -46,7 +46,9 @@ def step_executor(launch: LaunchSettings) -> dg.ExecutorDefinition:
         return dg.in_process_executor
     try:
         from dagster_k8s import k8s_job_executor
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "dagster_k8s":
+            raise
         raise VirnucError(
             '[launch] steps = "kubernetes": dagster_k8s is not installed; expected what '
             "`pip install 'virnuc_assets[kubernetes]'` brings. Install it, or set steps = \"in_process\"."
