@@ -115,9 +115,12 @@ class Cluster:
     def wait_until_saved(self) -> None:
         """Until the controller has written down how things are now; it does so every few seconds, after a change."""
         now, state = time.time(), self.folder / "state/job_state"
-        change = self.ask("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true")
-        until(lambda: state.stat().st_mtime > now, "the controller's state")
-        self.ask("scancel", change)
+
+        def saved() -> bool:
+            self.ask("scancel", self.ask("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true"))
+            return state.stat().st_mtime > now
+
+        until(saved, "the controller's state", every=1.0)
 
     def ask(self, *command: str) -> str:
         """What a command answers; empty where nobody does."""
