@@ -109,11 +109,11 @@ def export_file(table: Path, to: Path) -> dict[str, Any]:
     ids, dim = read_ids(table).to_pylist(), vector_dim(read_schema(table))
     if not ids:
         raise ExportRefused(f"{table}: has no rows; VirNucPro's files have at least one")
-    write_vectors(to, kind, ids, dim, _vectors(table, ids), label)
+    write_vectors(to, kind, ids, dim, exported_vectors(table, ids), label)
     return {"kind": kind, "rows": len(ids), "columns": dim}
 
 
-def _vectors(table: Path, ids: Sequence[str]) -> Iterator[np.ndarray]:
+def exported_vectors(table: Path, ids: Sequence[str]) -> Iterator[np.ndarray]:
     """Vectors of a table in windows; it has exactly these ids, unless it was replaced since they were read."""
     start = 0
     for window in read_windows(table, _WINDOW_ROWS, columns=["frame_id", "vector"]):

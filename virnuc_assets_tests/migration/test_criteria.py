@@ -250,3 +250,9 @@ def test_currency() -> None:
     assert_missing(
         variant_is_current("kmer_baseline", variant("kmer", None)), "kmer: no predictions on the test rows are stored"
     )
+
+
+def test_memory_that_could_not_be_measured_is_missing() -> None:
+    rates = {name: {**row, "peak_memory_bytes": 0} for name, row in benchmark().items()}
+    assert criteria.memory_within_ratio(evidence(benchmark=rates), SETTINGS).outcome == "missing"
+    assert criteria.memory_within_ratio(evidence(benchmark={}), SETTINGS).outcome == "missing"

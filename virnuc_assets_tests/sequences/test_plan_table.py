@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from Bio import SeqIO
 from Bio.Seq import Seq
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnuc_assets.sequences.catalogue import Label, Source
+from virnuc_assets.sequences.incoming import read_intake_log
 from virnuc_assets.sequences.opening import SequenceFileError
 from virnuc_assets.sequences.plan_table import (
     SameRecords,
@@ -31,7 +33,8 @@ from virnuc_assets.sequences.plan_table import (
 )
 from virnuc_assets.sequences.planning import ShardPlan, plan_faults, rows_of, table_of, whole_records
 from virnuc_assets.settings import SequenceSettings
-from virnuc_assets.storage.tables import TableMismatch
+from virnuc_assets.storage.layout import Layout
+from virnuc_assets.storage.tables import TableMismatch, write_table
 
 SETTINGS = SequenceSettings(chunk_length=300, shard_chunks=4)
 
@@ -366,3 +369,11 @@ def test_any_sequence_of_releases_holds_every_chunk_once(
         assert max(sizes(plan).values()) <= 3
         require_continued(before, plan)
         assert plan_reference(path, sources, SMALL_SHARDS) == (plan, {})
+
+
+def test_an_intake_log_that_cannot_be_read_is_empty(tmp_path: Path) -> None:
+    """So that all files of the folder are planned again."""
+    layout = Layout(tmp_path, "miniature")
+    assert read_intake_log(layout) == {}
+    write_table(layout.intake_log, pa.table({"file": ["a.fa"]}), {"table": "incoming"})
+    assert read_intake_log(layout) == {}

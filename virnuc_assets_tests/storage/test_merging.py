@@ -1,5 +1,8 @@
 """The merge: rows and order of the frames, nucleotides before proteins, and no id missing, extra or twice."""
 
+import subprocess
+import sys
+
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -72,3 +75,23 @@ def test_an_id_that_is_twice_among_the_frames_is_refused(embedding_rows: list[in
     twice = frames([IDS[0], IDS[0], IDS[1]])
     with pytest.raises(MergeMismatch, match="twice"):
         merge_features(twice, DNA.take(embedding_rows), PROTEIN.take(embedding_rows))
+
+
+CUT = """
+import resource, sys
+import numpy as np
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.storage.merging import ScratchVectors
+vectors = ScratchVectors()
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # the second row of 64 bytes is cut, and no error is raised
+try:
+    vectors.write([0, 1], np.ones((2, 16), np.float32))
+except VirnucError as error:
+    sys.stdout.write(str(error))
+"""
+
+
+def test_a_scratch_row_that_is_cut_is_a_full_disk() -> None:
+    done = subprocess.run([sys.executable, "-c", CUT], capture_output=True, text=True, check=True)
+    assert "a scratch file for vectors: no space to write it" in done.stdout
+    assert "set TMPDIR to a folder of a larger disk" in done.stdout
