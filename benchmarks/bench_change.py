@@ -129,7 +129,7 @@ def _bundled(project: Path, given: argparse.Namespace) -> Figures:
     """The demo twice, as processes; its set-up does not count."""
     shutil.copytree(ROOT / "data", project / "data", ignore=shutil.ignore_patterns("incoming"))
     shutil.copyfile(ROOT / "virnuc.toml", project / "virnuc.toml")
-    settings = load_settings(project / "virnuc.toml")
+    settings = load_settings(project)
     seconds, events = list[float](), list[int]()
     for command in ("setup", "demo", "demo"):
         started = time.perf_counter()

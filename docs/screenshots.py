@@ -29,7 +29,7 @@ SETTLED_MS = 4000  # the pages load by many requests after their frame is there
 
 def main() -> None:
     """Take every picture."""
-    settings = load_settings(Path("virnuc.toml"))
+    settings = load_settings(Path())
     dagster, mlflow = settings.servers.dagster_url, settings.servers.mlflow_url
     report = Workspace(settings).layout.whole("migration_decision", ".html")
     if not report.is_file():

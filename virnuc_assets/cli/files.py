@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from virnuc_assets.cli.terminal import DEFAULT_CONFIG, Config, command, log, print_pairs, progress
+from virnuc_assets.cli.terminal import HERE, Project, command, log, print_pairs, progress
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import load_settings
@@ -63,12 +63,12 @@ def embed(
     table: Annotated[Path, typer.Argument(metavar="FRAMES", help="Frames table, as `virnuc frames` writes it.")],
     encoder: Annotated[str, typer.Option("--encoder", help="Name in the registry, e.g. fastesm2_650_miniature.")],
     to: Annotated[Path, typer.Option("--out", help="Embeddings table to write (Parquet).")],
-    config: Config = DEFAULT_CONFIG,
+    project: Project = HERE,
 ) -> dict[str, Any]:
     """Embed the frames of a table with one encoder."""
     from virnuc_assets.cli.single_file import embed_file
 
-    workspace = Workspace(load_settings(config))
+    workspace = Workspace(load_settings(project))
     with progress("frames") as report:
         counts = embed_file(workspace, table, encoder, to, report, log)
     return {**counts, "written to": to}
@@ -80,7 +80,7 @@ def attention(
     encoder: Annotated[str, typer.Option("--encoder", help="An ESM or MosaicBERT encoder of the registry.")],
     frame: Annotated[list[str], typer.Option("--frame", metavar="ID", help="Id of a frame; may be repeated.")],
     to: Annotated[Path, typer.Option("--out", help="Arrays to write (.npz); a picture (.png) goes next to them.")],
-    config: Config = DEFAULT_CONFIG,
+    project: Project = HERE,
 ) -> dict[str, Any]:
     """Write attention maps of chosen frames, and a picture of them.
 
@@ -89,7 +89,7 @@ def attention(
     """
     from virnuc_assets.cli.attention import attention_file
 
-    workspace = Workspace(load_settings(config))
+    workspace = Workspace(load_settings(project))
     with progress("frames") as report:
         counts = attention_file(workspace, table, encoder, frame, to, report, log)
     return {**counts, "written to": to}
@@ -99,12 +99,12 @@ def attention(
 def predict(
     source: Input,
     to: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
-    config: Config = DEFAULT_CONFIG,
+    project: Project = HERE,
 ) -> None:
     """Call every frame, chunk and record of a file with the serving classifier."""
     from virnuc_assets.cli.single_file import predict_file
 
-    workspace = Workspace(load_settings(config))
+    workspace = Workspace(load_settings(project))
     with _spooled(source) as file, progress("embeddings") as report:
         counts = predict_file(workspace, file, to, report, log)
     _finish(counts, source, to)

@@ -32,7 +32,7 @@ def project(root: Path) -> Path:
     """A project whose serving classifier reads k-mers, untrained."""
     root.mkdir()
     (root / "virnuc.toml").write_text('profile = "miniature"\n[serving]\nvariant = "kmer"\n')
-    workspace = Workspace(load_settings(root / "virnuc.toml"))
+    workspace = Workspace(load_settings(root))
     variant = workspace.variant("kmer")
     dna, protein = (vector_width(workspace.encoder(name), None) for name in (variant.dna, variant.protein))
     description = ClassifierDescription(
