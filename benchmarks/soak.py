@@ -126,7 +126,7 @@ def _soak(scratch: Path, given: argparse.Namespace) -> Figures:
     files = make_files(given.good, given.bad, given.seed)
     CONSOLE.log("trained; the same files go through an undisturbed copy")
     shutil.copytree(scratch / "project", scratch / "undisturbed")
-    undisturbed = load_settings(scratch / "undisturbed/virnuc.toml")
+    undisturbed = load_settings(scratch / "undisturbed")
     for file in files:
         if file.good and file.same_as is None:
             (undisturbed.incoming / file.name).write_bytes(file.content)
