@@ -50,7 +50,6 @@ def test_bench_encoders_writes_its_figures(out: Path) -> None:
         assert 0 < found[f"{metric}_min"] <= found[metric] <= found[f"{metric}_max"], metric
         assert found[f"{metric}_rounds"] == 2
     assert found["native_bf16"] == float("protein_speedup_vs_transformers_bf16" in found)
-    assert found["frame_table_memory_ratio"] == found["frame_table_large.bytes"] / found["frame_table_small.bytes"]
 
 
 @pytest.mark.slow
@@ -59,8 +58,6 @@ def test_bench_training_writes_its_figures(out: Path) -> None:
     assert (found["shards"], found["rows"], found["dim"], found["epochs"]) == (14, 14 * 64, 48, 3)
     assert found["epoch_speedup"] > 0
     assert found["rows_per_s"] == pytest.approx(found["rows"] / found["epoch_seconds"])
-    assert found["loss_difference_without_dropout"] < 1e-6
-    assert found["max_weight_difference_without_dropout"] < 1e-5
     assert found["max_loss_difference"] < 0.2
 
 
