@@ -2,8 +2,7 @@
 
 Rows are a seeded sample of the bundled genomes' frames (chunks of 500 nt, proteins of about 166 aa). Weights are
 random and of true size. The contenders of a comparison are loaded at the same time and run in alternate order, each in
-a process of its own: a ratio is that of one round, and its median, least and greatest are reported. A share
-of the peak is GFLOP/s over those of a plain matrix product right before and after.
+a process of its own: a ratio is that of one round, and its median, least and greatest are reported.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,7 +29,6 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import BertProcessing
 from tokenizers.trainers import BpeTrainer
-from torch.utils.benchmark import Timer
 from transformers import EsmConfig, EsmForMaskedLM, EsmTokenizer, PreTrainedTokenizerFast
 
 from benchmarks import originals
@@ -55,14 +53,6 @@ class Model(NamedTuple):
     layers: int
     heads: int
     byte_pairs: int = 0
-
-    def flop(self, lengths: Sequence[int]) -> float:
-        """Operations of one pass: 2 * tokens * weights of the products + 4 * l * tokens * d per layer for attention.
-
-        The products have 12 d^2 weights per layer of ESM2, 16 d^2 with MosaicBERT's gated FFN.
-        """
-        weights = (16 if self.byte_pairs else 12) * self.hidden**2
-        return float(self.layers * sum(2 * length * weights + 4 * self.hidden * length**2 for length in lengths))
 
 
 class Contender(NamedTuple):
@@ -152,105 +142,54 @@ def _compare(
             ratios[metric + ending] = ours, Contender(code, model, precision if code == "transformers" else "fp32")
     rows = rows if given.scale == "true" else rows // 4
     sequences = frames.column(column).slice(0, rows).to_pylist()
-    passes, vectors = list[dict[str, Any]](), dict[str, np.ndarray]()
+    passes = list[dict[str, Any]]()
     with ExitStack() as stack:
         processes = {}
         for contender in dict.fromkeys(contender for pair in ratios.values() for contender in pair):
             process = processes[contender.name] = stack.enter_context(fresh_process())
-            # A model of another size than ours is not compared by its vectors: fair-esm makes random weights itself.
-            folder = checkpoints / contender.model if contender.model == our_model else None
             own = sequences[: max(rows // _ONE_BY_ONE, 1)] if contender.code == "one_by_one" else sequences
-            process.submit(_load, contender, SCALES[given.scale][contender.model], folder, given.device, own).result()
+            process.submit(
+                _load, contender, SCALES[given.scale][contender.model], checkpoints, given.device, own
+            ).result()
         for number in range(given.rounds):
             for each in list(processes) if number % 2 == 0 else list(reversed(processes)):
-                figures, vectors[each] = processes[each].submit(_pass).result()
+                figures = processes[each].submit(_pass).result()
                 passes.append({"round": number, "contender": each, **figures})
                 CONSOLE.print(f"{name}, round {number + 1}, {each}: {figures['sequences_per_s']:.3f} sequences/s")
     table = pd.DataFrame(passes)
-    rounds = table.pivot(index="round", columns="contender")
-    rates, shares = rounds["sequences_per_s"], rounds["share_of_peak"]
-    metrics = {metric: rates[ours.name] / rates[theirs.name] for metric, (ours, theirs) in ratios.items()}
-    if name == "protein_650m":
-        metrics |= {f"{ours.precision}_share_of_peak": shares[ours.name] for ours, _ in ratios.values()}
+    rates = table.pivot(index="round", columns="contender", values="sequences_per_s")
     found: Figures = {}
-    for metric, values in metrics.items():
+    for metric, (ours, theirs) in ratios.items():
+        values = rates[ours.name] / rates[theirs.name]
         found |= {metric: values.median(), f"{metric}_min": values.min(), f"{metric}_max": values.max()}
         found[f"{metric}_rounds"] = len(values)
-    return found | _of_contenders(name, table.drop(columns="round").groupby("contender").median(), vectors)
+    medians = table.drop(columns="round").groupby("contender").median().stack()
+    return found | {f"{name}.{contender}.{figure}": value for (contender, figure), value in medians.items()}
 
 
-def _of_contenders(name: str, medians: pd.DataFrame, vectors: Mapping[str, np.ndarray]) -> Figures:
-    """Medians as `name.contender.figure`, and how far vectors are from our encoder's in fp32, the first's."""
-    found: Figures = {}
-    expected = next(iter(vectors.values())).astype(np.float64)  # (n, d)
-    for contender, own in vectors.items():
-        figures = medians.loc[contender].to_dict()
-        if own.shape[1] == expected.shape[1]:  # otherwise another model
-            other, same = own.astype(np.float64), expected[: len(own)]
-            cosines = (other * same).sum(1) / np.linalg.norm(other, axis=1) / np.linalg.norm(same, axis=1)
-            figures |= {"min_cosine": float(cosines.min()), "max_difference": float(np.abs(other - same).max())}
-        found |= {f"{name}.{contender}.{figure}": value for figure, value in figures.items()}
-    return found
+_LOADED: list[tuple[originals.Embed, list[str], torch.device, int]] = []  # what this process runs; bytes before it
 
 
-@dataclass
-class _Loaded:
-    """The contender of this process; its memory is counted without what its libraries take."""
-
-    contender: Contender
-    model: Model
-    device: torch.device
-    sequences: list[str]
-    tokens: int
-    flop: float
-    idle_bytes: int
-    embed: originals.Embed
-
-    def gemm_gflops(self) -> float:
-        """Rate of the product (2048, d) by (d, 4 d) of a feed-forward network of the model's width."""
-        rows, width, dtype = 2048, self.model.hidden, DTYPES[self.contender.precision]
-        names = {"torch": torch, "x": torch.ones(rows, width, dtype=dtype, device=self.device)}
-        names["w"] = torch.full((4 * width, width), 0.5 / width, dtype=dtype, device=self.device)
-        timer = Timer("torch.mm(x, w.t())", globals=names, num_threads=cpu_count())
-        return 8e-9 * rows * width**2 / timer.blocked_autorange(min_run_time=0.5).median
-
-
-_LOADED: list[_Loaded] = []
-
-
-def _load(contender: Contender, model: Model, folder: Path | None, device: str, sequences: list[str]) -> None:
+def _load(contender: Contender, model: Model, checkpoints: Path, device: str, sequences: list[str]) -> None:
     torch.set_num_threads(cpu_count())
-    lengths, place = _token_counts(model, folder, sequences), torch.device(device)
+    place = torch.device(device)
     idle = _memory("VmRSS", place)
-    embed = _build(contender, model, folder, place)
+    embed = _build(contender, model, checkpoints / contender.model, place)
     embed(sequences[:2])
-    _LOADED.append(_Loaded(contender, model, place, sequences, sum(lengths), model.flop(lengths), idle, embed))
+    _LOADED.append((embed, sequences, place, idle))
 
 
-def _pass() -> tuple[Figures, np.ndarray]:
-    """Figures and vectors of one pass of this process's contender."""
-    (loaded,) = _LOADED
-    before = loaded.gemm_gflops()
-    if loaded.device.type == "cuda":
+def _pass() -> Figures:
+    """Figures of one pass of this process's contender; memory without what its libraries take."""
+    ((embed, sequences, device, idle),) = _LOADED
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     start = time.perf_counter()
-    vectors = loaded.embed(loaded.sequences)
-    seconds = time.perf_counter() - start
-    memory = _memory("VmHWM", loaded.device) - loaded.idle_bytes
-    gflops, gemm = 1e-9 * loaded.flop / seconds, (before + loaded.gemm_gflops()) / 2
-    figures: Figures = {
-        "rows": len(vectors),
-        "tokens": loaded.tokens,
-        "seconds": seconds,
-        "sequences_per_s": len(vectors) / seconds,
-        "gflops": gflops,
-        "gemm_gflops": gemm,
-        "share_of_peak": gflops / gemm,
-        "peak_memory_bytes": memory,
-    }
-    return figures, vectors
+    rows = len(embed(sequences))
+    seconds, memory = time.perf_counter() - start, _memory("VmHWM", device) - idle
+    return {"rows": rows, "seconds": seconds, "sequences_per_s": rows / seconds, "peak_memory_bytes": memory}
 
 
 def _memory(field: str, device: torch.device) -> int:
@@ -261,16 +200,9 @@ def _memory(field: str, device: torch.device) -> int:
     return int(kilobytes) * 1024
 
 
-def _token_counts(model: Model, folder: Path | None, sequences: list[str]) -> list[int]:
-    if model.byte_pairs:
-        return [len(ids) for ids in PreTrainedTokenizerFast.from_pretrained(folder)(sequences)["input_ids"]]
-    return [len(sequence) + 2 for sequence in sequences]  # one token per residue, CLS and EOS
-
-
-def _build(contender: Contender, model: Model, folder: Path | None, device: torch.device) -> originals.Embed:
+def _build(contender: Contender, model: Model, folder: Path, device: torch.device) -> originals.Embed:
     if contender.code == "fair_esm":
-        return originals.fair_esm(model.layers, model.hidden, model.heads, folder, device)
-    assert folder is not None  # noqa: S101
+        return originals.fair_esm(model.layers, model.hidden, model.heads, device)
     if contender.code == "transformers":
         budget = CPU_TOKENS if device.type == "cpu" else GPU_TOKENS  # as our encoder
         return originals.transformers_esm(folder, DTYPES[contender.precision], device, budget)
