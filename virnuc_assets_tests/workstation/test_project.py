@@ -12,6 +12,7 @@ import pytest
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.settings import Settings, load_settings
+from virnuc_assets.storage.tables import read_rows
 from virnuc_assets_tests.cli.commands import message, virnuc
 
 CHECKOUT = Path(__file__).parents[2]
@@ -73,6 +74,21 @@ def test_a_folder_with_other_files_becomes_a_project_once(tmp_path: Path) -> Non
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     assert "file is no folder" in message(virnuc("init", tmp_path / "file"))
+
+
+def test_a_command_finds_its_project_from_anywhere_and_its_files_where_it_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.fasta").write_text(f">x\n{'ACGTCCGA' * 100}\n")
+    embed = ("embed", "frames.parquet", "--encoder", "kmer_dna", "--out", "vectors.parquet")
+    for words in (("frames", "x.fasta", "--out", "frames.parquet"), ("fasta", "frames.parquet", "--column", "protein")):
+        assert virnuc(*words).exit_code == 0  # reads no project
+    assert message(virnuc(*embed)).startswith(f"{tmp_path}: no project here, virnuc.toml is missing; ")
+    assert virnuc("init", "a/project").exit_code == 0
+    assert virnuc(*embed, "--project", "a/project").exit_code == 0
+    assert read_rows(tmp_path / "vectors.parquet") == read_rows(tmp_path / "frames.parquet") > 0
+    assert virnuc("doctor", "--project", "a/project").stderr.count(str(tmp_path / "a/project/var/")) > 0
 
 
 def test_the_wheel_holds_every_file_and_makes_a_project_whose_graph_loads(tmp_path: Path) -> None:
