@@ -77,7 +77,7 @@ _GOOD_NAMES = (
 )
 _BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "cut.fasta.gz": lambda content: gzip.compress(content)[:-20],
-    "bzip2.fasta": bz2.compress,
+    "bzip2.fasta": lambda content: bz2.compress(content)[:-20],
     "empty.fasta": lambda content: b"",
     "protein.faa": lambda content: b">p1\nMKVLEEFIPQLLSTRW\n",
     "no_header.fasta": lambda content: content[content.index(b"\n") + 1 :],
