@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,37 +21,42 @@ import pyarrow.compute as pc
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Label
-from virnuc_assets.sequences.opening import open_source
+from virnuc_assets.sequences.opening import SequenceFileError, open_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.sequences.records import SequenceDigest
-from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.digests import digest_of, one_array
 from virnuc_assets.storage.schemas import plan_schema
 
 MAX_PACKS = 9999
 Status = Literal["planned", "skipped", "failed"]
+Numbers = TypeVar("Numbers", int, np.ndarray)
+_ELSEWHERE = "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
+_LIKE_PROTEIN = "looks like protein: fewer than half of the characters are A, C, G, T, U or N"
 
 
-def chunk_count(length_nt: int, chunk_length: int) -> int:
+def chunk_count(length_nt: Numbers, chunk_length: int) -> Numbers:
     """The ceiling of length / chunk length."""
     return -(-length_nt // chunk_length)
 
 
 def chunk_starts(first: int, end: int, length_nt: int, chunk_length: int) -> np.ndarray:
-    """Starts of the 0-based chunks `first` to `end` (half-open), int64, without walking the chunks before them.
+    """Starts of the 0-based chunks `first` to `end` (half-open), int64, without walking the chunks before them."""
+    return starts_of(np.arange(first, end, dtype=np.int64), length_nt, chunk_length)
+
+
+def starts_of(index: np.ndarray, length_nt: np.ndarray | int, chunk_length: int) -> np.ndarray:
+    """Start of each 0-based chunk of a record, (n,) int64; `length_nt` is of the record, or of each one's record.
 
     The chunks of a record overlap so that together they end where the record ends: the surplus r = k·c − n
     is taken back over the k − 1 steps between chunks. Each step goes back q = r // k, the first few q + 1.
     The last chunk is shorter than `chunk_length` where few chunks cannot take back the whole surplus; a record
     shorter than `chunk_length` is one short chunk; an empty record has none.
     """
-    count = chunk_count(length_nt, chunk_length)
-    index = np.arange(first, end, dtype=np.int64)  # (chunks,)
-    if not count:
-        return index
+    count = np.maximum(-(-np.asarray(length_nt) // chunk_length), 1)
     surplus = count * chunk_length - length_nt
     step_back = surplus // count
-    longer_steps = min(surplus - (count - 1) * step_back, count - 1)
-    return index * (chunk_length - step_back) - np.minimum(index, longer_steps)
+    longer_steps = np.minimum(surplus - (count - 1) * step_back, count - 1)
+    return np.asarray(index * (chunk_length - step_back) - np.minimum(index, longer_steps))
 
 
 def shard_key(source: str, index: int) -> str:
@@ -152,12 +158,9 @@ class ShardPlan:
         return list(zip(*(self.table[name].to_pylist() for name in names), strict=True))
 
     @functools.cached_property
-    def rows_by_shard(self) -> Mapping[str, list[int]]:
-        """Row numbers of each shard, by its key, in order."""
-        rows: dict[str, list[int]] = defaultdict(list)
-        for row, shard in enumerate(self.table["shard"].to_pylist()):
-            rows[shard].append(row)
-        return dict(sorted(rows.items()))
+    def rows_by_shard(self) -> Mapping[str, np.ndarray]:
+        """Row numbers of each shard, by its key, in order; int64."""
+        return shard_rows(self.table)
 
     @property
     def shards(self) -> list[str]:
@@ -183,6 +186,22 @@ def rows_of(table: pa.Table) -> list[Segment]:
     return [Segment(*values) for values in zip(*columns, strict=True)]
 
 
+def shard_rows(plan: pa.Table) -> dict[str, np.ndarray]:
+    """Row numbers of each shard of a plan, by its key, in order; int64."""
+    shards = one_array(plan["shard"]).dictionary_encode()
+    codes = shards.indices.to_numpy()
+    ends = np.cumsum(np.bincount(codes, minlength=len(shards.dictionary)))
+    rows = np.split(np.argsort(codes, kind="stable"), ends[:-1])
+    return dict(sorted(zip(shards.dictionary.to_pylist(), rows, strict=False)))
+
+
+def rows_at(plan: pa.Table, rows: np.ndarray) -> pa.Table:
+    """Some rows of a plan, ascending; not copied where each follows the other."""
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return plan.slice(rows[0], len(rows))
+    return plan.take(pa.array(rows))
+
+
 def table_of(segments: Iterable[Segment]) -> pa.Table:
     """A plan table of these rows."""
     columns = list(zip(*segments, strict=True)) or [()] * len(Segment._fields)
@@ -192,108 +211,167 @@ def table_of(segments: Iterable[Segment]) -> pa.Table:
 def whole_records(plan: pa.Table) -> pa.Table:
     """A row per record of a whole plan, with all of its chunks, in the order of the plan."""
     first = np.flatnonzero(pc.equal(plan["first_chunk"], 0))
+    if len(first) == plan.num_rows:
+        return plan
     last = np.append(first[1:], plan.num_rows)[: len(first)] - 1
     ends = plan["end_chunk"].take(pa.array(last))
     return plan.take(pa.array(first)).set_column(plan.column_names.index("end_chunk"), "end_chunk", ends)
 
 
 def plan_source(
-    path: Path, source: str, chunk_length: int, shard_chunks: int, before: ShardPlan | None = None
+    path: Path,
+    source: str,
+    chunk_length: int,
+    shard_chunks: int,
+    before: ShardPlan | None = None,
+    *,
+    min_length_nt: int = 0,
 ) -> ShardPlan:
     """Count a file's chunks and cut them, across records, into shards; continues a plan of the same chunk length.
+
+    Records of fewer than `min_length_nt` are skipped.
 
     Raises:
         SequenceFileError: as `read_records`; nothing of a file is planned unless all of it can be read.
     """
-    records, sha256 = count_records(path, source, chunk_length)
-    old, given = (before.segments, before.numbered.get(source, 0)) if before else ([], 0)
-    segments, numbered = pack(records, old, partial(shard_key, source), given, shard_chunks)
+    records, sha256 = count_records(path, source, chunk_length, min_length_nt)
+    old, given = (before.table, before.numbered.get(source, 0)) if before else (plan_schema().empty_table(), 0)
+    table, numbered = pack(records, old, partial(shard_key, source), given, shard_chunks)
     planned = PlannedSource(str(path), sha256, {})
-    return ShardPlan(table_of(segments), {source: planned}, {source: numbered}, chunk_length)
+    return ShardPlan(table, {source: planned}, {source: numbered}, chunk_length)
 
 
-def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Segment], str]:
+def count_records(path: Path, source: str, chunk_length: int, min_length_nt: int = 0) -> tuple[pa.Table, str]:
     """Every record of a file as one segment of no shard, and the digest of the file; errors as of `plan_source`."""
-    records = []
+    kinds = [("planned", None), ("failed", _ELSEWHERE), ("failed", _LIKE_PROTEIN)]
+    kinds.append(("skipped", f"shorter than the minimum of {min_length_nt} nt"))
+    ids, digests, hashes, lengths = _Texts(path), _Texts(path), array("q"), array("q")
+    found = array("b")  # the kind of each record; all of these are buffers that grow, as there may be millions of them
     with open_source(path) as opened:
-        for number, (header, blocks) in enumerate(read_records(opened), start=1):
-            bases, reason = SequenceDigest(blocks), None
-            if header.length_nt and not bases.length_nt:
-                reason = "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
-            elif bases.is_like_protein:
-                reason = "looks like protein: fewer than half of the characters are A, C, G, T, U or N"
-            chunks = 0 if reason else chunk_count(bases.length_nt, chunk_length)
-            record = Segment(source, "", header.id, number, bases.length_nt, bases.hexdigest(), 0, chunks)
-            records.append(record._replace(status="failed", reason=reason) if reason else record)
+        for header, blocks in read_records(opened):
+            bases = SequenceDigest(blocks)
+            is_elsewhere = bool(header.length_nt) and not bases.length_nt
+            found.append(1 if is_elsewhere else 2 if bases.is_like_protein else 3 * (bases.length_nt < min_length_nt))
+            ids.append(header.id)
+            hashes.append(hash(header.id))
+            lengths.append(bases.length_nt)
+            digests.append(bases.hexdigest())
         sha256 = opened.digest()
-    first: dict[str, Segment] = {}
-    others: dict[str, list[Segment]] = defaultdict(list)
-    for record in records:
-        if record.status == "planned" and first.setdefault(record.record_id, record) is not record:
-            others[record.record_id].append(record)
-    # Of the usable records with one id, one is planned if all have the same sequence, none if they differ.
-    for record_id, repeated in others.items():
-        different = len({record.digest for record in (first[record_id], *repeated)})
-        status: Status = "skipped"
-        reason = f"duplicate id: same sequence as record {first[record_id].number}"
-        if different > 1:
-            status, reason = (
-                "failed",
-                f"duplicate id: {different} different sequences have this first word of the header",
-            )
-            repeated.append(first[record_id])
-        for record in repeated:
-            records[record.number - 1] = record._replace(status=status, reason=reason, end_chunk=0)
-    return records, sha256
+    kind, length_nt = np.array(found), np.array(lengths)
+    statuses, reasons = (pa.array(words, pa.string()).take(pa.array(kind)) for words in zip(*kinds, strict=True))
+    columns = {
+        **dict.fromkeys(("evidence", "evidence_digest"), pa.nulls(len(kind), pa.string())),
+        **{"record_id": ids.array(), "digest": digests.array(), "status": statuses, "reason": reasons},
+        "source": pa.repeat(source, len(kind)),
+        "shard": pa.repeat("", len(kind)),
+        "number": np.arange(1, len(kind) + 1),
+        "length_nt": length_nt,
+        "first_chunk": np.zeros(len(kind), np.int64),
+    }
+    columns |= _of_unique_ids(columns, np.flatnonzero(kind == 0), np.array(hashes))
+    is_planned = pc.equal(columns["status"], "planned").to_numpy(zero_copy_only=False)
+    columns["end_chunk"] = np.where(is_planned, chunk_count(length_nt, chunk_length), 0)
+    return pa.table({name: columns[name] for name in Segment._fields}, schema=plan_schema()), sha256
+
+
+class _Texts:
+    """Texts of a file in one buffer."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._text, self._ends = path, bytearray(), array("q", [0])
+
+    def append(self, text: str) -> None:
+        self._text += text.encode()
+        self._ends.append(len(self._text))
+
+    def array(self) -> pa.StringArray:
+        if len(self._text) > np.iinfo(np.int32).max:
+            raise SequenceFileError(f"{self._path}: more than 2 GB of ids or digests of records; split the file")
+        offsets = pa.py_buffer(np.array(self._ends, np.int32))
+        return pa.StringArray.from_buffers(len(self._ends) - 1, offsets, pa.py_buffer(self._text))
+
+
+def _of_unique_ids(records: Mapping[str, pa.Array], usable: np.ndarray, hashes: np.ndarray) -> dict[str, pa.Array]:
+    """Status and reason of all records, where ids occur twice.
+
+    Of the usable records with one id, one is planned if all have the same sequence, none if they differ.
+    """
+    ascending = np.sort(hashes[usable])
+    twice = ascending[1:][ascending[1:] == ascending[:-1]]
+    if not len(twice):
+        return {}
+    rows = usable[np.isin(hashes[usable], twice)]
+    ids, digests = (
+        records[name].take(pa.array(rows)).dictionary_encode().indices.to_numpy().astype(np.int64)
+        for name in ("record_id", "digest")
+    )
+    _, first = np.unique(ids, return_index=True)  # an id's number is its place among those that occur first
+    different = np.bincount(np.unique(ids * len(rows) + digests) // len(rows))  # sequences of each id
+    statuses, reasons = records["status"].to_pylist(), records["reason"].to_pylist()
+    for row, one, sequences in zip(rows.tolist(), rows[first[ids]].tolist(), different[ids].tolist(), strict=True):
+        if sequences > 1:
+            statuses[row] = "failed"
+            reasons[row] = f"duplicate id: {sequences} different sequences have this first word of the header"
+        elif row != one:
+            statuses[row], reasons[row] = "skipped", f"duplicate id: same sequence as record {one + 1}"
+    return {name: pa.array(values, pa.string()) for name, values in (("status", statuses), ("reason", reasons))}
 
 
 def pack(
-    records: Iterable[Segment], before: Iterable[Segment], key: Callable[[int], str], numbered: int, shard_chunks: int
-) -> tuple[list[Segment], int]:
+    records: pa.Table, before: pa.Table, key: Callable[[int], str], numbered: int, shard_chunks: int
+) -> tuple[pa.Table, int]:
     """Segments of all records, in order, and how many shard keys were ever given then.
 
     Args:
         records: whole, of one file or of many.
-        before: segments of the plan that is continued. Records of the same id and sequence keep their shards, whichever
-            file they are in now; others go into new shards, so an update costs what it changed.
+        before: the plan that is continued. Records of the same id and sequence keep their shards, whichever file they
+            are in now; others go into new shards, so an update costs what it changed.
         key: of the shard with a number, from 0; keys ascend.
         numbered: how many keys were given before.
         shard_chunks: the most of a shard.
     """
+    if not before.num_rows:
+        cut = _cut(records, key, numbered, shard_chunks, key(numbered))
+        return cut, numbered + pc.count_distinct(cut["shard"]).as_py()
     known: dict[tuple[str, str, str], list[Segment]] = defaultdict(list)
-    for segment in before:
+    for segment in rows_of(before):
         known[segment.record_id, segment.digest, segment.status].append(segment)
-    kept, new = list[Segment](), list[Segment]()
-    for record in records:
+    kept, new = list[Segment](), list[int]()
+    for row, record in enumerate(rows_of(records)):
         found = known.get((record.record_id, record.digest, record.status))
         if not found:
-            new.append(record)
+            new.append(row)
         while found:
             old = found.pop(0)
             kept.append(record._replace(shard=old.shard, first_chunk=old.first_chunk, end_chunk=old.end_chunk))
             if not old.chunks:  # one of several records of an id that are not planned
                 break
-    home = max(segment.shard for segment in kept) if kept else key(numbered)
-    cut = list(_cut(new, key, numbered, shard_chunks, home))
-    opened = len({segment.shard for segment in cut} - {segment.shard for segment in kept})
-    in_order = sorted([*kept, *cut], key=lambda segment: (segment.source, segment.number, segment.first_chunk))
-    return in_order, numbered + opened
+    shards = {segment.shard for segment in kept}
+    cut = _cut(records.take(pa.array(new, pa.int64())), key, numbered, shard_chunks, max(shards, default=key(numbered)))
+    opened = len(set(cut["shard"].unique().to_pylist()) - shards)
+    order = [(name, "ascending") for name in ("source", "number", "first_chunk")]
+    return pa.concat_tables([table_of(kept), cut]).sort_by(order), numbered + opened
 
 
-def _cut(
-    records: Iterable[Segment], key: Callable[[int], str], numbered: int, shard_chunks: int, home: str
-) -> Iterator[Segment]:
+def _cut(records: pa.Table, key: Callable[[int], str], numbered: int, shard_chunks: int, home: str) -> pa.Table:
     """New records cut into new shards; one without chunks goes to its neighbour's, or to `home`."""
-    offset, shard = 0, home  # offset: new chunks before this record
-    for record in records:
-        end = offset + record.chunks
-        for index in range(offset // shard_chunks, -(-end // shard_chunks)) if record.chunks else ():
-            first, stop = max(offset, index * shard_chunks), min(end, (index + 1) * shard_chunks)
-            shard = key(numbered + index)
-            yield record._replace(shard=shard, first_chunk=first - offset, end_chunk=stop - offset)
-        if not record.chunks:
-            yield record._replace(shard=shard)
-        offset = end
+    chunks = np.subtract(records["end_chunk"], records["first_chunk"])
+    ends = np.cumsum(chunks)
+    begins = ends - chunks  # in all new chunks; (records,)
+    last = (ends - 1) // shard_chunks  # shard of a record's last chunk, or of the chunk before it; -1 where none is
+    segments = last - np.minimum(begins // shard_chunks, last) + 1
+    row = np.repeat(np.arange(len(chunks)), segments)  # (segments,) and so what follows
+    shard = last[row] - (np.repeat(np.cumsum(segments), segments) - 1 - np.arange(len(row)))
+    keys = pa.array([home, *(key(numbered + index) for index in range(last.max(initial=-1) + 1))])
+    columns = {
+        "shard": keys.take(pa.array(shard + 1)),
+        "first_chunk": pa.array(np.maximum(begins[row], shard * shard_chunks) - begins[row]),
+        "end_chunk": pa.array(np.minimum(ends[row], (shard + 1) * shard_chunks) - begins[row]),
+    }
+    table = records.take(pa.array(row)) if len(row) > len(chunks) else records
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), plan_schema().field(name), values)
+    return table
 
 
 def plan_faults(segments: Sequence[Segment], chunk_length: int) -> Iterator[str]:
