@@ -108,12 +108,12 @@ def _records(path: Path) -> Iterator[tuple[int, Iterator[bytes]]]:
             yield number, blocks
 
 
-def chunk_tables(plan: ShardPlan) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Segments and chunks of every shard of a plan of one file; errors as of `ChunkReader`."""
+def chunk_tables(plan: ShardPlan, shards: Iterable[str] | None = None) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Segments and chunks of every shard, or of some, of a plan of one file; errors as of `ChunkReader`."""
     (source,) = plan.sources.values()
     reader = ChunkReader(Path(source.fasta), source.sha256, plan.chunk_length)
-    for rows in plan.rows_by_shard.values():
-        segments = plan.table.take(rows)
+    for shard in plan.shards if shards is None else shards:
+        segments = plan.table.take(plan.rows_by_shard[shard])
         yield segments, reader.table(rows_of(segments))
 
 

@@ -36,21 +36,23 @@ def chunk_count(length_nt: int, chunk_length: int) -> int:
 
 
 def chunk_starts(first: int, end: int, length_nt: int, chunk_length: int) -> np.ndarray:
-    """Starts of the 0-based chunks `first` to `end` (half-open), int64, without walking the chunks before them.
+    """Starts of the 0-based chunks `first` to `end` (half-open), int64, without walking the chunks before them."""
+    return starts_of(np.arange(first, end, dtype=np.int64), length_nt, chunk_length)
+
+
+def starts_of(index: np.ndarray, length_nt: np.ndarray | int, chunk_length: int) -> np.ndarray:
+    """Start of each 0-based chunk of a record, (n,) int64; `length_nt` is of the record, or of each one's record.
 
     The chunks of a record overlap so that together they end where the record ends: the surplus r = k·c − n
     is taken back over the k − 1 steps between chunks. Each step goes back q = r // k, the first few q + 1.
     The last chunk is shorter than `chunk_length` where few chunks cannot take back the whole surplus; a record
     shorter than `chunk_length` is one short chunk; an empty record has none.
     """
-    count = chunk_count(length_nt, chunk_length)
-    index = np.arange(first, end, dtype=np.int64)  # (chunks,)
-    if not count:
-        return index
+    count = np.maximum(-(-np.asarray(length_nt) // chunk_length), 1)
     surplus = count * chunk_length - length_nt
     step_back = surplus // count
-    longer_steps = min(surplus - (count - 1) * step_back, count - 1)
-    return index * (chunk_length - step_back) - np.minimum(index, longer_steps)
+    longer_steps = np.minimum(surplus - (count - 1) * step_back, count - 1)
+    return np.asarray(index * (chunk_length - step_back) - np.minimum(index, longer_steps))
 
 
 def shard_key(source: str, index: int) -> str:

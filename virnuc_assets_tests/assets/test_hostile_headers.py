@@ -20,7 +20,7 @@ from virnuc_assets_tests.assets.project import Project, failures
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 SHARDS = ("hostile-000001",)
-FILES = ("prediction_results.txt", "prediction_results_highestscore.csv", "records.tsv")
+FILES = ("prediction_results.txt", "prediction_results_highestscore.csv", "summary.tsv")
 CHARACTERS = tuple("=+-@＝＋－＠\t\r\n")
 # header as it is in the file → id in every table
 HOSTILE = {

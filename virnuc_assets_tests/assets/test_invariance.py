@@ -81,6 +81,6 @@ def test_order_batches_and_shards_change_no_embedding_no_score_and_no_call(plain
     assert found.select(["frame_id", "call"]) == expected.select(["frame_id", "call"])
     for column in ("score_other", "score_virus"):
         np.testing.assert_allclose(found[column].to_numpy(), expected[column].to_numpy(), atol=TOLERANCE, rtol=0)
-    for file in ("records.tsv", "prediction_results_highestscore.csv"):
+    for file in ("summary.tsv", "prediction_results_highestscore.csv"):
         reports = [project.workspace.layout.sample_report(SAMPLE) / file for project in (plain, shuffled)]
         assert len({tuple(sorted(path.read_text().splitlines())) for path in reports}) == 1

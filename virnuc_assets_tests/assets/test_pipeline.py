@@ -204,7 +204,7 @@ def test_a_sample_gets_virnucpros_two_files_and_a_line_for_every_record(finished
     folder = finished.workspace.layout.sample_report(SAMPLE)
     results = [line.split("\t") for line in (folder / "prediction_results.txt").read_text().splitlines()]
     highest = [line.split("\t") for line in (folder / "prediction_results_highestscore.csv").read_text().splitlines()]
-    records = [line.split("\t") for line in (folder / "records.tsv").read_text().splitlines()]
+    records = [line.split("\t") for line in (folder / "summary.tsv").read_text().splitlines()]
     assert results[0] == ["Sequence_ID", "Prediction", "score1", "score2"]
     assert highest[0] == ["Modified_ID", "Is_Virus"]
     frames = pa.concat_tables(

@@ -63,7 +63,7 @@ def test_predict_takes_no_more_memory_for_ten_times_as_many_contigs(tmp_path: Pa
     small, large = (
         peak_mib(root, contigs(tmp_path / f"{size}.fasta", size), tmp_path / f"{size}") for size in (SMALL, LARGE)
     )
-    lines = (tmp_path / f"{LARGE}/records.tsv").read_text().count("\n")
+    lines = (tmp_path / f"{LARGE}/summary.tsv").read_text().count("\n")
     print(f"peak {small:.0f} MiB of {SMALL:,} nt, {large:.0f} MiB of {LARGE:,} nt")  # noqa: T201
     assert lines == LARGE // CONTIG_NT + 1
     assert large < 1.2 * small
