@@ -159,8 +159,8 @@ def _planned(
 
     copy = work / f"pipe{len(list(work.glob('pipe*')))}"
     stack.callback(copy.unlink, missing_ok=True)
-    file, shorter = spooled(path, copy), {"min_length_nt": settings["min_length"]} if settings["min_length"] else {}
-    plan = plan_source(file, "input", settings["chunk_length"], SHARD_CHUNKS, **shorter)
+    file, shortest = spooled(path, copy), settings["min_length"]
+    plan = plan_source(file, "input", settings["chunk_length"], SHARD_CHUNKS, min_length_nt=shortest)
     return Input(source, file, plan.sources["input"].sha256), plan
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
@@ -69,7 +70,7 @@ class Framed:
 
     def windows(self, report: Report) -> Iterator[pa.Table]:
         """Frames of so many chunks at a time; at least one table."""
-        total = sum(end - first for first, end in self._plan.columns("first_chunk", "end_chunk"))
+        total = pc.sum(pc.subtract(self._plan.table["end_chunk"], self._plan.table["first_chunk"])).as_py()
         for segments, chunks in chunk_tables(self._plan):
             frames, counts = open_frames(chunks, None)
             self._ledgers.append(ledger_table(segments, counts))

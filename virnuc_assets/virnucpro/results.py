@@ -32,7 +32,7 @@ def written_frames(folder: Path, predictions: Iterable[pa.Table]) -> Iterator[pa
             yield window
 
 
-def write_chunks(folder: Path, calls: SampleCalls, names: pa.Array) -> None:
+def write_chunks(folder: Path, calls: SampleCalls, names: pa.ChunkedArray) -> None:
     """Write all scored chunks as `prediction_results_highestscore.csv`, tab separated.
 
     They are in the order of their ids, as pandas' groupby sorted them; `names` are the records' ids, one per record.
@@ -43,7 +43,7 @@ def write_chunks(folder: Path, calls: SampleCalls, names: pa.Array) -> None:
             handle.writelines(f"{csv_field(chunk_id)}\t{viral}\n" for chunk_id, viral in sorted(group))
 
 
-def _in_order(calls: SampleCalls, names: pa.Array) -> Iterator[list[tuple[str, bool]]]:
+def _in_order(calls: SampleCalls, names: pa.ChunkedArray) -> Iterator[list[tuple[str, bool]]]:
     """Ids of scored chunks and whether they are viral, in groups that follow each other in the order of the ids.
 
     To sort the records is enough, and takes no memory for the chunks: all ids of one record begin alike, and only where

@@ -128,7 +128,7 @@ def written(folder: Path, table: pa.Table) -> tuple[Path, Path]:
         FakeRecord(name, 500 * max(of), [of.get(number, {}) for number in range(1, max(of) + 1)])
         for name, of in chunks.items()
     ]
-    write_chunks(folder, fake_calls(records), pa.array(chunks))
+    write_chunks(folder, fake_calls(records), pa.chunked_array([list(chunks)]))
     return folder / FRAMES_FILE, folder / CHUNKS_FILE
 
 
@@ -154,7 +154,7 @@ def test_virnucpros_files_to_the_byte(tmp_path: Path) -> None:
 def test_the_chunks_file_is_what_pandas_makes_of_the_frames_file(tmp_path: Path) -> None:
     generator = np.random.default_rng(2)
     virus = generator.random(200, dtype=np.float32)
-    ids = [f"r{generator.integers(4)}_chunk_{generator.integers(12)}{strand}" for strand in ["F1", "R2"] * 100]
+    ids = [f"r{generator.integers(4)}_chunk_{1 + generator.integers(12)}{strand}" for strand in ["F1", "R2"] * 100]
     table = frames(*zip(dict.fromkeys(ids), 1 - virus, virus, strict=False))
     frames_path, chunks_path = written(tmp_path, table)
     read = pd.read_csv(frames_path, sep="\t")
