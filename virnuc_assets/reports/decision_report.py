@@ -18,7 +18,7 @@ from virnuc_assets.migration.decision import MINIATURE_WARNING, Decision, Varian
 from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, Evidence
 from virnuc_assets.migration.pairing import usable_rows
 from virnuc_assets.reports import charts, pages
-from virnuc_assets.reports.pages import NOTHING, score, signed, times
+from virnuc_assets.reports.pages import NOTHING, flat, score, signed, times
 from virnuc_assets.settings import DecisionSettings
 from virnuc_assets.text import markdown_cell
 
@@ -184,16 +184,9 @@ def ablation_lines(decision: Decision) -> list[tuple[str, Performance]]:
 
 def description_lines(decision: Decision) -> list[tuple[str, list[str]]]:
     """Every fact of the classifiers' descriptions by its dotted name, one value per role."""
-    flat = [_flat(variant.description or {}) for variant in decision.variants.values()]
+    flat = [flat(variant.description or {}) for variant in decision.variants.values()]
     names = sorted({name for facts in flat for name in facts})
     return [(name, [facts.get(name, NOTHING) for facts in flat]) for name in names]
-
-
-def _flat(facts: Mapping[str, Any], before: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in facts.items():
-        found |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": str(value)}
-    return found
 
 
 def revision(variant: VariantSummary, side: Literal["dna", "protein"]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jinja2
 
@@ -42,3 +43,11 @@ times = _number("{:.3g}×")
 def percent(value: float | None) -> str:
     """A share in percent, one decimal."""
     return NOTHING if value is None else f"{100 * value:.1f} %"
+
+
+def flat(facts: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """Facts by their dotted names."""
+    found: dict[str, str] = {}
+    for name, value in facts.items():
+        found |= flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": str(value)}
+    return found

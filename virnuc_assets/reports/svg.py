@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import warnings
@@ -9,6 +10,8 @@ from collections.abc import Callable
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+
+from virnuc_assets.reports import pages
 
 SHOWN_COLOURS = tuple(f"shown-{i}" for i in range(4))
 _VARIABLES = (
@@ -63,3 +66,12 @@ def _themed(tag: str, name: str) -> str:
     for before in (' id="', "url(#", 'href="#'):
         tag = tag.replace(before, f"{before}{name}-")
     return tag
+
+
+def picture(svg: str) -> str:
+    """A data URI of an SVG with the page's light colours, for what shows pictures but not our CSS."""
+    page = pages.environment().get_template("style.css.jinja").render()
+    colours = dict(re.findall(r"--([\w-]+): (#\w+)", page[: page.index("}")]))
+    opened = svg.replace("<svg ", f'<svg style="background:{colours["page"]}" ', 1)
+    text = re.sub(r"var\(--([\w-]+)\)", lambda name: colours[name[1]], opened)
+    return f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}"
