@@ -51,11 +51,12 @@ def probability_svg(calls: SampleCalls) -> str | None:
         return None
 
     def paint(figure: Figure) -> None:
-        for axes, (name, parts) in zip(figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels.items()):
+        all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+        for axes, (name, parts) in zip(all_axes, panels.items(), strict=True):
             axes.axvspan(1 - calls.min_confidence, calls.min_confidence, color=COLOUR["rule"], alpha=0.35, linewidth=0)
             _stacked(axes, parts, np.linspace(0, 1, _BINS + 1))
             axes.set(ylabel=name, xlim=(0, 1))
-        axes.set(xlabel="calibrated probability of virus")
+        all_axes[-1].set(xlabel="probability of virus")
 
     return to_svg("probability", (5.6, 0.9 + 1.5 * len(panels)), paint)
 
@@ -126,7 +127,7 @@ class Track:
 
 
 def drawn_rows(records: pa.Table) -> list[int]:
-    """Rows of virus and uncertain records, the longest first, and of others, those with the longest viral stretch first."""
+    """Rows of the longest virus and uncertain records, and of those of other with the longest viral stretch."""
     codes = _call_codes(records)
     lengths, viral = records["length_nt"].to_numpy(), records["longest_viral_nt"].to_numpy()
     found = {}

@@ -62,7 +62,7 @@ def write_html(path: Path, calls: SampleCalls, run: Mapping[str, Any]) -> None:
     tracks = [track(calls, row) for row in drawn_rows(records)]
     shown = order[:MOST_ROWS]
     columns = _columns(records.take(pa.array(shown)), shown, several)
-    columns["track"] = [each.row for each in tracks]
+    columns |= {"track": [each.row for each in tracks], "calls": list(CALLS), "rows": ROWS}
     environment = _environment()
     script = environment.get_template("records.js.jinja").render()
     charts = {"probability": probability_svg(calls), "lengths": lengths_svg(records)}
@@ -92,9 +92,8 @@ def pictures(calls: SampleCalls) -> str:
         shown = track(calls, row)
         name = markdown_cell(cut(shown.record["record_id"]))
         svg = template.render(track=shown, calls=calls)
-        found.append(
-            f"**{name}**: {shown.record['call']}, {shown.record['length_nt']:,} nt\n\n![Track]({picture(svg)})"
-        )
+        facts = f"{shown.record['call']}, {shown.record['length_nt']:,} nt"
+        found.append(f"**{name}**: {facts}\n\n![Track]({picture(svg)})")
     return "\n\n".join(found) or "No record is scored, so there is nothing to draw."
 
 
@@ -114,9 +113,9 @@ def _order(records: pa.Table) -> np.ndarray:
     return np.lexsort((-records["length_nt"].to_numpy(), codes))
 
 
-def _columns(records: pa.Table, rows: np.ndarray, several: bool) -> dict[str, list[Any]]:
-    """The table by column, as the page's script reads it; a record's probability in 1 / 10,000."""
-    found: dict[str, list[Any]] = {
+def _columns(records: pa.Table, rows: np.ndarray, several: bool) -> dict[str, Any]:
+    """The table by column, as the page's script reads it; a record's probability in 1 / 1,000."""
+    found: dict[str, Any] = {
         "row": rows.tolist(),
         "id": [printable(one) for one in records["record_id"].to_pylist()],
     }
@@ -125,7 +124,7 @@ def _columns(records: pa.Table, rows: np.ndarray, several: bool) -> dict[str, li
         found[name] = encoded.indices.to_pylist()
         found[f"{name}s"] = [printable(one) for one in encoded.dictionary.to_pylist()]
     found["call"] = pc.index_in(records["call"], value_set=pa.array(CALLS)).to_pylist()
-    found["probability"] = pc.round(pc.multiply(records["probability"], 10_000)).cast(pa.int32()).to_pylist()
+    found["probability"] = pc.round(pc.multiply(records["probability"], 1000)).cast(pa.int32()).to_pylist()
     numbers = ("length_nt", "chunks", "chunks_scored", "chunks_viral", "chunks_uncertain", "longest_viral_nt")
     return {**found, **{name: records[name].to_pylist() for name in numbers}}
 
@@ -142,14 +141,13 @@ def _summary(calls: SampleCalls) -> dict[str, Any]:
     viral = records.filter(pc.equal(records["call"], VIRUS))["probability"]
     scored = records.filter(pc.greater(records["chunks_scored"], 0))
     thin = pc.sum(pc.less(pc.multiply(scored["chunks_scored"], 2), scored["chunks"])).as_py()
+    classes = chunk_classes(calls.probability, calls.min_confidence)
     return {
         "counts": counts,
         "lengths": lengths,
         "reasons": dict(sorted(reasons.items(), key=lambda pair: -pair[1])),
         "virus": (pc.min(viral).as_py(), pc.approximate_median(viral).as_py(), pc.max(viral).as_py()),
-        "chunks": {
-            call: int(which.sum()) for call, which in chunk_classes(calls.probability, calls.min_confidence).items()
-        },
+        "chunks": {call: int(which.sum()) for call, which in classes.items()},
         "thin": thin or 0,
     }
 
@@ -158,7 +156,7 @@ def certainty(probability: float | None) -> str:
     """A probability to three digits; one that would round to 0 or 1 is only bounded."""
     if probability is None:
         return pages.NOTHING
-    return "> 0.999" if probability >= 0.9995 else "< 0.001" if probability < 0.0005 else f"{probability:.3f}"
+    return {1000: "> 0.999", 0: "< 0.001"}.get(thousandths := round(1000 * probability), f"{thousandths / 1000:.3f}")
 
 
 def cut(text: str) -> str:
