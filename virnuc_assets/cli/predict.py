@@ -130,7 +130,7 @@ def predict_files(
         del planned
         for alphabet in serving.specs:
             _embedded(workspace, serving, alphabet, shards, choices.threads, (step, log))
-        with step("predictions") as report, published(to) as temporary:
+        with step("predictions, by shard") as report, published(to) as temporary:
             scored = _scored(serving, shards, report)
             calls = write_results(temporary, inputs, ledger, scored, run)
     counts = {f"records classified as {call}": count for call, count in call_counts(calls.records).items() if count}
@@ -168,9 +168,9 @@ def _framed(
     work: Path, planned: Sequence[tuple[Input, ShardPlan]], settings: dict[str, Any], step: Step
 ) -> tuple[list[Input], pa.Table, list[_Shard]]:
     """Frames of all inputs, in tables; the ledger of all records, and the shards."""
-    total = sum(pc.sum(pc.subtract(plan.table["end_chunk"], plan.table["first_chunk"])).as_py() for _, plan in planned)
+    total = sum(len(plan.shards) for _, plan in planned)
     shards, ledgers, records = list[_Shard](), list[pa.Table](), 0
-    with step("chunks") as report:
+    with step("frames, by shard") as report:
         for read, plan in planned:
             record = records + np.cumsum(np.asarray(pc.equal(plan.table["first_chunk"], 0))) - 1
             found = [
@@ -201,11 +201,12 @@ def _write_frames(
         for key, shard in zip(plan.shards, shards, strict=True)
         if not all(is_made_by(shard.table(kind), made[kind]) for kind in made)
     }
+    done(len(shards) - len(missing))
     for shard, (segments, chunks) in zip(missing.values(), chunk_tables(plan, missing), strict=True):
         frames, counts = open_frames(chunks, None)
         write_table(shard.table("frames"), frames, made["frames"])
         write_table(shard.table("ledger"), ledger_table(segments, counts), made["ledger"])
-        done(chunks.num_rows)
+        done(1)
 
 
 def _embedded(
@@ -229,7 +230,7 @@ def _embedded(
         return
     total = sum(read_rows(shard.table("frames")) for shard, _ in missing)
     require_space(missing[0][0].tables, total * serving.widths[alphabet] * FLOAT_BYTES, "the vectors")
-    with step(f"frames by {spec.name}") as report, loaded_encoder(workspace, spec, log, threads) as encoder:
+    with step(f"vectors of {spec.name}") as report, loaded_encoder(workspace, spec, log, threads) as encoder:
         for shard, made in missing:
             frames = read_frames(encoder, shard.table("frames"))
             write_embeddings(shard.table(alphabet), encoder, frames, made, lambda done: report(done, total))

@@ -22,6 +22,7 @@ from virnuc_assets.classifier.sample_calls import CALLS, CallCollector, SampleCa
 from virnuc_assets.encoders.checkpoints import versions
 from virnuc_assets.encoders.registry import MINIATURE
 from virnuc_assets.reports.genome_browser import BED_FILE, GFF_FILE, write_tracks
+from virnuc_assets.reports.sample_page import write_html
 from virnuc_assets.sequences.ledger import ledger_totals
 from virnuc_assets.sequences.reading import copy_records
 from virnuc_assets.storage.layout import SUMMARY_FILE
@@ -30,8 +31,9 @@ from virnuc_assets.text import spreadsheet_cell, spreadsheet_text
 from virnuc_assets.virnucpro.results import CHUNKS_FILE, FRAMES_FILE, write_chunks, written_frames
 
 LEDGER_FILE, VIRUS_FILE, FRAMES_TABLE = "ledger.tsv", "virus.fna", "frames.parquet"
-MULTIQC_FILE, RUN_FILE = "virnuc_mqc.json", "run.json"
+MULTIQC_FILE, RUN_FILE, PAGE_FILE = "virnuc_mqc.json", "run.json", "report.html"
 RESULT_FILES = (
+    PAGE_FILE,
     SUMMARY_FILE,
     LEDGER_FILE,
     VIRUS_FILE,
@@ -165,6 +167,7 @@ def write_results(folder: Path, inputs: Sequence[Input], ledger: pa.Table, shard
     (folder / MULTIQC_FILE).write_text(json.dumps(_multiqc(calls), indent=1) + "\n", encoding="utf-8")
     facts = run.facts(inputs, ledger)
     (folder / RUN_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_html(folder / PAGE_FILE, calls, facts)
     return calls
 
 
@@ -190,7 +193,7 @@ def _write_tsv(path: Path, table: pa.Table) -> None:
             cells = batch.to_pandas()
             for name in texts:
                 cells[name] = cells[name].map(spreadsheet_cell, na_action="ignore")
-            form = {"sep": "\t", "index": False, "lineterminator": "\n", "float_format": "%.6g"}
+            form = {"sep": "\t", "index": False, "lineterminator": "\n", "float_format": "%.4f"}
             cells.to_csv(handle, header=not batch.num_rows, **form)
 
 

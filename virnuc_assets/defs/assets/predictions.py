@@ -215,15 +215,18 @@ def report_is_current(workspace: Workspace, sample: str) -> bool:
 
 def _shown(calls: "SampleCalls", folder: Path) -> dict[str, Any]:
     """What the page of the asset shows of a report."""
-    from virnuc_assets.reports.sample_results import call_counts
+    from virnuc_assets.reports.sample_page import pictures
+    from virnuc_assets.reports.sample_results import PAGE_FILE, call_counts
 
-    counts = call_counts(calls.records)
+    counts, page = call_counts(calls.records), folder / PAGE_FILE
     return {
         "records": calls.records.num_rows,
         **{f"records_{call.replace(' ', '_')}": count for call, count in counts.items()},
         "chunks_uncertain": pc.sum(calls.records["chunks_uncertain"]).as_py(),
         "calls": shown_rows(pa.table({"call": list(counts), "records": list(counts.values())})),
+        "report": dg.MetadataValue.url(page.absolute().as_uri()),
         "folder": dg.MetadataValue.path(str(folder)),
+        "pictures": dg.MetadataValue.md(pictures(calls)),
         "records_table": shown_rows(calls.records),
     }
 
