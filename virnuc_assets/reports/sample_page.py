@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from virnuc_assets.text import markdown_cell, printable
 
 ROWS = 50  # of the table at a time
 MOST_ROWS = 500_000  # in the page; of more, the first in its order
+_REASONS = 8  # why records are not scored, the most frequent
 _PICTURED = 4  # tracks in the metadata of the asset
 _LONGEST_ID = 80  # characters in them
 _WHY_NOT = {
@@ -100,7 +102,8 @@ def pictures(calls: SampleCalls) -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = pages.environment()
-    environment.filters.update(certainty=certainty, cut=cut, printable=printable, flat=pages.flat, stretches=stretches)
+    environment.filters.update(certainty=certainty, cut=cut, printable=printable, flat=pages.flat)
+    environment.filters.update(stretches=stretches, moment=moment)
     environment.globals.update(
         call_names=CALLS, variables=VARIABLES, why_not=_WHY_NOT, viral_share=MIN_VIRAL_FRACTION, quotas=TRACKS
     )
@@ -137,16 +140,19 @@ def _summary(calls: SampleCalls) -> dict[str, Any]:
     for group in grouped:
         counts[group["call"]], lengths[group["call"]] = group["count_all"], group["length_nt_sum"]
     unscored = records.filter(pc.equal(records["call"], NOT_SCORED))
-    reasons = {one["values"]: one["counts"] for one in pc.value_counts(unscored["reason"]).to_pylist()}
-    viral = records.filter(pc.equal(records["call"], VIRUS))["probability"]
+    reasons = Counter[str]()
+    for each in pc.value_counts(unscored["reason"]).to_pylist():
+        reasons[each["values"].partition(": ")[0]] += each["counts"]  # what follows may name another record
+    viral = records.filter(pc.equal(records["call"], VIRUS))["probability"].to_numpy()
     scored = records.filter(pc.greater(records["chunks_scored"], 0))
     thin = pc.sum(pc.less(pc.multiply(scored["chunks_scored"], 2), scored["chunks"])).as_py()
     classes = chunk_classes(calls.probability, calls.min_confidence)
     return {
         "counts": counts,
         "lengths": lengths,
-        "reasons": dict(sorted(reasons.items(), key=lambda pair: -pair[1])),
-        "virus": (pc.min(viral).as_py(), pc.approximate_median(viral).as_py(), pc.max(viral).as_py()),
+        "reasons": reasons.most_common(_REASONS),
+        "more_reasons": sum(reasons.values()) - sum(count for _, count in reasons.most_common(_REASONS)),
+        "virus": (viral.min(), float(np.median(viral)), viral.max()) if len(viral) else (),
         "chunks": {call: int(which.sum()) for call, which in classes.items()},
         "thin": thin or 0,
     }
@@ -163,6 +169,11 @@ def cut(text: str) -> str:
     """One line of at most 80 characters."""
     line = printable(text)
     return line if len(line) <= _LONGEST_ID else f"{line[: _LONGEST_ID - 1]}…"
+
+
+def moment(text: str) -> str:
+    """A time of `run.json` as people write it."""
+    return text.replace("T", " ").replace("+00:00", " UTC")
 
 
 def stretches(found: list[tuple[int, int]], most: int = 6) -> str:
