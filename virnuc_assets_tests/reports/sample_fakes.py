@@ -43,11 +43,11 @@ def record(name: str, call: str, probabilities: Sequence[float], length_nt: int,
 
 
 def sample(*records: dict[str, Any]) -> SampleCalls:
-    """Calls of these records; in scored chunks, frames F1 and R3 are open."""
+    """Calls of these records; in scored chunks, frames F2 and R3 are open."""
     chunks = [each["probabilities"] for each in records]
     probability = np.array([one for each in chunks for one in each], np.float32)
     offsets = np.cumsum([0, *map(len, chunks)]).astype(np.int64)
-    frames = np.where(np.isnan(probability), 0, 0b100001).astype(np.uint8)
+    frames = np.where(np.isnan(probability), 0, 0b100010).astype(np.uint8)
     table = pa.Table.from_pylist(
         [{name: each[name] for name in records_schema().names} for each in records], schema=records_schema()
     )

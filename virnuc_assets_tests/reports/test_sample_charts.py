@@ -61,7 +61,7 @@ def test_every_scored_chunk_is_one_box_where_it_is(calls: SampleCalls) -> None:
     assert len(boxes) == len(expected)
     if expected:
         np.testing.assert_allclose(sorted(boxes), sorted(expected), rtol=1e-3, atol=0.05)
-    assert [name for name, path in found.lanes.items() if path] == ["F1", "R3"] * bool(expected) + ["no score"] * bool(
+    assert [name for name, path in found.lanes.items() if path] == ["F2", "R3"] * bool(expected) + ["no score"] * bool(
         np.isnan(calls.probability).any()
     )
 
