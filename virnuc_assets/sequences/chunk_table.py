@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from virnuc_assets.sequences.opening import SourceChanged, file_state, open_source
-from virnuc_assets.sequences.planning import Segment, ShardPlan, chunk_starts, rows_of
+from virnuc_assets.sequences.planning import ShardPlan, chunk_starts
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.storage.schemas import chunks_schema
-
-_NONE = np.empty(0, np.int64)
 
 
 class ChunkReader:
@@ -32,35 +31,33 @@ class ChunkReader:
         self._state: tuple[int, ...] | None = None
         self._rewind()
 
-    def table(self, segments: Iterable[Segment]) -> pa.Table:
-        """Chunks of one shard, in the order of its segments.
+    def table(self, segments: pa.Table) -> pa.Table:
+        """Chunks of one shard, in the order of its segments, which are rows of a plan.
 
         Raises:
             SourceChanged: the file is not the one that was planned, or was written to since.
             SequenceFileError: as `read_records`.
         """
         self._require_planned()
-        ids, records, starts, ends, sequences = list[str](), list[str](), [_NONE], [_NONE], list[bytes]()
-        for segment in segments:
-            if not segment.chunks:
-                continue
-            begins = chunk_starts(segment.first_chunk, segment.end_chunk, segment.length_nt, self._chunk_length)
-            stops = np.minimum(begins + self._chunk_length, segment.length_nt)
-            first, symbols = begins[0], self._region(segment, int(begins[0]), int(stops[-1]))
-            pairs = zip((begins - first).tolist(), (stops - first).tolist(), strict=True)
-            sequences += [symbols[begin:stop] for begin, stop in pairs]
-            ids += [
-                f"{segment.record_id}_chunk_{number + 1}" for number in range(segment.first_chunk, segment.end_chunk)
-            ]
-            records += [segment.record_id] * segment.chunks
-            starts.append(begins)
-            ends.append(stops)
+        segments = segments.filter(pc.greater(segments["end_chunk"], segments["first_chunk"]))
+        lengths, first, end = (segments[name].to_numpy() for name in ("length_nt", "first_chunk", "end_chunk"))
+        segment = np.repeat(np.arange(len(first)), end - first)  # (chunks,) and so what follows
+        starts = chunk_starts(first, end, lengths, self._chunk_length)
+        ends = np.minimum(starts + self._chunk_length, lengths[segment])
+        last = np.cumsum(end - first) - 1  # (segments,) and so what follows
+        begins, stops = starts[last - (end - first) + 1], ends[last]
+        asked = zip(segments["number"].to_pylist(), begins.tolist(), stops.tolist(), strict=True)
+        symbols = b"".join([self._region(*region) for region in asked])
         self._require_planned()
-        begins, stops = np.concatenate(starts), np.concatenate(ends)
-        offsets = np.concatenate([[0], np.cumsum(stops - begins)]).astype(np.int32)
-        symbols = pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(b"".join(sequences)))
-        columns = [pa.array(ids, pa.string()), pa.array(records, pa.string()), begins, stops, symbols]
-        return pa.Table.from_arrays([pa.array(column) for column in columns], schema=chunks_schema())
+        moved = (np.cumsum(stops - begins) - stops)[segment]  # from places in the record to places in the symbols
+        places = zip((starts + moved).tolist(), (ends + moved).tolist(), strict=True)
+        offsets = pa.py_buffer(np.append(0, np.cumsum(ends - starts)).astype(np.int32))
+        together = pa.py_buffer(b"".join([symbols[start:stop] for start, stop in places]))
+        sequences = pa.StringArray.from_buffers(len(segment), offsets, together)
+        record_ids = segments["record_id"].take(pa.array(segment))
+        numbers = pa.array(np.arange(len(segment)) - (last - end)[segment]).cast(pa.string())
+        ids = pc.binary_join_element_wise(record_ids, numbers, "_chunk_")
+        return pa.table([ids, record_ids, starts, ends, sequences], schema=chunks_schema())
 
     def _require_planned(self) -> None:
         """Digest the file, once as long as its size and time of change stay; the bases are read after that."""
@@ -77,19 +74,19 @@ class ChunkReader:
         self._blocks: Iterator[bytes] = iter(())  # its bases that were not read yet
         self._start, self._bases = 0, bytearray()  # those in memory, and where in the record they begin
 
-    def _region(self, segment: Segment, start: int, end: int) -> bytes:
-        """Bases `start` to `end` of the segment's record; chunks overlap, so the last region is kept until the next."""
-        if (segment.number, start) < (self._number, self._start):
+    def _region(self, number: int, start: int, end: int) -> bytes:
+        """Bases `start` to `end` of a record; chunks overlap, so the last region is kept until the next."""
+        if (number, start) < (self._number, self._start):
             self._rewind()
-        while self._number < segment.number:
-            self._number, self._blocks = next(self._records, (segment.number, iter(())))
+        while self._number < number:
+            self._number, self._blocks = next(self._records, (number, iter(())))
             self._start, self._bases = 0, bytearray()
         self._forget(start)
         while self._start + len(self._bases) < end:
             block = next(self._blocks, None)
             if block is None:
                 raise SourceChanged(
-                    f"{self._path}: record {segment.record_id!r}: planned with {segment.length_nt} nt, found fewer; "
+                    f"{self._path}: record {number}: expected at least {end} nt, as planned, found fewer; "
                     "the file is not the one that was planned. Materialize shard_plan again."
                 )
             self._bases += block
@@ -108,13 +105,13 @@ def _records(path: Path) -> Iterator[tuple[int, Iterator[bytes]]]:
             yield number, blocks
 
 
-def chunk_tables(plan: ShardPlan) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Segments and chunks of every shard of a plan of one file; errors as of `ChunkReader`."""
+def chunk_tables(plan: ShardPlan, shards: Iterable[str] | None = None) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Segments and chunks of every shard, or of some, of a plan of one file; errors as of `ChunkReader`."""
     (source,) = plan.sources.values()
     reader = ChunkReader(Path(source.fasta), source.sha256, plan.chunk_length)
-    for rows in plan.rows_by_shard.values():
-        segments = plan.table.take(rows)
-        yield segments, reader.table(rows_of(segments))
+    for shard in plan.shards if shards is None else shards:
+        segments = plan.table.take(pa.array(plan.rows_by_shard[shard]))
+        yield segments, reader.table(segments)
 
 
 def as_fasta(table: pa.Table, id_column: str, sequence_column: str) -> Iterator[str]:

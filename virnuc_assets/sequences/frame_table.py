@@ -52,8 +52,8 @@ def open_frames(chunks: pa.Table, truth: Truth | None) -> tuple[pa.Table, pa.Tab
     status = np.empty((chunks.num_rows, FRAMES_PER_CHUNK), np.uint8)
     # Of some open frames: 6 · the chunk's row + the frame's index; codes and lengths of nucleotides and of proteins.
     parts = [(_NONE, _NO_BASES, _NONE, _NO_BASES, _NONE)]
-    for rows, symbols in _of_one_length(chunks["sequence"]):
-        frames = SixFrames(symbols)
+    for rows, symbols, lengths in _windows(chunks["sequence"]):
+        frames = SixFrames(symbols, lengths)
         status[rows] = frames.status
         if truth is not None:
             status[rows[frames.ambiguous]] = _AMBIGUOUS
@@ -73,15 +73,22 @@ def open_frames(chunks: pa.Table, truth: Truth | None) -> tuple[pa.Table, pa.Tab
     return table, _counts(chunks["record_id"], status)
 
 
-def _of_one_length(sequences: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Windows of chunks of equal length: their row numbers (k,) and their bases (k, length_nt) uint8."""
-    lengths = pc.binary_length(sequences).to_numpy()
-    for length_nt in np.unique(lengths):
-        rows = np.flatnonzero(lengths == length_nt)
-        for start in range(0, len(rows), _WINDOW):
-            window = rows[start : start + _WINDOW]
-            buffer = one_array(sequences.take(pa.array(window))).buffers()[2] or b""
-            yield window, np.frombuffer(buffer, np.uint8)[: len(window) * length_nt].reshape(len(window), length_nt)
+def _windows(sequences: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Windows of chunks as `SixFrames` takes them: row numbers (k,), bases (k, longest) uint8, lengths in nt (k,)."""
+    all_lengths = pc.binary_length(sequences).to_numpy()
+    for rest in range(CODON_NT):
+        of_rest = np.flatnonzero(all_lengths % CODON_NT == rest)
+        of_rest = of_rest[np.argsort(all_lengths[of_rest], kind="stable")]  # so that hardly anything is filled up
+        for start in range(0, len(of_rest), _WINDOW):
+            rows = of_rest[start : start + _WINDOW]
+            lengths = all_lengths[rows]
+            bases = np.frombuffer(one_array(sequences.take(pa.array(rows))).buffers()[2] or b"", np.uint8)
+            bases, longest = bases[: lengths.sum()], int(lengths[-1])
+            if lengths[0] < longest:
+                filled = np.zeros((len(rows), longest), np.uint8)
+                filled[np.arange(longest) < lengths[:, None]] = bases
+                bases = filled
+            yield rows, bases.reshape(len(rows), longest), lengths
 
 
 def _strings(symbols: np.ndarray, lengths: np.ndarray) -> pa.StringArray:

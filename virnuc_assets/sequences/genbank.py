@@ -16,7 +16,7 @@ from Bio import SeqIO
 from Bio.SeqRecord import SeqRecord
 
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
-from virnuc_assets.sequences.records import Header, header_id, normal_bases
+from virnuc_assets.sequences.records import Bases, Header, header_id, normal_bases
 
 _LOCUS, _FEATURES, _ORIGIN, _END = "LOCUS       ", "FEATURES", "ORIGIN", "//"
 _HEADER_LINES = ("DEFINITION", "ACCESSION", "VERSION")
@@ -42,7 +42,7 @@ class _Locus:
     collide: bool = False
 
 
-def read_genbank(source: SourceFile) -> Iterator[Header | bytes]:
+def read_genbank(source: SourceFile, bases: Bases = normal_bases) -> Iterator[Header | bytes]:
     """Stream an open GenBank file: each record's header, followed by its bases in blocks of any size.
 
     A record without bases has no blocks: a blank one, or one that only names the files of its sequence. A missing
@@ -65,14 +65,15 @@ def read_genbank(source: SourceFile) -> Iterator[Header | bytes]:
             head, last = _head(lines, f"{source.path}: GenBank record {read} (from line {number})")
             has_sequence = head[-1].startswith(_ORIGIN)
             if locus.collide and has_sequence:
-                symbols, has_sequence = list(_sequence(lines, last, None, where)), False
+                symbols, has_sequence = list(_sequence(lines, last, None, where, bases)), False
             if locus.collide:
                 locus = _separated(locus, sum(map(len, symbols)), where)
             entry = _parsed(locus, head, f"{source.path}: GenBank record {read} (lines {number} to {last})")
             yield entry
             yield from symbols
             if has_sequence:
-                yield from _sequence(lines, last, entry.length_nt, f"{source.path}: record {entry.id!r}")
+                named = f"{source.path}: record {entry.id!r}"
+                yield from _sequence(lines, last, entry.length_nt, named, bases)
         elif read and line.strip():
             raise SequenceFileError(
                 f"{source.path}: line {number}, after GenBank record {read}: expected the next record's line "
@@ -153,10 +154,11 @@ def _parsed(locus: _Locus, head: list[str], where: str) -> Header:
     except (ValueError, IndexError, AssertionError, OverflowError) as error:
         raise SequenceFileError(f"{where} cannot be parsed: {error}") from error
     record_id = locus.name if record.id == _NO_NAME else str(record.id)
-    return Header(header_id(record_id, where), locus.length_nt, tuple(record.features))
+    line = f"{record_id} {'' if record.description == '<unknown description>' else record.description}".rstrip()
+    return Header(header_id(record_id, where), locus.length_nt, tuple(record.features), line.encode())
 
 
-def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> Iterator[bytes]:
+def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str, bases: Bases) -> Iterator[bytes]:
     found, ended, batch = 0, False, list[str]()
     for number, line in lines:  # noqa: B020
         if ended := line.startswith(_END):
@@ -164,10 +166,10 @@ def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> 
         _require_same_record(line, number, where)
         batch.append(line.lstrip(_POSITION))
         if len(batch) == _BLOCK_LINES:
-            yield (block := _bases(batch, number, where))
+            yield (block := _bases(batch, number, where, bases))
             found, batch = found + len(block), []
     if batch:
-        yield (block := _bases(batch, number - ended, where))
+        yield (block := _bases(batch, number - ended, where, bases))
         found += len(block)
     if found != length_nt and not (ended and (length_nt is None or not found)):
         raise SequenceFileError(
@@ -176,5 +178,5 @@ def _sequence(lines: _Lines, number: int, length_nt: int | None, where: str) -> 
         )
 
 
-def _bases(lines: list[str], last: int, where: str) -> bytes:
-    return normal_bases("".join(lines).encode(), where, last - len(lines) + 1)
+def _bases(lines: list[str], last: int, where: str, bases: Bases) -> bytes:
+    return bases("".join(lines).encode(), where, last - len(lines) + 1)

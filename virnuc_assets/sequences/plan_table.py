@@ -12,20 +12,20 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
 from virnuc_assets.sequences.cds import Evidence, evidence_digest, read_proteins, write_annotations
 from virnuc_assets.sequences.opening import is_file
 from virnuc_assets.sequences.planning import (
     PlannedSource,
-    Segment,
     ShardPlan,
     count_records,
     pack,
     pack_key,
     plan_source,
-    rows_of,
-    table_of,
     whole_records,
 )
 from virnuc_assets.settings import SequenceSettings
@@ -77,30 +77,33 @@ def plan_reference(
     before = _plan_before(path, settings)
     found, failures = _counted(path, sources, before, settings)
     planned = {name: source for name, (source, _) in found.items()}
-    segments: list[Segment] = []
-    numbered = dict(before.numbered)
+    packed, numbered = [], dict(before.numbered)
     for label in LABELS:
-        records = [record for source, of_source in found.values() if source.label == label for record in of_source]
-        old = [] if label in repack else [p for p in before.segments if before.sources[p.source].label == label]
+        records = [plan_schema().empty_table(), *(of for source, of in found.values() if source.label == label)]
+        old = [name for name, source in before.sources.items() if source.label == label and label not in repack]
         key, given = partial(pack_key, label), numbered.get(label, 0)
-        packed, numbered[label] = pack(records, old, key, given, settings.shard_chunks)
-        segments += packed
-    segments.sort(key=lambda segment: (segment.source, segment.number))
-    plan = ShardPlan(table_of(segments), planned, numbered, settings.chunk_length)
+        table, numbered[label] = pack(
+            pa.concat_tables(records), _of_sources(before.table, old), key, given, settings.shard_chunks
+        )
+        packed.append(table)
+    table = pa.concat_tables(packed).sort_by([("source", "ascending"), ("number", "ascending")])
+    plan = ShardPlan(table, planned, numbered, settings.chunk_length)
     _write(path, plan, settings)
     return plan, failures
 
 
-_Counted = tuple[PlannedSource, list[Segment]]
+_Counted = tuple[PlannedSource, pa.Table]
+
+
+def _of_sources(plan: pa.Table, names: Sequence[str]) -> pa.Table:
+    return plan.filter(pc.is_in(plan["source"], pa.array(names, pa.string())))
 
 
 def _counted(
     path: Path, sources: Sequence[Source], before: ShardPlan, settings: SequenceSettings
 ) -> tuple[dict[str, _Counted], dict[str, VirnucError]]:
     """Every source with its whole records, or with those that it had before; and what is wrong with it."""
-    former: dict[str, list[Segment]] = defaultdict(list)
-    for record in rows_of(whole_records(before.table)):
-        former[record.source].append(record)
+    former = whole_records(before.table)
     known = {source.name: before.sources.get(source.name) for source in sources}
     unchanged = {source.name for source in sources if _is_as_planned(path, known[source.name], source)}
     found: dict[str, _Counted] = {}
@@ -109,7 +112,7 @@ def _counted(
     # Of two sources with one id, the one that had it before keeps it.
     for source in sorted(sources, key=lambda source: (known[source.name] is None, source.name not in unchanged)):
         name, planned = source.name, known[source.name]
-        had = None if planned is None else (planned, former[name])
+        had = None if planned is None else (planned, _of_sources(former, [name]))
         try:
             if had is None or name not in unchanged:
                 found[name] = _read(path, source, owners, settings)
@@ -142,14 +145,15 @@ def _read(path: Path, source: Source, owners: Mapping[str, str], settings: Seque
             genbank_records_ignored=found.ignored_records,
             cds=dict(found.treatments),
         )
-    for row, record in enumerate(records):
-        if record.status == "planned":
-            word, digest = evidence[record.record_id]
-            records[row] = record._replace(evidence=word, evidence_digest=digest)
+    of_records = [evidence.get(record, (None, None)) for record in records["record_id"].to_pylist()]
+    is_planned = pc.equal(records["status"], "planned")  # records that are not may have the id of one that is
+    for name, values in zip(("evidence", "evidence_digest"), zip(*of_records, strict=True), strict=False):
+        column = pc.if_else(is_planned, pa.array(values, pa.string()), None)
+        records = records.set_column(records.column_names.index(name), name, column)
     return planned, records
 
 
-def _require_own(name: str, records: Sequence[Segment], owners: Mapping[str, str]) -> None:
+def _require_own(name: str, records: pa.Table, owners: Mapping[str, str]) -> None:
     if twice := sorted(_usable(records).keys() & owners.keys()):
         raise VirnucError(
             f"record {twice[0]!r} occurs in sources {owners[twice[0]]!r} and {name!r}; expected ids that are unique "
@@ -157,9 +161,11 @@ def _require_own(name: str, records: Sequence[Segment], owners: Mapping[str, str
         )
 
 
-def _usable(records: Iterable[Segment]) -> dict[str, tuple[int, str]]:
+def _usable(records: pa.Table) -> dict[str, tuple[int, str]]:
     """Length in nt and digest of the records that are planned, by id."""
-    return {record.record_id: (record.length_nt, record.digest) for record in records if record.status == "planned"}
+    used = records.filter(pc.equal(records["status"], "planned"))
+    ids, lengths, digests = (used[name].to_pylist() for name in ("record_id", "length_nt", "digest"))
+    return dict(zip(ids, zip(lengths, digests, strict=True), strict=True))
 
 
 def changed_sources(path: Path, sources: Iterable[Source]) -> list[str]:
@@ -247,7 +253,7 @@ def read_shard(path: Path, shard: str) -> ShardPlan:
         raise TableMismatch(
             f"{path}: {shard} is not in today's plan; materialize {path.parent.parent.name}/shard_plan, which drops it"
         )
-    table = plan.table.take(plan.rows_by_shard[shard])
+    table = plan.table.take(pa.array(plan.rows_by_shard[shard]))
     return replace(
         plan, table=table, sources={name: plan.sources[name] for name in table["source"].unique().to_pylist()}
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,37 +20,44 @@ import pyarrow.compute as pc
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Label
-from virnuc_assets.sequences.opening import open_source
+from virnuc_assets.sequences.opening import SourceFile, open_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.sequences.records import SequenceDigest
-from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.digests import digest_of, one_array
 from virnuc_assets.storage.schemas import plan_schema
 
 MAX_PACKS = 9999
 Status = Literal["planned", "skipped", "failed"]
+Numbers = int | np.ndarray
+N = TypeVar("N", int, np.ndarray)
+_ELSEWHERE = "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
+_LIKE_PROTEIN = "looks like protein: fewer than half of the characters are A, C, G, T, U or N"
+_BATCH_RECORDS = 4096  # read, before they go into a table
 
 
-def chunk_count(length_nt: int, chunk_length: int) -> int:
+def chunk_count(length_nt: N, chunk_length: int) -> N:
     """The ceiling of length / chunk length."""
     return -(-length_nt // chunk_length)
 
 
-def chunk_starts(first: int, end: int, length_nt: int, chunk_length: int) -> np.ndarray:
+def chunk_starts(first: Numbers, end: Numbers, length_nt: Numbers, chunk_length: int) -> np.ndarray:
     """Starts of the 0-based chunks `first` to `end` (half-open), int64, without walking the chunks before them.
 
-    The chunks of a record overlap so that together they end where the record ends: the surplus r = k·c − n
-    is taken back over the k − 1 steps between chunks. Each step goes back q = r // k, the first few q + 1.
-    The last chunk is shorter than `chunk_length` where few chunks cannot take back the whole surplus; a record
-    shorter than `chunk_length` is one short chunk; an empty record has none.
+    Of one record, or of several one after the other. The chunks of a record overlap so that together they end where
+    the record ends: the surplus r = k·c − n is taken back over the k − 1 steps between chunks. Each step goes back
+    q = r // k, the first few q + 1. The last chunk is shorter than `chunk_length` where few chunks cannot take back
+    the whole surplus; a record shorter than `chunk_length` is one short chunk; an empty record has none.
     """
+    first, end, length_nt = np.atleast_1d(first, end, length_nt)  # (records,) int64 each
     count = chunk_count(length_nt, chunk_length)
-    index = np.arange(first, end, dtype=np.int64)  # (chunks,)
-    if not count:
-        return index
     surplus = count * chunk_length - length_nt
-    step_back = surplus // count
-    longer_steps = min(surplus - (count - 1) * step_back, count - 1)
-    return index * (chunk_length - step_back) - np.minimum(index, longer_steps)
+    step_back = surplus // np.maximum(count, 1)
+    longer_steps = np.minimum(surplus - (count - 1) * step_back, count - 1)
+    chunks = end - first
+    record = np.repeat(np.arange(len(chunks)), chunks)  # (chunks,) and so what follows
+    index = np.arange(len(record), dtype=np.int64) - (np.cumsum(chunks) - chunks - first)[record]
+    starts: np.ndarray = index * (chunk_length - step_back)[record] - np.minimum(index, longer_steps[record])
+    return starts
 
 
 def shard_key(source: str, index: int) -> str:
@@ -152,12 +159,13 @@ class ShardPlan:
         return list(zip(*(self.table[name].to_pylist() for name in names), strict=True))
 
     @functools.cached_property
-    def rows_by_shard(self) -> Mapping[str, list[int]]:
-        """Row numbers of each shard, by its key, in order."""
-        rows: dict[str, list[int]] = defaultdict(list)
-        for row, shard in enumerate(self.table["shard"].to_pylist()):
-            rows[shard].append(row)
-        return dict(sorted(rows.items()))
+    def rows_by_shard(self) -> Mapping[str, np.ndarray]:
+        """Row numbers of each shard, by its key, in order; int64."""
+        shards = one_array(self.table["shard"]).dictionary_encode()
+        codes = shards.indices.to_numpy()
+        ends = np.cumsum(np.bincount(codes, minlength=len(shards.dictionary)))
+        rows = np.split(np.argsort(codes, kind="stable"), ends[:-1])
+        return dict(sorted(zip(shards.dictionary.to_pylist(), rows, strict=False)))
 
     @property
     def shards(self) -> list[str]:
@@ -198,102 +206,151 @@ def whole_records(plan: pa.Table) -> pa.Table:
 
 
 def plan_source(
-    path: Path, source: str, chunk_length: int, shard_chunks: int, before: ShardPlan | None = None
+    path: Path,
+    source: str,
+    chunk_length: int,
+    shard_chunks: int,
+    before: ShardPlan | None = None,
+    *,
+    min_length_nt: int = 0,
 ) -> ShardPlan:
     """Count a file's chunks and cut them, across records, into shards; continues a plan of the same chunk length.
+
+    Records of fewer than `min_length_nt` are skipped.
 
     Raises:
         SequenceFileError: as `read_records`; nothing of a file is planned unless all of it can be read.
     """
-    records, sha256 = count_records(path, source, chunk_length)
-    old, given = (before.segments, before.numbered.get(source, 0)) if before else ([], 0)
-    segments, numbered = pack(records, old, partial(shard_key, source), given, shard_chunks)
+    records, sha256 = count_records(path, source, chunk_length, min_length_nt)
+    old, given = (before.table, before.numbered.get(source, 0)) if before else (plan_schema().empty_table(), 0)
+    table, numbered = pack(records, old, partial(shard_key, source), given, shard_chunks)
     planned = PlannedSource(str(path), sha256, {})
-    return ShardPlan(table_of(segments), {source: planned}, {source: numbered}, chunk_length)
+    return ShardPlan(table, {source: planned}, {source: numbered}, chunk_length)
 
 
-def count_records(path: Path, source: str, chunk_length: int) -> tuple[list[Segment], str]:
+def count_records(path: Path, source: str, chunk_length: int, min_length_nt: int = 0) -> tuple[pa.Table, str]:
     """Every record of a file as one segment of no shard, and the digest of the file; errors as of `plan_source`."""
-    records = []
+    parts = [_records_schema().empty_table()]
     with open_source(path) as opened:
-        for number, (header, blocks) in enumerate(read_records(opened), start=1):
-            bases, reason = SequenceDigest(blocks), None
-            if header.length_nt and not bases.length_nt:
-                reason = "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
-            elif bases.is_like_protein:
-                reason = "looks like protein: fewer than half of the characters are A, C, G, T, U or N"
-            chunks = 0 if reason else chunk_count(bases.length_nt, chunk_length)
-            record = Segment(source, "", header.id, number, bases.length_nt, bases.hexdigest(), 0, chunks)
-            records.append(record._replace(status="failed", reason=reason) if reason else record)
+        records = _counted(opened, min_length_nt)
+        while batch := list(itertools.islice(records, _BATCH_RECORDS)):
+            parts.append(pa.table(list(map(list, zip(*batch, strict=True))), schema=_records_schema()))
         sha256 = opened.digest()
-    first: dict[str, Segment] = {}
-    others: dict[str, list[Segment]] = defaultdict(list)
-    for record in records:
-        if record.status == "planned" and first.setdefault(record.record_id, record) is not record:
-            others[record.record_id].append(record)
-    # Of the usable records with one id, one is planned if all have the same sequence, none if they differ.
-    for record_id, repeated in others.items():
-        different = len({record.digest for record in (first[record_id], *repeated)})
-        status: Status = "skipped"
-        reason = f"duplicate id: same sequence as record {first[record_id].number}"
-        if different > 1:
-            status, reason = (
-                "failed",
-                f"duplicate id: {different} different sequences have this first word of the header",
-            )
-            repeated.append(first[record_id])
-        for record in repeated:
-            records[record.number - 1] = record._replace(status=status, reason=reason, end_chunk=0)
-    return records, sha256
+    found = _of_unique_ids(pa.concat_tables(parts).combine_chunks())
+    planned = pc.equal(found["status"], "planned").to_numpy()
+    lengths = found["length_nt"].to_numpy()
+    columns = {
+        **dict.fromkeys(("evidence", "evidence_digest"), pa.nulls(len(planned), pa.string())),
+        **{name: found[name] for name in found.column_names},
+        "source": pa.repeat(source, len(planned)),
+        "shard": pa.repeat("", len(planned)),
+        "number": np.arange(1, len(planned) + 1),
+        "first_chunk": np.zeros(len(planned), np.int64),
+        "end_chunk": np.where(planned, chunk_count(lengths, chunk_length), 0),
+    }
+    return pa.table({name: columns[name] for name in Segment._fields}, schema=plan_schema()), sha256
+
+
+def _records_schema() -> pa.Schema:
+    """What of a plan is read from the file."""
+    return pa.schema([plan_schema().field(name) for name in ("record_id", "length_nt", "digest", "status", "reason")])
+
+
+def _counted(opened: SourceFile, min_length_nt: int) -> Iterator[tuple[str, int, str, Status, str | None]]:
+    """Id, length, digest, status and reason of each record, by itself."""
+    too_short = f"shorter than the minimum of {min_length_nt} nt"
+    for header, blocks in read_records(opened):
+        bases = SequenceDigest(blocks)
+        status: Status = "planned"
+        reason = None
+        if header.length_nt and not bases.length_nt:
+            status, reason = "failed", _ELSEWHERE
+        elif bases.is_like_protein:
+            status, reason = "failed", _LIKE_PROTEIN
+        elif bases.length_nt < min_length_nt:
+            status, reason = "skipped", too_short
+        yield header.id, bases.length_nt, bases.hexdigest(), status, reason
+
+
+def _of_unique_ids(records: pa.Table) -> pa.Table:
+    """Of the usable records with one id, one is planned if all have the same sequence, none if they differ."""
+    usable = np.flatnonzero(pc.equal(records["status"], "planned"))
+    ids = one_array(records["record_id"]).dictionary_encode().indices.to_numpy()[usable]
+    repeated = np.bincount(ids)[ids] > 1
+    if not repeated.any():
+        return records
+    rows, ids = usable[repeated], ids[repeated]
+    digests = one_array(records["digest"].take(pa.array(rows))).dictionary_encode().indices.to_numpy().astype(np.int64)
+    _, first, of_id = np.unique(ids, return_index=True, return_inverse=True)
+    pairs = np.unique(of_id * len(rows) + digests)
+    different = np.bincount(pairs // len(rows))
+    statuses, reasons = records["status"].to_pylist(), records["reason"].to_pylist()
+    for row, one, sequences in zip(rows.tolist(), rows[first[of_id]].tolist(), different[of_id].tolist(), strict=True):
+        if sequences > 1:
+            statuses[row] = "failed"
+            reasons[row] = f"duplicate id: {sequences} different sequences have this first word of the header"
+        elif row != one:
+            statuses[row], reasons[row] = "skipped", f"duplicate id: same sequence as record {one + 1}"
+    for name, values in (("status", statuses), ("reason", reasons)):
+        records = records.set_column(records.column_names.index(name), name, pa.array(values, pa.string()))
+    return records
 
 
 def pack(
-    records: Iterable[Segment], before: Iterable[Segment], key: Callable[[int], str], numbered: int, shard_chunks: int
-) -> tuple[list[Segment], int]:
+    records: pa.Table, before: pa.Table, key: Callable[[int], str], numbered: int, shard_chunks: int
+) -> tuple[pa.Table, int]:
     """Segments of all records, in order, and how many shard keys were ever given then.
 
     Args:
         records: whole, of one file or of many.
-        before: segments of the plan that is continued. Records of the same id and sequence keep their shards, whichever
-            file they are in now; others go into new shards, so an update costs what it changed.
+        before: the plan that is continued. Records of the same id and sequence keep their shards, whichever file they
+            are in now; others go into new shards, so an update costs what it changed.
         key: of the shard with a number, from 0; keys ascend.
         numbered: how many keys were given before.
         shard_chunks: the most of a shard.
     """
+    if not before.num_rows:
+        cut = _cut(records, key, numbered, shard_chunks, key(numbered))
+        return cut, numbered + pc.count_distinct(cut["shard"]).as_py()
     known: dict[tuple[str, str, str], list[Segment]] = defaultdict(list)
-    for segment in before:
+    for segment in rows_of(before):
         known[segment.record_id, segment.digest, segment.status].append(segment)
-    kept, new = list[Segment](), list[Segment]()
-    for record in records:
+    kept, new = list[Segment](), list[int]()
+    for row, record in enumerate(rows_of(records)):
         found = known.get((record.record_id, record.digest, record.status))
         if not found:
-            new.append(record)
+            new.append(row)
         while found:
             old = found.pop(0)
             kept.append(record._replace(shard=old.shard, first_chunk=old.first_chunk, end_chunk=old.end_chunk))
             if not old.chunks:  # one of several records of an id that are not planned
                 break
-    home = max(segment.shard for segment in kept) if kept else key(numbered)
-    cut = list(_cut(new, key, numbered, shard_chunks, home))
-    opened = len({segment.shard for segment in cut} - {segment.shard for segment in kept})
-    in_order = sorted([*kept, *cut], key=lambda segment: (segment.source, segment.number, segment.first_chunk))
-    return in_order, numbered + opened
+    shards = {segment.shard for segment in kept}
+    cut = _cut(records.take(pa.array(new, pa.int64())), key, numbered, shard_chunks, max(shards, default=key(numbered)))
+    opened = len(set(cut["shard"].unique().to_pylist()) - shards)
+    order = [(name, "ascending") for name in ("source", "number", "first_chunk")]
+    return pa.concat_tables([table_of(kept), cut]).sort_by(order), numbered + opened
 
 
-def _cut(
-    records: Iterable[Segment], key: Callable[[int], str], numbered: int, shard_chunks: int, home: str
-) -> Iterator[Segment]:
+def _cut(records: pa.Table, key: Callable[[int], str], numbered: int, shard_chunks: int, home: str) -> pa.Table:
     """New records cut into new shards; one without chunks goes to its neighbour's, or to `home`."""
-    offset, shard = 0, home  # offset: new chunks before this record
-    for record in records:
-        end = offset + record.chunks
-        for index in range(offset // shard_chunks, -(-end // shard_chunks)) if record.chunks else ():
-            first, stop = max(offset, index * shard_chunks), min(end, (index + 1) * shard_chunks)
-            shard = key(numbered + index)
-            yield record._replace(shard=shard, first_chunk=first - offset, end_chunk=stop - offset)
-        if not record.chunks:
-            yield record._replace(shard=shard)
-        offset = end
+    chunks = np.subtract(records["end_chunk"], records["first_chunk"])
+    ends = np.cumsum(chunks)
+    begins = ends - chunks  # in all new chunks; (records,)
+    last = (ends - 1) // shard_chunks  # shard of a record's last chunk, or of the chunk before it; -1 where none is
+    segments = last - np.minimum(begins // shard_chunks, last) + 1
+    row = np.repeat(np.arange(len(chunks)), segments)  # (segments,) and so what follows
+    shard = last[row] - (np.repeat(np.cumsum(segments), segments) - 1 - np.arange(len(row)))
+    keys = pa.array([home, *(key(numbered + index) for index in range(last.max(initial=-1) + 1))])
+    columns = {
+        "shard": keys.take(pa.array(shard + 1)),
+        "first_chunk": pa.array(np.maximum(begins[row], shard * shard_chunks) - begins[row]),
+        "end_chunk": pa.array(np.minimum(ends[row], (shard + 1) * shard_chunks) - begins[row]),
+    }
+    table = records.take(pa.array(row)) if len(row) > len(chunks) else records
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), plan_schema().field(name), values)
+    return table
 
 
 def plan_faults(segments: Sequence[Segment], chunk_length: int) -> Iterator[str]:

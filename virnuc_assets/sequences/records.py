@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from Bio.Data.IUPACData import ambiguous_dna_letters
@@ -36,11 +36,13 @@ class Header:
             in LOCUS, blanks in it as `_`.
         length_nt: as LOCUS says, also of a record whose sequence is stored elsewhere (CONTIG, WGS); else None.
         features: CDS features of a GenBank record, in the order of the file.
+        line: the header as it is in the file, without what opens and ends it; of GenBank the id and the definition.
     """
 
     id: str
     length_nt: int | None = None
     features: tuple[SeqFeature, ...] = ()
+    line: bytes = b""
 
 
 def by_record(events: Iterable[Header | bytes]) -> Iterator[tuple[Header, Iterator[bytes]]]:
@@ -95,6 +97,14 @@ def header_id(header: str, where: str) -> str:
             f"{MAX_ID_CHARACTERS:,}. An id ends at the first blank: put one between id and description."
         )
     return record_id
+
+
+Bases = Callable[[bytes, str, int], bytes]
+
+
+def original_letters(raw: bytes, _where: str, _line: int) -> bytes:
+    """As `normal_bases`, but unchanged and not checked: for records that were read before."""
+    return raw.translate(None, delete=_BLANKS)
 
 
 def normal_bases(raw: bytes, where: str, line: int) -> bytes:

@@ -46,23 +46,30 @@ _CHARACTERS = bytes(
 
 
 class SixFrames:
-    """All six frames of chunks of one length, in the order of `FRAME_NAMES`.
+    """All six frames of chunks, in the order of `FRAME_NAMES`.
 
     Attributes:
         status: (chunks, 6) uint8: OPEN; STOPPED, a stop inside; EMPTY, no codon of A, C, G and T alone.
         ambiguous: (chunks,) bool: the chunk holds a letter other than A, C, G, T.
     """
 
-    def __init__(self, chunks: np.ndarray) -> None:
-        """Number the codons and find the stops of upper-case bases, (chunks, length_nt) uint8, contiguous."""
+    def __init__(self, chunks: np.ndarray, lengths_nt: np.ndarray) -> None:
+        """Number the codons and find the stops of upper-case bases, (chunks, longest) uint8, contiguous.
+
+        A chunk is in its row's first columns, what follows is no base. Codons of both strands then begin in the same
+        columns for all chunks, if their lengths (chunks,) leave the same rest by three; others are refused.
+        """
         self._bases = chunks
-        count, self._length_nt = chunks.shape
+        count, self._longest = chunks.shape
+        if (lengths_nt % CODON_NT != self._longest % CODON_NT).any():
+            raise ValueError(f"lengths of chunks differ by other than codons from {self._longest}")
+        self._padding = self._longest - lengths_nt
         numbers = _translated(chunks, _NUMBERS)
-        self.ambiguous = (numbers == _OTHER).any(axis=1)
-        if self._length_nt < CODON_NT:
+        self.ambiguous = np.count_nonzero(numbers == _OTHER, axis=1) > self._padding
+        if self._longest < CODON_NT:
             self._codons = np.empty((count, 0), np.uint8)
         else:
-            self._codons = numbers[:, :-2] * np.uint8(_BASE**2)  # (chunks, length_nt - 2)
+            self._codons = numbers[:, :-2] * np.uint8(_BASE**2)  # (chunks, longest - 2)
             self._codons += numbers[:, 1:-1] * np.uint8(_BASE)
             self._codons += numbers[:, 2:]
         characters = _translated(self._codons, _CHARACTERS)
@@ -80,8 +87,8 @@ class SixFrames:
     def _span(self, frame: int) -> tuple[int, int]:
         """Where the frame's codons begin on the forward strand: the first, and one past the last."""
         offset = frame % CODON_NT
-        codons_nt = max(self._length_nt - offset, 0) // CODON_NT * CODON_NT
-        begin = offset if frame < CODON_NT else max(self._length_nt - offset - codons_nt, 0)
+        codons_nt = max(self._longest - offset, 0) // CODON_NT * CODON_NT
+        begin = offset if frame < CODON_NT else max(self._longest - offset - codons_nt, 0)
         return begin, begin + codons_nt
 
     def proteins(self, frame: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -106,21 +113,25 @@ class SixFrames:
         Returns:
             The bases one after the other, uint8, and their lengths in nt (rows,) int64.
         """
-        strand = self._bases[rows]  # (rows, length_nt)
+        strand, offset = self._bases[rows], frame % CODON_NT  # (rows, longest)
+        begins = np.full(len(rows), offset)
         if frame >= CODON_NT:
             strand = _translated(strand[:, ::-1], _COMPLEMENT)
-        strand = strand[:, frame % CODON_NT :]
-        lengths_nt = np.minimum(CODON_NT * lengths_aa + 1, strand.shape[1])
-        longest = int(lengths_nt.max(initial=0))
-        strand = strand[:, :longest]
-        if (lengths_nt == longest).all():
+            begins += self._padding[rows]
+        lengths_nt = np.clip(self._longest - self._padding[rows] - offset, 0, CODON_NT * lengths_aa + 1)
+        ends = begins + lengths_nt
+        first, last = int(begins.min(initial=self._longest)), int(ends.max(initial=0))
+        strand = strand[:, first:last]
+        if (lengths_nt == last - first).all():
             return strand.reshape(-1), lengths_nt
-        return strand[np.arange(longest) < lengths_nt[:, None]], lengths_nt
+        column = np.arange(first, first + strand.shape[1], dtype=np.int32)
+        inside = (column >= begins[:, None].astype(np.int32)) & (column < ends[:, None].astype(np.int32))
+        return strand[inside], lengths_nt
 
 
 def six_proteins(sequence: bytes | bytearray) -> list[str]:
     """Proteins of all six frames of one upper-case sequence, stops (`*`) included, in the order of `FRAME_NAMES`."""
-    frames = SixFrames(np.frombuffer(sequence, np.uint8)[None, :])
+    frames = SixFrames(np.frombuffer(sequence, np.uint8)[None, :], np.array([len(sequence)]))
     return [
         frames.proteins(frame, np.zeros(1, np.int64))[0].tobytes().decode("ascii") for frame in range(FRAMES_PER_CHUNK)
     ]

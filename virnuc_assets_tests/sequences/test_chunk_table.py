@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from virnuc_assets.sequences import chunk_table as chunk_table_module
@@ -37,14 +38,14 @@ def reader_of(plan: ShardPlan) -> ChunkReader:
 
 
 def chunks_of(plan: ShardPlan) -> pa.Table:
-    return reader_of(plan).table(plan.segments)
+    return reader_of(plan).table(plan.table)
 
 
 def test_a_chunk_row_is_its_window_of_the_record(tmp_path: Path) -> None:
     bases = "ACGTTGCATTNACGGATTAC" * 30
     (tmp_path / "s.fa").write_text(f">x.1 of no use\n{bases[:501].lower()}\n")
     plan = plan_source(tmp_path / "s.fa", "s", 500, 10)
-    table = reader_of(plan).table(plan.segments)
+    table = reader_of(plan).table(plan.table)
     row = {"record_id": "x.1"}
     assert table.to_pylist() == [
         {"chunk_id": "x.1_chunk_1", **row, "start_nt": 0, "end_nt": 500, "sequence": bases[:500]},
@@ -83,7 +84,7 @@ def test_rows_do_not_depend_on_the_shard_size(tmp_path: Path, shard_chunks: int,
 def test_shards_are_read_in_any_order(tmp_path: Path, order: list[int]) -> None:
     path, plan = planned_file(tmp_path, b">long\n" + b"ACGTTGCATTAC" * 200_000 + b"\n>short\nACGT\n", 2100)
     whole = chunks_of(plan)
-    shards = [[segment for segment in plan.segments if segment.shard == shard] for shard in plan.shards]
+    shards = [plan.table.filter(pc.equal(plan.table["shard"], shard)) for shard in plan.shards]
     assert len(shards) == 4
     reader = reader_of(plan)
     for index in order:
@@ -167,9 +168,9 @@ def test_a_file_that_is_replaced_between_two_shards_is_refused(tmp_path: Path) -
     """Also where the records of the second shard are as they were: the file is not the one that was planned."""
     path, plan = planned_file(tmp_path, SMALL, 2)
     reader = reader_of(plan)
-    assert reader.table(plan.segments[:1]).num_rows == 2
+    assert reader.table(plan.table.slice(0, 1)).num_rows == 2
     path.write_bytes(SMALL + b"\n")
     with pytest.raises(SourceChanged, match="Materialize shard_plan again"):
-        reader.table(plan.segments[1:])
+        reader.table(plan.table.slice(1))
     path.write_bytes(SMALL)
-    assert reader.table(plan.segments[1:]).column("record_id").to_pylist() == ["b", "b"]
+    assert reader.table(plan.table.slice(1)).column("record_id").to_pylist() == ["b", "b"]

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from virnuc_assets.sequences import frame_table
 from virnuc_assets.sequences.frame_table import Truth, open_frames
 from virnuc_assets.storage.schemas import LEDGER_COUNTS, STATUSES, chunks_schema, frames_schema
 
@@ -86,14 +87,17 @@ SEQUENCES = st.text("ACGT", min_size=1, max_size=40) | st.text("ACGTNR", min_siz
 PROTEINS = st.dictionaries(st.sampled_from("xyz"), st.lists(st.text("MAWPGLRHK", min_size=1, max_size=4), min_size=1))
 
 
+@pytest.mark.parametrize("window", [2, 1024])
 @given(st.dictionaries(st.sampled_from("zyxr"), SEQUENCES), st.none() | PROTEINS)
 def test_rows_and_counts_agree_with_a_plain_statement(
-    records: dict[str, str], proteins: dict[str, list[str]] | None
+    window: int, records: dict[str, str], proteins: dict[str, list[str]] | None
 ) -> None:
-    """Of samples, and of reference with and without annotation."""
+    """Of samples, and of reference with and without annotation; chunks of any lengths, in windows of any size."""
     plain = None if proteins is None else PlainTruth("viral", "dsDNA phage", proteins)
     known = None if proteins is None else truth(**{name: tuple(found) for name, found in proteins.items()})
-    frames, counted = open_frames(chunks(*records.items()), known)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frame_table, "_WINDOW", window)
+        frames, counted = open_frames(chunks(*records.items()), known)
     assert frames.to_pylist() == plain_table(list(records.items()), LONGER_THAN_ANY, plain)
     assert counted["record_id"].to_pylist() == list(records)
     for count in counted.to_pylist():

@@ -15,6 +15,7 @@ from virnuc_assets.sequences.planning import (
     pack_key,
     plan_faults,
     plan_source,
+    rows_of,
     sample_of,
 )
 
@@ -148,7 +149,7 @@ def test_records_without_usable_sequence_are_failed_and_leave_their_id_to_others
     )
     elsewhere = "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
     records, _ = count_records(path, "s", 300)
-    assert [(record.record_id, record.status, record.reason, record.chunks) for record in records] == [
+    assert [(record.record_id, record.status, record.reason, record.chunks) for record in rows_of(records)] == [
         ("A1.1", "failed", elsewhere, 0),
         ("A2.1", "failed", elsewhere, 0),
         ("A3.1", "failed", elsewhere, 0),
@@ -163,7 +164,23 @@ def test_a_protein_of_iupac_letters_is_failed_and_a_degenerate_primer_is_not(tmp
         f">protamine\n{protamine}\n>primer\n{protamine[:29]}\n>masked\n{'N' * 90}ACGU\n>half\n{'AR' * 20}\n"
     )
     records, _ = count_records(path, "s", 300)
-    assert [(record.record_id, record.status, record.reason) for record in records] == [
+    assert [(record.record_id, record.status, record.reason) for record in rows_of(records)] == [
         ("protamine", "failed", "looks like protein: fewer than half of the characters are A, C, G, T, U or N"),
         *((name, "planned", None) for name in ("primer", "masked", "half")),
     ]
+
+
+def test_records_shorter_than_the_minimum_are_skipped_and_leave_their_id_to_others(tmp_path: Path) -> None:
+    path = tmp_path / "s.fa"
+    path.write_text(">a\nACG\n>b\nACGT\n>a\nACGTACGT\n>empty\n>c\nACGTA\n>c\nACGTA\n")
+    short = "shorter than the minimum of 4 nt"
+    plan = plan_source(path, "s", 300, 10, min_length_nt=4)
+    assert [(p.record_id, p.number, p.status, p.reason, p.chunks) for p in plan.segments] == [
+        ("a", 1, "skipped", short, 0),
+        ("b", 2, "planned", None, 1),
+        ("a", 3, "planned", None, 1),
+        ("empty", 4, "skipped", short, 0),
+        ("c", 5, "planned", None, 1),
+        ("c", 6, "skipped", "duplicate id: same sequence as record 5", 0),
+    ]
+    assert list(plan_faults(plan.segments, 300)) == []

@@ -17,9 +17,11 @@ def frames(sequence: str) -> list[tuple[str, str, str]]:
 
 
 def many_frames(sequences: list[str]) -> list[list[tuple[str, str, str]]]:
-    """Name, nucleotides and protein of the six frames of sequences of one length."""
-    bases = np.frombuffer("".join(sequences).encode(), np.uint8).reshape(len(sequences), -1)
-    found, rows = SixFrames(bases), np.arange(len(sequences))
+    """Name, nucleotides and protein of the six frames of sequences whose lengths leave one rest by three."""
+    lengths = np.array([len(sequence) for sequence in sequences])
+    filled = b"".join(sequence.encode().ljust(max(lengths), b"\0") for sequence in sequences)
+    found = SixFrames(np.frombuffer(filled, np.uint8).reshape(len(sequences), -1), lengths)
+    rows = np.arange(len(sequences))
     frames: list[list[tuple[str, str, str]]] = [[] for _ in sequences]
     for frame, name in enumerate(FRAME_NAMES):
         proteins, lengths_aa = found.proteins(frame, rows)
@@ -89,6 +91,22 @@ def test_any_letters_agree_with_a_plain_statement(sequence: str) -> None:
     assert six_proteins(sequence.encode()) == [protein for _, _, protein in plain_frames(sequence)]
 
 
-@given(st.integers(0, 40).flatmap(lambda n: st.lists(st.text("ACGTN", min_size=n, max_size=n), min_size=1, max_size=5)))
+OF_ONE_REST = st.integers(0, 2).flatmap(
+    lambda rest: st.lists(
+        st.lists(st.text("ACGTN", min_size=3, max_size=3), max_size=14).flatmap(
+            lambda codons: st.text("ACGTN", min_size=rest, max_size=rest).map(lambda end: "".join(codons) + end)
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+
+
+@given(OF_ONE_REST)
 def test_chunks_do_not_disturb_each_other(sequences: list[str]) -> None:
     assert many_frames(sequences) == [plain_frames(sequence) for sequence in sequences]
+
+
+def test_lengths_of_two_rests_by_three_are_refused() -> None:
+    with pytest.raises(ValueError, match="lengths of chunks"):
+        many_frames(["ACGT", "ACG"])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from virnuc_assets.defs.automation import stage_condition
 from virnuc_assets.defs.partitions import ShardSet, group_of
@@ -67,10 +67,11 @@ def _chunking(workspace: Workspace, domain: Domain) -> Body:
             plan = planned_shard(workspace, domain, shard)
 
             def batches() -> Iterator[pa.Table]:
-                by_source = itertools.groupby(plan.segments, key=lambda segment: plan.sources[segment.source])
                 yield pa.concat_tables(
-                    reader(Path(source.fasta), source.sha256, plan.chunk_length).table(segments)
-                    for source, segments in by_source
+                    reader(Path(source.fasta), source.sha256, plan.chunk_length).table(
+                        plan.table.filter(pc.equal(plan.table["source"], name))
+                    )
+                    for name, source in plan.sources.items()
                 )
 
             outcome = made_table(layout.table(domain, CHUNKS, shard), chunks_provenance(plan), batches)
