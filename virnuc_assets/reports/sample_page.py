@@ -21,14 +21,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from virnuc_assets.classifier.calls import MIN_VIRAL_FRACTION
-from virnuc_assets.classifier.sample_calls import NOT_SCORED, VIRUS, SampleCalls
+from virnuc_assets.classifier.calls import MIN_VIRAL_FRACTION, VIRUS
+from virnuc_assets.classifier.sample_calls import NOT_SCORED, SampleCalls
 from virnuc_assets.reports import pages
 from virnuc_assets.reports.sample_charts import (
-    CALLS,
+    SHOWN,
     TRACKS,
     VARIABLES,
-    chunk_classes,
+    by_call,
+    call_codes,
     drawn_rows,
     lengths_svg,
     probability_svg,
@@ -64,7 +65,7 @@ def write_html(path: Path, calls: SampleCalls, run: Mapping[str, Any]) -> None:
     tracks = [track(calls, row) for row in drawn_rows(records)]
     shown = order[:MOST_ROWS]
     columns = _columns(records.take(pa.array(shown)), shown, several)
-    columns |= {"track": [each.row for each in tracks], "calls": list(CALLS), "rows": ROWS}
+    columns |= {"track": [each.row for each in tracks], "calls": list(SHOWN), "rows": ROWS}
     environment = _environment()
     script = environment.get_template("records.js.jinja").render()
     charts = {"probability": probability_svg(calls), "lengths": lengths_svg(records)}
@@ -105,15 +106,14 @@ def _environment() -> jinja2.Environment:
     environment.filters.update(certainty=certainty, cut=cut, printable=printable, flat=pages.flat)
     environment.filters.update(stretches=stretches, moment=moment)
     environment.globals.update(
-        call_names=CALLS, variables=VARIABLES, why_not=_WHY_NOT, viral_share=MIN_VIRAL_FRACTION, quotas=TRACKS
+        call_names=SHOWN, variables=VARIABLES, why_not=_WHY_NOT, viral_share=MIN_VIRAL_FRACTION, quotas=TRACKS
     )
     return environment
 
 
 def _order(records: pa.Table) -> np.ndarray:
     """Rows as the table shows them: virus, uncertain, other, not scored; the longest of each first."""
-    codes = pc.index_in(records["call"], value_set=pa.array(CALLS)).to_numpy()
-    return np.lexsort((-records["length_nt"].to_numpy(), codes))
+    return np.lexsort((-records["length_nt"].to_numpy(), call_codes(records)))
 
 
 def _columns(records: pa.Table, rows: np.ndarray, several: bool) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _columns(records: pa.Table, rows: np.ndarray, several: bool) -> dict[str, An
         encoded = pc.dictionary_encode(records[name].combine_chunks())
         found[name] = encoded.indices.to_pylist()
         found[f"{name}s"] = [printable(one) for one in encoded.dictionary.to_pylist()]
-    found["call"] = pc.index_in(records["call"], value_set=pa.array(CALLS)).to_pylist()
+    found["call"] = call_codes(records).tolist()
     found["probability"] = pc.round(pc.multiply(records["probability"], 1000)).cast(pa.int32()).to_pylist()
     numbers = ("length_nt", "chunks", "chunks_scored", "chunks_viral", "chunks_uncertain", "longest_viral_nt")
     return {**found, **{name: records[name].to_pylist() for name in numbers}}
@@ -136,7 +136,7 @@ def _summary(calls: SampleCalls) -> dict[str, Any]:
     """What the first screen says, in numbers."""
     records = calls.records
     grouped = records.group_by("call").aggregate([([], "count_all"), ("length_nt", "sum")]).to_pylist()
-    counts, lengths = dict.fromkeys(CALLS, 0), dict.fromkeys(CALLS, 0)
+    counts, lengths = dict.fromkeys(SHOWN, 0), dict.fromkeys(SHOWN, 0)
     for group in grouped:
         counts[group["call"]], lengths[group["call"]] = group["count_all"], group["length_nt_sum"]
     unscored = records.filter(pc.equal(records["call"], NOT_SCORED))
@@ -146,7 +146,7 @@ def _summary(calls: SampleCalls) -> dict[str, Any]:
     viral = records.filter(pc.equal(records["call"], VIRUS))["probability"].to_numpy()
     scored = records.filter(pc.greater(records["chunks_scored"], 0))
     thin = pc.sum(pc.less(pc.multiply(scored["chunks_scored"], 2), scored["chunks"])).as_py()
-    classes = chunk_classes(calls.probability, calls.min_confidence)
+    classes = by_call(calls.probability, calls.min_confidence)
     return {
         "counts": counts,
         "lengths": lengths,

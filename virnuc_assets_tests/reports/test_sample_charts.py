@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from virnuc_assets.classifier.sample_calls import SampleCalls
 from virnuc_assets.reports.sample_charts import (
-    chunk_classes,
+    by_call,
     drawn_rows,
     lengths_svg,
     probability_svg,
@@ -98,7 +98,7 @@ def test_the_records_that_are_drawn() -> None:
 @given(st.lists(st.one_of(st.just(NAN), st.floats(0, 1, width=32))), st.sampled_from([0.5, 0.6, 0.875]))
 def test_every_chunk_has_one_call(values: list[float], min_confidence: float) -> None:
     probability = np.array(values, np.float32)
-    found = chunk_classes(probability, min_confidence)
+    found = by_call(probability, min_confidence)
     assert sum(which.astype(int) for which in found.values()).tolist() == [1] * len(values)
     for call, holds in {
         "virus": lambda one: one >= min_confidence,
