@@ -205,18 +205,6 @@ def sequence_files(folder: Path) -> list[Path]:
     return found
 
 
-def sequence_files(folder: Path) -> list[Path]:
-    """The sequence files of a folder itself, sorted; names that begin with a dot are left out.
-
-    Raises:
-        VirnucError: there is none.
-    """
-    endings = _FASTA_ENDINGS + _GENBANK_ENDINGS
-    if not (found := _with_ending(folder, endings)):
-        raise VirnucError(f"{folder}: no sequence file in this folder; expected NAME{{{','.join(endings)}}}[.gz]")
-    return found
-
-
 def genbank_of(fasta: Path) -> Path | None:
     """The GenBank file of a FASTA file's stem in the same folder, if there is one."""
     found = [file for file in _with_ending(fasta.parent, _GENBANK_ENDINGS) if source_name(file) == source_name(fasta)]

@@ -75,7 +75,7 @@ def every_input(folder: Path) -> list[Path]:
 
 def predicted(project: Path, out: Path, *arguments: str | Path) -> pd.DataFrame:
     """The summary of a run that worked."""
-    result = virnuc("predict", *arguments, "--out", out, "--config", project / "virnuc.toml")
+    result = virnuc("predict", *arguments, "--out", out, "--project", project)
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in out.iterdir()) == sorted(RESULT_FILES)
     return pd.read_csv(out / "summary.tsv", sep="\t", keep_default_na=False)
@@ -118,10 +118,8 @@ def test_viral_records_are_as_they_were_in_every_format(project: Path, tmp_path:
 
 def test_standard_input_and_pipes_are_inputs_like_files(project: Path, tmp_path: Path) -> None:
     (tmp_path / "a.fa").write_text(fasta(contigs(1)))
-    command = 'zcat -f a.fa | "$0" predict - <(cat a.fa) a.fa --out out --config "$1"'
-    done = subprocess.run(
-        ["bash", "-c", command, SCRIPT, project / "virnuc.toml"], cwd=tmp_path, capture_output=True, text=True
-    )
+    command = 'zcat -f a.fa | "$0" predict - <(cat a.fa) a.fa --out out --project "$1"'
+    done = subprocess.run(["bash", "-c", command, SCRIPT, project], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     summary = pd.read_csv(tmp_path / "out/summary.tsv", sep="\t", keep_default_na=False)
     first, second, third = (rows.drop(columns="source").reset_index(drop=True) for _, rows in
@@ -182,15 +180,17 @@ def test_options_are_in_effect_and_in_run_json(project: Path, tmp_path: Path) ->
 
 
 def test_what_the_classifier_was_not_trained_for_is_refused(project: Path, tmp_path: Path) -> None:
-    source, config = tmp_path / "a.fa", project / "virnuc.toml"
+    source, config = tmp_path / "a.fa", project
     source.write_text(fasta(contigs(1)))
     for option, value, words in (
         ("--precision", "bf16", "dna encoder: precision: expected 'fp32', found 'bf16'"),
         ("--chunk-length", "300", "chunk_length: expected 500, found 300"),
         ("--chunk-length", "400", "--chunk-length: expected one of 300, 500, found 400"),
     ):
-        assert words in message(virnuc("predict", source, "--out", tmp_path / "out", option, value, "--config", config))
-    result = virnuc("predict", source, "--out", tmp_path / "out", "--threads", "0", "--config", config)
+        assert words in message(
+            virnuc("predict", source, "--out", tmp_path / "out", option, value, "--project", config)
+        )
+    result = virnuc("predict", source, "--out", tmp_path / "out", "--threads", "0", "--project", config)
     assert result.exit_code == 2
     assert not (tmp_path / "out").exists()
 
@@ -199,7 +199,7 @@ def test_one_bad_input_among_many_is_refused_and_nothing_is_written(project: Pat
     good, bad = tmp_path / "good.fa", tmp_path / "bad.fa"
     good.write_text(fasta(contigs(1)))
     bad.write_text(">p\nMKELVF\n")
-    config = ("--config", project / "virnuc.toml")
+    config = ("--project", project)
     text = message(virnuc("predict", good, bad, "--out", tmp_path / "made/out", *config))
     assert f"{bad}: record 'p', line 2" in text
     (tmp_path / "none").mkdir()
@@ -212,7 +212,7 @@ def test_one_bad_input_among_many_is_refused_and_nothing_is_written(project: Pat
 def test_nothing_scored_is_status_1_with_results_that_say_why(project: Path, tmp_path: Path) -> None:
     source = tmp_path / "a.fa"
     source.write_text(">short\nAC\n")
-    result = virnuc("predict", source, "--out", tmp_path / "out", "--config", project / "virnuc.toml")
+    result = virnuc("predict", source, "--out", tmp_path / "out", "--project", project)
     assert "none of 1 records could be scored; most frequent reason (1): too short for a codon" in message(result)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(RESULT_FILES)
     assert (tmp_path / "out/virus.fna").read_text() == ""
@@ -223,7 +223,7 @@ def test_results_are_replaced_only_if_forced(project: Path, tmp_path: Path) -> N
     source.write_text(fasta(contigs(1)))
     first = predicted(project, out, source)
     source.write_text(fasta(contigs(2)))
-    config = ("--config", project / "virnuc.toml")
+    config = ("--project", project)
     assert "expected an empty folder" in message(virnuc("predict", source, "--out", out, *config))
     assert pd.read_csv(out / "summary.tsv", sep="\t", keep_default_na=False).equals(first)
     second = predicted(project, out, source, "--force")
@@ -248,7 +248,7 @@ def test_a_killed_run_leaves_nothing_that_looks_complete_and_is_continued(
     generator = random.Random(3)
     bases = ["".join(generator.choices("ACG" if number % 10 == 0 else "ACGT", k=5000)) for number in range(1000)]
     source.write_text("".join(f">c{number}\n{each}\n" for number, each in enumerate(bases)))
-    command = [SCRIPT, "predict", source, "--out", out, "--config", project / "virnuc.toml"]
+    command = [SCRIPT, "predict", source, "--out", out, "--project", project]
     with subprocess.Popen(["nice", "-n", "19", *command], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
         while stage not in stages(out):
             assert run.poll() is None
@@ -281,9 +281,7 @@ def test_results_that_appeared_in_part_are_none(project: Path, tmp_path: Path) -
     (out / ".unfinished").mkdir()
     (out / ".unfinished/publishing").touch()
     (out / "mine.txt").touch()
-    assert "expected an empty folder" in message(
-        virnuc("predict", source, "--out", out, "--config", project / "virnuc.toml")
-    )
+    assert "expected an empty folder" in message(virnuc("predict", source, "--out", out, "--project", project))
 
 
 def test_a_folder_that_another_run_writes_into_is_refused(project: Path, tmp_path: Path) -> None:
@@ -293,6 +291,6 @@ def test_a_folder_that_another_run_writes_into_is_refused(project: Path, tmp_pat
     source.write_text(fasta(contigs(1)))
     (out / ".unfinished").mkdir(parents=True)
     with FileLock(out / ".unfinished/lock"):
-        done = console("predict", source, "--out", out, "--config", project / "virnuc.toml", cwd=tmp_path)
+        done = console("predict", source, "--out", out, "--project", project, cwd=tmp_path)
         assert "another process is writing results there" in " ".join(done.stderr.split())
     predicted(project, out, source)
