@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from Bio import SeqIO
+from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
 
 from virnuc_assets.reports.sample_results import RESULT_FILES
@@ -37,16 +38,15 @@ def contigs(seed: int, count: int = 12) -> list[SeqRecord]:
     generator, records = random.Random(seed), []
     for number in range(count):
         bases = "".join(generator.choices(ALPHABETS[number % len(ALPHABETS)], k=generator.randint(200, 2600)))
-        record = SeqIO.SeqRecord(SeqIO.Seq(bases), id=f"s{seed}.{number}", description=f"contig {number} of {seed}")
+        record = SeqRecord(Seq(bases), id=f"s{seed}.{number}", description=f"contig {number} of {seed}")
         records.append(record)
-    records.append(SeqIO.SeqRecord(SeqIO.Seq("AC"), id=f"s{seed}.short", description="two"))
+    records.append(SeqRecord(Seq("AC"), id=f"s{seed}.short", description="two"))
     records.append(records[0])
     return records
 
 
 def fasta(records: list[SeqRecord]) -> str:
-    return "".join(f">{record.description}\n{record.seq}\n" if record.id in record.description else
-                   f">{record.id} {record.description}\n{record.seq}\n" for record in records)  # fmt: skip
+    return "".join(f">{record.id} {record.description}\n{record.seq}\n" for record in records)
 
 
 def fastq(records: list[SeqRecord]) -> str:
@@ -124,7 +124,7 @@ def test_standard_input_and_pipes_are_inputs_like_files(project: Path, tmp_path:
     summary = pd.read_csv(tmp_path / "out/summary.tsv", sep="\t", keep_default_na=False)
     first, second, third = (rows.drop(columns="source").reset_index(drop=True) for _, rows in
                             summary.groupby("source", sort=False))  # fmt: skip
-    assert summary["source"].unique()[0] == "-" and summary["source"].unique()[2] == "a.fa"
+    assert summary["source"].unique()[0] == "'-" and summary["source"].unique()[2] == "a.fa"
     pd.testing.assert_frame_equal(first, second)
     pd.testing.assert_frame_equal(first, third)
     assert "13 record ids" not in done.stderr and "12 record ids are in more than one input, e.g. s1." in done.stderr
@@ -180,7 +180,7 @@ def test_options_are_in_effect_and_in_run_json(project: Path, tmp_path: Path) ->
 
 
 def test_what_the_classifier_was_not_trained_for_is_refused(project: Path, tmp_path: Path) -> None:
-    source, config = tmp_path / "a.fa", project
+    source = tmp_path / "a.fa"
     source.write_text(fasta(contigs(1)))
     for option, value, words in (
         ("--precision", "bf16", "dna encoder: precision: expected 'fp32', found 'bf16'"),
@@ -188,9 +188,9 @@ def test_what_the_classifier_was_not_trained_for_is_refused(project: Path, tmp_p
         ("--chunk-length", "400", "--chunk-length: expected one of 300, 500, found 400"),
     ):
         assert words in message(
-            virnuc("predict", source, "--out", tmp_path / "out", option, value, "--project", config)
+            virnuc("predict", source, "--out", tmp_path / "out", option, value, "--project", project)
         )
-    result = virnuc("predict", source, "--out", tmp_path / "out", "--threads", "0", "--project", config)
+    result = virnuc("predict", source, "--out", tmp_path / "out", "--threads", "0", "--project", project)
     assert result.exit_code == 2
     assert not (tmp_path / "out").exists()
 
