@@ -206,8 +206,8 @@ def _write_frames(
     done(len(shards) - len(missing))
     for shard, (segments, chunks) in zip(missing.values(), chunk_tables(plan, missing), strict=True):
         frames, counts = open_frames(chunks, None)
-        write_table(shard.table("frames"), frames, made["frames"])
         write_table(shard.table("ledger"), ledger_table(segments, counts), made["ledger"])
+        write_table(shard.table("frames"), frames, made["frames"])
         done(1)
 
 
