@@ -223,7 +223,7 @@ def _latency(settings: Settings, servers: Servers) -> Figures:
     sample, figures = source_name(path), Figures()
     for what, file in {
         "predictions": layout.table("samples", PREDICTIONS, f"{sample}-000001"),
-        "report": layout.sample_report(sample) / "records.tsv",
+        "report": layout.sample_report(sample) / "summary.tsv",
     }.items():
         wait_for(f"{what} of the first file", file.is_file, 300, servers)
         figures[f"drop_to_{what}_s"] = round(time.monotonic() - started, 1)

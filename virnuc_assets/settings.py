@@ -19,6 +19,7 @@ SETTINGS_FILE = "virnuc.toml"
 
 Profile = Literal["miniature", "laptop", "full"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Device = Literal["auto", "cpu", "cuda"]
 RefseqHosts = Literal[
     "bacteria", "archaea", "fungi", "protozoa", "plant", "invertebrate", "vertebrate_mammalian", "vertebrate_other"
 ]
@@ -49,7 +50,7 @@ class EncodingSettings(Section):
     """How frames become vectors."""
 
     precision: Precision = "fp32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     token_budget: PositiveInt | Literal["auto"] = "auto"  # noqa: S105 - tokens of a sequence
 
 

@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
-import shutil
+import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from virnuc_assets.cli.terminal import HERE, Project, command, log, print_pairs, progress
+from virnuc_assets.cli.terminal import (
+    HERE,
+    Project,
+    command,
+    log,
+    no_progress,
+    print_pairs,
+    progress,
+    with_options,
+)
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.settings import load_settings
+from virnuc_assets.settings import Device, Precision, load_settings
 
-STDIN = Path("-")
 _PRINTED_ROWS = 1024
-Input = Annotated[Path, typer.Argument(help="FASTA or GenBank file, plain or gzip; - for standard input.")]
+_SET = "as in virnuc.toml"
+Input = Annotated[Path, typer.Argument(help="FASTA, FASTQ or GenBank file, plain or compressed; - for standard input.")]
 
 
-@contextmanager
-def _spooled(source: Path) -> Iterator[Path]:
-    """The file; of what comes through a pipe (`-`, `<(…)`) a temporary copy for the block, as it is read twice."""
-    if source != STDIN and not source.is_fifo():
-        yield source
-        return
-    with tempfile.TemporaryDirectory(prefix="virnuc-") as folder:
-        copy = Path(folder) / "stdin"
-        with nullcontext(sys.stdin.buffer) if source == STDIN else source.open("rb") as pipe, copy.open("wb") as file:
-            shutil.copyfileobj(pipe, file)
-        yield copy
-
-
-def _finish(counts: dict[str, Any], source: Path, to: Path) -> None:
+def _finish(counts: dict[str, Any], sources: list[Path], to: Path, quiet: bool = False) -> None:
     """Print what was counted; then an error, if no record was scored."""
     from virnuc_assets.sequences.ledger import require_scored
 
-    print_pairs({**counts, "written to": to})
-    require_scored(counts, "standard input" if source == STDIN else str(source))
+    if not quiet:
+        print_pairs({**counts, "written to": to})
+    require_scored(counts, ", ".join("standard input" if each == Path("-") else str(each) for each in sources))
 
 
 @command
@@ -50,12 +46,12 @@ def frames(
     chunk_length: Annotated[int, typer.Option("--chunk-length", help="300 or 500 nt.")] = 500,
 ) -> None:
     """Cut records into chunks, translate six frames, keep the open ones."""
-    from virnuc_assets.cli.single_file import frame_file, require_chunk_length
+    from virnuc_assets.cli.single_file import frame_file, require_chunk_length, spooled
 
     require_chunk_length(chunk_length)
-    with _spooled(source) as file, progress("chunks") as report:
-        counts = frame_file(file, to, chunk_length, report)
-    _finish(counts, source, to)
+    with tempfile.TemporaryDirectory(prefix="virnuc-") as scratch, progress("chunks") as report:
+        counts = frame_file(spooled(source, Path(scratch, "stdin")), to, chunk_length, report)
+    _finish(counts, [source], to)
 
 
 @command
@@ -95,19 +91,46 @@ def attention(
     return {**counts, "written to": to}
 
 
+@dataclass(frozen=True)
+class Choices:
+    """Options of `virnuc predict`; None is what the project's settings say."""
+
+    min_length: Annotated[int, typer.Option(min=0, help="Shorter records are not scored, in nt.")] = 0
+    chunk_length: Annotated[int | None, typer.Option(help="300 or 500 nt, as the classifier's.", show_default=_SET)] = (
+        None
+    )
+    device: Annotated[Device | None, typer.Option(help="Of the encoders.", show_default=_SET)] = None
+    precision: Annotated[
+        Precision | None, typer.Option(help="Of the encoders, as in the classifier's training.", show_default=_SET)
+    ] = None
+    threads: Annotated[int | None, typer.Option(min=1, help="Of torch.", show_default="all usable cores")] = None
+    force: Annotated[bool, typer.Option("--force", help="Replace results that are in the folder.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False
+
+
 @command
+@with_options(Choices)
 def predict(
-    source: Input,
-    to: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="INPUT", help="Files or folders of FASTA, FASTQ or GenBank; - for standard input."),
+    ],
+    to: Annotated[Path, typer.Option("--out", help="Folder for the results, new or empty.")],
+    choices: Choices,
     project: Project = HERE,
 ) -> None:
-    """Call every frame, chunk and record of a file with the serving classifier."""
-    from virnuc_assets.cli.single_file import predict_file
+    """Classify records as viral or not with the serving classifier.
 
-    workspace = Workspace(load_settings(project))
-    with _spooled(source) as file, progress("embeddings") as report:
-        counts = predict_file(workspace, file, to, report, log)
-    _finish(counts, source, to)
+    Of a folder the sequence files in it are read, not those of folders below.
+    If one input cannot be read, nothing is written. A run that was stopped is continued by the same command.
+
+    Exit status: 0 done; 1 error, or no record could be scored; 2 wrong usage; 128 + N ended by signal N.
+    """
+    from virnuc_assets.cli.predict import predict_files
+
+    workspace, line = Workspace(load_settings(project)), shlex.join(["virnuc", *sys.argv[1:]])
+    counts = predict_files(workspace, sources, to, choices, line, no_progress if choices.quiet else progress, log)
+    _finish(counts, sources, to, choices.quiet)
 
 
 @command

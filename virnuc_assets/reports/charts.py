@@ -1,16 +1,12 @@
-"""Charts of the reports as inline SVG: colours by the page's CSS variables, equal numbers in equal bytes."""
+"""Charts of the decision report."""
 
 from __future__ import annotations
 
-import io
 import itertools
-import re
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
@@ -19,6 +15,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from virnuc_assets.classifier.metrics import ReliabilityBin
 from virnuc_assets.migration.comparison import GroupDrop, GroupStatus
 from virnuc_assets.migration.power import Power
+from virnuc_assets.reports.svg import COLOUR, SHOWN_COLOURS, to_svg
 
 SQUARE = (5.0, 4.5)
 MARKS: dict[GroupStatus, tuple[str, str]] = {
@@ -29,29 +26,7 @@ MARKS: dict[GroupStatus, tuple[str, str]] = {
 }
 _LONGEST_LABEL = 34
 # Hues that colour-blind readers tell apart (after M. Okabe and K. Ito), each with a line style of its own besides.
-_SHOWN_COLOURS = tuple(f"shown-{i}" for i in range(4))
 _SHOWN_DASHES = ((6.0, 2.0, 1.2, 2.0), (9.0, 3.0), (3.0, 1.5), (6.0, 2.0, 1.2, 2.0, 1.2, 2.0), (1.0, 3.0))
-_VARIABLES = (
-    *("candidate", "baseline", "kmer_baseline", *_SHOWN_COLOURS),
-    *("ink", "soft", "rule", "page", "good", "bad", "gap"),
-)
-# Colours that matplotlib can draw, each replaced by a CSS variable, so that the page's theme decides.
-COLOUR = {name: f"#0102{i:02x}" for i, name in enumerate(_VARIABLES)}
-_SETTINGS = {
-    "svg.fonttype": "none",  # text stays text
-    "text.parse_math": False,  # a group's name may hold dollar signs
-    "font.size": 10,
-    "axes.edgecolor": COLOUR["rule"],
-    "axes.facecolor": "none",
-    "axes.labelcolor": COLOUR["ink"],
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "xtick.color": COLOUR["rule"],
-    "ytick.color": COLOUR["rule"],
-    "xtick.labelcolor": COLOUR["ink"],
-    "ytick.labelcolor": COLOUR["ink"],
-    "figure.facecolor": "none",
-}
 
 
 @dataclass(frozen=True)
@@ -69,39 +44,8 @@ def styles(roles: Iterable[str]) -> dict[str, Style]:
         "baseline": Style("baseline", (5.0, 2.5)),
         "kmer_baseline": Style("kmer_baseline", (1.2, 1.8)),
     }
-    shown = map(Style, itertools.cycle(_SHOWN_COLOURS), itertools.cycle(_SHOWN_DASHES))
+    shown = map(Style, itertools.cycle(SHOWN_COLOURS), itertools.cycle(_SHOWN_DASHES))
     return {name: judged.get(name) or next(shown) for name in roles}
-
-
-def to_svg(name: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
-    """Draw a figure.
-
-    Args:
-        name: of the chart; begins every id in it, so that charts of one page do not share ids.
-        size: width and height in inches.
-        paint: draws into the figure.
-
-    Returns:
-        An `<svg>` element without metadata, date, comments or outside references.
-    """
-    with mpl.rc_context({**_SETTINGS, "svg.hashsalt": name}), warnings.catch_warnings():
-        # The browser draws the text, so what matplotlib's own font lacks is not missed.
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
-        figure = Figure(figsize=size, layout="constrained")
-        paint(figure)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    text = re.sub(r"<!--.*?-->", "", out.getvalue(), flags=re.DOTALL)
-    # Only inside tags: between them is text, which may be anything.
-    return re.sub(r"<[^>]*>", lambda tag: _themed(tag[0], name), text[text.index("<svg") :]).strip()
-
-
-def _themed(tag: str, name: str) -> str:
-    for variable, colour in COLOUR.items():
-        tag = tag.replace(colour, f"var(--{variable})")
-    for before in (' id="', "url(#", 'href="#'):
-        tag = tag.replace(before, f"{before}{name}-")
-    return tag
 
 
 def roc_svg(predictions: Mapping[str, pa.Table], styles: Mapping[str, Style]) -> str:

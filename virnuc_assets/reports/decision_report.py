@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -18,7 +17,8 @@ from virnuc_assets.migration.criteria import Criterion, speed_ratio
 from virnuc_assets.migration.decision import MINIATURE_WARNING, Decision, VariantSummary, not_measured
 from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, Evidence
 from virnuc_assets.migration.pairing import usable_rows
-from virnuc_assets.reports import charts
+from virnuc_assets.reports import charts, pages
+from virnuc_assets.reports.pages import NOTHING, flat, score, signed, times
 from virnuc_assets.settings import DecisionSettings
 from virnuc_assets.text import markdown_cell
 
@@ -38,8 +38,6 @@ MAIN_METRICS = ("accuracy", "f1", "mcc", "auroc", "average_precision")
 OUTCOMES = {"met": "✓ met", "failed": "✗ failed", "inconclusive": "? inconclusive", "missing": "– missing"}
 GROUP_WORDS = {"lost": "✗ lost more", "worse": "? worse", "no loss shown": "✓ no loss", "too few clusters": "too few"}
 GROUP_CLASSES = {"lost": "failed", "worse": "inconclusive", "no loss shown": "met", "too few clusters": "soft"}
-NOTHING = "–"
-MINUS = "−"
 
 
 def render_html(decision: Decision, evidence: Evidence, links: Sequence[tuple[str, str]] = ()) -> str:
@@ -96,16 +94,9 @@ def markdown_summary(decision: Decision) -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
     """Templates with the formats of numbers, and the lines of the tables."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("virnuc_assets.reports", "page"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages.environment()
     formats = {
-        **{"score": score, "signed": signed, "span": span, "count": count, "amount": amount, "percent": percent},
-        **{"times": times, "probability": probability},
+        **{"span": span, "times": times, "probability": probability},
         **{"value_text": value_text, "interval_text": interval_text, "threshold_text": threshold_text},
     }
     environment.filters.update(formats)
@@ -193,16 +184,9 @@ def ablation_lines(decision: Decision) -> list[tuple[str, Performance]]:
 
 def description_lines(decision: Decision) -> list[tuple[str, list[str]]]:
     """Every fact of the classifiers' descriptions by its dotted name, one value per role."""
-    flat = [_flat(variant.description or {}) for variant in decision.variants.values()]
-    names = sorted({name for facts in flat for name in facts})
-    return [(name, [facts.get(name, NOTHING) for facts in flat]) for name in names]
-
-
-def _flat(facts: Mapping[str, Any], before: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in facts.items():
-        found |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": str(value)}
-    return found
+    described = [flat(variant.description or {}) for variant in decision.variants.values()]
+    names = sorted({name for facts in described for name in facts})
+    return [(name, [facts.get(name, NOTHING) for facts in described]) for name in names]
 
 
 def revision(variant: VariantSummary, side: Literal["dna", "protein"]) -> str:
@@ -246,26 +230,6 @@ def variant_speed_lines(decision: Decision) -> list[tuple[str, str, float, tuple
             small = any(row["encoder"].endswith(MINIATURE_SUFFIX) for row in rows)
             lines.append((variant.variant, what, ratio, (low, high), "miniature" if small else ""))
     return lines
-
-
-def _number(form: str) -> Callable[[float | None], str]:
-    """A format of numbers with a true minus; a dash where there is none."""
-
-    def text(value: float | None) -> str:
-        is_number = value is not None and math.isfinite(value)
-        return form.format(value).replace("-", MINUS) if is_number else NOTHING
-
-    return text
-
-
-score, signed = _number("{:.4f}"), _number("{:+.4f}")
-count, amount = _number("{:,.0f}"), _number("{:,.1f}")
-times = _number("{:.3g}×")
-
-
-def percent(value: float | None) -> str:
-    """A share in percent, one decimal."""
-    return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
 def probability(value: float | None) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Literal
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
 
 from virnuc_assets.sequences.genbank import read_genbank
-from virnuc_assets.sequences.opening import SequenceFileError, SourceFile
-from virnuc_assets.sequences.records import Bases, Header, by_record, header_id, normal_bases
+from virnuc_assets.sequences.opening import SequenceFileError, SourceFile, open_source
+from virnuc_assets.sequences.records import Bases, Header, by_record, header_id, normal_bases, original_letters
 
 Format = Literal["FASTA", "FASTQ", "GenBank"]
 FASTQ_IS_NO_REFERENCE = "reads are classified as samples, but are no reference; catalogue their assembly as FASTA"
@@ -21,6 +24,7 @@ _LINE_START_MEANS = {
 _GENBANK_BEGINS = re.compile(r"^LOCUS\s", re.MULTILINE)
 _SAM_BEGINS = re.compile(r"@(HD|SQ|RG|PG|CO)\t")
 _LONGEST_HEADER = 1 << 20
+_WIDTH = 80  # of a line of FASTA
 
 
 def read_records(source: SourceFile, bases: Bases = normal_bases) -> Iterator[tuple[Header, Iterator[bytes]]]:
@@ -120,3 +124,29 @@ def _fastq(source: SourceFile, bases: Bases) -> Iterator[Header | bytes]:
                 f"{where}: expected as many qualities as bases, {length_nt}, found {qualities} up to line {number}; "
                 "the file is cut or was altered. Fetch it again."
             )
+
+
+def copy_records(path: Path, sha256: str, wanted: np.ndarray, to: IO[bytes]) -> None:
+    """Write some records of a file as FASTA: header and letters as they are there, lines of 80.
+
+    Args:
+        path: FASTA, FASTQ or GenBank, that was planned.
+        sha256: digest of the file when it was.
+        wanted: (records,) bool, for each record of the file, in its order.
+        to: where they are written.
+
+    Raises:
+        SourceChanged: the file is not the one that was planned.
+    """
+    with open_source(path) as source:
+        for is_wanted, (header, blocks) in zip(wanted.tolist(), read_records(source, original_letters), strict=False):
+            if is_wanted:
+                to.write(b">" + header.line + b"\n")
+                held = b""
+                for block in blocks:
+                    held += block
+                    whole = len(held) - len(held) % _WIDTH
+                    to.writelines(held[at : at + _WIDTH] + b"\n" for at in range(0, whole, _WIDTH))
+                    held = held[whole:]
+                to.write(held + b"\n" if held else b"")
+        source.require_digest(sha256)

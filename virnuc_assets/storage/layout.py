@@ -17,7 +17,7 @@ REFERENCE_PLAN = "plan"
 # What a trained classifier is and what it was trained on, next to its weights.
 CLASSIFIER_FILE = "classifier.json"
 # One line per record of a sample, in its report's folder.
-RECORDS_FILE = "records.tsv"
+SUMMARY_FILE = "summary.tsv"
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.atomic import DiskFull, remove_unfinished
+from filelock import FileLock, Timeout
 
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.storage.atomic import DiskFull, atomic_files, remove_unfinished
+
+# Below a folder of results: what a run that is not finished has, for the next one; and in it, that results appear.
+UNFINISHED_FOLDER, _PUBLISHING = ".unfinished", "publishing"
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFIFO: "a pipe"}
 
 
@@ -54,6 +59,65 @@ def require_outputs(folder: Path, names: Iterable[str], inputs: Iterable[Path] =
         require_output(folder / name, inputs)
     _require_writable(folder)
     remove_unfinished(folder)
+
+
+def require_free(folder: Path, names: Collection[str]) -> None:
+    """Check that a folder is absent, or has nothing visible in it but what a killed run had not finished.
+
+    Args:
+        folder: for results.
+        names: of the results; where some of them are there because a run was killed as they appeared, they are no
+            results.
+
+    Raises:
+        OutputRefused: there is something in it.
+    """
+    found = sorted(path.name for path in folder.glob("[!.]*"))
+    partial = (folder / UNFINISHED_FOLDER / _PUBLISHING).exists() and set(found) <= set(names)
+    if found and not partial:
+        raise OutputRefused(
+            f"{folder}: expected an empty folder, or a name that is free, found {len(found)} files or folders, e.g. "
+            f"{found[0]}; name another folder, or replace the results there with --force"
+        )
+
+
+@contextlib.contextmanager
+def unfinished_folder(folder: Path) -> Iterator[Path]:
+    """A folder in `folder` for tables that a killed run leaves to the next one; removed when the block ends well.
+
+    If it fails, what is empty is removed again, also of the folders above that were not there before.
+
+    Raises:
+        OutputRefused: another process is using it.
+    """
+    work = folder / UNFINISHED_FOLDER
+    made = [each for each in (work, *work.parents) if not each.exists()]
+    work.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work / "lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise OutputRefused(f"{folder}: another process is writing results there; wait for it, or stop it") from error
+    try:
+        for left in work.rglob(".*.partial"):  # of a killed process, since the lock is ours
+            left.unlink()
+        yield work
+        shutil.rmtree(work)
+    finally:
+        lock.release()
+        if work.exists():
+            (work / "lock").unlink(missing_ok=True)
+            for each in made:
+                with contextlib.suppress(OSError):  # it has something in it
+                    each.rmdir()
+
+
+@contextlib.contextmanager
+def published(folder: Path) -> Iterator[Path]:
+    """As `atomic_files`, inside `unfinished_folder`: a process that dies as files appear leaves a mark of it there."""
+    with atomic_files(folder) as temporary:
+        yield temporary
+        (folder / UNFINISHED_FOLDER / _PUBLISHING).touch()
 
 
 def _require_writable(folder: Path) -> None:

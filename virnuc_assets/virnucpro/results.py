@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from virnuc_assets.classifier.calls import VIRUS
+from virnuc_assets.classifier.sample_calls import EVEN, SampleCalls
+from virnuc_assets.storage.digests import one_array
 from virnuc_assets.text import csv_field, spreadsheet_cell
 
 FRAMES_FILE = "prediction_results.txt"
 CHUNKS_FILE = "prediction_results_highestscore.csv"
-_BATCH_ROWS = 4096
 
 
 def written_frames(folder: Path, predictions: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -30,10 +32,32 @@ def written_frames(folder: Path, predictions: Iterable[pa.Table]) -> Iterator[pa
             yield window
 
 
-def write_chunks(folder: Path, chunks: pa.Table) -> None:
-    """Write `chunk_calls` as `prediction_results_highestscore.csv`, by id as pandas' groupby sorted; tab separated."""
+def write_chunks(folder: Path, calls: SampleCalls, names: pa.ChunkedArray) -> None:
+    """Write all scored chunks as `prediction_results_highestscore.csv`, tab separated.
+
+    They are in the order of their ids, as pandas' groupby sorted them; `names` are the records' ids, one per record.
+    """
     with (folder / CHUNKS_FILE).open("w", encoding="utf-8") as handle:
         handle.write("Modified_ID\tIs_Virus\n")
-        for batch in chunks.select(["chunk_id", "call"]).sort_by("chunk_id").to_batches(max_chunksize=_BATCH_ROWS):
-            rows = zip(batch["chunk_id"].to_pylist(), batch["call"].to_pylist(), strict=True)
-            handle.writelines(f"{csv_field(chunk_id)}\t{call == VIRUS}\n" for chunk_id, call in rows)
+        for group in _in_order(calls, names):
+            handle.writelines(f"{csv_field(chunk_id)}\t{viral}\n" for chunk_id, viral in sorted(group))
+
+
+def _in_order(calls: SampleCalls, names: pa.ChunkedArray) -> Iterator[list[tuple[str, bool]]]:
+    """Ids of scored chunks and whether they are viral, in groups that follow each other in the order of the ids.
+
+    To sort the records is enough, and takes no memory for the chunks: all ids of one record begin alike, and only where
+    that beginning is also one of another record (`a_chunk_` of `a_chunk_1_chunk_`) do their chunks mix.
+    """
+    begins = pc.binary_join_element_wise(one_array(names), "_chunk_", "")
+    group, beginning = list[tuple[str, bool]](), ""
+    for record in pc.array_sort_indices(begins).to_numpy():
+        probability = calls.probability[calls.chunks_of(record)]
+        if len(scored := np.flatnonzero(~np.isnan(probability))):
+            begin = begins[int(record)].as_py()
+            if not (beginning and begin.startswith(beginning)):
+                yield group
+                group, beginning = [], begin
+            viral = (probability[scored] >= EVEN).tolist()
+            group += [(f"{begin}{number + 1}", call) for number, call in zip(scored.tolist(), viral, strict=True)]
+    yield group

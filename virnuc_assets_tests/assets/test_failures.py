@@ -133,8 +133,8 @@ def test_a_replaced_sample_is_reported_by_its_new_records_alone(copied: Project)
     write_sample(copied.settings.incoming / f"{SAMPLE}.fasta", ["worm_ZK637"])
     assert failures(copied.job(jobs.PLAN_SAMPLES_JOB)) == []
     assert failures(*copied.run_shards(jobs.SAMPLE_JOB, SAMPLES)) == []
-    lines = (copied.workspace.layout.sample_report(SAMPLE) / "records.tsv").read_text().splitlines()
-    assert [line.split("\t")[0] for line in lines[1:]] == ["worm_ZK637"]
+    lines = (copied.workspace.layout.sample_report(SAMPLE) / "summary.tsv").read_text().splitlines()
+    assert [line.split("\t")[1] for line in lines[1:]] == ["worm_ZK637"]
 
 
 def test_a_failing_check_is_recorded_against_the_wrong_table(copied: Project) -> None:

@@ -20,7 +20,7 @@ from virnuc_assets_tests.assets.project import Project, failures
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 SHARDS = ("hostile-000001",)
-FILES = ("prediction_results.txt", "prediction_results_highestscore.csv", "records.tsv")
+FILES = ("prediction_results.txt", "prediction_results_highestscore.csv", "summary.tsv")
 CHARACTERS = tuple("=+-@＝＋－＠\t\r\n")
 # header as it is in the file → id in every table
 HOSTILE = {
@@ -82,7 +82,10 @@ def require_inert(folder: Path) -> None:
         for separator in "\t,;" if name.endswith(".csv") else "\t":
             found = [cell for row in cells(folder / name, separator) for cell in row]
             assert [cell for cell in found if cell.startswith(CHARACTERS)] == []
-    frames, chunks, records = ([spreadsheet_text(row[0]) for row in cells(folder / name)[1:]] for name in FILES)
+    frames, chunks, records = (
+        [spreadsheet_text(row[column]) for row in cells(folder / name)[1:]]
+        for name, column in zip(FILES, (0, 0, 1), strict=True)
+    )
     plain = (folder / FILES[0]).read_text(encoding="utf-8").splitlines()[1:]
     assert [spreadsheet_text(line.split("\t")[0]) for line in plain] == frames
     assert records == ids
@@ -97,7 +100,7 @@ def test_hostile_ids_go_from_fasta_to_report_as_data(hostile: Project) -> None:
 
     made = {name for name in names(hostile.root.parent) - before if "hostile" in name}
     assert made != set()
-    assert {Path(name).stem for name in made if name.endswith(".parquet")} == {"hostile", *SHARDS}
+    assert {Path(name).stem for name in made if name.endswith(".parquet")} == {"hostile", "frames", *SHARDS}
     assert [name for name in names(hostile.root.parent) - before if not re.fullmatch(r"[A-Za-z0-9._/-]+", name)] == []
     assert SAMPLES.shards(hostile.workspace.layout, "hostile") == list(SHARDS)
     frames = [read_table(hostile.workspace.layout.table("samples", "translated_proteins", key)) for key in SHARDS]

@@ -13,8 +13,10 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
+from virnuc_assets.classifier.sample_calls import sample_frames_schema
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.encoders.registry import VARIANTS
+from virnuc_assets.reports.sample_results import RESULT_FILES
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import (
     ablations_schema,
@@ -55,6 +57,7 @@ TABLES: dict[str, tuple[str, pa.Schema | None]] = {
     **{f"{name}_embeddings": ("embeddings", embeddings_schema(dim)) for name, dim in DIMS.items()},
     **{f"{v.name}_features": ("features", features_schema(DIMS[v.dna] + DIMS[v.protein])) for v in OF_NAMES},
     "predictions": ("predictions", predictions_schema()),
+    SAMPLE: ("sample_frames", sample_frames_schema()),  # in the folder of its report
     "incoming": ("incoming", incoming_schema()),
     "train_test_split": ("split", None),
     "ablations": ("ablations", ablations_schema()),
@@ -204,7 +207,7 @@ def test_a_sample_gets_virnucpros_two_files_and_a_line_for_every_record(finished
     folder = finished.workspace.layout.sample_report(SAMPLE)
     results = [line.split("\t") for line in (folder / "prediction_results.txt").read_text().splitlines()]
     highest = [line.split("\t") for line in (folder / "prediction_results_highestscore.csv").read_text().splitlines()]
-    records = [line.split("\t") for line in (folder / "records.tsv").read_text().splitlines()]
+    records = [line.split("\t") for line in (folder / "summary.tsv").read_text().splitlines()]
     assert results[0] == ["Sequence_ID", "Prediction", "score1", "score2"]
     assert highest[0] == ["Modified_ID", "Is_Virus"]
     frames = pa.concat_tables(
@@ -213,9 +216,19 @@ def test_a_sample_gets_virnucpros_two_files_and_a_line_for_every_record(finished
     )
     assert [line[0] for line in results[1:]] == frames.column("frame_id").to_pylist()
     assert [line[0] for line in highest[1:]] == sorted(pc.unique(frames.column("chunk_id")).to_pylist())
-    assert [line[0] for line in records[1:]] == list(SAMPLE_RECORDS)
+    assert [line[1] for line in records[1:]] == list(SAMPLE_RECORDS)
     last = dict(zip(records[0], records[-1], strict=True))
-    assert (last["disposition"], last["reason"]) == ("skipped", "too short for a codon")
+    assert (last["call"], last["reason"]) == ("not scored", "too short for a codon")
+    assert {path.name for path in folder.iterdir()} == {*RESULT_FILES, "provenance.json"}
+    stored = read_table(folder / "frames.parquet")
+    assert stored["frame_id"] == frames["frame_id"]
+    run = json.loads((folder / "run.json").read_text())
+    assert (run["model"]["miniature"], run["model"]["variant"]) == (True, "fastesm2")
+    assert run["totals"]["frames_kept"] == frames.num_rows
+    metadata = latest(finished, SAMPLES.key("report"), SAMPLE).metadata
+    assert sum(record.data["records"] for record in metadata["calls"].records) == len(SAMPLE_RECORDS)
+    assert Path(metadata["report"].url.removeprefix("file://")).read_text().startswith("<!doctype html>")
+    assert metadata["pictures"].md_str.count("](data:image/") >= 2
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def test_a_new_sample_is_planned_and_made_and_nothing_else(known: Project) -> No
     assert stale(known) == Stale(files=["second.fasta"])
     assert demo(known) == 2
     assert stale(known) == Stale()
-    assert (known.workspace.layout.sample_report("second") / "records.tsv").is_file()
+    assert (known.workspace.layout.sample_report("second") / "summary.tsv").is_file()
 
 
 def test_what_is_no_sample_is_named_once_and_holds_up_no_sample(known: Project, capfd: CaptureFixture[str]) -> None:
@@ -92,7 +92,7 @@ def test_what_is_no_sample_is_named_once_and_holds_up_no_sample(known: Project, 
     os.mkfifo(incoming / "pipe.fasta")
     (incoming / "dangling.fasta").symlink_to("nowhere")
     assert demo(known, printed) == 2
-    assert (known.workspace.layout.sample_report("second") / "records.tsv").is_file()
+    assert (known.workspace.layout.sample_report("second") / "summary.tsv").is_file()
     reasons = {
         "dangling.fasta": "expected a sequence file, found a link to nothing",
         "folder": "expected a sequence file, found a folder",
@@ -153,6 +153,6 @@ def test_settings_and_removed_tables_ask_for_exactly_what_follows_from_them(know
     ]
     assert demo(known) == 1
     assert removed.is_file() and stale(known) == Stale()
-    for path in (layout.whole("train_test_split"), layout.sample_report(SAMPLE) / "records.tsv"):
+    for path in (layout.whole("train_test_split"), layout.sample_report(SAMPLE) / "summary.tsv"):
         path.unlink()
     assert stale(known) == Stale(samples={SAMPLE: {"report"}}, whole={"train_test_split", *TRAINED, *DECIDED})

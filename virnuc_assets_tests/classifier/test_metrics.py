@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from virnuc_assets.classifier.calls import uncertain_chunks
 from virnuc_assets.classifier.metrics import (
     GroupAccuracy,
     MetricsError,
@@ -149,13 +148,6 @@ def test_the_abstain_band_leaves_open_what_is_unsure() -> None:
     assert (found.chunks, found.called, found.accuracy) == (9, 6, pytest.approx(4 / 6))
     everything = performance(table(), 1.0, EvaluationSettings(min_confidence=0.5)).abstention
     assert (everything.called, everything.accuracy) == (9, pytest.approx(6 / 9))
-
-
-def test_uncertain_chunks_of_a_sample_are_those_of_the_band() -> None:
-    predictions = table().select(["frame_id", "chunk_id", "record_id", "score_other", "score_virus", "call"])
-    assert uncertain_chunks(predictions, 1.0, 0.65) == {"phage": 1, "corona": 2}
-    assert uncertain_chunks(predictions, 1.0, 0.5) == {}
-    assert uncertain_chunks(predictions, 10.0, 0.65).total() == 9
 
 
 def test_a_temperature_moves_probabilities_and_no_call() -> None:

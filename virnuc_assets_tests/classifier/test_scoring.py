@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from virnuc_assets.classifier.calls import chunk_calls, frame_calls, record_call
 from virnuc_assets.classifier.checkpoint import Mlp
 from virnuc_assets.classifier.scoring import ScoringError, score
 from virnuc_assets.virnucpro.results import CHUNKS_FILE, FRAMES_FILE, write_chunks, written_frames
+from virnuc_assets_tests.classifier.sample_fakes import FakeRecord, fake_calls
 
 
 @pytest.fixture
@@ -118,7 +120,15 @@ def test_a_record_is_virus_from_half_of_its_chunks_on() -> None:
 def written(folder: Path, table: pa.Table) -> tuple[Path, Path]:
     """VirNucPro's two files of some predictions."""
     assert pa.concat_tables(written_frames(folder, [table.slice(0, 1), table.slice(1)])) == table
-    write_chunks(folder, chunk_calls(table))
+    chunks: dict[str, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    for row in table.to_pylist():
+        number = int(row["chunk_id"].rpartition("_")[2])
+        chunks[row["record_id"]][number][row["frame_id"][-2:]] = row["score_virus"]
+    records = [
+        FakeRecord(name, 500 * max(of), [of.get(number, {}) for number in range(1, max(of) + 1)])
+        for name, of in chunks.items()
+    ]
+    write_chunks(folder, fake_calls(records), pa.chunked_array([list(chunks)]))
     return folder / FRAMES_FILE, folder / CHUNKS_FILE
 
 
@@ -144,10 +154,18 @@ def test_virnucpros_files_to_the_byte(tmp_path: Path) -> None:
 def test_the_chunks_file_is_what_pandas_makes_of_the_frames_file(tmp_path: Path) -> None:
     generator = np.random.default_rng(2)
     virus = generator.random(200, dtype=np.float32)
-    ids = [f"r{generator.integers(4)}_chunk_{generator.integers(12)}{strand}" for strand in ["F1", "R2"] * 100]
+    ids = [f"r{generator.integers(4)}_chunk_{1 + generator.integers(12)}{strand}" for strand in ["F1", "R2"] * 100]
     table = frames(*zip(dict.fromkeys(ids), 1 - virus, virus, strict=False))
     frames_path, chunks_path = written(tmp_path, table)
     read = pd.read_csv(frames_path, sep="\t")
     highest = read.groupby(read["Sequence_ID"].str[:-2])[["score1", "score2"]].max()
     expected = (highest["score2"] >= highest["score1"]).rename_axis("Modified_ID").rename("Is_Virus")
     assert chunks_path.read_text() == expected.reset_index().to_csv(sep="\t", index=False)
+
+
+def test_chunks_are_in_the_order_of_their_ids_whatever_records_are_called(tmp_path: Path) -> None:
+    """Also where one record is called as the chunk of another, between whose chunks its own belong."""
+    names = ["a_chunk_1", "a", "a!b", "aß", "a_chunk_", "A", "a_chunk_10_chunk_2", "ab", "a_chunk_2"]
+    ids = [f"{name}_chunk_{number}" for name in names for number in range(1, 13)]
+    _, path = written(tmp_path, frames(*((f"{each}F1", 0.25, 0.75) for each in ids)))
+    assert [line.split("\t")[0] for line in path.read_text().splitlines()[1:]] == sorted(ids)

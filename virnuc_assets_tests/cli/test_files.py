@@ -20,7 +20,7 @@ from virnuc_assets_tests.cli.commands import console, message, virnuc
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
-FILES = ("prediction_results.txt", "prediction_results_highestscore.csv", "records.tsv")
+FILES = ("prediction_results.txt", "prediction_results_highestscore.csv", "summary.tsv")
 
 
 @pytest.fixture

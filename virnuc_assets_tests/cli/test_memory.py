@@ -8,11 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets.classifier.checkpoint import ClassifierDescription, Mlp, save_classifier
-from virnuc_assets.defs.provenance import variant_fingerprints
-from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.encoders.loading import vector_width
-from virnuc_assets.settings import load_settings
+from virnuc_assets_tests.cli.serving import kmer_project
 
 CONTIG_NT, OPEN = 5_000, 30  # one contig of so many has no T and so no stop: six frames a chunk
 SMALL, LARGE = 5_000_000, 50_000_000
@@ -28,26 +24,6 @@ def contigs(path: Path, total_nt: int) -> Path:
     return path
 
 
-def project(root: Path) -> Path:
-    """A project whose serving classifier reads k-mers, untrained."""
-    root.mkdir()
-    (root / "virnuc.toml").write_text('profile = "miniature"\n[serving]\nvariant = "kmer"\n')
-    workspace = Workspace(load_settings(root))
-    variant = workspace.variant("kmer")
-    dna, protein = (vector_width(workspace.encoder(name), None) for name in (variant.dna, variant.protein))
-    description = ClassifierDescription(
-        variant="kmer",
-        encoders=variant_fingerprints(workspace, variant),
-        dna_dim=dna,
-        protein_dim=protein,
-        merged_dim=dna + protein,
-        chunk_length=500,
-        temperature=1.5,
-    )
-    save_classifier(workspace.layout.classifier("kmer"), Mlp(dna + protein, 512, 0.5), description)
-    return root
-
-
 def peak_mib(root: Path, source: Path, out: Path) -> float:
     """Largest resident set of the command's process."""
     script = Path(sys.executable).with_name("virnuc")
@@ -59,11 +35,11 @@ def peak_mib(root: Path, source: Path, out: Path) -> float:
 
 
 def test_predict_takes_no_more_memory_for_ten_times_as_many_contigs(tmp_path: Path) -> None:
-    root = project(tmp_path / "project")
+    root = kmer_project(tmp_path / "project")
     small, large = (
         peak_mib(root, contigs(tmp_path / f"{size}.fasta", size), tmp_path / f"{size}") for size in (SMALL, LARGE)
     )
-    lines = (tmp_path / f"{LARGE}/records.tsv").read_text().count("\n")
+    lines = (tmp_path / f"{LARGE}/summary.tsv").read_text().count("\n")
     print(f"peak {small:.0f} MiB of {SMALL:,} nt, {large:.0f} MiB of {LARGE:,} nt")  # noqa: T201
     assert lines == LARGE // CONTIG_NT + 1
     assert large < 1.2 * small

@@ -91,7 +91,7 @@ def test_an_input_is_not_overwritten(
 ) -> None:
     source, option = frames if command in ("embed", "export") else sample, "--to" if command == "export" else "--out"
     (tmp_path / "results").mkdir()
-    out = source if way == "itself" and command != "predict" else tmp_path / "results/records.tsv"
+    out = source if way == "itself" and command != "predict" else tmp_path / "results/summary.tsv"
     if way == "itself" and command == "predict":
         source = source.rename(out)
     elif way != "itself":
@@ -179,15 +179,15 @@ def test_a_closed_pipe_ends_a_command_as_a_shell_expects(tmp_path: Path) -> None
 def test_predictions_replace_those_of_an_older_run_and_nothing_else(finished: Finished, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "records.tsv").write_text("of an older run")
+    (out / "summary.tsv").write_text("of an older run")
     (out / "mine.txt").write_text("mine")
     (tmp_path / "linked").symlink_to(out)
     source = finished.settings.incoming / f"{SAMPLE}.fasta"
     result = virnuc("predict", source, "--out", tmp_path / "linked", "--project", finished.root)
     assert result.exit_code == 0, result.output
-    names = ["mine.txt", "prediction_results.txt", "prediction_results_highestscore.csv", "records.tsv"]
+    names = ["mine.txt", "prediction_results.txt", "prediction_results_highestscore.csv", "summary.tsv"]
     assert sorted(path.name for path in out.iterdir()) == names
-    assert "of an older run" not in (out / "records.tsv").read_text()
+    assert "of an older run" not in (out / "summary.tsv").read_text()
 
 
 def test_a_project_that_is_read_only_predicts_and_is_examined(
@@ -217,4 +217,4 @@ def test_a_project_that_is_read_only_predicts_and_is_examined(
         for path in (copied.root, *copied.root.rglob("*")):
             path.chmod(path.stat().st_mode | 0o200)
     report = copied.workspace.layout.sample_report(SAMPLE)
-    assert (tmp_path / "out/records.tsv").read_bytes() == (report / "records.tsv").read_bytes()
+    assert (tmp_path / "out/summary.tsv").read_bytes() == (report / "summary.tsv").read_bytes()

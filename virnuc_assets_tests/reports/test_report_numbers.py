@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from virnuc_assets.reports import decision_report as views
-from virnuc_assets.reports.decision_report import METRICS, percent, probability, score, signed, span, times
+from virnuc_assets.reports.decision_report import METRICS, probability, span
+from virnuc_assets.reports.pages import percent, score, signed, times
 from virnuc_assets_tests.migration.evidence_fakes import right, rows, variant
 
 from .report_fakes import HALF_WRONG, Page, by_role, decided, good, page_of, rich_decision, rich_json, rich_page

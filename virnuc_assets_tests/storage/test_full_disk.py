@@ -36,7 +36,7 @@ def page(size):
         temporary.write_text("x" * size)
 def report(size):
     with atomic_folder(root / "samples/report/a") as folder:
-        (folder / "records.tsv").write_text("x" * size)
+        (folder / "summary.tsv").write_text("x" * size)
 def together(size):
     with atomic_files(root / "mine") as folder:
         for name in ("a.txt", "b.txt"):

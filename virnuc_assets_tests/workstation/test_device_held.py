@@ -112,4 +112,4 @@ def test_the_command_line_waits_for_the_device_and_names_its_holder(
         _, logged = process.communicate()
         assert process.returncode == 0, logged
         assert f"{lock.stem} is free after " in logged
-    assert (outs[0] / "records.tsv").is_file() and outs[1].is_file()
+    assert (outs[0] / "summary.tsv").is_file() and outs[1].is_file()

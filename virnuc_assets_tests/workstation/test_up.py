@@ -189,7 +189,7 @@ def test_a_dropped_file_is_a_report_without_a_click_next_to_a_broken_one(done: P
     with running(done):
         (done.settings.incoming / "broken.fasta").write_text(">a\nMKVLEEFIPQLL\n")
         write_sample(done.settings.incoming / "dropped later.fasta", ["rabies_N"])
-        report = done.workspace.layout.sample_report("dropped_later") / "records.tsv"
+        report = done.workspace.layout.sample_report("dropped_later") / "summary.tsv"
         until(report.is_file, "a report")
         made = done.instance.get_materialized_partitions
         until(lambda: "dropped_later" in made(SAMPLES.key("report")), "the report's materialization")

@@ -3,10 +3,13 @@
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from virnuc_assets.defs.assets.accounts import sample_ledger
 from virnuc_assets.defs.automation import stage_condition
@@ -31,10 +34,10 @@ from virnuc_assets.defs.sharded_asset import (
 )
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.ledger import ledger_faults
-from virnuc_assets.sequences.plan_table import planned_shards
+from virnuc_assets.sequences.plan_table import planned_shards, read_plan
 from virnuc_assets.storage.atomic import atomic_files
 from virnuc_assets.storage.digests import digest_of
-from virnuc_assets.storage.layout import RECORDS_FILE
+from virnuc_assets.storage.layout import SUMMARY_FILE
 from virnuc_assets.storage.schemas import predictions_schema
 from virnuc_assets.storage.tables import (
     TableMismatch,
@@ -44,6 +47,10 @@ from virnuc_assets.storage.tables import (
     read_table,
     require_table,
 )
+
+if TYPE_CHECKING:
+    from virnuc_assets.classifier.sample_calls import SampleCalls
+    from virnuc_assets.reports.sample_results import Input, Shards, Started
 
 GROUP, REPORT = "sample_predictions", "report"
 PROVENANCE_FILE = "provenance.json"  # of a report: what it was made from
@@ -100,33 +107,29 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
     layout = workspace.layout
 
     def report(run: ShardRun) -> Work:
-        """What the user of a sample receives: VirNucPro's two files, a line for every record, and nothing left out.
+        """What the user of a sample receives: a call for every record, or why not, as `virnuc predict` writes it.
 
-        `prediction_results.txt` and `prediction_results_highestscore.csv` as VirNucPro writes them; `records.tsv`
-        holds each record's call, or why it could not be scored.
+        `summary.tsv` has a line for every record, `virus.fna` the records classified as virus, `chunks.bed` and
+        `chunks.gff3` are for a genome browser; VirNucPro's two files are as VirNucPro writes them. Where its check
+        fails, materialize the frames and the predictions of the sample again.
         """
 
         def work(sample: str) -> Outcome:
-            from virnuc_assets.reports.sample_report import write_sample_report
+            from virnuc_assets.reports.sample_results import write_results
 
-            started = time.perf_counter()
-            inputs, temperature = report_inputs(workspace, sample)
-            confidence = workspace.settings.evaluation.min_confidence
-            tables = (layout.table("samples", PREDICTIONS, shard) for shard in inputs["shards"])
-            predictions = (read_table(table, predictions_schema()) for table in tables)
-            ledger, folder = sample_ledger(layout, sample), layout.sample_report(sample)
+            started, folder = time.perf_counter(), layout.sample_report(sample)
+            inputs, facts = report_inputs(workspace, sample)
+            read, ledger, shards = _planned(workspace, sample)
             with atomic_files(folder) as temporary:
-                records = write_sample_report(temporary, predictions, ledger, temperature, confidence)
+                calls = write_results(temporary, [read], ledger, shards, facts)
                 (temporary / PROVENANCE_FILE).write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")
             digest = digest_of(inputs)
             metadata = {
-                "rows": records.num_rows,
+                "rows": calls.records.num_rows,
                 "digest": digest,
                 "seconds": round(time.perf_counter() - started, 3),
                 "peak_memory_mb": peak_memory_mb(),
-                **_record_counts(records),
-                "folder": dg.MetadataValue.path(str(folder)),
-                "records_table": shown_rows(records),
+                **_shown(calls, folder),
             }
             return Outcome(digest, metadata)
 
@@ -141,21 +144,22 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         deps=[SAMPLES.key(PREDICTIONS)],
         group_name=GROUP,
         kinds={"tsv"},
-        code_version="1",
+        code_version="2",
         automation_condition=stage_condition(),
     )
 
 
-def report_inputs(workspace: Workspace, sample: str) -> tuple[dict[str, Any], float | None]:
-    """What a sample's report follows from today, and the temperature of the classifier that predicted it.
+def report_inputs(workspace: Workspace, sample: str) -> "tuple[dict[str, Any], Started]":
+    """What a sample's report follows from today, and the run that writes it.
 
     Raises:
         VirnucError: it is not planned, or predictions of it are missing, or of other records, encoders or another
             classifier than today's.
     """
     from virnuc_assets.classifier.checkpoint import load_classifier
+    from virnuc_assets.reports.sample_results import Started
 
-    layout, today = workspace.layout, Today(workspace, "samples")
+    layout, settings, today = workspace.layout, workspace.settings, Today(workspace, "samples")
     shards = planned_shards(layout.plan("samples", sample))
     if not shards:
         raise VirnucError(f"sample {sample!r} is not planned; materialize samples/shard_plan first")
@@ -169,10 +173,34 @@ def report_inputs(workspace: Workspace, sample: str) -> tuple[dict[str, Any], fl
     inputs = {
         "shards": shards,
         "tables": digest_of([content_digest(table) for table in tables]),
-        "min_confidence": workspace.settings.evaluation.min_confidence,
+        "min_confidence": settings.evaluation.min_confidence,
     }
-    _, description = load_classifier(layout.classifier(workspace.settings.serving.variant))
-    return {**inputs, "temperature": description.temperature}, description.temperature
+    _, description = load_classifier(layout.classifier(settings.serving.variant))
+    chosen = {
+        "chunk_length": settings.sequences.chunk_length,
+        "min_confidence": settings.evaluation.min_confidence,
+        "min_length": 0,
+        "precision": settings.encoding.precision,
+        "device": settings.encoding.device,
+    }
+    run = Started.now(f"asset samples/report, partition {sample}", chosen, description)
+    return {**inputs, "temperature": description.temperature}, run
+
+
+def _planned(workspace: Workspace, sample: str) -> "tuple[Input, pa.Table, Shards]":
+    """A sample's file, its ledger, and which rows of that the predictions of each shard are of."""
+    from virnuc_assets.reports.sample_results import Input
+
+    layout, plan = workspace.layout, read_plan(workspace.layout.plan("samples", sample))
+    (source,) = plan.sources.values()
+    read = Input(Path(source.fasta).name, Path(source.fasta), source.sha256)
+    ledger = sample_ledger(layout, sample)
+    record = np.cumsum(np.asarray(pc.equal(plan.table["first_chunk"], 0))) - 1
+    shards = (
+        (record[rows], read_table(layout.table("samples", PREDICTIONS, shard), predictions_schema()))
+        for shard, rows in plan.rows_by_shard.items()
+    )
+    return read, ledger.add_column(0, "source", pa.repeat(read.source, ledger.num_rows)), shards
 
 
 def report_is_current(workspace: Workspace, sample: str) -> bool:
@@ -180,19 +208,26 @@ def report_is_current(workspace: Workspace, sample: str) -> bool:
     folder = workspace.layout.sample_report(sample)
     try:
         stored = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
-        return bool((folder / RECORDS_FILE).is_file() and stored == report_inputs(workspace, sample)[0])
+        return bool((folder / SUMMARY_FILE).is_file() and stored == report_inputs(workspace, sample)[0])
     except (VirnucError, FileNotFoundError, ValueError):
         return False
 
 
-def _record_counts(records: pa.Table) -> dict[str, int]:
-    calls = records.column("call").to_pylist()
+def _shown(calls: "SampleCalls", folder: Path) -> dict[str, Any]:
+    """What the page of the asset shows of a report."""
+    from virnuc_assets.reports.sample_page import pictures
+    from virnuc_assets.reports.sample_results import PAGE_FILE, call_counts
+
+    counts, page = call_counts(calls.records), folder / PAGE_FILE
     return {
-        "records": records.num_rows,
-        "records_called_virus": calls.count("virus"),
-        "records_called_others": calls.count("others"),
-        "records_not_scored": calls.count(None),
-        "chunks_uncertain": sum(records.column("chunks_uncertain").to_pylist()),
+        "records": calls.records.num_rows,
+        **{f"records_{call.replace(' ', '_')}": count for call, count in counts.items()},
+        "chunks_uncertain": pc.sum(calls.records["chunks_uncertain"]).as_py(),
+        "calls": shown_rows(pa.table({"call": list(counts), "records": list(counts.values())})),
+        "report": dg.MetadataValue.url(page.absolute().as_uri()),
+        "folder": dg.MetadataValue.path(str(folder)),
+        "pictures": dg.MetadataValue.md(pictures(calls)),
+        "records_table": shown_rows(calls.records),
     }
 
 
@@ -215,7 +250,7 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(asset=SAMPLES.key(REPORT), blocking=True)
     def every_record_is_accounted_for(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         """Every record of a sample has its line in its report, and its chunks and frames add up."""
-        from virnuc_assets.classifier.calls import read_record_ids
+        from virnuc_assets.reports.sample_results import read_record_ids
 
         faults, records = {}, 0
         for sample in partitions_of_run(context, SAMPLES):

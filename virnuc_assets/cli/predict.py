@@ -1,0 +1,268 @@
+"""`virnuc predict`: all stages on files of sequences, without an orchestrator; what a killed run finished is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from virnuc_assets.cli.single_file import (
+    FLOAT_BYTES,
+    STDIN,
+    VECTOR_ROWS,
+    Log,
+    Report,
+    loaded_encoder,
+    require_chunk_length,
+    spooled,
+    write_embeddings,
+)
+from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.encoders.checkpoints import find_checkpoint, versions
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.catalogue import sequence_files
+from virnuc_assets.sequences.chunk_table import chunk_tables
+from virnuc_assets.sequences.frame_table import open_frames
+from virnuc_assets.sequences.ledger import ledger_table, ledger_totals, merged_ledger
+from virnuc_assets.sequences.planning import ShardPlan, plan_source
+from virnuc_assets.storage.outputs import published, require_free, require_outputs, require_space, unfinished_folder
+from virnuc_assets.storage.schemas import embeddings_schema, frames_schema, ledger_schema, predictions_schema
+from virnuc_assets.storage.tables import content_digest, is_made_by, read_rows, read_table, read_windows, write_table
+from virnuc_assets.storage.windows import Rows
+from virnuc_assets.text import printable
+
+if TYPE_CHECKING:
+    from virnuc_assets.classifier.scoring import ServingClassifier
+    from virnuc_assets.cli.files import Choices
+    from virnuc_assets.encoders.registry import EncoderSpec
+    from virnuc_assets.reports.sample_results import Input
+
+SHARD_CHUNKS = 4_000  # what is lost at most of a stage that is killed; fewer, and small tables take most of the time
+Step = Callable[[str], AbstractContextManager[Report]]  # shows how far a stage is
+
+
+def _applied(choices: Choices, workspace: Workspace) -> Workspace:
+    """The workspace with what a call chose in place of its settings."""
+    settings = workspace.settings
+    encoding = {name: value for name in ("device", "precision") if (value := getattr(choices, name)) is not None}
+    chunk_length = choices.chunk_length or settings.sequences.chunk_length
+    require_chunk_length(chunk_length)
+    update = {
+        "encoding": settings.encoding.model_copy(update=encoding),
+        "sequences": settings.sequences.model_copy(update={"chunk_length": chunk_length}),
+    }
+    return Workspace(settings.model_copy(update=update))
+
+
+@dataclass(frozen=True)
+class _Serving:
+    """The classifier of the settings, found to fit its encoders, and what they are."""
+
+    classifier: ServingClassifier
+    specs: dict[str, EncoderSpec]
+    fingerprints: dict[str, dict[str, str]]
+    widths: dict[str, int]
+
+    @classmethod
+    def load(cls, workspace: Workspace) -> _Serving:
+        from virnuc_assets.classifier.scoring import ServingClassifier
+        from virnuc_assets.encoders.checkpoints import fingerprint
+        from virnuc_assets.encoders.loading import vector_width
+
+        settings, layout = workspace.settings, workspace.layout
+        variant = workspace.variant(settings.serving.variant)
+        specs = {"dna": workspace.encoder(variant.dna), "protein": workspace.encoder(variant.protein)}
+        folders = {alphabet: find_checkpoint(spec, layout.checkpoints) for alphabet, spec in specs.items()}
+        precision = settings.encoding.precision
+        fingerprints = {alphabet: fingerprint(spec, folders[alphabet], precision) for alphabet, spec in specs.items()}
+        widths = {alphabet: vector_width(spec, folders[alphabet]) for alphabet, spec in specs.items()}
+        chunk_length = settings.sequences.chunk_length
+        classifier = ServingClassifier.load(layout.classifier(variant.name), fingerprints, widths, chunk_length)
+        return cls(classifier, specs, fingerprints, widths)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Some chunks of an input: where its tables are, and which rows of the ledger they are of."""
+
+    tables: Path
+    name: str
+    rows: np.ndarray
+
+    def table(self, kind: str) -> Path:
+        """Where a table of it is."""
+        return self.tables / kind / f"{self.name}.parquet"
+
+
+def predict_files(
+    workspace: Workspace, given: Sequence[Path], to: Path, choices: Choices, command: str, step: Step, log: Log
+) -> dict[str, Any]:
+    """Write the results of files and folders of sequences, together; returns what was counted.
+
+    What is missing or does not fit is refused before any work, an input that cannot be read before any encoder is
+    loaded. One encoder is in memory at a time; all else is in tables, below the folder of the results until these are
+    there.
+    """
+    from virnuc_assets.reports.sample_results import RESULT_FILES, Started, call_counts, write_results
+
+    files = sample_files(given)
+    require_outputs(to, RESULT_FILES, [path for _, path in files])
+    if not choices.force:
+        require_free(to, RESULT_FILES)
+    workspace = _applied(choices, workspace)
+    serving, settings = _Serving.load(workspace), workspace.settings
+    chosen = {
+        "chunk_length": settings.sequences.chunk_length,
+        "min_confidence": settings.evaluation.min_confidence,
+        "min_length": choices.min_length,
+        "precision": settings.encoding.precision,
+        "device": settings.encoding.device,
+    }
+    run = Started.now(command, chosen, serving.classifier.description)
+    with unfinished_folder(to) as work, ExitStack() as stack:
+        planned = [_planned(work, stack, *each, chosen) for each in files]
+        inputs, ledger, shards = _framed(work, planned, chosen, step)
+        _warn_of_repeated_ids(ledger, log)
+        del planned
+        for alphabet in serving.specs:
+            _embedded(workspace, serving, alphabet, shards, choices.threads, (step, log))
+        with step("predictions, by shard") as report, published(to) as temporary:
+            scored = _scored(serving, shards, report)
+            calls = write_results(temporary, inputs, ledger, scored, run)
+    counts = {f"records classified as {call}": count for call, count in call_counts(calls.records).items() if count}
+    return {**ledger_totals(ledger), **counts}
+
+
+def sample_files(given: Sequence[Path]) -> list[tuple[str, Path]]:
+    """The files that are read, each with what it is called in the results; of a folder its sequence files.
+
+    Raises:
+        VirnucError: a folder has none, or a file is there twice.
+    """
+    files = [file for path in given for file in (sequence_files(path) if path.is_dir() else [path])]
+    seen = set[Path]()
+    for file in files:
+        if (found := file if file == STDIN else file.resolve()) in seen:
+            raise VirnucError(f"{file}: is among the inputs twice; expected each file once")
+        seen.add(found)
+    return [(printable(str(file)), file) for file in files]
+
+
+def _planned(
+    work: Path, stack: ExitStack, source: str, path: Path, settings: dict[str, Any]
+) -> tuple[Input, ShardPlan]:
+    from virnuc_assets.reports.sample_results import Input
+
+    copy = work / f"pipe{len(list(work.glob('pipe*')))}"
+    stack.callback(copy.unlink, missing_ok=True)
+    file, shortest = spooled(path, copy), settings["min_length"]
+    plan = plan_source(file, "input", settings["chunk_length"], SHARD_CHUNKS, min_length_nt=shortest)
+    return Input(source, file, plan.sources["input"].sha256), plan
+
+
+def _framed(
+    work: Path, planned: Sequence[tuple[Input, ShardPlan]], settings: dict[str, Any], step: Step
+) -> tuple[list[Input], pa.Table, list[_Shard]]:
+    """Frames of all inputs, in tables; the ledger of all records, and the shards."""
+    total = sum(len(plan.shards) for _, plan in planned)
+    shards, ledgers, records = list[_Shard](), list[pa.Table](), 0
+    with step("frames, by shard") as report:
+        for read, plan in planned:
+            record = records + np.cumsum(np.asarray(pc.equal(plan.table["first_chunk"], 0))) - 1
+            found = [
+                _Shard(work, f"{read.sha256[:32]}-{number}", record[rows])
+                for number, rows in enumerate(plan.rows_by_shard.values())
+            ]
+            _write_frames(plan, read.sha256, found, settings, lambda done: report(done, total))
+            ledger = merged_ledger(plan.table, (read_table(each.table("ledger"), ledger_schema()) for each in found))
+            ledgers.append(ledger.add_column(0, "source", pa.repeat(read.source, ledger.num_rows)))
+            shards += found
+            records += ledger.num_rows
+    return [read for read, _ in planned], pa.concat_tables(ledgers), shards
+
+
+def _write_frames(
+    plan: ShardPlan, sha256: str, shards: Sequence[_Shard], settings: dict[str, Any], done: Callable[[int], None]
+) -> None:
+    """Write frames and ledger of the shards that have none yet."""
+    provenance = {
+        "source_sha256": sha256,
+        **{name: settings[name] for name in ("chunk_length", "min_length")},
+        "shard_chunks": SHARD_CHUNKS,
+        **versions(["virnuc_assets"]),
+    }
+    made = {kind: {"table": kind, **provenance} for kind in ("frames", "ledger")}
+    missing = {
+        key: shard
+        for key, shard in zip(plan.shards, shards, strict=True)
+        if not all(is_made_by(shard.table(kind), made[kind]) for kind in made)
+    }
+    done(len(shards) - len(missing))
+    for shard, (segments, chunks) in zip(missing.values(), chunk_tables(plan, missing), strict=True):
+        frames, counts = open_frames(chunks, None)
+        write_table(shard.table("ledger"), ledger_table(segments, counts), made["ledger"])
+        write_table(shard.table("frames"), frames, made["frames"])
+        done(1)
+
+
+def _embedded(
+    workspace: Workspace,
+    serving: _Serving,
+    alphabet: str,
+    shards: Sequence[_Shard],
+    threads: int | None,
+    shown: tuple[Step, Log],
+) -> None:
+    """Embeddings of all shards by one encoder, which is loaded if any of them is missing."""
+    from virnuc_assets.encoders.embedding import read_frames
+
+    (step, log), spec, fingerprint = shown, serving.specs[alphabet], serving.fingerprints[alphabet]
+    missing = list[tuple[_Shard, dict[str, Any]]]()
+    for shard in shards:
+        made = {"table": "embeddings", "frames": content_digest(shard.table("frames")), "encoder": fingerprint}
+        if not is_made_by(shard.table(alphabet), made):
+            missing.append((shard, made))
+    if not missing:
+        return
+    total = sum(read_rows(shard.table("frames")) for shard, _ in missing)
+    require_space(missing[0][0].tables, total * serving.widths[alphabet] * FLOAT_BYTES, "the vectors")
+    with step(f"vectors of {spec.name}") as report, loaded_encoder(workspace, spec, log, threads) as encoder:
+        for shard, made in missing:
+            frames = read_frames(encoder, shard.table("frames"))
+            write_embeddings(shard.table(alphabet), encoder, frames, made, lambda done: report(done, total))
+
+
+def _scored(serving: _Serving, shards: Sequence[_Shard], report: Report) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """Which records a shard is of, and the predictions of its frames."""
+    for shard in shards:
+        yield shard.rows, pa.concat_tables([predictions_schema().empty_table(), *_predictions(serving, shard)])
+        report(1, len(shards))
+
+
+def _predictions(serving: _Serving, shard: _Shard) -> Iterator[pa.Table]:
+    from virnuc_assets.storage.merging import merge_features
+
+    embeddings = {
+        alphabet: Rows(read_windows(shard.table(alphabet), VECTOR_ROWS, embeddings_schema(width)))
+        for alphabet, width in serving.widths.items()
+    }
+    for frames in read_windows(shard.table("frames"), VECTOR_ROWS, frames_schema()):
+        if frames.num_rows:  # else the table has no rows
+            vectors = {alphabet: rows.take(frames.num_rows) for alphabet, rows in embeddings.items()}
+            yield serving.classifier.predictions(merge_features(frames, vectors["dna"], vectors["protein"]))
+
+
+def _warn_of_repeated_ids(ledger: pa.Table, log: Log) -> None:
+    from virnuc_assets.reports.sample_results import repeated_ids
+
+    if len(repeated := repeated_ids(ledger)):
+        log(
+            f"{len(repeated)} record ids are in more than one input, e.g. {repeated[0]}: VirNucPro's files, BED and "
+            "GFF3 have them as SOURCE:ID; all other files have a column source."
+        )

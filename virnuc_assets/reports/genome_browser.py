@@ -1,0 +1,89 @@
+"""Chunks of a sample as tracks for a genome browser: BED (0-based, half-open) and GFF3 (1-based, closed)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+
+from virnuc_assets.classifier.calls import VIRUS
+from virnuc_assets.classifier.sample_calls import CALLS, NOT_SCORED, OTHER, UNCERTAIN, SampleCalls
+from virnuc_assets.sequences.planning import starts_of
+from virnuc_assets.sequences.translation import FRAME_NAMES
+
+BED_FILE, GFF_FILE = "chunks.bed", "chunks.gff3"
+_COLOURS = {VIRUS: "178,24,43", OTHER: "67,147,195", UNCERTAIN: "244,165,80", NOT_SCORED: "190,190,190"}
+_FULL_SCORE = 1000  # of BED
+_WINDOW = 10_000  # chunks
+_SEQID = ".:^*$@!+_?-|"  # what GFF3 leaves as it is, with letters and digits; quote() has `~`, too
+_ATTRIBUTE = _SEQID + " ()/<>[]'#"
+_FRAMES = [",".join(name for bit, name in enumerate(FRAME_NAMES) if bits >> bit & 1) for bits in range(64)]
+
+
+class _Chunk(NamedTuple):
+    record: int
+    number: int  # from 0
+    start_nt: int
+    end_nt: int
+    probability: float
+    call: str
+    frames: str
+
+
+def write_tracks(folder: Path, calls: SampleCalls, names: pa.ChunkedArray) -> None:
+    """Write `chunks.bed` (BED9+3) and `chunks.gff3` with all chunks, those that are not scored included.
+
+    Args:
+        folder: where they are written.
+        calls: of all records.
+        names: the sequence's name in the tracks, one per record, each of a record with chunks once.
+    """
+    lengths = calls.records["length_nt"]
+    with (folder / BED_FILE).open("w", encoding="utf-8") as bed, (folder / GFF_FILE).open("w", encoding="utf-8") as gff:
+        gff.write("##gff-version 3\n")
+        for chunk in _chunks(calls):
+            if chunk.number == 0:
+                name = names[chunk.record].as_py()
+                seqid, attribute = (quote(name, safe=safe).replace("~", "%7E") for safe in (_SEQID, _ATTRIBUTE))
+                chrom = "%23" + name[1:] if name.startswith("#") else name  # a line that begins with it is a comment
+                gff.write(f"##sequence-region {seqid} 1 {lengths[chunk.record]}\n")
+            bed.write(_bed_line(chrom, f"{name}_chunk_{chunk.number + 1}", chunk))
+            gff.write(_gff_line(seqid, f"{attribute}_chunk_{chunk.number + 1}", chunk))
+
+
+def _bed_line(chrom: str, name: str, chunk: _Chunk) -> str:
+    scored = chunk.call != NOT_SCORED
+    score = round(_FULL_SCORE * chunk.probability) if scored else 0
+    probability = f"{chunk.probability:.6f}" if scored else "."
+    return (
+        f"{chrom}\t{chunk.start_nt}\t{chunk.end_nt}\t{name}\t{score}\t.\t{chunk.start_nt}\t{chunk.end_nt}\t"
+        f"{_COLOURS[chunk.call]}\t{chunk.call}\t{probability}\t{chunk.frames or '.'}\n"
+    )
+
+
+def _gff_line(seqid: str, chunk_id: str, chunk: _Chunk) -> str:
+    score = "." if chunk.call == NOT_SCORED else f"{chunk.probability:.6f}"
+    frames = f";frames={chunk.frames}" if chunk.frames else ""
+    return (
+        f"{seqid}\tvirnuc\tregion\t{chunk.start_nt + 1}\t{chunk.end_nt}\t{score}\t.\t.\t"
+        f"ID={chunk_id};call={chunk.call}{frames}\n"
+    )
+
+
+def _chunks(calls: SampleCalls) -> Iterator[_Chunk]:
+    lengths = calls.records["length_nt"].to_numpy()
+    for first in range(0, len(calls.probability), _WINDOW):
+        window = slice(first, min(first + _WINDOW, len(calls.probability)))
+        index = np.arange(window.start, window.stop)
+        record = np.searchsorted(calls.offsets, index, side="right") - 1
+        number, length_nt = index - calls.offsets[record], lengths[record]
+        starts = starts_of(number, length_nt, calls.chunk_length)
+        ends = np.minimum(starts + calls.chunk_length, length_nt)
+        columns = (record, number, starts, ends, calls.probability[window])
+        words = [CALLS[code] for code in calls.chunk_calls(window).tolist()]
+        frames = [_FRAMES[bits] for bits in calls.frames[window].tolist()]
+        yield from map(_Chunk, *(column.tolist() for column in columns), words, frames)

@@ -1,0 +1,215 @@
+"""Pictures of a sample's calls as SVG: how probabilities and lengths are distributed, and tracks along a record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from virnuc_assets.classifier.calls import VIRUS
+from virnuc_assets.classifier.sample_calls import CALLS, EVEN, NOT_SCORED, OTHER, UNCERTAIN, SampleCalls, called
+from virnuc_assets.reports.svg import COLOUR, to_svg
+from virnuc_assets.sequences.planning import chunk_starts
+
+SHOWN = (VIRUS, UNCERTAIN, OTHER, NOT_SCORED)  # in this order
+VARIABLES = {VIRUS: "baseline", UNCERTAIN: "kmer_baseline", OTHER: "candidate", NOT_SCORED: "rule"}  # of CSS
+FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
+FEWEST = 10  # values of a distribution that is drawn
+TRACKS = {VIRUS: 12, UNCERTAIN: 9, OTHER: 9}  # where each has that many; what one lacks, the others get
+_COLUMNS = 300  # of a track
+_WIDTH = 1000  # of a track, in its own coordinates; its height is 100 a lane
+_BINS = 20
+Stretch = tuple[int, int]  # 0-based, half-open, nt
+
+
+def by_call(probability: np.ndarray, min_confidence: float) -> dict[str, np.ndarray]:
+    """Call → which chunks have it, (chunks,) bool."""
+    numbers = called(probability, probability >= EVEN, min_confidence)
+    return {call: numbers == CALLS.index(call) for call in SHOWN}
+
+
+def probability_svg(calls: SampleCalls) -> str | None:
+    """Draw the distribution of the scored chunks' and records' probabilities by call; None where there are too few."""
+    codes = call_codes(calls.records)
+    of_records = calls.records["probability"].to_numpy()
+    panels = {
+        "records": {call: of_records[codes == code] for code, call in enumerate(SHOWN[:3])},
+        "chunks": {
+            call: calls.probability[which]
+            for call, which in by_call(calls.probability, calls.min_confidence).items()
+            if call != NOT_SCORED
+        },
+    }
+    panels = {name: parts for name, parts in panels.items() if sum(map(len, parts.values())) >= FEWEST}
+    if not panels:
+        return None
+
+    def paint(figure: Figure) -> None:
+        all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+        for axes, (name, parts) in zip(all_axes, panels.items(), strict=True):
+            axes.axvspan(1 - calls.min_confidence, calls.min_confidence, color=COLOUR["rule"], alpha=0.35, linewidth=0)
+            _stacked(axes, parts, np.linspace(0, 1, _BINS + 1))
+            axes.set(ylabel=name, xlim=(0, 1))
+        all_axes[-1].set(xlabel="probability of virus")
+
+    return to_svg("probability", (5.6, 0.9 + 1.5 * len(panels)), paint)
+
+
+def lengths_svg(records: pa.Table) -> str | None:
+    """Draw the distribution of lengths by call; None where there are too few, or all have one length."""
+    codes, lengths = call_codes(records), records["length_nt"].to_numpy()
+    some = lengths > 0
+    if some.sum() < FEWEST or lengths[some].min() == lengths[some].max():
+        return None
+    low, high = lengths[some].min(), lengths[some].max()
+    logarithmic = high > 10 * low
+    bins = np.geomspace(low, high, _BINS + 1) if logarithmic else np.linspace(low, high, _BINS + 1)
+    bins[[0, -1]] = low, high  # which the powers may miss by a rounding
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        _stacked(axes, {call: lengths[some & (codes == code)] for code, call in enumerate(SHOWN)}, bins)
+        axes.set(ylabel="records", xlabel="length (nt)", xscale="log" if logarithmic else "linear", xlim=(low, high))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        if not logarithmic:
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+    return to_svg("lengths", (5.6, 3.9), paint)
+
+
+def _stacked(axes: Any, parts: Mapping[str, np.ndarray], bins: np.ndarray) -> None:  # noqa: ANN401 (matplotlib's)
+    """A stack of bars per bin, a segment per call."""
+    below = np.zeros(len(bins) - 1)
+    for call, values in parts.items():
+        counts, _ = np.histogram(values, bins)
+        some = counts > 0
+        place = {"bottom": below[some], "width": np.diff(bins)[some], "align": "edge"}
+        axes.bar(bins[:-1][some], counts[some], color=COLOUR[VARIABLES[call]], **place)
+        below += counts
+    axes.set(ylim=(0, 1.05 * below.max()))
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+@dataclass(frozen=True)
+class Track:
+    """A record along its sequence; paths are in coordinates 1,000 wide and, for each lane, 100 high.
+
+    Attributes:
+        row: of the record.
+        record: its row.
+        chunks_per_column: 1 unless it has too many chunks to draw each.
+        bars: call → path of the columns' mean probabilities, from 0.5 upward or downward.
+        ranges: path from the lowest to the highest probability of each column, where it has several chunks.
+        unscored: where no chunk is scored, left and width in percent.
+        lanes: name → path of the share of a column's chunks in which this frame is open, and that are not scored.
+        ticks: of the axis, at which share of its width in percent, and text.
+        viral: stretches of neighbouring chunks classified as viral.
+        not_scored: stretches that no scored chunk covers.
+    """
+
+    row: int
+    record: Mapping[str, Any]
+    chunks_per_column: int
+    bars: Mapping[str, str]
+    ranges: str
+    unscored: list[tuple[str, str]]
+    lanes: Mapping[str, str]
+    ticks: list[tuple[str, str]]
+    viral: list[Stretch]
+    not_scored: list[Stretch]
+
+
+def drawn_rows(records: pa.Table) -> list[int]:
+    """Rows of the longest virus and uncertain records, and of those of other with the longest viral stretch."""
+    codes = call_codes(records)
+    lengths, viral = records["length_nt"].to_numpy(), records["longest_viral_nt"].to_numpy()
+    found = {}
+    for call in TRACKS:
+        rows = np.flatnonzero(codes == SHOWN.index(call))
+        sizes = (-lengths[rows], -viral[rows]) if call == OTHER else (-lengths[rows],)
+        found[call] = rows[np.lexsort(sizes)]
+    left = sum(TRACKS.values()) - sum(min(len(found[call]), most) for call, most in TRACKS.items())
+    chosen: list[int] = []
+    for call, most in TRACKS.items():
+        more = min(left, max(0, len(found[call]) - most))
+        chosen += found[call][: most + more].tolist()
+        left -= more
+    return chosen
+
+
+def track(calls: SampleCalls, row: int) -> Track:
+    """What is drawn of a record that has chunks."""
+    record = calls.records.slice(row, 1).to_pylist()[0]
+    length_nt, where = record["length_nt"], calls.chunks_of(row)
+    probability, frames = calls.probability[where].astype(np.float64), calls.frames[where]
+    starts = chunk_starts(0, len(probability), length_nt, calls.chunk_length)
+    ends = np.minimum(starts + calls.chunk_length, length_nt)
+    per_column = -(-len(probability) // _COLUMNS)
+    first = np.arange(0, len(probability), per_column)
+    size = np.diff(np.append(first, len(probability)))
+    scored = ~np.isnan(probability)
+    mean = np.full(len(first), np.nan)
+    counts = np.add.reduceat(scored, first, dtype=np.int64)
+    np.divide(np.add.reduceat(np.where(scored, probability, 0.0), first), counts, out=mean, where=counts > 0)
+    left, right = (place * (_WIDTH / length_nt) for place in (starts[first], ends[first + size - 1]))
+    lanes = {name: np.add.reduceat(frames >> i & 1, first, dtype=np.int64) / size for i, name in enumerate(FRAMES)}
+    lowest, highest = (f(np.where(scored, probability, 0.5), first) for f in (np.minimum.reduceat, np.maximum.reduceat))
+    return Track(
+        row=row,
+        record=record,
+        chunks_per_column=per_column,
+        bars={
+            call: _boxes(left[which], right[which], mean[which], np.full(which.sum(), 0.5))
+            for call, which in by_call(mean, calls.min_confidence).items()
+            if call != NOT_SCORED and which.any()
+        },
+        ranges=_boxes(left, right, highest, lowest) if per_column > 1 else "",
+        unscored=[
+            (f"{begin:.5g}", f"{end - begin:.5g}") for begin, end in _uncovered(counts > 0, left / 10, right / 10, 100)
+        ],
+        lanes={
+            name: _boxes(left[share > 0], right[share > 0], share[share > 0], np.zeros((share > 0).sum()))
+            for name, share in {**lanes, "no score": 1 - counts / size}.items()
+        },
+        ticks=_ticks(length_nt),
+        viral=[(int(starts[a]), int(ends[b])) for a, b in _runs(probability >= EVEN)],
+        not_scored=[(int(begin), int(end)) for begin, end in _uncovered(scored, starts, ends, length_nt)],
+    )
+
+
+def call_codes(records: pa.Table) -> np.ndarray:
+    """(records,) index into SHOWN."""
+    return np.asarray(pc.index_in(records["call"], value_set=pa.array(SHOWN)))
+
+
+def _boxes(left: np.ndarray, right: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> str:
+    """A path of boxes; heights are shares, 0 below."""
+    corners = zip(left, right - left, 100 * (1 - top), 100 * (top - bottom), strict=True)
+    return "".join(f"M{x:.5g} {y:.3g}h{width:.4g}v{height:.3g}h-{width:.4g}z" for x, width, y, height in corners)
+
+
+def _runs(which: np.ndarray) -> list[tuple[int, int]]:
+    """First and last index of each run of True."""
+    edges = np.flatnonzero(np.diff(which.astype(np.int8), prepend=0, append=0))
+    return [(int(begin), int(end) - 1) for begin, end in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _uncovered(scored: np.ndarray, left: np.ndarray, right: np.ndarray, length: float) -> list[tuple[float, float]]:
+    """Stretches between scored chunks, or columns, which overlap their neighbours."""
+    between = [(right[a - 1] if a else 0, left[b + 1] if b + 1 < len(left) else length) for a, b in _runs(~scored)]
+    return [(begin, end) for begin, end in between if end > begin]
+
+
+def _ticks(length_nt: int) -> list[tuple[str, str]]:
+    """At most five round numbers from 0."""
+    step = next(
+        step for step in (base * 10**power for power in range(12) for base in (1, 2, 5)) if length_nt / step <= 4.5
+    )
+    return [(f"{100 * place / length_nt:.4g}", f"{place:,}") for place in range(0, length_nt + 1, step)]

@@ -1,0 +1,183 @@
+"""The report of a sample: one page, readable offline, for a person who did not run it; and pictures for the Dagster UI.
+
+The table of all records is stored compressed, by column, and shown by a script of the page, 50 records at a time.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import Markup
+
+from virnuc_assets.classifier.calls import MIN_VIRAL_FRACTION, VIRUS
+from virnuc_assets.classifier.sample_calls import NOT_SCORED, SampleCalls
+from virnuc_assets.reports import pages
+from virnuc_assets.reports.sample_charts import (
+    SHOWN,
+    TRACKS,
+    VARIABLES,
+    by_call,
+    call_codes,
+    drawn_rows,
+    lengths_svg,
+    probability_svg,
+    track,
+)
+from virnuc_assets.reports.svg import picture
+from virnuc_assets.text import markdown_cell, printable
+
+ROWS = 50  # of the table at a time
+MOST_ROWS = 500_000  # in the page; of more, the first in its order
+_REASONS = 8  # why records are not scored, the most frequent
+_PICTURED = 4  # tracks in the metadata of the asset
+_LONGEST_ID = 80  # characters in them
+_WHY_NOT = {
+    "chunks_dropped_stop": "a stop codon in each of the six frames",
+    "chunks_dropped_empty": "no codon of A, C, G and T alone",
+    "chunks_dropped_ambiguous": "ambiguous bases",
+    "chunks_dropped_no_cds": "no annotated protein",
+}
+
+
+def write_html(path: Path, calls: SampleCalls, run: Mapping[str, Any]) -> None:
+    """Write the page.
+
+    Args:
+        path: of the file.
+        calls: of the sample's records and chunks.
+        run: what `run.json` holds: model, settings, inputs, totals.
+    """
+    records = calls.records
+    order = _order(records)
+    several = len(run["inputs"]) > 1
+    tracks = [track(calls, row) for row in drawn_rows(records)]
+    shown = order[:MOST_ROWS]
+    columns = _columns(records.take(pa.array(shown)), shown, several)
+    columns |= {"track": [each.row for each in tracks], "calls": list(SHOWN), "rows": ROWS}
+    environment = _environment()
+    script = environment.get_template("records.js.jinja").render()
+    charts = {"probability": probability_svg(calls), "lengths": lengths_svg(records)}
+    page = environment.get_template("sample.html.jinja").render(
+        summary=_summary(calls),
+        run=run,
+        temperature=run["model"]["trained_on"].get("temperature"),
+        calls=calls,
+        columns=columns,
+        data=base64.b64encode(zlib.compress(json.dumps(columns, separators=(",", ":")).encode())).decode(),
+        script=Markup(script),  # noqa: S704 -- a file of this package
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        charts={name: Markup(svg) for name, svg in charts.items() if svg},  # noqa: S704 -- holds no text of a sample
+        tracks=tracks,
+        several=several,
+        rows=min(ROWS, len(shown)),
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def pictures(calls: SampleCalls) -> str:
+    """Markdown with the distribution of probabilities and a few tracks as pictures, for metadata of an asset."""
+    svg = probability_svg(calls)
+    found = [f"![Distribution of the probability of virus]({picture(svg)})"] if svg else []
+    template = _environment().get_template("track_picture.svg.jinja")
+    for row in drawn_rows(calls.records)[:_PICTURED]:
+        shown = track(calls, row)
+        name = markdown_cell(cut(shown.record["record_id"]))
+        svg = template.render(track=shown, calls=calls)
+        facts = f"{shown.record['call']}, {shown.record['length_nt']:,} nt"
+        found.append(f"**{name}**: {facts}\n\n![Track]({picture(svg)})")
+    return "\n\n".join(found) or "No record is scored, so there is nothing to draw."
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = pages.environment()
+    environment.filters.update(certainty=certainty, cut=cut, printable=printable, flat=pages.flat)
+    environment.filters.update(stretches=stretches, moment=moment)
+    environment.globals.update(
+        call_names=SHOWN, variables=VARIABLES, why_not=_WHY_NOT, viral_share=MIN_VIRAL_FRACTION, quotas=TRACKS
+    )
+    return environment
+
+
+def _order(records: pa.Table) -> np.ndarray:
+    """Rows as the table shows them: virus, uncertain, other, not scored; the longest of each first."""
+    return np.lexsort((-records["length_nt"].to_numpy(), call_codes(records)))
+
+
+def _columns(records: pa.Table, rows: np.ndarray, several: bool) -> dict[str, Any]:
+    """The table by column, as the page's script reads it; a record's probability in 1 / 1,000."""
+    found: dict[str, Any] = {
+        "row": rows.tolist(),
+        "id": [printable(one) for one in records["record_id"].to_pylist()],
+    }
+    for name in ("source", "reason") if several else ("reason",):
+        encoded = pc.dictionary_encode(records[name].combine_chunks())
+        found[name] = encoded.indices.to_pylist()
+        found[f"{name}s"] = [printable(one) for one in encoded.dictionary.to_pylist()]
+    found["call"] = call_codes(records).tolist()
+    found["probability"] = pc.round(pc.multiply(records["probability"], 1000)).cast(pa.int32()).to_pylist()
+    numbers = ("length_nt", "chunks", "chunks_scored", "chunks_viral", "chunks_uncertain", "longest_viral_nt")
+    return {**found, **{name: records[name].to_pylist() for name in numbers}}
+
+
+def _summary(calls: SampleCalls) -> dict[str, Any]:
+    """What the first screen says, in numbers."""
+    records = calls.records
+    grouped = records.group_by("call").aggregate([([], "count_all"), ("length_nt", "sum")]).to_pylist()
+    counts, lengths = dict.fromkeys(SHOWN, 0), dict.fromkeys(SHOWN, 0)
+    for group in grouped:
+        counts[group["call"]], lengths[group["call"]] = group["count_all"], group["length_nt_sum"]
+    unscored = records.filter(pc.equal(records["call"], NOT_SCORED))
+    reasons = Counter[str]()
+    for each in pc.value_counts(unscored["reason"]).to_pylist():
+        reasons[each["values"].partition(": ")[0]] += each["counts"]  # what follows may name another record
+    viral = records.filter(pc.equal(records["call"], VIRUS))["probability"].to_numpy()
+    scored = records.filter(pc.greater(records["chunks_scored"], 0))
+    thin = pc.sum(pc.less(pc.multiply(scored["chunks_scored"], 2), scored["chunks"])).as_py()
+    classes = by_call(calls.probability, calls.min_confidence)
+    return {
+        "counts": counts,
+        "lengths": lengths,
+        "reasons": reasons.most_common(_REASONS),
+        "more_reasons": sum(reasons.values()) - sum(count for _, count in reasons.most_common(_REASONS)),
+        "virus": (viral.min(), float(np.median(viral)), viral.max()) if len(viral) else (),
+        "chunks": {call: int(which.sum()) for call, which in classes.items()},
+        "thin": thin or 0,
+    }
+
+
+def certainty(probability: float | None) -> str:
+    """A probability to three digits; one that would round to 0 or 1 is only bounded."""
+    if probability is None:
+        return pages.NOTHING
+    return {1000: "> 0.999", 0: "< 0.001"}.get(thousandths := round(1000 * probability), f"{thousandths / 1000:.3f}")
+
+
+def cut(text: str) -> str:
+    """One line of at most 80 characters."""
+    line = printable(text)
+    return line if len(line) <= _LONGEST_ID else f"{line[: _LONGEST_ID - 1]}…"
+
+
+def moment(text: str) -> str:
+    """A time of `run.json` as people write it."""
+    return text.replace("T", " ").replace("+00:00", " UTC")
+
+
+def stretches(found: list[tuple[int, int]], most: int = 6) -> str:
+    """Stretches as text, 1-based and closed; of many the longest."""
+    shown = sorted(sorted(found, key=lambda one: one[0] - one[1])[:most])
+    text = ", ".join(f"{begin + 1:,}–{end:,}" for begin, end in shown)
+    return f"{text} and {len(found) - most:,} shorter" if len(found) > most else text

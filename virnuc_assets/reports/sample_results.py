@@ -1,0 +1,237 @@
+"""The folder that the user of a sample receives: written once, by the same code for `virnuc predict` and the asset."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+import platform
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from virnuc_assets.classifier.calls import VIRUS
+from virnuc_assets.classifier.checkpoint import ClassifierDescription
+from virnuc_assets.classifier.sample_calls import CALLS, CallCollector, SampleCalls, sample_frames_schema
+from virnuc_assets.encoders.checkpoints import versions
+from virnuc_assets.encoders.registry import MINIATURE
+from virnuc_assets.reports.genome_browser import BED_FILE, GFF_FILE, write_tracks
+from virnuc_assets.reports.sample_page import write_html
+from virnuc_assets.sequences.ledger import ledger_totals
+from virnuc_assets.sequences.reading import copy_records
+from virnuc_assets.storage.layout import SUMMARY_FILE
+from virnuc_assets.storage.tables import TableWriter
+from virnuc_assets.text import spreadsheet_cell, spreadsheet_text
+from virnuc_assets.virnucpro.results import CHUNKS_FILE, FRAMES_FILE, write_chunks, written_frames
+
+LEDGER_FILE, VIRUS_FILE, FRAMES_TABLE = "ledger.tsv", "virus.fna", "frames.parquet"
+MULTIQC_FILE, RUN_FILE, PAGE_FILE = "virnuc_mqc.json", "run.json", "report.html"
+RESULT_FILES = (
+    PAGE_FILE,
+    SUMMARY_FILE,
+    LEDGER_FILE,
+    VIRUS_FILE,
+    BED_FILE,
+    GFF_FILE,
+    FRAMES_TABLE,
+    FRAMES_FILE,
+    CHUNKS_FILE,
+    MULTIQC_FILE,
+    RUN_FILE,
+)
+_BATCH_ROWS = 4096
+_BINS = 10  # of the histogram of probabilities
+Shards = Iterable[tuple[np.ndarray, pa.Table]]
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file of sequences as it was planned.
+
+    Attributes:
+        source: what it is called in the results.
+        path: where it is.
+        sha256: digest of its bytes.
+    """
+
+    source: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run of the stages, from its start: what the results say of it.
+
+    Attributes:
+        command: what was called.
+        settings: those that change results, by name.
+        description: of the classifier.
+        at: when it started.
+        clock: the same, in seconds of `time.perf_counter`.
+    """
+
+    command: str
+    settings: Mapping[str, Any]
+    description: ClassifierDescription
+    at: datetime.datetime
+    clock: float
+
+    @classmethod
+    def now(cls, command: str, settings: Mapping[str, Any], description: ClassifierDescription) -> Started:
+        """A run that starts now."""
+        return cls(command, settings, description, datetime.datetime.now(datetime.UTC), time.perf_counter())
+
+    def facts(self, inputs: Sequence[Input], ledger: pa.Table) -> dict[str, Any]:
+        """Content of `run.json`, at the end."""
+        records = {each["values"]: each["counts"] for each in pc.value_counts(ledger["source"]).to_pylist()}
+        ended = datetime.datetime.now(datetime.UTC)
+        libraries = ("torch", "transformers", "tokenizers", "numpy", "pyarrow", "biopython")
+        description = self.description.model_dump(mode="json")
+        known = ("seed", "training", "split_digest", "data_digest", "best_epoch", "temperature", "origin")
+        fingerprints = self.description.encoders
+        return {
+            "virnuc_version": versions(["virnuc_assets"])["virnuc_assets"],
+            "command": self.command,
+            "started": self.at.isoformat(timespec="seconds"),
+            "finished": ended.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - self.clock, 3),
+            "versions": {"python": platform.python_version(), **versions(libraries)},
+            "model": {
+                "variant": self.description.variant,
+                "encoders": fingerprints,
+                "classifier": self.description.weights_sha256,
+                "miniature": any(each["checkpoint"] == MINIATURE for each in fingerprints.values()),
+                "trained_on": {name: description[name] for name in known if description[name] is not None},
+            },
+            "settings": dict(self.settings),
+            "inputs": [
+                {"source": each.source, "sha256": each.sha256, "records": records.get(each.source, 0)}
+                for each in inputs
+            ],
+            "totals": ledger_totals(ledger),
+        }
+
+
+def write_results(folder: Path, inputs: Sequence[Input], ledger: pa.Table, shards: Shards, run: Started) -> SampleCalls:
+    """Write all result files into an empty folder of this machine; who calls publishes them together.
+
+    Args:
+        folder: where they are written.
+        inputs: the files that the records are from, in the order of the ledger.
+        ledger: of all records: source, and the columns of `ledger_schema`.
+        shards: of each shard, which rows of the ledger it holds chunks of, and the predictions of its frames, in the
+            order of the chunks. No shard is asked for before the one before it is written.
+        run: what was called, with chunk_length and min_confidence among its settings.
+    """
+    chunk_length, min_confidence = (run.settings[name] for name in ("chunk_length", "min_confidence"))
+    collector = CallCollector(ledger, chunk_length, run.description.temperature, min_confidence)
+    repeated = repeated_ids(ledger)
+    provenance = {
+        "table": "sample_frames",
+        "inputs": [each.sha256 for each in inputs],
+        "classifier": run.description.weights_sha256,
+        "temperature": run.description.temperature,
+        "chunk_length": chunk_length,
+        "min_length": run.settings["min_length"],
+    }
+
+    def named() -> Iterator[pa.Table]:
+        with TableWriter(folder / FRAMES_TABLE, sample_frames_schema(), provenance) as table:
+            for rows, predictions in shards:
+                table.write(frames := collector.add(rows, predictions))
+                ids = written_ids(frames["frame_id"], frames["source"], pc.is_in(frames["record_id"], repeated))
+                yield frames.set_column(frames.column_names.index("frame_id"), "frame_id", ids)
+
+    for _ in written_frames(folder, named()):
+        pass
+    calls = collector.calls()
+    records = calls.records
+    _write_tsv(folder / SUMMARY_FILE, records)
+    _write_tsv(folder / LEDGER_FILE, ledger)
+    # Of the records that an id names one is planned; all others have no chunks.
+    names = written_ids(records["record_id"], records["source"], pc.is_in(records["record_id"], repeated))
+    write_chunks(folder, calls, names)
+    write_tracks(folder, calls, names)
+    with (folder / VIRUS_FILE).open("wb") as handle:
+        for each in inputs:
+            viral = pc.equal(records.filter(pc.equal(records["source"], each.source))["call"], VIRUS)
+            if pc.any(viral).as_py():
+                copy_records(each.path, each.sha256, np.asarray(viral), handle)
+    (folder / MULTIQC_FILE).write_text(json.dumps(_multiqc(calls), indent=1) + "\n", encoding="utf-8")
+    facts = run.facts(inputs, ledger)
+    (folder / RUN_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_html(folder / PAGE_FILE, calls, facts)
+    return calls
+
+
+def repeated_ids(ledger: pa.Table) -> pa.Array:
+    """Ids under which records of more than one input are scored."""
+    if len(pc.unique(ledger["source"])) < 2:
+        return pa.array([], pa.string())
+    counted = pc.value_counts(ledger["record_id"].filter(pc.greater(ledger["chunks"], 0)))
+    return counted.field("values").filter(pc.greater(counted.field("counts"), 1))
+
+
+def written_ids(ids: pa.ChunkedArray, sources: pa.ChunkedArray, repeated: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Ids of records, chunks or frames with their source before them where they are `repeated`; blanks there as %20."""
+    if not pc.any(repeated).as_py():
+        return ids
+    return pc.if_else(repeated, pc.binary_join_element_wise(pc.replace_substring(sources, " ", "%20"), ids, ":"), ids)
+
+
+def _write_tsv(path: Path, table: pa.Table) -> None:
+    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        for batch in itertools.chain([table.slice(0, 0)], table.to_batches(max_chunksize=_BATCH_ROWS)):
+            cells = batch.to_pandas()
+            for name in texts:
+                cells[name] = cells[name].map(spreadsheet_cell, na_action="ignore")
+            form = {"sep": "\t", "index": False, "lineterminator": "\n", "float_format": "%.4f"}
+            cells.to_csv(handle, header=not batch.num_rows, **form)
+
+
+def read_record_ids(folder: Path) -> list[str]:
+    """Record ids of written results, in order."""
+    import pandas as pd
+
+    with (folder / SUMMARY_FILE).open(encoding="utf-8", newline="") as handle:  # the folder may be in an object store
+        ids = pd.read_csv(handle, sep="\t", usecols=["record_id"], dtype=str, keep_default_na=False)
+    return [spreadsheet_text(each) for each in ids["record_id"]]
+
+
+def call_counts(records: pa.Table) -> dict[str, int]:
+    """How many records have each call, in the order of `CALLS`."""
+    return {call: pc.sum(pc.equal(records["call"], call)).as_py() or 0 for call in CALLS}
+
+
+def _multiqc(calls: SampleCalls) -> dict[str, Any]:
+    """Custom content of MultiQC, for each input: records by call, and in a second tab chunks by probability."""
+    records, bins = calls.records, [f"{each / _BINS:.1f} to {(each + 1) / _BINS:.1f}" for each in range(_BINS)]
+    of_records, of_chunks = dict[str, dict[str, int]](), dict[str, dict[str, int]]()
+    for source in pc.unique(records["source"]).to_pylist():
+        rows = np.flatnonzero(pc.equal(records["source"], source))
+        of_records[source] = call_counts(records.slice(int(rows[0]), len(rows)))
+        chunks = calls.probability[calls.offsets[rows[0]] : calls.offsets[rows[-1] + 1]]
+        counts, _ = np.histogram(chunks[~np.isnan(chunks)], _BINS, (0.0, 1.0))
+        of_chunks[source] = dict(zip(bins, counts.tolist(), strict=True))
+    tabs = {"Records by call": "records", "Chunks by probability of virus": "chunks"}
+    return {
+        "id": "virnuc_calls",
+        "section_name": "virnuc",
+        "description": "Viral or not: records by call, and scored chunks by their calibrated probability of virus.",
+        "plot_type": "bargraph",
+        "pconfig": {
+            "id": "virnuc_calls_plot",
+            "title": "virnuc: calls",
+            "data_labels": [{"name": name, "ylab": unit} for name, unit in tabs.items()],
+        },
+        "categories": [list(CALLS), bins],
+        "data": [of_records, of_chunks],
+    }

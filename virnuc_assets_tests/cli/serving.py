@@ -1,0 +1,37 @@
+"""A project that can classify in a second: its serving classifier reads k-mers, and no encoder has weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, Mlp, save_classifier
+from virnuc_assets.defs.provenance import variant_fingerprints
+from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.encoders.loading import vector_width
+from virnuc_assets.settings import load_settings
+
+
+def kmer_project(root: Path) -> Path:
+    """Its classifier is not trained; its weights are such that records have every call."""
+    root.mkdir()
+    (root / "virnuc.toml").write_text('profile = "miniature"\n[serving]\nvariant = "kmer"\n')
+    workspace = Workspace(load_settings(root))
+    variant = workspace.variant("kmer")
+    dna, protein = (vector_width(workspace.encoder(name), None) for name in (variant.dna, variant.protein))
+    description = ClassifierDescription(
+        variant="kmer",
+        encoders=variant_fingerprints(workspace, variant),
+        dna_dim=dna,
+        protein_dim=protein,
+        merged_dim=dna + protein,
+        chunk_length=500,
+        temperature=1.5,
+    )
+    torch.manual_seed(0)
+    model = Mlp(dna + protein, 512, 0.5)
+    with torch.no_grad():
+        model.output_layer.weight *= 600
+    save_classifier(workspace.layout.classifier("kmer"), model, description)
+    return root
