@@ -49,7 +49,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class TestResults:
+class EvaluationLog:
     """What an evaluation adds to the run that trained the classifier."""
 
     metrics: Mapping[str, float]
@@ -188,7 +188,7 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
         version = models[0].aliases.get(alias) if models else None
         return str(self._client().get_model_version(REGISTERED, version).tags[_CLASSIFIER_TAG]) if version else None
 
-    def log_to_training(self, classifier_digest: str, results: TestResults) -> str | None:
+    def log_to_training(self, classifier_digest: str, results: EvaluationLog) -> str | None:
         """Add an evaluation to the run that trained a classifier, which stays ended, and its card to the version.
 
         Returns:

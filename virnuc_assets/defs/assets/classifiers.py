@@ -29,7 +29,7 @@ from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import encoder_version, variant_fingerprints
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS, made_table
-from virnuc_assets.defs.tracking import MlflowTracking, Table, TestResults
+from virnuc_assets.defs.tracking import EvaluationLog, MlflowTracking, Table
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, training_place, whole_result
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.storage.digests import digest_of
@@ -225,7 +225,7 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         }
         rule = workspace.settings.split.model_dump(mode="json")
         card = ModelCard(classifier.description, read_table(split).to_pylist(), rule, found.performance, links)
-        results = TestResults(
+        results = EvaluationLog(
             found.test_metrics,
             {"table.evaluation": outcome.data_version, "table.split": content_digest(split)},
             {**found.files, "model_card.md": card.text()},
