@@ -18,7 +18,9 @@ import requests
 from PIL import Image
 from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright
 
+from virnuc_assets.cli.demo import DEMO_SAMPLE
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.reports.sample_results import PAGE_FILE
 from virnuc_assets.settings import load_settings
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -29,11 +31,14 @@ SETTLED_MS = 4000  # the pages load by many requests after their frame is there
 
 def main() -> None:
     """Take every picture."""
-    settings = load_settings(Path("virnuc.toml"))
+    settings = load_settings(Path())
     dagster, mlflow = settings.servers.dagster_url, settings.servers.mlflow_url
-    report = Workspace(settings).layout.whole("migration_decision", ".html")
-    if not report.is_file():
-        sys.exit(f"{report}: not found; run `make demo` first")
+    layout = Workspace(settings).layout
+    report = layout.whole("migration_decision", ".html")
+    sample = layout.sample_report(Path(DEMO_SAMPLE).stem) / PAGE_FILE
+    for path in (report, sample):
+        if not path.is_file():
+            sys.exit(f"{path}: not found; run `make demo` first")
     PICTURES.mkdir(exist_ok=True)
     with _servers(dagster, mlflow), _page() as page:
         _lineage(page, f"{dagster}/{LINEAGE}")
@@ -43,6 +48,8 @@ def main() -> None:
         _materialize(page, f"{dagster}/assets/samples/predictions")
         _take(page, "mlflow", f"{mlflow}/#/experiments/1/runs")
         _take(page, "report", report.as_uri())
+        _take(page, "sample_report", sample.as_uri())
+        _take(page, "sample_track", f"{sample.as_uri()}#tracks")
 
 
 @contextmanager

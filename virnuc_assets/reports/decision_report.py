@@ -193,9 +193,9 @@ def ablation_lines(decision: Decision) -> list[tuple[str, Performance]]:
 
 def description_lines(decision: Decision) -> list[tuple[str, list[str]]]:
     """Every fact of the classifiers' descriptions by its dotted name, one value per role."""
-    flat = [flat(variant.description or {}) for variant in decision.variants.values()]
-    names = sorted({name for facts in flat for name in facts})
-    return [(name, [facts.get(name, NOTHING) for facts in flat]) for name in names]
+    described = [flat(variant.description or {}) for variant in decision.variants.values()]
+    names = sorted({name for facts in described for name in facts})
+    return [(name, [facts.get(name, NOTHING) for facts in described]) for name in names]
 
 
 def revision(variant: VariantSummary, side: Literal["dna", "protein"]) -> str:

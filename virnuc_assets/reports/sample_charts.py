@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from virnuc_assets.classifier.sample_calls import NOT_SCORED, OTHER, UNCERTAIN, VIRUS, SampleCalls
+from virnuc_assets.classifier.calls import VIRUS
+from virnuc_assets.classifier.sample_calls import CALLS, EVEN, NOT_SCORED, OTHER, UNCERTAIN, SampleCalls, called
 from virnuc_assets.reports.svg import COLOUR, to_svg
 from virnuc_assets.sequences.planning import chunk_starts
 
-CALLS = (VIRUS, UNCERTAIN, OTHER, NOT_SCORED)  # in the order in which they are shown
+SHOWN = (VIRUS, UNCERTAIN, OTHER, NOT_SCORED)  # in this order
 VARIABLES = {VIRUS: "baseline", UNCERTAIN: "kmer_baseline", OTHER: "candidate", NOT_SCORED: "rule"}  # of CSS
 FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 FEWEST = 10  # values of a distribution that is drawn
@@ -26,23 +28,21 @@ _BINS = 20
 Stretch = tuple[int, int]  # 0-based, half-open, nt
 
 
-def chunk_classes(probability: np.ndarray, min_confidence: float) -> dict[str, np.ndarray]:
-    """Call → which chunks have it, (chunks,) bool; those inside the abstain band are uncertain."""
-    scored = ~np.isnan(probability)
-    uncertain = scored & (np.maximum(probability, 1.0 - probability) < min_confidence)
-    viral = scored & (probability >= 0.5)
-    return {VIRUS: viral & ~uncertain, UNCERTAIN: uncertain, OTHER: scored & ~viral & ~uncertain, NOT_SCORED: ~scored}
+def by_call(probability: np.ndarray, min_confidence: float) -> dict[str, np.ndarray]:
+    """Call → which chunks have it, (chunks,) bool."""
+    numbers = called(probability, probability >= EVEN, min_confidence)
+    return {call: numbers == CALLS.index(call) for call in SHOWN}
 
 
 def probability_svg(calls: SampleCalls) -> str | None:
     """Draw the distribution of the scored chunks' and records' probabilities by call; None where there are too few."""
-    codes = _call_codes(calls.records)
+    codes = call_codes(calls.records)
     of_records = calls.records["probability"].to_numpy()
     panels = {
-        "records": {call: of_records[codes == code] for code, call in enumerate(CALLS[:3])},
+        "records": {call: of_records[codes == code] for code, call in enumerate(SHOWN[:3])},
         "chunks": {
             call: calls.probability[which]
-            for call, which in chunk_classes(calls.probability, calls.min_confidence).items()
+            for call, which in by_call(calls.probability, calls.min_confidence).items()
             if call != NOT_SCORED
         },
     }
@@ -63,7 +63,7 @@ def probability_svg(calls: SampleCalls) -> str | None:
 
 def lengths_svg(records: pa.Table) -> str | None:
     """Draw the distribution of lengths by call; None where there are too few, or all have one length."""
-    codes, lengths = _call_codes(records), records["length_nt"].to_numpy()
+    codes, lengths = call_codes(records), records["length_nt"].to_numpy()
     some = lengths > 0
     if some.sum() < FEWEST or lengths[some].min() == lengths[some].max():
         return None
@@ -74,7 +74,7 @@ def lengths_svg(records: pa.Table) -> str | None:
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        _stacked(axes, {call: lengths[some & (codes == code)] for code, call in enumerate(CALLS)}, bins)
+        _stacked(axes, {call: lengths[some & (codes == code)] for code, call in enumerate(SHOWN)}, bins)
         axes.set(ylabel="records", xlabel="length (nt)", xscale="log" if logarithmic else "linear", xlim=(low, high))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         if not logarithmic:
@@ -128,11 +128,11 @@ class Track:
 
 def drawn_rows(records: pa.Table) -> list[int]:
     """Rows of the longest virus and uncertain records, and of those of other with the longest viral stretch."""
-    codes = _call_codes(records)
+    codes = call_codes(records)
     lengths, viral = records["length_nt"].to_numpy(), records["longest_viral_nt"].to_numpy()
     found = {}
     for call in TRACKS:
-        rows = np.flatnonzero(codes == CALLS.index(call))
+        rows = np.flatnonzero(codes == SHOWN.index(call))
         sizes = (-lengths[rows], -viral[rows]) if call == OTHER else (-lengths[rows],)
         found[call] = rows[np.lexsort(sizes)]
     left = sum(TRACKS.values()) - sum(min(len(found[call]), most) for call, most in TRACKS.items())
@@ -167,7 +167,7 @@ def track(calls: SampleCalls, row: int) -> Track:
         chunks_per_column=per_column,
         bars={
             call: _boxes(left[which], right[which], mean[which], np.full(which.sum(), 0.5))
-            for call, which in chunk_classes(mean, calls.min_confidence).items()
+            for call, which in by_call(mean, calls.min_confidence).items()
             if call != NOT_SCORED and which.any()
         },
         ranges=_boxes(left, right, highest, lowest) if per_column > 1 else "",
@@ -179,14 +179,14 @@ def track(calls: SampleCalls, row: int) -> Track:
             for name, share in {**lanes, "no score": 1 - counts / size}.items()
         },
         ticks=_ticks(length_nt),
-        viral=[(int(starts[a]), int(ends[b])) for a, b in _runs(scored & (probability >= 0.5))],
+        viral=[(int(starts[a]), int(ends[b])) for a, b in _runs(probability >= EVEN)],
         not_scored=[(int(begin), int(end)) for begin, end in _uncovered(scored, starts, ends, length_nt)],
     )
 
 
-def _call_codes(records: pa.Table) -> np.ndarray:
-    """(records,) index into CALLS."""
-    return np.asarray(pa.compute.index_in(records["call"], value_set=pa.array(CALLS)))
+def call_codes(records: pa.Table) -> np.ndarray:
+    """(records,) index into SHOWN."""
+    return np.asarray(pc.index_in(records["call"], value_set=pa.array(SHOWN)))
 
 
 def _boxes(left: np.ndarray, right: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> str:

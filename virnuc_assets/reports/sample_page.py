@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from virnuc_assets.classifier.calls import MIN_VIRAL_FRACTION
-from virnuc_assets.classifier.sample_calls import NOT_SCORED, VIRUS, SampleCalls
+from virnuc_assets.classifier.calls import MIN_VIRAL_FRACTION, VIRUS
+from virnuc_assets.classifier.sample_calls import NOT_SCORED, SampleCalls
 from virnuc_assets.reports import pages
 from virnuc_assets.reports.sample_charts import (
-    CALLS,
+    SHOWN,
     TRACKS,
     VARIABLES,
-    chunk_classes,
+    by_call,
+    call_codes,
     drawn_rows,
     lengths_svg,
     probability_svg,
@@ -38,6 +40,7 @@ from virnuc_assets.text import markdown_cell, printable
 
 ROWS = 50  # of the table at a time
 MOST_ROWS = 500_000  # in the page; of more, the first in its order
+_REASONS = 8  # why records are not scored, the most frequent
 _PICTURED = 4  # tracks in the metadata of the asset
 _LONGEST_ID = 80  # characters in them
 _WHY_NOT = {
@@ -62,7 +65,7 @@ def write_html(path: Path, calls: SampleCalls, run: Mapping[str, Any]) -> None:
     tracks = [track(calls, row) for row in drawn_rows(records)]
     shown = order[:MOST_ROWS]
     columns = _columns(records.take(pa.array(shown)), shown, several)
-    columns |= {"track": [each.row for each in tracks], "calls": list(CALLS), "rows": ROWS}
+    columns |= {"track": [each.row for each in tracks], "calls": list(SHOWN), "rows": ROWS}
     environment = _environment()
     script = environment.get_template("records.js.jinja").render()
     charts = {"probability": probability_svg(calls), "lengths": lengths_svg(records)}
@@ -100,17 +103,17 @@ def pictures(calls: SampleCalls) -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = pages.environment()
-    environment.filters.update(certainty=certainty, cut=cut, printable=printable, flat=pages.flat, stretches=stretches)
+    environment.filters.update(certainty=certainty, cut=cut, printable=printable, flat=pages.flat)
+    environment.filters.update(stretches=stretches, moment=moment)
     environment.globals.update(
-        call_names=CALLS, variables=VARIABLES, why_not=_WHY_NOT, viral_share=MIN_VIRAL_FRACTION, quotas=TRACKS
+        call_names=SHOWN, variables=VARIABLES, why_not=_WHY_NOT, viral_share=MIN_VIRAL_FRACTION, quotas=TRACKS
     )
     return environment
 
 
 def _order(records: pa.Table) -> np.ndarray:
     """Rows as the table shows them: virus, uncertain, other, not scored; the longest of each first."""
-    codes = pc.index_in(records["call"], value_set=pa.array(CALLS)).to_numpy()
-    return np.lexsort((-records["length_nt"].to_numpy(), codes))
+    return np.lexsort((-records["length_nt"].to_numpy(), call_codes(records)))
 
 
 def _columns(records: pa.Table, rows: np.ndarray, several: bool) -> dict[str, Any]:
@@ -123,7 +126,7 @@ def _columns(records: pa.Table, rows: np.ndarray, several: bool) -> dict[str, An
         encoded = pc.dictionary_encode(records[name].combine_chunks())
         found[name] = encoded.indices.to_pylist()
         found[f"{name}s"] = [printable(one) for one in encoded.dictionary.to_pylist()]
-    found["call"] = pc.index_in(records["call"], value_set=pa.array(CALLS)).to_pylist()
+    found["call"] = call_codes(records).tolist()
     found["probability"] = pc.round(pc.multiply(records["probability"], 1000)).cast(pa.int32()).to_pylist()
     numbers = ("length_nt", "chunks", "chunks_scored", "chunks_viral", "chunks_uncertain", "longest_viral_nt")
     return {**found, **{name: records[name].to_pylist() for name in numbers}}
@@ -133,20 +136,23 @@ def _summary(calls: SampleCalls) -> dict[str, Any]:
     """What the first screen says, in numbers."""
     records = calls.records
     grouped = records.group_by("call").aggregate([([], "count_all"), ("length_nt", "sum")]).to_pylist()
-    counts, lengths = dict.fromkeys(CALLS, 0), dict.fromkeys(CALLS, 0)
+    counts, lengths = dict.fromkeys(SHOWN, 0), dict.fromkeys(SHOWN, 0)
     for group in grouped:
         counts[group["call"]], lengths[group["call"]] = group["count_all"], group["length_nt_sum"]
     unscored = records.filter(pc.equal(records["call"], NOT_SCORED))
-    reasons = {one["values"]: one["counts"] for one in pc.value_counts(unscored["reason"]).to_pylist()}
-    viral = records.filter(pc.equal(records["call"], VIRUS))["probability"]
+    reasons = Counter[str]()
+    for each in pc.value_counts(unscored["reason"]).to_pylist():
+        reasons[each["values"].partition(": ")[0]] += each["counts"]  # what follows may name another record
+    viral = records.filter(pc.equal(records["call"], VIRUS))["probability"].to_numpy()
     scored = records.filter(pc.greater(records["chunks_scored"], 0))
     thin = pc.sum(pc.less(pc.multiply(scored["chunks_scored"], 2), scored["chunks"])).as_py()
-    classes = chunk_classes(calls.probability, calls.min_confidence)
+    classes = by_call(calls.probability, calls.min_confidence)
     return {
         "counts": counts,
         "lengths": lengths,
-        "reasons": dict(sorted(reasons.items(), key=lambda pair: -pair[1])),
-        "virus": (pc.min(viral).as_py(), pc.approximate_median(viral).as_py(), pc.max(viral).as_py()),
+        "reasons": reasons.most_common(_REASONS),
+        "more_reasons": sum(reasons.values()) - sum(count for _, count in reasons.most_common(_REASONS)),
+        "virus": (viral.min(), float(np.median(viral)), viral.max()) if len(viral) else (),
         "chunks": {call: int(which.sum()) for call, which in classes.items()},
         "thin": thin or 0,
     }
@@ -163,6 +169,11 @@ def cut(text: str) -> str:
     """One line of at most 80 characters."""
     line = printable(text)
     return line if len(line) <= _LONGEST_ID else f"{line[: _LONGEST_ID - 1]}…"
+
+
+def moment(text: str) -> str:
+    """A time of `run.json` as people write it."""
+    return text.replace("T", " ").replace("+00:00", " UTC")
 
 
 def stretches(found: list[tuple[int, int]], most: int = 6) -> str:

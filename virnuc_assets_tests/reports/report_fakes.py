@@ -30,7 +30,7 @@ SECTIONS = [
     *("compared", "criteria", "power", "metrics", "curves", "calibration", "groups", "lengths"),
     *("ablations", "encoders", "speed", "limits", "sources"),
 ]
-VOID = {"meta", "br", "line"}
+VOID = {"meta", "br", "line", "input"}
 KMER_BASELINE = rows(right(50, wrong=25), right(50, wrong=25))
 HALF_WRONG = [True, False] * 25  # in every cluster
 
@@ -65,7 +65,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.tags[-1:] == ["style"]:
+        if self.tags[-1:] in (["style"], ["script"]):
             return
         self.words += data.split()
         if {"td", "th"} & set(self.open):
