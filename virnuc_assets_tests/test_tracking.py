@@ -122,13 +122,15 @@ def test_a_run_of_one_encoder_is_below_that_of_its_variant(client: mlflow.Mlflow
 def test_tables_that_a_run_read_are_its_datasets(client: mlflow.MlflowClient, finished: Finished, variant: str) -> None:
     """By the digests that are in the tables and their provenance; each is linked to its asset."""
     layout, inputs = finished.workspace.layout, training(client, variant).inputs.dataset_inputs
-    found = {(one.dataset.name, one.tags[0].value): one.dataset for one in inputs}
-    features, split = f"reference/{variant}_features", layout.whole("train_test_split")
-    assert found.keys() == {(name, use) for name in (features, "train_test_split") for use in ("train", "test")}
-    evaluated = read_provenance(layout.whole(f"{variant}_evaluation"))["features"]
-    for (name, _), dataset in found.items():
-        assert dataset.digest == (evaluated if name == features else content_digest(split))
-        assert json.loads(dataset.source) == {"url": f"{finished.settings.servers.dagster_url}/assets/{name}"}
+    found = {one.dataset.name: (one.dataset.digest, one.tags[0].value) for one in inputs}
+    evaluation = layout.whole(f"{variant}_evaluation")
+    assert found == {
+        f"reference/{variant}_features": (read_provenance(evaluation)["features"], "train"),
+        "train_test_split": (content_digest(layout.whole("train_test_split")), "train"),
+        f"{variant}_evaluation": (content_digest(evaluation), "test"),
+    }
+    sources = {one.dataset.name: json.loads(one.dataset.source)["url"] for one in inputs}
+    assert sources == {name: f"{finished.settings.servers.dagster_url}/assets/{name}" for name in found}
     (decision,) = runs(client, "attributes.run_name = 'migration decision'")
     compared = {one.dataset.name: one.dataset.digest for one in decision.inputs.dataset_inputs}
     names = [f"{name}_evaluation" for name in MODELS]

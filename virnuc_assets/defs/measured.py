@@ -71,10 +71,10 @@ class Measured:
     def metadata(self) -> dict[str, Any]:
         """For the page of an asset."""
         return {
-            **self.metrics,
             "curves": shown_pictures(self.charts),
             "accuracy_by_group": _accuracies(self.performance.groups, "group"),
             "accuracy_by_record_length": _accuracies(self.performance.lengths, "record_length"),
+            **self.metrics,
         }
 
 

@@ -120,11 +120,11 @@ def _drawn_rows(fit: "Fit") -> dg.TableMetadataValue:
     )
 
 
-def _tables(variant: Variant, features: Mapping[str, Path], split: Path, context: str) -> list[Table]:
-    """What a classifier is trained on, or scores."""
-    digest = digest_of({shard: content_digest(path) for shard, path in features.items()})
-    key = REFERENCE.key(f"{variant.name}_features").to_user_string()
-    return [Table(key, digest, context), Table(SPLIT, content_digest(split), context)]
+def _tables(fit: "Fit") -> list[Table]:
+    """What a classifier is trained on."""
+    digest = digest_of({shard: content_digest(path) for shard, path in fit.features.items()})
+    key = REFERENCE.key(f"{fit.variant.name}_features").to_user_string()
+    return [Table(key, digest, "train"), Table(SPLIT, content_digest(fit.split), "train")]
 
 
 def _train(
@@ -138,7 +138,7 @@ def _train(
     tags = {"variant": name, "protein_encoder": workspace.encoder(fit.variant.protein).name}
     training = f"{workspace.settings.profile}/{name}"
     with tracking.training(training, f"{name} classifier", dagster_run_id, tags, fit.params()) as run_id:
-        tracking.log_tables(run_id, _tables(fit.variant, fit.features, fit.split, "train"))
+        tracking.log_tables(run_id, _tables(fit))
         device = resolve_device(workspace.settings.encoding.device)
         trained = fit.train(scratch, tracking.log_epoch, str(device))
 
@@ -229,11 +229,11 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
             found.test_metrics,
             {"table.evaluation": outcome.data_version, "table.split": content_digest(split)},
             {**found.files, "model_card.md": card.text()},
-            _tables(variant, features, split, "test"),
+            [Table(name, outcome.data_version, "test")],
             card.summary(),
         )
         run_id = tracking.log_to_training(classifier.digest, results)
-        metadata = {**outcome.metadata, **found.metadata(), "mlflow_run": tracking.link(run_id)}
+        metadata = {**found.metadata(), "mlflow_run": tracking.link(run_id), **outcome.metadata}
         return whole_result(inputs, outcome.data_version, metadata)
 
     return evaluation
@@ -361,7 +361,7 @@ def _trained_alone(
     device, profile = str(resolve_device(workspace.settings.encoding.device)), workspace.settings.profile
     tags = {"ablation": name, **tracking.child_of(f"{profile}/{fit.variant.name}")}
     with tracking.training(f"{profile}/{name}_alone", f"{name} alone", dagster_run_id, tags, fit.params()) as run_id:
-        tracking.log_tables(run_id, _tables(fit.variant, fit.features, fit.split, "train"))
+        tracking.log_tables(run_id, _tables(fit))
         trained = fit.train(scratch, tracking.log_epoch, device)
         scored = fit.scored(trained.model, "test")
         calls = pa.array(frame_calls(scores_of(scored)), pa.string())

@@ -141,7 +141,7 @@ def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.A
             tracking.log_tables(run_id, [Table(SPLIT, provenance["split"], "test")])
         description = save_classifier(workspace.layout.classifier(NAME), classifier.model, classifier.description)
         facts = {"reads": description.pair(), "trained_on": TRAINED_ON_UNKNOWN, "mlflow_run": tracking.link(run_id)}
-        metadata = {**outcome.metadata, **measures.metadata(), **counts, **facts}
+        metadata = {**measures.metadata(), **counts, **facts, **outcome.metadata}
         return whole_result(inputs, outcome.data_version, metadata)
 
     return virnucpro_evaluation
