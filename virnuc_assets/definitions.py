@@ -54,6 +54,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
     tracking = MlflowTracking(
         uri=tracking_uri(settings),
         server_url=mlflow_server_url(settings),
+        dagster_url=settings.servers.dagster_url,
         artifacts=artifact_location(settings) or "",
     )
     return dg.Definitions(

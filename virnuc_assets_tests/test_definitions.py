@@ -1,6 +1,7 @@
 """The graph as it loads: which assets there are, what each shows of itself, and where the language models run."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -97,6 +98,24 @@ def test_every_asset_is_described(defs: dg.Definitions) -> None:
     assert lacking == dict.fromkeys(("reference/shards", "samples/shards"), ["code_version"])  # no code makes them
     # Markdown shows an indented line as code.
     assert [key for key, spec in specs(defs) if "\n    " in str(spec.description)] == []
+
+
+def test_every_asset_says_what_to_do_when_its_check_fails(defs: dg.Definitions) -> None:
+    """In a paragraph of its own, or at the end of one: `If its check fails, materialize ...`."""
+    optional = Settings.model_validate(
+        {
+            "root": Path("nowhere"),
+            "refseq": {"release": 230},
+            "finetuning": {"encoders": ["fastesm2_650"]},
+            "virnucpro": {"merged": "merged", "model": "500_model.pth", "chunk_length": 500, "dna_dim": 48},
+        }
+    )
+    found = {key: str(spec.description) for graph in (defs, build_defs(optional)) for key, spec in specs(graph)}
+    assert len(found) == len(EXPECTED) + 5
+    remedy = re.compile(r"(?:^|[.:)]\s+)If (?:it|its check|a check|[a-z]+_evaluation) (?:fails|is refused)\b[^.]+\.")
+    assert [key for key, text in found.items() if not remedy.search(text)] == []
+    short = {key: text for key, text in found.items() if len(re.findall(r"[.:;]\s|\.$", text)) < 2}
+    assert short == {}
 
 
 def test_every_asset_has_a_check_and_every_check_says_what_passes(defs: dg.Definitions) -> None:

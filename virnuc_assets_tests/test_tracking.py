@@ -7,6 +7,7 @@ import sqlite3
 import zipfile
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import mlflow
 import numpy as np
@@ -17,11 +18,11 @@ from mlflow.entities import Run
 from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, register
-from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED, MlflowTracking
+from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED, EvaluationLog, MlflowTracking
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import load_settings
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets.storage.tables import content_digest, read_table
+from virnuc_assets.storage.tables import content_digest, read_provenance, read_table
 from virnuc_assets.workstation.setup import follow_move, require_set_up, tracking_uri
 from virnuc_assets_tests.assets.project import Finished, Project, failures
 
@@ -30,6 +31,7 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 MODELS = {"fastesm2": "fastesm2_650_miniature", "esm2_3b": "esm2_3b_miniature", "kmer": "kmer_protein"}
 DIMS = {"fastesm2": (48, 32), "esm2_3b": (48, 64), "kmer": (256, 400)}
 EPOCHS = 5
+ALONE = "attributes.run_name LIKE '% alone'"
 EPOCH_METRICS = {"train_loss", "validation_loss", "validation_accuracy", "learning_rate"}
 
 
@@ -101,6 +103,66 @@ def test_a_training_has_params_epochs_test_metrics_and_a_registered_version(
     assert [model.name for model in client.search_registered_models()] == [REGISTERED]
 
 
+def test_the_experiment_is_one_of_trained_models(client: mlflow.MlflowClient) -> None:
+    """Else MLflow opens it on its page about language-model agents."""
+    assert client.get_experiment_by_name(EXPERIMENT).tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_run_of_one_encoder_is_below_that_of_its_variant(client: mlflow.MlflowClient, finished: Finished) -> None:
+    """The DNA encoder, which the variants share, below the first of them."""
+    parents = {run.data.tags["ablation"]: run.data.tags["mlflow.parentRunId"] for run in runs(client, ALONE)}
+    first = finished.workspace.variants("samples")[0].name
+    of_variant = {"dnabert_s": first, "fastesm2_650": "fastesm2", "esm2_3b": "esm2_3b"}
+    assert parents == {name: training(client, variant).info.run_id for name, variant in of_variant.items()}
+    others = {run.info.run_name for run in runs(client) if "mlflow.parentRunId" not in run.data.tags}
+    assert others == {*(f"{variant} classifier" for variant in MODELS), "migration decision"}
+
+
+@pytest.mark.parametrize("variant", MODELS)
+def test_tables_that_a_run_read_are_its_datasets(client: mlflow.MlflowClient, finished: Finished, variant: str) -> None:
+    """By the digests that are in the tables and their provenance; each is linked to its asset."""
+    layout, inputs = finished.workspace.layout, training(client, variant).inputs.dataset_inputs
+    found = {one.dataset.name: (one.dataset.digest, one.tags[0].value) for one in inputs}
+    evaluation = layout.whole(f"{variant}_evaluation")
+    assert found == {
+        f"reference/{variant}_features": (read_provenance(evaluation)["features"], "train"),
+        "train_test_split": (content_digest(layout.whole("train_test_split")), "train"),
+        f"{variant}_evaluation": (content_digest(evaluation), "test"),
+    }
+    sources = {one.dataset.name: json.loads(one.dataset.source)["url"] for one in inputs}
+    assert sources == {name: f"{finished.settings.servers.dagster_url}/assets/{name}" for name in found}
+    (decision,) = runs(client, "attributes.run_name = 'migration decision'")
+    compared = {one.dataset.name: one.dataset.digest for one in decision.inputs.dataset_inputs}
+    names = [f"{name}_evaluation" for name in MODELS]
+    assert compared == {name: content_digest(layout.whole(name)) for name in names}
+
+
+@pytest.mark.parametrize("name", [*(f"{variant} classifier" for variant in MODELS), "dnabert_s alone"])
+def test_curves_are_pictures_that_need_nothing_else(client: mlflow.MlflowClient, name: str) -> None:
+    (run,) = runs(client, f"attributes.run_name = '{name}'")
+    paths = {entry.path for entry in client.list_artifacts(run.info.run_id, "curves")}
+    assert paths == {f"curves/{name}.svg" for name in ("roc", "precision_recall", "calibration")}
+    for path in paths:
+        text = Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path)).read_text()
+        assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314
+        assert "var(" not in text and name.split()[0] in text
+
+
+@pytest.mark.parametrize("variant", MODELS)
+def test_the_card_is_on_the_page_of_the_run_and_of_the_version(
+    client: mlflow.MlflowClient, finished: Finished, variant: str
+) -> None:
+    run = training(client, variant)
+    file = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="model_card.md")
+    (version,) = client.search_model_versions(f"name = '{REGISTERED}' and tags.variant = '{variant}'")
+    summary = version.description
+    assert run.data.tags["mlflow.note.content"] == summary
+    assert len(summary) < 5000 and Path(file).read_text().startswith(summary)  # what Postgres has room for
+    assert f"| Accuracy | {run.data.metrics['test_accuracy']:.4f} |" in summary
+    assert f"{finished.settings.servers.dagster_url}/assets/{variant}_classifier" in summary
+    assert "`candidate` and `baseline`" in client.get_registered_model(REGISTERED).description
+
+
 def test_the_decision_named_what_it_compared_and_what_serves(client: mlflow.MlflowClient, finished: Finished) -> None:
     """Nothing but a GO moves `serving` to the candidate, and nothing serves after NO DECISION alone."""
     (model,) = client.search_registered_models()
@@ -121,6 +183,10 @@ def test_runs_of_classifiers_and_decision_are_linked_to_each_other_and_to_dagste
         assert decision.data.tags[f"virnuc.run.{role}"] == run.info.run_id
         assert run.data.tags["virnuc.run.decision"] == decision.info.run_id
         assert run.data.tags["dagster.run_id"] in dagster_runs
+        address = f"{finished.settings.servers.dagster_url}/runs/{run.data.tags['dagster.run_id']}"
+        assert run.data.tags["dagster.run"] == address
+    report = mlflow.artifacts.download_artifacts(run_id=decision.info.run_id, artifact_path="migration_decision.html")
+    assert Path(report).read_bytes() == finished.workspace.layout.whole("migration_decision", ".html").read_bytes()
     assert decision.data.tags["dagster.run_id"] in dagster_runs
     page = finished.workspace.layout.whole("migration_decision", ".html").read_text()
     assert decision.info.run_id in page and training(client, "esm2_3b").info.run_id in page
@@ -206,7 +272,9 @@ def test_a_deleted_run_has_a_reason_instead_of_a_link(copied: Project) -> None:
     for found in metadata.values():
         assert str(found["mlflow_run"].value).startswith("no link: run of this training was deleted from")
     assert metadata["fastesm2_classifier"]["trained"].value is False
-    tracking = MlflowTracking(uri=tracking_uri(copied.settings), server_url="http://127.0.0.1:5000")
+    tracking = MlflowTracking(
+        uri=tracking_uri(copied.settings), server_url="http://127.0.0.1:5000", dagster_url="http://127.0.0.1:3000"
+    )
     assert str(tracking.link(deleted).value).startswith(f"no link: run {deleted} was deleted from")
     kept = training(client, "esm2_3b").info.run_id
     assert tracking.link(kept).value == tracking.address(kept)
@@ -214,9 +282,11 @@ def test_a_deleted_run_has_a_reason_instead_of_a_link(copied: Project) -> None:
 
 def test_what_a_store_lacks_is_named_with_its_remedy(copied: Project) -> None:
     client = mlflow.MlflowClient(tracking_uri(copied.settings))
-    tracking = MlflowTracking(uri=tracking_uri(copied.settings), server_url="http://127.0.0.1:5000")
+    tracking = MlflowTracking(
+        uri=tracking_uri(copied.settings), server_url="http://127.0.0.1:5000", dagster_url="http://127.0.0.1:3000"
+    )
     with pytest.raises(VirnucError, match="no run trained classifier 0{64}.*Materialize the classifier again"):
-        tracking.log_to_training("0" * 64, {}, {})
+        tracking.log_to_training("0" * 64, EvaluationLog({}, {}, {}))
     client.rename_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id, "another")
     with pytest.raises(VirnucError, match=f"experiment '{EXPERIMENT}' is missing; run `virnuc setup`"):
         tracking.find_training("0" * 64)

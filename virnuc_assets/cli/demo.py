@@ -33,7 +33,6 @@ from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguo
 from virnuc_assets.defs.provenance import CHUNKS, FRAMES, vectors
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.stale import files_to_plan, plan_is_current, stale_assets, stale_partitions
-from virnuc_assets.defs.whole_asset import latest
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.incoming import read_intake_log
@@ -54,17 +53,15 @@ def run_demo(settings: Settings, out: Console) -> None:
     require_set_up(settings, functools.partial(out.print, soft_wrap=True, highlight=False, markup=False))
     sample = _drop_sample(settings)
     started = time.perf_counter()
-    with dg.DagsterInstance.get() as instance:
-        with bars(out) as progress:
-            run = Runs(build_defs(settings), instance, progress)
-            run_everything(workspace, run, out)
-        made = latest(instance, dg.AssetKey(DECISION))
+    with dg.DagsterInstance.get() as instance, bars(out) as progress:
+        run = Runs(build_defs(settings), instance, progress)
+        run_everything(workspace, run, out)
     if run.count:
         _print_rows(run, out)
     else:
         out.print("Nothing is missing or stale: no run was started.", highlight=False)
     _print_metrics(stored_decision(workspace), out)
-    out.print(Markdown(str(made.metadata["summary"].value) if made else ""))
+    out.print(Markdown(workspace.layout.whole(DECISION, ".md").read_text(encoding="utf-8")))
     out.print(f"Report: {workspace.layout.whole(DECISION, '.html')}", soft_wrap=True, highlight=False)
     out.print(f"Predictions for {sample}: {workspace.layout.sample_report(sample)}", soft_wrap=True, highlight=False)
     out.print(f"Finished in {time.perf_counter() - started:.0f} s. See it all: virnuc up", highlight=False)

@@ -3,12 +3,14 @@
 They are for people and block within a run. Whatever would build on a wrong table calls the same validators itself.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from virnuc_assets.defs.metadata import shown_table
 from virnuc_assets.defs.partitions import ShardSet
 from virnuc_assets.defs.provenance import planned_shard
 from virnuc_assets.defs.resources import Workspace
@@ -30,6 +32,7 @@ def build_shard_checks(workspace: Workspace, shards: ShardSet) -> list[dg.AssetC
     layout, domain = workspace.layout, shards.domain
 
     def chunks(shard: str) -> Iterator[str]:
+        """The sequence of every chunk is as long as its positions say, and not longer than chunks are."""
         table = read_table(layout.table(domain, "chunked_fasta", shard), chunks_schema())
         longest = workspace.settings.sequences.chunk_length
         for row in table.to_pylist():
@@ -39,12 +42,14 @@ def build_shard_checks(workspace: Workspace, shards: ShardSet) -> list[dg.AssetC
                 yield f"{row['chunk_id']}: {length_nt} nt by position, {bases} bases, at most {longest}"
 
     def open_frames(shard: str) -> Iterator[str]:
+        """No protein of a frame is empty or has a stop."""
         table = read_table(layout.table(domain, "translated_proteins", shard), frames_schema())
         for row in table.select(["frame_id", "protein"]).to_pylist():
             if not row["protein"] or "*" in row["protein"]:
                 yield f"{row['frame_id']}: protein {row['protein'][:30]!r}"
 
     def ledger(shard: str) -> Iterator[str]:
+        """The ledger has a line for every planned segment, and its chunks and frames add up to those on disk."""
         table = read_table(layout.table(domain, "ledger", shard), ledger_schema())
         frames = read_rows(layout.table(domain, "translated_proteins", shard))
         yield from shard_ledger_faults(table, planned_shard(workspace, domain, shard).table, frames)
@@ -87,6 +92,7 @@ def _embedding_checks(workspace: Workspace, shards: ShardSet, name: str) -> list
     layout, domain, asset = workspace.layout, shards.domain, f"{name}_embeddings"
 
     def finite(shard: str) -> Iterator[str]:
+        """No vector has a value that is infinite or not a number."""
         import numpy as np
 
         table = read_table(layout.table(domain, asset, shard))
@@ -96,6 +102,7 @@ def _embedding_checks(workspace: Workspace, shards: ShardSet, name: str) -> list
         )
 
     def ids(shard: str) -> Iterator[str]:
+        """There is one vector for every frame, in the order of the frames."""
         frames = layout.table(domain, "translated_proteins", shard)
         if read_ids(layout.table(domain, asset, shard)) != read_ids(frames, frames_schema()):
             yield "frame_ids are not those of the frames table, in its order"
@@ -110,6 +117,7 @@ def _features_check(workspace: Workspace, shards: ShardSet, variant: Variant) ->
     layout, domain, asset = workspace.layout, shards.domain, f"{variant.name}_features"
 
     def merged(shard: str) -> Iterator[str]:
+        """Features have the frames of both embeddings in their order, and the columns of both."""
         features = layout.table(domain, asset, shard)
         embeddings = [layout.table(domain, f"{name}_embeddings", shard) for name in (variant.dna, variant.protein)]
         width, dims = vector_dim(read_schema(features)), [vector_dim(read_schema(path)) for path in embeddings]
@@ -124,9 +132,7 @@ def _features_check(workspace: Workspace, shards: ShardSet, variant: Variant) ->
 def _shard_check(
     workspace: Workspace, shards: ShardSet, asset: str, name: str, validate: Validator
 ) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=shards.key(asset), name=name, blocking=True, description=f"`{name}` holds in every shard of the run."
-    )
+    @dg.asset_check(asset=shards.key(asset), name=name, blocking=True, description=inspect.getdoc(validate))
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         keys = shards_of_run(context, workspace, shards)
         faults = {key: found for key in keys if (found := list(validate(key)))}
@@ -154,6 +160,7 @@ def result(
     **facts: Any,  # noqa: ANN401
 ) -> dg.AssetCheckResult:
     """Passed without faults; otherwise the first of them are shown and all are counted."""
-    shown = [f"{where}: {fault}" for where, found in faults.items() for fault in found][:_SHOWN]
-    metadata = {**facts, "faults": sum(map(len, faults.values())), **({"first_faults": shown} if shown else {})}
+    shown = [{"where": where, "fault": fault} for where, found in faults.items() for fault in found][:_SHOWN]
+    first = {"first_faults": shown_table(shown)} if shown else {}
+    metadata = {**facts, "faults": sum(map(len, faults.values())), **first}
     return dg.AssetCheckResult(passed=not faults, severity=severity, metadata=metadata)

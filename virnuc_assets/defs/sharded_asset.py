@@ -16,6 +16,7 @@ import pyarrow as pa
 from dagster._core.definitions.data_version import extract_data_version_from_entry
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION as NO_EVENT
 
+from virnuc_assets.defs.metadata import shown_table
 from virnuc_assets.defs.partitions import ShardSet
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
@@ -248,8 +249,7 @@ def made_table(path: Path, provenance: Provenance, batches: Callable[[], Iterato
 
 def shown_rows(table: pa.Table, rows: int = 50) -> dg.TableMetadataValue:
     """The first rows of a table, for its page."""
-    schema = dg.TableSchema([dg.TableColumn(name) for name in table.column_names])
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in table.slice(0, rows).to_pylist()], schema)
+    return shown_table(table.slice(0, rows).to_pylist(), table.column_names)
 
 
 def peak_memory_mb() -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -15,7 +17,23 @@ if TYPE_CHECKING:
     from torch import nn
 
 EXPERIMENT = "virnuc"
+# The pages of trained models, not those of language-model agents, and the columns of the table of runs. MLflow 3.17.2
+# does not read the kind: it follows the address, or else the browser's last choice, at first agents. Hence PAGE.
+_COLUMNS = (
+    "attributes.`Models`",
+    *(f"metrics.`test_{name}`" for name in ("accuracy", "f1", "mcc", "auroc", "average_precision")),
+)
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.sharedViewState.trainings": json.dumps({"selectedColumns": _COLUMNS}),
+}
+PAGE = "workflowType=machine_learning"
+VIEW = f"{PAGE}&viewStateShareKey=trainings"
 REGISTERED = "virnuc_classifier"
+_REGISTERED_FOR = (
+    "Classifiers of short nucleotide sequences, viral or not; a version per training, with its card. "
+    "`candidate` and `baseline` are what the latest decision compared, `serving` is what calls samples."
+)
 # Names what a run trains, so that a run whose process was killed is found by the next training of the same.
 TRAINING_TAG = "virnuc.training"
 # Marks the run that trained a classifier, so that its evaluation finds it.
@@ -31,24 +49,49 @@ def misplaced(uri: str, found: str, expected: str) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table that a run read: its asset, the digest of its rows, and what for (train, test)."""
+
+    asset: str
+    digest: str
+    context: str
+
+
+@dataclass(frozen=True)
+class EvaluationLog:
+    """What an evaluation adds to the run that trained the classifier."""
+
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    files: Mapping[str, str]  # text by path
+    tables: Sequence[Table] = ()
+    summary: str = ""  # Markdown, for the pages of the run and of the registered version
+
+
 class MlflowTracking(dg.ConfigurableResource[Any]):
     """Runs, metrics and registered models in an MLflow store that set-up has made.
 
     Attributes:
         uri: of the store.
         server_url: where the MLflow server shows the runs, for links.
+        dagster_url: where Dagster's pages are, for links from MLflow.
         artifacts: where the store must keep models; empty where a server of others decides that.
     """
 
     uri: str
     server_url: str
+    dagster_url: str
     artifacts: str = ""
 
     @contextlib.contextmanager
-    def run(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Iterator[str]:
+    def run(self, name: str, dagster_run: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Iterator[str]:
         """A new run that is open inside the block; yields its id. An error inside marks the run as failed."""
-        mlflow = self._mlflow()
-        with mlflow.start_run(experiment_id=self._experiment_id(), run_name=name, tags=dict(tags)) as run:
+        mlflow, of_dagster = (
+            self._mlflow(),
+            {"dagster.run_id": dagster_run, "dagster.run": self.dagster_run(dagster_run)},
+        )
+        with mlflow.start_run(experiment_id=self._experiment_id(), run_name=name, tags={**tags, **of_dagster}) as run:
             mlflow.log_params(dict(params))
             yield run.info.run_id
 
@@ -63,8 +106,31 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
         where = f"attributes.status = 'RUNNING' and tags.`{TRAINING_TAG}` = '{training}'"
         for killed in self._client().search_runs([self._experiment_id()], where):
             self._client().set_terminated(killed.info.run_id, "KILLED")
-        with self.run(name, {**tags, TRAINING_TAG: training, "dagster.run_id": dagster_run}, params) as run_id:
+        with self.run(name, dagster_run, {**tags, TRAINING_TAG: training}, params) as run_id:
             yield run_id
+
+    def child_of(self, training: str) -> dict[str, str]:
+        """The tag that shows a run below the latest run of a training; none where that was deleted."""
+        parent = self._latest_run(f"tags.`{TRAINING_TAG}` = '{training}'")
+        return {"mlflow.parentRunId": parent} if parent else {}
+
+    def log_tables(self, run_id: str, tables: Iterable[Table]) -> None:
+        """Note the tables that a run read as its datasets, each with a link to its asset; none of them is read."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        datasets = [
+            DatasetInput(
+                Dataset(table.asset, table.digest, "http", json.dumps({"url": self.dagster_asset(table.asset)})),
+                [InputTag("mlflow.data.context", table.context)],
+            )
+            for table in tables
+        ]
+        self._client().log_inputs(run_id, datasets)
+
+    def log_files(self, run_id: str, files: Mapping[str, str]) -> None:
+        """Texts as files of a run, open or ended."""
+        for path, text in files.items():
+            self._client().log_text(run_id, text, path)
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Metrics of one epoch of the open run."""
@@ -101,6 +167,7 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
             serialization_format="pt2",
             pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
         )
+        self._client().update_registered_model(REGISTERED, _REGISTERED_FOR)
         for name, value in {**tags, _CLASSIFIER_TAG: classifier_digest}.items():
             self._client().set_model_version_tag(REGISTERED, str(info.registered_model_version), name, value)
         mlflow.set_tag(_CLASSIFIER_TAG, classifier_digest)
@@ -131,10 +198,8 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
         version = models[0].aliases.get(alias) if models else None
         return str(self._client().get_model_version(REGISTERED, version).tags[_CLASSIFIER_TAG]) if version else None
 
-    def log_to_training(
-        self, classifier_digest: str, metrics: Mapping[str, float], tags: Mapping[str, str]
-    ) -> str | None:
-        """Add test metrics and tags to the run that trained a classifier, which stays ended.
+    def log_to_training(self, classifier_digest: str, results: EvaluationLog) -> str | None:
+        """Add an evaluation to the run that trained a classifier, which stays ended, and its card to the version.
 
         Returns:
             The run's id; None if somebody deleted the run of a registered classifier.
@@ -142,11 +207,15 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
         Raises:
             VirnucError: no run trained this classifier, and it is not registered.
         """
-        run_id = self.find_training(classifier_digest)
+        run_id, version = self.find_training(classifier_digest), self.version_of(classifier_digest)
+        if version is not None:
+            self._client().update_model_version(REGISTERED, version, results.summary)
         if run_id is not None:
-            self._mlflow().log_metrics(dict(metrics), run_id=run_id)
-            self.tag(run_id, tags)
-        elif self.version_of(classifier_digest) is None:
+            self._mlflow().log_metrics(dict(results.metrics), run_id=run_id)
+            self.tag(run_id, {**results.tags, "mlflow.note.content": results.summary})
+            self.log_tables(run_id, results.tables)
+            self.log_files(run_id, results.files)
+        elif version is None:
             raise VirnucError(
                 f"MLflow store {self.uri}: no run trained classifier {classifier_digest}; was the store replaced? "
                 "Materialize the classifier again."
@@ -157,15 +226,24 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
         """Id of the latest run that trained a classifier, or None; deleted ones do not count."""
         return self._latest_run(f"tags.`{_CLASSIFIER_TAG}` = '{classifier_digest}'")
 
-    def address(self, run_id: str) -> str:
-        """URL of a run on the MLflow server."""
-        return f"{self.server_url}/#/experiments/{self._experiment_id()}/runs/{run_id}"
+    def address(self, run_id: str, file: str = "") -> str:
+        """URL of a run on the MLflow server, or of one of its files."""
+        run = f"{self.server_url}/#/experiments/{self._experiment_id()}/runs/{run_id}"
+        return f"{run}/artifacts/{file}?{PAGE}" if file else f"{run}?{PAGE}"
 
-    def link(self, run_id: str | None) -> dg.UrlMetadataValue | dg.TextMetadataValue:
-        """A link to a run on the MLflow server; where there is none, the reason."""
+    def dagster_run(self, run_id: str) -> str:
+        """URL of a run of Dagster."""
+        return f"{self.dagster_url}/runs/{run_id}"
+
+    def dagster_asset(self, asset: str) -> str:
+        """URL of an asset's page."""
+        return f"{self.dagster_url}/assets/{asset}"
+
+    def link(self, run_id: str | None, file: str = "") -> dg.UrlMetadataValue | dg.TextMetadataValue:
+        """A link to a run on the MLflow server, or one of its files; where there is none, the reason."""
         if run_id is None or self._latest_run(f"attributes.run_id = '{run_id}'") is None:
             return dg.MetadataValue.text(f"no link: run {run_id or 'of this training'} was deleted from {self.uri}")
-        return dg.MetadataValue.url(self.address(run_id))
+        return dg.MetadataValue.url(self.address(run_id, file))
 
     def _latest_run(self, where: str) -> str | None:
         runs = self._client().search_runs([self._experiment_id()], where, max_results=1)

@@ -48,12 +48,13 @@ def styles(roles: Iterable[str]) -> dict[str, Style]:
     return {name: judged.get(name) or next(shown) for name in roles}
 
 
-def roc_svg(predictions: Mapping[str, pa.Table], styles: Mapping[str, Style]) -> str:
-    """Draw ROC curves of frames, legend left to the page.
+def roc_svg(predictions: Mapping[str, pa.Table], styles: Mapping[str, Style], legend: bool = False) -> str:
+    """Draw ROC curves of frames.
 
     Args:
         predictions: role → usable test rows, sorted by frame_id.
         styles: role → style.
+        legend: whether the roles are named in the chart; else the page names them.
     """
 
     def paint(figure: Figure) -> None:
@@ -61,12 +62,13 @@ def roc_svg(predictions: Mapping[str, pa.Table], styles: Mapping[str, Style]) ->
         axes.plot([0, 1], [0, 1], color=COLOUR["rule"], linewidth=1)
         for role, table in predictions.items():
             false_rate, true_rate, _ = roc_curve(*_truth_and_score(table))
-            _line(axes, false_rate, true_rate, styles[role])
+            _line(axes, false_rate, true_rate, styles[role], label=role)
+        _add_legend(axes, legend)
 
     return to_svg("roc", SQUARE, paint)
 
 
-def precision_recall_svg(predictions: Mapping[str, pa.Table], styles: Mapping[str, Style]) -> str:
+def precision_recall_svg(predictions: Mapping[str, pa.Table], styles: Mapping[str, Style], legend: bool = False) -> str:
     """Draw precision over recall of frames, arguments as `roc_svg`; a thin line shows the viral share."""
 
     def paint(figure: Figure) -> None:
@@ -76,12 +78,15 @@ def precision_recall_svg(predictions: Mapping[str, pa.Table], styles: Mapping[st
             axes.axhline(viral.mean(), color=COLOUR["rule"], linewidth=1)
             precision, recall, _ = precision_recall_curve(viral, score, drop_intermediate=True)
             # Average precision is the area below these steps.
-            _line(axes, recall, precision, styles[role], drawstyle="steps-post")
+            _line(axes, recall, precision, styles[role], drawstyle="steps-post", label=role)
+        _add_legend(axes, legend)
 
     return to_svg("precision-recall", SQUARE, paint)
 
 
-def reliability_svg(bins: Mapping[str, Sequence[ReliabilityBin]], styles: Mapping[str, Style]) -> str:
+def reliability_svg(
+    bins: Mapping[str, Sequence[ReliabilityBin]], styles: Mapping[str, Style], legend: bool = False
+) -> str:
     """Draw viral shares over calibrated probabilities, and below how many frames each bin holds."""
 
     def paint(figure: Figure) -> None:
@@ -89,11 +94,12 @@ def reliability_svg(bins: Mapping[str, Sequence[ReliabilityBin]], styles: Mappin
         upper.plot([0, 1], [0, 1], color=COLOUR["rule"], linewidth=1)
         for place, (role, found) in enumerate(bins.items()):
             x, y = [one.mean_probability for one in found], [one.viral_fraction for one in found]
-            _line(upper, x, y, styles[role], marker="o", markersize=4.5)
+            _line(upper, x, y, styles[role], marker="o", markersize=4.5, label=role)
             total, width = sum(one.rows for one in found), 0.08 / len(bins)
             left = [one.low + 0.01 + place * width for one in found]
             heights = [one.rows / total for one in found]
             lower.bar(left, heights, width, align="edge", color=COLOUR[styles[role].variable])
+        _add_legend(upper, legend)
         upper.set(ylabel="of these, viral (share)", xlim=(-0.01, 1.01), ylim=(-0.02, 1.02))
         lower.set(ylabel="frames\n(share)", xlabel="calibrated probability of virus", ylim=(0, None))
 
@@ -158,6 +164,11 @@ def _unit_square(figure: Figure, x_label: str, y_label: str) -> Any:  # noqa: AN
 
 def _line(axes: Any, x: object, y: object, style: Style, **more: object) -> None:  # noqa: ANN401
     axes.plot(x, y, color=COLOUR[style.variable], linestyle=(0, style.dashes or None), linewidth=2, **more)
+
+
+def _add_legend(axes: Any, legend: bool) -> None:  # noqa: ANN401
+    if legend:
+        axes.legend(frameon=False, labelcolor=COLOUR["ink"], handlelength=3)
 
 
 def _truth_and_score(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:

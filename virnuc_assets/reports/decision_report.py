@@ -54,9 +54,8 @@ def render_html(decision: Decision, evidence: Evidence, links: Sequence[tuple[st
     for text, address in links:
         if urlsplit(address).scheme not in ("", "http", "https", "file"):
             raise VirnucError(f"report link {text!r}: expected an http, https or file address, found {address!r}")
-    style_of = charts.styles(decision.variants)
     groups = sorted_groups(decision)
-    drawn = _charts(decision, evidence, groups, style_of)
+    drawn = _charts(decision, evidence, groups)
     return (
         _environment()
         .get_template(TEMPLATE)
@@ -65,7 +64,7 @@ def render_html(decision: Decision, evidence: Evidence, links: Sequence[tuple[st
             roles=decision.variants,
             comparison=decision.comparison,
             confidence=f"{100 * decision.settings['confidence']:g} %",
-            styles=style_of,
+            styles=charts.styles(decision.variants),
             charts={name: Markup(svg) for name, svg in drawn.items()},  # noqa: S704 -- matplotlib has escaped the names
             groups=groups,
             not_measured=not_measured(decision),
@@ -74,15 +73,20 @@ def render_html(decision: Decision, evidence: Evidence, links: Sequence[tuple[st
     )
 
 
-def markdown_summary(decision: Decision) -> str:
-    """A short account for a metadata field: outcome, reasons, one line for each criterion."""
+def verdict(decision: Decision) -> str:
+    """Outcome, reasons and next step as Markdown."""
     lines = [f"## {decision.outcome}", ""]
     if decision.miniatures:
         lines += [f"**Miniature encoders: {MINIATURE_WARNING}.** ({markdown_cell(', '.join(decision.miniatures))})", ""]
     lines += [f"- {markdown_cell(reason)}" for reason in decision.reasons]
     if decision.next_step:
         lines += ["", f"Next step: {markdown_cell(decision.next_step)}"]
-    lines += ["", "| criterion | value | interval | threshold | outcome |", "|---|---|---|---|---|"]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_summary(decision: Decision) -> str:
+    """The verdict, and one line for each criterion."""
+    lines = [verdict(decision), "| criterion | value | interval | threshold | outcome |", "|---|---|---|---|---|"]
     lines += [
         # A name of words, which narrow terminals can wrap.
         f"| {' | '.join((c.name.replace('_', ' '), value_text(c), interval_text(c), threshold_text(c), c.outcome))} |"
@@ -115,22 +119,27 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _charts(
-    decision: Decision, evidence: Evidence, groups: list[GroupDrop], style_of: Mapping[str, charts.Style]
-) -> dict[str, str]:
-    """Chart → SVG, matplotlib having escaped the groups' names; without those that there is nothing to draw for."""
-    rows = {role: usable_rows(variant)[0] for role, variant in evidence.variants.items()}
+def curves(decision: Decision, evidence: Evidence, legend: bool) -> dict[str, str]:
+    """ROC, precision-recall and reliability as SVG, as `charts` draws them; without those that lack their rows."""
+    rows, style_of = (
+        {role: usable_rows(one)[0] for role, one in evidence.variants.items()},
+        charts.styles(decision.variants),
+    )
     usable = {role: table for role, table in rows.items() if table is not None}
     bins = {role: found.calibration.bins for role, found in performances(decision).items()}
     sides = {role: one for role, one in bins.items() if role in ("candidate", "baseline")}
     found = {}
     if usable:
-        found = {
-            "roc": charts.roc_svg(usable, style_of),
-            "precision_recall": charts.precision_recall_svg(usable, style_of),
-        }
+        found["roc"] = charts.roc_svg(usable, style_of, legend)
+        found["precision_recall"] = charts.precision_recall_svg(usable, style_of, legend)
     if sides:
-        found["reliability"] = charts.reliability_svg(sides, style_of)
+        found["reliability"] = charts.reliability_svg(sides, style_of, legend)
+    return found
+
+
+def _charts(decision: Decision, evidence: Evidence, groups: list[GroupDrop]) -> dict[str, str]:
+    """Chart → SVG, matplotlib having escaped the groups' names; without those that there is nothing to draw for."""
+    found = curves(decision, evidence, legend=False)
     if groups:
         found["drops"] = charts.drops_svg(groups, decision.settings["max_group_drop"])
     if decision.power is not None:

@@ -70,8 +70,12 @@ def _themed(tag: str, name: str) -> str:
 
 def picture(svg: str) -> str:
     """A data URI of an SVG with the page's light colours, for what shows pictures but not our CSS."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(in_light_colours(svg).encode()).decode()}"
+
+
+def in_light_colours(svg: str) -> str:
+    """An SVG that can be a file of its own."""
     page = pages.environment().get_template("style.css.jinja").render()
     colours = dict(re.findall(r"--([\w-]+): (#\w+)", page[: page.index("}")]))
     opened = svg.replace("<svg ", f'<svg style="background:{colours["page"]}" ', 1)
-    text = re.sub(r"var\(--([\w-]+)\)", lambda name: colours[name[1]], opened)
-    return f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}"
+    return re.sub(r"var\(--([\w-]+)\)", lambda name: colours[name[1]], opened)

@@ -151,12 +151,6 @@ class Download:
     entries: list[Entry]
     files: Mapping[str, Fetched]
 
-    @property
-    def drawn(self) -> dict[str, list[str]]:
-        """Names of the entries by directory."""
-        directories = (VIRAL, *HOSTS)
-        return {name: [entry.name for entry in self.entries if entry.directory == name] for name in directories}
-
 
 def download_release(settings: RefseqSettings, folder: Path, fetcher: Fetcher, report: Progress) -> Download:
     """Fetch the release's list and the files to take, then write `folder/MANIFEST.tsv`.

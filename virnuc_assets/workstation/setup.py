@@ -22,7 +22,7 @@ from virnuc_assets.defs.launchers.local import LocalRunLauncher
 from virnuc_assets.defs.launchers.steps import GPU_POOL
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.tracking import EXPERIMENT, misplaced
+from virnuc_assets.defs.tracking import EXPERIMENT, EXPERIMENT_TAGS, VIEW, misplaced
 from virnuc_assets.encoders.registry import encoder_named, graph_encoder
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import Settings
@@ -63,6 +63,16 @@ def _mlflow_database(settings: Settings) -> Path:
 def mlflow_server_url(settings: Settings) -> str:
     """Where MLflow shows its runs."""
     return tracking_uri(settings) if settings.tracking.of_others else settings.servers.mlflow_url
+
+
+def mlflow_page(settings: Settings) -> str:
+    """The page to open first: the trainings, where the store is this project's own; else the server's first page."""
+    url = mlflow_server_url(settings)
+    if settings.tracking.uri:
+        return url
+    with contextlib.closing(sqlite3.connect(_mlflow_database(settings))) as connection:
+        found = connection.execute("SELECT experiment_id FROM experiments WHERE name = ?", [EXPERIMENT]).fetchone()
+    return f"{url}/#/experiments/{found[0]}/runs?{VIEW}" if found else url
 
 
 def artifact_location(settings: Settings) -> str | None:
@@ -212,6 +222,9 @@ def _make_mlflow_store(settings: Settings, log: Callable[[str], None]) -> None:
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
-        client.create_experiment(EXPERIMENT, artifact_location=location)
+        client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS)
     elif location and experiment.artifact_location != location:
         raise VirnucError(misplaced(uri, experiment.artifact_location, location))
+    else:
+        for name, value in EXPERIMENT_TAGS.items():
+            client.set_experiment_tag(experiment.experiment_id, name, value)

@@ -35,7 +35,7 @@ from virnuc_assets.workstation.device_lock import give_back, holder, lock_of, ta
 from virnuc_assets.workstation.setup import (
     artifact_location,
     dagster_home,
-    mlflow_server_url,
+    mlflow_page,
     require_set_up,
     tracking_uri,
 )
@@ -100,7 +100,7 @@ class _Servers:
         try:
             self._start_missing()
             self._log(f"Dagster UI   {self._settings.servers.dagster_url}")
-            self._log(f"MLflow       {mlflow_server_url(self._settings)}\nCtrl-C stops all services.")
+            self._log(f"MLflow       {mlflow_page(self._settings)}\nCtrl-C stops all services.")
             while not self._stop:
                 time.sleep(_POLL_SECONDS)
                 if (dead := self._dead()) and not self._replace(dead):

@@ -131,8 +131,14 @@ def test_metrics_are_in_mlflow_while_it_runs_and_a_killed_run_is_continued(tuned
     assert runs[1].data.params["learning_rate"] == "0.002"
     event = finetuned(tuned.results[0])
     metadata = {name: value.value for name, value in event.metadata.items()}
-    shown = {name: facts[name] for name in ("best", "steps", "settings", "rows")}
-    assert metadata == {**metadata, **shown, "trained": True, "folder": str(folder_of(tuned))}
+    numbers = {
+        "steps": facts["steps"],
+        **{f"best_{name}": value for name, value in facts["best"].items()},
+        **{f"{split}_rows": rows for split, rows in facts["rows"].items()},
+    }
+    assert metadata == {**metadata, **numbers, "trained": True, "folder": str(folder_of(tuned))}
+    settings = {row.data["name"]: row.data["value"] for row in metadata["settings"]}
+    assert settings == {name: str(value) for name, value in facts["settings"].items()}
     assert (event.tags or {})["dagster/data_version"] == folder_digest(folder_of(tuned))
 
 
@@ -163,7 +169,7 @@ def table(project: Project, asset: str) -> Path:
 def test_a_test_record_that_was_read_is_named_and_nothing_is_trained_or_scored(tuned: Finished) -> None:
     passed, records = check_of(tuned.results[0]), facts_of(tuned)["provenance"]["records"]
     assert passed.passed
-    assert passed.metadata["records"].value == {subset: len(ids) for subset, ids in records.items()}
+    assert {s: passed.metadata[f"{s}_records"].value for s in records} == {s: len(ids) for s, ids in records.items()}
     split = read_table(tuned.workspace.layout.whole("train_test_split")).to_pylist()
     assert {subset: set(ids) for subset, ids in records.items()} == {
         subset: {row["record_id"] for row in split if row["split"] == subset} for subset in ("train", "validation")

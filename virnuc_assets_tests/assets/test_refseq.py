@@ -67,8 +67,11 @@ def test_from_the_release_to_its_shards(project: Project, server: FileServer) ->
     size = sum(len(content) for path, content in server.files.items() if path.endswith(".gz"))
     counted = {"release": NUMBER, "seed": 42, "files": 8, "files_fetched": 8, "files_reused": 0}
     assert {name: first[name] for name in counted} == counted
-    assert (first["bytes"], first["bytes_received"], first["without_genbank"]) == (size, size, [])
-    assert first["draw"]["vertebrate_mammalian"] == ["vertebrate_mammalian.4.1"]
+    assert (first["bytes"], first["bytes_received"]) == (size, size)
+    drawn = [record.data for record in first["draw"]]
+    assert all(row["genbank"] for row in drawn)
+    (mammal,) = (row["fasta"] for row in drawn if row["directory"] == "vertebrate_mammalian")
+    assert mammal == "vertebrate_mammalian.4.1.genomic.fna.gz"
     assert failures(project.job(PLAN_REFERENCE_JOB)) == []
     assert read_plan(project.workspace.layout.plan("reference")).sources.keys() == {
         "phiX174",

@@ -148,9 +148,11 @@ def test_settings_and_removed_tables_ask_for_exactly_what_follows_from_them(know
     )
     by_domain = {check.asset_key.path[0]: check for check in checked.get_asset_check_evaluations()}
     assert by_domain["samples"].passed and not by_domain["reference"].passed
-    assert by_domain["reference"].metadata["first_faults"].value == [
-        f"partition {shard}: missing or stale: materialize reference/kmer_dna_embeddings, reference/kmer_features"
-    ]
+    (fault,) = by_domain["reference"].metadata["first_faults"].value  # type: ignore[misc]
+    assert fault.data == {
+        "where": f"partition {shard}",
+        "fault": "missing or stale: materialize reference/kmer_dna_embeddings, reference/kmer_features",
+    }
     assert demo(known) == 1
     assert removed.is_file() and stale(known) == Stale()
     for path in (layout.whole("train_test_split"), layout.sample_report(SAMPLE) / "summary.tsv"):

@@ -67,7 +67,7 @@ class Folder:
         """Files that the metadata of the latest plan name."""
         event = self.instance.get_latest_materialization_event(SAMPLES.key("shard_plan"))
         assert event and event.asset_materialization
-        return dict(event.asset_materialization.metadata[what].value)
+        return {row.data["file"]: row.data["reason"] for row in event.asset_materialization.metadata[what].value}
 
 
 @pytest.fixture

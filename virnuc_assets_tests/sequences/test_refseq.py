@@ -190,7 +190,7 @@ def test_a_release_is_fetched_and_catalogued(
     sources = read_catalogue(tmp_path)
     assert [source.name for source in sources] == [entry.name for entry in done.entries]
     assert [(s.name, s.group) for s in sources if s.label == "viral"] == [(f"viral.{n}.1", "viral") for n in (1, 2)]
-    (plant,) = done.drawn["plant"]
+    (plant,) = (entry.name for entry in done.entries if entry.directory == "plant")
     (host,) = (source for source in sources if source.label == "host")
     assert (host.name, host.group, host.origin) == (plant, "plant", f"{server.url}/plant/{plant}.genomic.fna.gz")
     for source in sources:

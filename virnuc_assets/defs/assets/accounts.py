@@ -67,6 +67,8 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
         """A line for every record of every reference source: scored, skipped or failed, why, and its chunks and frames.
 
         Records in = scored + skipped + failed; chunks, and six frames a chunk, = kept + dropped by reason.
+
+        If its check fails, frames of a shard are missing or stale: materialize reference/translated_proteins, then it.
         """
         inputs, provenance = inputs_of(context), ledger_provenance(context.instance, workspace)
 
@@ -77,7 +79,13 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 
         outcome = made_table(layout.whole(LEDGER), provenance, batches)
         table = read_table(layout.whole(LEDGER), reference_ledger_schema())
-        metadata = {**outcome.metadata, **ledger_totals(table), "by_source": shown_rows(_by_source(table))}
+        totals = ledger_totals(table)
+        metadata = {
+            **outcome.metadata,
+            **{name: total for name, total in totals.items() if ": " not in name},
+            "by_reason": shown_rows(_by_reason(table)),
+            "by_source": shown_rows(_by_source(table)),
+        }
         return whole_result(inputs, outcome.data_version, metadata)
 
     return [reference_ledger]
@@ -97,6 +105,12 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
         return result(faults, records=table.num_rows)
 
     return [every_reference_record_is_accounted_for]
+
+
+def _by_reason(table: pa.Table) -> pa.Table:
+    """Records by what became of them, and why."""
+    counts = table.group_by(["disposition", "reason"]).aggregate([([], "count_all")])
+    return counts.rename_columns({"count_all": "records"}).sort_by([("records", "descending")])
 
 
 def _by_source(table: pa.Table) -> pa.Table:

@@ -3,7 +3,7 @@
 The split, which belongs to the group, too, is in `split`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +23,13 @@ from virnuc_assets.defs.assets.reference import (
 from virnuc_assets.defs.assets.split import split_asset, split_check
 from virnuc_assets.defs.automation import retraining_condition
 from virnuc_assets.defs.checks import result
+from virnuc_assets.defs.measured import Measured
+from virnuc_assets.defs.metadata import shown_encoders, shown_facts, shown_table
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import encoder_version, variant_fingerprints
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS, made_table
-from virnuc_assets.defs.tracking import MlflowTracking
+from virnuc_assets.defs.tracking import EvaluationLog, MlflowTracking, Table
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, training_place, whole_result
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.storage.digests import digest_of
@@ -36,13 +38,12 @@ from virnuc_assets.storage.tables import content_digest, read_provenance, read_t
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import ClassifierDescription
-    from virnuc_assets.classifier.metrics import GroupAccuracy, Performance
     from virnuc_assets.classifier.training import Fit
 
 GROUP = "classifiers"
 ABLATIONS = "ablations"
 # Of a classifier's description, on its page.
-_SHOWN = ("dna_dim", "protein_dim", "merged_dim", "best_epoch", "temperature", "data_digest", "encoders")
+_SHOWN = ("dna_dim", "protein_dim", "merged_dim", "best_epoch", "temperature", "data_digest")
 
 
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
@@ -72,8 +73,9 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         owners=OWNERS,
         code_version=code_version("3", workspace.settings.training, *encoders),
         automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
-        description=f"VirNucPro's MLP on {variant.dna} + {variant.protein} features, stopped on validation rows.\n\n"
-        "Logged in MLflow with its dims, an entry for each epoch, and registered; no alias moves.",
+        description=f"VirNucPro's MLP on {variant.dna} + {variant.protein} features, stopped on validation rows. "
+        "It is logged in MLflow with an entry for each epoch, and registered; no alias moves.\n\n"
+        "If its check fails, features, split or settings changed since: materialize it again, then its evaluation.",
     )
     def classifier(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         inputs, fit = inputs_of(context), _fit(context.instance, workspace, variant)
@@ -87,15 +89,42 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         metadata = {
             "trained": not reused,
             **{name: getattr(description, name) for name in _SHOWN},
-            **fit.row_counts,
+            "encoders": shown_encoders(
+                description.encoders, {"dna": fit.dims["dna_dim"], "protein": fit.dims["protein_dim"]}
+            ),
+            **{f"{split}_rows": len(drawn.labels) for split, drawn in fit.drawn.items()},
+            "rows_by_group": _drawn_rows(fit),
             "digest": description.weights_sha256,
-            "training": workspace.settings.training.model_dump(),
+            "training": shown_facts(workspace.settings.training.model_dump()),
             "folder": dg.MetadataValue.path(str(folder)),
             "mlflow_run": tracking.link(tracking.find_training(description.weights_sha256)),
         }
         return whole_result(inputs, description.weights_sha256, metadata)
 
     return classifier
+
+
+def _drawn_rows(fit: "Fit") -> dg.TableMetadataValue:
+    """Rows of training and validation by label and group: drawn so that labels are balanced, of those available."""
+    groups = dict.fromkeys(group for drawn in fit.drawn.values() for group in drawn.available)
+    return shown_table(
+        {
+            "group": group,
+            **{
+                f"{split}_{what}": counts.get(group, 0)
+                for split, drawn in fit.drawn.items()
+                for what, counts in (("rows", drawn.counts), ("available", drawn.available))
+            },
+        }
+        for group in groups
+    )
+
+
+def _tables(fit: "Fit") -> list[Table]:
+    """What a classifier is trained on."""
+    digest = digest_of({shard: content_digest(path) for shard, path in fit.features.items()})
+    key = REFERENCE.key(f"{fit.variant.name}_features").to_user_string()
+    return [Table(key, digest, "train"), Table(SPLIT, content_digest(fit.split), "train")]
 
 
 def _train(
@@ -108,7 +137,8 @@ def _train(
     name = fit.variant.name
     tags = {"variant": name, "protein_encoder": workspace.encoder(fit.variant.protein).name}
     training = f"{workspace.settings.profile}/{name}"
-    with tracking.training(training, f"{name} classifier", dagster_run_id, tags, fit.params()):
+    with tracking.training(training, f"{name} classifier", dagster_run_id, tags, fit.params()) as run_id:
+        tracking.log_tables(run_id, _tables(fit))
         device = resolve_device(workspace.settings.encoding.device)
         trained = fit.train(scratch, tracking.log_epoch, str(device))
 
@@ -162,11 +192,13 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
     def evaluation(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         """Scores of all test frames, none of whose relatives was trained on, with the metrics they amount to.
 
-        Metrics of frames, chunks and records; calibration, abstain band, groups and lengths. They join the MLflow run
-        that trained the classifier.
+        Metrics of frames, chunks and records, curves, and a card of the model join the MLflow run that trained it.
+
+        If its check fails, the split changed since: materialize it again; if it fails by itself, the classifier first.
         """
         from virnuc_assets.classifier.datasets import evaluation_table, rows_of_split
         from virnuc_assets.classifier.scoring import ServingClassifier
+        from virnuc_assets.reports.model_card import ModelCard
 
         inputs, features = inputs_of(context), current_features(context.instance, workspace, variant)
         split = current_split(context.instance, workspace)
@@ -186,42 +218,31 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
 
         provenance = evaluation_provenance(features, split, classifier.digest)
         outcome = made_table(workspace.layout.whole(name), provenance, batches)
-        metrics, groups = measured(workspace, name, classifier.description.temperature)
-        tags = {"table.evaluation": outcome.data_version, "table.split": content_digest(split)}
-        run_id = tracking.log_to_training(classifier.digest, {f"test_{k}": v for k, v in metrics.items()}, tags)
-        metadata = {**outcome.metadata, **metrics, **groups, "mlflow_run": tracking.link(run_id)}
+        found = measured(workspace, name, classifier.description.temperature)
+        links = {
+            "asset": tracking.dagster_asset(f"{variant.name}_classifier"),
+            "run of the evaluation": tracking.dagster_run(context.run.run_id),
+        }
+        rule = workspace.settings.split.model_dump(mode="json")
+        card = ModelCard(classifier.description, read_table(split).to_pylist(), rule, found.performance, links)
+        results = EvaluationLog(
+            found.test_metrics,
+            {"table.evaluation": outcome.data_version, "table.split": content_digest(split)},
+            {**found.files, "model_card.md": card.text()},
+            [Table(name, outcome.data_version, "test")],
+            card.summary(),
+        )
+        run_id = tracking.log_to_training(classifier.digest, results)
+        metadata = {**found.metadata(), "mlflow_run": tracking.link(run_id), **outcome.metadata}
         return whole_result(inputs, outcome.data_version, metadata)
 
     return evaluation
 
 
-def measured(
-    workspace: Workspace, evaluation: str, temperature: float | None
-) -> tuple[dict[str, float], dict[str, dict[str, str]]]:
-    """Metrics of a stored evaluation; and what is right of each group, and of each range of record lengths."""
-    from virnuc_assets.classifier.metrics import performance
-
+def measured(workspace: Workspace, evaluation: str, temperature: float | None) -> Measured:
+    """What a stored evaluation amounts to."""
     table = read_table(workspace.layout.whole(evaluation), evaluation_schema())
-    found = performance(table, temperature, workspace.settings.evaluation)
-    groups = {"correct_by_group": _counts(found.groups), "correct_by_record_length": _counts(found.lengths)}
-    return _flat_metrics(found), groups
-
-
-def _flat_metrics(found: "Performance") -> dict[str, float]:
-    """A performance as names and numbers: frames' metrics by their plain names, those of other levels with theirs."""
-    flat = dict(found.levels["frame"])
-    for level in ("chunk", "record"):
-        flat |= {f"{level}_{name}": value for name, value in found.levels[level].items()}
-    calibration, abstention = found.calibration, found.abstention
-    flat |= {"brier_calibrated": calibration.brier, "ece_calibrated": calibration.ece}
-    if calibration.temperature is not None:
-        flat["temperature"] = calibration.temperature
-    flat["chunks_called_share"] = abstention.called / abstention.chunks
-    return flat if abstention.accuracy is None else flat | {"chunks_called_accuracy": abstention.accuracy}
-
-
-def _counts(groups: Iterable["GroupAccuracy"]) -> dict[str, str]:
-    return {f"{one.label} {one.group}": f"{one.correct} of {one.rows}" for one in groups}
+    return Measured.of(evaluation.removesuffix("_evaluation"), table, temperature, workspace.settings.evaluation)
 
 
 def evaluation_check(workspace: Workspace, asset: str) -> dg.AssetChecksDefinition:
@@ -257,7 +278,12 @@ def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=ABLATIONS,
-        deps=[*(REFERENCE.key(f"{variant.name}_features") for variant in variants), SPLIT],
+        # The classifiers of both come first: in MLflow these runs are shown below theirs.
+        deps=[
+            *(REFERENCE.key(f"{variant.name}_features") for variant in variants),
+            *(f"{variant.name}_classifier" for variant in variants),
+            SPLIT,
+        ],
         group_name=GROUP,
         kinds={"parquet", "mlflow"},
         owners=OWNERS,
@@ -268,6 +294,8 @@ def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
         """Test scores of classifiers that read one encoder's vectors alone: DNA only, each protein encoder only.
 
         Same rows, split and settings as the classifiers of both; what those do better is what joining is worth.
+
+        If its check fails, the split changed since: materialize it again.
         """
         from virnuc_assets.classifier.metrics import performance
 
@@ -328,17 +356,18 @@ def _trained_alone(
     """Train on one encoder's columns inside an MLflow run, and score the test rows."""
     from virnuc_assets.classifier.calls import frame_calls
     from virnuc_assets.classifier.datasets import evaluation_table, scores_of
-    from virnuc_assets.classifier.metrics import performance
     from virnuc_assets.encoders.machine import resolve_device
 
-    device = str(resolve_device(workspace.settings.encoding.device))
-    training = f"{workspace.settings.profile}/{name}_alone"
-    with tracking.training(training, f"{name} alone", dagster_run_id, {"ablation": name}, fit.params()):
+    device, profile = str(resolve_device(workspace.settings.encoding.device)), workspace.settings.profile
+    tags = {"ablation": name, **tracking.child_of(f"{profile}/{fit.variant.name}")}
+    with tracking.training(f"{profile}/{name}_alone", f"{name} alone", dagster_run_id, tags, fit.params()) as run_id:
+        tracking.log_tables(run_id, _tables(fit))
         trained = fit.train(scratch, tracking.log_epoch, device)
         scored = fit.scored(trained.model, "test")
         calls = pa.array(frame_calls(scores_of(scored)), pa.string())
         lengths = record_lengths(workspace)
         table = evaluation_table(scored, scored.append_column("call", calls), read_table(fit.split), lengths)
-        found = performance(table, trained.temperature, workspace.settings.evaluation)
-        tracking.log_epoch(trained.best_epoch, {f"test_{name}": v for name, v in _flat_metrics(found).items()})
+        found = Measured.of(f"{name} alone", table, trained.temperature, workspace.settings.evaluation)
+        tracking.log_epoch(trained.best_epoch, found.test_metrics)
+        tracking.log_files(run_id, found.files)
     return table.add_column(0, "encoder", pa.array([name] * table.num_rows, pa.string()))

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from virnuc_assets.defs.automation import stage_condition
 from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
+from virnuc_assets.defs.metadata import shown_facts
 from virnuc_assets.defs.partitions import ShardSet, group_of
 from virnuc_assets.defs.provenance import (
     FRAMES,
@@ -59,7 +60,9 @@ def _embeddings_asset(workspace: Workspace, shards: ShardSet, name: str) -> dg.A
     embed.__doc__ = (
         f"Vectors of `{spec.column}` by {spec.name}, one per frame, in the order of the frames.\n\n"
         f"Mean over {spec.pooling}, in {precision}; loaded once per run, frames streamed in windows. A sequence "
-        "that any table of this encoder holds already is copied from there."
+        "that any table of this encoder holds already is copied from there.\n\n"
+        "If a check fails, remove the table that metadata name and materialize it again; where vectors are still not "
+        "finite, set precision to fp32."
     )
     return sharded_asset(
         workspace,
@@ -107,7 +110,7 @@ class EmbeddingRun:
         if embedded:
             facts |= {"device": str(self._encoder.device), "token_budget": self._encoder.token_budget}
         counts = {"embedded": embedded, "reused": outcome.metadata["rows"] - embedded}
-        return outcome.with_metadata(**facts, fingerprint=self._fingerprint, **counts)
+        return outcome.with_metadata(**facts, fingerprint=shown_facts(self._fingerprint), **counts)
 
     def _embed(self, shard: str, windows: Iterator[pa.Table]) -> Generator[pa.Table, None, None]:
         from virnuc_assets.encoders.embedding import embed_windows
@@ -227,7 +230,8 @@ def _features_asset(workspace: Workspace, shards: ShardSet, variant: Variant) ->
 
     merge.__doc__ = (
         f"Vectors of {variant.dna} and {variant.protein}, joined by frame_id in the order of the frames.\n\n"
-        "An id that is missing in one table, or an embedding of another encoder than today's, is refused."
+        "An id that is missing in one table, or an embedding of another encoder than today's, is refused.\n\n"
+        "If its check fails, materialize the embeddings of both encoders again, then it."
     )
     return sharded_asset(
         workspace,

@@ -11,10 +11,11 @@ from virnuc_assets.defs.assets.accounts import LEDGER
 from virnuc_assets.defs.assets.reference import SPLIT, current_frames, current_split
 from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
+from virnuc_assets.defs.metadata import shown_facts
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS
-from virnuc_assets.defs.tracking import MlflowTracking
+from virnuc_assets.defs.tracking import MlflowTracking, Table
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, training_place, whole_result
 from virnuc_assets.encoders.checkpoints import (
     FINETUNING_FILE,
@@ -74,7 +75,8 @@ def _finetuned_asset(workspace: Workspace, name: str) -> dg.AssetsDefinition:
         pool=GPU_POOL,
         op_tags=gpu_op_tags(workspace.settings),
         description=f"{name} fine-tuned by LoRA ({settings.objective}) on training frames, stopped on validation "
-        "frames, merged into a checkpoint; test frames are never read. A run that was killed continues.",
+        "frames, merged into a checkpoint; test frames are never read. A run that was killed continues.\n\n"
+        "If its check fails, records that it read are test records by now: materialize it again.",
     )
     def finetuned(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         inputs, provenance = inputs_of(context), _todays_provenance(context.instance, workspace, name)
@@ -90,8 +92,11 @@ def _finetuned_asset(workspace: Workspace, name: str) -> dg.AssetsDefinition:
         assert facts is not None  # noqa: S101 - for mypy
         metadata = {
             "trained": is_new,
-            **{key: facts[key] for key in ("best", "steps", "resumed_from_step", "rows", "device", "settings")},
-            "base": provenance["base"],
+            **{key: facts[key] for key in ("steps", "resumed_from_step", "device")},
+            **{f"best_{measure}": value for measure, value in facts["best"].items()},
+            **{f"{split}_rows": rows for split, rows in facts["rows"].items()},
+            "settings": shown_facts(facts["settings"]),
+            "base": shown_facts(provenance["base"]),
             "folder": dg.MetadataValue.path(str(folder)),
             "mlflow_run": tracking.link(facts["provenance"]["mlflow_run"]),
         }
@@ -123,6 +128,7 @@ def _finetune(
         training_place(workspace, tuned.name, context.log.info),
         tracking.training(training, tuned.name, context.run.run_id, tags, params) as run_id,
     ):
+        tracking.log_tables(run_id, _tables(provenance))
         job = FinetuneJob(
             base,
             train=Examples(*draw(split="train")),
@@ -135,6 +141,11 @@ def _finetune(
         )
         work = workspace.layout.var / GROUP / tuned.name
         return finetune(job, work, _folder(workspace, name), tracking.log_epoch)
+
+
+def _tables(provenance: Mapping[str, Any]) -> list[Table]:
+    frames = Table(REFERENCE.key("translated_proteins").to_user_string(), provenance["frames"], "train")
+    return [frames, Table(SPLIT, provenance["split"], "train")]
 
 
 def _todays_provenance(instance: dg.DagsterInstance, workspace: Workspace, name: str) -> dict[str, Any]:
@@ -195,7 +206,8 @@ def _check(workspace: Workspace, name: str) -> dg.AssetChecksDefinition:
         """Every record that was read is in the same split today, so that neither it nor a relative is tested."""
         faults = leaks(workspace, asset_name(name), current_split(context.instance, workspace))
         facts = _stored_facts(_folder(workspace, name)) or {}
-        return result(faults, records={subset: len(ids) for subset, ids in facts["provenance"]["records"].items()})
+        records = {subset: len(ids) for subset, ids in facts["provenance"]["records"].items()}
+        return result(faults, train_records=records["train"], validation_records=records["validation"])
 
     return check
 

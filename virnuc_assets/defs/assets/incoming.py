@@ -7,6 +7,7 @@ from typing import Any, Literal
 import dagster as dg
 
 from virnuc_assets.defs.assets.shards import PLAN, SHARDS, changed_partitions, shards_spec
+from virnuc_assets.defs.metadata import shown_table
 from virnuc_assets.defs.partitions import SAMPLES, group_of, register, unregister_all_but
 from virnuc_assets.defs.provenance import plan_digest
 from virnuc_assets.defs.resources import Workspace
@@ -57,6 +58,9 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
         A broken file fails this asset by name, and is no sample any more if it was one; the others are planned and
         registered all the same. A new file with the records of another sample is a duplicate: it is noted with that
         sample's name, and has no shards. A file that is written to while it is read stays what it was, and waits.
+
+        If it fails, correct or remove the files that it names, and the sensor plans them; if its check fails,
+        materialize it again.
         """
         require_layout(layout)
         files = visible_files(settings.incoming)
@@ -78,12 +82,16 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
             "shards": sum(map(len, versions.values())),
             "samples_added": len(added),
             "samples_removed": len(removed),
-            "duplicates": found.duplicates,
-            "still_written": found.still_written,
+            "duplicates": _files(found.duplicates),
+            "still_written": _files(found.still_written),
         }
         yield dg.MaterializeResult(metadata=facts, data_version=dg.DataVersion(digest_of(versions)))
 
     return [sample_plan, shards_spec(SAMPLES, "Samples, as their files were planned.")]
+
+
+def _files(reasons: Mapping[str, str]) -> dg.TableMetadataValue:
+    return shown_table(({"file": file, "reason": why} for file, why in reasons.items()), ("file", "reason"))
 
 
 def _shard_digests(workspace: Workspace, sample: str, plan: ShardPlan) -> list[str]:

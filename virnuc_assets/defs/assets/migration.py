@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +18,19 @@ from virnuc_assets.defs.assets.virnucpro import imported_provenance, imported_va
 from virnuc_assets.defs.automation import decision_condition
 from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
+from virnuc_assets.defs.metadata import shown_pictures, shown_table
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import encoder_fingerprint, encoder_version
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import DATA_VERSION, OWNERS, peak_memory_mb
-from virnuc_assets.defs.tracking import MlflowTracking
+from virnuc_assets.defs.tracking import MlflowTracking, Table
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, latest, whole_result
 from virnuc_assets.encoders.registry import EncoderSpec, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import evaluation_schema
-from virnuc_assets.storage.tables import is_made_by, read_rows, read_table, require_content
+from virnuc_assets.storage.tables import content_digest, is_made_by, read_rows, read_table, require_content
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import ClassifierDescription
@@ -76,6 +77,8 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
         Each in a fresh process, in the same precision; they take turns in short rounds. What was
         measured of today's encoders by today's settings is kept, unless the run's config says `again: true`.
+
+        If its check fails, an encoder or a setting changed since: materialize it again on an idle machine.
         """
         from virnuc_assets.migration.benchmark import benchmark_encoders
         from virnuc_assets.workstation.device_lock import DeviceLock
@@ -99,13 +102,22 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
         rates = {f"{name}_sequences_per_s": round(float(found["sequences_per_s"]), 1) for name, found in stored.items()}
         metadata: dict[str, Any] = {
             **rates,
-            "measured": stored,
+            "measured": _benchmark_table(stored),
             "peak_memory_mb": peak_memory_mb(),
             "file": dg.MetadataValue.path(str(path)),
         }
         return whole_result(inputs, digest_of(stored), metadata)
 
     return encoder_benchmark
+
+
+def _benchmark_table(measured: Mapping[str, Mapping[str, Any]]) -> dg.TableMetadataValue:
+    """A line for each encoder; of its rounds only how many there were."""
+    rounds = "round_seconds"
+    return shown_table(
+        {"name": name, **{key: value for key, value in found.items() if key != rounds}, "rounds": len(found[rounds])}
+        for name, found in measured.items()
+    )
 
 
 def _language_models(workspace: Workspace) -> dict[str, EncoderSpec]:
@@ -259,8 +271,11 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
         evidence never fails this asset: it is NO DECISION. Where a step before it fails, Dagster skips it; its
         automation condition then requests it by itself, so that no older verdict remains. Evidence, tables and pages
         are in one folder, from which `virnuc decide --from` computes all of it again.
+
+        If a check fails, read its faults: materialize what is missing or stale, or, where the pages are not
+        reproduced, restore the folder or decide again.
         """
-        from virnuc_assets.reports.decision_report import markdown_summary
+        from virnuc_assets.reports.decision_bundle import REPORT_FILE
 
         inputs, evidence = inputs_of(context), gather_evidence(context.instance, workspace)
         basis = digest_of([evidence.digest(), context.assets_def.code_versions_by_key[context.asset_key]])
@@ -270,14 +285,12 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
             return whole_result(inputs, (made.tags or {})[DATA_VERSION], made.metadata)  # same evidence and criteria
         decision, run_id = _decide(tracking, workspace, evidence, folder, context.run.run_id)
         metadata = {
-            "outcome": decision.outcome,
-            "reasons": list(decision.reasons),
-            "summary": dg.MetadataValue.md(markdown_summary(decision)),
-            "criteria": {criterion.name: criterion.outcome for criterion in decision.criteria},
+            **_shown_decision(decision, evidence),
             "settings_digest": decision.settings_digest,
             "basis": basis,
             "files": _files_digest(folder),
             "report": dg.MetadataValue.path(str(workspace.layout.whole(DECISION, ".html"))),
+            "open_report": tracking.link(run_id, REPORT_FILE),
             "mlflow_run": tracking.link(run_id),
         }
         return whole_result(inputs, digest_of(decision.to_json()), metadata)
@@ -285,11 +298,51 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
     return migration_decision
 
 
+def _shown_decision(decision: "Decision", evidence: "Evidence") -> dict[str, Any]:
+    """The verdict for its page; values of the criteria as numbers, which plot over time."""
+    from virnuc_assets.reports.decision_report import curves, verdict
+
+    values = {criterion.name: criterion.value for criterion in decision.criteria if criterion.value is not None}
+    return {
+        "outcome": decision.outcome,
+        "summary": dg.MetadataValue.md(verdict(decision)),
+        "criteria": shown_table(
+            {name: getattr(criterion, name) for name in ("name", "outcome", "value", "low", "high", "comparison")}
+            | {"threshold": criterion.threshold, "unit": criterion.unit, "explanation": criterion.explanation}
+            for criterion in decision.criteria
+        ),
+        "criteria_met": sum(criterion.outcome == "met" for criterion in decision.criteria),
+        **values,
+        "curves": shown_pictures(curves(decision, evidence, legend=True)),
+        "variants": shown_table(_shown_variants(decision)),
+    }
+
+
+def _shown_variants(decision: "Decision") -> Iterator[dict[str, Any]]:
+    """By role: dims and revisions of the encoders, and how good the classifier is on the test rows."""
+    from virnuc_assets.reports.decision_report import MAIN_METRICS, revision
+
+    for role, variant in decision.variants.items():
+        described, found = variant.description or {}, variant.performance
+        yield {
+            "role": role,
+            "variant": variant.variant,
+            "dna_encoder": variant.dna_encoder,
+            "dna_dim": described.get("dna_dim"),
+            "dna_revision": revision(variant, "dna"),
+            "protein_encoder": variant.protein_encoder,
+            "protein_dim": described.get("protein_dim"),
+            "protein_revision": revision(variant, "protein"),
+            **{name: found.levels["frame"][name] if found else None for name in MAIN_METRICS},
+        }
+
+
 def _decide(
     tracking: MlflowTracking, workspace: Workspace, evidence: "Evidence", folder: Path, dagster_run_id: str
 ) -> tuple["Decision", str]:
     """Write the decision's folder, log it in an MLflow run and move the aliases; returns the decision and the run."""
-    from virnuc_assets.reports.decision_bundle import Bundle, write_bundle
+    from virnuc_assets.reports.decision_bundle import REPORT_FILE, Bundle, write_bundle
+    from virnuc_assets.reports.decision_report import verdict
 
     settings = workspace.settings
     digests = {
@@ -298,16 +351,20 @@ def _decide(
         if variant.description
     }
     trainings = {role: found for role, digest in digests.items() if (found := tracking.find_training(digest))}
-    with tracking.run("migration decision", {"dagster.run_id": dagster_run_id}, {}) as run_id:
+    with tracking.run("migration decision", dagster_run_id, {}, {}) as run_id:
         links = {"MLflow run of the decision": run_id}
         links |= {f"MLflow run of {role}'s classifier": found for role, found in trainings.items()}
         addresses = [(text, tracking.address(found)) for text, found in links.items()]
-        addresses.append(("Dagster run", f"{settings.servers.dagster_url}/runs/{dagster_run_id}"))
+        addresses.append(("Dagster run", tracking.dagster_run(dagster_run_id)))
         decision = write_bundle(folder, Bundle(evidence, settings.decision, settings.evaluation, tuple(addresses)))
         tracking.log_params({"settings_digest": decision.settings_digest, **decision.settings})
         tracking.log_epoch(0, {c.name: c.value for c in decision.criteria if c.value is not None})
         of_roles = {f"virnuc.run.{role}": found for role, found in trainings.items()}
-        tracking.tag(run_id, {"outcome": decision.outcome, **of_roles})
+        tracking.tag(run_id, {"outcome": decision.outcome, "mlflow.note.content": verdict(decision), **of_roles})
+        names = [f"{one.variant}_evaluation" for one in evidence.variants.values() if one.predictions is not None]
+        tables = [Table(name, content_digest(workspace.layout.whole(name)), "test") for name in names]
+        tracking.log_tables(run_id, tables)
+        tracking.log_files(run_id, {REPORT_FILE: (folder / REPORT_FILE).read_text(encoding="utf-8")})
         for found in trainings.values():
             tracking.tag(found, {"virnuc.run.decision": run_id})
     _move_aliases(tracking, decision.outcome, digests)

@@ -65,6 +65,8 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
         """Scores (other, virus) and call of every frame of a sample shard, by the serving classifier.
 
         The classifier is refused if it was trained on other encoders, dims or chunk length than the sample's features.
+
+        If its check fails, materialize the features of the sample again, then it.
         """
         encoders = variant_fingerprints(workspace, variant)
 
@@ -110,8 +112,8 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         """What the user of a sample receives: a call for every record, or why not, as `virnuc predict` writes it.
 
         `summary.tsv` has a line for every record, `virus.fna` the records classified as virus, `chunks.bed` and
-        `chunks.gff3` are for a genome browser; VirNucPro's two files are as VirNucPro writes them. Where its check
-        fails, materialize the frames and the predictions of the sample again.
+        `chunks.gff3` are for a genome browser; VirNucPro's two files are as VirNucPro writes them.
+        If its check fails, materialize the frames and the predictions of the sample again.
         """
 
         def work(sample: str) -> Outcome:

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from virnuc_assets.defs.checks import result
+from virnuc_assets.defs.metadata import shown_table
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS
@@ -61,6 +62,8 @@ def _release_asset(workspace: Workspace, settings: RefseqSettings) -> dg.AssetsD
 
         Each file is resumed where it broke off and compared with NCBI's checksum. What is there is not fetched again,
         so a run that died is continued by the next. The catalogue is written when all files are whole.
+
+        If its check fails, files were altered or removed: materialize it again, which fetches those.
         """
         from virnuc_assets.sequences.refseq import download_release
         from virnuc_assets.storage.download import Fetcher
@@ -86,8 +89,7 @@ def _release_asset(workspace: Workspace, settings: RefseqSettings) -> dg.AssetsD
             "files_fetched": sum(not file.reused for file in files),
             "files_reused": sum(file.reused for file in files),
             "bytes_received": sum(file.received for file in files),
-            "without_genbank": [entry.name for entry in download.entries if not entry.genbank],
-            "draw": download.drawn,
+            "draw": shown_table(map(vars, download.entries), ("directory", "fasta", "genbank")),
             "digest": version,
             "folder": dg.MetadataValue.path(str(folder)),
         }

@@ -59,7 +59,9 @@ def _chunking(workspace: Workspace, domain: Domain) -> Body:
         """Chunks of a shard's records, cut as VirNucPro cuts them; the records are read from their planned files.
 
         Shards of one file that are made in one run are read in one pass. A file that changed since it was planned is
-        refused.
+        refused: materialize shard_plan first.
+
+        If its check fails, the table is damaged: remove the file that metadata name, and materialize it again.
         """
         reader = functools.lru_cache(maxsize=1)(ChunkReader)  # the next shard may continue in the same file
 
@@ -91,6 +93,8 @@ def _translation(workspace: Workspace, domain: Domain) -> Body:
         """Stop-free frames of every chunk in six-frame translation, with the ledger of what was dropped and why.
 
         Reference frames carry their label; those of an annotated record are kept only with CDS evidence.
+
+        If a check fails, table or ledger is damaged: remove the file that metadata name, and materialize it again.
         """
 
         def work(shard: str) -> Outcome:

@@ -8,6 +8,7 @@ import dagster as dg
 
 from virnuc_assets.defs.assets import refseq
 from virnuc_assets.defs.automation import plan_condition
+from virnuc_assets.defs.metadata import shown_table
 from virnuc_assets.defs.partitions import REFERENCE, ShardSet, group_of, register, unregister_all_but
 from virnuc_assets.defs.provenance import plan_digest, reference_version
 from virnuc_assets.defs.resources import Workspace
@@ -51,6 +52,8 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
         Unchanged records keep their shard; new ones go into new shards. Files that nobody wrote to are not read again.
         A broken source fails this asset by name; the others are planned and registered all the same, and its records
         of before stay planned. `repack: ["viral"]` in the run's config packs a label again.
+
+        If it fails, correct or remove the files that it names; if its check fails, materialize it again.
         """
         require_layout(layout)
         if unknown := sorted(set(config.repack) - set(LABELS)):
@@ -75,7 +78,8 @@ def shards_spec(shards: ShardSet, description: str) -> dg.AssetSpec:
     return dg.AssetSpec(
         shards.key(SHARDS),
         deps=[shards.key(PLAN)],
-        description=f"{description} Recorded by the run of shard_plan, for each partition whose records changed.",
+        description=f"{description} Recorded by the run of shard_plan, for each partition whose records changed.\n\n"
+        "If its check fails, tables were removed or inputs changed: materialize what it names.",
         group_name=group_of(SHARDS, shards.domain),
         kinds={"parquet"},
         owners=OWNERS,
@@ -104,6 +108,10 @@ def changed_partitions(
             )
 
 
+def _counts(name: str, counts: Mapping[str, int]) -> dg.TableMetadataValue:
+    return shown_table(({name: value, "count": count} for value, count in counts.items()), (name, "count"))
+
+
 def _facts(plan: ShardPlan) -> dict[str, Any]:
     """What a person sees of a plan."""
     records = rows_of(whole_records(plan.table))
@@ -116,8 +124,8 @@ def _facts(plan: ShardPlan) -> dict[str, Any]:
         "records": len(records),
         "records_skipped": statuses["skipped"],
         "records_failed": statuses["failed"],
-        "records_by_evidence": dict(Counter(record.evidence for record in records if record.evidence)),
-        "cds_by_treatment": dict(cds),
+        "records_by_evidence": _counts("evidence", Counter(one.evidence for one in records if one.evidence)),
+        "cds_by_treatment": _counts("treatment", cds),
         "genbank_records_ignored": sum(source.genbank_records_ignored for source in plan.sources.values()),
         "chunks": sum(record.chunks for record in records),
         "shards": len(plan.shards),

@@ -21,6 +21,7 @@ from virnuc_assets.defs.assets.reference import (
 )
 from virnuc_assets.defs.automation import retraining_condition
 from virnuc_assets.defs.checks import result
+from virnuc_assets.defs.metadata import shown_facts, shown_table
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS, made_table
@@ -58,6 +59,8 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
         Relatives are found by shared protein k-mers, where asked by similar proteins, and by the names of the
         catalogue (same organism, named relatives), so that no genome has rows in two splits. The splits of records
         that the table on disk has are kept, unless it was made with other settings.
+
+        If its check fails, frames or catalogue changed since, or the table was edited: materialize it again.
         """
         from virnuc_assets.split.assignment import changes
 
@@ -82,7 +85,7 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
         outcome = made_table(path, provenance, batches)
         rows = read_table(path).to_pylist()
         facts = {**_counted(rows), **changes(before, rows), "assigned_again": why or "no"}
-        metadata = {**outcome.metadata, **facts, "settings": settings.model_dump(mode="json")}
+        metadata = {**outcome.metadata, **facts, "settings": shown_facts(settings.model_dump(mode="json"))}
         return whole_result(inputs, outcome.data_version, metadata)
 
     return train_test_split
@@ -129,12 +132,16 @@ def _counted(rows: _Rows) -> dict[str, Any]:
 
     splits = (*SPLITS, LEFT_OUT)
     totals = {f"{split}_{label}_rows": 0 for split in splits for label in ("viral", "host")}
-    groups: dict[str, Counter[str]] = {split: Counter() for split in splits}
+    groups: dict[tuple[str, str], Counter[str]] = {}
     for row in sorted(rows, key=lambda row: (row["label"], row["group"])):
         totals[f"{row['split']}_{row['label']}_rows"] += row["rows"]
-        groups[row["split"]][f"{row['label']} {row['group']}"] += row["rows"]
+        groups.setdefault((row["label"], row["group"]), Counter())[row["split"]] += row["rows"]
+    by_group = shown_table(
+        {"label": label, "group": group, **{split: counts[split] for split in splits}}
+        for (label, group), counts in groups.items()
+    )
     clusters = {row["cluster"] for row in rows if row["split"] != LEFT_OUT}
-    return {"records": len(rows), "clusters": len(clusters), **totals, "rows_by_group": groups}
+    return {"records": len(rows), "clusters": len(clusters), **totals, "rows_by_group": by_group}
 
 
 def split_check(workspace: Workspace) -> dg.AssetChecksDefinition:

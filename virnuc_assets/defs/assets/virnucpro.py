@@ -18,7 +18,7 @@ from virnuc_assets.defs.automation import retraining_condition
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS, made_table
-from virnuc_assets.defs.tracking import MlflowTracking
+from virnuc_assets.defs.tracking import MlflowTracking, Table
 from virnuc_assets.defs.whole_asset import inputs_of, whole_result
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
@@ -45,14 +45,16 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
     return [
         dg.AssetSpec(
             _MERGED,
-            description="VirNucPro's `*_merged.pt`: six-frame ids and joined vectors, made elsewhere.",
+            description="VirNucPro's `*_merged.pt`: six-frame ids and joined vectors, made elsewhere. "
+            "If virnucpro_evaluation fails for lack of them, correct `merged` in section [virnucpro] of virnuc.toml.",
             group_name=GROUP,
             kinds={"file"},
             metadata={"folder": dg.MetadataValue.path(root / settings.merged), "dna_dim": settings.dna_dim},
         ),
         dg.AssetSpec(
             _CLASSIFIER,
-            description=f"VirNucPro's classifier, trained elsewhere.\n\n{TRAINED_ON_UNKNOWN}",
+            description=f"VirNucPro's classifier, trained elsewhere. {TRAINED_ON_UNKNOWN}\n\n"
+            "If virnucpro_evaluation fails to read it, correct `model` in section [virnucpro] of virnuc.toml.",
             group_name=GROUP,
             kinds={"pytorch"},
             metadata={"file": dg.MetadataValue.path(root / settings.model), "chunk_length": settings.chunk_length},
@@ -111,6 +113,8 @@ def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.A
 
         Nothing is embedded. A test frame that the merged files lack is refused; rows of other frames are counted. What
         the model was trained on is not known: test rows may be among it, and its numbers too good.
+
+        If its check fails, the split changed since: materialize it again.
         """
         from virnuc_assets.classifier.checkpoint import save_classifier
         from virnuc_assets.virnucpro.baseline import imported_classifier, imported_evaluation
@@ -128,13 +132,17 @@ def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.A
             yield table
 
         outcome = made_table(workspace.layout.whole(EVALUATION), provenance, batches)
-        metrics, groups = measured(workspace, EVALUATION, classifier.description.temperature)
+        measures = measured(workspace, EVALUATION, classifier.description.temperature)
         params = {"model_sha256": provenance["classifier"], "chunk_length": settings.chunk_length}
-        with tracking.run(f"{NAME} evaluation", {"table.evaluation": outcome.data_version}, params) as run_id:
-            tracking.log_epoch(0, {f"test_{name}": value for name, value in metrics.items()})
+        tags = {"table.evaluation": outcome.data_version}
+        with tracking.run(f"{NAME} evaluation", context.run.run_id, tags, params) as run_id:
+            tracking.log_epoch(0, measures.test_metrics)
+            tracking.log_files(run_id, measures.files)
+            tracking.log_tables(run_id, [Table(SPLIT, provenance["split"], "test")])
         description = save_classifier(workspace.layout.classifier(NAME), classifier.model, classifier.description)
         facts = {"reads": description.pair(), "trained_on": TRAINED_ON_UNKNOWN, "mlflow_run": tracking.link(run_id)}
-        return whole_result(inputs, outcome.data_version, {**outcome.metadata, **metrics, **groups, **counts, **facts})
+        metadata = {**measures.metadata(), **counts, **facts, **outcome.metadata}
+        return whole_result(inputs, outcome.data_version, metadata)
 
     return virnucpro_evaluation
 
