@@ -12,7 +12,7 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import jinja2
@@ -126,6 +126,9 @@ def _columns(records: pa.Table, rows: np.ndarray, several: bool) -> dict[str, An
         encoded = pc.dictionary_encode(records[name].combine_chunks())
         found[name] = encoded.indices.to_pylist()
         found[f"{name}s"] = [printable(one) for one in encoded.dictionary.to_pylist()]
+    if several:
+        names = [PurePath(source).name for source in found["sources"]]
+        found["sources"] = names if len(set(names)) == len(names) else found["sources"]
     found["call"] = call_codes(records).tolist()
     found["probability"] = pc.round(pc.multiply(records["probability"], 1000)).cast(pa.int32()).to_pylist()
     numbers = ("length_nt", "chunks", "chunks_scored", "chunks_viral", "chunks_uncertain", "longest_viral_nt")

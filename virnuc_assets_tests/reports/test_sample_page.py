@@ -96,12 +96,22 @@ def test_the_table_has_a_row_per_record_virus_first_and_longest_first(tmp_path: 
     assert table["track"] == [4, 1, 2, 0] and "source" not in table
 
 
-def test_several_inputs_are_named_in_the_table(tmp_path: Path) -> None:
-    records = [record(name, "virus", [0.9], 90, source=f"{name}.fna") for name in ("a", "b")]
-    html = html_of(tmp_path, sample(*records))
-    assert [row[-1] for row in Page(html).rows if len(row) == 10] == ["Input", "a.fna", "b.fna"]
+@pytest.mark.parametrize(
+    ("files", "shown"), [(["x/a.fna", "x/b.fna"], ["a.fna", "b.fna"]), (["x/a", "y/a"], ["x/a", "y/a"])]
+)
+def test_several_inputs_are_named_in_the_table(files: list[str], shown: list[str], tmp_path: Path) -> None:
+    """Without their folders unless these make the difference."""
+    html = html_of(tmp_path, sample(*(record(f"of {file}", "virus", [0.9], 90, source=file) for file in files)))
+    assert [row[-1] for row in Page(html).rows if len(row) == 10] == ["Input", *shown]
     table = packed(html)
-    assert [table["sources"][i] for i in table["source"]] == ["a.fna", "b.fna"]
+    assert [table["sources"][i] for i in table["source"]] == shown
+
+
+def test_reasons_are_counted_by_what_comes_before_the_record_that_they_name(tmp_path: Path) -> None:
+    reasons = [f"duplicate id: same sequence as record {i}" for i in range(5)] + [f"reason {i}" for i in range(9)]
+    text = Page(html_of(tmp_path, sample(*(record("r", "not scored", [], 9, reason=each) for each in reasons)))).text
+    assert "Nothing is known of 14 records: duplicate id (5), reason 0 (1)," in text
+    assert "reason 6 (1), and others (2)." in text
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
@@ -168,8 +178,8 @@ def test_miniatures_and_missing_calibration_are_stated(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("calls", "title"),
     [
-        (sample(record("one", "virus", [0.9], 90)), "1 record, classified as virus"),
-        (sample(record("one", "not scored", [NAN], 90)), "1 record, not scored"),
+        (sample(record("one", "virus", [0.9], 90)), "1 record: virus"),
+        (sample(record("one", "not scored", [NAN], 90)), "1 record: not scored"),
         (
             sample(record("a", "not scored", [NAN], 90), record("b", "not scored", [], 0)),
             "0 of 2 records classified as virus",
