@@ -92,8 +92,8 @@ def test_the_table_has_a_row_per_record_virus_first_and_longest_first(tmp_path: 
     table = packed(html)
     assert [table["calls"][i] for i in table["call"]] == [row[2].removesuffix(" no open frame") for row in rows[1:]]
     assert table["probability"] == [990, 880, 525, 350, None]
-    assert [table["reasons"][i] for i in table["reason"] if i is not None] == ["no open frame"]
-    assert table["track"] == [4, 1, 2, 0] and "source" not in table
+    assert table["reason"] == [None] * 4 + ["no open frame"]
+    assert table["drawn"] == [4, 1, 2, 0] and table["names"] == []
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_several_inputs_are_named_in_the_table(files: list[str], shown: list[str
     html = html_of(tmp_path, sample(*(record(f"of {file}", "virus", [0.9], 90, source=file) for file in files)))
     assert [row[-1] for row in Page(html).rows if len(row) == 10] == ["Input", *shown]
     table = packed(html)
-    assert [table["sources"][i] for i in table["source"]] == shown
+    assert [table["names"][i] for i in table["source"]] == shown
 
 
 def test_reasons_are_counted_by_what_comes_before_the_record_that_they_name(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     for name in HOSTILE:
         assert name in page.text or name == HOSTILE[2]
     assert r"a\u2028b\u202ec" in page.text and "\u2028" not in html and "\u202e" not in html
-    assert packed(html)["id"][:2] == HOSTILE[:2] and packed(html)["sources"][7] == HOSTILE[7]
+    assert packed(html)["id"][:2] == HOSTILE[:2] and packed(html)["names"][7] == HOSTILE[7]
 
 
 def test_only_the_script_of_the_page_may_run_and_nothing_is_loaded(tmp_path: Path) -> None:
