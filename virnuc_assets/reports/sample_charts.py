@@ -107,6 +107,7 @@ class Track:
         chunks_per_column: 1 unless it has too many chunks to draw each.
         bars: call → path of the columns' mean probabilities, from 0.5 upward or downward.
         ranges: path from the lowest to the highest probability of each column, where it has several chunks.
+        peaks: path of those of several chunks whose highest probability is that of a virus.
         unscored: where no chunk is scored, left and width in percent.
         lanes: name → path of the share of a column's chunks in which this frame is open, and that are not scored.
         ticks: of the axis, at which share of its width in percent, and text.
@@ -119,6 +120,7 @@ class Track:
     chunks_per_column: int
     bars: Mapping[str, str]
     ranges: str
+    peaks: str
     unscored: list[tuple[str, str]]
     lanes: Mapping[str, str]
     ticks: list[tuple[str, str]]
@@ -162,6 +164,7 @@ def track(calls: SampleCalls, row: int) -> Track:
     some = counts > 0
     lowest = np.minimum.reduceat(np.where(scored, probability, np.inf), first)
     highest = np.maximum.reduceat(np.where(scored, probability, -np.inf), first)
+    peak = highest >= calls.min_confidence
     gaps = np.array(_uncovered(some, left, right, _WIDTH)).reshape(-1, 2)
     lanes = {
         name: _lane(left, right, np.add.reduceat(frames >> i & 1, first, dtype=np.int64) / size)
@@ -181,6 +184,7 @@ def track(calls: SampleCalls, row: int) -> Track:
             if call != NOT_SCORED and which.any()
         },
         ranges=_boxes(left[some], right[some], highest[some], lowest[some]) if per_column > 1 else "",
+        peaks=_boxes(left[peak], right[peak], highest[peak], np.full(peak.sum(), 0.5)) if per_column > 1 else "",
         unscored=[(f"{begin:.5g}", f"{end - begin:.5g}") for begin, end in gaps * (100 / _WIDTH)],
         lanes=lanes,
         ticks=_ticks(length_nt),

@@ -75,6 +75,7 @@ def test_a_record_of_many_chunks_is_drawn_in_columns() -> None:
     found = track(calls, 0)
     assert found.chunks_per_column == 1667 and found.bars.keys() == {"other"}
     assert found.viral == [(100_000, 100_100)] and found.not_scored == [(2_000_000, 3_000_000), (4_000_000, 4_000_100)]
+    assert found.peaks.count("M") == 1 and "v40h" in found.peaks
     assert set(re.findall(r"v([\d.]+)h", found.ranges)) == {"0", "80"}
     assert len(re.findall("v80h", found.ranges)) == 1  # from 0.1 to 0.9 in one column
     assert len(found.unscored) == 1 and 4 < float(found.unscored[0][0]) < 4.4
