@@ -15,7 +15,6 @@ import datetime as dt
 import logging
 import os
 import random
-import shutil
 import sqlite3
 import statistics
 import subprocess
@@ -30,16 +29,13 @@ from typing import Any, cast
 import dagster as dg
 from Bio.Data.CodonTable import standard_dna_table
 from dagster import DagsterRun, DagsterRunStatus
-from dagster._core.definitions.automation_tick_evaluation_context import AutomationTickEvaluationContext
+from dagster._core.definitions.automation_condition_sensor_definition import _evaluate
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, StepMaterializationData
 from dagster._core.storage.dagster_run import RunRecord
-from dagster._daemon.asset_daemon import (
-    asset_daemon_cursor_from_instigator_serialized_cursor,
-    asset_daemon_cursor_to_instigator_serialized_cursor,
-)
+from dagster._core.test_utils import freeze_time
 from dagster_graphql import DagsterGraphQLClient, DagsterGraphQLClientError
 
-from benchmarks.common import ROOT, Figures, options, publish
+from benchmarks.common import Figures, options, publish
 from benchmarks.project import Servers, configured, instance_of, is_settled, virnuc, wait_for
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs.assets.shards import SHARDS
@@ -52,6 +48,7 @@ from virnuc_assets.sequences.plan_table import planned_shards
 from virnuc_assets.sequences.planning import pack_key
 from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.storage.tables import read_table
+from virnuc_assets.workstation.project import make_project
 from virnuc_assets.workstation.setup import dagster_home
 
 AT_MOST: dict[str, float] = {
@@ -71,34 +68,25 @@ _CODONS = sorted(standard_dna_table.forward_table)
 _ENCODER = "fastesm2_650_embeddings"
 _START_SECONDS, _MADE_SECONDS = 300, 3_600
 _PARTITIONS_PER_RUN = 20
-_IDLE_TICKS, _TICK_SECONDS = (
-    50,
-    75,
-)  # over an hour, so that the full hour at which failed partitions are requested is in
+_IDLE_TICKS, _TICK_SECONDS = 50, 75  # over an hour: a full hour, at which failed partitions are requested, is in it
 # No other of the settings' and conditions' times, weekly or nightly, comes before the last tick.
 _FIRST_TICK = dt.datetime(2026, 1, 6, 10, 30, tzinfo=dt.UTC)
-# As the pages of Dagster 1.13 send them, without icons and permissions.
+# What Dagster 1.13's pages ask for, without icons, permissions and what is of one run.
 QUERIES = {
     "partitions_page": """query PartitionHealthQuery($assetKey: AssetKeyInput!) {
-      assetNodeOrError(assetKey: $assetKey) { ... on AssetNode { id
-        partitionKeysByDimension { name type partitionKeys }
+      assetNodeOrError(assetKey: $assetKey) { ... on AssetNode { partitionKeysByDimension { partitionKeys }
         assetPartitionStatuses { ... on DefaultPartitionStatuses {
           materializedPartitions materializingPartitions failedPartitions } } } } }""",
     "asset_graph": """query AssetGraphLiveQuery($assetKeys: [AssetKeyInput!]!) {
-      assetNodes(assetKeys: $assetKeys, loadMaterializations: true) { id opNames assetKey { path }
+      assetNodes(assetKeys: $assetKeys, loadMaterializations: true) {
         assetMaterializations(limit: 1) { timestamp runId }
         partitionStats { numMaterialized numMaterializing numPartitions numFailed }
         assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } } }
-      assetsLatestInfo(assetKeys: $assetKeys) { id assetKey { path } unstartedRunIds inProgressRunIds
-        latestRun { id status endTime } } }""",
+      assetsLatestInfo(assetKeys: $assetKeys) { unstartedRunIds inProgressRunIds latestRun { id status } } }""",
     "stale_marks": """query AssetStaleStatusDataQuery($assetKeys: [AssetKeyInput!]!) {
-      assetNodes(assetKeys: $assetKeys) { id assetKey { path } staleStatus
-        staleCauses { category reason key { path } } } }""",
-    "runs_page": """query RunsFeedRootQuery {
-      runsFeedOrError(limit: 30, view: ROOTS) { ... on RunsFeedConnection { cursor hasMore results { id runStatus
-        creationTime startTime endTime tags { key value } jobName assetSelection { path }
-        ... on PartitionBackfill { numPartitions partitionNames isAssetBackfill }
-        ... on Run { assetChecks { name } stepKeysToExecute } } } } }""",
+      assetNodes(assetKeys: $assetKeys) { staleStatus staleCauses { category reason key { path } } } }""",
+    "runs_page": """query RunsFeedRootQuery { runsFeedOrError(limit: 30, view: ROOTS) { ... on RunsFeedConnection {
+      cursor hasMore results { runStatus startTime endTime tags { key value } assetSelection { path } } } } }""",
 }
 
 
@@ -127,9 +115,8 @@ def _arguments() -> argparse.Namespace:
 
 def _bundled(project: Path, given: argparse.Namespace) -> Figures:
     """The demo twice, as processes; its set-up does not count."""
-    shutil.copytree(ROOT / "data", project / "data", ignore=shutil.ignore_patterns("incoming"))
-    shutil.copyfile(ROOT / "virnuc.toml", project / "virnuc.toml")
-    settings = load_settings(project / "virnuc.toml")
+    make_project(project, bundled=True)
+    settings = load_settings(project)
     seconds, events = list[float](), list[int]()
     for command in ("setup", "demo", "demo"):
         started = time.perf_counter()
@@ -342,34 +329,16 @@ def _ticks(instance: dg.DagsterInstance, defs: dg.Definitions) -> tuple[list[flo
 
     `evaluate_automation_conditions` does not do: it reads the partitions thousands of times, as the daemon does not.
     """
-    graph, cursors = defs.resolve_asset_graph(), dict[str, str | None]()
-    seconds, requests = list[float](), 0
+    cursors, seconds, requests = dict[str, str | None](), list[float](), 0
     for number in range(_IDLE_TICKS + 1):
-        now, started = _FIRST_TICK + dt.timedelta(seconds=number * _TICK_SECONDS), time.perf_counter()
-        for sensor in defs.sensors or ():
-            cursor, requested = cursors.get(sensor.name), 0
-            if isinstance(sensor, dg.AutomationConditionSensorDefinition):
-                tick = AutomationTickEvaluationContext(
-                    evaluation_id=1,
-                    instance=instance,
-                    asset_graph=graph,
-                    cursor=asset_daemon_cursor_from_instigator_serialized_cursor(cursor, graph),
-                    materialize_run_tags={},
-                    observe_run_tags={},
-                    auto_observe_asset_keys=set(),
-                    asset_selection=sensor.asset_selection,
-                    logger=logging.getLogger(__name__),
-                    emit_backfills=True,
-                    evaluation_time=now,
-                )
-                run_requests, after, _ = tick.evaluate()
-                requested = len(run_requests)
-                cursors[sensor.name] = asset_daemon_cursor_to_instigator_serialized_cursor(after)
-            elif isinstance(sensor, dg.SensorDefinition):
-                with dg.build_sensor_context(instance, cursor=cursor, definitions=defs) as context:
-                    found = sensor.evaluate_tick(context)
-                requested, cursors[sensor.name] = len(found.run_requests or ()), found.cursor
-            requests += requested if number else 0
+        started = time.perf_counter()
+        with freeze_time(_FIRST_TICK + dt.timedelta(seconds=number * _TICK_SECONDS)):
+            for sensor in cast("list[Any]", defs.sensors):
+                with dg.build_sensor_context(instance, cursors.get(sensor.name), definitions=defs) as context:
+                    declared = isinstance(sensor, dg.AutomationConditionSensorDefinition)
+                    found = cast("Any", _evaluate(sensor, context) if declared else sensor.evaluate_tick(context))
+                cursors[sensor.name] = found.cursor
+                requests += len(found.run_requests or ()) if number else 0
         seconds.append(time.perf_counter() - started)
     return seconds, requests
 

@@ -96,7 +96,6 @@ def main() -> int:
             "store_seconds": store_seconds,
         }
         figures |= _alternating_epochs(rows, files, settings, given.epochs)
-        figures |= _equal_steps(rows, files, settings)
     return publish(figures, given.out)
 
 
@@ -137,21 +136,17 @@ def _model(rows: LabelledRows, settings: TrainingSettings) -> Mlp:
 
 def _alternating_epochs(rows: LabelledRows, files: FileRows, settings: TrainingSettings, epochs: int) -> Figures:
     plain, alone = (PlainLoop(_model(rows, settings), files, workers, settings) for workers in (cpu_count(), 0))
-    ours, twins = EpochLoop(_model(rows, settings), rows, settings), []
-    for dropout in (1, 2):  # the same weights and order with another dropout: how far apart they end is noise
-        model = _model(rows, settings)
-        torch.manual_seed(settings.seed + dropout)
-        twins.append(EpochLoop(model, rows, settings))
+    ours = EpochLoop(_model(rows, settings), rows, settings)
     generator = torch.Generator().manual_seed(settings.seed)
     times: list[tuple[float, float, float]] = []
-    losses: list[list[float]] = []  # plain, ours, twins
+    losses: list[tuple[float, float]] = []  # plain, ours; each draws a dropout of its own
     for _ in range(epochs):
         order = torch.randperm(len(files), generator=generator).tolist()  # as EpochLoop draws it
         plain_seconds, plain_loss = _timed(plain.epoch, order)
         our_seconds, our_loss = _timed(ours.epoch, settings.learning_rate)
         alone_seconds, _ = _timed(alone.epoch, order)
         times.append((plain_seconds, our_seconds, alone_seconds))
-        losses.append([plain_loss, our_loss, *(twin.epoch(settings.learning_rate) for twin in twins)])
+        losses.append((plain_loss, our_loss))
     prefixes = ("plain_", "", "plain_no_workers_")
     medians = dict(zip(prefixes, map(statistics.median, zip(*times, strict=True)), strict=True))
     steps = len(files) / settings.batch_rows
@@ -164,20 +159,8 @@ def _alternating_epochs(rows: LabelledRows, files: FileRows, settings: TrainingS
         **{f"{prefix}step_ms": 1e3 * median / steps for prefix, median in medians.items()},
         "first_loss": losses[0][1],
         "last_loss": losses[-1][1],
-        "max_loss_difference": max(abs(plain - ours) for plain, ours, *_ in losses),
-        "max_loss_difference_of_three_dropouts": max(max(alike) - min(alike) for _, *alike in losses),
+        "max_loss_difference": max(abs(plain - ours) for plain, ours in losses),
     }
-
-
-def _equal_steps(rows: LabelledRows, files: FileRows, settings: TrainingSettings) -> Figures:
-    """Without dropout both take the same steps: an epoch's loss and weights differ by rounding."""
-    still = settings.model_copy(update={"dropout": 0.0})
-    model, plain = _model(rows, still), PlainLoop(_model(rows, still), files, 0, still)
-    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(still.seed)).tolist()
-    difference = abs(plain.epoch(order) - EpochLoop(model, rows, still).epoch(still.learning_rate))
-    pairs = zip(plain.model.parameters(), model.parameters(), strict=True)
-    weights = max(float((one - other).detach().abs().max()) for one, other in pairs)
-    return {"loss_difference_without_dropout": difference, "max_weight_difference_without_dropout": weights}
 
 
 def _timed(run: Callable[[T], float], argument: T) -> tuple[float, float]:

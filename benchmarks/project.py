@@ -35,7 +35,7 @@ def configured(folder: Path, settings: str = "") -> Settings:
         probe.close()
     servers = f"[servers]\ndagster_port = {dagster_port}\nmlflow_port = {mlflow_port}\n"
     (folder / "virnuc.toml").write_text(settings + servers, encoding="utf-8")
-    return load_settings(folder / "virnuc.toml")
+    return load_settings(folder)
 
 
 def start_virnuc(settings: Settings, command: str, log: Path) -> subprocess.Popen[bytes]:

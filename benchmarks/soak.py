@@ -9,15 +9,13 @@ Then the servers are left alone until nothing is left to do, and the project is 
 from __future__ import annotations
 
 import argparse
-import bz2
 import gzip
-import itertools
 import random
 import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +47,7 @@ from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets.text import printable
 from virnuc_assets.workstation.cleanup import processes_of
+from virnuc_assets.workstation.project import make_project
 from virnuc_assets.workstation.setup import dagster_home
 
 SETTINGS = """
@@ -75,17 +74,11 @@ _GOOD_NAMES = (
     *("sample_{}.fasta", "with space {}.fna", "semi;colon & {}.fa", "größe_{}.fasta", "quote'\"$(x)_{}.fasta"),
     *("new\nline_{}.fasta", "-rf_{}.fasta", "=cmd_{}.fasta", "zipped_{}.fasta.gz"),
 )
-_BROKEN: dict[str, Callable[[bytes], bytes]] = {
-    "cut.fasta.gz": lambda content: gzip.compress(content)[:-20],
-    "bzip2.fasta": bz2.compress,
-    "empty.fasta": lambda content: b"",
-    "protein.faa": lambda content: b">p1\nMKVLEEFIPQLLSTRW\n",
-    "no_header.fasta": lambda content: content[content.index(b"\n") + 1 :],
-    "no_id.fasta": lambda content: content + b">\nACGT\n",
-    "page.fasta": lambda content: b"<!DOCTYPE html><html><body>404</body></html>\n",
-    "zip.fasta": lambda content: b"PK\x03\x04" + content,
-    "nul.fasta": lambda content: content[:200] + b"\x00\x00\x00" + content[200:],
-}
+_NASTY = ROOT / "virnuc_assets_tests/nasty"
+_BROKEN = (
+    *("zero_bytes.fa", "html_error_page.fasta", "nul_bytes.fasta", "truncated.fna.gz", "corrupt_crc.fna.gz"),
+    *("first_line_not_header.fasta", "no_id_header_only_gt.fasta", "gapped_alignment.fas", "protein_genbank_faa.faa"),
+)
 
 
 class Dropped(NamedTuple):
@@ -119,14 +112,14 @@ def main() -> int:
 
 def _soak(scratch: Path, given: argparse.Namespace) -> Figures:
     log, chance = given.out.with_suffix(".log"), random.Random(given.seed)  # noqa: S311
-    shutil.copytree(ROOT / "data", scratch / "project/data", ignore=shutil.ignore_patterns("incoming"))
+    make_project(scratch / "project", bundled=True)
     settings = configured(scratch / "project", SETTINGS)
     for command in ("setup", "demo"):
         virnuc(settings, command, log)
     files = make_files(given.good, given.bad, given.seed)
     CONSOLE.log("trained; the same files go through an undisturbed copy")
     shutil.copytree(scratch / "project", scratch / "undisturbed")
-    undisturbed = load_settings(scratch / "undisturbed/virnuc.toml")
+    undisturbed = load_settings(scratch / "undisturbed")
     for file in files:
         if file.good and file.same_as is None:
             (undisturbed.incoming / file.name).write_bytes(file.content)
@@ -176,9 +169,9 @@ def make_files(good: int, bad: int, seed: int) -> list[Dropped]:
     original = next(file for file in files if file.before is None and not file.name.endswith(".gz"))
     copy = original.content[:-1]  # without its last line end: other bytes, same records
     files.append(original._replace(name=f"z_copy_of_{good}.fasta", content=copy, same_as=original.name))
-    for number, (kind, broken) in zip(range(bad), itertools.cycle(_BROKEN.items()), strict=False):
-        content = _fasta(chance, f"b{number}", 2)
-        files.append(Dropped(f"bad_{number}_{kind}", broken(content), False, chance.choice(ways)))
+    for number in range(bad):
+        name = _BROKEN[number % len(_BROKEN)]
+        files.append(Dropped(f"bad_{number}_{name}", (_NASTY / name).read_bytes(), False, chance.choice(ways)))
     chance.shuffle(files)
     # Dropped last, i.e. taken from the end: of two files with the same records, the one that is planned first counts.
     return sorted(files, key=lambda file: file.same_as is None)
@@ -195,11 +188,10 @@ def _drop(folder: Path, file: Dropped, pause_s: float) -> None:
     for content in (file.before, file.content):
         if content is None:
             continue
-        if file.way == "renamed":
-            part.write_bytes(content)
-            part.replace(path)
-        elif file.way == "at once":
-            path.write_bytes(content)
+        if file.way != "slowly":
+            written = part if file.way == "renamed" else path
+            written.write_bytes(content)
+            written.replace(path)
         else:
             with path.open("wb", buffering=0) as handle:
                 for start in range(0, len(content), third := len(content) // 3 + 1):
@@ -316,12 +308,9 @@ def _verdict(settings: Settings, undisturbed: Settings, files: Sequence[Dropped]
 
 def _rows(settings: Settings, sample: str) -> Counter[tuple[Any, ...]]:
     """Every predicted row of a sample with how often it is there, scores to the last bit."""
-    layout, rows = Workspace(settings).layout, Counter[tuple[Any, ...]]()
-    for shard in SAMPLES.shards(layout, sample):
-        path = layout.table("samples", PREDICTIONS, shard)
-        if path.is_file():
-            rows.update(tuple(row.values()) for row in read_table(path).to_pylist())
-    return rows
+    layout = Workspace(settings).layout
+    paths = [layout.table("samples", PREDICTIONS, shard) for shard in SAMPLES.shards(layout, sample)]
+    return Counter(tuple(row.values()) for path in paths if path.is_file() for row in read_table(path).to_pylist())
 
 
 def _report(settings: Settings, sample: str) -> dict[str, list[bytes]]:

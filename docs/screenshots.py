@@ -31,7 +31,7 @@ SETTLED_MS = 4000  # the pages load by many requests after their frame is there
 
 def main() -> None:
     """Take every picture."""
-    settings = load_settings(Path("virnuc.toml"))
+    settings = load_settings(Path())
     dagster, mlflow = settings.servers.dagster_url, settings.servers.mlflow_url
     layout = Workspace(settings).layout
     report = layout.whole("migration_decision", ".html")

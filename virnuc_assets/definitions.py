@@ -33,8 +33,6 @@ from virnuc_assets.defs.tracking import MlflowTracking
 from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.workstation.setup import artifact_location, dagster_home, mlflow_server_url, tracking_uri
 
-SETTINGS_FILE = "virnuc.toml"
-
 
 def build_defs(settings: Settings) -> dg.Definitions:
     """All assets, checks, jobs, sensors and resources of a project; the graph's shape is the same in every profile.
@@ -70,8 +68,8 @@ def build_defs(settings: Settings) -> dg.Definitions:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """The project in the current folder."""
-    settings = load_settings(Path(SETTINGS_FILE))
+    """The project in the current folder, which Dagster's processes inherit from the one that starts them."""
+    settings = load_settings(Path())
     warn_of_an_empty_instance(settings)
     return build_defs(settings)
 

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from virnuc_assets.errors import VirnucError
 
+SETTINGS_FILE = "virnuc.toml"
+
 Profile = Literal["miniature", "laptop", "full"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -441,19 +443,23 @@ class SettingsError(VirnucError):
     """`virnuc.toml` is missing, is not TOML, or holds an unknown key, name or an impossible value."""
 
 
-def load_settings(path: Path) -> Settings:
-    """Read `virnuc.toml`.
+def load_settings(project: Path) -> Settings:
+    """Read `virnuc.toml` of a project's folder.
 
     Raises:
         SettingsError: the message names the file and each wrong key, with what is expected and what was found.
     """
+    path = project.resolve() / SETTINGS_FILE
     if not path.is_file():
-        raise SettingsError(f"{path}: settings file not found; run from the project's folder or pass --config")
+        raise SettingsError(
+            f"{project.resolve()}: no project here, {SETTINGS_FILE} is missing; run from a project's folder, name it "
+            "with --project FOLDER, or make one with `virnuc init FOLDER`"
+        )
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         if "root" in values:
             raise SettingsError(f"{path}: root: is the folder of this file; it cannot be set")
-        return Settings.model_validate({**values, "root": path.resolve().parent})
+        return Settings.model_validate({**values, "root": path.parent})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
     except ValidationError as error:

@@ -44,8 +44,9 @@ class Running:
         """Start it, and wait until its servers are started."""
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), *sys.path])}
         with self._log.open("wb") as log:
+            root = self.project.root  # its servers run there, wherever they are started
             self._process = subprocess.Popen(
-                UP, cwd=self.project.root, env=environment, stdout=log, stderr=subprocess.STDOUT
+                [*UP, "--project", root.name], cwd=root.parent, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
         until(lambda: "Ctrl-C stops all services." in self.printed or self._process.poll() is not None, "virnuc up")
         assert self._process.poll() is None, self.printed

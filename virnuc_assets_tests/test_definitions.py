@@ -224,7 +224,7 @@ alone = time.process_time()
 from pathlib import Path
 from virnuc_assets import definitions
 from virnuc_assets.settings import load_settings
-definitions.build_defs(load_settings(Path("virnuc.toml"))).get_repository_def()
+definitions.build_defs(load_settings(Path())).get_repository_def()
 print(json.dumps([time.process_time() / alone, [name for name in {HEAVY} if name in sys.modules]]))
 """
 

@@ -103,7 +103,7 @@ def test_links_and_toml_blocks_are_valid(page: Path, tmp_path: Path) -> None:
         assert not anchor or anchor in anchors(target), link
     for block in blocks(page, "toml"):
         (tmp_path / "virnuc.toml").write_text(block.replace("<40 hex digits>", "0" * 40), encoding="utf-8")
-        Workspace(load_settings(tmp_path / "virnuc.toml"))
+        Workspace(load_settings(tmp_path))
 
 
 def test_the_settings_page_is_what_the_settings_say() -> None:

@@ -18,7 +18,7 @@ VIRNUCPRO = "[virnucpro]\nmerged = 'x'\nmodel = 'y'\ndna_dim = 768\n"
 
 def load(folder: Path, text: str) -> Settings:
     (folder / "virnuc.toml").write_text(text, encoding="utf-8")
-    return load_settings(folder / "virnuc.toml")
+    return load_settings(folder)
 
 
 def refusal(folder: Path, text: str) -> list[str]:
@@ -32,7 +32,7 @@ def refusal(folder: Path, text: str) -> list[str]:
 
 
 def test_the_projects_file_holds_the_defaults() -> None:
-    assert load_settings(PROJECT / "virnuc.toml") == Settings(root=PROJECT)
+    assert load_settings(PROJECT) == Settings(root=PROJECT)
 
 
 def test_the_projects_file_shows_every_section() -> None:
@@ -54,7 +54,7 @@ def test_what_is_written_is_taken_and_all_else_stays(tmp_path: Path) -> None:
 def test_paths_start_at_the_files_folder_unless_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "virnuc.toml").write_text('[paths]\ngenomes = "g"\nincoming = "/elsewhere"\n', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    settings = load_settings(Path("virnuc.toml"))
+    settings = load_settings(Path())
     assert (settings.genomes, settings.incoming, settings.var) == (tmp_path / "g", Path("/elsewhere"), tmp_path / "var")
 
 
@@ -230,9 +230,9 @@ def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
 def test_what_is_no_toml_is_refused(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "virnuc.toml").write_bytes(text)
     with pytest.raises(SettingsError, match=re.escape(f"{tmp_path / 'virnuc.toml'}: not valid TOML: ")):
-        load_settings(tmp_path / "virnuc.toml")
+        load_settings(tmp_path)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=re.escape(f"{tmp_path / 'virnuc.toml'}: settings file not found")):
-        load_settings(tmp_path / "virnuc.toml")
+def test_a_folder_that_is_no_project_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=re.escape(f"{tmp_path}: no project here") + ".*--project.*virnuc init"):
+        load_settings(tmp_path)

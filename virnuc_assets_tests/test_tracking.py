@@ -169,7 +169,7 @@ def test_no_artifact_needs_pickle(client: mlflow.MlflowClient, monkeypatch: pyte
 def test_a_moved_project_trains_and_loads_where_it_is(finished: Finished, tmp_path: Path) -> None:
     """Nothing is written to the folder it came from, nor read from there."""
     original = shutil.copytree(finished.root, tmp_path / "original")
-    follow_move(load_settings(original / "virnuc.toml"), lambda _: None)
+    follow_move(load_settings(original), lambda _: None)
     moved = Project(original.rename(tmp_path / "moved"), in_memory=True)
     for shards in (REFERENCE, SAMPLES):
         register(moved.instance, shards, finished.keys(shards))

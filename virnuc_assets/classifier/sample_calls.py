@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from virnuc_assets.classifier.calibration import calibrated
 from virnuc_assets.classifier.calls import VIRUS, are_viral, calibrated_scores, chunk_calls, chunk_probability
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.planning import chunk_starts
+from virnuc_assets.sequences.planning import chunk_starts, starts_of
 from virnuc_assets.sequences.translation import CODON_NT, FRAME_NAMES, STRANDS
 from virnuc_assets.storage.schemas import predictions_schema
 
@@ -160,7 +160,7 @@ class CallCollector:
         return np.where(viral, np.maximum(exact, EVEN), np.minimum(exact, _HIGHEST_OTHER))
 
     def _located(self, predictions: pa.Table, record: np.ndarray, chunk: np.ndarray, frame: np.ndarray) -> pa.Table:
-        starts = chunk_starts(chunk, chunk + 1, self._lengths[record], self._chunk_length)
+        starts = starts_of(chunk, self._lengths[record], self._chunk_length)
         ends = np.minimum(starts + self._chunk_length, self._lengths[record])
         offset = frame % CODON_NT
         codons_nt = (ends - starts - offset) // CODON_NT * CODON_NT
@@ -230,6 +230,6 @@ class CallCollector:
         last = np.flatnonzero(viral & (ends | ~np.roll(viral, -1)))
         record = np.searchsorted(self._offsets, first, side="right") - 1
         lengths, numbers = self._lengths[record], (chunks - self._offsets[record] for chunks in (first, last))
-        start, stop = (chunk_starts(number, number + 1, lengths, self._chunk_length) for number in numbers)
+        start, stop = (starts_of(number, lengths, self._chunk_length) for number in numbers)
         np.maximum.at(longest, record, np.minimum(stop + self._chunk_length, lengths) - start)
         return longest

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from virnuc_assets.cli.terminal import DEFAULT_CONFIG, Config, command
+from virnuc_assets.cli.terminal import HERE, Project, command
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import (
     MANIFEST,
@@ -19,7 +19,7 @@ from virnuc_assets.sequences.catalogue import (
     row_of,
     source_name,
 )
-from virnuc_assets.settings import load_settings
+from virnuc_assets.settings import SETTINGS_FILE, load_settings
 from virnuc_assets.storage.outputs import require_output
 
 _SETTABLE = ("name", "organism", "relatives", "origin", "date")
@@ -55,15 +55,15 @@ def catalogue(
         ),
     ] = None,
     to: Annotated[
-        Path | None, typer.Option("--to", help="Folder of the MANIFEST.tsv; without, that of the bundled genomes.")
+        Path | None, typer.Option("--to", help="Folder of the MANIFEST.tsv; without, that of the project's genomes.")
     ] = None,
-    config: Config = DEFAULT_CONFIG,
+    project: Project = HERE,
 ) -> dict[str, Any]:
     """Append your own genomes to a catalogue of reference sequence, a row with checksums for each FASTA file.
 
     The files stay where they are. All rows are written or none.
     """
-    settings, shared = load_settings(config), {**_columns(more or ()), "label": label, "group": group}
+    settings, shared = load_settings(project), {**_columns(more or ()), "label": label, "group": group}
     files = [file for path in paths for file in fasta_files(path)]
     if len(files) > 1 and (genbank or "name" in shared):
         raise VirnucError(f"a name and a GenBank file are of one FASTA, found {len(files)}; catalogue them one by one")
@@ -75,7 +75,7 @@ def catalogue(
     append_rows(folder, rows, taken=[source.name for source in sources])
     pairs: dict[str, Any] = {"rows": len(rows), "with GenBank": sum(bool(row["genbank"]) for row in rows)}
     if len(others) == len(settings.catalogues):
-        pairs["not read yet"] = f"add {folder} to catalogues under [paths] of {config}"
+        pairs["not read yet"] = f"add {folder.resolve()} to catalogues under [paths] of {project / SETTINGS_FILE}"
     return {**pairs, "written to": folder / MANIFEST}
 
 

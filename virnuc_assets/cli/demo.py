@@ -40,9 +40,9 @@ from virnuc_assets.sequences.incoming import read_intake_log
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.layout import require_layout
+from virnuc_assets.workstation.project import DEMO_SAMPLE
 from virnuc_assets.workstation.setup import dagster_home, require_set_up
 
-DEMO_SAMPLE = "data/samples/demo_sample.fasta"
 _METRICS = ("rows", "accuracy", "precision", "recall", "f1", "mcc", "auroc", "average_precision", "brier", "ece")
 
 
@@ -67,7 +67,7 @@ def run_demo(settings: Settings, out: Console) -> None:
     out.print(Markdown(str(made.metadata["summary"].value) if made else ""))
     out.print(f"Report: {workspace.layout.whole(DECISION, '.html')}", soft_wrap=True, highlight=False)
     out.print(f"Predictions for {sample}: {workspace.layout.sample_report(sample)}", soft_wrap=True, highlight=False)
-    out.print(f"Finished in {time.perf_counter() - started:.0f} s. See it all: make up", highlight=False)
+    out.print(f"Finished in {time.perf_counter() - started:.0f} s. See it all: virnuc up", highlight=False)
 
 
 def run_everything(workspace: Workspace, run: Runs, out: Console) -> None:
@@ -193,13 +193,10 @@ def _number(metadata: Any, name: str) -> int:  # noqa: ANN401
 
 def _drop_sample(settings: Settings) -> str:
     """Put the bundled sample into the watched folder as a person would: whole, under its name at once."""
-    bundled = settings.root / DEMO_SAMPLE
-    if not bundled.is_file():
-        raise VirnucError(f"{bundled}: the bundled sample is missing; restore it from the repository")
-    target = settings.incoming / bundled.name
-    if not (target.is_file() and filecmp.cmp(bundled, target, shallow=False)):  # else it would be a new file
+    target = settings.incoming / DEMO_SAMPLE.name
+    if not (target.is_file() and filecmp.cmp(DEMO_SAMPLE, target, shallow=False)):  # else it would be a new file
         with atomic_write(target) as part:
-            shutil.copyfile(bundled, part)
+            shutil.copyfile(DEMO_SAMPLE, part)
     return source_name(target)
 
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from virnuc_assets.cli.terminal import (
-    DEFAULT_CONFIG,
-    Config,
+    HERE,
+    Project,
     command,
     log,
     no_progress,
@@ -27,7 +27,7 @@ from virnuc_assets.settings import Device, Precision, load_settings
 
 _PRINTED_ROWS = 1024
 _SET = "as in virnuc.toml"
-Input = Annotated[Path, typer.Argument(help="FASTA or GenBank file, plain or gzip; - for standard input.")]
+Input = Annotated[Path, typer.Argument(help="FASTA, FASTQ or GenBank file, plain or compressed; - for standard input.")]
 
 
 def _finish(counts: dict[str, Any], sources: list[Path], to: Path, quiet: bool = False) -> None:
@@ -59,12 +59,12 @@ def embed(
     table: Annotated[Path, typer.Argument(metavar="FRAMES", help="Frames table, as `virnuc frames` writes it.")],
     encoder: Annotated[str, typer.Option("--encoder", help="Name in the registry, e.g. fastesm2_650_miniature.")],
     to: Annotated[Path, typer.Option("--out", help="Embeddings table to write (Parquet).")],
-    config: Config = DEFAULT_CONFIG,
+    project: Project = HERE,
 ) -> dict[str, Any]:
     """Embed the frames of a table with one encoder."""
     from virnuc_assets.cli.single_file import embed_file
 
-    workspace = Workspace(load_settings(config))
+    workspace = Workspace(load_settings(project))
     with progress("frames") as report:
         counts = embed_file(workspace, table, encoder, to, report, log)
     return {**counts, "written to": to}
@@ -76,7 +76,7 @@ def attention(
     encoder: Annotated[str, typer.Option("--encoder", help="An ESM or MosaicBERT encoder of the registry.")],
     frame: Annotated[list[str], typer.Option("--frame", metavar="ID", help="Id of a frame; may be repeated.")],
     to: Annotated[Path, typer.Option("--out", help="Arrays to write (.npz); a picture (.png) goes next to them.")],
-    config: Config = DEFAULT_CONFIG,
+    project: Project = HERE,
 ) -> dict[str, Any]:
     """Write attention maps of chosen frames, and a picture of them.
 
@@ -85,7 +85,7 @@ def attention(
     """
     from virnuc_assets.cli.attention import attention_file
 
-    workspace = Workspace(load_settings(config))
+    workspace = Workspace(load_settings(project))
     with progress("frames") as report:
         counts = attention_file(workspace, table, encoder, frame, to, report, log)
     return {**counts, "written to": to}
@@ -117,7 +117,7 @@ def predict(
     ],
     to: Annotated[Path, typer.Option("--out", help="Folder for the results, new or empty.")],
     choices: Choices,
-    config: Config = DEFAULT_CONFIG,
+    project: Project = HERE,
 ) -> None:
     """Classify records as viral or not with the serving classifier.
 
@@ -128,7 +128,7 @@ def predict(
     """
     from virnuc_assets.cli.predict import predict_files
 
-    workspace, line = Workspace(load_settings(config)), shlex.join(["virnuc", *sys.argv[1:]])
+    workspace, line = Workspace(load_settings(project)), shlex.join(["virnuc", *sys.argv[1:]])
     counts = predict_files(workspace, sources, to, choices, line, no_progress if choices.quiet else progress, log)
     _finish(counts, sources, to, choices.quiet)
 

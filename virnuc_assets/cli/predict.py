@@ -19,6 +19,7 @@ from virnuc_assets.cli.single_file import (
     Log,
     Report,
     loaded_encoder,
+    require_chunk_length,
     spooled,
     write_embeddings,
 )
@@ -51,6 +52,7 @@ def _applied(choices: Choices, workspace: Workspace) -> Workspace:
     settings = workspace.settings
     encoding = {name: value for name in ("device", "precision") if (value := getattr(choices, name)) is not None}
     chunk_length = choices.chunk_length or settings.sequences.chunk_length
+    require_chunk_length(chunk_length)
     update = {
         "encoding": settings.encoding.model_copy(update=encoding),
         "sequences": settings.sequences.model_copy(update={"chunk_length": chunk_length}),
@@ -204,8 +206,8 @@ def _write_frames(
     done(len(shards) - len(missing))
     for shard, (segments, chunks) in zip(missing.values(), chunk_tables(plan, missing), strict=True):
         frames, counts = open_frames(chunks, None)
-        write_table(shard.table("frames"), frames, made["frames"])
         write_table(shard.table("ledger"), ledger_table(segments, counts), made["ledger"])
+        write_table(shard.table("frames"), frames, made["frames"])
         done(1)
 
 

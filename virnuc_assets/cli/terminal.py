@@ -50,8 +50,13 @@ class _Console(Console):
 out = _Console()
 err = _Console(stderr=True)
 
-Config = Annotated[Path, typer.Option("--config", help="Settings file.")]
-DEFAULT_CONFIG = Path("virnuc.toml")
+HERE = Path()
+Project = Annotated[
+    Path,
+    typer.Option(
+        "--project", metavar="FOLDER", help="Folder of a project, with virnuc.toml.", show_default="the current folder"
+    ),
+]
 _SIGNALLED = 128  # what a shell adds to a signal's number
 BAR = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
 

@@ -21,7 +21,7 @@ from virnuc_assets.encoders.registry import (
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Source, read_catalogues
 from virnuc_assets.sequences.refseq import require_release
-from virnuc_assets.settings import Settings, SettingsError
+from virnuc_assets.settings import SETTINGS_FILE, Settings, SettingsError
 from virnuc_assets.storage.layout import Domain, Layout
 from virnuc_assets.workstation.lock import Lock, read_lock
 
@@ -101,7 +101,7 @@ def _encoders_of(variants: list[Variant]) -> list[str]:
 
 def _check_names(settings: Settings) -> None:
     """Refuse names that are taken, that stand for nothing, or for something of the wrong kind."""
-    file, decision, tuned = settings.root / "virnuc.toml", settings.decision, settings.finetuning.encoders
+    file, decision, tuned = settings.root / SETTINGS_FILE, settings.decision, settings.finetuning.encoders
 
     def require(good: bool, place: str, fault: str) -> None:
         if not good:

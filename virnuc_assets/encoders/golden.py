@@ -70,7 +70,8 @@ def _check(architecture: Architecture, device: Literal["cpu", "cuda"], path: Pat
             f"{architecture}: the golden vectors in {path} are not those that this installation computes: the largest "
             f"difference is {size:.1e} ({where} on {device}), accepted is {TOLERANCE:.0e}. Written by "
             f"{golden['versions']}; installed are {versions(LIBRARIES)}. Install those versions (constraints.txt), "
-            "or write the vectors again by `python -m benchmarks.write_golden`; everything is then embedded again"
+            "or write the vectors again, in the checkout, by `python -m virnuc_assets_tests.encoders.write_golden`; "
+            "everything is then embedded again"
         )
     return size
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from virnuc_assets.classifier.calls import VIRUS
 from virnuc_assets.classifier.sample_calls import CALLS, NOT_SCORED, OTHER, UNCERTAIN, SampleCalls
-from virnuc_assets.sequences.planning import chunk_starts
+from virnuc_assets.sequences.planning import starts_of
 from virnuc_assets.sequences.translation import FRAME_NAMES
 
 BED_FILE, GFF_FILE = "chunks.bed", "chunks.gff3"
@@ -81,7 +81,7 @@ def _chunks(calls: SampleCalls) -> Iterator[_Chunk]:
         index = np.arange(window.start, window.stop)
         record = np.searchsorted(calls.offsets, index, side="right") - 1
         number, length_nt = index - calls.offsets[record], lengths[record]
-        starts = chunk_starts(number, number + 1, length_nt, calls.chunk_length)
+        starts = starts_of(number, length_nt, calls.chunk_length)
         ends = np.minimum(starts + calls.chunk_length, length_nt)
         columns = (record, number, starts, ends, calls.probability[window])
         words = [CALLS[code] for code in calls.chunk_calls(window).tolist()]

@@ -46,7 +46,7 @@ RESULT_FILES = (
     RUN_FILE,
 )
 _BATCH_ROWS = 4096
-_BINS = 20  # of the histogram of probabilities
+_BINS = 10  # of the histogram of probabilities
 Shards = Iterable[tuple[np.ndarray, pa.Table]]
 
 
@@ -212,16 +212,26 @@ def call_counts(records: pa.Table) -> dict[str, int]:
 
 
 def _multiqc(calls: SampleCalls) -> dict[str, Any]:
-    """Custom content of MultiQC: how many records of each input have which call."""
-    records = calls.records
-    data = {}
+    """Custom content of MultiQC, for each input: records by call, and in a second tab chunks by probability."""
+    records, bins = calls.records, [f"{each / _BINS:.1f} to {(each + 1) / _BINS:.1f}" for each in range(_BINS)]
+    of_records, of_chunks = dict[str, dict[str, int]](), dict[str, dict[str, int]]()
     for source in pc.unique(records["source"]).to_pylist():
-        data[source] = call_counts(records.filter(pc.equal(records["source"], source)))
+        rows = np.flatnonzero(pc.equal(records["source"], source))
+        of_records[source] = call_counts(records.slice(int(rows[0]), len(rows)))
+        chunks = calls.probability[calls.offsets[rows[0]] : calls.offsets[rows[-1] + 1]]
+        counts, _ = np.histogram(chunks[~np.isnan(chunks)], _BINS, (0.0, 1.0))
+        of_chunks[source] = dict(zip(bins, counts.tolist(), strict=True))
+    tabs = {"Records by call": "records", "Chunks by probability of virus": "chunks"}
     return {
         "id": "virnuc_calls",
         "section_name": "virnuc",
-        "description": "Records by call: virus, other, uncertain, not scored.",
+        "description": "Viral or not: records by call, and scored chunks by their calibrated probability of virus.",
         "plot_type": "bargraph",
-        "pconfig": {"id": "virnuc_calls_plot", "title": "virnuc: calls of records", "ylab": "records"},
-        "data": data,
+        "pconfig": {
+            "id": "virnuc_calls_plot",
+            "title": "virnuc: calls",
+            "data_labels": [{"name": name, "ylab": unit} for name, unit in tabs.items()],
+        },
+        "categories": [list(CALLS), bins],
+        "data": [of_records, of_chunks],
     }

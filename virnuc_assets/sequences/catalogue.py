@@ -14,8 +14,8 @@ from unicodedata import category
 from filelock import FileLock
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.opening import open_source
-from virnuc_assets.sequences.reading import is_genbank
+from virnuc_assets.sequences.opening import COMPRESSED_ENDINGS, open_source, unpacked_name
+from virnuc_assets.sequences.reading import FASTQ_IS_NO_REFERENCE, sequence_format
 from virnuc_assets.storage.atomic import atomic_write
 
 Label = Literal["viral", "host"]
@@ -31,6 +31,7 @@ _MAX_NAME_CHARACTERS = 180
 _SHA256 = re.compile("[0-9a-f]{64}")
 _FASTA_ENDINGS = (".fna", ".fa", ".fasta")
 _GENBANK_ENDINGS = (".gbk", ".gb", ".gbff")
+_FASTQ_ENDINGS = (".fastq", ".fq")
 
 
 class CatalogueError(VirnucError):
@@ -74,7 +75,7 @@ def source_name(path: Path) -> str:
     Raises:
         VirnucError: nothing is left of the name, or it is too long.
     """
-    stem = path.name.removesuffix(".gz")
+    stem = unpacked_name(path)
     stem = stem.rsplit(".", 1)[0] if "." in stem.lstrip(".") else stem
     name = "".join(letter if letter in _NAME_CHARACTERS else "_" for letter in stem).strip("._-")
     if not name:
@@ -188,7 +189,7 @@ def fasta_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     if not (found := _with_ending(path, _FASTA_ENDINGS)):
-        raise CatalogueError(f"{path}: no FASTA in this folder; expected NAME{{{','.join(_FASTA_ENDINGS)}}}[.gz]")
+        raise CatalogueError(f"{path}: no FASTA in this folder; expected {_named(_FASTA_ENDINGS)}")
     return found
 
 
@@ -198,9 +199,9 @@ def sequence_files(folder: Path) -> list[Path]:
     Raises:
         VirnucError: there is none.
     """
-    endings = _FASTA_ENDINGS + _GENBANK_ENDINGS
+    endings = _FASTA_ENDINGS + _FASTQ_ENDINGS + _GENBANK_ENDINGS
     if not (found := _with_ending(folder, endings)):
-        raise VirnucError(f"{folder}: no sequence file in this folder; expected NAME{{{','.join(endings)}}}[.gz]")
+        raise VirnucError(f"{folder}: no sequence file in this folder; expected {_named(endings)}")
     return found
 
 
@@ -212,9 +213,13 @@ def genbank_of(fasta: Path) -> Path | None:
     return found[0] if found else None
 
 
+def _named(endings: tuple[str, ...]) -> str:
+    return f"NAME{{{','.join(endings)}}}[{'|'.join(COMPRESSED_ENDINGS)}]"
+
+
 def _with_ending(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     visible = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
-    return [path for path in visible if path.name.removesuffix(".gz").endswith(endings)]
+    return [path for path in visible if unpacked_name(path).endswith(endings)]
 
 
 def row_of(folder: Path, fasta: Path, genbank: Path | None, others: Row) -> dict[str, str]:
@@ -237,10 +242,9 @@ def row_of(folder: Path, fasta: Path, genbank: Path | None, others: Row) -> dict
                 f"{path!r}: the path is not UTF-8 and cannot be catalogued; rename the file"
             ) from error
         with open_source(path) as source:
-            if (found := "GenBank" if is_genbank(source) else "FASTA") != expected:
-                raise CatalogueError(
-                    f"{path}: expected {expected}, found {found}; give the other file, or leave it out"
-                )
+            if (found := sequence_format(source)) != expected:
+                remedy = FASTQ_IS_NO_REFERENCE if found == "FASTQ" else "give the other file, or leave it out"
+                raise CatalogueError(f"{path}: expected {expected}, found {found}; {remedy}")
             row[f"{column}_sha256"] = source.digest()
     return row
 

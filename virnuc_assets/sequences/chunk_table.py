@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnuc_assets.sequences.opening import SourceChanged, file_state, open_source
-from virnuc_assets.sequences.planning import ShardPlan, chunk_starts
+from virnuc_assets.sequences.planning import ShardPlan, starts_of
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.storage.schemas import chunks_schema
 
@@ -42,9 +42,10 @@ class ChunkReader:
         segments = segments.filter(pc.greater(segments["end_chunk"], segments["first_chunk"]))
         lengths, first, end = (segments[name].to_numpy() for name in ("length_nt", "first_chunk", "end_chunk"))
         segment = np.repeat(np.arange(len(first)), end - first)  # (chunks,) and so what follows
-        starts = chunk_starts(first, end, lengths, self._chunk_length)
+        last = np.cumsum(end - first) - 1  # (segments,)
+        index = np.arange(len(segment)) - (last - end + 1)[segment]  # 0-based, in the record
+        starts = starts_of(index, lengths[segment], self._chunk_length)
         ends = np.minimum(starts + self._chunk_length, lengths[segment])
-        last = np.cumsum(end - first) - 1  # (segments,) and so what follows
         begins, stops = starts[last - (end - first) + 1], ends[last]
         asked = zip(segments["number"].to_pylist(), begins.tolist(), stops.tolist(), strict=True)
         symbols = b"".join([self._region(*region) for region in asked])
@@ -55,7 +56,7 @@ class ChunkReader:
         together = pa.py_buffer(b"".join([symbols[start:stop] for start, stop in places]))
         sequences = pa.StringArray.from_buffers(len(segment), offsets, together)
         record_ids = segments["record_id"].take(pa.array(segment))
-        numbers = pa.array(np.arange(len(segment)) - (last - end)[segment]).cast(pa.string())
+        numbers = pa.array(index + 1).cast(pa.string())
         ids = pc.binary_join_element_wise(record_ids, numbers, "_chunk_")
         return pa.table([ids, record_ids, starts, ends, sequences], schema=chunks_schema())
 

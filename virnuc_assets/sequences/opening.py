@@ -1,33 +1,34 @@
-"""Opens a sequence file, plain or gzip (bgzip is gzip with several members), and digests every byte that is read."""
+"""Opens a sequence file, plain or compressed, and digests every byte that is read."""
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import contextlib
 import gzip
 import hashlib
 import io
+import lzma
 import os
+import re
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from virnuc_assets.errors import VirnucError
 
-_RECOMPRESS, _SAVE = "Recompress it with gzip", "Save it as UTF-8"
+COMPRESSED_ENDINGS = (".gz", ".bgz", ".bz2", ".xz", ".zst")
 _OTHER_FORMATS = {
-    b"BZh": ("bzip2 data", _RECOMPRESS),
-    b"\xfd7zXZ\x00": ("xz data", _RECOMPRESS),
-    b"PK\x03\x04": ("zip data", _RECOMPRESS),
-    b"\x28\xb5\x2f\xfd": ("zstandard data", _RECOMPRESS),
-    codecs.BOM_UTF16_LE: ("text in UTF-16", _SAVE),
-    codecs.BOM_UTF16_BE: ("text in UTF-16", _SAVE),
+    b"PK\x03\x04": ("zip data", "Unpack it"),
+    codecs.BOM_UTF16_LE: ("text in UTF-16", "Save it as UTF-8"),
+    codecs.BOM_UTF16_BE: ("text in UTF-16", "Save it as UTF-8"),
 }
 _NO_FILE = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFLNK: "a link to nothing"}
 _HEAD_CHARACTERS = 4096
-_GZIP_MAGIC = b"\x1f\x8b"
 _BLOCK_BYTES = 1 << 20
 
 
@@ -39,6 +40,12 @@ def file_state(status: os.stat_result) -> tuple[int, int, int, int]:
 def is_file(path: Path) -> bool:
     """As `Path.is_file`, but no error for a link into a folder that may not be read, or to a name that is too long."""
     return os.path.isfile(path)  # noqa: PTH113
+
+
+def unpacked_name(path: Path) -> str:
+    """A file's name without the ending of its compression."""
+    ending = next((ending for ending in COMPRESSED_ENDINGS if path.name.endswith(ending)), "")
+    return path.name.removesuffix(ending)
 
 
 class SequenceFileError(VirnucError):
@@ -60,6 +67,72 @@ class _DigestingFile(io.FileIO):
         count = super().readinto(buffer) or 0
         self.sha256.update(memoryview(buffer)[:count])
         return count
+
+
+class _CutOrCorrupt(Exception):
+    """A compressed stream is cut or corrupt."""
+
+
+class _OtherBytes(Exception):
+    """Something that is no stream follows a compressed stream."""
+
+
+class _Streams:
+    """The content of several streams of bzip2 or xz; `bz2.open` and `lzma.open` ignore other bytes after one."""
+
+    def __init__(self, file: io.BufferedReader[Any], new: Callable[[], Any], magic: bytes) -> None:
+        self._file, self._new, self._magic = file, new, magic
+        self._stream = new()
+
+    def readinto(self, buffer: memoryview) -> int:
+        while True:
+            packed = b""
+            if self._stream.eof:
+                packed = self._stream.unused_data.lstrip(b"\0")  # which may fill up a stream
+                while not packed and (block := self._file.read(_BLOCK_BYTES)):
+                    packed = block.lstrip(b"\0")
+                if not packed:
+                    return 0
+                if packed[: len(self._magic)] != self._magic[: len(packed)]:
+                    raise _OtherBytes
+                self._stream = self._new()
+            elif self._stream.needs_input and not (packed := self._file.read(_BLOCK_BYTES)):
+                raise EOFError("the file ends inside a stream")
+            if content := self._stream.decompress(packed, len(buffer)):
+                buffer[: len(content)] = content
+                return len(content)
+
+
+# How each compression begins, and what reads it; bgzip is gzip, Zstandard may begin with a frame that is skipped.
+_COMPRESSIONS: dict[str, tuple[re.Pattern[bytes], Callable[[io.BufferedReader[Any]], Any]]] = {
+    "gzip": (re.compile(rb"\x1f\x8b"), lambda file: gzip.GzipFile(fileobj=file)),
+    "bzip2": (re.compile(rb"BZh[1-9]"), lambda file: _Streams(file, bz2.BZ2Decompressor, b"BZh")),
+    "xz": (re.compile(rb"\xfd7zXZ\x00"), lambda file: _Streams(file, lzma.LZMADecompressor, b"\xfd7zXZ\x00")),
+    "zstd": (
+        re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
+        lambda file: pa.CompressedInputStream(file, "zstd"),
+    ),
+}
+
+
+class _Decompressed(io.RawIOBase):
+    """The content of a compressed file; what goes wrong with the streams has an error of its own."""
+
+    def __init__(self, stream: Any) -> None:  # noqa: ANN401  (gzip's, Arrow's, ours)
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        try:
+            return int(self._stream.readinto(buffer))
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            if isinstance(error, OSError) and error.errno:  # the file cannot be read
+                raise
+            if str(error).startswith("Not a gzipped file") or "Unknown frame descriptor" in str(error):
+                raise _OtherBytes from error  # the magic number at the beginning is right
+            raise _CutOrCorrupt(str(error)) from error
 
 
 class SourceFile:
@@ -87,12 +160,13 @@ class SourceFile:
 
     def blocks(self) -> Iterator[bytes]:
         r"""The bytes without a byte order mark, every line end as \n, also at the end; twice as fast as lines."""
-        block = self._content.read(_BLOCK_BYTES).removeprefix(codecs.BOM_UTF8)
+        block = self._content.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
+        block = block or self._content.read1(_BLOCK_BYTES)  # not more than one read at once: what is broken may follow
         while block:
             if block.endswith(b"\r"):
                 block += self._content.read(1)  # a line end may be on the border of two blocks
             yield block.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in block else block
-            block = self._content.read(_BLOCK_BYTES)
+            block = self._content.read1(_BLOCK_BYTES)
         yield b"\n"
 
     def digest(self) -> str:
@@ -103,6 +177,20 @@ class SourceFile:
         """
         while self._content.read(_BLOCK_BYTES):
             pass
+        return self._digest_of_bytes()
+
+    def require_digest(self, planned_sha256: str) -> None:
+        """Raise SourceChanged unless the bytes of the file are the planned ones; what is left is not unpacked."""
+        if (found := self._digest_of_bytes()) != planned_sha256:
+            raise SourceChanged(
+                f"{self.path}: the file is not the one that was planned: expected sha256 {planned_sha256[:16]}…, "
+                f"found {found[:16]}…; it was replaced or is still being written. Materialize shard_plan again."
+            )
+
+    def _digest_of_bytes(self) -> str:
+        buffer = memoryview(bytearray(_BLOCK_BYTES))
+        while self._raw.readinto(buffer):
+            pass
         if file_state(os.fstat(self._raw.fileno())) != self.state:
             raise SourceChanged(
                 f"{self.path}: the file was written to while it was read. Materialize shard_plan again when it is "
@@ -110,21 +198,13 @@ class SourceFile:
             )
         return self._raw.sha256.hexdigest()
 
-    def require_digest(self, planned_sha256: str) -> None:
-        """Raise SourceChanged unless the bytes just read are the planned ones."""
-        if (found := self.digest()) != planned_sha256:
-            raise SourceChanged(
-                f"{self.path}: the file is not the one that was planned: expected sha256 {planned_sha256[:16]}…, "
-                f"found {found[:16]}…; it was replaced or is still being written. Materialize shard_plan again."
-            )
-
 
 @contextlib.contextmanager
 def open_source(path: Path) -> Iterator[SourceFile]:
-    """Open a sequence file; gzip is recognised by content, not by name.
+    """Open a sequence file; compression is recognised by content, not by name.
 
     Raises:
-        SequenceFileError: it is none, or its gzip stream is cut or corrupt (also while the caller reads it).
+        SequenceFileError: it is none, or its compressed stream is cut or corrupt (also while the caller reads it).
     """
     if not is_file(path):
         kind = _NO_FILE.get(stat.S_IFMT(path.lstat().st_mode), "no file") if os.path.lexists(path) else None
@@ -139,21 +219,24 @@ def open_source(path: Path) -> Iterator[SourceFile]:
         content: io.BufferedReader[Any] = io.BufferedReader(raw, _BLOCK_BYTES)
         magic = content.peek(8)
         if not magic:
-            raise SequenceFileError(f"{path}: the file is empty; expected FASTA or GenBank records")
+            raise SequenceFileError(f"{path}: the file is empty; expected FASTA, FASTQ or GenBank records")
         for prefix, (found, remedy) in _OTHER_FORMATS.items():
             if magic.startswith(prefix):
-                raise SequenceFileError(f"{path}: found {found}; expected plain text in UTF-8, or gzip. {remedy}.")
-        if magic.startswith(_GZIP_MAGIC):
-            content = io.BufferedReader(gzip.GzipFile(fileobj=content), _BLOCK_BYTES)  # type: ignore[type-var]
+                raise SequenceFileError(
+                    f"{path}: found {found}; expected plain text in UTF-8, or {', '.join(_COMPRESSIONS)}. {remedy}."
+                )
+        name = next((name for name, (begins, _) in _COMPRESSIONS.items() if begins.match(magic)), "")
+        if name:
+            content = io.BufferedReader(_Decompressed(_COMPRESSIONS[name][1](content)), _BLOCK_BYTES)
         source = SourceFile(path, raw, content)
         try:
             yield source
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            if str(error).startswith("Not a gzipped file"):  # the magic number at the beginning is right
-                raise SequenceFileError(
-                    f"{path}: other bytes follow the gzip data; expected another gzip member, or nothing. If all "
-                    "records are there, repack it: gzip -dc FILE | gzip > NEW. Else fetch it again."
-                ) from error
+        except _OtherBytes as error:
             raise SequenceFileError(
-                f"{path}: the gzip stream is cut or corrupt, {source.position} ({error}); fetch the file again"
-            ) from error
+                f"{path}: other bytes follow the {name} data; expected another {name} stream, or nothing. If all "
+                f"records are there, repack it: {name} -dc FILE | {name} > NEW. Else fetch it again."
+            ) from error.__cause__
+        except _CutOrCorrupt as error:
+            raise SequenceFileError(
+                f"{path}: the {name} stream is cut or corrupt, {source.position} ({error}); fetch the file again"
+            ) from error.__cause__

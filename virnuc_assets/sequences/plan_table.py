@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Label, Source, require_checksum
 from virnuc_assets.sequences.cds import Evidence, evidence_digest, read_proteins, write_annotations
-from virnuc_assets.sequences.opening import is_file
+from virnuc_assets.sequences.opening import SequenceFileError, is_file, open_source
 from virnuc_assets.sequences.planning import (
     PlannedSource,
     ShardPlan,
@@ -28,6 +28,7 @@ from virnuc_assets.sequences.planning import (
     plan_source,
     whole_records,
 )
+from virnuc_assets.sequences.reading import FASTQ_IS_NO_REFERENCE, sequence_format
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.places import state_of
 from virnuc_assets.storage.schemas import plan_schema
@@ -130,6 +131,9 @@ def _counted(
 
 def _read(path: Path, source: Source, owners: Mapping[str, str], settings: SequenceSettings) -> _Counted:
     planned = _described(source)
+    with open_source(source.fasta) as opened:
+        if sequence_format(opened) == "FASTQ":
+            raise SequenceFileError(f"{source.fasta}: expected FASTA, found FASTQ; {FASTQ_IS_NO_REFERENCE}")
     records, sha256 = count_records(source.fasta, source.name, settings.chunk_length)
     require_checksum(source.fasta, source.fasta_sha256, sha256)
     _require_own(source.name, records, owners)  # before the CDS of a plan that stays are written over

@@ -28,36 +28,35 @@ from virnuc_assets.storage.schemas import plan_schema
 
 MAX_PACKS = 9999
 Status = Literal["planned", "skipped", "failed"]
-Numbers = int | np.ndarray
-N = TypeVar("N", int, np.ndarray)
+Numbers = TypeVar("Numbers", int, np.ndarray)
 _ELSEWHERE = "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
 _LIKE_PROTEIN = "looks like protein: fewer than half of the characters are A, C, G, T, U or N"
 _BATCH_RECORDS = 4096  # read, before they go into a table
 
 
-def chunk_count(length_nt: N, chunk_length: int) -> N:
+def chunk_count(length_nt: Numbers, chunk_length: int) -> Numbers:
     """The ceiling of length / chunk length."""
     return -(-length_nt // chunk_length)
 
 
-def chunk_starts(first: Numbers, end: Numbers, length_nt: Numbers, chunk_length: int) -> np.ndarray:
-    """Starts of the 0-based chunks `first` to `end` (half-open), int64, without walking the chunks before them.
+def chunk_starts(first: int, end: int, length_nt: int, chunk_length: int) -> np.ndarray:
+    """Starts of the 0-based chunks `first` to `end` (half-open), int64, without walking the chunks before them."""
+    return starts_of(np.arange(first, end, dtype=np.int64), length_nt, chunk_length)
 
-    Of one record, or of several one after the other. The chunks of a record overlap so that together they end where
-    the record ends: the surplus r = k·c − n is taken back over the k − 1 steps between chunks. Each step goes back
-    q = r // k, the first few q + 1. The last chunk is shorter than `chunk_length` where few chunks cannot take back
-    the whole surplus; a record shorter than `chunk_length` is one short chunk; an empty record has none.
+
+def starts_of(index: np.ndarray, length_nt: np.ndarray | int, chunk_length: int) -> np.ndarray:
+    """Start of each 0-based chunk of a record, (n,) int64; `length_nt` is of the record, or of each one's record.
+
+    The chunks of a record overlap so that together they end where the record ends: the surplus r = k·c − n
+    is taken back over the k − 1 steps between chunks. Each step goes back q = r // k, the first few q + 1.
+    The last chunk is shorter than `chunk_length` where few chunks cannot take back the whole surplus; a record
+    shorter than `chunk_length` is one short chunk; an empty record has none.
     """
-    first, end, length_nt = np.atleast_1d(first, end, length_nt)  # (records,) int64 each
-    count = chunk_count(length_nt, chunk_length)
+    count = np.maximum(-(-np.asarray(length_nt) // chunk_length), 1)
     surplus = count * chunk_length - length_nt
-    step_back = surplus // np.maximum(count, 1)
+    step_back = surplus // count
     longer_steps = np.minimum(surplus - (count - 1) * step_back, count - 1)
-    chunks = end - first
-    record = np.repeat(np.arange(len(chunks)), chunks)  # (chunks,) and so what follows
-    index = np.arange(len(record), dtype=np.int64) - (np.cumsum(chunks) - chunks - first)[record]
-    starts: np.ndarray = index * (chunk_length - step_back)[record] - np.minimum(index, longer_steps[record])
-    return starts
+    return np.asarray(index * (chunk_length - step_back) - np.minimum(index, longer_steps))
 
 
 def shard_key(source: str, index: int) -> str:

@@ -1,11 +1,11 @@
-"""Reads FASTA and GenBank as a stream of headers and bases; a record may be larger than the memory."""
+"""Reads FASTA, FASTQ and GenBank as a stream of headers and bases; a record may be larger than the memory."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 
@@ -13,76 +13,116 @@ from virnuc_assets.sequences.genbank import read_genbank
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile, open_source
 from virnuc_assets.sequences.records import Bases, Header, by_record, header_id, normal_bases, original_letters
 
+Format = Literal["FASTA", "FASTQ", "GenBank"]
+FASTQ_IS_NO_REFERENCE = "reads are classified as samples, but are no reference; catalogue their assembly as FASTA"
 _LINE_START_MEANS = {
-    "@": "FASTQ",
+    "@": "SAM",
     "<": "HTML or XML",
     ";": "old-style FASTA with ';' headers or comments",
     "#": "comments or GFF",
 }
 _GENBANK_BEGINS = re.compile(r"^LOCUS\s", re.MULTILINE)
+_SAM_BEGINS = re.compile(r"@(HD|SQ|RG|PG|CO)\t")
 _LONGEST_HEADER = 1 << 20
 _WIDTH = 80  # of a line of FASTA
 
 
 def read_records(source: SourceFile, bases: Bases = normal_bases) -> Iterator[tuple[Header, Iterator[bytes]]]:
-    """Stream an open FASTA or GenBank file: each record's header, and its bases in blocks of any size.
+    """Stream an open file: each record's header, and its bases in blocks of any size; qualities are not read.
 
     These are upper-case IUPAC DNA, U read as T, unless `bases` makes others of what the file holds. Ids may occur
     twice; whoever plans decides what becomes of them.
 
     Raises:
-        SequenceFileError: the text is neither format, an id is missing, or a sequence holds a letter that is not
+        SequenceFileError: the text is of no such format, an id is missing, or a sequence holds a letter that is not
             an IUPAC nucleotide; the message names file, line and record.
     """
-    return by_record(read_genbank(source, bases) if is_genbank(source) else _fasta(source, bases))
+    readers = {"FASTA": _fasta, "FASTQ": _fastq, "GenBank": read_genbank}
+    return by_record(readers[sequence_format(source)](source, bases))
 
 
-def is_genbank(source: SourceFile) -> bool:
-    """Whether a file is GenBank, also after other lines, as in release files; else it is FASTA.
+def sequence_format(source: SourceFile) -> Format:
+    """In which format a file begins; GenBank may begin after other lines, as in release files.
 
     Raises:
-        SequenceFileError: it begins as neither.
+        SequenceFileError: it begins in none.
     """
     head = source.head()
     if head.startswith(">"):
-        return False
+        return "FASTA"
+    if head.startswith("@") and not _SAM_BEGINS.match(head):
+        return "FASTQ"
     if _GENBANK_BEGINS.search(head) and not head.startswith("<"):
-        return True
+        return "GenBank"
     found = _LINE_START_MEANS.get(head[:1], "neither") if head else "blank lines only"
     shown = head.split("\n", 1)[0][:60]
     raise SequenceFileError(
-        f"{source.path}: expected FASTA ('>') or GenBank ('LOCUS') records, found {found}: {shown!r}. Save the records "
-        "in one of these formats, without text before the first '>'."
+        f"{source.path}: expected FASTA ('>'), FASTQ ('@') or GenBank ('LOCUS') records, found {found}: {shown!r}. "
+        "Save the records in one of these formats, without text before the first record."
     )
 
 
 def _fasta(source: SourceFile, bases: Bases) -> Iterator[Header | bytes]:
     """Headers and bases; a header is a line that begins with '>', which elsewhere is refused."""
-    record_id, line, line_begins, unread = "", 1, True, b""
+    path, record_id = str(source.path), ""
+    line, unread = 0, b"\n"  # a line end, before which a header may begin, or a header whose end is in the next block
     for block in source.blocks():
-        text, position, unread = unread + block, 0, b""
-        while position < len(text):
-            if line_begins and text.startswith(b">", position):
-                end = text.find(b"\n", position) + 1
-                if (end or len(text)) - position > _LONGEST_HEADER:
+        is_complete = block.endswith(b"\n")
+        pieces = (unread + (block[:-1] if is_complete else block)).split(b"\n>")
+        unread = b"\n" if is_complete else b""
+        if not is_complete and len(pieces) > 1 and b"\n" not in pieces[-1] and len(pieces[-1]) <= _LONGEST_HEADER:
+            unread = b"\n>" + pieces.pop()
+        for number, piece in enumerate(pieces):
+            raw = piece  # the first continues the last of the block before
+            if number:
+                line += 1
+                header, _, raw = piece.partition(b"\n")
+                if len(header) > _LONGEST_HEADER:
                     raise SequenceFileError(
-                        f"{source.path}: line {line}: a header of more than {_LONGEST_HEADER} bytes; is this FASTA?"
+                        f"{path}: line {line}: a header of more than {_LONGEST_HEADER} bytes; is this FASTA?"
                     )
-                if not end:  # it continues in the next block
-                    unread = text[position:]
-                    break
-                header = text[position:end].decode("utf-8", errors="backslashreplace")
-                record_id = header_id(header, f"{source.path}: line {line}")
+                record_id = header_id(header.decode("utf-8", errors="backslashreplace"), f"{path}: line {line}")
                 source.position = f"in record {record_id!r}"
-                yield Header(record_id, line=text[position + 1 : end].rstrip())
-            else:
-                character = text.find(b">", position + 1)
-                end = character if character > 0 else len(text)
-                if symbols := bases(text[position:end], f"{source.path}: record {record_id!r}", line):
-                    yield symbols
-            line_begins = text.endswith(b"\n", position, end)
-            line += text.count(b"\n", position, end)
-            position = end
+                yield Header(record_id, line=header.rstrip())
+            if symbols := bases(raw, f"{path}: record {record_id!r}", line + bool(number)):
+                yield symbols
+            line += piece.count(b"\n")
+
+
+def _fastq(source: SourceFile, bases: Bases) -> Iterator[Header | bytes]:
+    """Headers and bases; sequence and qualities may have several lines, and qualities begin with any character."""
+    lines, number = enumerate(source.lines(), start=1), 0
+    for number, line in lines:
+        if not line.strip():
+            continue
+        where = f"{source.path}: line {number}"
+        if not line.startswith("@"):
+            raise SequenceFileError(f"{where}: expected '@' and the id of the next FASTQ record, found {line[:60]!r}")
+        record_id = header_id(line[1:], where)
+        where = f"{source.path}: record {record_id!r}"
+        source.position = f"in record {record_id!r}"
+        yield Header(record_id, line=line[1:].rstrip().encode())
+        length_nt = qualities = 0
+        for number, line in lines:  # noqa: B020, PLW2901
+            if line.startswith("+"):
+                break
+            if line.startswith("@"):
+                raise SequenceFileError(f"{where}, line {number}: expected '+' and qualities, found {line[:60]!r}")
+            symbols = bases(line.encode(), where, number)
+            length_nt += len(symbols)
+            yield symbols
+        else:
+            raise SequenceFileError(f"{where}: the file ends at line {number}, before the record's '+'; it is cut")
+        while qualities < length_nt:
+            number, line = next(lines, (number, ""))  # noqa: PLW2901
+            if not line:
+                break
+            qualities += len(line.rstrip("\n"))
+        if qualities != length_nt:
+            raise SequenceFileError(
+                f"{where}: expected as many qualities as bases, {length_nt}, found {qualities} up to line {number}; "
+                "the file is cut or was altered. Fetch it again."
+            )
 
 
 def copy_records(path: Path, sha256: str, wanted: np.ndarray, to: IO[bytes]) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from Bio.Data.IUPACData import ambiguous_dna_letters
 from Bio.SeqFeature import SeqFeature
@@ -27,13 +26,12 @@ _FOUND_IN_DNA = (UNAMBIGUOUS + "N").encode()
 _PROTEIN_RESIDUES = 30  # fewer may be a degenerate primer
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """The beginning of a record.
 
     Attributes:
-        id: the first word of a FASTA header; in GenBank the accession with version where there is one, else the name
-            in LOCUS, blanks in it as `_`.
+        id: the first word of the header; in GenBank the accession with version where there is one, else the name in
+            LOCUS, blanks in it as `_`.
         length_nt: as LOCUS says, also of a record whose sequence is stored elsewhere (CONTIG, WGS); else None.
         features: CDS features of a GenBank record, in the order of the file.
         line: the header as it is in the file, without what opens and ends it; of GenBank the id and the definition.
@@ -47,15 +45,23 @@ class Header:
 
 def by_record(events: Iterable[Header | bytes]) -> Iterator[tuple[Header, Iterator[bytes]]]:
     """The headers of a stream, each with the bases that follow it; those not read before the next are skipped."""
-    number = 0
+    stream = iter(events)
+    header = next(stream, None)
 
-    def record_of(event: Header | bytes) -> int:
-        nonlocal number
-        number += isinstance(event, Header)
-        return number
+    def bases() -> Iterator[bytes]:
+        nonlocal header
+        for event in stream:
+            if isinstance(event, Header):
+                header = event
+                return
+            yield event
+        header = None
 
-    for _, group in itertools.groupby(events, record_of):
-        yield next(group), group  # type: ignore[misc]  # noqa: B031 - a group begins with its header
+    while isinstance(header, Header):
+        blocks = bases()
+        yield header, blocks
+        for _ in blocks:
+            pass
 
 
 class SequenceDigest:
@@ -80,7 +86,7 @@ class SequenceDigest:
 
 
 def header_id(header: str, where: str) -> str:
-    r"""First word of a header without `>`; characters that are not printable are their escapes, as `\x1b`.
+    r"""First word of a header without its `>` or `@`; characters that are not printable are their escapes, as `\x1b`.
 
     Words end where Python's `str.split` ends them, as in Biopython: also at blanks and line ends of other alphabets.
 
@@ -89,7 +95,7 @@ def header_id(header: str, where: str) -> str:
     """
     words = header.lstrip(">").split(maxsplit=1)
     if not words:
-        raise SequenceFileError(f"{where}: a '>' without an id; expected '>ID description'")
+        raise SequenceFileError(f"{where}: a header without an id; expected the id and, after a blank, a description")
     record_id = printable(words[0])
     if len(record_id) > MAX_ID_CHARACTERS:
         raise SequenceFileError(

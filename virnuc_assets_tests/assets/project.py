@@ -60,7 +60,7 @@ class Project:
 
     @property
     def settings(self) -> Settings:
-        return load_settings(self.root / "virnuc.toml")
+        return load_settings(self.root)
 
     @property
     def defs(self) -> dg.Definitions:

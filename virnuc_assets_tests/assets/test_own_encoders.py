@@ -54,7 +54,7 @@ def own(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     write_esm2(project.root / FOLDER)
     project.configure(**OWN)
     with quiet():
-        done = CliRunner().invoke(app, ["setup", "--config", str(project.root / "virnuc.toml")])
+        done = CliRunner().invoke(app, ["setup", "--project", str(project.root)])
     assert done.exit_code == 0, done.output
     yield project
     project.instance.dispose()

@@ -17,7 +17,7 @@ def kmer_project(root: Path) -> Path:
     """Its classifier is not trained; its weights are such that records have every call."""
     root.mkdir()
     (root / "virnuc.toml").write_text('profile = "miniature"\n[serving]\nvariant = "kmer"\n')
-    workspace = Workspace(load_settings(root / "virnuc.toml"))
+    workspace = Workspace(load_settings(root))
     variant = workspace.variant("kmer")
     dna, protein = (vector_width(workspace.encoder(name), None) for name in (variant.dna, variant.protein))
     description = ClassifierDescription(

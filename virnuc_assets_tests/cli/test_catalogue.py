@@ -12,40 +12,40 @@ from virnuc_assets.settings import load_settings
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
+def root(tmp_path: Path) -> Path:
     for name in ("own/a.fna", "own/b.fa"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(">x\nACGT\n")
     (tmp_path / "own/a.gbk").write_text("LOCUS       x\n")
     (tmp_path / "virnuc.toml").write_text("[paths]\ngenomes = 'genomes'\ncatalogues = ['mine']\n")
-    return tmp_path / "virnuc.toml"
+    return tmp_path
 
 
-def catalogue(config: Path, *arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, ["catalogue", *map(str, arguments), "--config", str(config)])
+def catalogue(root: Path, *arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["catalogue", *map(str, arguments), "--project", str(root)])
 
 
-def test_a_folder_of_genomes(config: Path) -> None:
-    root = config.parent
+def test_a_folder_of_genomes(root: Path) -> None:
     for to, more in (("genomes", ()), ("mine", ("--to", root / "mine", "--set", "name=c", "--set", "organism=Me = I"))):
         files = root / ("own" if to == "genomes" else "own/b.fa")
-        done = catalogue(config, files, "--label", "viral", "--group", "+ssRNA", *more)
+        done = catalogue(root, files, "--label", "viral", "--group", "+ssRNA", *more)
         assert done.exit_code == 0, done.output
         assert "not read yet" not in done.output
-    a, b, c = Workspace(load_settings(config)).catalogue()
+    a, b, c = Workspace(load_settings(root)).catalogue()
     assert (a.name, a.fasta, a.genbank, a.label, a.group) == (
         "a", (root / "own/a.fna").resolve(), (root / "own/a.gbk").resolve(), "viral", "+ssRNA",
     )  # fmt: skip
     assert (b.name, b.genbank, c.name, c.organism) == ("b", None, "c", "Me = I")
 
 
-def test_other_catalogues_are_minded(config: Path) -> None:
+def test_other_catalogues_are_minded(root: Path) -> None:
     """One that the settings do not name is written and reported; a name of one that they name is refused."""
-    own, words = config.parent / "own/a.fna", ("--label", "viral", "--group", "x")
-    assert "not read yet" in catalogue(config, own, *words, "--to", config.parent / "new").output
-    assert (config.parent / "new/MANIFEST.tsv").is_file()
-    assert catalogue(config, own, *words).exit_code == 0
-    done = catalogue(config, own, *words, "--to", config.parent / "mine")
+    own, words = root / "own/a.fna", ("--label", "viral", "--group", "x")
+    shown = catalogue(root, own, *words, "--to", root / "new").output
+    assert f"add {root / 'new'} to catalogues under [paths] of {root / 'virnuc.toml'}" in shown
+    assert (root / "new/MANIFEST.tsv").is_file()
+    assert catalogue(root, own, *words).exit_code == 0
+    done = catalogue(root, own, *words, "--to", root / "mine")
     assert "name a exists" in " ".join(done.stderr.split())
 
 
@@ -59,10 +59,10 @@ def test_other_catalogues_are_minded(config: Path) -> None:
     ],
 )
 def test_what_is_refused_writes_nothing(
-    arguments: tuple[str, ...], words: str, config: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...], words: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(config.parent)
-    done = catalogue(config, *arguments)
+    monkeypatch.chdir(root)
+    done = catalogue(root, *arguments)
     assert done.exit_code == 1
     assert words in " ".join(done.stderr.split())
-    assert not (config.parent / "genomes/MANIFEST.tsv").exists()
+    assert not (root / "genomes/MANIFEST.tsv").exists()

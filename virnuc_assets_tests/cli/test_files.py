@@ -31,8 +31,8 @@ def sample(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def config(finished: Finished) -> Path:
-    return finished.root / "virnuc.toml"
+def root(finished: Finished) -> Path:
+    return finished.root
 
 
 @pytest.fixture
@@ -107,11 +107,11 @@ def shards_of(finished: Finished) -> list[str]:
     ],
 )
 def test_embed_writes_the_vectors_of_the_graph(
-    finished: Finished, config: Path, tmp_path: Path, encoder: str, name: str | None
+    finished: Finished, root: Path, tmp_path: Path, encoder: str, name: str | None
 ) -> None:
     layout, out = finished.workspace.layout, tmp_path / "embeddings.parquet"
     frames = layout.table("samples", "translated_proteins", shards_of(finished)[0])
-    result = virnuc("embed", frames, "--encoder", encoder, "--out", out, "--config", config)
+    result = virnuc("embed", frames, "--encoder", encoder, "--out", out, "--project", root)
     assert result.exit_code == 0, result.output
     found = read_table(out)
     assert found.column("frame_id") == read_table(frames).column("frame_id")
@@ -136,7 +136,7 @@ def test_predict_writes_what_the_graph_writes(finished: Finished, tmp_path: Path
         assert (tmp_path / "out" / name).read_bytes() == (report / name).read_bytes(), name
 
 
-def test_predict_reads_gzip_and_genbank_alike(finished: Finished, config: Path, sample: Path, tmp_path: Path) -> None:
+def test_predict_reads_gzip_and_genbank_alike(finished: Finished, root: Path, sample: Path, tmp_path: Path) -> None:
     packed, genbank = tmp_path / "packed.fasta.gz", tmp_path / "flat.gbk"
     packed.write_bytes(gzip.compress(sample.read_bytes()))
     records = list(SeqIO.parse(sample, "fasta"))
@@ -146,7 +146,7 @@ def test_predict_reads_gzip_and_genbank_alike(finished: Finished, config: Path, 
     written = []
     for number, source in enumerate((sample, packed, genbank)):
         out = tmp_path / f"out{number}"
-        assert virnuc("predict", source, "--out", out, "--config", config).exit_code == 0
+        assert virnuc("predict", source, "--out", out, "--project", root).exit_code == 0
         written.append([(out / name).read_bytes() for name in FILES])
     assert written[0] == written[1] == written[2]
 
@@ -168,11 +168,12 @@ def test_fasta_prints_a_table(finished: Finished) -> None:
 def test_attention_writes_maps_of_the_chosen_frames_and_a_picture(
     untrained: Project, frames: Path, tmp_path: Path
 ) -> None:
-    config, out = untrained.root / "virnuc.toml", tmp_path / "made/maps.npz"
+    root, out = untrained.root, tmp_path / "made/maps.npz"
+    config = root / "virnuc.toml"
     config.write_text(config.read_text() + "\n[encoders.esm2_3b]\nmax_length = 50\n")
     last, first = read_table(frames).to_pylist()[::-3]
     chosen = [argument for row in (last, first, last) for argument in ("--frame", row["frame_id"])]
-    options = ("--encoder", "esm2_3b_miniature", "--out", out, "--config", config)
+    options = ("--encoder", "esm2_3b_miniature", "--out", out, "--project", root)
     result = virnuc("attention", frames, *chosen, *options)
     assert result.exit_code == 0, result.output
     assert f"{first['frame_id']}: {len(first['protein'])} residues or bases, cut to the first 50" in result.stderr
@@ -204,8 +205,8 @@ def test_attention_writes_maps_of_the_chosen_frames_and_a_picture(
 def test_attention_that_cannot_be_written_is_one_message(
     untrained: Project, frames: Path, tmp_path: Path, encoder: str, frame: str, name: str, words: str
 ) -> None:
-    out, config = tmp_path / "made" / name, untrained.root / "virnuc.toml"
-    result = virnuc("attention", frames, "--encoder", encoder, "--frame", frame, "--out", out, "--config", config)
+    out, root = tmp_path / "made" / name, untrained.root
+    result = virnuc("attention", frames, "--encoder", encoder, "--frame", frame, "--out", out, "--project", root)
     assert words in message(result)
     assert not out.parent.exists()
 
@@ -227,11 +228,11 @@ BAD_INPUT = [(cut, ["cut.fasta.gz", "cut or corrupt"]), (absent, ["absent.fasta"
 @pytest.mark.parametrize("command", ["frames", "predict"])
 @pytest.mark.parametrize(("make", "words"), BAD_INPUT, ids=[make.__name__ for make, _ in BAD_INPUT])
 def test_bad_input_is_one_message_and_leaves_nothing(
-    config: Path, tmp_path: Path, command: str, make: object, words: list[str]
+    root: Path, tmp_path: Path, command: str, make: object, words: list[str]
 ) -> None:
     assert callable(make)
     source, out = make(tmp_path), tmp_path / "deep/out"
-    options = [] if command == "frames" else ["--config", config]
+    options = [] if command == "frames" else ["--project", root]
     text = message(virnuc(command, source, "--out", out, *options))
     assert [word for word in words if word not in text] == []
     assert not out.exists()
@@ -260,28 +261,26 @@ def frames(sample: Path, tmp_path: Path) -> Path:
     ],
 )
 def test_an_encoder_that_is_not_there_is_refused(
-    frames: Path, config: Path, tmp_path: Path, encoder: str, words: str
+    frames: Path, root: Path, tmp_path: Path, encoder: str, words: str
 ) -> None:
     out = tmp_path / "embeddings.parquet"
-    assert words in message(virnuc("embed", frames, "--encoder", encoder, "--out", out, "--config", config))
+    assert words in message(virnuc("embed", frames, "--encoder", encoder, "--out", out, "--project", root))
     assert not out.exists()
 
 
 def test_predict_without_a_trained_classifier_says_what_to_do(untrained: Project, sample: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    text = message(virnuc("predict", sample, "--out", out, "--config", untrained.root / "virnuc.toml"))
+    text = message(virnuc("predict", sample, "--out", out, "--project", untrained.root))
     assert "no classifier" in text
     assert "train the classifier" in text
     assert not out.exists()
 
 
-def test_what_is_no_table_of_the_kind_is_refused(
-    finished: Finished, sample: Path, config: Path, tmp_path: Path
-) -> None:
+def test_what_is_no_table_of_the_kind_is_refused(finished: Finished, sample: Path, root: Path, tmp_path: Path) -> None:
     chunks = finished.workspace.layout.table("samples", "chunked_fasta", shards_of(finished)[0])
     out = tmp_path / "embeddings.parquet"
     for source in (chunks, sample, tmp_path / "absent.parquet"):
-        text = message(virnuc("embed", source, "--encoder", "kmer_dna", "--out", out, "--config", config))
+        text = message(virnuc("embed", source, "--encoder", "kmer_dna", "--out", out, "--project", root))
         assert str(source) in text
         assert [path for path in tmp_path.iterdir() if "parquet" in path.name] == []
     assert str(sample) in message(virnuc("fasta", sample))

@@ -66,7 +66,7 @@ REFUSED = [(pipe, "found a pipe"), (circle, "Too many levels"), (folder, "found 
 
 
 def predict_options(project: Project, command: str) -> list[str | Path]:
-    config = ["--config", project.root / "virnuc.toml"]
+    config = ["--project", project.root]
     return {"embed": ["--encoder", "kmer_dna", *config], "predict": config}.get(command, [])
 
 
@@ -121,7 +121,7 @@ def test_names_are_whatever_the_system_allows(project: Project, sample: Path, tm
     place.mkdir()
     source = sample.rename(place / f"{ODD_NAME}.fasta")
     longest = ODD_NAME + "x" * (255 - len(os.fsencode(ODD_NAME)))
-    options = ("--encoder", "kmer_dna", "--config", project.root / "virnuc.toml")
+    options = ("--encoder", "kmer_dna", "--project", project.root)
     for name in (ODD_NAME, longest):  # as names in the current folder, which could be URLs
         done = console("frames", source.name, "--out", name, cwd=place)
         assert done.returncode == 0, done.stderr
@@ -177,13 +177,13 @@ def test_a_closed_pipe_ends_a_command_as_a_shell_expects(tmp_path: Path) -> None
 
 
 def test_predictions_replace_those_of_an_older_run_and_nothing_else(finished: Finished, tmp_path: Path) -> None:
-    out, config = tmp_path / "out", finished.root / "virnuc.toml"
+    out = tmp_path / "out"
     out.mkdir()
     (out / "summary.tsv").write_text("of an older run")
     (out / "mine.txt").write_text("mine")
     (tmp_path / "linked").symlink_to(out)
     source = finished.settings.incoming / f"{SAMPLE}.fasta"
-    result = virnuc("predict", source, "--out", tmp_path / "linked", "--config", config)
+    result = virnuc("predict", source, "--out", tmp_path / "linked", "--project", finished.root)
     assert result.exit_code == 0, result.output
     names = ["mine.txt", "prediction_results.txt", "prediction_results_highestscore.csv", "summary.tsv"]
     assert sorted(path.name for path in out.iterdir()) == names

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from virnuc_assets.cli.main import app
-from virnuc_assets_tests.assets.project import DATA, GENOMES, Finished, Project, new_project
+from virnuc_assets_tests.assets.project import GENOMES, Finished, Project, new_project
 from virnuc_assets_tests.cli.commands import console, message, virnuc
 from virnuc_assets_tests.running import until
 
@@ -33,7 +33,7 @@ def test_help_lists_every_command_and_each_explains_itself() -> None:
 
 
 def test_doctor_shows_the_machine_and_the_project(finished: Finished) -> None:
-    result = virnuc("doctor", "--config", finished.root / "virnuc.toml")
+    result = virnuc("doctor", "--project", finished.root)
     assert result.exit_code == 0, result.output
     for word in ("torch", "device", "attention backends", "memory", "fastesm2_650_miniature", "serving classifier"):
         assert word in result.stdout
@@ -44,7 +44,7 @@ def test_doctor_fails_where_a_checkpoint_is_missing_or_incomplete(untrained: Pro
     shutil.rmtree(checkpoints / "fastesm2_650_miniature")
     (checkpoints / "esm2_3b_miniature/model.safetensors").write_bytes(b"")
     (checkpoints / "dnabert_s_miniature/tokenizer.json").unlink()
-    result = virnuc("doctor", "--config", untrained.root / "virnuc.toml")
+    result = virnuc("doctor", "--project", untrained.root)
     text = message(result)
     assert "fastesm2_650_miniature: no checkpoint" in text
     assert "esm2_3b_miniature: " in text and "missing or empty: model.safetensors" in text
@@ -56,20 +56,14 @@ def test_doctor_fails_where_a_checkpoint_is_missing_or_incomplete(untrained: Pro
 
 def test_a_missing_or_wrong_settings_file_is_named(tmp_path: Path) -> None:
     config = tmp_path / "virnuc.toml"
-    assert "settings file not found" in message(virnuc("doctor", "--config", config))
+    assert message(virnuc("doctor", "--project", tmp_path)).startswith(f"{tmp_path}: no project here")
     config.write_text("[sequences]\nchunk_lenght = 500\n")
-    assert f"{config}: sequences.chunk_lenght" in message(virnuc("doctor", "--config", config))
-
-
-def test_demo_without_the_bundled_sample_says_so(untrained: Project) -> None:
-    text = message(virnuc("demo", "--config", untrained.root / "virnuc.toml"))
-    assert "demo_sample.fasta: the bundled sample is missing" in text
+    assert f"{config}: sequences.chunk_lenght" in message(virnuc("doctor", "--project", tmp_path))
 
 
 @pytest.mark.slow
 def test_a_demo_that_a_signal_ends_has_its_status_and_goes_on_when_started_again(blank: Path, tmp_path: Path) -> None:
     project = new_project(tmp_path / "project", blank, GENOMES, in_memory=False)
-    shutil.copytree(DATA / "samples", project.root / "data/samples")
     embeddings = project.workspace.layout.results / "reference/dnabert_s_embeddings"
     command = [Path(sys.executable).with_name("virnuc"), "demo"]
     with subprocess.Popen(command, cwd=project.root, stderr=subprocess.PIPE, text=True) as demo:
@@ -94,4 +88,4 @@ def test_a_port_that_is_taken_is_named(untrained: Project) -> None:
         port, other = taken.getsockname()[1], free.getsockname()[1]
         free.close()
         untrained.configure(servers={"dagster_port": other, "mlflow_port": port})
-        assert f"port {port} is taken" in message(virnuc("up", "--config", untrained.root / "virnuc.toml"))
+        assert f"port {port} is taken" in message(virnuc("up", "--project", untrained.root))

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.write_golden import write_golden
 from virnuc_assets.encoders import golden as golden_module
 from virnuc_assets.encoders.golden import GOLDEN_FILE, TOLERANCE, GoldenError, check_golden, load_for_run
 from virnuc_assets.encoders.registry import ALPHABET, ENCODERS, Alphabet, Architecture, check_alphabet
 from virnuc_assets.settings import EncodingSettings
+from virnuc_assets_tests.encoders.write_golden import write_golden
 
 MODELS: list[Architecture] = ["mosaic_bert", "esm"]
 STORED = json.loads(GOLDEN_FILE.read_text(encoding="utf-8"))
@@ -66,7 +66,7 @@ def test_a_difference_is_refused_with_its_place_the_versions_and_the_remedy(alte
     assert place in message and re.search(r"Written by \W*torch\W+1\.0\.0\b", message)
     torch_version = version("torch").partition("+")[0]
     assert re.search(rf"are \W*torch\W+{torch_version}\W+transformers\W+{version('transformers')}\W", message)
-    assert "Install those versions" in message and "`python -m benchmarks.write_golden`" in message
+    assert "Install those versions" in message and "`python -m virnuc_assets_tests.encoders.write_golden`" in message
     assert check_golden("mosaic_bert", "cpu", path) <= TOLERANCE
 
 

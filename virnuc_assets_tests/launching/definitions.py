@@ -47,7 +47,7 @@ def _request(path: str) -> dg.RunRequest | dg.SkipReason:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    own = build_defs(load_settings(Path("virnuc.toml")))
+    own = build_defs(load_settings(Path()))
     return dg.Definitions(
         assets=own.assets,
         asset_checks=own.asset_checks,

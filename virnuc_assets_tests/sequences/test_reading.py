@@ -1,14 +1,20 @@
 """Reading: forms of the same FASTA, blocks of any size, and one clear refusal for each file that is none."""
 
+import bz2
 import gzip
 import io
 import lzma
 import os
+import random
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from Bio import bgzf
+from hypothesis import given
+from hypothesis import strategies as st
 
 from virnuc_assets.sequences import opening
 from virnuc_assets.sequences.catalogue import Source
@@ -37,6 +43,95 @@ def bgzipped(content: bytes, block: int = 7) -> bytes:
         writer.flush()
     writer._handle = io.BytesIO()  # close() would close the stream that is read below
     return stream.getvalue() + bgzf._bgzf_eof
+
+
+def zstandard(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return sink.getvalue().to_pybytes()
+
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda content: gzip.compress(content, mtime=0),
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zstd": zstandard,
+}
+
+
+@pytest.mark.parametrize("compression", PACKED)
+@pytest.mark.parametrize(
+    "parts", [[TWO_RECORDS], [TWO_RECORDS[:20], TWO_RECORDS[20:]], [b"", TWO_RECORDS[:3], b"", TWO_RECORDS[3:], b""]]
+)
+def test_every_compression_of_any_streams(tmp_path: Path, compression: str, parts: list[bytes]) -> None:
+    """As several files that were compressed by themselves and joined, and as pbzip2 and pzstd write them."""
+    packed = [PACKED[compression](part) for part in parts]
+    assert read_bytes(tmp_path, b"".join(packed)) == AS_READ
+    padding = {"zstd": b"\x50\x2a\x4d\x18\x04\x00\x00\x00size"}.get(compression, b"\0" * 8)
+    assert read_bytes(tmp_path, padding.join(packed) + padding) == AS_READ
+    if compression == "zstd":
+        assert read_bytes(tmp_path, padding + b"".join(packed)) == AS_READ
+
+
+@pytest.mark.parametrize("compression", PACKED)
+def test_a_compressed_stream_that_is_not_whole_is_named_with_its_record(tmp_path: Path, compression: str) -> None:
+    pack, other = PACKED[compression], b">other\nACGT\n"
+    packed = pack(b">long\n" + bytes(random.Random(1).choices(b"ACGT", k=3_000_000)) + b"\n")
+    broken = bytes(byte ^ 255 for byte in packed[-40_000:-39_900])
+    for content in (
+        packed[:-1],
+        packed[:-9],
+        packed[: len(packed) // 2],
+        packed[:-40_000] + broken + packed[-39_900:],
+        packed + pack(other)[:-1],
+        packed + pack(other)[:6],
+    ):
+        with pytest.raises(
+            SequenceFileError, match=f"the {compression} stream is cut or corrupt, in record '(long|other)' "
+        ):
+            read_bytes(tmp_path, content)
+    for content in (pack(TWO_RECORDS) + b"garbage", pack(TWO_RECORDS) + TWO_RECORDS, pack(other) + b"\1"):
+        with pytest.raises(SequenceFileError, match=f"other bytes follow the {compression} data.*{compression} -dc"):
+            read_bytes(tmp_path, content)
+    with pytest.raises(SequenceFileError, match="blank lines only"):
+        read_bytes(tmp_path, pack(b""))
+
+
+FASTQ = b"@first of two\nACGTACGT\n+\n@@I>I+II\n@second\nGGG\n+second\nIII\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        FASTQ,
+        FASTQ.replace(b"\n", b"\r\n"),
+        FASTQ[:-1],
+        FASTQ + b"\n\n",
+        b"\n \n" + FASTQ,
+        FASTQ.replace(b"ACGTACGT", b"acgu\nAC\nGT").replace(b"@@I>I+II", b"@@\nI>\n\nI+I\nI"),
+        b"\xef\xbb\xbf" + FASTQ,
+        lzma.compress(FASTQ),
+    ],
+    ids=["plain", "CRLF", "no last line end", "blank lines last", "blank lines first", "several lines", "bom", "xz"],
+)
+def test_forms_of_the_same_fastq(tmp_path: Path, content: bytes) -> None:
+    assert read_bytes(tmp_path, content) == AS_READ
+
+
+@given(st.lists(st.tuples(st.text("ACGTN", max_size=30), st.integers(1, 40), st.randoms()), min_size=1, max_size=5))
+def test_fastq_of_any_qualities_and_line_breaks(
+    tmp_path_factory: pytest.TempPathFactory, reads: list[tuple[str, int, random.Random]]
+) -> None:
+    """Every quality is a visible character, also those that begin lines of other kinds."""
+    lines = []
+    for number, (bases, width, chance) in enumerate(reads):
+        qualities = "".join(chance.choices("@+>!~", k=len(bases)))
+        parts = [[text[at : at + width] for at in range(0, len(text), width)] for text in (bases, qualities)]
+        lines += [f"@r{number}", *parts[0], "+", *parts[1]]
+    content = "\n".join(lines).encode() + b"\n"
+    expected = [(f"r{number}", bases) for number, (bases, *_) in enumerate(reads)]
+    assert read_bytes(tmp_path_factory.mktemp("fastq"), content) == expected
 
 
 @pytest.mark.parametrize(
@@ -106,16 +201,22 @@ REFUSALS = {
     "a character in a line": (b">a\nACG\nAC>G\n", ["'a'", "line 3", "'>'"]),
     "endless header": (b">a " + b"x" * (3 << 20) + b"\nACG\n", ["line 1", "header of more than"]),
     "endless id": (b">" + b"x" * 1001 + b"\nACG\n", ["line 1", "has 1,001 characters; expected at most 1,000"]),
-    "gzip without its end": (GZIP[:-3], ["gzip", "cut or corrupt"]),
-    "second member cut": (GZIP + GZIP[:-20], ["gzip", "cut or corrupt"]),
     "corrupt deflate": (GZIP[:10] + b"\xff\xff" + GZIP[12:], ["gzip", "cut or corrupt"]),
-    "gzip and garbage": (GZIP + b"garbage", ["other bytes follow the gzip data", "gzip -dc"]),
-    "xz": (lzma.compress(TWO_RECORDS), ["xz", "gzip"]),
-    "zip": (zipped(TWO_RECORDS), ["zip", "gzip"]),
+    "zip": (zipped(TWO_RECORDS), ["zip", "plain text in UTF-8, or gzip, bzip2, xz, zstd. Unpack it."]),
+    "SAM": (b"@HD\tVN:1.6\n@SQ\tSN:chr1\tLN:9\n", ["found SAM", "FASTQ"]),
+    "FASTQ without qualities": (FASTQ[:-5], ["'second'", "as bases, 3, found 0 up to line 7"]),
+    "FASTQ cut inside its qualities": (FASTQ[:-2], ["'second'", "as many qualities as bases, 3, found 2 up to line 8"]),
+    "FASTQ cut before '+'": (FASTQ[: FASTQ.index(b"+second")], ["'second'", "ends at line 6", "'+'"]),
+    "FASTQ without '+'": (FASTQ.replace(b"+\n@@I>I+II\n", b""), ["'first'", "line 3", "expected '+'", "'@second"]),
+    "FASTQ of fewer qualities": (FASTQ.replace(b"@@I>I+II", b"III"), ["'first'", "as bases, 8, found 10", "line 5"]),
+    "FASTQ of more qualities": (FASTQ.replace(b"@@I>", b"IIIII"), ["'first'", "as bases, 8, found 9", "line 4"]),
+    "FASTQ and other text": (FASTQ + b"end\n", ["line 9", "expected '@'", "'end"]),
+    "FASTQ without an id": (b"@\nACG\n+\nIII\n", ["line 1", "without an id"]),
+    "FASTQ of proteins": (b"@p\nMEL\n+\nIII\n", ["'p'", "line 2"]),
     "sequence alone": (b"ACGTACGT\n", ["'ACGTACGT'"]),
     "utf 16": (">a\nACG\n".encode("utf-16"), ["UTF-16", "Save it as UTF-8"]),
     "GFF": (b"##gff-version 3\n", ["comments or GFF", "'##gff-version 3'"]),
-    "text before FASTA": (b"made by hand\n>a\nACG\n", ["'made by hand'", "without text before the first '>'"]),
+    "text before FASTA": (b"made by hand\n>a\nACG\n", ["'made by hand'", "without text before the first record"]),
     "a comment inside": (b">a\n;made by hand\nACG\n", ["'a'", "line 2", "comment", "remove"]),
     "stop": (b">a\nACG*\n", ["'a'", "line 2", "'*'"]),
     "X": (b">a\nACXG\n", ["'a'", "line 2", "'X'"]),

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from virnuc_assets.cli.main import app
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import find_checkpoint
-from virnuc_assets.settings import load_settings
+from virnuc_assets.settings import SETTINGS_FILE, load_settings
 from virnuc_assets.storage.layout import Layout
 from virnuc_assets.workstation.lock import LOCK_FILE, Locked, read_lock
 from virnuc_assets.workstation.setup import set_up_encoders
@@ -29,14 +29,14 @@ class Project:
     def __init__(self, machine: Path, settings: str = "", lock: Path | None = None) -> None:
         self.root, self.cache = machine / "project", machine / "home" / "hub"
         self.root.mkdir(parents=True)
-        self.config, self.lock = self.root / "virnuc.toml", self.root / LOCK_FILE
+        self.config, self.lock = self.root / SETTINGS_FILE, self.root / LOCK_FILE
         self.config.write_text(f'profile = "full"\n{settings}')
         if lock:
             shutil.copy(lock, self.lock)
 
     @property
     def workspace(self) -> Workspace:
-        return Workspace(load_settings(self.config))
+        return Workspace(load_settings(self.root))
 
     @property
     def layout(self) -> Layout:
@@ -55,7 +55,7 @@ class Project:
     def refusal(self, *arguments: str) -> str:
         """The one message of `virnuc`, which fails."""
         constants.HF_HUB_CACHE = str(self.cache)
-        result = CliRunner().invoke(app, [*arguments, "--config", str(self.config)])
+        result = CliRunner().invoke(app, [*arguments, "--project", str(self.root)])
         assert (result.exit_code, result.stderr.count("error: ")) == (1, 1), result.output
         assert isinstance(result.exception, SystemExit)  # no traceback
         return result.stderr.partition("error: ")[2]

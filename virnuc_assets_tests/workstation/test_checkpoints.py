@@ -174,7 +174,7 @@ def test_fair_esms_file_is_converted_once_and_again_where_it_was_replaced(tmp_pa
     assert project.find("esm2_3b") == folder
     moved = tmp_path / "moved"
     project.root.rename(moved)
-    spec = Workspace(load_settings(moved / "virnuc.toml")).encoder_named("esm2_3b")
+    spec = Workspace(load_settings(moved)).encoder_named("esm2_3b")
     assert find_checkpoint(spec, moved / "var/checkpoints") == moved / "var/checkpoints/esm2_3b_converted"
     moved.rename(project.root)
     other = Project(tmp_path / "other", settings, project.lock)

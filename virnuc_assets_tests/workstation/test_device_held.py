@@ -84,7 +84,7 @@ def test_known_vectors_and_counted_kmers_need_no_device(copied: Project, tmp_pat
     layout, settings = copied.workspace.layout, copied.settings
     encoder = copied.workspace.variant(settings.serving.variant).protein
     frames = layout.table("samples", "translated_proteins", f"{SAMPLE}-000001")
-    options = ["--encoder", "kmer_dna", "--out", str(tmp_path / "o"), "--config", str(copied.root / "virnuc.toml")]
+    options = ["--encoder", "kmer_dna", "--out", str(tmp_path / "o"), "--project", str(copied.root)]
     with held_by_another(copied):
         assert failures(copied.materialize(SAMPLES.key(f"{encoder}_embeddings"), partition=SAMPLE)) == []
         assert CliRunner().invoke(app, ["embed", str(frames), *options]).exit_code == 0

@@ -38,7 +38,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def settings_of(project: Path) -> Settings:
-    return load_settings(project / "virnuc.toml")
+    return load_settings(project)
 
 
 def test_set_up_makes_home_store_experiment_and_checkpoints(blank: Path) -> None:

@@ -1,11 +1,12 @@
 """Write the golden vectors of the miniatures again where this installation's differ; everything is then embedded again.
 
-python -m benchmarks.write_golden
+python -m virnuc_assets_tests.encoders.write_golden
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from virnuc_assets.encoders.checkpoints import GOLDEN_FILE, versions
@@ -30,4 +31,4 @@ def write_golden(path: Path = GOLDEN_FILE) -> float:
 if __name__ == "__main__":
     difference = write_golden()
     state = "is unchanged" if difference <= TOLERANCE else "was written: embed everything again"
-    print(f"{GOLDEN_FILE} differs by at most {difference:.1e} and {state}")
+    sys.stdout.write(f"{GOLDEN_FILE} differs by at most {difference:.1e} and {state}\n")

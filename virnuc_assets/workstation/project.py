@@ -1,0 +1,41 @@
+"""A new project's folder: settings, Dagster's workspace, and where genomes and samples go."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from virnuc_assets.sequences.catalogue import write_manifest
+from virnuc_assets.settings import SETTINGS_FILE
+from virnuc_assets.storage.atomic import atomic_folder, atomic_write
+from virnuc_assets.storage.outputs import OutputRefused, unwritable
+
+# Links to the checkout's own project, which the wheel holds as files.
+_TEMPLATE = Path(__file__).parents[1] / "template"
+DEMO_SAMPLE = _TEMPLATE / "samples/demo_sample.fasta"
+WORKSPACE_FILE = "workspace.yaml"
+
+
+def make_project(folder: Path, bundled: bool) -> None:
+    """Make a project in a folder, which is made if absent; with the bundled genomes and sample, or without sequence.
+
+    Raises:
+        OutputRefused: something of a project is there, or the folder cannot be written; nothing was written.
+    """
+    data = folder / "data"
+    if fault := unwritable(folder):
+        raise OutputRefused(fault)
+    if found := [path.name for path in (folder / SETTINGS_FILE, folder / WORKSPACE_FILE, data) if path.exists()]:
+        raise OutputRefused(f"{folder.resolve()}: {', '.join(found)} there already; name a folder for a new project")
+    with atomic_folder(data) as temporary:
+        for name in ("genomes", "samples"):
+            if bundled:
+                shutil.copytree(_TEMPLATE / name, temporary / name)
+            else:
+                (temporary / name).mkdir()
+        if not bundled:
+            write_manifest(temporary / "genomes", [])
+        (temporary / "incoming").mkdir()
+    for name in (WORKSPACE_FILE, SETTINGS_FILE):  # settings last: with them it is a project
+        with atomic_write(folder / name) as file:
+            shutil.copyfile(_TEMPLATE / name, file)
