@@ -118,7 +118,7 @@ def _order(records: pa.Table) -> np.ndarray:
 
 
 def _names(sources: pa.ChunkedArray) -> list[str]:
-    """Of the inputs, in the order in which they occur: without their folders where that tells them apart."""
+    """Of the inputs, in the order in which they occur: without their folders where they differ without them."""
     paths = pc.unique(sources).to_pylist()
     names = [PurePath(path).name for path in paths]
     return [printable(name) for name in (names if len(set(names)) == len(names) else paths)]

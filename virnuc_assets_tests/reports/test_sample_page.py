@@ -73,7 +73,7 @@ def test_the_first_screen_says_how_many_and_what_was_not_scored(tmp_path: Path) 
     ):
         assert f"{call} {count} {share} % of records, {nt} nt show them" in page.text
     assert "Nothing is known of 1 record: no open frame (1)." in page.text
-    assert "9 of 18 chunks (50.0 %) have no score: a stop codon in each of the six frames (9)." in page.text
+    assert "9 of 18 chunks of 100 nt (50.0 %) have no score: a stop codon in each of the six frames (9)." in page.text
     assert "In 1 scored record, less than half of the chunks are scored" in page.text
     assert "probabilities from 0.880 to 0.990, half of them at least 0.935. Between 0.2 and 0.8 a call is" in page.text
     assert "Miniature" not in page.text
