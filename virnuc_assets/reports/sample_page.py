@@ -40,7 +40,7 @@ from virnuc_assets.text import markdown_cell, printable
 
 ROWS = 50  # of the table at a time
 _BLOCK = 20_000  # of it at a time that are made Python objects
-MOST_ROWS = 500_000  # in the page; of more, the first in its order
+MOST_ROWS, MOST_ID_BYTES = 500_000, 20_000_000  # in the page; of more, the first in its order
 _REASONS = 8  # why records are not scored, the most frequent
 _PICTURED = 4  # tracks in the metadata of the asset
 _LONGEST_ID = 80  # characters in them
@@ -61,7 +61,7 @@ def write_html(path: Path, calls: SampleCalls, run: Mapping[str, Any]) -> None:
         run: what `run.json` holds: model, settings, inputs, totals.
     """
     records = calls.records
-    order = _order(records)[:MOST_ROWS]
+    order = _order(records)
     drawn = drawn_rows(records)
     names = _names(records["source"]) if len(run["inputs"]) > 1 else []
     environment = _environment()
@@ -113,8 +113,10 @@ def _environment() -> jinja2.Environment:
 
 
 def _order(records: pa.Table) -> np.ndarray:
-    """Rows as the table shows them: virus, uncertain, other, not scored; the longest of each first."""
-    return np.lexsort((-records["length_nt"].to_numpy(), call_codes(records)))
+    """Rows as the table has them: virus, uncertain, other, not scored; the longest of each first, as many as fit."""
+    order = np.lexsort((-records["length_nt"].to_numpy(), call_codes(records)))
+    sizes = np.cumsum(pc.binary_length(records["record_id"]).to_numpy()[order], dtype=np.int64)
+    return order[: min(MOST_ROWS, int(np.searchsorted(sizes, MOST_ID_BYTES, "right")))]
 
 
 def _names(sources: pa.ChunkedArray) -> list[str]:

@@ -211,9 +211,18 @@ def test_a_page_of_many_records_is_small_and_shows_the_first(tmp_path: Path, mon
     html = html_of(tmp_path, many(20_000))
     assert len(packed(html)["id"]) == 20_000 and len([row for row in Page(html).rows if len(row) == 9]) == ROWS + 1
     assert len(html) < 15 * 20_000 + 300_000  # so 200,000 have a tenth of the 30 MB that are allowed
-    monkeypatch.setattr("virnuc_assets.reports.sample_page.MOST_ROWS", 70)
+    assert MOST_ROWS > 200_000
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"), [("MOST_ROWS", 70), ("MOST_ID_BYTES", 70 * len("NODE_10_length_100") + 17)]
+)
+def test_a_page_of_too_many_records_holds_the_first(
+    limit: str, value: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"virnuc_assets.reports.sample_page.{limit}", value)
     cut = html_of(tmp_path, many(100))
-    assert MOST_ROWS > 200_000 and len(packed(cut)["id"]) == 70
+    assert packed(cut)["row"][:2] == [80, 81] and len(packed(cut)["id"]) == 70
     assert "The table holds the first 70 of 100 records; all are in summary.tsv ." in Page(cut).text
 
 
