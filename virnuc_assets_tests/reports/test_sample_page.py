@@ -170,9 +170,12 @@ def test_miniatures_and_missing_calibration_are_stated(tmp_path: Path) -> None:
     assert Page(html_of(tmp_path, four_calls(), miniature=True)).text.startswith(
         f"2 of 5 records classified as virus {words}"
     )
-    assert "It was calibrated" in Page(html_of(tmp_path, four_calls())).text
-    imported = Page(html_of(tmp_path, four_calls(), trained_on={})).text
-    assert "It is not calibrated" in imported and "Not known: the classifier was trained elsewhere." in imported
+    assert "Scores of frames were calibrated" in Page(html_of(tmp_path, four_calls())).text
+    imported = Page(html_of(tmp_path, four_calls(), trained_on={"origin": {"made_by": "VirNucPro"}})).text
+    assert (
+        "It is not calibrated" in imported
+        and "Not known: the classifier was trained elsewhere. Origin made by VirNucPro" in imported
+    )
 
 
 @pytest.mark.parametrize(
