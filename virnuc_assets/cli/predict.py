@@ -39,7 +39,7 @@ from virnuc_assets.text import printable
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.scoring import ServingClassifier
-    from virnuc_assets.cli.files import Choices
+    from virnuc_assets.cli.choices import Choices
     from virnuc_assets.encoders.registry import EncoderSpec
     from virnuc_assets.reports.sample_results import Input
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from virnuc_assets.sequences.genbank import read_genbank
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile, open_source
-from virnuc_assets.sequences.records import Bases, Header, by_record, header_id, normal_bases, original_letters
+from virnuc_assets.sequences.records import Bases, Header, by_record, header_id, normal_bases, original_bases
 
 Format = Literal["FASTA", "FASTQ", "GenBank"]
 FASTQ_IS_NO_REFERENCE = "reads are classified as samples, but are no reference; catalogue their assembly as FASTA"
@@ -139,7 +139,7 @@ def copy_records(path: Path, sha256: str, wanted: np.ndarray, to: IO[bytes]) -> 
         SourceChanged: the file is not the one that was planned.
     """
     with open_source(path) as source:
-        for is_wanted, (header, blocks) in zip(wanted.tolist(), read_records(source, original_letters), strict=False):
+        for is_wanted, (header, blocks) in zip(wanted.tolist(), read_records(source, original_bases), strict=False):
             if is_wanted:
                 to.write(b">" + header.line + b"\n")
                 held = b""
