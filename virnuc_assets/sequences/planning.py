@@ -347,7 +347,8 @@ def pack(
             if not old.chunks:  # one of several records of an id that are not planned
                 break
     shards = {segment.shard for segment in kept}
-    cut = _cut(records.take(pa.array(new, pa.int64())), key, numbered, shard_chunks, max(shards, default=key(numbered)))
+    home = max(shards) if shards else key(numbered)
+    cut = _cut(records.take(pa.array(new, pa.int64())), key, numbered, shard_chunks, home)
     opened = len(set(cut["shard"].unique().to_pylist()) - shards)
     order = [(name, "ascending") for name in ("source", "number", "first_chunk")]
     return pa.concat_tables([table_of(kept), cut]).sort_by(order), numbered + opened
