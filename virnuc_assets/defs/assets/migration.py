@@ -300,16 +300,16 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
 def _shown_decision(decision: "Decision", evidence: "Evidence") -> dict[str, Any]:
     """The verdict for its page; values of the criteria as numbers, which plot over time."""
-    from virnuc_assets.reports.decision_report import curves, verdict
+    from virnuc_assets.reports.decision_report import curves, threshold_text, verdict
 
     values = {criterion.name: criterion.value for criterion in decision.criteria if criterion.value is not None}
     return {
         "outcome": decision.outcome,
         "summary": dg.MetadataValue.md(verdict(decision)),
         "criteria": shown_table(
-            {name: getattr(criterion, name) for name in ("name", "outcome", "value", "low", "high", "comparison")}
-            | {"threshold": criterion.threshold, "unit": criterion.unit, "explanation": criterion.explanation}
-            for criterion in decision.criteria
+            {"name": one.name, "outcome": one.outcome, "value": one.value, "low": one.low, "high": one.high}
+            | {"rule": threshold_text(one)}
+            for one in decision.criteria
         ),
         "criteria_met": sum(criterion.outcome == "met" for criterion in decision.criteria),
         **values,
