@@ -167,7 +167,7 @@ def test_no_page_shows_json_or_a_number_as_text(finished: Finished) -> None:
 
 
 def rows_shown(metadata: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    return [dict(record.data) for record in metadata[name].value]
+    return [dict(record.data) for record in metadata[name].records]
 
 
 def test_the_page_of_an_evaluation_has_its_metrics_groups_and_curves(finished: Finished) -> None:
