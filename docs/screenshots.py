@@ -145,9 +145,11 @@ def _curves(page: Page, address: str) -> None:
 def _trainings(page: Page, address: str) -> None:
     """The table of trainings, and the page of one, without MLflow's assistant."""
     _open(page, address.partition("#")[0])
-    page.get_by_role("button", name="Close").first.click()
     page.get_by_text("Model training").first.click()  # which the browser remembers
-    _take(page, "mlflow", address)
+    _open(page, address)
+    page.get_by_role("button", name="Close").first.click()
+    page.wait_for_timeout(SETTLED_MS)
+    _save(page, "mlflow")
     page.get_by_role("link", name="fastesm2 classifier").first.click()
     page.wait_for_timeout(SETTLED_MS)
     _save(page, "mlflow_run")

@@ -186,7 +186,7 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         group_name=GROUP,
         kinds={"parquet", "mlflow"},
         owners=OWNERS,
-        code_version=code_version("2", workspace.settings.evaluation),
+        code_version=code_version("3", workspace.settings.evaluation),
         automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
     )
     def evaluation(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:

@@ -256,7 +256,7 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
         group_name=GROUP,
         kinds={"html", "mlflow"},
         owners=OWNERS,
-        code_version=code_version("3", settings.decision, settings.evaluation),
+        code_version=code_version("4", settings.decision, settings.evaluation),
         automation_condition=decision_condition(),
     )
     def migration_decision(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
