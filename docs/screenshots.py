@@ -22,6 +22,7 @@ from virnuc_assets.cli.demo import DEMO_SAMPLE
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.reports.sample_results import PAGE_FILE
 from virnuc_assets.settings import load_settings
+from virnuc_assets.workstation.setup import mlflow_page
 
 PICTURES = Path(__file__).parent / "pictures"
 SIZE: ViewportSize = {"width": 1200, "height": 760}
@@ -43,10 +44,14 @@ def main() -> None:
     with _servers(dagster, mlflow), _page() as page:
         _lineage(page, f"{dagster}/{LINEAGE}")
         _take(page, "embeddings", f"{dagster}/assets/reference/fastesm2_650_embeddings")
-        _take(page, "decision", f"{dagster}/assets/migration_decision")
+        _metadata(page, "decision", f"{dagster}/assets/migration_decision", "summary")
         _take(page, "automation", f"{dagster}/automation")
-        _materialize(page, f"{dagster}/assets/samples/predictions")
-        _take(page, "mlflow", f"{mlflow}/#/experiments/1/runs")
+        _materialize(page, "materialize", f"{dagster}/assets/samples/predictions")
+        _materialize(page, "first_run", f"{dagster}/locations/virnuc_assets/jobs/embed_reference")
+        _materialize(page, "one_encoder", f"{dagster}/locations/virnuc_assets/jobs/embed_reference_by_fastesm2_650")
+        _metadata(page, "new_genome", f"{dagster}/assets/reference/shard_plan", "sources")
+        _curves(page, f"{dagster}/assets/fastesm2_evaluation")
+        _trainings(page, mlflow_page(settings))
         _take(page, "report", report.as_uri())
         _take(page, "sample_report", sample.as_uri())
         _take(page, "sample_track", f"{sample.as_uri()}#tracks")
@@ -110,13 +115,44 @@ def _lineage(page: Page, address: str) -> None:
     page.set_viewport_size(SIZE)
 
 
-def _materialize(page: Page, address: str) -> None:
+def _materialize(page: Page, name: str, address: str) -> None:
     """The dialog that asks for partitions; nothing is launched."""
     _open(page, address)
     page.get_by_role("button", name="Materialize").first.click()
     page.get_by_role("button", name="All", exact=True).click()
     page.wait_for_timeout(SETTLED_MS)
-    _save(page, "materialize")
+    _save(page, name)
+
+
+def _metadata(page: Page, name: str, address: str, key: str) -> None:
+    """The page of an asset from one entry of its metadata on."""
+    page.set_viewport_size({"width": 1600, "height": 900})
+    _open(page, address)
+    page.get_by_text(key, exact=True).first.evaluate("entry => entry.scrollIntoView()")
+    page.wait_for_timeout(SETTLED_MS)
+    _save(page, name)
+    page.set_viewport_size(SIZE)
+
+
+def _curves(page: Page, address: str) -> None:
+    """The pictures in an asset's metadata."""
+    _open(page, address)
+    page.get_by_text("[Show Markdown]").first.click()
+    page.wait_for_timeout(SETTLED_MS)
+    _save(page, "curves")
+
+
+def _trainings(page: Page, address: str) -> None:
+    """The table of trainings, and the page of one, without MLflow's assistant."""
+    _open(page, address.partition("#")[0])
+    page.get_by_text("Model training").first.click()  # which the browser remembers
+    _open(page, address)
+    page.get_by_role("button", name="Close").first.click()
+    page.wait_for_timeout(SETTLED_MS)
+    _save(page, "mlflow")
+    page.get_by_role("link", name="fastesm2 classifier").first.click()
+    page.wait_for_timeout(SETTLED_MS)
+    _save(page, "mlflow_run")
 
 
 if __name__ == "__main__":

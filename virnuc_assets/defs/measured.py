@@ -32,7 +32,7 @@ class Measured:
         from virnuc_assets.classifier.metrics import performance
         from virnuc_assets.reports import charts
 
-        found, style = performance(table, temperature, settings), charts.styles([name])
+        found, style = performance(table, temperature, settings), {name: charts.Style("candidate")}
         return cls(
             found,
             {

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 _TYPES = {bool: "bool", int: "int", float: "float"}
+_LARGE = 1000
 # Of an encoder's fingerprint: which weights, and how they are read.
 _OF_ENCODER = (
     *("encoder", "architecture", "checkpoint", "revision", "checkpoint_digest"),
@@ -17,7 +18,10 @@ _OF_ENCODER = (
 
 
 def shown_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> dg.TableMetadataValue:
-    """A table; columns are those of the first row if they are not given, a number that is not finite is left out."""
+    """A table; columns are those of the first row if they are not given.
+
+    Numbers have four digits, or one decimal where they are large; one that is not finite is left out.
+    """
     records = [{name: _cell(value) for name, value in row.items()} for row in rows]
     names = columns or (list(records[0]) if records else [])
     values = {name: [record[name] for record in records if record[name] is not None] for name in names}
@@ -43,10 +47,11 @@ def shown_pictures(charts: Mapping[str, str]) -> dg.MarkdownMetadataValue:
     """SVG charts by name. Dagster's pages show data: addresses in pictures, and file: addresses nowhere."""
     from virnuc_assets.reports.svg import picture
 
-    return dg.MetadataValue.md("\n\n".join(f"**{name}**\n\n![{name}]({picture(svg)})" for name, svg in charts.items()))
+    return dg.MetadataValue.md("\n\n".join(f"![{name}]({picture(svg)})" for name, svg in charts.items()))
 
 
 def _cell(value: Any) -> str | int | float | bool | None:  # noqa: ANN401
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    if isinstance(value, float):
+        rounded = round(value, 1) if abs(value) >= _LARGE else float(f"{value:.4g}")
+        return rounded if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int | float) else str(value)

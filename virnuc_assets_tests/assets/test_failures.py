@@ -149,6 +149,6 @@ def test_a_failing_check_is_recorded_against_the_wrong_table(copied: Project) ->
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert not checks["embeddings_are_finite"].passed
     assert checks["embedding_ids_match_frames"].passed
-    faults = [row.data for row in checks["embeddings_are_finite"].metadata["first_faults"].value]
+    faults = [row.data for row in checks["embeddings_are_finite"].metadata["first_faults"].records]  # type: ignore[union-attr]
     ids = table["frame_id"].to_pylist()[: len(faults)]
     assert faults == [{"where": shard, "fault": f"{frame}: vector is not finite"} for frame in ids] != []

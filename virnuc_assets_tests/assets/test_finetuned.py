@@ -137,7 +137,7 @@ def test_metrics_are_in_mlflow_while_it_runs_and_a_killed_run_is_continued(tuned
         **{f"{split}_rows": rows for split, rows in facts["rows"].items()},
     }
     assert metadata == {**metadata, **numbers, "trained": True, "folder": str(folder_of(tuned))}
-    settings = {row.data["name"]: row.data["value"] for row in metadata["settings"]}
+    settings = {row.data["name"]: row.data["value"] for row in metadata["settings"].records}
     assert settings == {name: str(value) for name, value in facts["settings"].items()}
     assert (event.tags or {})["dagster/data_version"] == folder_digest(folder_of(tuned))
 

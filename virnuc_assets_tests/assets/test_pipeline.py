@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,67 @@ def test_metadata_of_a_shard_tell_its_table_dims_and_encoders(finished: Finished
         metadata = {name: value.value for name, value in latest(finished, REFERENCE.key(asset), shard).metadata.items()}
         assert metadata == {**metadata, **counts, **more}
         assert metadata["seconds"] > 0 and metadata["peak_memory_mb"] > 10
+
+
+def test_no_page_shows_json_or_a_number_as_text(finished: Finished) -> None:
+    """Dagster plots numbers over time, and shows tables as tables."""
+    found = 0
+    for key in graph(finished).get_all_asset_keys():
+        for partition in partitions_of(finished, key)[:1]:
+            for name, value in latest(finished, key, partition).metadata.items():
+                found += 1
+                assert not isinstance(value, dg.JsonMetadataValue), (key, name)
+                assert not (isinstance(value.value, str) and value.value.replace(".", "").isdecimal()), (key, name)
+    assert found > 300
+
+
+def rows_shown(metadata: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    return [dict(record.data) for record in metadata[name].records]
+
+
+def test_the_page_of_an_evaluation_has_its_metrics_groups_and_curves(finished: Finished) -> None:
+    stored = json.loads(finished.workspace.layout.whole("migration_decision", ".json").read_text())
+    found = stored["variants"]["candidate"]["performance"]
+    metadata = latest(finished, dg.AssetKey("fastesm2_evaluation"), None).metadata
+    numbers = {name: metadata[name].value for name in found["levels"]["frame"]}
+    assert numbers == pytest.approx(found["levels"]["frame"])
+    for shown, stored_as, key in (("group", "groups", "group"), ("record_length", "lengths", "record_length")):
+        counts = [
+            {"label": one["label"], key: one["group"], "rows": one["rows"], "correct": one["correct"]}
+            for one in found[stored_as]
+        ]
+        rows = rows_shown(metadata, f"accuracy_by_{shown}")
+        assert [{name: row[name] for name in counts[0]} for row in rows] == counts
+    assert str(metadata["curves"].value).count("](data:image/svg+xml;base64,") == 3
+
+
+def test_the_page_of_the_decision_has_criteria_encoders_curves_and_the_report(finished: Finished) -> None:
+    path = finished.workspace.layout.whole("migration_decision", ".json")
+    stored = json.loads(path.read_text())
+    metadata = latest(finished, dg.AssetKey("migration_decision"), None).metadata
+    criteria = {one["name"]: one for one in stored["criteria"]}
+    shown = rows_shown(metadata, "criteria")
+    assert {row["name"]: row["outcome"] for row in shown} == {n: one["outcome"] for n, one in criteria.items()}
+    assert [row["rule"] for row in shown if row["name"] == "accuracy_drop_within_margin"] == ["≤ 0.05"]
+    values = {name: one["value"] for name, one in criteria.items() if one["value"] is not None}
+    assert values and {name: metadata[name].value for name in values} == values
+    dims = {row["role"]: (row["dna_dim"], row["protein_dim"]) for row in rows_shown(metadata, "variants")}
+    assert dims == {"candidate": (48, 32), "baseline": (48, 64), "kmer_baseline": (256, 400)}
+    assert str(metadata["curves"].value).count("](data:image/svg+xml;base64,") == 3
+    assert metadata["report"].value == str(path.with_suffix(".html"))
+    address = str(metadata["open_report"].value)
+    assert address == str(metadata["mlflow_run"].value).replace("?", "/artifacts/migration_decision.html?")
+
+
+def test_tables_of_ledger_and_split_add_up(finished: Finished) -> None:
+    ledger = latest(finished, dg.AssetKey("reference_ledger"), None).metadata
+    assert sum(row["records"] for row in rows_shown(ledger, "by_reason")) == ledger["records"].value
+    assert sum(row["records"] for row in rows_shown(ledger, "by_source")) == ledger["records"].value
+    split = latest(finished, dg.AssetKey("train_test_split"), None).metadata
+    for name in ("train", "validation", "test"):
+        totals = {label: split[f"{name}_{label}_rows"].value for label in ("viral", "host")}
+        rows = rows_shown(split, "rows_by_group")
+        assert totals == {label: sum(row[name] for row in rows if row["label"] == label) for label in totals}
 
 
 def test_the_data_version_of_every_partition_is_the_digest_of_its_rows(finished: Finished) -> None:

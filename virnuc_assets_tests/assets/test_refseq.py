@@ -68,7 +68,7 @@ def test_from_the_release_to_its_shards(project: Project, server: FileServer) ->
     counted = {"release": NUMBER, "seed": 42, "files": 8, "files_fetched": 8, "files_reused": 0}
     assert {name: first[name] for name in counted} == counted
     assert (first["bytes"], first["bytes_received"]) == (size, size)
-    drawn = [record.data for record in first["draw"]]
+    drawn = [record.data for record in first["draw"].records]
     assert all(row["genbank"] for row in drawn)
     (mammal,) = (row["fasta"] for row in drawn if row["directory"] == "vertebrate_mammalian")
     assert mammal == "vertebrate_mammalian.4.1.genomic.fna.gz"

@@ -148,7 +148,7 @@ def test_settings_and_removed_tables_ask_for_exactly_what_follows_from_them(know
     )
     by_domain = {check.asset_key.path[0]: check for check in checked.get_asset_check_evaluations()}
     assert by_domain["samples"].passed and not by_domain["reference"].passed
-    (fault,) = by_domain["reference"].metadata["first_faults"].value  # type: ignore[misc]
+    (fault,) = by_domain["reference"].metadata["first_faults"].records  # type: ignore[union-attr]
     assert fault.data == {
         "where": f"partition {shard}",
         "fault": "missing or stale: materialize reference/kmer_dna_embeddings, reference/kmer_features",

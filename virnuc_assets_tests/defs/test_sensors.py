@@ -67,7 +67,9 @@ class Folder:
         """Files that the metadata of the latest plan name."""
         event = self.instance.get_latest_materialization_event(SAMPLES.key("shard_plan"))
         assert event and event.asset_materialization
-        return {row.data["file"]: row.data["reason"] for row in event.asset_materialization.metadata[what].value}
+        table = event.asset_materialization.metadata[what]
+        assert isinstance(table, dg.TableMetadataValue)
+        return {row.data["file"]: row.data["reason"] for row in table.records}
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         group_name=GROUP,
         kinds={"parquet", "mlflow"},
         owners=OWNERS,
-        code_version=code_version("2", workspace.settings.evaluation),
+        code_version=code_version("3", workspace.settings.evaluation),
         automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
     )
     def evaluation(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
@@ -198,7 +198,6 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         """
         from virnuc_assets.classifier.datasets import evaluation_table, rows_of_split
         from virnuc_assets.classifier.scoring import ServingClassifier
-        from virnuc_assets.reports.model_card import ModelCard
 
         inputs, features = inputs_of(context), current_features(context.instance, workspace, variant)
         split = current_split(context.instance, workspace)
@@ -219,24 +218,30 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         provenance = evaluation_provenance(features, split, classifier.digest)
         outcome = made_table(workspace.layout.whole(name), provenance, batches)
         found = measured(workspace, name, classifier.description.temperature)
-        links = {
-            "asset": tracking.dagster_asset(f"{variant.name}_classifier"),
-            "run of the evaluation": tracking.dagster_run(context.run.run_id),
-        }
-        rule = workspace.settings.split.model_dump(mode="json")
-        card = ModelCard(classifier.description, read_table(split).to_pylist(), rule, found.performance, links)
-        results = EvaluationLog(
-            found.test_metrics,
-            {"table.evaluation": outcome.data_version, "table.split": content_digest(split)},
-            {**found.files, "model_card.md": card.text()},
-            [Table(name, outcome.data_version, "test")],
-            card.summary(),
-        )
+        page = tracking.dagster_asset(f"{variant.name}_classifier")
+        results = _evaluation_log(workspace, classifier.description, found, outcome.data_version, page)
         run_id = tracking.log_to_training(classifier.digest, results)
         metadata = {**found.metadata(), "mlflow_run": tracking.link(run_id), **outcome.metadata}
         return whole_result(inputs, outcome.data_version, metadata)
 
     return evaluation
+
+
+def _evaluation_log(
+    workspace: Workspace, description: "ClassifierDescription", found: Measured, version: str, page: str
+) -> EvaluationLog:
+    """What MLflow gets of an evaluation of a data version; `page` is the address of the classifier's asset."""
+    from virnuc_assets.reports.model_card import ModelCard
+
+    split, rule = workspace.layout.whole(SPLIT), workspace.settings.split.model_dump(mode="json")
+    card = ModelCard(description, read_table(split).to_pylist(), rule, found.performance, {"Asset in Dagster": page})
+    return EvaluationLog(
+        found.test_metrics,
+        {"table.evaluation": version, "table.split": content_digest(split)},
+        {**found.files, "model_card.md": card.text()},
+        [Table(f"{description.variant}_evaluation", version, "test")],
+        card.summary(),
+    )
 
 
 def measured(workspace: Workspace, evaluation: str, temperature: float | None) -> Measured:

@@ -100,13 +100,8 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
             with atomic_write(path) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
         rates = {f"{name}_sequences_per_s": round(float(found["sequences_per_s"]), 1) for name, found in stored.items()}
-        metadata: dict[str, Any] = {
-            **rates,
-            "measured": _benchmark_table(stored),
-            "peak_memory_mb": peak_memory_mb(),
-            "file": dg.MetadataValue.path(str(path)),
-        }
-        return whole_result(inputs, digest_of(stored), metadata)
+        facts = {"measured": _benchmark_table(stored), "file": dg.MetadataValue.path(str(path))}
+        return whole_result(inputs, digest_of(stored), {**rates, **facts, "peak_memory_mb": peak_memory_mb()})
 
     return encoder_benchmark
 
@@ -261,7 +256,7 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
         group_name=GROUP,
         kinds={"html", "mlflow"},
         owners=OWNERS,
-        code_version=code_version("3", settings.decision, settings.evaluation),
+        code_version=code_version("4", settings.decision, settings.evaluation),
         automation_condition=decision_condition(),
     )
     def migration_decision(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
@@ -300,16 +295,16 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
 def _shown_decision(decision: "Decision", evidence: "Evidence") -> dict[str, Any]:
     """The verdict for its page; values of the criteria as numbers, which plot over time."""
-    from virnuc_assets.reports.decision_report import curves, verdict
+    from virnuc_assets.reports.decision_report import curves, threshold_text, verdict
 
     values = {criterion.name: criterion.value for criterion in decision.criteria if criterion.value is not None}
     return {
         "outcome": decision.outcome,
         "summary": dg.MetadataValue.md(verdict(decision)),
         "criteria": shown_table(
-            {name: getattr(criterion, name) for name in ("name", "outcome", "value", "low", "high", "comparison")}
-            | {"threshold": criterion.threshold, "unit": criterion.unit, "explanation": criterion.explanation}
-            for criterion in decision.criteria
+            {"name": one.name, "outcome": one.outcome, "value": one.value, "low": one.low, "high": one.high}
+            | {"rule": threshold_text(one)}
+            for one in decision.criteria
         ),
         "criteria_met": sum(criterion.outcome == "met" for criterion in decision.criteria),
         **values,
