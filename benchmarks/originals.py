@@ -22,15 +22,20 @@ from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 from transformers import EsmModel, EsmTokenizer, PreTrainedTokenizerFast
 
 from virnuc_assets.encoders.mosaic_bert import alibi_slopes
+from virnuc_assets.workstation.fair_esm import hub_name
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 _VIRNUCPRO_TOKENS = 2048
 
 
-def fair_esm(layers: int, hidden: int, heads: int, device: torch.device) -> Embed:
-    """fair-esm's ESM2 in fp32 as VirNucPro calls it, with its own random weights."""
+def fair_esm(layers: int, hidden: int, heads: int, folder: Path | None, device: torch.device) -> Embed:
+    """fair-esm's ESM2 in fp32 as VirNucPro calls it, with the weights of a folder or, without one, its own random."""
     esm2 = ESM2(layers, hidden, heads, "ESM-1b")
+    if folder is not None:
+        weights = _weights(folder)
+        weights["lm_head.decoder.weight"] = weights["esm.embeddings.word_embeddings.weight"]  # tied
+        esm2.load_state_dict({name: weights[hub_name(name)] for name in esm2.state_dict()}, strict=True)
     esm2.eval().requires_grad_(False).to(device)
     convert = esm2.alphabet.get_batch_converter()
 
@@ -80,8 +85,7 @@ def one_by_one(layers: int, heads: int, folder: Path, device: torch.device) -> E
     call. Its copies between padded and unpadded rows are left out, in its favour.
     """
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    stored = load_file(folder / "model.safetensors")
-    weights = {name: tensor.to(device) for name, tensor in stored.items()}
+    weights = {name: tensor.to(device) for name, tensor in _weights(folder).items()}
 
     @torch.no_grad()
     def embed(sequences: Sequence[str]) -> NDArray[np.float32]:
@@ -121,3 +125,7 @@ def _mosaic_bert(weights: dict[str, Tensor], layers: int, heads: int, token_ids:
         gate, value = linear(hidden, f"{layer}.mlp.gated_layers").chunk(2, dim=-1)  # (b, l, intermediate) each
         hidden = normalized(linear(F.gelu(gate) * value, f"{layer}.mlp.wo") + hidden, f"{layer}.mlp.layernorm")
     return hidden
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}

@@ -7,16 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from benchmarks.bench_encoders import Model, load_ours, write_checkpoint
+from benchmarks.bench_encoders import SCALES, memory_beyond_model, write_checkpoint
 from benchmarks.common import in_fresh_process
-from virnuc_assets.encoders.embedding import embed_windows
-from virnuc_assets.storage.reuse import KnownVectors, ShardVectors
-from virnuc_assets.storage.schemas import embeddings_schema
-from virnuc_assets.storage.tables import TableWriter
-from virnuc_assets.storage.windows import in_windows
 from virnuc_assets_tests.encoders.drawn import drawn, write_frames
 from virnuc_assets_tests.workstation.hub_folders import DNABERT_S, ESM2_3B, FASTESM2_650, write_repository
 
@@ -83,42 +77,13 @@ def test_loading_takes_no_second_copy_of_the_weights(
     assert grown <= 1.25 * model + 32 * MIB
 
 
-def memory_beyond_model(checkpoint: Path, frames: Path, passes: int) -> int:
-    """Bytes that memory grew by, at its highest, after the model was loaded, on the way of the embedding assets.
-
-    An allocator does not find the same places in each pass, and what libraries set up at their first use stays: for a
-    table of one window the highest of one pass is luck.
-    """
-
-    def highest() -> int:
-        return int(next(line for line in Path("/proc/self/status").open() if line.startswith("VmHWM")).split()[1]) << 10
-
-    encoder = load_ours(checkpoint, "fp32", "cpu")
-    known = KnownVectors(np.empty((0, 2), np.uint64), encoder.fingerprint, print)
-    spec, schema = encoder.spec, embeddings_schema(encoder.dim)
-    Path("/proc/self/clear_refs").write_text("5")  # count from here
-    loaded = highest()
-    for _ in range(passes):
-        with TableWriter(frames.with_suffix(".vectors"), schema, {"table": "embeddings"}) as writer:
-            vectors = ShardVectors(
-                frames,
-                spec.column,
-                spec.max_length,
-                known,
-                lambda windows: embed_windows(encoder, in_windows(windows, encoder.window_rows)),
-            )
-            for table in vectors.tables():
-                writer.write(table)
-    return highest() - loaded
-
-
 def test_ten_thousand_frames_take_no_more_memory_than_a_hundred(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "model", Model(1280, 1, 20), [])
+    write_checkpoint(tmp_path / "model", SCALES["true"]["one_layer"], [])
     beyond = {}
     for rows, passes in ((FEW, PASSES), (MANY, 1)):
         draw = random.Random(rows)  # three of four proteins are equally long, as those of whole chunks are
         lengths = [draw.choice([33, 33, 33, draw.randint(20, 32)]) for _ in range(rows)]
         write_frames(tmp_path / f"{rows}.parquet", drawn("protein", lengths, rows))
         frames = tmp_path / f"{rows}.parquet"
-        beyond[rows] = in_fresh_process(memory_beyond_model, tmp_path / "model", frames, passes)
+        beyond[rows] = in_fresh_process(memory_beyond_model, tmp_path / "model", frames, "cpu", passes)
     assert beyond[MANY] < 1.1 * beyond[FEW], beyond
