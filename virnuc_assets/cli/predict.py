@@ -159,7 +159,7 @@ def _planned(
 ) -> tuple[Input, ShardPlan]:
     from virnuc_assets.reports.sample_results import Input
 
-    copy = work / f"pipe{len(list(work.glob('pipe*')))}"
+    copy = work / ("stdin" if path == STDIN else f"pipe{len(list(work.glob('pipe*'))) + 1}")
     stack.callback(copy.unlink, missing_ok=True)
     file, shortest = spooled(path, copy), settings["min_length"]
     plan = plan_source(file, "input", settings["chunk_length"], SHARD_CHUNKS, min_length_nt=shortest)
