@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,18 +117,11 @@ def predict_files(
     if not choices.force:
         require_free(to, RESULT_FILES)
     workspace = _applied(choices, workspace)
-    serving, settings = _Serving.load(workspace), workspace.settings
-    chosen = {
-        "chunk_length": settings.sequences.chunk_length,
-        "min_confidence": settings.evaluation.min_confidence,
-        "min_length": choices.min_length,
-        "precision": settings.encoding.precision,
-        "device": settings.encoding.device,
-    }
-    run = Started.now(command, chosen, serving.classifier.description)
+    serving = _Serving.load(workspace)
+    run = Started.now(command, workspace.settings, serving.classifier.description, choices.min_length)
     with unfinished_folder(to) as work, ExitStack() as stack:
-        planned = [_planned(work, stack, *each, chosen) for each in files]
-        inputs, ledger, shards = _framed(work, planned, chosen, step)
+        planned = [_planned(work, stack, *each, run.settings) for each in files]
+        inputs, ledger, shards = _framed(work, planned, run.settings, step)
         _warn_of_repeated_ids(ledger, log)
         del planned
         for alphabet in serving.specs:
@@ -146,20 +140,20 @@ def sample_files(given: Sequence[Path]) -> list[tuple[str, Path]]:
         VirnucError: a folder has none, or a file is there twice.
     """
     files = [file for path in given for file in (sequence_files(path) if path.is_dir() else [path])]
-    seen = set[Path]()
+    seen = set[str]()
     for file in files:
-        if (found := file if file == STDIN else file.resolve()) in seen:
+        if (found := os.path.realpath(file)) in seen:
             raise VirnucError(f"{file}: is among the inputs twice; expected each file once")
         seen.add(found)
     return [(printable(str(file)), file) for file in files]
 
 
 def _planned(
-    work: Path, stack: ExitStack, source: str, path: Path, settings: dict[str, Any]
+    work: Path, stack: ExitStack, source: str, path: Path, settings: Mapping[str, Any]
 ) -> tuple[Input, ShardPlan]:
     from virnuc_assets.reports.sample_results import Input
 
-    copy = work / f"pipe{len(list(work.glob('pipe*')))}"
+    copy = work / ("stdin" if path == STDIN else f"pipe{len(list(work.glob('pipe*'))) + 1}")
     stack.callback(copy.unlink, missing_ok=True)
     file, shortest = spooled(path, copy), settings["min_length"]
     plan = plan_source(file, "input", settings["chunk_length"], SHARD_CHUNKS, min_length_nt=shortest)
@@ -167,7 +161,7 @@ def _planned(
 
 
 def _framed(
-    work: Path, planned: Sequence[tuple[Input, ShardPlan]], settings: dict[str, Any], step: Step
+    work: Path, planned: Sequence[tuple[Input, ShardPlan]], settings: Mapping[str, Any], step: Step
 ) -> tuple[list[Input], pa.Table, list[_Shard]]:
     """Frames of all inputs, in tables; the ledger of all records, and the shards."""
     total = sum(len(plan.shards) for _, plan in planned)
@@ -188,7 +182,7 @@ def _framed(
 
 
 def _write_frames(
-    plan: ShardPlan, sha256: str, shards: Sequence[_Shard], settings: dict[str, Any], done: Callable[[int], None]
+    plan: ShardPlan, sha256: str, shards: Sequence[_Shard], settings: Mapping[str, Any], done: Callable[[int], None]
 ) -> None:
     """Write frames and ledger of the shards that have none yet."""
     provenance = {

@@ -25,6 +25,7 @@ from virnuc_assets.reports.genome_browser import BED_FILE, COLOURS, GFF_FILE, wr
 from virnuc_assets.reports.sample_page import write_html
 from virnuc_assets.sequences.ledger import ledger_totals
 from virnuc_assets.sequences.reading import copy_records
+from virnuc_assets.settings import Settings
 from virnuc_assets.storage.layout import SUMMARY_FILE
 from virnuc_assets.storage.tables import TableWriter
 from virnuc_assets.text import spreadsheet_cell, spreadsheet_text
@@ -84,9 +85,16 @@ class Started:
     clock: float
 
     @classmethod
-    def now(cls, command: str, settings: Mapping[str, Any], description: ClassifierDescription) -> Started:
+    def now(cls, command: str, settings: Settings, description: ClassifierDescription, min_length: int = 0) -> Started:
         """A run that starts now."""
-        return cls(command, settings, description, datetime.datetime.now(datetime.UTC), time.perf_counter())
+        chosen = {
+            "chunk_length": settings.sequences.chunk_length,
+            "min_confidence": settings.evaluation.min_confidence,
+            "min_length": min_length,
+            "precision": settings.encoding.precision,
+            "device": settings.encoding.device,
+        }
+        return cls(command, chosen, description, datetime.datetime.now(datetime.UTC), time.perf_counter())
 
     def facts(self, inputs: Sequence[Input], ledger: pa.Table) -> dict[str, Any]:
         """Content of `run.json`, at the end."""

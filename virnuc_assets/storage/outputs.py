@@ -107,7 +107,7 @@ def unfinished_folder(folder: Path) -> Iterator[Path]:
         lock.release()
         if work.exists():
             (work / "lock").unlink(missing_ok=True)
-            for each in made:
+            for each in (*work.glob("*/"), *made):
                 with contextlib.suppress(OSError):  # it has something in it
                     each.rmdir()
 

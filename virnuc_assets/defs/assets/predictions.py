@@ -178,14 +178,7 @@ def report_inputs(workspace: Workspace, sample: str) -> "tuple[dict[str, Any], S
         "min_confidence": settings.evaluation.min_confidence,
     }
     _, description = load_classifier(layout.classifier(settings.serving.variant))
-    chosen = {
-        "chunk_length": settings.sequences.chunk_length,
-        "min_confidence": settings.evaluation.min_confidence,
-        "min_length": 0,
-        "precision": settings.encoding.precision,
-        "device": settings.encoding.device,
-    }
-    run = Started.now(f"asset samples/report, partition {sample}", chosen, description)
+    run = Started.now(f"asset samples/report, partition {sample}", settings, description)
     return {**inputs, "temperature": description.temperature}, run
 
 
