@@ -82,13 +82,12 @@ def test_bench_training_writes_its_figures(out: Path) -> None:
 
 @pytest.mark.slow
 def test_bench_sequences_writes_its_figures(out: Path) -> None:
-    arguments = ["--mb", "0.5", "--plain-mb", "0.1", "--proteins", "60", "--chromosome-mb", "0.5", "--rounds", "1"]
+    arguments = ["--mb", "0.5", "--plain-mb", "0.1", "--contigs", "400", "--chromosome-mb", "0.5", "--rounds", "1"]
     found = figures(out, "bench_sequences", *arguments)
-    for name in ("frames_mb_per_s", "frames_speedup", "cds_speedup", "peak_mb", "plain_mb_per_s", "peak_growth"):
+    for name in ("frames_mb_per_s", "plain_mb_per_s", "mb_per_s_short_contigs", "chromosome_peak_mb", "peak_growth"):
         assert found[name] > 0, name
     assert found["frames_speedup"] == pytest.approx(found["frames_mb_per_s"] / found["plain_mb_per_s"])
-    assert found["cds_frames"] > found["cds_frames_supported"] > 0
-    assert (found["cds_proteins"], found["chromosome_mb"], found["short_chromosome_mb"]) == (60, 0.5, 0.05)
+    assert (found["short_contigs"], found["chromosome_mb"], found["short_chromosome_mb"]) == (400, 0.5, 0.05)
 
 
 @pytest.mark.slow

@@ -144,8 +144,9 @@ def folder(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.mark.parametrize("page", [page for page in PAGES if offline(page)], ids=lambda page: page.name)
 def test_commands_run_as_they_are_printed(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the order of the page, in the project's folder; a `*` is the shell's."""
+    """In the order of the page, in the project's folder, without results of another page; a `*` is the shell's."""
     monkeypatch.chdir(folder)
+    shutil.rmtree("results", ignore_errors=True)
     for words in offline(page):
         paths = [sorted(map(str, Path().glob(word))) if "*" in word else [word] for word in words]
         assert (result := virnuc(*itertools.chain(*paths))).exit_code == 0, (words, result.output)

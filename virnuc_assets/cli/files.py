@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from virnuc_assets.cli.choices import Choices, with_options
 from virnuc_assets.cli.terminal import (
     HERE,
     Project,
@@ -19,14 +19,12 @@ from virnuc_assets.cli.terminal import (
     no_progress,
     print_pairs,
     progress,
-    with_options,
 )
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.settings import Device, Precision, load_settings
+from virnuc_assets.settings import load_settings
 
 _PRINTED_ROWS = 1024
-_SET = "as in virnuc.toml"
 Input = Annotated[Path, typer.Argument(help="FASTA, FASTQ or GenBank file, plain or compressed; - for standard input.")]
 
 
@@ -89,23 +87,6 @@ def attention(
     with progress("frames") as report:
         counts = attention_file(workspace, table, encoder, frame, to, report, log)
     return {**counts, "written to": to}
-
-
-@dataclass(frozen=True)
-class Choices:
-    """Options of `virnuc predict`; None is what the project's settings say."""
-
-    min_length: Annotated[int, typer.Option(min=0, help="Shorter records are not scored, in nt.")] = 0
-    chunk_length: Annotated[int | None, typer.Option(help="300 or 500 nt, as the classifier's.", show_default=_SET)] = (
-        None
-    )
-    device: Annotated[Device | None, typer.Option(help="Of the encoders.", show_default=_SET)] = None
-    precision: Annotated[
-        Precision | None, typer.Option(help="Of the encoders, as in the classifier's training.", show_default=_SET)
-    ] = None
-    threads: Annotated[int | None, typer.Option(min=1, help="Of torch.", show_default="all usable cores")] = None
-    force: Annotated[bool, typer.Option("--force", help="Replace results that are in the folder.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False
 
 
 @command

@@ -39,7 +39,7 @@ from virnuc_assets.text import printable
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.scoring import ServingClassifier
-    from virnuc_assets.cli.files import Choices
+    from virnuc_assets.cli.choices import Choices
     from virnuc_assets.encoders.registry import EncoderSpec
     from virnuc_assets.reports.sample_results import Input
 
@@ -206,8 +206,8 @@ def _write_frames(
     done(len(shards) - len(missing))
     for shard, (segments, chunks) in zip(missing.values(), chunk_tables(plan, missing), strict=True):
         frames, counts = open_frames(chunks, None)
-        write_table(shard.table("frames"), frames, made["frames"])
         write_table(shard.table("ledger"), ledger_table(segments, counts), made["ledger"])
+        write_table(shard.table("frames"), frames, made["frames"])
         done(1)
 
 

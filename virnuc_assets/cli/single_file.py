@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.frame_table import open_frames
-from virnuc_assets.sequences.ledger import ledger_table, ledger_totals, merged_ledger
+from virnuc_assets.sequences.ledger import MergedLedger, ledger_table, ledger_totals
 from virnuc_assets.sequences.planning import plan_source
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.outputs import require_output, require_space, unwritable
@@ -63,17 +64,19 @@ class Framed:
         Raises:
             SequenceFileError: it cannot be read.
         """
-        self._plan = plan_source(path, source_name(path), chunk_length, CHUNK_WINDOW)
-        self._ledgers: list[pa.Table] = []
+        plan = plan_source(path, source_name(path), chunk_length, CHUNK_WINDOW)
+        # A third of what a plan takes in memory is in columns that are not read here.
+        self._plan = replace(plan, table=plan.table.drop_columns(["digest", "source", "evidence_digest"]))
+        self._ledger = MergedLedger(self._plan.table)
         (source,) = self._plan.sources.values()
         self.provenance = {"table": "frames", "source_sha256": source.sha256, "chunk_length": chunk_length}
 
     def windows(self, report: Report) -> Iterator[pa.Table]:
         """Frames of so many chunks at a time; at least one table."""
         total = pc.sum(pc.subtract(self._plan.table["end_chunk"], self._plan.table["first_chunk"])).as_py()
-        for segments, chunks in chunk_tables(self._plan):
+        for rows, (segments, chunks) in zip(self._plan.rows_by_shard.values(), chunk_tables(self._plan), strict=True):
             frames, counts = open_frames(chunks, None)
-            self._ledgers.append(ledger_table(segments, counts))
+            self._ledger.add(rows, ledger_table(segments, counts))
             report(chunks.num_rows, total)
             yield frames
 
@@ -85,7 +88,7 @@ class Framed:
 
     def ledger(self) -> pa.Table:
         """One line per record, in file order."""
-        return merged_ledger(self._plan.table, self._ledgers)
+        return self._ledger.table()
 
 
 def frame_file(source: Path, to: Path, chunk_length: int, report: Report) -> dict[str, Any]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import inspect
 import os
 import signal
 import socket
 import sys
-import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,32 +109,6 @@ def _ended_by_signals() -> Iterator[None]:
             signal.set_wakeup_fd(-1)
             for number in numbers:
                 signal.signal(number, signal.SIG_DFL)
-
-
-def with_options(kind: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Have a command take the fields of a dataclass, which is its parameter `choices`, as options of their own."""
-
-    def expanded(function: Callable[..., Any]) -> Callable[..., Any]:
-        hints = typing.get_type_hints(kind, include_extras=True)
-        options = {field.name: field.default for field in dataclasses.fields(kind)}
-
-        @functools.wraps(function)
-        def run(**given: Any) -> Any:  # noqa: ANN401
-            choices = kind(**{name: given.pop(name) for name in options})
-            return function(**given, choices=choices)
-
-        own = dict(inspect.signature(function, eval_str=True).parameters)
-        del own["choices"]
-        shown = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own.values()]
-        shown += [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
-            for name, default in options.items()
-        ]
-        run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-        run.__annotations__ = {each.name: each.annotation for each in shown}
-        return run
-
-    return expanded
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from virnuc_assets.encoders.checkpoints import CONFIG_FILE, CheckpointError, find_checkpoint, fingerprint, read_json
-from virnuc_assets.encoders.kmer import kmer_count, kmer_ids, kmer_model
+from virnuc_assets.encoders.kmer import KmerFrequencies, kmer_count, kmer_ids
 from virnuc_assets.encoders.machine import give_freed_memory_back, prepare_cpu, resolve_device
 from virnuc_assets.encoders.registry import AMINO_ACIDS, NUCLEOTIDES, Architecture, EncoderSpec, Pooling
 from virnuc_assets.settings import EncodingSettings, Precision
@@ -72,6 +72,8 @@ class Encoder:
     def forward(self, token_ids: Tensor) -> Tensor:
         """Pooled vectors (b, d) float32 of sequences with equally many tokens, (b, l) int64 on the encoder's device."""
         hidden = self._model(token_ids)  # (b, l, d)
+        if hidden.ndim == 2:  # of k-mers, pooled as they are counted
+            return hidden  # type: ignore[no-any-return]
         return mean_pool(hidden, torch.isin(token_ids, self._left_out, invert=True))
 
     def halve_budget(self, token_ids: Tensor) -> None:
@@ -106,7 +108,7 @@ def load_encoder(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSetting
     device = resolve_device(encoding.device)
     folder = find_checkpoint(spec, checkpoints)
     if folder is None:
-        encoder = Encoder(spec, kmer_model(spec).to(device), partial(kmer_ids, spec), [kmer_count(spec)])
+        encoder = Encoder(spec, KmerFrequencies(spec).to(device), partial(kmer_ids, spec), [kmer_count(spec)])
     else:
         encoder = load_folder(spec, folder, DTYPES[encoding.precision], device)
     encoder.fingerprint = fingerprint(spec, folder, encoding.precision)

@@ -16,7 +16,8 @@ from virnuc_assets.sequences.planning import starts_of
 from virnuc_assets.sequences.translation import FRAME_NAMES
 
 BED_FILE, GFF_FILE = "chunks.bed", "chunks.gff3"
-_COLOURS = {VIRUS: "178,24,43", OTHER: "67,147,195", UNCERTAIN: "244,165,80", NOT_SCORED: "190,190,190"}
+# RGB, as in the report.
+COLOURS = {VIRUS: "179,72,12", OTHER: "11,97,181", UNCERTAIN: "107,111,118", NOT_SCORED: "201,203,200"}
 _FULL_SCORE = 1000  # of BED
 _WINDOW = 10_000  # chunks
 _SEQID = ".:^*$@!+_?-|"  # what GFF3 leaves as it is, with letters and digits; quote() has `~`, too
@@ -61,7 +62,7 @@ def _bed_line(chrom: str, name: str, chunk: _Chunk) -> str:
     probability = f"{chunk.probability:.6f}" if scored else "."
     return (
         f"{chrom}\t{chunk.start_nt}\t{chunk.end_nt}\t{name}\t{score}\t.\t{chunk.start_nt}\t{chunk.end_nt}\t"
-        f"{_COLOURS[chunk.call]}\t{chunk.call}\t{probability}\t{chunk.frames or '.'}\n"
+        f"{COLOURS[chunk.call]}\t{chunk.call}\t{probability}\t{chunk.frames or '.'}\n"
     )
 
 

@@ -107,6 +107,7 @@ class Track:
         chunks_per_column: 1 unless it has too many chunks to draw each.
         bars: call → path of the columns' mean probabilities, from 0.5 upward or downward.
         ranges: path from the lowest to the highest probability of each column, where it has several chunks.
+        peaks: path of those of several chunks whose highest probability is that of a virus.
         unscored: where no chunk is scored, left and width in percent.
         lanes: name → path of the share of a column's chunks in which this frame is open, and that are not scored.
         ticks: of the axis, at which share of its width in percent, and text.
@@ -119,6 +120,7 @@ class Track:
     chunks_per_column: int
     bars: Mapping[str, str]
     ranges: str
+    peaks: str
     unscored: list[tuple[str, str]]
     lanes: Mapping[str, str]
     ticks: list[tuple[str, str]]
@@ -159,8 +161,19 @@ def track(calls: SampleCalls, row: int) -> Track:
     counts = np.add.reduceat(scored, first, dtype=np.int64)
     np.divide(np.add.reduceat(np.where(scored, probability, 0.0), first), counts, out=mean, where=counts > 0)
     left, right = (place * (_WIDTH / length_nt) for place in (starts[first], ends[first + size - 1]))
-    lanes = {name: np.add.reduceat(frames >> i & 1, first, dtype=np.int64) / size for i, name in enumerate(FRAMES)}
-    lowest, highest = (f(np.where(scored, probability, 0.5), first) for f in (np.minimum.reduceat, np.maximum.reduceat))
+    some = counts > 0
+    lowest = np.minimum.reduceat(np.where(scored, probability, np.inf), first)
+    highest = np.maximum.reduceat(np.where(scored, probability, -np.inf), first)
+    peak = highest >= calls.min_confidence
+    gaps = np.array(_uncovered(some, left, right, _WIDTH)).reshape(-1, 2)
+    lanes = {
+        name: _lane(left, right, np.add.reduceat(frames >> i & 1, first, dtype=np.int64) / size)
+        for i, name in enumerate(FRAMES)
+    }
+    # Where each chunk is drawn: not what a scored neighbour covers.
+    lanes["no score"] = (
+        _lane(gaps[:, 0], gaps[:, 1], np.ones(len(gaps))) if per_column == 1 else _lane(left, right, 1 - counts / size)
+    )
     return Track(
         row=row,
         record=record,
@@ -170,14 +183,10 @@ def track(calls: SampleCalls, row: int) -> Track:
             for call, which in by_call(mean, calls.min_confidence).items()
             if call != NOT_SCORED and which.any()
         },
-        ranges=_boxes(left, right, highest, lowest) if per_column > 1 else "",
-        unscored=[
-            (f"{begin:.5g}", f"{end - begin:.5g}") for begin, end in _uncovered(counts > 0, left / 10, right / 10, 100)
-        ],
-        lanes={
-            name: _boxes(left[share > 0], right[share > 0], share[share > 0], np.zeros((share > 0).sum()))
-            for name, share in {**lanes, "no score": 1 - counts / size}.items()
-        },
+        ranges=_boxes(left[some], right[some], highest[some], lowest[some]) if per_column > 1 else "",
+        peaks=_boxes(left[peak], right[peak], highest[peak], np.full(peak.sum(), 0.5)) if per_column > 1 else "",
+        unscored=[(f"{begin:.5g}", f"{end - begin:.5g}") for begin, end in gaps * (100 / _WIDTH)],
+        lanes=lanes,
         ticks=_ticks(length_nt),
         viral=[(int(starts[a]), int(ends[b])) for a, b in _runs(probability >= EVEN)],
         not_scored=[(int(begin), int(end)) for begin, end in _uncovered(scored, starts, ends, length_nt)],
@@ -187,6 +196,12 @@ def track(calls: SampleCalls, row: int) -> Track:
 def call_codes(records: pa.Table) -> np.ndarray:
     """(records,) index into SHOWN."""
     return np.asarray(pc.index_in(records["call"], value_set=pa.array(SHOWN)))
+
+
+def _lane(left: np.ndarray, right: np.ndarray, share: np.ndarray) -> str:
+    """A path of boxes from the bottom."""
+    some = share > 0
+    return _boxes(left[some], right[some], share[some], np.zeros(some.sum()))
 
 
 def _boxes(left: np.ndarray, right: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> str:

@@ -12,7 +12,7 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import jinja2
@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from virnuc_assets.classifier.calls import MIN_VIRAL_FRACTION, VIRUS
-from virnuc_assets.classifier.sample_calls import NOT_SCORED, SampleCalls
+from virnuc_assets.classifier.sample_calls import SampleCalls
 from virnuc_assets.reports import pages
 from virnuc_assets.reports.sample_charts import (
     SHOWN,
@@ -39,7 +39,8 @@ from virnuc_assets.reports.svg import picture
 from virnuc_assets.text import markdown_cell, printable
 
 ROWS = 50  # of the table at a time
-MOST_ROWS = 500_000  # in the page; of more, the first in its order
+_BLOCK = 20_000  # of it at a time that are made Python objects
+MOST_ROWS, MOST_ID_BYTES = 500_000, 20_000_000  # in the page; of more, the first in its order
 _REASONS = 8  # why records are not scored, the most frequent
 _PICTURED = 4  # tracks in the metadata of the asset
 _LONGEST_ID = 80  # characters in them
@@ -61,35 +62,35 @@ def write_html(path: Path, calls: SampleCalls, run: Mapping[str, Any]) -> None:
     """
     records = calls.records
     order = _order(records)
-    several = len(run["inputs"]) > 1
-    tracks = [track(calls, row) for row in drawn_rows(records)]
-    shown = order[:MOST_ROWS]
-    columns = _columns(records.take(pa.array(shown)), shown, several)
-    columns |= {"track": [each.row for each in tracks], "calls": list(SHOWN), "rows": ROWS}
+    drawn = drawn_rows(records)
+    names = _names(records["source"]) if len(run["inputs"]) > 1 else []
     environment = _environment()
     script = environment.get_template("records.js.jinja").render()
     charts = {"probability": probability_svg(calls), "lengths": lengths_svg(records)}
-    page = environment.get_template("sample.html.jinja").render(
+    page = environment.get_template("sample.html.jinja").stream(
         summary=_summary(calls),
         run=run,
         temperature=run["model"]["trained_on"].get("temperature"),
         calls=calls,
-        columns=columns,
-        data=base64.b64encode(zlib.compress(json.dumps(columns, separators=(",", ":")).encode())).decode(),
+        shown=len(order),
+        first=_block(records, order[:ROWS]),
+        names=names,
+        drawn=drawn,
+        data=Markup(_packed(records, order, {"names": names, "drawn": drawn})),  # noqa: S704 -- in base64
         script=Markup(script),  # noqa: S704 -- a file of this package
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         charts={name: Markup(svg) for name, svg in charts.items() if svg},  # noqa: S704 -- holds no text of a sample
-        tracks=tracks,
-        several=several,
-        rows=min(ROWS, len(shown)),
+        tracks=(track(calls, row) for row in drawn),
     )
-    path.write_text(page, encoding="utf-8")
+    page.dump(str(path), encoding="utf-8")
 
 
 def pictures(calls: SampleCalls) -> str:
     """Markdown with the distribution of probabilities and a few tracks as pictures, for metadata of an asset."""
     svg = probability_svg(calls)
-    found = [f"![Distribution of the probability of virus]({picture(svg)})"] if svg else []
+    found = ["Orange is virus, grey uncertain, blue other; hatched stretches of a record have no score."]
+    if svg:
+        found.append(f"![Distribution of the probability of virus]({picture(svg)})")
     template = _environment().get_template("track_picture.svg.jinja")
     for row in drawn_rows(calls.records)[:_PICTURED]:
         shown = track(calls, row)
@@ -97,7 +98,7 @@ def pictures(calls: SampleCalls) -> str:
         svg = template.render(track=shown, calls=calls)
         facts = f"{shown.record['call']}, {shown.record['length_nt']:,} nt"
         found.append(f"**{name}**: {facts}\n\n![Track]({picture(svg)})")
-    return "\n\n".join(found) or "No record is scored, so there is nothing to draw."
+    return "\n\n".join(found) if len(found) > 1 else "No record is scored, so there is nothing to draw."
 
 
 @functools.cache
@@ -112,24 +113,44 @@ def _environment() -> jinja2.Environment:
 
 
 def _order(records: pa.Table) -> np.ndarray:
-    """Rows as the table shows them: virus, uncertain, other, not scored; the longest of each first."""
-    return np.lexsort((-records["length_nt"].to_numpy(), call_codes(records)))
+    """Rows as the table has them: virus, uncertain, other, not scored; the longest of each first, as many as fit."""
+    order = np.lexsort((-records["length_nt"].to_numpy(), call_codes(records)))
+    sizes = np.cumsum(pc.binary_length(records["record_id"]).to_numpy()[order], dtype=np.int64)
+    return order[: min(MOST_ROWS, int(np.searchsorted(sizes, MOST_ID_BYTES, "right")))]
 
 
-def _columns(records: pa.Table, rows: np.ndarray, several: bool) -> dict[str, Any]:
-    """The table by column, as the page's script reads it; a record's probability in 1 / 1,000."""
-    found: dict[str, Any] = {
-        "row": rows.tolist(),
-        "id": [printable(one) for one in records["record_id"].to_pylist()],
-    }
-    for name in ("source", "reason") if several else ("reason",):
-        encoded = pc.dictionary_encode(records[name].combine_chunks())
-        found[name] = encoded.indices.to_pylist()
-        found[f"{name}s"] = [printable(one) for one in encoded.dictionary.to_pylist()]
-    found["call"] = call_codes(records).tolist()
-    found["probability"] = pc.round(pc.multiply(records["probability"], 1000)).cast(pa.int32()).to_pylist()
+def _names(sources: pa.ChunkedArray) -> list[str]:
+    """Of the inputs, in the order in which they occur: without their folders where they differ without them."""
+    paths = pc.unique(sources).to_pylist()
+    names = [PurePath(path).name for path in paths]
+    return [printable(name) for name in (names if len(set(names)) == len(names) else paths)]
+
+
+def _packed(records: pa.Table, rows: np.ndarray, facts: Mapping[str, Any]) -> str:
+    """The table as the page's script reads it: JSON, deflated, in base64. No more than a block is held as objects."""
+    packing = zlib.compressobj()
+    text = json.dumps({**facts, "calls": SHOWN, "rows": ROWS}, separators=(",", ":"))
+    found = [packing.compress(f'{text[:-1]},"blocks":['.encode())]
+    for start in range(0, len(rows), _BLOCK):
+        text = json.dumps(_block(records, rows[start : start + _BLOCK]), separators=(",", ":"))
+        found.append(packing.compress(f"{',' if start else ''}{text}".encode()))
+    found += [packing.compress(b"]}"), packing.flush()]
+    return base64.b64encode(b"".join(found)).decode()
+
+
+def _block(records: pa.Table, rows: np.ndarray) -> dict[str, list[Any]]:
+    """Some rows of the table by column; calls and inputs as their numbers, a record's probability in 1 / 1,000."""
+    chosen = records.take(pa.array(rows))
     numbers = ("length_nt", "chunks", "chunks_scored", "chunks_viral", "chunks_uncertain", "longest_viral_nt")
-    return {**found, **{name: records[name].to_pylist() for name in numbers}}
+    return {
+        "row": rows.tolist(),
+        "id": [printable(one) for one in chosen["record_id"].to_pylist()],
+        "source": pc.index_in(chosen["source"], value_set=pc.unique(records["source"])).to_pylist(),
+        "call": call_codes(chosen).tolist(),
+        "reason": [one and printable(one) for one in chosen["reason"].to_pylist()],
+        "probability": pc.round(pc.multiply(chosen["probability"], 1000)).cast(pa.int32()).to_pylist(),
+        **{name: chosen[name].to_pylist() for name in numbers},
+    }
 
 
 def _summary(calls: SampleCalls) -> dict[str, Any]:
@@ -139,13 +160,11 @@ def _summary(calls: SampleCalls) -> dict[str, Any]:
     counts, lengths = dict.fromkeys(SHOWN, 0), dict.fromkeys(SHOWN, 0)
     for group in grouped:
         counts[group["call"]], lengths[group["call"]] = group["count_all"], group["length_nt_sum"]
-    unscored = records.filter(pc.equal(records["call"], NOT_SCORED))
     reasons = Counter[str]()
-    for each in pc.value_counts(unscored["reason"]).to_pylist():
+    for each in pc.value_counts(records["reason"].drop_null()).to_pylist():
         reasons[each["values"].partition(": ")[0]] += each["counts"]  # what follows may name another record
-    viral = records.filter(pc.equal(records["call"], VIRUS))["probability"].to_numpy()
-    scored = records.filter(pc.greater(records["chunks_scored"], 0))
-    thin = pc.sum(pc.less(pc.multiply(scored["chunks_scored"], 2), scored["chunks"])).as_py()
+    viral = records["probability"].filter(pc.equal(records["call"], VIRUS)).to_numpy()
+    scored, chunks = (records[name].to_numpy() for name in ("chunks_scored", "chunks"))
     classes = by_call(calls.probability, calls.min_confidence)
     return {
         "counts": counts,
@@ -154,7 +173,7 @@ def _summary(calls: SampleCalls) -> dict[str, Any]:
         "more_reasons": sum(reasons.values()) - sum(count for _, count in reasons.most_common(_REASONS)),
         "virus": (viral.min(), float(np.median(viral)), viral.max()) if len(viral) else (),
         "chunks": {call: int(which.sum()) for call, which in classes.items()},
-        "thin": thin or 0,
+        "thin": int(((scored > 0) & (2 * scored < chunks)).sum()),
     }
 
 

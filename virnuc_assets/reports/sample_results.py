@@ -21,7 +21,7 @@ from virnuc_assets.classifier.checkpoint import ClassifierDescription
 from virnuc_assets.classifier.sample_calls import CALLS, CallCollector, SampleCalls, sample_frames_schema
 from virnuc_assets.encoders.checkpoints import versions
 from virnuc_assets.encoders.registry import MINIATURE
-from virnuc_assets.reports.genome_browser import BED_FILE, GFF_FILE, write_tracks
+from virnuc_assets.reports.genome_browser import BED_FILE, COLOURS, GFF_FILE, write_tracks
 from virnuc_assets.reports.sample_page import write_html
 from virnuc_assets.sequences.ledger import ledger_totals
 from virnuc_assets.sequences.reading import copy_records
@@ -232,6 +232,9 @@ def _multiqc(calls: SampleCalls) -> dict[str, Any]:
             "title": "virnuc: calls",
             "data_labels": [{"name": name, "ylab": unit} for name, unit in tabs.items()],
         },
-        "categories": [list(CALLS), bins],
+        "categories": [
+            {call: {"name": call, "color": f"rgb({COLOURS[call]})"} for call in CALLS},
+            {each: {"name": each} for each in bins},
+        ],
         "data": [of_records, of_chunks],
     }

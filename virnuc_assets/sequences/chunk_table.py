@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnuc_assets.sequences.opening import SourceChanged, file_state, open_source
-from virnuc_assets.sequences.planning import ShardPlan, starts_of
+from virnuc_assets.sequences.planning import ShardPlan, rows_at, starts_of
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.storage.schemas import chunks_schema
 
@@ -111,7 +111,7 @@ def chunk_tables(plan: ShardPlan, shards: Iterable[str] | None = None) -> Iterat
     (source,) = plan.sources.values()
     reader = ChunkReader(Path(source.fasta), source.sha256, plan.chunk_length)
     for shard in plan.shards if shards is None else shards:
-        segments = plan.table.take(pa.array(plan.rows_by_shard[shard]))
+        segments = rows_at(plan.table, plan.rows_by_shard[shard])
         yield segments, reader.table(segments)
 
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.planning import whole_records
+from virnuc_assets.sequences.planning import rows_at, shard_rows, whole_records
 from virnuc_assets.sequences.translation import CODON_NT, FRAMES_PER_CHUNK
-from virnuc_assets.storage.digests import one_array
 from virnuc_assets.storage.schemas import LEDGER_COUNTS, STATUSES, ledger_schema
 
+_SEGMENT = ("length_nt", "status", "reason", "evidence", "first_chunk", "end_chunk")  # what a line has of the plan
 _COUNTED = [name for name in LEDGER_COUNTS if name != "chunks"]
 
 
@@ -32,7 +32,11 @@ def ledger_table(segments: pa.Table, counts: pa.Table) -> pa.Table:
     planned = pc.equal(segments["status"], "planned")  # records that are not may have the id of one that is
     rows = pc.if_else(planned, pc.index_in(segments["record_id"], value_set=counts["record_id"]), None)
     found = counts.take(rows)
-    numbers = {name: found[name].fill_null(0).cast(pa.int64()) for name in _COUNTED}
+    return _lines(segments, {name: found[name].fill_null(0).cast(pa.int64()) for name in _COUNTED})
+
+
+def _lines(segments: pa.Table, numbers: Mapping[str, pa.ChunkedArray | pa.Array]) -> pa.Table:
+    planned = pc.equal(segments["status"], "planned")
     kept, lengths = pc.greater(numbers["frames_kept"], 0), segments["length_nt"]
     columns = {
         "record_id": segments["record_id"],
@@ -46,7 +50,7 @@ def ledger_table(segments: pa.Table, counts: pa.Table) -> pa.Table:
     return pa.table({name: columns[name] for name in ledger_schema().names}, schema=ledger_schema())
 
 
-def _reasons(lengths: pa.ChunkedArray, counts: Mapping[str, pa.ChunkedArray]) -> pa.ChunkedArray:
+def _reasons(lengths: pa.ChunkedArray, counts: Mapping[str, pa.ChunkedArray | pa.Array]) -> pa.ChunkedArray:
     """Why no frame of a record is kept: the first of these that holds."""
     dropped = {name: pc.greater(counts[f"frames_dropped_{name}"], 0) for name in ("ambiguous", "stop", "no_cds")}
     why_not = {
@@ -60,17 +64,44 @@ def _reasons(lengths: pa.ChunkedArray, counts: Mapping[str, pa.ChunkedArray]) ->
     return pc.case_when(pc.make_struct(*why_not.values()), *why_not, "no unambiguous codon")
 
 
-def merged_ledger(plan: pa.Table, ledgers: Iterable[pa.Table]) -> pa.Table:
+class MergedLedger:
     """One line per record of a whole plan, in its order, from the ledgers of its shards; counts are added.
 
     The chunks to be accounted for are those of the plan, so a shard without its ledger is a fault of the sums.
     """
-    lines = pa.concat_tables([ledger_schema().empty_table(), *ledgers])
-    lines = lines.filter(pc.greater(lines["chunks"], 0))  # records that are not planned may have the id of one that is
-    records = one_array(lines["record_id"]).dictionary_encode()
-    # Not Arrow's group_by: it takes 800 bytes a record, this 200.
-    sums = {name: np.bincount(records.indices, lines[name], len(records.dictionary)) for name in _COUNTED}
-    return ledger_table(whole_records(plan), pa.table({"record_id": records.dictionary, **sums}))
+
+    def __init__(self, plan: pa.Table) -> None:
+        """Count nothing yet; what is in memory is a number per record and count."""
+        self._plan = plan.select(["record_id", *_SEGMENT])
+        self._record = np.cumsum(pc.equal(plan["first_chunk"], 0)) - 1  # of each row
+        records = int(self._record[-1]) + 1 if len(self._record) else 0
+        self._sums = {name: np.zeros(records, np.int64) for name in _COUNTED}
+
+    def add(self, rows: np.ndarray, ledger: pa.Table) -> None:
+        """Add the ledger of a shard, whose segments are these rows of the plan.
+
+        Raises:
+            VirnucError: it is of other segments.
+        """
+        if (expected := rows_at(self._plan, rows)["record_id"]) != ledger["record_id"]:
+            raise VirnucError(
+                f"a ledger of {ledger.num_rows} lines is not that of a planned shard of {len(expected)} records; "
+                "materialize translated_proteins again"
+            )
+        for name, sums in self._sums.items():
+            np.add.at(sums, self._record[rows], ledger[name].to_numpy())
+
+    def table(self) -> pa.Table:
+        """The ledger of the shards so far."""
+        return _lines(whole_records(self._plan), {name: pa.array(sums) for name, sums in self._sums.items()})
+
+
+def merged_ledger(plan: pa.Table, ledgers: Iterable[pa.Table]) -> pa.Table:
+    """The ledger of a whole plan from the ledgers of its shards, in the order of their keys; one is in memory."""
+    merged = MergedLedger(plan)
+    for rows, ledger in zip(shard_rows(plan).values(), ledgers, strict=False):
+        merged.add(rows, ledger)
+    return merged.table()
 
 
 def ledger_totals(ledger: pa.Table) -> dict[str, int]:

@@ -26,6 +26,7 @@ from virnuc_assets.sequences.planning import (
     pack,
     pack_key,
     plan_source,
+    rows_at,
     whole_records,
 )
 from virnuc_assets.sequences.reading import FASTQ_IS_NO_REFERENCE, sequence_format
@@ -257,7 +258,7 @@ def read_shard(path: Path, shard: str) -> ShardPlan:
         raise TableMismatch(
             f"{path}: {shard} is not in today's plan; materialize {path.parent.parent.name}/shard_plan, which drops it"
         )
-    table = plan.table.take(pa.array(plan.rows_by_shard[shard]))
+    table = rows_at(plan.table, plan.rows_by_shard[shard])
     return replace(
         plan, table=table, sources={name: plan.sources[name] for name in table["source"].unique().to_pylist()}
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Label
-from virnuc_assets.sequences.opening import SourceFile, open_source
+from virnuc_assets.sequences.opening import SequenceFileError, open_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.sequences.records import SequenceDigest
 from virnuc_assets.storage.digests import digest_of, one_array
@@ -31,7 +32,6 @@ Status = Literal["planned", "skipped", "failed"]
 Numbers = TypeVar("Numbers", int, np.ndarray)
 _ELSEWHERE = "the sequence is stored elsewhere (CONTIG or WGS); fetch the record with rettype=gbwithparts"
 _LIKE_PROTEIN = "looks like protein: fewer than half of the characters are A, C, G, T, U or N"
-_BATCH_RECORDS = 4096  # read, before they go into a table
 
 
 def chunk_count(length_nt: Numbers, chunk_length: int) -> Numbers:
@@ -160,11 +160,7 @@ class ShardPlan:
     @functools.cached_property
     def rows_by_shard(self) -> Mapping[str, np.ndarray]:
         """Row numbers of each shard, by its key, in order; int64."""
-        shards = one_array(self.table["shard"]).dictionary_encode()
-        codes = shards.indices.to_numpy()
-        ends = np.cumsum(np.bincount(codes, minlength=len(shards.dictionary)))
-        rows = np.split(np.argsort(codes, kind="stable"), ends[:-1])
-        return dict(sorted(zip(shards.dictionary.to_pylist(), rows, strict=False)))
+        return shard_rows(self.table)
 
     @property
     def shards(self) -> list[str]:
@@ -190,6 +186,22 @@ def rows_of(table: pa.Table) -> list[Segment]:
     return [Segment(*values) for values in zip(*columns, strict=True)]
 
 
+def shard_rows(plan: pa.Table) -> dict[str, np.ndarray]:
+    """Row numbers of each shard of a plan, by its key, in order; int64."""
+    shards = one_array(plan["shard"]).dictionary_encode()
+    codes = shards.indices.to_numpy()
+    ends = np.cumsum(np.bincount(codes, minlength=len(shards.dictionary)))
+    rows = np.split(np.argsort(codes, kind="stable"), ends[:-1])
+    return dict(sorted(zip(shards.dictionary.to_pylist(), rows, strict=False)))
+
+
+def rows_at(plan: pa.Table, rows: np.ndarray) -> pa.Table:
+    """Some rows of a plan, ascending; not copied where each follows the other."""
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return plan.slice(rows[0], len(rows))
+    return plan.take(pa.array(rows))
+
+
 def table_of(segments: Iterable[Segment]) -> pa.Table:
     """A plan table of these rows."""
     columns = list(zip(*segments, strict=True)) or [()] * len(Segment._fields)
@@ -199,6 +211,8 @@ def table_of(segments: Iterable[Segment]) -> pa.Table:
 def whole_records(plan: pa.Table) -> pa.Table:
     """A row per record of a whole plan, with all of its chunks, in the order of the plan."""
     first = np.flatnonzero(pc.equal(plan["first_chunk"], 0))
+    if len(first) == plan.num_rows:
+        return plan
     last = np.append(first[1:], plan.num_rows)[: len(first)] - 1
     ends = plan["end_chunk"].take(pa.array(last))
     return plan.take(pa.array(first)).set_column(plan.column_names.index("end_chunk"), "end_chunk", ends)
@@ -229,70 +243,78 @@ def plan_source(
 
 def count_records(path: Path, source: str, chunk_length: int, min_length_nt: int = 0) -> tuple[pa.Table, str]:
     """Every record of a file as one segment of no shard, and the digest of the file; errors as of `plan_source`."""
-    parts = [_records_schema().empty_table()]
+    kinds = [("planned", None), ("failed", _ELSEWHERE), ("failed", _LIKE_PROTEIN)]
+    kinds.append(("skipped", f"shorter than the minimum of {min_length_nt} nt"))
+    ids, digests, hashes, lengths = _Texts(path), _Texts(path), array("q"), array("q")
+    found = array("b")  # the kind of each record; all of these are buffers that grow, as there may be millions of them
     with open_source(path) as opened:
-        records = _counted(opened, min_length_nt)
-        while batch := list(itertools.islice(records, _BATCH_RECORDS)):
-            parts.append(pa.table(list(map(list, zip(*batch, strict=True))), schema=_records_schema()))
+        for header, blocks in read_records(opened):
+            bases = SequenceDigest(blocks)
+            is_elsewhere = bool(header.length_nt) and not bases.length_nt
+            found.append(1 if is_elsewhere else 2 if bases.is_like_protein else 3 * (bases.length_nt < min_length_nt))
+            ids.append(header.id)
+            hashes.append(hash(header.id))
+            lengths.append(bases.length_nt)
+            digests.append(bases.hexdigest())
         sha256 = opened.digest()
-    found = _of_unique_ids(pa.concat_tables(parts).combine_chunks())
-    planned = pc.equal(found["status"], "planned").to_numpy()
-    lengths = found["length_nt"].to_numpy()
+    kind, length_nt = np.array(found), np.array(lengths)
+    statuses, reasons = (pa.array(words, pa.string()).take(pa.array(kind)) for words in zip(*kinds, strict=True))
     columns = {
-        **dict.fromkeys(("evidence", "evidence_digest"), pa.nulls(len(planned), pa.string())),
-        **{name: found[name] for name in found.column_names},
-        "source": pa.repeat(source, len(planned)),
-        "shard": pa.repeat("", len(planned)),
-        "number": np.arange(1, len(planned) + 1),
-        "first_chunk": np.zeros(len(planned), np.int64),
-        "end_chunk": np.where(planned, chunk_count(lengths, chunk_length), 0),
+        **dict.fromkeys(("evidence", "evidence_digest"), pa.nulls(len(kind), pa.string())),
+        **{"record_id": ids.array(), "digest": digests.array(), "status": statuses, "reason": reasons},
+        "source": pa.repeat(source, len(kind)),
+        "shard": pa.repeat("", len(kind)),
+        "number": np.arange(1, len(kind) + 1),
+        "length_nt": length_nt,
+        "first_chunk": np.zeros(len(kind), np.int64),
     }
+    columns |= _of_unique_ids(columns, np.flatnonzero(kind == 0), np.array(hashes))
+    is_planned = pc.equal(columns["status"], "planned").to_numpy(zero_copy_only=False)
+    columns["end_chunk"] = np.where(is_planned, chunk_count(length_nt, chunk_length), 0)
     return pa.table({name: columns[name] for name in Segment._fields}, schema=plan_schema()), sha256
 
 
-def _records_schema() -> pa.Schema:
-    """What of a plan is read from the file."""
-    return pa.schema([plan_schema().field(name) for name in ("record_id", "length_nt", "digest", "status", "reason")])
+class _Texts:
+    """Texts of a file in one buffer."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._text, self._ends = path, bytearray(), array("q", [0])
+
+    def append(self, text: str) -> None:
+        self._text += text.encode()
+        self._ends.append(len(self._text))
+
+    def array(self) -> pa.StringArray:
+        if len(self._text) > np.iinfo(np.int32).max:
+            raise SequenceFileError(f"{self._path}: more than 2 GB of ids or digests of records; split the file")
+        offsets = pa.py_buffer(np.array(self._ends, np.int32))
+        return pa.StringArray.from_buffers(len(self._ends) - 1, offsets, pa.py_buffer(self._text))
 
 
-def _counted(opened: SourceFile, min_length_nt: int) -> Iterator[tuple[str, int, str, Status, str | None]]:
-    """Id, length, digest, status and reason of each record, by itself."""
-    too_short = f"shorter than the minimum of {min_length_nt} nt"
-    for header, blocks in read_records(opened):
-        bases = SequenceDigest(blocks)
-        status: Status = "planned"
-        reason = None
-        if header.length_nt and not bases.length_nt:
-            status, reason = "failed", _ELSEWHERE
-        elif bases.is_like_protein:
-            status, reason = "failed", _LIKE_PROTEIN
-        elif bases.length_nt < min_length_nt:
-            status, reason = "skipped", too_short
-        yield header.id, bases.length_nt, bases.hexdigest(), status, reason
+def _of_unique_ids(records: Mapping[str, pa.Array], usable: np.ndarray, hashes: np.ndarray) -> dict[str, pa.Array]:
+    """Status and reason of all records, where ids occur twice.
 
-
-def _of_unique_ids(records: pa.Table) -> pa.Table:
-    """Of the usable records with one id, one is planned if all have the same sequence, none if they differ."""
-    usable = np.flatnonzero(pc.equal(records["status"], "planned"))
-    ids = one_array(records["record_id"]).dictionary_encode().indices.to_numpy()[usable]
-    repeated = np.bincount(ids)[ids] > 1
-    if not repeated.any():
-        return records
-    rows, ids = usable[repeated], ids[repeated]
-    digests = one_array(records["digest"].take(pa.array(rows))).dictionary_encode().indices.to_numpy().astype(np.int64)
-    _, first, of_id = np.unique(ids, return_index=True, return_inverse=True)
-    pairs = np.unique(of_id * len(rows) + digests)
-    different = np.bincount(pairs // len(rows))
+    Of the usable records with one id, one is planned if all have the same sequence, none if they differ.
+    """
+    ascending = np.sort(hashes[usable])
+    twice = ascending[1:][ascending[1:] == ascending[:-1]]
+    if not len(twice):
+        return {}
+    rows = usable[np.isin(hashes[usable], twice)]
+    ids, digests = (
+        records[name].take(pa.array(rows)).dictionary_encode().indices.to_numpy().astype(np.int64)
+        for name in ("record_id", "digest")
+    )
+    _, first = np.unique(ids, return_index=True)  # an id's number is its place among those that occur first
+    different = np.bincount(np.unique(ids * len(rows) + digests) // len(rows))  # sequences of each id
     statuses, reasons = records["status"].to_pylist(), records["reason"].to_pylist()
-    for row, one, sequences in zip(rows.tolist(), rows[first[of_id]].tolist(), different[of_id].tolist(), strict=True):
+    for row, one, sequences in zip(rows.tolist(), rows[first[ids]].tolist(), different[ids].tolist(), strict=True):
         if sequences > 1:
             statuses[row] = "failed"
             reasons[row] = f"duplicate id: {sequences} different sequences have this first word of the header"
         elif row != one:
             statuses[row], reasons[row] = "skipped", f"duplicate id: same sequence as record {one + 1}"
-    for name, values in (("status", statuses), ("reason", reasons)):
-        records = records.set_column(records.column_names.index(name), name, pa.array(values, pa.string()))
-    return records
+    return {name: pa.array(values, pa.string()) for name, values in (("status", statuses), ("reason", reasons))}
 
 
 def pack(
@@ -325,7 +347,8 @@ def pack(
             if not old.chunks:  # one of several records of an id that are not planned
                 break
     shards = {segment.shard for segment in kept}
-    cut = _cut(records.take(pa.array(new, pa.int64())), key, numbered, shard_chunks, max(shards, default=key(numbered)))
+    home = max(shards) if shards else key(numbered)
+    cut = _cut(records.take(pa.array(new, pa.int64())), key, numbered, shard_chunks, home)
     opened = len(set(cut["shard"].unique().to_pylist()) - shards)
     order = [(name, "ascending") for name in ("source", "number", "first_chunk")]
     return pa.concat_tables([table_of(kept), cut]).sort_by(order), numbered + opened

@@ -11,7 +11,7 @@ import numpy as np
 
 from virnuc_assets.sequences.genbank import read_genbank
 from virnuc_assets.sequences.opening import SequenceFileError, SourceFile, open_source
-from virnuc_assets.sequences.records import Bases, Header, by_record, header_id, normal_bases, original_letters
+from virnuc_assets.sequences.records import Bases, Header, by_record, header_id, normal_bases, original_bases
 
 Format = Literal["FASTA", "FASTQ", "GenBank"]
 FASTQ_IS_NO_REFERENCE = "reads are classified as samples, but are no reference; catalogue their assembly as FASTA"
@@ -68,15 +68,16 @@ def _fasta(source: SourceFile, bases: Bases) -> Iterator[Header | bytes]:
     line, unread = 0, b"\n"  # a line end, before which a header may begin, or a header whose end is in the next block
     for block in source.blocks():
         is_complete = block.endswith(b"\n")
-        pieces = (unread + (block[:-1] if is_complete else block)).split(b"\n>")
+        text = unread + (block[:-1] if is_complete else block)
+        parts = text.split(b"\n>") if b">" in text else [text]  # a search for two bytes takes ten times as long
         unread = b"\n" if is_complete else b""
-        if not is_complete and len(pieces) > 1 and b"\n" not in pieces[-1] and len(pieces[-1]) <= _LONGEST_HEADER:
-            unread = b"\n>" + pieces.pop()
-        for number, piece in enumerate(pieces):
-            raw = piece  # the first continues the last of the block before
+        if not is_complete and len(parts) > 1 and b"\n" not in parts[-1] and len(parts[-1]) <= _LONGEST_HEADER:
+            unread = b"\n>" + parts.pop()
+        for number, part in enumerate(parts):
+            raw = part  # the first continues the last of the block before
             if number:
                 line += 1
-                header, _, raw = piece.partition(b"\n")
+                header, _, raw = part.partition(b"\n")
                 if len(header) > _LONGEST_HEADER:
                     raise SequenceFileError(
                         f"{path}: line {line}: a header of more than {_LONGEST_HEADER} bytes; is this FASTA?"
@@ -86,7 +87,7 @@ def _fasta(source: SourceFile, bases: Bases) -> Iterator[Header | bytes]:
                 yield Header(record_id, line=header.rstrip())
             if symbols := bases(raw, f"{path}: record {record_id!r}", line + bool(number)):
                 yield symbols
-            line += piece.count(b"\n")
+            line += part.count(b"\n")
 
 
 def _fastq(source: SourceFile, bases: Bases) -> Iterator[Header | bytes]:
@@ -138,7 +139,7 @@ def copy_records(path: Path, sha256: str, wanted: np.ndarray, to: IO[bytes]) -> 
         SourceChanged: the file is not the one that was planned.
     """
     with open_source(path) as source:
-        for is_wanted, (header, blocks) in zip(wanted.tolist(), read_records(source, original_letters), strict=False):
+        for is_wanted, (header, blocks) in zip(wanted.tolist(), read_records(source, original_bases), strict=False):
             if is_wanted:
                 to.write(b">" + header.line + b"\n")
                 held = b""

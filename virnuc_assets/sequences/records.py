@@ -108,7 +108,7 @@ def header_id(header: str, where: str) -> str:
 Bases = Callable[[bytes, str, int], bytes]
 
 
-def original_letters(raw: bytes, _where: str, _line: int) -> bytes:
+def original_bases(raw: bytes, _where: str, _line: int) -> bytes:
     """As `normal_bases`, but unchanged and not checked: for records that were read before."""
     return raw.translate(None, delete=_BLANKS)
 

@@ -56,7 +56,7 @@ class SixFrames:
     def __init__(self, chunks: np.ndarray, lengths_nt: np.ndarray) -> None:
         """Number the codons and find the stops of upper-case bases, (chunks, longest) uint8, contiguous.
 
-        A chunk is in its row's first columns, what follows is no base. Codons of both strands then begin in the same
+        A chunk is in its row's first columns, zeros follow. Codons of both strands then begin in the same
         columns for all chunks, if their lengths (chunks,) leave the same rest by three; others are refused.
         """
         self._bases = chunks
@@ -65,7 +65,10 @@ class SixFrames:
             raise ValueError(f"lengths of chunks differ by other than codons from {self._longest}")
         self._padding = self._longest - lengths_nt
         numbers = _translated(chunks, _NUMBERS)
-        self.ambiguous = np.count_nonzero(numbers == _OTHER, axis=1) > self._padding
+        others = numbers == _OTHER
+        if self._padding.any():
+            others &= chunks != 0
+        self.ambiguous = others.any(axis=1)
         if self._longest < CODON_NT:
             self._codons = np.empty((count, 0), np.uint8)
         else:

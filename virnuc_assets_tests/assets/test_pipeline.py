@@ -288,7 +288,7 @@ def test_a_sample_gets_virnucpros_two_files_and_a_line_for_every_record(finished
     assert run["totals"]["frames_kept"] == frames.num_rows
     metadata = latest(finished, SAMPLES.key("report"), SAMPLE).metadata
     assert sum(record.data["records"] for record in metadata["calls"].records) == len(SAMPLE_RECORDS)
-    assert Path(metadata["report"].url.removeprefix("file://")).read_text().startswith("<!doctype html>")
+    assert Path(metadata["report"].url.removeprefix("file://")).is_file()
     assert metadata["pictures"].md_str.count("](data:image/") >= 2
 
 

@@ -12,6 +12,7 @@ import pytest
 from Bio import SeqIO
 
 from virnuc_assets.encoders.checkpoints import folder_digest
+from virnuc_assets.reports.sample_results import RESULT_FILES
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
 from virnuc_assets.storage.tables import content_digest, read_provenance, read_schema, read_table
@@ -19,8 +20,6 @@ from virnuc_assets_tests.assets.project import SAMPLE, Finished, Project, new_pr
 from virnuc_assets_tests.cli.commands import console, message, virnuc
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
-
-FILES = ("prediction_results.txt", "prediction_results_highestscore.csv", "summary.tsv")
 
 
 @pytest.fixture
@@ -126,29 +125,20 @@ def test_embed_writes_the_vectors_of_the_graph(
 
 
 def test_predict_writes_what_the_graph_writes(finished: Finished, tmp_path: Path) -> None:
-    """Through the installed script, in a process without Dagster."""
-    source = finished.settings.incoming / f"{SAMPLE}.fasta"
-    done = console("predict", source, "--out", tmp_path / "out", cwd=finished.root)
+    """Through the installed script, in a process without Dagster; what the graph calls a sample's file is its name."""
+    out, report = tmp_path / "out", finished.workspace.layout.sample_report(SAMPLE)
+    done = console(
+        "predict", f"{SAMPLE}.fasta", "--out", out, "--project", finished.root, cwd=finished.settings.incoming
+    )
     assert done.returncode == 0, done.stderr
-    report = finished.workspace.layout.sample_report(SAMPLE)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
-    for name in FILES:
-        assert (tmp_path / "out" / name).read_bytes() == (report / name).read_bytes(), name
-
-
-def test_predict_reads_gzip_and_genbank_alike(finished: Finished, root: Path, sample: Path, tmp_path: Path) -> None:
-    packed, genbank = tmp_path / "packed.fasta.gz", tmp_path / "flat.gbk"
-    packed.write_bytes(gzip.compress(sample.read_bytes()))
-    records = list(SeqIO.parse(sample, "fasta"))
-    for record in records:
-        record.annotations["molecule_type"] = "DNA"
-    SeqIO.write(records, genbank, "genbank")
-    written = []
-    for number, source in enumerate((sample, packed, genbank)):
-        out = tmp_path / f"out{number}"
-        assert virnuc("predict", source, "--out", out, "--project", root).exit_code == 0
-        written.append([(out / name).read_bytes() for name in FILES])
-    assert written[0] == written[1] == written[2]
+    assert {path.name for path in out.iterdir()} == {path.name for path in report.iterdir()} - {"provenance.json"}
+    for name in set(RESULT_FILES) - {"run.json", "report.html", "frames.parquet"}:
+        assert (out / name).read_bytes() == (report / name).read_bytes(), name
+    assert read_table(out / "frames.parquet") == read_table(report / "frames.parquet")
+    assert read_provenance(out / "frames.parquet") == read_provenance(report / "frames.parquet")
+    runs = [json.loads((folder / "run.json").read_text()) for folder in (out, report)]
+    differ = {key for key in runs[0] if runs[0][key] != runs[1][key]}
+    assert differ <= {"command", "started", "finished", "seconds"}, differ
 
 
 def test_fasta_prints_a_table(finished: Finished) -> None:

@@ -127,7 +127,7 @@ def test_standard_input_and_pipes_are_inputs_like_files(project: Path, tmp_path:
     assert summary["source"].unique()[0] == "'-" and summary["source"].unique()[2] == "a.fa"
     pd.testing.assert_frame_equal(first, second)
     pd.testing.assert_frame_equal(first, third)
-    assert "13 record ids" not in done.stderr and "12 record ids are in more than one input, e.g. s1." in done.stderr
+    assert "13 record ids are in more than one input, e.g. s1.0" in done.stderr
 
 
 def test_an_id_in_two_inputs_has_its_source_where_there_is_no_column_for_it(project: Path, tmp_path: Path) -> None:
@@ -240,14 +240,27 @@ def stages(out: Path) -> list[str]:
     return found + ["results"] * bool(list(out.glob(".results.*.partial/*")))
 
 
-@pytest.mark.parametrize("stage", ["frames", "dna", "protein", "results"])
-def test_a_killed_run_leaves_nothing_that_looks_complete_and_is_continued(
-    project: Path, tmp_path: Path, stage: str
-) -> None:
-    source, out = tmp_path / "long.fa", tmp_path / "out"
+@pytest.fixture(scope="module")
+def whole(project: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A file of several shards, and its results."""
+    source = tmp_path_factory.mktemp("whole") / "long.fa"
     generator = random.Random(3)
     bases = ["".join(generator.choices("ACG" if number % 10 == 0 else "ACGT", k=5000)) for number in range(1000)]
     source.write_text("".join(f">c{number}\n{each}\n" for number, each in enumerate(bases)))
+    assert virnuc("predict", source, "--out", source.parent / "out", "--project", project).exit_code == 0
+    return source, source.parent / "out"
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "stage", ["frames", pytest.param("dna", marks=SLOW), pytest.param("protein", marks=SLOW), "results"]
+)
+def test_a_killed_run_leaves_nothing_that_looks_complete_and_is_continued(
+    project: Path, whole: tuple[Path, Path], tmp_path: Path, stage: str
+) -> None:
+    (source, expected), out = whole, tmp_path / "out"
     command = [SCRIPT, "predict", source, "--out", out, "--project", project]
     with subprocess.Popen(["nice", "-n", "19", *command], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
         while stage not in stages(out):
@@ -265,9 +278,8 @@ def test_a_killed_run_leaves_nothing_that_looks_complete_and_is_continued(
     assert continued.returncode == 0, continued.stderr.read() if continued.stderr else ""
     assert touched == set()
     assert sorted(path.name for path in out.iterdir()) == sorted(RESULT_FILES)
-    expected = predicted(project, tmp_path / "whole", source)
-    pd.testing.assert_frame_equal(pd.read_csv(out / "summary.tsv", sep="\t", keep_default_na=False), expected)
-    assert (out / "chunks.bed").read_bytes() == (tmp_path / "whole/chunks.bed").read_bytes()
+    for name in set(RESULT_FILES) - {"run.json", "report.html"}:
+        assert (out / name).read_bytes() == (expected / name).read_bytes(), name
 
 
 def test_results_that_appeared_in_part_are_none(project: Path, tmp_path: Path) -> None:

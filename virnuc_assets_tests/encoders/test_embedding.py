@@ -99,10 +99,17 @@ def test_order_batch_size_and_threads_change_nothing(name: str, encoders: dict[s
 
 
 def test_a_batch_never_exceeds_the_budget_unless_it_is_one_row(encoders: dict[str, Encoder]) -> None:
-    watched = Narrow(encoders["kmer_protein"], fits=1000)
+    watched = Narrow(encoders[NAME], fits=1000)
     watched.token_budget = 25
-    embed(watched, drawn("protein", [11, 31, 11, 11, 101]))
+    embed(watched, drawn("protein", [8, 28, 8, 8, 98]))
     assert watched.shapes == [(2, 10), (1, 10), (1, 30), (1, 100)]
+
+
+def test_k_mers_of_any_lengths_are_one_batch(encoders: dict[str, Encoder]) -> None:
+    watched = Narrow(encoders["kmer_protein"], fits=1000)
+    watched.token_budget = 250
+    embed(watched, drawn("protein", [11, 31, 1, 101]))
+    assert watched.shapes == [(2, 100), (2, 100)]
 
 
 def test_long_proteins_are_cut_and_counted(encoder: Encoder) -> None:

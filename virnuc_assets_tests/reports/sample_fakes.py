@@ -97,7 +97,8 @@ def html_of(folder: Path, calls: SampleCalls, **model: Any) -> str:
 
 
 def packed(html: str) -> dict[str, Any]:
-    """The table that the page's script reads."""
+    """The table that the page's script reads, its blocks joined."""
     (data,) = re.findall(r'id="data">([^<]*)</script>', html)
     found: dict[str, Any] = json.loads(zlib.decompress(b64decode(data)))
-    return found
+    blocks = found.pop("blocks")
+    return {**found, **{name: [one for block in blocks for one in block[name]] for name in (blocks or [{}])[0]}}

@@ -62,7 +62,7 @@ def test_scores_calls_and_frames_are_those_of_the_chunks(tmp_path: Path) -> None
         ["other", "0.100000", "F3"],
         ["uncertain", "0.550000", "R1"],
     ]
-    assert {one.itemRGB for one in bed} == {"244,165,80", "190,190,190", "67,147,195"}
+    assert {one.itemRGB for one in bed} == {"107,111,118", "201,203,200", "11,97,181"}
     assert gff[0].attributes["frames"] == ["F1", "R2"] and "frames" not in gff[1].attributes
     assert set(words) < set(CALLS)
 

@@ -61,20 +61,22 @@ def test_every_scored_chunk_is_one_box_where_it_is(calls: SampleCalls) -> None:
     assert len(boxes) == len(expected)
     if expected:
         np.testing.assert_allclose(sorted(boxes), sorted(expected), rtol=1e-3, atol=0.05)
-    assert [name for name, path in found.lanes.items() if path] == ["F2", "R3"] * bool(expected) + ["no score"] * bool(
-        np.isnan(calls.probability).any()
-    )
+    lanes = [*(["F2", "R3"] if expected else []), *(["no score"] if found.not_scored else [])]
+    assert [name for name, path in found.lanes.items() if path] == lanes
+    assert len(found.unscored) == len(found.not_scored) == found.lanes["no score"].count("M")
 
 
 def test_a_record_of_many_chunks_is_drawn_in_columns() -> None:
     values = np.full(500_000, 0.1, np.float32)
-    values[1000], values[20_000:30_000] = 0.9, NAN
+    values[1000], values[20_000:30_000], values[40_000] = 0.9, NAN, NAN
     offsets = np.array([0, len(values)])
     rows = record("chromosome", "other", [0.1], 500_000 * CHUNK_LENGTH)
     calls = SampleCalls(sample(rows).records, offsets, values, np.full(len(values), 9, np.uint8), CHUNK_LENGTH, 0.8)
     found = track(calls, 0)
     assert found.chunks_per_column == 1667 and found.bars.keys() == {"other"}
-    assert found.viral == [(100_000, 100_100)] and found.not_scored == [(2_000_000, 3_000_000)]
+    assert found.viral == [(100_000, 100_100)] and found.not_scored == [(2_000_000, 3_000_000), (4_000_000, 4_000_100)]
+    assert found.peaks.count("M") == 1 and "v40h" in found.peaks
+    assert set(re.findall(r"v([\d.]+)h", found.ranges)) == {"0", "80"}
     assert len(re.findall("v80h", found.ranges)) == 1  # from 0.1 to 0.9 in one column
     assert len(found.unscored) == 1 and 4 < float(found.unscored[0][0]) < 4.4
     assert sum(map(len, (*found.bars.values(), *found.lanes.values(), found.ranges))) < 60_000

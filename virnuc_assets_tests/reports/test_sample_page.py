@@ -73,7 +73,7 @@ def test_the_first_screen_says_how_many_and_what_was_not_scored(tmp_path: Path) 
     ):
         assert f"{call} {count} {share} % of records, {nt} nt show them" in page.text
     assert "Nothing is known of 1 record: no open frame (1)." in page.text
-    assert "9 of 18 chunks (50.0 %) have no score: a stop codon in each of the six frames (9)." in page.text
+    assert "9 of 18 chunks of 100 nt (50.0 %) have no score: a stop codon in each of the six frames (9)." in page.text
     assert "In 1 scored record, less than half of the chunks are scored" in page.text
     assert "probabilities from 0.880 to 0.990, half of them at least 0.935. Between 0.2 and 0.8 a call is" in page.text
     assert "Miniature" not in page.text
@@ -92,16 +92,26 @@ def test_the_table_has_a_row_per_record_virus_first_and_longest_first(tmp_path: 
     table = packed(html)
     assert [table["calls"][i] for i in table["call"]] == [row[2].removesuffix(" no open frame") for row in rows[1:]]
     assert table["probability"] == [990, 880, 525, 350, None]
-    assert [table["reasons"][i] for i in table["reason"] if i is not None] == ["no open frame"]
-    assert table["track"] == [4, 1, 2, 0] and "source" not in table
+    assert table["reason"] == [None] * 4 + ["no open frame"]
+    assert table["drawn"] == [4, 1, 2, 0] and table["names"] == []
 
 
-def test_several_inputs_are_named_in_the_table(tmp_path: Path) -> None:
-    records = [record(name, "virus", [0.9], 90, source=f"{name}.fna") for name in ("a", "b")]
-    html = html_of(tmp_path, sample(*records))
-    assert [row[-1] for row in Page(html).rows if len(row) == 10] == ["Input", "a.fna", "b.fna"]
+@pytest.mark.parametrize(
+    ("files", "shown"), [(["x/a.fna", "x/b.fna"], ["a.fna", "b.fna"]), (["x/a", "y/a"], ["x/a", "y/a"])]
+)
+def test_several_inputs_are_named_in_the_table(files: list[str], shown: list[str], tmp_path: Path) -> None:
+    """Without their folders unless these make the difference."""
+    html = html_of(tmp_path, sample(*(record(f"of {file}", "virus", [0.9], 90, source=file) for file in files)))
+    assert [row[-1] for row in Page(html).rows if len(row) == 10] == ["Input", *shown]
     table = packed(html)
-    assert [table["sources"][i] for i in table["source"]] == ["a.fna", "b.fna"]
+    assert [table["names"][i] for i in table["source"]] == shown
+
+
+def test_reasons_are_counted_by_what_comes_before_the_record_that_they_name(tmp_path: Path) -> None:
+    reasons = [f"duplicate id: same sequence as record {i}" for i in range(5)] + [f"reason {i}" for i in range(9)]
+    text = Page(html_of(tmp_path, sample(*(record("r", "not scored", [], 9, reason=each) for each in reasons)))).text
+    assert "Nothing is known of 14 records: duplicate id (5), reason 0 (1)," in text
+    assert "reason 6 (1), and others (2)." in text
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
@@ -112,7 +122,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     for name in HOSTILE:
         assert name in page.text or name == HOSTILE[2]
     assert r"a\u2028b\u202ec" in page.text and "\u2028" not in html and "\u202e" not in html
-    assert packed(html)["id"][:2] == HOSTILE[:2] and packed(html)["sources"][7] == HOSTILE[7]
+    assert packed(html)["id"][:2] == HOSTILE[:2] and packed(html)["names"][7] == HOSTILE[7]
 
 
 def test_only_the_script_of_the_page_may_run_and_nothing_is_loaded(tmp_path: Path) -> None:
@@ -160,16 +170,19 @@ def test_miniatures_and_missing_calibration_are_stated(tmp_path: Path) -> None:
     assert Page(html_of(tmp_path, four_calls(), miniature=True)).text.startswith(
         f"2 of 5 records classified as virus {words}"
     )
-    assert "It was calibrated" in Page(html_of(tmp_path, four_calls())).text
-    imported = Page(html_of(tmp_path, four_calls(), trained_on={})).text
-    assert "It is not calibrated" in imported and "Not known: the classifier was trained elsewhere." in imported
+    assert "Scores of frames were calibrated" in Page(html_of(tmp_path, four_calls())).text
+    imported = Page(html_of(tmp_path, four_calls(), trained_on={"origin": {"made_by": "VirNucPro"}})).text
+    assert (
+        "It is not calibrated" in imported
+        and "Not known: the classifier was trained elsewhere. Origin made by VirNucPro" in imported
+    )
 
 
 @pytest.mark.parametrize(
     ("calls", "title"),
     [
-        (sample(record("one", "virus", [0.9], 90)), "1 record, classified as virus"),
-        (sample(record("one", "not scored", [NAN], 90)), "1 record, not scored"),
+        (sample(record("one", "virus", [0.9], 90)), "1 record: virus"),
+        (sample(record("one", "not scored", [NAN], 90)), "1 record: not scored"),
         (
             sample(record("a", "not scored", [NAN], 90), record("b", "not scored", [], 0)),
             "0 of 2 records classified as virus",
@@ -201,9 +214,18 @@ def test_a_page_of_many_records_is_small_and_shows_the_first(tmp_path: Path, mon
     html = html_of(tmp_path, many(20_000))
     assert len(packed(html)["id"]) == 20_000 and len([row for row in Page(html).rows if len(row) == 9]) == ROWS + 1
     assert len(html) < 15 * 20_000 + 300_000  # so 200,000 have a tenth of the 30 MB that are allowed
-    monkeypatch.setattr("virnuc_assets.reports.sample_page.MOST_ROWS", 70)
+    assert MOST_ROWS > 200_000
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"), [("MOST_ROWS", 70), ("MOST_ID_BYTES", 70 * len("NODE_10_length_100") + 17)]
+)
+def test_a_page_of_too_many_records_holds_the_first(
+    limit: str, value: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"virnuc_assets.reports.sample_page.{limit}", value)
     cut = html_of(tmp_path, many(100))
-    assert MOST_ROWS > 200_000 and len(packed(cut)["id"]) == 70
+    assert packed(cut)["row"][:2] == [80, 81] and len(packed(cut)["id"]) == 70
     assert "The table holds the first 70 of 100 records; all are in summary.tsv ." in Page(cut).text
 
 

@@ -23,6 +23,7 @@ from virnuc_assets.sequences.catalogue import (
     read_catalogues,
     require_checksum,
     row_of,
+    sequence_files,
     source_name,
 )
 from virnuc_assets.sequences.opening import SequenceFileError
@@ -162,6 +163,7 @@ def test_a_file_that_is_not_the_catalogued_one_is_named() -> None:
     [
         ("lambda.fa", "lambda"),
         ("viral.1.1.genomic.fna.gz", "viral.1.1.genomic"),
+        *((f"reads.fastq{ending}", "reads") for ending in (".gz", ".bgz", ".bz2", ".xz", ".zst")),
         ("two  blanks.fasta", "two__blanks"),
         ("a-b+c_d.fasta", "a-b+c_d"),
         ("no_ending", "no_ending"),
@@ -266,6 +268,9 @@ def test_what_is_no_fasta_or_genbank_is_refused(tmp_path: Path) -> None:
         row_of(tmp_path, tmp_path / "a.fna", None, HOST)
     with pytest.raises(CatalogueError, match="good.fna: expected GenBank, found FASTA"):
         row_of(tmp_path, good, good, HOST)
+    (tmp_path / "reads.fna").write_text("@r\nACGT\n+\nIIII\n")
+    with pytest.raises(CatalogueError, match="reads.fna: expected FASTA, found FASTQ; reads are .* no reference"):
+        row_of(tmp_path, tmp_path / "reads.fna", None, HOST)
     with pytest.raises(SequenceFileError, match="no such sequence file"):
         row_of(tmp_path, tmp_path / "none.fna", None, HOST)
 
@@ -283,3 +288,9 @@ def test_a_folder_is_every_fasta_in_it_with_the_genbank_of_its_stem(tmp_path: Pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(CatalogueError, match="no FASTA in this folder"):
         fasta_files(tmp_path / "empty")
+    names = ["a.fa.xz", "b.fq.bz2", "c.gbff.zst", "d.fastq", "e.fna.bgz"]
+    for name in (*names, "f.txt.gz", ".g.fq"):
+        fasta(tmp_path / "sample" / name)
+    assert [path.name for path in sequence_files(tmp_path / "sample")] == names
+    with pytest.raises(VirnucError, match="no sequence file in this folder; expected NAME"):
+        sequence_files(tmp_path / "empty")

@@ -3,6 +3,7 @@
 import pyarrow as pa
 import pytest
 
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.ledger import (
     ledger_faults,
     ledger_table,
@@ -15,9 +16,16 @@ from virnuc_assets.storage.schemas import LEDGER_COUNTS, ledger_schema
 
 
 def segment(
-    record_id: str, length_nt: int, chunks: int, number: int = 1, first_chunk: int = 0, source: str = "s"
+    record_id: str,
+    length_nt: int,
+    chunks: int,
+    number: int = 1,
+    first_chunk: int = 0,
+    shard: int = 1,
+    source: str = "s",
 ) -> Segment:
-    return Segment(source, "viral-0001", record_id, number, length_nt, "digest", first_chunk, first_chunk + chunks)
+    key = f"viral-{shard:04d}"
+    return Segment(source, key, record_id, number, length_nt, "digest", first_chunk, first_chunk + chunks)
 
 
 def table(segments: list[Segment], counts: dict[str, dict[str, int]]) -> pa.Table:
@@ -73,18 +81,18 @@ def test_ledgers_of_shards_add_up_to_one_line_a_record() -> None:
     segments = [
         segment("a", 100, 1),
         segment("b", 9000, 2, 2),
-        segment("b", 9000, 3, 2, 2),
-        segment("b", 9000, 1, 2, 5),
+        segment("b", 9000, 3, 2, 2, shard=3),
+        segment("b", 9000, 1, 2, 5, shard=2),
+        segment("c", 0, 0, 2, source="t", shard=2),
     ]
-    segments.append(segment("c", 0, 0, 2, source="t"))
     found = [
         {"a": stops(1), "b": {"chunks_kept": 2, "frames_kept": 5, "frames_dropped_stop": 7}},
-        {"b": {**stops(2), "chunks_dropped_ambiguous": 1, "frames_dropped_ambiguous": 6}},
         {"b": {"chunks_kept": 1, "frames_kept": 1, "frames_dropped_no_cds": 5}},
+        {"b": {**stops(2), "chunks_dropped_ambiguous": 1, "frames_dropped_ambiguous": 6}},
     ]
-    shards = [segments[:2], segments[2:3], segments[3:]]
+    shards = [segments[:2], segments[3:], segments[2:3]]
     ledgers = [table(shard, counts) for shard, counts in zip(shards, found, strict=True)]
-    assert ledgers[1].to_pylist()[0]["disposition"] == "skipped"
+    assert ledgers[2].to_pylist()[0]["disposition"] == "skipped"
     kept = {"chunks": 6, "chunks_kept": 3, "chunks_dropped_stop": 2, "chunks_dropped_ambiguous": 1}
     frames = {"frames_kept": 6, "frames_dropped_stop": 19, "frames_dropped_ambiguous": 6, "frames_dropped_no_cds": 5}
     merged = merged_ledger(table_of(segments), ledgers)
@@ -95,7 +103,9 @@ def test_ledgers_of_shards_add_up_to_one_line_a_record() -> None:
     ]
     assert ledger_faults(merged) == []
     assert merged_ledger(table_of([]), []).schema == ledger_schema()
-    assert ledger_faults(merged_ledger(table_of(segments), ledgers[:2])) == ["b: 6 chunks planned, 5 accounted for"]
+    assert ledger_faults(merged_ledger(table_of(segments), ledgers[:2])) == ["b: 6 chunks planned, 3 accounted for"]
+    with pytest.raises(VirnucError, match="a ledger of 1 lines is not that of a planned shard of 2 records"):
+        merged_ledger(table_of(segments), [ledgers[0], ledgers[2]])
     assert ledger_totals(merged) == {
         "records": 3,
         "records_scored": 1,

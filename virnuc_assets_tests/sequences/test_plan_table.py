@@ -219,10 +219,12 @@ def test_a_new_source_that_is_broken_or_repeats_an_id_is_not_planned(path: Path,
     planned(path, sources[:2])
     write(sources[2].fasta, "de")
     sources[0].fasta.with_name("empty.fa").touch()
-    empty = Source("empty", sources[0].fasta.with_name("empty.fa"), "host", "fungi")
-    plan, failures = plan_reference(path, [empty, sources[2], *sources[:2]], SETTINGS)
+    sources[0].fasta.with_name("reads.fa").write_text("@r\nACGT\n+\nIIII\n")
+    empty, reads = (Source(n, sources[0].fasta.with_name(f"{n}.fa"), "host", "fungi") for n in ("empty", "reads"))
+    plan, failures = plan_reference(path, [empty, reads, sources[2], *sources[:2]], SETTINGS)
     assert {name: str(error).partition(";")[0] for name, error in failures.items()} == {
         "empty": f"{empty.fasta}: the file is empty",
+        "reads": f"{reads.fasta}: expected FASTA, found FASTQ",
         "two": "record 'd' occurs in sources 'three' and 'two'",
     }
     assert places(plan) == {record: place for record, place in FIRST.items() if record != "e"}

@@ -1,11 +1,13 @@
 """Planning: where the chunks of a record are, and shards that hold every chunk of a source exactly once, in order."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences import planning
 from virnuc_assets.sequences.planning import (
     MAX_PACKS,
     ShardPlan,
@@ -123,7 +125,12 @@ def test_keys_sort_as_they_follow_each_other(tmp_path: Path) -> None:
         pack_key("viral", MAX_PACKS)
 
 
-def test_of_records_with_one_id_the_first_is_used_if_all_have_its_letters(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hashed", [hash, len])
+def test_of_records_with_one_id_the_first_is_used_if_all_have_its_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashed: Callable[[str], int]
+) -> None:
+    """Also where other ids have the same hash."""
+    monkeypatch.setattr(planning, "hash", hashed, raising=False)
     path, same = tmp_path / "s.fa", "ACGTTGA" * 100
     path.write_text(f">a\n{same}\n>b\nACGT\n>a again\n{same.lower()}\n>c\nACGT\n>c\nACGA\n")
     twice = "duplicate id: same sequence as record 1"

@@ -18,10 +18,14 @@ from hypothesis import strategies as st
 
 from virnuc_assets.sequences import opening
 from virnuc_assets.sequences.catalogue import Source
+from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.opening import SequenceFileError, open_source
 from virnuc_assets.sequences.plan_table import plan_sample
+from virnuc_assets.sequences.planning import plan_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.settings import SequenceSettings
+
+from .genbank_files import entry
 
 TWO_RECORDS = b">first of two\nACGTAC\nGT\n>second\nGGG\n"
 AS_READ = [("first", "ACGTACGT"), ("second", "GGG")]
@@ -96,6 +100,28 @@ def test_a_compressed_stream_that_is_not_whole_is_named_with_its_record(tmp_path
             read_bytes(tmp_path, content)
     with pytest.raises(SequenceFileError, match="blank lines only"):
         read_bytes(tmp_path, pack(b""))
+
+
+READS = {f"AB{number}.1": "".join(random.Random(number).choices("ACGT", k=700)) for number in range(1, 4)}
+FORMATS = {
+    "FASTA": "".join(f">{name}\n{bases}\n" for name, bases in READS.items()),
+    "FASTQ": "".join(f"@{name}\n{bases}\n+\n{'I' * len(bases)}\n" for name, bases in READS.items()),
+    "GenBank": "".join(entry(name, bases) for name, bases in READS.items()),
+}
+
+
+@pytest.mark.parametrize("compression", ["plain", *PACKED])
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_in_every_compression_has_one_plan_and_one_table_of_chunks(
+    tmp_path: Path, name: str, compression: str
+) -> None:
+    found = []
+    for content in (FORMATS["FASTA"].encode(), PACKED.get(compression, bytes)(FORMATS[name].encode())):
+        (tmp_path / "records").write_bytes(content)
+        plan = plan_source(tmp_path / "records", "s", 300, 4)
+        found.append((plan.table, [table for pair in chunk_tables(plan) for table in pair]))
+    assert found[0] == found[1]
+    assert found[0][0]["record_id"].unique().to_pylist() == list(READS)
 
 
 FASTQ = b"@first of two\nACGTACGT\n+\n@@I>I+II\n@second\nGGG\n+second\nIII\n"

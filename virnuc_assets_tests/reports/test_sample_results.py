@@ -1,0 +1,138 @@
+"""The folder of results by its files: cells, ids of several inputs, MultiQC, and runs that say what they were."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from virnuc_assets.classifier.checkpoint import ClassifierDescription
+from virnuc_assets.encoders import registry as encoders
+from virnuc_assets.encoders.checkpoints import identity
+from virnuc_assets.reports.sample_results import RESULT_FILES, Input, Started, read_record_ids, write_results
+from virnuc_assets.storage.digests import digest_of
+from virnuc_assets_tests.classifier.sample_fakes import FakeRecord, fake_ledger, fake_predictions
+
+SETTINGS = {"chunk_length": 500, "min_confidence": 0.6, "min_length": 0}
+ENCODERS = {
+    "dna": {**identity(encoders.ENCODERS["dnabert_s_miniature"], "fp32"), "checkpoint_digest": "d"},
+    "protein": {**identity(encoders.ENCODERS["kmer_protein"], "fp32"), "checkpoint_digest": ""},
+}
+DESCRIPTION = ClassifierDescription(
+    variant="v", encoders=ENCODERS, dna_dim=1, protein_dim=1, merged_dim=2, chunk_length=500, best_epoch=3
+)
+
+
+def sample(folder: Path) -> tuple[list[Input], list[FakeRecord]]:
+    """Two inputs on disk, which share an id, and their records."""
+    records = [
+        FakeRecord("both", 900, [{"F1": 0.9}, {"F1": 0.9, "R3": 0.75}], "a.fa"),
+        FakeRecord("=1+1", 300, [{"R2": 0.1}], "a.fa"),
+        FakeRecord("both", 500, [{"F1": 0.875}], "b.fa"),
+        FakeRecord("short", 2, [{}], "b.fa"),
+    ]
+    inputs = []
+    for source in ("a.fa", "b.fa"):
+        bases = {one.record_id: ("acgTN" * 200)[: one.length_nt] for one in records if one.source == source}
+        text = "".join(f">{name} of {source}\n{sequence}\n" for name, sequence in bases.items())
+        (folder / source).write_text(text)
+        inputs.append(Input(source, folder / source, sha256(folder / source)))
+    return inputs, records
+
+
+def sha256(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def written(folder: Path) -> Path:
+    inputs, records = sample(folder)
+    shards = [
+        (np.array([0, 1]), fake_predictions(records[:2])),
+        (np.array([2, 3]), fake_predictions(records[2:])),
+    ]
+    (folder / "out").mkdir()
+    run = Started.now("virnuc predict a.fa b.fa", SETTINGS, DESCRIPTION)
+    write_results(folder / "out", inputs, fake_ledger(records), shards, run)
+    return folder / "out"
+
+
+def test_every_file_says_the_same_of_the_records(tmp_path: Path) -> None:
+    out = written(tmp_path)
+    assert {path.name for path in out.iterdir()} == set(RESULT_FILES)
+    assert (out / "summary.tsv").read_text() == (
+        "source\trecord_id\tlength_nt\tcall\tprobability\tviral_fraction\tchunks\tchunks_scored\tchunks_viral\t"
+        "chunks_uncertain\tlongest_viral_nt\treason\n"
+        f"a.fa\tboth\t900\tvirus\t{(0.9 + 0.9 / (0.9 + 0.25)) / 2:.4f}\t1.0000\t2\t2\t2\t0\t900\t\n"
+        "a.fa\t'=1+1\t300\tother\t0.1000\t0.0000\t1\t1\t0\t0\t0\t\n"
+        "b.fa\tboth\t500\tvirus\t0.8750\t1.0000\t1\t1\t1\t0\t500\t\n"
+        "b.fa\tshort\t2\tnot scored\t\t\t1\t0\t0\t0\t0\tno open frame\n"
+    )
+    assert read_record_ids(out) == ["both", "=1+1", "both", "short"]
+    ledger = pd.read_csv(out / "ledger.tsv", sep="\t")
+    assert ledger["source"].tolist() == ["a.fa", "a.fa", "b.fa", "b.fa"]
+    assert ledger["frames_kept"].tolist() == [3, 1, 1, 0]
+    heads = [line for line in (out / "virus.fna").read_text().splitlines() if line.startswith(">")]
+    assert heads == [">both of a.fa", ">both of b.fa"]
+    assert "".join(line for line in (out / "virus.fna").read_text().splitlines()[1:13]) == "acgTN" * 180
+    ids = [line.split("\t")[0] for line in (out / "prediction_results.txt").read_text().splitlines()[1:]]
+    assert ids == ["a.fa:both_chunk_1F1", "a.fa:both_chunk_2F1", "a.fa:both_chunk_2R3", "'=1+1_chunk_1R2",
+                   "b.fa:both_chunk_1F1"]  # fmt: skip
+    chunks = [line.split("\t")[3] for line in (out / "chunks.bed").read_text().splitlines()]
+    assert chunks == ["a.fa:both_chunk_1", "a.fa:both_chunk_2", "=1+1_chunk_1", "b.fa:both_chunk_1", "short_chunk_1"]
+
+
+def test_run_json_says_what_was_run(tmp_path: Path) -> None:
+    run = json.loads((written(tmp_path) / "run.json").read_text())
+    assert list(run) == ["virnuc_version", "command", "started", "finished", "seconds", "versions", "model",
+                         "settings", "inputs", "totals"]  # fmt: skip
+    assert run["command"] == "virnuc predict a.fa b.fa" and run["settings"] == SETTINGS
+    assert run["model"] == {
+        "variant": "v",
+        "encoders": ENCODERS,
+        "classifier": "",
+        "miniature": True,
+        "trained_on": {"best_epoch": 3},
+    }
+    assert run["inputs"] == [
+        {"source": name, "sha256": sha256(tmp_path / name), "records": 2} for name in ("a.fa", "b.fa")
+    ]
+    assert run["totals"]["records_skipped: no open frame"] == 1 and run["totals"]["frames_kept"] == 5
+    assert digest_of(run["versions"]) and {"torch", "python"} < run["versions"].keys()
+
+
+def test_multiqc_has_calls_and_probabilities_of_each_input(tmp_path: Path) -> None:
+    found = json.loads((written(tmp_path) / "virnuc_mqc.json").read_text())
+    assert found["data"][0] == {
+        "a.fa": {"virus": 1, "other": 1, "uncertain": 0, "not scored": 0},
+        "b.fa": {"virus": 1, "other": 0, "uncertain": 0, "not scored": 1},
+    }
+    of_chunks = found["data"][1]
+    assert {source: sum(counts.values()) for source, counts in of_chunks.items()} == {"a.fa": 3, "b.fa": 1}
+    assert of_chunks["b.fa"]["0.8 to 0.9"] == 1
+    assert [set(counts) == set(found["categories"][1]) for counts in of_chunks.values()] == [True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_multiqc_itself_renders_it(tmp_path: Path) -> None:
+    """Installed for the test, in an environment of its own: its requirements are many."""
+    out, place = written(tmp_path), tmp_path / "multiqc"
+    subprocess.run([sys.executable, "-m", "venv", place], check=True)
+    subprocess.run([place / "bin/pip", "install", "-q", "multiqc"], check=True)
+    command = [place / "bin/multiqc", "--outdir", tmp_path / "page", out]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "virnuc_calls: Found 2 samples (PlotType.BAR)" in done.stderr + done.stdout
+    page = (tmp_path / "page/multiqc_report.html").read_text(encoding="utf-8")
+    assert "Chunks by probability of virus" in page and "virnuc: calls" in page
+    tables = sorted((tmp_path / "page/multiqc_data").glob("multiqc_virnuc_calls_plot*.txt"))
+    assert [table.read_text().splitlines()[1].split("\t")[:3] for table in tables] == [
+        ["a.fa", "1", "1"],
+        ["a.fa", "0", "1"],
+    ]
