@@ -135,7 +135,7 @@ def test_names_are_whatever_the_system_allows(project: Project, sample: Path, tm
 
 def started(source: Path, out: Path) -> subprocess.Popen[bytes]:
     """`virnuc frames` of a file that takes seconds, while it writes; on a busy machine this process goes first."""
-    source.write_bytes(b">long\n" + b"ACGTCCGA" * 4_000_000 + b"\n")
+    source.write_bytes(b">long\n" + b"ACGTCCGA" * 12_000_000 + b"\n")
     command = ["nice", "-n", "19", SCRIPT, "frames", source, "--out", out]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     while not list(out.parent.glob(f".{out.name}.*.partial")):
