@@ -9,7 +9,7 @@ APT    := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -
 ALONE  := unshare --net --pid --fork --kill-child --mount --mount-proc \
           sh -c 'ip link set lo up && ip address add 127.0.0.2/8 dev lo && exec "$$0" "$$@"'
 
-.PHONY: demo test test-all test-slurm test-k8s test-postgres test-s3 check bench-encoders bench-training bench-sequences bench-change bench-decision soak screenshots up setup clean iproute2
+.PHONY: demo test test-all test-gpu test-slurm test-k8s test-postgres test-s3 check bench-encoders bench-training bench-sequences bench-change bench-decision soak screenshots up setup clean iproute2
 
 demo: $(RUNTIME)
 	$(BIN)/virnuc setup
@@ -20,7 +20,10 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup \
-	    -m "not (network or slurm or kubernetes or postgres or s3)"
+	    -m "not (gpu or network or slurm or kubernetes or postgres or s3)"
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -q -m gpu
 
 iproute2:
 	which ip > /dev/null || { $(APT) iproute2; }

@@ -48,8 +48,9 @@ def _comments(text: str) -> Mapping[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = defaultdict(dict)
     section, key = "", ""
     for line in text.splitlines():
-        if head := re.match(r"(?:# )?\[(\w+)[.\]]", line):
-            section, key = head[1], ""
+        if head := re.match(r"(?:# )?\[(\w+)(?:\.(\w+))?\](?:\s+# (.+))?", line):
+            section, key = head[1], head[2] or ""
+            found[section][key] = head[3] or ""
         elif given := _KEY.match(line):
             key = given[1]
             found[section][key] = given[2]

@@ -19,7 +19,7 @@ from virnuc_assets.encoders.registry import (
     variant_named,
 )
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.catalogue import Source, read_catalogues
+from virnuc_assets.sequences.catalogue import MANIFEST, CatalogueError, Source, read_catalogues
 from virnuc_assets.sequences.refseq import require_release
 from virnuc_assets.settings import SETTINGS_FILE, Settings, SettingsError
 from virnuc_assets.storage.layout import Domain, Layout
@@ -88,11 +88,16 @@ class Workspace:
         """The reference sources of all catalogues, read afresh.
 
         Raises:
-            CatalogueError: a catalogue is wrong, or the RefSeq release of the settings is not downloaded.
+            CatalogueError: one is wrong, all are empty, or the RefSeq release of the settings is not downloaded.
         """
         if self.settings.refseq:
             require_release(self.settings.root / self.settings.refseq.folder, self.settings.refseq)
-        return read_catalogues(self.settings.catalogues)
+        if not (found := read_catalogues(self.settings.catalogues)):
+            raise CatalogueError(
+                f"{self.settings.genomes / MANIFEST}: no genomes to train on, expected viral and host ones; add "
+                "yours with `virnuc catalogue`, name a [refseq] release, or make a project with `virnuc init --genomes`"
+            )
+        return found
 
 
 def _encoders_of(variants: list[Variant]) -> list[str]:

@@ -28,10 +28,10 @@ def plan_is_current(instance: dg.DagsterInstance, workspace: Workspace) -> bool:
     Raises:
         CatalogueError: the catalogue cannot be read.
     """
-    path = workspace.layout.plan("reference")
+    path, sources = workspace.layout.plan("reference"), workspace.catalogue()
     try:
         require_table(path, plan_schema(), workspace.settings.sequences.model_dump())
-        if changed_sources(path, workspace.catalogue()):
+        if changed_sources(path, sources):
             return False
     except TableMismatch:
         return False

@@ -135,4 +135,6 @@ def test_a_run_on_a_full_disk_fails_and_the_next_one_finishes(tmp_path: Path) ->
     """Tables, Dagster's databases and all on one disk; the databases stay whole, too."""
     done = mounted(tmp_path, "40m", RUN)
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout
-    assert "database or disk is full" in done.stdout or "no space to write it" in done.stdout
+    # The last is SQLite's message where the index of its write-ahead log cannot grow.
+    messages = ("no space to write it", "database or disk is full", "disk I/O error")
+    assert any(message in done.stdout for message in messages), done.stdout
