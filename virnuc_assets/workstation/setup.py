@@ -226,5 +226,5 @@ def _make_mlflow_store(settings: Settings, log: Callable[[str], None]) -> None:
     elif location and experiment.artifact_location != location:
         raise VirnucError(misplaced(uri, experiment.artifact_location, location))
     else:
-        for name, value in EXPERIMENT_TAGS.items():
+        for name, value in EXPERIMENT_TAGS.items() - experiment.tags.items():  # a store that was made without them
             client.set_experiment_tag(experiment.experiment_id, name, value)

@@ -1,6 +1,7 @@
 """Set-up makes what is missing, changes nothing that is there, and what lacks it says so."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.workstation.setup import (
     dagster_home,
     mlflow_folder,
+    mlflow_page,
     require_set_up,
     set_up,
     size_gpu_pool,
@@ -47,6 +49,8 @@ def test_set_up_makes_home_store_experiment_and_checkpoints(blank: Path) -> None
     experiment = mlflow.MlflowClient(tracking_uri(settings)).get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     assert experiment.artifact_location == (mlflow_folder(settings) / "artifacts").as_uri()
+    address = f"{settings.servers.mlflow_url}/#/experiments/{experiment.experiment_id}/runs"
+    assert mlflow_page(settings) == f"{address}?workflowType=machine_learning&viewStateShareKey=trainings"
     folders = {path.name for path in (settings.var / "checkpoints").iterdir() if path.is_dir()}
     assert folders == {"dnabert_s_miniature", "fastesm2_650_miniature", "esm2_3b_miniature"}
 
@@ -60,6 +64,20 @@ def test_a_second_set_up_makes_what_is_missing_and_changes_nothing_else(fresh: P
     assert contents(fresh.root) == before
     assert [line.split(" ")[0] for line in logged] == [*["encoder"] * 5, "Dagster", "MLflow"]
     assert f"encoder esm2_3b_miniature: {fresh.workspace.layout.checkpoints / 'esm2_3b_miniature'}" in logged
+
+
+def test_a_store_that_was_made_before_gets_its_kind_and_its_columns(fresh: Project) -> None:
+    client = mlflow.MlflowClient(tracking_uri(fresh.settings))
+    found = client.get_experiment_by_name(EXPERIMENT)
+    assert found is not None
+    assert found.tags["mlflow.experimentKind"] == "custom_model_development"
+    columns = json.loads(found.tags["mlflow.sharedViewState.trainings"])["selectedColumns"]
+    assert {"attributes.`Models`", "metrics.`test_accuracy`", "metrics.`test_auroc`"} <= set(columns)
+    for name in found.tags:
+        client.delete_experiment_tag(found.experiment_id, name)
+    with quiet():
+        set_up(fresh.settings, lambda _: None)
+    assert client.get_experiment_by_name(EXPERIMENT).tags == found.tags
 
 
 @pytest.mark.parametrize("artifacts", [None, "our models"])
