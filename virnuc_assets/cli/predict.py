@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -34,7 +35,7 @@ from virnuc_assets.sequences.ledger import ledger_table, ledger_totals, merged_l
 from virnuc_assets.sequences.planning import ShardPlan, plan_source
 from virnuc_assets.storage.outputs import published, require_free, require_outputs, require_space, unfinished_folder
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema, ledger_schema, predictions_schema
-from virnuc_assets.storage.tables import content_digest, is_made_by, read_rows, read_table, read_windows, write_table
+from virnuc_assets.storage.tables import content_digest, is_made_by, read_rows, read_windows, write_table
 from virnuc_assets.storage.windows import Rows
 from virnuc_assets.text import printable
 
@@ -174,7 +175,8 @@ def _framed(
                 for number, rows in enumerate(plan.rows_by_shard.values())
             ]
             _write_frames(plan, read.sha256, found, settings, lambda done: report(done, total))
-            ledger = merged_ledger(plan.table, (read_table(each.table("ledger"), ledger_schema()) for each in found))
+            tables = (read_windows(each.table("ledger"), SHARD_CHUNKS, ledger_schema()) for each in found)
+            ledger = merged_ledger(plan.table, itertools.chain.from_iterable(tables))
             ledgers.append(ledger.add_column(0, "source", pa.repeat(read.source, ledger.num_rows)))
             shards += found
             records += ledger.num_rows

@@ -131,7 +131,7 @@ def test_multiqc_itself_renders_it(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "virnuc_calls: Found 2 samples (PlotType.BAR)" in done.stderr + done.stdout
     page = (tmp_path / "page/multiqc_report.html").read_text(encoding="utf-8")
-    assert "Chunks by probability of virus" in page and "virnuc: calls" in page
+    assert "Chunks by probability of virus" in page and "virnuc_calls_plot" in page
     tables = sorted((tmp_path / "page/multiqc_data").glob("multiqc_virnuc_calls_plot*.txt"))
     assert [table.read_text().splitlines()[1].split("\t")[:3] for table in tables] == [
         ["a.fa", "1", "1"],
