@@ -56,10 +56,10 @@ def tested_on(layout: Layout, description: ClassifierDescription) -> dict[str, A
         found = {level: classification_metrics(scored) for level, scored in levels.items()}
     except VirnucError:
         return {}
-    groups = table["group"].fill_null("").to_pylist()
-    group_of = dict(zip(table["record_id"].to_pylist(), groups, strict=True))
-    of_records = group_accuracies(levels["record"], [group_of[record] for record in levels["record"].ids.tolist()])
-    of_frames = group_accuracies(levels["frame"], groups)
+    known = table.group_by("record_id", use_threads=False).aggregate([("group", "first")])
+    of_record = known["group_first"].take(pc.index_in(levels["record"].ids, value_set=known["record_id"]))
+    frames = group_accuracies(levels["frame"], table["group"].fill_null("").to_pylist())
+    records = group_accuracies(levels["record"], of_record.fill_null("").to_pylist())
     return {
         "clusters": pc.count_distinct(table["cluster"]).as_py(),
         **{
@@ -73,11 +73,11 @@ def tested_on(layout: Layout, description: ClassifierDescription) -> dict[str, A
         },
         "groups": [
             {
-                "label": frames.label,
-                "group": frames.group,
-                "records": {"count": records.rows, "accuracy": records.accuracy},
-                "frames": {"count": frames.rows, "accuracy": frames.accuracy},
+                "label": of_frames.label,
+                "group": of_frames.group,
+                "records": {"count": of_records.rows, "accuracy": of_records.accuracy},
+                "frames": {"count": of_frames.rows, "accuracy": of_frames.accuracy},
             }
-            for frames, records in zip(of_frames, of_records, strict=True)
+            for of_frames, of_records in zip(frames, records, strict=True)
         ],
     }

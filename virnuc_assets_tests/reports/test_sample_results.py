@@ -60,7 +60,9 @@ def written(folder: Path) -> Path:
         (np.array([2, 3]), fake_predictions(records[2:])),
     ]
     (folder / "out").mkdir()
-    run = Started.now("virnuc predict a.fa b.fa", Settings(root=folder), DESCRIPTION, Layout(folder / "var", "miniature"))
+    run = Started.now(
+        "virnuc predict a.fa b.fa", Settings(root=folder), DESCRIPTION, Layout(folder / "var", "miniature")
+    )
     write_results(folder / "out", inputs, fake_ledger(records), shards, run)
     return folder / "out"
 
