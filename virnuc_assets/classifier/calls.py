@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,12 +26,16 @@ def chunk_calls(predictions: pa.Table) -> pa.Table:
     Returns:
         chunk_id, record_id, score_other, score_virus (each the highest), call; in order of first appearance.
     """
-    # Threads would change the order of the groups.
-    grouped = predictions.group_by(["chunk_id", "record_id"], use_threads=False)
-    highest = grouped.aggregate([("score_other", "max"), ("score_virus", "max")])
+    highest = _aggregated(predictions, ["chunk_id", "record_id"], [("score_other", "max"), ("score_virus", "max")])
     table = highest.rename_columns({"score_other_max": "score_other", "score_virus_max": "score_virus"})
     call = pc.if_else(pc.greater_equal(table["score_virus"], table["score_other"]), VIRUS, OTHERS)
     return table.select(["chunk_id", "record_id", "score_other", "score_virus"]).append_column("call", call)
+
+
+def _aggregated(table: pa.Table, keys: Sequence[str], what: Sequence[tuple[str, str]]) -> pa.Table:
+    """Aggregates by group, in order of first appearance, which Arrow keeps for some 250 groups only."""
+    numbered = table.append_column("row", pa.array(np.arange(table.num_rows)))
+    return numbered.group_by(keys).aggregate([*what, ("row", "min")]).sort_by("row_min").drop_columns("row_min")
 
 
 def chunk_probability(chunks: pa.Table) -> np.ndarray:
@@ -47,7 +53,7 @@ def record_calls(chunks: pa.Table) -> pa.Table:
     """Our call of a record from those of its scored chunks (`chunk_calls`), in order of first appearance."""
     viral = pc.cast(pc.equal(chunks["call"], VIRUS), pa.int64())
     counted = chunks.select(["record_id"]).append_column("viral", viral)
-    table = counted.group_by("record_id", use_threads=False).aggregate([("viral", "count"), ("viral", "sum")])
+    table = _aggregated(counted, ["record_id"], [("viral", "count"), ("viral", "sum")])
     fraction = pc.divide(pc.cast(table["viral_sum"], pa.float64()), pc.cast(table["viral_count"], pa.float64()))
     call = pc.if_else(pa.array(are_viral(fraction.to_numpy())), VIRUS, OTHERS)
     return pa.table(

@@ -13,6 +13,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from virnuc_assets.encoders.registry import MINIATURE
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import TrainingSettings
 from virnuc_assets.storage.atomic import atomic_write
@@ -90,6 +91,11 @@ class ClassifierDescription(BaseModel):
     origin: Origin | None = None
     score_columns: tuple[Literal["other"], Literal["virus"]] = ("other", "virus")
     weights_sha256: str = ""  # written by `save_classifier`
+
+    @property
+    def miniature(self) -> bool:
+        """Whether an encoder has random weights, so that the calls mean nothing."""
+        return any(fingerprint["checkpoint"] == MINIATURE for fingerprint in self.encoders.values())
 
     def pair(self) -> str:
         """The two encoders and the columns of each, for messages."""

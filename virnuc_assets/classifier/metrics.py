@@ -34,7 +34,7 @@ class Scored:
     record's its share of viral chunks.
     """
 
-    ids: np.ndarray  # (n,) str
+    ids: pa.ChunkedArray  # (n,) string
     viral: np.ndarray  # (n,) bool, the truth
     called: np.ndarray  # (n,) bool, called virus
     probability: np.ndarray  # (n,) float64 in [0, 1]
@@ -42,7 +42,7 @@ class Scored:
 
 def levels_of(table: pa.Table) -> dict[Level, Scored]:
     """Frames, chunks and records of an evaluation table, each in order of first appearance."""
-    label_of = dict(zip(table["record_id"].to_pylist(), table["label"].to_pylist(), strict=True))
+    known = table.group_by("record_id", use_threads=False).aggregate([("label", "first")])
     chunks = chunk_calls(table)
     records = record_calls(chunks)
     found = {
@@ -50,13 +50,14 @@ def levels_of(table: pa.Table) -> dict[Level, Scored]:
         "chunk": (chunks, "chunk_id", chunk_probability(chunks)),
         "record": (records, "record_id", records["viral_fraction"].to_numpy()),
     }
-    return {level: _scored(*found[level], label_of) for level in LEVELS}
+    return {level: _scored(*found[level], known) for level in LEVELS}
 
 
-def _scored(table: pa.Table, ids: str, probability: np.ndarray, label_of: Mapping[str, str]) -> Scored:
+def _scored(table: pa.Table, ids: str, probability: np.ndarray, known: pa.Table) -> Scored:
+    record = pc.index_in(table["record_id"], value_set=known["record_id"])
     return Scored(
-        ids=np.array(table[ids].to_pylist(), dtype=np.str_),
-        viral=np.array([label_of[record] == "viral" for record in table["record_id"].to_pylist()], dtype=bool),
+        ids=table[ids],
+        viral=np.asarray(pc.equal(known["label_first"].take(record), "viral").to_numpy(), dtype=bool),
         called=np.asarray(pc.equal(table["call"], VIRUS).to_numpy(), dtype=bool),
         probability=probability,
     )
@@ -199,7 +200,7 @@ def performance(table: pa.Table, temperature: float | None, settings: Evaluation
     frames, records = levels["frame"], levels["record"]
     length_of = dict(zip(table["record_id"].to_pylist(), table["record_length_nt"].to_pylist(), strict=True))
     ranges = length_ranges(settings.length_bins_nt)
-    lengths = [ranges[bisect_right(settings.length_bins_nt, length_of[record])] for record in records.ids.tolist()]
+    lengths = [ranges[bisect_right(settings.length_bins_nt, length_of[record])] for record in records.ids.to_pylist()]
     calibrated = calibrated_scores(table, temperature)
     return Performance(
         levels={level: classification_metrics(scored) for level, scored in levels.items()},

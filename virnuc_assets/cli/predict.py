@@ -119,7 +119,8 @@ def predict_files(
         require_free(to, RESULT_FILES)
     workspace = _applied(choices, workspace)
     serving = _Serving.load(workspace)
-    run = Started.now(command, workspace.settings, serving.classifier.description, choices.min_length)
+    model = serving.classifier.description
+    run = Started.now(command, workspace.settings, model, workspace.layout, choices.min_length)
     with unfinished_folder(to) as work, ExitStack() as stack:
         planned = [_planned(work, stack, *each, run.settings) for each in files]
         inputs, ledger, shards = _framed(work, planned, run.settings, step)
@@ -131,7 +132,9 @@ def predict_files(
             scored = _scored(serving, shards, report)
             calls = write_results(temporary, inputs, ledger, scored, run)
     counts = {f"records classified as {call}": count for call, count in call_counts(calls.records).items() if count}
-    return {**ledger_totals(ledger), **counts}
+    encoders = " and ".join(fingerprint["encoder"] for fingerprint in model.encoders.values())
+    warning = {"warning": "random weights: the calls say nothing"} if model.miniature else {}
+    return {**ledger_totals(ledger), **counts, "classifier": f"{model.variant}, on {encoders}", **warning}
 
 
 def sample_files(given: Sequence[Path]) -> list[tuple[str, Path]]:

@@ -18,15 +18,15 @@ import pyarrow.compute as pc
 
 from virnuc_assets.classifier.calls import VIRUS
 from virnuc_assets.classifier.checkpoint import ClassifierDescription
+from virnuc_assets.classifier.history import tested_on, trained_on
 from virnuc_assets.classifier.sample_calls import CALLS, CallCollector, SampleCalls, sample_frames_schema
 from virnuc_assets.encoders.checkpoints import versions
-from virnuc_assets.encoders.registry import MINIATURE
 from virnuc_assets.reports.genome_browser import BED_FILE, COLOURS, GFF_FILE, write_tracks
 from virnuc_assets.reports.sample_page import write_html
 from virnuc_assets.sequences.ledger import ledger_totals
 from virnuc_assets.sequences.reading import copy_records
 from virnuc_assets.settings import Settings
-from virnuc_assets.storage.layout import SUMMARY_FILE
+from virnuc_assets.storage.layout import SUMMARY_FILE, Layout
 from virnuc_assets.storage.tables import TableWriter
 from virnuc_assets.text import spreadsheet_cell, spreadsheet_text
 from virnuc_assets.virnucpro.results import CHUNKS_FILE, FRAMES_FILE, write_chunks, written_frames
@@ -74,6 +74,7 @@ class Started:
         command: what was called.
         settings: those that change results, by name.
         description: of the classifier.
+        layout: of the project, which may have on record what the classifier was trained on and how good it is.
         at: when it started.
         clock: the same, in seconds of `time.perf_counter`.
     """
@@ -81,11 +82,19 @@ class Started:
     command: str
     settings: Mapping[str, Any]
     description: ClassifierDescription
+    layout: Layout
     at: datetime.datetime
     clock: float
 
     @classmethod
-    def now(cls, command: str, settings: Settings, description: ClassifierDescription, min_length: int = 0) -> Started:
+    def now(
+        cls,
+        command: str,
+        settings: Settings,
+        description: ClassifierDescription,
+        layout: Layout,
+        min_length: int = 0,
+    ) -> Started:
         """A run that starts now."""
         chosen = {
             "chunk_length": settings.sequences.chunk_length,
@@ -94,7 +103,7 @@ class Started:
             "precision": settings.encoding.precision,
             "device": settings.encoding.device,
         }
-        return cls(command, chosen, description, datetime.datetime.now(datetime.UTC), time.perf_counter())
+        return cls(command, chosen, description, layout, datetime.datetime.now(datetime.UTC), time.perf_counter())
 
     def facts(self, inputs: Sequence[Input], ledger: pa.Table) -> dict[str, Any]:
         """Content of `run.json`, at the end."""
@@ -103,7 +112,7 @@ class Started:
         libraries = ("torch", "transformers", "tokenizers", "numpy", "pyarrow", "biopython")
         description = self.description.model_dump(mode="json")
         known = ("seed", "training", "split_digest", "data_digest", "best_epoch", "temperature", "origin")
-        fingerprints = self.description.encoders
+        tested = tested_on(self.layout, self.description)
         return {
             "virnuc_version": versions(["virnuc_assets"])["virnuc_assets"],
             "command": self.command,
@@ -113,10 +122,14 @@ class Started:
             "versions": {"python": platform.python_version(), **versions(libraries)},
             "model": {
                 "variant": self.description.variant,
-                "encoders": fingerprints,
+                "encoders": self.description.encoders,
                 "classifier": self.description.weights_sha256,
-                "miniature": any(each["checkpoint"] == MINIATURE for each in fingerprints.values()),
-                "trained_on": {name: description[name] for name in known if description[name] is not None},
+                "miniature": self.description.miniature,
+                "trained_on": {
+                    **{name: description[name] for name in known if description[name] is not None},
+                    **trained_on(self.layout, self.description),
+                },
+                **({"tested": tested} if tested else {}),
             },
             "settings": dict(self.settings),
             "inputs": [

@@ -14,6 +14,8 @@ Domain = Literal["reference", "samples"]
 # Tables that an asset writes in addition to the one of its name.
 _WRITTEN_WITH = {"ledger": "translated_proteins", "annotation": "shard_plan", "incoming": "shard_plan"}
 REFERENCE_PLAN = "plan"
+# The asset that assigns the records of the reference to splits.
+SPLIT = "train_test_split"
 # What a trained classifier is and what it was trained on, next to its weights.
 CLASSIFIER_FILE = "classifier.json"
 # One line per record of a sample, in its report's folder.
@@ -64,6 +66,15 @@ class Layout:
     def training(self, variant: str) -> Path:
         """Lock and rows of a classifier's training."""
         return self.var / self.profile / "classifiers" / variant
+
+    @property
+    def split(self) -> Path:
+        """Which split each record of the reference is in."""
+        return self.whole(SPLIT)
+
+    def evaluation(self, variant: str) -> Path:
+        """Test rows scored by a variant's classifier."""
+        return self.whole(f"{variant}_evaluation")
 
     @property
     def intake_log(self) -> Path:

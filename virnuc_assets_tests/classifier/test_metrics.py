@@ -26,7 +26,7 @@ from virnuc_assets.storage.schemas import evaluation_schema
 
 TRUTH = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool)
 VIRUS = np.array([0.9, 0.8, 0.7, 0.5, 0.6, 0.4, 0.3, 0.2, 0.1, 0.0])
-IDS = np.array([f"f{i}" for i in range(10)])
+IDS = pa.chunked_array([[f"f{i}" for i in range(10)]])
 SCORED = Scored(IDS, TRUTH, VIRUS > 0.5, VIRUS)
 
 
@@ -113,11 +113,11 @@ def table() -> pa.Table:
 def test_levels_follow_the_rules_of_calls() -> None:
     levels = levels_of(table())
     assert {level: len(scored.ids) for level, scored in levels.items()} == {"frame": 11, "chunk": 9, "record": 4}
-    chunk = dict(zip(levels["chunk"].ids.tolist(), levels["chunk"].called.tolist(), strict=True))
+    chunk = dict(zip(levels["chunk"].ids.to_pylist(), levels["chunk"].called.tolist(), strict=True))
     # Highest virus 0.9 equals highest other 0.9: a tie is virus.
     assert chunk["phage_chunk_1"] and chunk["phage_chunk_2"] and not chunk["corona_chunk_2"]
     assert levels["chunk"].probability[0] == pytest.approx(0.5)
-    assert levels["record"].ids.tolist() == ["phage", "corona", "plant", "yeast"]
+    assert levels["record"].ids.to_pylist() == ["phage", "corona", "plant", "yeast"]
     assert levels["record"].probability.tolist() == pytest.approx([1.0, 1 / 3, 0.0, 0.5])
     assert levels["record"].called.tolist() == [True, False, False, True]
     assert levels["record"].viral.tolist() == [True, True, False, False]

@@ -102,6 +102,14 @@ def test_order_of_first_appearance_is_kept_and_rows_need_not_be_neighbours() -> 
     assert record_calls(chunks)["record_id"].to_pylist() == ["b", "a", "c"]
 
 
+def test_order_is_kept_of_more_groups_than_arrow_keeps_it_of() -> None:
+    """The probabilities of a sample's chunks are put in place by this order."""
+    rows = [(f"r{number // 4}_chunk_{number % 4 + 1}F{frame}", 0.4, 0.6) for number in range(4000) for frame in (1, 2)]
+    chunks = chunk_calls(frames(*rows))
+    assert chunks["chunk_id"].to_pylist() == list(dict.fromkeys(name[:-2] for name, _, _ in rows))
+    assert record_calls(chunks)["record_id"].to_pylist() == [f"r{number}" for number in range(1000)]
+
+
 def test_a_record_is_virus_from_half_of_its_chunks_on() -> None:
     virus, other = (0.2, 0.8), (0.8, 0.2)
     calls = {"half": [virus, other], "less": [virus, other, other], "all": [virus, virus]}

@@ -17,6 +17,7 @@ from virnuc_assets.encoders.checkpoints import identity
 from virnuc_assets.reports.sample_results import RESULT_FILES, Input, Started, read_record_ids, write_results
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.layout import Layout
 from virnuc_assets_tests.classifier.sample_fakes import FakeRecord, fake_ledger, fake_predictions
 
 SETTINGS = {"chunk_length": 500, "min_confidence": 0.6, "min_length": 0, "precision": "fp32", "device": "auto"}
@@ -59,7 +60,9 @@ def written(folder: Path) -> Path:
         (np.array([2, 3]), fake_predictions(records[2:])),
     ]
     (folder / "out").mkdir()
-    run = Started.now("virnuc predict a.fa b.fa", Settings(root=folder), DESCRIPTION)
+    run = Started.now(
+        "virnuc predict a.fa b.fa", Settings(root=folder), DESCRIPTION, Layout(folder / "var", "miniature")
+    )
     write_results(folder / "out", inputs, fake_ledger(records), shards, run)
     return folder / "out"
 

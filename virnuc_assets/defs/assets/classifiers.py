@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 from virnuc_assets.defs.assets.finetuning import require_no_leak
 from virnuc_assets.defs.assets.reference import (
-    SPLIT,
     current_features,
     current_split,
     evaluation_provenance,
@@ -33,6 +32,7 @@ from virnuc_assets.defs.tracking import EvaluationLog, MlflowTracking, Table
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, training_place, whole_result
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.layout import SPLIT
 from virnuc_assets.storage.schemas import ablations_schema, evaluation_schema
 from virnuc_assets.storage.tables import content_digest, read_provenance, read_table, require_content, require_table
 
@@ -233,7 +233,7 @@ def _evaluation_log(
     """What MLflow gets of an evaluation of a data version; `page` is the address of the classifier's asset."""
     from virnuc_assets.reports.model_card import ModelCard
 
-    split, rule = workspace.layout.whole(SPLIT), workspace.settings.split.model_dump(mode="json")
+    split, rule = workspace.layout.split, workspace.settings.split.model_dump(mode="json")
     card = ModelCard(description, read_table(split).to_pylist(), rule, found.performance, {"Asset in Dagster": page})
     return EvaluationLog(
         found.test_metrics,
@@ -262,7 +262,7 @@ def evaluation_check(workspace: Workspace, asset: str) -> dg.AssetChecksDefiniti
         """
         table = read_table(workspace.layout.whole(asset))
         parts = {f"{name}: ": table.filter(pc.equal(table["encoder"], name)) for name in encoders} or {"": table}
-        split = read_table(workspace.layout.whole(SPLIT)).to_pylist()
+        split = read_table(workspace.layout.split).to_pylist()
         planned = {row["record_id"]: row["rows"] for row in split if row["split"] == "test"}
         faults = {}
         for prefix, scored in parts.items():

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from virnuc_assets.defs.assets.accounts import LEDGER
-from virnuc_assets.defs.assets.reference import SPLIT, current_frames, current_split
+from virnuc_assets.defs.assets.reference import current_frames, current_split
 from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.metadata import shown_facts
@@ -28,6 +28,7 @@ from virnuc_assets.encoders.checkpoints import (
 from virnuc_assets.encoders.registry import FINETUNED, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.layout import SPLIT
 from virnuc_assets.storage.tables import content_digest, read_table
 
 GROUP = "finetuning"

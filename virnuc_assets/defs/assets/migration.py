@@ -210,7 +210,7 @@ def variant_evidence(instance: dg.DagsterInstance, workspace: Workspace, variant
     from virnuc_assets.migration.evidence import VariantEvidence
 
     names = (variant.name, variant.dna, variant.protein)
-    evaluation = workspace.layout.whole(f"{variant.name}_evaluation")
+    evaluation = workspace.layout.evaluation(variant.name)
     try:
         predictions = read_table(evaluation, evaluation_schema())
         _, description = load_classifier(workspace.layout.classifier(variant.name))

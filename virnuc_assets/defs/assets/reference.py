@@ -28,7 +28,6 @@ from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import evaluation_schema, features_schema, vector_dim
 from virnuc_assets.storage.tables import content_digest, read_schema, require_table
 
-SPLIT = "train_test_split"
 _SHOWN = 10
 
 
@@ -89,7 +88,7 @@ def current_split(instance: dg.DagsterInstance, workspace: Workspace) -> Path:
     Raises:
         TableMismatch: it is missing or stale.
     """
-    path = workspace.layout.whole(SPLIT)
+    path = workspace.layout.split
     require_table(path, require=split_provenance(instance, workspace))
     return path
 

@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from virnuc_assets.defs.assets.accounts import LEDGER
 from virnuc_assets.defs.assets.reference import (
-    SPLIT,
     current_frames,
     named_records,
     planned,
@@ -28,6 +27,7 @@ from virnuc_assets.defs.sharded_asset import OWNERS, made_table
 from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
+from virnuc_assets.storage.layout import SPLIT
 from virnuc_assets.storage.tables import (
     TableMismatch,
     content_digest,
@@ -81,7 +81,7 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
             related = find_relatives(_sequences(workspace), named_records(workspace), settings, similar)
             yield assign_splits(related, counted_records(frames.values()), settings, held, before)
 
-        path = workspace.layout.whole(SPLIT)
+        path = workspace.layout.split
         outcome = made_table(path, provenance, batches)
         rows = read_table(path).to_pylist()
         facts = {**_counted(rows), **changes(before, rows), "assigned_again": why or "no"}
@@ -98,7 +98,7 @@ def _continued(workspace: Workspace, provenance: Mapping[str, Any]) -> tuple[dic
     """
     from virnuc_assets.split.assignment import split_schema
 
-    path = workspace.layout.whole(SPLIT)
+    path = workspace.layout.split
     try:
         require_table(path, split_schema())
         found = read_provenance(path)
@@ -159,7 +159,7 @@ def split_check(workspace: Workspace) -> dg.AssetChecksDefinition:
         from virnuc_assets.split.assignment import split_schema, splits_of
         from virnuc_assets.split.similarity import similar_records
 
-        rows = read_table(workspace.layout.whole(SPLIT), split_schema()).to_pylist()
+        rows = read_table(workspace.layout.split, split_schema()).to_pylist()
         splits = splits_of(rows)
         frames = current_frames(context.instance, workspace).values()
         chunks = reference_tables(context.instance, workspace, "chunked_fasta")

@@ -13,7 +13,7 @@ import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.defs.assets.classifiers import evaluation_check, measured
-from virnuc_assets.defs.assets.reference import SPLIT, current_frames, current_split, record_lengths
+from virnuc_assets.defs.assets.reference import current_frames, current_split, record_lengths
 from virnuc_assets.defs.automation import retraining_condition
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.resources import Workspace
@@ -24,6 +24,7 @@ from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import VirnucproSettings
 from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.layout import SPLIT
 from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import content_digest, read_table
 

@@ -1,0 +1,148 @@
+"""What a project has on record of a classifier: counted by hand, and absent where it is of another one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from virnuc_assets.classifier import history
+from virnuc_assets.classifier.checkpoint import ClassifierDescription
+from virnuc_assets.split.assignment import split_schema
+from virnuc_assets.storage.layout import Layout
+from virnuc_assets.storage.schemas import evaluation_schema
+from virnuc_assets.storage.tables import content_digest, write_table
+
+# record, cluster, label, group, split
+SPLIT = [
+    ("p1", "c1", "viral", "phage", "train"),
+    ("p2", "c1", "viral", "phage", "train"),
+    ("r1", "c2", "viral", "retro", "train"),
+    ("b1", "c3", "host", "bacteria", "train"),
+    ("x1", "c4", "host", None, "train"),
+    ("b2", "c5", "host", "bacteria", "validation"),
+    ("p3", "c6", "viral", "phage", "test"),
+    ("b3", "b3", "host", "bacteria", "left_out"),
+]
+# record, cluster, label, group; then score_virus of the frames of each of its chunks
+TESTED = [
+    ("p3", "c6", "viral", "phage", [[0.75, 0.25], [0.875]]),
+    ("p4", "c6", "viral", "phage", [[0.25], [0.375]]),
+    ("b4", "c7", "host", "bacteria", [[0.125], [0.25]]),
+    ("x2", "c8", "host", None, [[0.625]]),
+]
+
+
+def split_table() -> pa.Table:
+    names = ("record_id", "cluster", "label", "group", "split")
+    rows = [{**dict(zip(names, row, strict=True)), "rows": 9, "relatives": "", "reason": ""} for row in SPLIT]
+    return pa.Table.from_pylist(rows, schema=split_schema())
+
+
+def scored_rows(records: list[tuple[str, str, str, str | None, list[list[float]]]]) -> pa.Table:
+    rows = [
+        {
+            "frame_id": f"{record}_chunk_{number}F{frame}",
+            "chunk_id": f"{record}_chunk_{number}",
+            "record_id": record,
+            "record_length_nt": 1000,
+            "cluster": cluster,
+            "label": label,
+            "group": group,
+            "score_other": 1.0 - virus,
+            "score_virus": virus,
+            "call": "virus" if virus > 0.5 else "others",
+        }
+        for record, cluster, label, group, chunks in records
+        for number, scores in enumerate(chunks, start=1)
+        for frame, virus in enumerate(scores, start=1)
+    ]
+    return pa.Table.from_pylist(rows, schema=evaluation_schema())
+
+
+def classifier(**facts: str) -> ClassifierDescription:
+    widths = {"dna_dim": 1, "protein_dim": 1, "merged_dim": 2}
+    return ClassifierDescription(variant="v", encoders={}, chunk_length=500, **widths, **facts)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """Of a project with a split and an evaluation of classifier "w"."""
+    found = Layout(tmp_path, "profile")
+    write_table(found.split, split_table(), {})
+    write_table(found.evaluation("v"), scored_rows(TESTED), {"classifier": "w"})
+    return found
+
+
+def test_training_records_are_counted_by_label_and_group(layout: Layout) -> None:
+    assert history.trained_on(layout, classifier(split_digest=content_digest(layout.split))) == {
+        "clusters": 4,
+        "records": {"viral": {"phage": 2, "retro": 1}, "host": {"": 1, "bacteria": 1}},
+    }
+
+
+def test_results_are_those_of_the_test_records(layout: Layout) -> None:
+    assert history.tested_on(layout, classifier(weights_sha256="w")) == {
+        "clusters": 3,
+        # Of 5 viral frames 2 are found, of 3 host frames 1 is called virus; 10 of 15 pairs are in order, 2 even.
+        "frames": {
+            "count": 8,
+            "accuracy": 4 / 8,
+            "recall": 2 / 5,
+            "specificity": 2 / 3,
+            "auroc": pytest.approx(11 / 15),
+        },
+        "chunks": {
+            "count": 7,
+            "accuracy": 4 / 7,
+            "recall": 2 / 4,
+            "specificity": 2 / 3,
+            "auroc": pytest.approx(8.5 / 12),
+        },
+        "records": {"count": 4, "accuracy": 2 / 4, "recall": 1 / 2, "specificity": 1 / 2, "auroc": pytest.approx(0.5)},
+        "groups": [
+            {
+                "label": "host",
+                "group": "",
+                "records": {"count": 1, "accuracy": 0.0},
+                "frames": {"count": 1, "accuracy": 0.0},
+            },
+            {
+                "label": "host",
+                "group": "bacteria",
+                "records": {"count": 1, "accuracy": 1.0},
+                "frames": {"count": 2, "accuracy": 1.0},
+            },
+            {
+                "label": "viral",
+                "group": "phage",
+                "records": {"count": 2, "accuracy": 0.5},
+                "frames": {"count": 5, "accuracy": 0.4},
+            },
+        ],
+    }
+
+
+def test_nothing_is_said_that_is_of_another_classifier_or_not_there(layout: Layout, tmp_path: Path) -> None:
+    assert (
+        history.trained_on(layout, classifier(split_digest="another")) == history.trained_on(layout, classifier()) == {}
+    )
+    assert history.tested_on(layout, classifier(weights_sha256="another")) == {}
+    elsewhere = Layout(tmp_path / "empty", "profile")
+    assert (
+        history.trained_on(elsewhere, classifier(split_digest="s")) == history.tested_on(elsewhere, classifier()) == {}
+    )
+    described = classifier(weights_sha256="w", split_digest=content_digest(layout.split))
+    write_table(layout.evaluation("v"), scored_rows(TESTED[:2]), {"classifier": "w"})
+    assert history.tested_on(layout, described) == {}  # all viral: no specificity, no AUROC
+    layout.evaluation("v").write_bytes(b"PAR1")
+    layout.split.write_bytes(b"PAR1")
+    assert history.trained_on(layout, described) == history.tested_on(layout, described) == {}
+
+
+def test_scikit_learn_is_not_imported_where_there_is_nothing_to_measure() -> None:
+    code = "import sys, virnuc_assets.reports.sample_results; print('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
