@@ -69,7 +69,7 @@ dg.materialize(
     project.defs.assets,
     selection=dg.AssetSelection.assets(sys.argv[3]),
     instance=project.instance,
-    resources={"tracking": Killed(uri=given.uri, server_url=given.server_url)},
+    resources={"tracking": Killed(uri=given.uri, server_url=given.server_url, dagster_url=given.dagster_url)},
 )
 """
 
