@@ -285,6 +285,15 @@ def test_a_sample_gets_virnucpros_two_files_and_a_line_for_every_record(finished
     assert stored["frame_id"] == frames["frame_id"]
     run = json.loads((folder / "run.json").read_text())
     assert (run["model"]["miniature"], run["model"]["variant"]) == (True, "fastesm2")
+    split = read_table(finished.workspace.layout.split).to_pylist()
+    trained = Counter((one["label"], one["group"]) for one in split if one["split"] == "train")
+    records = run["model"]["trained_on"]["records"]
+    assert {(label, group): n for label, groups in records.items() for group, n in groups.items()} == trained
+    decision = json.loads(finished.workspace.layout.whole("migration_decision", ".json").read_text())
+    for level, found in decision["variants"]["candidate"]["performance"]["levels"].items():
+        expected = {name: found[name] for name in ("accuracy", "recall", "auroc")}
+        expected |= {"count": found["rows"], "specificity": found["tn"] / (found["tn"] + found["fp"])}
+        assert run["model"]["tested"][f"{level}s"] == pytest.approx(expected)
     assert run["totals"]["frames_kept"] == frames.num_rows
     metadata = latest(finished, SAMPLES.key("report"), SAMPLE).metadata
     assert sum(record.data["records"] for record in metadata["calls"].records) == len(SAMPLE_RECORDS)

@@ -139,6 +139,12 @@ def test_predict_writes_what_the_graph_writes(finished: Finished, tmp_path: Path
     runs = [json.loads((folder / "run.json").read_text()) for folder in (out, report)]
     differ = {key for key in runs[0] if runs[0][key] != runs[1][key]}
     assert differ <= {"command", "started", "finished", "seconds"}, differ
+    assert runs[0]["model"].keys() >= {"trained_on", "tested"}
+    assert [" ".join(line.split()) for line in done.stdout.splitlines()[-3:]] == [
+        "classifier fastesm2, on dnabert_s_miniature and fastesm2_650_miniature",
+        "warning random weights: the calls say nothing",
+        f"written to {out}",
+    ]
 
 
 def test_fasta_prints_a_table(finished: Finished) -> None:

@@ -177,6 +177,12 @@ def test_options_are_in_effect_and_in_run_json(project: Path, tmp_path: Path) ->
     assert run["totals"]["records_skipped: shorter than the minimum of 1000 nt"] == int(short.sum())
     assert run["finished"] >= run["started"] and run["seconds"] > 0
     assert run["model"]["miniature"] is False and run["model"]["encoders"]["dna"]["encoder"] == "kmer_dna"
+    assert run["model"]["trained_on"] == {"temperature": 1.5} and "tested" not in run["model"]  # it is not trained
+    printed = virnuc("predict", source, "--out", tmp_path / "again", "--project", project).stdout.splitlines()
+    assert [" ".join(line.split()) for line in printed[-2:]] == [
+        "classifier kmer, on kmer_dna and kmer_protein",
+        f"written to {tmp_path / 'again'}",
+    ]
 
 
 def test_what_the_classifier_was_not_trained_for_is_refused(project: Path, tmp_path: Path) -> None:
