@@ -156,7 +156,7 @@ def notes(records: pa.Table, min_confidence: float) -> np.ndarray:
     probability = records["probability"].to_numpy()
     between = np.maximum(probability, 1.0 - probability) < min_confidence  # never of NaN
     uncertain = np.asarray(pc.equal(records["call"], UNCERTAIN))
-    return few + 2 * (uncertain & between) + np.uint8(4) * (uncertain & ~between)
+    return np.asarray(few + 2 * (uncertain & between) + 4 * (uncertain & ~between), np.uint8)
 
 
 def note_texts(min_confidence: float) -> list[str]:
