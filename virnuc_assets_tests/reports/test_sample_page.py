@@ -84,9 +84,11 @@ def test_the_first_screen_says_how_many_and_what_was_not_scored(tmp_path: Path) 
         ("other", 1, "20.0", "380"),
         ("not scored", 1, "20.0", "150"),
     ):
-        assert f"{call} {count} {share} % of records, {nt} nt show them" in page.text
+        unseen = "of all records, 48.7 % of nt have no score " if call == "not scored" else ""
+        assert f"{call} {count} {share} % of records, {nt} nt {unseen}show them" in page.text
     assert "1 record was not scored: no open frame (1)." in page.text
     assert "9 of 18 chunks of 100 nt (50.0 %) were not scored: no open frame (9)." in page.text
+    assert "842 of 1,730 nt have no score." in page.text
     assert (
         "probabilities from 0.8800 to 0.9900, half of them at least 0.9350. 4 calls (2 of them virus) rest" in page.text
     )
@@ -271,7 +273,7 @@ def test_a_low_maximum_is_stated_as_not_sure(tmp_path: Path) -> None:
     text = Page(html_of(tmp_path, calls)).text
     assert "Not sure: no virus record is above 0.6000, and 0.5 is a coin toss." in text
     assert "few data:" not in text
-    assert "the record classified as other can be one" in text
+    assert "the record classified as other may be one" in text
 
 
 def test_what_is_noted_of_a_call() -> None:

@@ -113,6 +113,24 @@ def test_records_without_a_value_come_last_in_either_direction(opened: Opened) -
         assert column(page, 2) == expected
 
 
+def test_all_records_are_sorted_by_what_was_not_scored(opened: Opened) -> None:
+    page = opened(
+        sample(
+            record("a", "virus", [0.9], 9), record("b", "other", [0.1, NAN], 200), record("c", "not scored", [NAN], 9)
+        )
+    )
+    page.get_by_label("Search id").fill("a")
+    playwright.expect(page.locator("#found")).to_have_text("1 to 1 of 1 records")
+    page.get_by_role("link", name="Records by what was not scored").click()
+    assert column(page, 2) == ["c", "b", "a"] and page.get_by_label("all").is_checked()
+
+
+def test_the_next_page_begins_at_the_head_of_the_table(opened: Opened) -> None:
+    page = opened(many(200))
+    page.get_by_role("button", name="Next").click()
+    assert 0 <= page.locator("#found").bounding_box()["y"] < 100
+
+
 @pytest.mark.parametrize("width", [1200, 420])
 @pytest.mark.parametrize("calls", [hostile(), many(40, chunks=1000), many(2)], ids=["hostile", "long", "few"])
 def test_the_page_is_as_wide_as_the_screen(opened: Opened, width: int, calls: SampleCalls) -> None:
