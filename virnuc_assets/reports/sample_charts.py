@@ -249,6 +249,6 @@ def _ticks(length_nt: int) -> list[tuple[str, str]]:
     step = next(
         step for step in (base * 10**power for power in range(12) for base in (1, 2, 5)) if length_nt / step <= 4.5
     )
-    between = [place for place in range(step, length_nt, step) if place > 1 and place < 0.8 * length_nt]
+    between = [place for place in range(step, length_nt, step) if 1 < place <= 0.75 * length_nt]
     places = dict.fromkeys([1, *between, length_nt])
     return [(f"{100 * (place - 1) / max(1, length_nt - 1):.4g}", f"{place:,}") for place in places]

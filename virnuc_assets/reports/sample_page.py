@@ -81,13 +81,13 @@ def write_html(path: Path, calls: SampleCalls, run: Mapping[str, Any]) -> None:
     order = _order(records)
     drawn = drawn_rows(records)
     names = _names(records["source"]) if len(run["inputs"]) > 1 else []
-    texts = note_texts(calls.min_confidence)
-    block, chunks = functools.partial(_block, records, notes(records, calls.min_confidence)), records["chunks"]
+    texts, noted = note_texts(calls.min_confidence), notes(records, calls.min_confidence)
+    block, chunks = functools.partial(_block, records, noted), records["chunks"]
     environment = _environment()
     script = environment.get_template("records.js.jinja").render()
     charts = {"probability": probability_svg(calls), "lengths": lengths_svg(records)}
     page = environment.get_template("sample.html.jinja").stream(
-        summary=_summary(calls),
+        summary=_summary(calls, noted),
         run=run,
         temperature=run["model"]["trained_on"].get("temperature"),
         calls=calls,
@@ -95,7 +95,8 @@ def write_html(path: Path, calls: SampleCalls, run: Mapping[str, Any]) -> None:
         first=block(order[:ROWS]),
         names=names,
         sources=[printable(PurePath(each["source"]).name) for each in run["inputs"][:3]],
-        note_texts=texts,
+        stated=lambda bits: [text for bit, text in enumerate(texts) if int(bits) >> bit & 1],
+        noted=noted,
         drawn=drawn,
         drawn_calls=Counter(records["call"].take(pa.array(drawn, pa.int64())).to_pylist()),
         tracks_in_columns=any(chunks[row].as_py() > COLUMNS for row in drawn),
@@ -193,7 +194,7 @@ def _block(records: pa.Table, noted: np.ndarray, rows: np.ndarray) -> dict[str, 
     }
 
 
-def _summary(calls: SampleCalls) -> dict[str, Any]:
+def _summary(calls: SampleCalls, noted: np.ndarray) -> dict[str, Any]:
     """What the first screen says, in numbers."""
     records = calls.records
     grouped = records.group_by("call").aggregate([([], "count_all"), ("length_nt", "sum")]).to_pylist()
@@ -204,7 +205,7 @@ def _summary(calls: SampleCalls) -> dict[str, Any]:
     for each in pc.value_counts(records["reason"].drop_null()).to_pylist():
         reasons[each["values"].partition(": ")[0]] += each["counts"]  # what follows may name another record
     viral = records["probability"].filter(pc.equal(records["call"], VIRUS)).to_numpy()
-    few = notes(records, calls.min_confidence) & 1 > 0
+    few = noted & 1 > 0
     classes = by_call(calls.probability, calls.min_confidence)
     return {
         "counts": counts,
