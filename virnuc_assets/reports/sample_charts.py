@@ -16,13 +16,14 @@ from virnuc_assets.classifier.calls import VIRUS
 from virnuc_assets.classifier.sample_calls import CALLS, EVEN, NOT_SCORED, OTHER, UNCERTAIN, SampleCalls, called
 from virnuc_assets.reports.svg import COLOUR, to_svg
 from virnuc_assets.sequences.planning import chunk_starts
+from virnuc_assets.sequences.translation import CODON_NT
 
 SHOWN = (VIRUS, UNCERTAIN, OTHER, NOT_SCORED)  # in this order
 VARIABLES = {VIRUS: "baseline", UNCERTAIN: "kmer_baseline", OTHER: "candidate", NOT_SCORED: "rule"}  # of CSS
 FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 FEWEST = 10  # values of a distribution that is drawn
-TRACKS = {VIRUS: 12, UNCERTAIN: 9, OTHER: 9}  # where each has that many; what one lacks, the others get
-_COLUMNS = 300  # of a track
+TRACKS = {VIRUS: 50, UNCERTAIN: 10, OTHER: 10}  # where each has that many; what one lacks, the others get
+COLUMNS = 300  # of a track
 _WIDTH = 1000  # of a track, in its own coordinates; its height is 100 a lane
 _BINS = 20
 Stretch = tuple[int, int]  # 0-based, half-open, nt
@@ -110,8 +111,10 @@ class Track:
         peaks: path of those of several chunks whose highest probability is that of a virus.
         unscored: where no chunk is scored, left and width in percent.
         lanes: name → path of the share of a column's chunks in which this frame is open, and that are not scored.
+            Frames are counted from the record's ends, so that one that is open in several chunks is in one lane.
         ticks: of the axis, at which share of its width in percent, and text.
-        viral: stretches of neighbouring chunks classified as viral.
+        viral: stretches of neighbouring viral chunks, with their mean probability.
+        weak: how many of these chunks are too unsure to be called virus.
         not_scored: stretches that no scored chunk covers.
     """
 
@@ -124,7 +127,8 @@ class Track:
     unscored: list[tuple[str, str]]
     lanes: Mapping[str, str]
     ticks: list[tuple[str, str]]
-    viral: list[Stretch]
+    viral: list[tuple[int, int, float]]
+    weak: int
     not_scored: list[Stretch]
 
 
@@ -153,7 +157,7 @@ def track(calls: SampleCalls, row: int) -> Track:
     probability, frames = calls.probability[where].astype(np.float64), calls.frames[where]
     starts = chunk_starts(0, len(probability), length_nt, calls.chunk_length)
     ends = np.minimum(starts + calls.chunk_length, length_nt)
-    per_column = -(-len(probability) // _COLUMNS)
+    per_column = -(-len(probability) // COLUMNS)
     first = np.arange(0, len(probability), per_column)
     size = np.diff(np.append(first, len(probability)))
     scored = ~np.isnan(probability)
@@ -167,8 +171,8 @@ def track(calls: SampleCalls, row: int) -> Track:
     peak = highest >= calls.min_confidence
     gaps = np.array(_uncovered(some, left, right, _WIDTH)).reshape(-1, 2)
     lanes = {
-        name: _lane(left, right, np.add.reduceat(frames >> i & 1, first, dtype=np.int64) / size)
-        for i, name in enumerate(FRAMES)
+        name: _lane(left, right, np.add.reduceat(is_open, first, dtype=np.int64) / size)
+        for name, is_open in _open_in_record(frames, starts, length_nt - ends).items()
     }
     # Where each chunk is drawn: not what a scored neighbour covers.
     lanes["no score"] = (
@@ -188,7 +192,10 @@ def track(calls: SampleCalls, row: int) -> Track:
         unscored=[(f"{begin:.5g}", f"{end - begin:.5g}") for begin, end in gaps * (100 / _WIDTH)],
         lanes=lanes,
         ticks=_ticks(length_nt),
-        viral=[(int(starts[a]), int(ends[b])) for a, b in _runs(probability >= EVEN)],
+        viral=[
+            (int(starts[a]), int(ends[b]), float(probability[a : b + 1].mean())) for a, b in _runs(probability >= EVEN)
+        ],
+        weak=int(((probability >= EVEN) & (probability < calls.min_confidence)).sum()),
         not_scored=[(int(begin), int(end)) for begin, end in _uncovered(scored, starts, ends, length_nt)],
     )
 
@@ -196,6 +203,21 @@ def track(calls: SampleCalls, row: int) -> Track:
 def call_codes(records: pa.Table) -> np.ndarray:
     """(records,) index into SHOWN."""
     return np.asarray(pc.index_in(records["call"], value_set=pa.array(SHOWN)))
+
+
+def _open_in_record(frames: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
+    """Which chunks have each frame of their record open, by the open frames of the chunks; each (chunks,) bool.
+
+    Args:
+        frames: of the chunks, as `SampleCalls` has them.
+        before: nt before each chunk.
+        after: nt after it, which come first on the other strand.
+    """
+    found = {}
+    for i, name in enumerate(FRAMES):
+        strand, frame = divmod(i, CODON_NT)
+        found[name] = frames >> (CODON_NT * strand + (frame - (after if strand else before)) % CODON_NT) & 1 > 0
+    return found
 
 
 def _lane(left: np.ndarray, right: np.ndarray, share: np.ndarray) -> str:
@@ -223,8 +245,10 @@ def _uncovered(scored: np.ndarray, left: np.ndarray, right: np.ndarray, length: 
 
 
 def _ticks(length_nt: int) -> list[tuple[str, str]]:
-    """At most five round numbers from 0."""
+    """The first position, round numbers that leave space, and the last position."""
     step = next(
         step for step in (base * 10**power for power in range(12) for base in (1, 2, 5)) if length_nt / step <= 4.5
     )
-    return [(f"{100 * place / length_nt:.4g}", f"{place:,}") for place in range(0, length_nt + 1, step)]
+    between = [place for place in range(step, length_nt, step) if 1 < place <= 0.75 * length_nt]
+    places = dict.fromkeys([1, *between, length_nt])
+    return [(f"{100 * (place - 1) / max(1, length_nt - 1):.4g}", f"{place:,}") for place in places]

@@ -11,7 +11,7 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -22,11 +22,11 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from virnuc_assets.classifier.calls import MIN_VIRAL_FRACTION, VIRUS
-from virnuc_assets.classifier.sample_calls import SampleCalls
+from virnuc_assets.classifier.sample_calls import UNCERTAIN, SampleCalls
 from virnuc_assets.reports import pages
 from virnuc_assets.reports.sample_charts import (
+    COLUMNS,
     SHOWN,
-    TRACKS,
     VARIABLES,
     by_call,
     call_codes,
@@ -36,6 +36,7 @@ from virnuc_assets.reports.sample_charts import (
     track,
 )
 from virnuc_assets.reports.svg import picture
+from virnuc_assets.sequences.planning import starts_of
 from virnuc_assets.text import markdown_cell, printable
 
 ROWS = 50  # of the table at a time
@@ -44,11 +45,27 @@ MOST_ROWS, MOST_ID_BYTES = 500_000, 20_000_000  # in the page; of more, the firs
 _REASONS = 8  # why records are not scored, the most frequent
 _PICTURED = 4  # tracks in the metadata of the asset
 _LONGEST_ID = 80  # characters in them
-_WHY_NOT = {
-    "chunks_dropped_stop": "a stop codon in each of the six frames",
-    "chunks_dropped_empty": "no codon of A, C, G and T alone",
+_LISTED = 100  # stretches of a track
+_LOW = 0.75  # a highest probability below it is nearer to a coin toss than to certainty
+FEW_CHUNKS, FEW_SHARE = 5, 0.25  # scored, of a record: below either, its call rests on few data
+_WHY_NOT = {  # named as the ledger names why a record is not scored
+    "chunks_dropped_stop": "no open frame",
+    "chunks_dropped_empty": "no unambiguous codon",
     "chunks_dropped_ambiguous": "ambiguous bases",
-    "chunks_dropped_no_cds": "no annotated protein",
+    "chunks_dropped_no_cds": "no CDS evidence",
+}
+_WORDS = {
+    **{name: f"chunks not scored: {why}" for name, why in _WHY_NOT.items()},
+    **{name.replace("chunks", "frames"): f"frames not scored: {why}" for name, why in _WHY_NOT.items()},
+    "frames_dropped_stop": "frames not scored: a stop codon",
+    "chunks_kept": "chunks scored",
+    "frames_kept": "frames scored",
+    "step_epochs": "epochs from one learning rate to the next",
+    "step_gamma": "factor of the learning rate per step",
+    "patience": "epochs without improvement until it ends",
+    "min_confidence": "least probability for a call",
+    "min_length": "least length of a record, nt",
+    "device": "device setting",
 }
 
 
@@ -64,19 +81,26 @@ def write_html(path: Path, calls: SampleCalls, run: Mapping[str, Any]) -> None:
     order = _order(records)
     drawn = drawn_rows(records)
     names = _names(records["source"]) if len(run["inputs"]) > 1 else []
+    texts, noted = note_texts(calls.min_confidence), notes(records, calls.min_confidence)
+    block, chunks = functools.partial(_block, records, noted), records["chunks"]
     environment = _environment()
     script = environment.get_template("records.js.jinja").render()
     charts = {"probability": probability_svg(calls), "lengths": lengths_svg(records)}
     page = environment.get_template("sample.html.jinja").stream(
-        summary=_summary(calls),
+        summary=_summary(calls, noted),
         run=run,
         temperature=run["model"]["trained_on"].get("temperature"),
         calls=calls,
         shown=len(order),
-        first=_block(records, order[:ROWS]),
+        first=block(order[:ROWS]),
         names=names,
+        sources=[printable(PurePath(each["source"]).name) for each in run["inputs"][:3]],
+        stated=lambda bits: [text for bit, text in enumerate(texts) if int(bits) >> bit & 1],
+        noted=noted,
         drawn=drawn,
-        data=Markup(_packed(records, order, {"names": names, "drawn": drawn})),  # noqa: S704 -- in base64
+        drawn_calls=Counter(records["call"].take(pa.array(drawn, pa.int64())).to_pylist()),
+        tracks_in_columns=any(chunks[row].as_py() > COLUMNS for row in drawn),
+        data=Markup(_packed(block, order, {"names": names, "drawn": drawn, "notes": texts})),  # noqa: S704 -- in base64
         script=Markup(script),  # noqa: S704 -- a file of this package
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         charts={name: Markup(svg) for name, svg in charts.items() if svg},  # noqa: S704 -- holds no text of a sample
@@ -105,10 +129,10 @@ def pictures(calls: SampleCalls) -> str:
 def _environment() -> jinja2.Environment:
     environment = pages.environment()
     environment.filters.update(certainty=certainty, cut=cut, printable=printable, flat=pages.flat)
-    environment.filters.update(stretches=stretches, moment=moment)
-    environment.globals.update(
-        call_names=SHOWN, variables=VARIABLES, why_not=_WHY_NOT, viral_share=MIN_VIRAL_FRACTION, quotas=TRACKS
-    )
+    environment.filters.update(means=means, longest=longest, moment=moment)
+    environment.globals.update(call_names=SHOWN, variables=VARIABLES, why_not=_WHY_NOT, words=_WORDS)
+    environment.globals.update(viral_share=MIN_VIRAL_FRACTION, few_chunks=FEW_CHUNKS, few_share=FEW_SHARE)
+    environment.globals.update(low_probability=_LOW, most_listed=_LISTED)
     return environment
 
 
@@ -126,20 +150,36 @@ def _names(sources: pa.ChunkedArray) -> list[str]:
     return [printable(name) for name in (names if len(set(names)) == len(names) else paths)]
 
 
-def _packed(records: pa.Table, rows: np.ndarray, facts: Mapping[str, Any]) -> str:
+def notes(records: pa.Table, min_confidence: float) -> np.ndarray:
+    """What to know of a call, (records,) uint8: bit i is set where text i of `note_texts` holds."""
+    scored, chunks = (records[name].to_numpy() for name in ("chunks_scored", "chunks"))
+    few = (scored > 0) & ((scored < FEW_CHUNKS) | (scored < FEW_SHARE * chunks))
+    probability = records["probability"].to_numpy()
+    between = np.maximum(probability, 1.0 - probability) < min_confidence  # never of NaN
+    uncertain = np.asarray(pc.equal(records["call"], UNCERTAIN))
+    return np.asarray(few + 2 * (uncertain & between) + 4 * (uncertain & ~between), np.uint8)
+
+
+def note_texts(min_confidence: float) -> list[str]:
+    """What `notes` are about."""
+    between = f"between {round(1 - min_confidence, 4)} and {min_confidence}"
+    return ["few data", between, "vote of the chunks and mean disagree"]
+
+
+def _packed(block: Callable[[np.ndarray], dict[str, Any]], rows: np.ndarray, facts: Mapping[str, Any]) -> str:
     """The table as the page's script reads it: JSON, deflated, in base64. No more than a block is held as objects."""
     packing = zlib.compressobj()
     text = json.dumps({**facts, "calls": SHOWN, "rows": ROWS}, separators=(",", ":"))
     found = [packing.compress(f'{text[:-1]},"blocks":['.encode())]
     for start in range(0, len(rows), _BLOCK):
-        text = json.dumps(_block(records, rows[start : start + _BLOCK]), separators=(",", ":"))
+        text = json.dumps(block(rows[start : start + _BLOCK]), separators=(",", ":"))
         found.append(packing.compress(f"{',' if start else ''}{text}".encode()))
     found += [packing.compress(b"]}"), packing.flush()]
     return base64.b64encode(b"".join(found)).decode()
 
 
-def _block(records: pa.Table, rows: np.ndarray) -> dict[str, list[Any]]:
-    """Some rows of the table by column; calls and inputs as their numbers, a record's probability in 1 / 1,000."""
+def _block(records: pa.Table, noted: np.ndarray, rows: np.ndarray) -> dict[str, list[Any]]:
+    """Some rows of the table by column; calls and inputs as their numbers, a record's probability in 1 / 10,000."""
     chosen = records.take(pa.array(rows))
     numbers = ("length_nt", "chunks", "chunks_scored", "chunks_viral", "chunks_uncertain", "longest_viral_nt")
     return {
@@ -148,12 +188,13 @@ def _block(records: pa.Table, rows: np.ndarray) -> dict[str, list[Any]]:
         "source": pc.index_in(chosen["source"], value_set=pc.unique(records["source"])).to_pylist(),
         "call": call_codes(chosen).tolist(),
         "reason": [one and printable(one) for one in chosen["reason"].to_pylist()],
-        "probability": pc.round(pc.multiply(chosen["probability"], 1000)).cast(pa.int32()).to_pylist(),
+        "notes": noted[rows].tolist(),
+        "probability": pc.round(pc.multiply(chosen["probability"], 10_000)).cast(pa.int32()).to_pylist(),
         **{name: chosen[name].to_pylist() for name in numbers},
     }
 
 
-def _summary(calls: SampleCalls) -> dict[str, Any]:
+def _summary(calls: SampleCalls, noted: np.ndarray) -> dict[str, Any]:
     """What the first screen says, in numbers."""
     records = calls.records
     grouped = records.group_by("call").aggregate([([], "count_all"), ("length_nt", "sum")]).to_pylist()
@@ -164,7 +205,7 @@ def _summary(calls: SampleCalls) -> dict[str, Any]:
     for each in pc.value_counts(records["reason"].drop_null()).to_pylist():
         reasons[each["values"].partition(": ")[0]] += each["counts"]  # what follows may name another record
     viral = records["probability"].filter(pc.equal(records["call"], VIRUS)).to_numpy()
-    scored, chunks = (records[name].to_numpy() for name in ("chunks_scored", "chunks"))
+    few = noted & 1 > 0
     classes = by_call(calls.probability, calls.min_confidence)
     return {
         "counts": counts,
@@ -173,15 +214,33 @@ def _summary(calls: SampleCalls) -> dict[str, Any]:
         "more_reasons": sum(reasons.values()) - sum(count for _, count in reasons.most_common(_REASONS)),
         "virus": (viral.min(), float(np.median(viral)), viral.max()) if len(viral) else (),
         "chunks": {call: int(which.sum()) for call, which in classes.items()},
-        "thin": int(((scored > 0) & (2 * scored < chunks)).sum()),
+        "few": int(few.sum()),
+        "few_virus": int((few & np.asarray(pc.equal(records["call"], VIRUS))).sum()),
+        "unscored_nt": unscored_nt(calls),
     }
 
 
+def unscored_nt(calls: SampleCalls) -> int:
+    """Nucleotides of all records that no scored chunk covers. Holds a few bytes per stretch, not per chunk."""
+    offsets, lengths = calls.offsets, calls.records["length_nt"].to_numpy()
+    unscored, some = np.isnan(calls.probability), offsets[1:] > offsets[:-1]
+    begins, ends = np.zeros(len(unscored), bool), np.zeros(len(unscored), bool)  # of a record
+    begins[offsets[:-1][some]], ends[offsets[1:][some] - 1] = True, True
+    first = np.flatnonzero(unscored & (begins | ~np.roll(unscored, 1)))
+    last = np.flatnonzero(unscored & (ends | ~np.roll(unscored, -1)))
+    record = np.searchsorted(offsets, first, side="right") - 1
+    before, after = first - 1 - offsets[record], last + 1 - offsets[record]
+    left = np.where(begins[first], 0, starts_of(before, lengths[record], calls.chunk_length) + calls.chunk_length)
+    right = np.where(ends[last], lengths[record], starts_of(after, lengths[record], calls.chunk_length))
+    return int(np.maximum(right - left, 0).sum() + lengths[~some].sum())
+
+
 def certainty(probability: float | None) -> str:
-    """A probability to three digits; one that would round to 0 or 1 is only bounded."""
+    """A probability to four digits, as in `summary.tsv`; one that would round to 0 or 1 is only bounded."""
     if probability is None:
         return pages.NOTHING
-    return {1000: "> 0.999", 0: "< 0.001"}.get(thousandths := round(1000 * probability), f"{thousandths / 1000:.3f}")
+    digits = f"{probability:.4f}"
+    return {"1.0000": "> 0.9999", "0.0000": "< 0.0001"}.get(digits, digits)
 
 
 def cut(text: str) -> str:
@@ -195,8 +254,12 @@ def moment(text: str) -> str:
     return text.replace("T", " ").replace("+00:00", " UTC")
 
 
-def stretches(found: list[tuple[int, int]], most: int = 6) -> str:
-    """Stretches as text, 1-based and closed; of many the longest."""
-    shown = sorted(sorted(found, key=lambda one: one[0] - one[1])[:most])
-    text = ", ".join(f"{begin + 1:,}–{end:,}" for begin, end in shown)
-    return f"{text} and {len(found) - most:,} shorter" if len(found) > most else text
+def means(found: Sequence[tuple[int, int, float]]) -> list[str]:
+    """Stretches as text, 1-based and closed, with their mean probability: the highest first."""
+    ordered = sorted(found, key=lambda one: -one[2])
+    return [f"{begin + 1:,}–{end:,} ({mean:.3f})" for begin, end, mean in ordered]
+
+
+def longest(found: Sequence[tuple[int, int]]) -> list[str]:
+    """Stretches as text, 1-based and closed: the longest first."""
+    return [f"{begin + 1:,}–{end:,}" for begin, end in sorted(found, key=lambda one: one[0] - one[1])]

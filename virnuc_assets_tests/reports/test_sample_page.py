@@ -11,12 +11,25 @@ from xml.etree import ElementTree
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from virnuc_assets.classifier.sample_calls import SampleCalls
-from virnuc_assets.reports.sample_page import MOST_ROWS, ROWS, certainty, pictures, stretches
+from virnuc_assets.reports.sample_page import (
+    MOST_ROWS,
+    ROWS,
+    certainty,
+    longest,
+    means,
+    note_texts,
+    notes,
+    pictures,
+    unscored_nt,
+)
+from virnuc_assets.sequences.planning import chunk_count
 
 from .report_fakes import Page
-from .sample_fakes import NAN, four_calls, html_of, packed, record, run_json, sample
+from .sample_fakes import CHUNK_LENGTH, NAN, four_calls, html_of, packed, record, run_json, sample
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -71,11 +84,16 @@ def test_the_first_screen_says_how_many_and_what_was_not_scored(tmp_path: Path) 
         ("other", 1, "20.0", "380"),
         ("not scored", 1, "20.0", "150"),
     ):
-        assert f"{call} {count} {share} % of records, {nt} nt show them" in page.text
-    assert "Nothing is known of 1 record: no open frame (1)." in page.text
-    assert "9 of 18 chunks of 100 nt (50.0 %) have no score: a stop codon in each of the six frames (9)." in page.text
-    assert "In 1 scored record, less than half of the chunks are scored" in page.text
-    assert "probabilities from 0.880 to 0.990, half of them at least 0.935. Between 0.2 and 0.8 a call is" in page.text
+        unseen = "of all records, 48.7 % of nt have no score " if call == "not scored" else ""
+        assert f"{call} {count} {share} % of records, {nt} nt {unseen}show them" in page.text
+    assert "1 record was not scored: no open frame (1)." in page.text
+    assert "9 of 18 chunks of 100 nt (50.0 %) were not scored: no open frame (9)." in page.text
+    assert "842 of 1,730 nt have no score." in page.text
+    assert (
+        "probabilities from 0.8800 to 0.9900, half of them at least 0.9350. 4 calls (2 of them virus) rest" in page.text
+    )
+    assert "the probability is between 0.2 and 0.8, or the vote" in page.text and "Not sure" not in page.text
+    assert "Accuracy of this model is not recorded." in page.text
     assert "Miniature" not in page.text
 
 
@@ -83,15 +101,15 @@ def test_the_table_has_a_row_per_record_virus_first_and_longest_first(tmp_path: 
     html = html_of(tmp_path, four_calls())
     rows = [row for row in Page(html).rows if len(row) == 9]
     assert rows[1:] == [
-        ["5", "long_phage", "virus", "0.990", "600", "100", "1 of 1", "0", "5 of 6"],
-        ["2", "phage", "virus", "0.880", "400", "200", "3 of 3", "1", "1 of 4"],
-        ["3", "plasmid", "uncertain", "0.525", "200", "100", "1 of 2", "2", "0 of 2"],
-        ["1", "bacterium", "other", "0.350", "380", "100", "1 of 3", "0", "1 of 4"],
+        ["5", "long_phage", "virus few data", "0.9900", "600", "100", "1 of 1", "0", "5 of 6"],
+        ["2", "phage", "virus few data", "0.8800", "400", "200", "3 of 3", "1", "1 of 4"],
+        ["3", "plasmid", "uncertain few data between 0.2 and 0.8", "0.5250", "200", "100", "1 of 2", "2", "0 of 2"],
+        ["1", "bacterium", "other few data", "0.3500", "380", "100", "1 of 3", "0", "1 of 4"],
         ["4", "intron", "not scored no open frame", "–", "150", "–", "–", "–", "2 of 2"],
     ]
     table = packed(html)
-    assert [table["calls"][i] for i in table["call"]] == [row[2].removesuffix(" no open frame") for row in rows[1:]]
-    assert table["probability"] == [990, 880, 525, 350, None]
+    assert [table["calls"][i] for i in table["call"]] == ["virus", "virus", "uncertain", "other", "not scored"]
+    assert table["probability"] == [9900, 8800, 5250, 3500, None] and table["notes"] == [1, 1, 3, 1, 0]
     assert table["reason"] == [None] * 4 + ["no open frame"]
     assert table["drawn"] == [4, 1, 2, 0] and table["names"] == []
 
@@ -110,7 +128,7 @@ def test_several_inputs_are_named_in_the_table(files: list[str], shown: list[str
 def test_reasons_are_counted_by_what_comes_before_the_record_that_they_name(tmp_path: Path) -> None:
     reasons = [f"duplicate id: same sequence as record {i}" for i in range(5)] + [f"reason {i}" for i in range(9)]
     text = Page(html_of(tmp_path, sample(*(record("r", "not scored", [], 9, reason=each) for each in reasons)))).text
-    assert "Nothing is known of 14 records: duplicate id (5), reason 0 (1)," in text
+    assert "14 records were not scored: duplicate id (5), reason 0 (1)," in text
     assert "reason 6 (1), and others (2)." in text
 
 
@@ -174,7 +192,8 @@ def test_miniatures_and_missing_calibration_are_stated(tmp_path: Path) -> None:
     imported = Page(html_of(tmp_path, four_calls(), trained_on={"origin": {"made_by": "VirNucPro"}})).text
     assert (
         "It is not calibrated" in imported
-        and "Not known: the classifier was trained elsewhere. Origin made by VirNucPro" in imported
+        and "Not known: the classifier was trained elsewhere." in imported
+        and "Origin made by VirNucPro" in imported
     )
 
 
@@ -196,7 +215,7 @@ def test_few_records_have_no_distributions(calls: SampleCalls, title: str, tmp_p
     assert page.text.startswith(f"{title} {title}")
     assert "figure" not in page.tags and "Distributions" not in page.text
     scored = np.count_nonzero(calls.records["chunks_scored"])
-    assert page.text.count("Viral (0.5 or more):") == scored
+    assert page.text.count("Viral stretches and their mean") + page.text.count("No viral chunk") == scored
     assert ("Along the sequence" in page.text) == bool(scored)
 
 
@@ -242,11 +261,63 @@ def test_pictures_are_svg_of_light_colours(tmp_path: Path) -> None:
 
 
 def test_numbers_and_stretches_are_written_for_people() -> None:
-    assert [certainty(one) for one in (None, 0.0, 0.0004, 0.0006, 0.5, 0.9994, 0.9996, 1.0)] == [
-        *("–", "< 0.001", "< 0.001", "0.001", "0.500", "0.999", "> 0.999", "> 0.999")
+    assert [certainty(one) for one in (None, 0.0, 0.00004, 0.00006, 0.5, 0.99994, 0.99996, 1.0)] == [
+        *("–", "< 0.0001", "< 0.0001", "0.0001", "0.5000", "0.9999", "> 0.9999", "> 0.9999")
     ]
-    assert stretches([(0, 100), (2000, 2100)]) == "1–100, 2,001–2,100"
-    assert stretches([(0, 10), (20, 100), (200, 300)], most=2) == "21–100, 201–300 and 1 shorter"
+    assert means([(0, 100, 0.51), (2000, 2100, 0.9)]) == ["2,001–2,100 (0.900)", "1–100 (0.510)"]
+    assert longest([(0, 10), (20, 100), (200, 300)]) == ["201–300", "21–100", "1–10"]
+
+
+def test_a_low_maximum_is_stated_as_not_sure(tmp_path: Path) -> None:
+    calls = sample(record("a", "virus", [0.6] * 5, 500), record("b", "other", [0.4] * 20, 2000))
+    text = Page(html_of(tmp_path, calls)).text
+    assert "Not sure: no virus record is above 0.6000, and 0.5 is a coin toss." in text
+    assert "few data:" not in text
+    assert "the record classified as other may be one" in text
+
+
+def test_what_is_noted_of_a_call() -> None:
+    """Few data, and why a record is uncertain: its mean is in between, or its chunks disagree with it."""
+    rows = [
+        record("sure", "virus", [0.9] * 5 + [NAN] * 15, 2000),
+        record("few", "virus", [0.9] * 4, 400),
+        record("part", "virus", [0.9] * 5 + [NAN] * 16, 2100),
+        record("between", "uncertain", [0.6] * 5, 500),
+        record("torn", "uncertain", [0.5] * 3 + [0.0] * 3, 600, probability=0.1),
+        record("none", "not scored", [NAN], 90),
+    ]
+    assert notes(sample(*rows).records, 0.8).tolist() == [0, 1, 1, 2, 4, 0]
+    assert note_texts(0.53) == ["few data", "between 0.47 and 0.53", "vote of the chunks and mean disagree"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 900), st.lists(st.booleans(), min_size=9, max_size=9)), max_size=5))
+def test_nucleotides_without_a_score_are_those_that_no_scored_chunk_covers(drawn: list[tuple[int, list[bool]]]) -> None:
+    rows, expected = [], 0
+    for length_nt, some in drawn:
+        values = [0.9 if one else NAN for one in some[: chunk_count(length_nt, CHUNK_LENGTH)]]
+        rows.append(record("r", "uncertain", values, length_nt))
+        alone, seen = sample(rows[-1]), np.zeros(length_nt, bool)
+        for (begin, end), value in zip(alone.spans(0), values, strict=False):
+            seen[begin:end] |= value == value
+        expected += length_nt - int(seen.sum())
+    assert unscored_nt(sample(*rows)) == expected
+
+
+def test_the_page_says_what_the_model_was_trained_and_tested_on(tmp_path: Path) -> None:
+    right = {"count": 4, "accuracy": 0.75}
+    level = {**right, "recall": 0.5, "specificity": 1.0, "auroc": 0.8}
+    groups = [{"label": "host", "group": "<b>", "records": right, "frames": {**right, "count": 1200}}]
+    tested = {"clusters": 3, **dict.fromkeys(("records", "chunks", "frames"), level), "groups": groups}
+    known = {"clusters": 1, "records": {"viral": {"retro": 7}, "host": {}}}
+    page = Page(html_of(tmp_path, four_calls(), tested=tested, trained_on=known))
+    assert "it found 50.0 % of the viruses, and 100.0 % of the hosts were not classified as virus" in page.text
+    for row in (
+        ["viral", "retro", "7"],
+        ["chunks", "4", "75.0 %", "50.0 %", "100.0 %"],
+        ["host", "<b>", "4", "75.0 %", "1,200", "75.0 %"],
+    ):
+        assert row in page.rows
+    assert "not recorded" not in page.text
 
 
 def test_the_run_is_described(tmp_path: Path) -> None:

@@ -79,27 +79,29 @@ def test_records_are_sorted_filtered_searched_and_paged(opened: Opened) -> None:
     found, expect = page.locator("#found"), playwright.expect
     assert found.inner_text() == "1 to 50 of 20,000 records"
     page.get_by_role("button", name="Probability").click()
-    assert (
-        column(page, 1)[:2] == ["19,991", "19,992"] and column(page, 4)[0] == "> 0.999"
-    )  # equal ones in the page's order
+    assert column(page, 1)[:3] == ["20,000", "19,998", "19,999"]  # equal ones in the page's order
+    assert column(page, 4)[:3] == ["> 0.9999", "0.9999", "0.9999"]
     page.get_by_role("button", name="Probability").click()
-    assert column(page, 4)[0] == "< 0.001" and page.locator("[aria-sort=ascending]").count() == 1
+    assert column(page, 4)[0] == "< 0.0001" and page.locator("[aria-sort=ascending]").count() == 1
     page.get_by_label("uncertain").check()
     expect(found).to_have_text("1 to 50 of 12,000 records")
-    assert set(column(page, 3)) == {"uncertain"} and column(page, 4)[0] == "0.200"
+    assert set(column(page, 3)) == {"uncertain\nfew data\nbetween 0.2 and 0.8"} and column(page, 4)[0] == "0.2000"
     page.get_by_label("Page").fill("240")
     page.get_by_label("Page").press("Enter")
     expect(found).to_have_text("11,951 to 12,000 of 12,000 records")
-    assert page.get_by_role("button", name="Next").is_disabled() and column(page, 4)[-1] == "0.800"
+    assert page.get_by_role("button", name="Next").is_disabled() and column(page, 4)[-1] == "0.8000"
     page.get_by_role("button", name="Previous").click()
     expect(found).to_have_text("11,901 to 11,950 of 12,000 records")
     page.get_by_label("Search id").fill("node_10000_")
     expect(found).to_have_text("1 to 1 of 1 records")
     page.get_by_label("Search id").fill("nothing like it")
     expect(found).to_have_text("No record fits.")
-    page.get_by_label("Search id").fill("")
-    page.locator("a.show").first.click()
+    page.locator("a.show").first.click()  # shows them all, whatever was searched and sorted before
     expect(found).to_have_text("1 to 50 of 4,000 records")
+    assert page.get_by_label("Search id").input_value() == "" and page.locator("[aria-sort]").count() == 0
+    page.get_by_role("button", name="Length").click()
+    page.get_by_role("button", name="First order again").click()
+    assert page.locator("[aria-sort]").count() == 0 and not page.get_by_text("First order again").is_visible()
 
 
 def test_records_without_a_value_come_last_in_either_direction(opened: Opened) -> None:
@@ -109,6 +111,24 @@ def test_records_without_a_value_come_last_in_either_direction(opened: Opened) -
     for expected in (["c", "b", "a"], ["b", "c", "a"]):
         page.get_by_role("button", name="Probability").click()
         assert column(page, 2) == expected
+
+
+def test_all_records_are_sorted_by_what_was_not_scored(opened: Opened) -> None:
+    page = opened(
+        sample(
+            record("a", "virus", [0.9], 9), record("b", "other", [0.1, NAN], 200), record("c", "not scored", [NAN], 9)
+        )
+    )
+    page.get_by_label("Search id").fill("a")
+    playwright.expect(page.locator("#found")).to_have_text("1 to 1 of 1 records")
+    page.get_by_role("link", name="Records by what was not scored").click()
+    assert column(page, 2) == ["c", "b", "a"] and page.get_by_label("all").is_checked()
+
+
+def test_the_next_page_begins_at_the_head_of_the_table(opened: Opened) -> None:
+    page = opened(many(200))
+    page.get_by_role("button", name="Next").click()
+    assert 0 <= page.locator("#found").bounding_box()["y"] < 100
 
 
 @pytest.mark.parametrize("width", [1200, 420])
