@@ -186,7 +186,9 @@ def test_a_test_record_that_was_read_is_named_and_nothing_is_trained_or_scored(t
     finally:
         path.write_text(before)
     assert not check.passed
-    assert f"{tested}: was read for train, and is now in test" in str(check.metadata)
+    (fault,) = check.metadata["first_faults"].records  # type: ignore[union-attr]
+    expected = "was read for train, and is now in test: fine-tune again"
+    assert fault.data == {"where": tested, "fault": expected}
     assert others == [] and len(refused) == 2
     for text in refused:
         assert f"tuned: 1 records leak through {ENCODER}" in text and f"{tested}: was read for train" in text
