@@ -257,11 +257,8 @@ def whole(project: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return source, source.parent / "out"
 
 
-SLOW = pytest.mark.slow
-
-
 @pytest.mark.parametrize(
-    "stage", ["frames", pytest.param("dna", marks=SLOW), pytest.param("protein", marks=SLOW), "results"]
+    "stage", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("frames", "dna", "protein")), "results"]
 )
 def test_a_killed_run_leaves_nothing_that_looks_complete_and_is_continued(
     project: Path, whole: tuple[Path, Path], tmp_path: Path, stage: str

@@ -32,6 +32,7 @@ def test_each_encoder_is_measured_apart_on_the_same_rows(checkpoints: Path) -> N
     del ballast
 
 
+@pytest.mark.slow
 def test_rounds_go_on_until_the_ratios_are_certain(checkpoints: Path) -> None:
     specs = {"one": ENCODERS["kmer_protein"], "other": ENCODERS["kmer_protein"]}
     many, few = BenchmarkSettings(spread=1e-9, max_rounds=9), BenchmarkSettings(spread=1e9, max_rounds=9)

@@ -86,6 +86,7 @@ def machine(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     return lambda name="first", *more, **options: Project(tmp_path / name, *more, **options)
 
 
+@pytest.mark.slow
 def test_two_set_ups_at_once_of_a_fresh_project_fetch_each_file_once_and_lock_it(
     hub: Hub, folders: Path, tmp_path: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
