@@ -22,8 +22,8 @@ def trained_on(layout: Layout, description: ClassifierDescription) -> dict[str, 
     try:
         if content_digest(layout.split) != description.split_digest:
             return {}
-        columns = ["cluster", "label", "group"]
-        table = read_table(layout.split, split_schema(), where=pc.field("split") == "train", columns=columns)
+        columns = ["cluster", "label", "group", "split"]
+        table = read_table(layout.split, split_schema(), columns=columns).filter(pc.field("split") == "train")
     except TableMismatch:
         return {}
     counted = table.group_by(["label", "group"]).aggregate([([], "count_all")]).sort_by("group").to_pylist()

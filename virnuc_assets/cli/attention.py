@@ -35,9 +35,10 @@ from virnuc_assets.settings import EncodingSettings
 from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.outputs import require_output
 from virnuc_assets.storage.schemas import frames_schema
-from virnuc_assets.storage.tables import content_digest, read_table, read_windows
+from virnuc_assets.storage.tables import content_digest, read_windows
 
 _EXAMPLES = 5
+_READ_ROWS = 1024
 _PICTURED = 8  # frames: matplotlib draws 65,536 pixels a side at most
 _PANEL_INCHES, _DPI = 7.0, 150
 _TICKS = 24  # tokens named on an axis
@@ -153,8 +154,10 @@ class AttentionModel:
 def _chosen(frames: Path, column: str, frame_ids: Sequence[str]) -> dict[str, str]:
     """Sequences of the chosen frames by id, in the order of choice."""
     wanted = list(dict.fromkeys(frame_ids))
-    rows = read_table(frames, frames_schema(), where=pc.field("frame_id").isin(wanted))
-    found = dict(zip(rows.column("frame_id").to_pylist(), rows.column(column).to_pylist(), strict=True))
+    found = dict[str, str]()
+    for window in read_windows(frames, _READ_ROWS, frames_schema(), columns=["frame_id", column]):
+        rows = window.filter(pc.field("frame_id").isin(wanted))
+        found |= dict(zip(rows["frame_id"].to_pylist(), rows[column].to_pylist(), strict=True))
     if unknown := [frame_id for frame_id in wanted if frame_id not in found]:
         first = next(iter(read_windows(frames, _EXAMPLES, frames_schema(), columns=["frame_id"])))
         raise VirnucError(

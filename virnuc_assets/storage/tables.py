@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from virnuc_assets.errors import VirnucError
@@ -103,15 +102,13 @@ def read_table(
     path: Path,
     schema: pa.Schema | None = None,
     require: Provenance | None = None,
-    where: pc.Expression | None = None,
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Read a table after `require_table`: the rows for which `where` holds, the columns named in that order, or all."""
+    """Read a table after `require_table`: the columns named in that order, or all."""
     require_table(path, schema, require)
-    with damage_named(path), readable(path) as source:
-        names = None if columns is None else list(columns)
-        found = pq.read_table(source, columns=names, filters=where, partitioning=None, **_CHECKED)
-    return found.replace_schema_metadata(None)
+    with open_table(path) as (parquet, _):
+        found = parquet.read(columns=columns)
+    return (found if columns is None else found.select(columns)).replace_schema_metadata(None)
 
 
 def read_ids(path: Path, schema: pa.Schema | None = None) -> pa.ChunkedArray:
