@@ -174,7 +174,7 @@ def test_a_killed_run_continues_to_the_same_result(
         "killed(*map(pathlib.Path, sys.argv[1:]))"
     )
     command = [sys.executable, "-c", program, str(base), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["work"]
     (run,) = (tmp_path / "work").iterdir()
