@@ -324,7 +324,7 @@ class LaunchSettings(Section):
 
 
 class ServerSettings(Section):
-    """Ports of the two servers that `make up` starts on loopback."""
+    """Ports of the two servers that `virnuc up` starts on loopback."""
 
     dagster_port: int = Field(default=3000, ge=1, le=65535)
     mlflow_port: int = Field(default=5000, ge=1, le=65535)

@@ -113,7 +113,7 @@ def predict_files(
     """
     from virnuc_assets.reports.sample_results import RESULT_FILES, Started, call_counts, write_results
 
-    files = sample_files(given)
+    files = sample_files(given, log)
     require_outputs(to, RESULT_FILES, [path for _, path in files])
     if not choices.force:
         require_free(to, RESULT_FILES)
@@ -137,18 +137,24 @@ def predict_files(
     return {**ledger_totals(ledger), **counts, "classifier": f"{model.variant}, on {encoders}", **warning}
 
 
-def sample_files(given: Sequence[Path]) -> list[tuple[str, Path]]:
-    """The files that are read, each with what it is called in the results; of a folder its sequence files.
+def sample_files(given: Sequence[Path], log: Log) -> list[tuple[str, Path]]:
+    """The files that are read, each with what it is called in the results; of a folder those with the usual endings.
 
     Raises:
         VirnucError: a folder has none, or a file is there twice.
     """
-    files = [file for path in given for file in (sequence_files(path) if path.is_dir() else [path])]
+    files = list[Path]()
+    for path in given:
+        found = sequence_files(path) if path.is_dir() else [path]
+        others = [file for file in path.glob("[!.]*") if file.is_file() and file not in found] if path.is_dir() else []
+        if others:
+            log(f"{path}: not read for their endings: {len(others)} files, e.g. {min(others).name}.")
+        files += found
     seen = set[str]()
     for file in files:
-        if (found := os.path.realpath(file)) in seen:
+        if (real := os.path.realpath(file)) in seen:
             raise VirnucError(f"{file}: is among the inputs twice; expected each file once")
-        seen.add(found)
+        seen.add(real)
     return [(printable(str(file)), file) for file in files]
 
 

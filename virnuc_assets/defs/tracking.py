@@ -110,8 +110,8 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
             yield run_id
 
     def child_of(self, training: str) -> dict[str, str]:
-        """The tag that shows a run below the latest run of a training; none where that was deleted."""
-        parent = self._latest_run(f"tags.`{TRAINING_TAG}` = '{training}'")
+        """The tag that shows a run below the latest finished run of a training; none where that was deleted."""
+        parent = self._latest_run(f"attributes.status = 'FINISHED' and tags.`{TRAINING_TAG}` = '{training}'")
         return {"mlflow.parentRunId": parent} if parent else {}
 
     def log_tables(self, run_id: str, tables: Iterable[Table]) -> None:

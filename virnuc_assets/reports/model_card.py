@@ -18,6 +18,8 @@ from virnuc_assets.text import markdown_cell
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import ClassifierDescription
 
+_NAMED = 5  # groups in the summary, which MLflow's registry limits to 5,000 characters; the tables have all
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -41,7 +43,7 @@ class ModelCard:
         """The card without its tables by group: short, whatever the number of groups."""
         one = self.description
         encoders = (
-            f"- {role}: {facts['encoder']} ({facts['checkpoint']} {_weights(facts)}), {dim} columns"
+            f"- {role}: {facts['encoder']} ({_weights(facts)}), {dim} columns"
             for (role, facts), dim in zip(one.encoders.items(), (one.dna_dim, one.protein_dim), strict=True)
         )
         calibration = self.performance.calibration
@@ -100,19 +102,21 @@ class ModelCard:
     def _limits(self) -> list[str]:
         one, tested = self.description, {(each.label, each.group) for each in self.performance.groups}
         known = {(record["label"], record["group"] or "") for record in self.split if record["rows"]}
-        untested = ", ".join(f"{label} {group}" for label, group in sorted(known - tested))
+        untested = [f"{label} {group}" for label, group in sorted(known - tested)]
+        named = ", ".join(untested[:_NAMED]) + (f" and {len(untested) - _NAMED} more" if len(untested) > _NAMED else "")
         miniature = any(facts["encoder"].endswith(MINIATURE_SUFFIX) for facts in one.encoders.values())
         return [
             *([f"Miniature encoders: {MINIATURE_WARNING}."] if miniature else []),
             f"For chunks of {one.chunk_length} nt only; other lengths are refused.",
             f"One training, with seed {one.seed}: variation between trainings is not measured.",
-            f"Groups without test rows: {markdown_cell(untested) or 'none'}. Viruses and hosts of other groups than "
+            f"Groups without test rows: {markdown_cell(named) or 'none'}. Viruses and hosts of other groups than "
             "those of the reference are not tested either.",
         ]
 
 
 def _weights(fingerprint: Mapping[str, str]) -> str:
-    return fingerprint.get("revision") or fingerprint.get("checkpoint_digest") or "without weights"
+    found = fingerprint.get("revision") or fingerprint.get("checkpoint_digest") or "without weights"
+    return f"{fingerprint.get('checkpoint', '')} {found}".strip()
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -29,7 +29,7 @@ _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX
 # Tables are files named after their shard, with more before and behind it; file systems take 255 bytes in all.
 _MAX_NAME_CHARACTERS = 180
 _SHA256 = re.compile("[0-9a-f]{64}")
-_FASTA_ENDINGS = (".fna", ".fa", ".fasta")
+_FASTA_ENDINGS = (".fna", ".fa", ".fasta", ".fas", ".ffn", ".fsa")
 _GENBANK_ENDINGS = (".gbk", ".gb", ".gbff")
 _FASTQ_ENDINGS = (".fastq", ".fq")
 
@@ -219,7 +219,7 @@ def _named(endings: tuple[str, ...]) -> str:
 
 def _with_ending(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     visible = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
-    return [path for path in visible if unpacked_name(path).endswith(endings)]
+    return [path for path in visible if unpacked_name(path.with_name(path.name.lower())).endswith(endings)]
 
 
 def row_of(folder: Path, fasta: Path, genbank: Path | None, others: Row) -> dict[str, str]:

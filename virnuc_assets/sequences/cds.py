@@ -24,7 +24,7 @@ from virnuc_assets.sequences.opening import SequenceFileError, open_source
 from virnuc_assets.sequences.records import Header, SequenceDigest, by_record
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import cds_schema
-from virnuc_assets.storage.tables import TableWriter, read_table
+from virnuc_assets.storage.tables import TableWriter, read_selected
 
 _BATCH_ROWS = 4096  # a row group: what is read at least to look one record up
 _WORD = np.dtype("<u8").itemsize  # residues of a word: a machine word of bytes
@@ -203,7 +203,7 @@ def read_proteins(table: Path, record_ids: Collection[str]) -> dict[str, tuple[s
     wanted = record.isin(pa.array(asked, pa.string())) & (pc.field("treatment") == str(Treatment.USED))
     if asked:  # bounds, by which parts of the table are passed over where it is in the order of ids
         wanted &= (record >= asked[0]) & (record <= asked[-1])
-    rows = read_table(table, cds_schema(), {"table": "cds"}, wanted)
+    rows = read_selected(table, cds_schema(), {"table": "cds"}, wanted)
     proteins: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for record_id, translation in zip(rows["record_id"].to_pylist(), rows["translation"].to_pylist(), strict=True):
         proteins[record_id] += (translation,)

@@ -307,14 +307,28 @@ def _of_unique_ids(records: Mapping[str, pa.Array], usable: np.ndarray, hashes: 
     )
     _, first = np.unique(ids, return_index=True)  # an id's number is its place among those that occur first
     different = np.bincount(np.unique(ids * len(rows) + digests) // len(rows))  # sequences of each id
-    statuses, reasons = records["status"].to_pylist(), records["reason"].to_pylist()
-    for row, one, sequences in zip(rows.tolist(), rows[first[ids]].tolist(), different[ids].tolist(), strict=True):
-        if sequences > 1:
-            statuses[row] = "failed"
-            reasons[row] = f"duplicate id: {sequences} different sequences have this first word of the header"
-        elif row != one:
-            statuses[row], reasons[row] = "skipped", f"duplicate id: same sequence as record {one + 1}"
-    return {name: pa.array(values, pa.string()) for name, values in (("status", statuses), ("reason", reasons))}
+    count, one = different[ids], rows[first[ids]]
+    failed = count > 1
+    changed = failed | (rows != one)
+    several = pc.binary_join_element_wise(
+        "duplicate id:",
+        pa.array(count).cast(pa.string()),
+        "different sequences have this first word of the header",
+        " ",
+    )
+    same = pc.binary_join_element_wise(
+        "duplicate id: same sequence as record", pa.array(one + 1).cast(pa.string()), " "
+    )
+    found = {
+        "status": pc.if_else(pa.array(failed), "failed", "skipped"),
+        "reason": pc.if_else(pa.array(failed), several, same),
+    }
+    mask = np.zeros(len(records["status"]), bool)
+    mask[rows[changed]] = True
+    return {
+        name: pc.replace_with_mask(records[name], pa.array(mask), values.filter(pa.array(changed)))
+        for name, values in found.items()
+    }
 
 
 def pack(

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from virnuc_assets.errors import VirnucError
@@ -109,6 +110,14 @@ def read_table(
     with open_table(path) as (parquet, _):
         found = parquet.read(columns=columns)
     return (found if columns is None else found.select(columns)).replace_schema_metadata(None)
+
+
+def read_selected(path: Path, schema: pa.Schema, require: Provenance, where: pc.Expression) -> pa.Table:
+    """As `read_table`, the rows for which `where` holds; parts of the table that can hold none are passed over."""
+    require_table(path, schema, require)
+    with damage_named(path), readable(path) as source:
+        found = pq.read_table(source, filters=where, partitioning=None, **_CHECKED)
+    return found.replace_schema_metadata(None)
 
 
 def read_ids(path: Path, schema: pa.Schema | None = None) -> pa.ChunkedArray:
