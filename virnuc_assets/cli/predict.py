@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -35,7 +34,7 @@ from virnuc_assets.sequences.ledger import ledger_table, ledger_totals, merged_l
 from virnuc_assets.sequences.planning import ShardPlan, plan_source
 from virnuc_assets.storage.outputs import published, require_free, require_outputs, require_space, unfinished_folder
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema, ledger_schema, predictions_schema
-from virnuc_assets.storage.tables import content_digest, is_made_by, read_rows, read_windows, write_table
+from virnuc_assets.storage.tables import content_digest, is_made_by, read_rows, read_table, read_windows, write_table
 from virnuc_assets.storage.windows import Rows
 from virnuc_assets.text import printable
 
@@ -111,6 +110,7 @@ def predict_files(
     loaded. One encoder is in memory at a time; all else is in tables, below the folder of the results until these are
     there.
     """
+    from virnuc_assets.encoders.machine import resolve_device
     from virnuc_assets.reports.sample_results import RESULT_FILES, Started, call_counts, write_results
 
     files = sample_files(given, log)
@@ -118,6 +118,7 @@ def predict_files(
     if not choices.force:
         require_free(to, RESULT_FILES)
     workspace = _applied(choices, workspace)
+    resolve_device(workspace.settings.encoding.device)
     serving = _Serving.load(workspace)
     model = serving.classifier.description
     run = Started.now(command, workspace.settings, model, workspace.layout, choices.min_length)
@@ -133,8 +134,9 @@ def predict_files(
             calls = write_results(temporary, inputs, ledger, scored, run)
     counts = {f"records classified as {call}": count for call, count in call_counts(calls.records).items() if count}
     encoders = " and ".join(fingerprint["encoder"] for fingerprint in model.encoders.values())
-    warning = {"warning": "random weights: the calls say nothing"} if model.miniature else {}
-    return {**ledger_totals(ledger), **counts, "classifier": f"{model.variant}, on {encoders}", **warning}
+    if model.miniature:
+        log("Warning: the encoders have random weights; the calls say nothing.")
+    return {**ledger_totals(ledger), **counts, "classifier": f"{model.variant}, on {encoders}"}
 
 
 def sample_files(given: Sequence[Path], log: Log) -> list[tuple[str, Path]]:
@@ -184,8 +186,7 @@ def _framed(
                 for number, rows in enumerate(plan.rows_by_shard.values())
             ]
             _write_frames(plan, read.sha256, found, settings, lambda done: report(done, total))
-            tables = (read_windows(each.table("ledger"), SHARD_CHUNKS, ledger_schema()) for each in found)
-            ledger = merged_ledger(plan.table, itertools.chain.from_iterable(tables))
+            ledger = merged_ledger(plan.table, (read_table(each.table("ledger"), ledger_schema()) for each in found))
             ledgers.append(ledger.add_column(0, "source", pa.repeat(read.source, ledger.num_rows)))
             shards += found
             records += ledger.num_rows
@@ -269,5 +270,5 @@ def _warn_of_repeated_ids(ledger: pa.Table, log: Log) -> None:
     if len(repeated := repeated_ids(ledger)):
         log(
             f"{len(repeated)} record ids are in more than one input, e.g. {repeated[0]}: VirNucPro's files, BED and "
-            "GFF3 have them as SOURCE:ID; all other files have a column source."
+            "GFF3 have them as SOURCE:ID, virus.fna as they are; the other tables have a column source."
         )

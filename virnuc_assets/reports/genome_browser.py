@@ -50,7 +50,8 @@ def write_tracks(folder: Path, calls: SampleCalls, names: pa.ChunkedArray) -> No
             if chunk.number == 0:
                 name = names[chunk.record].as_py()
                 seqid, attribute = (quote(name, safe=safe).replace("~", "%7E") for safe in (_SEQID, _ATTRIBUTE))
-                chrom = "%23" + name[1:] if name.startswith("#") else name  # a line that begins with it is a comment
+                # A line that begins so is a comment or a header.
+                chrom = f"%{ord(name[0]):02X}{name[1:]}" if name.startswith(("#", "track", "browser")) else name
                 gff.write(f"##sequence-region {seqid} 1 {lengths[chunk.record]}\n")
             bed.write(_bed_line(chrom, f"{name}_chunk_{chunk.number + 1}", chunk))
             gff.write(_gff_line(seqid, f"{attribute}_chunk_{chunk.number + 1}", chunk))

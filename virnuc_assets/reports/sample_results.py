@@ -21,7 +21,7 @@ from virnuc_assets.classifier.checkpoint import ClassifierDescription
 from virnuc_assets.classifier.history import tested_on, trained_on
 from virnuc_assets.classifier.sample_calls import CALLS, CallCollector, SampleCalls, sample_frames_schema
 from virnuc_assets.encoders.checkpoints import versions
-from virnuc_assets.reports.genome_browser import BED_FILE, COLOURS, GFF_FILE, write_tracks
+from virnuc_assets.reports.genome_browser import BED_FILE, GFF_FILE, write_tracks
 from virnuc_assets.reports.sample_page import write_html
 from virnuc_assets.sequences.ledger import ledger_totals
 from virnuc_assets.sequences.reading import copy_records
@@ -47,7 +47,6 @@ RESULT_FILES = (
     RUN_FILE,
 )
 _BATCH_ROWS = 4096
-_BINS = 10  # of the histogram of probabilities
 Shards = Iterable[tuple[np.ndarray, pa.Table]]
 
 
@@ -187,16 +186,29 @@ def write_results(folder: Path, inputs: Sequence[Input], ledger: pa.Table, shard
                 copy_records(each.path, each.sha256, np.asarray(viral), handle)
     (folder / MULTIQC_FILE).write_text(json.dumps(_multiqc(calls), indent=1) + "\n", encoding="utf-8")
     facts = run.facts(inputs, ledger)
-    (folder / RUN_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     write_html(folder / PAGE_FILE, calls, facts)
+    (folder / RUN_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return calls
 
 
 def repeated_ids(ledger: pa.Table) -> pa.Array:
-    """Ids under which records of more than one input are scored."""
+    """Ids under which records of more than one input are scored, and those that `written_ids` makes of such ids."""
     if len(pc.unique(ledger["source"])) < 2:
         return pa.array([], pa.string())
-    counted = pc.value_counts(ledger["record_id"].filter(pc.greater(ledger["chunks"], 0)))
+    scored = ledger.filter(pc.greater(ledger["chunks"], 0))
+    ids = scored["record_id"]
+    repeated = _of_several(ids)
+    while len(repeated):
+        names = written_ids(ids, scored["source"], pc.is_in(ids, repeated))
+        clashing = pc.unique(ids.filter(pc.is_in(ids, _of_several(names))))
+        if not len(clashing):
+            break
+        repeated = pa.concat_arrays([repeated, clashing])
+    return repeated
+
+
+def _of_several(names: pa.ChunkedArray) -> pa.Array:
+    counted = pc.value_counts(names)
     return counted.field("values").filter(pc.greater(counted.field("counts"), 1))
 
 
@@ -233,29 +245,16 @@ def call_counts(records: pa.Table) -> dict[str, int]:
 
 
 def _multiqc(calls: SampleCalls) -> dict[str, Any]:
-    """Custom content of MultiQC, for each input: records by call, and in a second tab chunks by probability."""
-    records, bins = calls.records, [f"{each / _BINS:.1f} to {(each + 1) / _BINS:.1f}" for each in range(_BINS)]
-    of_records, of_chunks = dict[str, dict[str, int]](), dict[str, dict[str, int]]()
+    """Custom content of MultiQC: of each input, records by call. It joins the `data` of several folders by its id."""
+    records, of_records = calls.records, dict[str, dict[str, int]]()
     for source in pc.unique(records["source"]).to_pylist():
-        rows = np.flatnonzero(pc.equal(records["source"], source))
-        of_records[source] = call_counts(records.slice(int(rows[0]), len(rows)))
-        chunks = calls.probability[calls.offsets[rows[0]] : calls.offsets[rows[-1] + 1]]
-        counts, _ = np.histogram(chunks[~np.isnan(chunks)], _BINS, (0.0, 1.0))
-        of_chunks[source] = dict(zip(bins, counts.tolist(), strict=True))
-    tabs = {"Records by call": "records", "Chunks by probability of virus": "chunks"}
+        of_records[source] = call_counts(records.filter(pc.equal(records["source"], source)))
     return {
         "id": "virnuc_calls",
         "section_name": "virnuc",
-        "description": "Viral or not: records by call, and scored chunks by their calibrated probability of virus.",
+        "description": "Viral or not: records by call.",
         "plot_type": "bargraph",
-        "pconfig": {
-            "id": "virnuc_calls_plot",
-            "title": "virnuc: calls",
-            "data_labels": [{"name": name, "ylab": unit} for name, unit in tabs.items()],
-        },
-        "categories": [
-            {call: {"name": call, "color": f"rgb({COLOURS[call]})"} for call in CALLS},
-            {each: {"name": each} for each in bins},
-        ],
-        "data": [of_records, of_chunks],
+        "pconfig": {"id": "virnuc_calls_plot", "title": "virnuc: calls", "ylab": "records"},
+        "categories": list(CALLS),
+        "data": of_records,
     }

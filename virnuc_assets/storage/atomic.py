@@ -104,7 +104,8 @@ def atomic_files(folder: Path) -> Iterator[Path]:
     try:
         with full_disk_named(folder, temporary):
             yield temporary
-            targets = {file: Path(os.path.realpath(folder / file.name)) for file in temporary.iterdir()}
+            files = sorted(temporary.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+            targets = {file: Path(os.path.realpath(folder / file.name)) for file in files}
             for file in targets:
                 _sync(file)
         for target in targets.values():

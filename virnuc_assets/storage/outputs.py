@@ -115,9 +115,11 @@ def unfinished_folder(folder: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def published(folder: Path) -> Iterator[Path]:
     """As `atomic_files`, inside `unfinished_folder`: a process that dies as files appear leaves a mark of it there."""
+    mark = folder / UNFINISHED_FOLDER / _PUBLISHING
     with atomic_files(folder) as temporary:
         yield temporary
-        (folder / UNFINISHED_FOLDER / _PUBLISHING).touch()
+        mark.touch()
+    mark.unlink()
 
 
 def _require_writable(folder: Path) -> None:

@@ -140,11 +140,11 @@ def test_predict_writes_what_the_graph_writes(finished: Finished, tmp_path: Path
     differ = {key for key in runs[0] if runs[0][key] != runs[1][key]}
     assert differ <= {"command", "started", "finished", "seconds"}, differ
     assert runs[0]["model"].keys() >= {"trained_on", "tested"}
-    assert [" ".join(line.split()) for line in done.stdout.splitlines()[-3:]] == [
+    assert [" ".join(line.split()) for line in done.stdout.splitlines()[-2:]] == [
         "classifier fastesm2, on dnabert_s_miniature and fastesm2_650_miniature",
-        "warning random weights: the calls say nothing",
         f"written to {out}",
     ]
+    assert "Warning: the encoders have random weights; the calls say nothing." in done.stderr
 
 
 def test_fasta_prints_a_table(finished: Finished) -> None:

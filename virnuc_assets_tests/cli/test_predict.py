@@ -18,6 +18,7 @@ from Bio import SeqIO
 from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
 
+from virnuc_assets.cli.predict import SHARD_CHUNKS
 from virnuc_assets.reports.sample_results import RESULT_FILES
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.cli.commands import console, message, virnuc
@@ -183,6 +184,14 @@ def test_options_are_in_effect_and_in_run_json(project: Path, tmp_path: Path) ->
         "classifier kmer, on kmer_dna and kmer_protein",
         f"written to {tmp_path / 'again'}",
     ]
+
+
+def test_more_records_without_chunks_than_a_shard_has_chunks(project: Path, tmp_path: Path) -> None:
+    source = tmp_path / "many.fa"
+    short = "".join(f">s{number}\n{'ACG' * 20}\n" for number in range(SHARD_CHUNKS + 100))
+    source.write_text(f"{short}>long\n{'ACG' * 400}\n")
+    found = predicted(project, tmp_path / "out", source, "--min-length", "200")
+    assert len(found) == SHARD_CHUNKS + 101 and found["chunks_scored"].tolist()[-1] == 3
 
 
 def test_what_the_classifier_was_not_trained_for_is_refused(project: Path, tmp_path: Path) -> None:

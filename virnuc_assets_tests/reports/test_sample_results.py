@@ -9,12 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from virnuc_assets.classifier.checkpoint import ClassifierDescription
 from virnuc_assets.encoders import registry as encoders
 from virnuc_assets.encoders.checkpoints import identity
-from virnuc_assets.reports.sample_results import RESULT_FILES, Input, Started, read_record_ids, write_results
+from virnuc_assets.reports.sample_results import (
+    RESULT_FILES,
+    Input,
+    Started,
+    read_record_ids,
+    repeated_ids,
+    write_results,
+    written_ids,
+)
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Layout
@@ -111,32 +121,41 @@ def test_run_json_says_what_was_run(tmp_path: Path) -> None:
     assert digest_of(run["versions"]) and {"torch", "python"} < run["versions"].keys()
 
 
-def test_multiqc_has_calls_and_probabilities_of_each_input(tmp_path: Path) -> None:
+def test_multiqc_has_the_calls_of_each_input(tmp_path: Path) -> None:
     found = json.loads((written(tmp_path) / "virnuc_mqc.json").read_text())
-    assert found["data"][0] == {
+    assert found["data"] == {
         "a.fa": {"virus": 1, "other": 1, "uncertain": 0, "not scored": 0},
         "b.fa": {"virus": 1, "other": 0, "uncertain": 0, "not scored": 1},
     }
-    of_chunks = found["data"][1]
-    assert {source: sum(counts.values()) for source, counts in of_chunks.items()} == {"a.fa": 3, "b.fa": 1}
-    assert of_chunks["b.fa"]["0.8 to 0.9"] == 1
-    assert [set(counts) == set(found["categories"][1]) for counts in of_chunks.values()] == [True, True]
+    assert found["categories"] == ["virus", "other", "uncertain", "not scored"]
+
+
+def test_a_name_that_an_id_of_several_inputs_gets_is_no_other_records() -> None:
+    sources, ids = ["a.fa", "b.fa", "b.fa", "c.fa"], ["x", "x", "y", "a.fa:x"]
+    ledger = pa.table({"source": sources, "record_id": ids, "chunks": [1, 1, 1, 1]})
+    repeated = repeated_ids(ledger)
+    names = written_ids(ledger["record_id"], ledger["source"], pc.is_in(ledger["record_id"], repeated))
+    assert names.to_pylist() == ["a.fa:x", "b.fa:x", "y", "c.fa:a.fa:x"]
 
 
 @pytest.mark.slow
 @pytest.mark.network
 def test_multiqc_itself_renders_it(tmp_path: Path) -> None:
     """Installed for the test, in an environment of its own: its requirements are many."""
-    out, place = written(tmp_path), tmp_path / "multiqc"
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    place = tmp_path / "multiqc"
+    folders = [written(tmp_path / "first"), written(tmp_path / "second")]
+    text = (folders[1] / "virnuc_mqc.json").read_text()
+    (folders[1] / "virnuc_mqc.json").write_text(text.replace("a.fa", "c.fa").replace("b.fa", "d.fa"))
     subprocess.run([sys.executable, "-m", "venv", place], check=True)
     subprocess.run([place / "bin/pip", "install", "-q", "multiqc"], check=True)
-    command = [place / "bin/multiqc", "--outdir", tmp_path / "page", out]
+    command = [place / "bin/multiqc", "--outdir", tmp_path / "page", *folders]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "virnuc_calls: Found 2 samples (PlotType.BAR)" in done.stderr + done.stdout
-    page = (tmp_path / "page/multiqc_report.html").read_text(encoding="utf-8")
-    assert "Chunks by probability of virus" in page and "virnuc_calls_plot" in page
-    tables = sorted((tmp_path / "page/multiqc_data").glob("multiqc_virnuc_calls_plot*.txt"))
-    assert [table.read_text().splitlines()[1].split("\t")[:3] for table in tables] == [
-        ["a.fa", "1", "1"],
-        ["a.fa", "0", "1"],
+    assert "virnuc_calls: Found 4 samples (PlotType.BAR)" in done.stderr + done.stdout
+    assert "virnuc_calls_plot" in (tmp_path / "page/multiqc_report.html").read_text(encoding="utf-8")
+    (table,) = (tmp_path / "page/multiqc_data").glob("multiqc_virnuc_calls_plot*.txt")
+    assert [line.split("\t")[:3] for line in table.read_text().splitlines()] == [
+        ["Sample", "virus", "other"],
+        *(["a.fa", "1", "1"], ["b.fa", "1", "0"], ["c.fa", "1", "1"], ["d.fa", "1", "0"]),
     ]

@@ -51,6 +51,7 @@ from virnuc_assets.storage.tables import (
 if TYPE_CHECKING:
     from virnuc_assets.classifier.sample_calls import SampleCalls
     from virnuc_assets.reports.sample_results import Input, Shards, Started
+from virnuc_assets.text import printable
 
 GROUP, REPORT = "sample_predictions", "report"
 PROVENANCE_FILE = "provenance.json"  # of a report: what it was made from
@@ -190,7 +191,7 @@ def _planned(workspace: Workspace, sample: str) -> "tuple[Input, pa.Table, Shard
 
     layout, plan = workspace.layout, read_plan(workspace.layout.plan("samples", sample))
     (source,) = plan.sources.values()
-    read = Input(Path(source.fasta).name, Path(source.fasta), source.sha256)
+    read = Input(printable(Path(source.fasta).name), Path(source.fasta), source.sha256)
     ledger = sample_ledger(layout, sample)
     record = np.cumsum(np.asarray(pc.equal(plan.table["first_chunk"], 0))) - 1
     shards = (
