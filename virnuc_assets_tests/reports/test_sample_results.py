@@ -151,8 +151,7 @@ def test_multiqc_itself_renders_it(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", place], check=True)
     subprocess.run([place / "bin/pip", "install", "-q", "multiqc"], check=True)
     command = [place / "bin/multiqc", "--outdir", tmp_path / "page", *folders]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "virnuc_calls: Found 4 samples (PlotType.BAR)" in done.stderr + done.stdout
+    subprocess.run(command, capture_output=True, check=True)
     assert "virnuc_calls_plot" in (tmp_path / "page/multiqc_report.html").read_text(encoding="utf-8")
     (table,) = (tmp_path / "page/multiqc_data").glob("multiqc_virnuc_calls_plot*.txt")
     assert [line.split("\t")[:3] for line in table.read_text().splitlines()] == [
