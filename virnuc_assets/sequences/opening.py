@@ -139,13 +139,13 @@ class SourceFile:
     """The text of one sequence file, with the digest of its bytes.
 
     Attributes:
-        path: the file.
+        name: of the file, for messages.
         state: of the file before it was read.
         position: which record is being read, for messages; kept by whoever reads.
     """
 
-    def __init__(self, path: Path, raw: _DigestingFile, content: io.BufferedReader[Any]) -> None:
-        self.path, self._raw, self._content = path, raw, content
+    def __init__(self, name: str, raw: _DigestingFile, content: io.BufferedReader[Any]) -> None:
+        self.name, self._raw, self._content = name, raw, content
         self.state = file_state(os.fstat(raw.fileno()))
         self.position = "before the first record"
 
@@ -183,7 +183,7 @@ class SourceFile:
         """Raise SourceChanged unless the bytes of the file are the planned ones; what is left is not unpacked."""
         if (found := self._digest_of_bytes()) != planned_sha256:
             raise SourceChanged(
-                f"{self.path}: the file is not the one that was planned: expected sha256 {planned_sha256[:16]}…, "
+                f"{self.name}: the file is not the one that was planned: expected sha256 {planned_sha256[:16]}…, "
                 f"found {found[:16]}…; it was replaced or is still being written. Materialize shard_plan again."
             )
 
@@ -193,50 +193,53 @@ class SourceFile:
             pass
         if file_state(os.fstat(self._raw.fileno())) != self.state:
             raise SourceChanged(
-                f"{self.path}: the file was written to while it was read. Materialize shard_plan again when it is "
+                f"{self.name}: the file was written to while it was read. Materialize shard_plan again when it is "
                 "complete."
             )
         return self._raw.sha256.hexdigest()
 
 
 @contextlib.contextmanager
-def open_source(path: Path) -> Iterator[SourceFile]:
-    """Open a sequence file; compression is recognised by content, not by name.
+def open_source(path: Path, shown: str = "") -> Iterator[SourceFile]:
+    """Open a sequence file, which messages call by its path, or as `shown`.
+
+    Compression is recognised by content, not by name.
 
     Raises:
         SequenceFileError: it is none, or its compressed stream is cut or corrupt (also while the caller reads it).
     """
+    shown = shown or str(path)
     if not is_file(path):
         kind = _NO_FILE.get(stat.S_IFMT(path.lstat().st_mode), "no file") if os.path.lexists(path) else None
         raise SequenceFileError(
-            f"{path}: expected a sequence file, found {kind}" if kind else f"{path}: no such sequence file"
+            f"{shown}: expected a sequence file, found {kind}" if kind else f"{shown}: no such sequence file"
         )
     try:
         opened = _DigestingFile(path)
     except OSError as error:
-        raise SequenceFileError(f"{path}: cannot be opened: {error.strerror}") from error
+        raise SequenceFileError(f"{shown}: cannot be opened: {error.strerror}") from error
     with opened as raw:
         content: io.BufferedReader[Any] = io.BufferedReader(raw, _BLOCK_BYTES)
         magic = content.peek(8)
         if not magic:
-            raise SequenceFileError(f"{path}: the file is empty; expected FASTA, FASTQ or GenBank records")
+            raise SequenceFileError(f"{shown}: the file is empty; expected FASTA, FASTQ or GenBank records")
         for prefix, (found, remedy) in _OTHER_FORMATS.items():
             if magic.startswith(prefix):
                 raise SequenceFileError(
-                    f"{path}: found {found}; expected plain text in UTF-8, or {', '.join(_COMPRESSIONS)}. {remedy}."
+                    f"{shown}: found {found}; expected plain text in UTF-8, or {', '.join(_COMPRESSIONS)}. {remedy}."
                 )
         name = next((name for name, (begins, _) in _COMPRESSIONS.items() if begins.match(magic)), "")
         if name:
             content = io.BufferedReader(_Decompressed(_COMPRESSIONS[name][1](content)), _BLOCK_BYTES)
-        source = SourceFile(path, raw, content)
+        source = SourceFile(shown, raw, content)
         try:
             yield source
         except _OtherBytes as error:
             raise SequenceFileError(
-                f"{path}: other bytes follow the {name} data; expected another {name} stream, or nothing. If all "
+                f"{shown}: other bytes follow the {name} data; expected another {name} stream, or nothing. If all "
                 f"records are there, repack it: {name} -dc FILE | {name} > NEW. Else fetch it again."
             ) from error.__cause__
         except _CutOrCorrupt as error:
             raise SequenceFileError(
-                f"{path}: the {name} stream is cut or corrupt, {source.position} ({error}); fetch the file again"
+                f"{shown}: the {name} stream is cut or corrupt, {source.position} ({error}); fetch the file again"
             ) from error.__cause__

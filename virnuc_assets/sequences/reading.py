@@ -57,14 +57,14 @@ def sequence_format(source: SourceFile) -> Format:
     found = _LINE_START_MEANS.get(head[:1], "neither") if head else "blank lines only"
     shown = head.split("\n", 1)[0][:60]
     raise SequenceFileError(
-        f"{source.path}: expected FASTA ('>'), FASTQ ('@') or GenBank ('LOCUS') records, found {found}: {shown!r}. "
+        f"{source.name}: expected FASTA ('>'), FASTQ ('@') or GenBank ('LOCUS') records, found {found}: {shown!r}. "
         "Save the records in one of these formats, without text before the first record."
     )
 
 
 def _fasta(source: SourceFile, bases: Bases) -> Iterator[Header | bytes]:
     """Headers and bases; a header is a line that begins with '>', which elsewhere is refused."""
-    path, record_id = str(source.path), ""
+    path, record_id = source.name, ""
     line, unread = 0, b"\n"  # a line end, before which a header may begin, or a header whose end is in the next block
     for block in source.blocks():
         is_complete = block.endswith(b"\n")
@@ -96,11 +96,11 @@ def _fastq(source: SourceFile, bases: Bases) -> Iterator[Header | bytes]:
     for number, line in lines:
         if not line.strip():
             continue
-        where = f"{source.path}: line {number}"
+        where = f"{source.name}: line {number}"
         if not line.startswith("@"):
             raise SequenceFileError(f"{where}: expected '@' and the id of the next FASTQ record, found {line[:60]!r}")
         record_id = header_id(line[1:], where)
-        where = f"{source.path}: record {record_id!r}"
+        where = f"{source.name}: record {record_id!r}"
         source.position = f"in record {record_id!r}"
         yield Header(record_id, line=line[1:].rstrip().encode())
         length_nt = qualities = 0
