@@ -83,24 +83,39 @@ class _Streams:
     def __init__(self, file: io.BufferedReader[Any], new: Callable[[], Any], magic: bytes) -> None:
         self._file, self._new, self._magic = file, new, magic
         self._stream = new()
+        self._error: Exception | None = None
 
     def readinto(self, buffer: memoryview) -> int:
-        while True:
+        """Fill the buffer, by several streams if they are short; what goes wrong is raised after what precedes it."""
+        filled = 0
+        try:
+            while not self._error and (content := self._content(len(buffer) - filled)):
+                buffer[filled : filled + len(content)] = content
+                filled += len(content)
+        except (EOFError, OSError, lzma.LZMAError, _OtherBytes) as error:
+            self._error = error
+        if self._error and not filled:
+            raise self._error
+        return filled
+
+    def _content(self, wanted: int) -> bytes:
+        """So many bytes at most; none at the end, or if none are wanted."""
+        while wanted:
             packed = b""
             if self._stream.eof:
                 packed = self._stream.unused_data.lstrip(b"\0")  # which may fill up a stream
                 while not packed and (block := self._file.read(_BLOCK_BYTES)):
                     packed = block.lstrip(b"\0")
                 if not packed:
-                    return 0
+                    break
                 if packed[: len(self._magic)] != self._magic[: len(packed)]:
                     raise _OtherBytes
                 self._stream = self._new()
             elif self._stream.needs_input and not (packed := self._file.read(_BLOCK_BYTES)):
                 raise EOFError("the file ends inside a stream")
-            if content := self._stream.decompress(packed, len(buffer)):
-                buffer[: len(content)] = content
-                return len(content)
+            if content := self._stream.decompress(packed, wanted):
+                return bytes(content)
+        return b""
 
 
 # How each compression begins, and what reads it; bgzip is gzip, Zstandard may begin with a frame that is skipped.

@@ -79,6 +79,16 @@ def test_every_compression_of_any_streams(tmp_path: Path, compression: str, part
 
 
 @pytest.mark.parametrize("compression", PACKED)
+def test_a_format_is_recognised_behind_a_short_stream(tmp_path: Path, compression: str) -> None:
+    """As where a release file's header was compressed by itself, or what follows it is broken."""
+    header, pack = b"GBVRL1.SEQ   Genetic Sequence Data Bank\n\n", PACKED[compression]
+    record = b"LOCUS       a   8 bp    DNA     linear   VRL 01-JAN-2026\nORIGIN\n        1 acgtacgt\n//\n"
+    assert read_bytes(tmp_path, pack(header) + pack(record)) == [("a", "ACGTACGT")]
+    with pytest.raises(SequenceFileError, match=f"other bytes follow the {compression} data"):
+        read_bytes(tmp_path, pack(header) + pack(record) + b"garbage")
+
+
+@pytest.mark.parametrize("compression", PACKED)
 def test_a_compressed_stream_that_is_not_whole_is_named_with_its_record(tmp_path: Path, compression: str) -> None:
     pack, other = PACKED[compression], b">other\nACGT\n"
     packed = pack(b">long\n" + bytes(random.Random(1).choices(b"ACGT", k=3_000_000)) + b"\n")
