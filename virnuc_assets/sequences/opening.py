@@ -168,9 +168,9 @@ class SourceFile:
         """The first visible characters, by which the format is recognised; asked for before the text is read."""
         return self._content.peek().decode("utf-8-sig", errors="replace").lstrip()[:_HEAD_CHARACTERS]
 
-    def lines(self) -> Iterator[str]:
+    def lines(self, errors: str = "backslashreplace") -> Iterator[str]:
         r"""Decoded lines; bytes that are not UTF-8 become `\xNN` escapes, so that every id can be written as UTF-8."""
-        self._text = io.TextIOWrapper(self._content, encoding="utf-8-sig", errors="backslashreplace", newline=None)
+        self._text = io.TextIOWrapper(self._content, encoding="utf-8-sig", errors=errors, newline=None)
         return self._text  # which would close the file, were it not kept
 
     def blocks(self) -> Iterator[bytes]:
