@@ -450,6 +450,8 @@ def load_settings(project: Path) -> Settings:
         SettingsError: the message names the file and each wrong key, with what is expected and what was found.
     """
     path = project.resolve() / SETTINGS_FILE
+    if project.is_file():
+        raise SettingsError(f"{project}: expected the folder of a project, found a file; name its folder")
     if not path.is_file():
         raise SettingsError(
             f"{project.resolve()}: no project here, {SETTINGS_FILE} is missing; run from a project's folder, name it "

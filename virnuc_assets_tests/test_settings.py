@@ -236,3 +236,6 @@ def test_what_is_no_toml_is_refused(tmp_path: Path, text: bytes) -> None:
 def test_a_folder_that_is_no_project_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=re.escape(f"{tmp_path}: no project here") + ".*--project.*virnuc init"):
         load_settings(tmp_path)
+    (path := tmp_path / "virnuc.toml").write_text("")
+    with pytest.raises(SettingsError, match=re.escape(f"{path}: expected the folder of a project, found a file")):
+        load_settings(path)

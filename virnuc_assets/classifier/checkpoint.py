@@ -176,7 +176,8 @@ def load_classifier(folder: Path) -> tuple[Mlp, ClassifierDescription]:
     """
     again = "train the classifier again"
     if absent := [name for name in (WEIGHTS_FILE, CLASSIFIER_FILE) if not (folder / name).is_file()]:
-        raise ClassifierMismatch(f"{folder}: no classifier: {' and '.join(absent)} not found; {again}")
+        remedy = again if len(absent) == 1 else "train one: `virnuc demo` makes all that is missing"
+        raise ClassifierMismatch(f"{folder}: no classifier: {' and '.join(absent)} not found; {remedy}")
     try:
         description = ClassifierDescription.model_validate_json((folder / CLASSIFIER_FILE).read_bytes())
     except ValidationError as error:

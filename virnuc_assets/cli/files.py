@@ -30,11 +30,12 @@ Input = Annotated[Path, typer.Argument(help="FASTA, FASTQ or GenBank file, plain
 
 def _finish(counts: dict[str, Any], sources: list[Path], to: Path, quiet: bool = False) -> None:
     """Print what was counted; then an error, if no record was scored."""
+    from virnuc_assets.cli.single_file import shown_as
     from virnuc_assets.sequences.ledger import require_scored
 
     if not quiet:
         print_pairs({**counts, "written to": to})
-    require_scored(counts, ", ".join("standard input" if each == Path("-") else str(each) for each in sources))
+    require_scored(counts, ", ".join(map(shown_as, sources)))
 
 
 @command
@@ -44,11 +45,12 @@ def frames(
     chunk_length: Annotated[int, typer.Option("--chunk-length", help="300 or 500 nt.")] = 500,
 ) -> None:
     """Cut records into chunks, translate six frames, keep the open ones."""
-    from virnuc_assets.cli.single_file import frame_file, require_chunk_length, spooled
+    from virnuc_assets.cli.single_file import frame_file, require_chunk_length, shown_as, spooled
 
     require_chunk_length(chunk_length)
     with tempfile.TemporaryDirectory(prefix="virnuc-") as scratch, progress("chunks") as report:
-        counts = frame_file(spooled(source, Path(scratch, "stdin")), to, chunk_length, report)
+        copy = spooled(source, Path(scratch, "stdin"))
+        counts = frame_file(copy, to, chunk_length, report, shown_as(source))
     _finish(counts, [source], to)
 
 

@@ -21,6 +21,7 @@ from virnuc_assets.cli.single_file import (
     Report,
     loaded_encoder,
     require_chunk_length,
+    shown_as,
     spooled,
     write_embeddings,
 )
@@ -168,7 +169,8 @@ def _planned(
     copy = work / ("stdin" if path == STDIN else f"pipe{len(list(work.glob('pipe*'))) + 1}")
     stack.callback(copy.unlink, missing_ok=True)
     file, shortest = spooled(path, copy), settings["min_length"]
-    plan = plan_source(file, "input", settings["chunk_length"], SHARD_CHUNKS, min_length_nt=shortest)
+    length, shown = settings["chunk_length"], shown_as(path)
+    plan = plan_source(file, "input", length, SHARD_CHUNKS, min_length_nt=shortest, shown=shown)
     return Input(source, file, plan.sources["input"].sha256), plan
 
 

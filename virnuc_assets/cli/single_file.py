@@ -49,6 +49,11 @@ def spooled(path: Path, copy: Path) -> Path:
     return copy
 
 
+def shown_as(path: Path) -> str:
+    """What messages call an input, of which a copy may be read."""
+    return "standard input" if path == STDIN else str(path)
+
+
 def require_chunk_length(chunk_length: int) -> None:
     """Raise unless VirNucPro knows this chunk length."""
     if chunk_length not in (allowed := SequenceSettings.model_fields["chunk_length"].annotation.__args__):  # type: ignore[union-attr]
@@ -58,13 +63,13 @@ def require_chunk_length(chunk_length: int) -> None:
 class Framed:
     """Frames of a file, window by window, and its ledger once all windows are through."""
 
-    def __init__(self, path: Path, chunk_length: int) -> None:
+    def __init__(self, path: Path, chunk_length: int, shown: str = "") -> None:
         """Read the file once, to plan its windows.
 
         Raises:
             SequenceFileError: it cannot be read.
         """
-        plan = plan_source(path, source_name(path), chunk_length, CHUNK_WINDOW)
+        plan = plan_source(path, source_name(path), chunk_length, CHUNK_WINDOW, shown=shown)
         # A third of what a plan takes in memory is in columns that are not read here.
         self._plan = replace(plan, table=plan.table.drop_columns(["digest", "source", "evidence_digest"]))
         self._ledger = MergedLedger(self._plan.table)
@@ -91,10 +96,10 @@ class Framed:
         return self._ledger.table()
 
 
-def frame_file(source: Path, to: Path, chunk_length: int, report: Report) -> dict[str, Any]:
-    """Write the frames table of a file; returns what was counted."""
+def frame_file(source: Path, to: Path, chunk_length: int, report: Report, shown: str = "") -> dict[str, Any]:
+    """Write the frames table of a file, which messages may call otherwise; returns what was counted."""
     require_output(to, [source])
-    framed = Framed(source, chunk_length)
+    framed = Framed(source, chunk_length, shown)
     framed.write(to, report)
     return ledger_totals(framed.ledger())
 

@@ -60,28 +60,28 @@ def read_genbank(source: SourceFile, bases: Bases = normal_bases) -> Iterator[He
         if line.startswith(_LOCUS):
             read += 1
             source.position = f"in GenBank record {read}"
-            where = f"{source.path}: GenBank record {read} (line {number})"
+            where = f"{source.name}: GenBank record {read} (line {number})"
             locus, symbols = _locus(line[len(_LOCUS) :].strip()[:_LONGEST_LOCUS], where), list[bytes]()
-            head, last = _head(lines, f"{source.path}: GenBank record {read} (from line {number})")
+            head, last = _head(lines, f"{source.name}: GenBank record {read} (from line {number})")
             has_sequence = head[-1].startswith(_ORIGIN)
             if locus.collide and has_sequence:
                 symbols, has_sequence = list(_sequence(lines, last, None, where, bases)), False
             if locus.collide:
                 locus = _separated(locus, sum(map(len, symbols)), where)
-            entry = _parsed(locus, head, f"{source.path}: GenBank record {read} (lines {number} to {last})")
+            entry = _parsed(locus, head, f"{source.name}: GenBank record {read} (lines {number} to {last})")
             yield entry
             yield from symbols
             if has_sequence:
-                named = f"{source.path}: record {entry.id!r}"
+                named = f"{source.name}: record {entry.id!r}"
                 yield from _sequence(lines, last, entry.length_nt, named, bases)
         elif read and line.strip():
             raise SequenceFileError(
-                f"{source.path}: line {number}, after GenBank record {read}: expected the next record's line "
+                f"{source.name}: line {number}, after GenBank record {read}: expected the next record's line "
                 f"{_LOCUS.strip()!r} with the name in column {_HEADER_COLUMNS + 1}, found {line.strip()[:40]!r}"
             )
     if not read:
         raise SequenceFileError(
-            f"{source.path}: expected GenBank records, which begin with LOCUS and a name, found none; fetch it again"
+            f"{source.name}: expected GenBank records, which begin with LOCUS and a name, found none; fetch it again"
         )
 
 

@@ -29,6 +29,9 @@ from virnuc_assets.storage.schemas import incoming_schema
 from virnuc_assets.storage.tables import TableMismatch, read_table, write_table
 from virnuc_assets.text import printable
 
+# Raised where more can be read than before: files that were refused are then planned again.
+_READABLE = 2  # FASTQ, bzip2, xz, Zstandard
+
 
 @dataclass(frozen=True)
 class IncomingFile:
@@ -36,7 +39,7 @@ class IncomingFile:
 
     Attributes:
         file: its name as it can be shown.
-        state: of the file, and of the settings that it was cut by, when this was found out.
+        state: of the file, and of the settings that it was cut by, when this was found out; as `logged_state`.
         status: planned into shards; refused; a name collision, refused because another file of the folder has its name
             as a sample; or a duplicate, which has no shards.
         sample: that it was planned as, or would have been, if its name is a sample's; of a duplicate the sample that
@@ -80,6 +83,11 @@ def _state(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_mode
 
 
+def logged_state(state: str, status: str) -> str:
+    """A file's state as the intake log has it: of one that was refused, with what could be read then."""
+    return digest_of([state, _READABLE]) if status == "refused" else state
+
+
 def read_intake_log(layout: Layout) -> dict[str, IncomingFile]:
     """The intake log by file; empty before the first file was planned.
 
@@ -117,7 +125,11 @@ def known_contents(layout: Layout, intake: Mapping[str, IncomingFile]) -> dict[s
 def waiting_files(layout: Layout, files: Mapping[str, Path], settings: SequenceSettings) -> dict[str, str]:
     """States of the files that the intake log does not know as they are, or whose name or records are free now."""
     states, intake = file_states(files, settings), read_intake_log(layout)
-    logged = {name: entry for name, entry in intake.items() if entry.state == states.get(name)}
+    logged = {
+        name: intake[name]
+        for name in states.keys() & intake.keys()
+        if intake[name].state == logged_state(states[name], intake[name].status)
+    }
     by_status = {
         status: {name for name, of in logged.items() if of.status == status}
         for status in ("duplicate", "name_collision")

@@ -83,24 +83,39 @@ class _Streams:
     def __init__(self, file: io.BufferedReader[Any], new: Callable[[], Any], magic: bytes) -> None:
         self._file, self._new, self._magic = file, new, magic
         self._stream = new()
+        self._error: Exception | None = None
 
     def readinto(self, buffer: memoryview) -> int:
-        while True:
+        """Fill the buffer, by several streams if they are short; what goes wrong is raised after what precedes it."""
+        filled = 0
+        try:
+            while not self._error and (content := self._content(len(buffer) - filled)):
+                buffer[filled : filled + len(content)] = content
+                filled += len(content)
+        except (EOFError, OSError, lzma.LZMAError, _OtherBytes) as error:
+            self._error = error
+        if self._error and not filled:
+            raise self._error
+        return filled
+
+    def _content(self, wanted: int) -> bytes:
+        """So many bytes at most; none at the end, or if none are wanted."""
+        while wanted:
             packed = b""
             if self._stream.eof:
                 packed = self._stream.unused_data.lstrip(b"\0")  # which may fill up a stream
                 while not packed and (block := self._file.read(_BLOCK_BYTES)):
                     packed = block.lstrip(b"\0")
                 if not packed:
-                    return 0
+                    break
                 if packed[: len(self._magic)] != self._magic[: len(packed)]:
                     raise _OtherBytes
                 self._stream = self._new()
             elif self._stream.needs_input and not (packed := self._file.read(_BLOCK_BYTES)):
                 raise EOFError("the file ends inside a stream")
-            if content := self._stream.decompress(packed, len(buffer)):
-                buffer[: len(content)] = content
-                return len(content)
+            if content := self._stream.decompress(packed, wanted):
+                return bytes(content)
+        return b""
 
 
 # How each compression begins, and what reads it; bgzip is gzip, Zstandard may begin with a frame that is skipped.
@@ -139,13 +154,13 @@ class SourceFile:
     """The text of one sequence file, with the digest of its bytes.
 
     Attributes:
-        path: the file.
+        name: of the file, for messages.
         state: of the file before it was read.
         position: which record is being read, for messages; kept by whoever reads.
     """
 
-    def __init__(self, path: Path, raw: _DigestingFile, content: io.BufferedReader[Any]) -> None:
-        self.path, self._raw, self._content = path, raw, content
+    def __init__(self, name: str, raw: _DigestingFile, content: io.BufferedReader[Any]) -> None:
+        self.name, self._raw, self._content = name, raw, content
         self.state = file_state(os.fstat(raw.fileno()))
         self.position = "before the first record"
 
@@ -153,9 +168,9 @@ class SourceFile:
         """The first visible characters, by which the format is recognised; asked for before the text is read."""
         return self._content.peek().decode("utf-8-sig", errors="replace").lstrip()[:_HEAD_CHARACTERS]
 
-    def lines(self) -> Iterator[str]:
+    def lines(self, errors: str = "backslashreplace") -> Iterator[str]:
         r"""Decoded lines; bytes that are not UTF-8 become `\xNN` escapes, so that every id can be written as UTF-8."""
-        self._text = io.TextIOWrapper(self._content, encoding="utf-8-sig", errors="backslashreplace", newline=None)
+        self._text = io.TextIOWrapper(self._content, encoding="utf-8-sig", errors=errors, newline=None)
         return self._text  # which would close the file, were it not kept
 
     def blocks(self) -> Iterator[bytes]:
@@ -183,7 +198,7 @@ class SourceFile:
         """Raise SourceChanged unless the bytes of the file are the planned ones; what is left is not unpacked."""
         if (found := self._digest_of_bytes()) != planned_sha256:
             raise SourceChanged(
-                f"{self.path}: the file is not the one that was planned: expected sha256 {planned_sha256[:16]}…, "
+                f"{self.name}: the file is not the one that was planned: expected sha256 {planned_sha256[:16]}…, "
                 f"found {found[:16]}…; it was replaced or is still being written. Materialize shard_plan again."
             )
 
@@ -193,50 +208,53 @@ class SourceFile:
             pass
         if file_state(os.fstat(self._raw.fileno())) != self.state:
             raise SourceChanged(
-                f"{self.path}: the file was written to while it was read. Materialize shard_plan again when it is "
+                f"{self.name}: the file was written to while it was read. Materialize shard_plan again when it is "
                 "complete."
             )
         return self._raw.sha256.hexdigest()
 
 
 @contextlib.contextmanager
-def open_source(path: Path) -> Iterator[SourceFile]:
-    """Open a sequence file; compression is recognised by content, not by name.
+def open_source(path: Path, shown: str = "") -> Iterator[SourceFile]:
+    """Open a sequence file, which messages call by its path, or as `shown`.
+
+    Compression is recognised by content, not by name.
 
     Raises:
         SequenceFileError: it is none, or its compressed stream is cut or corrupt (also while the caller reads it).
     """
+    shown = shown or str(path)
     if not is_file(path):
         kind = _NO_FILE.get(stat.S_IFMT(path.lstat().st_mode), "no file") if os.path.lexists(path) else None
         raise SequenceFileError(
-            f"{path}: expected a sequence file, found {kind}" if kind else f"{path}: no such sequence file"
+            f"{shown}: expected a sequence file, found {kind}" if kind else f"{shown}: no such sequence file"
         )
     try:
         opened = _DigestingFile(path)
     except OSError as error:
-        raise SequenceFileError(f"{path}: cannot be opened: {error.strerror}") from error
+        raise SequenceFileError(f"{shown}: cannot be opened: {error.strerror}") from error
     with opened as raw:
         content: io.BufferedReader[Any] = io.BufferedReader(raw, _BLOCK_BYTES)
         magic = content.peek(8)
         if not magic:
-            raise SequenceFileError(f"{path}: the file is empty; expected FASTA, FASTQ or GenBank records")
+            raise SequenceFileError(f"{shown}: the file is empty; expected FASTA, FASTQ or GenBank records")
         for prefix, (found, remedy) in _OTHER_FORMATS.items():
             if magic.startswith(prefix):
                 raise SequenceFileError(
-                    f"{path}: found {found}; expected plain text in UTF-8, or {', '.join(_COMPRESSIONS)}. {remedy}."
+                    f"{shown}: found {found}; expected plain text in UTF-8, or {', '.join(_COMPRESSIONS)}. {remedy}."
                 )
         name = next((name for name, (begins, _) in _COMPRESSIONS.items() if begins.match(magic)), "")
         if name:
             content = io.BufferedReader(_Decompressed(_COMPRESSIONS[name][1](content)), _BLOCK_BYTES)
-        source = SourceFile(path, raw, content)
+        source = SourceFile(shown, raw, content)
         try:
             yield source
         except _OtherBytes as error:
             raise SequenceFileError(
-                f"{path}: other bytes follow the {name} data; expected another {name} stream, or nothing. If all "
+                f"{shown}: other bytes follow the {name} data; expected another {name} stream, or nothing. If all "
                 f"records are there, repack it: {name} -dc FILE | {name} > NEW. Else fetch it again."
             ) from error.__cause__
         except _CutOrCorrupt as error:
             raise SequenceFileError(
-                f"{path}: the {name} stream is cut or corrupt, {source.position} ({error}); fetch the file again"
+                f"{shown}: the {name} stream is cut or corrupt, {source.position} ({error}); fetch the file again"
             ) from error.__cause__

@@ -226,28 +226,31 @@ def plan_source(
     before: ShardPlan | None = None,
     *,
     min_length_nt: int = 0,
+    shown: str = "",
 ) -> ShardPlan:
     """Count a file's chunks and cut them, across records, into shards; continues a plan of the same chunk length.
 
-    Records of fewer than `min_length_nt` are skipped.
+    Records of fewer than `min_length_nt` are skipped. Messages call the file by its path, or as `shown`.
 
     Raises:
         SequenceFileError: as `read_records`; nothing of a file is planned unless all of it can be read.
     """
-    records, sha256 = count_records(path, source, chunk_length, min_length_nt)
+    records, sha256 = count_records(path, source, chunk_length, min_length_nt, shown)
     old, given = (before.table, before.numbered.get(source, 0)) if before else (plan_schema().empty_table(), 0)
     table, numbered = pack(records, old, partial(shard_key, source), given, shard_chunks)
     planned = PlannedSource(str(path), sha256, {})
     return ShardPlan(table, {source: planned}, {source: numbered}, chunk_length)
 
 
-def count_records(path: Path, source: str, chunk_length: int, min_length_nt: int = 0) -> tuple[pa.Table, str]:
+def count_records(
+    path: Path, source: str, chunk_length: int, min_length_nt: int = 0, shown: str = ""
+) -> tuple[pa.Table, str]:
     """Every record of a file as one segment of no shard, and the digest of the file; errors as of `plan_source`."""
     kinds = [("planned", None), ("failed", _ELSEWHERE), ("failed", _LIKE_PROTEIN)]
     kinds.append(("skipped", f"shorter than the minimum of {min_length_nt} nt"))
-    ids, digests, hashes, lengths = _Texts(path), _Texts(path), array("q"), array("q")
+    ids, digests, hashes, lengths = _Texts(shown or str(path)), _Texts(shown or str(path)), array("q"), array("q")
     found = array("b")  # the kind of each record; all of these are buffers that grow, as there may be millions of them
-    with open_source(path) as opened:
+    with open_source(path, shown) as opened:
         for header, blocks in read_records(opened):
             bases = SequenceDigest(blocks)
             is_elsewhere = bool(header.length_nt) and not bases.length_nt
@@ -277,8 +280,8 @@ def count_records(path: Path, source: str, chunk_length: int, min_length_nt: int
 class _Texts:
     """Texts of a file in one buffer."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._text, self._ends = path, bytearray(), array("q", [0])
+    def __init__(self, shown: str) -> None:
+        self._shown, self._text, self._ends = shown, bytearray(), array("q", [0])
 
     def append(self, text: str) -> None:
         self._text += text.encode()
@@ -286,7 +289,7 @@ class _Texts:
 
     def array(self) -> pa.StringArray:
         if len(self._text) > np.iinfo(np.int32).max:
-            raise SequenceFileError(f"{self._path}: more than 2 GB of ids or digests of records; split the file")
+            raise SequenceFileError(f"{self._shown}: more than 2 GB of ids or digests of records; split the file")
         offsets = pa.py_buffer(np.array(self._ends, np.int32))
         return pa.StringArray.from_buffers(len(self._ends) - 1, offsets, pa.py_buffer(self._text))
 

@@ -1,4 +1,7 @@
-"""Reads FASTA, FASTQ and GenBank as a stream of headers and bases; a record may be larger than the memory."""
+"""Reads FASTA, FASTQ and GenBank as a stream of headers and bases.
+
+A record may be larger than the memory, but not a line of FASTQ or GenBank.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ _LINE_START_MEANS = {
 _GENBANK_BEGINS = re.compile(r"^LOCUS\s", re.MULTILINE)
 _SAM_BEGINS = re.compile(r"@(HD|SQ|RG|PG|CO)\t")
 _LONGEST_HEADER = 1 << 20
+_RAW = "surrogateescape"  # text that is encoded as the bytes that it was
 _WIDTH = 80  # of a line of FASTA
 
 
@@ -57,14 +61,14 @@ def sequence_format(source: SourceFile) -> Format:
     found = _LINE_START_MEANS.get(head[:1], "neither") if head else "blank lines only"
     shown = head.split("\n", 1)[0][:60]
     raise SequenceFileError(
-        f"{source.path}: expected FASTA ('>'), FASTQ ('@') or GenBank ('LOCUS') records, found {found}: {shown!r}. "
+        f"{source.name}: expected FASTA ('>'), FASTQ ('@') or GenBank ('LOCUS') records, found {found}: {shown!r}. "
         "Save the records in one of these formats, without text before the first record."
     )
 
 
 def _fasta(source: SourceFile, bases: Bases) -> Iterator[Header | bytes]:
     """Headers and bases; a header is a line that begins with '>', which elsewhere is refused."""
-    path, record_id = str(source.path), ""
+    path, record_id = source.name, ""
     line, unread = 0, b"\n"  # a line end, before which a header may begin, or a header whose end is in the next block
     for block in source.blocks():
         is_complete = block.endswith(b"\n")
@@ -78,11 +82,7 @@ def _fasta(source: SourceFile, bases: Bases) -> Iterator[Header | bytes]:
             if number:
                 line += 1
                 header, _, raw = part.partition(b"\n")
-                if len(header) > _LONGEST_HEADER:
-                    raise SequenceFileError(
-                        f"{path}: line {line}: a header of more than {_LONGEST_HEADER} bytes; is this FASTA?"
-                    )
-                record_id = header_id(header.decode("utf-8", errors="backslashreplace"), f"{path}: line {line}")
+                record_id = _id_of(header, f"{path}: line {line}", "FASTA")
                 source.position = f"in record {record_id!r}"
                 yield Header(record_id, line=header.rstrip())
             if symbols := bases(raw, f"{path}: record {record_id!r}", line + bool(number)):
@@ -90,26 +90,32 @@ def _fasta(source: SourceFile, bases: Bases) -> Iterator[Header | bytes]:
             line += part.count(b"\n")
 
 
+def _id_of(header: bytes, where: str, kind: Format) -> str:
+    if len(header) > _LONGEST_HEADER:
+        raise SequenceFileError(f"{where}: a header of more than {_LONGEST_HEADER} bytes; is this {kind}?")
+    return header_id(header.decode("utf-8", errors="backslashreplace"), where)
+
+
 def _fastq(source: SourceFile, bases: Bases) -> Iterator[Header | bytes]:
     """Headers and bases; sequence and qualities may have several lines, and qualities begin with any character."""
-    lines, number = enumerate(source.lines(), start=1), 0
+    lines, number = enumerate(source.lines(_RAW), start=1), 0
     for number, line in lines:
         if not line.strip():
             continue
-        where = f"{source.path}: line {number}"
+        where, header = f"{source.name}: line {number}", line[1:].encode(errors=_RAW)
         if not line.startswith("@"):
-            raise SequenceFileError(f"{where}: expected '@' and the id of the next FASTQ record, found {line[:60]!r}")
-        record_id = header_id(line[1:], where)
-        where = f"{source.path}: record {record_id!r}"
+            raise SequenceFileError(f"{where}: expected '@' and the id of the next FASTQ record, found {_shown(line)}")
+        record_id = _id_of(header, where, "FASTQ")
+        where = f"{source.name}: record {record_id!r}"
         source.position = f"in record {record_id!r}"
-        yield Header(record_id, line=line[1:].rstrip().encode())
+        yield Header(record_id, line=header.rstrip())
         length_nt = qualities = 0
         for number, line in lines:  # noqa: B020, PLW2901
             if line.startswith("+"):
                 break
             if line.startswith("@"):
-                raise SequenceFileError(f"{where}, line {number}: expected '+' and qualities, found {line[:60]!r}")
-            symbols = bases(line.encode(), where, number)
+                raise SequenceFileError(f"{where}, line {number}: expected '+' and qualities, found {_shown(line)}")
+            symbols = bases(line.encode(errors=_RAW), where, number)
             length_nt += len(symbols)
             yield symbols
         else:
@@ -124,6 +130,10 @@ def _fastq(source: SourceFile, bases: Bases) -> Iterator[Header | bytes]:
                 f"{where}: expected as many qualities as bases, {length_nt}, found {qualities} up to line {number}; "
                 "the file is cut or was altered. Fetch it again."
             )
+
+
+def _shown(line: str) -> str:
+    return repr(line.encode(errors=_RAW).decode(errors="backslashreplace").rstrip()[:60])
 
 
 def copy_records(path: Path, sha256: str, wanted: np.ndarray, to: IO[bytes]) -> None:

@@ -20,14 +20,19 @@ def make_project(folder: Path, bundled: bool) -> None:
     """Make a project in a folder, which is made if absent; with the bundled genomes and sample, or without sequence.
 
     Raises:
-        OutputRefused: something of a project is there, or the folder cannot be written; nothing was written.
+        OutputRefused: something of a project is there, or the folder cannot be written. As after any other error,
+            nothing was written, so that the call can be repeated.
     """
     data = folder / "data"
     if fault := unwritable(folder):
         raise OutputRefused(fault)
     if found := [path.name for path in (folder / SETTINGS_FILE, folder / WORKSPACE_FILE, data) if path.exists()]:
         raise OutputRefused(f"{folder.resolve()}: {', '.join(found)} there already; name a folder for a new project")
-    with atomic_folder(data) as temporary:
+    with (  # the last one gets its name first; settings last: with them it is a project
+        atomic_write(folder / SETTINGS_FILE) as settings,
+        atomic_write(folder / WORKSPACE_FILE) as workspace,
+        atomic_folder(data) as temporary,
+    ):
         for name in ("genomes", "samples"):
             if bundled:
                 shutil.copytree(_TEMPLATE / name, temporary / name)
@@ -36,6 +41,5 @@ def make_project(folder: Path, bundled: bool) -> None:
         if not bundled:
             write_manifest(temporary / "genomes", [])
         (temporary / "incoming").mkdir()
-    for name in (WORKSPACE_FILE, SETTINGS_FILE):  # settings last: with them it is a project
-        with atomic_write(folder / name) as file:
-            shutil.copyfile(_TEMPLATE / name, file)
+        shutil.copyfile(_TEMPLATE / WORKSPACE_FILE, workspace)
+        shutil.copyfile(_TEMPLATE / SETTINGS_FILE, settings)

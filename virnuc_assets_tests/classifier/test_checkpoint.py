@@ -100,14 +100,14 @@ def test_weights_of_another_training_are_refused(tmp_path: Path) -> None:
 
 
 def test_absent_or_damaged_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ClassifierMismatch, match=r"classifier.safetensors and classifier.json not found"):
+    with pytest.raises(ClassifierMismatch, match=r"classifier.json not found; train one: `virnuc demo`"):
         load_classifier(tmp_path)
     save_classifier(tmp_path, model(), description())
     (tmp_path / "classifier.json").write_text('{"variant": "fastesm2"')
     with pytest.raises(ClassifierMismatch, match=r"not a classifier's description"):
         load_classifier(tmp_path)
     (tmp_path / "classifier.json").unlink()
-    with pytest.raises(ClassifierMismatch, match=r": classifier.json not found"):
+    with pytest.raises(ClassifierMismatch, match=r": classifier.json not found; train the classifier again"):
         load_classifier(tmp_path)
 
 

@@ -83,6 +83,8 @@ def test_frames_reads_pipes(sample: Path, tmp_path: Path) -> None:
     assert read_table(out) == read_table(expected)
     done = console("frames", "-", "--out", out, cwd=tmp_path, stdin=">short\nAC\n")
     assert (done.returncode, "error: standard input: none of 1 records" in done.stderr) == (1, True)
+    done = console("frames", "-", "--out", out, cwd=tmp_path, stdin=">a\nMEL\n")
+    assert (done.returncode, "error: standard input: record 'a', line 2: expected IUPAC" in done.stderr) == (1, True)
 
 
 def test_frames_of_a_sample_are_those_of_the_graph(finished: Finished, tmp_path: Path) -> None:

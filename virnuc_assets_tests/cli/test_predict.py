@@ -131,6 +131,14 @@ def test_standard_input_and_pipes_are_inputs_like_files(project: Path, tmp_path:
     assert "13 record ids are in more than one input, e.g. s1.0" in done.stderr
 
 
+def test_errors_name_a_pipe_as_it_was_given_and_not_its_copy(project: Path, tmp_path: Path) -> None:
+    command = '"$0" predict <(echo "LOCUS x") --out out --project "$1"'
+    done = subprocess.run(["bash", "-c", command, SCRIPT, project], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.startswith("error: /dev/fd/")) == (1, True), done.stderr
+    done = console("predict", "-", "--out", "out", "--project", project, cwd=tmp_path, stdin="")
+    assert (done.returncode, done.stderr.startswith("error: standard input: the file is empty")) == (1, True)
+
+
 def test_an_id_in_two_inputs_has_its_source_where_there_is_no_column_for_it(project: Path, tmp_path: Path) -> None:
     for name, seed in (("a b.fa", 1), ("c.fa", 1), ("d.fa", 2)):
         (tmp_path / name).write_text(fasta(contigs(seed)))

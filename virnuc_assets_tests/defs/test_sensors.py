@@ -17,6 +17,7 @@ import pytest
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import SAMPLES
+from virnuc_assets.sequences import incoming
 from virnuc_assets.settings import Settings
 from virnuc_assets_tests.assets.project import failures, quiet
 
@@ -114,6 +115,17 @@ def test_a_broken_file_fails_once_and_holds_up_no_other(folder: Folder, an_hour_
     folder.write(broken=">a\nACGTAA\n")
     assert folder.settle() == []
     assert folder.samples() == ["broken", "whole"]
+
+
+def test_a_refused_file_is_planned_again_where_more_can_be_read(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write(broken=">a\nMKVLEEFIPQLL\n", whole=">b\nACGT\n")
+    assert len(folder.settle()) == 1
+    monkeypatch.setattr(incoming, "_READABLE", incoming._READABLE + 1)
+    assert [folder.poll(), folder.poll()] == [[], ["broken.fasta"]]
+    assert len(folder.plan("broken.fasta")) == 1
+    assert folder.settle() == []
 
 
 def test_a_file_that_was_replaced_by_a_broken_one_is_no_sample_any_more(folder: Folder) -> None:

@@ -157,7 +157,7 @@ def test_a_file_that_grows_while_it_is_planned_is_refused(tmp_path: Path, monkey
 
     def growing(source: SourceFile) -> Iterator[tuple[Header, Iterator[bytes]]]:
         yield from read_records(source)
-        append(source.path)
+        append(Path(source.name))
 
     monkeypatch.setattr(planning, "read_records", growing)
     with pytest.raises(SourceChanged, match="was written to while it was read"):

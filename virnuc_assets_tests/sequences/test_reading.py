@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import hashlib
 import io
 import lzma
 import os
@@ -10,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from Bio import bgzf
@@ -22,7 +24,7 @@ from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.opening import SequenceFileError, open_source
 from virnuc_assets.sequences.plan_table import plan_sample
 from virnuc_assets.sequences.planning import plan_source
-from virnuc_assets.sequences.reading import read_records
+from virnuc_assets.sequences.reading import copy_records, read_records
 from virnuc_assets.settings import SequenceSettings
 
 from .genbank_files import entry
@@ -76,6 +78,16 @@ def test_every_compression_of_any_streams(tmp_path: Path, compression: str, part
     assert read_bytes(tmp_path, padding.join(packed) + padding) == AS_READ
     if compression == "zstd":
         assert read_bytes(tmp_path, padding + b"".join(packed)) == AS_READ
+
+
+@pytest.mark.parametrize("compression", PACKED)
+def test_a_format_is_recognised_behind_a_short_stream(tmp_path: Path, compression: str) -> None:
+    """As where a release file's header was compressed by itself, or what follows it is broken."""
+    header, pack = b"GBVRL1.SEQ   Genetic Sequence Data Bank\n\n", PACKED[compression]
+    record = b"LOCUS       a   8 bp    DNA     linear   VRL 01-JAN-2026\nORIGIN\n        1 acgtacgt\n//\n"
+    assert read_bytes(tmp_path, pack(header) + pack(record)) == [("a", "ACGTACGT")]
+    with pytest.raises(SequenceFileError, match=f"other bytes follow the {compression} data"):
+        read_bytes(tmp_path, pack(header) + pack(record) + b"garbage")
 
 
 @pytest.mark.parametrize("compression", PACKED)
@@ -189,6 +201,14 @@ def test_ids_are_valid_text_and_otherwise_as_they_are(tmp_path: Path) -> None:
     assert found == ["../../etc/passwd;", "=cmd|calc!A1", "vírus_α_Ω", r"a\x1bb", r"virus_\xe9t\xe9", "a", "a"]
 
 
+@pytest.mark.parametrize("text", [b">v\xe9 \xff one\nACGT\n", b"@v\xe9 \xff one\nACGT\n+\n\xe9III\n"])
+def test_a_header_that_is_not_utf8_is_copied_as_it_is(tmp_path: Path, text: bytes) -> None:
+    (path := tmp_path / "records").write_bytes(text)
+    assert read_bytes(tmp_path, text) == [(r"v\xe9", "ACGT")]
+    copy_records(path, hashlib.sha256(text).hexdigest(), np.array([True]), copy := io.BytesIO())
+    assert copy.getvalue() == b">v\xe9 \xff one\nACGT\n"
+
+
 def test_a_record_longer_than_any_buffer(tmp_path: Path) -> None:
     bases = "ACGTTGCA" * 400_000
     wrapped = "\n".join(bases[start : start + 70] for start in range(0, len(bases), 70))
@@ -233,10 +253,11 @@ REFUSALS = {
     "FASTQ without qualities": (FASTQ[:-5], ["'second'", "as bases, 3, found 0 up to line 7"]),
     "FASTQ cut inside its qualities": (FASTQ[:-2], ["'second'", "as many qualities as bases, 3, found 2 up to line 8"]),
     "FASTQ cut before '+'": (FASTQ[: FASTQ.index(b"+second")], ["'second'", "ends at line 6", "'+'"]),
-    "FASTQ without '+'": (FASTQ.replace(b"+\n@@I>I+II\n", b""), ["'first'", "line 3", "expected '+'", "'@second"]),
+    "FASTQ without '+'": (FASTQ.replace(b"+\n@@I>I+II\n", b""), ["'first'", "line 3", "expected '+'", "'@second'"]),
     "FASTQ of fewer qualities": (FASTQ.replace(b"@@I>I+II", b"III"), ["'first'", "as bases, 8, found 10", "line 5"]),
     "FASTQ of more qualities": (FASTQ.replace(b"@@I>", b"IIIII"), ["'first'", "as bases, 8, found 9", "line 4"]),
-    "FASTQ and other text": (FASTQ + b"end\n", ["line 9", "expected '@'", "'end"]),
+    "FASTQ and other text": (FASTQ + b"end\n", ["line 9", "expected '@'", "'end'"]),
+    "FASTQ of an endless header": (b"@a " + b"x" * (3 << 20), ["line 1", "header of more than", "is this FASTQ?"]),
     "FASTQ without an id": (b"@\nACG\n+\nIII\n", ["line 1", "without an id"]),
     "FASTQ of proteins": (b"@p\nMEL\n+\nIII\n", ["'p'", "line 2"]),
     "sequence alone": (b"ACGTACGT\n", ["'ACGTACGT'"]),

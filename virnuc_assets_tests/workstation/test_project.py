@@ -15,6 +15,7 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.sequences.catalogue import CatalogueError
 from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.storage.tables import read_rows
+from virnuc_assets.workstation import project
 from virnuc_assets_tests.cli.commands import message, virnuc
 
 CHECKOUT = Path(__file__).parents[2]
@@ -72,6 +73,21 @@ def test_a_folder_with_other_files_becomes_a_project_once(tmp_path: Path) -> Non
     assert {"notes.txt", *FILES} < set(before)
     assert "virnuc.toml, workspace.yaml, data there already" in message(virnuc("init", tmp_path, "--genomes"))
     assert files_in(tmp_path) == before
+
+
+@pytest.mark.parametrize("absent", ["virnuc.toml", "workspace.yaml", "samples"])
+def test_what_fails_midway_leaves_nothing_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str
+) -> None:
+    folder, template = tmp_path / "project", tmp_path / "template"
+    shutil.copytree(project._TEMPLATE, template)
+    (template / absent).rename(tmp_path / "away")
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=absent):
+        patched.setattr(project, "_TEMPLATE", template)
+        project.make_project(folder, bundled=True)
+    assert list(folder.iterdir()) == []
+    project.make_project(folder, bundled=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["data", *FILES]
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from virnuc_assets.sequences.incoming import (
     IncomingFile,
     file_states,
     known_contents,
+    logged_state,
     read_intake_log,
     visible_files,
     write_intake_log,
@@ -155,4 +156,4 @@ class _Planned:
         self, file: str, state: str, status: Literal["refused", "name_collision"], name: str | None, error: VirnucError
     ) -> None:
         self.failures[file] = error
-        self.entries.append(IncomingFile(file, state, status, name, None, str(error)))
+        self.entries.append(IncomingFile(file, logged_state(state, status), status, name, None, str(error)))
