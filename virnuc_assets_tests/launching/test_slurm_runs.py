@@ -95,7 +95,7 @@ def test_five_ways_to_launch_ask_for_a_gpu_and_share_it(
 
     log = Path(jobs["ui"]["StdOut"])
     assert f"PathMetadataValue(fspath='{log}')" in events_of(servers, runs["ui"])
-    assert "Finished execution of step" in log.read_text()
+    assert "Finished execution of run" in log.read_text()
 
 
 def span(job: Mapping[str, str]) -> tuple[dt.datetime, dt.datetime] | tuple[()]:
