@@ -270,7 +270,7 @@ def test_predict_without_a_trained_classifier_says_what_to_do(untrained: Project
     out = tmp_path / "out"
     text = message(virnuc("predict", sample, "--out", out, "--project", untrained.root))
     assert "no classifier" in text
-    assert "train the classifier" in text
+    assert "train one: `virnuc demo`" in text
     assert not out.exists()
 
 
