@@ -107,7 +107,7 @@ def read_table(
 ) -> pa.Table:
     """Read a table after `require_table`: the columns named in that order, or all."""
     require_table(path, schema, require)
-    with open_table(path) as (parquet, _):
+    with damage_named(path), readable(path) as source, pq.ParquetFile(source, **_CHECKED) as parquet:
         found = parquet.read(columns=columns)
     return (found if columns is None else found.select(columns)).replace_schema_metadata(None)
 
