@@ -33,7 +33,7 @@ def chunk_calls(predictions: pa.Table) -> pa.Table:
 
 
 def _aggregated(table: pa.Table, keys: Sequence[str], what: Sequence[tuple[str, str]]) -> pa.Table:
-    """Aggregates by group, in order of first appearance, which Arrow keeps for some 250 groups only."""
+    """Aggregates by group, in order of first appearance, which Arrow does not keep."""
     numbered = table.append_column("row", pa.array(np.arange(table.num_rows)))
     return numbered.group_by(keys).aggregate([*what, ("row", "min")]).sort_by("row_min").drop_columns("row_min")
 

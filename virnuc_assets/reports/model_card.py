@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from virnuc_assets.classifier.metrics import LEVELS, Performance
 from virnuc_assets.migration.decision import MINIATURE_WARNING
-from virnuc_assets.migration.evidence import MINIATURE_SUFFIX
 from virnuc_assets.reports.decision_report import METRICS
 from virnuc_assets.reports.pages import score
 from virnuc_assets.split.assignment import SPLITS
@@ -104,9 +103,8 @@ class ModelCard:
         known = {(record["label"], record["group"] or "") for record in self.split if record["rows"]}
         untested = [f"{label} {group}" for label, group in sorted(known - tested)]
         named = ", ".join(untested[:_NAMED]) + (f" and {len(untested) - _NAMED} more" if len(untested) > _NAMED else "")
-        miniature = any(facts["encoder"].endswith(MINIATURE_SUFFIX) for facts in one.encoders.values())
         return [
-            *([f"Miniature encoders: {MINIATURE_WARNING}."] if miniature else []),
+            *([f"Miniature encoders: {MINIATURE_WARNING}."] if one.miniature else []),
             f"For chunks of {one.chunk_length} nt only; other lengths are refused.",
             f"One training, with seed {one.seed}: variation between trainings is not measured.",
             f"Groups without test rows: {markdown_cell(named) or 'none'}. Viruses and hosts of other groups than "

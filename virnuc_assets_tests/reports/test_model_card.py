@@ -21,7 +21,7 @@ def card(suffix: str = "") -> ModelCard:
     hub = {"checkpoint": "hub", "revision": "0123abcd"}
     encoders = {
         "dna": fingerprint("dnabert_s", suffix, **hub),
-        "protein": fingerprint("fastesm2", suffix, checkpoint="folder"),
+        "protein": fingerprint("fastesm2", suffix, checkpoint="miniature" if suffix else "folder"),
     }
     facts = {**description("fastesm2", encoders=encoders), "variant": "fastesm2"}
     described = ClassifierDescription.model_validate(facts)
