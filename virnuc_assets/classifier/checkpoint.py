@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 from safetensors.torch import load as load_tensors
@@ -58,6 +59,35 @@ class Mlp(nn.Module):  # type: ignore[misc]
         return logits
 
 
+class LinearModel(nn.Module):  # type: ignore[misc]
+    """One linear layer; its two logits are (other, virus), and their difference is the log-odds of virus."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.output_layer = nn.Linear(dim, 2)
+
+    @classmethod
+    def of(cls, weights: np.ndarray, intercept: float) -> LinearModel:
+        """The model whose log-odds are features · weights + intercept; weights (dim,) float64."""
+        model, halves = cls(len(weights)), np.array([-0.5, 0.5])
+        model.output_layer.weight.data = torch.tensor(np.outer(halves, weights), dtype=torch.float32)
+        model.output_layer.bias.data = torch.tensor(halves * intercept, dtype=torch.float32)
+        return model.eval()
+
+    @property
+    def dim(self) -> int:
+        """Width of the feature vectors it reads."""
+        return int(self.output_layer.in_features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits of a batch: (b, dim) float32 → (b, 2)."""
+        logits: Tensor = self.output_layer(features)  # (b, 2)
+        return logits
+
+
+Model = Mlp | LinearModel
+
+
 class Origin(BaseModel):
     """Where a classifier comes from that was trained elsewhere; what it was trained on is not known."""
 
@@ -87,6 +117,7 @@ class ClassifierDescription(BaseModel):
     split_digest: str | None = None
     data_digest: str | None = None  # of the rows trained and validated on
     best_epoch: PositiveInt | None = None  # 1-based
+    penalty: PositiveFloat | None = None  # inverse strength, of the k-mer baseline's logistic regression
     temperature: PositiveFloat | None = None  # for `calibrated` scores; no call follows from it
     origin: Origin | None = None
     score_columns: tuple[Literal["other"], Literal["virus"]] = ("other", "virus")
@@ -143,7 +174,7 @@ def shown_pair(encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int
 
 def save_classifier(
     folder: Path,
-    model: Mlp,
+    model: Model,
     description: ClassifierDescription,
     register: Callable[[ClassifierDescription], object] = lambda _: None,
 ) -> ClassifierDescription:
@@ -168,7 +199,7 @@ def save_classifier(
     return described
 
 
-def load_classifier(folder: Path) -> tuple[Mlp, ClassifierDescription]:
+def load_classifier(folder: Path) -> tuple[Model, ClassifierDescription]:
     """The model, in eval mode on the CPU, and its description.
 
     Raises:
@@ -191,7 +222,9 @@ def load_classifier(folder: Path) -> tuple[Mlp, ClassifierDescription]:
             f"found {found}: damaged, or of another training; {again}"
         )
     tensors = load_tensors(weights)
-    dropout = description.training.dropout if description.training else 0.0  # never at work in eval mode
-    model = Mlp(description.merged_dim, len(tensors["hidden_layer.weight"]), dropout)
+    model: Model = LinearModel(description.merged_dim)
+    if "hidden_layer.weight" in tensors:
+        dropout = description.training.dropout if description.training else 0.0  # never at work in eval mode
+        model = Mlp(description.merged_dim, len(tensors["hidden_layer.weight"]), dropout)
     model.load_state_dict(tensors)
     return model.eval(), description

@@ -31,6 +31,8 @@ from virnuc_assets.storage.tables import read_table, read_windows
 
 # Rows whose vectors are read at once: some megabytes.
 WINDOW_ROWS = 1024
+# Of a draw without balance: so many rows of composition are 250 MB in memory, and more change a linear model little.
+MAX_ROWS = 100_000
 
 
 class SamplingError(VirnucError):
@@ -83,8 +85,12 @@ def rows_of_split(
                 yield rows
 
 
-def draw(features: Iterable[Path], schema: pa.Schema, records: Iterable[str], seed: int) -> Drawn:
+def draw(
+    features: Iterable[Path], schema: pa.Schema, records: Iterable[str], seed: int, balanced: bool = True
+) -> Drawn:
     """As many host as viral rows of some records, host groups as equal as they allow; vectors are not read.
+
+    Without balance all rows, or a seeded draw of `MAX_ROWS`.
 
     The order of the rows decides, not how they are spread over tables.
 
@@ -96,7 +102,10 @@ def draw(features: Iterable[Path], schema: pa.Schema, records: Iterable[str], se
     tables = {path: read_table(path, schema, columns=names).to_pandas() for path in features}
     rows = pd.concat(tables, names=["table", "position"])
     rows = rows[rows["record_id"].isin(list(records))].astype({"label": str, "group": str})
-    chosen = rows.iloc[balanced_rows(rows["label"].to_numpy(str), rows["group"].to_numpy(str), seed)]
+    if balanced:
+        chosen = rows.iloc[balanced_rows(rows["label"].to_numpy(str), rows["group"].to_numpy(str), seed)]
+    else:
+        chosen = rows if len(rows) <= MAX_ROWS else rows.sample(MAX_ROWS, random_state=seed).sort_index()
     positions = {
         path: found.index.get_level_values("position").to_numpy() for path, found in chosen.groupby("table", sort=False)
     }

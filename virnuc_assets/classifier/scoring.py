@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from virnuc_assets.classifier.calls import frame_calls
-from virnuc_assets.classifier.checkpoint import ClassifierDescription, ClassifierMismatch, Mlp, load_classifier
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, ClassifierMismatch, Model, load_classifier
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import features_schema, predictions_schema, vector_dim
@@ -22,7 +22,7 @@ class ScoringError(VirnucError):
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
-def score(model: Mlp, features: np.ndarray, batch_rows: int = 4096) -> np.ndarray:
+def score(model: Model, features: np.ndarray, batch_rows: int = 4096) -> np.ndarray:
     """Softmax over (other, virus), (n, 2) float32, of features (n, d) float32, which may be memory-mapped.
 
     The model is put into eval mode; `batch_rows` changes no score by more than rounding.
@@ -31,7 +31,7 @@ def score(model: Mlp, features: np.ndarray, batch_rows: int = 4096) -> np.ndarra
         ScoringError: a score is not finite.
     """
     model.eval()
-    device = model.hidden_layer.weight.device
+    device = model.output_layer.weight.device
     scores = np.empty((len(features), 2), dtype=np.float32)
     for start in range(0, len(features), batch_rows):
         logits = model(torch.tensor(features[start : start + batch_rows], device=device))  # (b, 2)
@@ -45,7 +45,7 @@ def score(model: Mlp, features: np.ndarray, batch_rows: int = 4096) -> np.ndarra
 class ServingClassifier:
     """A classifier that was found to fit the encoders and the chunk length in use."""
 
-    model: Mlp
+    model: Model
     description: ClassifierDescription
 
     @classmethod

@@ -16,22 +16,25 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
 from virnuc_assets.classifier.calibration import fit_temperature
-from virnuc_assets.classifier.checkpoint import ClassifierDescription, ClassifierMismatch, Mlp, load_classifier
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, ClassifierMismatch, Mlp, Model, load_classifier
 from virnuc_assets.classifier.datasets import (
     WINDOW_ROWS,
     Drawn,
     LabelledRows,
+    balanced_rows,
     draw,
     records_of_split,
     rows_at,
     rows_of_split,
     store_rows,
 )
+from virnuc_assets.classifier.linear import CompositionRows, fit_linear
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.encoders.registry import Alphabet, Variant
 from virnuc_assets.errors import VirnucError
@@ -60,10 +63,12 @@ class TrainingError(VirnucError):
 class TrainedClassifier:
     """The model of the epoch with the lowest validation loss, in eval mode on the CPU, and how it was found."""
 
-    model: Mlp
-    best_epoch: int  # 1-based
+    model: Model
+    best_epoch: int | None  # 1-based; None of a linear model
     history: list[dict[str, float]]  # of each epoch train_loss, validation_loss, validation_accuracy, learning_rate
     temperature: float  # at which the model's scores of the validation rows are likeliest
+    penalty: float | None = None  # of a linear model
+    out_of_fold: pa.Table | None = None  # of a linear model, as of `LinearFit.out_of_fold`
 
 
 def data_digest(features: Mapping[str, Path], split: Path, training: TrainingSettings, sides: Sides = BOTH) -> str:
@@ -101,13 +106,36 @@ class Fit:
 
         The rows are copied into the scratch folder.
         """
+        if self.variant.is_kmer:
+            return self._train_linear(on_epoch)
         rows = []
         for split, drawn in self.drawn.items():
             features = store_rows(scratch / f"{split}.rows", drawn.positions, self._schema, self.columns)
             rows.append(LabelledRows(features, drawn.labels))
         return train(rows[0], rows[1], self.training, on_epoch, device)
 
-    def scored(self, model: Mlp, split: Split) -> pa.Table:
+    def _train_linear(self, on_step: OnEpoch | None) -> TrainedClassifier:
+        """A linear model of all rows of training and validation; parts of both decide its penalty in turn."""
+        table, names = read_table(self.split, split_schema()), ["record_id", "label", "group"]
+        cluster_of = dict(zip(table["record_id"].to_pylist(), table["cluster"].to_pylist(), strict=True))
+        vectors, known = list[np.ndarray](), list[pa.Table]()
+        for drawn in self.drawn.values():
+            for path, positions in drawn.positions.items():
+                vectors += rows_at(path, positions, self._schema)
+                known.append(read_table(path, self._schema, columns=names).take(pa.array(positions)))
+        facts = pa.concat_tables(known)
+        records = facts["record_id"].to_numpy().astype(str)
+        order = np.argsort(records, kind="stable")  # a record may be in several shards
+        labels = np.asarray(pc.equal(facts["label"], "viral")).astype(np.int64)
+        clusters = np.array([cluster_of[record] for record in records.tolist()])
+        rows = CompositionRows(np.concatenate(vectors)[order], labels[order], records[order], clusters[order])
+        fit = fit_linear(rows, self.training.seed, on_step)
+        groups = facts["group"].to_numpy().astype(str)[order]
+        balanced = balanced_rows(np.where(rows.labels == 1, "viral", "host"), groups, self.training.seed)
+        temperature = fit_temperature(fit.log_odds[balanced], rows.labels[balanced])
+        return TrainedClassifier(fit.model, None, fit.history, temperature, fit.strength, fit.out_of_fold(rows))
+
+    def scored(self, model: Model, split: Split) -> pa.Table:
         """All rows of a split in the features' order: their columns but the vector, score_other and score_virus."""
         parts = []
         for rows in rows_of_split(self.features.values(), self._schema, read_table(self.split), split):
@@ -128,6 +156,7 @@ class Fit:
             split_digest=content_digest(self.split),
             data_digest=self.data_digest,
             best_epoch=trained.best_epoch,
+            penalty=trained.penalty,
             temperature=trained.temperature,
         )
 
@@ -167,7 +196,8 @@ class Fit:
         table, seed = read_table(self.split, split_schema()), self.training.seed
         splits: tuple[Split, Split] = ("train", "validation")
         records = {split: records_of_split(table, split) for split in splits}
-        return {split: draw(self.features.values(), self._schema, records[split], seed) for split in splits}
+        tables, balanced = self.features.values(), not self.variant.is_kmer
+        return {split: draw(tables, self._schema, records[split], seed, balanced) for split in splits}
 
     @property
     def columns(self) -> slice:

@@ -136,12 +136,12 @@ def write_embeddings(
 
 @contextmanager
 def loaded_encoder(workspace: Workspace, spec: EncoderSpec, log: Log, threads: int | None = None) -> Iterator[Encoder]:
-    """The encoder, and for a language model the device, which is locked for the block; torch has so many threads."""
+    """The encoder and its device, which is locked for the block; torch has so many threads."""
     import torch
 
     from virnuc_assets.encoders.golden import load_for_run
 
-    with nullcontext() if spec.architecture == "kmer" else device_locked(workspace, log):
+    with device_locked(workspace, log):
         encoder = load_for_run(spec, workspace.layout.checkpoints, workspace.settings.encoding)
         if threads:  # loading sets it to the cores there are
             torch.set_num_threads(threads)

@@ -116,6 +116,20 @@ def _embedding_checks(workspace: Workspace, shards: ShardSet, name: str) -> list
 def _features_check(workspace: Workspace, shards: ShardSet, variant: Variant) -> dg.AssetChecksDefinition:
     layout, domain, asset = workspace.layout, shards.domain, f"{variant.name}_features"
 
+    def composed(shard: str) -> Iterator[str]:
+        """There is at most one row for a chunk, in the order of the chunks, and every value is a root of a share."""
+        features = read_table(layout.table(domain, asset, shard))
+        chunks = read_ids(layout.table(domain, "chunked_fasta", shard))
+        found = set(features["chunk_id"].to_pylist())
+        if features["chunk_id"].to_pylist() != [chunk for chunk in chunks if chunk in found]:
+            yield "chunk_ids are not some of those of the chunks table, each once and in its order"
+        vectors = vectors_of(features)
+        if not ((vectors >= 0) & (vectors <= 1)).all():
+            yield "a value is not between 0 and 1"
+
+    if variant.is_kmer:
+        return _shard_check(workspace, shards, asset, "one_composition_for_each_chunk", composed)
+
     def merged(shard: str) -> Iterator[str]:
         """Features have the frames of both embeddings in their order, and the columns of both."""
         features = layout.table(domain, asset, shard)

@@ -11,12 +11,15 @@ import functools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import find_checkpoint, fingerprint, identity
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.composition import WIDTHS
+from virnuc_assets.sequences.frame_table import Truth
 from virnuc_assets.sequences.plan_table import read_plan, read_shard
 from virnuc_assets.sequences.planning import ShardPlan, sample_of
 from virnuc_assets.storage.digests import digest_of
@@ -30,7 +33,7 @@ CHUNKS, FRAMES, LEDGER, PREDICTIONS = "chunked_fasta", "translated_proteins", "l
 def vectors(variants: Iterable[Variant]) -> list[str]:
     """Embedding and feature assets of some variants, each once, in the order in which they are made."""
     chosen = list(variants)
-    encoders = dict.fromkeys(name for variant in chosen for name in (variant.dna, variant.protein))
+    encoders = dict.fromkeys(name for each in chosen if not each.is_kmer for name in (each.dna, each.protein))
     return [*(f"{name}_embeddings" for name in encoders), *(f"{variant.name}_features" for variant in chosen)]
 
 
@@ -58,6 +61,12 @@ def chunks_provenance(plan: ShardPlan) -> Provenance:
         "chunk_length": plan.chunk_length,
         "records": digest_of(plan.columns("record_id", "digest", "length_nt", "first_chunk", "end_chunk")),
     }
+
+
+def shard_truth(plan: ShardPlan, proteins: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> Truth | None:
+    """What is known of the records of a shard, all of one label; None of a sample's."""
+    label = next(iter(plan.sources.values())).label
+    return None if label is None else Truth(label, plan.groups, proteins)
 
 
 def plan_digest(plan: ShardPlan) -> str:
@@ -130,7 +139,7 @@ def encoder_version(workspace: Workspace, name: str) -> str:
 
 
 def variant_fingerprints(workspace: Workspace, variant: Variant) -> dict[str, dict[str, str]]:
-    """Fingerprints of a variant's two encoders as they are today, by alphabet."""
+    """Fingerprints of a variant's two encoders, or of the parts of composition, as they are today, by alphabet."""
     return {
         "dna": encoder_fingerprint(workspace, variant.dna),
         "protein": encoder_fingerprint(workspace, variant.protein),
@@ -156,6 +165,8 @@ def features_provenance(
     Raises:
         TableMismatch: a table of the chain is missing or stale.
     """
+    if variant.is_kmer:
+        return _composition_provenance(workspace, domain, shard, encoders)
     frames = frames_digest(workspace, domain, shard)
     contents, dims = {}, {}
     for alphabet, name in (("dna", variant.dna), ("protein", variant.protein)):
@@ -163,6 +174,22 @@ def features_provenance(
         require_table(path, require={"frames": frames, "encoder": encoders[alphabet]})
         contents[alphabet], dims[alphabet] = content_digest(path), vector_dim(read_schema(path))
     return {"table": "features", "frames": frames, "encoders": encoders, "embeddings": contents, "dims": dims}
+
+
+def _composition_provenance(
+    workspace: Workspace, domain: Domain, shard: str, encoders: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    """What the k-mer baseline's features follow from: the chunks, and the labels of a reference."""
+    plan, chunks = planned_shard(workspace, domain, shard), workspace.layout.table(domain, CHUNKS, shard)
+    require_table(chunks, chunks_schema(), chunks_provenance(plan))
+    return {
+        "table": "features",
+        "chunks": content_digest(chunks),
+        "labels": _truth(plan)["labels"],
+        "encoders": encoders,
+        "dims": WIDTHS,
+        "min_orf_aa": workspace.settings.sequences.min_orf_aa,
+    }
 
 
 def predictions_provenance(features: str, classifier: str) -> Provenance:

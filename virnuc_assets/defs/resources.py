@@ -61,10 +61,14 @@ class Workspace:
         return variant_named(self.settings, name)
 
     def variants(self, domain: Domain = "reference") -> list[Variant]:
-        """The variants that the settings name; for samples without the k-mer baseline, which calls no sample."""
-        decision = self.settings.decision
-        names = [name for name in decision.variants if domain == "reference" or name != decision.kmer_baseline]
+        """The variants that the settings name; for samples without the k-mer baseline, unless it serves."""
+        decision, serving = self.settings.decision, self.settings.serving.variant
+        names = [n for n in decision.variants if domain == "reference" or n != decision.kmer_baseline or n == serving]
         return [self.variant(name) for name in names]
+
+    def language_models(self) -> list[Variant]:
+        """The variants that read encoders."""
+        return [variant for variant in self.variants() if not variant.is_kmer]
 
     def encoder_names(self, domain: Domain = "reference") -> list[str]:
         """Encoders that the variants read, each once."""
@@ -101,7 +105,7 @@ class Workspace:
 
 
 def _encoders_of(variants: list[Variant]) -> list[str]:
-    return list(dict.fromkeys(name for variant in variants for name in (variant.dna, variant.protein)))
+    return list(dict.fromkeys(name for each in variants if not each.is_kmer for name in (each.dna, each.protein)))
 
 
 def _check_names(settings: Settings) -> None:
@@ -141,7 +145,7 @@ def _check_names(settings: Settings) -> None:
     if settings.virnucpro:
         read.append(("virnucpro.protein_encoder", "protein", settings.virnucpro.protein_encoder))
     for place, alphabet, name in read:
-        fitting = [key for key, row in rows.items() if row.alphabet == alphabet]
+        fitting = [key for key, row in rows.items() if row.alphabet == alphabet and row.architecture != "kmer"]
         require(name in fitting, place, f"{name!r} is no {alphabet} encoder; there are: {', '.join(fitting)}")
     serving, trained = settings.serving.variant, [variant.name for variant in compared]
     fault = f"{serving!r} is none of the decision's variants: {', '.join(trained)}"

@@ -200,7 +200,6 @@ def identity(spec: EncoderSpec, precision: str) -> dict[str, str]:
         "revision": spec.revision,
         "pooling": spec.pooling,
         "max_length": str(spec.max_length),
-        "k": str(spec.k),
         "token_dropout": "" if spec.token_dropout is None else str(spec.token_dropout),
         "precision": precision,
         "golden": "" if spec.architecture == "kmer" else sha256_of(GOLDEN_FILE),

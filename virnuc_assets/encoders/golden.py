@@ -47,7 +47,7 @@ def load_for_run(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSetting
 
 
 def check_golden(architecture: Architecture, device: str, path: Path = GOLDEN_FILE) -> float:
-    """Largest difference of this installation to the golden file, found once in a process; 0 for k-mers.
+    """Largest difference of this installation to the golden file, found once in a process.
 
     The miniatures of the architecture are computed on the CPU and, where the run asks for it, on the GPU.
 
@@ -55,8 +55,6 @@ def check_golden(architecture: Architecture, device: str, path: Path = GOLDEN_FI
         GoldenError: a difference exceeds `TOLERANCE`; the message names it, the versions and the remedy.
         VirnucError: the requested device is absent.
     """
-    if architecture == "kmer":
-        return 0.0
     return max(_check(architecture, each, path) for each in sorted({"cpu", resolve_device(device).type}))
 
 

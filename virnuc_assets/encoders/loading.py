@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from virnuc_assets.encoders.checkpoints import CONFIG_FILE, CheckpointError, find_checkpoint, fingerprint, read_json
-from virnuc_assets.encoders.kmer import KmerFrequencies, kmer_count, kmer_ids
 from virnuc_assets.encoders.machine import give_freed_memory_back, prepare_cpu, resolve_device
 from virnuc_assets.encoders.registry import AMINO_ACIDS, NUCLEOTIDES, Architecture, EncoderSpec, Pooling
+from virnuc_assets.sequences.composition import WIDTHS
 from virnuc_assets.settings import EncodingSettings, Precision
 
 TokenIds = NDArray[np.int64]
@@ -31,7 +30,7 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfl
 # many that it is busy, halved where its memory runs out. The GPU's number was not measured.
 CPU_TOKENS, GPU_TOKENS = 2_048, 65_536
 # Byte pairs make some fifty lengths of chunks that are equally long; only many rows at once fill a batch of one.
-_WINDOW_BATCHES: dict[Architecture, int] = {"esm": 8, "kmer": 8, "mosaic_bert": 64}
+_WINDOW_BATCHES: dict[Architecture, int] = {"esm": 8, "mosaic_bert": 64}
 _TOKENS_OF_A_ROW = 128  # of the order of a frame's
 # Fields of config.json for which transformers would fill in a default of its own, and so other numbers.
 _FIELDS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -72,8 +71,6 @@ class Encoder:
     def forward(self, token_ids: Tensor) -> Tensor:
         """Pooled vectors (b, d) float32 of sequences with equally many tokens, (b, l) int64 on the encoder's device."""
         hidden = self._model(token_ids)  # (b, l, d)
-        if hidden.ndim == 2:  # of k-mers, pooled as they are counted
-            return hidden  # type: ignore[no-any-return]
         return mean_pool(hidden, torch.isin(token_ids, self._left_out, invert=True))
 
     def halve_budget(self, token_ids: Tensor) -> None:
@@ -108,9 +105,8 @@ def load_encoder(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSetting
     device = resolve_device(encoding.device)
     folder = find_checkpoint(spec, checkpoints)
     if folder is None:
-        encoder = Encoder(spec, KmerFrequencies(spec).to(device), partial(kmer_ids, spec), [kmer_count(spec)])
-    else:
-        encoder = load_folder(spec, folder, DTYPES[encoding.precision], device)
+        raise CheckpointError(f"{spec.name} is no language model: the k-mer variant reads chunks, not single sequences")
+    encoder = load_folder(spec, folder, DTYPES[encoding.precision], device)
     encoder.fingerprint = fingerprint(spec, folder, encoding.precision)
     if isinstance(encoding.token_budget, int):
         encoder.limit_batches(encoding.token_budget)
@@ -120,7 +116,7 @@ def load_encoder(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSetting
 
 def vector_width(spec: EncoderSpec, folder: Path | None) -> int:
     """Width of an encoder's vectors, without loading it."""
-    return kmer_count(spec) if folder is None else int(read_json(folder / CONFIG_FILE)["hidden_size"])
+    return WIDTHS[spec.alphabet] if folder is None else int(read_json(folder / CONFIG_FILE)["hidden_size"])
 
 
 def load_folder(spec: EncoderSpec, folder: Path, dtype: torch.dtype, device: torch.device) -> Encoder:

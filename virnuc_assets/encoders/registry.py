@@ -45,7 +45,6 @@ class EncoderSpec:
     checkpoint: str = ""  # hub id, `MINIATURE`, `FINETUNED`; empty where there are no weights or a folder is named
     revision: str = ""  # commit of the hub repository: the registry's or the settings' until virnuc.lock names one
     max_length: int | None = None  # residues or bases encoded of a sequence, the rest is cut; None = all (ALiBi)
-    k: int = 0  # word length of a k-mer encoder
     token_dropout: bool | None = None  # whether an ESM scales embeddings as with masked tokens; None = as its config
     base: str = ""  # encoder that this one was made from, by other settings of the same weights or by fine-tuning
     folder: str = ""  # instead of the hub's cache; where weights are stored changes no number
@@ -80,6 +79,11 @@ class Variant:
     dna: str
     protein: str
 
+    @property
+    def is_kmer(self) -> bool:
+        """Whether it reads the composition of chunks (`sequences.composition`), in two parts, and no encoder."""
+        return self.dna == _KMERS[0].name
+
 
 _ESM = EncoderSpec("", "protein", "esm", "residues", max_length=1024)
 _MOSAIC_BERT = EncoderSpec("", "dna", "mosaic_bert", "tokens")
@@ -99,8 +103,8 @@ _PROTEIN = (
     _row(_ESM, "esm2_3b", "facebook/esm2_t36_3B_UR50D", "476b639933c8baad5ad09a60ac1a87f987b656fc"),
 )
 _KMERS = (
-    EncoderSpec("kmer_dna", "dna", "kmer", "composition", k=4),
-    EncoderSpec("kmer_protein", "protein", "kmer", "composition", k=2),
+    EncoderSpec("kmer_dna", "dna", "kmer", "composition"),
+    EncoderSpec("kmer_protein", "protein", "kmer", "composition"),
 )
 
 
@@ -123,7 +127,6 @@ VARIANTS: Mapping[str, Variant] = {
     for variant in (
         Variant("fastesm2", dna="dnabert_s", protein="fastesm2_650"),
         *(Variant(spec.name, dna="dnabert_s", protein=spec.name) for spec in _PROTEIN[1:]),
-        Variant("kmer_esm2_8m", dna="kmer_dna", protein="esm2_8m"),  # no language model on the nucleotide side
         Variant("kmer", dna="kmer_dna", protein="kmer_protein"),
     )
 }

@@ -38,6 +38,11 @@ class VariantEvidence:
         fingerprint: Mapping[str, Any] = ((self.description or {}).get("encoders") or {}).get(side) or {}
         return fingerprint
 
+    @property
+    def scores_chunks(self) -> bool:
+        """Whether it is the k-mer baseline, which scores each chunk once instead of its frames."""
+        return self.fingerprint("protein").get("architecture") == "kmer"
+
     def encoder_name(self, side: Alphabet) -> str:
         """The registry's name of one encoder, or its name in the graph where the classifier does not say."""
         name = self.dna_name if side == "dna" else self.protein_name

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from virnuc_assets.classifier.calls import chunk_calls
 from virnuc_assets.classifier.metrics import LEVELS, Level, levels_of
 from virnuc_assets.migration.evidence import VariantEvidence
 
@@ -57,7 +58,7 @@ def usable_rows(variant: VariantEvidence) -> tuple[pa.Table | None, tuple[str, .
 
 
 def pair(candidate: VariantEvidence, other: VariantEvidence) -> tuple[PairedRows | None, tuple[str, ...]]:
-    """Put two variants side by side by frame_id.
+    """Put two variants side by side by frame_id; with the k-mer baseline by the chunks that both have scored.
 
     Returns:
         The paired rows and no gap, or None and each gap: predictions that are absent or unusable, rows that
@@ -66,6 +67,10 @@ def pair(candidate: VariantEvidence, other: VariantEvidence) -> tuple[PairedRows
     (left, left_gaps), (right, right_gaps) = usable_rows(candidate), usable_rows(other)
     if left is None or right is None:
         return None, left_gaps + right_gaps
+    if candidate.scores_chunks != other.scores_chunks:
+        left, right = _common_chunks(left, right)
+        if not left.num_rows:
+            return None, (f"{candidate.variant} and {other.variant} have scored no chunk that the other has, too",)
     if gaps := _row_gaps((candidate.variant, left), (other.variant, right)):
         return None, gaps
     groups = [group or "(no group)" for group in left["group"].to_pylist()]
@@ -76,6 +81,24 @@ def pair(candidate: VariantEvidence, other: VariantEvidence) -> tuple[PairedRows
     cluster = np.unique(left["cluster"].to_numpy(), return_inverse=True)[1].astype(np.int64)
     group = np.array([names.index(each) for each in pairs], dtype=np.int64)
     return PairedRows(calls, cluster, group, tuple(names)), ()
+
+
+def _common_chunks(left: pa.Table, right: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """A row for each chunk that both sides have scored, with the chunk's call; sorted by chunk."""
+    left, right = _chunk_rows(left), _chunk_rows(right)
+    both = [
+        table.filter(pc.is_in(table["chunk_id"], ids))
+        for table, ids in ((left, right["chunk_id"]), (right, left["chunk_id"]))
+    ]
+    return both[0], both[1]
+
+
+def _chunk_rows(table: pa.Table) -> pa.Table:
+    calls = chunk_calls(table).sort_by("chunk_id")
+    first = np.unique(table["chunk_id"].to_numpy().astype(str), return_index=True)[1]
+    facts = table.take(pa.array(first)).sort_by("chunk_id")
+    columns = {**{name: facts[name] for name in facts.column_names}, "frame_id": calls["chunk_id"]}
+    return pa.table({**columns, **{name: calls[name] for name in ("score_other", "score_virus", "call")}})
 
 
 def _row_gaps(left: tuple[str, pa.Table], right: tuple[str, pa.Table]) -> tuple[str, ...]:

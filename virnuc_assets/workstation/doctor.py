@@ -75,7 +75,7 @@ def examine(workspace: Workspace, every_byte: bool = False) -> tuple[dict[str, A
             state = "missing" if isinstance(error, CheckpointMissingError) else "incomplete"
             facts[f"encoder {name}"] = f"{spec.name}: {state}"
             problems.append(str(error))
-    for architecture in sorted({workspace.encoder(name).architecture for name in workspace.encoder_names()} - {"kmer"}):
+    for architecture in sorted({workspace.encoder(name).architecture for name in workspace.encoder_names()}):
         try:
             difference = check_golden(architecture, settings.encoding.device)
             facts[f"golden vectors {architecture}"] = f"largest difference {difference:.1e}"

@@ -18,6 +18,7 @@ from virnuc_assets.defs.assets.reference import (
     current_split,
     evaluation_provenance,
     record_lengths,
+    reference_tables,
 )
 from virnuc_assets.defs.assets.split import split_asset, split_check
 from virnuc_assets.defs.automation import retraining_condition
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 GROUP = "classifiers"
 ABLATIONS = "ablations"
 # Of a classifier's description, on its page.
-_SHOWN = ("dna_dim", "protein_dim", "merged_dim", "best_epoch", "temperature", "data_digest")
+_SHOWN = ("dna_dim", "protein_dim", "merged_dim", "best_epoch", "penalty", "temperature", "data_digest")
 
 
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
@@ -73,7 +74,7 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         owners=OWNERS,
         code_version=code_version("3", workspace.settings.training, *encoders),
         automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
-        description=f"VirNucPro's MLP on {variant.dna} + {variant.protein} features, stopped on validation rows. "
+        description=f"{_what_it_is(variant)} "
         "It is logged in MLflow with an entry for each epoch, and registered; no alias moves.\n\n"
         "If its check fails, features, split or settings changed since: materialize it again, then its evaluation.",
     )
@@ -88,7 +89,7 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
                 description = _train(tracking, workspace, fit, scratch, context.run.run_id)
         metadata = {
             "trained": not reused,
-            **{name: getattr(description, name) for name in _SHOWN},
+            **{name: value for name in _SHOWN if (value := getattr(description, name)) is not None},
             "encoders": shown_encoders(
                 description.encoders, {"dna": fit.dims["dna_dim"], "protein": fit.dims["protein_dim"]}
             ),
@@ -102,6 +103,12 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         return whole_result(inputs, description.weights_sha256, metadata)
 
     return classifier
+
+
+def _what_it_is(variant: Variant) -> str:
+    if variant.is_kmer:
+        return "Logistic regression on the composition of chunks, its penalty chosen out of fold over clusters."
+    return f"VirNucPro's MLP on {variant.dna} + {variant.protein} features, stopped on validation rows."
 
 
 def _drawn_rows(fit: "Fit") -> dg.TableMetadataValue:
@@ -252,18 +259,23 @@ def measured(workspace: Workspace, evaluation: str, temperature: float | None) -
 
 def evaluation_check(workspace: Workspace, asset: str) -> dg.AssetChecksDefinition:
     """The test rows of an evaluation, or of the ablations, are exactly those of the split."""
-    encoders = workspace.encoder_names("samples") if asset == ABLATIONS else []
+    encoders = workspace.encoder_names() if asset == ABLATIONS else []
+    composed = any(variant.is_kmer and asset == f"{variant.name}_evaluation" for variant in workspace.variants())
 
     @dg.asset_check(asset=asset, name="every_test_row_is_scored", blocking=True)
-    def check() -> dg.AssetCheckResult:
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         """As many frames of every test record are scored as the split counts, and no other record's.
 
-        Of the ablations by each encoder.
+        Of the k-mer baseline all chunks of its features; of the ablations all frames by each encoder.
         """
         table = read_table(workspace.layout.whole(asset))
         parts = {f"{name}: ": table.filter(pc.equal(table["encoder"], name)) for name in encoders} or {"": table}
         split = read_table(workspace.layout.split).to_pylist()
         planned = {row["record_id"]: row["rows"] for row in split if row["split"] == "test"}
+        if composed:
+            tables = reference_tables(context.instance, workspace, asset.replace("_evaluation", "_features")).values()
+            records = pa.concat_tables(read_table(path, columns=["record_id"]) for path in tables)["record_id"]
+            planned = {record: pc.sum(pc.equal(records, record)).as_py() for record in planned}
         faults = {}
         for prefix, scored in parts.items():
             found = {row["values"]: row["counts"] for row in scored.column("record_id").value_counts().to_pylist()}
@@ -278,8 +290,8 @@ def evaluation_check(workspace: Workspace, asset: str) -> dg.AssetChecksDefiniti
 
 def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
     """What each encoder alone is worth, of all variants that read a language model."""
-    variants = workspace.variants("samples")
-    encoders = [encoder_version(workspace, name) for name in workspace.encoder_names("samples")]
+    variants = workspace.language_models()
+    encoders = [encoder_version(workspace, name) for name in workspace.encoder_names()]
 
     @dg.asset(
         name=ABLATIONS,
@@ -343,7 +355,7 @@ def current_ablations(instance: dg.DagsterInstance, workspace: Workspace) -> dic
 def _fits(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, "Fit"]:
     """A fit for each encoder; the nucleotides' encoder is the same in every variant and fitted once."""
     fits: dict[str, Fit] = {}
-    for variant in workspace.variants("samples"):
+    for variant in workspace.language_models():
         fit = _fit(instance, workspace, variant)
         fits.setdefault(variant.dna, replace(fit, sides=("dna",)))
         fits.setdefault(variant.protein, replace(fit, sides=("protein",)))
@@ -373,6 +385,6 @@ def _trained_alone(
         lengths = record_lengths(workspace)
         table = evaluation_table(scored, scored.append_column("call", calls), read_table(fit.split), lengths)
         found = Measured.of(f"{name} alone", table, trained.temperature, workspace.settings.evaluation)
-        tracking.log_epoch(trained.best_epoch, found.test_metrics)
+        tracking.log_epoch(trained.best_epoch or len(trained.history), found.test_metrics)
         tracking.log_files(run_id, found.files)
     return table.add_column(0, "encoder", pa.array([name] * table.num_rows, pa.string()))

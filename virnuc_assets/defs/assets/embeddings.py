@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Generator, Iterator
-from contextlib import nullcontext
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,17 +16,21 @@ from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.metadata import shown_facts
 from virnuc_assets.defs.partitions import ShardSet, group_of
 from virnuc_assets.defs.provenance import (
+    CHUNKS,
     FRAMES,
     embeddings_provenance,
     encoder_fingerprint,
     encoder_version,
     features_provenance,
+    planned_shard,
+    shard_truth,
     variant_fingerprints,
 )
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import Outcome, ShardRun, Work, made_table, sharded_asset
 from virnuc_assets.encoders.registry import FINETUNED, Variant
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.composition import WIDTHS, composition_features
 from virnuc_assets.storage.digests import digest_words, sequence_digests
 from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.merging import merge_features
@@ -52,7 +55,6 @@ def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefini
 
 def _embeddings_asset(workspace: Workspace, shards: ShardSet, name: str) -> dg.AssetsDefinition:
     spec, precision = workspace.encoder(name), workspace.settings.encoding.precision
-    on_device = spec.architecture != "kmer"
 
     def embed(run: ShardRun) -> Work:
         return EmbeddingRun(workspace, shards.domain, name, run).make
@@ -71,11 +73,11 @@ def _embeddings_asset(workspace: Workspace, shards: ShardSet, name: str) -> dg.A
         embed,
         deps=[shards.key(FRAMES), *([dg.AssetKey(name)] if spec.checkpoint == FINETUNED else [])],
         group_name=group_of("embeddings", shards.domain),
-        kinds={"parquet", "pytorch" if on_device else "numpy"},
+        kinds={"parquet", "pytorch"},
         code_version=encoder_version(workspace, name),
         automation_condition=stage_condition() if name in workspace.kept_encoders(shards.domain) else None,
-        pool=GPU_POOL if on_device else None,
-        op_tags=gpu_op_tags(workspace.settings) if on_device else {},
+        pool=GPU_POOL,
+        op_tags=gpu_op_tags(workspace.settings),
     )
 
 
@@ -115,7 +117,7 @@ class EmbeddingRun:
     def _embed(self, shard: str, windows: Iterator[pa.Table]) -> Generator[pa.Table, None, None]:
         from virnuc_assets.encoders.embedding import embed_windows
 
-        with nullcontext() if self._spec.architecture == "kmer" else self._lock.computing():
+        with self._lock.computing():
             encoder = self._encoder
             advance = partial(self._progress.advance, shard)
             yield from embed_windows(encoder, in_windows(windows, encoder.window_rows), advance)
@@ -203,7 +205,47 @@ class Progress:
         )
 
 
+def _composition_asset(workspace: Workspace, shards: ShardSet, variant: Variant) -> dg.AssetsDefinition:
+    layout, domain = workspace.layout, shards.domain
+
+    def compose(_: ShardRun) -> Work:
+        """Composition of every chunk and of its longest stretch without a stop: what the k-mer baseline reads.
+
+        A row for each chunk with a stretch of at least min_orf_aa residues, whatever the frame rule; of a reference
+        without chunks that hold an ambiguity code.
+
+        If its check fails, materialize the chunks again, then it.
+        """
+        encoders, shortest = variant_fingerprints(workspace, variant), workspace.settings.sequences.min_orf_aa
+
+        def work(shard: str) -> Outcome:
+            provenance = features_provenance(workspace, domain, shard, variant, encoders)
+
+            def batches() -> Iterator[pa.Table]:
+                chunks = read_table(layout.table(domain, CHUNKS, shard))
+                yield composition_features(chunks, shortest, shard_truth(planned_shard(workspace, domain, shard)))
+
+            outcome = made_table(layout.table(domain, f"{variant.name}_features", shard), provenance, batches)
+            return outcome.with_metadata(**{f"{side}_dim": dim for side, dim in WIDTHS.items()}, min_orf_aa=shortest)
+
+        return work
+
+    return sharded_asset(
+        workspace,
+        shards,
+        f"{variant.name}_features",
+        compose,
+        deps=[shards.key(CHUNKS), shards.key("shards")],
+        group_name=group_of("features", domain),
+        kinds={"parquet", "numpy"},
+        code_version=encoder_version(workspace, variant.dna),
+        automation_condition=stage_condition() if variant in workspace.kept_variants(domain) else None,
+    )
+
+
 def _features_asset(workspace: Workspace, shards: ShardSet, variant: Variant) -> dg.AssetsDefinition:
+    if variant.is_kmer:
+        return _composition_asset(workspace, shards, variant)
     layout, domain = workspace.layout, shards.domain
 
     def merge(_: ShardRun) -> Work:

@@ -116,8 +116,7 @@ def _benchmark_table(measured: Mapping[str, Mapping[str, Any]]) -> dg.TableMetad
 
 
 def _language_models(workspace: Workspace) -> dict[str, EncoderSpec]:
-    specs = {name: workspace.encoder(name) for name in workspace.encoder_names()}
-    return {name: spec for name, spec in specs.items() if spec.architecture != "kmer"}
+    return {name: workspace.encoder(name) for name in workspace.encoder_names()}
 
 
 def _benchmark_settings(workspace: Workspace) -> dict[str, Any]:

@@ -21,14 +21,14 @@ from virnuc_assets.defs.provenance import (
     frames_provenance,
     ledger_provenance,
     planned_shard,
+    shard_truth,
 )
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import Body, Outcome, ShardRun, Work, made_table, sharded_asset
 from virnuc_assets.sequences.chunk_table import ChunkReader
-from virnuc_assets.sequences.frame_table import Truth, open_frames
+from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_table, ledger_totals
 from virnuc_assets.sequences.plan_table import planned_proteins
-from virnuc_assets.sequences.planning import ShardPlan
 from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.tables import is_made_by, read_table, write_table
 
@@ -99,11 +99,12 @@ def _translation(workspace: Workspace, domain: Domain) -> Body:
 
         def work(shard: str) -> Outcome:
             plan, provenance = planned_shard(workspace, domain, shard), frames_provenance(workspace, domain, shard)
+            truth = shard_truth(plan, planned_proteins(layout.plan(domain), plan) if domain == "reference" else {})
             chunks, ledger = layout.table(domain, CHUNKS, shard), layout.table(domain, LEDGER, shard)
             path, of_ledger = layout.table(domain, FRAMES, shard), ledger_provenance(workspace, domain, shard)
 
             def batches() -> Iterator[pa.Table]:
-                frames, counts = open_frames(read_table(chunks), _truth(workspace, domain, plan))
+                frames, counts = open_frames(read_table(chunks), truth)
                 write_table(ledger, ledger_table(plan.table, counts), of_ledger)
                 yield frames
 
@@ -115,11 +116,3 @@ def _translation(workspace: Workspace, domain: Domain) -> Body:
         return work
 
     return translate
-
-
-def _truth(workspace: Workspace, domain: Domain, plan: ShardPlan) -> Truth | None:
-    """What is known of the records of a shard, all of one label; None of a sample's."""
-    label = next(iter(plan.sources.values())).label
-    if label is None:
-        return None
-    return Truth(label, plan.groups, planned_proteins(workspace.layout.plan(domain), plan))

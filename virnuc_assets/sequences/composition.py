@@ -1,0 +1,111 @@
+"""What the k-mer baseline reads: the composition of a whole chunk and of its longest stretch without a stop.
+
+One row per chunk. Square roots of frequencies (Hellinger's transform) weigh rare words more: out of fold over clusters
+of relatives of the bundled genomes, a linear model of them has an AUROC of 0.75 at 500 nt, of the frequencies 0.72.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from Bio.Data.CodonTable import standard_dna_table
+
+from virnuc_assets.sequences.frame_rule import FrameRule
+from virnuc_assets.sequences.frame_table import Truth, open_frames
+from virnuc_assets.sequences.records import UNAMBIGUOUS
+from virnuc_assets.sequences.translation import CODON_NT
+from virnuc_assets.storage.digests import one_array
+from virnuc_assets.storage.merging import features_table
+
+KMER_NT = 4
+_WINDOW = 2048  # chunks counted at a time
+_OTHER = -1
+
+
+def _words(letters: str, length: int) -> list[str]:
+    return ["".join(word) for word in itertools.product(letters, repeat=length)]
+
+
+def _columns(keys: list[str]) -> np.ndarray:
+    """Column of each word by the sorted keys of the words."""
+    return np.unique(keys, return_inverse=True)[1]
+
+
+_CODONS = _words(UNAMBIGUOUS, CODON_NT)
+_AMINO_ACID = [standard_dna_table.forward_table.get(codon, "*") for codon in _CODONS]
+_RESIDUES = "".join(sorted(set(_AMINO_ACID) - {"*"}))
+_COMPLEMENT = str.maketrans(UNAMBIGUOUS, UNAMBIGUOUS[::-1])
+# A word and its reverse complement are one: both strands are counted.
+_STRANDLESS = _columns([min(word, word.translate(_COMPLEMENT)[::-1]) for word in _words(UNAMBIGUOUS, KMER_NT)])
+_LENGTHS = ("longest", "margin over the second", "second")
+WIDTHS = {
+    "dna": int(_STRANDLESS.max()) + 1,
+    "protein": len(_CODONS) + len(_RESIDUES) + len(_RESIDUES) ** 2 + len(_LENGTHS),
+}
+"""Columns of the chunk's composition, and of its longest stretch's."""
+
+
+def composition_features(chunks: pa.Table, min_orf_aa: int, truth: Truth | None) -> pa.Table:
+    """Features (`features_schema`) of all chunks with a stretch of so many residues, in their order.
+
+    The row's frame is that of the longest stretch; of equally long ones the first, F1 to F3 before R1 to R3. Of a
+    reference, whose `truth` is given, chunks with an ambiguity code are left out, and no CDS is asked for: a sample's
+    chunks are between genes, too.
+    """
+    known = None if truth is None else Truth(truth.label, truth.groups)
+    frames, _ = open_frames(chunks, known, FrameRule("longest_orf", min_orf_aa))
+    chunk = pc.index_in(frames["chunk_id"], value_set=one_array(chunks["chunk_id"])).to_numpy()
+    lengths = pc.binary_length(frames["protein"]).to_numpy().astype(np.int64)
+    order = np.lexsort((np.arange(len(lengths)), -lengths, chunk))
+    first = np.flatnonzero(np.diff(chunk[order], prepend=-1))
+    longest = order[first]
+    second = np.full(len(longest), min_orf_aa, np.int64)  # where there is no other
+    several = np.diff(first, append=len(order)) > 1
+    second[several] = lengths[order[first[several] + 1]]
+    rows, of_chunks = frames.take(pa.array(longest)), chunks.take(pa.array(chunk[longest]))
+    codons_nt = pc.binary_length(of_chunks["sequence"]).to_numpy() / CODON_NT
+    spans = np.stack([lengths[longest], lengths[longest] - second, second], axis=1) / codons_nt[:, None]
+    vectors = np.sqrt(np.concatenate([_shares(of_chunks, rows), spans], axis=1), dtype=np.float32)
+    return features_table(rows, vectors)
+
+
+def _shares(chunks: pa.Table, stretches: pa.Table) -> np.ndarray:
+    """Shares of words in some chunks and their stretches, (n, d) float64."""
+    parts = [np.empty((0, sum(WIDTHS.values()) - len(_LENGTHS)))]
+    for start in range(0, chunks.num_rows, _WINDOW):
+        bases, open_bases, residues = (
+            one_array(table[name].slice(start, _WINDOW))
+            for table, name in ((chunks, "sequence"), (stretches, "nucleotides"), (stretches, "protein"))
+        )
+        kmers = counted(bases, UNAMBIGUOUS, KMER_NT) @ np.eye(WIDTHS["dna"])[_STRANDLESS]
+        codons = counted(open_bases, UNAMBIGUOUS, CODON_NT, step=CODON_NT)
+        words = (kmers, codons, *(counted(residues, _RESIDUES, length) for length in (1, 2)))
+        parts.append(np.concatenate([each / each.sum(axis=1, keepdims=True).clip(min=1) for each in words], axis=1))
+    return np.concatenate(parts)
+
+
+def counted(sequences: pa.StringArray, letters: str, length: int, step: int = 1) -> np.ndarray:
+    """Words of so many letters in each sequence, (n, letters ** length) float64, in lexical order of `letters`.
+
+    Words begin at every `step`-th letter of a sequence; those with another letter are not counted.
+    """
+    number_of = np.full(256, _OTHER, np.int16)
+    number_of[np.frombuffer(letters.encode(), np.uint8)] = np.arange(len(letters))
+    sizes = pc.binary_length(sequences).to_numpy().astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    begin = sequences.offset and np.frombuffer(sequences.buffers()[1], np.int32)[sequences.offset]
+    numbers = number_of[np.frombuffer(sequences.buffers()[2] or b"", np.uint8)[begin : begin + offsets[-1]]]
+    words = len(letters) ** length
+    if len(numbers) < length:
+        return np.zeros((len(sizes), words))
+    windows = np.lib.stride_tricks.sliding_window_view(numbers, length)  # (letters - length + 1, length)
+    row = np.repeat(np.arange(len(sizes)), sizes)[: len(windows)]
+    place = np.arange(len(windows)) - offsets[row]
+    whole = (place + length <= sizes[row]) & (windows >= 0).all(axis=1)
+    if step > 1:
+        whole &= place % step == 0
+    word = windows[whole].astype(np.int64) @ (len(letters) ** np.arange(length)[::-1])
+    return np.bincount(row[whole] * words + word, minlength=len(sizes) * words).reshape(-1, words).astype(np.float64)
