@@ -20,6 +20,7 @@ SETTINGS_FILE = "virnuc.toml"
 Profile = Literal["miniature", "laptop", "full"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
+FrameRuleName = Literal["stop_free", "longest_orf"]
 RefseqHosts = Literal[
     "bacteria", "archaea", "fungi", "protozoa", "plant", "invertebrate", "vertebrate_mammalian", "vertebrate_other"
 ]
@@ -35,6 +36,8 @@ class SequenceSettings(Section):
     """How records become chunks and shards."""
 
     chunk_length: Literal[300, 500] = 500
+    frame_rule: FrameRuleName = "stop_free"
+    min_orf_aa: PositiveInt = 30
     shard_chunks: int = Field(default=10_000, ge=1, le=500_000)  # Arrow counts a column's bytes in 32 bits
 
 

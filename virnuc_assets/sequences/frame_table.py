@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from virnuc_assets.sequences.catalogue import Label
 from virnuc_assets.sequences.cds import occur_inside
+from virnuc_assets.sequences.frame_rule import STOP_FREE, FrameRule
 from virnuc_assets.sequences.translation import (
     CODON_NT,
     EMPTY,
@@ -22,7 +23,7 @@ from virnuc_assets.sequences.translation import (
     SixFrames,
 )
 from virnuc_assets.storage.digests import one_array
-from virnuc_assets.storage.schemas import STATUSES, frames_schema
+from virnuc_assets.storage.schemas import STATUSES
 
 # What becomes of a frame beyond what its own bases decide.
 _AMBIGUOUS, _NO_CDS = EMPTY + 1, EMPTY + 2
@@ -30,7 +31,6 @@ _NAMES = dict(zip((OPEN, STOPPED, EMPTY, _AMBIGUOUS, _NO_CDS), STATUSES, strict=
 # The reason for a chunk without a kept frame: the first of these that one of its frames has.
 _CHUNK_STATUS = (OPEN, _NO_CDS, _AMBIGUOUS, STOPPED, EMPTY)
 _WINDOW = 1024  # chunks whose arrays stay in the processor's cache
-_NONE, _NO_BASES = np.empty(0, np.int64), np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -42,30 +42,32 @@ class Truth:
     proteins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def open_frames(chunks: pa.Table, truth: Truth | None) -> tuple[pa.Table, pa.Table]:
+def open_frames(chunks: pa.Table, truth: Truth | None, rule: FrameRule = STOP_FREE) -> tuple[pa.Table, pa.Table]:
     """Frames table of a shard, and for each of its records chunks and frames counted by what became of them.
 
-    Kept are stop-free, non-empty frames of every chunk, in chunk order, F1 to F3 before R1 to R3. For reference data
-    (`truth` given) chunks with an ambiguity code are left out, and a frame of an annotated record is kept only if its
-    protein occurs inside one of the record's CDS translations.
+    Kept are the open frames of every chunk by the rule, in chunk order, F1 to F3 before R1 to R3; a frame whose longest
+    stretch is shorter than the rule asks for is counted as dropped for its stops. For reference data (`truth` given)
+    chunks with an ambiguity code are left out, and a frame of an annotated record is kept only if its protein occurs
+    inside one of the record's CDS translations.
     """
     status = np.empty((chunks.num_rows, FRAMES_PER_CHUNK), np.uint8)
-    # Of some open frames: 6 · the chunk's row + the frame's index; codes and lengths of nucleotides and of proteins.
-    parts = [(_NONE, _NO_BASES, _NONE, _NO_BASES, _NONE)]
-    for rows, symbols, lengths in _windows(chunks["sequence"]):
-        frames = SixFrames(symbols, lengths)
-        status[rows] = frames.status
+    # Of some open frames: 6 · the chunk's row + the frame's index, and where in the chunk their codons are.
+    places = [np.empty((3, 0), np.int64)]
+    sequences = {name: [pa.array([], pa.string())] for name in ("nucleotides", "protein")}
+    for start in range(0, chunks.num_rows, _WINDOW):
+        of_window = status[start : start + _WINDOW]
+        frames = SixFrames(chunks["sequence"][start : start + _WINDOW])
+        found = frames.longest(rule.min_orf_aa) if rule.finds_stretches else frames.whole()
+        of_window[:] = found.status
         if truth is not None:
-            status[rows[frames.ambiguous]] = _AMBIGUOUS
-        for frame in range(FRAMES_PER_CHUNK):
-            kept = np.flatnonzero(status[rows, frame] == OPEN)
-            residues, lengths_aa = frames.proteins(frame, kept)
-            bases, lengths_nt = frames.nucleotides(frame, kept, lengths_aa)
-            parts.append((rows[kept] * FRAMES_PER_CHUNK + frame, bases, lengths_nt, residues, lengths_aa))
-    at, bases, lengths_nt, residues, lengths_aa = (np.concatenate(values) for values in zip(*parts, strict=True))
-    order = np.argsort(at)
-    nucleotides, proteins = _strings(bases, lengths_nt).take(order), _strings(residues, lengths_aa).take(order)
-    table = _table(at := at[order], nucleotides, proteins, chunks, truth)
+            of_window[frames.ambiguous] = _AMBIGUOUS
+        kept = np.flatnonzero(of_window == OPEN)
+        begins, codons = found.begins.reshape(-1)[kept], found.codons.reshape(-1)[kept]
+        places.append(np.stack([FRAMES_PER_CHUNK * start + kept, begins, begins + CODON_NT * codons]))
+        for strings, cut in zip(sequences.values(), frames.cut(found, kept), strict=True):
+            strings.append(cut)
+    at, *span = np.concatenate(places, axis=1)
+    table = _table(at, span, sequences, chunks, truth).select(rule.schema.names).cast(rule.schema)
     if truth is not None:
         supported = _supported(table, truth)
         status.reshape(-1)[at[~supported]] = _NO_CDS
@@ -73,35 +75,16 @@ def open_frames(chunks: pa.Table, truth: Truth | None) -> tuple[pa.Table, pa.Tab
     return table, _counts(chunks["record_id"], status)
 
 
-def _windows(sequences: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Windows of chunks as `SixFrames` takes them: row numbers (k,), bases (k, longest) uint8, lengths in nt (k,)."""
-    all_lengths = pc.binary_length(sequences).to_numpy()
-    for rest in range(CODON_NT):
-        of_rest = np.flatnonzero(all_lengths % CODON_NT == rest)
-        of_rest = of_rest[np.argsort(all_lengths[of_rest], kind="stable")]  # so that hardly anything is filled up
-        for start in range(0, len(of_rest), _WINDOW):
-            rows = of_rest[start : start + _WINDOW]
-            lengths = all_lengths[rows]
-            bases = np.frombuffer(one_array(sequences.take(pa.array(rows))).buffers()[2] or b"", np.uint8)
-            bases, longest = bases[: lengths.sum()], int(lengths[-1])
-            if lengths[0] < longest:
-                filled = np.zeros((len(rows), longest), np.uint8)
-                filled[np.arange(longest) < lengths[:, None]] = bases
-                bases = filled
-            yield rows, bases.reshape(len(rows), longest), lengths
-
-
-def _strings(symbols: np.ndarray, lengths: np.ndarray) -> pa.StringArray:
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(symbols))
-
-
 def _table(
-    at: np.ndarray, nucleotides: pa.Array, proteins: pa.Array, chunks: pa.Table, truth: Truth | None
+    at: np.ndarray,
+    span: Sequence[np.ndarray],
+    sequences: Mapping[str, list[pa.Array]],
+    chunks: pa.Table,
+    truth: Truth | None,
 ) -> pa.Table:
-    """Rows of all open frames; without nulls where the truth is known."""
+    """Rows of all open frames, with the columns of either rule; without nulls where the truth is known."""
     chunk, frame = np.divmod(at, FRAMES_PER_CHUNK)
-    of_chunk = chunks.select(["chunk_id", "record_id"]).take(pa.array(chunk))
+    of_chunk = chunks.select(["chunk_id", "record_id", "start_nt"]).take(pa.array(chunk))
     records = of_chunk["record_id"]
     names = pa.array(FRAME_NAMES).take(pa.array(frame))
     columns = {
@@ -110,8 +93,8 @@ def _table(
         "record_id": records,
         "strand": pa.array(STRANDS).take(pa.array(frame // CODON_NT)),
         "frame": pa.array((frame % CODON_NT + 1).astype(np.int8)),
-        "nucleotides": nucleotides,
-        "protein": proteins,
+        **{name: pc.add(of_chunk["start_nt"], nt) for name, nt in zip(("start_nt", "end_nt"), span, strict=True)},
+        **{name: pa.chunked_array(parts) for name, parts in sequences.items()},
         **dict.fromkeys(("label", "group", "annotated"), pa.nulls(len(chunk))),
     }
     if truth is not None:
@@ -119,7 +102,7 @@ def _table(
         columns["label"] = pa.repeat(truth.label, len(chunk))
         columns["group"] = pa.array([truth.groups[name] for name in ids], pa.string()).take(pa.array(codes))
         columns["annotated"] = pc.is_in(records, pa.array(list(truth.proteins), pa.string()))
-    return pa.table(columns).cast(frames_schema())
+    return pa.table(columns)
 
 
 def _supported(table: pa.Table, truth: Truth) -> np.ndarray:

@@ -1,18 +1,23 @@
 """Six-frame translation of chunks as VirNucPro does it (upstream: `identify_seq` in units.py), many chunks at a time.
 
 A codon of a chunk is also, read backwards and complemented, a codon of the reverse strand. So each position's codon is
-numbered once, and both strands' stops and amino acids are looked up by that number.
+numbered once, and both strands' amino acids are looked up by that number. A frame is every third of its strand's.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from Bio.Data.CodonTable import standard_dna_table
 
 from virnuc_assets.sequences.records import UNAMBIGUOUS
+from virnuc_assets.storage.digests import one_array
 
 STRANDS: tuple[Literal["+", "-"], ...] = ("+", "-")
 CODON_NT = 3
@@ -20,126 +25,151 @@ CODON_NT = 3
 FRAME_NAMES = tuple(f"{name}{frame + 1}" for name in "FR" for frame in range(CODON_NT))
 FRAMES_PER_CHUNK = len(FRAME_NAMES)
 OPEN, STOPPED, EMPTY = range(3)
+_REVERSE = np.arange(FRAMES_PER_CHUNK) >= CODON_NT
 
-_OTHER = len(UNAMBIGUOUS)  # the number of every letter that is not A, C, G or T
-_BASE = _OTHER + 1
+_LETTERS = UNAMBIGUOUS + "N\0"  # N for every letter that is not A, C, G or T; zeros fill a row up
+_OTHER, _FILLED, _BASE = _LETTERS.index("N"), _LETTERS.index("\0"), len(_LETTERS)
+_NUMBERS = bytes(_LETTERS.find(chr(byte)) if chr(byte) in _LETTERS else _OTHER for byte in range(256))
+_CODONS = ["".join(bases) for bases in itertools.product(_LETTERS, repeat=CODON_NT)]
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
-_NUMBERS = bytes(UNAMBIGUOUS.find(chr(byte)) if chr(byte) in UNAMBIGUOUS else _OTHER for byte in range(256))
-_STOPS_PLUS, _STOPS_MINUS, _KNOWN = 1, 2, 4
-_UNKNOWN = 0  # the amino acid of a codon with other bases: it vanishes
-
-
 _AMINO_ACIDS = {**standard_dna_table.forward_table, **dict.fromkeys(standard_dna_table.stop_codons, "*")}
-_CODONS = ["".join(bases) for bases in itertools.product(UNAMBIGUOUS + "N", repeat=CODON_NT)]
+_NONE = "X"  # for a codon with other letters
+_PLUS = [_AMINO_ACIDS.get(codon, _NONE) for codon in _CODONS]
+_MINUS = [_AMINO_ACIDS.get(codon.encode().translate(_COMPLEMENT)[::-1].decode(), _NONE) for codon in _CODONS]
+_STOPS, _KNOWN, _AMBIGUOUS, _OUTSIDE = (1, 2), 4, 8, 16  # what a codon is; a stop on either strand
+_KINDS = bytes(
+    (plus == "*") * _STOPS[0]
+    | (minus == "*") * _STOPS[1]
+    | (plus != _NONE) * _KNOWN
+    | ("N" in codon.partition("\0")[0]) * _AMBIGUOUS  # what follows a zero is of the next row
+    | ("\0" in codon) * _OUTSIDE
+    for codon, plus, minus in zip(_CODONS, _PLUS, _MINUS, strict=True)
+).ljust(256, b"\0")
+# From numbers of codons to residues and from bases to bases, by the step in which a strand is read.
+_RESIDUES = {step: "".join(acids).ljust(256).encode() for step, acids in ((1, _PLUS), (-1, _MINUS))}
+_BASES = {1: None, -1: _COMPLEMENT}
 
 
-def _amino_acids(codons: list[str]) -> bytes:
-    return bytes(ord(_AMINO_ACIDS[codon]) if codon in _AMINO_ACIDS else _UNKNOWN for codon in codons).ljust(256, b"\0")
+@dataclass(frozen=True)
+class Stretches:
+    """A stretch in each of the six frames of some chunks; all arrays are (chunks, 6).
 
+    Attributes:
+        status: uint8: OPEN, the stretch is kept; STOPPED, stops are in the way; EMPTY, no codon of A, C, G, T alone.
+        begins: where its codons begin on the forward strand, in nt of the chunk, whatever its own strand.
+        codons: how many.
+        lengths_nt: of the nucleotides that go with it, from its first codon in reading direction.
+    """
 
-_PLUS = _amino_acids(_CODONS)
-_MINUS = _amino_acids([codon.encode().translate(_COMPLEMENT)[::-1].decode() for codon in _CODONS])
-_CHARACTERS = bytes(
-    (plus == ord("*")) * _STOPS_PLUS | (minus == ord("*")) * _STOPS_MINUS | (plus != _UNKNOWN) * _KNOWN
-    for plus, minus in zip(_PLUS, _MINUS, strict=True)
-)
+    status: np.ndarray
+    begins: np.ndarray
+    codons: np.ndarray
+    lengths_nt: np.ndarray
 
 
 class SixFrames:
     """All six frames of chunks, in the order of `FRAME_NAMES`.
 
     Attributes:
-        status: (chunks, 6) uint8: OPEN; STOPPED, a stop inside; EMPTY, no codon of A, C, G and T alone.
         ambiguous: (chunks,) bool: the chunk holds a letter other than A, C, G, T.
     """
 
-    def __init__(self, chunks: np.ndarray, lengths_nt: np.ndarray) -> None:
-        """Number the codons and find the stops of upper-case bases, (chunks, longest) uint8, contiguous.
+    def __init__(self, chunks: pa.ChunkedArray) -> None:
+        """Number the codons of chunks: strings of upper-case bases."""
+        self._lengths = pc.binary_length(chunks).to_numpy().astype(np.int64)
+        # Rows of whole codons; in whichever column one begins, the last of a row has a zero.
+        self._width = int(self._lengths.max(initial=0)) // CODON_NT + 1
+        rows = one_array(pc.ascii_rpad(chunks, CODON_NT * self._width, padding="\0"))
+        bases = memoryview(rows.buffers()[2] or b"")[: CODON_NT * self._width * len(rows)].tobytes()
+        numbers = np.full((2 * CODON_NT - 1, len(rows) * self._width), _FILLED, np.uint8)
+        numbers[:CODON_NT] = np.frombuffer(bases.translate(_NUMBERS), np.uint8).reshape(-1, CODON_NT).T
+        numbers[CODON_NT:, :-1] = numbers[: CODON_NT - 1, 1:]
+        codons = (numbers[:3] * np.uint8(_BASE**2) + numbers[1:4] * np.uint8(_BASE) + numbers[2:]).tobytes()
+        # By the column in which a codon begins, by three.
+        self._kinds = np.frombuffer(codons.translate(_KINDS), np.uint8).reshape(CODON_NT, len(rows), self._width)
+        found = np.bitwise_or.reduce(self._kinds, axis=2).T  # (chunks, 3)
+        self.ambiguous = (found & _AMBIGUOUS).any(axis=1)
+        # A frame of the reverse strand has the codons of a column, too, which depends on the chunk's length.
+        self._offsets = np.arange(FRAMES_PER_CHUNK) % CODON_NT
+        self._columns = np.where(_REVERSE, self._lengths[:, None] - self._offsets, self._offsets) % CODON_NT
+        self._found = np.take_along_axis(found, self._columns, axis=1)  # (chunks, 6)
+        # A stretch of the reverse strand is read backwards, down to what is before it.
+        self._codons, self._bases = b"\0" + codons, b"\0" + bases
 
-        A chunk is in its row's first columns, zeros follow. Codons of both strands then begin in the same
-        columns for all chunks, if their lengths (chunks,) leave the same rest by three; others are refused.
+    def whole(self) -> Stretches:
+        """The whole frames, kept if they have no stop: VirNucPro's rule.
+
+        With one goes, as upstream, one more base than its codons' where there is one; and where codons with other
+        letters vanish from the protein, as many bases are cut off at the end.
         """
-        self._bases = chunks
-        count, self._longest = chunks.shape
-        if (lengths_nt % CODON_NT != self._longest % CODON_NT).any():
-            raise ValueError(f"lengths of chunks differ by other than codons from {self._longest}")
-        self._padding = self._longest - lengths_nt
-        numbers = _translated(chunks, _NUMBERS)
-        others = numbers == _OTHER
-        if self._padding.any():
-            others &= chunks != 0
-        self.ambiguous = others.any(axis=1)
-        if self._longest < CODON_NT:
-            self._codons = np.empty((count, 0), np.uint8)
-        else:
-            self._codons = numbers[:, :-2] * np.uint8(_BASE**2)  # (chunks, longest - 2)
-            self._codons += numbers[:, 1:-1] * np.uint8(_BASE)
-            self._codons += numbers[:, 2:]
-        characters = _translated(self._codons, _CHARACTERS)
-        self.status = np.empty((count, FRAMES_PER_CHUNK), np.uint8)
-        spans = [self._span(frame) for frame in range(FRAMES_PER_CHUNK)]
-        # A frame of one strand has the codons of one of the other.
-        characters_of = {
-            span: np.bitwise_or.reduce(characters[:, slice(*span, CODON_NT)], axis=1) for span in set(spans)
-        }
-        for frame, span in enumerate(spans):
-            found = characters_of[span]
-            stops = _STOPS_PLUS if frame < CODON_NT else _STOPS_MINUS
-            self.status[:, frame] = np.where(found & _KNOWN, np.where(found & stops, STOPPED, OPEN), EMPTY)
+        lengths = np.maximum(self._lengths[:, None] - self._offsets, 0)
+        known = codons = lengths // CODON_NT
+        begins = np.where(_REVERSE, lengths - CODON_NT * codons, self._offsets)
+        if self.ambiguous.any():
+            unknown = (self._kinds & (_AMBIGUOUS | _OUTSIDE) == _AMBIGUOUS).sum(axis=2).T
+            known = codons - np.take_along_axis(unknown, self._columns, axis=1)
+        stopped = (self._found & np.repeat(_STOPS, CODON_NT)) > 0
+        status = np.where(stopped, STOPPED, np.where(known > 0, OPEN, EMPTY))
+        return Stretches(status, begins, codons, np.minimum(lengths, CODON_NT * known + 1))
 
-    def _span(self, frame: int) -> tuple[int, int]:
-        """Where the frame's codons begin on the forward strand: the first, and one past the last."""
-        offset = frame % CODON_NT
-        codons_nt = max(self._longest - offset, 0) // CODON_NT * CODON_NT
-        begin = offset if frame < CODON_NT else max(self._longest - offset - codons_nt, 0)
-        return begin, begin + codons_nt
+    def longest(self, min_aa: int) -> Stretches:
+        """The longest stretches between stops, kept if they have so many residues; of several the first to be read.
 
-    def proteins(self, frame: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Proteins of one frame (index in `FRAME_NAMES`) of some chunks (rows,); codons with other bases vanish.
-
-        Returns:
-            The proteins' residues one after the other, uint8, and their lengths in aa (rows,) int64.
+        Codons with other letters are neither stops nor residues. With a stretch go the bases of its codons.
         """
-        begin, stop = self._span(frame)
-        codons = self._codons[rows, begin:stop:CODON_NT]
-        if frame >= CODON_NT:
-            codons = codons[:, ::-1]
-        residues = _translated(codons, _PLUS if frame < CODON_NT else _MINUS)  # (rows, codons)
-        known = residues != _UNKNOWN
-        return residues[known] if not known.all() else residues.reshape(-1), known.sum(axis=1)
+        found = np.stack([self._longest(strand, kinds) for strand in range(2) for kinds in self._kinds], axis=2)
+        known, begins, codons = np.take_along_axis(found, self._columns[None] + CODON_NT * _REVERSE, axis=2)
+        status = np.where(known >= min_aa, OPEN, np.where(self._found & _KNOWN, STOPPED, EMPTY))
+        return Stretches(status, self._columns + CODON_NT * begins, codons, CODON_NT * codons)
 
-    def nucleotides(self, frame: int, rows: np.ndarray, lengths_aa: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The codons' bases and one more base where there is one, as VirNucPro hands them to DNABERT-S.
+    def _longest(self, strand: int, kinds: np.ndarray) -> np.ndarray:
+        """Residues, first codon and number of codons of each chunk's longest stretch in a column: (3, chunks)."""
+        # Of stretches, numbered through all rows: the codon after each, its first one, and its residues.
+        ends = np.flatnonzero(kinds & (_OUTSIDE | _STOPS[strand]) > 0)
+        begins = np.append(0, ends[:-1] + 1)
+        residues = ends - begins
+        if self.ambiguous.any():
+            unknown = np.flatnonzero(kinds & (_AMBIGUOUS | _OUTSIDE) == _AMBIGUOUS)
+            residues -= np.searchsorted(unknown, ends) - np.searchsorted(unknown, begins)
+        first = np.append(0, np.flatnonzero(ends % self._width == self._width - 1)[:-1] + 1)  # (chunks,)
+        count, order = len(ends), np.arange(len(ends))
+        rank = np.maximum.reduceat(residues * count + (order if strand else order[::-1]), first) % count
+        best = rank if strand else count - 1 - rank
+        return np.stack([residues[best], begins[best] - self._width * np.arange(len(best)), ends[best] - begins[best]])
 
-        As upstream, the lengths follow from those of the proteins: after codons that vanished, the end is cut off.
+    def cut(self, found: Stretches, at: np.ndarray) -> tuple[pa.StringArray, pa.StringArray]:
+        """Nucleotides and proteins of some frames, (n,): 6 · the chunk's row + the frame's index.
 
-        Returns:
-            The bases one after the other, uint8, and their lengths in nt (rows,) int64.
+        Codons with other letters vanish from the proteins.
         """
-        strand, offset = self._bases[rows], frame % CODON_NT  # (rows, longest)
-        begins = np.full(len(rows), offset)
-        if frame >= CODON_NT:
-            strand = _translated(strand[:, ::-1], _COMPLEMENT)
-            begins += self._padding[rows]
-        lengths_nt = np.clip(self._longest - self._padding[rows] - offset, 0, CODON_NT * lengths_aa + 1)
-        ends = begins + lengths_nt
-        first, last = int(begins.min(initial=self._longest)), int(ends.max(initial=0))
-        strand = strand[:, first:last]
-        if (lengths_nt == last - first).all():
-            return strand.reshape(-1), lengths_nt
-        column = np.arange(first, first + strand.shape[1], dtype=np.int32)
-        inside = (column >= begins[:, None].astype(np.int32)) & (column < ends[:, None].astype(np.int32))
-        return strand[inside], lengths_nt
+        rows, frames = np.divmod(at, FRAMES_PER_CHUNK)
+        begins, codons, lengths_nt = (each.reshape(-1)[at] for each in (found.begins, found.codons, found.lengths_nt))
+        base = self._width * CODON_NT * rows + begins
+        codon = (self._columns.reshape(-1)[at] * len(self._lengths) + rows) * self._width + begins // CODON_NT
+        steps = np.where(_REVERSE[frames], -1, 1)
+        nucleotides = _cut(self._bases, base + np.where(steps < 0, CODON_NT * codons, 1), lengths_nt, steps, _BASES)
+        proteins = _cut(self._codons, codon + np.where(steps < 0, codons, 1), codons, steps, _RESIDUES)
+        for number in np.flatnonzero(self.ambiguous[rows]).tolist():
+            proteins[number] = proteins[number].replace(_NONE.encode(), b"")
+        return _strings(nucleotides), _strings(proteins)
+
+
+def _cut(
+    text: bytes, starts: np.ndarray, lengths: np.ndarray, steps: np.ndarray, tables: Mapping[int, bytes | None]
+) -> list[bytes]:
+    spans = zip(starts.tolist(), (starts + steps * lengths).tolist(), steps.tolist(), strict=True)
+    return [text[start:stop:step].translate(tables[step]) for start, stop, step in spans]
+
+
+def _strings(pieces: Sequence[bytes]) -> pa.StringArray:
+    offsets = np.zeros(len(pieces) + 1, np.int32)
+    np.cumsum(np.fromiter(map(len, pieces), np.int32, len(pieces)), out=offsets[1:])
+    return pa.StringArray.from_buffers(len(pieces), pa.py_buffer(offsets), pa.py_buffer(b"".join(pieces)))
 
 
 def six_proteins(sequence: bytes | bytearray) -> list[str]:
     """Proteins of all six frames of one upper-case sequence, stops (`*`) included, in the order of `FRAME_NAMES`."""
-    frames = SixFrames(np.frombuffer(sequence, np.uint8)[None, :], np.array([len(sequence)]))
-    return [
-        frames.proteins(frame, np.zeros(1, np.int64))[0].tobytes().decode("ascii") for frame in range(FRAMES_PER_CHUNK)
-    ]
-
-
-def _translated(values: np.ndarray, table: bytes) -> np.ndarray:
-    """Every byte translated by a table; many times faster than by an index of 8 bytes each."""
-    return np.frombuffer(values.tobytes().translate(table), np.uint8).reshape(values.shape)
+    frames = SixFrames(pa.chunked_array([[sequence.decode("ascii")]]))
+    _, proteins = frames.cut(frames.whole(), np.arange(FRAMES_PER_CHUNK))
+    found: list[str] = proteins.to_pylist()
+    return found

@@ -68,14 +68,19 @@ def cds_schema() -> pa.Schema:
     )
 
 
-def frames_schema() -> pa.Schema:
-    """One row per stop-free frame; label, group and annotated are null for samples."""
+def frames_schema(located: bool = False) -> pa.Schema:
+    """One row per open frame; label, group and annotated are null for samples.
+
+    Where frames are stretches (`located`), start_nt and end_nt are their place on the record's forward strand.
+    """
+    where = {"start_nt": _COUNT, "end_nt": _COUNT} if located else {}
     return _schema(
         frame_id=_STRING,
         chunk_id=_STRING,
         record_id=_STRING,
         strand=_STRING,
         frame=pa.int8(),
+        **where,
         nucleotides=_STRING,
         protein=_STRING,
         label=_STRING,

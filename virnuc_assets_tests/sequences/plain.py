@@ -47,6 +47,28 @@ def plain_frames(sequence: str) -> list[tuple[str, str, str]]:
     return frames
 
 
+@lru_cache(maxsize=10_000)
+def plain_stretches(sequence: str) -> list[tuple[str, int, int, str, str]]:
+    """Of all six frames the longest stretch without a stop: name, start and end on the forward strand, bases, protein.
+
+    The longest is the one with the most residues, of several the first that is read; no start codon is asked for.
+    """
+    found = []
+    for name, strand in (("F", sequence), ("R", plain_reverse_complement(sequence))):
+        for frame in range(3):
+            stretches, begin = [], frame
+            for i in [*(i for i in range(frame, len(strand) - 2, 3) if CODONS.get(strand[i : i + 3]) == "*"), None]:
+                end = max(frame, frame + (len(strand) - frame) // 3 * 3) if i is None else i
+                codons = [strand[j : j + 3] for j in range(begin, end, 3)]
+                protein = "".join(CODONS[codon] for codon in codons if codon in CODONS)
+                stretches.append((begin, end, protein))
+                begin = end + 3
+            begin, end, protein = max(stretches, key=lambda stretch: len(stretch[2]))
+            span = (begin, end) if name == "F" else (len(strand) - end, len(strand) - begin)
+            found.append((f"{name}{frame + 1}", *span, strand[begin:end], protein))
+    return found
+
+
 class PlainTruth(NamedTuple):
     """What is known of the records of a reference source; records that are not named have no annotation."""
 
@@ -55,8 +77,13 @@ class PlainTruth(NamedTuple):
     proteins: dict[str, list[str]]
 
 
-def plain_table(records: list[tuple[str, str]], chunk_length: int, truth: PlainTruth | None) -> list[dict[str, object]]:
-    """Every row of the frames table of upper-case records (id, DNA bases), all columns, in order."""
+def plain_table(
+    records: list[tuple[str, str]], chunk_length: int, truth: PlainTruth | None, min_orf_aa: int | None = None
+) -> list[dict[str, object]]:
+    """Every row of the frames table of upper-case records (id, DNA bases), all columns, in order.
+
+    Of stop-free frames, or with `min_orf_aa` of the longest stretches.
+    """
     rows: list[dict[str, object]] = []
     for record_id, sequence in records:
         evidence = truth.proteins.get(record_id) if truth else None
@@ -64,10 +91,14 @@ def plain_table(records: list[tuple[str, str]], chunk_length: int, truth: PlainT
             chunk, chunk_id = sequence[start:end], f"{record_id}_chunk_{number}"
             if truth and set(chunk) - set("ACGT"):
                 continue
-            for name, nucleotides, protein in plain_frames(chunk):
-                if not protein or "*" in protein:
-                    continue
-                if evidence is not None and not any(protein in whole for whole in evidence):
+            stretches = [
+                (name, nucleotides, protein, {"start_nt": start + begin, "end_nt": start + stop})
+                for name, begin, stop, nucleotides, protein in plain_stretches(chunk)
+                if min_orf_aa is not None and len(protein) >= min_orf_aa
+            ]
+            whole = [(*frame, {}) for frame in plain_frames(chunk) if frame[2] and "*" not in frame[2]]
+            for name, nucleotides, protein, where in whole if min_orf_aa is None else stretches:
+                if evidence is not None and not any(protein in known for known in evidence):
                     continue
                 rows.append(
                     {
@@ -76,6 +107,7 @@ def plain_table(records: list[tuple[str, str]], chunk_length: int, truth: PlainT
                         "record_id": record_id,
                         "strand": "+" if name[0] == "F" else "-",
                         "frame": int(name[1]),
+                        **where,
                         "nucleotides": nucleotides,
                         "protein": protein,
                         "label": truth.label if truth else None,

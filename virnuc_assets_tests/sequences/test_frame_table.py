@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virnuc_assets.sequences import frame_table
+from virnuc_assets.sequences.frame_rule import STOP_FREE, FrameRule
 from virnuc_assets.sequences.frame_table import Truth, open_frames
 from virnuc_assets.storage.schemas import LEDGER_COUNTS, STATUSES, chunks_schema, frames_schema
 
@@ -83,22 +84,24 @@ def test_a_chunk_without_a_kept_frame_has_the_reason_that_went_furthest() -> Non
     }
 
 
+RULES = (STOP_FREE, *(FrameRule("longest_orf", min_orf_aa) for min_orf_aa in (1, 3)))
 SEQUENCES = st.text("ACGT", min_size=1, max_size=40) | st.text("ACGTNR", min_size=1, max_size=40)
 PROTEINS = st.dictionaries(st.sampled_from("xyz"), st.lists(st.text("MAWPGLRHK", min_size=1, max_size=4), min_size=1))
 
 
 @pytest.mark.parametrize("window", [2, 1024])
-@given(st.dictionaries(st.sampled_from("zyxr"), SEQUENCES), st.none() | PROTEINS)
+@given(st.dictionaries(st.sampled_from("zyxr"), SEQUENCES), st.none() | PROTEINS, st.sampled_from(RULES))
 def test_rows_and_counts_agree_with_a_plain_statement(
-    window: int, records: dict[str, str], proteins: dict[str, list[str]] | None
+    window: int, records: dict[str, str], proteins: dict[str, list[str]] | None, rule: FrameRule
 ) -> None:
     """Of samples, and of reference with and without annotation; chunks of any lengths, in windows of any size."""
     plain = None if proteins is None else PlainTruth("viral", "dsDNA phage", proteins)
     known = None if proteins is None else truth(**{name: tuple(found) for name, found in proteins.items()})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frame_table, "_WINDOW", window)
-        frames, counted = open_frames(chunks(*records.items()), known)
-    assert frames.to_pylist() == plain_table(list(records.items()), LONGER_THAN_ANY, plain)
+        frames, counted = open_frames(chunks(*records.items()), known, rule)
+    min_orf_aa = rule.min_orf_aa if rule.finds_stretches else None
+    assert frames.to_pylist() == plain_table(list(records.items()), LONGER_THAN_ANY, plain, min_orf_aa)
     assert counted["record_id"].to_pylist() == list(records)
     for count in counted.to_pylist():
         record_id = count.pop("record_id")

@@ -1,13 +1,14 @@
 """Six-frame translation: the standard code, hand-written cases, and a plain statement on random bases."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from virnuc_assets.sequences.translation import EMPTY, FRAME_NAMES, OPEN, STOPPED, SixFrames, six_proteins
 
-from .plain import CODONS, plain_frames
+from .plain import CODONS, plain_frames, plain_stretches
 
 ALPHABET = "ACGTNRYKMBVDHSW"
 
@@ -17,25 +18,15 @@ def frames(sequence: str) -> list[tuple[str, str, str]]:
 
 
 def many_frames(sequences: list[str]) -> list[list[tuple[str, str, str]]]:
-    """Name, nucleotides and protein of the six frames of sequences whose lengths leave one rest by three."""
-    lengths = np.array([len(sequence) for sequence in sequences])
-    filled = b"".join(sequence.encode().ljust(max(lengths), b"\0") for sequence in sequences)
-    found = SixFrames(np.frombuffer(filled, np.uint8).reshape(len(sequences), -1), lengths)
-    rows = np.arange(len(sequences))
-    frames: list[list[tuple[str, str, str]]] = [[] for _ in sequences]
-    for frame, name in enumerate(FRAME_NAMES):
-        proteins, lengths_aa = found.proteins(frame, rows)
-        nucleotides, lengths_nt = found.nucleotides(frame, rows, lengths_aa)
-        for row, (nt, aa) in enumerate(zip(parted(nucleotides, lengths_nt), parted(proteins, lengths_aa), strict=True)):
-            frames[row].append((name, nt, aa))
-            assert found.status[row, frame] == (EMPTY if not aa else STOPPED if "*" in aa else OPEN)
+    """Name, nucleotides and protein of the six whole frames of sequences."""
+    found = SixFrames(pa.chunked_array([sequences], pa.string()))
+    whole = found.whole()
+    nucleotides, proteins = (cut.to_pylist() for cut in found.cut(whole, np.arange(6 * len(sequences))))
+    named = [(FRAME_NAMES[at % 6], nucleotides[at], proteins[at]) for at in range(len(proteins))]
+    status = [EMPTY if not aa else STOPPED if "*" in aa else OPEN for aa in proteins]
+    assert whole.status.reshape(-1).tolist() == status
     assert found.ambiguous.tolist() == [bool(set(sequence) - set("ACGT")) for sequence in sequences]
-    return frames
-
-
-def parted(bases: np.ndarray, lengths: np.ndarray) -> list[str]:
-    ends = np.cumsum(lengths).tolist()
-    return [bases[end - length : end].tobytes().decode() for end, length in zip(ends, lengths.tolist(), strict=True)]
+    return [named[at : at + 6] for at in range(0, len(named), 6)]
 
 
 def test_every_codon() -> None:
@@ -91,22 +82,36 @@ def test_any_letters_agree_with_a_plain_statement(sequence: str) -> None:
     assert six_proteins(sequence.encode()) == [protein for _, _, protein in plain_frames(sequence)]
 
 
-OF_ONE_REST = st.integers(0, 2).flatmap(
-    lambda rest: st.lists(
-        st.lists(st.text("ACGTN", min_size=3, max_size=3), max_size=14).flatmap(
-            lambda codons: st.text("ACGTN", min_size=rest, max_size=rest).map(lambda end: "".join(codons) + end)
-        ),
-        min_size=1,
-        max_size=6,
-    )
-)
+SEQUENCES = st.lists(st.text("ACGTN", max_size=44) | st.text("ATG", max_size=44), min_size=1, max_size=6)
 
 
-@given(OF_ONE_REST)
+@given(SEQUENCES)
 def test_chunks_do_not_disturb_each_other(sequences: list[str]) -> None:
     assert many_frames(sequences) == [plain_frames(sequence) for sequence in sequences]
 
 
-def test_lengths_of_two_rests_by_three_are_refused() -> None:
-    with pytest.raises(ValueError, match="lengths of chunks"):
-        many_frames(["ACGT", "ACG"])
+@given(SEQUENCES, st.integers(1, 5))
+def test_longest_stretches_agree_with_a_plain_statement(sequences: list[str], min_aa: int) -> None:
+    frames = SixFrames(pa.chunked_array([sequences], pa.string()))
+    found = frames.longest(min_aa)
+    nucleotides, proteins = (cut.to_pylist() for cut in frames.cut(found, np.arange(6 * len(sequences))))
+    plain = [stretch for sequence in sequences for stretch in plain_stretches(sequence)]
+    whole = [protein for sequence in sequences for _, _, protein in plain_frames(sequence)]
+    begins, ends = found.begins.reshape(-1), (found.begins + 3 * found.codons).reshape(-1)
+    for at, (_, begin, end, bases, protein) in enumerate(plain):
+        if protein:  # else it may be any stretch without residues
+            assert (begins[at], ends[at], nucleotides[at], proteins[at]) == (begin, end, bases, protein)
+        assert len(proteins[at]) == len(protein)
+        expected = OPEN if len(protein) >= min_aa else STOPPED if whole[at] else EMPTY
+        assert found.status.reshape(-1)[at] == expected
+
+
+@given(SEQUENCES)
+def test_the_longest_stretch_of_a_stop_free_frame_is_the_frame(sequences: list[str]) -> None:
+    frames = SixFrames(pa.chunked_array([sequences], pa.string()))
+    whole, longest = frames.whole(), frames.longest(1)
+    kept = np.flatnonzero(whole.status == OPEN)
+    assert (longest.status.reshape(-1)[kept] == OPEN).all()
+    for name in ("begins", "codons"):
+        assert (getattr(longest, name).reshape(-1)[kept] == getattr(whole, name).reshape(-1)[kept]).all()
+    assert frames.cut(longest, kept)[1] == frames.cut(whole, kept)[1]
