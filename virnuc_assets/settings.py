@@ -272,7 +272,7 @@ class DecisionSettings(Section):
 class ServingSettings(Section):
     """Which classifier calls the samples."""
 
-    variant: str = "fastesm2"
+    variant: str
 
 
 class VirnucproSettings(Section):
@@ -399,7 +399,7 @@ class Settings(Section):
     benchmark: BenchmarkSettings = BenchmarkSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     decision: DecisionSettings = DecisionSettings()
-    serving: ServingSettings = ServingSettings()
+    serving: ServingSettings
     virnucpro: VirnucproSettings | None = None
     refseq: RefseqSettings | None = None
     automation: AutomationSettings = AutomationSettings()
@@ -411,13 +411,17 @@ class Settings(Section):
     @model_validator(mode="before")
     @classmethod
     def _choices_of_the_profile(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """What the profile compares, where nothing is set; and that the candidate serves, unless another is named."""
-        chosen = PROFILE_VARIANTS.get(values.get("profile", "miniature"), {})
+        """What the profile compares and which variant serves, where nothing is set.
+
+        It is the candidate; of the miniatures, whose random weights should call nobody's sequences, the k-mer baseline.
+        """
+        profile = values.get("profile", "miniature")
         decision, serving = values.get("decision", {}), values.get("serving", {})
         if isinstance(decision, dict):
-            decision = {**chosen, **decision}
-            if isinstance(serving, dict) and "candidate" in decision:
-                serving = {"variant": decision["candidate"], **serving}
+            decision = {**PROFILE_VARIANTS.get(profile, {}), **decision}
+            serves = "kmer_baseline" if profile == "miniature" else "candidate"
+            if isinstance(serving, dict):
+                serving = {"variant": decision.get(serves, DecisionSettings.model_fields[serves].default), **serving}
         return {**values, "decision": decision, "serving": serving}
 
     @property
