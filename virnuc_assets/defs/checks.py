@@ -119,7 +119,7 @@ def _features_check(workspace: Workspace, shards: ShardSet, variant: Variant) ->
     def composed(shard: str) -> Iterator[str]:
         """There is at most one row for a chunk, in the order of the chunks, and every value is a root of a share."""
         features = read_table(layout.table(domain, asset, shard))
-        chunks = read_ids(layout.table(domain, "chunked_fasta", shard))
+        chunks = read_table(layout.table(domain, "chunked_fasta", shard), columns=["chunk_id"])["chunk_id"].to_pylist()
         found = set(features["chunk_id"].to_pylist())
         if features["chunk_id"].to_pylist() != [chunk for chunk in chunks if chunk in found]:
             yield "chunk_ids are not some of those of the chunks table, each once and in its order"
