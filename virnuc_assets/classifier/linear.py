@@ -42,6 +42,10 @@ class CompositionRows:
     records: np.ndarray  # (n,) of str
     clusters: np.ndarray  # (n,) of str
 
+    def take(self, chosen: np.ndarray) -> CompositionRows:
+        """Some of the rows."""
+        return CompositionRows(*(each[chosen] for each in (self.features, self.labels, self.records, self.clusters)))
+
     @property
     def weights(self) -> np.ndarray:
         """(n,): a cluster weighs as the root of its rows, so that no large genome decides; both labels the same."""
@@ -109,7 +113,7 @@ def fit_linear(
         if on_step is not None:
             on_step(number, history[-1])
     best = int(np.argmin([entry["validation_loss"] for entry in history]))
-    model = LinearModel.of(*_folded(_fitted(rows, np.arange(len(rows.labels)), STRENGTHS[best])))
+    model = LinearModel.of(*_folded(_fitted(rows, STRENGTHS[best])))
     return LinearFit(model, STRENGTHS[best], history, scores[best], _seen_relatives(rows, STRENGTHS[best], seed))
 
 
@@ -125,16 +129,15 @@ def _folds(rows: CompositionRows, units: np.ndarray, seed: int) -> Iterator[tupl
     yield from folds.split(rows.features, rows.labels, units)
 
 
-def _fitted(rows: CompositionRows, chosen: np.ndarray, strength: float) -> Pipeline:
+def _fitted(rows: CompositionRows, strength: float) -> Pipeline:
     regression = LogisticRegression(C=strength, max_iter=_ITERATIONS)
-    weights = {_WEIGHT: rows.weights[chosen]}
-    return make_pipeline(StandardScaler(), regression).fit(rows.features[chosen], rows.labels[chosen], **weights)
+    return make_pipeline(StandardScaler(), regression).fit(rows.features, rows.labels, **{_WEIGHT: rows.weights})
 
 
 def _left_out(rows: CompositionRows, folds: list[tuple[np.ndarray, np.ndarray]], strength: float) -> np.ndarray:
     scores = np.full(len(rows.labels), math.nan)
     for fitted, left_out in folds:
-        scores[left_out] = _fitted(rows, fitted, strength).decision_function(rows.features[left_out])
+        scores[left_out] = _fitted(rows.take(fitted), strength).decision_function(rows.features[left_out])
     return scores
 
 
@@ -144,7 +147,7 @@ def _seen_relatives(rows: CompositionRows, strength: float, seed: int) -> np.nda
     for fitted, left_out in _folds(rows, rows.records, seed):
         related = left_out[np.isin(rows.clusters[left_out], rows.clusters[fitted])]
         if len(related):
-            scores[related] = _fitted(rows, fitted, strength).decision_function(rows.features[related])
+            scores[related] = _fitted(rows.take(fitted), strength).decision_function(rows.features[related])
     return scores
 
 
