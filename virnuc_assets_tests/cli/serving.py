@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from virnuc_assets.classifier.checkpoint import ClassifierDescription, Mlp, save_classifier
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, LinearModel, save_classifier
 from virnuc_assets.defs.provenance import variant_fingerprints
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.loading import vector_width
@@ -29,9 +29,6 @@ def kmer_project(root: Path) -> Path:
         chunk_length=500,
         temperature=1.5,
     )
-    torch.manual_seed(0)
-    model = Mlp(dna + protein, 512, 0.5)
-    with torch.no_grad():
-        model.output_layer.weight *= 600
-    save_classifier(workspace.layout.classifier("kmer"), model, description)
+    weights = np.random.default_rng(0).normal(size=dna + protein)
+    save_classifier(workspace.layout.classifier("kmer"), LinearModel.of(weights, 0.0), description)
     return root
