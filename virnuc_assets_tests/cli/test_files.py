@@ -14,7 +14,7 @@ from Bio import SeqIO
 from virnuc_assets.encoders.checkpoints import folder_digest
 from virnuc_assets.reports.sample_results import RESULT_FILES
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
+from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import content_digest, read_provenance, read_schema, read_table
 from virnuc_assets_tests.assets.project import SAMPLE, Finished, Project, new_project, write_sample
 from virnuc_assets_tests.cli.commands import console, message, virnuc
