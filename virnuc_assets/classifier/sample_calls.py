@@ -21,6 +21,7 @@ from virnuc_assets.storage.schemas import predictions_schema
 
 OTHER, UNCERTAIN, NOT_SCORED = "other", "uncertain", "not scored"
 CALLS = (VIRUS, OTHER, UNCERTAIN, NOT_SCORED)
+SPAN = ("start_nt", "end_nt")
 # Of a chunk that VirNucPro's rule calls virus the probability is at least this, also after it was rounded.
 EVEN = np.float32(0.5)
 _HIGHEST_OTHER = np.nextafter(EVEN, np.float32(0.0))
@@ -112,6 +113,14 @@ def sample_frames_schema() -> pa.Schema:
     )
 
 
+def located(predictions: pa.Table, frames: pa.Table) -> pa.Table:
+    """Predictions with the places of their frames, row for row, where the frames table has them."""
+    for name in SPAN:
+        if name in frames.column_names:
+            predictions = predictions.append_column(name, frames[name])
+    return predictions
+
+
 class CallCollector:
     """Fills `SampleCalls` while the predictions of one shard after the other pass; no frame is kept."""
 
@@ -136,7 +145,7 @@ class CallCollector:
 
         Args:
             rows: of the ledger, (n,) int64: the records that the shard holds chunks of.
-            predictions: of the shard's frames, whole chunks, in order.
+            predictions: of the shard's frames, whole chunks, in order; `located` where frames are stretches.
         """
         rows = rows[self._chunks[rows] > 0]  # a record that is not planned may have the id of one that is
         found = pc.index_in(predictions["record_id"], value_set=self._ledger["record_id"].take(pa.array(rows)))
@@ -168,12 +177,12 @@ class CallCollector:
         other, virus = (predictions[name].to_numpy() for name in ("score_other", "score_virus"))
         columns = {
             "source": self._ledger["source"].take(pa.array(record)),
-            **{name: predictions[name] for name in predictions.column_names},
             "strand": pa.array(STRANDS).take(pa.array(frame // CODON_NT)),
             "frame": pa.array((offset + 1).astype(np.int8)),
             "start_nt": pa.array(begins),
             "end_nt": pa.array(begins + codons_nt),
             "probability": pa.array(calibrated(other, virus, self._temperature or 1.0).astype(np.float32)),
+            **{name: predictions[name] for name in predictions.column_names},
         }
         schema = sample_frames_schema()
         return pa.table({name: columns[name] for name in schema.names}, schema=schema)

@@ -20,6 +20,7 @@ from virnuc_assets.encoders.registry import (
 )
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import MANIFEST, CatalogueError, Source, read_catalogues
+from virnuc_assets.sequences.frame_rule import FrameRule
 from virnuc_assets.sequences.refseq import require_release
 from virnuc_assets.settings import SETTINGS_FILE, Settings, SettingsError
 from virnuc_assets.storage.layout import Domain, Layout
@@ -42,6 +43,11 @@ class Workspace:
     def layout(self) -> Layout:
         """Where results are stored."""
         return Layout(self.settings.var, self.settings.profile, self.settings.paths.results)
+
+    @property
+    def frame_rule(self) -> FrameRule:
+        """What is kept of a frame."""
+        return FrameRule.of(self.settings.sequences)
 
     @cached_property
     def lock(self) -> Lock:

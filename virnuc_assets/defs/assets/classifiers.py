@@ -160,6 +160,7 @@ def _fit(instance: dg.DagsterInstance, workspace: Workspace, variant: Variant) -
         split=current_split(instance, workspace),
         chunk_length=workspace.settings.sequences.chunk_length,
         training=workspace.settings.training,
+        rule=workspace.frame_rule,
     )
 
 
@@ -207,6 +208,7 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
             variant_fingerprints(workspace, variant),
             read_provenance(next(iter(features.values())))["dims"],
             workspace.settings.sequences.chunk_length,
+            workspace.frame_rule,
         )
 
         def batches() -> Iterator[pa.Table]:

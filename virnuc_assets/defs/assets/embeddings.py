@@ -32,7 +32,7 @@ from virnuc_assets.storage.digests import digest_words, sequence_digests
 from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.merging import merge_features
 from virnuc_assets.storage.reuse import Digests, KnownVectors, ShardVectors, read_sequences
-from virnuc_assets.storage.schemas import frames_schema, vector_dim
+from virnuc_assets.storage.schemas import vector_dim
 from virnuc_assets.storage.tables import is_made_by, read_schema, read_table
 from virnuc_assets.storage.windows import in_windows
 
@@ -213,7 +213,7 @@ def _features_asset(workspace: Workspace, shards: ShardSet, variant: Variant) ->
             provenance = features_provenance(workspace, domain, shard, variant, encoders)
 
             def batches() -> Iterator[pa.Table]:
-                frames = read_table(layout.table(domain, FRAMES, shard), frames_schema())
+                frames = read_table(layout.table(domain, FRAMES, shard), workspace.frame_rule.schema)
                 dna, protein = (
                     read_table(layout.table(domain, f"{name}_embeddings", shard))
                     for name in (variant.dna, variant.protein)
