@@ -10,10 +10,11 @@ from virnuc_assets.classifier.checkpoint import ClassifierDescription, LinearMod
 from virnuc_assets.defs.provenance import variant_fingerprints
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.loading import vector_width
+from virnuc_assets.sequences.frame_rule import STOP_FREE, FrameRule
 from virnuc_assets.settings import load_settings
 
 
-def kmer_project(root: Path) -> Path:
+def kmer_project(root: Path, rule: FrameRule = STOP_FREE) -> Path:
     """Its classifier is not trained; its weights are such that records have every call."""
     root.mkdir()
     (root / "virnuc.toml").write_text('profile = "miniature"\n[serving]\nvariant = "kmer"\n')
@@ -27,6 +28,8 @@ def kmer_project(root: Path) -> Path:
         protein_dim=protein,
         merged_dim=dna + protein,
         chunk_length=500,
+        frame_rule=rule.name,
+        min_orf_aa=rule.min_orf_aa,
         temperature=1.5,
     )
     weights = np.random.default_rng(0).normal(size=dna + protein)
