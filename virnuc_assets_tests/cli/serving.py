@@ -10,11 +10,13 @@ from virnuc_assets.classifier.checkpoint import ClassifierDescription, LinearMod
 from virnuc_assets.defs.provenance import variant_fingerprints
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.loading import vector_width
-from virnuc_assets.sequences.frame_rule import STOP_FREE, FrameRule
+from virnuc_assets.sequences.frame_rule import FrameRule
 from virnuc_assets.settings import load_settings
 
+LONGEST = FrameRule("longest_orf", 30)
 
-def kmer_project(root: Path, rule: FrameRule = STOP_FREE) -> Path:
+
+def kmer_project(root: Path, rule: FrameRule = LONGEST) -> Path:
     """Its classifier is not trained; its weights are such that records have every call."""
     root.mkdir()
     (root / "virnuc.toml").write_text('profile = "miniature"\n[serving]\nvariant = "kmer"\n')
@@ -33,5 +35,7 @@ def kmer_project(root: Path, rule: FrameRule = STOP_FREE) -> Path:
         temperature=1.5,
     )
     weights = np.random.default_rng(0).normal(size=dna + protein)
-    save_classifier(workspace.layout.classifier("kmer"), LinearModel.of(weights, 0.0), description)
+    even = np.sqrt(np.concatenate([np.full(words, 1 / words) for words in (dna, 64, 20, 400)] + [np.full(3, 0.3)]))
+    model = LinearModel.of(weights, float(-weights @ even))
+    save_classifier(workspace.layout.classifier("kmer"), model, description)
     return root
