@@ -29,8 +29,9 @@ from virnuc_assets.defs import jobs
 from virnuc_assets.defs.assets import finetuning, refseq
 from virnuc_assets.defs.assets.incoming import PlanSamples
 from virnuc_assets.defs.assets.migration import DECISION, stored_decision
+from virnuc_assets.defs.assets.predictions import REPORT
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguous_ranges, range_tags
-from virnuc_assets.defs.provenance import CHUNKS, FRAMES, vectors
+from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS, vectors
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.stale import files_to_plan, plan_is_current, stale_assets, stale_partitions
 from virnuc_assets.errors import VirnucError
@@ -80,7 +81,8 @@ def run_everything(workspace: Workspace, run: Runs, out: Console) -> None:
     run.stages("vectors of fine-tuned encoders", workspace, REFERENCE)
     run.whole(jobs.DECISION_JOB, workspace)
     _plan_samples(workspace, run, out)
-    run.stages("samples", workspace, SAMPLES)
+    called = [CHUNKS, FRAMES, *vectors(workspace.kept_variants("samples")), PREDICTIONS, REPORT]
+    run.stages("samples", workspace, SAMPLES, called)
 
 
 def _plan_samples(workspace: Workspace, run: Runs, out: Console) -> None:

@@ -41,6 +41,7 @@ MAX_PARTITIONS = 200  # of a run
 SETTINGS: dict[str, dict[str, Any]] = {
     "sequences": {"chunk_length": 500, "shard_chunks": 30},
     "training": {"max_epochs": 5},
+    "serving": {"variant": "fastesm2"},
     "benchmark": {"rows": 32, "max_rounds": 6},
     "decision": {
         **{"bootstrap_rounds": 100, "power_studies": 20},

@@ -76,13 +76,17 @@ def every_input(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+def summary_of(out: Path) -> pd.DataFrame:
+    numbers = dict.fromkeys(("probability", "viral_fraction"), [""])
+    return pd.read_csv(out / "summary.tsv", sep="\t", keep_default_na=False, na_values=numbers)
+
+
 def predicted(project: Path, out: Path, *arguments: str | Path) -> pd.DataFrame:
     """The summary of a run that worked."""
     result = virnuc("predict", *arguments, "--out", out, "--project", project)
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in out.iterdir()) == sorted(RESULT_FILES)
-    numbers = dict.fromkeys(("probability", "viral_fraction"), [""])
-    return pd.read_csv(out / "summary.tsv", sep="\t", keep_default_na=False, na_values=numbers)
+    return summary_of(out)
 
 
 def test_all_inputs_in_one_command_are_classified_as_each_by_itself(project: Path, tmp_path: Path) -> None:
@@ -280,7 +284,7 @@ def test_results_are_replaced_only_if_forced(project: Path, tmp_path: Path) -> N
     source.write_text(fasta(contigs(2)))
     config = ("--project", project)
     assert "expected an empty folder" in message(virnuc("predict", source, "--out", out, *config))
-    assert pd.read_csv(out / "summary.tsv", sep="\t", keep_default_na=False).equals(first)
+    assert summary_of(out).equals(first)
     second = predicted(project, out, source, "--force")
     assert second["record_id"].str.startswith("s2").all()
     (out / "mine.txt").write_text("mine")
