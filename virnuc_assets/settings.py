@@ -33,12 +33,17 @@ class Section(BaseModel):
 
 
 class SequenceSettings(Section):
-    """How records become chunks and shards."""
+    """How records become chunks and shards, and chunks frames."""
 
     chunk_length: Literal[300, 500] = 500
     frame_rule: FrameRuleName = "stop_free"
     min_orf_aa: PositiveInt = 30
     shard_chunks: int = Field(default=10_000, ge=1, le=500_000)  # Arrow counts a column's bytes in 32 bits
+
+    @property
+    def of_plans(self) -> dict[str, int]:
+        """Those that a plan follows from."""
+        return {"chunk_length": self.chunk_length, "shard_chunks": self.shard_chunks}
 
 
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]

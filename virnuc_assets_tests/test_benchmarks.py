@@ -81,6 +81,7 @@ def test_bench_sequences_writes_its_figures(out: Path) -> None:
     found = figures(out, "bench_sequences", *arguments)
     for name in (
         "frames_mb_per_s",
+        "longest_orf_speed",
         "frames_speedup",
         "mb_per_s_short_contigs",
         "cds_speedup",

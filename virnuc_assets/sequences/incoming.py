@@ -71,7 +71,7 @@ def file_states(files: Mapping[str, Path], settings: SequenceSettings) -> dict[s
     states = {}
     for name, path in files.items():
         with contextlib.suppress(OSError):  # taken away since the folder was listed
-            states[name] = digest_of([_state(path), settings.model_dump()])
+            states[name] = digest_of([_state(path), settings.of_plans])
     return states
 
 

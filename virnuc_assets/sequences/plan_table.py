@@ -217,7 +217,7 @@ def annotation_path(plan: Path, source: str) -> Path:
 def _plan_before(path: Path, settings: SequenceSettings) -> ShardPlan:
     """The plan to continue; an empty one where there is none, it cannot be read, or other settings made it."""
     try:
-        require_table(path, plan_schema(), settings.model_dump())
+        require_table(path, plan_schema(), settings.of_plans)
         return read_plan(path)
     except TableMismatch:
         return ShardPlan(plan_schema().empty_table(), {}, {}, settings.chunk_length)
@@ -226,7 +226,7 @@ def _plan_before(path: Path, settings: SequenceSettings) -> ShardPlan:
 def _write(path: Path, plan: ShardPlan, settings: SequenceSettings) -> None:
     provenance = {
         "table": "shard_plan",
-        **settings.model_dump(),
+        **settings.of_plans,
         "numbered": dict(plan.numbered),
         "sources": {name: asdict(source) for name, source in plan.sources.items()},
     }

@@ -161,10 +161,10 @@ def _cut(
     return [text[start:stop:step].translate(tables[step]) for start, stop, step in spans]
 
 
-def _strings(pieces: Sequence[bytes]) -> pa.StringArray:
-    offsets = np.zeros(len(pieces) + 1, np.int32)
-    np.cumsum(np.fromiter(map(len, pieces), np.int32, len(pieces)), out=offsets[1:])
-    return pa.StringArray.from_buffers(len(pieces), pa.py_buffer(offsets), pa.py_buffer(b"".join(pieces)))
+def _strings(parts: Sequence[bytes]) -> pa.StringArray:
+    offsets = np.zeros(len(parts) + 1, np.int32)
+    np.cumsum(np.fromiter(map(len, parts), np.int32, len(parts)), out=offsets[1:])
+    return pa.StringArray.from_buffers(len(parts), pa.py_buffer(offsets), pa.py_buffer(b"".join(parts)))
 
 
 def six_proteins(sequence: bytes | bytearray) -> list[str]:

@@ -6,8 +6,9 @@ import csv
 import gzip
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from Bio import SeqIO
@@ -39,9 +40,9 @@ def project(blank: Path, tmp_path: Path) -> Iterator[Project]:
     made.instance.dispose()
 
 
-def framed(project: Project, shards: ShardSet, plan: str, chunk_length: int) -> dict[str, Rows]:
+def framed(project: Project, shards: ShardSet, plan: str, settings: Mapping[str, Any]) -> dict[str, Rows]:
     """The frames of each record, its shards one after the other, as the graph makes them."""
-    project.configure(sequences={"chunk_length": chunk_length, "shard_chunks": 400})
+    project.configure(sequences={**settings, "shard_chunks": 400})
     assert failures(project.job(plan)) == []
     assets = [shards.key("chunked_fasta"), shards.key("translated_proteins")]
     assert failures(project.materialize(*assets, partition=shards)) == []
@@ -88,17 +89,20 @@ def plainly_read(folder: Path, label: str, name: str) -> tuple[list[tuple[str, s
     return records, proteins
 
 
-def require_bundled(project: Project, names: list[str] | None, chunk_length: int) -> int:
+def require_bundled(project: Project, names: list[str] | None, chunk_length: int, min_orf_aa: int | None = None) -> int:
     """Compare all frames of some bundled genomes, or of all; returns how many there are."""
     shutil.copytree(DATA / "genomes", project.settings.genomes, dirs_exist_ok=True)
     with (DATA / "genomes/MANIFEST.tsv").open(encoding="utf-8", newline="") as handle:
         rows = [row for row in csv.DictReader(handle, delimiter="\t") if names is None or row["name"] in names]
     catalogue(project, *rows)
-    found = framed(project, REFERENCE, PLAN_REFERENCE_JOB, chunk_length)
+    settings: dict[str, Any] = {"chunk_length": chunk_length}
+    if min_orf_aa is not None:
+        settings |= {"frame_rule": "longest_orf", "min_orf_aa": min_orf_aa}
+    found = framed(project, REFERENCE, PLAN_REFERENCE_JOB, settings)
     of_sources = 0
     for row in rows:
         records, proteins = plainly_read(project.settings.genomes, row["label"], row["name"])
-        expected = plain_table(records, chunk_length, PlainTruth(row["label"], row["group"], proteins))
+        expected = plain_table(records, chunk_length, PlainTruth(row["label"], row["group"], proteins), min_orf_aa)
         require_equal(all_of(found, [name for name, _ in records]), expected)
         of_sources += len(expected)
     assert of_sources == sum(map(len, found.values()))
@@ -109,3 +113,7 @@ def require_bundled(project: Project, names: list[str] | None, chunk_length: int
 @pytest.mark.parametrize("chunk_length", [300, 500])
 def test_bundled_genomes(project: Project, chunk_length: int, names: list[str] | None) -> None:
     assert require_bundled(project, names, chunk_length) > (30 if names else 2000)
+
+
+def test_bundled_genomes_by_their_longest_stretches(project: Project) -> None:
+    assert require_bundled(project, list(BUNDLED_SHARE), 500, min_orf_aa=45) > 100

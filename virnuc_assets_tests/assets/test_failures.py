@@ -96,7 +96,7 @@ def test_features_refuse_embeddings_of_another_encoder_and_list_every_mismatch(c
     assert path.read_bytes() == before
 
 
-def test_other_encoders_and_chunk_lengths_are_refused_for_predictions_and_training(copied: Project) -> None:
+def test_other_encoders_chunk_lengths_and_frame_rules_are_refused_for_predictions_and_training(copied: Project) -> None:
     config = copied.workspace.layout.checkpoints / "fastesm2_650_miniature/config.json"
     config.write_text(config.read_text() + "\n")
     (text,) = failures(copied.materialize(SAMPLES.key("predictions"), partition=SAMPLE))
@@ -107,6 +107,12 @@ def test_other_encoders_and_chunk_lengths_are_refused_for_predictions_and_traini
     copied.configure(sequences={"chunk_length": 300})
     (text,) = failures(copied.materialize(SAMPLES.key("predictions"), partition=SAMPLE))
     assert "chunk_length: expected 500, found 300" in text
+    copied.configure(sequences={"frame_rule": "longest_orf"})
+    (text,) = failures(copied.materialize(SAMPLES.key("predictions"), partition=SAMPLE))
+    assert "frame rule: expected 'stop_free', found 'longest_orf of at least 30 aa'" in text
+    (text,) = failures(copied.materialize(REFERENCE.key("fastesm2_650_embeddings"), partition="host-0001"))
+    assert "translated_proteins/host-0001.parquet: not the table" in text
+    assert "frame_rule: expected longest_orf, found nothing" in text
 
 
 def test_a_damaged_classifier_is_refused_and_replaced_by_training(copied: Project) -> None:

@@ -138,6 +138,12 @@ def test_settings_and_removed_tables_ask_for_exactly_what_follows_from_them(know
     assert found.samples == {SAMPLE: of_sample}
     assert found.whole == {*TRAINED, *DECIDED, "encoder_benchmark"}
 
+    known.configure(sequences={"frame_rule": "longest_orf"})
+    found = stale(known)
+    assert found.reference == dict.fromkeys(known.keys(REFERENCE), {*STAGES} - {"chunked_fasta"})
+    assert found.samples == {SAMPLE: {"translated_proteins", *of_sample}}
+    assert found.whole == {*TRAINED, *DECIDED}
+
     known.configure()
     removed = layout.table("reference", "kmer_dna_embeddings", shard)
     removed.unlink()

@@ -64,7 +64,8 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
 
 
 def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinition:
-    encoders = [encoder_version(workspace, name) for name in (variant.dna, variant.protein)]
+    read = [encoder_version(workspace, name) for name in (variant.dna, variant.protein)]
+    read += map(str, workspace.frame_rule.provenance.values())
 
     @dg.asset(
         name=f"{variant.name}_classifier",
@@ -72,7 +73,7 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         group_name=GROUP,
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
-        code_version=code_version("3", workspace.settings.training, *encoders),
+        code_version=code_version("3", workspace.settings.training, *read),
         automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
         description=f"{_what_it_is(variant)} "
         "It is logged in MLflow with an entry for each epoch, and registered; no alias moves.\n\n"

@@ -41,7 +41,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
         group_name=group_of(SHARDS, REFERENCE.domain),
         kinds={"fasta", "parquet"},
         owners=OWNERS,
-        code_version=digest_of(settings.sequences.model_dump()),
+        code_version=digest_of(settings.sequences.of_plans),
         automation_condition=plan_condition(settings.automation.reembed_cron),
     )
     def reference_plan(
