@@ -134,7 +134,7 @@ def _benchmark_rows(tables: list[Path], rows: int) -> dict[str, list[str]]:
     step, start, chosen = max(1, sum(map(read_rows, tables)) // rows), 0, []
     for path in tables:
         table = read_table(path, columns=names)
-        chosen.append(table.take(list(range(-start % step, table.num_rows, step))))
+        chosen.append(table.take(pa.array(range(-start % step, table.num_rows, step), pa.int64())))  # may be none
         start += table.num_rows
     drawn: dict[str, list[str]] = pa.concat_tables(chosen)[:rows].to_pydict()
     return drawn
