@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from virnuc_assets.definitions import build_defs, warn_of_an_empty_instance
-from virnuc_assets.settings import Profile, RefseqSettings, Settings
+from virnuc_assets.settings import Profile, RefseqSettings, ServingSettings, Settings
 from virnuc_assets.workstation.setup import dagster_home
 
 PER_SHARD = {
@@ -24,7 +24,6 @@ PER_SHARD = {
     "fastesm2_features",
     "esm2_3b_features",
 }
-KMER_BASELINE_ASSETS = {"kmer_dna_embeddings", "kmer_protein_embeddings", "kmer_features"}
 WHOLE = {
     "reference_ledger",
     "train_test_split",
@@ -35,7 +34,7 @@ WHOLE = {
 }
 EXPECTED = {
     *(f"{domain}/{asset}" for domain in ("reference", "samples") for asset in ("shard_plan", *PER_SHARD)),
-    *(f"reference/{asset}" for asset in KMER_BASELINE_ASSETS),
+    "reference/kmer_features",
     *WHOLE,
     "samples/predictions",
     "samples/report",
@@ -52,7 +51,7 @@ REFSEQ = dg.AssetKey(["reference", "refseq_release"])
 
 
 def graph_of(profile: Profile, root: Path = Path("nowhere")) -> dg.Definitions:
-    return build_defs(Settings(root=root, profile=profile))
+    return build_defs(Settings.model_validate({"root": root, "profile": profile, "serving": {"variant": "fastesm2"}}))
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +104,7 @@ def test_every_asset_says_what_to_do_when_its_check_fails(defs: dg.Definitions) 
     optional = Settings.model_validate(
         {
             "root": Path("nowhere"),
+            "profile": "full",
             "refseq": {"release": 230},
             "finetuning": {"encoders": ["fastesm2_650"]},
             "virnucpro": {"merged": "merged", "model": "500_model.pth", "chunk_length": 500, "dna_dim": 48},
@@ -175,8 +175,14 @@ def test_definitions_are_valid_and_each_job_does_its_phase(defs: dg.Definitions)
     features = {"dnabert_s": ["fastesm2", "esm2_3b"], "fastesm2_650": ["fastesm2"], "esm2_3b": ["esm2_3b"]}
     assert by_encoder == {
         encoder: {f"reference/{encoder}_embeddings", *(f"reference/{variant}_features" for variant in variants)}
-        for encoder, variants in {**features, "kmer_dna": ["kmer"], "kmer_protein": ["kmer"]}.items()
+        for encoder, variants in features.items()
     }
+
+
+def test_the_k_mer_baseline_serves_where_the_encoders_are_miniatures() -> None:
+    found = selected(build_defs(Settings(root=Path("nowhere"))), "predict_samples")
+    stages = ("chunked_fasta", "translated_proteins", "kmer_features", "predictions", "report")
+    assert found == {f"samples/{stage}" for stage in stages}
 
 
 def test_samples_are_embedded_for_the_variant_that_serves() -> None:
@@ -196,7 +202,8 @@ def test_all_that_starts_by_itself_is_on_but_the_training(defs: dg.Definitions) 
 
 
 def test_a_refseq_section_adds_the_release_before_the_plan(defs: dg.Definitions) -> None:
-    more = build_defs(Settings(root=Path("nowhere"), refseq=RefseqSettings(release=230)))
+    serving, refseq = ServingSettings(variant="fastesm2"), RefseqSettings(release=230)
+    more = build_defs(Settings(root=Path("nowhere"), serving=serving, refseq=refseq))
     before, after = shape(defs), shape(more)
     parents, _, group, pools, checks, kinds = after.pop("reference/refseq_release")
     assert (parents, group, pools, kinds) == (set(), "sources", set(), {"fasta", "genbank"})

@@ -79,11 +79,12 @@ def test_the_profile_chooses_what_is_compared_unless_it_is_named(tmp_path: Path)
         found = load(tmp_path, text)
         return found.decision.candidate, found.decision.baseline, found.serving.variant
 
-    assert chosen("profile = 'miniature'\n") == chosen("profile = 'full'\n") == ("fastesm2", "esm2_3b", "fastesm2")
+    assert chosen("profile = 'miniature'\n") == ("fastesm2", "esm2_3b", "kmer")
+    assert chosen("profile = 'full'\n") == ("fastesm2", "esm2_3b", "fastesm2")
     assert chosen("profile = 'laptop'\n") == ("esm2_8m", "esm2_35m", "esm2_8m")
-    named = "profile = 'laptop'\n[decision]\ncandidate = 'kmer_esm2_8m'\n"
-    assert chosen(named) == ("kmer_esm2_8m", "esm2_35m", "kmer_esm2_8m")
-    assert chosen(f"{named}[serving]\nvariant = 'esm2_35m'\n") == ("kmer_esm2_8m", "esm2_35m", "esm2_35m")
+    named = "profile = 'laptop'\n[decision]\ncandidate = 'esm2_150m'\n"
+    assert chosen(named) == ("esm2_150m", "esm2_35m", "esm2_150m")
+    assert chosen(f"{named}[serving]\nvariant = 'esm2_35m'\n") == ("esm2_150m", "esm2_35m", "esm2_35m")
 
 
 def test_named_encoders_and_variants_stand_for_rows(tmp_path: Path) -> None:

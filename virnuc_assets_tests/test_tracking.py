@@ -16,6 +16,7 @@ import torch
 from mlflow.entities import Run
 
 from virnuc_assets.classifier.checkpoint import load_classifier
+from virnuc_assets.classifier.linear import STRENGTHS
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, register
 from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED, EvaluationLog, MlflowTracking
@@ -29,7 +30,7 @@ from virnuc_assets_tests.assets.project import Finished, Project, failures
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 MODELS = {"fastesm2": "fastesm2_650_miniature", "esm2_3b": "esm2_3b_miniature", "kmer": "kmer_protein"}
-DIMS = {"fastesm2": (48, 32), "esm2_3b": (48, 64), "kmer": (256, 400)}
+DIMS = {"fastesm2": (48, 32), "esm2_3b": (48, 64), "kmer": (136, 487)}
 EPOCHS = 5
 ALONE = "attributes.run_name LIKE '% alone'"
 EPOCH_METRICS = {"train_loss", "validation_loss", "validation_accuracy", "learning_rate"}
@@ -82,11 +83,14 @@ def test_a_training_has_params_epochs_test_metrics_and_a_registered_version(
     assert {name: params[name] for name in expected} == {name: str(value) for name, value in expected.items()}
     assert int(params["train_rows"]) > int(params["validation_rows"]) > 0
 
-    for name in EPOCH_METRICS:
+    composed = variant == "kmer"  # a step for each strength of the penalty instead of each epoch
+    for name in ("strength", "validation_loss", "validation_auroc") if composed else EPOCH_METRICS:
         history = client.get_metric_history(run.info.run_id, name)
-        assert [entry.step for entry in history] == list(range(1, EPOCHS + 1)), name
+        assert [entry.step for entry in history] == list(range(1, (len(STRENGTHS) if composed else EPOCHS) + 1)), name
     losses = [entry.value for entry in client.get_metric_history(run.info.run_id, "validation_loss")]
-    assert 1 + int(np.argmin(losses)) == description["best_epoch"]
+    best = int(np.argmin(losses))
+    found = (description["best_epoch"], description["penalty"])
+    assert found == ((None, STRENGTHS[best]) if composed else (best + 1, None))
 
     evaluation = read_table(layout.whole(f"{variant}_evaluation")).to_pandas()
     accuracy = ((evaluation["score_virus"] >= evaluation["score_other"]) == (evaluation["label"] == "viral")).mean()

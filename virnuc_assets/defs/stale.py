@@ -30,7 +30,7 @@ def plan_is_current(instance: dg.DagsterInstance, workspace: Workspace) -> bool:
     """
     path, sources = workspace.layout.plan("reference"), workspace.catalogue()
     try:
-        require_table(path, plan_schema(), workspace.settings.sequences.model_dump())
+        require_table(path, plan_schema(), workspace.settings.sequences.of_plans)
         if changed_sources(path, sources):
             return False
     except TableMismatch:

@@ -45,7 +45,7 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 NAMES = ("fastesm2", "esm2_3b", "kmer")
 OF_NAMES = [VARIANTS[name] for name in NAMES]
-DIMS = {"dnabert_s": 48, "fastesm2_650": 32, "esm2_3b": 64, "kmer_dna": 256, "kmer_protein": 400}
+DIMS = {"dnabert_s": 48, "fastesm2_650": 32, "esm2_3b": 64, "kmer_dna": 136, "kmer_protein": 487}
 # Kind and schema of each asset's tables; the split's columns are the classifier tests' matter.
 TABLES: dict[str, tuple[str, pa.Schema | None]] = {
     "shard_plan": ("shard_plan", plan_schema()),
@@ -54,7 +54,9 @@ TABLES: dict[str, tuple[str, pa.Schema | None]] = {
     "chunked_fasta": ("chunks", chunks_schema()),
     "translated_proteins": ("frames", frames_schema()),
     "ledger": ("ledger", ledger_schema()),
-    **{f"{name}_embeddings": ("embeddings", embeddings_schema(dim)) for name, dim in DIMS.items()},
+    **{
+        f"{name}_embeddings": ("embeddings", embeddings_schema(dim)) for name, dim in DIMS.items() if "kmer" not in name
+    },
     **{f"{v.name}_features": ("features", features_schema(DIMS[v.dna] + DIMS[v.protein])) for v in OF_NAMES},
     "predictions": ("predictions", predictions_schema()),
     SAMPLE: ("sample_frames", sample_frames_schema()),  # in the folder of its report
@@ -115,7 +117,7 @@ def test_every_run_succeeded_and_labels_and_samples_have_several_shards(finished
 
 def test_every_asset_is_materialized_in_every_partition_by_one_event(finished: Finished) -> None:
     keys = graph(finished).get_all_asset_keys()
-    assert len(keys) == 34
+    assert len(keys) == 32
     for key in keys:
         events = finished.instance.fetch_materializations(key, limit=1000).records
         assert Counter(event.partition_key for event in events) == Counter(partitions_of(finished, key)), key
@@ -139,8 +141,8 @@ def test_every_table_has_its_schema_and_its_provenance(finished: Finished) -> No
 def test_metadata_of_a_shard_tell_its_table_dims_and_encoders(finished: Finished) -> None:
     shard = finished.keys(REFERENCE)[0]
     shown = {
-        f"{name}_embeddings": {"dim": dim, "encoder": finished.workspace.encoder(name).name}
-        for name, dim in DIMS.items()
+        f"{name}_embeddings": {"dim": DIMS[name], "encoder": finished.workspace.encoder(name).name}
+        for name in finished.workspace.encoder_names()
     }
     for variant in finished.workspace.variants():
         dims = {"dna_dim": DIMS[variant.dna], "protein_dim": DIMS[variant.protein]}
@@ -197,7 +199,7 @@ def test_the_page_of_the_decision_has_criteria_encoders_curves_and_the_report(fi
     values = {name: one["value"] for name, one in criteria.items() if one["value"] is not None}
     assert values and {name: metadata[name].value for name in values} == values
     dims = {row["role"]: (row["dna_dim"], row["protein_dim"]) for row in rows_shown(metadata, "variants")}
-    assert dims == {"candidate": (48, 32), "baseline": (48, 64), "kmer_baseline": (256, 400)}
+    assert dims == {"candidate": (48, 32), "baseline": (48, 64), "kmer_baseline": (136, 487)}
     assert str(metadata["curves"].value).count("](data:image/svg+xml;base64,") == 3
     assert metadata["report"].value == str(path.with_suffix(".html"))
     address = str(metadata["open_report"].value)
@@ -222,7 +224,7 @@ def test_the_data_version_of_every_partition_is_the_digest_of_its_rows(finished:
         tags = latest(finished, key, partition).tags or {}
         assert tags["dagster/data_version"] == version_of(tables), (key, partition)
         count += 1
-    assert count == 10 * len(finished.keys(REFERENCE)) + 8 * len(finished.keys(SAMPLES))
+    assert count == 8 * len(finished.keys(REFERENCE)) + 8 * len(finished.keys(SAMPLES))
 
 
 def stale(project: Project) -> dict[tuple[str, str | None], list[str]]:
@@ -259,7 +261,7 @@ def test_the_decision_lacks_nothing_but_genomes_and_dagster_calls_everything_fre
     (reason,) = decision["reasons"]
     assert "no virus or host group has 5 clusters of unrelated test records or more" in reason
     dims = {role: variant["description"]["merged_dim"] for role, variant in decision["variants"].items()}
-    assert dims == {"candidate": 80, "baseline": 112, "kmer_baseline": 656}
+    assert dims == {"candidate": 80, "baseline": 112, "kmer_baseline": 623}
     assert latest(finished, dg.AssetKey("migration_decision"), None).metadata["outcome"].value == decision["outcome"]
     assert stale(finished) == {}
 

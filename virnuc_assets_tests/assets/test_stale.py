@@ -22,7 +22,7 @@ from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, SAMPLE, Finis
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 LANGUAGE = ("dnabert_s", "fastesm2_650", "esm2_3b")
-EMBEDDINGS = [f"{name}_embeddings" for name in (*LANGUAGE, "kmer_dna", "kmer_protein")]
+EMBEDDINGS = [f"{name}_embeddings" for name in LANGUAGE]
 FEATURES = [f"{name}_features" for name in ("fastesm2", "esm2_3b", "kmer")]
 STAGES = ["chunked_fasta", "translated_proteins", *EMBEDDINGS, *FEATURES]
 DECIDED = ["ablations", "migration_decision"]
@@ -80,7 +80,8 @@ def test_a_new_sample_is_planned_and_made_and_nothing_else(known: Project) -> No
     write_sample(known.settings.incoming / "second.fasta", ["rabies_N"])
     assert stale(known) == Stale(files=["second.fasta"])
     assert demo(known) == 2
-    assert stale(known) == Stale()
+    others = {"esm2_3b_embeddings", "esm2_3b_features"}  # of the variant that does not serve
+    assert stale(known) == Stale(samples={"second": others})
     assert (known.workspace.layout.sample_report("second") / "summary.tsv").is_file()
 
 
@@ -140,14 +141,14 @@ def test_settings_and_removed_tables_ask_for_exactly_what_follows_from_them(know
 
     known.configure(sequences={"frame_rule": "longest_orf"})
     found = stale(known)
-    assert found.reference == dict.fromkeys(known.keys(REFERENCE), {*STAGES} - {"chunked_fasta"})
+    assert found.reference == dict.fromkeys(known.keys(REFERENCE), {*STAGES} - {"chunked_fasta", "kmer_features"})
     assert found.samples == {SAMPLE: {"translated_proteins", *of_sample}}
     assert found.whole == {*TRAINED, *DECIDED}
 
     known.configure()
-    removed = layout.table("reference", "kmer_dna_embeddings", shard)
+    removed = layout.table("reference", "kmer_features", shard)
     removed.unlink()
-    assert stale(known) == Stale(reference={shard: {"kmer_dna_embeddings", "kmer_features"}})
+    assert stale(known) == Stale(reference={shard: {"kmer_features"}})
     checks = dg.AssetSelection.checks_for_assets(REFERENCE.key("shards"), SAMPLES.key("shards"))
     checked = dg.materialize(
         known.defs.asset_checks or (), instance=known.instance, resources=known.defs.resources, selection=checks
@@ -157,7 +158,7 @@ def test_settings_and_removed_tables_ask_for_exactly_what_follows_from_them(know
     (fault,) = by_domain["reference"].metadata["first_faults"].records  # type: ignore[union-attr]
     assert fault.data == {
         "where": f"partition {shard}",
-        "fault": "missing or stale: materialize reference/kmer_dna_embeddings, reference/kmer_features",
+        "fault": "missing or stale: materialize reference/kmer_features",
     }
     assert demo(known) == 1
     assert removed.is_file() and stale(known) == Stale()

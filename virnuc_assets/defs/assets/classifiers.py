@@ -65,7 +65,7 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
 
 def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinition:
     read = [encoder_version(workspace, name) for name in (variant.dna, variant.protein)]
-    read += map(str, workspace.frame_rule.provenance.values())
+    read += map(str, workspace.rule_of(variant).provenance.values())
 
     @dg.asset(
         name=f"{variant.name}_classifier",

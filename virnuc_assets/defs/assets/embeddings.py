@@ -230,7 +230,7 @@ def _composition_asset(workspace: Workspace, shards: ShardSet, variant: Variant)
 
             outcome = made_table(layout.table(domain, f"{variant.name}_features", shard), provenance, batches)
             dims = {f"{side}_dim": dim for side, dim in WIDTHS.items()}
-            return outcome.with_metadata(**dims, **rule.provenance)
+            return outcome.with_metadata(**dims, merged_dim=sum(WIDTHS.values()), **rule.provenance)
 
         return work
 
