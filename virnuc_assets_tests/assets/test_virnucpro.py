@@ -167,6 +167,9 @@ def test_other_chunks_labels_and_absent_files_are_refused(existing: Project) -> 
     configure(existing, chunk_length=300)
     (shown,) = failures(evaluate(existing))
     assert "virnucpro.chunk_length is 300, sequences.chunk_length 500" in shown
+    section = {**dict(existing.settings.virnucpro or ()), "chunk_length": 500}
+    existing.configure(virnucpro=section, sequences={"frame_rule": "longest_orf"})
+    assert "sequences.frame_rule is longest_orf: VirNucPro's model" in failures(evaluate(existing))[0]
     configure(existing, model="absent.pth")
     assert "absent.pth: no such file; it is named in section [virnucpro]" in failures(evaluate(existing))[0]
     configure(existing, merged="absent")

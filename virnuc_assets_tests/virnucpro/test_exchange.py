@@ -193,7 +193,11 @@ def test_a_model_becomes_a_classifier_of_the_features_it_is_to_score(
 ) -> None:
     table, folder = tmp_path / "features.parquet", tmp_path / "made/classifier"
     import_files([merged(tmp_path / "x.pt", IDS, drawn(7, 6))], table, frames=framed, dna_dim=2)
-    model = upstream_models / "small.pth"
+    model, other = upstream_models / "small.pth", tmp_path / "other.parquet"
+    write_table(other, read_table(table), {**read_provenance(table), "frame_rule": "longest_orf"})
+    assert "features of frames by longest_orf; a model of VirNucPro reads those of stop_free frames" in refusal(
+        VirnucError, [model], None, features=other, chunk_length=300
+    )
     result = virnuc("import", model, "--features", table, "--chunk-length", "300", "--out", folder)
     assert result.exit_code == 0, result.output
     _, description = load_classifier(folder)
