@@ -23,14 +23,16 @@ def trained_on(layout: Layout, description: ClassifierDescription) -> dict[str, 
         if content_digest(layout.split) != description.split_digest:
             return {}
         columns = ["cluster", "label", "group", "split"]
-        table = read_table(layout.split, split_schema(), columns=columns).filter(pc.field("split") == "train")
+        table = read_table(layout.split, split_schema(), columns=columns)
+        table = table.filter(pc.equal(table["split"], "train"))
     except TableMismatch:
         return {}
-    counted = table.group_by(["label", "group"]).aggregate([([], "count_all")]).sort_by("group").to_pylist()
+    counted = table.group_by(["label", "group"], use_threads=False).aggregate([([], "count_all")])
+    groups = counted.sort_by("group").to_pylist()
     return {
         "clusters": pc.count_distinct(table["cluster"]).as_py(),
         "records": {
-            label: {each["group"] or "": each["count_all"] for each in counted if each["label"] == label}
+            label: {each["group"] or "": each["count_all"] for each in groups if each["label"] == label}
             for label in ("viral", "host")
         },
     }

@@ -197,9 +197,9 @@ def _block(records: pa.Table, noted: np.ndarray, rows: np.ndarray) -> dict[str, 
 def _summary(calls: SampleCalls, noted: np.ndarray) -> dict[str, Any]:
     """What the first screen says, in numbers."""
     records = calls.records
-    grouped = records.group_by("call").aggregate([([], "count_all"), ("length_nt", "sum")]).to_pylist()
+    grouped = records.group_by("call", use_threads=False).aggregate([([], "count_all"), ("length_nt", "sum")])
     counts, lengths = dict.fromkeys(SHOWN, 0), dict.fromkeys(SHOWN, 0)
-    for group in grouped:
+    for group in grouped.to_pylist():
         counts[group["call"]], lengths[group["call"]] = group["count_all"], group["length_nt_sum"]
     reasons = Counter[str]()
     for each in pc.value_counts(records["reason"].drop_null()).to_pylist():
