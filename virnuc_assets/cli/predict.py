@@ -31,7 +31,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import sequence_files
 from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.frame_table import open_frames
-from virnuc_assets.sequences.ledger import ledger_table, ledger_totals, merged_ledger
+from virnuc_assets.sequences.ledger import ledger_table, merged_ledger
 from virnuc_assets.sequences.planning import ShardPlan, plan_source
 from virnuc_assets.storage.outputs import published, require_free, require_outputs, require_space, unfinished_folder
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema, ledger_schema, predictions_schema
@@ -112,7 +112,7 @@ def predict_files(
     there.
     """
     from virnuc_assets.encoders.machine import resolve_device
-    from virnuc_assets.reports.sample_results import RESULT_FILES, Started, call_counts, write_results
+    from virnuc_assets.reports.sample_results import RESULT_FILES, Started, call_counts, write_ledger, write_results
 
     files = sample_files(given, log)
     require_outputs(to, RESULT_FILES, [path for _, path in files])
@@ -132,12 +132,13 @@ def predict_files(
             _embedded(workspace, serving, alphabet, shards, choices.threads, (step, log))
         with step("predictions, by shard") as report, published(to) as temporary:
             scored = _scored(serving, shards, report)
-            calls = write_results(temporary, inputs, ledger, scored, run)
+            ledger, totals = write_ledger(temporary, ledger)
+            calls = write_results(temporary, inputs, ledger, totals, scored, run)
     counts = {f"records classified as {call}": count for call, count in call_counts(calls.records).items() if count}
     encoders = " and ".join(fingerprint["encoder"] for fingerprint in model.encoders.values())
     if model.miniature:
         log("Warning: the encoders have random weights; the calls say nothing.")
-    return {**ledger_totals(ledger), **counts, "classifier": f"{model.variant}, on {encoders}"}
+    return {**totals, **counts, "classifier": f"{model.variant}, on {encoders}"}
 
 
 def sample_files(given: Sequence[Path], log: Log) -> list[tuple[str, Path]]:

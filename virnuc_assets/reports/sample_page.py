@@ -100,7 +100,7 @@ def write_html(path: Path, calls: SampleCalls, run: Mapping[str, Any]) -> None:
         drawn=drawn,
         drawn_calls=Counter(records["call"].take(pa.array(drawn, pa.int64())).to_pylist()),
         tracks_in_columns=any(chunks[row].as_py() > COLUMNS for row in drawn),
-        data=Markup(_packed(block, order, {"names": names, "drawn": drawn, "notes": texts})),  # noqa: S704 -- in base64
+        data=_packed(block, order, {"names": names, "drawn": drawn, "notes": texts}),
         script=Markup(script),  # noqa: S704 -- a file of this package
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         charts={name: Markup(svg) for name, svg in charts.items() if svg},  # noqa: S704 -- holds no text of a sample
@@ -166,7 +166,7 @@ def note_texts(min_confidence: float) -> list[str]:
     return ["few data", between, "vote of the chunks and mean disagree"]
 
 
-def _packed(block: Callable[[np.ndarray], dict[str, Any]], rows: np.ndarray, facts: Mapping[str, Any]) -> str:
+def _packed(block: Callable[[np.ndarray], dict[str, Any]], rows: np.ndarray, facts: Mapping[str, Any]) -> Markup:
     """The table as the page's script reads it: JSON, deflated, in base64. No more than a block is held as objects."""
     packing = zlib.compressobj()
     text = json.dumps({**facts, "calls": SHOWN, "rows": ROWS}, separators=(",", ":"))
@@ -175,7 +175,7 @@ def _packed(block: Callable[[np.ndarray], dict[str, Any]], rows: np.ndarray, fac
         text = json.dumps(block(rows[start : start + _BLOCK]), separators=(",", ":"))
         found.append(packing.compress(f"{',' if start else ''}{text}".encode()))
     found += [packing.compress(b"]}"), packing.flush()]
-    return base64.b64encode(b"".join(found)).decode()
+    return Markup(base64.b64encode(b"".join(found)), "ascii")  # noqa: S704 -- in base64
 
 
 def _block(records: pa.Table, noted: np.ndarray, rows: np.ndarray) -> dict[str, list[Any]]:
