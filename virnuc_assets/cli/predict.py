@@ -147,19 +147,25 @@ def sample_files(given: Sequence[Path], log: Log) -> list[tuple[str, Path]]:
     Raises:
         VirnucError: a folder has none, or a file is there twice.
     """
-    files = list[Path]()
+    files, seen = list[Path](), set[str]()
     for path in given:
-        found = sequence_files(path) if path.is_dir() else [path]
-        others = [file for file in path.glob("[!.]*") if file.is_file() and file not in found] if path.is_dir() else []
-        if others:
-            log(f"{path}: not read for their endings: {len(others)} files, e.g. {min(others).name}.")
-        files += found
-    seen = set[str]()
+        files += _files_in(path, log) if path.is_dir() else [path]
     for file in files:
         if (real := os.path.realpath(file)) in seen:
             raise VirnucError(f"{file}: is among the inputs twice; expected each file once")
         seen.add(real)
     return [(printable(str(file)), file) for file in files]
+
+
+def _files_in(folder: Path, log: Log) -> list[Path]:
+    found = sequence_files(folder)
+    if others := [file for file in folder.glob("[!.]*") if file.is_file() and file not in found]:
+        log(f"{folder}: not read for their endings: {len(others)} files, e.g. {min(others).name}.")
+    links_first = sorted(found, key=Path.is_symlink, reverse=True)  # so that a file is read by its own name
+    once = {os.path.realpath(file): file for file in links_first}
+    if again := sorted(set(found) - {*once.values()}):
+        log(f"{folder}: not read, since what they link to is: {len(again)} files, e.g. {again[0].name}.")
+    return sorted(once.values())
 
 
 def _planned(
