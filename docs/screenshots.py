@@ -59,7 +59,9 @@ def main() -> None:
 
 @contextmanager
 def _servers(*addresses: str) -> Iterator[None]:
-    """`virnuc up`, from the moment that all addresses answer."""
+    """`virnuc up`, from the moment that all addresses answer; what answers before is another server, of other code."""
+    if taken := [address for address in addresses if _answers(address)]:
+        sys.exit(f"{', '.join(taken)}: a server is running there; stop it first, its pages would be in the pictures")
     command = [str(Path(sys.executable).parent / "virnuc"), "up"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as up:  # noqa: S603
         try:
@@ -67,14 +69,21 @@ def _servers(*addresses: str) -> Iterator[None]:
             while waiting:
                 if up.poll() is not None:
                     sys.exit(f"virnuc up ended with status {up.returncode}")
-                try:
-                    requests.get(waiting[0], timeout=5)
+                if _answers(waiting[0]):
                     waiting.pop(0)
-                except requests.ConnectionError:
+                else:
                     time.sleep(1)
             yield
         finally:
             up.terminate()
+
+
+def _answers(address: str) -> bool:
+    try:
+        requests.get(address, timeout=5)
+    except requests.ConnectionError:
+        return False
+    return True
 
 
 @contextmanager

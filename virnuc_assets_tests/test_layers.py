@@ -139,3 +139,18 @@ def test_files_and_functions_are_bounded() -> None:
     assert {name: count for name, count in lines.items() if count > MAX_FILE_LINES} == {}
     assert {name: code_lines(node) for name, node in functions() if code_lines(node) > MAX_FUNCTION_LINES} == {}
     assert {name: parameters(node) for name, node in functions() if parameters(node) > MAX_PARAMETERS} == {}
+
+
+def threaded_plans(source: str) -> list[int]:
+    """Lines that have Arrow's engine compute in its own threads: a grouping, or a table filtered by an expression."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    named = [(call, call.func.attr) for call in calls if isinstance(call.func, ast.Attribute)]
+    grouped = [call for call, name in named if name == "group_by" and "use_threads=False" not in ast.unparse(call)]
+    filtered = [call for call, name in named if name == "filter" and "pc.field(" in ast.unparse(call.args)]
+    return [call.lineno for call in (*grouped, *filtered)]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=module_name)
+def test_no_thread_of_arrow_may_be_the_last_to_release_memory(path: Path) -> None:
+    """NumPy's takes Python's lock then, and a process that ends meanwhile is aborted (apache/arrow 34314 and 36389)."""
+    assert threaded_plans(path.read_text()) == []

@@ -35,7 +35,8 @@ def chunk_calls(predictions: pa.Table) -> pa.Table:
 def _aggregated(table: pa.Table, keys: Sequence[str], what: Sequence[tuple[str, str]]) -> pa.Table:
     """Aggregates by group, in order of first appearance, which Arrow does not keep."""
     numbered = table.append_column("row", pa.array(np.arange(table.num_rows)))
-    return numbered.group_by(keys).aggregate([*what, ("row", "min")]).sort_by("row_min").drop_columns("row_min")
+    found = numbered.group_by(keys, use_threads=False).aggregate([*what, ("row", "min")])
+    return found.sort_by("row_min").drop_columns("row_min")
 
 
 def chunk_probability(chunks: pa.Table) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -17,20 +18,22 @@ from virnuc_assets.storage.tables import TableMismatch, content_digest, read_pro
 def trained_on(layout: Layout, description: ClassifierDescription) -> dict[str, Any]:
     """The records of the training split by label and group, and how many clusters of relatives they are.
 
-    Empty where the project has not the split that the classifier was trained with.
+    Empty where the project has not the split that the classifier was trained with; why, where it cannot be read.
     """
     try:
         if content_digest(layout.split) != description.split_digest:
             return {}
         columns = ["cluster", "label", "group", "split"]
-        table = read_table(layout.split, split_schema(), columns=columns).filter(pc.field("split") == "train")
-    except TableMismatch:
-        return {}
-    counted = table.group_by(["label", "group"]).aggregate([([], "count_all")]).sort_by("group").to_pylist()
+        table = read_table(layout.split, split_schema(), columns=columns)
+        table = table.filter(pc.equal(table["split"], "train"))
+    except TableMismatch as error:
+        return _unreadable(layout.split, error)
+    counted = table.group_by(["label", "group"], use_threads=False).aggregate([([], "count_all")])
+    groups = counted.sort_by("group").to_pylist()
     return {
         "clusters": pc.count_distinct(table["cluster"]).as_py(),
         "records": {
-            label: {each["group"] or "": each["count_all"] for each in counted if each["label"] == label}
+            label: {each["group"] or "": each["count_all"] for each in groups if each["label"] == label}
             for label in ("viral", "host")
         },
     }
@@ -41,7 +44,7 @@ def tested_on(layout: Layout, description: ClassifierDescription) -> dict[str, A
 
     By level its accuracy, recall (share of what is viral that is found), specificity (share of what is host that is not
     called virus) and AUROC; and the accuracy by group. Empty where the project has no evaluation of this classifier, or
-    one whose test rows are of one label.
+    one whose test rows are of one label; why, where it cannot be read.
     """
     path = layout.evaluation(description.variant)
     try:
@@ -54,7 +57,9 @@ def tested_on(layout: Layout, description: ClassifierDescription) -> dict[str, A
 
         levels = levels_of(table)
         found = {level: classification_metrics(scored) for level, scored in levels.items()}
-    except VirnucError:
+    except TableMismatch as error:
+        return _unreadable(path, error)
+    except VirnucError:  # no metrics of one label
         return {}
     known = table.group_by("record_id", use_threads=False).aggregate([("group", "first")])
     of_record = known["group_first"].take(pc.index_in(levels["record"].ids, value_set=known["record_id"]))
@@ -81,3 +86,7 @@ def tested_on(layout: Layout, description: ClassifierDescription) -> dict[str, A
             for of_frames, of_records in zip(frames, records, strict=True)
         ],
     }
+
+
+def _unreadable(path: Path, error: TableMismatch) -> dict[str, Any]:
+    return {"unreadable": str(error)} if path.is_file() else {}

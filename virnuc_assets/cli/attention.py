@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from matplotlib import rc_context
@@ -155,7 +156,7 @@ def _chosen(frames: Path, column: str, frame_ids: Sequence[str]) -> dict[str, st
     wanted = list(dict.fromkeys(frame_ids))
     found = dict[str, str]()
     for window in read_windows(frames, _READ_ROWS, require={"table": "frames"}, columns=["frame_id", column]):
-        rows = window.filter(pc.field("frame_id").isin(wanted))
+        rows = window.filter(pc.is_in(window["frame_id"], pa.array(wanted)))
         found |= dict(zip(rows["frame_id"].to_pylist(), rows[column].to_pylist(), strict=True))
     if unknown := [frame_id for frame_id in wanted if frame_id not in found]:
         first = next(iter(read_windows(frames, _EXAMPLES, require={"table": "frames"}, columns=["frame_id"])))

@@ -32,7 +32,7 @@ from virnuc_assets.sequences.catalogue import sequence_files
 from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.composition import composition_features
 from virnuc_assets.sequences.frame_table import open_frames
-from virnuc_assets.sequences.ledger import ledger_table, ledger_totals, merged_ledger
+from virnuc_assets.sequences.ledger import ledger_table, merged_ledger
 from virnuc_assets.sequences.planning import ShardPlan, plan_source
 from virnuc_assets.storage.outputs import published, require_free, require_outputs, require_space, unfinished_folder
 from virnuc_assets.storage.schemas import embeddings_schema, ledger_schema, predictions_schema
@@ -113,7 +113,7 @@ def predict_files(
     there.
     """
     from virnuc_assets.encoders.machine import resolve_device
-    from virnuc_assets.reports.sample_results import RESULT_FILES, Started, call_counts, write_results
+    from virnuc_assets.reports.sample_results import RESULT_FILES, Started, call_counts, write_ledger, write_results
 
     files = sample_files(given, log)
     require_outputs(to, RESULT_FILES, [path for _, path in files])
@@ -133,12 +133,13 @@ def predict_files(
             _embedded(workspace, serving, alphabet, shards, choices.threads, (step, log))
         with step("predictions, by shard") as report, published(to) as temporary:
             scored = _scored(serving, shards, report)
-            calls = write_results(temporary, inputs, ledger, scored, run)
+            ledger, totals = write_ledger(temporary, ledger)
+            calls = write_results(temporary, inputs, ledger, totals, scored, run)
     counts = {f"records classified as {call}": count for call, count in call_counts(calls.records).items() if count}
     encoders = " and ".join(fingerprint["encoder"] for fingerprint in model.encoders.values())
     if model.miniature:
         log("Warning: the encoders have random weights; the calls say nothing.")
-    return {**ledger_totals(ledger), **counts, "classifier": f"{model.variant}, on {encoders}"}
+    return {**totals, **counts, "classifier": f"{model.variant}, on {encoders}"}
 
 
 def sample_files(given: Sequence[Path], log: Log) -> list[tuple[str, Path]]:
@@ -147,19 +148,25 @@ def sample_files(given: Sequence[Path], log: Log) -> list[tuple[str, Path]]:
     Raises:
         VirnucError: a folder has none, or a file is there twice.
     """
-    files = list[Path]()
+    files, seen = list[Path](), set[str]()
     for path in given:
-        found = sequence_files(path) if path.is_dir() else [path]
-        others = [file for file in path.glob("[!.]*") if file.is_file() and file not in found] if path.is_dir() else []
-        if others:
-            log(f"{path}: not read for their endings: {len(others)} files, e.g. {min(others).name}.")
-        files += found
-    seen = set[str]()
+        files += _files_in(path, log) if path.is_dir() else [path]
     for file in files:
         if (real := os.path.realpath(file)) in seen:
             raise VirnucError(f"{file}: is among the inputs twice; expected each file once")
         seen.add(real)
     return [(printable(str(file)), file) for file in files]
+
+
+def _files_in(folder: Path, log: Log) -> list[Path]:
+    found = sequence_files(folder)
+    if others := [file for file in folder.glob("[!.]*") if file.is_file() and file not in found]:
+        log(f"{folder}: not read for their endings: {len(others)} files, e.g. {min(others).name}.")
+    links_first = sorted(found, key=Path.is_symlink, reverse=True)  # so that a file is read by its own name
+    once = {os.path.realpath(file): file for file in links_first}
+    if again := sorted(set(found) - {*once.values()}):
+        log(f"{folder}: not read, since what they link to is: {len(again)} files, e.g. {again[0].name}.")
+    return sorted(once.values())
 
 
 def _planned(

@@ -101,7 +101,7 @@ def write_html(path: Path, calls: SampleCalls, run: Mapping[str, Any]) -> None:
         drawn=drawn,
         drawn_calls=Counter(records["call"].take(pa.array(drawn, pa.int64())).to_pylist()),
         tracks_in_columns=any(chunks[row].as_py() > COLUMNS for row in drawn),
-        data=Markup(_packed(block, order, {"names": names, "drawn": drawn, "notes": texts})),  # noqa: S704 -- in base64
+        data=_packed(block, order, {"names": names, "drawn": drawn, "notes": texts}),
         script=Markup(script),  # noqa: S704 -- a file of this package
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         charts={name: Markup(svg) for name, svg in charts.items() if svg},  # noqa: S704 -- holds no text of a sample
@@ -167,7 +167,7 @@ def note_texts(min_confidence: float) -> list[str]:
     return ["few data", between, "vote of the chunks and mean disagree"]
 
 
-def _packed(block: Callable[[np.ndarray], dict[str, Any]], rows: np.ndarray, facts: Mapping[str, Any]) -> str:
+def _packed(block: Callable[[np.ndarray], dict[str, Any]], rows: np.ndarray, facts: Mapping[str, Any]) -> Markup:
     """The table as the page's script reads it: JSON, deflated, in base64. No more than a block is held as objects."""
     packing = zlib.compressobj()
     text = json.dumps({**facts, "calls": SHOWN, "rows": ROWS}, separators=(",", ":"))
@@ -176,7 +176,7 @@ def _packed(block: Callable[[np.ndarray], dict[str, Any]], rows: np.ndarray, fac
         text = json.dumps(block(rows[start : start + _BLOCK]), separators=(",", ":"))
         found.append(packing.compress(f"{',' if start else ''}{text}".encode()))
     found += [packing.compress(b"]}"), packing.flush()]
-    return base64.b64encode(b"".join(found)).decode()
+    return Markup(base64.b64encode(b"".join(found)), "ascii")  # noqa: S704 -- in base64
 
 
 def _block(records: pa.Table, noted: np.ndarray, rows: np.ndarray) -> dict[str, list[Any]]:
@@ -198,9 +198,9 @@ def _block(records: pa.Table, noted: np.ndarray, rows: np.ndarray) -> dict[str, 
 def _summary(calls: SampleCalls, noted: np.ndarray) -> dict[str, Any]:
     """What the first screen says, in numbers."""
     records = calls.records
-    grouped = records.group_by("call").aggregate([([], "count_all"), ("length_nt", "sum")]).to_pylist()
+    grouped = records.group_by("call", use_threads=False).aggregate([([], "count_all"), ("length_nt", "sum")])
     counts, lengths = dict.fromkeys(SHOWN, 0), dict.fromkeys(SHOWN, 0)
-    for group in grouped:
+    for group in grouped.to_pylist():
         counts[group["call"]], lengths[group["call"]] = group["count_all"], group["length_nt_sum"]
     reasons = Counter[str]()
     for each in pc.value_counts(records["reason"].drop_null()).to_pylist():

@@ -106,9 +106,9 @@ class Started:
         }
         return cls(command, chosen, description, layout, datetime.datetime.now(datetime.UTC), time.perf_counter())
 
-    def facts(self, inputs: Sequence[Input], ledger: pa.Table) -> dict[str, Any]:
+    def facts(self, inputs: Sequence[Input], records: pa.Table, totals: Mapping[str, int]) -> dict[str, Any]:
         """Content of `run.json`, at the end."""
-        records = {each["values"]: each["counts"] for each in pc.value_counts(ledger["source"]).to_pylist()}
+        counts = {each["values"]: each["counts"] for each in pc.value_counts(records["source"]).to_pylist()}
         ended = datetime.datetime.now(datetime.UTC)
         libraries = ("torch", "transformers", "tokenizers", "numpy", "pyarrow", "biopython")
         description = self.description.model_dump(mode="json")
@@ -134,20 +134,38 @@ class Started:
             },
             "settings": dict(self.settings),
             "inputs": [
-                {"source": each.source, "sha256": each.sha256, "records": records.get(each.source, 0)}
-                for each in inputs
+                {"source": each.source, "sha256": each.sha256, "records": counts.get(each.source, 0)} for each in inputs
             ],
-            "totals": ledger_totals(ledger),
+            "totals": dict(totals),
         }
 
 
-def write_results(folder: Path, inputs: Sequence[Input], ledger: pa.Table, shards: Shards, run: Started) -> SampleCalls:
-    """Write all result files into an empty folder of this machine; who calls publishes them together.
+def write_ledger(folder: Path, ledger: pa.Table) -> tuple[pa.Table, dict[str, int]]:
+    """Write the ledger of all records; returns what the other files need of it, half of its memory, and its totals.
 
     Args:
-        folder: where they are written.
+        folder: where all result files are written.
+        ledger: source, and the columns of `ledger_schema`.
+    """
+    _write_tsv(folder / LEDGER_FILE, ledger)
+    return ledger.select(["source", "record_id", "length_nt", "reason", "chunks", "chunks_kept"]), ledger_totals(ledger)
+
+
+def write_results(
+    folder: Path,
+    inputs: Sequence[Input],
+    ledger: pa.Table,
+    totals: Mapping[str, int],
+    shards: Shards,
+    run: Started,
+) -> SampleCalls:
+    """Write all other result files; who calls publishes them together.
+
+    Args:
+        folder: of this machine, with the ledger in it.
         inputs: the files that the records are from, in the order of the ledger.
-        ledger: of all records: source, and the columns of `ledger_schema`.
+        ledger: of all records, as `write_ledger` returns it.
+        totals: of the ledger.
         shards: of each shard, which rows of the ledger it holds chunks of, and the predictions of its frames, in the
             order of the chunks. No shard is asked for before the one before it is written.
         run: what was called, with chunk_length and min_confidence among its settings.
@@ -177,18 +195,17 @@ def write_results(folder: Path, inputs: Sequence[Input], ledger: pa.Table, shard
     calls = collector.calls()
     records = calls.records
     _write_tsv(folder / SUMMARY_FILE, records)
-    _write_tsv(folder / LEDGER_FILE, ledger)
     # Of the records that an id names one is planned; all others have no chunks.
     names = written_ids(records["record_id"], records["source"], pc.is_in(records["record_id"], repeated))
     write_chunks(folder, calls, names)
     write_tracks(folder, calls, names)
     with (folder / VIRUS_FILE).open("wb") as handle:
         for each in inputs:
-            viral = pc.equal(records.filter(pc.equal(records["source"], each.source))["call"], VIRUS)
+            viral = pc.equal(records["call"].filter(pc.equal(records["source"], each.source)), VIRUS)
             if pc.any(viral).as_py():
                 copy_records(each.path, each.sha256, np.asarray(viral), handle)
     (folder / MULTIQC_FILE).write_text(json.dumps(_multiqc(calls), indent=1) + "\n", encoding="utf-8")
-    facts = run.facts(inputs, ledger)
+    facts = run.facts(inputs, records, totals)
     write_html(folder / PAGE_FILE, calls, facts)
     (folder / RUN_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return calls
@@ -244,14 +261,18 @@ def read_record_ids(folder: Path) -> list[str]:
 
 def call_counts(records: pa.Table) -> dict[str, int]:
     """How many records have each call, in the order of `CALLS`."""
-    return {call: pc.sum(pc.equal(records["call"], call)).as_py() or 0 for call in CALLS}
+    return _counted(records["call"])
+
+
+def _counted(found: pa.ChunkedArray) -> dict[str, int]:
+    return {call: pc.sum(pc.equal(found, call)).as_py() or 0 for call in CALLS}
 
 
 def _multiqc(calls: SampleCalls) -> dict[str, Any]:
     """Custom content of MultiQC: of each input, records by call. It joins the `data` of several folders by its id."""
     records, of_records = calls.records, dict[str, dict[str, int]]()
     for source in pc.unique(records["source"]).to_pylist():
-        of_records[source] = call_counts(records.filter(pc.equal(records["source"], source)))
+        of_records[source] = _counted(records["call"].filter(pc.equal(records["source"], source)))
     return {
         "id": "virnuc_calls",
         "section_name": "virnuc",

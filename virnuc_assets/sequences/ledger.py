@@ -107,7 +107,8 @@ def merged_ledger(plan: pa.Table, ledgers: Iterable[pa.Table]) -> pa.Table:
 def ledger_totals(ledger: pa.Table) -> dict[str, int]:
     """Records by disposition and reason, chunks and frames by what became of them, as far as they occurred."""
     records: Counter[str] = Counter()
-    for group in ledger.group_by(["disposition", "reason"]).aggregate([([], "count_all")]).to_pylist():
+    counted = ledger.group_by(["disposition", "reason"], use_threads=False).aggregate([([], "count_all")])
+    for group in counted.to_pylist():
         records[f"records_{group['disposition']}"] += group["count_all"]
         if group["reason"]:
             records[f"records_{group['disposition']}: {group['reason']}"] += group["count_all"]

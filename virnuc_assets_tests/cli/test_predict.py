@@ -19,7 +19,7 @@ from Bio import SeqIO
 from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
 
-from virnuc_assets.cli.predict import SHARD_CHUNKS
+from virnuc_assets.cli.predict import SHARD_CHUNKS, sample_files
 from virnuc_assets.reports.sample_results import RESULT_FILES
 from virnuc_assets.sequences.frame_rule import FrameRule
 from virnuc_assets.storage.tables import read_table
@@ -266,6 +266,18 @@ def test_one_bad_input_among_many_is_refused_and_nothing_is_written(project: Pat
     assert "no sequence file in this folder" in message(virnuc("predict", tmp_path / "none", "--out", "x", *config))
     assert "is among the inputs twice" in message(virnuc("predict", good, tmp_path, "--out", "x", *config))
     assert not (tmp_path / "made").exists() and not Path("x").exists()
+
+
+def test_a_file_of_a_folder_is_read_once_by_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "b.fa").write_text(">r\nACGT\n")
+    for link in ("a.fa", "c.fa"):
+        (tmp_path / link).symlink_to("b.fa")
+    (tmp_path / "d.fa").write_text(">r\nACGT\n")
+    lines = list[str]()
+    assert sample_files([tmp_path], lines.append) == [
+        (str(path), path) for path in (tmp_path / "b.fa", tmp_path / "d.fa")
+    ]
+    assert lines == [f"{tmp_path}: not read, since what they link to is: 2 files, e.g. a.fa."]
 
 
 def test_nothing_scored_is_status_1_with_results_that_say_why(project: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from virnuc_assets.reports.sample_results import (
     Started,
     read_record_ids,
     repeated_ids,
+    write_ledger,
     write_results,
     written_ids,
 )
@@ -80,7 +81,7 @@ def written(folder: Path) -> Path:
     run = Started.now(
         "virnuc predict a.fa b.fa", Settings(root=folder), DESCRIPTION, Layout(folder / "var", "miniature")
     )
-    write_results(folder / "out", inputs, fake_ledger(records), shards, run)
+    write_results(folder / "out", inputs, *write_ledger(folder / "out", fake_ledger(records)), shards, run)
     return folder / "out"
 
 

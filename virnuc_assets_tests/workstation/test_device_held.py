@@ -16,10 +16,11 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from virnuc_assets.cli.main import app
+from virnuc_assets.cli.single_file import loaded_encoder
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.defs.whole_asset import training_place
 from virnuc_assets.workstation.device_lock import device_names, holder
-from virnuc_assets_tests.assets.project import SAMPLE, Project, failures, write_sample
+from virnuc_assets_tests.assets.project import SAMPLE, Project, failures
 from virnuc_assets_tests.running import TIMEOUT
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -32,7 +33,6 @@ with DeviceLock(Path(sys.argv[1]), sys.argv[2], print).computing():
     print("held", flush=True)
     sys.stdin.read()
 """
-VIRNUC = Path(sys.executable).with_name("virnuc")
 
 
 @pytest.fixture
@@ -93,23 +93,18 @@ def test_known_vectors_and_counted_kmers_need_no_device(copied: Project, tmp_pat
 def test_the_command_line_waits_for_the_device_and_names_its_holder(
     copied: Project, lock: Path, tmp_path: Path
 ) -> None:
-    sample, frames = tmp_path / "sample.fasta", tmp_path / "frames.parquet"
-    write_sample(sample, ["hepatitis_delta"])
-    assert CliRunner().invoke(app, ["frames", str(sample), "--out", str(frames)]).exit_code == 0
-    outs = [tmp_path / "calls", tmp_path / "vectors.parquet"]
-    given = ["predict", sample], ["embed", frames, "--encoder", "fastesm2_650_miniature"]
+    encoder, logged = copied.workspace.encoder_named("fastesm2_650_miniature"), queue.Queue[str]()
+
+    def embed() -> None:
+        with loaded_encoder(copied.workspace, encoder, logged.put):
+            logged.put(f"held by {holder(lock)}")
+
+    thread = threading.Thread(target=embed)
     with held_by_another(copied) as other:
-        waiting = [
-            subprocess.Popen([VIRNUC, *words, "--out", out], cwd=copied.root, stderr=subprocess.PIPE, text=True)
-            for words, out in zip(given, outs, strict=True)
-        ]
-        for process in waiting:
-            assert process.stderr is not None
-            logged = next((line for line in process.stderr if line.startswith("waiting for ")), "")
-            assert logged.startswith(f"waiting for {lock.stem}, which process {other.pid} holds (")
-        assert not (outs[0] / "summary.tsv").exists() and not outs[1].exists()
-    for process in waiting:  # the one after the other
-        _, logged = process.communicate()
-        assert process.returncode == 0, logged
-        assert f"{lock.stem} is free after " in logged
-    assert (outs[0] / "summary.tsv").is_file() and outs[1].is_file()
+        thread.start()
+        waiting = f"waiting for {lock.stem}, which process {other.pid} holds ("
+        assert logged.get(timeout=TIMEOUT).startswith(waiting)
+    assert logged.get(timeout=TIMEOUT).startswith(f"{lock.stem} is free after ")
+    assert logged.get(timeout=TIMEOUT) == f"held by {os.getpid()}"
+    thread.join()
+    assert holder(lock) is None

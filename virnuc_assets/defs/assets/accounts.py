@@ -109,7 +109,7 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
 
 def _by_reason(table: pa.Table) -> pa.Table:
     """Records by what became of them, and why."""
-    counts = table.group_by(["disposition", "reason"]).aggregate([([], "count_all")])
+    counts = table.group_by(["disposition", "reason"], use_threads=False).aggregate([([], "count_all")])
     return counts.rename_columns({"count_all": "records"}).sort_by([("records", "descending")])
 
 

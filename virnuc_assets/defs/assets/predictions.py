@@ -121,13 +121,14 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         """
 
         def work(sample: str) -> Outcome:
-            from virnuc_assets.reports.sample_results import write_results
+            from virnuc_assets.reports.sample_results import write_ledger, write_results
 
             started, folder = time.perf_counter(), layout.sample_report(sample)
             inputs, facts = report_inputs(workspace, sample)
             read, ledger, shards = _planned(workspace, sample)
             with atomic_files(folder) as temporary:
-                calls = write_results(temporary, [read], ledger, shards, facts)
+                ledger, totals = write_ledger(temporary, ledger)
+                calls = write_results(temporary, [read], ledger, totals, shards, facts)
                 (temporary / PROVENANCE_FILE).write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")
             digest = digest_of(inputs)
             metadata = {
