@@ -10,7 +10,7 @@ worth less than n independent ones: how much less is learnt.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +20,18 @@ from scipy.special import expit, logit
 
 from virnuc_assets.classifier.calls import MIN_VIRAL_FRACTION, calibrated_scores, chunk_calls, chunk_probability
 
-Kind = Literal["mean_log_odds", "share_of_chunks"]
+Kind = Literal["share_of_chunks", "mean_log_odds"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 # Of a chunk: float32, in which samples' probabilities are kept, ends near it.
 MOST_LOG_ODDS = 16.0
 FEWEST_CLUSTERS = 4  # of each label: of fewer no rule is fitted
 _SIZES, _WINDOWS = 2 ** np.arange(7), 6  # chunks of a window; windows of each size and record
 _FOLDS = 5
+_WORDS: dict[Kind, str] = {
+    "mean_log_odds": "mean log-odds of the scored chunks",
+    "share_of_chunks": "share of the scored chunks that are viral",
+}
+NO_RULE = f"none is fitted: validation has fewer than {FEWEST_CLUSTERS} clusters of a label; half of the chunks decide"
 _PENALTY = 100.0  # the inverse of it: hardly any, but a bound where evidence separates the labels
 _NOT_NEGATIVE = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
@@ -113,7 +119,15 @@ class RecordRule(_Frozen):
         found = self.novel.probability(evidence, counted)
         if self.known is not None:
             found = np.where(known, self.known.probability(evidence, counted), found)
-        return np.where(chunks > 0, found, np.nan)
+        return np.asarray(np.where(chunks > 0, found, np.nan))
+
+    def described(self) -> str:
+        """The rule and why it was chosen, in one line."""
+        figures = ", ".join(f"{_WORDS[kind]} {one.windows:.3f}" for kind, one in self.auroc.items())
+        return (
+            f"{_WORDS[self.kind]}; AUROC out of sample over windows of {self.records} records of {self.clusters} "
+            f"clusters: {figures}"
+        )
 
 
 def _evidence(kind: Kind, log_odds: np.ndarray) -> np.ndarray:
@@ -173,14 +187,13 @@ class _Windows:
         starts, generator = np.flatnonzero(np.diff(ids, prepend=-1)), np.random.default_rng(seed)
         drawn = []
         for start, count in zip(starts.tolist(), np.diff(np.append(starts, len(ids))).tolist(), strict=True):
-            for size in _SIZES[_SIZES < count].tolist():
+            for size in _SIZES[count > _SIZES].tolist():
                 wanted = min(_WINDOWS, count // size)
                 drawn += [(start + first, size) for first in generator.integers(0, count - size + 1, wanted)]
             drawn.append((start, count))
         first, chunks = np.array(drawn).T
         sums = {
-            kind: np.concatenate([[0.0], np.cumsum(_evidence(kind, table["log_odds"].to_numpy()))])
-            for kind in ("mean_log_odds", "share_of_chunks")
+            kind: np.concatenate([[0.0], np.cumsum(_evidence(kind, table["log_odds"].to_numpy()))]) for kind in KINDS
         }
         names = {name: table[name].to_numpy(zero_copy_only=False) for name in ("label", "cluster")}
         return cls(
@@ -217,7 +230,7 @@ class _Windows:
         for label in (self.viral, ~self.viral):
             members = generator.permutation(np.unique(self.cluster[label]))
             of_cluster[members] = np.arange(len(members)) % min(_FOLDS, *self.clusters)
-        return of_cluster[self.cluster]
+        return np.asarray(of_cluster[self.cluster])
 
     def auroc(self, kind: Kind, folds: np.ndarray) -> Auroc:
         """Of the evidence of whole records, and of the windows' probabilities by the curves of the other folds."""
@@ -244,10 +257,9 @@ def fit_record_rule(scored: pa.Table, seed: int) -> RecordRule | None:
     novel = scored.filter(pc.invert(scored["known"]))
     if novel.num_rows == 0 or min((windows := _Windows.of(novel, seed)).clusters) < FEWEST_CLUSTERS:
         return None
-    kinds: tuple[Kind, Kind] = ("share_of_chunks", "mean_log_odds")
     folds = windows.folds(seed)
-    auroc = {kind: windows.auroc(kind, folds) for kind in kinds}
-    best = max(kinds, key=lambda kind: auroc[kind].windows)  # the first of equals
+    auroc = {kind: windows.auroc(kind, folds) for kind in KINDS}
+    best = max(KINDS, key=lambda kind: auroc[kind].windows)  # the first of equals
     known, of_known = scored.filter(scored["known"]), None
     if known.num_rows and min((related := _Windows.of(known, seed)).clusters) >= FEWEST_CLUSTERS:
         of_known = related.curve(best)

@@ -32,10 +32,12 @@ from virnuc_assets.classifier.datasets import (
     rows_of_split,
     store_rows,
 )
+from virnuc_assets.classifier.novelty import Sketch, TrainedProteins, sketch_settings
+from virnuc_assets.classifier.record_rule import RecordRule, fit_record_rule, novel_chunks
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.encoders.registry import Alphabet, Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.settings import TrainingSettings
+from virnuc_assets.settings import SplitSettings, TrainingSettings
 from virnuc_assets.split.assignment import Split, split_schema
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
@@ -66,10 +68,17 @@ class TrainedClassifier:
     temperature: float  # at which the model's scores of the validation rows are likeliest
 
 
-def data_digest(features: Mapping[str, Path], split: Path, training: TrainingSettings, sides: Sides = BOTH) -> str:
-    """Digest of all that decides a classifier's weights: feature rows and their columns, split, settings."""
+def data_digest(
+    features: Mapping[str, Path],
+    split: Path,
+    training: TrainingSettings,
+    relatives: SplitSettings | None,
+    sides: Sides = BOTH,
+) -> str:
+    """Digest of all that decides a classifier: feature rows and their columns, split, settings."""
     contents = {shard: content_digest(path) for shard, path in features.items()}
-    settings = {"training": training.model_dump(), "sides": sides}
+    settings: dict[str, object] = {"training": training.model_dump(), "sides": sides}
+    settings["sketch"] = sketch_settings(relatives) if relatives else None
     return digest_of({"features": contents, "split": content_digest(split), **settings})
 
 
@@ -84,6 +93,7 @@ class Fit:
     chunk_length: int
     training: TrainingSettings
     sides: Sides = BOTH  # whose columns are trained on and scored by; a classifier that is saved reads both
+    proteins: TrainedProteins | None = None  # of the features' frames
 
     def found_in(self, folder: Path) -> ClassifierDescription | None:
         """The description of a classifier that this very fit made, if the folder holds it."""
@@ -129,7 +139,20 @@ class Fit:
             data_digest=self.data_digest,
             best_epoch=trained.best_epoch,
             temperature=trained.temperature,
+            record_rule=self._record_rule(trained),
         )
+
+    def _record_rule(self, trained: TrainedClassifier) -> RecordRule | None:
+        """Fitted on the validation rows; they chose the epoch and the temperature, too, but trained no weight."""
+        chunks = novel_chunks(self.scored(trained.model, "validation"), read_table(self.split), trained.temperature)
+        return fit_record_rule(chunks, self.training.seed)
+
+    def sketch(self) -> Sketch | None:
+        """Of the proteins of the training and validation records."""
+        if self.proteins is None:
+            return None
+        table = read_table(self.split, split_schema())
+        return self.proteins.sketch([*records_of_split(table, "train"), *records_of_split(table, "validation")])
 
     def params(self) -> dict[str, Any]:
         """What a tracking server should show of the fit; the digests of its tables included."""
@@ -177,8 +200,9 @@ class Fit:
 
     @cached_property
     def data_digest(self) -> str:
-        """Of all that decides the weights."""
-        return data_digest(self.features, self.split, self.training, self.sides)
+        """Of all that decides the weights and the sketch."""
+        relatives = self.proteins.settings if self.proteins else None
+        return data_digest(self.features, self.split, self.training, relatives, self.sides)
 
     @cached_property
     def dims(self) -> dict[str, int]:

@@ -246,10 +246,11 @@ def _embedded(
             write_embeddings(shard.table(alphabet), encoder, frames, made, lambda done: report(done, total))
 
 
-def _scored(serving: _Serving, shards: Sequence[_Shard], report: Report) -> Iterator[tuple[np.ndarray, pa.Table]]:
-    """Which records a shard is of, and the predictions of its frames."""
+def _scored(serving: _Serving, shards: Sequence[_Shard], report: Report) -> Iterator[tuple[np.ndarray, pa.Table, Path]]:
+    """Which records a shard is of, the predictions of its frames, and their table."""
     for shard in shards:
-        yield shard.rows, pa.concat_tables([predictions_schema().empty_table(), *_predictions(serving, shard)])
+        predictions = pa.concat_tables([predictions_schema().empty_table(), *_predictions(serving, shard)])
+        yield shard.rows, predictions, shard.table("frames")
         report(1, len(shards))
 
 

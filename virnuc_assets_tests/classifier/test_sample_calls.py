@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from virnuc_assets.classifier.sample_calls import CALLS, CallCollector
 from virnuc_assets.errors import VirnucError
-from virnuc_assets_tests.classifier.sample_fakes import FakeRecord, fake_calls, fake_ledger, fake_predictions
+from virnuc_assets_tests.classifier.sample_fakes import (
+    FakeRecord,
+    fake_calling,
+    fake_calls,
+    fake_ledger,
+    fake_predictions,
+)
 from virnuc_assets_tests.sequences.plain import plain_reverse_complement, walked_chunks
 
 FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
@@ -85,7 +91,7 @@ def test_shards_in_any_order_and_of_any_size_change_nothing(
     expected = fake_calls(records, chunk_length, 1.7)
     chunks = [(row, number) for row, record in enumerate(records) for number in range(len(record.chunks))]
     random.shuffle(chunks)
-    collector = CallCollector(fake_ledger(records), chunk_length, 1.7, 0.6)
+    collector = CallCollector(fake_ledger(records), fake_calling(chunk_length, 1.7))
     for row, number in chunks:
         one = [{} if place != number else frames for place, frames in enumerate(records[row].chunks)]
         rows = np.arange(len(records)) if number % 2 else np.array([row])  # a shard may hold chunks of others, too
@@ -99,7 +105,7 @@ def test_shards_in_any_order_and_of_any_size_change_nothing(
 def test_each_chunk_of_a_large_shard_has_its_own_probability() -> None:
     scores = np.random.default_rng(0).random((500, 4)).astype(np.float32)
     records = [FakeRecord(f"r{row}", 2000, [{"R2": float(one)} for one in of]) for row, of in enumerate(scores)]
-    collector = CallCollector(fake_ledger(records), 500, None, 0.6)
+    collector = CallCollector(fake_ledger(records), fake_calling())
     collector.add(np.arange(len(records)), fake_predictions(records))
     np.testing.assert_allclose(collector.calls().probability, scores.ravel(), atol=1e-6)
 
@@ -124,7 +130,7 @@ def test_frames_are_where_the_bases_are_cut_from() -> None:
     """Each frame's stretch, cut out of the record, is what is translated."""
     bases = "".join(np.random.default_rng(1).choice(list("ACGT"), 1203))
     record = FakeRecord("a", len(bases), [dict.fromkeys(FRAMES, 0.75)] * 3)
-    collector = CallCollector(fake_ledger([record]), 500, None, 0.6)
+    collector = CallCollector(fake_ledger([record]), fake_calling())
     rows = collector.add(np.array([0]), fake_predictions([record])).to_pylist()
     assert len(rows) == 18
     for row in rows:
@@ -138,7 +144,7 @@ def test_frames_are_where_the_bases_are_cut_from() -> None:
 
 def test_predictions_that_are_not_those_of_the_ledger_are_refused() -> None:
     records = [FakeRecord("a", 1000, [{"F1": 0.75}, {"F1": 0.75}]), FakeRecord("b", 500, [{}])]
-    collector = CallCollector(fake_ledger(records), 500, None, 0.6)
+    collector = CallCollector(fake_ledger(records), fake_calling())
     with pytest.raises(VirnucError, match="predictions of record a, which is not in their shard"):
         collector.add(np.array([1]), fake_predictions(records))
     collector.add(np.array([0]), fake_predictions(records).slice(1))
@@ -147,6 +153,6 @@ def test_predictions_that_are_not_those_of_the_ledger_are_refused() -> None:
 
 
 def test_a_sample_without_records_has_no_calls() -> None:
-    calls = CallCollector(fake_ledger([]), 500, None, 0.6).calls()
+    calls = CallCollector(fake_ledger([]), fake_calling()).calls()
     assert (calls.records.num_rows, len(calls.probability)) == (0, 0)
     assert isinstance(calls.records, pa.Table)

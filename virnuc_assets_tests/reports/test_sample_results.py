@@ -30,7 +30,14 @@ from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Layout
 from virnuc_assets_tests.classifier.sample_fakes import FakeRecord, fake_ledger, fake_predictions
 
-SETTINGS = {"chunk_length": 500, "min_confidence": 0.6, "min_length": 0, "precision": "fp32", "device": "auto"}
+SETTINGS = {
+    "chunk_length": 500,
+    "min_confidence": 0.6,
+    "max_error": 0.2,
+    "min_length": 0,
+    "precision": "fp32",
+    "device": "auto",
+}
 ENCODERS = {
     "dna": {**identity(encoders.ENCODERS["dnabert_s_miniature"], "fp32"), "checkpoint_digest": "d"},
     "protein": {**identity(encoders.ENCODERS["kmer_protein"], "fp32"), "checkpoint_digest": ""},
@@ -66,8 +73,8 @@ def sha256(path: Path) -> str:
 def written(folder: Path) -> Path:
     inputs, records = sample(folder)
     shards = [
-        (np.array([0, 1]), fake_predictions(records[:2])),
-        (np.array([2, 3]), fake_predictions(records[2:])),
+        (np.array([0, 1]), fake_predictions(records[:2]), Path()),
+        (np.array([2, 3]), fake_predictions(records[2:]), Path()),
     ]
     (folder / "out").mkdir()
     run = Started.now(

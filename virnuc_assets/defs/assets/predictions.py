@@ -16,6 +16,7 @@ from virnuc_assets.defs.automation import stage_condition
 from virnuc_assets.defs.checks import partitions_of_run, result, shards_of_run
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.defs.provenance import (
+    FRAMES,
     PREDICTIONS,
     Today,
     features_provenance,
@@ -147,7 +148,7 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         deps=[SAMPLES.key(PREDICTIONS)],
         group_name=GROUP,
         kinds={"tsv"},
-        code_version="2",
+        code_version="3",
         automation_condition=stage_condition(),
     )
 
@@ -179,10 +180,12 @@ def report_inputs(workspace: Workspace, sample: str) -> "tuple[dict[str, Any], S
         "shards": shards,
         "tables": digest_of([content_digest(table) for table in tables]),
         "min_confidence": settings.evaluation.min_confidence,
+        "max_error": settings.evaluation.max_error,
     }
     _, description = load_classifier(layout.classifier(settings.serving.variant))
     run = Started.now(f"asset samples/report, partition {sample}", settings, description, layout)
-    return {**inputs, "temperature": description.temperature}, run
+    calls = description.model_dump(mode="json", include={"temperature", "record_rule", "sketch"})
+    return {**inputs, **calls}, run
 
 
 def _planned(workspace: Workspace, sample: str) -> "tuple[Input, pa.Table, Shards]":
@@ -195,7 +198,11 @@ def _planned(workspace: Workspace, sample: str) -> "tuple[Input, pa.Table, Shard
     ledger = sample_ledger(layout, sample)
     record = np.cumsum(np.asarray(pc.equal(plan.table["first_chunk"], 0))) - 1
     shards = (
-        (record[rows], read_table(layout.table("samples", PREDICTIONS, shard), predictions_schema()))
+        (
+            record[rows],
+            read_table(layout.table("samples", PREDICTIONS, shard), predictions_schema()),
+            layout.table("samples", FRAMES, shard),
+        )
         for shard, rows in plan.rows_by_shard.items()
     )
     return read, ledger.add_column(0, "source", pa.repeat(read.source, ledger.num_rows)), shards
