@@ -58,11 +58,11 @@ def sample(*records: dict[str, Any]) -> SampleCalls:
 def four_calls() -> SampleCalls:
     """Two virus records, one of each other call; some chunks without a score."""
     return sample(
-        record("bacterium", "other", [0.1, 0.05, 0.9, NAN], 380, longest_viral_nt=100),
-        record("phage", "virus", [0.95, 0.99, NAN, 0.7], 400, longest_viral_nt=200),
-        record("plasmid", "uncertain", [0.6, 0.45], 200, longest_viral_nt=100),
+        record("bacterium", "other", [0.1, 0.05, 0.9, NAN], 380, longest_viral_nt=100, novelty=0.25),
+        record("phage", "virus", [0.95, 0.99, NAN, 0.7], 400, longest_viral_nt=200, novelty=0.99996),
+        record("plasmid", "uncertain", [0.6, 0.45], 200, longest_viral_nt=100, novelty=1.0),
         record("intron", "not scored", [NAN, NAN], 150),
-        record("long_phage", "virus", [0.99, NAN, NAN, NAN, NAN, NAN], 600, longest_viral_nt=100),
+        record("long_phage", "virus", [0.99, NAN, NAN, NAN, NAN, NAN], 600, longest_viral_nt=100, novelty=1.0),
     )
 
 
