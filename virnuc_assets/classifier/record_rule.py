@@ -61,7 +61,9 @@ class Curve(_Frozen):
         scale = np.sqrt(np.average(np.square(columns), axis=0, weights=weights))
         scale[scale == 0.0] = 1.0
         for used in ([0, 1], [0]):
-            model = LogisticRegression(C=_PENALTY).fit(columns[:, used] / scale[used], viral, sample_weight=weights)
+            model = LogisticRegression(C=_PENALTY, solver="newton-cholesky").fit(
+                columns[:, used] / scale[used], viral, sample_weight=weights
+            )
             slopes = np.zeros(2)
             slopes[used] = model.coef_[0] / scale[used]
             if (slopes >= 0.0).all():
@@ -136,7 +138,7 @@ def _evidence(kind: Kind, log_odds: np.ndarray) -> np.ndarray:
 
 def chunk_log_odds(probability: np.ndarray) -> np.ndarray:
     """(n,) float64 of calibrated probabilities of chunks, bounded; NaN stays."""
-    return np.clip(logit(probability.astype(np.float64)), -MOST_LOG_ODDS, MOST_LOG_ODDS)
+    return np.asarray(np.clip(logit(probability.astype(np.float64)), -MOST_LOG_ODDS, MOST_LOG_ODDS))
 
 
 def scored_chunks_schema() -> pa.Schema:

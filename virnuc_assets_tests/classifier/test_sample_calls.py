@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from virnuc_assets.classifier.novelty import TrainedProteins
+from virnuc_assets.classifier.record_rule import Curve
 from virnuc_assets.classifier.sample_calls import CALLS, CallCollector
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.settings import SplitSettings
+from virnuc_assets.storage.tables import write_table
 from virnuc_assets_tests.classifier.sample_fakes import (
     FakeRecord,
     fake_calling,
@@ -20,6 +25,7 @@ from virnuc_assets_tests.classifier.sample_fakes import (
     fake_ledger,
     fake_predictions,
 )
+from virnuc_assets_tests.classifier.test_record_rule import rule as record_rule
 from virnuc_assets_tests.sequences.plain import plain_reverse_complement, walked_chunks
 
 FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
@@ -124,6 +130,44 @@ def test_uncertain_is_what_the_calibration_makes_of_it() -> None:
     record = FakeRecord("a", 1000, [{"F1": 0.75}, {"F1": 0.875}])
     assert fake_calls([record]).records["call"].to_pylist() == ["virus"]
     assert fake_calls([record], temperature=20.0).records["call"].to_pylist() == ["uncertain"]
+
+
+def test_a_fitted_rule_decides_records_and_no_chunk(tmp_path: Path) -> None:
+    """By hand: the mean of both log-odds, from two chunks; relatives in training have their own curve."""
+    known = Curve(slope=0.0, slope_per_doubling=0.0, intercept=4.0)
+    rule = record_rule(known=known)
+    proteins = {"a": "MKTAYIAKQRQISFVKSHFSRQ", "b": "ACDEFGHIKLMNPQRSTVWYAC"}
+    table = pa.table({"record_id": ["a", "a", "b"], "protein": [proteins["a"], "ACDEFGHIKL", proteins["b"]]})
+    write_table(tmp_path / "frames.parquet", table, {})
+    write_table(tmp_path / "trained.parquet", table.slice(2), {})
+    settings = SplitSettings(sketch_scaled=1, containment_threshold=0.5, min_shared_hashes=5)
+    sketch = TrainedProteins([tmp_path / "trained.parquet"], settings).sketch(["b"])
+    records = [
+        FakeRecord("a", 1000, [{"F1": 0.75}, {"F1": 0.9}]),
+        FakeRecord("b", 500, [{"F1": 0.25}]),
+        FakeRecord("c", 500, [{}]),
+        FakeRecord("d", 500, [{"F1": 0.5}]),
+    ]
+    found = []
+    for used in (sketch, None):
+        collector = CallCollector(fake_ledger(records), fake_calling(min_confidence=0.8, rule=rule, sketch=used))
+        collector.add(np.arange(4), fake_predictions(records))
+        collector.compare(np.arange(4), tmp_path / "frames.parquet")
+        found.append(collector.calls())
+    with_sketch, without = found
+    sure = 1 / (1 + math.exp(-(math.log(3) + math.log(9)) / 2 * (1 + 0.5) + 0.25))
+    rows = with_sketch.records
+    assert rows["call"].to_pylist() == ["virus", "virus", "not scored", "uncertain"]
+    odds = [sure, 1 / (1 + math.exp(-4)), None, 1 / (1 + math.exp(0.25))]
+    assert rows["probability"].to_pylist() == pytest.approx(odds, rel=1e-6)
+    # Of a, 13 k-mers are new, and that of its second frame is the training's.
+    assert rows["novelty"].to_pylist() == [pytest.approx(13 / 14), 0.0, None, None]
+    assert rows["viral_fraction"].to_pylist() == [1.0, 0.0, None, 1.0]
+    np.testing.assert_array_equal(with_sketch.probability, without.probability)
+    novel = 1 / (1 + math.exp(math.log(3) + 0.25))
+    assert without.records["probability"][1].as_py() == pytest.approx(novel)
+    assert without.records["call"].to_pylist() == ["virus", "uncertain", "not scored", "uncertain"]
+    assert without.records["novelty"].null_count == 4
 
 
 def test_frames_are_where_the_bases_are_cut_from() -> None:

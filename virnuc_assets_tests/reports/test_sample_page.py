@@ -102,9 +102,31 @@ def test_the_table_has_a_row_per_record_virus_first_and_longest_first(tmp_path: 
     html = html_of(tmp_path, four_calls())
     rows = [row for row in Page(html).rows if len(row) == 10]
     assert rows[1:] == [
-        ["5", "long_phage", "virus few data resembles nothing in training", "0.9900", "1.0000", "600", "100", "1 of 1", "0", "5 of 6"],
+        [
+            "5",
+            "long_phage",
+            "virus few data resembles nothing in training",
+            "0.9900",
+            "1.0000",
+            "600",
+            "100",
+            "1 of 1",
+            "0",
+            "5 of 6",
+        ],
         ["2", "phage", "virus few data", "0.8800", "0.9999", "400", "200", "3 of 3", "1", "1 of 4"],
-        ["3", "plasmid", "uncertain few data between 0.2 and 0.8 resembles nothing in training", "0.5250", "1.0000", "200", "100", "1 of 2", "2", "0 of 2"],
+        [
+            "3",
+            "plasmid",
+            "uncertain few data between 0.2 and 0.8 resembles nothing in training",
+            "0.5250",
+            "1.0000",
+            "200",
+            "100",
+            "1 of 2",
+            "2",
+            "0 of 2",
+        ],
         ["1", "bacterium", "other few data", "0.3500", "0.2500", "380", "100", "1 of 3", "0", "1 of 4"],
         ["4", "intron", "not scored no open frame", "–", "–", "150", "–", "–", "–", "2 of 2"],
     ]
