@@ -232,7 +232,7 @@ def performance(
         levels={level: classification_metrics(scored) for level, scored in levels.items()},
         calibration=_calibration(calibrated, frames.viral, temperature),
         abstention=_abstention(levels_of(calibrated)["chunk"], settings.min_confidence),
-        records=_record_calls(calibrated, records, settings.max_error, rule),
+        records=certain_records(calibrated, records, settings.max_error, rule),
         groups=tuple(group_accuracies(frames, [group or "" for group in table["group"].to_pylist()])),
         lengths=tuple(sorted(group_accuracies(records, lengths), key=lambda one: (one.label, ranges.index(one.group)))),
     )
@@ -257,8 +257,8 @@ def _abstention(chunks: Scored, min_confidence: float) -> Abstention:
     return Abstention(min_confidence, len(sure), int(sure.sum()), float(right.mean()) if right.size else None)
 
 
-def _record_calls(calibrated: pa.Table, known: Scored, max_error: float, rule: RecordRule | None) -> RecordCalls:
-    """No test record has a relative in training."""
+def certain_records(calibrated: pa.Table, known: Scored, max_error: float, rule: RecordRule | None) -> RecordCalls:
+    """Records (`levels_of`) by the calls of their chunks, calibrated; none of them has a relative in training."""
     chunks = chunk_calls(calibrated)
     of_chunks = chunk_probability(chunks)
     if rule is not None:

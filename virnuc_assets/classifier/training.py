@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
 from virnuc_assets.classifier.calibration import fit_temperature
-from virnuc_assets.classifier.checkpoint import ClassifierDescription, ClassifierMismatch, Mlp, load_classifier
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, Mlp, load_classifier
 from virnuc_assets.classifier.datasets import (
     WINDOW_ROWS,
     Drawn,
@@ -32,7 +32,7 @@ from virnuc_assets.classifier.datasets import (
     rows_of_split,
     store_rows,
 )
-from virnuc_assets.classifier.novelty import Sketch, TrainedProteins, sketch_settings
+from virnuc_assets.classifier.novelty import Sketch, TrainedProteins, load_sketch, sketch_settings
 from virnuc_assets.classifier.record_rule import RecordRule, fit_record_rule, novel_chunks
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.encoders.registry import Alphabet, Variant
@@ -101,7 +101,8 @@ class Fit:
             return None
         try:
             _, description = load_classifier(folder)
-        except ClassifierMismatch:  # damaged: it is not this fit's, and training replaces it
+            load_sketch(folder, description.sketch)
+        except VirnucError:  # damaged: it is not this fit's, and training replaces it
             return None
         same = description.data_digest == self.data_digest and description.encoders == self.encoders
         return description if same and description.chunk_length == self.chunk_length else None

@@ -113,7 +113,7 @@ class Started:
         libraries = ("torch", "transformers", "tokenizers", "numpy", "pyarrow", "biopython")
         description = self.description.model_dump(mode="json")
         known = ("seed", "training", "split_digest", "data_digest", "best_epoch", "temperature", "origin")
-        tested = tested_on(self.layout, self.description)
+        tested = tested_on(self.layout, self.description, self.settings["max_error"])
         return {
             "virnuc_version": versions(["virnuc_assets"])["virnuc_assets"],
             "command": self.command,

@@ -331,6 +331,7 @@ def test_the_page_says_what_the_model_was_trained_and_tested_on(tmp_path: Path) 
     level = {**right, "recall": 0.5, "specificity": 1.0, "auroc": 0.8}
     groups = [{"label": "host", "group": "<b>", "records": right, "frames": {**right, "count": 1200}}]
     tested = {"clusters": 3, **dict.fromkeys(("records", "chunks", "frames"), level), "groups": groups}
+    tested["certain_records"] = {"count": 3, "accuracy": 2 / 3, "auroc": 0.8, "max_error": 0.2}
     known = {"clusters": 1, "records": {"viral": {"retro": 7}, "host": {}}}
     page = Page(html_of(tmp_path, four_calls(), tested=tested, trained_on=known))
     assert "it found 50.0 % of the viruses, and 100.0 % of the hosts were not classified as virus" in page.text
@@ -340,7 +341,24 @@ def test_the_page_says_what_the_model_was_trained_and_tested_on(tmp_path: Path) 
         ["host", "<b>", "4", "75.0 %", "1,200", "75.0 %"],
     ):
         assert row in page.rows
+    assert (
+        "probability at least 0.8 in either call), 3 of 4 records were certain, and 66.7 % of these were" in page.text
+    )
     assert "not recorded" not in page.text
+
+
+def test_the_page_says_how_records_are_classified_and_what_is_new_to_the_model(tmp_path: Path) -> None:
+    rule, sketch = {"kind": "mean_log_odds", "records": 1600, "clusters": 11}, {"kmers": 9}
+    text = Page(html_of(tmp_path, four_calls(), record_rule=rule, sketch=sketch)).text
+    assert "New to the model. 2 records (1 of them virus) resemble nothing that the model was trained on" in text
+    assert "the probability is between 0.2 and 0.8, so that either call would be wrong in more than 20.0 %" in text
+    assert "follows from the mean log-odds of its scored chunks and from how many they are" in text
+    assert "of 1,600 validation records from 11 clusters" in text
+    assert "vote of the chunks" not in text and "not known for this classifier" not in text
+    assert "novelty 1.0000; 600 nt" in text and "novelty 0.9999; 400 nt" in text
+    present = Page(html_of(tmp_path, four_calls())).text
+    assert "That of a record is the mean of its scored chunks." in present and "vote of the chunks" in present
+    assert "It is not known for this classifier." in present
 
 
 def test_the_run_is_described(tmp_path: Path) -> None:
