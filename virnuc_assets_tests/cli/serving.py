@@ -32,6 +32,6 @@ def kmer_project(root: Path) -> Path:
     torch.manual_seed(0)
     model = Mlp(dna + protein, 512, 0.5)
     with torch.no_grad():
-        model.output_layer.weight *= 600
+        model.output_layer.weight *= 1800
     save_classifier(workspace.layout.classifier("kmer"), model, description)
     return root
