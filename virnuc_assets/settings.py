@@ -223,9 +223,10 @@ class BenchmarkSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """How test rows are grouped in reports; nothing is judged by it."""
+    """When a call is left open, and how test rows are grouped in reports; nothing is judged by it."""
 
     min_confidence: float = Field(default=0.6, ge=0.5, lt=1.0)
+    max_error: float = Field(default=0.2, gt=0.0, le=0.5)
     length_bins_nt: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = (1_000, 3_000, 10_000, 30_000)
 
     @model_validator(mode="after")

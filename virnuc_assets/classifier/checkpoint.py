@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from virnuc_assets.classifier.novelty import SKETCH_FILE, Sketch, SketchDescription
+from virnuc_assets.classifier.record_rule import RecordRule
 from virnuc_assets.encoders.registry import MINIATURE
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.frame_rule import FrameRule
@@ -102,7 +105,7 @@ class Origin(BaseModel):
 class ClassifierDescription(BaseModel):
     """What a classifier reads, and what it was trained on and with, which is known of our own only.
 
-    Of one trained elsewhere, all from `seed` to `temperature` is None.
+    Of one trained elsewhere, all from `seed` to `sketch` is None.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -122,6 +125,8 @@ class ClassifierDescription(BaseModel):
     best_epoch: PositiveInt | None = None  # 1-based
     penalty: PositiveFloat | None = None  # inverse strength, of the k-mer baseline's logistic regression
     temperature: PositiveFloat | None = None  # for `calibrated` scores; no call follows from it
+    record_rule: RecordRule | None = None  # else a record is classified by the share of its viral chunks
+    sketch: SketchDescription | None = None  # of the proteins trained and validated on
     origin: Origin | None = None
     score_columns: tuple[Literal["other"], Literal["virus"]] = ("other", "virus")
     weights_sha256: str = ""  # written by `save_classifier`
@@ -190,25 +195,31 @@ def save_classifier(
     model: Model,
     description: ClassifierDescription,
     register: Callable[[ClassifierDescription], object] = lambda _: None,
+    sketch: Sketch | None = None,
 ) -> ClassifierDescription:
-    """Write weights and description, replacing what the folder holds.
+    """Write weights, sketch and description, replacing what the folder holds.
 
-    Both are written in full under temporary names, then renamed, the description last: a process that dies between the
-    two renames leaves weights that the older description's digest refuses, never a half-written classifier.
+    All are written in full under temporary names, then renamed, the description last: a process that dies between the
+    renames leaves files that the older description's digests refuse, never a half-written classifier.
 
     Args:
         folder: of the variant.
         model: its weights are saved.
-        description: without the digest of the weights, which the returned one has.
+        description: without the digest of the weights and without the sketch, which the returned one has.
         register: called with the returned description before the renames; if it fails, the folder stays as it was.
+        sketch: of the proteins trained and validated on.
     """
     weights = save_tensors({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
-    described = description.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
-    with atomic_write(folder / CLASSIFIER_FILE) as description_file:
+    files = {WEIGHTS_FILE: weights}
+    update: dict[str, Any] = {"weights_sha256": hashlib.sha256(weights).hexdigest(), "sketch": None}
+    if sketch is not None:
+        files[SKETCH_FILE], update["sketch"] = sketch.packed()
+    described = description.model_copy(update=update)
+    with atomic_write(folder / CLASSIFIER_FILE) as description_file, ExitStack() as stack:
         description_file.write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        with atomic_write(folder / WEIGHTS_FILE) as weights_file:
-            weights_file.write_bytes(weights)
-            register(described)
+        for name, content in files.items():
+            stack.enter_context(atomic_write(folder / name)).write_bytes(content)
+        register(described)
     return described
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from virnuc_assets.classifier.calls import calibrated_scores
 from virnuc_assets.classifier.checkpoint import ClassifierDescription
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.split.assignment import split_schema
@@ -39,11 +40,12 @@ def trained_on(layout: Layout, description: ClassifierDescription) -> dict[str, 
     }
 
 
-def tested_on(layout: Layout, description: ClassifierDescription) -> dict[str, Any]:
+def tested_on(layout: Layout, description: ClassifierDescription, max_error: float) -> dict[str, Any]:
     """How good the classifier was on the test records, none of which has a relative among those trained on.
 
     By level its accuracy, recall (share of what is viral that is found), specificity (share of what is host that is not
-    called virus) and AUROC; and the accuracy by group. Empty where the project has no evaluation of this classifier, or
+    called virus) and AUROC, none left uncertain; the records whose expected error is not above `max_error`, by the
+    classifier's own rule; and the accuracy by group. Empty where the project has no evaluation of this classifier, or
     one whose test rows are of one label; why, where it cannot be read.
     """
     path = layout.evaluation(description.variant)
@@ -53,10 +55,17 @@ def tested_on(layout: Layout, description: ClassifierDescription) -> dict[str, A
         columns = [name for name in evaluation_schema().names if name != "record_length_nt"]
         table = read_table(path, evaluation_schema(), columns=columns)
         # scikit-learn takes half a second to import: not where there is nothing to measure.
-        from virnuc_assets.classifier.metrics import classification_metrics, group_accuracies, levels_of
+        from virnuc_assets.classifier.metrics import (
+            certain_records,
+            classification_metrics,
+            group_accuracies,
+            levels_of,
+        )
 
         levels = levels_of(table)
         found = {level: classification_metrics(scored) for level, scored in levels.items()}
+        calibrated = calibrated_scores(table, description.temperature)
+        certain = certain_records(calibrated, levels["record"], max_error, description.record_rule)
     except TableMismatch as error:
         return _unreadable(path, error)
     except VirnucError:  # no metrics of one label
@@ -76,6 +85,9 @@ def tested_on(layout: Layout, description: ClassifierDescription) -> dict[str, A
             }
             for level, one in found.items()
         },
+        "certain_records": dict(
+            count=certain.certain, accuracy=certain.accuracy, auroc=certain.auroc, max_error=max_error
+        ),
         "groups": [
             {
                 "label": of_frames.label,

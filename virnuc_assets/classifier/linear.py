@@ -20,6 +20,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from virnuc_assets.classifier.checkpoint import LinearModel
+from virnuc_assets.classifier.record_rule import scored_chunks_schema
 from virnuc_assets.errors import VirnucError
 
 # Inverse strengths of the L2 penalty, strongest first.
@@ -74,10 +75,10 @@ class LinearFit:
     log_odds: np.ndarray
     known: np.ndarray
 
-    def out_of_fold(self, rows: CompositionRows) -> pa.Table:
-        """Scores of rows by models that did not see their record: record_id, cluster, label, position, log_odds, known.
+    def out_of_fold(self, rows: CompositionRows, temperature: float) -> pa.Table:
+        """Calibrated scores of the rows by models that did not see their record (`scored_chunks_schema`).
 
-        Rows with `known` come from models that saw a relative of it. `position` is the chunk's place in its record.
+        Rows with `known` come from models that saw a relative of it. `position` is the chunk's place among the rows.
         """
         _, first, record = np.unique(rows.records, return_index=True, return_inverse=True)
         facts = {
@@ -89,9 +90,9 @@ class LinearFit:
         parts = []
         for known, scores in ((False, self.log_odds), (True, self.known)):
             there = np.isfinite(scores)
-            columns = {name: pa.array(values[there].tolist()) for name, values in facts.items()}
-            columns |= {"log_odds": pa.array(scores[there]), "known": pa.array(np.full(there.sum(), known))}
-            parts.append(pa.table(columns))
+            columns = {name: values[there].tolist() for name, values in facts.items()}
+            columns |= {"log_odds": scores[there] / temperature, "known": np.full(there.sum(), known)}
+            parts.append(pa.table(columns, schema=scored_chunks_schema()))
         return pa.concat_tables(parts)
 
 

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from sklearn import metrics as sk
 
 from virnuc_assets.classifier.calls import VIRUS, calibrated_scores, chunk_calls, chunk_probability, record_calls
+from virnuc_assets.classifier.record_rule import RecordRule, chunk_log_odds
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import EvaluationSettings
 
@@ -175,23 +176,48 @@ class Abstention:
 
 
 @dataclass(frozen=True)
+class RecordCalls:
+    """Records by the classifier's own rule, or by the present one where it has none, when the unsure are left open.
+
+    Attributes:
+        rule: its kind; None for the present one.
+        auroc: of the probability; that of the share of viral chunks is among the metrics of records.
+        max_error: a record is certain if its call is wrong with no higher probability.
+        records: how many there are.
+        certain: how many are.
+        accuracy: of these; None if none is.
+    """
+
+    rule: str | None
+    auroc: float
+    max_error: float
+    records: int
+    certain: int
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
 class Performance:
     """A classifier on its test rows."""
 
     levels: Mapping[Level, Mapping[str, float]]  # as `classification_metrics` names them
     calibration: Calibration  # of frames
     abstention: Abstention  # of chunks
+    records: RecordCalls
     groups: tuple[GroupAccuracy, ...]  # frames called right, by virus and host group
     lengths: tuple[GroupAccuracy, ...]  # records classified correctly, by label and range of record length
 
 
-def performance(table: pa.Table, temperature: float | None, settings: EvaluationSettings) -> Performance:
+def performance(
+    table: pa.Table, temperature: float | None, settings: EvaluationSettings, rule: RecordRule | None = None
+) -> Performance:
     """Measure an evaluation table.
 
     Args:
         table: test rows (`evaluation_schema`).
         temperature: of the classifier, fitted on validation rows; None where none was fitted.
-        settings: bounds of the length ranges and of the abstain band.
+        settings: bounds of the length ranges and of the abstain bands.
+        rule: of the classifier, fitted on validation rows.
 
     Raises:
         MetricsError: all rows are of one label.
@@ -206,6 +232,7 @@ def performance(table: pa.Table, temperature: float | None, settings: Evaluation
         levels={level: classification_metrics(scored) for level, scored in levels.items()},
         calibration=_calibration(calibrated, frames.viral, temperature),
         abstention=_abstention(levels_of(calibrated)["chunk"], settings.min_confidence),
+        records=certain_records(calibrated, records, settings.max_error, rule),
         groups=tuple(group_accuracies(frames, [group or "" for group in table["group"].to_pylist()])),
         lengths=tuple(sorted(group_accuracies(records, lengths), key=lambda one: (one.label, ranges.index(one.group)))),
     )
@@ -228,3 +255,27 @@ def _abstention(chunks: Scored, min_confidence: float) -> Abstention:
     sure = np.maximum(chunks.probability, 1.0 - chunks.probability) >= min_confidence
     right = (chunks.called == chunks.viral)[sure]
     return Abstention(min_confidence, len(sure), int(sure.sum()), float(right.mean()) if right.size else None)
+
+
+def certain_records(calibrated: pa.Table, known: Scored, max_error: float, rule: RecordRule | None) -> RecordCalls:
+    """Records (`levels_of`) by the calls of their chunks, calibrated; none of them has a relative in training."""
+    chunks = chunk_calls(calibrated)
+    of_chunks = chunk_probability(chunks)
+    if rule is not None:
+        of_chunks = rule.of_chunks(chunk_log_odds(of_chunks))
+    record = pc.index_in(chunks["record_id"], value_set=known.ids.combine_chunks()).to_numpy()
+    scored = np.bincount(record)
+    probability, viral = np.bincount(record, of_chunks) / scored, known.called
+    if rule is not None:
+        probability = rule.probability(probability, scored, np.zeros(len(scored), bool))
+        viral = probability >= 0.5
+    sure = np.where(viral, probability, 1.0 - probability) >= 1.0 - max_error
+    right = (viral == known.viral)[sure]
+    return RecordCalls(
+        rule=rule.kind if rule else None,
+        auroc=float(sk.roc_auc_score(known.viral, probability)),
+        max_error=max_error,
+        records=len(sure),
+        certain=int(sure.sum()),
+        accuracy=float(right.mean()) if right.size else None,
+    )

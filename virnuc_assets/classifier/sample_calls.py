@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +15,14 @@ import pyarrow.compute as pc
 
 from virnuc_assets.classifier.calibration import calibrated
 from virnuc_assets.classifier.calls import VIRUS, are_viral, calibrated_scores, chunk_calls, chunk_probability
+from virnuc_assets.classifier.novelty import Sketch
+from virnuc_assets.classifier.record_rule import RecordRule, chunk_log_odds
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.planning import chunk_starts, starts_of
 from virnuc_assets.sequences.translation import CODON_NT, FRAME_NAMES, STRANDS
 from virnuc_assets.storage.digests import one_array
 from virnuc_assets.storage.schemas import predictions_schema
+from virnuc_assets.storage.tables import read_table
 
 OTHER, UNCERTAIN, NOT_SCORED = "other", "uncertain", "not scored"
 CALLS = (VIRUS, OTHER, UNCERTAIN, NOT_SCORED)
@@ -31,7 +35,9 @@ _HIGHEST_OTHER = np.nextafter(EVEN, np.float32(0.0))
 def records_schema() -> pa.Schema:
     """One row per record of a sample's inputs, in their order; `call` is one of the four, `reason` of one not scored.
 
-    probability: calibrated, of virus: the mean of the record's scored chunks; null where none is scored.
+    probability: of virus, by the classifier's record rule, or without one the mean of the record's scored chunks; null
+    where none is scored. novelty: share of its protein k-mers that no record of the training has; null where that is
+    not known, or the record has none.
     """
     return pa.schema(
         {
@@ -40,6 +46,7 @@ def records_schema() -> pa.Schema:
             "length_nt": pa.int64(),
             "call": pa.string(),
             "probability": pa.float64(),
+            "novelty": pa.float64(),
             "viral_fraction": pa.float64(),
             "chunks": pa.int64(),
             "chunks_scored": pa.int64(),
@@ -61,7 +68,8 @@ class SampleCalls:
         probability: (chunks,) float32: calibrated probability of virus of each chunk; NaN where it is not scored.
         frames: (chunks,) uint8: bit i is set where frame i (in the order F1 F2 F3 R1 R2 R3) is open and scored.
         chunk_length: nt.
-        min_confidence: a chunk or record whose confidence in either call is below it is uncertain.
+        min_confidence: a chunk whose confidence in either call is below it is uncertain.
+        max_error: a record whose call is wrong with a higher probability is uncertain.
     """
 
     records: pa.Table
@@ -70,6 +78,7 @@ class SampleCalls:
     frames: np.ndarray
     chunk_length: int
     min_confidence: float
+    max_error: float
 
     def chunks_of(self, record: int) -> slice:
         """Where the chunks of a record (its row) are in `probability` and `frames`."""
@@ -124,24 +133,35 @@ def located(predictions: pa.Table, frames: pa.Table) -> pa.Table:
     return predictions
 
 
+@dataclass(frozen=True)
+class Calling:
+    """What the calls follow from besides the scores: of the classifier what it has, limits as of `SampleCalls`."""
+
+    chunk_length: int
+    temperature: float | None
+    min_confidence: float
+    max_error: float
+    rule: RecordRule | None = None
+    sketch: Sketch | None = None
+
+
 class CallCollector:
     """Fills `SampleCalls` while the predictions of one shard after the other pass; no frame is kept."""
 
-    def __init__(self, ledger: pa.Table, chunk_length: int, temperature: float | None, min_confidence: float) -> None:
+    def __init__(self, ledger: pa.Table, calling: Calling) -> None:
         """Nothing is scored yet.
 
         Args:
             ledger: of all records: source, and the columns of `ledger_schema`.
-            chunk_length: nt.
-            temperature: of the classifier's calibration, if it has one.
-            min_confidence: as of `SampleCalls`.
+            calling: what decides the calls.
         """
-        self._ledger, self._chunk_length = ledger, chunk_length
-        self._temperature, self._min_confidence = temperature, min_confidence
+        self._ledger, self._calling, self._chunk_length = ledger, calling, calling.chunk_length
+        self._temperature = calling.temperature
         self._lengths, self._chunks = (ledger[name].to_numpy() for name in ("length_nt", "chunks"))
         self._offsets = np.concatenate([[0], np.cumsum(self._chunks)]).astype(np.int64)
         self._probability = np.full(self._offsets[-1], np.nan, np.float32)
         self._frames = np.zeros(self._offsets[-1], np.uint8)
+        self._kmers, self._shared = np.zeros((2, ledger.num_rows if calling.sketch else 0), np.int64)
 
     def add(self, rows: np.ndarray, predictions: pa.Table) -> pa.Table:
         """Note the chunks of a shard; returns its frames (`sample_frames_schema`).
@@ -150,12 +170,7 @@ class CallCollector:
             rows: of the ledger, (n,) int64: the records that the shard holds chunks of.
             predictions: of the shard's frames, whole chunks, in order; `located` where frames are stretches.
         """
-        rows = rows[self._chunks[rows] > 0]  # a record that is not planned may have the id of one that is
-        found = pc.index_in(predictions["record_id"], value_set=self._ledger["record_id"].take(pa.array(rows)))
-        if found.null_count:
-            stray = predictions["record_id"].filter(pc.is_null(found))[0]
-            raise VirnucError(f"predictions of record {stray}, which is not in their shard; make them again")
-        record = rows[found.to_numpy()]  # (frames,)
+        record = self._records_of(predictions, rows)  # (frames,)
         number = pc.list_element(pc.split_pattern(predictions["chunk_id"], "_", max_splits=1, reverse=True), 1)
         chunk = number.cast(pa.int64()).to_numpy() - 1
         frame = pc.index_in(pc.utf8_slice_codeunits(predictions["frame_id"], -2), value_set=pa.array(FRAME_NAMES))
@@ -164,6 +179,24 @@ class CallCollector:
         np.bitwise_or.at(self._frames, at, np.left_shift(1, frame).astype(np.uint8))
         self._probability[at[np.append(True, at[1:] != at[:-1])[: len(at)]]] = self._probabilities(predictions)
         return self._located(predictions, record, chunk, frame)
+
+    def compare(self, rows: np.ndarray, frames: Path) -> None:
+        """Count what the proteins of a shard's frames share with those of the training; `rows` as of `add`."""
+        if (sketch := self._calling.sketch) is None:
+            return
+        table = read_table(frames, columns=["record_id", "protein"])
+        record, counts = self._records_of(table, rows), sketch.shared(table["protein"])
+        for total, found in zip((self._kmers, self._shared), counts, strict=True):
+            np.add.at(total, record, found)
+
+    def _records_of(self, table: pa.Table, rows: np.ndarray) -> np.ndarray:
+        """The row of the ledger that each row of a shard's table belongs to, (n,) int64."""
+        rows = rows[self._chunks[rows] > 0]  # a record that is not planned may have the id of one that is
+        found = pc.index_in(table["record_id"], value_set=self._ledger["record_id"].take(pa.array(rows)))
+        if found.null_count:
+            stray = table["record_id"].filter(pc.is_null(found))[0]
+            raise VirnucError(f"predictions of record {stray}, which is not in their shard; make them again")
+        return np.asarray(rows[found.to_numpy()])
 
     def _probabilities(self, predictions: pa.Table) -> np.ndarray:
         """Of each chunk, as `SampleCalls` has them."""
@@ -196,8 +229,8 @@ class CallCollector:
         Raises:
             VirnucError: chunks that the ledger counts as scored have no predictions.
         """
-        found = (self._offsets, self._probability, self._frames, self._chunk_length, self._min_confidence)
-        return SampleCalls(self._records(), *found)
+        limits = (self._calling.min_confidence, self._calling.max_error)
+        return SampleCalls(self._records(), self._offsets, self._probability, self._frames, self._chunk_length, *limits)
 
     def _records(self) -> pa.Table:
         scored = self._sums(~np.isnan(self._probability))
@@ -207,14 +240,16 @@ class CallCollector:
                 f"{len(wrong)} records have other predictions than the ledger counts, e.g. {record}: expected "
                 f"{count} scored chunks, found {scored[wrong[0]]}; make the predictions again"
             )
-        viral, total = (self._probability >= EVEN), np.nan_to_num(self._probability.astype(np.float64))
+        viral = self._probability >= EVEN
         with np.errstate(invalid="ignore"):  # 0 / 0 where no chunk is scored
-            fraction, probability = self._sums(viral) / scored, self._sums(total) / scored
-        numbers = called(probability, are_viral(fraction), self._min_confidence)
-        uncertain = called(self._probability, viral, self._min_confidence) == CALLS.index(UNCERTAIN)
+            fraction = self._sums(viral) / scored
+        probability, are_virus = self._of_records(fraction, scored)
+        numbers = called(probability, are_virus, 1.0 - self._calling.max_error)
+        uncertain = called(self._probability, viral, self._calling.min_confidence) == CALLS.index(UNCERTAIN)
         columns = {
             "call": pa.array(CALLS).take(pa.array(numbers)),
             "probability": pa.array(probability, from_pandas=True),
+            "novelty": pa.array(self._novelty(), pa.float64(), from_pandas=True),
             "viral_fraction": pa.array(fraction, from_pandas=True),
             "chunks_scored": pa.array(scored),
             "chunks_viral": pa.array(self._sums(viral)),
@@ -224,6 +259,26 @@ class CallCollector:
         schema = records_schema()
         known = {name: self._ledger[name] for name in self._ledger.column_names}
         return pa.table({name: {**known, **columns}[name] for name in schema.names}, schema=schema)
+
+    def _of_records(self, fraction: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probability of each record (NaN where no chunk is scored), and what it is classified as if that is sure."""
+        rule, sketch, chunks = self._calling.rule, self._calling.sketch, self._probability.astype(np.float64)
+        if rule is not None:
+            chunks = rule.of_chunks(chunk_log_odds(chunks))
+        with np.errstate(invalid="ignore"):
+            mean = self._sums(np.where(np.isnan(self._probability), 0.0, chunks)) / scored
+        if rule is None:
+            return mean, are_viral(fraction)
+        known = sketch.known(self._kmers, self._shared) if sketch else np.zeros(len(scored), bool)
+        found = rule.probability(mean, scored, known)
+        return found, found >= EVEN
+
+    def _novelty(self) -> np.ndarray:
+        """Of each record, NaN where it has no k-mers or the classifier no sketch."""
+        if self._calling.sketch is None:
+            return np.full(len(self._chunks), np.nan)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(1.0 - self._shared / self._kmers)
 
     def _sums(self, of_chunks: np.ndarray) -> np.ndarray:
         """Sum over the chunks of each record; each by itself, so that no other record changes it by rounding."""

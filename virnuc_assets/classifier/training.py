@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
 from virnuc_assets.classifier.calibration import fit_temperature
-from virnuc_assets.classifier.checkpoint import ClassifierDescription, ClassifierMismatch, Mlp, Model, load_classifier
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, Mlp, Model, load_classifier
 from virnuc_assets.classifier.datasets import (
     WINDOW_ROWS,
     Drawn,
@@ -35,11 +35,13 @@ from virnuc_assets.classifier.datasets import (
     store_rows,
 )
 from virnuc_assets.classifier.linear import CompositionRows, fit_linear
+from virnuc_assets.classifier.novelty import Sketch, TrainedProteins, load_sketch, sketch_settings
+from virnuc_assets.classifier.record_rule import RecordRule, fit_record_rule, novel_chunks
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.encoders.registry import Alphabet, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.frame_rule import STOP_FREE, FrameRule
-from virnuc_assets.settings import TrainingSettings
+from virnuc_assets.settings import SplitSettings, TrainingSettings
 from virnuc_assets.split.assignment import Split, split_schema
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
@@ -72,10 +74,17 @@ class TrainedClassifier:
     out_of_fold: pa.Table | None = None  # of a linear model, as of `LinearFit.out_of_fold`
 
 
-def data_digest(features: Mapping[str, Path], split: Path, training: TrainingSettings, sides: Sides = BOTH) -> str:
-    """Digest of all that decides a classifier's weights: feature rows and their columns, split, settings."""
+def data_digest(
+    features: Mapping[str, Path],
+    split: Path,
+    training: TrainingSettings,
+    relatives: SplitSettings | None,
+    sides: Sides = BOTH,
+) -> str:
+    """Digest of all that decides a classifier: feature rows and their columns, split, settings."""
     contents = {shard: content_digest(path) for shard, path in features.items()}
-    settings = {"training": training.model_dump(), "sides": sides}
+    settings: dict[str, object] = {"training": training.model_dump(), "sides": sides}
+    settings["sketch"] = sketch_settings(relatives) if relatives else None
     return digest_of({"features": contents, "split": content_digest(split), **settings})
 
 
@@ -91,6 +100,7 @@ class Fit:
     training: TrainingSettings
     sides: Sides = BOTH  # whose columns are trained on and scored by; a classifier that is saved reads both
     rule: FrameRule = STOP_FREE
+    proteins: TrainedProteins | None = None  # of the features' frames
 
     def found_in(self, folder: Path) -> ClassifierDescription | None:
         """The description of a classifier that this very fit made, if the folder holds it."""
@@ -98,7 +108,8 @@ class Fit:
             return None
         try:
             _, description = load_classifier(folder)
-        except ClassifierMismatch:  # damaged: it is not this fit's, and training replaces it
+            load_sketch(folder, description.sketch)
+        except VirnucError:  # damaged: it is not this fit's, and training replaces it
             return None
         same = description.data_digest == self.data_digest and description.encoders == self.encoders
         made_alike = (description.chunk_length, description.rule) == (self.chunk_length, self.rule)
@@ -136,7 +147,8 @@ class Fit:
         groups = facts["group"].to_numpy().astype(str)[order]
         balanced = balanced_rows(np.where(rows.labels == 1, "viral", "host"), groups, self.training.seed)
         temperature = fit_temperature(fit.log_odds[balanced], rows.labels[balanced])
-        return TrainedClassifier(fit.model, None, fit.history, temperature, fit.strength, fit.out_of_fold(rows))
+        scores = fit.out_of_fold(rows, temperature)
+        return TrainedClassifier(fit.model, None, fit.history, temperature, fit.strength, scores)
 
     def scored(self, model: Model, split: Split) -> pa.Table:
         """All rows of a split in the features' order: their columns but the vector, score_other and score_virus."""
@@ -163,7 +175,25 @@ class Fit:
             best_epoch=trained.best_epoch,
             penalty=trained.penalty,
             temperature=trained.temperature,
+            record_rule=self._record_rule(trained),
         )
+
+    def _record_rule(self, trained: TrainedClassifier) -> RecordRule | None:
+        """Fitted on the validation rows; they chose the epoch and the temperature, too, but trained no weight.
+
+        Of a linear model, on rows out of fold.
+        """
+        if trained.out_of_fold is not None:
+            return fit_record_rule(trained.out_of_fold, self.training.seed)
+        chunks = novel_chunks(self.scored(trained.model, "validation"), read_table(self.split), trained.temperature)
+        return fit_record_rule(chunks, self.training.seed)
+
+    def sketch(self) -> Sketch | None:
+        """Of the proteins of the training and validation records."""
+        if self.proteins is None:
+            return None
+        table = read_table(self.split, split_schema())
+        return self.proteins.sketch([*records_of_split(table, "train"), *records_of_split(table, "validation")])
 
     def params(self) -> dict[str, Any]:
         """What a tracking server should show of the fit; the digests of its tables included."""
@@ -213,8 +243,9 @@ class Fit:
 
     @cached_property
     def data_digest(self) -> str:
-        """Of all that decides the weights."""
-        return data_digest(self.features, self.split, self.training, self.sides)
+        """Of all that decides the weights and the sketch."""
+        relatives = self.proteins.settings if self.proteins else None
+        return data_digest(self.features, self.split, self.training, relatives, self.sides)
 
     @cached_property
     def dims(self) -> dict[str, int]:

@@ -258,11 +258,12 @@ def _embedded(
             write_embeddings(shard.table(alphabet), encoder, frames, made, lambda done: report(done, total))
 
 
-def _scored(serving: _Serving, shards: Sequence[_Shard], report: Report) -> Iterator[tuple[np.ndarray, pa.Table]]:
-    """Which records a shard is of, and the predictions of its frames."""
+def _scored(serving: _Serving, shards: Sequence[_Shard], report: Report) -> Iterator[tuple[np.ndarray, pa.Table, Path]]:
+    """Which records a shard is of, the predictions of its frames, and their table."""
     predictions = _chunk_predictions if serving.classifier.description.scores_chunks else _predictions
     for shard in shards:
-        yield shard.rows, pa.concat_tables([*predictions(serving, shard)] or [predictions_schema().empty_table()])
+        found = pa.concat_tables([*predictions(serving, shard)] or [predictions_schema().empty_table()])
+        yield shard.rows, found, shard.table("frames")
         report(1, len(shards))
 
 

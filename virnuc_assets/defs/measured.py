@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from virnuc_assets.classifier.metrics import GroupAccuracy, Performance
+    from virnuc_assets.classifier.record_rule import RecordRule
     from virnuc_assets.settings import EvaluationSettings
 
 
@@ -23,7 +24,14 @@ class Measured:
     charts: Mapping[str, str]
 
     @classmethod
-    def of(cls, name: str, table: pa.Table, temperature: float | None, settings: EvaluationSettings) -> Measured:
+    def of(
+        cls,
+        name: str,
+        table: pa.Table,
+        temperature: float | None,
+        settings: EvaluationSettings,
+        rule: RecordRule | None = None,
+    ) -> Measured:
         """Measure test rows (`evaluation_schema`) and draw them.
 
         Raises:
@@ -32,7 +40,7 @@ class Measured:
         from virnuc_assets.classifier.metrics import performance
         from virnuc_assets.reports import charts
 
-        found, style = performance(table, temperature, settings), {name: charts.Style("candidate")}
+        found, style = performance(table, temperature, settings, rule), {name: charts.Style("candidate")}
         return cls(
             found,
             {
@@ -54,7 +62,10 @@ class Measured:
         if calibration.temperature is not None:
             flat["temperature"] = calibration.temperature
         flat["chunks_called_share"] = abstention.called / abstention.chunks
-        return flat if abstention.accuracy is None else flat | {"chunks_called_accuracy": abstention.accuracy}
+        records = found.records
+        flat |= {"record_rule_auroc": records.auroc, "records_certain_share": records.certain / records.records}
+        accuracies = {"chunks_called_accuracy": abstention.accuracy, "records_certain_accuracy": records.accuracy}
+        return flat | {name: value for name, value in accuracies.items() if value is not None}
 
     @property
     def test_metrics(self) -> dict[str, float]:

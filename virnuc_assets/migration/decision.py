@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from virnuc_assets.classifier.metrics import Performance, performance
+from virnuc_assets.classifier.record_rule import RecordRule
 from virnuc_assets.migration import criteria
 from virnuc_assets.migration.comparison import Comparison, GroupDrop, compare
 from virnuc_assets.migration.criteria import Criterion
@@ -146,7 +147,8 @@ def conclude(judged: tuple[Criterion, ...]) -> tuple[Outcome, tuple[str, ...]]:
 
 def _summary(variant: VariantEvidence, evaluation: EvaluationSettings) -> VariantSummary:
     rows, _ = usable_rows(variant)
-    temperature = (variant.description or {}).get("temperature")
+    described = variant.description or {}
+    rule = described.get("record_rule") and RecordRule.model_validate(described["record_rule"])
     return VariantSummary(
         variant=variant.variant,
         dna_name=variant.dna_name,
@@ -155,7 +157,7 @@ def _summary(variant: VariantEvidence, evaluation: EvaluationSettings) -> Varian
         protein_encoder=variant.encoder_name("protein"),
         description=variant.description,
         problems=variant.problems,
-        performance=None if rows is None else performance(rows, temperature, evaluation),
+        performance=None if rows is None else performance(rows, described.get("temperature"), evaluation, rule),
     )
 
 

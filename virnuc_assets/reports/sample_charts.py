@@ -54,7 +54,8 @@ def probability_svg(calls: SampleCalls) -> str | None:
     def paint(figure: Figure) -> None:
         all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
         for axes, (name, parts) in zip(all_axes, panels.items(), strict=True):
-            axes.axvspan(1 - calls.min_confidence, calls.min_confidence, color=COLOUR["rule"], alpha=0.35, linewidth=0)
+            confidence = 1 - calls.max_error if name == "records" else calls.min_confidence
+            axes.axvspan(1 - confidence, confidence, color=COLOUR["rule"], alpha=0.35, linewidth=0)
             _stacked(axes, parts, np.linspace(0, 1, _BINS + 1))
             axes.set(ylabel=name, xlim=(0, 1))
         all_axes[-1].set(xlabel="probability of virus")

@@ -63,7 +63,8 @@ _WORDS = {
     "step_epochs": "epochs from one learning rate to the next",
     "step_gamma": "factor of the learning rate per step",
     "patience": "epochs without improvement until it ends",
-    "min_confidence": "least probability for a call",
+    "min_confidence": "least probability for a call of a chunk",
+    "max_error": "highest expected error of a record's call",
     "min_length": "least length of a record, nt",
     "min_orf_aa": "least length of a stretch, residues",
     "device": "device setting",
@@ -82,7 +83,7 @@ def write_html(path: Path, calls: SampleCalls, run: Mapping[str, Any]) -> None:
     order = _order(records)
     drawn = drawn_rows(records)
     names = _names(records["source"]) if len(run["inputs"]) > 1 else []
-    texts, noted = note_texts(calls.min_confidence), notes(records, calls.min_confidence)
+    texts, noted = note_texts(calls.max_error), notes(records, calls.max_error)
     block, chunks = functools.partial(_block, records, noted), records["chunks"]
     environment = _environment()
     script = environment.get_template("records.js.jinja").render()
@@ -151,20 +152,25 @@ def _names(sources: pa.ChunkedArray) -> list[str]:
     return [printable(name) for name in (names if len(set(names)) == len(names) else paths)]
 
 
-def notes(records: pa.Table, min_confidence: float) -> np.ndarray:
+def notes(records: pa.Table, max_error: float) -> np.ndarray:
     """What to know of a call, (records,) uint8: bit i is set where text i of `note_texts` holds."""
     scored, chunks = (records[name].to_numpy() for name in ("chunks_scored", "chunks"))
     few = (scored > 0) & ((scored < FEW_CHUNKS) | (scored < FEW_SHARE * chunks))
     probability = records["probability"].to_numpy()
-    between = np.maximum(probability, 1.0 - probability) < min_confidence  # never of NaN
+    between = np.maximum(probability, 1.0 - probability) < 1.0 - max_error  # never of NaN
     uncertain = np.asarray(pc.equal(records["call"], UNCERTAIN))
-    return np.asarray(few + 2 * (uncertain & between) + 4 * (uncertain & ~between), np.uint8)
+    return np.asarray(few + 2 * (uncertain & between) + 4 * (uncertain & ~between) + 8 * are_novel(records), np.uint8)
 
 
-def note_texts(min_confidence: float) -> list[str]:
+def note_texts(max_error: float) -> list[str]:
     """What `notes` are about."""
-    between = f"between {round(1 - min_confidence, 4)} and {min_confidence}"
-    return ["few data", between, "vote of the chunks and mean disagree"]
+    between = f"between {max_error} and {round(1 - max_error, 4)}"
+    return ["few data", between, "vote of the chunks and mean disagree", "resembles nothing in training"]
+
+
+def are_novel(records: pa.Table) -> np.ndarray:
+    """Which records share no protein k-mer with those trained on, (records,) bool."""
+    return np.asarray(records["novelty"].to_numpy() == 1.0)
 
 
 def _packed(block: Callable[[np.ndarray], dict[str, Any]], rows: np.ndarray, facts: Mapping[str, Any]) -> Markup:
@@ -180,7 +186,7 @@ def _packed(block: Callable[[np.ndarray], dict[str, Any]], rows: np.ndarray, fac
 
 
 def _block(records: pa.Table, noted: np.ndarray, rows: np.ndarray) -> dict[str, list[Any]]:
-    """Some rows of the table by column; calls and inputs as their numbers, a record's probability in 1 / 10,000."""
+    """Some rows of the table by column; calls and inputs as their numbers, shares in 1 / 10,000."""
     chosen = records.take(pa.array(rows))
     numbers = ("length_nt", "chunks", "chunks_scored", "chunks_viral", "chunks_uncertain", "longest_viral_nt")
     return {
@@ -191,6 +197,7 @@ def _block(records: pa.Table, noted: np.ndarray, rows: np.ndarray) -> dict[str, 
         "reason": [one and printable(one) for one in chosen["reason"].to_pylist()],
         "notes": noted[rows].tolist(),
         "probability": pc.round(pc.multiply(chosen["probability"], 10_000)).cast(pa.int32()).to_pylist(),
+        "novelty": pc.floor(pc.multiply(chosen["novelty"], 10_000)).cast(pa.int32()).to_pylist(),  # 1 only of nothing
         **{name: chosen[name].to_pylist() for name in numbers},
     }
 
@@ -218,6 +225,8 @@ def _summary(calls: SampleCalls, noted: np.ndarray) -> dict[str, Any]:
         "few": int(few.sum()),
         "few_virus": int((few & np.asarray(pc.equal(records["call"], VIRUS))).sum()),
         "unscored_nt": unscored_nt(calls),
+        "novel": int(are_novel(records).sum()),
+        "novel_virus": int((are_novel(records) & np.asarray(pc.equal(records["call"], VIRUS))).sum()),
     }
 
 

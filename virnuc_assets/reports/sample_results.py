@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from virnuc_assets.classifier.calls import VIRUS
 from virnuc_assets.classifier.checkpoint import ClassifierDescription
 from virnuc_assets.classifier.history import tested_on, trained_on
-from virnuc_assets.classifier.sample_calls import CALLS, CallCollector, SampleCalls, sample_frames_schema
+from virnuc_assets.classifier.novelty import load_sketch
+from virnuc_assets.classifier.sample_calls import CALLS, CallCollector, Calling, SampleCalls, sample_frames_schema
 from virnuc_assets.encoders.checkpoints import versions
 from virnuc_assets.reports.genome_browser import BED_FILE, GFF_FILE, write_tracks
 from virnuc_assets.reports.sample_page import write_html
@@ -47,7 +48,7 @@ RESULT_FILES = (
     RUN_FILE,
 )
 _BATCH_ROWS = 4096
-Shards = Iterable[tuple[np.ndarray, pa.Table]]
+Shards = Iterable[tuple[np.ndarray, pa.Table, Path]]
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Started:
             "frame_rule": description.rule.name,
             **description.rule.provenance,
             "min_confidence": settings.evaluation.min_confidence,
+            "max_error": settings.evaluation.max_error,
             "min_length": min_length,
             "precision": settings.encoding.precision,
             "device": settings.encoding.device,
@@ -113,7 +115,7 @@ class Started:
         libraries = ("torch", "transformers", "tokenizers", "numpy", "pyarrow", "biopython")
         description = self.description.model_dump(mode="json")
         known = ("seed", "training", "split_digest", "data_digest", "best_epoch", "temperature", "origin")
-        tested = tested_on(self.layout, self.description)
+        tested = tested_on(self.layout, self.description, self.settings["max_error"])
         return {
             "virnuc_version": versions(["virnuc_assets"])["virnuc_assets"],
             "command": self.command,
@@ -130,6 +132,7 @@ class Started:
                     **{name: description[name] for name in known if description[name] is not None},
                     **trained_on(self.layout, self.description),
                 },
+                **{name: description[name] for name in ("record_rule", "sketch") if description[name] is not None},
                 **({"tested": tested} if tested else {}),
             },
             "settings": dict(self.settings),
@@ -166,26 +169,30 @@ def write_results(
         inputs: the files that the records are from, in the order of the ledger.
         ledger: of all records, as `write_ledger` returns it.
         totals: of the ledger.
-        shards: of each shard, which rows of the ledger it holds chunks of, and the predictions of its frames, in the
-            order of the chunks. No shard is asked for before the one before it is written.
-        run: what was called, with chunk_length and min_confidence among its settings.
+        shards: of each shard, which rows of the ledger it holds chunks of, the predictions of its frames, in the order
+            of the chunks, and their table. No shard is asked for before the one before it is written.
+        run: what was called, with chunk_length, min_confidence and max_error among its settings.
     """
-    chunk_length, min_confidence = (run.settings[name] for name in ("chunk_length", "min_confidence"))
-    collector = CallCollector(ledger, chunk_length, run.description.temperature, min_confidence)
+    limits = {name: run.settings[name] for name in ("chunk_length", "min_confidence", "max_error")}
+    model = run.description
+    sketch = load_sketch(run.layout.classifier(model.variant), model.sketch)
+    calling = Calling(**limits, temperature=model.temperature, rule=model.record_rule, sketch=sketch)
+    collector = CallCollector(ledger, calling)
     repeated = repeated_ids(ledger)
     provenance = {
         "table": "sample_frames",
         "inputs": [each.sha256 for each in inputs],
-        "classifier": run.description.weights_sha256,
-        "temperature": run.description.temperature,
-        "chunk_length": chunk_length,
+        "classifier": model.weights_sha256,
+        "temperature": model.temperature,
+        "chunk_length": limits["chunk_length"],
         "min_length": run.settings["min_length"],
         **run.description.rule.provenance,
     }
 
     def named() -> Iterator[pa.Table]:
         with TableWriter(folder / FRAMES_TABLE, sample_frames_schema(), provenance) as table:
-            for rows, predictions in shards:
+            for rows, predictions, proteins in shards:
+                collector.compare(rows, proteins)
                 table.write(frames := collector.add(rows, predictions))
                 ids = written_ids(frames["frame_id"], frames["source"], pc.is_in(frames["record_id"], repeated))
                 yield frames.set_column(frames.column_names.index("frame_id"), "frame_id", ids)

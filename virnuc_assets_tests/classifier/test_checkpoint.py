@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from virnuc_assets.classifier.checkpoint import (
     load_classifier,
     save_classifier,
 )
+from virnuc_assets.classifier.novelty import Sketch, SketchDescription
 from virnuc_assets.sequences.frame_rule import STOP_FREE, FrameRule
 from virnuc_assets.settings import TrainingSettings
 
@@ -86,8 +88,9 @@ def test_a_save_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytes
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
+    rule = SketchDescription(ksize_aa=10, largest=9, kmers=1, containment_threshold=0.1, min_shared_hashes=5)
     with pytest.raises(OSError, match="no space"):
-        save_classifier(tmp_path, model(1), description())
+        save_classifier(tmp_path, model(1), description(), sketch=Sketch(np.array([7]), rule))
     assert load_classifier(tmp_path)[1] == saved
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -83,7 +83,7 @@ def test_training_records_are_counted_by_label_and_group(layout: Layout) -> None
 
 
 def test_results_are_those_of_the_test_records(layout: Layout) -> None:
-    assert history.tested_on(layout, classifier(weights_sha256="w")) == {
+    assert history.tested_on(layout, classifier(weights_sha256="w"), 0.25) == {
         "clusters": 3,
         # Of 5 viral frames 2 are found, of 3 host frames 1 is called virus; 10 of 15 pairs are in order, 2 even.
         "frames": {
@@ -101,6 +101,8 @@ def test_results_are_those_of_the_test_records(layout: Layout) -> None:
             "auroc": pytest.approx(8.5 / 12),
         },
         "records": {"count": 4, "accuracy": 2 / 4, "recall": 1 / 2, "specificity": 1 / 2, "auroc": pytest.approx(0.5)},
+        # Means of the chunks: 0.69 and 0.31 of the viruses, 0.19 and 0.625 of the hosts; the third is sure, and right.
+        "certain_records": {"count": 1, "accuracy": 1.0, "auroc": pytest.approx(3 / 4), "max_error": 0.25},
         "groups": [
             {
                 "label": "host",
@@ -128,18 +130,21 @@ def test_nothing_is_said_that_is_of_another_classifier_or_not_there(layout: Layo
     assert (
         history.trained_on(layout, classifier(split_digest="another")) == history.trained_on(layout, classifier()) == {}
     )
-    assert history.tested_on(layout, classifier(weights_sha256="another")) == {}
+    assert history.tested_on(layout, classifier(weights_sha256="another"), 0.2) == {}
     elsewhere = Layout(tmp_path / "empty", "profile")
     assert (
-        history.trained_on(elsewhere, classifier(split_digest="s")) == history.tested_on(elsewhere, classifier()) == {}
+        history.trained_on(elsewhere, classifier(split_digest="s"))
+        == history.tested_on(elsewhere, classifier(), 0.2)
+        == {}
     )
     described = classifier(weights_sha256="w", split_digest=content_digest(layout.split))
     write_table(layout.evaluation("v"), scored_rows(TESTED[:2]), {"classifier": "w"})
-    assert history.tested_on(layout, described) == {}  # all viral: no specificity, no AUROC
+    assert history.tested_on(layout, described, 0.2) == {}  # all viral: no specificity, no AUROC
 
 
 def test_a_damaged_table_is_named(layout: Layout) -> None:
     described = classifier(weights_sha256="w", split_digest=content_digest(layout.split))
-    for path, found in ((layout.split, history.trained_on), (layout.evaluation("v"), history.tested_on)):
+    reads = ((layout.split, history.trained_on, ()), (layout.evaluation("v"), history.tested_on, (0.2,)))
+    for path, found, more in reads:
         path.write_bytes(b"PAR1")
-        assert str(found(layout, described)["unreadable"]).startswith(f"{path}: damaged, or not a Parquet file")
+        assert str(found(layout, described, *more)["unreadable"]).startswith(f"{path}: damaged, or not a Parquet file")

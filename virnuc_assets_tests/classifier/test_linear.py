@@ -46,7 +46,7 @@ def test_scores_out_of_fold_never_saw_the_cluster() -> None:
     assert (np.abs(fit.log_odds) < 0.3).all()
     viral = rows.labels == 1
     assert np.nanmin(fit.known[viral]) > np.nanmax(fit.known[~viral])
-    table = fit.out_of_fold(rows)
+    table = fit.out_of_fold(rows, 2.0)
     assert table.num_rows == len(rows.labels) + np.isfinite(fit.known).sum() and set(table["known"].to_pylist()) == {
         False,
         True,

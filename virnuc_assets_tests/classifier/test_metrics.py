@@ -23,6 +23,7 @@ from virnuc_assets.classifier.metrics import (
 )
 from virnuc_assets.settings import EvaluationSettings
 from virnuc_assets.storage.schemas import evaluation_schema
+from virnuc_assets_tests.classifier.test_record_rule import rule
 
 TRUTH = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool)
 VIRUS = np.array([0.9, 0.8, 0.7, 0.5, 0.6, 0.4, 0.3, 0.2, 0.1, 0.0])
@@ -148,6 +149,20 @@ def test_the_abstain_band_leaves_open_what_is_unsure() -> None:
     assert (found.chunks, found.called, found.accuracy) == (9, 6, pytest.approx(4 / 6))
     everything = performance(table(), 1.0, EvaluationSettings(min_confidence=0.5)).abstention
     assert (everything.called, everything.accuracy) == (9, pytest.approx(6 / 9))
+
+
+def test_records_are_certain_by_the_present_rule_or_by_a_fitted_one() -> None:
+    """Mean probabilities of the chunks, 0.6, 0.4, 0.19 and 0.55, and half of the chunks; then a rule of shares."""
+    found = performance(table(), 1.0, EvaluationSettings(max_error=0.41)).records
+    # Of the three that are sure enough the viral one of three chunks is wrong.
+    assert (found.rule, found.records, found.certain) == (None, 4, 3)
+    assert found.accuracy == pytest.approx(2 / 3) and found.auroc == pytest.approx(3 / 4)
+    strict = performance(table(), 1.0, EvaluationSettings(max_error=0.1)).records
+    assert (strict.certain, strict.accuracy) == (0, None)
+    ruled = performance(table(), 1.0, EvaluationSettings(max_error=0.41), rule("share_of_chunks")).records
+    # Shares 1, 1/3, 0, 1/2 minus a half, 2 or 3 chunks: log-odds 0.5, -0.55, -1.0 and -0.25.
+    assert (ruled.rule, ruled.certain, ruled.auroc) == ("share_of_chunks", 3, pytest.approx(3 / 4))
+    assert ruled.accuracy == pytest.approx(2 / 3)
 
 
 def test_a_temperature_moves_probabilities_and_no_call() -> None:

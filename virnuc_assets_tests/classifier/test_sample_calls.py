@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from virnuc_assets.classifier.novelty import TrainedProteins
+from virnuc_assets.classifier.record_rule import Curve
 from virnuc_assets.classifier.sample_calls import CALLS, CallCollector
 from virnuc_assets.errors import VirnucError
-from virnuc_assets_tests.classifier.sample_fakes import FakeRecord, fake_calls, fake_ledger, fake_predictions
+from virnuc_assets.settings import SplitSettings
+from virnuc_assets.storage.tables import write_table
+from virnuc_assets_tests.classifier.sample_fakes import (
+    FakeRecord,
+    fake_calling,
+    fake_calls,
+    fake_ledger,
+    fake_predictions,
+)
+from virnuc_assets_tests.classifier.test_record_rule import rule as record_rule
 from virnuc_assets_tests.sequences.plain import plain_reverse_complement, walked_chunks
 
 FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
@@ -85,7 +97,7 @@ def test_shards_in_any_order_and_of_any_size_change_nothing(
     expected = fake_calls(records, chunk_length, 1.7)
     chunks = [(row, number) for row, record in enumerate(records) for number in range(len(record.chunks))]
     random.shuffle(chunks)
-    collector = CallCollector(fake_ledger(records), chunk_length, 1.7, 0.6)
+    collector = CallCollector(fake_ledger(records), fake_calling(chunk_length, 1.7))
     for row, number in chunks:
         one = [{} if place != number else frames for place, frames in enumerate(records[row].chunks)]
         rows = np.arange(len(records)) if number % 2 else np.array([row])  # a shard may hold chunks of others, too
@@ -99,7 +111,7 @@ def test_shards_in_any_order_and_of_any_size_change_nothing(
 def test_each_chunk_of_a_large_shard_has_its_own_probability() -> None:
     scores = np.random.default_rng(0).random((500, 4)).astype(np.float32)
     records = [FakeRecord(f"r{row}", 2000, [{"R2": float(one)} for one in of]) for row, of in enumerate(scores)]
-    collector = CallCollector(fake_ledger(records), 500, None, 0.6)
+    collector = CallCollector(fake_ledger(records), fake_calling())
     collector.add(np.arange(len(records)), fake_predictions(records))
     np.testing.assert_allclose(collector.calls().probability, scores.ravel(), atol=1e-6)
 
@@ -120,11 +132,49 @@ def test_uncertain_is_what_the_calibration_makes_of_it() -> None:
     assert fake_calls([record], temperature=20.0).records["call"].to_pylist() == ["uncertain"]
 
 
+def test_a_fitted_rule_decides_records_and_no_chunk(tmp_path: Path) -> None:
+    """By hand: the mean of both log-odds, from two chunks; relatives in training have their own curve."""
+    known = Curve(slope=0.0, slope_per_doubling=0.0, intercept=4.0)
+    rule = record_rule(known=known)
+    proteins = {"a": "MKTAYIAKQRQISFVKSHFSRQ", "b": "ACDEFGHIKLMNPQRSTVWYAC"}
+    table = pa.table({"record_id": ["a", "a", "b"], "protein": [proteins["a"], "ACDEFGHIKL", proteins["b"]]})
+    write_table(tmp_path / "frames.parquet", table, {})
+    write_table(tmp_path / "trained.parquet", table.slice(2), {})
+    settings = SplitSettings(sketch_scaled=1, containment_threshold=0.5, min_shared_hashes=5)
+    sketch = TrainedProteins([tmp_path / "trained.parquet"], settings).sketch(["b"])
+    records = [
+        FakeRecord("a", 1000, [{"F1": 0.75}, {"F1": 0.9}]),
+        FakeRecord("b", 500, [{"F1": 0.25}]),
+        FakeRecord("c", 500, [{}]),
+        FakeRecord("d", 500, [{"F1": 0.5}]),
+    ]
+    found = []
+    for used in (sketch, None):
+        collector = CallCollector(fake_ledger(records), fake_calling(min_confidence=0.8, rule=rule, sketch=used))
+        collector.add(np.arange(4), fake_predictions(records))
+        collector.compare(np.arange(4), tmp_path / "frames.parquet")
+        found.append(collector.calls())
+    with_sketch, without = found
+    sure = 1 / (1 + math.exp(-(math.log(3) + math.log(9)) / 2 * (1 + 0.5) + 0.25))
+    rows = with_sketch.records
+    assert rows["call"].to_pylist() == ["virus", "virus", "not scored", "uncertain"]
+    odds = [sure, 1 / (1 + math.exp(-4)), None, 1 / (1 + math.exp(0.25))]
+    assert rows["probability"].to_pylist() == pytest.approx(odds, rel=1e-6)
+    # Of a, 13 k-mers are new, and that of its second frame is the training's.
+    assert rows["novelty"].to_pylist() == [pytest.approx(13 / 14), 0.0, None, None]
+    assert rows["viral_fraction"].to_pylist() == [1.0, 0.0, None, 1.0]
+    np.testing.assert_array_equal(with_sketch.probability, without.probability)
+    novel = 1 / (1 + math.exp(math.log(3) + 0.25))
+    assert without.records["probability"][1].as_py() == pytest.approx(novel)
+    assert without.records["call"].to_pylist() == ["virus", "uncertain", "not scored", "uncertain"]
+    assert without.records["novelty"].null_count == 4
+
+
 def test_frames_are_where_the_bases_are_cut_from() -> None:
     """Each frame's stretch, cut out of the record, is what is translated."""
     bases = "".join(np.random.default_rng(1).choice(list("ACGT"), 1203))
     record = FakeRecord("a", len(bases), [dict.fromkeys(FRAMES, 0.75)] * 3)
-    collector = CallCollector(fake_ledger([record]), 500, None, 0.6)
+    collector = CallCollector(fake_ledger([record]), fake_calling())
     rows = collector.add(np.array([0]), fake_predictions([record])).to_pylist()
     assert len(rows) == 18
     for row in rows:
@@ -138,7 +188,7 @@ def test_frames_are_where_the_bases_are_cut_from() -> None:
 
 def test_predictions_that_are_not_those_of_the_ledger_are_refused() -> None:
     records = [FakeRecord("a", 1000, [{"F1": 0.75}, {"F1": 0.75}]), FakeRecord("b", 500, [{}])]
-    collector = CallCollector(fake_ledger(records), 500, None, 0.6)
+    collector = CallCollector(fake_ledger(records), fake_calling())
     with pytest.raises(VirnucError, match="predictions of record a, which is not in their shard"):
         collector.add(np.array([1]), fake_predictions(records))
     collector.add(np.array([0]), fake_predictions(records).slice(1))
@@ -147,6 +197,6 @@ def test_predictions_that_are_not_those_of_the_ledger_are_refused() -> None:
 
 
 def test_a_sample_without_records_has_no_calls() -> None:
-    calls = CallCollector(fake_ledger([]), 500, None, 0.6).calls()
+    calls = CallCollector(fake_ledger([]), fake_calling()).calls()
     assert (calls.records.num_rows, len(calls.probability)) == (0, 0)
     assert isinstance(calls.records, pa.Table)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -14,12 +16,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from virnuc_assets.classifier.checkpoint import Mlp
+from virnuc_assets.classifier.checkpoint import Mlp, save_classifier
 from virnuc_assets.classifier.datasets import LabelledRows, scores_of
+from virnuc_assets.classifier.novelty import SKETCH_FILE, TrainedProteins
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.classifier.training import BOTH, SgdStep, Sides, TrainedClassifier, TrainingError, batch_sizes, train
-from virnuc_assets.settings import TrainingSettings
+from virnuc_assets.settings import SplitSettings, TrainingSettings
 from virnuc_assets.storage.merging import vectors_of
+from virnuc_assets.storage.tables import write_table
 from virnuc_assets_tests.classifier.feature_tables import (
     DNA,
     PROTEIN,
@@ -218,6 +222,26 @@ def test_how_rows_lie_in_shards_does_not_matter(tmp_path: Path) -> None:
         (tmp_path / f"{name}_scratch").mkdir()
         found.append(digest(fit.train(tmp_path / f"{name}_scratch")))
     assert found[0] == found[1]
+
+
+def test_records_have_a_rule_and_the_proteins_of_training_a_sketch(tmp_path: Path) -> None:
+    """Both come back with the classifier, which is found again as long as they are there and of these settings."""
+    table = feature_rows([row % 32 for row in range(500)])
+    proteins = pa.table({"record_id": table["record_id"], "protein": ["MKTAYIAKQRQISFVKSHFSRQ"] * table.num_rows})
+    write_table(tmp_path / "frames.parquet", proteins, {})
+    bare = fit_of(write_shards(tmp_path / "f", table, [200]), write_split(tmp_path / "split.parquet", 32))
+    fit = replace(bare, proteins=TrainedProteins([tmp_path / "frames.parquet"], SplitSettings()))
+    trained, sketch = fit.train(tmp_path), fit.sketch()
+    described = save_classifier(tmp_path / "c", trained.model, fit.describe(trained), sketch=sketch)
+    assert sketch is not None and described.sketch is not None and bare.sketch() is None
+    assert described.sketch.kmers == len(sketch.kmers) > 0 and fit.found_in(tmp_path / "c") == described
+    rule = described.record_rule
+    assert rule is not None and (rule.records, rule.clusters, rule.known) == (8, 8, None)
+    assert bare.describe(bare.train(tmp_path)).record_rule == rule
+    other = replace(fit, proteins=TrainedProteins([], SplitSettings(sketch_scaled=3)))
+    assert bare.found_in(tmp_path / "c") is None and other.found_in(tmp_path / "c") is None
+    (tmp_path / "c" / SKETCH_FILE).unlink()
+    assert fit.found_in(tmp_path / "c") is None
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,7 @@ def test_options_are_in_effect_and_in_run_json(project: Path, tmp_path: Path) ->
         "frame_rule": "longest_orf",
         "min_orf_aa": 30,
         "min_confidence": 0.6,
+        "max_error": 0.2,
         "min_length": 1000,
         "precision": "fp32",
         "device": "cpu",

@@ -16,7 +16,7 @@ import pyarrow as pa
 from virnuc_assets.classifier.sample_calls import SampleCalls, records_schema
 from virnuc_assets.reports.sample_page import write_html
 
-CHUNK_LENGTH, MIN_CONFIDENCE = 100, 0.8
+CHUNK_LENGTH, MIN_CONFIDENCE, MAX_ERROR = 100, 0.8, 0.2
 NAN = float("nan")
 
 
@@ -30,6 +30,7 @@ def record(name: str, call: str, probabilities: Sequence[float], length_nt: int,
         "length_nt": length_nt,
         "call": call,
         "probability": sum(scored) / len(scored) if scored else None,
+        "novelty": None,
         "viral_fraction": len(viral) / len(scored) if scored else None,
         "chunks": len(probabilities),
         "chunks_scored": len(scored),
@@ -51,17 +52,17 @@ def sample(*records: dict[str, Any]) -> SampleCalls:
     table = pa.Table.from_pylist(
         [{name: each[name] for name in records_schema().names} for each in records], schema=records_schema()
     )
-    return SampleCalls(table, offsets, probability, frames, CHUNK_LENGTH, MIN_CONFIDENCE)
+    return SampleCalls(table, offsets, probability, frames, CHUNK_LENGTH, MIN_CONFIDENCE, MAX_ERROR)
 
 
 def four_calls() -> SampleCalls:
     """Two virus records, one of each other call; some chunks without a score."""
     return sample(
-        record("bacterium", "other", [0.1, 0.05, 0.9, NAN], 380, longest_viral_nt=100),
-        record("phage", "virus", [0.95, 0.99, NAN, 0.7], 400, longest_viral_nt=200),
-        record("plasmid", "uncertain", [0.6, 0.45], 200, longest_viral_nt=100),
+        record("bacterium", "other", [0.1, 0.05, 0.9, NAN], 380, longest_viral_nt=100, novelty=0.25),
+        record("phage", "virus", [0.95, 0.99, NAN, 0.7], 400, longest_viral_nt=200, novelty=0.99996),
+        record("plasmid", "uncertain", [0.6, 0.45], 200, longest_viral_nt=100, novelty=1.0),
         record("intron", "not scored", [NAN, NAN], 150),
-        record("long_phage", "virus", [0.99, NAN, NAN, NAN, NAN, NAN], 600, longest_viral_nt=100),
+        record("long_phage", "virus", [0.99, NAN, NAN, NAN, NAN, NAN], 600, longest_viral_nt=100, novelty=1.0),
     )
 
 
@@ -84,7 +85,12 @@ def run_json(calls: SampleCalls, **model: Any) -> dict[str, Any]:
             "trained_on": {"data_digest": "c05ea2d4", "temperature": 1.25, "training": {"hidden": 512}},
             **model,
         },
-        "settings": {"chunk_length": calls.chunk_length, "min_confidence": calls.min_confidence, "min_length": 0},
+        "settings": {
+            "chunk_length": calls.chunk_length,
+            "min_confidence": calls.min_confidence,
+            "max_error": MAX_ERROR,
+            "min_length": 0,
+        },
         "inputs": [{"source": one, "sha256": "ab" * 32, "records": 1} for one in sources],
         "totals": {"records": calls.records.num_rows, "chunks": len(calls.probability), "chunks_dropped_stop": 9},
     }

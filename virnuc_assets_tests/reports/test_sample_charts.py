@@ -74,7 +74,9 @@ def test_a_record_of_many_chunks_is_drawn_in_columns() -> None:
     values[1000], values[20_000:30_000], values[40_000] = 0.9, NAN, NAN
     offsets = np.array([0, len(values)])
     rows = record("chromosome", "other", [0.1], 500_000 * CHUNK_LENGTH)
-    calls = SampleCalls(sample(rows).records, offsets, values, np.full(len(values), 9, np.uint8), CHUNK_LENGTH, 0.8)
+    calls = SampleCalls(
+        sample(rows).records, offsets, values, np.full(len(values), 9, np.uint8), CHUNK_LENGTH, 0.8, 0.2
+    )
     found = track(calls, 0)
     assert found.chunks_per_column == 1667 and found.bars.keys() == {"other"}
     assert found.viral == [(100_000, 100_100, pytest.approx(0.9))] and found.not_scored == [

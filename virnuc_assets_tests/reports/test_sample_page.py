@@ -61,6 +61,7 @@ def many(records: int, chunks: int = 1) -> SampleCalls:
         "length_nt": 100 * counts,
         "call": call,
         "probability": values.astype(np.float64),
+        "novelty": pa.nulls(records, pa.float64()),
         "viral_fraction": (values >= 0.5).astype(float),
         "chunks": counts,
         "chunks_scored": counts,
@@ -71,7 +72,7 @@ def many(records: int, chunks: int = 1) -> SampleCalls:
     }
     offsets = np.arange(0, records * chunks + 1, chunks)
     return SampleCalls(
-        pa.table(columns), offsets, np.repeat(values, chunks), np.full(records * chunks, 3, np.uint8), 100, 0.8
+        pa.table(columns), offsets, np.repeat(values, chunks), np.full(records * chunks, 3, np.uint8), 100, 0.8, 0.2
     )
 
 
@@ -99,17 +100,39 @@ def test_the_first_screen_says_how_many_and_what_was_not_scored(tmp_path: Path) 
 
 def test_the_table_has_a_row_per_record_virus_first_and_longest_first(tmp_path: Path) -> None:
     html = html_of(tmp_path, four_calls())
-    rows = [row for row in Page(html).rows if len(row) == 9]
+    rows = [row for row in Page(html).rows if len(row) == 10]
     assert rows[1:] == [
-        ["5", "long_phage", "virus few data", "0.9900", "600", "100", "1 of 1", "0", "5 of 6"],
-        ["2", "phage", "virus few data", "0.8800", "400", "200", "3 of 3", "1", "1 of 4"],
-        ["3", "plasmid", "uncertain few data between 0.2 and 0.8", "0.5250", "200", "100", "1 of 2", "2", "0 of 2"],
-        ["1", "bacterium", "other few data", "0.3500", "380", "100", "1 of 3", "0", "1 of 4"],
-        ["4", "intron", "not scored no open frame", "–", "150", "–", "–", "–", "2 of 2"],
+        [
+            "5",
+            "long_phage",
+            "virus few data resembles nothing in training",
+            "0.9900",
+            "1.0000",
+            "600",
+            "100",
+            "1 of 1",
+            "0",
+            "5 of 6",
+        ],
+        ["2", "phage", "virus few data", "0.8800", "0.9999", "400", "200", "3 of 3", "1", "1 of 4"],
+        [
+            "3",
+            "plasmid",
+            "uncertain few data between 0.2 and 0.8 resembles nothing in training",
+            "0.5250",
+            "1.0000",
+            "200",
+            "100",
+            "1 of 2",
+            "2",
+            "0 of 2",
+        ],
+        ["1", "bacterium", "other few data", "0.3500", "0.2500", "380", "100", "1 of 3", "0", "1 of 4"],
+        ["4", "intron", "not scored no open frame", "–", "–", "150", "–", "–", "–", "2 of 2"],
     ]
     table = packed(html)
     assert [table["calls"][i] for i in table["call"]] == ["virus", "virus", "uncertain", "other", "not scored"]
-    assert table["probability"] == [9900, 8800, 5250, 3500, None] and table["notes"] == [1, 1, 3, 1, 0]
+    assert table["probability"] == [9900, 8800, 5250, 3500, None] and table["notes"] == [9, 1, 11, 1, 0]
     assert table["reason"] == [None] * 4 + ["no open frame"]
     assert table["drawn"] == [4, 1, 2, 0] and table["names"] == []
 
@@ -120,7 +143,7 @@ def test_the_table_has_a_row_per_record_virus_first_and_longest_first(tmp_path: 
 def test_several_inputs_are_named_in_the_table(files: list[str], shown: list[str], tmp_path: Path) -> None:
     """Without their folders unless these make the difference."""
     html = html_of(tmp_path, sample(*(record(f"of {file}", "virus", [0.9], 90, source=file) for file in files)))
-    assert [row[-1] for row in Page(html).rows if len(row) == 10] == ["Input", *shown]
+    assert [row[-1] for row in Page(html).rows if len(row) == 11] == ["Input", *shown]
     table = packed(html)
     assert [table["names"][i] for i in table["source"]] == shown
 
@@ -231,7 +254,7 @@ def test_equal_calls_give_equal_bytes(tmp_path: Path) -> None:
 
 def test_a_page_of_many_records_is_small_and_shows_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     html = html_of(tmp_path, many(20_000))
-    assert len(packed(html)["id"]) == 20_000 and len([row for row in Page(html).rows if len(row) == 9]) == ROWS + 1
+    assert len(packed(html)["id"]) == 20_000 and len([row for row in Page(html).rows if len(row) == 10]) == ROWS + 1
     assert len(html) < 15 * 20_000 + 300_000  # so 200,000 have a tenth of the 30 MB that are allowed
     assert MOST_ROWS > 200_000
 
@@ -286,8 +309,8 @@ def test_what_is_noted_of_a_call() -> None:
         record("torn", "uncertain", [0.5] * 3 + [0.0] * 3, 600, probability=0.1),
         record("none", "not scored", [NAN], 90),
     ]
-    assert notes(sample(*rows).records, 0.8).tolist() == [0, 1, 1, 2, 4, 0]
-    assert note_texts(0.53) == ["few data", "between 0.47 and 0.53", "vote of the chunks and mean disagree"]
+    assert notes(sample(*rows).records, 0.2).tolist() == [0, 1, 1, 2, 4, 0]
+    assert note_texts(0.47)[:3] == ["few data", "between 0.47 and 0.53", "vote of the chunks and mean disagree"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 900), st.lists(st.booleans(), min_size=9, max_size=9)), max_size=5))
@@ -308,6 +331,7 @@ def test_the_page_says_what_the_model_was_trained_and_tested_on(tmp_path: Path) 
     level = {**right, "recall": 0.5, "specificity": 1.0, "auroc": 0.8}
     groups = [{"label": "host", "group": "<b>", "records": right, "frames": {**right, "count": 1200}}]
     tested = {"clusters": 3, **dict.fromkeys(("records", "chunks", "frames"), level), "groups": groups}
+    tested["certain_records"] = {"count": 3, "accuracy": 2 / 3, "auroc": 0.8, "max_error": 0.2}
     known = {"clusters": 1, "records": {"viral": {"retro": 7}, "host": {}}}
     page = Page(html_of(tmp_path, four_calls(), tested=tested, trained_on=known))
     assert "it found 50.0 % of the viruses, and 100.0 % of the hosts were not classified as virus" in page.text
@@ -317,7 +341,24 @@ def test_the_page_says_what_the_model_was_trained_and_tested_on(tmp_path: Path) 
         ["host", "<b>", "4", "75.0 %", "1,200", "75.0 %"],
     ):
         assert row in page.rows
+    assert (
+        "probability at least 0.8 in either call), 3 of 4 records were certain, and 66.7 % of these were" in page.text
+    )
     assert "not recorded" not in page.text
+
+
+def test_the_page_says_how_records_are_classified_and_what_is_new_to_the_model(tmp_path: Path) -> None:
+    rule, sketch = {"kind": "mean_log_odds", "records": 1600, "clusters": 11}, {"kmers": 9}
+    text = Page(html_of(tmp_path, four_calls(), record_rule=rule, sketch=sketch)).text
+    assert "New to the model. 2 records (1 of them virus) resemble nothing that the model was trained on" in text
+    assert "the probability is between 0.2 and 0.8, so that either call would be wrong in more than 20.0 %" in text
+    assert "follows from the mean log-odds of its scored chunks and from how many they are" in text
+    assert "of 1,600 validation records from 11 clusters" in text
+    assert "vote of the chunks" not in text and "not known for this classifier" not in text
+    assert "novelty 1.0000; 600 nt" in text and "novelty 0.9999; 400 nt" in text
+    present = Page(html_of(tmp_path, four_calls())).text
+    assert "That of a record is the mean of its scored chunks." in present and "vote of the chunks" in present
+    assert "It is not known for this classifier." in present
 
 
 def test_the_run_is_described(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ SETTINGS = {
     "chunk_length": 500,
     "frame_rule": "stop_free",
     "min_confidence": 0.6,
+    "max_error": 0.2,
     "min_length": 0,
     "precision": "fp32",
     "device": "auto",
@@ -74,8 +75,8 @@ def sha256(path: Path) -> str:
 def written(folder: Path) -> Path:
     inputs, records = sample(folder)
     shards = [
-        (np.array([0, 1]), fake_predictions(records[:2])),
-        (np.array([2, 3]), fake_predictions(records[2:])),
+        (np.array([0, 1]), fake_predictions(records[:2]), Path()),
+        (np.array([2, 3]), fake_predictions(records[2:]), Path()),
     ]
     (folder / "out").mkdir()
     run = Started.now(
@@ -89,12 +90,12 @@ def test_every_file_says_the_same_of_the_records(tmp_path: Path) -> None:
     out = written(tmp_path)
     assert {path.name for path in out.iterdir()} == set(RESULT_FILES)
     assert (out / "summary.tsv").read_text() == (
-        "source\trecord_id\tlength_nt\tcall\tprobability\tviral_fraction\tchunks\tchunks_scored\tchunks_viral\t"
+        "source\trecord_id\tlength_nt\tcall\tprobability\tnovelty\tviral_fraction\tchunks\tchunks_scored\tchunks_viral\t"
         "chunks_uncertain\tlongest_viral_nt\treason\n"
-        f"a.fa\tboth\t900\tvirus\t{(0.9 + 0.9 / (0.9 + 0.25)) / 2:.4f}\t1.0000\t2\t2\t2\t0\t900\t\n"
-        "a.fa\t'=1+1\t300\tother\t0.1000\t0.0000\t1\t1\t0\t0\t0\t\n"
-        "b.fa\tboth\t500\tvirus\t0.8750\t1.0000\t1\t1\t1\t0\t500\t\n"
-        "b.fa\tshort\t2\tnot scored\t\t\t1\t0\t0\t0\t0\tno open frame\n"
+        f"a.fa\tboth\t900\tvirus\t{(0.9 + 0.9 / (0.9 + 0.25)) / 2:.4f}\t\t1.0000\t2\t2\t2\t0\t900\t\n"
+        "a.fa\t'=1+1\t300\tother\t0.1000\t\t0.0000\t1\t1\t0\t0\t0\t\n"
+        "b.fa\tboth\t500\tvirus\t0.8750\t\t1.0000\t1\t1\t1\t0\t500\t\n"
+        "b.fa\tshort\t2\tnot scored\t\t\t\t1\t0\t0\t0\t0\tno open frame\n"
     )
     assert read_record_ids(out) == ["both", "=1+1", "both", "short"]
     ledger = pd.read_csv(out / "ledger.tsv", sep="\t")

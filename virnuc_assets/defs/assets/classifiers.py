@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from virnuc_assets.defs.assets.finetuning import require_no_leak
 from virnuc_assets.defs.assets.reference import (
     current_features,
+    current_frames,
     current_split,
     evaluation_provenance,
     record_lengths,
@@ -26,7 +27,7 @@ from virnuc_assets.defs.checks import result
 from virnuc_assets.defs.measured import Measured
 from virnuc_assets.defs.metadata import shown_encoders, shown_facts, shown_table
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.defs.provenance import encoder_version, variant_fingerprints
+from virnuc_assets.defs.provenance import CHUNKS, encoder_version, variant_fingerprints
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.sharded_asset import OWNERS, made_table
 from virnuc_assets.defs.tracking import EvaluationLog, MlflowTracking, Table
@@ -73,13 +74,15 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         group_name=GROUP,
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
-        code_version=code_version("3", workspace.settings.training, *read),
+        code_version=code_version("4", workspace.settings.training, *read),
         automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
         description=f"{_what_it_is(variant)} "
         "It is logged in MLflow with an entry for each epoch, and registered; no alias moves.\n\n"
         "If its check fails, features, split or settings changed since: materialize it again, then its evaluation.",
     )
     def classifier(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
+        from virnuc_assets.classifier.record_rule import NO_RULE
+
         inputs, fit = inputs_of(context), _fit(context.instance, workspace, variant)
         require_no_leak(workspace, variant, fit.split)
         folder = workspace.layout.classifier(variant.name)
@@ -97,6 +100,7 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
             **{f"{split}_rows": len(drawn.labels) for split, drawn in fit.drawn.items()},
             "rows_by_group": _drawn_rows(fit),
             "digest": description.weights_sha256,
+            "record_rule": description.record_rule.described() if description.record_rule else NO_RULE,
             "training": shown_facts(workspace.settings.training.model_dump()),
             "folder": dg.MetadataValue.path(str(folder)),
             "mlflow_run": tracking.link(tracking.find_training(description.weights_sha256)),
@@ -154,13 +158,19 @@ def _train(
             tracking.log_model(trained.model, fit.example(), description.weights_sha256, tags)
 
         folder = workspace.layout.classifier(name)
-        return save_classifier(folder, trained.model, fit.describe(trained), register)
+        return save_classifier(folder, trained.model, fit.describe(trained), register, fit.sketch())
 
 
 def _fit(instance: dg.DagsterInstance, workspace: Workspace, variant: Variant) -> "Fit":
     """What a variant's classifier is trained on today."""
+    from virnuc_assets.classifier.novelty import TrainedProteins
     from virnuc_assets.classifier.training import Fit
 
+    rule = workspace.rule_of(variant)
+    proteins = TrainedProteins(current_frames(instance, workspace).values(), workspace.settings.split)
+    if variant.is_kmer:  # it reads chunks, and frames by its own rule
+        chunks = reference_tables(instance, workspace, CHUNKS).values()
+        proteins = TrainedProteins(chunks, workspace.settings.split, rule)
     return Fit(
         variant=variant,
         encoders=variant_fingerprints(workspace, variant),
@@ -168,7 +178,8 @@ def _fit(instance: dg.DagsterInstance, workspace: Workspace, variant: Variant) -
         split=current_split(instance, workspace),
         chunk_length=workspace.settings.sequences.chunk_length,
         training=workspace.settings.training,
-        rule=workspace.rule_of(variant),
+        rule=rule,
+        proteins=proteins,
     )
 
 
@@ -195,7 +206,7 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         group_name=GROUP,
         kinds={"parquet", "mlflow"},
         owners=OWNERS,
-        code_version=code_version("3", workspace.settings.evaluation),
+        code_version=code_version("4", workspace.settings.evaluation),
         automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
     )
     def evaluation(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
@@ -227,7 +238,7 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
 
         provenance = evaluation_provenance(features, split, classifier.digest)
         outcome = made_table(workspace.layout.whole(name), provenance, batches)
-        found = measured(workspace, name, classifier.description.temperature)
+        found = measured(workspace, name, classifier.description)
         page = tracking.dagster_asset(f"{variant.name}_classifier")
         results = _evaluation_log(workspace, classifier.description, found, outcome.data_version, page)
         run_id = tracking.log_to_training(classifier.digest, results)
@@ -254,10 +265,11 @@ def _evaluation_log(
     )
 
 
-def measured(workspace: Workspace, evaluation: str, temperature: float | None) -> Measured:
+def measured(workspace: Workspace, evaluation: str, description: "ClassifierDescription") -> Measured:
     """What a stored evaluation amounts to."""
-    table = read_table(workspace.layout.whole(evaluation), evaluation_schema())
-    return Measured.of(evaluation.removesuffix("_evaluation"), table, temperature, workspace.settings.evaluation)
+    table, rule = read_table(workspace.layout.whole(evaluation), evaluation_schema()), description.record_rule
+    name, settings = evaluation.removesuffix("_evaluation"), workspace.settings.evaluation
+    return Measured.of(name, table, description.temperature, settings, rule)
 
 
 def evaluation_check(workspace: Workspace, asset: str) -> dg.AssetChecksDefinition:

@@ -240,7 +240,7 @@ def _stale(
     problems = []
     if not is_made_by(evaluation, evaluation_provenance(features, split, description.weights_sha256)):
         problems.append(f"{name} is stale: not of today's classifier, split and features; materialize it")
-    if description.data_digest != data_digest(features, split, workspace.settings.training):
+    if description.data_digest != data_digest(features, split, workspace.settings.training, workspace.settings.split):
         problems.append(f"{variant.name}_classifier is stale: trained on other rows than today's; materialize it")
     return problems
 

@@ -151,7 +151,7 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         deps=[SAMPLES.key(PREDICTIONS)],
         group_name=GROUP,
         kinds={"tsv"},
-        code_version="2",
+        code_version="3",
         automation_condition=stage_condition(),
     )
 
@@ -183,10 +183,12 @@ def report_inputs(workspace: Workspace, sample: str) -> "tuple[dict[str, Any], S
         "shards": shards,
         "tables": digest_of([content_digest(table) for table in tables]),
         "min_confidence": settings.evaluation.min_confidence,
+        "max_error": settings.evaluation.max_error,
     }
     _, description = load_classifier(layout.classifier(settings.serving.variant))
     run = Started.now(f"asset samples/report, partition {sample}", settings, description, layout)
-    return {**inputs, "temperature": description.temperature}, run
+    calls = description.model_dump(mode="json", include={"temperature", "record_rule", "sketch"})
+    return {**inputs, **calls}, run
 
 
 def _planned(workspace: Workspace, sample: str) -> "tuple[Input, pa.Table, Shards]":
@@ -206,7 +208,10 @@ def _planned(workspace: Workspace, sample: str) -> "tuple[Input, pa.Table, Shard
             return found
         return located(found, read_table(layout.table("samples", FRAMES, shard), columns=["frame_id", *SPAN]))
 
-    shards = ((record[rows], predicted(shard)) for shard, rows in plan.rows_by_shard.items())
+    shards = (
+        (record[rows], predicted(shard), layout.table("samples", FRAMES, shard))
+        for shard, rows in plan.rows_by_shard.items()
+    )
     return read, ledger.add_column(0, "source", pa.repeat(read.source, ledger.num_rows)), shards
 
 

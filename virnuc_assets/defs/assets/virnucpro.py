@@ -139,7 +139,7 @@ def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.A
             yield table
 
         outcome = made_table(workspace.layout.whole(EVALUATION), provenance, batches)
-        measures = measured(workspace, EVALUATION, classifier.description.temperature)
+        measures = measured(workspace, EVALUATION, classifier.description)
         params = {"model_sha256": provenance["classifier"], "chunk_length": settings.chunk_length}
         tags = {"table.evaluation": outcome.data_version}
         with tracking.run(f"{NAME} evaluation", context.run.run_id, tags, params) as run_id:
