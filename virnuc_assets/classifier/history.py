@@ -55,25 +55,20 @@ def tested_on(layout: Layout, description: ClassifierDescription, max_error: flo
         columns = [name for name in evaluation_schema().names if name != "record_length_nt"]
         table = read_table(path, evaluation_schema(), columns=columns)
         # scikit-learn takes half a second to import: not where there is nothing to measure.
-        from virnuc_assets.classifier.metrics import (
-            certain_records,
-            classification_metrics,
-            group_accuracies,
-            levels_of,
-        )
+        from virnuc_assets.classifier import metrics
 
-        levels = levels_of(table)
-        found = {level: classification_metrics(scored) for level, scored in levels.items()}
+        levels = metrics.levels_of(table)
+        found = {level: metrics.classification_metrics(scored) for level, scored in levels.items()}
         calibrated = calibrated_scores(table, description.temperature)
-        certain = certain_records(calibrated, levels["record"], max_error, description.record_rule)
+        certain = metrics.certain_records(calibrated, levels["record"], max_error, description.record_rule)
     except TableMismatch as error:
         return _unreadable(path, error)
     except VirnucError:  # no metrics of one label
         return {}
     known = table.group_by("record_id", use_threads=False).aggregate([("group", "first")])
     of_record = known["group_first"].take(pc.index_in(levels["record"].ids, value_set=known["record_id"]))
-    frames = group_accuracies(levels["frame"], table["group"].fill_null("").to_pylist())
-    records = group_accuracies(levels["record"], of_record.fill_null("").to_pylist())
+    frames = metrics.group_accuracies(levels["frame"], table["group"].fill_null("").to_pylist())
+    records = metrics.group_accuracies(levels["record"], of_record.fill_null("").to_pylist())
     return {
         "clusters": pc.count_distinct(table["cluster"]).as_py(),
         **{
@@ -85,9 +80,9 @@ def tested_on(layout: Layout, description: ClassifierDescription, max_error: flo
             }
             for level, one in found.items()
         },
-        "certain_records": dict(
-            count=certain.certain, accuracy=certain.accuracy, auroc=certain.auroc, max_error=max_error
-        ),
+        "certain_records": {
+            **{"count": certain.certain, "accuracy": certain.accuracy, "auroc": certain.auroc, "max_error": max_error}
+        },
         "groups": [
             {
                 "label": of_frames.label,

@@ -184,8 +184,7 @@ def write_results(
         "inputs": [each.sha256 for each in inputs],
         "classifier": model.weights_sha256,
         "temperature": model.temperature,
-        "chunk_length": limits["chunk_length"],
-        "min_length": run.settings["min_length"],
+        **{name: run.settings[name] for name in ("chunk_length", "min_length")},
         **run.description.rule.provenance,
     }
 

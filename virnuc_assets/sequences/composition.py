@@ -23,8 +23,8 @@ _WINDOW = 2048  # chunks counted at a time
 _OTHER = -1
 
 
-def _words(letters: str, length: int) -> list[str]:
-    return ["".join(word) for word in itertools.product(letters, repeat=length)]
+def _words(alphabet: str, length: int) -> list[str]:
+    return ["".join(word) for word in itertools.product(alphabet, repeat=length)]
 
 
 def _columns(keys: list[str]) -> np.ndarray:
@@ -86,25 +86,25 @@ def _shares(chunks: pa.Table, stretches: pa.Table) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def counted(sequences: pa.StringArray, letters: str, length: int, step: int = 1) -> np.ndarray:
-    """Words of so many letters in each sequence, (n, letters ** length) float64, in lexical order of `letters`.
+def counted(sequences: pa.StringArray, alphabet: str, length: int, step: int = 1) -> np.ndarray:
+    """Words of so many bases or residues in each sequence, (n, alphabet ** length) float64, in lexical order of `alphabet`.
 
-    Words begin at every `step`-th letter of a sequence; those with another letter are not counted.
+    Words begin at every `step`-th base; those with one that is not of the alphabet are not counted.
     """
     number_of = np.full(256, _OTHER, np.int16)
-    number_of[np.frombuffer(letters.encode(), np.uint8)] = np.arange(len(letters))
+    number_of[np.frombuffer(alphabet.encode(), np.uint8)] = np.arange(len(alphabet))
     sizes = pc.binary_length(sequences).to_numpy().astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     begin = sequences.offset and np.frombuffer(sequences.buffers()[1], np.int32)[sequences.offset]
     numbers = number_of[np.frombuffer(sequences.buffers()[2] or b"", np.uint8)[begin : begin + offsets[-1]]]
-    words = len(letters) ** length
+    words = len(alphabet) ** length
     if len(numbers) < length:
         return np.zeros((len(sizes), words))
-    windows = np.lib.stride_tricks.sliding_window_view(numbers, length)  # (letters - length + 1, length)
+    windows = np.lib.stride_tricks.sliding_window_view(numbers, length)  # (n - length + 1, length)
     row = np.repeat(np.arange(len(sizes)), sizes)[: len(windows)]
     place = np.arange(len(windows)) - offsets[row]
     whole = (place + length <= sizes[row]) & (windows >= 0).all(axis=1)
     if step > 1:
         whole &= place % step == 0
-    word = windows[whole].astype(np.int64) @ (len(letters) ** np.arange(length)[::-1])
+    word = windows[whole].astype(np.int64) @ (len(alphabet) ** np.arange(length)[::-1])
     return np.bincount(row[whole] * words + word, minlength=len(sizes) * words).reshape(-1, words).astype(np.float64)

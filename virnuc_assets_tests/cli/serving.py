@@ -34,8 +34,8 @@ def kmer_project(root: Path, rule: FrameRule = LONGEST) -> Path:
         min_orf_aa=rule.min_orf_aa,
         temperature=1.5,
     )
-    weights = np.random.default_rng(0).normal(size=dna + protein)
+    weights = 5 * np.random.default_rng(0).normal(size=dna + protein)
     even = np.sqrt(np.concatenate([np.full(words, 1 / words) for words in (dna, 64, 20, 400)] + [np.full(3, 0.3)]))
-    model = LinearModel.of(weights, float(-weights @ even) - 1.8)
+    model = LinearModel.of(weights, float(-weights @ even) - 9)
     save_classifier(workspace.layout.classifier("kmer"), model, description)
     return root
