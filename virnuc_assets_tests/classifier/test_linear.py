@@ -8,7 +8,7 @@ from virnuc_assets.classifier.linear import STRENGTHS, CompositionRows, LinearEr
 
 
 def rows_of(clusters: int = 12, rows: int = 30, signal: float = 1.0, dim: int = 8) -> CompositionRows:
-    """Clusters in turn viral and host; the first column tells them apart, the second is the cluster's own."""
+    """Clusters in turn viral and host; the first column sets them apart, the second is the cluster's own."""
     generator = np.random.default_rng(3)
     cluster = np.repeat(np.arange(clusters), rows)
     features = generator.normal(size=(clusters * rows, dim))
@@ -38,7 +38,7 @@ def test_the_model_gives_the_log_odds_of_the_regression_and_repeats() -> None:
 
 
 def test_scores_out_of_fold_never_saw_the_cluster() -> None:
-    """Columns that only tell a cluster's rows: no use for clusters left out, all the use where a relative was seen."""
+    """Columns that only name a cluster's rows: no use for clusters left out, all the use where a relative was seen."""
     rows = rows_of(signal=0.0)
     features = np.zeros((len(rows.labels), 12), np.float32)
     features[np.arange(len(features)), np.array([int(c[1:]) for c in rows.clusters])] = 1.0
