@@ -255,9 +255,12 @@ def _embedded(
 
 def _scored(serving: _Serving, shards: Sequence[_Shard], report: Report) -> Iterator[tuple[np.ndarray, pa.Table]]:
     """Which records a shard is of, and the predictions of its frames."""
+    from virnuc_assets.encoders.machine import give_freed_memory_back
+
     for shard in shards:
         yield shard.rows, pa.concat_tables([predictions_schema().empty_table(), *_predictions(serving, shard)])
         report(1, len(shards))
+    give_freed_memory_back()  # before the files of all records are written
 
 
 def _predictions(serving: _Serving, shard: _Shard) -> Iterator[pa.Table]:
