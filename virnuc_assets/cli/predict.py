@@ -260,11 +260,14 @@ def _embedded(
 
 def _scored(serving: _Serving, shards: Sequence[_Shard], report: Report) -> Iterator[tuple[np.ndarray, pa.Table, Path]]:
     """Which records a shard is of, the predictions of its frames, and their table."""
+    from virnuc_assets.encoders.machine import give_freed_memory_back
+
     predictions = _chunk_predictions if serving.classifier.description.scores_chunks else _predictions
     for shard in shards:
         found = pa.concat_tables([*predictions(serving, shard)] or [predictions_schema().empty_table()])
         yield shard.rows, found, shard.table("frames")
         report(1, len(shards))
+    give_freed_memory_back()  # before the files of all records are written
 
 
 def _chunk_predictions(serving: _Serving, shard: _Shard) -> Iterator[pa.Table]:
