@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,11 @@ import pyarrow.compute as pc
 import pytest
 
 from virnuc_assets.classifier.checkpoint import ClassifierDescription
+from virnuc_assets.classifier.novelty import SKETCH_FILE, TrainedProteins
+from virnuc_assets.classifier.record_rule import Curve
 from virnuc_assets.encoders import registry as encoders
 from virnuc_assets.encoders.checkpoints import identity
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.reports.sample_results import (
     RESULT_FILES,
     Input,
@@ -26,10 +30,12 @@ from virnuc_assets.reports.sample_results import (
     write_results,
     written_ids,
 )
-from virnuc_assets.settings import Settings
+from virnuc_assets.settings import Settings, SplitSettings
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Layout
+from virnuc_assets.storage.tables import write_table
 from virnuc_assets_tests.classifier.sample_fakes import FakeRecord, fake_ledger, fake_predictions
+from virnuc_assets_tests.classifier.test_record_rule import rule as record_rule
 
 SETTINGS = {
     "chunk_length": 500,
@@ -44,6 +50,7 @@ ENCODERS = {
     "dna": {**identity(encoders.ENCODERS["dnabert_s_miniature"], "fp32"), "checkpoint_digest": "d"},
     "protein": {**identity(encoders.ENCODERS["kmer_protein"], "fp32"), "checkpoint_digest": ""},
 }
+SEEN, NEW = "MKTAYIAKQRQISFVKSHFSRQLEERLG", "ACDEFGHIKLMNPQRSTVWYACDEFGHI"
 DESCRIPTION = ClassifierDescription(
     variant="v", encoders=ENCODERS, dna_dim=1, protein_dim=1, merged_dim=2, chunk_length=500, best_epoch=3
 )
@@ -72,15 +79,16 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def written(folder: Path) -> Path:
+def written(folder: Path, description: ClassifierDescription = DESCRIPTION) -> Path:
     inputs, records = sample(folder)
-    shards = [
-        (np.array([0, 1]), fake_predictions(records[:2]), Path()),
-        (np.array([2, 3]), fake_predictions(records[2:]), Path()),
-    ]
+    shards = []
+    for rows, proteins in (([0, 1], {"both": NEW, "=1+1": SEEN}), ([2, 3], {"both": SEEN[:12]})):
+        frames = folder / f"frames{rows[0]}.parquet"
+        write_table(frames, pa.table({"record_id": list(proteins), "protein": list(proteins.values())}), {})
+        shards.append((np.array(rows), fake_predictions([records[row] for row in rows]), frames))
     (folder / "out").mkdir()
     run = Started.now(
-        "virnuc predict a.fa b.fa", Settings(root=folder), DESCRIPTION, Layout(folder / "var", "miniature")
+        "virnuc predict a.fa b.fa", Settings(root=folder), description, Layout(folder / "var", "miniature")
     )
     write_results(folder / "out", inputs, *write_ledger(folder / "out", fake_ledger(records)), shards, run)
     return folder / "out"
@@ -109,6 +117,34 @@ def test_every_file_says_the_same_of_the_records(tmp_path: Path) -> None:
                    "b.fa:both_chunk_1F1"]  # fmt: skip
     chunks = [line.split("\t")[3] for line in (out / "chunks.bed").read_text().splitlines()]
     assert chunks == ["a.fa:both_chunk_1", "a.fa:both_chunk_2", "=1+1_chunk_1", "b.fa:both_chunk_1", "short_chunk_1"]
+
+
+def test_a_rule_and_a_sketch_change_records_and_neither_chunks_nor_virnucpros_files(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "ruled/var", "miniature")
+    write_table(tmp_path / "trained.parquet", pa.table({"record_id": ["t"], "protein": [SEEN]}), {})
+    settings = SplitSettings(sketch_scaled=1)
+    content, sketch = TrainedProteins([tmp_path / "trained.parquet"], settings).sketch(["t"]).packed()
+    layout.classifier("v").mkdir(parents=True)
+    (layout.classifier("v") / SKETCH_FILE).write_bytes(content)
+    (tmp_path / "plain").mkdir()
+    plain = written(tmp_path / "plain")
+    rule = record_rule("share_of_chunks", known=Curve(slope=9.0, slope_per_doubling=0.0, intercept=0.0))
+    out = written(tmp_path / "ruled", DESCRIPTION.model_copy(update={"record_rule": rule, "sketch": sketch}))
+    found = pd.read_csv(out / "summary.tsv", sep="\t")
+    assert found["novelty"].tolist()[:3] == [1.0, 0.0, 0.0] and found["novelty"].isna().tolist()[3]
+    # Both chunks of the first are viral; the second has relatives; the third shares 3 k-mers, which are too few.
+    probability = [1 / (1 + math.exp(-odds)) for odds in (0.5 * 1.5 - 0.25, 9 * -0.5, 0.5 * 1.0 - 0.25)]
+    assert found["probability"].tolist()[:3] == pytest.approx(probability, abs=5e-5)
+    assert found["call"].tolist() == ["uncertain", "other", "uncertain", "not scored"]
+    for name in ("chunks.bed", "chunks.gff3", "ledger.tsv", "prediction_results.txt"):
+        assert (out / name).read_bytes() == (plain / name).read_bytes()
+    model = json.loads((out / "run.json").read_text())["model"]
+    assert (model["record_rule"]["kind"], model["sketch"]["sha256"]) == ("share_of_chunks", sketch.sha256)
+    assert model["record_rule"]["auroc"]["mean_log_odds"] == {"windows": 0.5, "records": 0.5}
+    (layout.classifier("v") / SKETCH_FILE).unlink()
+    (tmp_path / "ruled/out").rename(tmp_path / "before")
+    with pytest.raises(VirnucError, match="train the classifier again"):
+        written(tmp_path / "ruled", DESCRIPTION.model_copy(update={"sketch": sketch}))
 
 
 def test_run_json_says_what_was_run(tmp_path: Path) -> None:
