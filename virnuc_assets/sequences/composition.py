@@ -87,7 +87,7 @@ def _shares(chunks: pa.Table, stretches: pa.Table) -> np.ndarray:
 
 
 def counted(sequences: pa.StringArray, alphabet: str, length: int, step: int = 1) -> np.ndarray:
-    """Words of so many bases or residues in each sequence, (n, alphabet ** length) float64, in lexical order of `alphabet`.
+    """Words of so many bases or residues in each sequence, (n, alphabet ** length) float64, in the alphabet's order.
 
     Words begin at every `step`-th base; those with one that is not of the alphabet are not counted.
     """
