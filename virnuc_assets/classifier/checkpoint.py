@@ -146,6 +146,12 @@ class ClassifierDescription(BaseModel):
         """What was kept of the frames that it was trained on."""
         return FrameRule(self.frame_rule, self.min_orf_aa)
 
+    def reads(self) -> str:
+        """What it reads, in words."""
+        if self.scores_chunks:
+            return "composition of chunks and of their longest open stretches"
+        return " and ".join(fingerprint["encoder"] for fingerprint in self.encoders.values())
+
     def pair(self) -> str:
         """The two encoders and the columns of each, for messages."""
         return shown_pair(self.encoders, {"dna": self.dna_dim, "protein": self.protein_dim})
