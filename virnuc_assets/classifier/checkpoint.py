@@ -134,7 +134,7 @@ class ClassifierDescription(BaseModel):
     @property
     def scores_chunks(self) -> bool:
         """Whether it is the k-mer baseline, which scores each chunk once instead of its frames."""
-        return self.encoders["protein"].get("architecture") == "kmer"
+        return self.encoders.get("protein", {}).get("architecture") == "kmer"
 
     @property
     def miniature(self) -> bool:

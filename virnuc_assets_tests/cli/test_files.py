@@ -2,8 +2,8 @@
 
 import gzip
 import json
-import re
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
