@@ -1,0 +1,190 @@
+"""How novel a record is: the share of its protein k-mers that no record has on which the classifier was trained.
+
+A k-mer is a number of 5 bits for each residue. One of `sketch_scaled` is kept, by its mixed bits (FracMinHash, as in
+`split.relatives`), at most the `MOST` smallest; windows of few different residues are left out as there. Distances in
+feature space were tried, too: between families that training lacks, they do not predict which calls are wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from virnuc_assets.errors import VirnucError
+from virnuc_assets.settings import SplitSettings
+from virnuc_assets.split.relatives import MIN_RESIDUES_PER_KMER
+from virnuc_assets.storage.digests import one_array
+from virnuc_assets.storage.tables import read_windows
+
+SKETCH_FILE = "proteins.safetensors"
+MOST = 4_000_000  # k-mers of a sketch: 32 MB
+LONGEST_K = 12  # residues that fit into 64 bits
+_BITS = 5
+_WINDOW_ROWS = 8192  # frames whose k-mers are counted at once
+_BLOCK = 1 << 16  # residues whose arrays stay in the processor's cache
+
+
+class SketchDescription(BaseModel):
+    """What a sketch was made with, and which it is; in the classifier's description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ksize_aa: PositiveInt
+    largest: NonNegativeInt  # k-mers are kept if their number is not above it
+    kmers: NonNegativeInt
+    containment_threshold: PositiveFloat  # a record has relatives in training if it shares this part of its k-mers
+    min_shared_hashes: PositiveInt  # and so many
+    sha256: str = ""  # of the file; written by `save_classifier`
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """The k-mers of the proteins that a classifier was trained and validated on.
+
+    Attributes:
+        kmers: (m,) int64, ascending, each once.
+        description: what they were made with.
+    """
+
+    kmers: np.ndarray
+    description: SketchDescription
+
+    def shared(self, proteins: pa.ChunkedArray, record: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Distinct kept k-mers of some records, and how many of these the sketch has.
+
+        Args:
+            proteins: (n,) of frames.
+            record: (n,) int64, which record each is of.
+
+        Returns:
+            Records that have kept k-mers (r,), their k-mers (r,), those shared (r,); int64 each.
+        """
+        kmers, row = kept_kmers(proteins, self.description.ksize_aa, self.description.largest)
+        order = np.lexsort((kmers, record[row]))
+        kmers, owner = kmers[order], record[row][order]
+        first = np.append(True, (kmers[1:] != kmers[:-1]) | (owner[1:] != owner[:-1]))[: len(kmers)]
+        kmers, owner = kmers[first], owner[first]
+        place = np.minimum(np.searchsorted(self.kmers, kmers), max(len(self.kmers) - 1, 0))
+        found = self.kmers[place] == kmers if len(self.kmers) else np.zeros(len(kmers), bool)
+        records, which, counts = np.unique(owner, return_inverse=True, return_counts=True)
+        return records, counts, np.bincount(which, found, len(records)).astype(np.int64)
+
+    def known(self, kmers: np.ndarray, shared: np.ndarray) -> np.ndarray:
+        """Which records have relatives in training, by their k-mers and those shared, (n,) bool."""
+        rule = self.description
+        return (shared >= rule.min_shared_hashes) & (shared >= rule.containment_threshold * kmers)
+
+    def packed(self) -> tuple[bytes, SketchDescription]:
+        """The file, and the description that names it."""
+        content = save_arrays({"kmers": self.kmers})
+        return content, self.description.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
+
+
+@dataclass(frozen=True)
+class TrainedProteins:
+    """Where the proteins are that a classifier is trained on, and how they are sketched."""
+
+    frames: Iterable[Path]
+    settings: SplitSettings
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """Settings that decide the sketch and what follows from it."""
+        names = ("ksize_aa", "sketch_scaled", "containment_threshold", "min_shared_hashes")
+        return self.settings.model_dump(include=set(names))
+
+    def sketch(self, records: Iterable[str]) -> Sketch:
+        """Of these records. Memory holds twice the k-mers of the sketch at most, and a window of frames."""
+        wanted, k = pa.array(records, pa.string()), min(self.settings.ksize_aa, LONGEST_K)
+        largest, found = (1 << 63) // self.settings.sketch_scaled - 1, np.empty(0, np.int64)
+        parts, held = [found], 0
+        for path in self.frames:
+            for window in read_windows(path, _WINDOW_ROWS, columns=["record_id", "protein"]):
+                proteins = window["protein"].filter(pc.is_in(window["record_id"], wanted))
+                parts.append(kept_kmers(proteins, k, largest)[0])
+                held += len(parts[-1])
+                if held > 2 * MOST:
+                    found = np.unique(np.concatenate(parts))[:MOST]
+                    largest = int(found[-1]) if len(found) == MOST else largest
+                    parts, held = [found], len(found)
+        found = np.unique(np.concatenate(parts))[:MOST]
+        rule = {name: value for name, value in self.rule.items() if name not in ("ksize_aa", "sketch_scaled")}
+        largest = int(found[-1]) if len(found) == MOST else largest
+        return Sketch(found, SketchDescription(ksize_aa=k, largest=largest, kmers=len(found), **rule))
+
+
+def load_sketch(folder: Path, description: SketchDescription | None) -> Sketch | None:
+    """The sketch next to a classifier; None where its description has none.
+
+    Raises:
+        VirnucError: the file is absent, damaged, or of another training.
+    """
+    if description is None:
+        return None
+    path, remedy = folder / SKETCH_FILE, "train the classifier again"
+    if not path.is_file():
+        raise VirnucError(f"{path}: not found, expected the proteins that the classifier was trained on; {remedy}")
+    content = path.read_bytes()
+    if (found := hashlib.sha256(content).hexdigest()) != description.sha256:
+        raise VirnucError(
+            f"{path}: expected proteins of sha256 {description.sha256}, found {found}: damaged, or of another "
+            f"training; {remedy}"
+        )
+    return Sketch(load_arrays(content)["kmers"], description)
+
+
+def kept_kmers(proteins: pa.ChunkedArray, k: int, largest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the kept k-mers of proteins, and the protein of each, in order; (m,) int64 both."""
+    array = one_array(proteins)
+    if not len(array):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    _, offsets, symbols = array.buffers()
+    edges = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
+    residues = np.frombuffer(symbols or b"", np.uint8)
+    kmers, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for start in range(int(edges[0]), int(edges[-1]) - k + 1, _BLOCK):
+        block = residues[start : min(start + _BLOCK + k - 1, int(edges[-1]))] & 31
+        numbers = _windowed(block.astype(np.uint64), k, lambda left, right, size: left << np.uint64(_BITS * size) | right)
+        mixed = (_mixed(numbers) >> np.uint64(1)).view(np.int64)
+        different = np.bitwise_count(_windowed(np.uint32(1) << block, k, lambda left, right, _: left | right))
+        at = np.flatnonzero((mixed <= largest) & (different >= min(MIN_RESIDUES_PER_KMER, k)))
+        kmers.append(mixed[at])
+        places.append(at + start)
+    place = np.concatenate(places)
+    row = np.searchsorted(edges, place, "right") - 1
+    inside = place + k <= edges[row + 1]
+    return np.concatenate(kmers)[inside], row[inside]
+
+
+def _windowed(
+    values: np.ndarray, k: int, join: Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+) -> np.ndarray:
+    """Each window of k values joined to one; `join` takes neighbouring windows and the length of the right ones."""
+    found, size, power, length = None, 0, values, 1
+    while True:
+        if k & length:
+            # Of the lengths that make up k, the ones found so far are to the right.
+            found = power if found is None else join(power[: len(found) - length], found[length:], size)
+            size += length
+        if size == k:
+            return found
+        power = join(power[:-length], power[length:], length)
+        length *= 2
+
+
+def _mixed(numbers: np.ndarray) -> np.ndarray:
+    """Bits of (n,) uint64 mixed, one to one (the finaliser of splitmix64); in place."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        numbers ^= numbers >> np.uint64(shift)
+        numbers *= np.uint64(factor)
+    return numbers
