@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from virnuc_assets.encoders.registry import MINIATURE
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.settings import TrainingSettings
+from virnuc_assets.sequences.frame_rule import FrameRule
+from virnuc_assets.settings import FrameRuleName, TrainingSettings
 from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
 
@@ -112,6 +113,8 @@ class ClassifierDescription(BaseModel):
     protein_dim: PositiveInt
     merged_dim: PositiveInt
     chunk_length: PositiveInt
+    frame_rule: FrameRuleName = "stop_free"
+    min_orf_aa: int = 0
     seed: int | None = None
     training: TrainingSettings | None = None
     split_digest: str | None = None
@@ -124,16 +127,26 @@ class ClassifierDescription(BaseModel):
     weights_sha256: str = ""  # written by `save_classifier`
 
     @property
+    def scores_chunks(self) -> bool:
+        """Whether it is the k-mer baseline, which scores each chunk once instead of its frames."""
+        return self.encoders["protein"]["architecture"] == "kmer"
+
+    @property
     def miniature(self) -> bool:
         """Whether an encoder has random weights, so that the calls mean nothing."""
         return any(fingerprint["checkpoint"] == MINIATURE for fingerprint in self.encoders.values())
+
+    @property
+    def rule(self) -> FrameRule:
+        """What was kept of the frames that it was trained on."""
+        return FrameRule(self.frame_rule, self.min_orf_aa)
 
     def pair(self) -> str:
         """The two encoders and the columns of each, for messages."""
         return shown_pair(self.encoders, {"dna": self.dna_dim, "protein": self.protein_dim})
 
     def require_match(
-        self, encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int], chunk_length: int
+        self, encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int], chunk_length: int, rule: FrameRule
     ) -> None:
         """Refuse features that the classifier was not trained for.
 
@@ -141,13 +154,15 @@ class ClassifierDescription(BaseModel):
             encoders: fingerprints of the features' encoders.
             dims: widths of the features' two parts.
             chunk_length: nt of the chunks that the features come from.
+            rule: by which their frames were kept.
 
         Raises:
             ClassifierMismatch: lists every mismatch: what the classifier expects, what was found, and the remedy.
         """
-        expected: dict[str, object] = {"chunk_length": self.chunk_length}
+        expected: dict[str, object] = {"chunk_length": self.chunk_length, "frame rule": str(self.rule)}
         expected |= {"dna_dim": self.dna_dim, "protein_dim": self.protein_dim}
-        found: dict[str, object] = {"chunk_length": chunk_length, **{f"{side}_dim": dim for side, dim in dims.items()}}
+        found: dict[str, object] = {"chunk_length": chunk_length, "frame rule": str(rule)}
+        found |= {f"{side}_dim": dim for side, dim in dims.items()}
         for side, fingerprint in encoders.items():
             expected |= {f"{side} encoder: {key}": value for key, value in self.encoders[side].items()}
             found |= {f"{side} encoder: {key}": value for key, value in fingerprint.items()}
@@ -159,10 +174,8 @@ class ClassifierDescription(BaseModel):
         if mismatches:
             raise ClassifierMismatch(
                 f"the {self.variant} classifier reads {self.pair()} and cannot score features of "
-                f"{shown_pair(encoders, dims)}:\n"
-                + "\n".join(mismatches)
-                + "\nMake the features with its encoders and "
-                "chunk length, or train the classifier again on features like these."
+                f"{shown_pair(encoders, dims)}:\n" + "\n".join(mismatches) + "\nMake the features with its encoders, "
+                "chunk length and frame rule, or train the classifier again on features like these."
             )
 
 

@@ -26,7 +26,7 @@ from virnuc_assets.split.assignment import Split
 from virnuc_assets.storage.atomic import full_disk_named
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.places import writer
-from virnuc_assets.storage.schemas import evaluation_schema, frames_schema
+from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import read_table, read_windows
 
 # Rows whose vectors are read at once: some megabytes.
@@ -86,7 +86,7 @@ def rows_of_split(
 
 
 def draw(
-    features: Iterable[Path], schema: pa.Schema, records: Iterable[str], seed: int, balanced: bool = True
+    features: Iterable[Path], schema: pa.Schema | None, records: Iterable[str], seed: int, balanced: bool = True
 ) -> Drawn:
     """As many host as viral rows of some records, host groups as equal as they allow; vectors are not read.
 
@@ -162,10 +162,10 @@ def proteins_of_split(
     frames: Iterable[Path], split_table: pa.Table, split: Split, seed: int
 ) -> tuple[list[str], list[int]]:
     """Proteins of balanced frames of a split (see `draw`), and for each whether its record is viral (1) or not (0)."""
-    drawn = draw(frames, frames_schema(), records_of_split(split_table, split), seed)
+    drawn = draw(frames, None, records_of_split(split_table, split), seed)
     proteins = []
     for path, rows in drawn.positions.items():
-        proteins += read_table(path, frames_schema(), columns=["protein"])["protein"].take(pa.array(rows)).to_pylist()
+        proteins += read_table(path, columns=["protein"])["protein"].take(pa.array(rows)).to_pylist()
     return proteins, drawn.labels.tolist()
 
 

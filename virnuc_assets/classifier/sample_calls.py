@@ -17,10 +17,12 @@ from virnuc_assets.classifier.calls import VIRUS, are_viral, calibrated_scores, 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.planning import chunk_starts, starts_of
 from virnuc_assets.sequences.translation import CODON_NT, FRAME_NAMES, STRANDS
+from virnuc_assets.storage.digests import one_array
 from virnuc_assets.storage.schemas import predictions_schema
 
 OTHER, UNCERTAIN, NOT_SCORED = "other", "uncertain", "not scored"
 CALLS = (VIRUS, OTHER, UNCERTAIN, NOT_SCORED)
+SPAN = ("start_nt", "end_nt")
 # Of a chunk that VirNucPro's rule calls virus the probability is at least this, also after it was rounded.
 EVEN = np.float32(0.5)
 _HIGHEST_OTHER = np.nextafter(EVEN, np.float32(0.0))
@@ -112,6 +114,16 @@ def sample_frames_schema() -> pa.Schema:
     )
 
 
+def located(predictions: pa.Table, frames: pa.Table) -> pa.Table:
+    """Predictions with the places of their frames, which are among others of the frames table, where that has them."""
+    if SPAN[0] not in frames.column_names:
+        return predictions
+    rows = pc.index_in(predictions["frame_id"], value_set=one_array(frames["frame_id"]))
+    for name in SPAN:
+        predictions = predictions.append_column(name, frames[name].take(rows))
+    return predictions
+
+
 class CallCollector:
     """Fills `SampleCalls` while the predictions of one shard after the other pass; no frame is kept."""
 
@@ -136,7 +148,7 @@ class CallCollector:
 
         Args:
             rows: of the ledger, (n,) int64: the records that the shard holds chunks of.
-            predictions: of the shard's frames, whole chunks, in order.
+            predictions: of the shard's frames, whole chunks, in order; `located` where frames are stretches.
         """
         rows = rows[self._chunks[rows] > 0]  # a record that is not planned may have the id of one that is
         found = pc.index_in(predictions["record_id"], value_set=self._ledger["record_id"].take(pa.array(rows)))
@@ -168,12 +180,12 @@ class CallCollector:
         other, virus = (predictions[name].to_numpy() for name in ("score_other", "score_virus"))
         columns = {
             "source": self._ledger["source"].take(pa.array(record)),
-            **{name: predictions[name] for name in predictions.column_names},
             "strand": pa.array(STRANDS).take(pa.array(frame // CODON_NT)),
             "frame": pa.array((offset + 1).astype(np.int8)),
             "start_nt": pa.array(begins),
             "end_nt": pa.array(begins + codons_nt),
             "probability": pa.array(calibrated(other, virus, self._temperature or 1.0).astype(np.float32)),
+            **{name: predictions[name] for name in predictions.column_names},
         }
         schema = sample_frames_schema()
         return pa.table({name: columns[name] for name in schema.names}, schema=schema)

@@ -13,6 +13,7 @@ import torch
 from virnuc_assets.classifier.calls import frame_calls
 from virnuc_assets.classifier.checkpoint import ClassifierDescription, ClassifierMismatch, Model, load_classifier
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.frame_rule import FrameRule
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import features_schema, predictions_schema, vector_dim
 
@@ -50,15 +51,22 @@ class ServingClassifier:
 
     @classmethod
     def load(
-        cls, folder: Path, encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int], chunk_length: int
+        cls,
+        folder: Path,
+        encoders: Mapping[str, Mapping[str, str]],
+        dims: Mapping[str, int],
+        chunk_length: int,
+        rule: FrameRule | None,
     ) -> ServingClassifier:
         """Load a classifier for features of these encoders (arguments as of `require_match`).
+
+        Without a rule the features are yet to be made, by the classifier's.
 
         Raises:
             ClassifierMismatch: it is absent, damaged, or was trained for others; all mismatches are listed.
         """
         model, description = load_classifier(folder)
-        description.require_match(encoders, dims, chunk_length)
+        description.require_match(encoders, dims, chunk_length, rule or description.rule)
         return cls(model, description)
 
     @property

@@ -38,6 +38,7 @@ from virnuc_assets.classifier.linear import CompositionRows, fit_linear
 from virnuc_assets.classifier.scoring import score
 from virnuc_assets.encoders.registry import Alphabet, Variant
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.frame_rule import STOP_FREE, FrameRule
 from virnuc_assets.settings import TrainingSettings
 from virnuc_assets.split.assignment import Split, split_schema
 from virnuc_assets.storage.digests import digest_of
@@ -89,6 +90,7 @@ class Fit:
     chunk_length: int
     training: TrainingSettings
     sides: Sides = BOTH  # whose columns are trained on and scored by; a classifier that is saved reads both
+    rule: FrameRule = STOP_FREE
 
     def found_in(self, folder: Path) -> ClassifierDescription | None:
         """The description of a classifier that this very fit made, if the folder holds it."""
@@ -99,7 +101,8 @@ class Fit:
         except ClassifierMismatch:  # damaged: it is not this fit's, and training replaces it
             return None
         same = description.data_digest == self.data_digest and description.encoders == self.encoders
-        return description if same and description.chunk_length == self.chunk_length else None
+        made_alike = (description.chunk_length, description.rule) == (self.chunk_length, self.rule)
+        return description if same and made_alike else None
 
     def train(self, scratch: Path, on_epoch: OnEpoch | None = None, device: str = "cpu") -> TrainedClassifier:
         """Train on balanced rows of the training split, stopped on balanced rows of the validation split (see `train`).
@@ -151,6 +154,8 @@ class Fit:
             encoders={side: dict(fingerprint) for side, fingerprint in self.encoders.items()},
             **self.dims,
             chunk_length=self.chunk_length,
+            frame_rule=self.rule.name,
+            min_orf_aa=self.rule.min_orf_aa,
             seed=self.training.seed,
             training=self.training,
             split_digest=content_digest(self.split),
@@ -168,6 +173,7 @@ class Fit:
             "protein_encoder": self.encoders["protein"]["encoder"],
             **self.dims,
             "chunk_length": self.chunk_length,
+            "frame_rule": str(self.rule),
             "precision": self.encoders["protein"]["precision"],
             **{f"training.{name}": value for name, value in self.training.model_dump().items()},
             "data_digest": self.data_digest,

@@ -34,7 +34,6 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import EncodingSettings
 from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.outputs import require_output
-from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import content_digest, read_windows
 
 _EXAMPLES = 5
@@ -155,11 +154,11 @@ def _chosen(frames: Path, column: str, frame_ids: Sequence[str]) -> dict[str, st
     """Sequences of the chosen frames by id, in the order of choice."""
     wanted = list(dict.fromkeys(frame_ids))
     found = dict[str, str]()
-    for window in read_windows(frames, _READ_ROWS, frames_schema(), columns=["frame_id", column]):
+    for window in read_windows(frames, _READ_ROWS, require={"table": "frames"}, columns=["frame_id", column]):
         rows = window.filter(pc.field("frame_id").isin(wanted))
         found |= dict(zip(rows["frame_id"].to_pylist(), rows[column].to_pylist(), strict=True))
     if unknown := [frame_id for frame_id in wanted if frame_id not in found]:
-        first = next(iter(read_windows(frames, _EXAMPLES, frames_schema(), columns=["frame_id"])))
+        first = next(iter(read_windows(frames, _EXAMPLES, require={"table": "frames"}, columns=["frame_id"])))
         raise VirnucError(
             f"{frames}: no frame is called {', '.join(unknown)}; there are, for example: "
             f"{', '.join(first.column('frame_id').to_pylist())}; `virnuc fasta {frames} --column {column}` prints all"

@@ -22,7 +22,7 @@ from virnuc_assets.cli.terminal import (
 )
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.settings import load_settings
+from virnuc_assets.settings import FrameRuleName, SequenceSettings, load_settings
 
 _PRINTED_ROWS = 1024
 Input = Annotated[Path, typer.Argument(help="FASTA, FASTQ or GenBank file, plain or compressed; - for standard input.")]
@@ -43,14 +43,22 @@ def frames(
     source: Input,
     to: Annotated[Path, typer.Option("--out", help="Frames table to write (Parquet).")],
     chunk_length: Annotated[int, typer.Option("--chunk-length", help="300 or 500 nt.")] = 500,
+    frame_rule: Annotated[
+        FrameRuleName, typer.Option("--frame-rule", help="Whole frames without a stop, or the longest stretch of each.")
+    ] = "stop_free",
+    min_orf_aa: Annotated[
+        int, typer.Option("--min-orf-aa", min=1, help="Of longest_orf: residues at least.")
+    ] = SequenceSettings().min_orf_aa,
 ) -> None:
     """Cut records into chunks, translate six frames, keep the open ones."""
     from virnuc_assets.cli.single_file import frame_file, require_chunk_length, shown_as, spooled
+    from virnuc_assets.sequences.frame_rule import FrameRule
 
     require_chunk_length(chunk_length)
     with tempfile.TemporaryDirectory(prefix="virnuc-") as scratch, progress("chunks") as report:
         copy = spooled(source, Path(scratch, "stdin"))
-        counts = frame_file(copy, to, chunk_length, report, shown_as(source))
+        settings = SequenceSettings(frame_rule=frame_rule, min_orf_aa=min_orf_aa)
+        counts = frame_file(copy, to, chunk_length, report, FrameRule.of(settings), shown_as(source))
     _finish(counts, [source], to)
 
 

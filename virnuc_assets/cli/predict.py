@@ -30,11 +30,12 @@ from virnuc_assets.encoders.checkpoints import find_checkpoint, versions
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import sequence_files
 from virnuc_assets.sequences.chunk_table import chunk_tables
+from virnuc_assets.sequences.composition import composition_features
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_table, ledger_totals, merged_ledger
 from virnuc_assets.sequences.planning import ShardPlan, plan_source
 from virnuc_assets.storage.outputs import published, require_free, require_outputs, require_space, unfinished_folder
-from virnuc_assets.storage.schemas import embeddings_schema, frames_schema, ledger_schema, predictions_schema
+from virnuc_assets.storage.schemas import embeddings_schema, ledger_schema, predictions_schema
 from virnuc_assets.storage.tables import content_digest, is_made_by, read_rows, read_table, read_windows, write_table
 from virnuc_assets.storage.windows import Rows
 from virnuc_assets.text import printable
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from virnuc_assets.classifier.scoring import ServingClassifier
     from virnuc_assets.cli.choices import Choices
     from virnuc_assets.encoders.registry import EncoderSpec
-    from virnuc_assets.reports.sample_results import Input
+    from virnuc_assets.reports.sample_results import Input, Started
 
 SHARD_CHUNKS = 4_000  # what is lost at most of a stage that is killed; fewer, and small tables take most of the time
 Step = Callable[[str], AbstractContextManager[Report]]  # shows how far a stage is
@@ -85,7 +86,7 @@ class _Serving:
         fingerprints = {alphabet: fingerprint(spec, folders[alphabet], precision) for alphabet, spec in specs.items()}
         widths = {alphabet: vector_width(spec, folders[alphabet]) for alphabet, spec in specs.items()}
         chunk_length = settings.sequences.chunk_length
-        classifier = ServingClassifier.load(layout.classifier(variant.name), fingerprints, widths, chunk_length)
+        classifier = ServingClassifier.load(layout.classifier(variant.name), fingerprints, widths, chunk_length, None)
         return cls(classifier, specs, fingerprints, widths)
 
 
@@ -125,10 +126,10 @@ def predict_files(
     run = Started.now(command, workspace.settings, model, workspace.layout, choices.min_length)
     with unfinished_folder(to) as work, ExitStack() as stack:
         planned = [_planned(work, stack, *each, run.settings) for each in files]
-        inputs, ledger, shards = _framed(work, planned, run.settings, step)
+        inputs, ledger, shards = _framed(work, planned, run, step)
         _warn_of_repeated_ids(ledger, log)
         del planned
-        for alphabet in serving.specs:
+        for alphabet in () if model.scores_chunks else serving.specs:
             _embedded(workspace, serving, alphabet, shards, choices.threads, (step, log))
         with step("predictions, by shard") as report, published(to) as temporary:
             scored = _scored(serving, shards, report)
@@ -175,7 +176,7 @@ def _planned(
 
 
 def _framed(
-    work: Path, planned: Sequence[tuple[Input, ShardPlan]], settings: Mapping[str, Any], step: Step
+    work: Path, planned: Sequence[tuple[Input, ShardPlan]], run: Started, step: Step
 ) -> tuple[list[Input], pa.Table, list[_Shard]]:
     """Frames of all inputs, in tables; the ledger of all records, and the shards."""
     total = sum(len(plan.shards) for _, plan in planned)
@@ -187,7 +188,7 @@ def _framed(
                 _Shard(work, f"{read.sha256[:32]}-{number}", record[rows])
                 for number, rows in enumerate(plan.rows_by_shard.values())
             ]
-            _write_frames(plan, read.sha256, found, settings, lambda done: report(done, total))
+            _write_frames(plan, read.sha256, found, run, lambda done: report(done, total))
             ledger = merged_ledger(plan.table, (read_table(each.table("ledger"), ledger_schema()) for each in found))
             ledgers.append(ledger.add_column(0, "source", pa.repeat(read.source, ledger.num_rows)))
             shards += found
@@ -196,16 +197,19 @@ def _framed(
 
 
 def _write_frames(
-    plan: ShardPlan, sha256: str, shards: Sequence[_Shard], settings: Mapping[str, Any], done: Callable[[int], None]
+    plan: ShardPlan, sha256: str, shards: Sequence[_Shard], run: Started, done: Callable[[int], None]
 ) -> None:
     """Write frames and ledger of the shards that have none yet."""
+    rule = run.description.rule
     provenance = {
         "source_sha256": sha256,
-        **{name: settings[name] for name in ("chunk_length", "min_length")},
+        **{name: run.settings[name] for name in ("chunk_length", "min_length")},
         "shard_chunks": SHARD_CHUNKS,
+        **rule.provenance,
         **versions(["virnuc_assets"]),
     }
-    made = {kind: {"table": kind, **provenance} for kind in ("frames", "ledger")}
+    kinds = ("chunks", "frames", "ledger") if run.description.scores_chunks else ("frames", "ledger")
+    made = {kind: {"table": kind, **provenance} for kind in kinds}
     missing = {
         key: shard
         for key, shard in zip(plan.shards, shards, strict=True)
@@ -213,9 +217,10 @@ def _write_frames(
     }
     done(len(shards) - len(missing))
     for shard, (segments, chunks) in zip(missing.values(), chunk_tables(plan, missing), strict=True):
-        frames, counts = open_frames(chunks, None)
-        write_table(shard.table("ledger"), ledger_table(segments, counts), made["ledger"])
-        write_table(shard.table("frames"), frames, made["frames"])
+        frames, counts = open_frames(chunks, None, rule)
+        tables = {"chunks": chunks, "frames": frames, "ledger": ledger_table(segments, counts)}
+        for kind in kinds:
+            write_table(shard.table(kind), tables[kind], made[kind])
         done(1)
 
 
@@ -248,22 +253,34 @@ def _embedded(
 
 def _scored(serving: _Serving, shards: Sequence[_Shard], report: Report) -> Iterator[tuple[np.ndarray, pa.Table]]:
     """Which records a shard is of, and the predictions of its frames."""
+    predictions = _chunk_predictions if serving.classifier.description.scores_chunks else _predictions
     for shard in shards:
-        yield shard.rows, pa.concat_tables([predictions_schema().empty_table(), *_predictions(serving, shard)])
+        yield shard.rows, pa.concat_tables([*predictions(serving, shard)] or [predictions_schema().empty_table()])
         report(1, len(shards))
 
 
+def _chunk_predictions(serving: _Serving, shard: _Shard) -> Iterator[pa.Table]:
+    from virnuc_assets.classifier.sample_calls import located
+
+    rule = serving.classifier.description.rule
+    chunks, frames = read_table(shard.table("chunks")), read_table(shard.table("frames"), rule.schema)
+    features = composition_features(chunks, frames, rule.min_orf_aa)
+    yield located(serving.classifier.predictions(features), frames)
+
+
 def _predictions(serving: _Serving, shard: _Shard) -> Iterator[pa.Table]:
+    from virnuc_assets.classifier.sample_calls import located
     from virnuc_assets.storage.merging import merge_features
 
     embeddings = {
         alphabet: Rows(read_windows(shard.table(alphabet), VECTOR_ROWS, embeddings_schema(width)))
         for alphabet, width in serving.widths.items()
     }
-    for frames in read_windows(shard.table("frames"), VECTOR_ROWS, frames_schema()):
+    for frames in read_windows(shard.table("frames"), VECTOR_ROWS, serving.classifier.description.rule.schema):
         if frames.num_rows:  # else the table has no rows
             vectors = {alphabet: rows.take(frames.num_rows) for alphabet, rows in embeddings.items()}
-            yield serving.classifier.predictions(merge_features(frames, vectors["dna"], vectors["protein"]))
+            features = merge_features(frames, vectors["dna"], vectors["protein"])
+            yield located(serving.classifier.predictions(features), frames)
 
 
 def _warn_of_repeated_ids(ledger: pa.Table, log: Log) -> None:

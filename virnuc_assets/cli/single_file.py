@@ -17,12 +17,13 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.chunk_table import chunk_tables
+from virnuc_assets.sequences.frame_rule import STOP_FREE, FrameRule
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import MergedLedger, ledger_table, ledger_totals
 from virnuc_assets.sequences.planning import plan_source
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.outputs import require_output, require_space, unwritable
-from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
+from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets.storage.tables import TableWriter, content_digest, read_rows
 from virnuc_assets.storage.windows import in_windows
 
@@ -63,7 +64,7 @@ def require_chunk_length(chunk_length: int) -> None:
 class Framed:
     """Frames of a file, window by window, and its ledger once all windows are through."""
 
-    def __init__(self, path: Path, chunk_length: int, shown: str = "") -> None:
+    def __init__(self, path: Path, chunk_length: int, rule: FrameRule = STOP_FREE, shown: str = "") -> None:
         """Read the file once, to plan its windows.
 
         Raises:
@@ -75,19 +76,21 @@ class Framed:
         self._ledger = MergedLedger(self._plan.table)
         (source,) = self._plan.sources.values()
         self.provenance = {"table": "frames", "source_sha256": source.sha256, "chunk_length": chunk_length}
+        self.provenance |= rule.provenance
+        self._rule = rule
 
     def windows(self, report: Report) -> Iterator[pa.Table]:
         """Frames of so many chunks at a time; at least one table."""
         total = pc.sum(pc.subtract(self._plan.table["end_chunk"], self._plan.table["first_chunk"])).as_py()
         for rows, (segments, chunks) in zip(self._plan.rows_by_shard.values(), chunk_tables(self._plan), strict=True):
-            frames, counts = open_frames(chunks, None)
+            frames, counts = open_frames(chunks, None, self._rule)
             self._ledger.add(rows, ledger_table(segments, counts))
             report(chunks.num_rows, total)
             yield frames
 
     def write(self, path: Path, report: Report) -> None:
         """Write the frames table."""
-        with TableWriter(path, frames_schema(), self.provenance) as writer:
+        with TableWriter(path, self._rule.schema, self.provenance) as writer:
             for window in self.windows(report):
                 writer.write(window)
 
@@ -96,10 +99,12 @@ class Framed:
         return self._ledger.table()
 
 
-def frame_file(source: Path, to: Path, chunk_length: int, report: Report, shown: str = "") -> dict[str, Any]:
+def frame_file(
+    source: Path, to: Path, chunk_length: int, report: Report, rule: FrameRule = STOP_FREE, shown: str = ""
+) -> dict[str, Any]:
     """Write the frames table of a file, which messages may call otherwise; returns what was counted."""
     require_output(to, [source])
-    framed = Framed(source, chunk_length, shown)
+    framed = Framed(source, chunk_length, rule, shown)
     framed.write(to, report)
     return ledger_totals(framed.ledger())
 

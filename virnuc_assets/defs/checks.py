@@ -19,7 +19,7 @@ from virnuc_assets.sequences.ledger import shard_ledger_faults
 from virnuc_assets.sequences.plan_table import read_plan
 from virnuc_assets.sequences.planning import plan_faults
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets.storage.schemas import chunks_schema, frames_schema, ledger_schema, vector_dim
+from virnuc_assets.storage.schemas import chunks_schema, ledger_schema, vector_dim
 from virnuc_assets.storage.tables import TableMismatch, read_ids, read_rows, read_schema, read_table
 
 # What a validator finds wrong with one shard, a sentence each.
@@ -43,7 +43,7 @@ def build_shard_checks(workspace: Workspace, shards: ShardSet) -> list[dg.AssetC
 
     def open_frames(shard: str) -> Iterator[str]:
         """No protein of a frame is empty or has a stop."""
-        table = read_table(layout.table(domain, "translated_proteins", shard), frames_schema())
+        table = read_table(layout.table(domain, "translated_proteins", shard), workspace.frame_rule(domain).schema)
         for row in table.select(["frame_id", "protein"]).to_pylist():
             if not row["protein"] or "*" in row["protein"]:
                 yield f"{row['frame_id']}: protein {row['protein'][:30]!r}"
@@ -104,7 +104,7 @@ def _embedding_checks(workspace: Workspace, shards: ShardSet, name: str) -> list
     def ids(shard: str) -> Iterator[str]:
         """There is one vector for every frame, in the order of the frames."""
         frames = layout.table(domain, "translated_proteins", shard)
-        if read_ids(layout.table(domain, asset, shard)) != read_ids(frames, frames_schema()):
+        if read_ids(layout.table(domain, asset, shard)) != read_ids(frames, workspace.frame_rule(domain).schema):
             yield "frame_ids are not those of the frames table, in its order"
 
     return [

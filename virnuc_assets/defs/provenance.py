@@ -24,7 +24,7 @@ from virnuc_assets.sequences.plan_table import read_plan, read_shard
 from virnuc_assets.sequences.planning import ShardPlan, sample_of
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE, Domain
-from virnuc_assets.storage.schemas import chunks_schema, frames_schema, vector_dim
+from virnuc_assets.storage.schemas import chunks_schema, vector_dim
 from virnuc_assets.storage.tables import Provenance, content_digest, is_made_by, read_schema, require_table
 
 CHUNKS, FRAMES, LEDGER, PREDICTIONS = "chunked_fasta", "translated_proteins", "ledger", "predictions"
@@ -98,7 +98,12 @@ def frames_provenance(workspace: Workspace, domain: Domain, shard: str) -> Prove
     plan = planned_shard(workspace, domain, shard)
     chunks = workspace.layout.table(domain, CHUNKS, shard)
     require_table(chunks, chunks_schema(), chunks_provenance(plan))
-    return {"table": "frames", "chunks": content_digest(chunks), **_truth(plan)}
+    return {
+        "table": "frames",
+        "chunks": content_digest(chunks),
+        **_truth(plan),
+        **workspace.frame_rule(domain).provenance,
+    }
 
 
 def ledger_provenance(workspace: Workspace, domain: Domain, shard: str) -> Provenance:
@@ -113,7 +118,7 @@ def frames_digest(workspace: Workspace, domain: Domain, shard: str) -> str:
         TableMismatch: a table of the chain is missing or stale.
     """
     frames = workspace.layout.table(domain, FRAMES, shard)
-    require_table(frames, frames_schema(), frames_provenance(workspace, domain, shard))
+    require_table(frames, workspace.frame_rule(domain).schema, frames_provenance(workspace, domain, shard))
     return content_digest(frames)
 
 
@@ -154,7 +159,8 @@ def embeddings_provenance(
     Raises:
         TableMismatch: a table of the chain is missing or stale.
     """
-    return {"table": "embeddings", "encoder": encoder, "frames": frames_digest(workspace, domain, shard)}
+    frames = frames_digest(workspace, domain, shard)
+    return {"table": "embeddings", "encoder": encoder, "frames": frames, **workspace.frame_rule(domain).provenance}
 
 
 def features_provenance(
@@ -166,18 +172,19 @@ def features_provenance(
         TableMismatch: a table of the chain is missing or stale.
     """
     if variant.is_kmer:
-        return _composition_provenance(workspace, domain, shard, encoders)
+        return _composition_provenance(workspace, domain, shard, variant, encoders)
     frames = frames_digest(workspace, domain, shard)
     contents, dims = {}, {}
     for alphabet, name in (("dna", variant.dna), ("protein", variant.protein)):
         path = workspace.layout.table(domain, f"{name}_embeddings", shard)
         require_table(path, require={"frames": frames, "encoder": encoders[alphabet]})
         contents[alphabet], dims[alphabet] = content_digest(path), vector_dim(read_schema(path))
-    return {"table": "features", "frames": frames, "encoders": encoders, "embeddings": contents, "dims": dims}
+    made = {"frames": frames, "encoders": encoders, "embeddings": contents, "dims": dims}
+    return {"table": "features", **made, **workspace.frame_rule(domain).provenance}
 
 
 def _composition_provenance(
-    workspace: Workspace, domain: Domain, shard: str, encoders: Mapping[str, Mapping[str, str]]
+    workspace: Workspace, domain: Domain, shard: str, variant: Variant, encoders: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
     """What the k-mer baseline's features follow from: the chunks, and the labels of a reference."""
     plan, chunks = planned_shard(workspace, domain, shard), workspace.layout.table(domain, CHUNKS, shard)
@@ -188,7 +195,7 @@ def _composition_provenance(
         "labels": _truth(plan)["labels"],
         "encoders": encoders,
         "dims": WIDTHS,
-        "min_orf_aa": workspace.settings.sequences.min_orf_aa,
+        **workspace.rule_of(variant).provenance,
     }
 
 

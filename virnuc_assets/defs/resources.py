@@ -20,6 +20,7 @@ from virnuc_assets.encoders.registry import (
 )
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import MANIFEST, CatalogueError, Source, read_catalogues
+from virnuc_assets.sequences.frame_rule import FrameRule
 from virnuc_assets.sequences.refseq import require_release
 from virnuc_assets.settings import SETTINGS_FILE, Settings, SettingsError
 from virnuc_assets.storage.layout import Domain, Layout
@@ -42,6 +43,17 @@ class Workspace:
     def layout(self) -> Layout:
         """Where results are stored."""
         return Layout(self.settings.var, self.settings.profile, self.settings.paths.results)
+
+    def rule_of(self, variant: Variant) -> FrameRule:
+        """What a variant keeps of a frame; the k-mer baseline has its own rule, whatever the settings choose."""
+        sequences = self.settings.sequences
+        return FrameRule("longest_orf", sequences.min_orf_aa) if variant.is_kmer else FrameRule.of(sequences)
+
+    def frame_rule(self, domain: Domain = "reference") -> FrameRule:
+        """What the frames tables keep: by the rule of the settings; of samples by that of the serving variant."""
+        if domain == "samples":
+            return self.rule_of(self.variant(self.settings.serving.variant))
+        return FrameRule.of(self.settings.sequences)
 
     @cached_property
     def lock(self) -> Lock:

@@ -20,7 +20,7 @@ from virnuc_assets.encoders.machine import give_freed_memory_back
 from virnuc_assets.encoders.registry import check_alphabet
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import sequence_digests
-from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
+from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets.storage.tables import read_windows
 
 _EXAMPLES = 5
@@ -98,7 +98,7 @@ def embed_windows(
 def read_frames(encoder: Encoder, path: Path) -> Iterator[pa.Table]:
     """What `embed_windows` reads of a frames table, in windows of the encoder's size."""
     columns = ["frame_id", encoder.spec.column]
-    return read_windows(path, encoder.window_rows, frames_schema(), columns=columns)
+    return read_windows(path, encoder.window_rows, require={"table": "frames"}, columns=columns)
 
 
 def _prepare(encoder: Encoder, sequences: Sequence[str], ids: Sequence[str] | None) -> _Batches:

@@ -24,11 +24,12 @@ Gaps = tuple[str, ...]
 Outcome = Literal["met", "failed", "inconclusive", "missing"]
 _HOLDS = {"<=": operator.le, ">=": operator.ge, ">": operator.gt}
 SAME_DESCRIPTION = ("chunk_length", "seed", "training", "split_digest")
+_FRAME_RULE = {"frame_rule": "stop_free", "min_orf_aa": 0}  # of a description that is older than the other rule
 NOT_RECORDED = "not recorded"
 # What makes an encoder the one it is; everything else in a fingerprint is the environment it ran in.
 ENCODER_IDENTITY = frozenset({
     "encoder", "alphabet", "architecture", "checkpoint", "revision", "checkpoint_digest",
-    "pooling", "max_length", "k", "dim",
+    "pooling", "max_length", "dim",
 })  # fmt: skip
 _ONE_CLUSTER = ("all test rows are one cluster of relatives, so no interval can be given; add records",)
 
@@ -282,13 +283,16 @@ def dims_match_encoders(evidence: Evidence) -> Criterion:
 def same_environment(evidence: Evidence) -> Criterion:
     """Do candidate and baseline differ in the protein encoder only?"""
     question = (
-        "Do both sides share chunk length, split, training settings, DNA encoder, precision and library versions?"
+        "Do both sides share chunk length, frame rule, split, training settings, DNA encoder, precision and library "
+        "versions?"
     )
     rule = Criterion("same_environment", question)
     ours, theirs = evidence.candidate, evidence.baseline
     if undescribed := [gap for side in (ours, theirs) if side.description is None for gap in _undescribed(side)]:
         return rule.lacking(undescribed)
     compared = {key: (_recorded(ours.description, key), _recorded(theirs.description, key)) for key in SAME_DESCRIPTION}
+    described = [_FRAME_RULE | dict(side.description or {}) for side in (ours, theirs)]
+    compared |= {key: (str(described[0][key]), str(described[1][key])) for key in _FRAME_RULE}
     for side in SIDES:
         left, right = ours.fingerprint(side), theirs.fingerprint(side)
         keys = {"precision"} | left.keys() | right.keys()

@@ -105,7 +105,7 @@ class ModelCard:
         named = ", ".join(untested[:_NAMED]) + (f" and {len(untested) - _NAMED} more" if len(untested) > _NAMED else "")
         return [
             *([f"Miniature encoders: {MINIATURE_WARNING}."] if one.miniature else []),
-            f"For chunks of {one.chunk_length} nt only; other lengths are refused.",
+            f"For chunks of {one.chunk_length} nt and frames by {one.rule} only; others are refused.",
             f"One training, with seed {one.seed}: variation between trainings is not measured.",
             f"Groups without test rows: {markdown_cell(named) or 'none'}. Viruses and hosts of other groups than "
             "those of the reference are not tested either.",

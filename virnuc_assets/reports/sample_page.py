@@ -57,7 +57,7 @@ _WHY_NOT = {  # named as the ledger names why a record is not scored
 _WORDS = {
     **{name: f"chunks not scored: {why}" for name, why in _WHY_NOT.items()},
     **{name.replace("chunks", "frames"): f"frames not scored: {why}" for name, why in _WHY_NOT.items()},
-    "frames_dropped_stop": "frames not scored: a stop codon",
+    "frames_dropped_stop": "frames not scored: stop codons",
     "chunks_kept": "chunks scored",
     "frames_kept": "frames scored",
     "step_epochs": "epochs from one learning rate to the next",
@@ -65,6 +65,7 @@ _WORDS = {
     "patience": "epochs without improvement until it ends",
     "min_confidence": "least probability for a call",
     "min_length": "least length of a record, nt",
+    "min_orf_aa": "least length of a stretch, residues",
     "device": "device setting",
 }
 

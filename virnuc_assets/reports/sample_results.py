@@ -97,6 +97,8 @@ class Started:
         """A run that starts now."""
         chosen = {
             "chunk_length": settings.sequences.chunk_length,
+            "frame_rule": description.rule.name,
+            **description.rule.provenance,
             "min_confidence": settings.evaluation.min_confidence,
             "min_length": min_length,
             "precision": settings.encoding.precision,
@@ -160,6 +162,7 @@ def write_results(folder: Path, inputs: Sequence[Input], ledger: pa.Table, shard
         "temperature": run.description.temperature,
         "chunk_length": chunk_length,
         "min_length": run.settings["min_length"],
+        **run.description.rule.provenance,
     }
 
     def named() -> Iterator[pa.Table]:

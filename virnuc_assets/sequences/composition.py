@@ -13,8 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from Bio.Data.CodonTable import standard_dna_table
 
-from virnuc_assets.sequences.frame_rule import FrameRule
-from virnuc_assets.sequences.frame_table import Truth, open_frames
 from virnuc_assets.sequences.records import UNAMBIGUOUS
 from virnuc_assets.sequences.translation import CODON_NT
 from virnuc_assets.storage.digests import one_array
@@ -48,15 +46,16 @@ WIDTHS = {
 """Columns of the chunk's composition, and of its longest stretch's."""
 
 
-def composition_features(chunks: pa.Table, min_orf_aa: int, truth: Truth | None) -> pa.Table:
-    """Features (`features_schema`) of all chunks with a stretch of so many residues, in their order.
+def composition_features(chunks: pa.Table, frames: pa.Table, min_orf_aa: int) -> pa.Table:
+    """Features (`features_schema`) of all chunks with a frame, in their order.
 
-    The row's frame is that of the longest stretch; of equally long ones the first, F1 to F3 before R1 to R3. Of a
-    reference, whose `truth` is given, chunks with an ambiguity code are left out, and no CDS is asked for: a sample's
-    chunks are between genes, too.
+    The row's frame is that of the longest stretch; of equally long ones the first, F1 to F3 before R1 to R3.
+
+    Args:
+        chunks: chunks table.
+        frames: its frames by the rule `longest_orf`.
+        min_orf_aa: residues of the shortest stretch of that rule.
     """
-    known = None if truth is None else Truth(truth.label, truth.groups)
-    frames, _ = open_frames(chunks, known, FrameRule("longest_orf", min_orf_aa))
     chunk = pc.index_in(frames["chunk_id"], value_set=one_array(chunks["chunk_id"])).to_numpy()
     lengths = pc.binary_length(frames["protein"]).to_numpy().astype(np.int64)
     order = np.lexsort((np.arange(len(lengths)), -lengths, chunk))

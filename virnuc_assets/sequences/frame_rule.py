@@ -1,4 +1,4 @@
-"""Which stretch of a frame is kept: the whole frame without a stop, as VirNucPro has it, or its longest such stretch."""
+"""What is kept of a frame: all of it if it has no stop, as VirNucPro does, or its longest stretch without one."""
 
 from __future__ import annotations
 

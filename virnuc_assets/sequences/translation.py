@@ -27,10 +27,10 @@ FRAMES_PER_CHUNK = len(FRAME_NAMES)
 OPEN, STOPPED, EMPTY = range(3)
 _REVERSE = np.arange(FRAMES_PER_CHUNK) >= CODON_NT
 
-_LETTERS = UNAMBIGUOUS + "N\0"  # N for every letter that is not A, C, G or T; zeros fill a row up
-_OTHER, _FILLED, _BASE = _LETTERS.index("N"), _LETTERS.index("\0"), len(_LETTERS)
-_NUMBERS = bytes(_LETTERS.find(chr(byte)) if chr(byte) in _LETTERS else _OTHER for byte in range(256))
-_CODONS = ["".join(bases) for bases in itertools.product(_LETTERS, repeat=CODON_NT)]
+_ALPHABET = UNAMBIGUOUS + "N\0"  # N for every letter that is not A, C, G or T; zeros fill a row up
+_OTHER, _FILLED, _BASE = _ALPHABET.index("N"), _ALPHABET.index("\0"), len(_ALPHABET)
+_NUMBERS = bytes(_ALPHABET.find(chr(byte)) if chr(byte) in _ALPHABET else _OTHER for byte in range(256))
+_CODONS = ["".join(bases) for bases in itertools.product(_ALPHABET, repeat=CODON_NT)]
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 _AMINO_ACIDS = {**standard_dna_table.forward_table, **dict.fromkeys(standard_dna_table.stop_codons, "*")}
 _NONE = "X"  # for a codon with other letters

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from virnuc_assets.storage.digests import digest_words, one_array, sequence_digests
 from virnuc_assets.storage.merging import ScratchVectors, vector_column, vectors_of
-from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
+from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets.storage.tables import TableMismatch, damage_named, open_table, read_windows
 
 # Rows read and written at a time, whatever the encoder's windows: tables of larger parts are scanned faster.
@@ -30,7 +30,7 @@ Vectors = NDArray[np.float32]
 
 def read_sequences(frames: Path, column: str) -> Iterator[pa.Table]:
     """The columns of a frames table that an encoder reads, in windows; at least one."""
-    return read_windows(frames, _WINDOW_ROWS, frames_schema(), columns=["frame_id", column])
+    return read_windows(frames, _WINDOW_ROWS, require={"table": "frames"}, columns=["frame_id", column])
 
 
 class KnownVectors:

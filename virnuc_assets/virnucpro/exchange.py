@@ -146,6 +146,11 @@ def _import_model(file: TorchFile, to: Path, features: Path | None, chunk_length
     provenance = read_provenance(features)
     if provenance.get("table") != "features":
         raise VirnucError(f"{features}: expected a features table, found {provenance.get('table', 'another')}")
+    if rule := provenance.get("frame_rule"):
+        raise VirnucError(
+            f"{features}: features of frames by {rule}; a model of {VIRNUCPRO} reads those of stop_free frames. Make "
+            "them with frame_rule = 'stop_free'"
+        )
     description = describe_model(file, model, provenance["encoders"], provenance["dims"], chunk_length)
     saved = save_classifier(to, model, description)
     return {"kind": "model", "reads": saved.pair(), "hidden": model.hidden, "weights sha256": saved.weights_sha256}

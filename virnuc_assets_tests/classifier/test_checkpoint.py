@@ -16,6 +16,7 @@ from virnuc_assets.classifier.checkpoint import (
     load_classifier,
     save_classifier,
 )
+from virnuc_assets.sequences.frame_rule import STOP_FREE, FrameRule
 from virnuc_assets.settings import TrainingSettings
 
 DNA = {"encoder": "dnabert_s_miniature", "checkpoint_digest": "aa", "precision": "fp32"}
@@ -112,12 +113,15 @@ def test_absent_or_damaged_files_are_named(tmp_path: Path) -> None:
 
 
 def test_every_mismatch_is_listed() -> None:
-    description().require_match({"dna": DNA, "protein": PROTEIN}, {"dna": 4, "protein": 6}, 500)
+    description().require_match({"dna": DNA, "protein": PROTEIN}, {"dna": 4, "protein": 6}, 500, STOP_FREE)
     other = {"encoder": "esm2_3b_miniature", "precision": "fp32", "revision": "ee"}
     with pytest.raises(ClassifierMismatch) as refused:
-        description().require_match({"dna": DNA, "protein": other}, {"dna": 4, "protein": 20}, 300)
+        description().require_match(
+            {"dna": DNA, "protein": other}, {"dna": 4, "protein": 20}, 300, FrameRule("longest_orf", 30)
+        )
     assert str(refused.value).splitlines()[1:-1] == [
         "  chunk_length: expected 500, found 300",
+        "  frame rule: expected 'stop_free', found 'longest_orf of at least 30 aa'",
         "  protein encoder: checkpoint_digest: expected 'bb', found 'nothing'",
         "  protein encoder: encoder: expected 'fastesm2_650_miniature', found 'esm2_3b_miniature'",
         "  protein encoder: revision: expected 'nothing', found 'ee'",
@@ -127,4 +131,10 @@ def test_every_mismatch_is_listed() -> None:
         "the fastesm2 classifier reads dnabert_s_miniature and fastesm2_650_miniature (4 + 6 = 10 columns) and cannot "
         "score features of dnabert_s_miniature and esm2_3b_miniature (4 + 20 = 24 columns):"
     )
-    assert "train the classifier again" in str(refused.value)
+    assert str(refused.value).splitlines()[-1] == (
+        "Make the features with its encoders, chunk length and frame rule, or train the classifier again on features "
+        "like these."
+    )
+    rule = FrameRule("longest_orf", 30)
+    trained = description(frame_rule=rule.name, min_orf_aa=rule.min_orf_aa)
+    trained.require_match({"dna": DNA, "protein": PROTEIN}, {"dna": 4, "protein": 6}, 500, rule)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from virnuc_assets.classifier.checkpoint import ClassifierDescription, Mlp, save_classifier
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, LinearModel, save_classifier
 from virnuc_assets.defs.provenance import variant_fingerprints
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.loading import vector_width
+from virnuc_assets.sequences.frame_rule import STOP_FREE, FrameRule
 from virnuc_assets.settings import load_settings
 
 
-def kmer_project(root: Path) -> Path:
+def kmer_project(root: Path, rule: FrameRule = STOP_FREE) -> Path:
     """Its classifier is not trained; its weights are such that records have every call."""
     root.mkdir()
     (root / "virnuc.toml").write_text('profile = "miniature"\n[serving]\nvariant = "kmer"\n')
@@ -27,11 +28,10 @@ def kmer_project(root: Path) -> Path:
         protein_dim=protein,
         merged_dim=dna + protein,
         chunk_length=500,
+        frame_rule=rule.name,
+        min_orf_aa=rule.min_orf_aa,
         temperature=1.5,
     )
-    torch.manual_seed(0)
-    model = Mlp(dna + protein, 512, 0.5)
-    with torch.no_grad():
-        model.output_layer.weight *= 600
-    save_classifier(workspace.layout.classifier("kmer"), model, description)
+    weights = np.random.default_rng(0).normal(size=dna + protein)
+    save_classifier(workspace.layout.classifier("kmer"), LinearModel.of(weights, 0.0), description)
     return root

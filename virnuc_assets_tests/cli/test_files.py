@@ -14,7 +14,7 @@ from Bio import SeqIO
 from virnuc_assets.encoders.checkpoints import folder_digest
 from virnuc_assets.reports.sample_results import RESULT_FILES
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
+from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import content_digest, read_provenance, read_schema, read_table
 from virnuc_assets_tests.assets.project import SAMPLE, Finished, Project, new_project, write_sample
 from virnuc_assets_tests.cli.commands import console, message, virnuc
@@ -104,11 +104,10 @@ def shards_of(finished: Finished) -> list[str]:
     [
         ("dnabert_s_miniature", "dnabert_s"),
         ("fastesm2_650_miniature", "fastesm2_650"),
-        ("kmer_protein", None),
     ],
 )
 def test_embed_writes_the_vectors_of_the_graph(
-    finished: Finished, root: Path, tmp_path: Path, encoder: str, name: str | None
+    finished: Finished, root: Path, tmp_path: Path, encoder: str, name: str
 ) -> None:
     layout, out = finished.workspace.layout, tmp_path / "embeddings.parquet"
     frames = layout.table("samples", "translated_proteins", shards_of(finished)[0])
@@ -117,13 +116,10 @@ def test_embed_writes_the_vectors_of_the_graph(
     found = read_table(out)
     assert found.column("frame_id") == read_table(frames).column("frame_id")
     assert read_provenance(out)["encoder"]["encoder"] == encoder
-    if name is None:
-        assert read_schema(out) == embeddings_schema(400)
-    else:
-        path = layout.table("samples", f"{name}_embeddings", shards_of(finished)[0])
-        assert read_schema(out) == read_schema(path)
-        assert read_provenance(out)["encoder"] == read_provenance(path)["encoder"]
-        np.testing.assert_allclose(vectors_of(found), vectors_of(read_table(path)), atol=1e-5, rtol=0)
+    path = layout.table("samples", f"{name}_embeddings", shards_of(finished)[0])
+    assert read_schema(out) == read_schema(path)
+    assert read_provenance(out)["encoder"] == read_provenance(path)["encoder"]
+    np.testing.assert_allclose(vectors_of(found), vectors_of(read_table(path)), atol=1e-5, rtol=0)
 
 
 def test_predict_writes_what_the_graph_writes(finished: Finished, tmp_path: Path) -> None:
@@ -278,7 +274,7 @@ def test_what_is_no_table_of_the_kind_is_refused(finished: Finished, sample: Pat
     chunks = finished.workspace.layout.table("samples", "chunked_fasta", shards_of(finished)[0])
     out = tmp_path / "embeddings.parquet"
     for source in (chunks, sample, tmp_path / "absent.parquet"):
-        text = message(virnuc("embed", source, "--encoder", "kmer_dna", "--out", out, "--project", root))
+        text = message(virnuc("embed", source, "--encoder", "esm2_8m_miniature", "--out", out, "--project", root))
         assert str(source) in text
         assert [path for path in tmp_path.iterdir() if "parquet" in path.name] == []
     assert str(sample) in message(virnuc("fasta", sample))

@@ -20,6 +20,7 @@ from Bio.SeqRecord import SeqRecord
 
 from virnuc_assets.cli.predict import SHARD_CHUNKS
 from virnuc_assets.reports.sample_results import RESULT_FILES
+from virnuc_assets.sequences.frame_rule import FrameRule
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.cli.commands import console, message, virnuc
 from virnuc_assets_tests.cli.serving import kmer_project
@@ -159,6 +160,33 @@ def test_an_id_in_two_inputs_has_its_source_where_there_is_no_column_for_it(proj
     assert stored["frame_id"].str.startswith("s").all() and not stored.duplicated(["source", "frame_id"]).any()
 
 
+def test_the_longest_stretches_are_scored_where_the_classifier_was_trained_on_them(
+    project: Path, tmp_path: Path
+) -> None:
+    """And each is where the table says: its codons hold no stop, and what is before and after it is one, or the end."""
+    other = kmer_project(tmp_path / "project", FrameRule("longest_orf", 40))
+    source, frames = tmp_path / "a.fa", tmp_path / "frames.parquet"
+    source.write_text(fasta(contigs(1)))
+    summary = predicted(other, tmp_path / "out", source)
+    assert summary["chunks_scored"].sum() > predicted(project, tmp_path / "before", source)["chunks_scored"].sum()
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert (run["settings"]["frame_rule"], run["settings"]["min_orf_aa"]) == ("longest_orf", 40)
+    assert "if it codes for 40 residues or more" in (tmp_path / "out/report.html").read_text()
+
+    assert virnuc("frames", source, "--frame-rule", "longest_orf", "--min-orf-aa", 40, "--out", frames).exit_code == 0
+    framed = read_table(frames).to_pylist()
+    scored = read_table(tmp_path / "out/frames.parquet").to_pylist()
+    for name in ("frame_id", "strand", "frame", "start_nt", "end_nt"):
+        assert [row[name] for row in scored] == [row[name] for row in framed]
+    records = {record.id: record.seq.upper() for record in contigs(1)}
+    for row in framed:
+        cut = records[row["record_id"]][row["start_nt"] : row["end_nt"]]
+        read = cut if row["strand"] == "+" else cut.reverse_complement()
+        assert read == row["nucleotides"]
+        assert str(read.translate()) == row["protein"] or "N" in read  # Biopython knows that GGN is glycine
+        assert "*" not in row["protein"] and len(row["protein"]) >= 40
+
+
 def test_options_are_in_effect_and_in_run_json(project: Path, tmp_path: Path) -> None:
     source = tmp_path / "a.fa"
     source.write_text(fasta(contigs(1)))
@@ -176,6 +204,7 @@ def test_options_are_in_effect_and_in_run_json(project: Path, tmp_path: Path) ->
     run = json.loads((tmp_path / "out/run.json").read_text())
     assert run["settings"] == {
         "chunk_length": 500,
+        "frame_rule": "stop_free",
         "min_confidence": 0.6,
         "min_length": 1000,
         "precision": "fp32",

@@ -25,7 +25,7 @@ from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets_tests.encoders.drawn import drawn, embed_frames, write_frames
 
-NAMES = ("dnabert_s_miniature", "esm2_3b_miniature", "fastesm2_650_miniature", "kmer_dna", "kmer_protein")
+NAMES = ("dnabert_s_miniature", "esm2_3b_miniature", "fastesm2_650_miniature")
 NAME = "fastesm2_650_miniature"
 LENGTHS = [1, 3, 20, 33, 33, 33, 34, 60, 99, 99, 100, 166]
 
@@ -105,13 +105,6 @@ def test_a_batch_never_exceeds_the_budget_unless_it_is_one_row(encoders: dict[st
     assert watched.shapes == [(2, 10), (1, 10), (1, 30), (1, 100)]
 
 
-def test_k_mers_of_any_lengths_are_one_batch(encoders: dict[str, Encoder]) -> None:
-    watched = Narrow(encoders["kmer_protein"], fits=1000)
-    watched.token_budget = 250
-    embed(watched, drawn("protein", [11, 31, 1, 101]))
-    assert watched.shapes == [(2, 100), (2, 100)]
-
-
 def test_long_proteins_are_cut_and_counted(encoder: Encoder) -> None:
     longest = drawn("protein", [1024])[0]
     proteins = [longest, longest + "W", longest + "WWW"]
@@ -121,9 +114,8 @@ def test_long_proteins_are_cut_and_counted(encoder: Encoder) -> None:
 
 
 def test_sequences_of_the_other_alphabet_are_refused_with_their_ids(encoders: dict[str, Encoder]) -> None:
-    for name in (NAME, "kmer_protein"):
-        with pytest.raises(AlphabetError, match=f"{name} reads protein[^$]*bad_F1: this looks like DNA"):
-            embed(encoders[name], ["MKV", *drawn("dna", [99])], ids=["good_F1", "bad_F1"])
+    with pytest.raises(AlphabetError, match=f"{NAME} reads protein[^$]*bad_F1: this looks like DNA"):
+        embed(encoders[NAME], ["MKV", *drawn("dna", [99])], ids=["good_F1", "bad_F1"])
     with pytest.raises(AlphabetError, match="dnabert_s_miniature reads dna"):
         embed(encoders["dnabert_s_miniature"], drawn("protein", [50]))
 
@@ -136,7 +128,7 @@ def test_damaged_weights_are_refused_with_the_ids(checkpoints: Path, tmp_path: P
         embed(loaded(NAME, tmp_path), ["KVL", "MKV", "KVLM"], ids=["a", "b", "c"])
 
 
-@pytest.mark.parametrize("name", ["dnabert_s_miniature", NAME, "kmer_protein"])
+@pytest.mark.parametrize("name", ["dnabert_s_miniature", NAME])
 def test_frames_are_embedded_from_the_encoders_column_in_row_order(
     name: str, encoders: dict[str, Encoder], tmp_path: Path
 ) -> None:

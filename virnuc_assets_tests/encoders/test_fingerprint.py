@@ -28,7 +28,7 @@ def test_identity_holds_all_that_changes_numbers() -> None:
     assert identity(SPEC, "bf16") != found
     kmers = fingerprint(ENCODERS["kmer_dna"], None, "fp32")
     assert {key for key in kmers if key.startswith("version.")} == {"version.numpy"}
-    assert (kmers["k"], kmers["checkpoint_digest"], kmers["golden"]) == ("4", "", "")
+    assert (kmers["pooling"], kmers["checkpoint_digest"], kmers["golden"]) == ("composition", "", "")
 
 
 def test_the_digest_of_a_folder_follows_names_and_bytes(tmp_path: Path) -> None:

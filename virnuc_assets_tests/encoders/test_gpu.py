@@ -23,7 +23,6 @@ pytestmark = pytest.mark.gpu
 LENGTHS = [33] * 40 + [*range(20, 167, 7)] + [166] * 60
 # Heads of width 64, as the originals have.
 WIDE_DNA, WIDE = (replace(ENCODERS[f"{name}_miniature"], name=f"wide_{name}") for name in ("dnabert_s", "esm2_3b"))
-KMER = ENCODERS["kmer_protein"]
 models = pytest.mark.parametrize("spec", [WIDE_DNA, WIDE], ids=lambda spec: spec.name)
 
 
@@ -47,7 +46,7 @@ def loaded(spec: EncoderSpec, folder: Path, device: str, precision: Precision = 
     return load_encoder(spec, folder, EncodingSettings.model_validate(encoding))
 
 
-@pytest.mark.parametrize("spec", [WIDE_DNA, WIDE, KMER], ids=lambda spec: spec.name)
+@models
 def test_the_vectors_are_those_of_the_cpu(spec: EncoderSpec, folder: Path) -> None:
     sequences = drawn(spec.alphabet, LENGTHS)
     on_cpu, on_gpu = (embed(loaded(spec, folder, device), sequences) for device in ("cpu", "cuda"))

@@ -40,7 +40,7 @@ def test_every_variant_joins_a_nucleotide_and_a_protein_encoder() -> None:
 def test_a_miniature_differs_from_its_original_only_in_its_weights() -> None:
     for name in PUBLISHED:
         full, miniature = ENCODERS[name], ENCODERS[f"{name}_miniature"]
-        same = ("alphabet", "architecture", "pooling", "max_length", "token_dropout", "k")
+        same = ("alphabet", "architecture", "pooling", "max_length", "token_dropout")
         assert [getattr(full, field) for field in same] == [getattr(miniature, field) for field in same]
         assert full.from_hub and full.is_locked and not (miniature.from_hub or miniature.is_locked)
 

@@ -21,7 +21,7 @@ from virnuc_assets_tests.launching.kubernetes_pods import Image, Pod
 from virnuc_assets_tests.launching.platform import Platform, framed_project, launch, platform
 from virnuc_assets_tests.running import CHECKOUT, until
 
-STAGES = ("chunked_fasta", "translated_proteins", "dnabert_s_embeddings", "kmer_dna_embeddings")
+STAGES = ("chunked_fasta", "translated_proteins", "dnabert_s_embeddings", "kmer_features")
 ZONE = kubernetes_values.launcher_config()["run_k8s_config"]["pod_spec_config"]["nodeSelector"]
 GPU_KIND = {"nvidia.com/gpu.product": "tiny"}
 # What the chart passes to a code server.

@@ -19,12 +19,12 @@ FRAMES = {"nucleotides": drawn("dna", [301] * 8), "protein": drawn("protein", [1
 def test_each_encoder_is_measured_apart_on_the_same_rows(checkpoints: Path) -> None:
     ballast = bytearray(400 << 20)  # this process's own memory must not count as an encoder's
     ballast[:: 1 << 12] = b"x" * len(ballast[:: 1 << 12])
-    specs = {"kmer_protein": ENCODERS["kmer_protein"], "dnabert_s": ENCODERS["dnabert_s_miniature"]}
+    specs = {"esm2_3b": ENCODERS["esm2_3b_miniature"], "dnabert_s": ENCODERS["dnabert_s_miniature"]}
     found = benchmark_encoders(specs, checkpoints, EncodingSettings(device="cpu"), FRAMES, ROUNDS)
     assert [len(row["round_seconds"]) for row in found.values()] == [6, 6]
-    assert list(found) == ["kmer_protein", "dnabert_s"]
-    assert [found[key]["encoder"] for key in found] == ["kmer_protein", "dnabert_s_miniature"]
-    assert (found["kmer_protein"]["dim"], found["dnabert_s"]["dim"]) == (400, 48)
+    assert list(found) == ["esm2_3b", "dnabert_s"]
+    assert [found[key]["encoder"] for key in found] == ["esm2_3b_miniature", "dnabert_s_miniature"]
+    assert (found["esm2_3b"]["dim"], found["dnabert_s"]["dim"]) == (64, 48)
     for row in found.values():
         assert (row["sequences"], row["precision"], row["device"]) == (8, "fp32", "cpu")
         assert row["sequences_per_s"] == pytest.approx(8 / row["seconds"])
@@ -34,7 +34,7 @@ def test_each_encoder_is_measured_apart_on_the_same_rows(checkpoints: Path) -> N
 
 @pytest.mark.slow
 def test_rounds_go_on_until_the_ratios_are_certain(checkpoints: Path) -> None:
-    specs = {"one": ENCODERS["kmer_protein"], "other": ENCODERS["kmer_protein"]}
+    specs = dict.fromkeys(("one", "other"), ENCODERS["esm2_8m_miniature"])
     many, few = BenchmarkSettings(spread=1e-9, max_rounds=9), BenchmarkSettings(spread=1e9, max_rounds=9)
     late = BenchmarkSettings(spread=1e-9, max_rounds=9, max_seconds=1e-9)
     for settings, rounds in ((many, 9), (few, 6), (late, 6)):

@@ -30,7 +30,14 @@ from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Layout
 from virnuc_assets_tests.classifier.sample_fakes import FakeRecord, fake_ledger, fake_predictions
 
-SETTINGS = {"chunk_length": 500, "min_confidence": 0.6, "min_length": 0, "precision": "fp32", "device": "auto"}
+SETTINGS = {
+    "chunk_length": 500,
+    "frame_rule": "stop_free",
+    "min_confidence": 0.6,
+    "min_length": 0,
+    "precision": "fp32",
+    "device": "auto",
+}
 ENCODERS = {
     "dna": {**identity(encoders.ENCODERS["dnabert_s_miniature"], "fp32"), "checkpoint_digest": "d"},
     "protein": {**identity(encoders.ENCODERS["kmer_protein"], "fp32"), "checkpoint_digest": ""},

@@ -33,6 +33,11 @@ def chunks_of(*sequences: str) -> pa.Table:
     )
 
 
+def composition_of(chunks: pa.Table, min_orf_aa: int, truth: Truth | None = None) -> pa.Table:
+    frames, _ = open_frames(chunks, truth, FrameRule("longest_orf", min_orf_aa))
+    return composition_features(chunks, frames, min_orf_aa)
+
+
 @given(st.lists(SEQUENCES, max_size=6), st.integers(1, 3), st.sampled_from([1, 3]), st.integers(0, 3))
 def test_words_are_counted_within_each_sequence(sequences: list[str], length: int, step: int, skipped: int) -> None:
     words = ["".join(word) for word in product("ACGT", repeat=length)]
@@ -50,7 +55,7 @@ def test_a_chunk_is_what_its_words_and_its_longest_stretch_are() -> None:
     stretch, protein = max(
         zip(*(stretches[name].to_pylist() for name in ("nucleotides", "protein")), strict=True), key=lambda s: len(s[1])
     )
-    (row,) = vectors_of(composition_features(chunks, 5, None))
+    (row,) = vectors_of(composition_of(chunks, 5))
     strands = [sequence, str(Seq(sequence).reverse_complement())]
     kmers = Counter(strand[i : i + 4] for strand in strands for i in range(len(sequence) - 3))
     forward = sorted(word for word in kmers if word <= str(Seq(word).reverse_complement()))
@@ -69,25 +74,25 @@ def test_a_chunk_is_what_its_words_and_its_longest_stretch_are() -> None:
 
 
 def test_lengths_are_shares_of_the_chunk_and_a_missing_second_stretch_counts_as_the_shortest() -> None:
-    features = composition_features(chunks_of("ATG" * 10), 5, None)
+    features = composition_of(chunks_of("ATG" * 10), 5)
     longest, margin, second = vectors_of(features)[0, -3:] ** 2
     assert (longest, second) == pytest.approx((1.0, 1.0)) and margin == 0.0  # a repeat is open in several frames
-    alone = composition_features(chunks_of("ATGGCTGCTAAAGATTAATTAGTTAACTTAATTAG"), 5, None)
+    alone = composition_of(chunks_of("ATGGCTGCTAAAGATTAATTAGTTAACTTAATTAG"), 5)
     longest, margin, second = vectors_of(alone)[0, -3:] ** 2 * len("ATGGCTGCTAAAGATTAATTAGTTAACTTAATTAG") / 3
     assert second >= 5 and longest == pytest.approx(margin + second)
 
 
 def test_there_is_a_row_for_each_chunk_with_a_stretch_in_their_order() -> None:
     open_chunk, stopped = "GCT" * 20, "TTAACTAACTAATTAGTTAG"
-    features = composition_features(chunks_of(open_chunk, stopped, "NNNNNN", open_chunk[::-1]), 10, None)
+    features = composition_of(chunks_of(open_chunk, stopped, "NNNNNN", open_chunk[::-1]), 10)
     assert features["chunk_id"].to_pylist() == ["r_chunk_1", "r_chunk_4"]
     assert features["frame_id"].to_pylist() == ["r_chunk_1F1", "r_chunk_4F1"]
-    assert composition_features(chunks_of(), 10, None).num_rows == 0
+    assert composition_of(chunks_of(), 10).num_rows == 0
 
 
 def test_reference_rows_have_their_label_and_no_ambiguity_codes() -> None:
-    truth = Truth("viral", {"r": "phage"}, {"r": ("MMM",)})
-    features = composition_features(chunks_of("GCT" * 20, "GCT" * 20 + "N"), 10, truth)
+    truth = Truth("viral", {"r": "phage"})
+    features = composition_of(chunks_of("GCT" * 20, "GCT" * 20 + "N"), 10, truth)
     assert features.select(["chunk_id", "label", "group"]).to_pylist() == [
         {"chunk_id": "r_chunk_1", "label": "viral", "group": "phage"}
-    ]  # its protein is in no CDS: composition asks for none
+    ]

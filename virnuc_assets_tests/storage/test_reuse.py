@@ -154,7 +154,7 @@ def loaded(name: str, checkpoints: Path) -> Encoder:
 
 @pytest.fixture(scope="module")
 def encoder(checkpoints: Path) -> Encoder:
-    return loaded("kmer_protein", checkpoints)
+    return loaded("esm2_8m_miniature", checkpoints)
 
 
 @pytest.fixture(autouse=True)

@@ -167,6 +167,7 @@ def _fit(instance: dg.DagsterInstance, workspace: Workspace, variant: Variant) -
         split=current_split(instance, workspace),
         chunk_length=workspace.settings.sequences.chunk_length,
         training=workspace.settings.training,
+        rule=workspace.rule_of(variant),
     )
 
 
@@ -214,6 +215,7 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
             variant_fingerprints(workspace, variant),
             read_provenance(next(iter(features.values())))["dims"],
             workspace.settings.sequences.chunk_length,
+            workspace.rule_of(variant),
         )
 
         def batches() -> Iterator[pa.Table]:

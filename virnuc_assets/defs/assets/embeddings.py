@@ -31,11 +31,12 @@ from virnuc_assets.defs.sharded_asset import Outcome, ShardRun, Work, made_table
 from virnuc_assets.encoders.registry import FINETUNED, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.composition import WIDTHS, composition_features
+from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.storage.digests import digest_words, sequence_digests
 from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.merging import merge_features
 from virnuc_assets.storage.reuse import Digests, KnownVectors, ShardVectors, read_sequences
-from virnuc_assets.storage.schemas import frames_schema, vector_dim
+from virnuc_assets.storage.schemas import vector_dim
 from virnuc_assets.storage.tables import is_made_by, read_schema, read_table
 from virnuc_assets.storage.windows import in_windows
 
@@ -216,17 +217,20 @@ def _composition_asset(workspace: Workspace, shards: ShardSet, variant: Variant)
 
         If its check fails, materialize the chunks again, then it.
         """
-        encoders, shortest = variant_fingerprints(workspace, variant), workspace.settings.sequences.min_orf_aa
+        encoders, rule = variant_fingerprints(workspace, variant), workspace.rule_of(variant)
 
         def work(shard: str) -> Outcome:
             provenance = features_provenance(workspace, domain, shard, variant, encoders)
 
             def batches() -> Iterator[pa.Table]:
                 chunks = read_table(layout.table(domain, CHUNKS, shard))
-                yield composition_features(chunks, shortest, shard_truth(planned_shard(workspace, domain, shard)))
+                # Without CDS evidence: a sample's chunks are between genes, too.
+                frames, _ = open_frames(chunks, shard_truth(planned_shard(workspace, domain, shard)), rule)
+                yield composition_features(chunks, frames, rule.min_orf_aa)
 
             outcome = made_table(layout.table(domain, f"{variant.name}_features", shard), provenance, batches)
-            return outcome.with_metadata(**{f"{side}_dim": dim for side, dim in WIDTHS.items()}, min_orf_aa=shortest)
+            dims = {f"{side}_dim": dim for side, dim in WIDTHS.items()}
+            return outcome.with_metadata(**dims, **rule.provenance)
 
         return work
 
@@ -255,7 +259,7 @@ def _features_asset(workspace: Workspace, shards: ShardSet, variant: Variant) ->
             provenance = features_provenance(workspace, domain, shard, variant, encoders)
 
             def batches() -> Iterator[pa.Table]:
-                frames = read_table(layout.table(domain, FRAMES, shard), frames_schema())
+                frames = read_table(layout.table(domain, FRAMES, shard), workspace.frame_rule(domain).schema)
                 dna, protein = (
                     read_table(layout.table(domain, f"{name}_embeddings", shard))
                     for name in (variant.dna, variant.protein)

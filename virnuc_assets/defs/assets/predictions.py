@@ -16,6 +16,7 @@ from virnuc_assets.defs.automation import stage_condition
 from virnuc_assets.defs.checks import partitions_of_run, result, shards_of_run
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.defs.provenance import (
+    FRAMES,
     PREDICTIONS,
     Today,
     features_provenance,
@@ -65,7 +66,8 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
     def predict(_: ShardRun) -> Work:
         """Scores (other, virus) and call of every frame of a sample shard, by the serving classifier.
 
-        The classifier is refused if it was trained on other encoders, dims or chunk length than the sample's features.
+        The classifier is refused if it was trained on other encoders, dims, chunk length or frame rule than the
+        sample's features.
 
         If its check fails, materialize the features of the sample again, then it.
         """
@@ -76,7 +78,8 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
 
             features = layout.table("samples", f"{variant.name}_features", shard)
             folder, chunk_length = layout.classifier(variant.name), workspace.settings.sequences.chunk_length
-            classifier = ServingClassifier.load(folder, encoders, read_provenance(features)["dims"], chunk_length)
+            dims, rule = read_provenance(features)["dims"], workspace.frame_rule("samples")
+            classifier = ServingClassifier.load(folder, encoders, dims, chunk_length, rule)
             expected = features_provenance(workspace, "samples", shard, variant, encoders)
             require_table(features, classifier.features_schema, expected)
             provenance = predictions_provenance(content_digest(features), classifier.digest)
@@ -187,6 +190,7 @@ def report_inputs(workspace: Workspace, sample: str) -> "tuple[dict[str, Any], S
 
 def _planned(workspace: Workspace, sample: str) -> "tuple[Input, pa.Table, Shards]":
     """A sample's file, its ledger, and which rows of that the predictions of each shard are of."""
+    from virnuc_assets.classifier.sample_calls import SPAN, located
     from virnuc_assets.reports.sample_results import Input
 
     layout, plan = workspace.layout, read_plan(workspace.layout.plan("samples", sample))
@@ -194,10 +198,14 @@ def _planned(workspace: Workspace, sample: str) -> "tuple[Input, pa.Table, Shard
     read = Input(printable(Path(source.fasta).name), Path(source.fasta), source.sha256)
     ledger = sample_ledger(layout, sample)
     record = np.cumsum(np.asarray(pc.equal(plan.table["first_chunk"], 0))) - 1
-    shards = (
-        (record[rows], read_table(layout.table("samples", PREDICTIONS, shard), predictions_schema()))
-        for shard, rows in plan.rows_by_shard.items()
-    )
+
+    def predicted(shard: str) -> pa.Table:
+        found = read_table(layout.table("samples", PREDICTIONS, shard), predictions_schema())
+        if not workspace.frame_rule("samples").finds_stretches:
+            return found
+        return located(found, read_table(layout.table("samples", FRAMES, shard), columns=["frame_id", *SPAN]))
+
+    shards = ((record[rows], predicted(shard)) for shard, rows in plan.rows_by_shard.items())
     return read, ledger.add_column(0, "source", pa.repeat(read.source, ledger.num_rows)), shards
 
 

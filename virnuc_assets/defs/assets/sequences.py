@@ -42,13 +42,15 @@ def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefini
     options: dict[str, Any] = {
         "group_name": group_of("sequences", shards.domain),
         "kinds": {"fasta", "parquet"},
-        "code_version": "3",
         "automation_condition": stage_condition(),
     }
     deps = [shards.key(CHUNKS), shards.key("shards")]
+    version = " ".join(["3", *map(str, workspace.frame_rule(shards.domain).provenance.values())])
     return [
-        sharded_asset(workspace, shards, CHUNKS, chunk, deps=deps[1:], **options),
-        sharded_asset(workspace, shards, FRAMES, translate, threads=_THREADS, deps=deps, **options),
+        sharded_asset(workspace, shards, CHUNKS, chunk, deps=deps[1:], code_version="3", **options),
+        sharded_asset(
+            workspace, shards, FRAMES, translate, threads=_THREADS, deps=deps, code_version=version, **options
+        ),
     ]
 
 
@@ -90,7 +92,9 @@ def _translation(workspace: Workspace, domain: Domain) -> Body:
     layout = workspace.layout
 
     def translate(_: ShardRun) -> Work:
-        """Stop-free frames of every chunk in six-frame translation, with the ledger of what was dropped and why.
+        """Open frames of every chunk in six-frame translation, with the ledger of what was dropped and why.
+
+        Whole frames without a stop, or with frame_rule = "longest_orf" the longest stretch of each, from min_orf_aa.
 
         Reference frames carry their label; those of an annotated record are kept only with CDS evidence.
 
@@ -99,12 +103,13 @@ def _translation(workspace: Workspace, domain: Domain) -> Body:
 
         def work(shard: str) -> Outcome:
             plan, provenance = planned_shard(workspace, domain, shard), frames_provenance(workspace, domain, shard)
+            rule = workspace.frame_rule(domain)
             truth = shard_truth(plan, planned_proteins(layout.plan(domain), plan) if domain == "reference" else {})
             chunks, ledger = layout.table(domain, CHUNKS, shard), layout.table(domain, LEDGER, shard)
             path, of_ledger = layout.table(domain, FRAMES, shard), ledger_provenance(workspace, domain, shard)
 
             def batches() -> Iterator[pa.Table]:
-                frames, counts = open_frames(read_table(chunks), truth)
+                frames, counts = open_frames(read_table(chunks), truth, rule)
                 write_table(ledger, ledger_table(plan.table, counts), of_ledger)
                 yield frames
 

@@ -22,6 +22,7 @@ from virnuc_assets.defs.tracking import MlflowTracking, Table
 from virnuc_assets.defs.whole_asset import inputs_of, whole_result
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.frame_rule import STOP_FREE
 from virnuc_assets.settings import VirnucproSettings
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import SPLIT
@@ -85,6 +86,11 @@ def imported_provenance(instance: dg.DagsterInstance, workspace: Workspace) -> d
         raise VirnucError(
             f"virnucpro.chunk_length is {settings.chunk_length}, sequences.chunk_length {today}: VirNucPro's model and "
             "features are of other chunks than the test rows; name those of the same length"
+        )
+    if (rule := workspace.frame_rule()) != STOP_FREE:
+        raise VirnucError(
+            f"sequences.frame_rule is {rule.name}: VirNucPro's model and features are of {STOP_FREE} frames; set "
+            "frame_rule back, or remove [virnucpro]"
         )
     frames = current_frames(instance, workspace)
     return {
