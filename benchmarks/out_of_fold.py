@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +51,7 @@ from virnuc_assets.storage.schemas import chunks_schema
 
 FOLDS, SEED, ROUNDS = 8, 0, 1000
 CHUNK_NT, MIN_ORF_AA = SequenceSettings().chunk_length, SequenceSettings().min_orf_aa
-LONGEST_ORF = FrameRule("longest_orf", MIN_ORF_AA)
+RULES = {"stop_free": FrameRule(), "longest_orf": FrameRule("longest_orf", MIN_ORF_AA)}
 LABELS: tuple[Label, Label] = ("host", "viral")
 _VALIDATION_FOLDS = 5  # one of them stops the training of an MLP
 
@@ -62,9 +62,10 @@ class Genomes:
 
     sequences: Mapping[str, str]
     sources: Mapping[str, Source]
+    fold_count: int = FOLDS
 
     @classmethod
-    def bundled(cls, names: int | None = None) -> Genomes:
+    def bundled(cls, names: int | None = None, folds: int = FOLDS) -> Genomes:
         """All of them, or those of so many sources of each label."""
         sequences, sources = dict[str, str](), dict[str, Source]()
         catalogue = read_catalogue(GENOMES)
@@ -72,7 +73,7 @@ class Genomes:
             for source in [each for each in catalogue if each.label == label][:names]:
                 for record in parsed(source.fasta, "fasta"):
                     sequences[record.id], sources[record.id] = str(record.seq).upper(), source
-        return cls(sequences, sources)
+        return cls(sequences, sources, folds)
 
     @cached_property
     def viral(self) -> dict[str, bool]:
@@ -93,9 +94,11 @@ class Genomes:
     @cached_property
     def folds(self) -> dict[str, int]:
         """Number of each record's fold: whole clusters, with equal shares of both labels' chunks."""
-        records = np.repeat(list(self.sequences), [chunk_count(len(each), CHUNK_NT) for each in self.sequences.values()])
+        records = np.repeat(
+            list(self.sequences), [chunk_count(len(each), CHUNK_NT) for each in self.sequences.values()]
+        )
         clusters = np.array([self.clusters[record] for record in records])
-        splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED)
+        splitter = StratifiedGroupKFold(self.fold_count, shuffle=True, random_state=SEED)
         found = splitter.split(records, [self.viral[record] for record in records], clusters)
         return {record: fold for fold, (_, own) in enumerate(found) for record in np.unique(records[own]).tolist()}
 
@@ -110,6 +113,11 @@ class Genomes:
                 if used and record.id in self.sequences:
                     found[record.id] = used
         return found
+
+    def labels_and_clusters(self, records: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Whether viral (bool), and cluster, of each record."""
+        names = list(records)
+        return np.array([self.viral[name] for name in names]), np.array([self.clusters[name] for name in names])
 
     def frame_ids(self, rule: FrameRule, proteins: Mapping[str, tuple[str, ...]]) -> pa.Array:
         """Ids of the frames that are fit for training."""
@@ -159,8 +167,9 @@ class Fitted:
 
     def probability(self, chunks: pd.DataFrame) -> pd.Series:
         """Of virus of each sequence that some scored chunks are of, by its id."""
-        evidence = chunks.assign(evidence=self.rule.of_chunks(chunks["log_odds"].to_numpy()) if self.rule else chunks["log_odds"])
-        found = evidence.groupby("record_id")["evidence"].agg(["mean", "size"])
+        log_odds = chunks["log_odds"].to_numpy()
+        evidence = pd.Series(self.rule.of_chunks(log_odds) if self.rule else log_odds)
+        found = evidence.groupby(chunks["record_id"].to_numpy()).agg(["mean", "size"])
         mean, size = found["mean"].to_numpy(), found["size"].to_numpy()
         values = self.rule.probability(mean, size, np.zeros(len(found), bool)) if self.rule else expit(mean)
         return pd.Series(values, found.index)
@@ -186,15 +195,15 @@ class Kmer:
     """The k-mer variant; its rows of training are those of the product, its penalty and record rule chosen likewise."""
 
     def features(self, chunks: pa.Table) -> pa.Table:  # noqa: D102
-        return composition_features(chunks, MIN_ORF_AA, None)
+        return composition_features(chunks, open_frames(chunks, None, RULES["longest_orf"])[0], MIN_ORF_AA)
 
     def training_ids(self, genomes: Genomes) -> pa.Array:  # noqa: D102
-        return genomes.frame_ids(LONGEST_ORF, {})
+        return genomes.frame_ids(RULES["longest_orf"], {})
 
     def fit(self, features: pa.Table, genomes: Genomes) -> Fitted:  # noqa: D102
-        records = features["record_id"].to_numpy()
-        labels, clusters = (np.array([of[record] for record in records]) for of in (genomes.viral, genomes.clusters))
-        rows = CompositionRows(vectors_of(features), labels.astype(np.int64), records.astype(str), clusters)
+        records = features["record_id"].to_pylist()
+        viral, clusters = genomes.labels_and_clusters(records)
+        rows = CompositionRows(vectors_of(features), viral.astype(np.int64), np.array(records), clusters)
         fit = fit_linear(rows, SEED)
         return Fitted(fit.model, rule=fit_record_rule(fit.out_of_fold(rows), SEED))
 
@@ -219,15 +228,15 @@ class Miniature:
         return genomes.frame_ids(self.rule, genomes.proteins)
 
     def fit(self, features: pa.Table, genomes: Genomes) -> Fitted:  # noqa: D102
-        records = features["record_id"].to_numpy()
-        label, cluster = (np.array([of[record] for record in records]) for of in (genomes.viral, genomes.clusters))
+        records = features["record_id"].to_pylist()
+        viral, cluster = genomes.labels_and_clusters(records)
         group = np.array([genomes.sources[record].group for record in records])
         splitter = StratifiedGroupKFold(_VALIDATION_FOLDS, shuffle=True, random_state=SEED)
         vectors, sides = vectors_of(features), list[LabelledRows]()
-        for side in next(splitter.split(records, label, cluster)):
-            names = np.where(label[side], "viral", "host")
+        for side in next(splitter.split(records, viral, cluster)):
+            names = np.where(viral[side], "viral", "host")
             rows = side[balanced_rows(names, group[side], SEED)]
-            sides.append(LabelledRows(vectors[rows], label[rows].astype(np.int64)))
+            sides.append(LabelledRows(vectors[rows], viral[rows].astype(np.int64)))
         trained = train(*sides, TrainingSettings())
         return Fitted(trained.model, trained.temperature)
 
@@ -259,7 +268,7 @@ def out_of_fold(
         name: np.array([genomes.folds[record_of(one)] for one in table["record_id"].to_pylist()])
         for name, table in features.items()
     }
-    for fold in range(FOLDS):
+    for fold in range(genomes.fold_count):
         rows = pc.and_(fit_for_training, pa.array(fold_of["records"] != fold))
         models.append(variant.fit(features["records"].filter(rows), genomes))
         for name, table in features.items():
@@ -267,9 +276,7 @@ def out_of_fold(
     return {name: OutOfFold(found, models) for name, found in chunks.items()}
 
 
-def intervals(
-    figures: Mapping[str, Callable[[np.ndarray], float]], clusters: np.ndarray, viral: np.ndarray
-) -> Figures:
+def intervals(figures: Mapping[str, Callable[[np.ndarray], float]], clusters: np.ndarray, viral: np.ndarray) -> Figures:
     """Figures, each a function of the rows' weights, with bootstrap intervals of 95 % over clusters of each label.
 
     Figures of one call share their draws, so that one may be the difference of others.
