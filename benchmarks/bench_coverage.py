@@ -20,21 +20,21 @@ from benchmarks.common import Figures, options, publish
 from benchmarks.out_of_fold import (
     FOLDS,
     LABELS,
+    MB,
     RULES,
     Genomes,
     Kmer,
     Miniature,
     auroc,
     chunked,
+    framed,
     intervals,
     out_of_fold,
     parsed,
 )
 from virnuc_assets.sequences.cds import Treatment, cds_of
-from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.records import UNAMBIGUOUS
 
-MB = 1_000_000
 LIMITS = {
     f"{what}_scored{label}_longest_orf": (least, 1.0)
     for what, label, least in (("chunks", "_viral", 0.98), ("chunks", "_host", 0.98), ("complete_genes", "", 0.99))
@@ -68,7 +68,7 @@ def chunk_coverage(genomes: Genomes) -> Figures:
     chunks, figures = chunked(genomes.sequences), Figures()
     viral, _ = genomes.labels_and_clusters(chunks["record_id"].to_pylist())
     for rule in RULES:
-        frames, scored = _framed(chunks, rule)
+        frames, scored = framed(chunks, rule)
         for label in LABELS:
             own = viral == (label == "viral")
             figures |= {f"chunks_{label}": int(own.sum()), f"chunks_scored_{label}_{rule}": scored[own].mean()}
@@ -79,13 +79,13 @@ def chunk_coverage(genomes: Genomes) -> Figures:
 def complete_genes(genomes: Genomes) -> dict[str, str]:
     """Bases of every CDS of the GenBank files that is whole and unambiguous, each under a name of its own."""
     genes = dict[str, str]()
-    for source in {source.name: source for source in genomes.sources.values() if source.genbank}.values():
-        for record in parsed(source.genbank, "genbank"):
+    for name, path in {source.name: source.genbank for source in genomes.sources.values()}.items():
+        for record in parsed(path, "genbank") if path else []:
             for feature in record.features:
                 if feature.type == "CDS" and cds_of(feature)["treatment"] != Treatment.PSEUDO:
                     bases = str(feature.extract(record.seq)).upper()
                     if not set(str(feature.location)) & set("<>") and not set(bases) - set(UNAMBIGUOUS):
-                        genes[f"{source.name}_{len(genes)}"] = bases
+                        genes[f"{name}_{len(genes)}"] = bases
     return genes
 
 
@@ -93,25 +93,14 @@ def gene_coverage(genes: Mapping[str, str]) -> Figures:
     """Shares of genes, each a record of its own, of which a chunk has a frame."""
     chunks, figures = chunked(genes), Figures({"complete_genes": len(genes)})
     for rule in RULES:
-        records = chunks["record_id"].filter(pa.array(_framed(chunks, rule)[1]))
+        records = chunks["record_id"].filter(pa.array(framed(chunks, rule)[1]))
         figures[f"complete_genes_scored_{rule}"] = pc.count_distinct(records).as_py() / len(genes)
     return figures
 
 
-def _framed(chunks: pa.Table, rule: str) -> tuple[int, np.ndarray]:
-    """Frames of all chunks by a rule, and which chunks have some."""
-    ids = open_frames(chunks, None, RULES[rule])[0]["chunk_id"]
-    return len(ids), np.asarray(pc.is_in(chunks["chunk_id"], value_set=ids.combine_chunks()))
-
-
 def _kmer(genomes: Genomes) -> Figures:
     found = out_of_fold(Kmer(), genomes, {}, str)["records"]
-    chunks = chunked(genomes.sequences)
-    scored = set(chunks["chunk_id"].filter(pa.array(_framed(chunks, "stop_free")[1])).to_pylist())
-    probability = {
-        "stop_free": found.probability(genomes.sequences, scored),
-        "longest_orf": found.probability(genomes.sequences),
-    }
+    probability = {rule: found.probability(genomes.sequences, rule) for rule in RULES}
     return _aurocs(genomes, probability, "") | {"seconds_per_mb": _seconds_per_mb(genomes, found.fitted[0].chunks)}
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -50,6 +49,7 @@ from virnuc_assets.storage.merging import features_table, vectors_of
 from virnuc_assets.storage.schemas import chunks_schema
 
 FOLDS, SEED, ROUNDS = 8, 0, 1000
+MB = 1_000_000
 CHUNK_NT, MIN_ORF_AA = SequenceSettings().chunk_length, SequenceSettings().min_orf_aa
 RULES = {"stop_free": FrameRule(), "longest_orf": FrameRule("longest_orf", MIN_ORF_AA)}
 LABELS: tuple[Label, Label] = ("host", "viral")
@@ -106,8 +106,8 @@ class Genomes:
     def proteins(self) -> dict[str, tuple[str, ...]]:
         """CDS translations of the records that have some."""
         found = {}
-        for source in {source.name: source for source in self.sources.values()}.values():
-            for record in parsed(source.genbank, "genbank") if source.genbank else []:
+        for path in {source.name: source.genbank for source in self.sources.values()}.values():
+            for record in parsed(path, "genbank") if path else []:
                 cds = [cds_of(feature) for feature in record.features if feature.type == "CDS"]
                 used = tuple(str(each["translation"]) for each in cds if each["treatment"] == Treatment.USED)
                 if used and record.id in self.sequences:
@@ -148,6 +148,12 @@ def chunked(sequences: Mapping[str, str]) -> pa.Table:
     return pa.table([list(column) for column in zip(*rows, strict=True)], schema=chunks_schema())
 
 
+def framed(chunks: pa.Table, rule: str) -> tuple[int, np.ndarray]:
+    """Frames of all chunks by a rule, and which chunks have some, (n,) bool."""
+    ids = open_frames(chunks, None, RULES[rule])[0]["chunk_id"]
+    return len(ids), np.asarray(pc.is_in(chunks["chunk_id"], value_set=ids.combine_chunks()))
+
+
 @dataclass(frozen=True)
 class Fitted:
     """A model of some records; without a record rule, what speaks for a sequence is its chunks' mean log-odds."""
@@ -175,32 +181,19 @@ class Fitted:
         return pd.Series(values, found.index)
 
 
-class Variant(Protocol):
-    """What is fitted and scored."""
-
-    def features(self, chunks: pa.Table) -> pa.Table:
-        """Features table of chunks."""
-        ...
-
-    def training_ids(self, genomes: Genomes) -> pa.Array:
-        """Ids of the features that are trained on, if their records are."""
-        ...
-
-    def fit(self, features: pa.Table, genomes: Genomes) -> Fitted:
-        """A model of these features."""
-        ...
-
-
 class Kmer:
     """The k-mer variant; its rows of training are those of the product, its penalty and record rule chosen likewise."""
 
-    def features(self, chunks: pa.Table) -> pa.Table:  # noqa: D102
+    def features(self, chunks: pa.Table) -> pa.Table:
+        """Features of chunks that may be any record's."""
         return composition_features(chunks, open_frames(chunks, None, RULES["longest_orf"])[0], MIN_ORF_AA)
 
-    def training_ids(self, genomes: Genomes) -> pa.Array:  # noqa: D102
+    def training_ids(self, genomes: Genomes) -> pa.Array:
+        """Ids of the features that are trained on, if their records are."""
         return genomes.frame_ids(RULES["longest_orf"], {})
 
-    def fit(self, features: pa.Table, genomes: Genomes) -> Fitted:  # noqa: D102
+    def fit(self, features: pa.Table, genomes: Genomes) -> Fitted:
+        """A model of these features."""
         records = features["record_id"].to_pylist()
         viral, clusters = genomes.labels_and_clusters(records)
         rows = CompositionRows(vectors_of(features), viral.astype(np.int64), np.array(records), clusters)
@@ -219,15 +212,18 @@ class Miniature:
                 write_miniature(spec, Path(scratch))
             self._encoders = [load_encoder(spec, Path(scratch), EncodingSettings(device="cpu")) for spec in specs]
 
-    def features(self, chunks: pa.Table) -> pa.Table:  # noqa: D102
+    def features(self, chunks: pa.Table) -> pa.Table:
+        """As of `Kmer`, and so the others."""
         frames, _ = open_frames(chunks, None, self.rule)
         vectors = [embed(each, frames[each.spec.column].to_pylist()) for each in self._encoders]
         return features_table(frames, np.concatenate(vectors, axis=1))
 
-    def training_ids(self, genomes: Genomes) -> pa.Array:  # noqa: D102
+    def training_ids(self, genomes: Genomes) -> pa.Array:
+        """With evidence by CDS, where there is some."""
         return genomes.frame_ids(self.rule, genomes.proteins)
 
-    def fit(self, features: pa.Table, genomes: Genomes) -> Fitted:  # noqa: D102
+    def fit(self, features: pa.Table, genomes: Genomes) -> Fitted:
+        """Stopped on the rows of some clusters, by which it is calibrated, too."""
         records = features["record_id"].to_pylist()
         viral, cluster = genomes.labels_and_clusters(records)
         group = np.array([genomes.sources[record].group for record in records])
@@ -237,7 +233,7 @@ class Miniature:
             names = np.where(viral[side], "viral", "host")
             rows = side[balanced_rows(names, group[side], SEED)]
             sides.append(LabelledRows(vectors[rows], viral[rows].astype(np.int64)))
-        trained = train(*sides, TrainingSettings())
+        trained = train(sides[0], sides[1], TrainingSettings())
         return Fitted(trained.model, trained.temperature)
 
 
@@ -248,16 +244,20 @@ class OutOfFold:
     chunks: list[pd.DataFrame]
     fitted: list[Fitted]
 
-    def probability(self, names: Mapping[str, str], among: set[str] | None = None) -> np.ndarray:
-        """Of virus of sequences in the order of their names: 0.5 where no chunk, or none among some ids, is scored."""
-        parts = []
-        for fitted, chunks in zip(self.fitted, self.chunks, strict=True):
-            parts.append(fitted.probability(chunks if among is None else chunks[chunks["chunk_id"].isin(among)]))
-        return pd.concat(parts).reindex(list(names)).fillna(0.5).to_numpy()
+    def probability(self, sequences: Mapping[str, str], rule: str = "longest_orf") -> np.ndarray:
+        """Of virus of the sequences, in their order; 0.5 where none of its chunks is scored and has a frame."""
+        chunks = chunked(sequences)
+        with_frame = chunks["chunk_id"].to_numpy()[framed(chunks, rule)[1]]
+        each = zip(self.fitted, self.chunks, strict=True)
+        parts = [fitted.probability(chunks[chunks["chunk_id"].isin(with_frame)]) for fitted, chunks in each]
+        return np.asarray(pd.concat(parts).reindex(list(sequences)).fillna(0.5))
 
 
 def out_of_fold(
-    variant: Variant, genomes: Genomes, samples: Mapping[str, Mapping[str, str]], record_of: Callable[[str], str]
+    variant: Kmer | Miniature,
+    genomes: Genomes,
+    samples: Mapping[str, Mapping[str, str]],
+    record_of: Callable[[str], str],
 ) -> dict[str, OutOfFold]:
     """Scores of some sets of sequences, id to bases, and of the records themselves as `records`."""
     features = {"records": variant.features(chunked(genomes.sequences))}
