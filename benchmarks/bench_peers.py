@@ -1,4 +1,4 @@
-"""geNomad's network and ours on the same pieces of the bundled genomes, and on the project's test records.
+"""geNomad's network and ours on the same fragments of the bundled genomes, and on the project's test records.
 
 geNomad comes from PyPI, its weights with it, into a virtual environment below var/; it was trained on databases that
 hold many of these genomes. Each of our scores is by a model that saw no relative. What has no scored chunk counts as
@@ -41,7 +41,7 @@ from virnuc_assets.settings import load_settings
 from virnuc_assets.storage.tables import read_table
 
 GENOMAD = "genomad==1.13.0"
-PIECES = {"500": 300, "3000": 300}  # of each label, by length in nt; where a label has fewer, as many of both
+FRAGMENTS = {"500": 300, "3000": 300}  # of each label, by length in nt; where a label has fewer, as many of both
 TESTED = "test_records"
 MAX_ERROR = 0.2  # of a call that is certain
 LIMITS = {
@@ -61,7 +61,7 @@ def main() -> int:
     given = _arguments()
     given.out.parent.mkdir(parents=True, exist_ok=True)
     genomes = Genomes.bundled()
-    samples = {length: pieces(genomes, int(length), count) for length, count in PIECES.items()}
+    samples = {length: fragments(genomes, int(length), count) for length, count in FRAGMENTS.items()}
     tested = records_of_split(read_table(Workspace(load_settings(ROOT)).layout.split), "test")
     scores = {"default": out_of_fold(Kmer(), genomes, samples, record_of)}
     if "miniature" in given.only:
@@ -75,7 +75,7 @@ def main() -> int:
             file.write_text("".join(f">{one}\n{bases}\n" for one, bases in samples[name].items()), encoding="ascii")
         peer = _genomad(files, given.out.parent / "genomad", figures) if "genomad" in given.only else {}
         if "predict" in given.only:
-            figures["mb_per_s_default"] = _predict_mb_per_s([files[length] for length in PIECES])
+            figures["mb_per_s_default"] = _predict_mb_per_s([files[length] for length in FRAGMENTS])
     for name, sequences in samples.items():
         of = "records" if name == TESTED else name
         probability = {
@@ -95,14 +95,14 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def pieces(genomes: Genomes, length_nt: int, count: int) -> dict[str, str]:
-    """Unambiguous pieces that do not overlap, a seeded draw of equally many of each label, by name (`record_of`)."""
+def fragments(genomes: Genomes, length_nt: int, count: int) -> dict[str, str]:
+    """Unambiguous fragments that do not overlap, a seeded draw of equally many of each label, by name (`record_of`)."""
     found: dict[str, dict[str, str]] = {label: {} for label in LABELS}
     for record, bases in genomes.sequences.items():
         source = genomes.sources[record]
         for start in range(0, len(bases) - length_nt + 1, length_nt):
-            if not set(piece := bases[start : start + length_nt]) - set(UNAMBIGUOUS):
-                found[str(source.label)][f"{source.label}__{source.name}__{record}__{start}"] = piece
+            if not set(fragment := bases[start : start + length_nt]) - set(UNAMBIGUOUS):
+                found[str(source.label)][f"{source.label}__{source.name}__{record}__{start}"] = fragment
     generator, drawn = np.random.default_rng(SEED), dict[str, str]()
     count = min(count, *map(len, found.values()))
     for of_label in found.values():
@@ -111,9 +111,9 @@ def pieces(genomes: Genomes, length_nt: int, count: int) -> dict[str, str]:
     return drawn
 
 
-def record_of(piece: str) -> str:
-    """The record that a piece, named label__source__record__start, is of."""
-    return piece.rpartition("__")[0].split("__", 2)[2]
+def record_of(fragment: str) -> str:
+    """The record that a fragment, named label__source__record__start, is of."""
+    return fragment.rpartition("__")[0].split("__", 2)[2]
 
 
 def _aurocs(genomes: Genomes, name: str, sequences: Sequences, probability: Mapping[str, np.ndarray]) -> Figures:
@@ -175,7 +175,7 @@ def equal_shares(viral: np.ndarray, clusters: np.ndarray) -> np.ndarray:
 
 
 def _genomad(files: Mapping[str, Path], folder: Path, figures: Figures) -> dict[str, pd.Series]:
-    """Virus scores of each file's sequences; adds the speed on the pieces to the figures."""
+    """Virus scores of each file's sequences; adds the speed on the fragments to the figures."""
     program = folder / "bin/genomad"
     if not program.exists():
         CONSOLE.print(f"installing {GENOMAD} into {folder}")
@@ -187,7 +187,7 @@ def _genomad(files: Mapping[str, Path], folder: Path, figures: Figures) -> dict[
         seconds[name] = _run(program, "nn-classification", "--cleanup", file, out)
         table = pd.read_csv(out / f"{name}_nn_classification/{name}_nn_classification.tsv", sep="\t")
         found[name] = table.set_index("seq_name")["virus_score"]
-    figures["mb_per_s_genomad_nn"] = _mb([files[name] for name in PIECES]) / sum(seconds[name] for name in PIECES)
+    figures["mb_per_s_genomad_nn"] = _mb([files[name] for name in FRAGMENTS]) / sum(seconds[name] for name in FRAGMENTS)
     return found
 
 

@@ -262,12 +262,14 @@ def out_of_fold(
     """Scores of some sets of sequences, id to bases, and of the records themselves as `records`."""
     features = {"records": variant.features(chunked(genomes.sequences))}
     features |= {name: variant.features(chunked(sequences)) for name, sequences in samples.items()}
-    fit_for_training = pc.is_in(features["records"]["frame_id"], variant.training_ids(genomes))
-    chunks, models = defaultdict[str, list[pd.DataFrame]](list), list[Fitted]()
     fold_of = {
-        name: np.array([genomes.folds[record_of(one)] for one in table["record_id"].to_pylist()])
+        name: np.array(
+            [genomes.folds[one if name == "records" else record_of(one)] for one in table["record_id"].to_pylist()]
+        )
         for name, table in features.items()
     }
+    fit_for_training = pc.is_in(features["records"]["frame_id"], variant.training_ids(genomes))
+    chunks, models = defaultdict[str, list[pd.DataFrame]](list), list[Fitted]()
     for fold in range(genomes.fold_count):
         rows = pc.and_(fit_for_training, pa.array(fold_of["records"] != fold))
         models.append(variant.fit(features["records"].filter(rows), genomes))

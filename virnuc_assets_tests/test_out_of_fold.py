@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.bench_coverage import complete_genes
-from benchmarks.bench_peers import equal_shares, parts_of, pieces, record_of
+from benchmarks.bench_peers import equal_shares, fragments, parts_of, record_of
 from benchmarks.common import GENOMES
 from benchmarks.out_of_fold import Genomes, auroc, chunked, intervals
 from virnuc_assets.sequences.chunk_table import chunk_tables
@@ -35,8 +35,8 @@ def test_chunks_are_those_of_the_platform(genomes: Genomes) -> None:
     assert chunked({record: genomes.sequences[record]}).equals(expected)
 
 
-def test_pieces_are_equally_many_and_named_by_their_place(genomes: Genomes) -> None:
-    found = pieces(genomes, 3000, 10_000)
+def test_fragments_are_equally_many_and_named_by_their_place(genomes: Genomes) -> None:
+    found = fragments(genomes, 3000, 10_000)
     labels = [name.partition("__")[0] for name in found]
     assert labels.count("viral") == labels.count("host") > 0
     for name, bases in found.items():
