@@ -165,8 +165,8 @@ def _cut(
     at, turned = np.append(plus, minus[::-1]), np.append(plus, minus)
     letters = np.frombuffer(_copied(text, starts[at], lengths[at]).buffers()[2] or b"", np.uint8)
     of_plus = int(lengths[plus].sum())
-    read = {1: letters[:of_plus].tobytes(), -1: letters[of_plus:][::-1].tobytes()}
-    read = b"".join(text.translate(table) if (table := tables[step]) else text for step, text in read.items())
+    parts = {1: letters[:of_plus].tobytes(), -1: letters[of_plus:][::-1].tobytes()}
+    read = b"".join(part.translate(table) if (table := tables[step]) else part for step, part in parts.items())
     begins = np.empty_like(starts)
     begins[turned] = np.cumsum(lengths[turned]) - lengths[turned]
     return _copied(read, begins, lengths)
