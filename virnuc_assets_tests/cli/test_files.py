@@ -275,7 +275,9 @@ def test_what_is_no_table_of_the_kind_is_refused(finished: Finished, sample: Pat
     chunks = finished.workspace.layout.table("samples", "chunked_fasta", shards_of(finished)[0])
     out = tmp_path / "embeddings.parquet"
     for source in (chunks, sample, tmp_path / "absent.parquet"):
-        text = message(virnuc("embed", source, "--encoder", "esm2_8m_miniature", "--out", out, "--project", root))
+        text = message(virnuc("embed", source, "--encoder", "fastesm2_650_miniature", "--out", out, "--project", root))
         assert str(source) in text
         assert [path for path in tmp_path.iterdir() if "parquet" in path.name] == []
     assert str(sample) in message(virnuc("fasta", sample))
+    text = message(virnuc("embed", chunks, "--encoder", "kmer_dna", "--out", out, "--project", root))
+    assert "kmer_dna is no language model: the k-mer variant reads chunks" in text
