@@ -2,7 +2,7 @@
 
 geNomad comes from PyPI, its weights with it, into a virtual environment below var/; it was trained on databases that
 hold many of these genomes. Each of our scores is by a model that saw no relative. What has no scored chunk counts as
-0.5. A call is certain if its expected error is at most `MAX_ERROR`. `virnuc predict` is timed with the
+0.5. A call is certain if its expected error is at most the default of `max_error`. `virnuc predict` is timed with the
 classifier of this folder's project; so is geNomad's command, both from start to end.
 """
 
@@ -37,13 +37,12 @@ from benchmarks.out_of_fold import (
 from virnuc_assets.classifier.datasets import records_of_split
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.sequences.records import UNAMBIGUOUS
-from virnuc_assets.settings import load_settings
+from virnuc_assets.settings import EvaluationSettings, load_settings
 from virnuc_assets.storage.tables import read_table
 
 GENOMAD = "genomad==1.13.0"
 FRAGMENTS = {"500": 300, "3000": 300}  # of each label, by length in nt; where a label has fewer, as many of both
 TESTED = "test_records"
-MAX_ERROR = 0.2  # of a call that is certain
 LIMITS = {
     "auroc_500_default": (0.73, 1.0),
     "auroc_500_gain_over_genomad_nn": (0.0, 1.0),
@@ -67,7 +66,7 @@ def main() -> int:
     if "miniature" in given.only:
         minis = {name: out_of_fold(Miniature(rule), genomes, samples, record_of) for name, rule in RULES.items()}
         scores |= {f"miniature_{name}": found for name, found in minis.items()}
-    figures = certain_calls(genomes, scores["default"]["records"], MAX_ERROR)
+    figures = certain_calls(genomes, scores["default"]["records"], EvaluationSettings().max_error)
     samples[TESTED] = {record: genomes.sequences[record] for record in tested}
     with tempfile.TemporaryDirectory(prefix="peers-", dir=given.out.parent) as scratch:
         files = {name: Path(scratch, f"{name}.fna") for name in samples}
