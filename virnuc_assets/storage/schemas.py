@@ -125,6 +125,16 @@ def ablations_schema() -> pa.Schema:
     return pa.schema([pa.field("encoder", _STRING), *evaluation_schema()])
 
 
+def frame_rules_schema() -> pa.Schema:
+    """One row per chunk of a test record: how many frames it has by each rule, and what one classifier makes of it.
+
+    `longest_aa` is 0 where no stretch is long enough; probability is calibrated, null where the chunk is not scored.
+    """
+    texts = dict.fromkeys(("chunk_id", "record_id", "cluster", "label", "group"), _STRING)
+    counts = dict.fromkeys(("length_nt", "stop_free", "longest_orf", "longest_aa"), _COUNT)
+    return _schema(**texts, **counts, probability=pa.float64())
+
+
 def ledger_schema() -> pa.Schema:
     """One row per input record (of a shard: its segment).
 

@@ -25,6 +25,7 @@ from virnuc_assets.storage.schemas import (
     embeddings_schema,
     evaluation_schema,
     features_schema,
+    frame_rules_schema,
     frames_schema,
     incoming_schema,
     ledger_schema,
@@ -63,6 +64,7 @@ TABLES: dict[str, tuple[str, pa.Schema | None]] = {
     "incoming": ("incoming", incoming_schema()),
     "train_test_split": ("split", None),
     "ablations": ("ablations", ablations_schema()),
+    "frame_rules": ("frame_rules", frame_rules_schema()),
     **{f"{variant}_evaluation": ("evaluation", evaluation_schema()) for variant in NAMES},
 }
 
@@ -117,7 +119,7 @@ def test_every_run_succeeded_and_labels_and_samples_have_several_shards(finished
 
 def test_every_asset_is_materialized_in_every_partition_by_one_event(finished: Finished) -> None:
     keys = graph(finished).get_all_asset_keys()
-    assert len(keys) == 32
+    assert len(keys) == 33
     for key in keys:
         events = finished.instance.fetch_materializations(key, limit=1000).records
         assert Counter(event.partition_key for event in events) == Counter(partitions_of(finished, key)), key
