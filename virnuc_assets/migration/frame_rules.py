@@ -28,7 +28,7 @@ from virnuc_assets.settings import DecisionSettings, FrameRuleName
 RULES: tuple[FrameRuleName, ...] = get_args(FrameRuleName)
 LABELS = ("viral", "host")
 _PARTS = {"all": LABELS, **{label: (label,) for label in LABELS}}
-_LENGTHS_AA: tuple[tuple[int, int | None], ...] = ((0, 50), (50, 80), (80, 120), (120, None))
+_LENGTHS_AA: tuple[tuple[int, int | None], ...] = ((0, 50), (50, 80), (80, 120), (120, 160), (160, None))
 _ROUNDS_AT_ONCE = 256
 
 
@@ -90,6 +90,7 @@ class RuleFigures:
     accuracy: Estimate  # of chunks with a verdict
     auroc: Estimate  # of all records
     frames_per_chunk: float  # to be embedded
+    residues_per_chunk: float  # in these
     lengths: tuple[LengthBin, ...]
 
 
@@ -113,18 +114,18 @@ def unambiguous(chunks: pa.Table) -> pa.Table:
 
 
 def frames_by_rule(chunks: pa.Table, min_orf_aa: int) -> dict[str, pa.Array]:
-    """Of each chunk its frames by both rules, and the residues of its longest stretch; without CDS evidence."""
+    """Of each chunk frames and residues by both rules, and residues of the longest stretch; without CDS evidence."""
     found: dict[str, pa.Array] = {}
     for rule in (STOP_FREE, FrameRule("longest_orf", min_orf_aa)):
         frames, _ = open_frames(chunks, None, rule)
         counted = (
             pa.table({"chunk_id": frames["chunk_id"], "aa": pc.binary_length(frames["protein"])})
             .group_by("chunk_id", use_threads=False)
-            .aggregate([("aa", "count"), ("aa", "max")])
+            .aggregate([("aa", "count"), ("aa", "sum"), ("aa", "max")])
         )
         of_chunk = pc.index_in(chunks["chunk_id"], value_set=counted["chunk_id"].combine_chunks())
-        for name, column in ((rule.name, "aa_count"), ("longest_aa", "aa_max")):
-            found[name] = pc.fill_null(counted[column].take(of_chunk), 0).cast(pa.int64())
+        for name, column in ((rule.name, "count"), (f"{rule.name}_aa", "sum"), ("longest_aa", "max")):
+            found[name] = pc.fill_null(counted[f"aa_{column}"].take(of_chunk), 0).cast(pa.int64())
     return found
 
 
@@ -144,6 +145,7 @@ def compare_rules(table: pa.Table, settings: DecisionSettings) -> FrameRules | N
             accuracy=estimates["accuracy", rule],
             auroc=estimates["auroc", rule],
             frames_per_chunk=float(rows[rule].mean()),
+            residues_per_chunk=float(rows[f"{rule}_aa"].mean()),
             lengths=_lengths(rows, rule),
         )
         for rule in RULES
@@ -264,10 +266,14 @@ def recommendation(rules: Mapping[FrameRuleName, RuleFigures], gain: Estimate, c
         f"{100 * old.coverage[label].chunks:.1f} %"
         for label in LABELS
     )
-    times = f", {new.frames_per_chunk / old.frames_per_chunk:.1f} times as many" if old.frames_per_chunk else ""
+    costs = ((one.frames_per_chunk, one.residues_per_chunk) for one in (new, old))
+    frames, residues = (
+        f"{ours:.2f} {what} instead of {theirs:.2f}" + (f" ({ours / theirs:.1f} times as many)" if theirs else "")
+        for what, ours, theirs in zip(("frames", "residues"), *costs, strict=True)
+    )
     return (
-        f"{verdict}. longest_orf gives a verdict for {shares}. Its cost: an encoder embeds "
-        f"{new.frames_per_chunk:.2f} frames per chunk instead of {old.frames_per_chunk:.2f}{times}."
+        f"{verdict}. longest_orf gives a verdict for {shares}. Its cost: per chunk an encoder embeds "
+        f"{frames} with {residues}."
     )
 
 
@@ -279,6 +285,7 @@ def shown_rules(found: FrameRules) -> list[dict[str, Any]]:
             **{f"{what}_covered": getattr(one.coverage["all"], what) for what in ("chunks", "bases", "records")},
             **{"chunk_accuracy": one.accuracy.value, "record_auroc": one.auroc.value},
             "frames_per_chunk": one.frames_per_chunk,
+            "residues_per_chunk": one.residues_per_chunk,
         }
         for name, one in found.rules.items()
     ]

@@ -128,10 +128,14 @@ def ablations_schema() -> pa.Schema:
 def frame_rules_schema() -> pa.Schema:
     """One row per chunk of a test record: how many frames it has by each rule, and what one classifier makes of it.
 
-    `longest_aa` is 0 where no stretch is long enough; probability is calibrated, null where the chunk is not scored.
+    Columns in aa count residues, `longest_aa` those of the longest stretch, 0 where none is long enough. The probability
+    is calibrated, null where the chunk is not scored.
     """
     texts = dict.fromkeys(("chunk_id", "record_id", "cluster", "label", "group"), _STRING)
-    counts = dict.fromkeys(("length_nt", "stop_free", "longest_orf", "longest_aa"), _COUNT)
+    rules = ("stop_free", "longest_orf")
+    counts = dict.fromkeys(
+        ("length_nt", *(f"{rule}{of}" for of in ("", "_aa") for rule in rules), "longest_aa"), _COUNT
+    )
     return _schema(**texts, **counts, probability=pa.float64())
 
 

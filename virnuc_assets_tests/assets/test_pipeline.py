@@ -208,6 +208,21 @@ def test_the_page_of_the_decision_has_criteria_encoders_curves_and_the_report(fi
     assert address == str(metadata["mlflow_run"].value).replace("?", "/artifacts/migration_decision.html?")
 
 
+def test_frame_rules_are_compared_by_the_scores_of_the_k_mer_baseline(finished: Finished) -> None:
+    """By longest_orf all its scores count."""
+    stored = json.loads(finished.workspace.layout.whole("migration_decision", ".json").read_text())
+    found, kmer = stored["frame_rules"], stored["variants"]["kmer_baseline"]["performance"]["levels"]["chunk"]
+    table = read_table(finished.workspace.layout.whole("frame_rules"))
+    assert (found["chunks"], table.num_rows - table["probability"].null_count) == (table.num_rows, kmer["rows"])
+    assert found["rules"]["longest_orf"]["accuracy"]["value"] == kmer["accuracy"]
+    assert found["rules"]["longest_orf"]["coverage"]["all"]["chunks"] == kmer["rows"] / table.num_rows
+    metadata = latest(finished, dg.AssetKey("frame_rules"), None).metadata
+    frames = {row["rule"]: row["frames_per_chunk"] for row in rows_shown(metadata, "rules")}
+    assert frames == {name: float(f"{one['frames_per_chunk']:.4g}") for name, one in found["rules"].items()}
+    assert frames["longest_orf"] > frames["stop_free"] > 0
+    assert metadata["recommendation"].value == found["recommendation"]
+
+
 def test_tables_of_ledger_and_split_add_up(finished: Finished) -> None:
     ledger = latest(finished, dg.AssetKey("reference_ledger"), None).metadata
     assert sum(row["records"] for row in rows_shown(ledger, "by_reason")) == ledger["records"].value

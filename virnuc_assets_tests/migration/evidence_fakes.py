@@ -140,6 +140,7 @@ def frame_rules_table(chunks: Sequence[FrameRulesRow] = FRAME_RULES_ROWS) -> pa.
     rows: list[dict[str, Any]] = [dict(zip(names, chunk, strict=True)) for chunk in chunks]
     for number, row in enumerate(rows):
         row |= {"chunk_id": f"{row['record_id']}_chunk_{number}", "length_nt": 100 if row["longest_aa"] == 0 else 500}
+        row |= {"stop_free_aa": 160 * row["stop_free"], "longest_orf_aa": 40 * row["longest_orf"]}
         row["group"] = {"viral": "phage", "host": None}[row["label"]]
     return pa.Table.from_pylist(rows, schema=frame_rules_schema())
 

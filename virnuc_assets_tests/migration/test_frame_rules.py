@@ -48,6 +48,7 @@ def test_coverage_counts_chunks_bases_and_records_with_a_frame() -> None:
     }
     assert rules["longest_orf"].coverage["all"] == Coverage(chunks=6 / 8, bases=3000 / 3200, records=4 / 5)
     assert [rules[name].frames_per_chunk for name in rules] == [4 / 8, 15 / 8]
+    assert [rules[name].residues_per_chunk for name in rules] == [160 * 4 / 8, 40 * 15 / 8]
     assert (found().records, found().clusters, found().chunks) == (5, 4, 8)
 
 
@@ -65,11 +66,11 @@ def test_accuracy_is_that_of_chunks_with_a_verdict_and_auroc_that_of_all_records
 def test_calibration_is_by_residues_with_equal_labels_and_groups_are_counted() -> None:
     """Three chunks of each label have a probability, so that each weighs the same."""
     compared = found()
-    assert compared.rules["stop_free"].lengths == (LengthBin(120, None, 2, 0.75, 0.5),)
+    assert compared.rules["stop_free"].lengths == (LengthBin(160, None, 2, 0.75, 0.5),)
     assert compared.rules["longest_orf"].lengths == (
         LengthBin(0, 50, 1, 0.7, 1.0),
         LengthBin(50, 80, 3, approx(0.4), approx(1 / 3)),
-        LengthBin(120, None, 2, 0.75, 0.5),
+        LengthBin(160, None, 2, 0.75, 0.5),
     )
     host, viral = compared.groups
     assert (host.label, host.group, host.records, host.chunks) == ("host", "(no group)", 3, 4)
@@ -99,7 +100,7 @@ def test_where_no_chunk_has_a_frame_by_a_rule_it_has_no_accuracy() -> None:
     compared = found([(*chunk[:3], 0, *chunk[4:]) for chunk in FRAME_RULES_ROWS])
     assert compared.rules["stop_free"].accuracy == compared.accuracy_gain == Estimate(None)
     assert compared.rules["stop_free"].auroc.value == 0.5
-    assert compared.recommendation.endswith("embeds 1.88 frames per chunk instead of 0.00.")
+    assert compared.recommendation.endswith("embeds 1.88 frames instead of 0.00 with 75.00 residues instead of 0.00.")
 
 
 @pytest.mark.parametrize(
@@ -111,16 +112,16 @@ def test_where_no_chunk_has_a_frame_by_a_rule_it_has_no_accuracy() -> None:
     ],
 )
 def test_the_paired_interval_decides_and_all_figures_are_named(low: float, high: float, words: str) -> None:
-    def figures(share: float, auroc: float, frames: float) -> RuleFigures:
+    def figures(share: float, auroc: float, frames: float, residues: float) -> RuleFigures:
         coverage = {label: Coverage(share, share, share) for label in ("all", "viral", "host")}
-        return RuleFigures(coverage, Estimate(0.7), Estimate(auroc), frames, ())
+        return RuleFigures(coverage, Estimate(0.7), Estimate(auroc), frames, residues, ())
 
-    both = {"stop_free": figures(0.5, 0.7, 0.8), "longest_orf": figures(0.99, 0.8, 4.0)}
+    both = {"stop_free": figures(0.5, 0.7, 0.8, 64), "longest_orf": figures(0.99, 0.8, 4.0, 160)}
     assert recommendation(both, Estimate(0.1, low, high), 0.95) == (  # type: ignore[arg-type]
         f"{words}record AUROC 0.8000 by longest_orf, 0.7000 by stop_free (difference +0.1000, 95 % interval "
         f"{low:+.4f} to {high:+.4f}). longest_orf gives a verdict for 99.0 % of the viral chunks instead of 50.0 % and "
-        "99.0 % of the host chunks instead of 50.0 %. Its cost: an encoder embeds 4.00 frames per chunk instead of "
-        "0.80, 5.0 times as many."
+        "99.0 % of the host chunks instead of 50.0 %. Its cost: per chunk an encoder embeds 4.00 frames instead of "
+        "0.80 (5.0 times as many) with 160.00 residues instead of 64.00 (2.5 times as many)."
     )
 
 
@@ -159,4 +160,7 @@ def test_frames_are_those_of_both_rules_and_ambiguous_chunks_are_left_out() -> N
     assert chunks["chunk_id"].to_pylist() == ["r_chunk_0", "r_chunk_1", "r_chunk_3"]
     counted = {name: of.to_pylist() for name, of in frames_by_rule(chunks, 30).items()}
     # F2 of both reads TGA, F1 of the second one TAA after four codons; the last is short.
-    assert counted == {"stop_free": [5, 4, 5], "longest_orf": [5, 5, 0], "longest_aa": [40, 40, 0]}
+    assert counted == {
+        **{"stop_free": [5, 4, 5], "stop_free_aa": [197, 157, 11]},
+        **{"longest_orf": [5, 5, 0], "longest_orf_aa": [197, 192, 0], "longest_aa": [40, 40, 0]},
+    }

@@ -132,8 +132,9 @@ def test_both_frame_rules_are_side_by_side_with_their_difference() -> None:
     difference = f"{signed(gain['value'])} {span(gain['low'], gain['high'])}"
     assert ["AUROC, all records", *values, difference] in rich_page().rows
     assert ["Frames per chunk, to be embedded", "0.50", "1.88", ""] in rich_page().rows
+    assert ["Residues in these", "80.0", "75.0", ""] in rich_page().rows
     assert ["longest_orf", "0 to 49 aa", "1", "0.7000", "1.0000"] in rich_page().rows
-    assert ["stop_free", "120 aa and more", "2", "0.7500", "0.5000"] in rich_page().rows
+    assert ["stop_free", "160 aa and more", "2", "0.7500", "0.5000"] in rich_page().rows
     shares = ["50.0 %", "0.0000", "0.6000", "75.0 %", "0.6667", "0.4000"]
     assert ["(no group)", "host", "3", "4", *shares] in rich_page().rows
 
