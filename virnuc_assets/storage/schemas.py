@@ -128,7 +128,7 @@ def ablations_schema() -> pa.Schema:
 def frame_rules_schema() -> pa.Schema:
     """One row per chunk of a test record: how many frames it has by each rule, and what one classifier makes of it.
 
-    Columns in aa count residues, `longest_aa` those of the longest stretch, 0 where none is long enough. The probability
+    Columns in aa count residues; `longest_aa` those of the longest stretch, 0 where none is long enough. Probability
     is calibrated, null where the chunk is not scored.
     """
     texts = dict.fromkeys(("chunk_id", "record_id", "cluster", "label", "group"), _STRING)
