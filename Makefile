@@ -9,7 +9,7 @@ APT    := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -
 ALONE  := unshare --net --pid --fork --kill-child --mount --mount-proc \
           sh -c 'ip link set lo up && ip address add 127.0.0.2/8 dev lo && exec "$$0" "$$@"'
 
-.PHONY: demo test test-all test-gpu test-slurm test-k8s test-postgres test-s3 check bench-encoders bench-training bench-sequences bench-change bench-decision soak screenshots up setup clean iproute2
+.PHONY: demo test test-all test-gpu test-slurm test-k8s test-postgres test-s3 check bench-encoders bench-training bench-sequences bench-change bench-decision bench-coverage bench-peers soak screenshots up setup clean iproute2
 
 demo: $(RUNTIME)
 	$(BIN)/virnuc setup
@@ -72,6 +72,14 @@ bench-change: $(STAMP)
 # A quarter of an hour of simulation; ARGS=--help shows how to run less of it.
 bench-decision: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_decision $(ARGS)
+
+# Some ten minutes; ARGS="--only kmer" runs a part of it.
+bench-coverage: $(STAMP)
+	$(BIN)/python -m benchmarks.bench_coverage $(ARGS)
+
+# Half an hour, and 3.3 GB of disk for geNomad, which comes from PyPI; ARGS="--only predict" runs a part of it.
+bench-peers: $(STAMP) demo
+	$(BIN)/python -m benchmarks.bench_peers $(ARGS)
 
 # The pictures of README and docs, from the real servers; minutes.
 screenshots: demo

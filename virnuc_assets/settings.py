@@ -278,7 +278,7 @@ class DecisionSettings(Section):
 class ServingSettings(Section):
     """Which classifier calls the samples."""
 
-    variant: str
+    variant: str = "kmer"
 
 
 class VirnucproSettings(Section):
@@ -405,7 +405,7 @@ class Settings(Section):
     benchmark: BenchmarkSettings = BenchmarkSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     decision: DecisionSettings = DecisionSettings()
-    serving: ServingSettings
+    serving: ServingSettings = ServingSettings()
     virnucpro: VirnucproSettings | None = None
     refseq: RefseqSettings | None = None
     automation: AutomationSettings = AutomationSettings()

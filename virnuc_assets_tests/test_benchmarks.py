@@ -114,6 +114,19 @@ def test_bench_change_writes_its_figures_and_fails_by_a_missed_limit(out: Path) 
         assert found[name] > 0, name
 
 
+@pytest.mark.slow
+def test_bench_coverage_writes_its_figures(out: Path) -> None:
+    found = figures(out, "bench_coverage", "--only", "kmer", "--names", "12", "--folds", "2")
+    for name in ("chunks_scored_viral", "chunks_scored_host", "complete_genes_scored"):
+        assert 0 < found[f"{name}_stop_free"] < found[f"{name}_longest_orf"] <= 1, name
+    assert 0 < found["frames_per_chunk_stop_free"] < 1 < found["frames_per_chunk_longest_orf"] <= 6
+    for name in ("record_auroc_stop_free", "record_auroc_longest_orf", "record_auroc_gain"):
+        assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"], name
+    gain = found["record_auroc_longest_orf"] - found["record_auroc_stop_free"]
+    assert found["record_auroc_gain"] == pytest.approx(gain)
+    assert found["seconds_per_mb"] > 0
+
+
 def test_the_pages_queries_are_those_of_the_installed_dagster() -> None:
     schema = create_schema().graphql_schema
     assert [name for name, query in QUERIES.items() if validate(schema, parse(query))] == []

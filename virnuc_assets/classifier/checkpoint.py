@@ -134,7 +134,7 @@ class ClassifierDescription(BaseModel):
     @property
     def scores_chunks(self) -> bool:
         """Whether it is the k-mer baseline, which scores each chunk once instead of its frames."""
-        return self.encoders["protein"]["architecture"] == "kmer"
+        return self.encoders.get("protein", {}).get("architecture") == "kmer"
 
     @property
     def miniature(self) -> bool:
@@ -145,6 +145,12 @@ class ClassifierDescription(BaseModel):
     def rule(self) -> FrameRule:
         """What was kept of the frames that it was trained on."""
         return FrameRule(self.frame_rule, self.min_orf_aa)
+
+    def reads(self) -> str:
+        """What it reads, in words."""
+        if self.scores_chunks:
+            return "composition of chunks and of their longest open stretches"
+        return " and ".join(fingerprint["encoder"] for fingerprint in self.encoders.values())
 
     def pair(self) -> str:
         """The two encoders and the columns of each, for messages."""

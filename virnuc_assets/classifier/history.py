@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnuc_assets.classifier.calls import calibrated_scores
@@ -17,7 +18,7 @@ from virnuc_assets.storage.tables import TableMismatch, content_digest, read_pro
 
 
 def trained_on(layout: Layout, description: ClassifierDescription) -> dict[str, Any]:
-    """The records of the training split by label and group, and how many clusters of relatives they are.
+    """The records trained on by label and group, and how many clusters of relatives they are.
 
     Empty where the project has not the split that the classifier was trained with; why, where it cannot be read.
     """
@@ -26,7 +27,9 @@ def trained_on(layout: Layout, description: ClassifierDescription) -> dict[str, 
             return {}
         columns = ["cluster", "label", "group", "split"]
         table = read_table(layout.split, split_schema(), columns=columns)
-        table = table.filter(pc.equal(table["split"], "train"))
+        # The k-mer baseline's penalty is chosen on parts of both, and its weights are of all.
+        splits = ["train", "validation"] if description.scores_chunks else ["train"]
+        table = table.filter(pc.is_in(table["split"], pa.array(splits)))
     except TableMismatch as error:
         return _unreadable(layout.split, error)
     counted = table.group_by(["label", "group"], use_threads=False).aggregate([([], "count_all")])

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from virnuc_assets.classifier.history import trained_on
 from virnuc_assets.cli.single_file import (
     FLOAT_BYTES,
     STDIN,
@@ -41,6 +42,7 @@ from virnuc_assets.storage.windows import Rows
 from virnuc_assets.text import printable
 
 if TYPE_CHECKING:
+    from virnuc_assets.classifier.checkpoint import ClassifierDescription
     from virnuc_assets.classifier.scoring import ServingClassifier
     from virnuc_assets.cli.choices import Choices
     from virnuc_assets.encoders.registry import EncoderSpec
@@ -136,10 +138,18 @@ def predict_files(
             ledger, totals = write_ledger(temporary, ledger)
             calls = write_results(temporary, inputs, ledger, totals, scored, run)
     counts = {f"records classified as {call}": count for call, count in call_counts(calls.records).items() if count}
-    encoders = " and ".join(fingerprint["encoder"] for fingerprint in model.encoders.values())
     if model.miniature:
         log("Warning: the encoders have random weights; the calls say nothing.")
-    return {**totals, **counts, "classifier": f"{model.variant}, on {encoders}"}
+    return {**totals, **counts, "classifier": f"{model.variant}: {model.reads()}", **_trained_on(workspace, model)}
+
+
+def _trained_on(workspace: Workspace, model: ClassifierDescription) -> dict[str, str]:
+    """What the classifier was trained on, where the project has that on record."""
+    known = trained_on(workspace.layout, model)
+    if "records" not in known:
+        return {}
+    counts = " and ".join(f"{sum(groups.values())} {label}" for label, groups in known["records"].items())
+    return {"trained on": f"{counts} records, {known['clusters']} clusters of relatives"}
 
 
 def sample_files(given: Sequence[Path], log: Log) -> list[tuple[str, Path]]:

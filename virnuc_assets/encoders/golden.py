@@ -42,8 +42,9 @@ def load_for_run(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSetting
     Raises:
         GoldenError: it computes other numbers, so that its vectors must not join those of existing tables.
     """
+    encoder = load_encoder(spec, checkpoints, encoding)
     check_golden(spec.architecture, encoding.device)
-    return load_encoder(spec, checkpoints, encoding)
+    return encoder
 
 
 def check_golden(architecture: Architecture, device: str, path: Path = GOLDEN_FILE) -> float:

@@ -125,6 +125,7 @@ class Started:
             "versions": {"python": platform.python_version(), **versions(libraries)},
             "model": {
                 "variant": self.description.variant,
+                "reads": self.description.reads(),
                 "encoders": self.description.encoders,
                 "classifier": self.description.weights_sha256,
                 "miniature": self.description.miniature,

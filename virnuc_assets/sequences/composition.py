@@ -19,7 +19,7 @@ from virnuc_assets.storage.digests import one_array
 from virnuc_assets.storage.merging import features_table
 
 KMER_NT = 4
-_WINDOW = 2048  # chunks counted at a time
+_WINDOW = 512  # chunks counted at a time, whose arrays are a few megabytes
 _OTHER = -1
 
 
@@ -100,11 +100,14 @@ def counted(sequences: pa.StringArray, alphabet: str, length: int, step: int = 1
     words = len(alphabet) ** length
     if len(numbers) < length:
         return np.zeros((len(sizes), words))
-    windows = np.lib.stride_tricks.sliding_window_view(numbers, length)  # (n - length + 1, length)
-    row = np.repeat(np.arange(len(sizes)), sizes)[: len(windows)]
-    place = np.arange(len(windows)) - offsets[row]
-    whole = (place + length <= sizes[row]) & (windows >= 0).all(axis=1)
+    count = len(numbers) - length + 1
+    row = np.repeat(np.arange(len(sizes)), sizes)[:count]
+    place = np.arange(count) - offsets[row]
+    word, whole = np.zeros(count, np.int64), place + length <= sizes[row]
+    for i in range(length):
+        word = word * len(alphabet) + numbers[i : i + count]
+        whole &= numbers[i : i + count] >= 0
     if step > 1:
         whole &= place % step == 0
-    word = windows[whole].astype(np.int64) @ (len(alphabet) ** np.arange(length)[::-1])
-    return np.bincount(row[whole] * words + word, minlength=len(sizes) * words).reshape(-1, words).astype(np.float64)
+    at = row[whole] * words + word[whole]
+    return np.bincount(at, minlength=len(sizes) * words).reshape(-1, words).astype(np.float64)

@@ -127,8 +127,11 @@ def _counts(record_ids: pa.ChunkedArray, status: np.ndarray) -> pa.Table:
     """For each record, chunks and frames by what became of them."""
     codes, names = _codes(record_ids)
     columns: dict[str, object] = {"record_id": pa.array(names, pa.string())}
-    of_chunk = np.select([(status == one).any(axis=1) for one in _CHUNK_STATUS], _CHUNK_STATUS)
+    of_chunk = np.array(_CHUNK_STATUS)[np.argsort(_CHUNK_STATUS)[status].min(axis=1)]
+    chunks, frames = (
+        np.bincount(at.reshape(-1), minlength=len(names) * len(_NAMES)).reshape(-1, len(_NAMES))
+        for at in (len(_NAMES) * codes + of_chunk, len(_NAMES) * codes[:, None] + status)
+    )
     for one, word in _NAMES.items():
-        for what, found in (("chunks", of_chunk == one), ("frames", (status == one).sum(axis=1))):
-            columns[f"{what}_{word}"] = np.bincount(codes, weights=found, minlength=len(names)).astype(np.int64)
+        columns[f"chunks_{word}"], columns[f"frames_{word}"] = chunks[:, one], frames[:, one]
     return pa.table(columns)

@@ -7,7 +7,7 @@ numbered once, and both strands' amino acids are looked up by that number. A fra
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,8 +46,10 @@ _KINDS = bytes(
     for codon, plus, minus in zip(_CODONS, _PLUS, _MINUS, strict=True)
 ).ljust(256, b"\0")
 # From numbers of codons to residues and from bases to bases, by the step in which a strand is read.
+_STOPPING = np.array(_STOPS, np.uint8)[:, None, None, None]
 _RESIDUES = {step: "".join(acids).ljust(256).encode() for step, acids in ((1, _PLUS), (-1, _MINUS))}
 _BASES = {1: None, -1: _COMPLEMENT}
+_INLINE = 12  # bytes that a view of Arrow has room for
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,7 @@ class SixFrames:
         self._offsets = np.arange(FRAMES_PER_CHUNK) % CODON_NT
         self._columns = np.where(_REVERSE, self._lengths[:, None] - self._offsets, self._offsets) % CODON_NT
         self._found = np.take_along_axis(found, self._columns, axis=1)  # (chunks, 6)
-        # A stretch of the reverse strand is read backwards, down to what is before it.
-        self._codons, self._bases = b"\0" + codons, b"\0" + bases
+        self._codons, self._bases = codons, bases
 
     def whole(self) -> Stretches:
         """The whole frames, kept if they have no stop: VirNucPro's rule.
@@ -116,26 +117,29 @@ class SixFrames:
         """The longest stretches between stops, kept if they have so many residues; of several the first to be read.
 
         Codons with other letters are neither stops nor residues. With a stretch go the bases of its codons.
+        Of what is not kept only the status is found.
         """
-        found = np.stack([self._longest(strand, kinds) for strand in range(2) for kinds in self._kinds], axis=2)
-        known, begins, codons = np.take_along_axis(found, self._columns[None] + CODON_NT * _REVERSE, axis=2)
-        status = np.where(known >= min_aa, OPEN, np.where(self._found & _KNOWN, STOPPED, EMPTY))
-        return Stretches(status, self._columns + CODON_NT * begins, codons, CODON_NT * codons)
-
-    def _longest(self, strand: int, kinds: np.ndarray) -> np.ndarray:
-        """Residues, first codon and number of codons of each chunk's longest stretch in a column: (3, chunks)."""
-        # Of stretches, numbered through all rows: the codon after each, its first one, and its residues.
-        ends = np.flatnonzero(kinds & (_OUTSIDE | _STOPS[strand]) > 0)
-        begins = np.append(0, ends[:-1] + 1)
-        residues = ends - begins
+        # Codons between two stops or ends of rows, in all columns for one strand, then for the other.
+        ends = np.flatnonzero((self._kinds & (_STOPPING | _OUTSIDE)) > 0)
+        codons = np.diff(ends, prepend=-1) - 1
+        long = np.flatnonzero(codons >= min_aa)
+        ends, codons = ends[long], codons[long]
+        begins, known = ends - codons, codons
         if self.ambiguous.any():
-            unknown = np.flatnonzero(kinds & (_AMBIGUOUS | _OUTSIDE) == _AMBIGUOUS)
-            residues -= np.searchsorted(unknown, ends) - np.searchsorted(unknown, begins)
-        first = np.append(0, np.flatnonzero(ends % self._width == self._width - 1)[:-1] + 1)  # (chunks,)
-        count, order = len(ends), np.arange(len(ends))
-        rank = np.maximum.reduceat(residues * count + (order if strand else order[::-1]), first) % count
-        best = rank if strand else count - 1 - rank
-        return np.stack([residues[best], begins[best] - self._width * np.arange(len(best)), ends[best] - begins[best]])
+            unknown = np.flatnonzero(self._kinds & (_AMBIGUOUS | _OUTSIDE) == _AMBIGUOUS)
+            before, after = (np.searchsorted(unknown, at % self._kinds.size) for at in (begins, ends))
+            known = codons - (after - before)
+        row, begins = np.divmod(begins, self._width)
+        # The best of a row has the most residues, then is read first; it is noted as one number.
+        of_minus = row >= self._kinds.size // self._width
+        ranks = known, np.where(of_minus, begins, self._width - 1 - begins), codons
+        best = np.zeros((len(_REVERSE), len(self._lengths)), np.int64)
+        np.maximum.at(best.reshape(-1), row, np.ravel_multi_index(ranks, 3 * (self._width,)))
+        best = best[self._columns + CODON_NT * _REVERSE, np.arange(len(self._lengths))[:, None]]
+        known, begins, codons = np.unravel_index(best, 3 * (self._width,))
+        begins = self._columns + CODON_NT * np.where(_REVERSE, begins, self._width - 1 - begins)
+        status = np.where(known >= min_aa, OPEN, np.where(self._found & _KNOWN, STOPPED, EMPTY))
+        return Stretches(status, begins, codons, CODON_NT * codons)
 
     def cut(self, found: Stretches, at: np.ndarray) -> tuple[pa.StringArray, pa.StringArray]:
         """Nucleotides and proteins of some frames, (n,): 6 · the chunk's row + the frame's index.
@@ -144,27 +148,40 @@ class SixFrames:
         """
         rows, frames = np.divmod(at, FRAMES_PER_CHUNK)
         begins, codons, lengths_nt = (each.reshape(-1)[at] for each in (found.begins, found.codons, found.lengths_nt))
-        base = self._width * CODON_NT * rows + begins
+        backward = _REVERSE[frames]
+        # A stretch of the reverse strand ends, as it is read, with the first of its bases.
+        base = self._width * CODON_NT * rows + begins + np.where(backward, CODON_NT * codons - lengths_nt, 0)
         codon = (self._columns.reshape(-1)[at] * len(self._lengths) + rows) * self._width + begins // CODON_NT
-        steps = np.where(_REVERSE[frames], -1, 1)
-        nucleotides = _cut(self._bases, base + np.where(steps < 0, CODON_NT * codons, 1), lengths_nt, steps, _BASES)
-        proteins = _cut(self._codons, codon + np.where(steps < 0, codons, 1), codons, steps, _RESIDUES)
-        for number in np.flatnonzero(self.ambiguous[rows]).tolist():
-            proteins[number] = proteins[number].replace(_NONE.encode(), b"")
-        return _strings(nucleotides), _strings(proteins)
+        nucleotides = _cut(self._bases, base, lengths_nt, backward, _BASES)
+        proteins = _cut(self._codons, codon, codons, backward, _RESIDUES)
+        return nucleotides, pc.replace_substring(proteins, _NONE, "") if self.ambiguous.any() else proteins
 
 
 def _cut(
-    text: bytes, starts: np.ndarray, lengths: np.ndarray, steps: np.ndarray, tables: Mapping[int, bytes | None]
-) -> list[bytes]:
-    spans = zip(starts.tolist(), (starts + steps * lengths).tolist(), steps.tolist(), strict=True)
-    return [text[start:stop:step].translate(tables[step]) for start, stop, step in spans]
+    text: bytes, starts: np.ndarray, lengths: np.ndarray, backward: np.ndarray, tables: Mapping[int, bytes | None]
+) -> pa.StringArray:
+    """Parts of a text in reading direction; those of the reverse strand are turned all at once."""
+    plus, minus = np.flatnonzero(~backward), np.flatnonzero(backward)
+    at, turned = np.append(plus, minus[::-1]), np.append(plus, minus)
+    letters = np.frombuffer(_copied(text, starts[at], lengths[at]).buffers()[2] or b"", np.uint8)
+    of_plus = int(lengths[plus].sum())
+    parts = {1: letters[:of_plus].tobytes(), -1: letters[of_plus:][::-1].tobytes()}
+    read = b"".join(part.translate(table) if (table := tables[step]) else part for step, part in parts.items())
+    begins = np.empty_like(starts)
+    begins[turned] = np.cumsum(lengths[turned]) - lengths[turned]
+    return _copied(read, begins, lengths)
 
 
-def _strings(parts: Sequence[bytes]) -> pa.StringArray:
-    offsets = np.zeros(len(parts) + 1, np.int32)
-    np.cumsum(np.fromiter(map(len, parts), np.int32, len(parts)), out=offsets[1:])
-    return pa.StringArray.from_buffers(len(parts), pa.py_buffer(offsets), pa.py_buffer(b"".join(parts)))
+def _copied(text: bytes, starts: np.ndarray, lengths: np.ndarray) -> pa.StringArray:
+    """Parts of a text. Arrow copies them from views: a length, and a place or, of so short a string, its letters."""
+    short, views = np.flatnonzero(lengths <= _INLINE), np.empty((len(starts), 4), np.int32)
+    views[:, 0], views[:, 2], views[:, 3] = lengths, 0, starts
+    heads = np.ndarray(len(text) + 1, f"V{_INLINE}", text + bytes(_INLINE), strides=(1,))[starts]
+    heads = heads.view(np.uint8).reshape(-1, _INLINE)
+    views[:, 1] = heads.view(np.int32)[:, 0]
+    views[short, 1:] = (heads[short] * (np.arange(_INLINE) < lengths[short, None])).view(np.int32)
+    buffers = [None, pa.py_buffer(views), pa.py_buffer(text)]
+    return pa.Array.from_buffers(pa.string_view(), len(views), buffers).cast(pa.string())
 
 
 def six_proteins(sequence: bytes | bytearray) -> list[str]:

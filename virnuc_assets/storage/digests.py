@@ -47,8 +47,9 @@ class ContentDigest:
     def update(self, table: pa.Table) -> None:
         """Add rows, in order."""
         for name in self._schema.names:
-            for number, part in enumerate(_column_parts(one_array(table.column(name)))):
-                self._parts.setdefault((name, number), hashlib.sha256()).update(part)
+            for chunk in table.column(name).chunks:
+                for number, part in enumerate(_column_parts(chunk)):
+                    self._parts.setdefault((name, number), hashlib.sha256()).update(part)
 
     def hexdigest(self) -> str:
         """Digest of the columns' names and types and of all rows so far."""

@@ -53,8 +53,8 @@ class TableWriter:
     def __enter__(self) -> TableWriter:
         # Vectors have neither repeated values nor useful bounds; a dictionary of them takes ten times their memory.
         plain = [field.name for field in self._schema if not pa.types.is_fixed_size_list(field.type)]
-        # Nor is a digest found twice; as they are, they are read in half the time.
-        digests = [field.name for field in self._schema if pa.types.is_fixed_size_binary(field.type)]
+        # Nor is a digest or the id of a frame found twice; as they are, they are read in less time.
+        once = [field.name for field in self._schema if pa.types.is_fixed_size_binary(field.type)] + ["frame_id"]
         with contextlib.ExitStack() as stack:
             temporary = stack.enter_context(atomic_write(self._path))
             file = stack.enter_context(pa.OSFile(os.fsencode(temporary), "wb"))
@@ -62,7 +62,7 @@ class TableWriter:
                 pq.ParquetWriter(
                     file,
                     self._schema,
-                    use_dictionary=[name for name in plain if name not in (*SEQUENCE_COLUMNS, *digests)],
+                    use_dictionary=[name for name in plain if name not in (*SEQUENCE_COLUMNS, *once)],
                     compression="lz4",  # is unpacked twice as fast as Parquet's default
                     write_statistics=plain,
                     use_compliant_nested_type=False,  # nested values as the schema names them: what is read was written

@@ -70,12 +70,16 @@ def embedded(own: Project) -> Project:
 
 
 def test_samples_of_a_variant_that_does_not_serve_get_both_of_its_encoders(tmp_path: Path) -> None:
-    sections = {"variants": {"kmer_plain": {"dna": "kmer_dna", "protein": "fastesm2_650"}}}
-    decision = {"decision": {"baseline": "kmer_plain"}}
-    defs = build_defs(Settings.model_validate({"root": tmp_path, **sections, **decision}))
+    sections = {
+        "encoders": {"short_dna": {"like": "dnabert_s", "max_length": 100}},
+        "variants": {"short": {"dna": "short_dna", "protein": "fastesm2_650"}},
+        "decision": {"baseline": "short"},
+        "serving": {"variant": "fastesm2"},
+    }
+    defs = build_defs(Settings.model_validate({"root": tmp_path, **sections}))
     job = defs.resolve_job_def(jobs.OTHER_VARIANT_JOB)
     found = {key.to_user_string() for key in job.asset_layer.executable_asset_keys}
-    assert found == {"samples/kmer_dna_embeddings", "samples/kmer_plain_features"}
+    assert found == {"samples/short_dna_embeddings", "samples/short_features"}
 
 
 def test_set_up_locks_the_folder_and_nothing_else(own: Project) -> None:

@@ -36,6 +36,6 @@ def kmer_project(root: Path, rule: FrameRule = LONGEST) -> Path:
     )
     weights = 5 * np.random.default_rng(0).normal(size=dna + protein)
     even = np.sqrt(np.concatenate([np.full(words, 1 / words) for words in (dna, 64, 20, 400)] + [np.full(3, 0.3)]))
-    model = LinearModel.of(weights, float(-weights @ even) - 9)
+    model = LinearModel.of(weights, float(-weights @ even) - 7)
     save_classifier(workspace.layout.classifier("kmer"), model, description)
     return root

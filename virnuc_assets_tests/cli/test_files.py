@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,10 +139,10 @@ def test_predict_writes_what_the_graph_writes(finished: Finished, tmp_path: Path
     differ = {key for key in runs[0] if runs[0][key] != runs[1][key]}
     assert differ <= {"command", "started", "finished", "seconds"}, differ
     assert runs[0]["model"].keys() >= {"trained_on", "tested"}
-    assert [" ".join(line.split()) for line in done.stdout.splitlines()[-2:]] == [
-        "classifier fastesm2, on dnabert_s_miniature and fastesm2_650_miniature",
-        f"written to {out}",
-    ]
+    classifier, trained, written = (" ".join(line.split()) for line in done.stdout.splitlines()[-3:])
+    assert classifier == "classifier fastesm2: dnabert_s_miniature and fastesm2_650_miniature"
+    assert re.fullmatch(r"trained on \d+ viral and \d+ host records, \d+ clusters of relatives", trained)
+    assert written == f"written to {out}"
     assert "Warning: the encoders have random weights; the calls say nothing." in done.stderr
 
 
@@ -274,7 +275,9 @@ def test_what_is_no_table_of_the_kind_is_refused(finished: Finished, sample: Pat
     chunks = finished.workspace.layout.table("samples", "chunked_fasta", shards_of(finished)[0])
     out = tmp_path / "embeddings.parquet"
     for source in (chunks, sample, tmp_path / "absent.parquet"):
-        text = message(virnuc("embed", source, "--encoder", "esm2_8m_miniature", "--out", out, "--project", root))
+        text = message(virnuc("embed", source, "--encoder", "fastesm2_650_miniature", "--out", out, "--project", root))
         assert str(source) in text
         assert [path for path in tmp_path.iterdir() if "parquet" in path.name] == []
     assert str(sample) in message(virnuc("fasta", sample))
+    text = message(virnuc("embed", chunks, "--encoder", "kmer_dna", "--out", out, "--project", root))
+    assert "kmer_dna is no language model: the k-mer variant reads chunks" in text

@@ -68,7 +68,7 @@ REFUSED = [(pipe, "found a pipe"), (circle, "Too many levels"), (folder, "found 
 
 def predict_options(project: Project, command: str) -> list[str | Path]:
     config = ["--project", project.root]
-    return {"embed": ["--encoder", "kmer_dna", *config], "predict": config}.get(command, [])
+    return {"embed": ["--encoder", "fastesm2_650_miniature", *config], "predict": config}.get(command, [])
 
 
 @pytest.mark.parametrize("command", ["frames", "embed", "export"])
@@ -124,7 +124,7 @@ def test_names_are_whatever_the_system_allows(
     place.mkdir()
     source = sample.rename(place / f"{ODD_NAME}.fasta")
     longest = ODD_NAME + "x" * (255 - len(os.fsencode(ODD_NAME)))
-    options = ("--encoder", "kmer_dna", "--project", project.root)
+    options = ("--encoder", "fastesm2_650_miniature", "--project", project.root)
     monkeypatch.chdir(place)
     for name in (ODD_NAME, longest):  # as names in the current folder, which could be URLs
         assert virnuc("frames", source.name, "--out", name).exit_code == 0

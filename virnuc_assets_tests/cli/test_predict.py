@@ -226,7 +226,7 @@ def test_options_are_in_effect_and_in_run_json(project: Path, tmp_path: Path) ->
     assert run["model"]["trained_on"] == {"temperature": 1.5} and "tested" not in run["model"]  # it is not trained
     printed = virnuc("predict", source, "--out", tmp_path / "again", "--project", project).stdout.splitlines()
     assert [" ".join(line.split()) for line in printed[-2:]] == [
-        "classifier kmer, on kmer_dna and kmer_protein",
+        "classifier kmer: composition of chunks and of their longest open stretches",
         f"written to {tmp_path / 'again'}",
     ]
 

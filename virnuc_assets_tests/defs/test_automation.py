@@ -267,7 +267,7 @@ def test_a_training_waits_for_its_night_and_for_changed_inputs_and_a_decision_fo
 
 
 def test_every_asset_of_the_graph_has_the_condition_of_its_part(tmp_path: Path) -> None:
-    settings = Settings(root=tmp_path)
+    settings = Settings.model_validate({"root": tmp_path, "serving": {"variant": "fastesm2"}})
     specs = build_defs(settings).resolve_all_asset_specs()
     found = {spec.key.to_user_string(): spec.automation_condition for spec in specs}
     stage, training = stage_condition(), retraining_condition(settings.automation.retrain_cron)

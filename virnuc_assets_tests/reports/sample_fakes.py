@@ -79,6 +79,7 @@ def run_json(calls: SampleCalls, **model: Any) -> dict[str, Any]:
         "versions": {"python": "3.11.9", "torch": "2.13.0"},
         "model": {
             "variant": "fastesm2",
+            "reads": "dnabert_s and fastesm2_650",
             "encoders": {"dna": fingerprint, "protein": {**fingerprint, "encoder": "fastesm2_650"}},
             "classifier": "d26d9fb0",
             "miniature": False,

@@ -369,7 +369,7 @@ def test_the_run_is_described(tmp_path: Path) -> None:
         "ab" * 32,
         "chunk length 100",
         "hidden 512",
-        "Classifier fastesm2 on dnabert_s and",
+        "which reads dnabert_s and fastesm2_650.",
     ):
         assert expected in text
     assert "Started 2026-11-30 14:00:01 UTC, finished 2026-11-30 14:03:09 UTC, 188.2 s." in text

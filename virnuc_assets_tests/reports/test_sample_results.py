@@ -154,6 +154,7 @@ def test_run_json_says_what_was_run(tmp_path: Path) -> None:
     assert run["command"] == "virnuc predict a.fa b.fa" and run["settings"] == SETTINGS
     assert run["model"] == {
         "variant": "v",
+        "reads": DESCRIPTION.reads(),
         "encoders": ENCODERS,
         "classifier": "",
         "miniature": True,

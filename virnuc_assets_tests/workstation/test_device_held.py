@@ -13,9 +13,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from typer.testing import CliRunner
 
-from virnuc_assets.cli.main import app
 from virnuc_assets.cli.single_file import loaded_encoder
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.defs.whole_asset import training_place
@@ -80,14 +78,10 @@ def test_a_training_takes_the_device_before_its_own_lock(copied: Project, lock: 
     assert holder(lock) is None
 
 
-def test_known_vectors_and_counted_kmers_need_no_device(copied: Project, tmp_path: Path) -> None:
-    layout, settings = copied.workspace.layout, copied.settings
-    encoder = copied.workspace.variant(settings.serving.variant).protein
-    frames = layout.table("samples", "translated_proteins", f"{SAMPLE}-000001")
-    options = ["--encoder", "kmer_dna", "--out", str(tmp_path / "o"), "--project", str(copied.root)]
+def test_known_vectors_need_no_device(copied: Project) -> None:
+    encoder = copied.workspace.variant(copied.settings.serving.variant).protein
     with held_by_another(copied):
         assert failures(copied.materialize(SAMPLES.key(f"{encoder}_embeddings"), partition=SAMPLE)) == []
-        assert CliRunner().invoke(app, ["embed", str(frames), *options]).exit_code == 0
 
 
 def test_the_command_line_waits_for_the_device_and_names_its_holder(

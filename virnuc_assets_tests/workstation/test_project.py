@@ -14,7 +14,6 @@ from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.sequences.catalogue import CatalogueError
 from virnuc_assets.settings import Settings, load_settings
-from virnuc_assets.storage.tables import read_rows
 from virnuc_assets.workstation import project
 from virnuc_assets_tests.cli.commands import message, virnuc
 
@@ -100,13 +99,13 @@ def test_a_command_finds_its_project_from_anywhere_and_its_files_where_it_is_run
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.fasta").write_text(f">x\n{'ACGTCCGA' * 100}\n")
-    embed = ("embed", "frames.parquet", "--encoder", "kmer_dna", "--out", "vectors.parquet")
+    embed = ("embed", "frames.parquet", "--encoder", "fastesm2_650_miniature", "--out", "vectors.parquet")
     for words in (("frames", "x.fasta", "--out", "frames.parquet"), ("fasta", "frames.parquet", "--column", "protein")):
         assert virnuc(*words).exit_code == 0  # reads no project
     assert message(virnuc(*embed)).startswith(f"{tmp_path}: no project here, virnuc.toml is missing; ")
     assert virnuc("init", "a/project").exit_code == 0
-    assert virnuc(*embed, "--project", "a/project").exit_code == 0
-    assert read_rows(tmp_path / "vectors.parquet") == read_rows(tmp_path / "frames.parquet") > 0
+    text = message(virnuc(*embed, "--project", "a/project"))
+    assert f"no checkpoint in {tmp_path / 'a/project/var/checkpoints'}" in text and "virnuc setup" in text
     assert virnuc("doctor", "--project", "a/project").stderr.count(str(tmp_path / "a/project/var/")) > 0
 
 

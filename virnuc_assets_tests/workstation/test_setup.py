@@ -62,7 +62,7 @@ def test_a_second_set_up_makes_what_is_missing_and_changes_nothing_else(fresh: P
     with quiet():
         set_up(fresh.settings, logged.append)
     assert contents(fresh.root) == before
-    assert [line.split(" ")[0] for line in logged] == [*["encoder"] * 5, "Dagster", "MLflow"]
+    assert [line.split(" ")[0] for line in logged] == [*["encoder"] * 3, "Dagster", "MLflow"]
     assert f"encoder esm2_3b_miniature: {fresh.workspace.layout.checkpoints / 'esm2_3b_miniature'}" in logged
 
 
