@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -275,17 +275,3 @@ def recommendation(rules: Mapping[FrameRuleName, RuleFigures], gain: Estimate, c
         f"{verdict}. longest_orf gives a verdict for {shares}. Its cost: per chunk an encoder embeds "
         f"{frames} with {residues}."
     )
-
-
-def shown_rules(found: FrameRules) -> list[dict[str, Any]]:
-    """A line for each rule, for the page of the asset."""
-    return [
-        {
-            "rule": name,
-            **{f"{what}_covered": getattr(one.coverage["all"], what) for what in ("chunks", "bases", "records")},
-            **{"chunk_accuracy": one.accuracy.value, "record_auroc": one.auroc.value},
-            "frames_per_chunk": one.frames_per_chunk,
-            "residues_per_chunk": one.residues_per_chunk,
-        }
-        for name, one in found.rules.items()
-    ]

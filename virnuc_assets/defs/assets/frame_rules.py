@@ -30,6 +30,7 @@ from virnuc_assets.storage.tables import content_digest, read_table, require_con
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import ClassifierDescription
+    from virnuc_assets.migration.frame_rules import FrameRules
 
 FRAME_RULES = "frame_rules"
 
@@ -82,12 +83,23 @@ def _frame_rules_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
         outcome = made_table(workspace.layout.whole(FRAME_RULES), provenance, batches)
         found = rules.compare_rules(read_table(workspace.layout.whole(FRAME_RULES)), settings.decision)
-        shown = (
-            {"rules": shown_table(rules.shown_rules(found)), "recommendation": found.recommendation} if found else {}
-        )
+        shown = {"rules": _shown(found), "recommendation": found.recommendation} if found else {}
         return whole_result(inputs, outcome.data_version, {**outcome.metadata, **shown})
 
     return frame_rules
+
+
+def _shown(found: "FrameRules") -> dg.TableMetadataValue:
+    """A line for each rule; shares of all chunks, bases and records that have a verdict."""
+    return shown_table(
+        {
+            "rule": name,
+            **vars(one.coverage["all"]),
+            **{"chunk_accuracy": one.accuracy.value, "record_auroc": one.auroc.value},
+            **{"frames_per_chunk": one.frames_per_chunk, "residues_per_chunk": one.residues_per_chunk},
+        }
+        for name, one in found.rules.items()
+    )
 
 
 def _frame_rules_check(workspace: Workspace) -> dg.AssetChecksDefinition:
