@@ -198,7 +198,7 @@ class Kmer:
         viral, clusters = genomes.labels_and_clusters(records)
         rows = CompositionRows(vectors_of(features), viral.astype(np.int64), np.array(records), clusters)
         fit = fit_linear(rows, SEED)
-        return Fitted(fit.model, rule=fit_record_rule(fit.out_of_fold(rows), SEED), 1.0)
+        return Fitted(fit.model, rule=fit_record_rule(fit.out_of_fold(rows, 1.0), SEED))
 
 
 class Miniature:

@@ -120,7 +120,7 @@ def test_viral_records_are_as_they_were_in_every_format(project: Path, tmp_path:
         assert record.description == f"{original.id} {original.description}"
         same = str.lower if record.id.startswith("s6") else str  # Biopython writes GenBank in lower case
         assert str(record.seq) == same(str(original.seq))
-    assert any("g" in record.seq for record in found)
+    assert any(set("acgt") & set(str(record.seq)) for record in found)
     assert max(map(len, (tmp_path / "out/virus.fna").read_text().splitlines())) <= 80
 
 
