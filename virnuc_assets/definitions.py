@@ -17,6 +17,7 @@ from virnuc_assets.defs.assets import (
     classifiers,
     embeddings,
     finetuning,
+    frame_rules,
     incoming,
     migration,
     predictions,
@@ -47,7 +48,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
         assets += sequences.build_assets(workspace, shard_set)
         assets += embeddings.build_assets(workspace, shard_set)
         asset_checks += checks.build_shard_checks(workspace, shard_set)
-    for stage in (refseq, accounts, finetuning, classifiers, virnucpro, migration, predictions):
+    for stage in (refseq, accounts, finetuning, classifiers, frame_rules, virnucpro, migration, predictions):
         assets += stage.build_assets(workspace)
         asset_checks += stage.build_checks(workspace)
     asset_checks += stale.build_checks(workspace)

@@ -29,6 +29,7 @@ WHOLE = {
     "train_test_split",
     *(f"{variant}_{stage}" for variant in ("fastesm2", "esm2_3b", "kmer") for stage in ("classifier", "evaluation")),
     "ablations",
+    "frame_rules",
     "encoder_benchmark",
     "migration_decision",
 }

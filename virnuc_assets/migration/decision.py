@@ -16,6 +16,7 @@ from virnuc_assets.migration import criteria
 from virnuc_assets.migration.comparison import Comparison, GroupDrop, compare
 from virnuc_assets.migration.criteria import Criterion
 from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, Evidence, VariantEvidence
+from virnuc_assets.migration.frame_rules import FrameRules, compare_rules
 from virnuc_assets.migration.pairing import pair, usable_rows
 from virnuc_assets.migration.power import Power, power
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
@@ -55,6 +56,7 @@ class Decision:
     power: Power | None  # None without a comparison, or with one cluster only
     next_step: str  # how the drop could be won back; empty where there is nothing to win
     ablations: Mapping[str, Performance]  # encoder → a classifier of that encoder's vectors alone
+    frame_rules: FrameRules | None  # None without its table, or where that has one label only
     benchmark: Mapping[str, Mapping[str, Any]] | None
     miniatures: tuple[str, ...]  # encoders whose weights are random
     settings: Mapping[str, Any]  # of the decision, as plain values
@@ -109,6 +111,7 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
         power=None if paired is None else power(paired, settings),
         next_step=_next_step(evidence, judged, settings),
         ablations={name: performance(table, None, evaluation) for name, table in sorted(evidence.ablations.items())},
+        frame_rules=None if evidence.frame_rules is None else compare_rules(evidence.frame_rules, settings),
         benchmark=evidence.benchmark,
         miniatures=evidence.miniatures,
         settings=plain,

@@ -58,6 +58,7 @@ class Evidence:
     kmer_baseline: VariantEvidence  # the k-mer baseline, which a language model has to beat
     also_compared: tuple[VariantEvidence, ...] = ()  # shown, not judged
     ablations: Mapping[str, pa.Table] = field(default_factory=dict)  # encoder → test rows scored by its vectors alone
+    frame_rules: pa.Table | None = None  # test chunks (`frame_rules_schema`); None where no k-mer variant is compared
     benchmark: Mapping[str, Mapping[str, Any]] | None = None  # encoder → what `benchmark_encoders` measured
     benchmark_problems: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)  # versions and the like; shown, not judged

@@ -28,6 +28,7 @@ _LIBRARIES = ("numpy", "scipy", "scikit-learn", "pyarrow", "matplotlib", "jinja2
 _SHOWN = 100
 _ROW_DIGEST = "row_digest"  # a column of each stored table, so that a row that was altered can be named
 _EXAMPLES = 5
+_FRAME_RULES = "frame_rules.parquet"
 
 
 class BundleError(VirnucError):
@@ -132,6 +133,7 @@ def _stored(bundle: Bundle, folder: Path) -> dict[str, Any]:
         },
         "also_compared": [variant.variant for variant in evidence.also_compared],
         "ablations": {name: _store(table, folder / _ablation(name)) for name, table in evidence.ablations.items()},
+        "frame_rules": None if evidence.frame_rules is None else _store(evidence.frame_rules, folder / _FRAME_RULES),
         "settings": bundle.settings.model_dump(mode="json"),
         "evaluation": bundle.evaluation.model_dump(mode="json"),
         "links": bundle.links,
@@ -175,6 +177,9 @@ def _read(folder: Path) -> tuple[Bundle, list[str]]:
                 name: _read_table(folder / _ablation(name), digest, faults)
                 for name, digest in stored["ablations"].items()
             },
+            frame_rules=None
+            if stored["frame_rules"] is None
+            else _read_table(folder / _FRAME_RULES, stored["frame_rules"], faults),
             benchmark=stored["benchmark"],
             benchmark_problems=tuple(stored["benchmark_problems"]),
             environment=stored["environment"],

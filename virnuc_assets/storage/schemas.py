@@ -125,6 +125,20 @@ def ablations_schema() -> pa.Schema:
     return pa.schema([pa.field("encoder", _STRING), *evaluation_schema()])
 
 
+def frame_rules_schema() -> pa.Schema:
+    """One row per chunk of a test record: how many frames it has by each rule, and what one classifier makes of it.
+
+    Columns in aa count residues; `longest_aa` those of the longest stretch, 0 where none is long enough. Probability
+    is calibrated, null where the chunk is not scored.
+    """
+    texts = dict.fromkeys(("chunk_id", "record_id", "cluster", "label", "group"), _STRING)
+    rules = ("stop_free", "longest_orf")
+    counts = dict.fromkeys(
+        ("length_nt", *(f"{rule}{of}" for of in ("", "_aa") for rule in rules), "longest_aa"), _COUNT
+    )
+    return _schema(**texts, **counts, probability=pa.float64())
+
+
 def ledger_schema() -> pa.Schema:
     """One row per input record (of a shard: its segment).
 

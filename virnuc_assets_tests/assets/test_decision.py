@@ -163,6 +163,23 @@ def test_what_is_absent_altered_or_stale_is_named(copied: Project, fault: str) -
     assert [reason for reason in decision["reasons"] if unnamed in reason] == []
 
 
+def test_without_a_current_comparison_of_frame_rules_the_decision_is_the_same(copied: Project) -> None:
+    """A chunk too few fails its check; nothing is judged by it, so that it is no gap."""
+    before, path = judged(copied), copied.workspace.layout.whole("frame_rules")
+    assert before["frame_rules"]["chunks"] == read_table(path).num_rows
+    write_table(path, read_table(path).slice(1), {**read_provenance(path), "min_orf_aa": 31})
+    assert judged(copied) == {**before, "frame_rules": None}
+    checked = dg.materialize(
+        copied.defs.asset_checks or (),
+        instance=copied.instance,
+        resources=copied.defs.resources,
+        selection=dg.AssetSelection.checks_for_assets("frame_rules"),
+        raise_on_error=False,
+    )
+    (check,) = checked.get_asset_check_evaluations()
+    assert (check.passed, check.metadata["faults"].value) == (False, 2)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}"])
 def test_a_damaged_decision_is_one_sentence(copied: Project, content: str) -> None:
     path = copied.workspace.layout.whole(DECISION, ".json")

@@ -25,6 +25,7 @@ from virnuc_assets.storage.schemas import (
     embeddings_schema,
     evaluation_schema,
     features_schema,
+    frame_rules_schema,
     frames_schema,
     incoming_schema,
     ledger_schema,
@@ -63,6 +64,7 @@ TABLES: dict[str, tuple[str, pa.Schema | None]] = {
     "incoming": ("incoming", incoming_schema()),
     "train_test_split": ("split", None),
     "ablations": ("ablations", ablations_schema()),
+    "frame_rules": ("frame_rules", frame_rules_schema()),
     **{f"{variant}_evaluation": ("evaluation", evaluation_schema()) for variant in NAMES},
 }
 
@@ -117,7 +119,7 @@ def test_every_run_succeeded_and_labels_and_samples_have_several_shards(finished
 
 def test_every_asset_is_materialized_in_every_partition_by_one_event(finished: Finished) -> None:
     keys = graph(finished).get_all_asset_keys()
-    assert len(keys) == 32
+    assert len(keys) == 33
     for key in keys:
         events = finished.instance.fetch_materializations(key, limit=1000).records
         assert Counter(event.partition_key for event in events) == Counter(partitions_of(finished, key)), key
@@ -204,6 +206,21 @@ def test_the_page_of_the_decision_has_criteria_encoders_curves_and_the_report(fi
     assert metadata["report"].value == str(path.with_suffix(".html"))
     address = str(metadata["open_report"].value)
     assert address == str(metadata["mlflow_run"].value).replace("?", "/artifacts/migration_decision.html?")
+
+
+def test_frame_rules_are_compared_by_the_scores_of_the_k_mer_baseline(finished: Finished) -> None:
+    """By longest_orf all its scores count."""
+    stored = json.loads(finished.workspace.layout.whole("migration_decision", ".json").read_text())
+    found, kmer = stored["frame_rules"], stored["variants"]["kmer_baseline"]["performance"]["levels"]["chunk"]
+    table = read_table(finished.workspace.layout.whole("frame_rules"))
+    assert (found["chunks"], table.num_rows - table["probability"].null_count) == (table.num_rows, kmer["rows"])
+    assert found["rules"]["longest_orf"]["accuracy"]["value"] == kmer["accuracy"]
+    assert found["rules"]["longest_orf"]["coverage"]["all"]["chunks"] == kmer["rows"] / table.num_rows
+    metadata = latest(finished, dg.AssetKey("frame_rules"), None).metadata
+    frames = {row["rule"]: row["frames_per_chunk"] for row in rows_shown(metadata, "rules")}
+    assert frames == {name: float(f"{one['frames_per_chunk']:.4g}") for name, one in found["rules"].items()}
+    assert frames["longest_orf"] > frames["stop_free"] > 0
+    assert metadata["recommendation"].value == found["recommendation"]
 
 
 def test_tables_of_ledger_and_split_add_up(finished: Finished) -> None:

@@ -25,7 +25,7 @@ LANGUAGE = ("dnabert_s", "fastesm2_650", "esm2_3b")
 EMBEDDINGS = [f"{name}_embeddings" for name in LANGUAGE]
 FEATURES = [f"{name}_features" for name in ("fastesm2", "esm2_3b", "kmer")]
 STAGES = ["chunked_fasta", "translated_proteins", *EMBEDDINGS, *FEATURES]
-DECIDED = ["ablations", "migration_decision"]
+DECIDED = ["ablations", "frame_rules", "migration_decision"]
 TRAINED = [f"{name}_{stage}" for name in ("fastesm2", "esm2_3b", "kmer") for stage in ("classifier", "evaluation")]
 
 
@@ -143,7 +143,7 @@ def test_settings_and_removed_tables_ask_for_exactly_what_follows_from_them(know
     found = stale(known)
     assert found.reference == dict.fromkeys(known.keys(REFERENCE), {*STAGES} - {"chunked_fasta", "kmer_features"})
     assert found.samples == {SAMPLE: {"translated_proteins", *of_sample}}
-    of_kmers = {"kmer_classifier", "kmer_evaluation"}  # whose rule is its own
+    of_kmers = {"kmer_classifier", "kmer_evaluation", "frame_rules"}  # whose rule is its own
     assert found.whole == {*TRAINED, *DECIDED} - of_kmers
 
     known.configure()

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
-from virnuc_assets.storage.schemas import evaluation_schema
+from virnuc_assets.storage.schemas import evaluation_schema, frame_rules_schema
 
 SLOTS = {
     "fastesm2": ("dnabert_s", "fastesm2"),
@@ -20,6 +20,18 @@ ALSO_COMPARED = {"esm2_650": ("dnabert_s", "esm2_650")}
 DIMS = {"dnabert_s": 12, "fastesm2": 8, "esm2_650": 8, "esm2_3b": 20, "kmer_dna": 6, "kmer_protein": 5}
 SETTINGS = DecisionSettings(min_test_rows=100, bootstrap_rounds=1_000, power_studies=20)
 EVALUATION = EvaluationSettings()
+# Record, cluster, label, frames by either rule, residues of the longest stretch, probability.
+FrameRulesRow = tuple[str, str, str, int, int, int, float | None]
+FRAME_RULES_ROWS: list[FrameRulesRow] = [
+    ("v1", "a", "viral", 1, 3, 160, 0.9),
+    ("v1", "a", "viral", 0, 2, 60, 0.6),
+    ("v2", "b", "viral", 0, 1, 45, 0.7),
+    ("v2", "b", "viral", 0, 0, 0, None),
+    ("h1", "c", "host", 2, 4, 160, 0.6),
+    ("h1", "c", "host", 0, 2, 60, 0.2),
+    ("h2", "d", "host", 0, 3, 60, 0.4),
+    ("h3", "d", "host", 1, 0, 0, None),  # a short one, open as a whole
+]
 
 
 def rows(viral_right: Sequence[bool], host_right: Sequence[bool], per_cluster: int = 5) -> pa.Table:
@@ -120,6 +132,17 @@ def benchmark() -> dict[str, dict[str, Any]]:
         "fastesm2": measured("fastesm2", 30.0, 10 * 2**20),
         "esm2_3b": measured("esm2_3b", 10.0, 20 * 2**20),
     }
+
+
+def frame_rules_table(chunks: Sequence[FrameRulesRow] = FRAME_RULES_ROWS) -> pa.Table:
+    """Test chunks of viral group "phage" and of hosts without a group; those without a stretch are short."""
+    names = ("record_id", "cluster", "label", "stop_free", "longest_orf", "longest_aa", "probability")
+    rows: list[dict[str, Any]] = [dict(zip(names, chunk, strict=True)) for chunk in chunks]
+    for number, row in enumerate(rows):
+        row |= {"chunk_id": f"{row['record_id']}_chunk_{number}", "length_nt": 100 if row["longest_aa"] == 0 else 500}
+        row |= {"stop_free_aa": 160 * row["stop_free"], "longest_orf_aa": 40 * row["longest_orf"]}
+        row["group"] = {"viral": "phage", "host": None}[row["label"]]
+    return pa.Table.from_pylist(rows, schema=frame_rules_schema())
 
 
 def evidence(**changes: Any) -> Evidence:  # noqa: ANN401

@@ -20,6 +20,7 @@ from virnuc_assets_tests.migration.evidence_fakes import (
     description,
     evidence,
     fingerprint,
+    frame_rules_table,
     replaced,
     right,
     rows,
@@ -28,7 +29,7 @@ from virnuc_assets_tests.migration.evidence_fakes import (
 
 SECTIONS = [
     *("compared", "criteria", "power", "metrics", "curves", "calibration", "groups", "lengths"),
-    *("ablations", "encoders", "speed", "limits", "sources"),
+    *("ablations", "frame_rules", "encoders", "speed", "limits", "sources"),
 ]
 VOID = {"meta", "br", "line", "input"}
 KMER_BASELINE = rows(right(50, wrong=25), right(50, wrong=25))
@@ -112,7 +113,7 @@ def also_compared(name: str, wrong: int = 3, **changes: object) -> VariantEviden
 
 @functools.cache
 def rich() -> Evidence:
-    """Five variants, single encoders, a group of one cluster, one of two, a temperature."""
+    """Five variants, single encoders, both frame rules, a group of one cluster, one of two, a temperature."""
     # Errors differ between the labels, so that a table which confuses them is seen.
     tables = {wrong: grouped(rows(right(50, wrong=wrong), right(50, wrong=2 * wrong))) for wrong in (1, 2, 10)}
     return evidence(
@@ -124,6 +125,7 @@ def rich() -> Evidence:
             with_groups(also_compared("prot_t5", wrong=6)),
         ),
         ablations={"dnabert_s": tables[10], "fastesm2": tables[2]},
+        frame_rules=frame_rules_table(),
     )
 
 

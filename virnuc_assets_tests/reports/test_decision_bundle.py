@@ -20,6 +20,7 @@ from virnuc_assets_tests.migration.evidence_fakes import (
     SETTINGS,
     description,
     evidence,
+    frame_rules_table,
     right,
     rows,
     variant,
@@ -31,11 +32,12 @@ LINKS = (("MLflow run", "http://127.0.0.1:5000/#/experiments/1/runs/abc"),)
 
 
 def given() -> Evidence:
-    """Four variants, ablations, one problem: all that evidence can hold."""
+    """Four variants, ablations, frame rules, one problem: all that evidence can hold."""
     good = rows(right(50), right(50))
     return evidence(
         also_compared=(variant("esm2_650", rows(right(50, wrong=5), right(50))),),
         ablations={"dnabert_s": rows(right(50, wrong=20), right(50)), "fastesm2": good},
+        frame_rules=frame_rules_table(),
         benchmark_problems=("encoder_benchmark is stale",),
     )
 
@@ -75,7 +77,13 @@ def test_a_decision_is_computed_again_to_the_byte(folder: Path, tmp_path: Path) 
     assert recompute(moved)[1] == []
     assert sorted(path.name for path in moved.rglob("*") if path.is_file()) == [
         *("dnabert_s.parquet", "esm2_3b.parquet", "esm2_650.parquet", "evidence.json", "fastesm2.parquet"),
-        *("fastesm2.parquet", "kmer.parquet", "migration_decision.html", "migration_decision.json"),
+        *(
+            "fastesm2.parquet",
+            "frame_rules.parquet",
+            "kmer.parquet",
+            "migration_decision.html",
+            "migration_decision.json",
+        ),
         "migration_decision.md",
     ]
 
@@ -106,10 +114,13 @@ def test_one_altered_score_is_named_with_its_table_and_row(folder: Path) -> None
 
 
 def test_rows_that_went_or_moved_are_named(folder: Path) -> None:
+    rewrite(folder / "frame_rules.parquet", lambda table: set_value(table, "probability", 0, 0.1))
     gone, moved = (folder / f"predictions/{variant}.parquet" for variant in ("kmer", "esm2_650"))
     rewrite(gone, lambda table: table.slice(1))
     rewrite(moved, lambda table: table.take(list(range(99, -1, -1))))
-    named = [fault for fault in recompute(folder)[1] if "rows were added, removed or moved" in fault]
+    faults = recompute(folder)[1]
+    assert f"{folder / 'frame_rules.parquet'}: 1 of 8 rows were altered: v1_chunk_0" in faults
+    named = [fault for fault in faults if "rows were added, removed or moved" in fault]
     assert {fault.partition(":")[0] for fault in named} == {str(gone), str(moved)} and len(named) == 2
 
 

@@ -119,6 +119,26 @@ def test_single_encoders_are_listed_next_to_both() -> None:
     assert ["DNA only: dnabert_s", *numbers, score(alone["record"]["accuracy"])] in rich_page().rows
 
 
+def test_both_frame_rules_are_side_by_side_with_their_difference() -> None:
+    found = rich_json()["frame_rules"]
+    old, new = found["rules"]["stop_free"], found["rules"]["longest_orf"]
+    assert found["recommendation"] in rich_page().text
+    covered = [percent(one["coverage"]["viral"]["bases"]) for one in (old, new)]
+    assert ["Viral bases with a verdict", *covered, ""] in rich_page().rows
+    gain = found["auroc_gain"]
+    values = [
+        f"{score(one['auroc']['value'])} {one['auroc']['low']:.4f} to {one['auroc']['high']:.4f}" for one in (old, new)
+    ]
+    difference = f"{signed(gain['value'])} {span(gain['low'], gain['high'])}"
+    assert ["AUROC, all records", *values, difference] in rich_page().rows
+    assert ["Frames per chunk, to be embedded", "0.50", "1.88", ""] in rich_page().rows
+    assert ["Residues in these", "80.0", "75.0", ""] in rich_page().rows
+    assert ["longest_orf", "0 to 49 aa", "1", "0.7000", "1.0000"] in rich_page().rows
+    assert ["stop_free", "160 aa and more", "2", "0.7500", "0.5000"] in rich_page().rows
+    shares = ["50.0 %", "0.0000", "0.6000", "75.0 %", "0.6667", "0.4000"]
+    assert ["(no group)", "host", "3", "4", *shares] in rich_page().rows
+
+
 def test_dims_and_lengths_are_side_by_side() -> None:
     assert ["Joined dim", "20", "32", "11", "20", "20"] in rich_page().rows
     assert ["training.hidden", "4", "4", "4", "4", "4"] in rich_page().rows
