@@ -163,9 +163,9 @@ def _cut(
     """Parts of a text in reading direction; those of the reverse strand are turned all at once."""
     plus, minus = np.flatnonzero(~backward), np.flatnonzero(backward)
     at, turned = np.append(plus, minus[::-1]), np.append(plus, minus)
-    letters = np.frombuffer(_copied(text, starts[at], lengths[at]).buffers()[2] or b"", np.uint8)
+    symbols = np.frombuffer(_copied(text, starts[at], lengths[at]).buffers()[2] or b"", np.uint8)
     of_plus = int(lengths[plus].sum())
-    parts = {1: letters[:of_plus].tobytes(), -1: letters[of_plus:][::-1].tobytes()}
+    parts = {1: symbols[:of_plus].tobytes(), -1: symbols[of_plus:][::-1].tobytes()}
     read = b"".join(part.translate(table) if (table := tables[step]) else part for step, part in parts.items())
     begins = np.empty_like(starts)
     begins[turned] = np.cumsum(lengths[turned]) - lengths[turned]
