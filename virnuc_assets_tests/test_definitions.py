@@ -145,6 +145,17 @@ def test_another_encoder_is_another_code_version(defs: dg.Definitions) -> None:
     assert len({miniature[key] for key in LANGUAGE_MODELS}) == 3
 
 
+def test_another_shortest_stretch_is_another_version_of_all_that_finds_stretches() -> None:
+    versions = [
+        {key: spec.code_version for key, spec in specs(build_defs(Settings.model_validate({**root, **more})))}
+        for root in [{"root": Path("nowhere")}]
+        for more in ({}, {"sequences": {"min_orf_aa": 40}})
+    ]
+    changed = {key for key in versions[0] if versions[0][key] != versions[1][key]}
+    features = {f"{domain}/kmer_features" for domain in ("reference", "samples")}
+    assert changed == {*features, "samples/translated_proteins", "kmer_classifier", "frame_rules"}
+
+
 def test_shards_and_samples_are_separate_partition_sets(defs: dg.Definitions) -> None:
     partitions = {key: name for key, (_, name, *_) in shape(defs).items()}
     sets = {"reference": "reference_shards", "samples": "samples"}

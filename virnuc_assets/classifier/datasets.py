@@ -33,6 +33,7 @@ from virnuc_assets.storage.tables import read_table, read_windows
 WINDOW_ROWS = 1024
 # Of a draw without balance: so many rows of composition are 250 MB in memory, and more change a linear model little.
 MAX_ROWS = 100_000
+RUN_ROWS = 64  # the longest window but a whole record that a record rule is fitted on
 
 
 class SamplingError(VirnucError):
@@ -90,7 +91,7 @@ def draw(
 ) -> Drawn:
     """As many host as viral rows of some records, host groups as equal as they allow; vectors are not read.
 
-    Without balance all rows, or a seeded draw of `MAX_ROWS`.
+    Without balance all rows, or a seeded draw of `MAX_ROWS` in runs of `RUN_ROWS`.
 
     The order of the rows decides, not how they are spread over tables.
 
@@ -105,11 +106,18 @@ def draw(
     if balanced:
         chosen = rows.iloc[balanced_rows(rows["label"].to_numpy(str), rows["group"].to_numpy(str), seed)]
     else:
-        chosen = rows if len(rows) <= MAX_ROWS else rows.sample(MAX_ROWS, random_state=seed).sort_index()
+        chosen = rows if len(rows) <= MAX_ROWS else rows[_drawn_runs(rows["record_id"], seed)]
     positions = {
         path: found.index.get_level_values("position").to_numpy() for path, found in chosen.groupby("table", sort=False)
     }
     return Drawn(positions, (chosen["label"] == "viral").to_numpy(np.int64), _by_kind(chosen), _by_kind(rows))
+
+
+def _drawn_runs(records: pd.Series, seed: int) -> pd.Series:
+    """Which rows are in `MAX_ROWS` drawn in runs: neighbours stay together, since they err together."""
+    runs = records + " " + (records.groupby(records).cumcount() // RUN_ROWS).astype(str)
+    drawn = np.random.default_rng(seed).permutation(runs.unique())[: MAX_ROWS // RUN_ROWS]
+    return runs.isin(drawn)
 
 
 def _by_kind(rows: pd.DataFrame) -> dict[str, int]:

@@ -8,7 +8,7 @@ gradient boosting 0.74 and 0.82; a row for each open frame instead of the longes
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from virnuc_assets.classifier.checkpoint import LinearModel
-from virnuc_assets.classifier.record_rule import scored_chunks_schema
+from virnuc_assets.classifier.record_rule import MOST_LOG_ODDS, scored_chunks_schema
 from virnuc_assets.errors import VirnucError
 
 # Inverse strengths of the L2 penalty, strongest first.
@@ -91,7 +91,8 @@ class LinearFit:
         for known, scores in ((False, self.log_odds), (True, self.known)):
             there = np.isfinite(scores)
             columns = {name: values[there].tolist() for name, values in facts.items()}
-            columns |= {"log_odds": scores[there] / temperature, "known": np.full(there.sum(), known)}
+            log_odds = np.clip(scores[there] / temperature, -MOST_LOG_ODDS, MOST_LOG_ODDS)
+            columns |= {"log_odds": log_odds, "known": np.full(there.sum(), known)}
             parts.append(pa.table(columns, schema=scored_chunks_schema()))
         return pa.concat_tables(parts)
 
@@ -104,7 +105,7 @@ def fit_linear(
     Raises:
         LinearError: a label has rows of fewer than two clusters.
     """
-    folds, weights, history = list(_folds(rows, rows.clusters, seed)), rows.weights, list[dict[str, float]]()
+    folds, weights, history = _folds(rows, rows.clusters, seed), rows.weights, list[dict[str, float]]()
     scores = []
     for number, strength in enumerate(STRENGTHS, 1):
         scores.append(_left_out(rows, folds, strength))
@@ -118,16 +119,20 @@ def fit_linear(
     return LinearFit(model, STRENGTHS[best], history, scores[best], _seen_relatives(rows, STRENGTHS[best], seed))
 
 
-def _folds(rows: CompositionRows, units: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows to fit and rows to score, whole units (clusters or records) at a time."""
+def _folds(rows: CompositionRows, units: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows to fit, of both labels, and rows to score, whole units (clusters or records) at a time."""
     fewest = min(len(np.unique(rows.clusters[rows.labels == label])) for label in (0, 1))
     if fewest < 2:
         raise LinearError(
             f"expected viral and host rows of at least two clusters of unrelated records, found {fewest} of a label; "
             "add reference genomes"
         )
-    folds = StratifiedGroupKFold(min(_FOLDS, fewest), shuffle=True, random_state=seed)
-    yield from folds.split(rows.features, rows.labels, units)
+    for count in range(min(_FOLDS, fewest), 1, -1):
+        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+        folds = list(splitter.split(rows.features, rows.labels, units))
+        if all(len(np.unique(rows.labels[fitted])) == 2 for fitted, _ in folds):
+            return folds
+    raise LinearError("clusters of relatives that hold viruses and hosts leave a fold without one of them; add genomes")
 
 
 def _fitted(rows: CompositionRows, strength: float) -> Pipeline:

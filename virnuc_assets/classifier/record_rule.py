@@ -31,7 +31,7 @@ _WORDS: dict[Kind, str] = {
     "mean_log_odds": "mean log-odds of the scored chunks",
     "share_of_chunks": "share of the scored chunks that are viral",
 }
-NO_RULE = f"none is fitted: validation has fewer than {FEWEST_CLUSTERS} clusters of a label; half of the chunks decide"
+NO_RULE = f"none is fitted: of a label fewer than {FEWEST_CLUSTERS} clusters are left out; half of the chunks decide"
 _PENALTY = 100.0  # the inverse of it: hardly any, but a bound where evidence separates the labels
 _NOT_NEGATIVE = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 

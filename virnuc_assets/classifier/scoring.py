@@ -12,6 +12,7 @@ import torch
 
 from virnuc_assets.classifier.calls import frame_calls
 from virnuc_assets.classifier.checkpoint import ClassifierDescription, ClassifierMismatch, Model, load_classifier
+from virnuc_assets.classifier.novelty import load_sketch
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.frame_rule import FrameRule
 from virnuc_assets.storage.merging import vectors_of
@@ -66,6 +67,7 @@ class ServingClassifier:
             ClassifierMismatch: it is absent, damaged, or was trained for others; all mismatches are listed.
         """
         model, description = load_classifier(folder)
+        load_sketch(folder, description.sketch)  # refused here, not where it is read
         description.require_match(encoders, dims, chunk_length, rule or description.rule)
         return cls(model, description)
 

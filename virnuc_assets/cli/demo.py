@@ -213,7 +213,7 @@ def _print_rows(run: Runs, out: Console) -> None:
 
 
 def _print_metrics(decision: dict[str, Any], out: Console) -> None:
-    metrics = Table(title="Test metrics of frames", title_justify="left")
+    metrics = Table(title="Test metrics of frames (k-mer baseline: of chunks)", title_justify="left")
     metrics.add_column("")
     first = ("candidate", "baseline", "kmer_baseline")  # JSON sorts its keys
     roles = [*first, *(role for role in decision["variants"] if role not in first)]

@@ -200,6 +200,7 @@ def identity(spec: EncoderSpec, precision: str) -> dict[str, str]:
         "revision": spec.revision,
         "pooling": spec.pooling,
         "max_length": str(spec.max_length),
+        "k": "0",  # there were k-mer encoders: without it every existing table would be made again
         "token_dropout": "" if spec.token_dropout is None else str(spec.token_dropout),
         "precision": precision,
         "golden": "" if spec.architecture == "kmer" else sha256_of(GOLDEN_FILE),

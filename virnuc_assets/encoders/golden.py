@@ -2,7 +2,7 @@
 
 `golden.json` holds a handful of sequences for each alphabet, the pooled vectors that each miniature gave for them in
 fp32 on a CPU, and the libraries that gave them. Every embedding run computes them again first, by the code path of a
-real encoder. K-mers have none: their counts are whole numbers, which no library rounds otherwise.
+real encoder.
 """
 
 from __future__ import annotations

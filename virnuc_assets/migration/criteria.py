@@ -29,7 +29,7 @@ NOT_RECORDED = "not recorded"
 # What makes an encoder the one it is; everything else in a fingerprint is the environment it ran in.
 ENCODER_IDENTITY = frozenset({
     "encoder", "alphabet", "architecture", "checkpoint", "revision", "checkpoint_digest",
-    "pooling", "max_length", "dim",
+    "pooling", "max_length", "k", "dim",
 })  # fmt: skip
 _ONE_CLUSTER = ("all test rows are one cluster of relatives, so no interval can be given; add records",)
 

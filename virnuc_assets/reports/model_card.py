@@ -48,7 +48,7 @@ class ModelCard:
         calibration = self.performance.calibration
         parts = [
             f"# Classifier of {one.variant}",
-            "Scores (other, virus) of an open reading frame, by an MLP on the joined vectors of two encoders:",
+            _kind(one),
             "\n".join(encoders),
             "## Data and split",
             self._split(),
@@ -110,6 +110,14 @@ class ModelCard:
             f"Groups without test rows: {markdown_cell(named) or 'none'}. Viruses and hosts of other groups than "
             "those of the reference are not tested either.",
         ]
+
+
+def _kind(one: ClassifierDescription) -> str:
+    if one.scores_chunks:
+        return (
+            "Scores (other, virus) of a chunk, by a logistic regression on its composition and its longest stretch's:"
+        )
+    return "Scores (other, virus) of an open reading frame, by an MLP on the joined vectors of two encoders:"
 
 
 def _weights(fingerprint: Mapping[str, str]) -> str:

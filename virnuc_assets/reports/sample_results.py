@@ -114,7 +114,8 @@ class Started:
         ended = datetime.datetime.now(datetime.UTC)
         libraries = ("torch", "transformers", "tokenizers", "numpy", "pyarrow", "biopython")
         description = self.description.model_dump(mode="json")
-        known = ("seed", "training", "split_digest", "data_digest", "best_epoch", "temperature", "origin")
+        of_mlp = () if self.description.scores_chunks else ("training", "best_epoch")
+        known = ("seed", *of_mlp, "penalty", "split_digest", "data_digest", "temperature", "origin")
         tested = tested_on(self.layout, self.description, self.settings["max_error"])
         return {
             "virnuc_version": versions(["virnuc_assets"])["virnuc_assets"],

@@ -10,10 +10,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from virnuc_assets.classifier import datasets
 from virnuc_assets.classifier.datasets import (
     SamplingError,
     balanced_rows,
@@ -43,6 +45,15 @@ def test_host_groups_are_equal_as_far_as_they_reach_and_only_the_seed_decides() 
     drawn, again, other = (balanced_rows(LABELS, KINDS, seed) for seed in (0, 0, 1))
     assert Counter(KINDS[drawn]) == {"archaea": 5, "bacteria": 13, "plant": 12, "phage": 30}
     assert drawn.tolist() == sorted(set(drawn.tolist())) == again.tolist() != other.tolist()
+
+
+def test_too_many_rows_are_drawn_in_runs_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "MAX_ROWS", 40)
+    monkeypatch.setattr(datasets, "RUN_ROWS", 10)
+    records = pd.Series([f"r{number // 60}" for number in range(240)])
+    chosen = np.flatnonzero(datasets._drawn_runs(records, seed=0))
+    assert len(chosen) == 40
+    assert all((np.diff(run) == 1).all() and run[0] % 10 == 0 for run in chosen.reshape(-1, 10))
 
 
 def test_viral_rows_are_drawn_where_hosts_are_fewer() -> None:

@@ -68,3 +68,11 @@ def test_clusters_weigh_by_the_root_of_their_rows_and_labels_equally() -> None:
 def test_one_cluster_of_a_label_is_refused() -> None:
     with pytest.raises(LinearError, match="at least two clusters of unrelated records, found 1 of a label; add"):
         fit_linear(rows_of(clusters=3), 0)
+
+
+def test_folds_without_a_label_are_refused() -> None:
+    clusters = np.array(["a"] * 2 + ["b"] * 301 + ["a"] * 4 + ["c"] * 9 + ["d"] * 23)
+    labels = np.array([0] * 303 + [1] * 36)
+    features = np.random.default_rng(0).normal(size=(len(labels), 3)).astype(np.float32)
+    with pytest.raises(LinearError, match="clusters of relatives that hold viruses and hosts leave a fold without one"):
+        fit_linear(CompositionRows(features, labels, clusters, clusters), 0)

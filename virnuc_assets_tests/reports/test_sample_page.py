@@ -353,7 +353,7 @@ def test_the_page_says_how_records_are_classified_and_what_is_new_to_the_model(t
     assert "New to the model. 2 records (1 of them virus) resemble nothing that the model was trained on" in text
     assert "the probability is between 0.2 and 0.8, so that either call would be wrong in more than 20.0 %" in text
     assert "follows from the mean log-odds of its scored chunks and from how many they are" in text
-    assert "of 1,600 validation records from 11 clusters" in text
+    assert "of 1,600 records without a relative in training, from 11 clusters" in text
     assert "vote of the chunks" not in text and "not known for this classifier" not in text
     assert "novelty 1.0000; 600 nt" in text and "novelty 0.9999; 400 nt" in text
     present = Page(html_of(tmp_path, four_calls())).text

@@ -48,7 +48,7 @@ SETTINGS = {
 }
 ENCODERS = {
     "dna": {**identity(encoders.ENCODERS["dnabert_s_miniature"], "fp32"), "checkpoint_digest": "d"},
-    "protein": {**identity(encoders.ENCODERS["kmer_protein"], "fp32"), "checkpoint_digest": ""},
+    "protein": {**identity(encoders.ENCODERS["esm2_8m_miniature"], "fp32"), "checkpoint_digest": ""},
 }
 SEEN, NEW = "MKTAYIAKQRQISFVKSHFSRQLEERLG", "ACDEFGHIKLMNPQRSTVWYACDEFGHI"
 DESCRIPTION = ClassifierDescription(

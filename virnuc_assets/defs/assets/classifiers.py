@@ -210,7 +210,7 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
     )
     def evaluation(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
-        """Scores of all test frames, none of whose relatives was trained on, with the metrics they amount to.
+        """Scores of all test frames (k-mer baseline: chunks), no relative of which was trained on, and their metrics.
 
         Metrics of frames, chunks and records, curves, and a card of the model join the MLflow run that trained it.
 
@@ -290,7 +290,10 @@ def evaluation_check(workspace: Workspace, asset: str) -> dg.AssetChecksDefiniti
         if composed:
             tables = reference_tables(context.instance, workspace, asset.replace("_evaluation", "_features")).values()
             records = pa.concat_tables(read_table(path, columns=["record_id"]) for path in tables)["record_id"]
-            planned = {record: pc.sum(pc.equal(records, record)).as_py() for record in planned}
+            rows = dict(
+                zip(*(pc.value_counts(records).field(name).to_pylist() for name in ("values", "counts")), strict=True)
+            )
+            planned = {record: rows[record] for record in planned if record in rows}
         faults = {}
         for prefix, scored in parts.items():
             found = {row["values"]: row["counts"] for row in scored.column("record_id").value_counts().to_pylist()}

@@ -242,7 +242,9 @@ def _composition_asset(workspace: Workspace, shards: ShardSet, variant: Variant)
         deps=[shards.key(CHUNKS), shards.key("shards")],
         group_name=group_of("features", domain),
         kinds={"parquet", "numpy"},
-        code_version=encoder_version(workspace, variant.dna),
+        code_version=" ".join(
+            [encoder_version(workspace, variant.dna), *map(str, workspace.rule_of(variant).provenance.values())]
+        ),
         automation_condition=stage_condition() if variant in workspace.kept_variants(domain) else None,
     )
 

@@ -66,6 +66,8 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
     def predict(_: ShardRun) -> Work:
         """Scores (other, virus) and call of every frame of a sample shard, by the serving classifier.
 
+        The k-mer baseline scores each chunk once; its rows are those of the chunks' longest stretches.
+
         The classifier is refused if it was trained on other encoders, dims, chunk length or frame rule than the
         sample's features.
 
@@ -148,7 +150,7 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         REPORT,
         report,
         whole=True,
-        deps=[SAMPLES.key(PREDICTIONS)],
+        deps=[SAMPLES.key(PREDICTIONS), SAMPLES.key(FRAMES)],  # the k-mer baseline's predictions come from chunks
         group_name=GROUP,
         kinds={"tsv"},
         code_version="3",
@@ -171,12 +173,13 @@ def report_inputs(workspace: Workspace, sample: str) -> "tuple[dict[str, Any], S
     if not shards:
         raise VirnucError(f"sample {sample!r} is not planned; materialize samples/shard_plan first")
     for shard in shards:
-        if not today.is_current(PREDICTIONS, shard):
-            raise TableMismatch(
-                f"{layout.table('samples', PREDICTIONS, shard)}: missing, or not of today's records, encoders and "
-                f"serving classifier; materialize samples/{PREDICTIONS} (partition {sample}) first"
-            )
-    tables = [layout.table("samples", name, shard) for shard in shards for name in (PREDICTIONS, "ledger")]
+        for asset in (FRAMES, PREDICTIONS):
+            if not today.is_current(asset, shard):
+                raise TableMismatch(
+                    f"{layout.table('samples', asset, shard)}: missing, or not of today's records, encoders, rule "
+                    f"and serving classifier; materialize samples/{asset} (partition {sample}) first"
+                )
+    tables = [layout.table("samples", name, shard) for shard in shards for name in (FRAMES, PREDICTIONS, "ledger")]
     # Not what the report says of the classifier's training and test: an evaluation that is made later adds to that, and
     # makes no call another. Where the classifier changed, so did the predictions.
     inputs = {
