@@ -131,7 +131,7 @@ def test_a_report_on_predictions_of_an_older_file_is_refused(copied: Project) ->
     path.write_text(path.read_text().replace("ACG", "ACT"))
     assert failures(copied.job(jobs.PLAN_SAMPLES_JOB)) == []
     (text,) = failures(copied.materialize(SAMPLES.key("report"), partition=SAMPLE))
-    assert f"predictions/{SAMPLE}-00000" in text and "missing, or not of today's records" in text
+    assert f"translated_proteins/{SAMPLE}-00000" in text and "missing, or not of today's records" in text
 
 
 def test_a_replaced_sample_is_reported_by_its_new_records_alone(copied: Project) -> None:
