@@ -111,7 +111,7 @@ def _save(page: Page, name: str, clip: FloatRect | None = None) -> None:
 
 def _lineage(page: Page, address: str) -> None:
     """The graph alone: expanded, opened again so that it is centred, zoomed out, without what is around it."""
-    page.set_viewport_size({"width": 2300, "height": 1700})
+    page.set_viewport_size({"width": 2300, "height": 2100})
     _open(page, address)
     page.keyboard.press("Alt+e")
     page.wait_for_timeout(SETTLED_MS)
@@ -120,7 +120,7 @@ def _lineage(page: Page, address: str) -> None:
     for _ in range(3):
         page.get_by_label("zoom_out").first.click()
         page.wait_for_timeout(1000)
-    _save(page, "lineage", {"x": 840, "y": 360, "width": 1160, "height": 1020})
+    _save(page, "lineage", {"x": 870, "y": 435, "width": 1105, "height": 1205})
     page.set_viewport_size(SIZE)
 
 
