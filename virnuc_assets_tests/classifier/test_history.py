@@ -82,6 +82,15 @@ def test_training_records_are_counted_by_label_and_group(layout: Layout) -> None
     }
 
 
+def test_the_k_mer_baseline_is_trained_on_validation_records_too(layout: Layout) -> None:
+    described = classifier(split_digest=content_digest(layout.split))
+    composed = described.model_copy(update={"encoders": {"protein": {"architecture": "kmer"}}})
+    more = [row for row in SPLIT if row[-1] in ("train", "validation")]
+    found = history.trained_on(layout, composed)
+    assert found["clusters"] == len({row[1] for row in more}) > history.trained_on(layout, described)["clusters"]
+    assert sum(sum(groups.values()) for groups in found["records"].values()) == len(more)
+
+
 def test_results_are_those_of_the_test_records(layout: Layout) -> None:
     assert history.tested_on(layout, classifier(weights_sha256="w"), 0.25) == {
         "clusters": 3,

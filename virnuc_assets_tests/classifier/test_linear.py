@@ -1,10 +1,12 @@
 """The linear model of composition: folds leave clusters out, and the model is the regression without its scaler."""
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
 
 from virnuc_assets.classifier.linear import STRENGTHS, CompositionRows, LinearError, fit_linear
+from virnuc_assets.classifier.record_rule import MOST_LOG_ODDS
 
 
 def rows_of(clusters: int = 12, rows: int = 30, signal: float = 1.0, dim: int = 8) -> CompositionRows:
@@ -51,6 +53,8 @@ def test_scores_out_of_fold_never_saw_the_cluster() -> None:
         False,
         True,
     }
+    assert table["log_odds"][:3].to_pylist() == pytest.approx((fit.log_odds[:3] / 2.0).tolist())
+    assert pc.min_max(fit.out_of_fold(rows, 1e-9)["log_odds"]).as_py() == {"min": -MOST_LOG_ODDS, "max": MOST_LOG_ODDS}
     first = table.slice(0, 15)
     assert first["position"].to_pylist() == list(range(15)) and set(first["label"].to_pylist()) == {"host"}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from virnuc_assets.migration.pairing import pair
 
-from .evidence_fakes import replaced, right, rows, variant
+from .evidence_fakes import description, fingerprint, replaced, right, rows, variant
 
 TABLE = rows(right(10), right(10))
 
@@ -32,6 +33,29 @@ def test_rows_are_put_side_by_side_by_frame_id() -> None:
     assert paired.group_names == (("host", "bacteria"), ("viral", "phage"))
     assert paired.group.tolist() == [0] * 4 + [1] * 6
     assert len(paired.levels["record"].viral) == 3
+
+
+def test_the_k_mer_baseline_is_paired_by_the_chunks_that_both_have_scored() -> None:
+    """Its row is of another frame than the candidate's; a chunk of two frames is one row, by VirNucPro's rule."""
+    candidate = rows(right(6, wrong=2), right(4))
+    second = replaced(candidate.slice(5, 1), "frame_id", {0: "viral1_chunk_1R2"})
+    for column, value in (("score_other", 0.05), ("score_virus", 0.95), ("call", "virus")):
+        second = replaced(second, column, {0: value})
+    candidate = pa.concat_tables([candidate, second])  # the frame that is sure makes viral1_chunk_1 a virus
+    kmer = rows(right(8), right(4, wrong=1))
+    kmer = replaced(kmer, "frame_id", {row: f"{id}R3" for row, id in enumerate(kmer["chunk_id"].to_pylist())})
+    composed = description("kmer", encoders={"dna": {}, "protein": fingerprint("kmer_protein", architecture="kmer")})
+    baseline = variant("kmer", kmer.slice(1), description=composed)  # without viral0_chunk_1
+    paired, gaps = pair(variant("fastesm2", candidate), baseline)
+    assert paired is not None and gaps == ()
+    # Sorted: host0 chunks 1-4, viral0 chunks 2-5, viral1 chunk 1.
+    chunks = paired.levels["frame"]
+    assert chunks.viral.tolist() == [False] * 4 + [True] * 5
+    assert chunks.candidate.tolist() == [False] * 4 + [True, True, True, False, True]
+    assert chunks.other.tolist() == [False, False, False, True] + [True] * 5
+    assert paired.cluster.tolist() == [0] * 4 + [1] * 4 + [2]
+    apart = variant("kmer", kmer.filter(pc.equal(kmer["record_id"], "none")), description=composed)
+    assert pair(variant("fastesm2", candidate), apart)[0] is None
 
 
 def test_rows_of_one_side_only_are_counted_and_shown() -> None:
