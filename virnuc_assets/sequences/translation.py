@@ -7,7 +7,6 @@ numbered once, and both strands' amino acids are looked up by that number. A fra
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,10 +44,7 @@ _KINDS = bytes(
     | ("\0" in codon) * _OUTSIDE
     for codon, plus, minus in zip(_CODONS, _PLUS, _MINUS, strict=True)
 ).ljust(256, b"\0")
-# From numbers of codons to residues and from bases to bases, by the step in which a strand is read.
-_STOPPING = np.array(_STOPS, np.uint8)[:, None, None, None]
-_RESIDUES = {step: "".join(acids).ljust(256).encode() for step, acids in ((1, _PLUS), (-1, _MINUS))}
-_BASES = {1: None, -1: _COMPLEMENT}
+_RESIDUES = [bytes("".join(acids).ljust(256), "ascii") for acids in (_PLUS, _MINUS)]
 _INLINE = 12  # bytes that a view of Arrow has room for
 
 
@@ -120,7 +116,10 @@ class SixFrames:
         Of what is not kept only the status is found.
         """
         # Codons between two stops or ends of rows, in all columns for one strand, then for the other.
-        ends = np.flatnonzero((self._kinds & (_STOPPING | _OUTSIDE)) > 0)
+        at = np.flatnonzero(self._kinds & (sum(_STOPS) | _OUTSIDE) > 0)
+        kinds = self._kinds.reshape(-1)[at]
+        plus, minus = (np.compress(kinds & (stop | _OUTSIDE) > 0, at) for stop in _STOPS)
+        ends = np.append(plus, self._kinds.size + minus)
         codons = np.diff(ends, prepend=-1) - 1
         long = np.flatnonzero(codons >= min_aa)
         ends, codons = ends[long], codons[long]
@@ -152,34 +151,34 @@ class SixFrames:
         # A stretch of the reverse strand ends, as it is read, with the first of its bases.
         base = self._width * CODON_NT * rows + begins + np.where(backward, CODON_NT * codons - lengths_nt, 0)
         codon = (self._columns.reshape(-1)[at] * len(self._lengths) + rows) * self._width + begins // CODON_NT
-        nucleotides = _cut(self._bases, base, lengths_nt, backward, _BASES)
-        proteins = _cut(self._codons, codon, codons, backward, _RESIDUES)
+        # Bases of many frames are cut of both strands of the chunk; of codons, there are fewer in the frames.
+        reverse = np.frombuffer(self._bases, np.uint8)[::-1].tobytes().translate(_COMPLEMENT)
+        base = np.where(backward, 2 * len(reverse) - base - lengths_nt, base)
+        nucleotides = _cut(self._bases + reverse, base, lengths_nt)
+        proteins = _translated(self._codons, codon, codons, backward)
         return nucleotides, pc.replace_substring(proteins, _NONE, "") if self.ambiguous.any() else proteins
 
 
-def _cut(
-    text: bytes, starts: np.ndarray, lengths: np.ndarray, backward: np.ndarray, tables: Mapping[int, bytes | None]
-) -> pa.StringArray:
-    """Parts of a text in reading direction; those of the reverse strand are turned all at once."""
+def _translated(text: bytes, starts: np.ndarray, lengths: np.ndarray, backward: np.ndarray) -> pa.StringArray:
+    """Residues of runs of codons in reading direction; those of the reverse strand are turned all at once."""
     plus, minus = np.flatnonzero(~backward), np.flatnonzero(backward)
     at, turned = np.append(plus, minus[::-1]), np.append(plus, minus)
-    symbols = np.frombuffer(_copied(text, starts[at], lengths[at]).buffers()[2] or b"", np.uint8)
-    of_plus = int(lengths[plus].sum())
-    parts = {1: symbols[:of_plus].tobytes(), -1: symbols[of_plus:][::-1].tobytes()}
-    read = b"".join(part.translate(table) if (table := tables[step]) else part for step, part in parts.items())
+    codons = np.frombuffer(_cut(text, starts[at], lengths[at]).buffers()[2] or b"", np.uint8)
+    forward, reverse = np.split(codons, [int(lengths[plus].sum())])
+    residues = forward.tobytes().translate(_RESIDUES[0]) + reverse[::-1].tobytes().translate(_RESIDUES[1])
     begins = np.empty_like(starts)
     begins[turned] = np.cumsum(lengths[turned]) - lengths[turned]
-    return _copied(read, begins, lengths)
+    return _cut(residues, begins, lengths)
 
 
-def _copied(text: bytes, starts: np.ndarray, lengths: np.ndarray) -> pa.StringArray:
+def _cut(text: bytes, starts: np.ndarray, lengths: np.ndarray) -> pa.StringArray:
     """Parts of a text. Arrow copies them from views: a length, and a place or, of so short a string, its letters."""
-    short, views = np.flatnonzero(lengths <= _INLINE), np.empty((len(starts), 4), np.int32)
-    views[:, 0], views[:, 2], views[:, 3] = lengths, 0, starts
-    heads = np.ndarray(len(text) + 1, f"V{_INLINE}", text + bytes(_INLINE), strides=(1,))[starts]
-    heads = heads.view(np.uint8).reshape(-1, _INLINE)
-    views[:, 1] = heads.view(np.int32)[:, 0]
-    views[short, 1:] = (heads[short] * (np.arange(_INLINE) < lengths[short, None])).view(np.int32)
+    views = np.zeros((len(starts), 4), np.int32)  # the first letters, which a view has before a place, are not read
+    views[:, 0], views[:, 3] = lengths, starts
+    if len(short := np.flatnonzero(lengths <= _INLINE)):
+        heads = np.ndarray(len(text) + 1, f"V{_INLINE}", text + bytes(_INLINE), strides=(1,))[starts[short]]
+        heads = heads.view(np.uint8).reshape(-1, _INLINE) * (np.arange(_INLINE) < lengths[short, None])
+        views[short, 1:] = heads.view(np.int32)
     buffers = [None, pa.py_buffer(views), pa.py_buffer(text)]
     return pa.Array.from_buffers(pa.string_view(), len(views), buffers).cast(pa.string())
 

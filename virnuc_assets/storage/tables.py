@@ -25,7 +25,7 @@ from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.digests import ContentDigest
 from virnuc_assets.storage.layout import asset_of
 from virnuc_assets.storage.places import in_store, readable, state_of
-from virnuc_assets.storage.schemas import SEQUENCE_COLUMNS
+from virnuc_assets.storage.schemas import FRAME_SEQUENCES, SEQUENCE_COLUMNS
 
 Provenance = Mapping[str, Any]
 PROVENANCE_KEY = "virnuc.recipe"  # as tables were written before; another key would have all vectors embedded again
@@ -33,6 +33,7 @@ DIGEST_KEY = "virnuc.content_digest"
 _READ_BYTES = 1 << 20  # a window reads no more ahead, however much of a table was written at once
 _CHECKED = {"page_checksum_verification": True}
 _CHECKED_ROWS = 4096
+_COMPRESSION = "lz4"  # is unpacked twice as fast as Parquet's default
 _PAGE_BYTES = 1 << 16  # a writer keeps some pages of each column; Parquet's default is 1 MiB
 
 
@@ -52,9 +53,11 @@ class TableWriter:
 
     def __enter__(self) -> TableWriter:
         # Vectors have neither repeated values nor useful bounds; a dictionary of them takes ten times their memory.
-        plain = [field.name for field in self._schema if not pa.types.is_fixed_size_list(field.type)]
-        # Nor is a digest or the id of a frame found twice; as they are, they are read in less time.
-        once = [field.name for field in self._schema if pa.types.is_fixed_size_binary(field.type)] + ["frame_id"]
+        # Nor is a sequence, a digest or the id of a frame found twice; as they are, they are read in less time.
+        once = (pa.types.is_fixed_size_list, pa.types.is_fixed_size_binary)
+        plain = [field.name for field in self._schema if not any(of_type(field.type) for of_type in once)]
+        repeated = [name for name in plain if name not in (*SEQUENCE_COLUMNS, "frame_id")]
+        counts = [name for name in repeated if pa.types.is_int64(self._schema.field(name).type)]
         with contextlib.ExitStack() as stack:
             temporary = stack.enter_context(atomic_write(self._path))
             file = stack.enter_context(pa.OSFile(os.fsencode(temporary), "wb"))
@@ -62,9 +65,12 @@ class TableWriter:
                 pq.ParquetWriter(
                     file,
                     self._schema,
-                    use_dictionary=[name for name in plain if name not in (*SEQUENCE_COLUMNS, *once)],
-                    compression="lz4",  # is unpacked twice as fast as Parquet's default
-                    write_statistics=plain,
+                    use_dictionary=[name for name in repeated if name not in counts],
+                    column_encoding=dict.fromkeys(counts, "DELTA_BINARY_PACKED"),
+                    compression={
+                        name: "none" if name in FRAME_SEQUENCES else _COMPRESSION for name in self._schema.names
+                    },
+                    write_statistics=repeated,
                     use_compliant_nested_type=False,  # nested values as the schema names them: what is read was written
                     data_page_size=_PAGE_BYTES,
                     write_page_checksum=True,  # LZ4 unpacks a corrupted number as if it were another
