@@ -37,8 +37,15 @@ from virnuc_assets.sequences.ledger import ledger_table, merged_ledger
 from virnuc_assets.sequences.planning import ShardPlan, plan_source
 from virnuc_assets.storage.outputs import published, require_free, require_outputs, require_space, unfinished_folder
 from virnuc_assets.storage.schemas import embeddings_schema, ledger_schema, predictions_schema
-from virnuc_assets.storage.tables import content_digest, is_made_by, read_rows, read_table, read_windows, write_table
-from virnuc_assets.storage.windows import Rows
+from virnuc_assets.storage.tables import (
+    Rows,
+    content_digest,
+    is_made_by,
+    read_rows,
+    read_table,
+    read_windows,
+    write_table,
+)
 from virnuc_assets.text import printable
 
 if TYPE_CHECKING:

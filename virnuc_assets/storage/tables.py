@@ -41,10 +41,7 @@ class TableMismatch(VirnucError):
 
 
 class TableWriter:
-    """Streams batches into a table that appears under its name only when all of it was written.
-
-    The provenance is written last: what is known only after the last row, as the digest of a file, may be added to it.
-    """
+    """Streams batches into a table that appears when all was written; until then its provenance may be added to."""
 
     def __init__(self, path: Path, schema: pa.Schema, provenance: Provenance) -> None:
         self._path, self._schema, self._provenance = path, schema, provenance
@@ -105,7 +102,7 @@ def read_table(
     require: Provenance | None = None,
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Read a table after `require_table`: the columns named in that order, or all."""
+    """A whole table after `require_table`: the columns named in that order, or all."""
     require_table(path, schema, require)
     with damage_named(path), readable(path) as source, pq.ParquetFile(source, **_CHECKED) as parquet:
         found = parquet.read(columns=columns)
@@ -143,12 +140,34 @@ def read_windows(
             yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
 
 
-def require_table(path: Path, schema: pa.Schema | None = None, require: Provenance | None = None) -> None:
-    """Check a table's columns and types, and parts of its provenance, without reading its rows.
+class Rows:
+    """The rows of tables that come one after the other; no table is asked for before its rows are needed."""
 
-    Raises:
-        TableMismatch: the table is missing, damaged, or differs from what is required; all differences are listed.
-    """
+    def __init__(self, tables: Iterator[pa.Table]) -> None:
+        self._tables, self._held = tables, list[pa.Table]()
+
+    def take(self, rows: int) -> pa.Table | None:
+        """The next rows, fewer where they end; None after the last."""
+        while sum(table.num_rows for table in self._held) < rows and (table := next(self._tables, None)) is not None:
+            self._held.append(table)
+        if not self._held:
+            return None
+        whole = pa.concat_tables(self._held)
+        self._held = [whole.slice(rows)] if whole.num_rows > rows else []
+        return whole.slice(0, rows)
+
+
+def in_windows(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in windows of so many, the last of fewer; empty tables alone are one empty window."""
+    queue = Rows(tables)
+    window, started = queue.take(rows), False
+    while window is not None and (window.num_rows or not started):
+        yield window
+        window, started = queue.take(rows), True
+
+
+def require_table(path: Path, schema: pa.Schema | None = None, require: Provenance | None = None) -> None:
+    """Raise TableMismatch unless a table has these columns and types, and these parts of its provenance."""
     footer = _footer(path)
     found_schema = footer.schema.to_arrow_schema()
     differences = [*_schema_differences(schema or found_schema, found_schema)]
@@ -164,11 +183,7 @@ def require_table(path: Path, schema: pa.Schema | None = None, require: Provenan
 
 @contextlib.contextmanager
 def open_table(path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
-    """An open table and its provenance; it stays this one when another takes its name (in an object store: damage).
-
-    Raises:
-        TableMismatch: the table is missing or damaged, also where that is noticed while it is read.
-    """
+    """An open table and its provenance; it stays this one when another takes its name (in an object store: damage)."""
     with damage_named(path), readable(path) as source, pq.ParquetFile(source, **_CHECKED) as parquet:
         yield parquet, _provenance(parquet.metadata, path)
 
@@ -207,11 +222,7 @@ def read_rows(path: Path) -> int:
 
 
 def require_content(path: Path) -> None:
-    """Read all rows and compare them with the digest that was recorded when they were written.
-
-    Raises:
-        TableMismatch: the table is missing, damaged, or its rows were altered.
-    """
+    """Raise TableMismatch unless all rows are those whose digest was recorded when they were written."""
     content = ContentDigest(read_schema(path))
     for window in read_windows(path, _CHECKED_ROWS):
         content.update(window)
@@ -222,7 +233,7 @@ def require_content(path: Path) -> None:
 
 
 def is_made_by(path: Path, provenance: Provenance) -> bool:
-    """Whether the table exists, can be read, and was made by exactly this provenance."""
+    """Whether the table exists, can be read, and has exactly this provenance."""
     try:
         return bool(read_provenance(path) == json.loads(json.dumps(provenance)))
     except TableMismatch:

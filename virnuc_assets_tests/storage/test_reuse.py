@@ -19,8 +19,7 @@ from virnuc_assets.storage import reuse
 from virnuc_assets.storage.digests import digest_words, sequence_digests
 from virnuc_assets.storage.reuse import Digests, KnownVectors, ShardVectors
 from virnuc_assets.storage.schemas import embeddings_schema
-from virnuc_assets.storage.tables import TableMismatch, TableWriter, content_digest
-from virnuc_assets.storage.windows import in_windows
+from virnuc_assets.storage.tables import TableMismatch, TableWriter, content_digest, in_windows
 from virnuc_assets_tests.encoders.drawn import drawn, write_frames
 from virnuc_assets_tests.storage.examples import rot
 
