@@ -24,15 +24,7 @@ class OutputRefused(VirnucError):
 
 
 def require_output(path: Path, inputs: Iterable[Path] = ()) -> None:
-    """Check that a file can be written under a name.
-
-    Args:
-        path: absent, a regular file that is replaced, or a link to either, which stays one.
-        inputs: files that the command reads.
-
-    Raises:
-        OutputRefused: it is an input, no regular file, or its folder cannot be written or made.
-    """
+    """Check that a name is free or a file's that can be replaced, not one of the inputs', and in a writable folder."""
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
     except FileNotFoundError:
@@ -46,7 +38,7 @@ def require_output(path: Path, inputs: Iterable[Path] = ()) -> None:
         raise OutputRefused(f"{path}: expected a file, or a name that is free, found {found}; name a file to write")
     if kind and any(each.exists() and path.samefile(each) for each in inputs):
         raise OutputRefused(f"{path}: is also an input, which would be overwritten; name another file to write")
-    _require_writable(path.resolve().parent)
+    require_writable(path.resolve().parent)
     remove_unfinished(path.resolve())
 
 
@@ -57,20 +49,14 @@ def require_outputs(folder: Path, names: Iterable[str], inputs: Iterable[Path] =
     inputs = list(inputs)
     for name in names:
         require_output(folder / name, inputs)
-    _require_writable(folder)
+    require_writable(folder)
     remove_unfinished(folder)
 
 
 def require_free(folder: Path, names: Collection[str]) -> None:
-    """Check that a folder is absent, or has nothing visible in it but what a killed run had not finished.
+    """Check that a folder is absent or has nothing visible in it.
 
-    Args:
-        folder: for results.
-        names: of the results; where some of them are there because a run was killed as they appeared, they are no
-            results.
-
-    Raises:
-        OutputRefused: there is something in it.
+    Files of these names that are there because a run was killed as they appeared are no results.
     """
     found = sorted(path.name for path in folder.glob("[!.]*"))
     partial = (folder / UNFINISHED_FOLDER / _PUBLISHING).exists() and set(found) <= set(names)
@@ -86,9 +72,6 @@ def unfinished_folder(folder: Path) -> Iterator[Path]:
     """A folder in `folder` for tables that a killed run leaves to the next one; removed when the block ends well.
 
     If it fails, what is empty is removed again, also of the folders above that were not there before.
-
-    Raises:
-        OutputRefused: another process is using it.
     """
     work = folder / UNFINISHED_FOLDER
     made = [each for each in (work, *work.parents) if not each.exists()]
@@ -122,7 +105,8 @@ def published(folder: Path) -> Iterator[Path]:
     mark.unlink()
 
 
-def _require_writable(folder: Path) -> None:
+def require_writable(folder: Path) -> None:
+    """Check that this process can write into a folder, or make it."""
     if fault := unwritable(folder):
         raise OutputRefused(fault)
 
@@ -138,11 +122,7 @@ def unwritable(folder: Path) -> str:
 
 
 def require_space(folder: Path, size: int, what: str) -> None:
-    """Check that a folder's disk has space for so many bytes.
-
-    Raises:
-        DiskFull: it has not.
-    """
+    """Raise DiskFull unless a folder's disk has space for so many bytes."""
     if (free := shutil.disk_usage(_nearest(folder)).free) < size:
         raise DiskFull(
             f"{folder}: {what} need {size / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free; free some space, or name "
