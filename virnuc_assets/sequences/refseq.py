@@ -58,10 +58,10 @@ class Entry:
         """Name in the catalogue, e.g. viral.1.1."""
         return self.fasta.removesuffix(".genomic.fna.gz")
 
-
-def _place(entry: Entry) -> tuple[str, list[int]]:
-    """By which entries are sorted: directory and numbers."""
-    return entry.directory, [int(number) for number in entry.name.split(".")[1:]]
+    @property
+    def place(self) -> tuple[str, list[int]]:
+        """By which entries are sorted: directory and numbers."""
+        return self.directory, [int(number) for number in self.name.split(".")[1:]]
 
 
 def _listing(settings: RefseqSettings, folder: Path) -> Path:
@@ -70,12 +70,7 @@ def _listing(settings: RefseqSettings, folder: Path) -> Path:
 
 
 def read_listing(path: Path) -> dict[str, str]:
-    """File name to MD5 of a `release{N}.files.installed`: MD5, tab, name; a first line without an MD5 is a header.
-
-    Raises:
-        RefseqError: there is no list, a line is no such pair, a name is a path, or one name has two checksums; the
-            line is named.
-    """
+    """File name to MD5 of a `release{N}.files.installed`: MD5, tab, name; a first line without an MD5 is a header."""
     if not path.is_file():
         raise RefseqError(f"{path}: the release's list of files is not there: materialize {ASSET}")
     found: dict[str, str] = {}
@@ -97,16 +92,12 @@ def read_listing(path: Path) -> dict[str, str]:
 
 
 def choose(listing: Mapping[str, str], settings: RefseqSettings) -> list[Entry]:
-    """The files to take: every FASTA of the viruses, and the seeded draw of every directory of hosts; sorted.
-
-    Raises:
-        RefseqError: the release has no viruses, or fewer files of a directory than are to be drawn.
-    """
+    """The files to take: every FASTA of the viruses, and the seeded draw of every directory of hosts; sorted."""
     entries = []
     for match in filter(None, map(_FASTA.fullmatch, listing)):
         genbank = f"{match[1]}.{match[2]}.genomic.gbff.gz"
         entries.append(Entry(match[1], match[0], genbank if genbank in listing else None))
-    entries.sort(key=_place)
+    entries.sort(key=lambda entry: entry.place)
     chosen = [entry for entry in entries if entry.directory == VIRAL]
     if not chosen:
         raise RefseqError(f"release {settings.release} lists no {VIRAL}.*.genomic.fna.gz; is it a release of RefSeq?")
@@ -121,7 +112,7 @@ def choose(listing: Mapping[str, str], settings: RefseqSettings) -> list[Entry]:
             )
         draw = random.Random(f"{settings.seed} {directory}")  # noqa: S311 - a draw to repeat, not a secret
         chosen += draw.sample(there, wanted)
-    return sorted(chosen, key=_place)
+    return sorted(chosen, key=lambda entry: entry.place)
 
 
 def _row(entry: Entry, files: Mapping[str, Fetched], base_url: str) -> dict[str, str]:
@@ -157,10 +148,6 @@ def download_release(settings: RefseqSettings, folder: Path, fetcher: Fetcher, r
 
     What is there with its checksum is not fetched again; if that is all, no request is made. The catalogue is written
     when every file is whole and verified, so that no part of a release passes for it.
-
-    Raises:
-        RefseqError: the server has another release, or its list is not one.
-        FetchError: a file cannot be had; those that are whole stay.
     """
     base, listing_path = settings.base_url.rstrip("/"), _listing(settings, folder)
     if not listing_path.is_file():
@@ -173,25 +160,21 @@ def download_release(settings: RefseqSettings, folder: Path, fetcher: Fetcher, r
             raise
     listing = read_listing(listing_path)
     entries = choose(listing, settings)
-    names = _files_of(entries)
+    names = _names(entries)
     if any(not (folder / name).is_file() for name in names):
         _require_number(settings, fetcher)
-    files = {
-        name: fetcher.fetch(
-            _url(name, base),
-            folder / name,
-            listing[name],
-            partial(report, name, number, len(names)),
-        )
-        for number, name in enumerate(names, start=1)
-    }
+    files = {}
+    for number, name in enumerate(names, start=1):
+        progress = partial(report, name, number, len(names))
+        files[name] = fetcher.fetch(_url(name, base), folder / name, listing[name], progress)
     (folder / _MARK).unlink(missing_ok=True)
     write_manifest(folder, [_row(entry, files, base) for entry in entries])
     mark_complete(folder, settings)
     return Download(entries, files)
 
 
-def _files_of(entries: list[Entry]) -> list[str]:
+def _names(entries: list[Entry]) -> list[str]:
+    """Of the entries' files; several entries may have one GenBank file."""
     return list(dict.fromkeys(name for entry in entries for name in (entry.fasta, entry.genbank) if name))
 
 
@@ -205,14 +188,10 @@ def _require_number(settings: RefseqSettings, fetcher: Fetcher) -> None:
 
 
 def altered_files(settings: RefseqSettings, folder: Path) -> dict[str, list[str]]:
-    """Files of a downloaded release that are not those of its list, each with what is wrong.
-
-    Raises:
-        RefseqError: the list is not one.
-    """
+    """Files of a downloaded release that are not those of its list, each with what is wrong."""
     listing = read_listing(_listing(settings, folder))
     faults: dict[str, list[str]] = {}
-    for name in _files_of(choose(listing, settings)):
+    for name in _names(choose(listing, settings)):
         found = digests(folder / name)["md5"] if (folder / name).is_file() else "no such file"
         if found != listing[name]:
             faults[name] = [f"expected md5 {listing[name]}, found {found}"]
@@ -226,11 +205,7 @@ def mark_complete(folder: Path, settings: RefseqSettings) -> None:
 
 
 def require_release(folder: Path, settings: RefseqSettings) -> None:
-    """Compare what was downloaded with what the settings name.
-
-    Raises:
-        RefseqError: nothing was, it is not complete, or it was another release or draw.
-    """
+    """Raise RefseqError unless what the settings name was downloaded, all of it."""
     try:
         found = json.loads((folder / _MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError):

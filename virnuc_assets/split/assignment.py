@@ -61,16 +61,11 @@ def changes(before: _Rows, after: _Rows) -> dict[str, int]:
 
 
 def held_out(sources: Mapping[str, Source], settings: SplitSettings) -> dict[str, str]:
-    """Records whose split is test by their source's date or names, and why; none where clusters decide.
-
-    Raises:
-        SplitError: a source has no date, or none is new enough; a name is neither a group nor an organism nor a
-            word for relatives of the catalogue.
-    """
+    """Records whose split is test by their source's date or names, and why; none where clusters decide."""
     if settings.test_from:
         return _held_out_by_date(sources, settings.test_from)
     names = {
-        record: [name for name in dict.fromkeys((source.group, source.organism, source.relatives)) if name]
+        record: list(filter(None, dict.fromkeys((source.group, source.organism, source.relatives))))
         for record, source in sources.items()
     }
     known = {name for found in names.values() for name in found}
@@ -110,11 +105,7 @@ def assign_splits(
         before: rows of the split table whose splits are kept, where `held` allows it.
 
     Returns:
-        `split_schema` sorted by record id; the order of no input matters, and the table given back as `before`
-        gives the same table.
-
-    Raises:
-        SplitError: a record has no group; a label lacks clusters for three splits.
+        `split_schema`; the order of no input matters, and the table given back as `before` gives the same table.
     """
     rows = {row["record_id"]: row for row in sorted(counted.to_pylist(), key=lambda row: str(row["record_id"]))}
     if without := [record for record, row in rows.items() if not row["group"]]:
@@ -239,19 +230,11 @@ def _clustered(
 def _assigned(
     counts: Mapping[str, Counter[str]], fixed: Mapping[str, Split], closed: Collection[str], settings: SplitSettings
 ) -> dict[str, tuple[Split, str]]:
-    """Assign clusters, large ones first and those of like size as the seed says, to where rows of their kind lack most.
+    """Split and why of the clusters that have none `fixed`: where rows of their kind lack most, large ones first.
 
     A cluster counts for the label and group most of its rows have. Every split gets a cluster of every label, and
     of every group that has as many clusters as there are splits; beyond that the largest shortfall of rows decides.
-
-    Args:
-        counts: cluster → rows by label, and by label and group.
-        fixed: split of the clusters that have one already; they count for the shares.
-        closed: labels whose test split is full: their clusters go to train and validation alone.
-        settings: seed and wanted fractions of rows.
-
-    Returns:
-        Split and why, of every cluster that had none.
+    The test split of `closed` labels is full. `counts`: cluster → rows by label, and by label and group.
     """
     of_closed = {cluster for cluster, found in counts.items() if not found.keys().isdisjoint(closed)}
     # What is tested of a closed label takes no part in the shares.

@@ -73,15 +73,10 @@ class Clusters:
 
 @dataclass(frozen=True)
 class Relatedness:
-    """What links the records.
+    """What links the records, sorted by record."""
 
-    Attributes:
-        links: record → the records that it resembles, and as tuples of one the names that it shares; sorted by record.
-        reasons: record → the closest relatives found and the names shared, or "alone".
-    """
-
-    links: Links
-    reasons: Mapping[str, str]
+    links: Links  # record → the records that it resembles, and as tuples of one the names that it shares
+    reasons: Mapping[str, str]  # record → the closest relatives found and the names shared, or "alone"
 
 
 def find_relatives(
@@ -90,16 +85,13 @@ def find_relatives(
     settings: SplitSettings,
     similar: Pairs,
 ) -> Relatedness:
-    """Relatedness by k-mers found, by similar proteins found, and by names given.
+    """Relatedness by k-mers found, by similar proteins found, and by names given, in whatever order.
 
     Args:
         sequences: record id and upper-case nucleotides; one is in memory at a time.
         named: name (e.g. "relatives dengue", "organism Homo sapiens") → distinct ids of the records that bear it.
         settings: k, sketch density, and what counts as related.
         similar: as `similarity.similar_records` finds them.
-
-    Returns:
-        Relatedness of the records given; the order of the input does not matter.
     """
     sketches = {record: protein_hashes(sequence, settings) for record, sequence in sequences}
     links: dict[str, set[str | tuple[str]]] = {record: set() for record in sorted(sketches)}
