@@ -151,18 +151,12 @@ class _Decompressed(io.RawIOBase):
 
 
 class SourceFile:
-    """The text of one sequence file, with the digest of its bytes.
-
-    Attributes:
-        name: of the file, for messages.
-        state: of the file before it was read.
-        position: which record is being read, for messages; kept by whoever reads.
-    """
+    """The text of one sequence file, with the digest of its bytes; messages call it by its name."""
 
     def __init__(self, name: str, raw: _DigestingFile, content: io.BufferedReader[Any]) -> None:
         self.name, self._raw, self._content = name, raw, content
-        self.state = file_state(os.fstat(raw.fileno()))
-        self.position = "before the first record"
+        self.state = file_state(os.fstat(raw.fileno()))  # before it was read
+        self.position = "before the first record"  # which record is being read; kept by whoever reads
 
     def head(self) -> str:
         """The first visible characters, by which the format is recognised; asked for before the text is read."""
@@ -185,11 +179,7 @@ class SourceFile:
         yield b"\n"
 
     def digest(self) -> str:
-        """SHA-256 of the whole file as it was read; reads what is left first.
-
-        Raises:
-            SourceChanged: the file was written to since it was opened.
-        """
+        """SHA-256 of the whole file as it was read; reads what is left first."""
         while self._content.read(_BLOCK_BYTES):
             pass
         return self._digest_of_bytes()
@@ -218,10 +208,7 @@ class SourceFile:
 def open_source(path: Path, shown: str = "") -> Iterator[SourceFile]:
     """Open a sequence file, which messages call by its path, or as `shown`.
 
-    Compression is recognised by content, not by name.
-
-    Raises:
-        SequenceFileError: it is none, or its compressed stream is cut or corrupt (also while the caller reads it).
+    Compression is recognised by content, not by name; that a stream is cut or corrupt is raised while it is read.
     """
     shown = shown or str(path)
     if not is_file(path):

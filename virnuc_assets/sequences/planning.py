@@ -70,11 +70,7 @@ def sample_of(shard: str) -> str:
 
 
 def pack_key(label: str, index: int) -> str:
-    """Key of a pack of reference records of one label, e.g. `viral-0001`.
-
-    Raises:
-        VirnucError: there are more packs than such keys sort.
-    """
+    """Key of a pack of reference records of one label, e.g. `viral-0001`; an error for more than such keys sort."""
     if index >= MAX_PACKS:
         raise VirnucError(f"{label}: more than {MAX_PACKS} shards were made so far; set sequences.shard_chunks higher")
     return f"{label}-{index + 1:04d}"
@@ -108,44 +104,31 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class PlannedSource:
-    """A catalogued source, or a sample's file, as it was when it was planned.
-
-    Attributes:
-        fasta: sequence file.
-        sha256: digest of its bytes.
-        states: size and time of change of its files, by path; equal as long as nobody wrote to them.
-        label: as of `Source`, and so `group` and `genbank`.
-        names: what the catalogue says of its records' relatives: organism, relatives, date.
-        genbank_sha256: digest of the GenBank file.
-        genbank_records_ignored: records of that file that are not in the FASTA.
-        cds: CDS features of its records by treatment.
-    """
+    """A catalogued source, or a sample's file, as it was when it was planned; label, group, files as of `Source`."""
 
     fasta: str
-    sha256: str
-    states: Mapping[str, list[int]]
+    sha256: str  # digest of its bytes
+    states: Mapping[str, list[int]]  # size and time of change of its files, by path: equal until somebody writes to one
     label: Label | None = None
     group: str | None = None
-    names: Sequence[str] = ()
+    names: Sequence[str] = ()  # what the catalogue says of its records' relatives: organism, relatives, date
     genbank: str | None = None
     genbank_sha256: str | None = None
-    genbank_records_ignored: int = 0
-    cds: Mapping[str, int] | None = None
+    genbank_records_ignored: int = 0  # records of that file that are not in the FASTA
+    cds: Mapping[str, int] | None = None  # CDS features of its records by treatment
 
 
 @dataclass(frozen=True)
 class ShardPlan:
     """All segments, and the files that they are in, by name.
 
-    Attributes:
-        table: a row per `Segment`, by source in file order; every record of every file has one at least. As a table,
-            because a row takes a third of the memory of an object, and a sample may have millions of records.
-        numbered: how many shard keys were ever given, by label or sample; none is given twice.
+    The table has a row per `Segment`, by source in file order; every record of every file has one at least. A row takes
+    a third of the memory of an object, and a sample may have millions of records.
     """
 
     table: pa.Table
     sources: Mapping[str, PlannedSource]
-    numbered: Mapping[str, int]
+    numbered: Mapping[str, int]  # how many shard keys were ever given, by label or sample; none is given twice
     chunk_length: int
 
     @property
@@ -230,10 +213,8 @@ def plan_source(
 ) -> ShardPlan:
     """Count a file's chunks and cut them, across records, into shards; continues a plan of the same chunk length.
 
-    Records of fewer than `min_length_nt` are skipped. Messages call the file by its path, or as `shown`.
-
-    Raises:
-        SequenceFileError: as `read_records`; nothing of a file is planned unless all of it can be read.
+    Records of fewer than `min_length_nt` are skipped. Messages call the file by its path, or as `shown`. Nothing of a
+    file is planned unless all of it can be read.
     """
     records, sha256 = count_records(path, source, chunk_length, min_length_nt, shown)
     old, given = (before.table, before.numbered.get(source, 0)) if before else (plan_schema().empty_table(), 0)
@@ -245,7 +226,7 @@ def plan_source(
 def count_records(
     path: Path, source: str, chunk_length: int, min_length_nt: int = 0, shown: str = ""
 ) -> tuple[pa.Table, str]:
-    """Every record of a file as one segment of no shard, and the digest of the file; errors as of `plan_source`."""
+    """Every record of a file as one segment of no shard, and the digest of the file."""
     kinds = [("planned", None), ("failed", _ELSEWHERE), ("failed", _LIKE_PROTEIN)]
     kinds.append(("skipped", f"shorter than the minimum of {min_length_nt} nt"))
     ids, digests, hashes, lengths = _Texts(shown or str(path)), _Texts(shown or str(path)), array("q"), array("q")
