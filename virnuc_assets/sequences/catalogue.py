@@ -40,33 +40,19 @@ class CatalogueError(VirnucError):
 
 @dataclass(frozen=True)
 class Source:
-    """One file of sequence: catalogued reference, or a sample of which only name and file are known.
+    """One file of sequence: catalogued reference, or a sample of which only name and file are known."""
 
-    Attributes:
-        name: unique; opens the keys of the source's shards.
-        fasta: the sequences.
-        label: viral or host.
-        group: virus group, or one of VirNucPro's seven host groups.
-        organism: where given, all records of the source are of one genome and stay in one split.
-        relatives: name of a hand-named group of close relatives, or empty.
-        genbank: the same records with CDS translations.
-        date: when the sequence became known, for a split by time.
-        fasta_sha256: digest that the file must have, or empty.
-        genbank_sha256: digest that the GenBank file must have, or empty.
-        origin: from where the files come, a URL or words.
-    """
-
-    name: str
+    name: str  # unique; opens the keys of the source's shards
     fasta: Path
     label: Label | None = None
-    group: str | None = None
-    organism: str = ""
-    relatives: str = ""
-    genbank: Path | None = None
-    date: datetime.date | None = None
-    fasta_sha256: str = ""
+    group: str | None = None  # virus group, or one of VirNucPro's seven host groups
+    organism: str = ""  # where given, all records of the source are of one genome and stay in one split
+    relatives: str = ""  # name of a hand-named group of close relatives, or empty
+    genbank: Path | None = None  # the same records with CDS translations
+    date: datetime.date | None = None  # when the sequence became known, for a split by time
+    fasta_sha256: str = ""  # digest that the file must have, or empty
     genbank_sha256: str = ""
-    origin: str = ""
+    origin: str = ""  # from where the files come, a URL or words
 
 
 def source_name(path: Path) -> str:

@@ -22,11 +22,8 @@ import pyarrow as pa
 from virnuc_assets.errors import VirnucError
 
 COMPRESSED_ENDINGS = (".gz", ".bgz", ".bz2", ".xz", ".zst")
-_OTHER_FORMATS = {
-    b"PK\x03\x04": ("zip data", "Unpack it"),
-    codecs.BOM_UTF16_LE: ("text in UTF-16", "Save it as UTF-8"),
-    codecs.BOM_UTF16_BE: ("text in UTF-16", "Save it as UTF-8"),
-}
+_UTF16 = ("text in UTF-16", "Save it as UTF-8")
+_OTHER_FORMATS = {b"PK\x03\x04": ("zip data", "Unpack it"), codecs.BOM_UTF16_LE: _UTF16, codecs.BOM_UTF16_BE: _UTF16}
 _NO_FILE = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFLNK: "a link to nothing"}
 _HEAD_CHARACTERS = 4096
 _BLOCK_BYTES = 1 << 20
@@ -44,8 +41,7 @@ def is_file(path: Path) -> bool:
 
 def unpacked_name(path: Path) -> str:
     """A file's name without the ending of its compression."""
-    ending = next((ending for ending in COMPRESSED_ENDINGS if path.name.endswith(ending)), "")
-    return path.name.removesuffix(ending)
+    return path.stem if path.suffix in COMPRESSED_ENDINGS else path.name
 
 
 class SequenceFileError(VirnucError):
@@ -211,11 +207,11 @@ def open_source(path: Path, shown: str = "") -> Iterator[SourceFile]:
     Compression is recognised by content, not by name; that a stream is cut or corrupt is raised while it is read.
     """
     shown = shown or str(path)
+    if not os.path.lexists(path):
+        raise SequenceFileError(f"{shown}: no such sequence file")
     if not is_file(path):
-        kind = _NO_FILE.get(stat.S_IFMT(path.lstat().st_mode), "no file") if os.path.lexists(path) else None
-        raise SequenceFileError(
-            f"{shown}: expected a sequence file, found {kind}" if kind else f"{shown}: no such sequence file"
-        )
+        kind = _NO_FILE.get(stat.S_IFMT(path.lstat().st_mode), "no file")
+        raise SequenceFileError(f"{shown}: expected a sequence file, found {kind}")
     try:
         opened = _DigestingFile(path)
     except OSError as error:

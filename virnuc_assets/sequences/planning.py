@@ -11,7 +11,6 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -57,16 +56,6 @@ def starts_of(index: np.ndarray, length_nt: np.ndarray | int, chunk_length: int)
     step_back = surplus // count
     longer_steps = np.minimum(surplus - (count - 1) * step_back, count - 1)
     return np.asarray(index * (chunk_length - step_back) - np.minimum(index, longer_steps))
-
-
-def shard_key(source: str, index: int) -> str:
-    """Key of a sample's shard, 1-based and zero-padded so that keys sort as they follow each other."""
-    return f"{source}-{index + 1:06d}"
-
-
-def sample_of(shard: str) -> str:
-    """The sample that a shard key was made from."""
-    return shard.rpartition("-")[0]
 
 
 def pack_key(label: str, index: int) -> str:
@@ -218,7 +207,8 @@ def plan_source(
     """
     records, sha256 = count_records(path, source, chunk_length, min_length_nt, shown)
     old, given = (before.table, before.numbered.get(source, 0)) if before else (plan_schema().empty_table(), 0)
-    table, numbered = pack(records, old, partial(shard_key, source), given, shard_chunks)
+    # Keys are 1-based and zero-padded, so that they sort as they follow each other.
+    table, numbered = pack(records, old, lambda index: f"{source}-{index + 1:06d}", given, shard_chunks)
     planned = PlannedSource(str(path), sha256, {})
     return ShardPlan(table, {source: planned}, {source: numbered}, chunk_length)
 

@@ -135,16 +135,10 @@ def _url(name: str, base_url: str) -> str:
     return f"{base_url.rstrip('/')}/{name.partition('.')[0]}/{name}"
 
 
-@dataclass(frozen=True)
-class Download:
-    """A release as it is on disk: its entries, and what became of each file."""
-
-    entries: list[Entry]
-    files: Mapping[str, Fetched]
-
-
-def download_release(settings: RefseqSettings, folder: Path, fetcher: Fetcher, report: Progress) -> Download:
-    """Fetch the release's list and the files to take, then write `folder/MANIFEST.tsv`.
+def download_release(
+    settings: RefseqSettings, folder: Path, fetcher: Fetcher, report: Progress
+) -> tuple[list[Entry], dict[str, Fetched]]:
+    """Fetch the release's list and the files to take, then write `folder/MANIFEST.tsv`; what became of each file.
 
     What is there with its checksum is not fetched again; if that is all, no request is made. The catalogue is written
     when every file is whole and verified, so that no part of a release passes for it.
@@ -170,7 +164,7 @@ def download_release(settings: RefseqSettings, folder: Path, fetcher: Fetcher, r
     (folder / _MARK).unlink(missing_ok=True)
     write_manifest(folder, [_row(entry, files, base) for entry in entries])
     mark_complete(folder, settings)
-    return Download(entries, files)
+    return entries, files
 
 
 def _names(entries: list[Entry]) -> list[str]:

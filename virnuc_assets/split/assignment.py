@@ -13,7 +13,7 @@ import pyarrow as pa
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Source
 from virnuc_assets.settings import SplitSettings
-from virnuc_assets.split.relatives import Clusters, Links, Relatedness
+from virnuc_assets.split.relatives import Clusters, Links
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -93,12 +93,16 @@ def _held_out_by_date(sources: Mapping[str, Source], first: datetime.date) -> di
 
 
 def assign_splits(
-    related: Relatedness, counted: pa.Table, settings: SplitSettings, held: Mapping[str, str], before: _Rows
+    related: tuple[Links, Mapping[str, str]],
+    counted: pa.Table,
+    settings: SplitSettings,
+    held: Mapping[str, str],
+    before: _Rows,
 ) -> pa.Table:
     """The split of all records that have training rows: clusters keep the split they had, all others are assigned one.
 
     Args:
-        related: relatedness of at least the records that have rows.
+        related: as `find_relatives` gives it, of at least the records that have rows.
         counted: record_id, label ("viral" / "host"), group, rows: one row for each record with training rows.
         settings: seed and wanted fractions of rows.
         held: record → why it is held out for the test; a label that has such records is tested on them alone.
@@ -107,6 +111,7 @@ def assign_splits(
     Returns:
         `split_schema`; the order of no input matters, and the table given back as `before` gives the same table.
     """
+    links, relatives = related
     rows = {row["record_id"]: row for row in sorted(counted.to_pylist(), key=lambda row: str(row["record_id"]))}
     if without := [record for record, row in rows.items() if not row["group"]]:
         raise SplitError(
@@ -123,7 +128,7 @@ def assign_splits(
         for record, split in splits_of(before).items()
         if record in rows and (split == "test" if record in held else split in allowed[record])
     }
-    cluster_of, fixed, touched = _clustered(related.links, rows, allowed, kept)
+    cluster_of, fixed, touched = _clustered(links, rows, allowed, kept)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for record, cluster in cluster_of.items():
         row = rows[record]
@@ -146,7 +151,7 @@ def assign_splits(
             reason = old_reasons[record]
         else:
             reason = f"moved from {kept[record]}: most related rows are here"
-        row.update(cluster=cluster, split=split, relatives=related.reasons[record], reason=reason)
+        row.update(cluster=cluster, split=split, relatives=relatives[record], reason=reason)
     return pa.Table.from_pylist(list(rows.values()), schema=split_schema())
 
 

@@ -18,7 +18,6 @@ from virnuc_assets.sequences.planning import (
     plan_faults,
     plan_source,
     rows_of,
-    sample_of,
 )
 
 from .genbank_files import entry
@@ -119,7 +118,6 @@ def test_keys_sort_as_they_follow_each_other(tmp_path: Path) -> None:
     assert len(plan.shards) == 14
     assert plan.shards == sorted(plan.shards)
     assert plan.shards[9:11] == ["s-000010", "s-000011"]
-    assert sample_of("a-b-000001") == "a-b"
     assert [pack_key("viral", index) for index in (0, 99, MAX_PACKS - 1)] == ["viral-0001", "viral-0100", "viral-9999"]
     with pytest.raises(VirnucError, match="set sequences.shard_chunks higher"):
         pack_key("viral", MAX_PACKS)

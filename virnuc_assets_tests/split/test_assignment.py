@@ -27,7 +27,7 @@ from virnuc_assets.split.assignment import (
     split_schema,
     splits_of,
 )
-from virnuc_assets.split.relatives import Relatedness
+from virnuc_assets.split.relatives import Links
 from virnuc_assets.storage.tables import write_table
 
 Edges = Sequence[tuple[str, str]]
@@ -38,7 +38,7 @@ GROUPS = {"host": ("bacteria", "archaea", "plant"), "viral": ("phage", "+ssRNA")
 FILLERS = [f"{label[0]}{number}" for label in ("viral", "host") for number in range(4)]
 
 
-def related(ids: Sequence[str], edges: Edges = (), names: Names | None = None) -> Relatedness:
+def related(ids: Sequence[str], edges: Edges = (), names: Names | None = None) -> tuple[Links, dict[str, str]]:
     links: dict[str, set[Any]] = {record: set() for record in sorted(ids)}
     for first, second in edges:
         if first in links and second in links and first != second:
@@ -47,9 +47,7 @@ def related(ids: Sequence[str], edges: Edges = (), names: Names | None = None) -
     for name, members in (names or {}).items():
         for member in links.keys() & members:
             links[member].add((name,))
-    return Relatedness(
-        {record: frozenset(found) for record, found in links.items()}, {record: f"of {record}" for record in links}
-    )
+    return links, {record: f"of {record}" for record in links}
 
 
 def reference(clusters_per_group: int = 5, records_per_cluster: int = 2) -> list[Row]:
