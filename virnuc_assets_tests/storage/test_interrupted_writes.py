@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets.storage.tables import TableWriter, is_made_by, read_table, write_table
 
@@ -43,20 +42,6 @@ def test_a_provenance_that_is_no_json_leaves_nothing(path: Path) -> None:
         write_table(path, embeddings(2), {"path": path})
     assert caught.value.__traceback__ is not None
     assert files(path) == []
-
-
-def test_any_file_atomic_write(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "report.html"
-    with atomic_write(path) as temporary:
-        temporary.write_text("new")
-        assert not path.exists()
-        assert temporary.parent == path.parent
-    assert path.read_text() == "new"
-    with pytest.raises(InterruptedInTheMiddleError), atomic_write(path) as temporary:
-        temporary.write_text("newer")
-        raise InterruptedInTheMiddleError
-    assert path.read_text() == "new"
-    assert files(path) == ["report.html"]
 
 
 CHILD = """
