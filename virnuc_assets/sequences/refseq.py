@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from virnuc_assets.sequences.catalogue import MANIFEST, CatalogueError, write_manifest
 from virnuc_assets.settings import RefseqHosts, RefseqSettings
@@ -24,16 +24,9 @@ from virnuc_assets.storage.download import Fetched, Fetcher, digests
 # File, its number, number of files, bytes of it so far, bytes of it in all where they are known.
 Progress = Callable[[str, int, int, int, int | None], None]
 VIRAL = "viral"
-# Directory to host group and number of files that VirNucPro draws.
-HOSTS: Mapping[RefseqHosts, tuple[str, int]] = {
-    "bacteria": ("bacteria", 1),
-    "archaea": ("archaea", 1),
-    "fungi": ("fungi", 1),
-    "protozoa": ("protozoa", 1),
-    "plant": ("plant", 10),
-    "invertebrate": ("invertebrate", 10),
-    "vertebrate_mammalian": ("vertebrate", 10),
-    "vertebrate_other": ("vertebrate", 10),
+# Files that VirNucPro draws of each directory of hosts, whose first word is their group.
+HOSTS: Mapping[RefseqHosts, int] = {
+    name: 1 if name in ("bacteria", "archaea", "fungi", "protozoa") else 10 for name in get_args(RefseqHosts)
 }
 ASSET = "reference/refseq_release"
 _MARK = "RELEASE.json"
@@ -101,7 +94,7 @@ def choose(listing: Mapping[str, str], settings: RefseqSettings) -> list[Entry]:
     chosen = [entry for entry in entries if entry.directory == VIRAL]
     if not chosen:
         raise RefseqError(f"release {settings.release} lists no {VIRAL}.*.genomic.fna.gz; is it a release of RefSeq?")
-    for directory, (_, usual) in HOSTS.items():
+    for directory, usual in HOSTS.items():
         wanted = settings.files_per_directory.get(directory, usual)
         of_directory = [entry for entry in entries if entry.directory == directory]
         there = [entry for entry in of_directory if entry.genbank and entry.name.endswith(".1")]
@@ -117,11 +110,10 @@ def choose(listing: Mapping[str, str], settings: RefseqSettings) -> list[Entry]:
 
 def _row(entry: Entry, files: Mapping[str, Fetched], base_url: str) -> dict[str, str]:
     """The entry's row in the catalogue of its folder; the group of viruses, which the files do not give, is `viral`."""
-    group = next((group for directory, (group, _) in HOSTS.items() if directory == entry.directory), VIRAL)
     return {
         "name": entry.name,
         "label": "viral" if entry.directory == VIRAL else "host",
-        "group": group,
+        "group": entry.directory.partition("_")[0],
         "fasta": entry.fasta,
         "genbank": entry.genbank or "",
         "fasta_sha256": files[entry.fasta].digests["sha256"],
@@ -213,5 +205,5 @@ def require_release(folder: Path, settings: RefseqSettings) -> None:
 
 
 def _meant(settings: RefseqSettings) -> dict[str, Any]:
-    draw = {name: settings.files_per_directory.get(name, usual) for name, (_, usual) in HOSTS.items()}
+    draw = {name: settings.files_per_directory.get(name, usual) for name, usual in HOSTS.items()}
     return {"release": settings.release, "base_url": settings.base_url, "seed": settings.seed, "draw": draw}

@@ -13,7 +13,6 @@ import json
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -48,29 +47,37 @@ class TableWriter:
         self._content, self.rows = ContentDigest(schema), 0
 
     def __enter__(self) -> TableWriter:
+        self._writing = self._opened()
+        self._writing.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:  # noqa: ANN401  (what was raised in the block, if anything)
+        self._writing.__exit__(*error)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[None]:
         # Vectors have neither repeated values nor useful bounds; a dictionary of them takes ten times their memory.
         plain = [field.name for field in self._schema if not pa.types.is_fixed_size_list(field.type)]
         # Nor is a digest or the id of a frame found twice; as they are, they are read in less time.
         once = [field.name for field in self._schema if pa.types.is_fixed_size_binary(field.type)] + ["frame_id"]
-        with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(atomic_write(self._path))
-            file = stack.enter_context(pa.OSFile(os.fsencode(temporary), "wb"))
-            self._parquet = stack.enter_context(
-                pq.ParquetWriter(
-                    file,
-                    self._schema,
-                    use_dictionary=[name for name in plain if name not in (*SEQUENCE_COLUMNS, *once)],
-                    compression="lz4",  # is unpacked twice as fast as Parquet's default
-                    write_statistics=plain,
-                    use_compliant_nested_type=False,  # nested values as the schema names them: what is read was written
-                    data_page_size=_PAGE_BYTES,
-                    write_page_checksum=True,  # LZ4 unpacks a corrupted number as if it were another
-                    memory_pool=pa.system_memory_pool(),  # Arrow's own keeps what was freed, megabytes a column
-                )
-            )
-            stack.push(self._add_metadata)
-            self._open = stack.pop_all()
-        return self
+        with (
+            atomic_write(self._path) as temporary,
+            pa.OSFile(os.fsencode(temporary), "wb") as file,
+            pq.ParquetWriter(
+                file,
+                self._schema,
+                use_dictionary=[name for name in plain if name not in (*SEQUENCE_COLUMNS, *once)],
+                compression="lz4",  # is unpacked twice as fast as Parquet's default
+                write_statistics=plain,
+                use_compliant_nested_type=False,  # nested values as the schema names them: what is read was written
+                data_page_size=_PAGE_BYTES,
+                write_page_checksum=True,  # LZ4 unpacks a corrupted number as if it were another
+                memory_pool=pa.system_memory_pool(),  # Arrow's own keeps what was freed, megabytes a column
+            ) as self._parquet,
+        ):
+            yield
+            provenance = json.dumps(self._provenance, sort_keys=True)
+            self._parquet.add_key_value_metadata({PROVENANCE_KEY: provenance, DIGEST_KEY: self._content.hexdigest()})
 
     def write(self, table: pa.Table) -> None:
         """Append rows; the columns must be those of the schema."""
@@ -78,16 +85,6 @@ class TableWriter:
         self._parquet.write_table(table)
         self._content.update(table)
         self.rows += table.num_rows
-
-    def _add_metadata(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            provenance = json.dumps(self._provenance, sort_keys=True)
-            self._parquet.add_key_value_metadata({PROVENANCE_KEY: provenance, DIGEST_KEY: self._content.hexdigest()})
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._open.__exit__(kind, error, traceback)
 
 
 def write_table(path: Path, table: pa.Table, provenance: Provenance) -> None:
