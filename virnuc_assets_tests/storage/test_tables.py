@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from virnuc_assets.storage.layout import Layout
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema, features_schema, frames_schema
 from virnuc_assets.storage.tables import (
@@ -193,3 +194,14 @@ def test_tables_are_asked_for_when_their_rows_are_needed(rows: int, needed: list
     taken = Rows(tables([3, 3, 3], asked)).take(rows)
     assert taken is not None and taken.num_rows == rows
     assert asked == needed
+
+
+def test_a_shard_is_a_file_in_its_assets_folder() -> None:
+    layout = Layout(Path("/project/var"), "miniature")
+    path = layout.table("reference", "fastesm2_650_embeddings", "viral-0007")
+    assert path == Path("/project/var") / "miniature/reference/fastesm2_650_embeddings/viral-0007.parquet"
+    assert asset_of(path) == "reference/fastesm2_650_embeddings (partition viral-0007)"
+    assert asset_of(layout.table("samples", "ledger", "a-b-000007")) == "samples/translated_proteins (partition a-b)"
+    assert [asset_of(layout.plan("reference")), asset_of(layout.plan("samples", "a-b"))] == [
+        *("reference/shard_plan", "samples/shard_plan")
+    ]
