@@ -47,8 +47,7 @@ from virnuc_assets.sequences.catalogue import read_catalogue
 from virnuc_assets.settings import EncodingSettings, Precision
 from virnuc_assets.storage.reuse import KnownVectors, ShardVectors
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
-from virnuc_assets.storage.tables import TableWriter, write_table
-from virnuc_assets.storage.windows import in_windows
+from virnuc_assets.storage.tables import TableWriter, in_windows, write_table
 
 Code = Literal["ours", "transformers", "fair_esm", "one_by_one"]
 

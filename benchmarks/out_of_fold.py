@@ -89,7 +89,7 @@ class Genomes:
                 if not name.endswith(" "):
                     named[name].add(record)
         bases = ((record, sequence.encode()) for record, sequence in self.sequences.items())
-        return Clusters(find_relatives(bases, named, SplitSettings(), {}).links, self.sequences).by_record()
+        return Clusters(find_relatives(bases, named, SplitSettings(), {})[0], self.sequences).by_record()
 
     @cached_property
     def folds(self) -> dict[str, int]:

@@ -63,17 +63,11 @@ class EncodingSettings(Section):
 
 
 class CheckpointSettings(Section):
-    """Where a registered encoder's checkpoint comes from, instead of the commit that the registry pins.
+    """Where a registered encoder's checkpoint comes from, instead of the commit that the registry pins."""
 
-    Attributes:
-        folder: a folder as the hub has it.
-        revision: another commit of the encoder's repository.
-        file: fair-esm's file, converted once.
-    """
-
-    folder: Text | None = None
-    revision: Commit | None = None
-    file: str | None = Field(default=None, min_length=1, pattern=r"\.pt$")
+    folder: Text | None = Field(None, description="a folder as the hub has it")
+    revision: Commit | None = Field(None, description="another commit of the encoder's repository")
+    file: str | None = Field(None, pattern=r"\.pt$", description="fair-esm's file, converted once")
 
     @model_validator(mode="after")
     def _one_source(self) -> CheckpointSettings:
@@ -87,29 +81,25 @@ TUNABLE = {"pooling", "max_length", "token_dropout"}
 
 
 class EncoderSettings(Section):
-    """An encoder of one's own, or other settings of a registered one.
+    """An encoder of one's own, or other settings of a registered one."""
 
-    Attributes:
-        like: encoder whose weights and settings this one has, but for what is set here.
-        hub: repository of the model hub, `owner/name`.
-        folder: a folder as the hub has it.
-        revision: commit of the repository; without it, the first `virnuc setup` locks the head of `main`.
-        architecture: required with `hub` or `folder`.
-        alphabet: what it reads: proteins by an ESM, nucleotides by a MosaicBERT, unless set.
-        pooling: mean over residues without special tokens, or over all tokens.
-        max_length: residues or bases encoded of a sequence.
-        token_dropout: of an ESM; without it, as its config.json says.
-    """
-
-    like: str | None = None
-    hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
-    folder: Text | None = None
-    revision: Commit | None = None
-    architecture: Literal["esm", "mosaic_bert"] | None = None
-    alphabet: Literal["dna", "protein"] | None = None
-    pooling: Literal["residues", "tokens"] | None = None
-    max_length: PositiveInt | None = None
-    token_dropout: bool | None = None
+    like: str | None = Field(
+        None, description="encoder whose weights and settings this one has, but for what is set here"
+    )
+    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$", description="repository of the model hub, `owner/name`")
+    folder: Text | None = Field(None, description="a folder as the hub has it")
+    revision: Commit | None = Field(
+        None, description="commit of the repository; without it, the first `virnuc setup` locks the head of `main`"
+    )
+    architecture: Literal["esm", "mosaic_bert"] | None = Field(None, description="required with `hub` or `folder`")
+    alphabet: Literal["dna", "protein"] | None = Field(
+        None, description="what it reads: proteins by an ESM, nucleotides by a MosaicBERT, unless set"
+    )
+    pooling: Literal["residues", "tokens"] | None = Field(
+        None, description="mean over residues without special tokens, or over all tokens"
+    )
+    max_length: PositiveInt | None = Field(None, description="residues or bases encoded of a sequence")
+    token_dropout: bool | None = Field(None, description="of an ESM; without it, as its config.json says")
 
     @property
     def fixed(self) -> set[str]:
@@ -131,15 +121,10 @@ class EncoderSettings(Section):
 
 
 class VariantSettings(Section):
-    """A nucleotide encoder and a protein encoder for one classifier.
+    """A nucleotide encoder and a protein encoder for one classifier."""
 
-    Attributes:
-        dna: name of an encoder of nucleotides.
-        protein: name of an encoder of proteins.
-    """
-
-    dna: str = "dnabert_s"
-    protein: str
+    dna: str = Field("dnabert_s", description="name of an encoder of nucleotides")
+    protein: str = Field(description="name of an encoder of proteins")
 
 
 LinearLayers = Annotated[tuple[Literal["query", "key", "value", "dense"], ...], Field(strict=False, min_length=1)]

@@ -1,6 +1,6 @@
 """docs/settings.md, of the typed settings: `python -m virnuc_assets_tests.settings_page` writes it.
 
-A key is described by its line under "Attributes:", else by the comment of virnuc.toml.
+A key is described by the comment of virnuc.toml, else by that of its field.
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ def page() -> str:
     """The whole page."""
     schema = Settings.model_json_schema()
     comments = _comments((PROJECT / "virnuc.toml").read_text(encoding="utf-8"))
-    parts = [HEAD, *_table({"properties": {"profile": schema["properties"]["profile"]}}, {}, comments[""])]
+    parts = [HEAD, *_table({"properties": {"profile": schema["properties"]["profile"]}}, comments[""])]
     for name, described in schema["properties"].items():
         if reference := re.search(r"#/\$defs/(\w+)", json.dumps(described)):
             section = schema["$defs"][reference[1]]
-            about, _, lines = section["description"].partition("\n\nAttributes:\n")
-            attributes = dict(re.findall(r"^    (\w+): ((?:.+|\n     +)+)", lines, re.MULTILINE))
             title = f"[{name}]" if "properties" not in described and "type" not in described else f"[{name}.NAME]"
-            parts += [f"## {title}\n", f"{' '.join(about.split())}\n", *_table(section, attributes, comments[name])]
+            about = " ".join(section["description"].split())
+            parts += [f"## {title}\n", f"{about}\n", *_table(section, comments[name])]
     return "\n".join(parts)
 
 
@@ -62,10 +61,10 @@ def _comments(text: str) -> Mapping[str, dict[str, str]]:
     return found
 
 
-def _table(section: Mapping[str, Any], attributes: Mapping[str, str], comments: Mapping[str, str]) -> Iterator[str]:
+def _table(section: Mapping[str, Any], comments: Mapping[str, str]) -> Iterator[str]:
     yield "| key | value | default | |\n|---|---|---|---|"
     for key, described in section["properties"].items():
-        text = attributes.get(key) or comments.get(key, "")
+        text = comments.get(key) or described.get("description", "")
         default = described.get("default")
         shown = "" if default is None else f"`{json.dumps(default)}`"
         shown = "required" if key in section.get("required", ()) else shown

@@ -39,7 +39,6 @@ from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.incoming import read_intake_log
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.atomic import atomic_write
-from virnuc_assets.storage.layout import require_layout
 from virnuc_assets.workstation.project import DEMO_SAMPLE
 from virnuc_assets.workstation.setup import dagster_home, require_set_up
 
@@ -50,7 +49,6 @@ def run_demo(settings: Settings, out: Console) -> None:
     """Materialize every asset of the graph that is missing or stale, and print the results."""
     os.environ["DAGSTER_HOME"] = str(dagster_home(settings))
     workspace = Workspace(settings)
-    require_layout(workspace.layout)
     require_set_up(settings, functools.partial(out.print, soft_wrap=True, highlight=False, markup=False))
     sample = _drop_sample(settings)
     started = time.perf_counter()

@@ -35,10 +35,18 @@ from virnuc_assets.sequences.composition import composition_features
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_table, merged_ledger
 from virnuc_assets.sequences.planning import ShardPlan, plan_source
-from virnuc_assets.storage.outputs import published, require_free, require_outputs, require_space, unfinished_folder
+from virnuc_assets.storage.atomic import atomic_files
+from virnuc_assets.storage.outputs import require_free, require_outputs, require_space, unfinished_folder
 from virnuc_assets.storage.schemas import embeddings_schema, ledger_schema, predictions_schema
-from virnuc_assets.storage.tables import content_digest, is_made_by, read_rows, read_table, read_windows, write_table
-from virnuc_assets.storage.windows import Rows
+from virnuc_assets.storage.tables import (
+    Rows,
+    content_digest,
+    is_made_by,
+    read_rows,
+    read_table,
+    read_windows,
+    write_table,
+)
 from virnuc_assets.text import printable
 
 if TYPE_CHECKING:
@@ -133,7 +141,7 @@ def predict_files(
         del planned
         for alphabet in () if model.scores_chunks else serving.specs:
             _embedded(workspace, serving, alphabet, shards, choices.threads, (step, log))
-        with step("predictions, by shard") as report, published(to) as temporary:
+        with step("predictions, by shard") as report, atomic_files(to) as temporary:
             scored = _scored(serving, shards, report)
             ledger, totals = write_ledger(temporary, ledger)
             calls = write_results(temporary, inputs, ledger, totals, scored, run)

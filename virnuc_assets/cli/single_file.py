@@ -24,8 +24,7 @@ from virnuc_assets.sequences.planning import plan_source
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.outputs import require_output, require_space, unwritable
 from virnuc_assets.storage.schemas import embeddings_schema
-from virnuc_assets.storage.tables import TableWriter, content_digest, read_rows
-from virnuc_assets.storage.windows import in_windows
+from virnuc_assets.storage.tables import TableWriter, content_digest, in_windows, read_rows
 
 if TYPE_CHECKING:
     from virnuc_assets.encoders.loading import Encoder

@@ -21,7 +21,7 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.composition import WIDTHS
 from virnuc_assets.sequences.frame_table import Truth
 from virnuc_assets.sequences.plan_table import read_plan, read_shard
-from virnuc_assets.sequences.planning import ShardPlan, sample_of
+from virnuc_assets.sequences.planning import ShardPlan
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE, Domain
 from virnuc_assets.storage.schemas import chunks_schema, vector_dim
@@ -44,7 +44,7 @@ def planned_shard(workspace: Workspace, domain: Domain, shard: str) -> ShardPlan
         TableMismatch: there is no plan, or no such shard in it.
         VirnucError: it was made for another chunk length than today's.
     """
-    path = workspace.layout.plan(domain, sample_of(shard) if domain == "samples" else "")
+    path = workspace.layout.plan(domain, shard.rpartition("-")[0] if domain == "samples" else "")
     plan = read_shard(path, shard)
     if plan.chunk_length != (today := workspace.settings.sequences.chunk_length):
         raise VirnucError(

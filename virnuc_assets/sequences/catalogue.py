@@ -40,41 +40,23 @@ class CatalogueError(VirnucError):
 
 @dataclass(frozen=True)
 class Source:
-    """One file of sequence: catalogued reference, or a sample of which only name and file are known.
+    """One file of sequence: catalogued reference, or a sample of which only name and file are known."""
 
-    Attributes:
-        name: unique; opens the keys of the source's shards.
-        fasta: the sequences.
-        label: viral or host.
-        group: virus group, or one of VirNucPro's seven host groups.
-        organism: where given, all records of the source are of one genome and stay in one split.
-        relatives: name of a hand-named group of close relatives, or empty.
-        genbank: the same records with CDS translations.
-        date: when the sequence became known, for a split by time.
-        fasta_sha256: digest that the file must have, or empty.
-        genbank_sha256: digest that the GenBank file must have, or empty.
-        origin: from where the files come, a URL or words.
-    """
-
-    name: str
+    name: str  # unique; opens the keys of the source's shards
     fasta: Path
     label: Label | None = None
-    group: str | None = None
-    organism: str = ""
-    relatives: str = ""
-    genbank: Path | None = None
-    date: datetime.date | None = None
-    fasta_sha256: str = ""
+    group: str | None = None  # virus group, or one of VirNucPro's seven host groups
+    organism: str = ""  # where given, all records of the source are of one genome and stay in one split
+    relatives: str = ""  # name of a hand-named group of close relatives, or empty
+    genbank: Path | None = None  # the same records with CDS translations
+    date: datetime.date | None = None  # when the sequence became known, for a split by time
+    fasta_sha256: str = ""  # digest that the file must have, or empty
     genbank_sha256: str = ""
-    origin: str = ""
+    origin: str = ""  # from where the files come, a URL or words
 
 
 def source_name(path: Path) -> str:
-    """A file's name as it opens shard keys: without its endings, other characters as `_`.
-
-    Raises:
-        VirnucError: nothing is left of the name, or it is too long.
-    """
+    """A file's name as it opens shard keys: without its endings, other characters as `_`."""
     stem = unpacked_name(path)
     stem = stem.rsplit(".", 1)[0] if "." in stem.lstrip(".") else stem
     name = "".join(letter if letter in _NAME_CHARACTERS else "_" for letter in stem).strip("._-")
@@ -89,7 +71,7 @@ def source_name(path: Path) -> str:
 
 
 def read_catalogues(folders: Iterable[Path]) -> list[Source]:
-    """Sources of several catalogues, sorted by name; errors as of `read_catalogue`."""
+    """Sources of several catalogues, sorted by name."""
     found: dict[str, tuple[Path, Source]] = {}
     for folder in folders:
         for source in read_catalogue(folder):
@@ -103,12 +85,7 @@ def read_catalogues(folders: Iterable[Path]) -> list[Source]:
 
 
 def read_catalogue(folder: Path, manifest: Path | None = None) -> list[Source]:
-    """Sources of `folder/MANIFEST.tsv`, or of another table with paths from that folder, sorted by name.
-
-    Raises:
-        CatalogueError: the manifest, a column or a file is missing, a name occurs twice, a label, host group,
-            date or checksum is none, or a row is longer than the header; the message names the row.
-    """
+    """Sources of `folder/MANIFEST.tsv`, or of another table with paths from that folder, sorted by name."""
     manifest = manifest or folder / MANIFEST
     found: dict[str, Source] = {}
     for line, row in _read_rows(manifest)[1]:
@@ -149,10 +126,8 @@ def _source(folder: Path, row: Row, where: str) -> Source:
     if row["genbank_sha256"] and not row["genbank"]:
         raise CatalogueError(f"{where}: genbank_sha256 without a genbank file; name the file, or empty the column")
     for column in ("fasta_sha256", "genbank_sha256"):
-        if row[column] and not _SHA256.fullmatch(row[column]):
-            raise CatalogueError(
-                f"{where}: {column} must be empty or 64 hex digits in lower case, found {row[column]!r}"
-            )
+        if (found := row[column]) and not _SHA256.fullmatch(found):
+            raise CatalogueError(f"{where}: {column} must be empty or 64 hex digits in lower case, found {found!r}")
     try:
         day = datetime.date.fromisoformat(date) if date else None
     except ValueError as error:
@@ -186,23 +161,12 @@ def require_checksum(path: Path, expected: str, found: str) -> None:
 
 def fasta_files(path: Path) -> list[Path]:
     """The file, or every FASTA file of the folder, sorted; names that begin with a dot are still being written."""
-    if not path.is_dir():
-        return [path]
-    if not (found := _with_ending(path, _FASTA_ENDINGS)):
-        raise CatalogueError(f"{path}: no FASTA in this folder; expected {_named(_FASTA_ENDINGS)}")
-    return found
+    return _required(path, _FASTA_ENDINGS, "FASTA") if path.is_dir() else [path]
 
 
 def sequence_files(folder: Path) -> list[Path]:
-    """The sequence files of a folder itself, sorted; names that begin with a dot are left out.
-
-    Raises:
-        VirnucError: there is none.
-    """
-    endings = _FASTA_ENDINGS + _FASTQ_ENDINGS + _GENBANK_ENDINGS
-    if not (found := _with_ending(folder, endings)):
-        raise VirnucError(f"{folder}: no sequence file in this folder; expected {_named(endings)}")
-    return found
+    """The sequence files of a folder itself, sorted; names that begin with a dot are left out."""
+    return _required(folder, _FASTA_ENDINGS + _FASTQ_ENDINGS + _GENBANK_ENDINGS, "sequence file")
 
 
 def genbank_of(fasta: Path) -> Path | None:
@@ -213,8 +177,11 @@ def genbank_of(fasta: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _named(endings: tuple[str, ...]) -> str:
-    return f"NAME{{{','.join(endings)}}}[{'|'.join(COMPRESSED_ENDINGS)}]"
+def _required(folder: Path, endings: tuple[str, ...], what: str) -> list[Path]:
+    if not (found := _with_ending(folder, endings)):
+        expected = f"NAME{{{','.join(endings)}}}[{'|'.join(COMPRESSED_ENDINGS)}]"
+        raise CatalogueError(f"{folder}: no {what} in this folder; expected {expected}")
+    return found
 
 
 def _with_ending(folder: Path, endings: tuple[str, ...]) -> list[Path]:
@@ -223,12 +190,7 @@ def _with_ending(folder: Path, endings: tuple[str, ...]) -> list[Path]:
 
 
 def row_of(folder: Path, fasta: Path, genbank: Path | None, others: Row) -> dict[str, str]:
-    """A row of `folder/MANIFEST.tsv` with the other columns; paths inside the folder are relative to it.
-
-    Raises:
-        CatalogueError: a path cannot be written as text, or a file does not begin as its format does.
-        SequenceFileError: a file is missing, empty or cannot be read.
-    """
+    """A row of `folder/MANIFEST.tsv` with the other columns; paths inside the folder are relative to it."""
     row = {**others, "genbank": "", "genbank_sha256": ""}
     for column, path, expected in (("fasta", fasta, "FASTA"), ("genbank", genbank, "GenBank")):
         if path is None:
@@ -238,9 +200,7 @@ def row_of(folder: Path, fasta: Path, genbank: Path | None, others: Row) -> dict
         try:
             row[column].encode()
         except UnicodeEncodeError as error:
-            raise CatalogueError(
-                f"{path!r}: the path is not UTF-8 and cannot be catalogued; rename the file"
-            ) from error
+            raise CatalogueError(f"{path!r}: the path is not UTF-8 and cannot be catalogued; rename it") from error
         with open_source(path) as source:
             if (found := sequence_format(source)) != expected:
                 remedy = FASTQ_IS_NO_REFERENCE if found == "FASTQ" else "give the other file, or leave it out"
@@ -253,9 +213,6 @@ def append_rows(folder: Path, rows: Sequence[Row], taken: Iterable[str] = ()) ->
     """Append rows to `folder/MANIFEST.tsv`, all or none; makes the table where there is none.
 
     A column that the table lacks is added to it; names that other catalogues have (`taken`) must not be used again.
-
-    Raises:
-        CatalogueError: a name exists or is given twice, or a row is not one of a catalogue; the table is as before.
     """
     manifest = folder / MANIFEST
     folder.mkdir(parents=True, exist_ok=True)
@@ -270,11 +227,7 @@ def append_rows(folder: Path, rows: Sequence[Row], taken: Iterable[str] = ()) ->
 
 
 def write_manifest(folder: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> None:
-    """Write `folder/MANIFEST.tsv`, one line per row; it appears only if all of it can be read back as a catalogue.
-
-    Raises:
-        CatalogueError: a row is not one of a catalogue, or holds a tab, a line end or another control character.
-    """
+    """Write `folder/MANIFEST.tsv`, one line per row; it appears only if all of it can be read back as a catalogue."""
     for row in rows:
         if wrong := [column for column, text in row.items() if any(category(letter) == "Cc" for letter in text)]:
             raise CatalogueError(

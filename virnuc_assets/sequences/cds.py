@@ -105,19 +105,12 @@ def evidence_of(found: Sequence[Cds]) -> tuple[Evidence, str | None]:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What a GenBank file gave for the records of a FASTA file.
+    """What a GenBank file gave for the records of a FASTA file."""
 
-    Attributes:
-        sha256: digest of the GenBank file.
-        records: `evidence_of` every FASTA record, in the order they were given.
-        treatments: CDS features of these records by treatment; all treatments are named.
-        ignored_records: GenBank records that are not in the FASTA.
-    """
-
-    sha256: str
-    records: Mapping[str, tuple[Evidence, str | None]]
-    treatments: Mapping[str, int]
-    ignored_records: int
+    sha256: str  # of the GenBank file
+    records: Mapping[str, tuple[Evidence, str | None]]  # `evidence_of` every FASTA record, in the order given
+    treatments: Mapping[str, int]  # CDS features of these records by treatment; all treatments are named
+    ignored_records: int  # GenBank records that are not in the FASTA
 
 
 def write_annotations(
@@ -130,11 +123,6 @@ def write_annotations(
         genbank: the file; records that are not in the FASTA are counted, and not written.
         records: length in nt and digest of the bases of the FASTA's records, by id.
         expected_sha256: digest that the GenBank file must have, or empty.
-
-    Raises:
-        CatalogueError: the GenBank file has another digest.
-        SequenceFileError: the file cannot be read, repeats an id, holds a record of another length or sequence than
-            the FASTA's of that id, or none of the FASTA's records.
     """
     provenance = {"table": "cds", "records": digest_of(dict(records))}
     evidence: dict[str, tuple[Evidence, str | None]] = dict.fromkeys(records, (Evidence.NOT_IN_GENBANK, None))
@@ -193,11 +181,7 @@ def evidence_digest(proteins: Sequence[str]) -> str | None:
 
 
 def read_proteins(table: Path, record_ids: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """The translations that are evidence, by record, in the order of the file; no entry for a record without any.
-
-    Raises:
-        TableMismatch: the table is missing, damaged or another.
-    """
+    """The translations that are evidence, by record, in the order of the file; no entry for a record without any."""
     asked = sorted(record_ids)
     record = pc.field("record_id")
     wanted = record.isin(pa.array(asked, pa.string())) & (pc.field("treatment") == str(Treatment.USED))

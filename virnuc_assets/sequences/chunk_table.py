@@ -19,11 +19,6 @@ class ChunkReader:
     """Reads the chunks of a source's shards: one pass over the file, as long as they are asked for in its order.
 
     No more of the file is in memory than one shard's bases, however long a record is.
-
-    Args:
-        path: the source file; nothing is read yet.
-        planned_sha256: digest of the file when it was planned.
-        chunk_length: nt.
     """
 
     def __init__(self, path: Path, planned_sha256: str, chunk_length: int) -> None:
@@ -36,7 +31,6 @@ class ChunkReader:
 
         Raises:
             SourceChanged: the file is not the one that was planned, or was written to since.
-            SequenceFileError: as `read_records`.
         """
         self._require_planned()
         segments = segments.filter(pc.greater(segments["end_chunk"], segments["first_chunk"]))
@@ -107,7 +101,7 @@ def _records(path: Path) -> Iterator[tuple[int, Iterator[bytes]]]:
 
 
 def chunk_tables(plan: ShardPlan, shards: Iterable[str] | None = None) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Segments and chunks of every shard, or of some, of a plan of one file; errors as of `ChunkReader`."""
+    """Segments and chunks of every shard, or of some, of a plan of one file."""
     (source,) = plan.sources.values()
     reader = ChunkReader(Path(source.fasta), source.sha256, plan.chunk_length)
     for shard in plan.shards if shards is None else shards:

@@ -49,12 +49,8 @@ WIDTHS = {
 def composition_features(chunks: pa.Table, frames: pa.Table, min_orf_aa: int) -> pa.Table:
     """Features (`features_schema`) of all chunks with a frame, in their order.
 
-    The row's frame is that of the longest stretch; of equally long ones the first, F1 to F3 before R1 to R3.
-
-    Args:
-        chunks: chunks table.
-        frames: its frames by the rule `longest_orf`.
-        min_orf_aa: residues of the shortest stretch of that rule.
+    The row's frame is that of the longest stretch; of equally long ones the first, F1 to F3 before R1 to R3. Frames
+    are those of the chunks by the rule `longest_orf`, whose shortest stretch has `min_orf_aa` residues.
     """
     chunk = pc.index_in(frames["chunk_id"], value_set=one_array(chunks["chunk_id"])).to_numpy()
     lengths = pc.binary_length(frames["protein"]).to_numpy().astype(np.int64)

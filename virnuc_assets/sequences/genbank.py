@@ -49,10 +49,6 @@ def read_genbank(source: SourceFile, bases: Bases = normal_bases) -> Iterator[He
     end mark of the last record is accepted if the sequence is as long as LOCUS says. What comes before the first
     LOCUS, as in release files, is ignored. Only of a record whose name and length collide in LOCUS, as Prokka
     writes them, all bases are in memory at once: their number separates the two.
-
-    Raises:
-        SequenceFileError: there is no record, one is a protein, cannot be parsed, is cut, has another length than its
-            LOCUS line says, or holds a letter that is not an IUPAC nucleotide; the message names file, record and line.
     """
     lines: _Lines = enumerate(source.lines(), start=1)
     read = 0

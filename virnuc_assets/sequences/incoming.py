@@ -37,23 +37,16 @@ _READABLE = 2  # FASTQ, bzip2, xz, Zstandard
 class IncomingFile:
     """What became of a file of the watched folder.
 
-    Attributes:
-        file: its name as it can be shown.
-        state: of the file, and of the settings that it was cut by, when this was found out; as `logged_state`.
-        status: planned into shards; refused; a name collision, refused because another file of the folder has its name
-            as a sample; or a duplicate, which has no shards.
-        sample: that it was planned as, or would have been, if its name is a sample's; of a duplicate the sample that
-            holds the same records.
-        content: digest of its records' ids and bases, where they were planned.
-        reason: why it was refused.
+    It was planned into shards; refused; collides by name, as another file of the folder has its name as a sample; or
+    is a duplicate, which has no shards.
     """
 
-    file: str
-    state: str
+    file: str  # its name as it can be shown
+    state: str  # of the file, and of the settings that it was cut by, when this was found out; as `logged_state`
     status: Literal["planned", "refused", "name_collision", "duplicate"]
-    sample: str | None
-    content: str | None
-    reason: str | None
+    sample: str | None  # that it is or would be, if its name is a sample's; of a duplicate the one of the same records
+    content: str | None  # digest of its records' ids and bases, where they were planned
+    reason: str | None  # why it was refused
 
 
 def visible_files(folder: Path) -> dict[str, Path]:
@@ -89,10 +82,7 @@ def logged_state(state: str, status: str) -> str:
 
 
 def read_intake_log(layout: Layout) -> dict[str, IncomingFile]:
-    """The intake log by file; empty before the first file was planned.
-
-    It is also where it cannot be read: all files of the folder are then planned again.
-    """
+    """The intake log by file; empty before there is one, or where it cannot be read, so that all is planned again."""
     try:
         return dict(_intake_log(layout.intake_log, state_of(layout.intake_log)))
     except (FileNotFoundError, TableMismatch):
@@ -130,14 +120,13 @@ def waiting_files(layout: Layout, files: Mapping[str, Path], settings: SequenceS
         for name in states.keys() & intake.keys()
         if intake[name].state == logged_state(states[name], intake[name].status)
     }
-    by_status = {
-        status: {name for name, of in logged.items() if of.status == status}
-        for status in ("duplicate", "name_collision")
-    }
-    known = known_contents(layout, intake) if by_status["duplicate"] else {}
-    owned = {_sample_of(files[name]) for name in states.keys() - by_status["name_collision"]}
-    free = {name for name in by_status["duplicate"] if logged[name].content not in known}
-    free |= {name for name in by_status["name_collision"] if logged[name].sample not in owned}
+    duplicates, collisions = (
+        {name for name, of in logged.items() if of.status == status} for status in ("duplicate", "name_collision")
+    )
+    known = known_contents(layout, intake) if duplicates else {}
+    owned = {_sample_of(files[name]) for name in states.keys() - collisions}
+    free = {name for name in duplicates if logged[name].content not in known}
+    free |= {name for name in collisions if logged[name].sample not in owned}
     return {name: state for name, state in states.items() if name not in logged or name in free}
 
 

@@ -6,8 +6,7 @@ Made, summed and checked column by column, however many records it has.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +22,9 @@ _COUNTED = [name for name in LEDGER_COUNTS if name != "chunks"]
 
 
 def ledger_table(segments: pa.Table, counts: pa.Table) -> pa.Table:
-    """One line per segment, in their order; a record without any kept frame is skipped, with its reason.
+    """One line per row of a plan, in their order; a record without any kept frame is skipped, with its reason.
 
-    Args:
-        segments: rows of a plan, so the `chunks` of a line are those that must be accounted for.
-        counts: record_id, and chunks and frames of each record by disposition, as `open_frames` found them.
+    The `chunks` of a line are the plan's, which must be accounted for; `counts` are what `open_frames` found.
     """
     planned = pc.equal(segments["status"], "planned")  # records that are not may have the id of one that is
     rows = pc.if_else(planned, pc.index_in(segments["record_id"], value_set=counts["record_id"]), None)
@@ -78,11 +75,7 @@ class MergedLedger:
         self._sums = {name: np.zeros(records, np.int64) for name in _COUNTED}
 
     def add(self, rows: np.ndarray, ledger: pa.Table) -> None:
-        """Add the ledger of a shard, whose segments are these rows of the plan.
-
-        Raises:
-            VirnucError: it is of other segments.
-        """
+        """Add the ledger of a shard, whose segments are these rows of the plan."""
         if (expected := rows_at(self._plan, rows)["record_id"]) != ledger["record_id"]:
             raise VirnucError(
                 f"a ledger of {ledger.num_rows} lines is not that of a planned shard of {len(expected)} records; "
@@ -118,11 +111,7 @@ def ledger_totals(ledger: pa.Table) -> dict[str, int]:
 
 
 def require_scored(totals: Mapping[str, int], source: str) -> None:
-    """Raise unless at least one record was scored, by what `ledger_totals` counted.
-
-    Raises:
-        VirnucError: none was; the message gives the reason that most records have.
-    """
+    """Raise unless at least one record was scored, with the reason that most records have, by `ledger_totals`."""
     if not totals.get("records_scored"):
         reasons = [(count, name.partition(": ")[2]) for name, count in totals.items() if ": " in name]
         count, reason = max(reasons, key=lambda pair: pair[0])
@@ -137,23 +126,18 @@ def ledger_faults(ledger: pa.Table) -> list[str]:
         np.sum([ledger[f"{what}_{status}"] for status in STATUSES], axis=0) for what in ("chunks", "frames")
     )
     scored = ledger["disposition"].to_numpy() == "scored"
-    wrong = (chunks != ledger["chunks"].to_numpy()) | (frames != FRAMES_PER_CHUNK * chunks)
-    wrong |= scored != (ledger["frames_kept"].to_numpy() > 0)
-    wrong |= scored == ledger["reason"].is_valid().to_numpy()
-    return [fault for line in ledger.filter(pa.array(wrong)).to_pylist() for fault in _faults(line)]
-
-
-def _faults(line: Mapping[str, Any]) -> Iterator[str]:
-    record, kept, scored = line["record_id"], line["frames_kept"], line["disposition"] == "scored"
-    chunks, frames = (sum(line[f"{what}_{status}"] for status in STATUSES) for what in ("chunks", "frames"))
-    if chunks != line["chunks"]:
-        yield f"{record}: {line['chunks']} chunks planned, {chunks} accounted for"
-    if frames != FRAMES_PER_CHUNK * chunks:
-        yield f"{record}: {chunks} chunks have {FRAMES_PER_CHUNK * chunks} frames, {frames} accounted for"
-    if scored != (kept > 0):
-        yield f"{record}: {line['disposition']} with {kept} kept frames"
-    if scored == (line["reason"] is not None):
-        yield f"{record}: {line['disposition']} for the reason {line['reason']!r}"
+    wrong = {
+        "{chunks} chunks planned, {found} accounted for": chunks != ledger["chunks"].to_numpy(),
+        "{found} chunks have {wanted} frames, {frames} accounted for": frames != FRAMES_PER_CHUNK * chunks,
+        "{disposition} with {frames_kept} kept frames": scored != (ledger["frames_kept"].to_numpy() > 0),
+        "{disposition} for the reason {reason!r}": scored == ledger["reason"].is_valid().to_numpy(),
+    }
+    faults = list[str]()
+    for row in np.flatnonzero(np.any([*wrong.values()], axis=0)).tolist():
+        (line,) = ledger.slice(row, 1).to_pylist()
+        line |= {"found": chunks[row], "wanted": FRAMES_PER_CHUNK * chunks[row], "frames": frames[row]}
+        faults += [f"{line['record_id']}: {fault.format(**line)}" for fault, rows in wrong.items() if rows[row]]
+    return faults
 
 
 def shard_ledger_faults(ledger: pa.Table, segments: pa.Table, frames: int) -> list[str]:

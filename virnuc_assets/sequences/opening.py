@@ -22,12 +22,11 @@ import pyarrow as pa
 from virnuc_assets.errors import VirnucError
 
 COMPRESSED_ENDINGS = (".gz", ".bgz", ".bz2", ".xz", ".zst")
-_OTHER_FORMATS = {
-    b"PK\x03\x04": ("zip data", "Unpack it"),
-    codecs.BOM_UTF16_LE: ("text in UTF-16", "Save it as UTF-8"),
-    codecs.BOM_UTF16_BE: ("text in UTF-16", "Save it as UTF-8"),
-}
+_UTF16 = ("text in UTF-16", "Save it as UTF-8")
+_OTHER_FORMATS = {b"PK\x03\x04": ("zip data", "Unpack it"), codecs.BOM_UTF16_LE: _UTF16, codecs.BOM_UTF16_BE: _UTF16}
 _NO_FILE = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFLNK: "a link to nothing"}
+# What our own reader, gzip's and Arrow's of Zstandard say where no stream begins behind another.
+_NO_STREAMS = ("other bytes", "Not a gzipped file", "Unknown frame descriptor")
 _HEAD_CHARACTERS = 4096
 _BLOCK_BYTES = 1 << 20
 
@@ -44,8 +43,7 @@ def is_file(path: Path) -> bool:
 
 def unpacked_name(path: Path) -> str:
     """A file's name without the ending of its compression."""
-    ending = next((ending for ending in COMPRESSED_ENDINGS if path.name.endswith(ending)), "")
-    return path.name.removesuffix(ending)
+    return path.stem if path.suffix in COMPRESSED_ENDINGS else path.name
 
 
 class SequenceFileError(VirnucError):
@@ -69,14 +67,6 @@ class _DigestingFile(io.FileIO):
         return count
 
 
-class _CutOrCorrupt(Exception):
-    """A compressed stream is cut or corrupt."""
-
-
-class _OtherBytes(Exception):
-    """Something that is no stream follows a compressed stream."""
-
-
 class _Streams:
     """The content of several streams of bzip2 or xz; `bz2.open` and `lzma.open` ignore other bytes after one."""
 
@@ -92,7 +82,7 @@ class _Streams:
             while not self._error and (content := self._content(len(buffer) - filled)):
                 buffer[filled : filled + len(content)] = content
                 filled += len(content)
-        except (EOFError, OSError, lzma.LZMAError, _OtherBytes) as error:
+        except (EOFError, OSError, lzma.LZMAError) as error:
             self._error = error
         if self._error and not filled:
             raise self._error
@@ -109,7 +99,7 @@ class _Streams:
                 if not packed:
                     break
                 if packed[: len(self._magic)] != self._magic[: len(packed)]:
-                    raise _OtherBytes
+                    raise OSError(_NO_STREAMS[0])
                 self._stream = self._new()
             elif self._stream.needs_input and not (packed := self._file.read(_BLOCK_BYTES)):
                 raise EOFError("the file ends inside a stream")
@@ -130,39 +120,17 @@ _COMPRESSIONS: dict[str, tuple[re.Pattern[bytes], Callable[[io.BufferedReader[An
 }
 
 
-class _Decompressed(io.RawIOBase):
-    """The content of a compressed file; what goes wrong with the streams has an error of its own."""
-
-    def __init__(self, stream: Any) -> None:  # noqa: ANN401  (gzip's, Arrow's, ours)
-        self._stream = stream
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        try:
-            return int(self._stream.readinto(buffer))
-        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-            if isinstance(error, OSError) and error.errno:  # the file cannot be read
-                raise
-            if str(error).startswith("Not a gzipped file") or "Unknown frame descriptor" in str(error):
-                raise _OtherBytes from error  # the magic number at the beginning is right
-            raise _CutOrCorrupt(str(error)) from error
-
-
 class SourceFile:
-    """The text of one sequence file, with the digest of its bytes.
-
-    Attributes:
-        name: of the file, for messages.
-        state: of the file before it was read.
-        position: which record is being read, for messages; kept by whoever reads.
-    """
+    """The text of one sequence file, with the digest of its bytes; messages call it by its name."""
 
     def __init__(self, name: str, raw: _DigestingFile, content: io.BufferedReader[Any]) -> None:
         self.name, self._raw, self._content = name, raw, content
-        self.state = file_state(os.fstat(raw.fileno()))
-        self.position = "before the first record"
+        self.state = file_state(os.fstat(raw.fileno()))  # before it was read
+        self.position = "before the first record"  # which record is being read; kept by whoever reads
+        magic = content.peek(8)
+        for compression, (begins, stream) in _COMPRESSIONS.items():
+            if begins.match(magic):
+                self._content = io.BufferedReader(_Decompressed(stream(content), compression, self), _BLOCK_BYTES)
 
     def head(self) -> str:
         """The first visible characters, by which the format is recognised; asked for before the text is read."""
@@ -185,11 +153,7 @@ class SourceFile:
         yield b"\n"
 
     def digest(self) -> str:
-        """SHA-256 of the whole file as it was read; reads what is left first.
-
-        Raises:
-            SourceChanged: the file was written to since it was opened.
-        """
+        """SHA-256 of the whole file as it was read; reads what is left first."""
         while self._content.read(_BLOCK_BYTES):
             pass
         return self._digest_of_bytes()
@@ -214,21 +178,44 @@ class SourceFile:
         return self._raw.sha256.hexdigest()
 
 
+class _Decompressed(io.RawIOBase):
+    """The content of a compressed file; what is wrong with its streams is raised with the record that is being read."""
+
+    def __init__(self, stream: Any, compression: str, source: SourceFile) -> None:  # noqa: ANN401  (gzip's, Arrow's, ours)
+        self._stream, self._compression, self._source = stream, compression, source
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        name, shown = self._compression, self._source.name
+        try:
+            return int(self._stream.readinto(buffer))
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            if isinstance(error, OSError) and error.errno:  # the file cannot be read
+                raise
+            if any(words in str(error) for words in _NO_STREAMS):  # the magic number at the beginning is right
+                raise SequenceFileError(
+                    f"{shown}: other bytes follow the {name} data; expected another {name} stream, or nothing. If all "
+                    f"records are there, repack it: {name} -dc FILE | {name} > NEW. Else fetch it again."
+                ) from error
+            raise SequenceFileError(
+                f"{shown}: the {name} stream is cut or corrupt, {self._source.position} ({error}); fetch the file again"
+            ) from error
+
+
 @contextlib.contextmanager
 def open_source(path: Path, shown: str = "") -> Iterator[SourceFile]:
     """Open a sequence file, which messages call by its path, or as `shown`.
 
-    Compression is recognised by content, not by name.
-
-    Raises:
-        SequenceFileError: it is none, or its compressed stream is cut or corrupt (also while the caller reads it).
+    Compression is recognised by content, not by name; that a stream is cut or corrupt is raised while it is read.
     """
     shown = shown or str(path)
+    if not os.path.lexists(path):
+        raise SequenceFileError(f"{shown}: no such sequence file")
     if not is_file(path):
-        kind = _NO_FILE.get(stat.S_IFMT(path.lstat().st_mode), "no file") if os.path.lexists(path) else None
-        raise SequenceFileError(
-            f"{shown}: expected a sequence file, found {kind}" if kind else f"{shown}: no such sequence file"
-        )
+        kind = _NO_FILE.get(stat.S_IFMT(path.lstat().st_mode), "no file")
+        raise SequenceFileError(f"{shown}: expected a sequence file, found {kind}")
     try:
         opened = _DigestingFile(path)
     except OSError as error:
@@ -243,18 +230,4 @@ def open_source(path: Path, shown: str = "") -> Iterator[SourceFile]:
                 raise SequenceFileError(
                     f"{shown}: found {found}; expected plain text in UTF-8, or {', '.join(_COMPRESSIONS)}. {remedy}."
                 )
-        name = next((name for name, (begins, _) in _COMPRESSIONS.items() if begins.match(magic)), "")
-        if name:
-            content = io.BufferedReader(_Decompressed(_COMPRESSIONS[name][1](content)), _BLOCK_BYTES)
-        source = SourceFile(shown, raw, content)
-        try:
-            yield source
-        except _OtherBytes as error:
-            raise SequenceFileError(
-                f"{shown}: other bytes follow the {name} data; expected another {name} stream, or nothing. If all "
-                f"records are there, repack it: {name} -dc FILE | {name} > NEW. Else fetch it again."
-            ) from error.__cause__
-        except _CutOrCorrupt as error:
-            raise SequenceFileError(
-                f"{shown}: the {name} stream is cut or corrupt, {source.position} ({error}); fetch the file again"
-            ) from error.__cause__
+        yield SourceFile(shown, raw, content)

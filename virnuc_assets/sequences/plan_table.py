@@ -53,7 +53,6 @@ def plan_sample(
 
     Raises:
         SameRecords: it has no plan yet, and the records of one of those `known`, by the digest of their records.
-        SequenceFileError: the file cannot be read; no plan is left behind that was not there before.
     """
     before = _plan_before(path, settings)
     plan = plan_source(source.fasta, source.name, settings.chunk_length, settings.shard_chunks, before)
@@ -174,11 +173,7 @@ def _usable(records: pa.Table) -> dict[str, tuple[int, str]]:
 
 
 def changed_sources(path: Path, sources: Iterable[Source]) -> list[str]:
-    """Names of sources that a new plan would read, or leave out, by what their files and the catalogue say now.
-
-    Raises:
-        TableMismatch: there is no plan, or it is damaged.
-    """
+    """Names of sources that a new plan would read, or leave out, by what their files and the catalogue say now."""
     planned = read_plan(path).sources
     today = {source.name: source for source in sources}
     changed = [name for name, source in today.items() if not _is_as_planned(path, planned.get(name), source)]
@@ -248,11 +243,7 @@ def _read_once(path: Path, _: Hashable) -> ShardPlan:
 
 
 def read_shard(path: Path, shard: str) -> ShardPlan:
-    """What a plan says of one shard.
-
-    Raises:
-        TableMismatch: there is no plan, or it has no such shard (any more).
-    """
+    """What a plan says of one shard; a TableMismatch where there is no plan, or it has no such shard (any more)."""
     plan = read_plan(path)
     if shard not in plan.rows_by_shard:  # else its table would be made again without a row
         raise TableMismatch(
@@ -270,11 +261,7 @@ def planned_shards(path: Path) -> list[str]:
 
 
 def planned_proteins(path: Path, plan: ShardPlan) -> dict[str, tuple[str, ...]]:
-    """CDS translations of the records of a shard, by record; those that cannot give evidence are not in it.
-
-    Raises:
-        TableMismatch: they are not those that were planned.
-    """
+    """CDS translations of a shard's records that give evidence, by record; TableMismatch unless they are as planned."""
     proteins: dict[str, tuple[str, ...]] = {}
     by_source: dict[str, dict[str, str | None]] = defaultdict(dict)
     for segment in plan.segments:

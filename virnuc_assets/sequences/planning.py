@@ -8,10 +8,9 @@ from __future__ import annotations
 import functools
 import itertools
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -59,22 +58,8 @@ def starts_of(index: np.ndarray, length_nt: np.ndarray | int, chunk_length: int)
     return np.asarray(index * (chunk_length - step_back) - np.minimum(index, longer_steps))
 
 
-def shard_key(source: str, index: int) -> str:
-    """Key of a sample's shard, 1-based and zero-padded so that keys sort as they follow each other."""
-    return f"{source}-{index + 1:06d}"
-
-
-def sample_of(shard: str) -> str:
-    """The sample that a shard key was made from."""
-    return shard.rpartition("-")[0]
-
-
 def pack_key(label: str, index: int) -> str:
-    """Key of a pack of reference records of one label, e.g. `viral-0001`.
-
-    Raises:
-        VirnucError: there are more packs than such keys sort.
-    """
+    """Key of a pack of reference records of one label, e.g. `viral-0001`; an error for more than such keys sort."""
     if index >= MAX_PACKS:
         raise VirnucError(f"{label}: more than {MAX_PACKS} shards were made so far; set sequences.shard_chunks higher")
     return f"{label}-{index + 1:04d}"
@@ -108,44 +93,31 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class PlannedSource:
-    """A catalogued source, or a sample's file, as it was when it was planned.
-
-    Attributes:
-        fasta: sequence file.
-        sha256: digest of its bytes.
-        states: size and time of change of its files, by path; equal as long as nobody wrote to them.
-        label: as of `Source`, and so `group` and `genbank`.
-        names: what the catalogue says of its records' relatives: organism, relatives, date.
-        genbank_sha256: digest of the GenBank file.
-        genbank_records_ignored: records of that file that are not in the FASTA.
-        cds: CDS features of its records by treatment.
-    """
+    """A catalogued source, or a sample's file, as it was when it was planned; label, group, files as of `Source`."""
 
     fasta: str
-    sha256: str
-    states: Mapping[str, list[int]]
+    sha256: str  # digest of its bytes
+    states: Mapping[str, list[int]]  # size and time of change of its files, by path: equal until somebody writes to one
     label: Label | None = None
     group: str | None = None
-    names: Sequence[str] = ()
+    names: Sequence[str] = ()  # what the catalogue says of its records' relatives: organism, relatives, date
     genbank: str | None = None
     genbank_sha256: str | None = None
-    genbank_records_ignored: int = 0
-    cds: Mapping[str, int] | None = None
+    genbank_records_ignored: int = 0  # records of that file that are not in the FASTA
+    cds: Mapping[str, int] | None = None  # CDS features of its records by treatment
 
 
 @dataclass(frozen=True)
 class ShardPlan:
     """All segments, and the files that they are in, by name.
 
-    Attributes:
-        table: a row per `Segment`, by source in file order; every record of every file has one at least. As a table,
-            because a row takes a third of the memory of an object, and a sample may have millions of records.
-        numbered: how many shard keys were ever given, by label or sample; none is given twice.
+    The table has a row per `Segment`, by source in file order; every record of every file has one at least. A row takes
+    a third of the memory of an object, and a sample may have millions of records.
     """
 
     table: pa.Table
     sources: Mapping[str, PlannedSource]
-    numbered: Mapping[str, int]
+    numbered: Mapping[str, int]  # how many shard keys were ever given, by label or sample; none is given twice
     chunk_length: int
 
     @property
@@ -230,14 +202,13 @@ def plan_source(
 ) -> ShardPlan:
     """Count a file's chunks and cut them, across records, into shards; continues a plan of the same chunk length.
 
-    Records of fewer than `min_length_nt` are skipped. Messages call the file by its path, or as `shown`.
-
-    Raises:
-        SequenceFileError: as `read_records`; nothing of a file is planned unless all of it can be read.
+    Records of fewer than `min_length_nt` are skipped. Messages call the file by its path, or as `shown`. Nothing of a
+    file is planned unless all of it can be read.
     """
     records, sha256 = count_records(path, source, chunk_length, min_length_nt, shown)
     old, given = (before.table, before.numbered.get(source, 0)) if before else (plan_schema().empty_table(), 0)
-    table, numbered = pack(records, old, partial(shard_key, source), given, shard_chunks)
+    # Keys are 1-based and zero-padded, so that they sort as they follow each other.
+    table, numbered = pack(records, old, lambda index: f"{source}-{index + 1:06d}", given, shard_chunks)
     planned = PlannedSource(str(path), sha256, {})
     return ShardPlan(table, {source: planned}, {source: numbered}, chunk_length)
 
@@ -245,7 +216,7 @@ def plan_source(
 def count_records(
     path: Path, source: str, chunk_length: int, min_length_nt: int = 0, shown: str = ""
 ) -> tuple[pa.Table, str]:
-    """Every record of a file as one segment of no shard, and the digest of the file; errors as of `plan_source`."""
+    """Every record of a file as one segment of no shard, and the digest of the file."""
     kinds = [("planned", None), ("failed", _ELSEWHERE), ("failed", _LIKE_PROTEIN)]
     kinds.append(("skipped", f"shorter than the minimum of {min_length_nt} nt"))
     ids, digests, hashes, lengths = _Texts(shown or str(path)), _Texts(shown or str(path)), array("q"), array("q")
@@ -301,37 +272,23 @@ def _of_unique_ids(records: Mapping[str, pa.Array], usable: np.ndarray, hashes: 
     """
     ascending = np.sort(hashes[usable])
     twice = ascending[1:][ascending[1:] == ascending[:-1]]
-    if not len(twice):
+    rows = usable[np.isin(hashes[usable], twice)].tolist() if len(twice) else []
+    ids, digests = (records[name].take(pa.array(rows, pa.int64())).to_pylist() for name in ("record_id", "digest"))
+    first = {record_id: row for row, record_id in zip(reversed(rows), reversed(ids), strict=True)}
+    sequences = Counter(record_id for record_id, _ in set(zip(ids, digests, strict=True)))
+    changed: dict[int, tuple[str, str]] = {}
+    for row, record_id in zip(rows, ids, strict=True):
+        if (count := sequences[record_id]) > 1:
+            different = f"{count} different sequences have this first word of the header"
+            changed[row] = "failed", f"duplicate id: {different}"
+        elif row != first[record_id]:
+            changed[row] = "skipped", f"duplicate id: same sequence as record {first[record_id] + 1}"
+    if not changed:
         return {}
-    rows = usable[np.isin(hashes[usable], twice)]
-    ids, digests = (
-        records[name].take(pa.array(rows)).dictionary_encode().indices.to_numpy().astype(np.int64)
-        for name in ("record_id", "digest")
-    )
-    _, first = np.unique(ids, return_index=True)  # an id's number is its place among those that occur first
-    different = np.bincount(np.unique(ids * len(rows) + digests) // len(rows))  # sequences of each id
-    count, one = different[ids], rows[first[ids]]
-    failed = count > 1
-    changed = failed | (rows != one)
-    several = pc.binary_join_element_wise(
-        "duplicate id:",
-        pa.array(count).cast(pa.string()),
-        "different sequences have this first word of the header",
-        " ",
-    )
-    same = pc.binary_join_element_wise(
-        "duplicate id: same sequence as record", pa.array(one + 1).cast(pa.string()), " "
-    )
-    found = {
-        "status": pc.if_else(pa.array(failed), "failed", "skipped"),
-        "reason": pc.if_else(pa.array(failed), several, same),
-    }
-    mask = np.zeros(len(records["status"]), bool)
-    mask[rows[changed]] = True
-    return {
-        name: pc.replace_with_mask(records[name], pa.array(mask), values.filter(pa.array(changed)))
-        for name, values in found.items()
-    }
+    mask = np.zeros(len(hashes), bool)
+    mask[list(changed)] = True
+    columns = zip(("status", "reason"), zip(*changed.values(), strict=True), strict=True)
+    return {name: pc.replace_with_mask(records[name], pa.array(mask), pa.array(values)) for name, values in columns}
 
 
 def pack(

@@ -36,21 +36,13 @@ def read_records(source: SourceFile, bases: Bases = normal_bases) -> Iterator[tu
 
     These are upper-case IUPAC DNA, U read as T, unless `bases` makes others of what the file holds. Ids may occur
     twice; whoever plans decides what becomes of them.
-
-    Raises:
-        SequenceFileError: the text is of no such format, an id is missing, or a sequence holds a letter that is not
-            an IUPAC nucleotide; the message names file, line and record.
     """
     readers = {"FASTA": _fasta, "FASTQ": _fastq, "GenBank": read_genbank}
     return by_record(readers[sequence_format(source)](source, bases))
 
 
 def sequence_format(source: SourceFile) -> Format:
-    """In which format a file begins; GenBank may begin after other lines, as in release files.
-
-    Raises:
-        SequenceFileError: it begins in none.
-    """
+    """In which format a file begins; GenBank may begin after other lines, as in release files."""
     head = source.head()
     if head.startswith(">"):
         return "FASTA"
@@ -144,9 +136,6 @@ def copy_records(path: Path, sha256: str, wanted: np.ndarray, to: IO[bytes]) -> 
         sha256: digest of the file when it was.
         wanted: (records,) bool, for each record of the file, in its order.
         to: where they are written.
-
-    Raises:
-        SourceChanged: the file is not the one that was planned.
     """
     with open_source(path) as source:
         for is_wanted, (header, blocks) in zip(wanted.tolist(), read_records(source, original_bases), strict=False):

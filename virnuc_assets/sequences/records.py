@@ -29,18 +29,14 @@ _PROTEIN_RESIDUES = 30  # fewer may be a degenerate primer
 class Header(NamedTuple):
     """The beginning of a record.
 
-    Attributes:
-        id: the first word of the header; in GenBank the accession with version where there is one, else the name in
-            LOCUS, blanks in it as `_`.
-        length_nt: as LOCUS says, also of a record whose sequence is stored elsewhere (CONTIG, WGS); else None.
-        features: CDS features of a GenBank record, in the order of the file.
-        line: the header as it is in the file, without what opens and ends it; of GenBank the id and the definition.
+    The id is the first word of the header; in GenBank the accession with version where there is one, else the name in
+    LOCUS, blanks in it as `_`.
     """
 
     id: str
-    length_nt: int | None = None
-    features: tuple[SeqFeature, ...] = ()
-    line: bytes = b""
+    length_nt: int | None = None  # as LOCUS says, also of a record whose sequence is stored elsewhere (CONTIG, WGS)
+    features: tuple[SeqFeature, ...] = ()  # CDS features of a GenBank record, in the order of the file
+    line: bytes = b""  # as it is in the file, without what opens and ends it; of GenBank the id and the definition
 
 
 def by_record(events: Iterable[Header | bytes]) -> Iterator[tuple[Header, Iterator[bytes]]]:
@@ -89,9 +85,6 @@ def header_id(header: str, where: str) -> str:
     r"""First word of a header without its `>` or `@`; characters that are not printable are their escapes, as `\x1b`.
 
     Words end where Python's `str.split` ends them, as in Biopython: also at blanks and line ends of other alphabets.
-
-    Raises:
-        SequenceFileError: there is no word, or one that is too long for an id.
     """
     words = header.lstrip(">").split(maxsplit=1)
     if not words:
@@ -114,11 +107,7 @@ def original_bases(raw: bytes, _where: str, _line: int) -> bytes:
 
 
 def normal_bases(raw: bytes, where: str, line: int) -> bytes:
-    r"""Upper-case DNA of bytes of a file that begin in a line of this number and end lines in \n; U becomes T.
-
-    Raises:
-        SequenceFileError: a character is not an IUPAC nucleotide code; the first such line and what it holds are named.
-    """
+    r"""Upper-case DNA of bytes of a file that begin in a line of this number and end lines in \n; U becomes T."""
     symbols = raw.translate(_NORMAL, delete=_BLANKS)
     if _OTHER not in symbols:
         return symbols

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from virnuc_assets.sequences.catalogue import MANIFEST, CatalogueError, write_manifest
 from virnuc_assets.settings import RefseqHosts, RefseqSettings
@@ -24,16 +24,9 @@ from virnuc_assets.storage.download import Fetched, Fetcher, digests
 # File, its number, number of files, bytes of it so far, bytes of it in all where they are known.
 Progress = Callable[[str, int, int, int, int | None], None]
 VIRAL = "viral"
-# Directory to host group and number of files that VirNucPro draws.
-HOSTS: Mapping[RefseqHosts, tuple[str, int]] = {
-    "bacteria": ("bacteria", 1),
-    "archaea": ("archaea", 1),
-    "fungi": ("fungi", 1),
-    "protozoa": ("protozoa", 1),
-    "plant": ("plant", 10),
-    "invertebrate": ("invertebrate", 10),
-    "vertebrate_mammalian": ("vertebrate", 10),
-    "vertebrate_other": ("vertebrate", 10),
+# Files that VirNucPro draws of each directory of hosts, whose first word is their group.
+HOSTS: Mapping[RefseqHosts, int] = {
+    name: 1 if name in ("bacteria", "archaea", "fungi", "protozoa") else 10 for name in get_args(RefseqHosts)
 }
 ASSET = "reference/refseq_release"
 _MARK = "RELEASE.json"
@@ -58,10 +51,10 @@ class Entry:
         """Name in the catalogue, e.g. viral.1.1."""
         return self.fasta.removesuffix(".genomic.fna.gz")
 
-
-def _place(entry: Entry) -> tuple[str, list[int]]:
-    """By which entries are sorted: directory and numbers."""
-    return entry.directory, [int(number) for number in entry.name.split(".")[1:]]
+    @property
+    def place(self) -> tuple[str, list[int]]:
+        """By which entries are sorted: directory and numbers."""
+        return self.directory, [int(number) for number in self.name.split(".")[1:]]
 
 
 def _listing(settings: RefseqSettings, folder: Path) -> Path:
@@ -70,12 +63,7 @@ def _listing(settings: RefseqSettings, folder: Path) -> Path:
 
 
 def read_listing(path: Path) -> dict[str, str]:
-    """File name to MD5 of a `release{N}.files.installed`: MD5, tab, name; a first line without an MD5 is a header.
-
-    Raises:
-        RefseqError: there is no list, a line is no such pair, a name is a path, or one name has two checksums; the
-            line is named.
-    """
+    """File name to MD5 of a `release{N}.files.installed`: MD5, tab, name; a first line without an MD5 is a header."""
     if not path.is_file():
         raise RefseqError(f"{path}: the release's list of files is not there: materialize {ASSET}")
     found: dict[str, str] = {}
@@ -97,20 +85,16 @@ def read_listing(path: Path) -> dict[str, str]:
 
 
 def choose(listing: Mapping[str, str], settings: RefseqSettings) -> list[Entry]:
-    """The files to take: every FASTA of the viruses, and the seeded draw of every directory of hosts; sorted.
-
-    Raises:
-        RefseqError: the release has no viruses, or fewer files of a directory than are to be drawn.
-    """
+    """The files to take: every FASTA of the viruses, and the seeded draw of every directory of hosts; sorted."""
     entries = []
     for match in filter(None, map(_FASTA.fullmatch, listing)):
         genbank = f"{match[1]}.{match[2]}.genomic.gbff.gz"
         entries.append(Entry(match[1], match[0], genbank if genbank in listing else None))
-    entries.sort(key=_place)
+    entries.sort(key=lambda entry: entry.place)
     chosen = [entry for entry in entries if entry.directory == VIRAL]
     if not chosen:
         raise RefseqError(f"release {settings.release} lists no {VIRAL}.*.genomic.fna.gz; is it a release of RefSeq?")
-    for directory, (_, usual) in HOSTS.items():
+    for directory, usual in HOSTS.items():
         wanted = settings.files_per_directory.get(directory, usual)
         of_directory = [entry for entry in entries if entry.directory == directory]
         there = [entry for entry in of_directory if entry.genbank and entry.name.endswith(".1")]
@@ -121,16 +105,15 @@ def choose(listing: Mapping[str, str], settings: RefseqSettings) -> list[Entry]:
             )
         draw = random.Random(f"{settings.seed} {directory}")  # noqa: S311 - a draw to repeat, not a secret
         chosen += draw.sample(there, wanted)
-    return sorted(chosen, key=_place)
+    return sorted(chosen, key=lambda entry: entry.place)
 
 
 def _row(entry: Entry, files: Mapping[str, Fetched], base_url: str) -> dict[str, str]:
     """The entry's row in the catalogue of its folder; the group of viruses, which the files do not give, is `viral`."""
-    group = next((group for directory, (group, _) in HOSTS.items() if directory == entry.directory), VIRAL)
     return {
         "name": entry.name,
         "label": "viral" if entry.directory == VIRAL else "host",
-        "group": group,
+        "group": entry.directory.partition("_")[0],
         "fasta": entry.fasta,
         "genbank": entry.genbank or "",
         "fasta_sha256": files[entry.fasta].digests["sha256"],
@@ -144,23 +127,13 @@ def _url(name: str, base_url: str) -> str:
     return f"{base_url.rstrip('/')}/{name.partition('.')[0]}/{name}"
 
 
-@dataclass(frozen=True)
-class Download:
-    """A release as it is on disk: its entries, and what became of each file."""
-
-    entries: list[Entry]
-    files: Mapping[str, Fetched]
-
-
-def download_release(settings: RefseqSettings, folder: Path, fetcher: Fetcher, report: Progress) -> Download:
-    """Fetch the release's list and the files to take, then write `folder/MANIFEST.tsv`.
+def download_release(
+    settings: RefseqSettings, folder: Path, fetcher: Fetcher, report: Progress
+) -> tuple[list[Entry], dict[str, Fetched]]:
+    """Fetch the release's list and the files to take, then write `folder/MANIFEST.tsv`; what became of each file.
 
     What is there with its checksum is not fetched again; if that is all, no request is made. The catalogue is written
     when every file is whole and verified, so that no part of a release passes for it.
-
-    Raises:
-        RefseqError: the server has another release, or its list is not one.
-        FetchError: a file cannot be had; those that are whole stay.
     """
     base, listing_path = settings.base_url.rstrip("/"), _listing(settings, folder)
     if not listing_path.is_file():
@@ -173,25 +146,21 @@ def download_release(settings: RefseqSettings, folder: Path, fetcher: Fetcher, r
             raise
     listing = read_listing(listing_path)
     entries = choose(listing, settings)
-    names = _files_of(entries)
+    names = _names(entries)
     if any(not (folder / name).is_file() for name in names):
         _require_number(settings, fetcher)
-    files = {
-        name: fetcher.fetch(
-            _url(name, base),
-            folder / name,
-            listing[name],
-            partial(report, name, number, len(names)),
-        )
-        for number, name in enumerate(names, start=1)
-    }
+    files = {}
+    for number, name in enumerate(names, start=1):
+        progress = partial(report, name, number, len(names))
+        files[name] = fetcher.fetch(_url(name, base), folder / name, listing[name], progress)
     (folder / _MARK).unlink(missing_ok=True)
     write_manifest(folder, [_row(entry, files, base) for entry in entries])
     mark_complete(folder, settings)
-    return Download(entries, files)
+    return entries, files
 
 
-def _files_of(entries: list[Entry]) -> list[str]:
+def _names(entries: list[Entry]) -> list[str]:
+    """Of the entries' files; several entries may have one GenBank file."""
     return list(dict.fromkeys(name for entry in entries for name in (entry.fasta, entry.genbank) if name))
 
 
@@ -205,14 +174,10 @@ def _require_number(settings: RefseqSettings, fetcher: Fetcher) -> None:
 
 
 def altered_files(settings: RefseqSettings, folder: Path) -> dict[str, list[str]]:
-    """Files of a downloaded release that are not those of its list, each with what is wrong.
-
-    Raises:
-        RefseqError: the list is not one.
-    """
+    """Files of a downloaded release that are not those of its list, each with what is wrong."""
     listing = read_listing(_listing(settings, folder))
     faults: dict[str, list[str]] = {}
-    for name in _files_of(choose(listing, settings)):
+    for name in _names(choose(listing, settings)):
         found = digests(folder / name)["md5"] if (folder / name).is_file() else "no such file"
         if found != listing[name]:
             faults[name] = [f"expected md5 {listing[name]}, found {found}"]
@@ -226,11 +191,7 @@ def mark_complete(folder: Path, settings: RefseqSettings) -> None:
 
 
 def require_release(folder: Path, settings: RefseqSettings) -> None:
-    """Compare what was downloaded with what the settings name.
-
-    Raises:
-        RefseqError: nothing was, it is not complete, or it was another release or draw.
-    """
+    """Raise RefseqError unless what the settings name was downloaded, all of it."""
     try:
         found = json.loads((folder / _MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -244,5 +205,5 @@ def require_release(folder: Path, settings: RefseqSettings) -> None:
 
 
 def _meant(settings: RefseqSettings) -> dict[str, Any]:
-    draw = {name: settings.files_per_directory.get(name, usual) for name, (_, usual) in HOSTS.items()}
+    draw = {name: settings.files_per_directory.get(name, usual) for name, usual in HOSTS.items()}
     return {"release": settings.release, "base_url": settings.base_url, "seed": settings.seed, "draw": draw}

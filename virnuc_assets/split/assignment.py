@@ -13,7 +13,7 @@ import pyarrow as pa
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Source
 from virnuc_assets.settings import SplitSettings
-from virnuc_assets.split.relatives import Clusters, Links, Relatedness
+from virnuc_assets.split.relatives import Clusters, Links
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -61,16 +61,11 @@ def changes(before: _Rows, after: _Rows) -> dict[str, int]:
 
 
 def held_out(sources: Mapping[str, Source], settings: SplitSettings) -> dict[str, str]:
-    """Records whose split is test by their source's date or names, and why; none where clusters decide.
-
-    Raises:
-        SplitError: a source has no date, or none is new enough; a name is neither a group nor an organism nor a
-            word for relatives of the catalogue.
-    """
+    """Records whose split is test by their source's date or names, and why; none where clusters decide."""
     if settings.test_from:
         return _held_out_by_date(sources, settings.test_from)
     names = {
-        record: [name for name in dict.fromkeys((source.group, source.organism, source.relatives)) if name]
+        record: list(filter(None, dict.fromkeys((source.group, source.organism, source.relatives))))
         for record, source in sources.items()
     }
     known = {name for found in names.values() for name in found}
@@ -98,24 +93,25 @@ def _held_out_by_date(sources: Mapping[str, Source], first: datetime.date) -> di
 
 
 def assign_splits(
-    related: Relatedness, counted: pa.Table, settings: SplitSettings, held: Mapping[str, str], before: _Rows
+    related: tuple[Links, Mapping[str, str]],
+    counted: pa.Table,
+    settings: SplitSettings,
+    held: Mapping[str, str],
+    before: _Rows,
 ) -> pa.Table:
     """The split of all records that have training rows: clusters keep the split they had, all others are assigned one.
 
     Args:
-        related: relatedness of at least the records that have rows.
+        related: as `find_relatives` gives it, of at least the records that have rows.
         counted: record_id, label ("viral" / "host"), group, rows: one row for each record with training rows.
         settings: seed and wanted fractions of rows.
         held: record → why it is held out for the test; a label that has such records is tested on them alone.
         before: rows of the split table whose splits are kept, where `held` allows it.
 
     Returns:
-        `split_schema` sorted by record id; the order of no input matters, and the table given back as `before`
-        gives the same table.
-
-    Raises:
-        SplitError: a record has no group; a label lacks clusters for three splits.
+        `split_schema`; the order of no input matters, and the table given back as `before` gives the same table.
     """
+    links, relatives = related
     rows = {row["record_id"]: row for row in sorted(counted.to_pylist(), key=lambda row: str(row["record_id"]))}
     if without := [record for record, row in rows.items() if not row["group"]]:
         raise SplitError(
@@ -132,7 +128,7 @@ def assign_splits(
         for record, split in splits_of(before).items()
         if record in rows and (split == "test" if record in held else split in allowed[record])
     }
-    cluster_of, fixed, touched = _clustered(related.links, rows, allowed, kept)
+    cluster_of, fixed, touched = _clustered(links, rows, allowed, kept)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for record, cluster in cluster_of.items():
         row = rows[record]
@@ -155,7 +151,7 @@ def assign_splits(
             reason = old_reasons[record]
         else:
             reason = f"moved from {kept[record]}: most related rows are here"
-        row.update(cluster=cluster, split=split, relatives=related.reasons[record], reason=reason)
+        row.update(cluster=cluster, split=split, relatives=relatives[record], reason=reason)
     return pa.Table.from_pylist(list(rows.values()), schema=split_schema())
 
 
@@ -239,19 +235,11 @@ def _clustered(
 def _assigned(
     counts: Mapping[str, Counter[str]], fixed: Mapping[str, Split], closed: Collection[str], settings: SplitSettings
 ) -> dict[str, tuple[Split, str]]:
-    """Assign clusters, large ones first and those of like size as the seed says, to where rows of their kind lack most.
+    """Split and why of the clusters that have none `fixed`: where rows of their kind lack most, large ones first.
 
     A cluster counts for the label and group most of its rows have. Every split gets a cluster of every label, and
     of every group that has as many clusters as there are splits; beyond that the largest shortfall of rows decides.
-
-    Args:
-        counts: cluster → rows by label, and by label and group.
-        fixed: split of the clusters that have one already; they count for the shares.
-        closed: labels whose test split is full: their clusters go to train and validation alone.
-        settings: seed and wanted fractions of rows.
-
-    Returns:
-        Split and why, of every cluster that had none.
+    The test split of `closed` labels is full. `counts`: cluster → rows by label, and by label and group.
     """
     of_closed = {cluster for cluster, found in counts.items() if not found.keys().isdisjoint(closed)}
     # What is tested of a closed label takes no part in the shares.

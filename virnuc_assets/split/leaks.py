@@ -26,12 +26,7 @@ Faults = dict[str, list[str]]
 def rebuilt_records(chunks: Iterable[Path], lengths: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
     """Every record as its chunks spell it, as soon as its last chunk was read; one with a gap never is.
 
-    Args:
-        chunks: chunks tables, those of each record in its order.
-        lengths: nt of each record.
-
-    Raises:
-        TableMismatch: a chunk contradicts the one before it.
+    Chunks tables come in the order of each record; `lengths` are its nt.
     """
     unfinished: dict[str, bytearray] = defaultdict(bytearray)
     for path in chunks:
@@ -59,12 +54,7 @@ def relatives_apart(
 ) -> Faults:
     """Clusters, related records and names that are in more than one split; what is left out is in none.
 
-    Args:
-        rows: the split table's.
-        sequences: records as `rebuilt_records` gives them.
-        named: name → ids of the records that bear it.
-        settings: what counts as related.
-        similar: as `similarity.similar_records` finds them.
+    Of the rows of the split table; the others are as of `relatives.find_relatives`.
     """
     rows = sorted(rows, key=lambda row: str(row["record_id"]))
     splits = splits_of(rows)

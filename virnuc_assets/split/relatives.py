@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
@@ -30,7 +29,7 @@ MIN_RESIDUES_PER_KMER = 6
 _SEGMENT_NT = 300_000
 _EXCLUDED = np.uint32(1 << 31)
 
-
+# Record → the records that it resembles, and as tuples of one the names that it shares.
 Links = Mapping[str, Collection[Hashable]]
 
 
@@ -71,38 +70,22 @@ class Clusters:
         return {record: smallest.setdefault(self._sets[record], record) for record in records}
 
 
-@dataclass(frozen=True)
-class Relatedness:
-    """What links the records.
-
-    Attributes:
-        links: record → the records that it resembles, and as tuples of one the names that it shares; sorted by record.
-        reasons: record → the closest relatives found and the names shared, or "alone".
-    """
-
-    links: Links
-    reasons: Mapping[str, str]
-
-
 def find_relatives(
     sequences: Iterable[tuple[str, bytes]],
     named: Mapping[str, Collection[str]],
     settings: SplitSettings,
     similar: Pairs,
-) -> Relatedness:
-    """Relatedness by k-mers found, by similar proteins found, and by names given.
+) -> tuple[Links, dict[str, str]]:
+    """Links of the records, and why they are related: k-mers and similar proteins found, names given, or "alone".
 
     Args:
         sequences: record id and upper-case nucleotides; one is in memory at a time.
         named: name (e.g. "relatives dengue", "organism Homo sapiens") → distinct ids of the records that bear it.
         settings: k, sketch density, and what counts as related.
         similar: as `similarity.similar_records` finds them.
-
-    Returns:
-        Relatedness of the records given; the order of the input does not matter.
     """
     sketches = {record: protein_hashes(sequence, settings) for record, sequence in sequences}
-    links: dict[str, set[str | tuple[str]]] = {record: set() for record in sorted(sketches)}
+    links: dict[str, set[Hashable]] = {record: set() for record in sorted(sketches)}
     reasons: dict[str, list[str]] = defaultdict(list)
     contained = related_pairs(sketches, settings)
     for pairs, reason in ((contained, "containment {:.4f} with {}"), (similar, "{} pairs of similar proteins with {}")):
@@ -115,10 +98,7 @@ def find_relatives(
         for member in members if len(members) > 1 else ():
             links[member].add((name,))
             reasons[member].append(f"named {name} with {len(members) - 1} others")
-    return Relatedness(
-        {record: frozenset(found) for record, found in links.items()},
-        {record: "; ".join(reasons[record]) or "alone" for record in links},
-    )
+    return links, {record: "; ".join(reasons[record]) or "alone" for record in links}
 
 
 def _closest(pairs: Pairs) -> dict[str, tuple[float, str]]:

@@ -51,11 +51,9 @@ def tool_version(settings: SplitSettings) -> str:
 def similar_records(
     frames: Iterable[Path], records: Collection[str], settings: SplitSettings
 ) -> dict[tuple[str, str], int]:
-    """Pairs of the records with similar proteins in frames tables; none where the settings do not ask for them.
+    """Pairs of record ids, the smaller first → how many pairs of distinct proteins in frames tables are similar.
 
-    Returns:
-        Pair of record ids, the smaller first → how many pairs of distinct proteins are similar; one that both have
-        counts as one.
+    A protein that both have counts as one; there are no pairs where the settings do not ask for them.
     """
     if settings.protein_similarity == "none":
         return {}

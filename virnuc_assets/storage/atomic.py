@@ -1,4 +1,7 @@
-"""Atomic writes: files and folders that are whole or absent, whoever is killed, and on the disk once they are there."""
+"""Atomic writes: files and folders that are whole or absent, whoever is killed, and on the disk once they are there.
+
+Each raises DiskFull where there is no space for what is written.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     It is in the same folder; of an object store on this machine, and uploaded at the end as one object. A link stays
     one: what it names is written.
-
-    Raises:
-        DiskFull: there is no space for it.
     """
     if in_store(path):
         with scratch_folder() as scratch:
@@ -63,9 +63,6 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Two renames: a process that dies between them leaves no folder, never a mixture of two. The older one is then next
     to it as `.NAME.PID@HOST.replaced`; the next `virnuc up` puts it back. An object store has no renames: there the
     older objects are removed, then the new ones uploaded.
-
-    Raises:
-        DiskFull: there is no space for it.
     """
     if in_store(path):
         with _atomic_objects(path) as temporary:
@@ -90,9 +87,6 @@ def atomic_files(folder: Path) -> Iterator[Path]:
     """A new folder whose files get their names in `folder` together when the block ends well; others there stay.
 
     The older ones vanish first: a process that dies between leaves some files or none, never those of two writers.
-
-    Raises:
-        DiskFull: there is no space for them.
     """
     if in_store(folder):
         with _atomic_objects(folder) as temporary:
@@ -129,10 +123,7 @@ def _atomic_objects(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what killed processes had not finished of a file, or of files in a folder that get their names together.
-
-    For who writes one path; `virnuc up` looks through all that the platform writes.
-    """
+    """Remove what killed processes had not finished of a file, or of files in a folder that get names together."""
     folder, name = (path, _TOGETHER) if path.is_dir() else (path.parent, _shortened(path.name))
     for left in folder.glob(".*.partial"):
         if (match := UNFINISHED.fullmatch(left.name)) and match["name"] == name and writer_is_dead(left):
@@ -159,7 +150,7 @@ def _shortened(name: str) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Have a file, or the names of a folder, on the disk: what is recorded as done is there after a power cut."""
+    """Have a file, or a folder's names, on the disk: what is recorded as done is there after a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -169,11 +160,7 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def full_disk_named(path: Path, temporary: Path, remedy: str = "put [paths] var on a larger disk") -> Iterator[None]:
-    """Report a full disk, or a quota that is used up, while `path` is written under a temporary name.
-
-    Raises:
-        DiskFull: in place of the system's error; it names the file, what had been written of it, and what is free.
-    """
+    """Raise DiskFull where a disk or a quota is used up while `path` is written under a temporary name."""
     try:
         yield
     except OSError as error:

@@ -78,11 +78,8 @@ def _column_parts(array: pa.Array) -> Iterator[bytes | memoryview]:
     elif pa.types.is_fixed_size_list(array.type):
         yield np.ascontiguousarray(array.flatten().to_numpy(zero_copy_only=False)).data.cast("B")
     else:
-        yield (
-            array.fill_null(0 if not pa.types.is_boolean(array.type) else False)
-            .to_numpy(zero_copy_only=False)
-            .tobytes()
-        )
+        nothing = False if pa.types.is_boolean(array.type) else 0
+        yield array.fill_null(nothing).to_numpy(zero_copy_only=False).tobytes()
 
 
 def _fixed_bytes(array: pa.FixedSizeBinaryArray) -> memoryview:

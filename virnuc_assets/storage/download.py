@@ -83,10 +83,7 @@ class Fetcher:
         """Download `to` unless it is there with this MD5 (lower-case hex); what an earlier attempt left is continued.
 
         Without a checksum, the length that the server announces must be reached. As bytes arrive, `report` gets how
-        many there are, and of how many where the server announces it.
-
-        Raises:
-            FetchError: it cannot be had, or is not the file of this checksum; `to` is as before.
+        many there are, and of how many where the server announces it. On a FetchError `to` is as before.
         """
         transfer = _Transfer(url, to.with_name(f".{to.name}.partial"), md5, report)
         try:

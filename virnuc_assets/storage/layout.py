@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
-from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.places import results_at
 
 Domain = Literal["reference", "samples"]
@@ -26,10 +25,7 @@ SUMMARY_FILE = "summary.tsv"
 class Layout:
     """Paths below `var`; what depends on the profile is under its name, so that none overwrites another's.
 
-    Attributes:
-        var: a folder; locks and checkpoints are there in any case.
-        profile: the name.
-        store: URL of an object store that has the results in place of `var`.
+    `store` is the URL of an object store that has the results; locks and checkpoints are in `var` in any case.
     """
 
     var: Path
@@ -98,19 +94,3 @@ def asset_of(path: Path) -> str:
         partition = path.stem if domain == "reference" else path.stem.rpartition("-")[0]  # a partition is a sample
         return f"{domain}/{name}" + ("" if name == "shard_plan" else f" (partition {partition})")
     return asset if asset == path.stem else f"what made {path.name}"
-
-
-def require_layout(layout: Layout) -> None:
-    """Refuse results of the former layout, which had a plan for each source file.
-
-    Raises:
-        VirnucError: names what to remove.
-    """
-    plans = layout.plan("reference").parent
-    former = sorted(path.name for path in plans.glob("*.parquet") if path.stem != REFERENCE_PLAN)
-    if former:
-        raise VirnucError(
-            f"{plans}: {len(former)} plans of the former layout, e.g. {former[0]}, with shards of one source file "
-            f"each; nothing of it is read. Remove the folders {layout.results / 'reference'} and "
-            f"{layout.results / 'samples'} and start again; checkpoints, classifiers and the split stay"
-        )

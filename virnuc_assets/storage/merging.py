@@ -25,13 +25,7 @@ class MergeMismatch(VirnucError):
 def merge_features(frames: pa.Table, dna: pa.Table, protein: pa.Table) -> pa.Table:
     """Features of a shard: the nucleotide vector, then the protein vector, in the order of the frames.
 
-    Args:
-        frames: frames table; gives rows, order and labels.
-        dna: embeddings of the nucleotides, (n, dna dim), in any order.
-        protein: embeddings of the proteins, (n, protein dim), in any order.
-
-    Raises:
-        MergeMismatch: the three tables do not hold the same ids, each once; counts and examples are named.
+    Embeddings, (n, dim) of each side, may come in any order; all three tables must hold the same ids, each once.
     """
     ids = frames.column("frame_id").to_pylist()
     vectors = []
@@ -69,11 +63,7 @@ class ScratchVectors:
         self._file, self.dim, self.count = tempfile.TemporaryFile(), 0, 0  # noqa: SIM115  (closed with the object)
 
     def write(self, rows: Iterable[int], vectors: np.ndarray) -> None:
-        """Keep (n, dim) float32 as these rows, in any order, each once.
-
-        Raises:
-            DiskFull: there is no space for them.
-        """
+        """Keep (n, dim) float32 as these rows, in any order, each once; DiskFull where there is no space for them."""
         scratch = Path(tempfile.gettempdir(), "a scratch file for vectors")
         with full_disk_named(scratch, scratch, "set TMPDIR to a folder of a larger disk"):
             for row, vector in zip(rows, vectors, strict=True):
@@ -89,11 +79,7 @@ class ScratchVectors:
 
 
 def rows_of(ids: Sequence[str], found: Sequence[str], what: str, remedy: str) -> list[int]:
-    """Row of each id among those found.
-
-    Raises:
-        MergeMismatch: both do not hold the same ids, each once; `what` names those found in the message.
-    """
+    """Row of each id among those found, which must be the same, each once; `what` names them in the message."""
     row_of = {frame_id: row for row, frame_id in enumerate(found)}
     missing = [frame_id for frame_id in ids if frame_id not in row_of]
     extra = row_of.keys() - set(ids)

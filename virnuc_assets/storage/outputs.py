@@ -6,16 +6,15 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.atomic import DiskFull, atomic_files, remove_unfinished
+from virnuc_assets.storage.atomic import DiskFull, remove_unfinished
 
-# Below a folder of results: what a run that is not finished has, for the next one; and in it, that results appear.
-UNFINISHED_FOLDER, _PUBLISHING = ".unfinished", "publishing"
+UNFINISHED_FOLDER = ".unfinished"  # below a folder of results: what a run that is not finished has, for the next one
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFIFO: "a pipe"}
 
 
@@ -24,15 +23,7 @@ class OutputRefused(VirnucError):
 
 
 def require_output(path: Path, inputs: Iterable[Path] = ()) -> None:
-    """Check that a file can be written under a name.
-
-    Args:
-        path: absent, a regular file that is replaced, or a link to either, which stays one.
-        inputs: files that the command reads.
-
-    Raises:
-        OutputRefused: it is an input, no regular file, or its folder cannot be written or made.
-    """
+    """Check that a name is free or a file's that can be replaced, not one of the inputs', and in a writable folder."""
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
     except FileNotFoundError:
@@ -46,7 +37,7 @@ def require_output(path: Path, inputs: Iterable[Path] = ()) -> None:
         raise OutputRefused(f"{path}: expected a file, or a name that is free, found {found}; name a file to write")
     if kind and any(each.exists() and path.samefile(each) for each in inputs):
         raise OutputRefused(f"{path}: is also an input, which would be overwritten; name another file to write")
-    _require_writable(path.resolve().parent)
+    require_writable(path.resolve().parent)
     remove_unfinished(path.resolve())
 
 
@@ -57,23 +48,17 @@ def require_outputs(folder: Path, names: Iterable[str], inputs: Iterable[Path] =
     inputs = list(inputs)
     for name in names:
         require_output(folder / name, inputs)
-    _require_writable(folder)
+    require_writable(folder)
     remove_unfinished(folder)
 
 
-def require_free(folder: Path, names: Collection[str]) -> None:
-    """Check that a folder is absent, or has nothing visible in it but what a killed run had not finished.
+def require_free(folder: Path, names: Sequence[str]) -> None:
+    """Check that a folder is absent or has nothing visible in it but what a run left that was killed as files appeared.
 
-    Args:
-        folder: for results.
-        names: of the results; where some of them are there because a run was killed as they appeared, they are no
-            results.
-
-    Raises:
-        OutputRefused: there is something in it.
+    These are some of its results' names, without the last one, which appears last.
     """
     found = sorted(path.name for path in folder.glob("[!.]*"))
-    partial = (folder / UNFINISHED_FOLDER / _PUBLISHING).exists() and set(found) <= set(names)
+    partial = (folder / UNFINISHED_FOLDER).exists() and set(found) <= set(names[:-1])
     if found and not partial:
         raise OutputRefused(
             f"{folder}: expected an empty folder, or a name that is free, found {len(found)} files or folders, e.g. "
@@ -86,9 +71,6 @@ def unfinished_folder(folder: Path) -> Iterator[Path]:
     """A folder in `folder` for tables that a killed run leaves to the next one; removed when the block ends well.
 
     If it fails, what is empty is removed again, also of the folders above that were not there before.
-
-    Raises:
-        OutputRefused: another process is using it.
     """
     work = folder / UNFINISHED_FOLDER
     made = [each for each in (work, *work.parents) if not each.exists()]
@@ -112,17 +94,8 @@ def unfinished_folder(folder: Path) -> Iterator[Path]:
                     each.rmdir()
 
 
-@contextlib.contextmanager
-def published(folder: Path) -> Iterator[Path]:
-    """As `atomic_files`, inside `unfinished_folder`: a process that dies as files appear leaves a mark of it there."""
-    mark = folder / UNFINISHED_FOLDER / _PUBLISHING
-    with atomic_files(folder) as temporary:
-        yield temporary
-        mark.touch()
-    mark.unlink()
-
-
-def _require_writable(folder: Path) -> None:
+def require_writable(folder: Path) -> None:
+    """Check that this process can write into a folder, or make it."""
     if fault := unwritable(folder):
         raise OutputRefused(fault)
 
@@ -138,11 +111,7 @@ def unwritable(folder: Path) -> str:
 
 
 def require_space(folder: Path, size: int, what: str) -> None:
-    """Check that a folder's disk has space for so many bytes.
-
-    Raises:
-        DiskFull: it has not.
-    """
+    """Raise DiskFull unless a folder's disk has space for so many bytes."""
     if (free := shutil.disk_usage(_nearest(folder)).free) < size:
         raise DiskFull(
             f"{folder}: {what} need {size / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free; free some space, or name "

@@ -30,11 +30,7 @@ _SCRATCH = "virnuc-unfinished-"
 
 
 def results_at(url: str) -> Path:
-    """The place of a URL, e.g. `s3://bucket/prefix`; listings are not kept, since other hosts write there, too.
-
-    Raises:
-        VirnucError: the package that reaches such a store is not installed.
-    """
+    """The place of a URL, e.g. `s3://bucket/prefix`; listings are not kept, since other hosts write there, too."""
     from upath import UPath
 
     try:
@@ -54,10 +50,7 @@ def state_of(path: Path) -> Hashable:
     """Equal as long as nobody wrote to a file or replaced it; of an object as it was within the last second.
 
     Every stage asks for the same few tables several times over, and each question to a store is a request. What this
-    process wrote is seen at once.
-
-    Raises:
-        FileNotFoundError: there is no such file.
+    process wrote is seen at once; of no file, FileNotFoundError is raised.
     """
     if in_store(path):
         return _etag(path, int(time.monotonic()))

@@ -40,11 +40,11 @@ class KnownVectors:
     """
 
     def __init__(self, wanted: Digests, encoder: Mapping[str, str], warn: Callable[[str], None]) -> None:
-        """Nothing is known before tables are scanned.
+        """Nothing is known before tables are scanned; those of an encoder of another fingerprint are not used.
 
         Args:
             wanted: (n, 2), all sequences that may be asked for, in any order, each any number of times.
-            encoder: fingerprint of the encoder; tables of another are not used.
+            encoder: its fingerprint.
             warn: called with what is wrong with tables that are skipped because they are damaged.
         """
         import pandas as pd
@@ -82,11 +82,9 @@ class KnownVectors:
                     self._kept[number] = self._open_files.enter_context(open_table(path))
 
     def copies(self, digests: Digests) -> Iterator[tuple[Numbers, Vectors]]:
-        """Vectors of some sequences, (n, 2), from the tables that hold them.
+        """Which of some sequences, (n, 2), are in tables, (m,), and their vectors, (m, dim), table by table.
 
-        Yields:
-            Which of the n, (m,), and their vectors, (m, dim). A row that is not there any more, since another process
-            replaced the table, or that cannot be read, since it is damaged, is among none of them.
+        What another process replaced since, or is damaged, is not among them.
         """
         places: Numbers = self._places[self._index.get_indexer(digests[:, 0])]
         for number in np.unique(places[places[:, 0] != _UNKNOWN, 0]).tolist():
@@ -146,11 +144,7 @@ class ShardVectors:
         self.distinct, self.embedded = len(self._first), 0
 
     def tables(self) -> Iterator[pa.Table]:
-        """The embeddings table in windows, after all was copied or embedded; at least one.
-
-        Raises:
-            TableMismatch: the frames were replaced while they were embedded.
-        """
+        """The embeddings table in windows, after all was copied or embedded; at least one."""
         if not self.distinct:
             yield from self._embed(read_sequences(self._frames, self._column))
         words, vectors, missing = digest_words(self._digests), ScratchVectors(), np.ones(self.distinct, bool)

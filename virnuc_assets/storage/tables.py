@@ -13,7 +13,6 @@ import json
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -33,7 +32,6 @@ DIGEST_KEY = "virnuc.content_digest"
 _READ_BYTES = 1 << 20  # a window reads no more ahead, however much of a table was written at once
 _CHECKED = {"page_checksum_verification": True}
 _CHECKED_ROWS = 4096
-_COMPRESSION = "lz4"  # is unpacked twice as fast as Parquet's default
 _PAGE_BYTES = 1 << 16  # a writer keeps some pages of each column; Parquet's default is 1 MiB
 
 
@@ -42,44 +40,52 @@ class TableMismatch(VirnucError):
 
 
 class TableWriter:
-    """Streams batches into a table that appears under its name only when all of it was written.
-
-    The provenance is written last: what is known only after the last row, as the digest of a file, may be added to it.
-    """
+    """Streams batches into a table that appears when all was written; until then its provenance may be added to."""
 
     def __init__(self, path: Path, schema: pa.Schema, provenance: Provenance) -> None:
         self._path, self._schema, self._provenance = path, schema, provenance
         self._content, self.rows = ContentDigest(schema), 0
 
     def __enter__(self) -> TableWriter:
+        self._writing = self._opened()
+        self._writing.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:  # noqa: ANN401  (what was raised in the block, if anything)
+        self._writing.__exit__(*error)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[None]:
         # Vectors have neither repeated values nor useful bounds; a dictionary of them takes ten times their memory.
         # Nor is a sequence, a digest or the id of a frame found twice; as they are, they are read in less time.
-        once = (pa.types.is_fixed_size_list, pa.types.is_fixed_size_binary)
-        plain = [field.name for field in self._schema if not any(of_type(field.type) for of_type in once)]
-        repeated = [name for name in plain if name not in (*SEQUENCE_COLUMNS, "frame_id")]
-        counts = [name for name in repeated if pa.types.is_int64(self._schema.field(name).type)]
-        with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(atomic_write(self._path))
-            file = stack.enter_context(pa.OSFile(os.fsencode(temporary), "wb"))
-            self._parquet = stack.enter_context(
-                pq.ParquetWriter(
-                    file,
-                    self._schema,
-                    use_dictionary=[name for name in repeated if name not in counts],
-                    column_encoding=dict.fromkeys(counts, "DELTA_BINARY_PACKED"),
-                    compression={
-                        name: "none" if name in FRAME_SEQUENCES else _COMPRESSION for name in self._schema.names
-                    },
-                    write_statistics=repeated,
-                    use_compliant_nested_type=False,  # nested values as the schema names them: what is read was written
-                    data_page_size=_PAGE_BYTES,
-                    write_page_checksum=True,  # LZ4 unpacks a corrupted number as if it were another
-                    memory_pool=pa.system_memory_pool(),  # Arrow's own keeps what was freed, megabytes a column
-                )
-            )
-            stack.push(self._add_metadata)
-            self._open = stack.pop_all()
-        return self
+        vectors = [field for field in self._schema if pa.types.is_fixed_size_list(field.type)]
+        plain = [field for field in self._schema if field not in vectors]
+        once = [field.name for field in plain if pa.types.is_fixed_size_binary(field.type)]
+        repeated = [field.name for field in plain if field.name not in (*once, *SEQUENCE_COLUMNS, "frame_id")]
+        counts = [field.name for field in plain if pa.types.is_int64(field.type)]
+        packed = [field.name for field in plain if field.name not in FRAME_SEQUENCES]
+        packed += [
+            f"{field.name}.list.{field.type.value_field.name}" for field in vectors
+        ]  # Parquet's name of its values
+        with (
+            atomic_write(self._path) as temporary,
+            pa.OSFile(os.fsencode(temporary), "wb") as file,
+            pq.ParquetWriter(
+                file,
+                self._schema,
+                use_dictionary=[name for name in repeated if name not in counts],
+                column_encoding=dict.fromkeys(counts, "DELTA_BINARY_PACKED"),
+                compression=dict.fromkeys(packed, "lz4"),  # is unpacked twice as fast as Parquet's default
+                write_statistics=repeated,
+                use_compliant_nested_type=False,  # nested values as the schema names them: what is read was written
+                data_page_size=_PAGE_BYTES,
+                write_page_checksum=True,  # LZ4 unpacks a corrupted number as if it were another
+                memory_pool=pa.system_memory_pool(),  # Arrow's own keeps what was freed, megabytes a column
+            ) as self._parquet,
+        ):
+            yield
+            provenance = json.dumps(self._provenance, sort_keys=True)
+            self._parquet.add_key_value_metadata({PROVENANCE_KEY: provenance, DIGEST_KEY: self._content.hexdigest()})
 
     def write(self, table: pa.Table) -> None:
         """Append rows; the columns must be those of the schema."""
@@ -87,16 +93,6 @@ class TableWriter:
         self._parquet.write_table(table)
         self._content.update(table)
         self.rows += table.num_rows
-
-    def _add_metadata(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            provenance = json.dumps(self._provenance, sort_keys=True)
-            self._parquet.add_key_value_metadata({PROVENANCE_KEY: provenance, DIGEST_KEY: self._content.hexdigest()})
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._open.__exit__(kind, error, traceback)
 
 
 def write_table(path: Path, table: pa.Table, provenance: Provenance) -> None:
@@ -111,7 +107,7 @@ def read_table(
     require: Provenance | None = None,
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Read a table after `require_table`: the columns named in that order, or all."""
+    """A whole table after `require_table`: the columns named in that order, or all."""
     require_table(path, schema, require)
     with damage_named(path), readable(path) as source, pq.ParquetFile(source, **_CHECKED) as parquet:
         found = parquet.read(columns=columns)
@@ -149,12 +145,34 @@ def read_windows(
             yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
 
 
-def require_table(path: Path, schema: pa.Schema | None = None, require: Provenance | None = None) -> None:
-    """Check a table's columns and types, and parts of its provenance, without reading its rows.
+class Rows:
+    """The rows of tables that come one after the other; no table is asked for before its rows are needed."""
 
-    Raises:
-        TableMismatch: the table is missing, damaged, or differs from what is required; all differences are listed.
-    """
+    def __init__(self, tables: Iterator[pa.Table]) -> None:
+        self._tables, self._held = tables, list[pa.Table]()
+
+    def take(self, rows: int) -> pa.Table | None:
+        """The next rows, fewer where they end; None after the last."""
+        while sum(table.num_rows for table in self._held) < rows and (table := next(self._tables, None)) is not None:
+            self._held.append(table)
+        if not self._held:
+            return None
+        whole = pa.concat_tables(self._held)
+        self._held = [whole.slice(rows)] if whole.num_rows > rows else []
+        return whole.slice(0, rows)
+
+
+def in_windows(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in windows of so many, the last of fewer; empty tables alone are one empty window."""
+    queue = Rows(tables)
+    window, started = queue.take(rows), False
+    while window is not None and (window.num_rows or not started):
+        yield window
+        window, started = queue.take(rows), True
+
+
+def require_table(path: Path, schema: pa.Schema | None = None, require: Provenance | None = None) -> None:
+    """Raise TableMismatch unless a table has these columns and types, and these parts of its provenance."""
     footer = _footer(path)
     found_schema = footer.schema.to_arrow_schema()
     differences = [*_schema_differences(schema or found_schema, found_schema)]
@@ -170,11 +188,7 @@ def require_table(path: Path, schema: pa.Schema | None = None, require: Provenan
 
 @contextlib.contextmanager
 def open_table(path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
-    """An open table and its provenance; it stays this one when another takes its name (in an object store: damage).
-
-    Raises:
-        TableMismatch: the table is missing or damaged, also where that is noticed while it is read.
-    """
+    """An open table and its provenance; it stays this one when another takes its name (in an object store: damage)."""
     with damage_named(path), readable(path) as source, pq.ParquetFile(source, **_CHECKED) as parquet:
         yield parquet, _provenance(parquet.metadata, path)
 
@@ -213,11 +227,7 @@ def read_rows(path: Path) -> int:
 
 
 def require_content(path: Path) -> None:
-    """Read all rows and compare them with the digest that was recorded when they were written.
-
-    Raises:
-        TableMismatch: the table is missing, damaged, or its rows were altered.
-    """
+    """Raise TableMismatch unless all rows are those whose digest was recorded when they were written."""
     content = ContentDigest(read_schema(path))
     for window in read_windows(path, _CHECKED_ROWS):
         content.update(window)
@@ -228,7 +238,7 @@ def require_content(path: Path) -> None:
 
 
 def is_made_by(path: Path, provenance: Provenance) -> bool:
-    """Whether the table exists, can be read, and was made by exactly this provenance."""
+    """Whether the table exists, can be read, and has exactly this provenance."""
     try:
         return bool(read_provenance(path) == json.loads(json.dumps(provenance)))
     except TableMismatch:

@@ -8,7 +8,7 @@ from pathlib import Path
 from virnuc_assets.sequences.catalogue import write_manifest
 from virnuc_assets.settings import SETTINGS_FILE
 from virnuc_assets.storage.atomic import atomic_folder, atomic_write
-from virnuc_assets.storage.outputs import OutputRefused, unwritable
+from virnuc_assets.storage.outputs import OutputRefused, require_writable
 
 # Links to the checkout's own project, which the wheel holds as files.
 _TEMPLATE = Path(__file__).parents[1] / "template"
@@ -24,8 +24,7 @@ def make_project(folder: Path, bundled: bool) -> None:
             nothing was written, so that the call can be repeated.
     """
     data = folder / "data"
-    if fault := unwritable(folder):
-        raise OutputRefused(fault)
+    require_writable(folder)
     if found := [path.name for path in (folder / SETTINGS_FILE, folder / WORKSPACE_FILE, data) if path.exists()]:
         raise OutputRefused(f"{folder.resolve()}: {', '.join(found)} there already; name a folder for a new project")
     with (  # the last one gets its name first; settings last: with them it is a project

@@ -20,7 +20,6 @@ from typing import get_args
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import Settings
-from virnuc_assets.storage.layout import require_layout
 from virnuc_assets.workstation.cleanup import (
     Part,
     clean_up,
@@ -53,9 +52,9 @@ def serve(settings: Settings, log: Callable[[str], None]) -> int:
     """Clean up after a killed predecessor, start the servers, and restart those that die.
 
     Returns 0 after Ctrl-C or SIGTERM, 1 if a server died too often. A project that is not set up, another `virnuc up`
-    of it, a port that is in use, and results of the former layout are refused.
+    of it, and a port that is in use, are refused.
     """
-    require_layout(Workspace(settings).layout)
+    Workspace(settings)  # refuses settings that do not go with the encoders there are
     require_set_up(settings, log)
     home = dagster_home(settings)
     lock = lock_of(lock_file(home))

@@ -21,7 +21,6 @@ from virnuc_assets.sequences.catalogue import (
     genbank_of,
     read_catalogue,
     read_catalogues,
-    require_checksum,
     row_of,
     sequence_files,
     source_name,
@@ -146,13 +145,6 @@ def test_several_catalogues_are_one(folder: Path, tmp_path_factory: pytest.TempP
     with pytest.raises(CatalogueError, match="name lambda is in") as caught:
         read_catalogues([folder, mine])
     assert [path for path in (folder, mine) if str(path / "MANIFEST.tsv") not in str(caught.value)] == []
-
-
-def test_a_file_that_is_not_the_catalogued_one_is_named() -> None:
-    with pytest.raises(CatalogueError, match=f"^a.fna: not the file that is catalogued: expected sha256 {SHA}, .* b;"):
-        require_checksum(Path("a.fna"), SHA, "b")
-    require_checksum(Path("a.fna"), "", SHA)
-    require_checksum(Path("a.fna"), SHA, SHA)
 
 
 # ---- names ----

@@ -1,7 +1,6 @@
 """CDS evidence: the treatment of each feature, the table of a source, and what occurs inside its proteins."""
 
 import hashlib
-import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -102,15 +101,6 @@ def test_the_word_for_a_record(tmp_path: Path, features: list[str], evidence: Ev
 def bundled(name: str) -> list[Cds]:
     (found,) = read(next(GENOMES.glob(f"*/{name}.gbk.gz")))
     return found
-
-
-def test_a_slipped_polyprotein_is_used_as_it_is() -> None:
-    """MERS: ORF1ab slips back by one nucleotide; both it and ORF1a are evidence."""
-    slipped, orf1a = bundled("MERS")[:2]
-    assert slipped["location"] == "join{[277:13431](+), [13430:21513](+)}"
-    both = [str(slipped["translation"]), str(orf1a["translation"])]
-    assert list(map(len, both)) == [7078, 4391]
-    assert os.path.commonprefix(both) == both[0][: (13431 - 277) // 3]
 
 
 def test_all_bundled_genomes() -> None:

@@ -1,6 +1,9 @@
 """Planning: where the chunks of a record are, and shards that hold every chunk of a source exactly once, in order."""
 
 import hashlib
+import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +21,6 @@ from virnuc_assets.sequences.planning import (
     plan_faults,
     plan_source,
     rows_of,
-    sample_of,
 )
 
 from .genbank_files import entry
@@ -119,7 +121,6 @@ def test_keys_sort_as_they_follow_each_other(tmp_path: Path) -> None:
     assert len(plan.shards) == 14
     assert plan.shards == sorted(plan.shards)
     assert plan.shards[9:11] == ["s-000010", "s-000011"]
-    assert sample_of("a-b-000001") == "a-b"
     assert [pack_key("viral", index) for index in (0, 99, MAX_PACKS - 1)] == ["viral-0001", "viral-0100", "viral-9999"]
     with pytest.raises(VirnucError, match="set sequences.shard_chunks higher"):
         pack_key("viral", MAX_PACKS)
@@ -191,3 +192,37 @@ def test_records_shorter_than_the_minimum_are_skipped_and_leave_their_id_to_othe
         ("c", 6, "skipped", "duplicate id: same sequence as record 5", 0),
     ]
     assert list(plan_faults(plan.segments, 300)) == []
+
+
+# ---- memory ----
+
+SMALL, LARGE = 100_000, 400_000
+AT_MOST = 300
+# Not ru_maxrss: a child starts with its parent's peak there.
+SCRIPT = """
+import re, sys
+from pathlib import Path
+from virnuc_assets.cli.single_file import frame_file
+
+counts = frame_file(Path(sys.argv[1]), Path(sys.argv[2]), 500, lambda done, total: None)
+print(counts["records"], re.findall(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[0])
+"""
+
+
+def peak_bytes(folder: Path, records: int) -> int:
+    bases, path = "".join(random.Random(1).choices("ACGT", k=1000)), folder / f"{records}.fa"
+    with path.open("w") as handle:
+        handle.writelines(f">contig_{number:06d}\n{bases[number % 800 :][:90]}\n" for number in range(records))
+    command = [sys.executable, "-c", SCRIPT, str(path), str(folder / "frames.parquet")]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert found[0] == str(records)
+    return int(found[1]) * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_record_takes_less_than_300_bytes(tmp_path: Path) -> None:
+    """Of planning, framing and the ledger together."""
+    of_record = (peak_bytes(tmp_path, LARGE) - peak_bytes(tmp_path, SMALL)) / (LARGE - SMALL)
+    print(f"{of_record:.0f} bytes a record")  # noqa: T201
+    assert of_record < AT_MOST

@@ -18,7 +18,6 @@ import pytest
 from virnuc_assets.sequences.catalogue import read_catalogue
 from virnuc_assets.sequences.refseq import (
     HOSTS,
-    Download,
     Entry,
     RefseqError,
     altered_files,
@@ -29,11 +28,12 @@ from virnuc_assets.sequences.refseq import (
     require_release,
 )
 from virnuc_assets.settings import RefseqSettings
-from virnuc_assets.storage.download import RETRIES, Fetcher
+from virnuc_assets.storage.download import RETRIES, Fetched, Fetcher
 from virnuc_assets_tests.loopback import answering
 from virnuc_assets_tests.sequences.release import NUMBER, publish
 from virnuc_assets_tests.storage.file_server import Authority, FileServer
 
+Files = dict[str, Fetched]
 SETTINGS = RefseqSettings(release=230)
 MD5 = "0123456789abcdef0123456789abcdef"
 
@@ -169,12 +169,12 @@ def wanted(server: FileServer) -> RefseqSettings:
     return RefseqSettings(release=NUMBER, base_url=server.url, files_per_directory={**counts, "plant": 1})
 
 
-def download(wanted: RefseqSettings, folder: Path, bundle: Path) -> Download:
-    return download_release(wanted, folder, Fetcher(bundle, HASTE), lambda *progress: None)
+def download(wanted: RefseqSettings, folder: Path, bundle: Path) -> Files:
+    return download_release(wanted, folder, Fetcher(bundle, HASTE), lambda *progress: None)[1]
 
 
 @pytest.fixture
-def fetch(wanted: RefseqSettings, authority: Authority, tmp_path: Path) -> partial[Download]:
+def fetch(wanted: RefseqSettings, authority: Authority, tmp_path: Path) -> partial[Files]:
     """Downloads what is wanted to `tmp_path`."""
     return partial(download, wanted, tmp_path, authority.bundle)
 
@@ -184,13 +184,15 @@ def test_a_release_is_fetched_and_catalogued(
 ) -> None:
     seen: list[tuple[str, int, int]] = []
     fetcher = Fetcher(authority.bundle, HASTE)
-    done = download_release(wanted, tmp_path, fetcher, lambda name, n, count, *_: seen.append((name, n, count)))
-    assert len(done.files) == 6
-    assert list(dict.fromkeys(seen)) == [(name, number, 6) for number, name in enumerate(done.files, start=1)]
+    entries, files = download_release(
+        wanted, tmp_path, fetcher, lambda name, n, count, *_: seen.append((name, n, count))
+    )
+    assert len(files) == 6
+    assert list(dict.fromkeys(seen)) == [(name, number, 6) for number, name in enumerate(files, start=1)]
     sources = read_catalogue(tmp_path)
-    assert [source.name for source in sources] == [entry.name for entry in done.entries]
+    assert [source.name for source in sources] == [entry.name for entry in entries]
     assert [(s.name, s.group) for s in sources if s.label == "viral"] == [(f"viral.{n}.1", "viral") for n in (1, 2)]
-    (plant,) = (entry.name for entry in done.entries if entry.directory == "plant")
+    (plant,) = (entry.name for entry in entries if entry.directory == "plant")
     (host,) = (source for source in sources if source.label == "host")
     assert (host.name, host.group, host.origin) == (plant, "plant", f"{server.url}/plant/{plant}.genomic.fna.gz")
     for source in sources:
@@ -204,7 +206,7 @@ def test_a_release_is_fetched_and_catalogued(
     assert list(altered_files(wanted, tmp_path)) == [NAMES[0]]
 
 
-def test_another_release_on_the_server(server: FileServer, fetch: partial[Download], tmp_path: Path) -> None:
+def test_another_release_on_the_server(server: FileServer, fetch: partial[Files], tmp_path: Path) -> None:
     server.files["/RELEASE_NUMBER"] = b"231\n"
     with pytest.raises(RefseqError, match=r"the server has release '231', refseq.release in virnuc.toml is 230"):
         fetch()
@@ -212,7 +214,7 @@ def test_another_release_on_the_server(server: FileServer, fetch: partial[Downlo
 
 
 def test_a_page_instead_of_the_list_is_not_kept(
-    wanted: RefseqSettings, server: FileServer, fetch: partial[Download], tmp_path: Path
+    wanted: RefseqSettings, server: FileServer, fetch: partial[Files], tmp_path: Path
 ) -> None:
     path = f"/release-catalog/release{NUMBER}.files.installed"
     listing = server.files[path]
@@ -222,7 +224,7 @@ def test_a_page_instead_of_the_list_is_not_kept(
     with pytest.raises(RefseqError, match="is not there: materialize reference/refseq_release"):
         altered_files(wanted, tmp_path)
     server.files[path] = listing
-    assert len(fetch().files) == 6
+    assert len(fetch()) == 6
 
 
 def wait_for_bytes(folder: Path) -> None:
@@ -242,7 +244,7 @@ def has_bytes(folder: Path) -> bool:
 
 
 def test_a_download_killed_at_ten_random_points(
-    wanted: RefseqSettings, server: FileServer, fetch: partial[Download], tmp_path: Path
+    wanted: RefseqSettings, server: FileServer, fetch: partial[Files], tmp_path: Path
 ) -> None:
     """Some of the points are the last byte of a file: the process dies while the file is checked and renamed."""
     # Not forked from this process: its server's threads may hold a lock that the child would wait for.
@@ -274,6 +276,6 @@ def test_a_download_killed_at_ten_random_points(
     asked = {path: server.gets[path] for path in whole}
     done = fetch()
     assert asked == {path: server.gets[path] for path in asked}
-    assert {name: (tmp_path / name).read_bytes() for name in done.files} == {name: FILES[name] for name in done.files}
+    assert {name: (tmp_path / name).read_bytes() for name in done} == {name: FILES[name] for name in done}
     assert altered_files(wanted, tmp_path) == {}
     assert [path.name for path in tmp_path.glob(".*partial*")] == []

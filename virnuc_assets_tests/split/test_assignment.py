@@ -27,7 +27,7 @@ from virnuc_assets.split.assignment import (
     split_schema,
     splits_of,
 )
-from virnuc_assets.split.relatives import Relatedness
+from virnuc_assets.split.relatives import Links
 from virnuc_assets.storage.tables import write_table
 
 Edges = Sequence[tuple[str, str]]
@@ -38,7 +38,7 @@ GROUPS = {"host": ("bacteria", "archaea", "plant"), "viral": ("phage", "+ssRNA")
 FILLERS = [f"{label[0]}{number}" for label in ("viral", "host") for number in range(4)]
 
 
-def related(ids: Sequence[str], edges: Edges = (), names: Names | None = None) -> Relatedness:
+def related(ids: Sequence[str], edges: Edges = (), names: Names | None = None) -> tuple[Links, dict[str, str]]:
     links: dict[str, set[Any]] = {record: set() for record in sorted(ids)}
     for first, second in edges:
         if first in links and second in links and first != second:
@@ -47,9 +47,7 @@ def related(ids: Sequence[str], edges: Edges = (), names: Names | None = None) -
     for name, members in (names or {}).items():
         for member in links.keys() & members:
             links[member].add((name,))
-    return Relatedness(
-        {record: frozenset(found) for record, found in links.items()}, {record: f"of {record}" for record in links}
-    )
+    return links, {record: f"of {record}" for record in links}
 
 
 def reference(clusters_per_group: int = 5, records_per_cluster: int = 2) -> list[Row]:
@@ -139,12 +137,6 @@ def test_a_group_of_three_clusters_reaches_every_split_and_a_large_cluster_goes_
         assert rows[records[0]["record_id"]]["split"] == "train"
 
 
-def test_a_cluster_of_both_labels_stays_whole() -> None:
-    prophage = {"record_id": "prophage", "cluster": "bacteria0.0", "label": "viral", "group": "phage", "rows": 3}
-    rows = by_record(assigned([*reference(), prophage]))
-    assert rows["prophage"]["split"] == rows["bacteria0.0"]["split"] == rows["bacteria0.1"]["split"]
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(1, 500)), min_size=3, max_size=12),
@@ -210,16 +202,6 @@ def test_a_new_record_that_would_link_two_splits_is_left_out(by: str) -> None:
     for record, row in by_record(before).items():
         assert (rows[record]["split"], rows[record]["reason"]) == (row["split"], row["reason"])
     assert changes(before.to_pylist(), after.to_pylist())["records_left_out"] == 1
-
-
-def test_a_name_still_joins_those_whose_first_bearer_is_left_out() -> None:
-    before = split([])
-    edges = [("a_first", filler_in(before, "train")), ("a_first", filler_in(before, "test"))]
-    names = {"family": ["a_first", "p1", "p2"]}
-    rows = by_record(split(["a_first", "p1", "p2"], edges, before, names=names))
-    assert rows["a_first"]["split"] == LEFT_OUT
-    assert (rows["p1"]["cluster"], rows["p2"]["cluster"]) == ("p1", "p1")
-    assert rows["p1"]["split"] == rows["p2"]["split"]
 
 
 def test_of_two_new_records_that_would_link_two_splits_the_smaller_id_joins() -> None:

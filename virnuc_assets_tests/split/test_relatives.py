@@ -13,7 +13,7 @@ import pytest
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.settings import SplitSettings
-from virnuc_assets.split.relatives import Clusters, Relatedness, _informative_stretches, find_relatives, protein_hashes
+from virnuc_assets.split.relatives import Clusters, Links, _informative_stretches, find_relatives, protein_hashes
 from virnuc_assets_tests.split.planted import gene, mutated, reverse_complement
 
 SETTINGS = SplitSettings()
@@ -27,11 +27,11 @@ PARTLY_FOUND = {
 
 
 def clusters_of(records: list[tuple[str, bytes]], settings: SplitSettings = SETTINGS) -> dict[str, str]:
-    return clustered(find_relatives(records, {}, settings, {}))
+    return clustered(find_relatives(records, {}, settings, {})[0])
 
 
-def clustered(related: Relatedness, records: Iterable[str] | None = None) -> dict[str, str]:
-    return Clusters(related.links, related.links if records is None else records).by_record()
+def clustered(links: Links, records: Iterable[str] | None = None) -> dict[str, str]:
+    return Clusters(links, links if records is None else records).by_record()
 
 
 def test_hand_named_genomes_are_found_by_themselves_and_no_others() -> None:
@@ -95,14 +95,14 @@ def test_relatives_of_relatives_are_one_cluster_named_by_the_smallest_id() -> No
 def test_names_join_and_every_reason_is_given_in_whatever_order_records_come() -> None:
     records = [("a", gene(1)), ("b", gene(1)), ("c", gene(2)), ("d", gene(3)), ("e", gene(4))]
     for order in (records, random.Random(4).sample(records, len(records))):
-        related = find_relatives(
+        links, reasons = find_relatives(
             order,
             {"organism X": ["b", "c"], "relatives y": ["b", "a", "c"], "lonely": ["d"]},
             SETTINGS,
             {("c", "e"): 2, ("a", "e"): 1},
         )
-        assert list(clustered(related).items()) == [("a", "a"), ("b", "a"), ("c", "a"), ("d", "d"), ("e", "a")]
-        assert related.reasons == {
+        assert list(clustered(links).items()) == [("a", "a"), ("b", "a"), ("c", "a"), ("d", "d"), ("e", "a")]
+        assert reasons == {
             "a": "containment 1.0000 with b; 1 pairs of similar proteins with e; named relatives y with 2 others",
             "b": "containment 1.0000 with a; named organism X with 1 others; named relatives y with 2 others",
             "c": "2 pairs of similar proteins with e; named organism X with 1 others; named relatives y with 2 others",
@@ -113,7 +113,7 @@ def test_names_join_and_every_reason_is_given_in_whatever_order_records_come() -
 
 def test_a_record_that_is_not_clustered_links_no_others_and_a_name_still_does() -> None:
     named = {"n": ["a", "b", "d"]}
-    related = find_relatives([(name, gene(ord(name))) for name in "abcd"], named, SETTINGS, {("b", "c"): 1})
+    related, _ = find_relatives([(name, gene(ord(name))) for name in "abcd"], named, SETTINGS, {("b", "c"): 1})
     assert clustered(related) == {"a": "a", "b": "a", "c": "a", "d": "a"}
     assert clustered(related, ["d", "c", "a"]) == {"a": "a", "c": "c", "d": "a"}
 

@@ -1,13 +1,15 @@
-"""Writes that break off or are killed: the table is whole or absent, and the former one stays."""
+"""Writes that break off or are killed: the table is whole or absent, the former one stays, no scratch folder does."""
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets.storage.tables import TableWriter, is_made_by, read_table, write_table
 
@@ -45,20 +47,6 @@ def test_a_provenance_that_is_no_json_leaves_nothing(path: Path) -> None:
     assert files(path) == []
 
 
-def test_any_file_atomic_write(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "report.html"
-    with atomic_write(path) as temporary:
-        temporary.write_text("new")
-        assert not path.exists()
-        assert temporary.parent == path.parent
-    assert path.read_text() == "new"
-    with pytest.raises(InterruptedInTheMiddleError), atomic_write(path) as temporary:
-        temporary.write_text("newer")
-        raise InterruptedInTheMiddleError
-    assert path.read_text() == "new"
-    assert files(path) == ["report.html"]
-
-
 CHILD = """
 import sys, time
 from pathlib import Path
@@ -91,3 +79,37 @@ def test_a_killed_process_leaves_no_table_but_the_former_one(path: Path, former:
     assert is_made_by(path, {"former": True}) == former
     write_table(path, embeddings(3), PROVENANCE)
     assert read_table(path, require=PROVENANCE).num_rows == 3
+
+
+LIVE = """
+import sys
+from virnuc_assets.storage.places import scratch_folder
+with scratch_folder() as folder:
+    (folder / "large.bin").write_bytes(b"half")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def living(top: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """A process within its scratch folder, below `top`; ends when its input does."""
+    environment = {**os.environ, "TMPDIR": str(top)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", LIVE], **pipes, text=True, env=environment) as process:
+        assert process.stdout is not None
+        yield Path(process.stdout.readline().strip()), process
+
+
+def test_a_folder_is_removed_once_its_process_is_dead_and_no_sooner(tmp_path: Path) -> None:
+    other = tmp_path / "virnuc-other"
+    other.mkdir()
+    with living(tmp_path) as (killed, process):
+        process.kill()
+        process.wait()
+    with living(tmp_path) as (folder, _):
+        assert not killed.exists()
+        with living(tmp_path) as (another, _):
+            assert folder.exists() and another != folder
+        assert not another.exists()
+    assert list(tmp_path.iterdir()) == [other]

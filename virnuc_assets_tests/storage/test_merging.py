@@ -1,14 +1,15 @@
 """The merge: rows and order of the frames, nucleotides before proteins, and no id missing, extra or twice."""
 
-import subprocess
-import sys
+import resource
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnuc_assets.storage.merging import MergeMismatch, merge_features
+from virnuc_assets.storage.atomic import DiskFull
+from virnuc_assets.storage.merging import MergeMismatch, ScratchVectors, merge_features
 from virnuc_assets.storage.schemas import embeddings_schema, features_schema
 from virnuc_assets_tests.virnucpro.files import frames
 
@@ -77,21 +78,13 @@ def test_an_id_that_is_twice_among_the_frames_is_refused(embedding_rows: list[in
         merge_features(twice, DNA.take(embedding_rows), PROTEIN.take(embedding_rows))
 
 
-CUT = """
-import resource, sys
-import numpy as np
-from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.merging import ScratchVectors
-vectors = ScratchVectors()
-resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # the second row of 64 bytes is cut, and no error is raised
-try:
-    vectors.write([0, 1], np.ones((2, 16), np.float32))
-except VirnucError as error:
-    sys.stdout.write(str(error))
-"""
-
-
 def test_a_scratch_row_that_is_cut_is_a_full_disk() -> None:
-    done = subprocess.run([sys.executable, "-c", CUT], capture_output=True, text=True, check=True)
-    assert "a scratch file for vectors: no space to write it" in done.stdout
-    assert "set TMPDIR to a folder of a larger disk" in done.stdout
+    """The second row of 64 bytes is cut, and no error is raised."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    vectors = ScratchVectors()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(DiskFull, match="a scratch file for vectors: no space.* set TMPDIR to a folder of a larger"):
+            vectors.write([0, 1], np.ones((2, 16), np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -11,26 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnuc_assets.encoders.embedding import embed_windows, read_frames
-from virnuc_assets.encoders.loading import Encoder, load_encoder
-from virnuc_assets.encoders.registry import ENCODERS
-from virnuc_assets.settings import EncodingSettings
 from virnuc_assets.storage import reuse
 from virnuc_assets.storage.digests import digest_words, sequence_digests
 from virnuc_assets.storage.reuse import Digests, KnownVectors, ShardVectors
 from virnuc_assets.storage.schemas import embeddings_schema
-from virnuc_assets.storage.tables import TableMismatch, TableWriter, content_digest
-from virnuc_assets.storage.windows import in_windows
-from virnuc_assets_tests.encoders.drawn import drawn, write_frames
+from virnuc_assets.storage.tables import TableMismatch, TableWriter, in_windows
+from virnuc_assets_tests.encoders.drawn import write_frames
 from virnuc_assets_tests.storage.examples import rot
 
 ENCODER = {"name": "esm2_3b", "precision": "fp32"}
-WINDOW = 4  # rows, instead of a thousand
-# Of some thirty residues, as chunks give them: of a handful, a vector's last bit depends on the batch.
-PROTEINS = [
-    protein + letter for letter, protein in zip("MGLAWYC", drawn("protein", [29, 33, 33, 29, 40, 33, 30]), strict=True)
-]
-M, G, L, A, W, Y, C = PROTEINS
 
 
 def words(sequences: Sequence[str]) -> Digests:
@@ -146,109 +135,69 @@ def test_a_sequence_that_shares_half_its_digest_with_another_has_not_its_vector(
     assert [rows.tolist() for rows, _ in found.copies(twins)] == [[0]]
 
 
-def loaded(name: str, checkpoints: Path) -> Encoder:
-    encoder = load_encoder(ENCODERS[name], checkpoints, EncodingSettings(device="cpu"))
-    encoder.window_rows = 3
-    return encoder
-
-
-@pytest.fixture(scope="module")
-def encoder(checkpoints: Path) -> Encoder:
-    return loaded("esm2_8m_miniature", checkpoints)
-
-
 @pytest.fixture(autouse=True)
 def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reuse, "_WINDOW_ROWS", WINDOW)
+    monkeypatch.setattr(reuse, "_WINDOW_ROWS", 4)
 
 
 class Shards:
-    """Frames tables and their embeddings in a folder, and what went through the encoder."""
+    """Frames tables in a folder, and what of them went through an encoder, whose windows have three rows."""
 
-    def __init__(self, folder: Path, encoder: Encoder) -> None:
-        self.folder, self.encoder, self.embedded, self.logged = folder, encoder, list[str](), list[str]()
-        self.provenance = {"table": "embeddings", "encoder": encoder.fingerprint}
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.embedded = folder, list[str]()
 
-    def frames(self, name: str, proteins: list[str]) -> Path:
-        write_frames(path := self.folder / f"{name}.frames", proteins)
-        return path
-
-    def plainly(self, name: str, proteins: list[str]) -> Path:
-        """The embeddings of a shard as the loop alone makes them."""
-        frames = self.frames(name, proteins)
-        path = self.folder / f"{name}.parquet"
-        windows = list(embed_windows(self.encoder, read_frames(self.encoder, frames)))
-        with TableWriter(path, windows[0].schema, self.provenance) as writer:
-            for window in windows:
-                writer.write(window)
-        return path
-
-    def known(self, wanted: list[str], paths: list[Path]) -> KnownVectors:
-        found = KnownVectors(digest_words(sequence_digests(wanted)), self.encoder.fingerprint, self.logged.append)
-        found.scan(paths)
-        return found
-
-    def vectors(self, name: str, proteins: list[str], known: KnownVectors) -> ShardVectors:
-        return ShardVectors(self.frames(name, proteins), "protein", self.encoder.spec.max_length, known, self.embed)
-
-    def made(self, name: str, vectors: ShardVectors) -> Path:
-        path, tables = self.folder / f"{name}.made.parquet", vectors.tables()
-        first = next(tables)
-        with TableWriter(path, first.schema, self.provenance) as writer:
-            for table in (first, *tables):
-                writer.write(table)
-        return path
+    def vectors(self, proteins: list[str], there: list[str], longest: int | None = None) -> ShardVectors:
+        """Of a shard of these proteins, with a table of others."""
+        found = known(proteins, [write(self.folder / "there.parquet", there)])
+        write_frames(self.folder / "a.frames", proteins)
+        return ShardVectors(self.folder / "a.frames", "protein", longest, found, self.embed)
 
     def embed(self, windows: Iterator[pa.Table]) -> Generator[pa.Table, None, None]:
-        def noted() -> Iterator[pa.Table]:
-            for window in windows:
-                self.embedded += window.column("protein").to_pylist()
-                yield window
+        for window in in_windows(windows, 3):
+            proteins = window["protein"].to_pylist()
+            self.embedded += proteins
+            vectors = pa.array([value(protein) for protein in proteins], pa.list_(pa.float32(), 3))
+            columns = [window["frame_id"], sequence_digests(proteins), vectors]
+            yield pa.table(columns, schema=embeddings_schema(3))
 
-        yield from embed_windows(self.encoder, in_windows(noted(), self.encoder.window_rows))
+
+def require_embeddings(vectors: ShardVectors, proteins: list[str]) -> None:
+    table = pa.concat_tables(vectors.tables())
+    assert table["frame_id"].to_pylist() == [f"a_{row}_F1" for row in range(len(proteins))]
+    assert table["digest"].combine_chunks() == sequence_digests(proteins)
+    assert table["vector"].to_pylist() == [value(protein) for protein in proteins]
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.sampled_from(PROTEINS), max_size=20), st.lists(st.sampled_from(PROTEINS), max_size=6))
-def test_a_table_is_the_same_with_and_without_reuse(
-    encoder: Encoder, tmp_path_factory: pytest.TempPathFactory, proteins: list[str], there: list[str]
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from("MGLAWYC"), max_size=20), st.lists(st.sampled_from("MGLAWYC"), max_size=6))
+def test_what_is_known_is_copied_and_the_rest_embedded_once(
+    tmp_path_factory: pytest.TempPathFactory, proteins: list[str], there: list[str]
 ) -> None:
     """Duplicates within a window, windows apart, and of known sequences; empty shards included."""
-    shards = Shards(tmp_path_factory.mktemp("shards"), encoder)
-    vectors = shards.vectors("a", proteins, shards.known(proteins, [shards.plainly("there", there)]))
-    made = shards.made("a", vectors)
-    assert content_digest(made) == content_digest(shards.plainly("a", proteins))
+    shards = Shards(tmp_path_factory.mktemp("shards"))
+    vectors = shards.vectors(proteins, there)
+    require_embeddings(vectors, proteins)
     assert shards.embedded == [p for n, p in enumerate(proteins) if p not in there and p not in proteins[:n]]
     assert (vectors.embedded, vectors.distinct) == (len(shards.embedded), len(set(proteins)))
 
 
-def test_what_another_process_replaced_since_it_was_found_is_embedded(encoder: Encoder, tmp_path: Path) -> None:
-    shards = Shards(tmp_path, encoder)
-    proteins = [M, G, L, W, M, L, A, L, M, W, A, M]
-    there = shards.plainly("there", [M, L, A])
-    vectors = shards.vectors("a", proteins, shards.known(proteins, [there]))
-    shards.plainly("there", [G, Y, C])
-    assert content_digest(shards.made("a", vectors)) == content_digest(shards.plainly("a", proteins))
-    assert shards.embedded == [M, G, L, W, A]
-    assert vectors.embedded == 5
+def test_what_another_process_replaced_since_it_was_found_is_embedded(tmp_path: Path) -> None:
+    shards, proteins = Shards(tmp_path), list("MGLWMLALMWAM")
+    vectors = shards.vectors(proteins, list("MLA"))
+    write(tmp_path / "there.parquet", list("GYC"))
+    require_embeddings(vectors, proteins)
+    assert shards.embedded == list("MGLWA")
 
 
-def test_frames_that_are_replaced_meanwhile_are_refused(encoder: Encoder, tmp_path: Path) -> None:
-    shards = Shards(tmp_path, encoder)
-    for other in (PROTEINS[::-1], PROTEINS[:2]):
-        vectors = shards.vectors("a", PROTEINS, shards.known(PROTEINS, []))
-        shards.frames("a", other)
+def test_frames_that_are_replaced_meanwhile_are_refused(tmp_path: Path) -> None:
+    for other in ("CYWALGM", "MG"):
+        vectors = Shards(tmp_path).vectors(list("MGLAWYC"), [])
+        write_frames(tmp_path / "a.frames", list(other))
         with pytest.raises(TableMismatch, match=r"a\.frames: replaced while it was embedded"):
             list(vectors.tables())
 
 
-def test_the_letters_that_an_encoder_cuts_are_counted_for_all_frames(checkpoints: Path, tmp_path: Path) -> None:
-    encoder = loaded("fastesm2_650_miniature", checkpoints)
-    assert encoder.spec.max_length is not None
-    longest = "MKVL" * (encoder.spec.max_length // 4)
-    proteins = [longest, longest + "G", M, longest + "G", longest + "GG"]
-    shards = Shards(tmp_path, encoder)
-    vectors = shards.vectors("a", proteins, shards.known(proteins, [shards.plainly("there", [longest + "G"])]))
-    made = shards.made("a", vectors)
+def test_frames_of_which_an_encoder_reads_only_the_beginning_are_counted(tmp_path: Path) -> None:
+    vectors = Shards(tmp_path).vectors(["MKVL", "MKVLG", "M", "MKVLG", "MKVLGG"], ["MKVLG"], longest=4)
+    list(vectors.tables())
     assert (vectors.truncated, vectors.embedded, vectors.distinct) == (3, 3, 4)
-    assert content_digest(made) == content_digest(shards.plainly("a", proteins))

@@ -1,20 +1,26 @@
 """Tables on disk: whole or absent, with their provenance, and refused where they are not what is required."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from virnuc_assets.storage.layout import Layout
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema, features_schema, frames_schema
 from virnuc_assets.storage.tables import (
+    Rows,
     TableMismatch,
     TableWriter,
     asset_of,
     content_digest,
+    in_windows,
     is_made_by,
     open_table,
     read_provenance,
@@ -163,3 +169,39 @@ def test_a_table_written_in_batches_is_read_in_windows_of_some_columns(path: Pat
     assert [table.num_rows for table in read_windows(path, 10, columns=["frame_id"])] == [0]
     with pytest.raises(TableMismatch):
         next(read_windows(path, 2, frames_schema()))
+
+
+def tables(sizes: list[int], asked: list[int] | None = None) -> Iterator[pa.Table]:
+    start = 0
+    for number, size in enumerate(sizes):
+        if asked is not None:
+            asked.append(number)
+        yield pa.table({"n": pa.array(range(start, start + size), pa.int64())})
+        start += size
+
+
+@given(st.lists(st.integers(0, 7), max_size=6), st.integers(1, 9))
+def test_the_rows_are_the_same_in_windows_of_one_size(sizes: list[int], rows: int) -> None:
+    found = [window.column("n").to_pylist() for window in in_windows(tables(sizes), rows)]
+    whole = list(range(sum(sizes)))
+    expected = [whole[start : start + rows] for start in range(0, len(whole), rows)]
+    assert found == (expected or [[]] * bool(sizes))
+
+
+@pytest.mark.parametrize(("rows", "needed"), [(3, [0]), (4, [0, 1]), (9, [0, 1, 2])])
+def test_tables_are_asked_for_when_their_rows_are_needed(rows: int, needed: list[int]) -> None:
+    asked: list[int] = []
+    taken = Rows(tables([3, 3, 3], asked)).take(rows)
+    assert taken is not None and taken.num_rows == rows
+    assert asked == needed
+
+
+def test_a_shard_is_a_file_in_its_assets_folder() -> None:
+    layout = Layout(Path("/project/var"), "miniature")
+    path = layout.table("reference", "fastesm2_650_embeddings", "viral-0007")
+    assert path == Path("/project/var") / "miniature/reference/fastesm2_650_embeddings/viral-0007.parquet"
+    assert asset_of(path) == "reference/fastesm2_650_embeddings (partition viral-0007)"
+    assert asset_of(layout.table("samples", "ledger", "a-b-000007")) == "samples/translated_proteins (partition a-b)"
+    assert [asset_of(layout.plan("reference")), asset_of(layout.plan("samples", "a-b"))] == [
+        *("reference/shard_plan", "samples/shard_plan")
+    ]

@@ -37,8 +37,7 @@ from virnuc_assets.storage.layout import Domain
 from virnuc_assets.storage.merging import merge_features
 from virnuc_assets.storage.reuse import Digests, KnownVectors, ShardVectors, read_sequences
 from virnuc_assets.storage.schemas import vector_dim
-from virnuc_assets.storage.tables import is_made_by, read_schema, read_table
-from virnuc_assets.storage.windows import in_windows
+from virnuc_assets.storage.tables import in_windows, is_made_by, read_schema, read_table
 
 if TYPE_CHECKING:
     from virnuc_assets.encoders.loading import Encoder

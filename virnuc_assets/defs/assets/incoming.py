@@ -27,7 +27,6 @@ from virnuc_assets.sequences.opening import SequenceFileError, SourceChanged
 from virnuc_assets.sequences.plan_table import SameRecords, plan_sample, read_shard
 from virnuc_assets.sequences.planning import ShardPlan, whole_records
 from virnuc_assets.storage.digests import digest_of
-from virnuc_assets.storage.layout import require_layout
 
 # One such run at a time: files that came together are compared, and none is planned twice.
 POOL = "plan_samples"
@@ -63,7 +62,6 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
         If it fails, correct or remove the files that it names, and the sensor plans them; if its check fails,
         materialize it again.
         """
-        require_layout(layout)
         files = visible_files(settings.incoming)
         chosen = {name: path for name, path in files.items() if config.files is None or name in config.files}
         found = _Planned(workspace, files, file_states(chosen, settings.sequences))

@@ -78,9 +78,9 @@ def _release_asset(workspace: Workspace, settings: RefseqSettings) -> dg.AssetsD
                 context.log.info(f"file {number} of {count}, {name}: {done / 1e6:.1f}{of_all} MB")
 
         folder = root / settings.folder
-        download = download_release(settings, folder, Fetcher(ca_bundle), log)
-        files = download.files.values()
-        version = digest_of({name: file.digests["sha256"] for name, file in download.files.items()})
+        entries, fetched = download_release(settings, folder, Fetcher(ca_bundle), log)
+        files = fetched.values()
+        version = digest_of({name: file.digests["sha256"] for name, file in fetched.items()})
         metadata: dict[str, Any] = {
             "release": settings.release,
             "seed": settings.seed,
@@ -89,7 +89,7 @@ def _release_asset(workspace: Workspace, settings: RefseqSettings) -> dg.AssetsD
             "files_fetched": sum(not file.reused for file in files),
             "files_reused": sum(file.reused for file in files),
             "bytes_received": sum(file.received for file in files),
-            "draw": shown_table(map(vars, download.entries), ("directory", "fasta", "genbank")),
+            "draw": shown_table(map(vars, entries), ("directory", "fasta", "genbank")),
             "digest": version,
             "folder": dg.MetadataValue.path(str(folder)),
         }

@@ -17,7 +17,6 @@ from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.plan_table import LABELS, plan_reference, read_shard
 from virnuc_assets.sequences.planning import ShardPlan, rows_of, whole_records
 from virnuc_assets.storage.digests import digest_of
-from virnuc_assets.storage.layout import require_layout
 
 PLAN, SHARDS = "shard_plan", "shards"
 
@@ -55,7 +54,6 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
 
         If it fails, correct or remove the files that it names; if its check fails, materialize it again.
         """
-        require_layout(layout)
         if unknown := sorted(set(config.repack) - set(LABELS)):
             raise VirnucError(f"repack: {unknown[0]!r} is no label; expected some of {', '.join(LABELS)}")
         repack = [label for label in LABELS if label in config.repack]
