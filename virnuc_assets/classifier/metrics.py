@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from sklearn import metrics as sk
 
 from virnuc_assets.classifier.calls import VIRUS, calibrated_scores, chunk_calls, chunk_probability, record_calls
-from virnuc_assets.classifier.record_rule import RecordRule, chunk_log_odds
+from virnuc_assets.classifier.record_rule import RecordRule, record_probability
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import EvaluationSettings
 
@@ -260,15 +260,9 @@ def _abstention(chunks: Scored, min_confidence: float) -> Abstention:
 def certain_records(calibrated: pa.Table, known: Scored, max_error: float, rule: RecordRule | None) -> RecordCalls:
     """Records (`levels_of`) by the calls of their chunks, calibrated; none of them has a relative in training."""
     chunks = chunk_calls(calibrated)
-    of_chunks = chunk_probability(chunks)
-    if rule is not None:
-        of_chunks = rule.of_chunks(chunk_log_odds(of_chunks))
     record = pc.index_in(chunks["record_id"], value_set=known.ids.combine_chunks()).to_numpy()
-    scored = np.bincount(record)
-    probability, viral = np.bincount(record, of_chunks) / scored, known.called
-    if rule is not None:
-        probability = rule.probability(probability, scored, np.zeros(len(scored), bool))
-        viral = probability >= 0.5
+    probability = record_probability(rule, chunk_probability(chunks), record, np.zeros(len(known.ids), bool))
+    viral = known.called if rule is None else probability >= 0.5
     sure = np.where(viral, probability, 1.0 - probability) >= 1.0 - max_error
     right = (viral == known.viral)[sure]
     return RecordCalls(

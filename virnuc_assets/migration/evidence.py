@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from virnuc_assets.encoders.registry import Alphabet
+from virnuc_assets.encoders.registry import Alphabet, is_kmer
 from virnuc_assets.storage.digests import ContentDigest, digest_of
 
 SIDES: tuple[Alphabet, Alphabet] = ("dna", "protein")
@@ -39,9 +39,9 @@ class VariantEvidence:
         return fingerprint
 
     @property
-    def scores_chunks(self) -> bool:
+    def is_kmer(self) -> bool:
         """Whether it is the k-mer baseline, which scores each chunk once instead of its frames."""
-        return self.fingerprint("protein").get("architecture") == "kmer"
+        return is_kmer((self.description or {}).get("encoders", {}))
 
     def encoder_name(self, side: Alphabet) -> str:
         """The registry's name of one encoder, or its name in the graph where the classifier does not say."""
@@ -58,7 +58,7 @@ class Evidence:
     kmer_baseline: VariantEvidence  # the k-mer baseline, which a language model has to beat
     also_compared: tuple[VariantEvidence, ...] = ()  # shown, not judged
     ablations: Mapping[str, pa.Table] = field(default_factory=dict)  # encoder → test rows scored by its vectors alone
-    frame_rules: pa.Table | None = None  # test chunks (`frame_rules_schema`); None where no k-mer variant is compared
+    frame_rules: pa.Table | None = None  # test chunks (`frame_rules_schema`)
     benchmark: Mapping[str, Mapping[str, Any]] | None = None  # encoder → what `benchmark_encoders` measured
     benchmark_problems: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)  # versions and the like; shown, not judged

@@ -67,7 +67,7 @@ def pair(candidate: VariantEvidence, other: VariantEvidence) -> tuple[PairedRows
     (left, left_gaps), (right, right_gaps) = usable_rows(candidate), usable_rows(other)
     if left is None or right is None:
         return None, left_gaps + right_gaps
-    if candidate.scores_chunks != other.scores_chunks:
+    if candidate.is_kmer != other.is_kmer:
         left, right = _common_chunks(left, right)
         if not left.num_rows:
             return None, (f"{candidate.variant} and {other.variant} have scored no chunk that the other has, too",)

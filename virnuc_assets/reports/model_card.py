@@ -113,7 +113,7 @@ class ModelCard:
 
 
 def _kind(one: ClassifierDescription) -> str:
-    if one.scores_chunks:
+    if one.is_kmer:
         return (
             "Scores (other, virus) of a chunk, by a logistic regression on its composition and its longest stretch's:"
         )

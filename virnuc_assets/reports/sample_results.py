@@ -20,7 +20,7 @@ from virnuc_assets.classifier.calls import VIRUS
 from virnuc_assets.classifier.checkpoint import ClassifierDescription
 from virnuc_assets.classifier.history import tested_on, trained_on
 from virnuc_assets.classifier.novelty import load_sketch
-from virnuc_assets.classifier.sample_calls import CALLS, CallCollector, Calling, SampleCalls, sample_frames_schema
+from virnuc_assets.classifier.sample_calls import CALLS, CallCollector, SampleCalls, sample_frames_schema
 from virnuc_assets.encoders.checkpoints import versions
 from virnuc_assets.reports.genome_browser import BED_FILE, GFF_FILE, write_tracks
 from virnuc_assets.reports.sample_page import write_html
@@ -114,8 +114,8 @@ class Started:
         ended = datetime.datetime.now(datetime.UTC)
         libraries = ("torch", "transformers", "tokenizers", "numpy", "pyarrow", "biopython")
         description = self.description.model_dump(mode="json")
-        of_mlp = () if self.description.scores_chunks else ("training", "best_epoch")
-        known = ("seed", *of_mlp, "penalty", "split_digest", "data_digest", "temperature", "origin")
+        of_mlp = () if self.description.is_kmer else ("training", "best_epoch")
+        known = ("seed", *of_mlp, "inverse_strength", "split_digest", "data_digest", "temperature", "origin")
         tested = tested_on(self.layout, self.description, self.settings["max_error"])
         return {
             "virnuc_version": versions(["virnuc_assets"])["virnuc_assets"],
@@ -178,8 +178,7 @@ def write_results(
     limits = {name: run.settings[name] for name in ("chunk_length", "min_confidence", "max_error")}
     model = run.description
     sketch = load_sketch(run.layout.classifier(model.variant), model.sketch)
-    calling = Calling(**limits, temperature=model.temperature, rule=model.record_rule, sketch=sketch)
-    collector = CallCollector(ledger, calling)
+    collector = CallCollector(ledger, **limits, temperature=model.temperature, rule=model.record_rule, sketch=sketch)
     repeated = repeated_ids(ledger)
     provenance = {
         "table": "sample_frames",

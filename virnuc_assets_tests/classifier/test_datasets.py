@@ -83,7 +83,7 @@ def test_no_row_is_lost_and_every_group_is_counted(tmp_path: Path) -> None:
         assert drawn.labels.sum() * 2 == len(drawn.labels)
         viral, host = ([record % 2 == kind for record in in_split].count(True) for kind in (0, 1))
         assert len(drawn.labels) == 2 * min(viral, host)
-        assert fit.row_counts[f"{split}_rows"] == len(drawn.labels)
+        assert fit.params()[f"{split}_rows"] == len(drawn.labels)
     assert {"train_rows_by_group", "validation_rows_available"} <= fit.params().keys()
     rows = {shard: fit.drawn["train"].positions[path] for shard, path in fit.features.items()}
     starts = {"000": 0, "001": 1, "002": 301, "003": 304}

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from virnuc_assets.classifier.calls import chunk_calls, frame_calls, record_calls
-from virnuc_assets.classifier.checkpoint import Mlp
-from virnuc_assets.classifier.scoring import ScoringError, score
+from virnuc_assets.classifier.checkpoint import Mlp, ScoringError, score
 from virnuc_assets.virnucpro.results import CHUNKS_FILE, FRAMES_FILE, write_chunks, written_frames
 from virnuc_assets_tests.classifier.sample_fakes import FakeRecord, fake_calls
 

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from virnuc_assets.classifier.checkpoint import Mlp, save_classifier
+from virnuc_assets.classifier.checkpoint import Mlp, save_classifier, score
 from virnuc_assets.classifier.datasets import LabelledRows, scores_of
 from virnuc_assets.classifier.novelty import SKETCH_FILE, TrainedProteins
-from virnuc_assets.classifier.scoring import score
 from virnuc_assets.classifier.training import BOTH, SgdStep, Sides, TrainedClassifier, TrainingError, batch_sizes, train
 from virnuc_assets.settings import SplitSettings, TrainingSettings
 from virnuc_assets.storage.merging import vectors_of
