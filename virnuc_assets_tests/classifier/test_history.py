@@ -11,8 +11,9 @@ from virnuc_assets.classifier import history
 from virnuc_assets.classifier.checkpoint import ClassifierDescription
 from virnuc_assets.split.assignment import split_schema
 from virnuc_assets.storage.layout import Layout
-from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import content_digest, write_table
+
+from .evaluations import Evaluated, evaluated
 
 # record, cluster, label, group, split
 SPLIT = [
@@ -25,12 +26,11 @@ SPLIT = [
     ("p3", "c6", "viral", "phage", "test"),
     ("b3", "b3", "host", "bacteria", "left_out"),
 ]
-# record, cluster, label, group; then score_virus of the frames of each of its chunks
-TESTED = [
-    ("p3", "c6", "viral", "phage", [[0.75, 0.25], [0.875]]),
-    ("p4", "c6", "viral", "phage", [[0.25], [0.375]]),
-    ("b4", "c7", "host", "bacteria", [[0.125], [0.25]]),
-    ("x2", "c8", "host", None, [[0.625]]),
+TESTED: list[Evaluated] = [
+    ("p3", 1000, "c6", "viral", "phage", [[0.75, 0.25], [0.875]]),
+    ("p4", 1000, "c6", "viral", "phage", [[0.25], [0.375]]),
+    ("b4", 1000, "c7", "host", "bacteria", [[0.125], [0.25]]),
+    ("x2", 1000, "c8", "host", None, [[0.625]]),
 ]
 
 
@@ -38,27 +38,6 @@ def split_table() -> pa.Table:
     names = ("record_id", "cluster", "label", "group", "split")
     rows = [{**dict(zip(names, row, strict=True)), "rows": 9, "relatives": "", "reason": ""} for row in SPLIT]
     return pa.Table.from_pylist(rows, schema=split_schema())
-
-
-def scored_rows(records: list[tuple[str, str, str, str | None, list[list[float]]]]) -> pa.Table:
-    rows = [
-        {
-            "frame_id": f"{record}_chunk_{number}F{frame}",
-            "chunk_id": f"{record}_chunk_{number}",
-            "record_id": record,
-            "record_length_nt": 1000,
-            "cluster": cluster,
-            "label": label,
-            "group": group,
-            "score_other": 1.0 - virus,
-            "score_virus": virus,
-            "call": "virus" if virus > 0.5 else "others",
-        }
-        for record, cluster, label, group, chunks in records
-        for number, scores in enumerate(chunks, start=1)
-        for frame, virus in enumerate(scores, start=1)
-    ]
-    return pa.Table.from_pylist(rows, schema=evaluation_schema())
 
 
 def classifier(**facts: str) -> ClassifierDescription:
@@ -71,7 +50,7 @@ def layout(tmp_path: Path) -> Layout:
     """Of a project with a split and an evaluation of classifier "w"."""
     found = Layout(tmp_path, "profile")
     write_table(found.split, split_table(), {})
-    write_table(found.evaluation("v"), scored_rows(TESTED), {"classifier": "w"})
+    write_table(found.evaluation("v"), evaluated(TESTED), {"classifier": "w"})
     return found
 
 
@@ -147,7 +126,7 @@ def test_nothing_is_said_that_is_of_another_classifier_or_not_there(layout: Layo
         == {}
     )
     described = classifier(weights_sha256="w", split_digest=content_digest(layout.split))
-    write_table(layout.evaluation("v"), scored_rows(TESTED[:2]), {"classifier": "w"})
+    write_table(layout.evaluation("v"), evaluated(TESTED[:2]), {"classifier": "w"})
     assert history.tested_on(layout, described, 0.2) == {}  # all viral: no specificity, no AUROC
 
 

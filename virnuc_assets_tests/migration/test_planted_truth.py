@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from virnuc_assets.migration.decision import Decision, decide, not_measured
 from virnuc_assets.sequences.catalogue import HOST_GROUPS
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
-from virnuc_assets.storage.schemas import evaluation_schema
+from virnuc_assets_tests.classifier.evaluations import evaluated
 
 from .evidence_fakes import evidence, variant
 
@@ -55,26 +57,12 @@ class Planted:
 
     def table(self, right: np.ndarray) -> pa.Table:
         """The evaluation table of these calls."""
-        columns: dict[str, list[object]] = {name: [] for name in evaluation_schema().names}
-        for (label, group, cluster, row), is_right in zip(self._rows, right.tolist(), strict=True):
-            virus = 0.9 if (label == "viral") == is_right else 0.1
-            values = {
-                "frame_id": f"{cluster}_chunk_{row + 1}F1",
-                "chunk_id": f"{cluster}_chunk_{row + 1}",
-                "record_id": cluster,
-                "record_length_nt": 500 * (row + 1),
-                "cluster": cluster,
-                "label": label,
-                "group": group,
-                "score_other": 1.0 - virus,
-                "score_virus": virus,
-                "call": "virus" if virus > 0.5 else "others",
-            }
-            for name, value in values.items():
-                columns[name].append(value)
-        lengths = dict(zip(columns["record_id"], columns["record_length_nt"], strict=True))
-        columns["record_length_nt"] = [lengths[record] for record in columns["record_id"]]
-        return pa.table(columns, schema=evaluation_schema())
+        calls = zip(self._rows, right.tolist(), strict=True)
+        records = []
+        for (label, group, cluster), rows in itertools.groupby(calls, key=lambda call: call[0][:3]):
+            chunks = [[0.9 if (label == "viral") == is_right else 0.1] for _, is_right in rows]
+            records.append((cluster, 500 * len(chunks), cluster, label, group, chunks))
+        return evaluated(records)
 
     def decision(self, candidate: np.ndarray, settings: DecisionSettings | None = None) -> Decision:
         """What is decided of a candidate with these calls, all else being in order."""
