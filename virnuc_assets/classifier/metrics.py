@@ -177,23 +177,14 @@ class Abstention:
 
 @dataclass(frozen=True)
 class RecordCalls:
-    """Records by the classifier's own rule, or by the present one where it has none, when the unsure are left open.
+    """Records by the classifier's own rule, or by the present one where it has none, when the unsure are left open."""
 
-    Attributes:
-        rule: its kind; None for the present one.
-        auroc: of the probability; that of the share of viral chunks is among the metrics of records.
-        max_error: a record is certain if its call is wrong with no higher probability.
-        records: how many there are.
-        certain: how many are.
-        accuracy: of these; None if none is.
-    """
-
-    rule: str | None
-    auroc: float
-    max_error: float
+    rule: str | None  # its kind; None for the present one
+    auroc: float  # of the probability; that of the share of viral chunks is among the metrics of records
+    max_error: float  # a record is certain if its call is wrong with no higher probability
     records: int
     certain: int
-    accuracy: float | None
+    accuracy: float | None  # of these; None if none is
 
 
 @dataclass(frozen=True)
@@ -228,9 +219,11 @@ def performance(
     ranges = length_ranges(settings.length_bins_nt)
     lengths = [ranges[bisect_right(settings.length_bins_nt, length_of[record])] for record in records.ids.to_pylist()]
     calibrated = calibrated_scores(table, temperature)
+    bins = reliability(frames.viral, virus := calibrated["score_virus"].to_numpy())
+    brier = float(np.mean((virus - frames.viral) ** 2))
     return Performance(
         levels={level: classification_metrics(scored) for level, scored in levels.items()},
-        calibration=_calibration(calibrated, frames.viral, temperature),
+        calibration=Calibration(temperature, brier, expected_calibration_error(bins), tuple(bins)),
         abstention=_abstention(levels_of(calibrated)["chunk"], settings.min_confidence),
         records=certain_records(calibrated, records, settings.max_error, rule),
         groups=tuple(group_accuracies(frames, [group or "" for group in table["group"].to_pylist()])),
@@ -242,13 +235,6 @@ def length_ranges(bounds: Sequence[int]) -> list[str]:
     """Names of the ranges that ascending bounds make, e.g. "1,000 to 2,999 nt"."""
     edges = [0, *bounds]
     return [*(f"{low:,} to {high - 1:,} nt" for low, high in pairwise(edges)), f"{edges[-1]:,} nt and more"]
-
-
-def _calibration(calibrated: pa.Table, viral: np.ndarray, temperature: float | None) -> Calibration:
-    virus = calibrated["score_virus"].to_numpy()
-    bins = reliability(viral, virus)
-    brier = float(np.mean((virus - viral) ** 2))
-    return Calibration(temperature, brier, expected_calibration_error(bins), tuple(bins))
 
 
 def _abstention(chunks: Scored, min_confidence: float) -> Abstention:

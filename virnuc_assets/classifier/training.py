@@ -352,12 +352,9 @@ class SgdStep:
 
     The hidden layer's bias is left as it is: BatchNorm takes it away again, so its gradient is zero.
     The rate of dropout is exact to 2^-16.
-
-    Attributes:
-        mask: of the last batch, (hidden, b): 0 where dropped out, else what survivors are scaled by.
     """
 
-    mask: Tensor
+    mask: Tensor  # of the last batch, (hidden, b): 0 where dropped out, else what survivors are scaled by
 
     def __init__(self, model: Mlp, momentum: float, generator: torch.Generator) -> None:
         """Dropout is drawn from the generator, which is on the model's device."""

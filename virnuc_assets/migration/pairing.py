@@ -29,19 +29,12 @@ class PairedCalls:
 
 @dataclass(frozen=True)
 class PairedRows:
-    """n test rows scored by both sides, sorted by frame_id.
-
-    Attributes:
-        levels: calls of frames, chunks and records.
-        cluster: index of the row's cluster of relatives, int64 (n,), 0-based by the clusters' sorted names.
-        group: (label, group) index of the row, int64 (n,), into `group_names`.
-        group_names: (label, group) pairs, sorted.
-    """
+    """n test rows scored by both sides, sorted by frame_id."""
 
     levels: Mapping[Level, PairedCalls]
-    cluster: NDArray[np.int64]
-    group: NDArray[np.int64]
-    group_names: tuple[tuple[str, str], ...]
+    cluster: NDArray[np.int64]  # (n,) number of the row's cluster of relatives, by the clusters' sorted names
+    group: NDArray[np.int64]  # (n,) index into the group names
+    group_names: tuple[tuple[str, str], ...]  # (label, group) pairs, sorted
 
 
 def usable_rows(variant: VariantEvidence) -> tuple[pa.Table | None, tuple[str, ...]]:
@@ -78,19 +71,15 @@ def pair(candidate: VariantEvidence, other: VariantEvidence) -> tuple[PairedRows
     names = sorted(set(pairs))
     ours, theirs = levels_of(left), levels_of(right)
     calls = {level: PairedCalls(ours[level].viral, ours[level].called, theirs[level].called) for level in LEVELS}
-    cluster = np.unique(left["cluster"].to_numpy(), return_inverse=True)[1].astype(np.int64)
-    group = np.array([names.index(each) for each in pairs], dtype=np.int64)
-    return PairedRows(calls, cluster, group, tuple(names)), ()
+    cluster = np.unique(left["cluster"].to_numpy(), return_inverse=True)[1]
+    return PairedRows(calls, cluster, np.array([names.index(each) for each in pairs]), tuple(names)), ()
 
 
 def _common_chunks(left: pa.Table, right: pa.Table) -> tuple[pa.Table, pa.Table]:
     """A row for each chunk that both sides have scored, with the chunk's call; sorted by chunk."""
     left, right = _chunk_rows(left), _chunk_rows(right)
-    both = [
-        table.filter(pc.is_in(table["chunk_id"], ids))
-        for table, ids in ((left, right["chunk_id"]), (right, left["chunk_id"]))
-    ]
-    return both[0], both[1]
+    left_ids, right_ids = left["chunk_id"], right["chunk_id"]
+    return left.filter(pc.is_in(left_ids, right_ids)), right.filter(pc.is_in(right_ids, left_ids))
 
 
 def _chunk_rows(table: pa.Table) -> pa.Table:

@@ -53,47 +53,27 @@ Shards = Iterable[tuple[np.ndarray, pa.Table, Path]]
 
 @dataclass(frozen=True)
 class Input:
-    """A file of sequences as it was planned.
+    """A file of sequences as it was planned."""
 
-    Attributes:
-        source: what it is called in the results.
-        path: where it is.
-        sha256: digest of its bytes.
-    """
-
-    source: str
+    source: str  # what it is called in the results
     path: Path
     sha256: str
 
 
 @dataclass(frozen=True)
 class Started:
-    """A run of the stages, from its start: what the results say of it.
-
-    Attributes:
-        command: what was called.
-        settings: those that change results, by name.
-        description: of the classifier.
-        layout: of the project, which may have on record what the classifier was trained on and how good it is.
-        at: when it started.
-        clock: the same, in seconds of `time.perf_counter`.
-    """
+    """A run of the stages, from its start: what the results say of it."""
 
     command: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any]  # those that change results
     description: ClassifierDescription
-    layout: Layout
+    layout: Layout  # of the project, which may have on record what was trained on and how good the classifier is
     at: datetime.datetime
-    clock: float
+    clock: float  # when it started, in seconds of `time.perf_counter`
 
     @classmethod
     def now(
-        cls,
-        command: str,
-        settings: Settings,
-        description: ClassifierDescription,
-        layout: Layout,
-        min_length: int = 0,
+        cls, command: str, settings: Settings, description: ClassifierDescription, layout: Layout, min_length: int = 0
     ) -> Started:
         """A run that starts now."""
         chosen = {
@@ -186,7 +166,7 @@ def write_results(
         "classifier": model.weights_sha256,
         "temperature": model.temperature,
         **{name: run.settings[name] for name in ("chunk_length", "min_length")},
-        **run.description.rule.provenance,
+        **model.rule.provenance,
     }
 
     def named() -> Iterator[pa.Table]:
@@ -268,18 +248,12 @@ def read_record_ids(folder: Path) -> list[str]:
 
 def call_counts(records: pa.Table) -> dict[str, int]:
     """How many records have each call, in the order of `CALLS`."""
-    return _counted(records["call"])
-
-
-def _counted(found: pa.ChunkedArray) -> dict[str, int]:
-    return {call: pc.sum(pc.equal(found, call)).as_py() or 0 for call in CALLS}
+    return {call: pc.sum(pc.equal(records["call"], call)).as_py() or 0 for call in CALLS}
 
 
 def _multiqc(calls: SampleCalls) -> dict[str, Any]:
     """Custom content of MultiQC: of each input, records by call. It joins the `data` of several folders by its id."""
-    records, of_records = calls.records, dict[str, dict[str, int]]()
-    for source in pc.unique(records["source"]).to_pylist():
-        of_records[source] = _counted(records["call"].filter(pc.equal(records["source"], source)))
+    sources = pc.unique(calls.records["source"]).to_pylist()
     return {
         "id": "virnuc_calls",
         "section_name": "virnuc",
@@ -287,5 +261,5 @@ def _multiqc(calls: SampleCalls) -> dict[str, Any]:
         "plot_type": "bargraph",
         "pconfig": {"id": "virnuc_calls_plot", "title": "virnuc: calls", "ylab": "records"},
         "categories": list(CALLS),
-        "data": of_records,
+        "data": {one: call_counts(calls.records.filter(pc.field("source") == one)) for one in sources},
     }
