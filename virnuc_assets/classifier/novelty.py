@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,28 +153,20 @@ def kept_kmers(proteins: pa.ChunkedArray, k: int, largest: int) -> tuple[np.ndar
     kmers, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for start in range(int(edges[0]), int(edges[-1]) - k + 1, _BLOCK):
         block = residues[start : min(start + _BLOCK + k - 1, int(edges[-1]))] & 31
-        numbers = _windowed(
-            block.astype(np.uint64), k, lambda left, right, size: left << np.uint64(_BITS * size) | right
-        )
+        letters, bits = block.astype(np.uint64), np.uint32(1) << block
+        numbers, seen = np.zeros(len(block) - k + 1, np.uint64), np.zeros(len(block) - k + 1, np.uint32)
+        for first in range(k):
+            window = slice(first, first + len(numbers))
+            numbers = numbers << np.uint64(_BITS) | letters[window]
+            seen |= bits[window]
         mixed = (_mixed(numbers) >> np.uint64(1)).view(np.int64)
-        different = np.bitwise_count(_windowed(np.uint32(1) << block, k, lambda left, right, _: left | right))
-        at = np.flatnonzero((mixed <= largest) & (different >= min(MIN_RESIDUES_PER_KMER, k)))
+        at = np.flatnonzero((mixed <= largest) & (np.bitwise_count(seen) >= min(MIN_RESIDUES_PER_KMER, k)))
         kmers.append(mixed[at])
         places.append(at + start)
     place = np.concatenate(places)
     row = np.repeat(np.arange(len(array)), np.diff(edges))[place - edges[0]]
     inside = place + k <= edges[row + 1]
     return np.concatenate(kmers)[inside], row[inside]
-
-
-def _windowed(values: np.ndarray, k: int, join: Callable[[np.ndarray, np.ndarray, int], np.ndarray]) -> np.ndarray:
-    """Each window of k values joined to one; `join` takes neighbouring windows and the length of the right ones."""
-    if k == 1:
-        return values
-    half = k // 2
-    halves = _windowed(values, half, join)
-    even = join(halves[:-half], halves[half:], half)
-    return join(even[:-1], values[k - 1 :], 1) if k % 2 else even
 
 
 def _mixed(numbers: np.ndarray) -> np.ndarray:

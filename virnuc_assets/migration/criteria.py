@@ -271,13 +271,13 @@ def same_environment(evidence: Evidence) -> Criterion:
     ours, theirs = evidence.candidate, evidence.baseline
     if undescribed := [gap for side in (ours, theirs) if side.description is None for gap in _undescribed(side)]:
         return rule.lacking(undescribed)
-    left, right = (_FRAME_RULE | dict(side.description or {}) for side in (ours, theirs))
-    compared = {key: (left.get(key), right.get(key)) for key in (*SAME_DESCRIPTION, *_FRAME_RULE)}
+    described = [_FRAME_RULE | dict(side.description or {}) for side in (ours, theirs)]
+    compared = {key: [one.get(key) for one in described] for key in (*SAME_DESCRIPTION, *_FRAME_RULE)}
     for side in SIDES:
         left, right = ours.fingerprint(side), theirs.fingerprint(side)
         keys = {"precision"} | left.keys() | right.keys()
         for key in sorted(keys if side == "dna" else keys - ENCODER_IDENTITY):
-            compared[f"{side} encoder's {key}"] = (left.get(key), right.get(key))
+            compared[f"{side} encoder's {key}"] = [left.get(key), right.get(key)]
     recorded = {  # a classifier that was trained elsewhere has null
         what: [NOT_RECORDED if value is None else str(value) for value in values] for what, values in compared.items()
     }

@@ -11,11 +11,10 @@ from typing import Any, Literal
 from virnuc_assets.classifier.metrics import Performance, performance
 from virnuc_assets.classifier.record_rule import RecordRule
 from virnuc_assets.migration import criteria
-from virnuc_assets.migration.comparison import Comparison, GroupDrop, compare
+from virnuc_assets.migration.comparison import Comparison, GroupDrop, compare, pair, usable_rows
 from virnuc_assets.migration.criteria import Criterion
 from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, Evidence, VariantEvidence, plain
 from virnuc_assets.migration.frame_rules import FrameRules, compare_rules
-from virnuc_assets.migration.pairing import pair, usable_rows
 from virnuc_assets.migration.power import Power, power
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
 

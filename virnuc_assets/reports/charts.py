@@ -15,7 +15,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from virnuc_assets.classifier.metrics import ReliabilityBin
 from virnuc_assets.migration.comparison import GroupDrop, GroupStatus
 from virnuc_assets.migration.power import Power
-from virnuc_assets.reports.svg import COLOUR, SHOWN_COLOURS, to_svg
+from virnuc_assets.reports.pages import COLOUR, SHOWN_COLOURS, to_svg
 
 SQUARE = (5.0, 4.5)
 MARKS: dict[GroupStatus, tuple[str, str]] = {

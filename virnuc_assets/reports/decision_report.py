@@ -12,11 +12,10 @@ from markupsafe import Markup
 
 from virnuc_assets.classifier.metrics import LEVELS, GroupAccuracy, Performance
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.migration.comparison import GroupDrop
+from virnuc_assets.migration.comparison import GroupDrop, usable_rows
 from virnuc_assets.migration.criteria import Criterion, speed_ratio
 from virnuc_assets.migration.decision import MINIATURE_WARNING, Decision, VariantSummary, not_measured
 from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, Evidence
-from virnuc_assets.migration.pairing import usable_rows
 from virnuc_assets.reports import charts, pages
 from virnuc_assets.reports.pages import NOTHING, flat, score, signed, times
 from virnuc_assets.settings import DecisionSettings

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from virnuc_assets.classifier.calls import VIRUS
 from virnuc_assets.classifier.sample_calls import CALLS, EVEN, NOT_SCORED, OTHER, UNCERTAIN, SampleCalls, called
-from virnuc_assets.reports.svg import COLOUR, to_svg
+from virnuc_assets.reports.pages import COLOUR, to_svg
 from virnuc_assets.sequences.planning import chunk_starts
 from virnuc_assets.sequences.translation import CODON_NT, FRAME_NAMES
 

@@ -25,6 +25,7 @@ from virnuc_assets.classifier.calls import MIN_VIRAL_FRACTION, VIRUS
 from virnuc_assets.classifier.sample_calls import UNCERTAIN, SampleCalls, runs
 from virnuc_assets.encoders.registry import is_kmer
 from virnuc_assets.reports import pages
+from virnuc_assets.reports.pages import picture
 from virnuc_assets.reports.sample_charts import (
     COLUMNS,
     SHOWN,
@@ -36,7 +37,6 @@ from virnuc_assets.reports.sample_charts import (
     probability_svg,
     track,
 )
-from virnuc_assets.reports.svg import picture
 from virnuc_assets.sequences.planning import starts_of
 from virnuc_assets.text import markdown_cell, printable
 

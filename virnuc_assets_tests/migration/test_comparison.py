@@ -12,14 +12,16 @@ from scipy.stats import norm
 from virnuc_assets.migration.comparison import (
     Comparison,
     McNemar,
+    PairedCalls,
+    PairedRows,
     compare,
     confusion_counts,
     drop_intervals,
     group_tests,
     mcnemar,
+    pair,
     student_tails,
 )
-from virnuc_assets.migration.pairing import PairedCalls, PairedRows, pair
 from virnuc_assets.settings import DecisionSettings
 
 from .evidence_fakes import SETTINGS, right, rows, variant

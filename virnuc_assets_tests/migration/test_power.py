@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from virnuc_assets.migration.comparison import compare, confusion_counts
+from virnuc_assets.migration.comparison import PairedRows, compare, confusion_counts, pair
 from virnuc_assets.migration.decision import decide
-from virnuc_assets.migration.pairing import PairedRows, pair
 from virnuc_assets.migration.power import Power, draw_studies, outcomes, power
 from virnuc_assets.settings import DecisionSettings
 
