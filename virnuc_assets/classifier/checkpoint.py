@@ -168,14 +168,7 @@ class ClassifierDescription(BaseModel):
         return shown_pair(self.encoders, self.dims)
 
     def require_match(self, folder: Path, encoders: Encoders, dims: Dims, chunk_length: int, rule: FrameRule) -> None:
-        """Refuse features that the classifier of a folder was not trained for.
-
-        Args:
-            folder: named in the message.
-            encoders: fingerprints of the features' encoders.
-            dims: widths of the features' two parts.
-            chunk_length: nt of the chunks that the features come from.
-            rule: by which their frames were kept.
+        """Refuse features that the classifier of a folder was not trained for; the rule is that of their frames.
 
         Raises:
             ClassifierMismatch: lists every mismatch: what the classifier expects, what was found, and the remedy.
@@ -219,14 +212,9 @@ def save_classifier(
     """Write weights, sketch and description, replacing what the folder holds.
 
     All are written in full under temporary names, then renamed, the description last: a process that dies between the
-    renames leaves files that the older description's digests refuse, never a half-written classifier.
-
-    Args:
-        folder: of the variant.
-        model: its weights are saved.
-        description: without the digest of the weights and without the sketch, which the returned one has.
-        register: called with the returned description before the renames; if it fails, the folder stays as it was.
-        sketch: of the proteins trained and validated on.
+    renames leaves files that the older description's digests refuse, never a half-written classifier. The returned
+    description has the digest of the weights and the sketch; `register` is called with it before the renames, and if
+    it fails, the folder stays as it was.
     """
     weights = save_tensors({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
     files = {WEIGHTS_FILE: weights}

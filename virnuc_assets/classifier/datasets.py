@@ -93,9 +93,8 @@ def draw(
 ) -> Drawn:
     """As many host as viral rows of some records, host groups as equal as they allow; vectors are not read.
 
-    Without balance all rows, or a seeded draw of `MAX_ROWS` in runs of `RUN_ROWS`.
-
-    The order of the rows decides, not how they are spread over tables.
+    Without balance all rows, or a seeded draw of `MAX_ROWS` in runs of `RUN_ROWS`. The order of the rows decides, not
+    how they are spread over tables.
 
     Raises:
         SamplingError: one of the labels has no rows.
@@ -129,10 +128,7 @@ def _by_kind(rows: pd.DataFrame) -> dict[str, int]:
 def balanced_rows(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
     """Ascending positions of all rows of the rarer label and as many of the other, drawn without replacement.
 
-    Args:
-        labels: "viral" or "host", one per row.
-        groups: virus or host group, one per row.
-        seed: decides which rows are excluded.
+    Labels are "viral" or "host", one per row.
 
     Raises:
         SamplingError: one of the labels has no rows, or another label occurs.
@@ -172,10 +168,7 @@ def proteins_of_split(
 
 
 def store_rows(path: Path, positions: Mapping[Path, np.ndarray], schema: pa.Schema, columns: slice) -> np.ndarray:
-    """Copy some columns of feature rows (`Drawn.positions`) into a new file.
-
-    Returns:
-        (n, d) float32, memory-mapped, read-only, in the order of tables and positions.
+    """Copy some columns of feature rows (`Drawn.positions`) into a new file; (n, d) float32, memory-mapped, in order.
 
     Raises:
         DiskFull: the disk is full.

@@ -202,13 +202,7 @@ class Performance:
 def performance(
     table: pa.Table, temperature: float | None, settings: EvaluationSettings, rule: RecordRule | None = None
 ) -> Performance:
-    """Measure an evaluation table.
-
-    Args:
-        table: test rows (`evaluation_schema`).
-        temperature: of the classifier, fitted on validation rows; None where none was fitted.
-        settings: bounds of the length ranges and of the abstain bands.
-        rule: of the classifier, fitted on validation rows.
+    """Measure test rows (`evaluation_schema`); temperature and rule of the classifier were fitted on validation rows.
 
     Raises:
         MetricsError: all rows are of one label.

@@ -252,13 +252,8 @@ def train(
     """Train until the validation loss has not fallen for `patience` epochs, or for `max_epochs`.
 
     The seed decides weights, order and dropout, to the bit on one machine; the caller's random state is left as it was.
-
-    Args:
-        rows: what is trained on, at least two.
-        validation: what decides the best epoch and the temperature; no relatives of `rows`.
-        settings: hyperparameters.
-        on_epoch: called after every epoch with its 1-based number and its entry of the history.
-        device: where to train.
+    Validation rows, no relatives of what is trained on, decide the best epoch and the temperature. `on_epoch` is called
+    after every epoch with its 1-based number and its entry of the history.
 
     Raises:
         TrainingError: a loss is not finite.

@@ -49,13 +49,7 @@ def styles(roles: Iterable[str]) -> dict[str, Style]:
 
 
 def roc_svg(predictions: Mapping[str, pa.Table], styles: Mapping[str, Style], legend: bool = False) -> str:
-    """Draw ROC curves of frames.
-
-    Args:
-        predictions: role → usable test rows, sorted by frame_id.
-        styles: role → style.
-        legend: whether the roles are named in the chart; else the page names them.
-    """
+    """Draw ROC curves of frames by role, of usable test rows; without a legend the page names the roles."""
 
     def paint(figure: Figure) -> None:
         axes = _unit_square(figure, "host frames called virus (share)", "viral frames called virus (share)")

@@ -39,15 +39,10 @@ GROUP_CLASSES = {"lost": "failed", "worse": "inconclusive", "no loss shown": "me
 
 
 def render_html(decision: Decision, evidence: Evidence, links: Sequence[tuple[str, str]] = ()) -> str:
-    """Render the report; equal arguments give equal bytes.
-
-    Args:
-        decision: what `decide` made of the evidence.
-        evidence: the same evidence; its predictions are drawn as curves.
-        links: (text, address) pairs, e.g. to the MLflow run; http, https, file or relative.
+    """Render the report of a decision on this evidence; equal arguments give equal bytes.
 
     Raises:
-        VirnucError: a link has another scheme.
+        VirnucError: a link (text, address) is none of http, https, file or relative.
     """
     for text, address in links:
         if urlsplit(address).scheme not in ("", "http", "https", "file"):

@@ -85,15 +85,9 @@ def flat(facts: Mapping[str, Any], before: str = "") -> dict[str, str]:
 
 
 def to_svg(name: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
-    """Draw a figure.
+    """An `<svg>` element of a size in inches, without metadata, date, comments or outside references.
 
-    Args:
-        name: of the chart; begins every id in it, so that charts of one page do not share ids.
-        size: width and height in inches.
-        paint: draws into the figure.
-
-    Returns:
-        An `<svg>` element without metadata, date, comments or outside references.
+    Every id in it begins with the name, so that charts of one page do not share ids.
     """
     with mpl.rc_context({**_SETTINGS, "svg.hashsalt": name}), warnings.catch_warnings():
         # The browser draws the text, so what matplotlib's own font lacks is not missed.

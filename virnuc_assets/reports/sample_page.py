@@ -73,13 +73,7 @@ _WORDS = {
 
 
 def write_html(path: Path, calls: SampleCalls, run: Mapping[str, Any]) -> None:
-    """Write the page.
-
-    Args:
-        path: of the file.
-        calls: of the sample's records and chunks.
-        run: what `run.json` holds: model, settings, inputs, totals.
-    """
+    """Write the page; `run` is what `run.json` holds: model, settings, inputs, totals."""
     records = calls.records
     order = _order(records)
     drawn = drawn_rows(records)

@@ -126,11 +126,9 @@ class Started:
 
 
 def write_ledger(folder: Path, ledger: pa.Table) -> tuple[pa.Table, dict[str, int]]:
-    """Write the ledger of all records; returns what the other files need of it, half of its memory, and its totals.
+    """Write the ledger of all records: source, and the columns of `ledger_schema`.
 
-    Args:
-        folder: where all result files are written.
-        ledger: source, and the columns of `ledger_schema`.
+    Returns what the other files need of it, half of its memory, and its totals.
     """
     _write_tsv(folder / LEDGER_FILE, ledger)
     return ledger.select(["source", "record_id", "length_nt", "reason", "chunks", "chunks_kept"]), ledger_totals(ledger)
