@@ -47,9 +47,9 @@ def benchmark_encoders(
     reached, and are `min_rounds` at least.
 
     Returns:
-        By key of the specs: encoder, sequences (of a round), dim, precision, device, token_budget, round_seconds, seconds (their
-        median), sequences_per_s and peak_memory_bytes (with the model: on a GPU of its allocator, else what the
-        process's resident set grew by since its libraries were imported).
+        By key of the specs: encoder, sequences (of a round), dim, precision, device, token_budget, round_seconds,
+        seconds (their median), sequences_per_s and peak_memory_bytes (with the model: on a GPU of its allocator, else
+        what the process's resident set grew by since its libraries were imported).
 
     Raises:
         VirnucError: a measurement failed; the message names the encoder.
