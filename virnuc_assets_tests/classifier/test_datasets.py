@@ -25,18 +25,10 @@ from virnuc_assets.classifier.datasets import (
     store_rows,
 )
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets_tests.classifier.feature_tables import (
-    GROUPS,
-    feature_rows,
-    fit_of,
-    split_of,
-    write_shards,
-    write_split,
-)
+
+from .feature_tables import GROUPS, RECORDS, ROWS, feature_rows, fit_of, split_of, write_shards, write_split
 
 PROJECT = Path(__file__).parents[2]
-RECORDS = 24
-ROWS = [(7 * row + row // 50) % RECORDS for row in range(500)]
 LABELS = np.array(["viral"] * 30 + ["host"] * 110)
 KINDS = np.array(["phage"] * 30 + ["bacteria"] * 80 + ["plant"] * 25 + ["archaea"] * 5)
 

@@ -79,11 +79,8 @@ def test_records_are_those_of_a_plain_walk(sample: tuple[list[FakeRecord], int],
         expected = plain_row(record, chunk_length, min_confidence)
         assert row == (expected[0], pytest.approx(expected[1], rel=1e-6), *expected[2:])
     assert calls.records["record_id"].to_pylist() == [record.record_id for record in records]
-    assert calls.records["reason"].to_pylist() == [None if row else "no open frame" for row in calls_scored(records)]
-
-
-def calls_scored(records: list[FakeRecord]) -> list[bool]:
-    return [any(record.chunks) for record in records]
+    reasons = [None if any(record.chunks) else "no open frame" for record in records]
+    assert calls.records["reason"].to_pylist() == reasons
 
 
 @settings(max_examples=30, deadline=None)
