@@ -49,22 +49,13 @@ class Mlp(nn.Module):  # type: ignore[misc]
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()
+        self.dim, self.hidden = dim, hidden
         self.hidden_layer = nn.Linear(dim, hidden)
         self.bn1 = nn.BatchNorm1d(hidden)
         self.dropout = nn.Dropout(dropout)
         self.output_layer = nn.Linear(hidden, 2)
         nn.init.xavier_uniform_(self.hidden_layer.weight)
         nn.init.xavier_uniform_(self.output_layer.weight)
-
-    @property
-    def dim(self) -> int:
-        """Width of the feature vectors it reads."""
-        return int(self.hidden_layer.in_features)
-
-    @property
-    def hidden(self) -> int:
-        """Width of the hidden layer."""
-        return int(self.hidden_layer.out_features)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits of a batch: (b, dim) float32 → (b, 2)."""

@@ -33,6 +33,7 @@ def found(clusters: int) -> Power:
 
 def test_power_grows_with_the_clusters() -> None:
     few, many = found(6), found(40)
+    assert found(6) == few
     assert [(one.lost_in, one.margins) for one in many.chances] == [
         *(("nothing", 0), ("all rows", 1), ("all rows", 2), ("all rows", 3)),
         *(("host / bacteria", 1), ("host / bacteria", 2), ("host / bacteria", 3)),
@@ -42,10 +43,6 @@ def test_power_grows_with_the_clusters() -> None:
     assert [one.go for one in many.chances[2:4]] == [0.0, 0.0]
     assert many.chances[3].no_go == 1.0 == many.chances[6].no_go
     assert many.clusters_wanted is not None and few.clusters < many.clusters_wanted <= many.clusters
-
-
-def test_equal_settings_give_equal_chances() -> None:
-    assert found(6) == found(6)
 
 
 @pytest.mark.parametrize("lost", [0.0, 0.15])

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from virnuc_assets.classifier.sample_calls import SampleCalls
 from virnuc_assets.reports.sample_charts import (
-    by_call,
     drawn_rows,
     lengths_svg,
     probability_svg,
@@ -106,19 +105,6 @@ def test_the_records_that_are_drawn() -> None:
     found = [calls.records["record_id"][row].as_py() for row in drawn_rows(calls.records)]
     assert found == [*(f"v{i}" for i in range(59, 1, -1)), "u0", "u1", *(f"o{i}" for i in range(39, 20, -2))]
     assert drawn_rows(sample(*other[:3], *none).records) == [1, 2, 0]
-
-
-@given(st.lists(st.one_of(st.just(NAN), st.floats(0, 1, width=32))), st.sampled_from([0.5, 0.6, 0.875]))
-def test_every_chunk_has_one_call(values: list[float], min_confidence: float) -> None:
-    probability = np.array(values, np.float32)
-    found = by_call(probability, min_confidence)
-    assert sum(which.astype(int) for which in found.values()).tolist() == [1] * len(values)
-    for call, holds in {
-        "virus": lambda one: one >= min_confidence,
-        "other": lambda one: one < 0.5 and 1 - one >= min_confidence,
-        "not scored": lambda one: one != one,
-    }.items():
-        assert found[call].tolist() == [holds(one) for one in probability.astype(float)]
 
 
 def heights(svg: str, variable: str) -> int:
