@@ -38,7 +38,9 @@ class ModelCard:
         calibration = self.performance.calibration
         parts = [
             f"# Classifier of {one.variant}",
-            _kind(one),
+            "Scores (other, virus) of a chunk, by a logistic regression on its composition and its longest stretch's:"
+            if one.is_kmer
+            else "Scores (other, virus) of an open reading frame, by an MLP on the joined vectors of two encoders:",
             "\n".join(encoders),
             "## Data and split",
             self._split(),
@@ -100,14 +102,6 @@ class ModelCard:
             f"Groups without test rows: {markdown_cell(named) or 'none'}. Viruses and hosts of other groups than "
             "those of the reference are not tested either.",
         ]
-
-
-def _kind(one: ClassifierDescription) -> str:
-    if one.is_kmer:
-        return (
-            "Scores (other, virus) of a chunk, by a logistic regression on its composition and its longest stretch's:"
-        )
-    return "Scores (other, virus) of an open reading frame, by an MLP on the joined vectors of two encoders:"
 
 
 def _weights(fingerprint: Mapping[str, str]) -> str:
