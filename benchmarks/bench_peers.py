@@ -35,6 +35,7 @@ from benchmarks.out_of_fold import (
     out_of_fold,
 )
 from virnuc_assets.classifier.datasets import records_of_split
+from virnuc_assets.classifier.record_rule import equal_weights
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.sequences.records import UNAMBIGUOUS
 from virnuc_assets.settings import EvaluationSettings, load_settings
@@ -138,7 +139,7 @@ def certain_calls(genomes: Genomes, found: OutOfFold, max_error: float) -> Figur
     for suffix, probability in (("", whole), ("_parts", parts)):
         viral, clusters = genomes.labels_and_clusters(name.partition("\t")[0] for name in probability.index)
         values = probability.to_numpy()
-        share = equal_shares(viral, clusters) if suffix else np.ones(len(viral))
+        share = equal_weights(viral, clusters) if suffix else np.ones(len(viral))
         certain = np.maximum(values, 1.0 - values) >= 1.0 - max_error
         wrong = certain & ((values >= 0.5) != viral)
         named = {
@@ -162,15 +163,6 @@ def parts_of(chunks: pd.DataFrame) -> pd.DataFrame:
             for start in sorted(generator.integers(0, len(own) - size + 1, min(_PARTS, len(own) // size)).tolist()):
                 parts.append(own.iloc[start : start + size].assign(record_id=f"{record}\t{len(parts)}"))
     return pd.concat(parts, ignore_index=True)
-
-
-def equal_shares(viral: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """Of each row, so that clusters of a label have the same in all, and so have the labels, together 1."""
-    shares = np.zeros(len(viral))
-    for rows in (viral, ~viral):
-        _, cluster, counts = np.unique(clusters[rows], return_inverse=True, return_counts=True)
-        shares[rows] = 0.5 / len(counts) / counts[cluster]
-    return shares
 
 
 def _genomad(files: Mapping[str, Path], folder: Path, figures: Figures) -> dict[str, pd.Series]:

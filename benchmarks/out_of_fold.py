@@ -20,17 +20,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from Bio import SeqIO
 from Bio.SeqRecord import SeqRecord
-from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.common import GENOMES, Figures
 from virnuc_assets.classifier.calls import calibrated_scores, chunk_calls, chunk_probability
-from virnuc_assets.classifier.checkpoint import Model
+from virnuc_assets.classifier.checkpoint import Model, score
 from virnuc_assets.classifier.datasets import LabelledRows, balanced_rows
-from virnuc_assets.classifier.linear import CompositionRows, fit_linear
-from virnuc_assets.classifier.record_rule import RecordRule, chunk_log_odds, fit_record_rule
-from virnuc_assets.classifier.scoring import score
+from virnuc_assets.classifier.linear import fit_linear
+from virnuc_assets.classifier.record_rule import Curve, RecordRule, fit_record_rule, record_probability
 from virnuc_assets.classifier.training import train
 from virnuc_assets.encoders.embedding import embed
 from virnuc_assets.encoders.loading import load_encoder
@@ -54,6 +52,9 @@ CHUNK_NT, MIN_ORF_AA = SequenceSettings().chunk_length, SequenceSettings().min_o
 RULES = {"stop_free": FrameRule(), "longest_orf": FrameRule("longest_orf", MIN_ORF_AA)}
 LABELS: tuple[Label, Label] = ("host", "viral")
 _VALIDATION_FOLDS = 5  # one of them stops the training of an MLP
+_PLAIN = Curve(slope=1.0, slope_per_doubling=0.0, intercept=0.0)
+# Of models for which none is learnt: what speaks for a sequence is its chunks' mean log-odds, as it comes.
+MEAN_LOG_ODDS = RecordRule(kind="mean_log_odds", novel=_PLAIN, most_chunks=1, auroc={}, records=1, clusters=1)
 
 
 @dataclass(frozen=True)
@@ -156,29 +157,26 @@ def framed(chunks: pa.Table, rule: str) -> tuple[int, np.ndarray]:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model of some records; without a record rule, what speaks for a sequence is its chunks' mean log-odds."""
+    """A model of some records, and their rule."""
 
     model: Model
-    temperature: float | None = None
-    rule: RecordRule | None = None
+    temperature: float | None
+    rule: RecordRule | None
 
     def chunks(self, features: pa.Table) -> pd.DataFrame:
-        """Log-odds of each chunk: chunk_id, record_id, log_odds; in their order."""
+        """Probability of each chunk: chunk_id, record_id, probability; in their order."""
         scores = score(self.model, vectors_of(features))
         known = {name: features[name] for name in ("chunk_id", "record_id")}
         frames = pa.table({**known, "score_other": scores[:, 0], "score_virus": scores[:, 1]})
         calls = chunk_calls(calibrated_scores(frames, self.temperature))
         found = calls.select(["chunk_id", "record_id"]).to_pandas()
-        return found.assign(log_odds=chunk_log_odds(chunk_probability(calls)))
+        return found.assign(probability=chunk_probability(calls))
 
     def probability(self, chunks: pd.DataFrame) -> pd.Series:
         """Of virus of each sequence that some scored chunks are of, by its id."""
-        log_odds = chunks["log_odds"].to_numpy()
-        evidence = pd.Series(self.rule.of_chunks(log_odds) if self.rule else log_odds)
-        found = evidence.groupby(chunks["record_id"].to_numpy()).agg(["mean", "size"])
-        mean, size = found["mean"].to_numpy(), found["size"].to_numpy()
-        values = self.rule.probability(mean, size, np.zeros(len(found), bool)) if self.rule else expit(mean)
-        return pd.Series(values, found.index)
+        record, names = chunks["record_id"].factorize()
+        unknown = np.zeros(len(names), bool)
+        return pd.Series(record_probability(self.rule, chunks["probability"].to_numpy(), record, unknown), names)
 
 
 class Kmer:
@@ -196,9 +194,10 @@ class Kmer:
         """A model of these features."""
         records = features["record_id"].to_pylist()
         viral, clusters = genomes.labels_and_clusters(records)
-        rows = CompositionRows(vectors_of(features), viral.astype(np.int64), np.array(records), clusters)
-        fit = fit_linear(rows, SEED)
-        return Fitted(fit.model, rule=fit_record_rule(fit.out_of_fold(rows, 1.0), SEED))
+        labels = np.where(viral, "viral", "host")
+        facts = pd.DataFrame({"record_id": records, "cluster": clusters, "label": labels})
+        fit = fit_linear(vectors_of(features), facts, SEED)
+        return Fitted(fit.model, None, fit_record_rule(fit.out_of_fold(facts, 1.0), SEED))
 
 
 class Miniature:
@@ -234,12 +233,12 @@ class Miniature:
             rows = side[balanced_rows(names, group[side], SEED)]
             sides.append(LabelledRows(vectors[rows], viral[rows].astype(np.int64)))
         trained = train(sides[0], sides[1], TrainingSettings())
-        return Fitted(trained.model, trained.temperature)
+        return Fitted(trained.model, trained.temperature, MEAN_LOG_ODDS)
 
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Scored chunks of some sequences (record_id, chunk_id, log_odds), and by fold what scored them."""
+    """Scored chunks of some sequences (record_id, chunk_id, probability), and by fold what scored them."""
 
     chunks: list[pd.DataFrame]
     fitted: list[Fitted]

@@ -226,7 +226,7 @@ class DecisionSettings(Section):
 
     candidate: str = "fastesm2"
     baseline: str = "esm2_3b"
-    kmer_baseline: str = "kmer"
+    kmer_baseline: Literal["kmer"] = "kmer"
     also_compared: Names = ()
     # The report shows the reason for each default.
     max_accuracy_drop: Share = Field(default=0.05, description="one frame in twenty is less than labs differ by")

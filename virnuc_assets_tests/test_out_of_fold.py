@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from benchmarks.bench_coverage import complete_genes
-from benchmarks.bench_peers import equal_shares, fragments, parts_of, record_of
+from benchmarks.bench_peers import fragments, parts_of, record_of
 from benchmarks.common import GENOMES
 from benchmarks.out_of_fold import Genomes, auroc, chunked, intervals
+from virnuc_assets.classifier.record_rule import equal_weights
 from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.planning import plan_source
 
@@ -54,10 +55,10 @@ def test_complete_genes_begin_and_end_as_genes_do(genomes: Genomes) -> None:
 
 
 def test_parts_are_neighbouring_chunks_of_one_record() -> None:
-    chunks = pd.DataFrame({"record_id": ["a"] * 5 + ["b"], "log_odds": [0.0, 1.0, 2.0, 3.0, 4.0, 9.0]})
+    chunks = pd.DataFrame({"record_id": ["a"] * 5 + ["b"], "probability": [0.0, 1.0, 2.0, 3.0, 4.0, 9.0]})
     sizes = list[int]()
     for name, part in parts_of(chunks).groupby("record_id", sort=False):
-        values = part["log_odds"].tolist()
+        values = part["probability"].tolist()
         assert values == [values[0] + step for step in range(len(values))]
         assert (values == [9.0]) == str(name).startswith("b\t")
         sizes.append(len(values))
@@ -66,7 +67,7 @@ def test_parts_are_neighbouring_chunks_of_one_record() -> None:
 
 def test_clusters_and_labels_have_equal_shares() -> None:
     viral, clusters = np.array([True, True, True, False, False]), np.array(["a", "a", "b", "c", "c"])
-    assert equal_shares(viral, clusters).tolist() == [0.125, 0.125, 0.25, 0.25, 0.25]
+    assert equal_weights(viral, clusters).tolist() == [0.125, 0.125, 0.25, 0.25, 0.25]
 
 
 def test_intervals_are_as_wide_as_clusters_are_few() -> None:

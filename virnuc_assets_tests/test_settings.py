@@ -170,6 +170,8 @@ REFUSALS = [
     ("[variants]\nx = { dna = 'dnabert_s' }\n", "variants.x.protein: … required"),
     ("[variants]\nkmer = { protein = 'esm2_8m' }\n", "variants.kmer: … taken"),
     ("[variants]\nkmer_baseline = { protein = 'esm2_8m' }\n", "variants.kmer_baseline: … taken"),
+    ("[encoders]\na = { like = 'kmer_dna' }\n", "encoders.a.like: … 'kmer_dna' is the composition of chunks"),
+    ("[decision]\nkmer_baseline = 'fastesm2'\n", "decision.kmer_baseline: … 'kmer'"),
     ("[decision]\nbaseline = 'esm3_1b'\n", "no variant is called 'esm3_1b'; there are: … fastesm2"),
     ("[serving]\nvariant = 'esm3'\n", "serving.variant: … 'esm3' is none of the decision's variants"),
     # fine-tuning: of an ESM of proteins

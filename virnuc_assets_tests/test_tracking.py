@@ -15,9 +15,8 @@ import pytest
 import torch
 from mlflow.entities import Run
 
-from virnuc_assets.classifier.checkpoint import load_classifier
-from virnuc_assets.classifier.linear import STRENGTHS
-from virnuc_assets.classifier.scoring import score
+from virnuc_assets.classifier.checkpoint import load_classifier, score
+from virnuc_assets.classifier.linear import INVERSE_STRENGTHS
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, register
 from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED, EvaluationLog, MlflowTracking
 from virnuc_assets.errors import VirnucError
@@ -84,13 +83,15 @@ def test_a_training_has_params_epochs_test_metrics_and_a_registered_version(
     assert int(params["train_rows"]) > int(params["validation_rows"]) > 0
 
     composed = variant == "kmer"  # a step for each strength of the penalty instead of each epoch
-    for name in ("strength", "validation_loss", "validation_auroc") if composed else EPOCH_METRICS:
+    for name in ("inverse_strength", "validation_loss", "validation_auroc") if composed else EPOCH_METRICS:
         history = client.get_metric_history(run.info.run_id, name)
-        assert [entry.step for entry in history] == list(range(1, (len(STRENGTHS) if composed else EPOCHS) + 1)), name
+        assert [entry.step for entry in history] == list(
+            range(1, (len(INVERSE_STRENGTHS) if composed else EPOCHS) + 1)
+        ), name
     losses = [entry.value for entry in client.get_metric_history(run.info.run_id, "validation_loss")]
     best = int(np.argmin(losses))
-    found = (description["best_epoch"], description["penalty"])
-    assert found == ((None, STRENGTHS[best]) if composed else (best + 1, None))
+    found = (description["best_epoch"], description["inverse_strength"])
+    assert found == ((None, INVERSE_STRENGTHS[best]) if composed else (best + 1, None))
 
     evaluation = read_table(layout.whole(f"{variant}_evaluation")).to_pandas()
     accuracy = ((evaluation["score_virus"] >= evaluation["score_other"]) == (evaluation["label"] == "viral")).mean()

@@ -1,30 +1,40 @@
-"""A classifier: its model, and on disk its weights as safetensors with a JSON of what must match before it scores."""
+"""A classifier: its model, on disk its weights as safetensors with a JSON of what must match, and what it scores.
+
+Scores are probabilities of (other, virus) for each row of features (upstream: prediction.py).
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from virnuc_assets.classifier.novelty import SKETCH_FILE, Sketch, SketchDescription
+from virnuc_assets.classifier.calls import frame_calls
+from virnuc_assets.classifier.novelty import SKETCH_FILE, Sketch, SketchDescription, load_sketch
 from virnuc_assets.classifier.record_rule import RecordRule
-from virnuc_assets.encoders.registry import MINIATURE
+from virnuc_assets.encoders.registry import MINIATURE, is_kmer
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.frame_rule import FrameRule
 from virnuc_assets.settings import FrameRuleName, TrainingSettings
 from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
+from virnuc_assets.storage.merging import vectors_of
+from virnuc_assets.storage.schemas import features_schema, predictions_schema, vector_dim
 
 WEIGHTS_FILE = "classifier.safetensors"
+Encoders = Mapping[str, Mapping[str, str]]  # fingerprints by side
+Dims = Mapping[str, int]  # widths by side
 
 
 class ClassifierMismatch(VirnucError):  # noqa: N818  (as TableMismatch: what is wrong, not that something is)
@@ -39,6 +49,7 @@ class Mlp(nn.Module):  # type: ignore[misc]
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()
+        self.dim, self.hidden = dim, hidden
         self.hidden_layer = nn.Linear(dim, hidden)
         self.bn1 = nn.BatchNorm1d(hidden)
         self.dropout = nn.Dropout(dropout)
@@ -46,20 +57,10 @@ class Mlp(nn.Module):  # type: ignore[misc]
         nn.init.xavier_uniform_(self.hidden_layer.weight)
         nn.init.xavier_uniform_(self.output_layer.weight)
 
-    @property
-    def dim(self) -> int:
-        """Width of the feature vectors it reads."""
-        return int(self.hidden_layer.in_features)
-
-    @property
-    def hidden(self) -> int:
-        """Width of the hidden layer."""
-        return int(self.hidden_layer.out_features)
-
     def forward(self, features: Tensor) -> Tensor:
         """Logits of a batch: (b, dim) float32 → (b, 2)."""
         hidden = self.dropout(torch.relu(self.bn1(self.hidden_layer(features))))  # (b, hidden)
-        logits: Tensor = self.output_layer(hidden)  # (b, 2)
+        logits: Tensor = self.output_layer(hidden)
         return logits
 
 
@@ -78,14 +79,9 @@ class LinearModel(nn.Module):  # type: ignore[misc]
         model.output_layer.bias.data = torch.tensor(halves * intercept, dtype=torch.float32)
         return model.eval()
 
-    @property
-    def dim(self) -> int:
-        """Width of the feature vectors it reads."""
-        return int(self.output_layer.in_features)
-
     def forward(self, features: Tensor) -> Tensor:
         """Logits of a batch: (b, dim) float32 → (b, 2)."""
-        logits: Tensor = self.output_layer(features)  # (b, 2)
+        logits: Tensor = self.output_layer(features)
         return logits
 
 
@@ -123,7 +119,8 @@ class ClassifierDescription(BaseModel):
     split_digest: str | None = None
     data_digest: str | None = None  # of the rows trained and validated on
     best_epoch: PositiveInt | None = None  # 1-based
-    penalty: PositiveFloat | None = None  # inverse strength, of the k-mer baseline's logistic regression
+    # Of the penalty of the k-mer baseline's logistic regression: larger is weaker. Once it was stored as `penalty`.
+    inverse_strength: PositiveFloat | None = Field(None, validation_alias=AliasChoices("inverse_strength", "penalty"))
     temperature: PositiveFloat | None = None  # for `calibrated` scores; no call follows from it
     record_rule: RecordRule | None = None  # else a record is classified by the share of its viral chunks
     sketch: SketchDescription | None = None  # of the proteins trained and validated on
@@ -132,9 +129,9 @@ class ClassifierDescription(BaseModel):
     weights_sha256: str = ""  # written by `save_classifier`
 
     @property
-    def scores_chunks(self) -> bool:
+    def is_kmer(self) -> bool:
         """Whether it is the k-mer baseline, which scores each chunk once instead of its frames."""
-        return self.encoders.get("protein", {}).get("architecture") == "kmer"
+        return is_kmer(self.encoders)
 
     @property
     def miniature(self) -> bool:
@@ -148,35 +145,27 @@ class ClassifierDescription(BaseModel):
 
     def reads(self) -> str:
         """What it reads, in words."""
-        if self.scores_chunks:
+        if self.is_kmer:
             return "composition of chunks and of their longest open stretches"
         return " and ".join(fingerprint["encoder"] for fingerprint in self.encoders.values())
 
+    @property
+    def dims(self) -> dict[str, int]:
+        """Columns of each encoder."""
+        return {"dna": self.dna_dim, "protein": self.protein_dim}
+
     def pair(self) -> str:
         """The two encoders and the columns of each, for messages."""
-        return shown_pair(self.encoders, {"dna": self.dna_dim, "protein": self.protein_dim})
+        return shown_pair(self.encoders, self.dims)
 
-    def require_match(
-        self, encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int], chunk_length: int, rule: FrameRule
-    ) -> None:
-        """Refuse features that the classifier was not trained for.
-
-        Args:
-            encoders: fingerprints of the features' encoders.
-            dims: widths of the features' two parts.
-            chunk_length: nt of the chunks that the features come from.
-            rule: by which their frames were kept.
+    def require_match(self, folder: Path, encoders: Encoders, dims: Dims, chunk_length: int, rule: FrameRule) -> None:
+        """Refuse features that the classifier of a folder was not trained for; the rule is that of their frames.
 
         Raises:
             ClassifierMismatch: lists every mismatch: what the classifier expects, what was found, and the remedy.
         """
-        expected: dict[str, object] = {"chunk_length": self.chunk_length, "frame rule": str(self.rule)}
-        expected |= {"dna_dim": self.dna_dim, "protein_dim": self.protein_dim}
-        found: dict[str, object] = {"chunk_length": chunk_length, "frame rule": str(rule)}
-        found |= {f"{side}_dim": dim for side, dim in dims.items()}
-        for side, fingerprint in encoders.items():
-            expected |= {f"{side} encoder: {key}": value for key, value in self.encoders[side].items()}
-            found |= {f"{side} encoder: {key}": value for key, value in fingerprint.items()}
+        expected = _facts(self.encoders, self.dims, self.chunk_length, self.rule)
+        found = _facts(encoders, dims, chunk_length, rule)
         mismatches = [
             f"  {name}: expected {expected.get(name, 'nothing')!r}, found {found.get(name, 'nothing')!r}"
             for name in sorted(expected.keys() | found.keys())
@@ -184,13 +173,21 @@ class ClassifierDescription(BaseModel):
         ]
         if mismatches:
             raise ClassifierMismatch(
-                f"the {self.variant} classifier reads {self.pair()} and cannot score features of "
+                f"{folder}: the {self.variant} classifier reads {self.pair()} and cannot score features of "
                 f"{shown_pair(encoders, dims)}:\n" + "\n".join(mismatches) + "\nMake the features with its encoders, "
                 "chunk length and frame rule, or train the classifier again on features like these."
             )
 
 
-def shown_pair(encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str, int]) -> str:
+def _facts(encoders: Encoders, dims: Dims, chunk_length: int, rule: FrameRule) -> dict[str, object]:
+    """All that features and their classifier must have in common, by what it is called in messages."""
+    facts = {"chunk_length": chunk_length, "frame rule": str(rule), **{f"{side}_dim": dims[side] for side in dims}}
+    for side, fingerprint in encoders.items():
+        facts |= {f"{side} encoder: {key}": value for key, value in fingerprint.items()}
+    return facts
+
+
+def shown_pair(encoders: Encoders, dims: Dims) -> str:
     """A pair of encoders by their fingerprints, and the columns of each, for messages."""
     dna, protein = (encoders[side]["encoder"] for side in ("dna", "protein"))
     return f"{dna} and {protein} ({dims['dna']} + {dims['protein']} = {sum(dims.values())} columns)"
@@ -206,14 +203,9 @@ def save_classifier(
     """Write weights, sketch and description, replacing what the folder holds.
 
     All are written in full under temporary names, then renamed, the description last: a process that dies between the
-    renames leaves files that the older description's digests refuse, never a half-written classifier.
-
-    Args:
-        folder: of the variant.
-        model: its weights are saved.
-        description: without the digest of the weights and without the sketch, which the returned one has.
-        register: called with the returned description before the renames; if it fails, the folder stays as it was.
-        sketch: of the proteins trained and validated on.
+    renames leaves files that the older description's digests refuse, never a half-written classifier. The returned
+    description has the digest of the weights and the sketch; `register` is called with it before the renames, and if
+    it fails, the folder stays as it was.
     """
     weights = save_tensors({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
     files = {WEIGHTS_FILE: weights}
@@ -258,3 +250,76 @@ def load_classifier(folder: Path) -> tuple[Model, ClassifierDescription]:
         model = Mlp(description.merged_dim, len(tensors["hidden_layer.weight"]), dropout)
     model.load_state_dict(tensors)
     return model.eval(), description
+
+
+class ScoringError(VirnucError):
+    """Scores that are not finite."""
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def score(model: Model, features: np.ndarray, batch_rows: int = 4096) -> np.ndarray:
+    """Softmax over (other, virus), (n, 2) float32, of features (n, d) float32, which may be memory-mapped.
+
+    The model is put into eval mode; `batch_rows` changes no score by more than rounding.
+
+    Raises:
+        ScoringError: a score is not finite.
+    """
+    model.eval()
+    device = model.output_layer.weight.device
+    scores = np.empty((len(features), 2), dtype=np.float32)
+    for start in range(0, len(features), batch_rows):
+        logits = model(torch.tensor(features[start : start + batch_rows], device=device))  # (b, 2)
+        scores[start : start + batch_rows] = torch.softmax(logits, dim=1).cpu().numpy()
+    if bad := np.flatnonzero(~np.isfinite(scores).all(axis=1)).tolist():
+        raise ScoringError(f"{len(bad)} of {len(scores)} scores are not finite, e.g. of rows {bad[:5]}")
+    return scores
+
+
+@dataclass(frozen=True)
+class ServingClassifier:
+    """A classifier that was found to fit the encoders and the chunk length in use."""
+
+    model: Model
+    description: ClassifierDescription
+
+    @classmethod
+    def load(
+        cls, folder: Path, encoders: Encoders, dims: Dims, chunk_length: int, rule: FrameRule | None
+    ) -> ServingClassifier:
+        """Load a classifier for features of these encoders (arguments as of `require_match`).
+
+        Without a rule the features are yet to be made, by the classifier's.
+
+        Raises:
+            ClassifierMismatch: it is absent, damaged, or was trained for others; all mismatches are listed.
+        """
+        model, description = load_classifier(folder)
+        load_sketch(folder, description.sketch)  # refused here, not where it is read
+        description.require_match(folder, encoders, dims, chunk_length, rule or description.rule)
+        return cls(model, description)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the weights."""
+        return self.description.weights_sha256
+
+    @property
+    def features_schema(self) -> pa.Schema:
+        """The only features table it can read; the width is part of the type."""
+        return features_schema(self.description.merged_dim)
+
+    def predictions(self, features: pa.Table) -> pa.Table:
+        """Predictions table of a features table, row for row.
+
+        Raises:
+            ClassifierMismatch: the features are of another width.
+        """
+        if (found := vector_dim(features.schema)) != self.description.merged_dim:
+            raise ClassifierMismatch(
+                f"the {self.description.variant} classifier reads {self.description.pair()}; these features have "
+                f"{found} columns. Make them with its encoders, or use the classifier of theirs."
+            )
+        scores = score(self.model, vectors_of(features))  # (n, 2)
+        known = [features[name] for name in ("frame_id", "chunk_id", "record_id")]
+        return pa.table([*known, scores[:, 0], scores[:, 1], frame_calls(scores)], schema=predictions_schema())

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,7 @@ WINDOW_ROWS = 1024
 # Of a draw without balance: so many rows of composition are 250 MB in memory, and more change a linear model little.
 MAX_ROWS = 100_000
 RUN_ROWS = 64  # the longest window but a whole record that a record rule is fitted on
+_KNOWN = ["record_id", "label", "group"]
 
 
 class SamplingError(VirnucError):
@@ -60,18 +62,18 @@ class LabelledRows:
 
 def counted_records(frames: Iterable[Path]) -> pa.Table:
     """Training rows of every record: record_id, label, group, rows; records without rows are left out."""
-    counts: Counter[tuple[str, str, str]] = Counter()
+    schema, counts = pa.schema([*((name, pa.string()) for name in _KNOWN), ("rows", pa.int64())]), Counter[Any]()
     for path in frames:
-        table = read_table(path, columns=["record_id", "label", "group"])
+        table = read_table(path, columns=_KNOWN)
         counts.update(zip(*(column.to_pylist() for column in table.columns), strict=True))
-    schema = pa.schema([(name, pa.string()) for name in ("record_id", "label", "group")] + [("rows", pa.int64())])
     rows = [dict(zip(schema.names, (*known, count), strict=True)) for known, count in sorted(counts.items())]
     return pa.Table.from_pylist(rows, schema=schema)
 
 
 def records_of_split(split_table: pa.Table, split: Split) -> list[str]:
     """Records of a split."""
-    return [row["record_id"] for row in split_table.to_pylist() if row["split"] == split]
+    records: list[str] = split_table["record_id"].filter(pc.equal(split_table["split"], split)).to_pylist()
+    return records
 
 
 def rows_of_split(
@@ -91,16 +93,14 @@ def draw(
 ) -> Drawn:
     """As many host as viral rows of some records, host groups as equal as they allow; vectors are not read.
 
-    Without balance all rows, or a seeded draw of `MAX_ROWS` in runs of `RUN_ROWS`.
-
-    The order of the rows decides, not how they are spread over tables.
+    Without balance all rows, or a seeded draw of `MAX_ROWS` in runs of `RUN_ROWS`. The order of the rows decides, not
+    how they are spread over tables.
 
     Raises:
         SamplingError: one of the labels has no rows.
         TableMismatch: a table is not as the schema says.
     """
-    names = ["record_id", "label", "group"]
-    tables = {path: read_table(path, schema, columns=names).to_pandas() for path in features}
+    tables = {path: read_table(path, schema, columns=_KNOWN).to_pandas() for path in features}
     rows = pd.concat(tables, names=["table", "position"])
     rows = rows[rows["record_id"].isin(list(records))].astype({"label": str, "group": str})
     if balanced:
@@ -128,24 +128,19 @@ def _by_kind(rows: pd.DataFrame) -> dict[str, int]:
 def balanced_rows(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
     """Ascending positions of all rows of the rarer label and as many of the other, drawn without replacement.
 
-    Args:
-        labels: "viral" or "host", one per row.
-        groups: virus or host group, one per row.
-        seed: decides which rows are excluded.
+    Labels are "viral" or "host", one per row.
 
     Raises:
         SamplingError: one of the labels has no rows, or another label occurs.
     """
-    found = _counted(labels)
+    found, host = Counter(labels.tolist()), labels == "host"
     if set(found) != {"viral", "host"}:
         raise SamplingError(
-            f"expected rows of both labels, viral and host; found {found}. Check the split of the records."
+            f"expected rows of both labels, viral and host; found {dict(found)}. Check the split of the records."
         )
-    wanted = min(found.values())
-    generator = np.random.default_rng(seed)
+    generator, wanted = np.random.default_rng(seed), min(found.values())
     drawn = [generator.choice(np.flatnonzero(labels == "viral"), wanted, replace=False)]
-    host = labels == "host"
-    quotas = equal_quotas(_counted(groups[host]), wanted)
+    quotas = equal_quotas(Counter(groups[host].tolist()), wanted)
     for group in sorted(quotas):
         drawn.append(generator.choice(np.flatnonzero(host & (groups == group)), quotas[group], replace=False))
     return np.sort(np.concatenate(drawn))
@@ -161,11 +156,6 @@ def equal_quotas(available: Mapping[str, int], wanted: int) -> dict[str, int]:
     return quotas
 
 
-def _counted(names: np.ndarray) -> dict[str, int]:
-    found, counts = np.unique(names, return_counts=True)
-    return dict(zip(found.tolist(), counts.tolist(), strict=True))
-
-
 def proteins_of_split(
     frames: Iterable[Path], split_table: pa.Table, split: Split, seed: int
 ) -> tuple[list[str], list[int]]:
@@ -178,10 +168,7 @@ def proteins_of_split(
 
 
 def store_rows(path: Path, positions: Mapping[Path, np.ndarray], schema: pa.Schema, columns: slice) -> np.ndarray:
-    """Copy some columns of feature rows (`Drawn.positions`) into a new file.
-
-    Returns:
-        (n, d) float32, memory-mapped, read-only, in the order of tables and positions.
+    """Copy some columns of feature rows (`Drawn.positions`) into a new file; (n, d) float32, memory-mapped, in order.
 
     Raises:
         DiskFull: the disk is full.
@@ -224,20 +211,21 @@ def scratch_next_to(folder: Path) -> Iterator[Path]:
 
 def scores_of(table: pa.Table) -> np.ndarray:
     """(n, 2) float32: score_other, score_virus."""
-    return np.stack([table.column(name).to_numpy() for name in ("score_other", "score_virus")], axis=1)
+    return np.stack([table[name].to_numpy() for name in ("score_other", "score_virus")], axis=1)
 
 
 def evaluation_table(
     features: pa.Table, predictions: pa.Table, split_table: pa.Table, length_of: Mapping[str, int]
 ) -> pa.Table:
     """Predictions of test rows with label, group, the cluster of relatives and the length in nt of their record."""
-    schema, records = evaluation_schema(), features.column("record_id").to_pylist()
-    cluster_of = {row["record_id"]: row["cluster"] for row in split_table.to_pylist()}
-    known = {
-        "record_length_nt": pa.array([length_of[record] for record in records], pa.int64()),
-        "cluster": pa.array([cluster_of[record] for record in records], pa.string()),
-        "label": features.column("label"),
-        "group": features.column("group"),
+    schema, records = evaluation_schema(), features["record_id"]
+    columns = {
+        **{name: predictions[name] for name in predictions.column_names},
+        "record_length_nt": pa.array([length_of[record] for record in records.to_pylist()], pa.int64()),
+        "cluster": split_table["cluster"].take(
+            pc.index_in(records, value_set=split_table["record_id"].combine_chunks())
+        ),
+        "label": features["label"],
+        "group": features["group"],
     }
-    columns = {name: known[name] if name in known else predictions.column(name) for name in schema.names}
-    return pa.table(columns, schema=schema)
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)

@@ -28,7 +28,7 @@ def trained_on(layout: Layout, description: ClassifierDescription) -> dict[str, 
         columns = ["cluster", "label", "group", "split"]
         table = read_table(layout.split, split_schema(), columns=columns)
         # The k-mer baseline's penalty is chosen on parts of both, and its weights are of all.
-        splits = ["train", "validation"] if description.scores_chunks else ["train"]
+        splits = ["train", "validation"] if description.is_kmer else ["train"]
         table = table.filter(pc.is_in(table["split"], pa.array(splits)))
     except TableMismatch as error:
         return _unreadable(layout.split, error)
@@ -83,9 +83,9 @@ def tested_on(layout: Layout, description: ClassifierDescription, max_error: flo
             }
             for level, one in found.items()
         },
-        "certain_records": {
-            **{"count": certain.certain, "accuracy": certain.accuracy, "auroc": certain.auroc, "max_error": max_error}
-        },
+        "certain_records": dict(
+            count=certain.certain, accuracy=certain.accuracy, auroc=certain.auroc, max_error=max_error
+        ),
         "groups": [
             {
                 "label": of_frames.label,

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from sklearn import metrics as sk
 
 from virnuc_assets.classifier.calls import VIRUS, calibrated_scores, chunk_calls, chunk_probability, record_calls
-from virnuc_assets.classifier.record_rule import RecordRule, chunk_log_odds
+from virnuc_assets.classifier.record_rule import RecordRule, record_probability
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import EvaluationSettings
 
@@ -177,23 +177,14 @@ class Abstention:
 
 @dataclass(frozen=True)
 class RecordCalls:
-    """Records by the classifier's own rule, or by the present one where it has none, when the unsure are left open.
+    """Records by the classifier's own rule, or by the present one where it has none, when the unsure are left open."""
 
-    Attributes:
-        rule: its kind; None for the present one.
-        auroc: of the probability; that of the share of viral chunks is among the metrics of records.
-        max_error: a record is certain if its call is wrong with no higher probability.
-        records: how many there are.
-        certain: how many are.
-        accuracy: of these; None if none is.
-    """
-
-    rule: str | None
-    auroc: float
-    max_error: float
+    rule: str | None  # its kind; None for the present one
+    auroc: float  # of the probability; that of the share of viral chunks is among the metrics of records
+    max_error: float  # a record is certain if its call is wrong with no higher probability
     records: int
     certain: int
-    accuracy: float | None
+    accuracy: float | None  # of these; None if none is
 
 
 @dataclass(frozen=True)
@@ -211,13 +202,7 @@ class Performance:
 def performance(
     table: pa.Table, temperature: float | None, settings: EvaluationSettings, rule: RecordRule | None = None
 ) -> Performance:
-    """Measure an evaluation table.
-
-    Args:
-        table: test rows (`evaluation_schema`).
-        temperature: of the classifier, fitted on validation rows; None where none was fitted.
-        settings: bounds of the length ranges and of the abstain bands.
-        rule: of the classifier, fitted on validation rows.
+    """Measure test rows (`evaluation_schema`); temperature and rule of the classifier were fitted on validation rows.
 
     Raises:
         MetricsError: all rows are of one label.
@@ -228,9 +213,11 @@ def performance(
     ranges = length_ranges(settings.length_bins_nt)
     lengths = [ranges[bisect_right(settings.length_bins_nt, length_of[record])] for record in records.ids.to_pylist()]
     calibrated = calibrated_scores(table, temperature)
+    bins = reliability(frames.viral, virus := calibrated["score_virus"].to_numpy())
+    brier = float(np.mean((virus - frames.viral) ** 2))
     return Performance(
         levels={level: classification_metrics(scored) for level, scored in levels.items()},
-        calibration=_calibration(calibrated, frames.viral, temperature),
+        calibration=Calibration(temperature, brier, expected_calibration_error(bins), tuple(bins)),
         abstention=_abstention(levels_of(calibrated)["chunk"], settings.min_confidence),
         records=certain_records(calibrated, records, settings.max_error, rule),
         groups=tuple(group_accuracies(frames, [group or "" for group in table["group"].to_pylist()])),
@@ -244,13 +231,6 @@ def length_ranges(bounds: Sequence[int]) -> list[str]:
     return [*(f"{low:,} to {high - 1:,} nt" for low, high in pairwise(edges)), f"{edges[-1]:,} nt and more"]
 
 
-def _calibration(calibrated: pa.Table, viral: np.ndarray, temperature: float | None) -> Calibration:
-    virus = calibrated["score_virus"].to_numpy()
-    bins = reliability(viral, virus)
-    brier = float(np.mean((virus - viral) ** 2))
-    return Calibration(temperature, brier, expected_calibration_error(bins), tuple(bins))
-
-
 def _abstention(chunks: Scored, min_confidence: float) -> Abstention:
     sure = np.maximum(chunks.probability, 1.0 - chunks.probability) >= min_confidence
     right = (chunks.called == chunks.viral)[sure]
@@ -260,15 +240,9 @@ def _abstention(chunks: Scored, min_confidence: float) -> Abstention:
 def certain_records(calibrated: pa.Table, known: Scored, max_error: float, rule: RecordRule | None) -> RecordCalls:
     """Records (`levels_of`) by the calls of their chunks, calibrated; none of them has a relative in training."""
     chunks = chunk_calls(calibrated)
-    of_chunks = chunk_probability(chunks)
-    if rule is not None:
-        of_chunks = rule.of_chunks(chunk_log_odds(of_chunks))
     record = pc.index_in(chunks["record_id"], value_set=known.ids.combine_chunks()).to_numpy()
-    scored = np.bincount(record)
-    probability, viral = np.bincount(record, of_chunks) / scored, known.called
-    if rule is not None:
-        probability = rule.probability(probability, scored, np.zeros(len(scored), bool))
-        viral = probability >= 0.5
+    probability = record_probability(rule, chunk_probability(chunks), record, np.zeros(len(known.ids), bool))
+    viral = known.called if rule is None else probability >= 0.5
     sure = np.where(viral, probability, 1.0 - probability) >= 1.0 - max_error
     right = (viral == known.viral)[sure]
     return RecordCalls(

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
@@ -52,41 +54,22 @@ class SketchDescription(BaseModel):
 
 @dataclass(frozen=True)
 class Sketch:
-    """The k-mers of the proteins that a classifier was trained and validated on.
+    """The k-mers of the proteins that a classifier was trained and validated on."""
 
-    Attributes:
-        kmers: (m,) int64, ascending, each once.
-        description: what they were made with.
-    """
-
-    kmers: np.ndarray
+    kmers: np.ndarray  # (m,) int64, ascending, each once
     description: SketchDescription
 
     def shared(self, proteins: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         """Kept k-mers of each protein, as often as they occur, and how many of these the sketch has, (n,) int64."""
         kmers, row = kept_kmers(proteins, self.description.ksize_aa, self.description.largest)
-        kept, shared = (np.bincount(rows, minlength=len(proteins)) for rows in (row, row[self._has(kmers)]))
+        of_sketch = row[self._index.get_indexer(kmers) >= 0]
+        kept, shared = (np.bincount(rows, minlength=len(proteins)) for rows in (row, of_sketch))
         return kept, shared
 
-    def _has(self, kmers: np.ndarray) -> np.ndarray:
-        """Which of these k-mers it has, (m,) bool. Many times faster than a binary search: the numbers are uniform."""
-        shift, starts = self._buckets
-        bucket = kmers >> shift
-        at, end, found = starts[bucket], starts[bucket + 1], np.zeros(len(kmers), bool)
-        left = np.flatnonzero(at < end)
-        while len(left):
-            hit = self.kmers[at[left]] == kmers[left]
-            found[left[hit]] = True
-            at[left] += 1
-            left = left[~hit & (at[left] < end[left])]
-        return found
-
     @functools.cached_property
-    def _buckets(self) -> tuple[int, np.ndarray]:
-        """Bits that a k-mer is shifted by to its bucket, of which there are as many as k-mers; where each begins."""
-        shift = max(self.description.largest.bit_length() - len(self.kmers).bit_length(), 0)
-        sizes = np.bincount(self.kmers >> shift, minlength=(self.description.largest >> shift) + 1)
-        return shift, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+    def _index(self) -> pd.Index:
+        """By a table of hashes, which is many times faster than a binary search."""
+        return pd.Index(self.kmers)
 
     def known(self, kmers: np.ndarray, shared: np.ndarray) -> np.ndarray:
         """Which records have relatives in training, by their k-mers and those shared, (n,) bool."""
@@ -110,28 +93,27 @@ class TrainedProteins:
     def sketch(self, records: Iterable[str]) -> Sketch:
         """Of these records. Memory holds twice the k-mers of the sketch at most, and a window of frames."""
         wanted, k = pa.array(records, pa.string()), min(self.settings.ksize_aa, LONGEST_K)
-        largest, found = (1 << 63) // self.settings.sketch_scaled - 1, np.empty(0, np.int64)
-        parts, held = [found], 0
-        for path in self.tables:
-            for window in self._windows(path):
-                proteins = window["protein"].filter(pc.is_in(window["record_id"], wanted))
-                parts.append(kept_kmers(proteins, k, largest)[0])
-                held += len(parts[-1])
-                if held > 2 * MOST:
-                    found = np.unique(np.concatenate(parts))[:MOST]
-                    largest = int(found[-1]) if len(found) == MOST else largest
-                    parts, held = [found], len(found)
-        found = np.unique(np.concatenate(parts))[:MOST]
+        largest, parts = (1 << 63) // self.settings.sketch_scaled - 1, [np.empty(0, np.int64)]
+        for window in itertools.chain.from_iterable(map(self._windows, self.tables)):
+            proteins = window["protein"].filter(pc.is_in(window["record_id"], wanted))
+            parts.append(kept_kmers(proteins, k, largest)[0])
+            if sum(map(len, parts)) > 2 * MOST:
+                found, largest = _smallest(parts, largest)
+                parts = [found]
+        found, largest = _smallest(parts, largest)
         rule = self.settings.model_dump(include={"containment_threshold", "min_shared_hashes"})
-        largest = int(found[-1]) if len(found) == MOST else largest
         return Sketch(found, SketchDescription(ksize_aa=k, largest=largest, kmers=len(found), **rule))
 
     def _windows(self, path: Path) -> Iterator[pa.Table]:
         if self.rule is None:
-            yield from read_windows(path, _WINDOW_ROWS, columns=["record_id", "protein"])
-            return
-        for chunks in read_windows(path, _WINDOW_ROWS):
-            yield open_frames(chunks, None, self.rule)[0]
+            return read_windows(path, _WINDOW_ROWS, columns=["record_id", "protein"])
+        return (open_frames(chunks, None, self.rule)[0] for chunks in read_windows(path, _WINDOW_ROWS))
+
+
+def _smallest(parts: Sequence[np.ndarray], largest: int) -> tuple[np.ndarray, int]:
+    """The `MOST` smallest k-mers, and above which none is kept from now on."""
+    found = np.unique(np.concatenate(parts))[:MOST]
+    return found, int(found[-1]) if len(found) == MOST else largest
 
 
 def sketch_settings(settings: SplitSettings) -> dict[str, Any]:
@@ -171,28 +153,20 @@ def kept_kmers(proteins: pa.ChunkedArray, k: int, largest: int) -> tuple[np.ndar
     kmers, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for start in range(int(edges[0]), int(edges[-1]) - k + 1, _BLOCK):
         block = residues[start : min(start + _BLOCK + k - 1, int(edges[-1]))] & 31
-        numbers = _windowed(
-            block.astype(np.uint64), k, lambda left, right, size: left << np.uint64(_BITS * size) | right
-        )
+        letters, bits = block.astype(np.uint64), np.uint32(1) << block
+        numbers, seen = np.zeros(len(block) - k + 1, np.uint64), np.zeros(len(block) - k + 1, np.uint32)
+        for first in range(k):
+            window = slice(first, first + len(numbers))
+            numbers = numbers << np.uint64(_BITS) | letters[window]
+            seen |= bits[window]
         mixed = (_mixed(numbers) >> np.uint64(1)).view(np.int64)
-        different = np.bitwise_count(_windowed(np.uint32(1) << block, k, lambda left, right, _: left | right))
-        at = np.flatnonzero((mixed <= largest) & (different >= min(MIN_RESIDUES_PER_KMER, k)))
+        at = np.flatnonzero((mixed <= largest) & (np.bitwise_count(seen) >= min(MIN_RESIDUES_PER_KMER, k)))
         kmers.append(mixed[at])
         places.append(at + start)
     place = np.concatenate(places)
     row = np.repeat(np.arange(len(array)), np.diff(edges))[place - edges[0]]
     inside = place + k <= edges[row + 1]
     return np.concatenate(kmers)[inside], row[inside]
-
-
-def _windowed(values: np.ndarray, k: int, join: Callable[[np.ndarray, np.ndarray, int], np.ndarray]) -> np.ndarray:
-    """Each window of k values joined to one; `join` takes neighbouring windows and the length of the right ones."""
-    if k == 1:
-        return values
-    half = k // 2
-    halves = _windowed(values, half, join)
-    even = join(halves[:-half], halves[half:], half)
-    return join(even[:-1], values[k - 1 :], 1) if k % 2 else even
 
 
 def _mixed(numbers: np.ndarray) -> np.ndarray:

@@ -5,20 +5,29 @@ evidence e the probability of virus is sigmoid(e · (slope + slope_per_doubling 
 windows of consecutive chunks, so that it holds for short records, too, though most known ones are long; clusters of
 relatives count equally within their label, and so do the labels. Neighbouring chunks err together, so n of them are
 worth less than n independent ones: how much less is learnt.
+
+Chunks that a rule is fitted on are a frame with columns record_id, cluster, label, position (of the chunk in its
+record), log_odds (`chunk_log_odds`), and known: whether the model that scored it was trained on relatives of its
+record; a record may be there as both.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal, Self, get_args
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from scipy.special import expit, logit
 
-from virnuc_assets.classifier.calls import MIN_VIRAL_FRACTION, calibrated_scores, chunk_calls, chunk_probability
+from virnuc_assets.classifier.calls import (
+    MIN_VIRAL_FRACTION,
+    calibrated_scores,
+    chunk_calls,
+    chunk_numbers,
+    chunk_probability,
+)
 
 Kind = Literal["share_of_chunks", "mean_log_odds"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -32,7 +41,7 @@ _WORDS: dict[Kind, str] = {
     "share_of_chunks": "share of the scored chunks that are viral",
 }
 NO_RULE = f"none is fitted: of a label fewer than {FEWEST_CLUSTERS} clusters are left out; half of the chunks decide"
-_PENALTY = 100.0  # the inverse of it: hardly any, but a bound where evidence separates the labels
+_INVERSE_STRENGTH = 100.0  # of the penalty: hardly any, but a bound where evidence separates the labels
 _NOT_NEGATIVE = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
@@ -61,9 +70,8 @@ class Curve(_Frozen):
         scale = np.sqrt(np.average(np.square(columns), axis=0, weights=weights))
         scale[scale == 0.0] = 1.0
         for used in ([0, 1], [0]):
-            model = LogisticRegression(C=_PENALTY, solver="newton-cholesky").fit(
-                columns[:, used] / scale[used], viral, sample_weight=weights
-            )
+            model = LogisticRegression(C=_INVERSE_STRENGTH, solver="newton-cholesky")
+            model.fit(columns[:, used] / scale[used], viral, sample_weight=weights)
             slopes = np.zeros(2)
             slopes[used] = model.coef_[0] / scale[used]
             if (slopes >= 0.0).all():
@@ -72,38 +80,24 @@ class Curve(_Frozen):
 
 
 class Auroc(_Frozen):
-    """How well a kind of evidence separates viruses from hosts.
+    """How well a kind of evidence separates viruses from hosts."""
 
-    Attributes:
-        windows: fitted curves over windows of records, each judged by a curve of other clusters, which count equally.
-        records: the evidence of whole records, each counted once.
-    """
-
-    windows: float
-    records: float
+    windows: float  # by fitted curves, each window judged by a curve of other clusters, which count equally
+    records: float  # by the evidence of whole records, each counted once
 
 
 class RecordRule(_Frozen):
-    """How records are classified, and why so.
+    """How records are classified, and why so."""
 
-    Attributes:
-        kind: what the evidence is.
-        novel: curve of records without relatives in training.
-        known: of records with relatives there; None where none were scored out of sample: `novel` holds for them.
-        most_chunks: of a window that was fitted on; more make no record surer.
-        auroc: of each kind, of records without relatives in training; that of windows chose the kind, since samples
-            are of contigs and most known records are long.
-        records: how many these are.
-        clusters: of relatives among them.
-    """
-
-    kind: Kind
-    novel: Curve
-    known: Curve | None = None
-    most_chunks: PositiveInt
+    kind: Kind  # what the evidence is
+    novel: Curve  # of records without relatives in training
+    known: Curve | None = None  # of those with; None where none were scored out of sample: `novel` holds for them
+    most_chunks: PositiveInt  # of a window that was fitted on; more make no record surer
+    # Of records without relatives in training. That of windows chose the kind: samples are of contigs, and most known
+    # records are long.
     auroc: dict[Kind, Auroc]
-    records: PositiveInt
-    clusters: PositiveInt
+    records: PositiveInt  # how many these are
+    clusters: PositiveInt  # of relatives among them
 
     def of_chunks(self, log_odds: np.ndarray) -> np.ndarray:
         """Evidence of each chunk, whose mean is the record's; (n,) float64."""
@@ -141,17 +135,26 @@ def chunk_log_odds(probability: np.ndarray) -> np.ndarray:
     return np.asarray(np.clip(logit(probability.astype(np.float64)), -MOST_LOG_ODDS, MOST_LOG_ODDS))
 
 
-def scored_chunks_schema() -> pa.Schema:
-    """One row per scored chunk: its place among those of its record, its log-odds (`chunk_log_odds`).
+def record_probability(
+    rule: RecordRule | None, probability: np.ndarray, record: np.ndarray, known: np.ndarray
+) -> np.ndarray:
+    """Of virus of each of n records, (n,) float64: by the rule, or the mean of its chunks; NaN where none is scored.
 
-    known: whether the model that scored it was trained on relatives of its record; a record may be there as both.
+    Args:
+        rule: of the classifier.
+        probability: (m,) of virus of each scored chunk, calibrated.
+        record: (m,) number of the chunk's record.
+        known: (n,) bool, whether training had relatives of the record.
     """
-    texts = [(name, pa.string()) for name in ("record_id", "cluster", "label")]
-    return pa.schema([*texts, ("position", pa.int64()), ("log_odds", pa.float64()), ("known", pa.bool_())])
+    evidence = rule.of_chunks(chunk_log_odds(probability)) if rule else probability
+    chunks = np.bincount(record, minlength=len(known))
+    with np.errstate(invalid="ignore"):  # 0 / 0 where no chunk is scored
+        mean = np.bincount(record, evidence, minlength=len(known)) / chunks
+    return rule.probability(mean, chunks, known) if rule else mean
 
 
-def novel_chunks(scored: pa.Table, split: pa.Table, temperature: float | None) -> pa.Table:
-    """Chunks (`scored_chunks_schema`) of scored frames of records that have no relatives in training.
+def novel_chunks(scored: pa.Table, split: pa.Table, temperature: float | None) -> pd.DataFrame:
+    """Chunks to fit a rule on, of scored frames of records that have no relatives in training.
 
     Args:
         scored: frame_id, chunk_id, record_id, score_other, score_virus.
@@ -159,118 +162,114 @@ def novel_chunks(scored: pa.Table, split: pa.Table, temperature: float | None) -
         temperature: of the classifier's calibration.
     """
     chunks = chunk_calls(calibrated_scores(scored, temperature))
-    rows = pc.index_in(chunks["record_id"], value_set=split["record_id"].combine_chunks())
-    number = pc.list_element(pc.split_pattern(chunks["chunk_id"], "_", max_splits=1, reverse=True), 1)
-    columns = {
-        "record_id": chunks["record_id"],
-        **{name: split[name].take(rows) for name in ("cluster", "label")},
-        "position": number.cast(pa.int64()),
-        "log_odds": pa.array(chunk_log_odds(chunk_probability(chunks))),
-        "known": pa.repeat(False, chunks.num_rows),
-    }
-    return pa.table(columns, schema=scored_chunks_schema())
+    facts = split.select(["record_id", "cluster", "label"]).to_pandas().set_index("record_id")
+    found = facts.loc[chunks["record_id"].to_pylist()].reset_index()
+    log_odds = chunk_log_odds(chunk_probability(chunks))
+    return found.assign(position=chunk_numbers(chunks["chunk_id"]), log_odds=log_odds, known=False)
 
 
-@dataclass(frozen=True)
-class _Windows:
-    """Windows of consecutive chunks of n records; (m,) each, and the evidence by kind."""
-
-    evidence: dict[Kind, np.ndarray]
-    chunks: np.ndarray
-    viral: np.ndarray
-    cluster: np.ndarray
-    whole: np.ndarray  # bool: all chunks of the record
-
-    @classmethod
-    def of(cls, scored: pa.Table, seed: int) -> Self:
-        """Draw them; the order of the rows changes nothing."""
-        table = scored.sort_by([(name, "ascending") for name in ("record_id", "position")])
-        ids = table["record_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-        starts, generator = np.flatnonzero(np.diff(ids, prepend=-1)), np.random.default_rng(seed)
-        drawn = []
-        for start, count in zip(starts.tolist(), np.diff(np.append(starts, len(ids))).tolist(), strict=True):
-            for size in _SIZES[count > _SIZES].tolist():
-                wanted = min(_WINDOWS, count // size)
-                drawn += [(start + first, size) for first in generator.integers(0, count - size + 1, wanted)]
-            drawn.append((start, count))
-        first, chunks = np.array(drawn).T
-        sums = {
-            kind: np.concatenate([[0.0], np.cumsum(_evidence(kind, table["log_odds"].to_numpy()))]) for kind in KINDS
-        }
-        names = {name: table[name].to_numpy(zero_copy_only=False) for name in ("label", "cluster")}
-        return cls(
-            {kind: (cumulated[first + chunks] - cumulated[first]) / chunks for kind, cumulated in sums.items()},
-            chunks,
-            names["label"][first] == "viral",
-            np.unique(names["cluster"], return_inverse=True)[1][first],
-            np.diff(np.append(starts, len(ids)))[np.searchsorted(starts, first, "right") - 1] == chunks,
-        )
-
-    @property
-    def clusters(self) -> tuple[int, int]:
-        """Of hosts, of viruses."""
-        return len(np.unique(self.cluster[~self.viral])), len(np.unique(self.cluster[self.viral]))
-
-    def curve(self, kind: Kind, some: np.ndarray | slice = slice(None)) -> Curve:
-        """Fitted on some windows, which have both labels."""
-        weights = self.weights(some) * sum(self.clusters)  # as many observations as there are clusters
-        return Curve.fitted(self.evidence[kind][some], self.chunks[some], self.viral[some], weights)
-
-    def weights(self, some: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Of some windows, 1 together: labels weigh the same, and so do the clusters of one."""
-        viral, cluster = self.viral[some], self.cluster[some]
-        found = np.zeros(len(viral))
-        for label in (viral, ~viral):
-            _, which, counts = np.unique(cluster[label], return_inverse=True, return_counts=True)
-            found[label] = 0.5 / counts[which] / len(counts)
-        return found
-
-    def folds(self, seed: int) -> np.ndarray:
-        """(m,) number of each window's fold; clusters stay together, and each label's are spread evenly."""
-        of_cluster = np.zeros(self.cluster.max() + 1, np.int64)
-        generator = np.random.default_rng(seed)
-        for label in (self.viral, ~self.viral):
-            members = generator.permutation(np.unique(self.cluster[label]))
-            of_cluster[members] = np.arange(len(members)) % min(_FOLDS, *self.clusters)
-        return np.asarray(of_cluster[self.cluster])
-
-    def auroc(self, kind: Kind, folds: np.ndarray) -> Auroc:
-        """Of the evidence of whole records, and of the windows' probabilities by the curves of the other folds."""
-        from sklearn.metrics import roc_auc_score
-
-        found = np.empty(len(folds))
-        for fold in np.unique(folds):
-            own = folds == fold
-            found[own] = self.curve(kind, ~own).probability(self.evidence[kind][own], self.chunks[own])
-        whole = roc_auc_score(self.viral[self.whole], self.evidence[kind][self.whole])
-        return Auroc(windows=roc_auc_score(self.viral, found, sample_weight=self.weights()), records=whole)
-
-
-def fit_record_rule(scored: pa.Table, seed: int) -> RecordRule | None:
+def fit_record_rule(scored: pd.DataFrame, seed: int) -> RecordRule | None:
     """The rule with the higher AUROC over windows, of equal ones the share of chunks, which needs no curve to decide.
 
     Args:
-        scored: chunks (`scored_chunks_schema`), each scored by a model that was not trained on its record.
+        scored: chunks, each scored by a model that was not trained on its record.
         seed: decides windows and folds.
 
     Returns:
         None where a label has fewer than `FEWEST_CLUSTERS` clusters of records without relatives in training.
     """
-    novel = scored.filter(pc.invert(scored["known"]))
-    if novel.num_rows == 0 or min((windows := _Windows.of(novel, seed)).clusters) < FEWEST_CLUSTERS:
+    novel, related = scored[~scored["known"]], scored[scored["known"]]
+    if (clusters := _clusters(novel)).min() < FEWEST_CLUSTERS:
         return None
-    folds = windows.folds(seed)
-    auroc = {kind: windows.auroc(kind, folds) for kind in KINDS}
+    windows = _windows(novel, seed)
+    folds = _folds(windows, min(_FOLDS, clusters.min()), seed)
+    auroc = {kind: _auroc(windows, kind, folds, clusters.sum()) for kind in KINDS}
     best = max(KINDS, key=lambda kind: auroc[kind].windows)  # the first of equals
-    known, of_known = scored.filter(scored["known"]), None
-    if known.num_rows and min((related := _Windows.of(known, seed)).clusters) >= FEWEST_CLUSTERS:
-        of_known = related.curve(best)
+    of_known = None
+    if (known := _clusters(related)).min() >= FEWEST_CLUSTERS:
+        of_known = _curve(_windows(related, seed), best, known.sum())
     return RecordRule(
         kind=best,
-        novel=windows.curve(best),
+        novel=_curve(windows, best, clusters.sum()),
         known=of_known,
-        most_chunks=int(windows.chunks.max()),
+        most_chunks=int(windows["chunks"].max()),
         auroc=auroc,
-        records=int(windows.whole.sum()),
-        clusters=len(np.unique(windows.cluster)),
+        records=int(windows["whole"].sum()),
+        clusters=windows["cluster"].nunique(),
+    )
+
+
+def _clusters(rows: pd.DataFrame) -> np.ndarray:
+    """Of hosts, of viruses."""
+    counts = rows.groupby("label")["cluster"].nunique()
+    return np.array([counts.get(label, 0) for label in ("host", "viral")])
+
+
+def _windows(scored: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Windows of consecutive chunks of each record; the order of the rows changes nothing.
+
+    Returns:
+        The evidence of each kind, chunks, viral, cluster (its number), whole (whether it is all chunks of the record).
+    """
+    table = scored.sort_values(["record_id", "position"])
+    sizes = table.groupby("record_id").size().to_numpy()
+    generator, drawn = np.random.default_rng(seed), list[tuple[int, int, bool]]()
+    for start, count in zip((np.cumsum(sizes) - sizes).tolist(), sizes.tolist(), strict=True):
+        for size in _SIZES[count > _SIZES].tolist():
+            firsts = generator.integers(0, count - size + 1, min(_WINDOWS, count // size))
+            drawn += [(start + first, size, False) for first in firsts.tolist()]
+        drawn.append((start, count, True))
+    first, chunks, whole = np.array(drawn).T
+    sums = {kind: np.append(0.0, np.cumsum(_evidence(kind, table["log_odds"].to_numpy()))) for kind in KINDS}
+    columns: dict[str, np.ndarray] = {
+        "chunks": chunks,
+        "viral": (table["label"] == "viral").to_numpy()[first],
+        "cluster": table["cluster"].factorize(sort=True)[0][first],
+        "whole": whole.astype(bool),
+    }
+    for kind, total in sums.items():
+        columns[kind] = (total[first + chunks] - total[first]) / chunks
+    return pd.DataFrame(columns)
+
+
+def equal_weights(viral: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """(n,) of rows, together 1: labels weigh the same, and so do the clusters of one."""
+    found = np.zeros(len(viral))
+    for label in (viral, ~viral):
+        _, cluster, counts = np.unique(clusters[label], return_inverse=True, return_counts=True)
+        found[label] = 0.5 / counts[cluster] / len(counts)
+    return found
+
+
+def _weights(windows: pd.DataFrame) -> np.ndarray:
+    return equal_weights(windows["viral"].to_numpy(), windows["cluster"].to_numpy())
+
+
+def _curve(windows: pd.DataFrame, kind: Kind, observations: int) -> Curve:
+    """Fitted on windows of both labels, which weigh as so many observations."""
+    evidence, chunks, viral = (windows[name].to_numpy() for name in (kind, "chunks", "viral"))
+    return Curve.fitted(evidence, chunks, viral, _weights(windows) * observations)
+
+
+def _folds(windows: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
+    """(n,) number of each window's fold; clusters stay together, and each label's are spread evenly."""
+    of_cluster, generator = np.zeros(windows["cluster"].max() + 1, np.int64), np.random.default_rng(seed)
+    for viral in (True, False):
+        members = generator.permutation(np.unique(windows["cluster"][windows["viral"] == viral]))
+        of_cluster[members] = np.arange(len(members)) % folds
+    return np.asarray(of_cluster[windows["cluster"]])
+
+
+def _auroc(windows: pd.DataFrame, kind: Kind, folds: np.ndarray, observations: int) -> Auroc:
+    """Of the evidence of whole records, and of the windows' probabilities by the curves of the other folds."""
+    from sklearn.metrics import roc_auc_score
+
+    found = np.empty(len(windows))
+    for fold in np.unique(folds):
+        own, curve = windows[folds == fold], _curve(windows[folds != fold], kind, observations)
+        found[folds == fold] = curve.probability(own[kind].to_numpy(), own["chunks"].to_numpy())
+    whole = windows[windows["whole"]]
+    return Auroc(
+        windows=roc_auc_score(windows["viral"], found, sample_weight=_weights(windows)),
+        records=roc_auc_score(whole["viral"], whole[kind]),
     )

@@ -5,7 +5,6 @@ Holds a few bytes per chunk, however many frames a sample has. Reads tables, nee
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from virnuc_assets.classifier.calibration import calibrated
-from virnuc_assets.classifier.calls import VIRUS, are_viral, calibrated_scores, chunk_calls, chunk_probability
+from virnuc_assets.classifier.calls import (
+    VIRUS,
+    are_viral,
+    calibrated,
+    calibrated_scores,
+    chunk_calls,
+    chunk_numbers,
+    chunk_probability,
+)
 from virnuc_assets.classifier.novelty import Sketch
-from virnuc_assets.classifier.record_rule import RecordRule, chunk_log_odds
+from virnuc_assets.classifier.record_rule import RecordRule, record_probability
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.planning import chunk_starts, starts_of
+from virnuc_assets.sequences.planning import starts_of
 from virnuc_assets.sequences.translation import CODON_NT, FRAME_NAMES, STRANDS
 from virnuc_assets.storage.digests import one_array
 from virnuc_assets.storage.schemas import predictions_schema
@@ -39,57 +45,27 @@ def records_schema() -> pa.Schema:
     where none is scored. novelty: share of its protein k-mers that no record of the training has; null where that is
     not known, or the record has none.
     """
-    return pa.schema(
-        {
-            "source": pa.string(),
-            "record_id": pa.string(),
-            "length_nt": pa.int64(),
-            "call": pa.string(),
-            "probability": pa.float64(),
-            "novelty": pa.float64(),
-            "viral_fraction": pa.float64(),
-            "chunks": pa.int64(),
-            "chunks_scored": pa.int64(),
-            "chunks_viral": pa.int64(),
-            "chunks_uncertain": pa.int64(),
-            "longest_viral_nt": pa.int64(),
-            "reason": pa.string(),
-        }
-    )
+    known = [("source", pa.string()), ("record_id", pa.string()), ("length_nt", pa.int64()), ("call", pa.string())]
+    shares = [(name, pa.float64()) for name in ("probability", "novelty", "viral_fraction")]
+    counted = ("chunks", "chunks_scored", "chunks_viral", "chunks_uncertain", "longest_viral_nt")
+    return pa.schema([*known, *shares, *((name, pa.int64()) for name in counted), ("reason", pa.string())])
 
 
 @dataclass(frozen=True)
 class SampleCalls:
-    """Calls of all records and chunks.
+    """Calls of all records and chunks."""
 
-    Attributes:
-        records: a row per record, as of `records_schema`.
-        offsets: (records + 1,) int64: chunks of record i are `offsets[i]` to `offsets[i + 1]` (half-open).
-        probability: (chunks,) float32: calibrated probability of virus of each chunk; NaN where it is not scored.
-        frames: (chunks,) uint8: bit i is set where frame i (in the order F1 F2 F3 R1 R2 R3) is open and scored.
-        chunk_length: nt.
-        min_confidence: a chunk whose confidence in either call is below it is uncertain.
-        max_error: a record whose call is wrong with a higher probability is uncertain.
-    """
-
-    records: pa.Table
-    offsets: np.ndarray
-    probability: np.ndarray
-    frames: np.ndarray
-    chunk_length: int
-    min_confidence: float
-    max_error: float
+    records: pa.Table  # a row per record, as of `records_schema`
+    offsets: np.ndarray  # (records + 1,) int64: chunks of record i are `offsets[i]` to `offsets[i + 1]` (half-open)
+    probability: np.ndarray  # (chunks,) float32: calibrated, of virus of each chunk; NaN where it is not scored
+    frames: np.ndarray  # (chunks,) uint8: bit i is set where frame i (of F1 F2 F3 R1 R2 R3) is open and scored
+    chunk_length: int  # nt
+    min_confidence: float  # a chunk whose confidence in either call is below it is uncertain
+    max_error: float  # a record whose call is wrong with a higher probability is uncertain
 
     def chunks_of(self, record: int) -> slice:
         """Where the chunks of a record (its row) are in `probability` and `frames`."""
         return slice(int(self.offsets[record]), int(self.offsets[record + 1]))
-
-    def spans(self, record: int) -> Iterator[tuple[int, int]]:
-        """Start and end of each chunk of a record, 0-based and half-open, in nt."""
-        length_nt = self.records["length_nt"][record].as_py()
-        begins = chunk_starts(0, int(self.offsets[record + 1] - self.offsets[record]), length_nt, self.chunk_length)
-        for begin in begins.tolist():
-            yield begin, min(begin + self.chunk_length, length_nt)
 
     def chunk_calls(self, chunks: slice) -> np.ndarray:
         """The call of each of some chunks, as its number in `CALLS`; (n,) int8."""
@@ -108,6 +84,15 @@ def called(probability: np.ndarray, viral: np.ndarray, min_confidence: float) ->
     sure = np.where(viral, probability, 1.0 - probability) >= min_confidence  # never of NaN
     numbers = np.select([np.isnan(probability), ~sure, viral], [3, 2, 0], 1)
     return numbers.astype(np.int8)
+
+
+def runs(which: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First and last chunk of each run of chunks that are so, (chunks,) bool, within a record, and the record's row."""
+    begins = np.zeros(len(which) + 1, bool)  # whether a record does, and so whether the one before it ends
+    begins[offsets] = True
+    first = np.flatnonzero(which & (begins[:-1] | ~np.roll(which, 1)))
+    last = np.flatnonzero(which & (begins[1:] | ~np.roll(which, -1)))
+    return first, last, np.searchsorted(offsets, first, side="right") - 1
 
 
 def sample_frames_schema() -> pa.Schema:
@@ -133,35 +118,25 @@ def located(predictions: pa.Table, frames: pa.Table) -> pa.Table:
     return predictions
 
 
-@dataclass(frozen=True)
-class Calling:
-    """What the calls follow from besides the scores: of the classifier what it has, limits as of `SampleCalls`."""
-
-    chunk_length: int
-    temperature: float | None
-    min_confidence: float
-    max_error: float
-    rule: RecordRule | None = None
-    sketch: Sketch | None = None
-
-
+@dataclass
 class CallCollector:
     """Fills `SampleCalls` while the predictions of one shard after the other pass; no frame is kept."""
 
-    def __init__(self, ledger: pa.Table, calling: Calling) -> None:
-        """Nothing is scored yet.
+    ledger: pa.Table  # of all records: source, and the columns of `ledger_schema`
+    chunk_length: int
+    min_confidence: float
+    max_error: float
+    temperature: float | None  # of the classifier, and so the others
+    rule: RecordRule | None = None
+    sketch: Sketch | None = None
 
-        Args:
-            ledger: of all records: source, and the columns of `ledger_schema`.
-            calling: what decides the calls.
-        """
-        self._ledger, self._calling, self._chunk_length = ledger, calling, calling.chunk_length
-        self._temperature = calling.temperature
-        self._lengths, self._chunks = (ledger[name].to_numpy() for name in ("length_nt", "chunks"))
+    def __post_init__(self) -> None:
+        """Nothing is scored yet."""
+        self._lengths, self._chunks = (self.ledger[name].to_numpy() for name in ("length_nt", "chunks"))
         self._offsets = np.concatenate([[0], np.cumsum(self._chunks)]).astype(np.int64)
         self._probability = np.full(self._offsets[-1], np.nan, np.float32)
         self._frames = np.zeros(self._offsets[-1], np.uint8)
-        self._kmers, self._shared = np.zeros((2, ledger.num_rows if calling.sketch else 0), np.int64)
+        self._kmers, self._shared = np.zeros((2, self.ledger.num_rows if self.sketch else 0), np.int64)
 
     def add(self, rows: np.ndarray, predictions: pa.Table) -> pa.Table:
         """Note the chunks of a shard; returns its frames (`sample_frames_schema`).
@@ -170,9 +145,7 @@ class CallCollector:
             rows: of the ledger, (n,) int64: the records that the shard holds chunks of.
             predictions: of the shard's frames, whole chunks, in order; `located` where frames are stretches.
         """
-        record = self._records_of(predictions, rows)  # (frames,)
-        number = pc.list_element(pc.split_pattern(predictions["chunk_id"], "_", max_splits=1, reverse=True), 1)
-        chunk = number.cast(pa.int64()).to_numpy() - 1
+        record, chunk = self._records_of(predictions, rows), chunk_numbers(predictions["chunk_id"]) - 1  # (frames,)
         frame = pc.index_in(pc.utf8_slice_codeunits(predictions["frame_id"], -2), value_set=pa.array(FRAME_NAMES))
         frame = frame.to_numpy().astype(np.int64)
         at = self._offsets[record] + chunk
@@ -182,17 +155,17 @@ class CallCollector:
 
     def compare(self, rows: np.ndarray, frames: Path) -> None:
         """Count what the proteins of a shard's frames share with those of the training; `rows` as of `add`."""
-        if (sketch := self._calling.sketch) is None:
+        if self.sketch is None:
             return
         table = read_table(frames, columns=["record_id", "protein"])
-        record, counts = self._records_of(table, rows), sketch.shared(table["protein"])
+        record, counts = self._records_of(table, rows), self.sketch.shared(table["protein"])
         for total, found in zip((self._kmers, self._shared), counts, strict=True):
             np.add.at(total, record, found)
 
     def _records_of(self, table: pa.Table, rows: np.ndarray) -> np.ndarray:
         """The row of the ledger that each row of a shard's table belongs to, (n,) int64."""
         rows = rows[self._chunks[rows] > 0]  # a record that is not planned may have the id of one that is
-        found = pc.index_in(table["record_id"], value_set=self._ledger["record_id"].take(pa.array(rows)))
+        found = pc.index_in(table["record_id"], value_set=self.ledger["record_id"].take(pa.array(rows)))
         if found.null_count:
             stray = table["record_id"].filter(pc.is_null(found))[0]
             raise VirnucError(f"predictions of record {stray}, which is not in their shard; make them again")
@@ -201,23 +174,23 @@ class CallCollector:
     def _probabilities(self, predictions: pa.Table) -> np.ndarray:
         """Of each chunk, as `SampleCalls` has them."""
         viral = np.asarray(pc.equal(chunk_calls(predictions)["call"], VIRUS))
-        exact = chunk_probability(chunk_calls(calibrated_scores(predictions, self._temperature))).astype(np.float32)
+        exact = chunk_probability(chunk_calls(calibrated_scores(predictions, self.temperature))).astype(np.float32)
         return np.where(viral, np.maximum(exact, EVEN), np.minimum(exact, _HIGHEST_OTHER))
 
     def _located(self, predictions: pa.Table, record: np.ndarray, chunk: np.ndarray, frame: np.ndarray) -> pa.Table:
-        starts = starts_of(chunk, self._lengths[record], self._chunk_length)
-        ends = np.minimum(starts + self._chunk_length, self._lengths[record])
+        starts = starts_of(chunk, self._lengths[record], self.chunk_length)
+        ends = np.minimum(starts + self.chunk_length, self._lengths[record])
         offset = frame % CODON_NT
         codons_nt = (ends - starts - offset) // CODON_NT * CODON_NT
         begins = np.where(frame < CODON_NT, starts + offset, ends - offset - codons_nt)
         other, virus = (predictions[name].to_numpy() for name in ("score_other", "score_virus"))
         columns = {
-            "source": self._ledger["source"].take(pa.array(record)),
+            "source": self.ledger["source"].take(pa.array(record)),
             "strand": pa.array(STRANDS).take(pa.array(frame // CODON_NT)),
             "frame": pa.array((offset + 1).astype(np.int8)),
             "start_nt": pa.array(begins),
             "end_nt": pa.array(begins + codons_nt),
-            "probability": pa.array(calibrated(other, virus, self._temperature or 1.0).astype(np.float32)),
+            "probability": pa.array(calibrated(other, virus, self.temperature).astype(np.float32)),
             **{name: predictions[name] for name in predictions.column_names},
         }
         schema = sample_frames_schema()
@@ -229,74 +202,49 @@ class CallCollector:
         Raises:
             VirnucError: chunks that the ledger counts as scored have no predictions.
         """
-        limits = (self._calling.min_confidence, self._calling.max_error)
-        return SampleCalls(self._records(), self._offsets, self._probability, self._frames, self._chunk_length, *limits)
+        limits = (self.chunk_length, self.min_confidence, self.max_error)
+        return SampleCalls(self._records(), self._offsets, self._probability, self._frames, *limits)
 
     def _records(self) -> pa.Table:
-        scored = self._sums(~np.isnan(self._probability))
-        if len(wrong := np.flatnonzero(scored != self._ledger["chunks_kept"].to_numpy())):
-            record, count = self._ledger["record_id"][int(wrong[0])], self._ledger["chunks_kept"][int(wrong[0])]
+        kept, is_scored = self.ledger["chunks_kept"].to_numpy(), ~np.isnan(self._probability)
+        record = np.repeat(np.arange(len(self._chunks)), self._chunks)  # (chunks,)
+
+        def count(of_chunks: np.ndarray) -> np.ndarray:
+            return np.bincount(record[of_chunks], minlength=len(self._chunks))
+
+        scored, viral = count(is_scored), self._probability >= EVEN
+        if len(wrong := np.flatnonzero(scored != kept)):
             raise VirnucError(
-                f"{len(wrong)} records have other predictions than the ledger counts, e.g. {record}: expected "
-                f"{count} scored chunks, found {scored[wrong[0]]}; make the predictions again"
+                f"{len(wrong)} records have other predictions than the ledger counts, e.g. "
+                f"{self.ledger['record_id'][int(wrong[0])]}: expected {kept[wrong[0]]} scored chunks, found "
+                f"{scored[wrong[0]]}; make the predictions again"
             )
-        viral = self._probability >= EVEN
-        with np.errstate(invalid="ignore"):  # 0 / 0 where no chunk is scored
-            fraction = self._sums(viral) / scored
-        probability, are_virus = self._of_records(fraction, scored)
-        numbers = called(probability, are_virus, 1.0 - self._calling.max_error)
-        uncertain = called(self._probability, viral, self._calling.min_confidence) == CALLS.index(UNCERTAIN)
+        known = self.sketch.known(self._kmers, self._shared) if self.sketch else np.zeros(len(scored), bool)
+        of_scored = self._probability[is_scored].astype(np.float64)
+        probability = record_probability(self.rule, of_scored, record[is_scored], known)
+        with np.errstate(invalid="ignore"):  # 0 / 0 where no chunk is scored, or where there are no k-mers
+            fraction = count(viral) / scored
+            novelty = 1.0 - self._shared / self._kmers if self.sketch else np.full(len(scored), np.nan)
+        are_virus = probability >= EVEN if self.rule else are_viral(fraction)
+        uncertain = called(self._probability, viral, self.min_confidence) == CALLS.index(UNCERTAIN)
         columns = {
-            "call": pa.array(CALLS).take(pa.array(numbers)),
+            "call": pa.array(CALLS).take(pa.array(called(probability, are_virus, 1.0 - self.max_error))),
             "probability": pa.array(probability, from_pandas=True),
-            "novelty": pa.array(self._novelty(), pa.float64(), from_pandas=True),
+            "novelty": pa.array(novelty, from_pandas=True),
             "viral_fraction": pa.array(fraction, from_pandas=True),
             "chunks_scored": pa.array(scored),
-            "chunks_viral": pa.array(self._sums(viral)),
-            "chunks_uncertain": pa.array(self._sums(uncertain)),
+            "chunks_viral": pa.array(count(viral)),
+            "chunks_uncertain": pa.array(count(uncertain)),
             "longest_viral_nt": pa.array(self._longest(viral)),
         }
         schema = records_schema()
-        known = {name: self._ledger[name] for name in self._ledger.column_names}
-        return pa.table({name: {**known, **columns}[name] for name in schema.names}, schema=schema)
-
-    def _of_records(self, fraction: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probability of each record (NaN where no chunk is scored), and what it is classified as if that is sure."""
-        rule, sketch, chunks = self._calling.rule, self._calling.sketch, self._probability.astype(np.float64)
-        if rule is not None:
-            chunks = rule.of_chunks(chunk_log_odds(chunks))
-        with np.errstate(invalid="ignore"):
-            mean = self._sums(np.where(np.isnan(self._probability), 0.0, chunks)) / scored
-        if rule is None:
-            return mean, are_viral(fraction)
-        known = sketch.known(self._kmers, self._shared) if sketch else np.zeros(len(scored), bool)
-        found = rule.probability(mean, scored, known)
-        return found, found >= EVEN
-
-    def _novelty(self) -> np.ndarray:
-        """Of each record, NaN where it has no k-mers or the classifier no sketch."""
-        if self._calling.sketch is None:
-            return np.full(len(self._chunks), np.nan)
-        with np.errstate(invalid="ignore"):
-            return np.asarray(1.0 - self._shared / self._kmers)
-
-    def _sums(self, of_chunks: np.ndarray) -> np.ndarray:
-        """Sum over the chunks of each record; each by itself, so that no other record changes it by rounding."""
-        some = np.flatnonzero(self._chunks)
-        kind = np.float64 if of_chunks.dtype == np.float64 else np.int64
-        sums = np.zeros(len(self._chunks), kind)
-        sums[some] = np.add.reduceat(of_chunks, self._offsets[some], dtype=kind) if len(some) else 0
-        return sums
+        known_columns = {name: self.ledger[name] for name in self.ledger.column_names}
+        return pa.table({name: {**known_columns, **columns}[name] for name in schema.names}, schema=schema)
 
     def _longest(self, viral: np.ndarray) -> np.ndarray:
         """Longest stretch of neighbouring viral chunks of each record, in nt; (records,) int64."""
-        longest, some = np.zeros(len(self._chunks), np.int64), self._offsets[:-1][self._chunks > 0]
-        begins, ends = np.zeros(len(viral), bool), np.zeros(len(viral), bool)  # of a record
-        begins[some], ends[some - 1] = True, True  # the end before the first record is that of the last one
-        first = np.flatnonzero(viral & (begins | ~np.roll(viral, 1)))
-        last = np.flatnonzero(viral & (ends | ~np.roll(viral, -1)))
-        record = np.searchsorted(self._offsets, first, side="right") - 1
+        longest, (first, last, record) = np.zeros(len(self._chunks), np.int64), runs(viral, self._offsets)
         lengths, numbers = self._lengths[record], (chunks - self._offsets[record] for chunks in (first, last))
-        start, stop = (starts_of(number, lengths, self._chunk_length) for number in numbers)
-        np.maximum.at(longest, record, np.minimum(stop + self._chunk_length, lengths) - start)
+        start, stop = (starts_of(number, lengths, self.chunk_length) for number in numbers)
+        np.maximum.at(longest, record, np.minimum(stop + self.chunk_length, lengths) - start)
         return longest

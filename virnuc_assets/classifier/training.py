@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
-from virnuc_assets.classifier.calibration import fit_temperature
-from virnuc_assets.classifier.checkpoint import ClassifierDescription, Mlp, Model, load_classifier
+from virnuc_assets.classifier.calls import fit_temperature
+from virnuc_assets.classifier.checkpoint import ClassifierDescription, Encoders, Mlp, Model, load_classifier, score
 from virnuc_assets.classifier.datasets import (
     WINDOW_ROWS,
     Drawn,
@@ -34,17 +34,15 @@ from virnuc_assets.classifier.datasets import (
     rows_of_split,
     store_rows,
 )
-from virnuc_assets.classifier.linear import CompositionRows, fit_linear
+from virnuc_assets.classifier.linear import fit_linear
 from virnuc_assets.classifier.novelty import Sketch, TrainedProteins, load_sketch, sketch_settings
-from virnuc_assets.classifier.record_rule import RecordRule, fit_record_rule, novel_chunks
-from virnuc_assets.classifier.scoring import score
+from virnuc_assets.classifier.record_rule import fit_record_rule, novel_chunks
 from virnuc_assets.encoders.registry import Alphabet, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.frame_rule import STOP_FREE, FrameRule
 from virnuc_assets.settings import SplitSettings, TrainingSettings
 from virnuc_assets.split.assignment import Split, split_schema
 from virnuc_assets.storage.digests import digest_of
-from virnuc_assets.storage.layout import CLASSIFIER_FILE
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.tables import content_digest, read_provenance, read_schema, read_table
 
@@ -70,8 +68,8 @@ class TrainedClassifier:
     best_epoch: int | None  # 1-based; None of a linear model
     history: list[dict[str, float]]  # of each epoch train_loss, validation_loss, validation_accuracy, learning_rate
     temperature: float  # at which the model's scores of the validation rows are likeliest
-    penalty: float | None = None  # of a linear model
-    out_of_fold: pa.Table | None = None  # of a linear model, as of `LinearFit.out_of_fold`
+    inverse_strength: float | None = None  # of the penalty of a linear model
+    out_of_fold: pd.DataFrame | None = None  # of a linear model, as of `LinearFit.out_of_fold`
 
 
 def data_digest(
@@ -93,7 +91,7 @@ class Fit:
     """What a variant's classifier is trained on."""
 
     variant: Variant
-    encoders: Mapping[str, Mapping[str, str]]  # fingerprints
+    encoders: Encoders
     features: Mapping[str, Path]  # tables by shard, already found to be current
     split: Path
     chunk_length: int
@@ -104,16 +102,13 @@ class Fit:
 
     def found_in(self, folder: Path) -> ClassifierDescription | None:
         """The description of a classifier that this very fit made, if the folder holds it."""
-        if not (folder / CLASSIFIER_FILE).is_file():
-            return None
         try:
             _, description = load_classifier(folder)
             load_sketch(folder, description.sketch)
-        except VirnucError:  # damaged: it is not this fit's, and training replaces it
+        except VirnucError:  # absent, or damaged: it is not this fit's, and training replaces it
             return None
-        same = description.data_digest == self.data_digest and description.encoders == self.encoders
-        made_alike = (description.chunk_length, description.rule) == (self.chunk_length, self.rule)
-        return description if same and made_alike else None
+        facts = ("data_digest", "encoders", "chunk_length", "rule")
+        return description if all(getattr(description, name) == getattr(self, name) for name in facts) else None
 
     def train(self, scratch: Path, on_epoch: OnEpoch | None = None, device: str = "cpu") -> TrainedClassifier:
         """Train on balanced rows of the training split, stopped on balanced rows of the validation split (see `train`).
@@ -130,25 +125,23 @@ class Fit:
 
     def _train_linear(self, on_step: OnEpoch | None) -> TrainedClassifier:
         """A linear model of all rows of training and validation; parts of both decide its penalty in turn."""
-        table, names = read_table(self.split, split_schema()), ["record_id", "label", "group"]
-        cluster_of = dict(zip(table["record_id"].to_pylist(), table["cluster"].to_pylist(), strict=True))
         vectors, known = list[np.ndarray](), list[pa.Table]()
         for drawn in self.drawn.values():
             for path, positions in drawn.positions.items():
                 vectors += rows_at(path, positions, self._schema)
-                known.append(read_table(path, self._schema, columns=names).take(pa.array(positions)))
-        facts = pa.concat_tables(known)
-        records = facts["record_id"].to_numpy().astype(str)
-        order = np.argsort(records, kind="stable")  # a record may be in several shards
-        labels = np.asarray(pc.equal(facts["label"], "viral")).astype(np.int64)
-        clusters = np.array([cluster_of[record] for record in records.tolist()])
-        rows = CompositionRows(np.concatenate(vectors)[order], labels[order], records[order], clusters[order])
-        fit = fit_linear(rows, self.training.seed, on_step)
-        groups = facts["group"].to_numpy().astype(str)[order]
-        balanced = balanced_rows(np.where(rows.labels == 1, "viral", "host"), groups, self.training.seed)
-        temperature = fit_temperature(fit.log_odds[balanced], rows.labels[balanced])
-        scores = fit.out_of_fold(rows, temperature)
-        return TrainedClassifier(fit.model, None, fit.history, temperature, fit.strength, scores)
+                rows = read_table(path, self._schema, columns=["record_id", "label", "group"])
+                known.append(rows.take(pa.array(positions)))
+        facts = pa.concat_tables(known).to_pandas()
+        facts = facts.sort_values("record_id", kind="stable")  # a record may be in several shards
+        features = np.concatenate(vectors)[facts.index.to_numpy()]
+        clusters = read_table(self.split, split_schema(), columns=["record_id", "cluster"]).to_pandas()
+        facts["cluster"] = facts["record_id"].map(clusters.set_index("record_id")["cluster"])
+        fit = fit_linear(features, facts, self.training.seed, on_step)
+        labels, groups = (facts[name].to_numpy().astype(str) for name in ("label", "group"))
+        balanced = balanced_rows(labels, groups, self.training.seed)
+        temperature = fit_temperature(fit.log_odds[balanced], labels[balanced] == "viral")
+        scores = fit.out_of_fold(facts, temperature)
+        return TrainedClassifier(fit.model, None, fit.history, temperature, fit.inverse_strength, scores)
 
     def scored(self, model: Model, split: Split) -> pa.Table:
         """All rows of a split in the features' order: their columns but the vector, score_other and score_virus."""
@@ -160,7 +153,15 @@ class Fit:
         return pa.concat_tables(parts)
 
     def describe(self, trained: TrainedClassifier) -> ClassifierDescription:
-        """What is written next to the weights."""
+        """What is written next to the weights.
+
+        The record rule is fitted on the validation rows; they chose the epoch and the temperature, too, but trained no
+        weight. Of a linear model, on rows out of fold.
+        """
+        chunks = trained.out_of_fold
+        if chunks is None:
+            scored = self.scored(trained.model, "validation")
+            chunks = novel_chunks(scored, read_table(self.split), trained.temperature)
         return ClassifierDescription(
             variant=self.variant.name,
             encoders={side: dict(fingerprint) for side, fingerprint in self.encoders.items()},
@@ -173,27 +174,17 @@ class Fit:
             split_digest=content_digest(self.split),
             data_digest=self.data_digest,
             best_epoch=trained.best_epoch,
-            penalty=trained.penalty,
+            inverse_strength=trained.inverse_strength,
             temperature=trained.temperature,
-            record_rule=self._record_rule(trained),
+            record_rule=fit_record_rule(chunks, self.training.seed),
         )
-
-    def _record_rule(self, trained: TrainedClassifier) -> RecordRule | None:
-        """Fitted on the validation rows; they chose the epoch and the temperature, too, but trained no weight.
-
-        Of a linear model, on rows out of fold.
-        """
-        if trained.out_of_fold is not None:
-            return fit_record_rule(trained.out_of_fold, self.training.seed)
-        chunks = novel_chunks(self.scored(trained.model, "validation"), read_table(self.split), trained.temperature)
-        return fit_record_rule(chunks, self.training.seed)
 
     def sketch(self) -> Sketch | None:
         """Of the proteins of the training and validation records."""
         if self.proteins is None:
             return None
         table = read_table(self.split, split_schema())
-        return self.proteins.sketch([*records_of_split(table, "train"), *records_of_split(table, "validation")])
+        return self.proteins.sketch(records_of_split(table, "train") + records_of_split(table, "validation"))
 
     def params(self) -> dict[str, Any]:
         """What a tracking server should show of the fit; the digests of its tables included."""
@@ -208,17 +199,10 @@ class Fit:
             **{f"training.{name}": value for name, value in self.training.model_dump().items()},
             "data_digest": self.data_digest,
             "split_digest": content_digest(self.split),
-            **self.row_counts,
+            **{f"{split}_rows": len(drawn.labels) for split, drawn in self.drawn.items()},
+            **{f"{split}_rows_by_group": dict(drawn.counts) for split, drawn in self.drawn.items()},
+            **{f"{split}_rows_available": dict(drawn.available) for split, drawn in self.drawn.items()},
         }
-
-    @cached_property
-    def row_counts(self) -> dict[str, Any]:
-        """Of training and validation: rows, rows by label and group, and those that could have been drawn."""
-        found: dict[str, Any] = {}
-        for split, drawn in self.drawn.items():
-            found |= {f"{split}_rows": len(drawn.labels), f"{split}_rows_by_group": dict(drawn.counts)}
-            found |= {f"{split}_rows_available": dict(drawn.available)}
-        return found
 
     def example(self) -> np.ndarray:
         """A training row, more than once because a batch is exported: (b, dim) float32."""
@@ -268,13 +252,8 @@ def train(
     """Train until the validation loss has not fallen for `patience` epochs, or for `max_epochs`.
 
     The seed decides weights, order and dropout, to the bit on one machine; the caller's random state is left as it was.
-
-    Args:
-        rows: what is trained on, at least two.
-        validation: what decides the best epoch and the temperature; no relatives of `rows`.
-        settings: hyperparameters.
-        on_epoch: called after every epoch with its 1-based number and its entry of the history.
-        device: where to train.
+    Validation rows, no relatives of what is trained on, decide the best epoch and the temperature. `on_epoch` is called
+    after every epoch with its 1-based number and its entry of the history.
 
     Raises:
         TrainingError: a loss is not finite.
@@ -368,12 +347,9 @@ class SgdStep:
 
     The hidden layer's bias is left as it is: BatchNorm takes it away again, so its gradient is zero.
     The rate of dropout is exact to 2^-16.
-
-    Attributes:
-        mask: of the last batch, (hidden, b): 0 where dropped out, else what survivors are scaled by.
     """
 
-    mask: Tensor
+    mask: Tensor  # of the last batch, (hidden, b): 0 where dropped out, else what survivors are scaled by
 
     def __init__(self, model: Mlp, momentum: float, generator: torch.Generator) -> None:
         """Dropout is drawn from the generator, which is on the model's device."""

@@ -50,8 +50,7 @@ from virnuc_assets.storage.tables import (
 from virnuc_assets.text import printable
 
 if TYPE_CHECKING:
-    from virnuc_assets.classifier.checkpoint import ClassifierDescription
-    from virnuc_assets.classifier.scoring import ServingClassifier
+    from virnuc_assets.classifier.checkpoint import ClassifierDescription, ServingClassifier
     from virnuc_assets.cli.choices import Choices
     from virnuc_assets.encoders.registry import EncoderSpec
     from virnuc_assets.reports.sample_results import Input, Started
@@ -84,7 +83,7 @@ class _Serving:
 
     @classmethod
     def load(cls, workspace: Workspace) -> _Serving:
-        from virnuc_assets.classifier.scoring import ServingClassifier
+        from virnuc_assets.classifier.checkpoint import ServingClassifier
         from virnuc_assets.encoders.checkpoints import fingerprint
         from virnuc_assets.encoders.loading import vector_width
 
@@ -139,7 +138,7 @@ def predict_files(
         inputs, ledger, shards = _framed(work, planned, run, step)
         _warn_of_repeated_ids(ledger, log)
         del planned
-        for alphabet in () if model.scores_chunks else serving.specs:
+        for alphabet in () if model.is_kmer else serving.specs:
             _embedded(workspace, serving, alphabet, shards, choices.threads, (step, log))
         with step("predictions, by shard") as report, atomic_files(to) as temporary:
             scored = _scored(serving, shards, report)
@@ -233,7 +232,7 @@ def _write_frames(
         **rule.provenance,
         **versions(["virnuc_assets"]),
     }
-    kinds = ("chunks", "frames", "ledger") if run.description.scores_chunks else ("frames", "ledger")
+    kinds = ("chunks", "frames", "ledger") if run.description.is_kmer else ("frames", "ledger")
     made = {kind: {"table": kind, **provenance} for kind in kinds}
     missing = {
         key: shard
@@ -280,7 +279,7 @@ def _scored(serving: _Serving, shards: Sequence[_Shard], report: Report) -> Iter
     """Which records a shard is of, the predictions of its frames, and their table."""
     from virnuc_assets.encoders.machine import give_freed_memory_back
 
-    predictions = _chunk_predictions if serving.classifier.description.scores_chunks else _predictions
+    predictions = _chunk_predictions if serving.classifier.description.is_kmer else _predictions
     for shard in shards:
         found = pa.concat_tables([*predictions(serving, shard)] or [predictions_schema().empty_table()])
         yield shard.rows, found, shard.table("frames")

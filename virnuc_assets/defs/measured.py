@@ -75,7 +75,7 @@ class Measured:
     @property
     def files(self) -> dict[str, str]:
         """The curves as files of a run."""
-        from virnuc_assets.reports.svg import in_light_colours
+        from virnuc_assets.reports.pages import in_light_colours
 
         return {f"curves/{name}.svg": in_light_colours(svg) for name, svg in self.charts.items()}
 

@@ -45,7 +45,7 @@ def shown_encoders(encoders: Mapping[str, Mapping[str, str]], dims: Mapping[str,
 
 def shown_pictures(charts: Mapping[str, str]) -> dg.MarkdownMetadataValue:
     """SVG charts by name. Dagster's pages show data: addresses in pictures, and file: addresses nowhere."""
-    from virnuc_assets.reports.svg import picture
+    from virnuc_assets.reports.pages import picture
 
     return dg.MetadataValue.md("\n\n".join(f"![{name}]({picture(svg)})" for name, svg in charts.items()))
 

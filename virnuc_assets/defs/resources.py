@@ -8,6 +8,7 @@ from functools import cached_property
 from virnuc_assets.encoders.registry import (
     ENCODERS,
     FINETUNED,
+    KMERS,
     MINIATURE,
     PUBLISHED,
     VARIANTS,
@@ -137,6 +138,10 @@ def _check_names(settings: Settings) -> None:
             taken = name in ENCODERS or name.startswith(f"{FINETUNED}_")
             require(not taken, place, "the name is taken; choose another")
             require(bool(extra), place, "expected architecture, and either hub or folder; or like (an encoder)")
+            composed = ENCODERS.get(given.like or "") in KMERS
+            require(
+                not composed, f"{place}.like", f"{given.like!r} is the composition of chunks, which has no settings"
+            )
     for name in settings.checkpoints:
         fault = f"expected an encoder of the registry: {', '.join(PUBLISHED)}"
         require(name in PUBLISHED, f"checkpoints.{name}", fault)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import Settings
@@ -82,7 +82,12 @@ class Variant:
     @property
     def is_kmer(self) -> bool:
         """Whether it reads the composition of chunks (`sequences.composition`), in two parts, and no encoder."""
-        return self.dna == _KMERS[0].name
+        return self.dna == KMERS[0].name
+
+
+def is_kmer(fingerprints: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a classifier of these encoders is that of the k-mer variant, which scores each chunk once."""
+    return fingerprints.get("protein", {}).get("architecture") == "kmer"
 
 
 _ESM = EncoderSpec("", "protein", "esm", "residues", max_length=1024)
@@ -102,7 +107,7 @@ _PROTEIN = (
     _row(_ESM, "esm2_650", "facebook/esm2_t33_650M_UR50D", "08e4846e537177426273712802403f7ba8261b6c"),
     _row(_ESM, "esm2_3b", "facebook/esm2_t36_3B_UR50D", "476b639933c8baad5ad09a60ac1a87f987b656fc"),
 )
-_KMERS = (
+KMERS = (
     EncoderSpec("kmer_dna", "dna", "kmer", "composition"),
     EncoderSpec("kmer_protein", "protein", "kmer", "composition"),
 )
@@ -120,7 +125,7 @@ def _made_here(spec: EncoderSpec, how: str) -> EncoderSpec:
 _MODELS = (_DNABERT_S, *_PROTEIN)
 PUBLISHED = {spec.name: None for spec in _MODELS}.keys()
 """Names of the encoders whose weights somebody published, in the order of the registry."""
-ENCODERS: Mapping[str, EncoderSpec] = {spec.name: spec for spec in (*_MODELS, *map(miniature_of, _MODELS), *_KMERS)}
+ENCODERS: Mapping[str, EncoderSpec] = {spec.name: spec for spec in (*_MODELS, *map(miniature_of, _MODELS), *KMERS)}
 
 VARIANTS: Mapping[str, Variant] = {
     variant.name: variant

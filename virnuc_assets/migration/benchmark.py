@@ -42,18 +42,14 @@ def benchmark_encoders(
 ) -> dict[str, Measurement]:
     """Measure encoders in alternate rounds, each in a fresh interpreter, so that its peak memory is its own.
 
-    Args:
-        specs: Encoders by the key that the result is to have, for example their names in the graph.
-        checkpoints: Folder of the miniatures.
-        encoding: Precision, device and token budget, the same for all.
-        frames: Columns nucleotides and protein of the same rows; each encoder reads the one of its alphabet.
-        settings: Rounds continue until every ratio between two encoders has an interval narrower than `spread` of it,
-            or `max_rounds` or `max_seconds` is reached, and are `min_rounds` at least.
+    Each encoder reads the column of its alphabet, nucleotides or protein, of the same rows. Rounds continue until every
+    ratio between two encoders has an interval narrower than `spread` of it, or `max_rounds` or `max_seconds` is
+    reached, and are `min_rounds` at least.
 
     Returns:
-        By key: encoder, sequences (of a round), dim, precision, device, token_budget, round_seconds, seconds (their
-        median), sequences_per_s and peak_memory_bytes (with the model: on a GPU of its allocator, else what the
-        process's resident set grew by since its libraries were imported).
+        By key of the specs: encoder, sequences (of a round), dim, precision, device, token_budget, round_seconds,
+        seconds (their median), sequences_per_s and peak_memory_bytes (with the model: on a GPU of its allocator, else
+        what the process's resident set grew by since its libraries were imported).
 
     Raises:
         VirnucError: a measurement failed; the message names the encoder.

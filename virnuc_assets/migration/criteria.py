@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.stats import quantile_test
 
 from virnuc_assets.migration.comparison import Comparison, Drop, GroupDrop
-from virnuc_assets.migration.evidence import SIDES, Evidence, VariantEvidence
+from virnuc_assets.migration.evidence import SIDES, Evidence, Gaps, VariantEvidence
 from virnuc_assets.settings import DecisionSettings
 
-Gaps = tuple[str, ...]
 Outcome = Literal["met", "failed", "inconclusive", "missing"]
 _HOLDS = {"<=": operator.le, ">=": operator.ge, ">": operator.gt}
 SAME_DESCRIPTION = ("chunk_length", "seed", "training", "split_digest")
@@ -75,14 +74,14 @@ class Criterion:
 
 
 def accuracy_drop_within_margin(comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings) -> Criterion:
-    """Is the candidate's accuracy, at worst, no more than the margin below the baseline's?"""
+    """By the interval's upper bound."""
     question = "Is accuracy, at worst, no more than the margin below the baseline's?"
     rule = Criterion("accuracy_drop_within_margin", question, "<=", settings.max_accuracy_drop, "fraction")
     return _drop_within_margin(rule, comparison.accuracy_drop if comparison else None, gaps, settings.confidence)
 
 
 def f1_drop_within_margin(comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings) -> Criterion:
-    """Is the candidate's F1 of the viral class, at worst, no more than the margin below the baseline's?"""
+    """Likewise."""
     question = "Is F1 of the viral class, at worst, no more than the margin below the baseline's?"
     rule = Criterion("f1_drop_within_margin", question, "<=", settings.max_f1_drop, "fraction")
     return _drop_within_margin(rule, comparison.f1_drop if comparison else None, gaps, settings.confidence)
@@ -98,12 +97,27 @@ def _drop_within_margin(rule: Criterion, drop: Drop | None, gaps: Gaps, confiden
     return rule.judged(explanation, drop.value, drop.low, drop.high)
 
 
-def no_group_lost_more_than_margin(comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings) -> Criterion:
-    """Does no virus or host group with enough clusters show a loss beyond the margin?
+def kmer_baseline_beaten(comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings) -> Criterion:
+    """Gain = candidate − k-mer baseline."""
+    question = "Is it more accurate than composition features without a language model?"
+    rule = Criterion("kmer_baseline_beaten", question, ">", settings.min_gain_over_kmer_baseline, "fraction")
+    drop = comparison.accuracy_drop if comparison else None
+    if comparison is None or drop is None or drop.low is None or drop.high is None:
+        return rule.lacking(_ONE_CLUSTER if drop else gaps)
+    gain, low, high = 0.0 - drop.value, 0.0 - drop.high, 0.0 - drop.low
+    explanation = (
+        f"gain {gain:+.4f} over {comparison.other}, {settings.confidence:.0%} interval {low:+.4f} to {high:+.4f}; "
+        f"the whole interval must be above {rule.threshold:g}"
+    )
+    return rule.judged(explanation, gain, low, high)
 
-    A safeguard, not a proof of equality: it fails where the evidence says that a group lost more than the margin, and
-    stays open where a group is worse beyond chance and its drop beyond the margin. Over all groups together, equal
-    models are held up with probability `group_error` at most.
+
+def no_group_lost_more_than_margin(comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings) -> Criterion:
+    """Of groups with enough clusters. A safeguard, not a proof of equality.
+
+    It fails where the evidence says that a group lost more than the margin, and stays open where a group is worse
+    beyond chance and its drop beyond the margin. Over all groups together, equal models are held up with probability
+    `group_error` at most.
     """
     question = "Does no virus or host group show a loss of accuracy beyond the margin?"
     rule = Criterion("no_group_lost_more_than_margin", question, "<=", settings.max_group_drop, "fraction")
@@ -119,9 +133,7 @@ def no_group_lost_more_than_margin(comparison: Comparison | None, gaps: Gaps, se
     explanation = "; ".join(_of_group(one) for one in shown)
     if outcome == "met":
         explanation = f"worst of {len(tested)} tested groups: {explanation}"
-    worst = shown[0].drop
-    found = replace(rule, outcome=outcome, explanation=explanation)
-    return replace(found, value=worst.value, low=worst.low, high=worst.high)
+    return replace(rule, outcome=outcome, explanation=explanation, **vars(shown[0].drop))
 
 
 def _of_group(one: GroupDrop) -> str:
@@ -133,66 +145,45 @@ def _of_group(one: GroupDrop) -> str:
     )
 
 
-def kmer_baseline_beaten(comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings) -> Criterion:
-    """Is the candidate more accurate than the k-mer baseline? Gain = candidate − k-mer baseline."""
-    question = "Is it more accurate than composition features without a language model?"
-    rule = Criterion("kmer_baseline_beaten", question, ">", settings.min_gain_over_kmer_baseline, "fraction")
-    if comparison is None:
-        return rule.lacking(gaps)
-    drop = comparison.accuracy_drop
-    if drop.low is None or drop.high is None:
-        return rule.lacking(_ONE_CLUSTER)
-    gain, low, high = 0.0 - drop.value, 0.0 - drop.high, 0.0 - drop.low
-    explanation = (
-        f"gain {gain:+.4f} over {comparison.other}, {settings.confidence:.0%} interval {low:+.4f} to {high:+.4f}; "
-        f"the whole interval must be above {rule.threshold:g}"
-    )
-    return rule.judged(explanation, gain, low, high)
-
-
-def speedup_reached(evidence: Evidence, settings: DecisionSettings) -> Criterion:
-    """Does the candidate's protein encoder embed as many times more sequences a second as asked for?
-
-    Both were measured in alternate rounds; the ratio of each round counts, so a machine that is busy slows both.
-    Where rounds contradict each other, the interval of their median reaches over the threshold: inconclusive.
-    """
+def faster_and_no_larger(evidence: Evidence, settings: DecisionSettings) -> tuple[Criterion, Criterion]:
+    """Speed and peak memory of the protein encoders, as the benchmark has measured both."""
     question = "Is its protein encoder as much faster than the baseline's as asked for?"
-    rule = Criterion("speedup_reached", question, ">=", settings.min_speedup, "times")
-    names = (evidence.candidate.protein_name, evidence.baseline.protein_name)
-    if (gaps := _benchmark_gaps(evidence, names)) or evidence.benchmark is None:
-        return rule.lacking(gaps)
-    ours, theirs = (evidence.benchmark[name] for name in names)
+    speed = Criterion("speedup_reached", question, ">=", settings.min_speedup, "times")
+    question = "Does its protein encoder stay within the allowed share of the baseline's peak memory?"
+    memory = Criterion("memory_within_ratio", question, "<=", settings.max_memory_ratio, "times")
+    names, measured = (evidence.candidate.protein_name, evidence.baseline.protein_name), evidence.benchmark or {}
+    gaps = evidence.benchmark_gaps
+    if evidence.benchmark is not None:
+        absent = [name for name in names if name not in measured]
+        gaps += tuple(f"the encoder benchmark has not measured {name}" for name in absent)
+    if gaps:
+        return speed.lacking(gaps), memory.lacking(gaps)
+    ours, theirs = (measured[name] for name in names)
+    alike = f"both on {ours['sequences']} sequences a round, {ours['precision']}, {ours['device']}"
+    small = any(str(row.get("encoder", "")).endswith("_miniature") for row in (ours, theirs))
+    note = "miniature" if small else ""
+    peaks = [float(row["peak_memory_bytes"]) for row in (ours, theirs)]
+    if min(peaks) > 0:
+        explanation = (
+            f"{names[0]} {peaks[0] / 2**20:,.1f}, {names[1]} {peaks[1] / 2**20:,.1f} MiB at peak: "
+            f"{peaks[0] / peaks[1]:.3g}×, {alike}"
+        )
+        memory = memory.judged(explanation, peaks[0] / peaks[1], note=note)
+    else:
+        memory = memory.lacking(("the peak memory of an encoder could not be measured on this system",))
+    # The ratio of each round counts, so a machine that is busy slows both. Where rounds contradict each other, the
+    # interval of their median reaches over the threshold: inconclusive.
     rounds = len(ours["round_seconds"])
     ratio, low, high = speed_ratio([ours["round_seconds"]], [theirs["round_seconds"]], settings.confidence)
     if low is None or high is None:
         few = f"{rounds} rounds of the encoder benchmark are too few for an interval"
-        return rule.lacking((f"{few}; raise [benchmark] min_rounds",))
-    whole = _whole_variants(evidence, settings.confidence)
+        return speed.lacking((f"{few}; raise [benchmark] min_rounds",)), memory
     explanation = (
         f"{names[0]} {ours['sequences_per_s']:,.1f}, {names[1]} {theirs['sequences_per_s']:,.1f} sequences/s: "
-        f"{ratio:.3g}× ({_reach(low, high)} over {rounds} rounds), both on {ours['sequences']} "
-        f"sequences a round, {ours['precision']}, {ours['device']}; with the DNA encoders, {whole}"
+        f"{ratio:.3g}× ({_reach(low, high)} over {rounds} rounds), {alike}; with the DNA encoders, "
+        f"{_whole_variants(evidence, settings.confidence)}"
     )
-    return rule.judged(explanation, ratio, low, high, _miniature(ours, theirs))
-
-
-def memory_within_ratio(evidence: Evidence, settings: DecisionSettings) -> Criterion:
-    """Does the candidate's protein encoder need at most the allowed share of the baseline's peak memory?"""
-    question = "Does its protein encoder stay within the allowed share of the baseline's peak memory?"
-    rule = Criterion("memory_within_ratio", question, "<=", settings.max_memory_ratio, "times")
-    names = (evidence.candidate.protein_name, evidence.baseline.protein_name)
-    if (gaps := _benchmark_gaps(evidence, names)) or evidence.benchmark is None:
-        return rule.lacking(gaps)
-    ours, theirs = (evidence.benchmark[name] for name in names)
-    peaks = [float(row["peak_memory_bytes"]) for row in (ours, theirs)]
-    if min(peaks) <= 0:
-        return rule.lacking(("the peak memory of an encoder could not be measured on this system",))
-    explanation = (
-        f"{names[0]} {peaks[0] / 2**20:,.1f}, {names[1]} {peaks[1] / 2**20:,.1f} MiB at peak: "
-        f"{peaks[0] / peaks[1]:.3g}×, both on {ours['sequences']} sequences a round, {ours['precision']}, "
-        f"{ours['device']}"
-    )
-    return rule.judged(explanation, peaks[0] / peaks[1], note=_miniature(ours, theirs))
+    return speed.judged(explanation, ratio, low, high, note), memory
 
 
 def speed_ratio(
@@ -223,15 +214,6 @@ def _reach(low: float | None, high: float | None) -> str:
     return "no interval" if low is None or high is None else f"{low:.3g} to {high:.3g}"
 
 
-def _miniature(*rows: Mapping[str, Any]) -> str:
-    return "miniature" if any(str(row.get("encoder", "")).endswith("_miniature") for row in rows) else ""
-
-
-def _benchmark_gaps(evidence: Evidence, names: tuple[str, str]) -> Gaps:
-    absent = [name for name in names if name not in (names if evidence.benchmark is None else evidence.benchmark)]
-    return (*evidence.benchmark_gaps, *(f"the encoder benchmark has not measured {name}" for name in absent))
-
-
 def variant_is_current(role: str, variant: VariantEvidence) -> Criterion:
     """Are the variant's predictions stored, and made from today's inputs?"""
     rule = Criterion(f"{role}_is_current", f"Is the {role}'s evidence stored and made from today's inputs?")
@@ -239,7 +221,7 @@ def variant_is_current(role: str, variant: VariantEvidence) -> Criterion:
 
 
 def enough_test_records(comparison: Comparison | None, gaps: Gaps, settings: DecisionSettings) -> Criterion:
-    """Are there enough test rows, and enough unrelated records of both labels, for an interval to be trusted?"""
+    """Whether an interval can be trusted."""
     rule = Criterion("enough_test_records", "Are there enough test rows, from enough unrelated records of both labels?")
     if comparison is None:
         return rule.lacking(gaps)
@@ -258,10 +240,9 @@ def enough_test_records(comparison: Comparison | None, gaps: Gaps, settings: Dec
 
 
 def dims_match_encoders(evidence: Evidence) -> Criterion:
-    """Are both classifiers exactly as wide as the encoders under them?"""
+    """By the classifiers' descriptions and what the benchmark has measured."""
     rule = Criterion("dims_match_encoders", "Are both classifiers exactly as wide as the encoders under them?")
-    gaps: list[str] = []
-    facts = []
+    gaps, facts = list[str](), list[str]()
     for variant in (evidence.candidate, evidence.baseline):
         if variant.description is None:
             gaps.extend(_undescribed(variant))
@@ -290,17 +271,19 @@ def same_environment(evidence: Evidence) -> Criterion:
     ours, theirs = evidence.candidate, evidence.baseline
     if undescribed := [gap for side in (ours, theirs) if side.description is None for gap in _undescribed(side)]:
         return rule.lacking(undescribed)
-    compared = {key: (_recorded(ours.description, key), _recorded(theirs.description, key)) for key in SAME_DESCRIPTION}
     described = [_FRAME_RULE | dict(side.description or {}) for side in (ours, theirs)]
-    compared |= {key: (str(described[0][key]), str(described[1][key])) for key in _FRAME_RULE}
+    compared = {key: [one.get(key) for one in described] for key in (*SAME_DESCRIPTION, *_FRAME_RULE)}
     for side in SIDES:
         left, right = ours.fingerprint(side), theirs.fingerprint(side)
         keys = {"precision"} | left.keys() | right.keys()
         for key in sorted(keys if side == "dna" else keys - ENCODER_IDENTITY):
-            compared[f"{side} encoder's {key}"] = (_recorded(left, key), _recorded(right, key))
+            compared[f"{side} encoder's {key}"] = [left.get(key), right.get(key)]
+    recorded = {  # a classifier that was trained elsewhere has null
+        what: [NOT_RECORDED if value is None else str(value) for value in values] for what, values in compared.items()
+    }
     gaps = [
         f"not made under equal conditions: {what} is {a} for {ours.variant} and {b} for {theirs.variant}"
-        for what, (a, b) in compared.items()
+        for what, (a, b) in recorded.items()
         if a != b or a == NOT_RECORDED
     ]
     return rule.sound(f"equal on both sides: {', '.join(compared)}", gaps)
@@ -308,8 +291,3 @@ def same_environment(evidence: Evidence) -> Criterion:
 
 def _undescribed(variant: VariantEvidence) -> Gaps:
     return variant.problems or (f"{variant.variant}: no description of the classifier is stored",)
-
-
-def _recorded(facts: Mapping[str, Any] | None, key: str) -> str:
-    value = (facts or {}).get(key)  # a classifier that was trained elsewhere has null
-    return NOT_RECORDED if value is None else str(value)

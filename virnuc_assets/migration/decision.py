@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,11 +11,10 @@ from typing import Any, Literal
 from virnuc_assets.classifier.metrics import Performance, performance
 from virnuc_assets.classifier.record_rule import RecordRule
 from virnuc_assets.migration import criteria
-from virnuc_assets.migration.comparison import Comparison, GroupDrop, compare
+from virnuc_assets.migration.comparison import Comparison, GroupDrop, compare, pair, usable_rows
 from virnuc_assets.migration.criteria import Criterion
-from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, Evidence, VariantEvidence
+from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, Evidence, VariantEvidence, plain
 from virnuc_assets.migration.frame_rules import FrameRules, compare_rules
-from virnuc_assets.migration.pairing import pair, usable_rows
 from virnuc_assets.migration.power import Power, power
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
 
@@ -70,8 +67,8 @@ class Decision:
         return self.comparisons.get("baseline")
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, numbers that are not finite as null; equal decisions, equal bytes."""
-        return canonical(dataclasses.asdict(self), indent=2) + "\n"
+        """As `canonical`."""
+        return canonical(self, indent=2) + "\n"
 
 
 def decide(evidence: Evidence, settings: DecisionSettings, evaluation: EvaluationSettings) -> Decision:
@@ -90,8 +87,7 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
         criteria.f1_drop_within_margin(comparison, gaps, settings),
         criteria.no_group_lost_more_than_margin(comparison, gaps, settings),
         criteria.kmer_baseline_beaten(comparisons.get("kmer_baseline"), pairs["kmer_baseline"][1], settings),
-        criteria.speedup_reached(evidence, settings),
-        criteria.memory_within_ratio(evidence, settings),
+        *criteria.faster_and_no_larger(evidence, settings),
         criteria.enough_test_records(comparison, gaps, settings),
         criteria.dims_match_encoders(evidence),
         criteria.same_environment(evidence),
@@ -101,7 +97,7 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
         ),
     )
     outcome, reasons = conclude(judged)
-    plain = settings.model_dump(mode="json")
+    asked = settings.model_dump(mode="json")
     return Decision(
         outcome=outcome,
         reasons=reasons,
@@ -114,8 +110,8 @@ def decide(evidence: Evidence, settings: DecisionSettings, evaluation: Evaluatio
         frame_rules=None if evidence.frame_rules is None else compare_rules(evidence.frame_rules, settings),
         benchmark=evidence.benchmark,
         miniatures=evidence.miniatures,
-        settings=plain,
-        settings_digest=hashlib.sha256(canonical(plain).encode()).hexdigest(),
+        settings=asked,
+        settings_digest=hashlib.sha256(canonical(asked).encode()).hexdigest(),
         evaluation=evaluation.model_dump(mode="json"),
         environment=evidence.environment,
     )
@@ -165,18 +161,8 @@ def _summary(variant: VariantEvidence, evaluation: EvaluationSettings) -> Varian
 
 
 def canonical(value: object, indent: int | None = None) -> str:
-    """JSON with sorted keys; equal values, equal bytes."""
-    return json.dumps(_plain(value), sort_keys=True, indent=indent, ensure_ascii=False, allow_nan=False)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    """JSON with sorted keys, numbers that are not finite as null; equal values, equal bytes."""
+    return json.dumps(plain(value), sort_keys=True, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def not_measured(decision: Decision) -> list[str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from virnuc_assets.encoders.registry import Alphabet
+from virnuc_assets.encoders.registry import Alphabet, is_kmer
 from virnuc_assets.storage.digests import ContentDigest, digest_of
 
+Gaps = tuple[str, ...]
 SIDES: tuple[Alphabet, Alphabet] = ("dna", "protein")
 MINIATURE_SUFFIX = "_miniature"
 
@@ -39,9 +41,9 @@ class VariantEvidence:
         return fingerprint
 
     @property
-    def scores_chunks(self) -> bool:
+    def is_kmer(self) -> bool:
         """Whether it is the k-mer baseline, which scores each chunk once instead of its frames."""
-        return self.fingerprint("protein").get("architecture") == "kmer"
+        return is_kmer((self.description or {}).get("encoders", {}))
 
     def encoder_name(self, side: Alphabet) -> str:
         """The registry's name of one encoder, or its name in the graph where the classifier does not say."""
@@ -58,7 +60,7 @@ class Evidence:
     kmer_baseline: VariantEvidence  # the k-mer baseline, which a language model has to beat
     also_compared: tuple[VariantEvidence, ...] = ()  # shown, not judged
     ablations: Mapping[str, pa.Table] = field(default_factory=dict)  # encoder → test rows scored by its vectors alone
-    frame_rules: pa.Table | None = None  # test chunks (`frame_rules_schema`); None where no k-mer variant is compared
+    frame_rules: pa.Table | None = None  # test chunks (`frame_rules_schema`)
     benchmark: Mapping[str, Mapping[str, Any]] | None = None  # encoder → what `benchmark_encoders` measured
     benchmark_problems: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)  # versions and the like; shown, not judged
@@ -71,7 +73,7 @@ class Evidence:
 
     def digest(self) -> str:
         """Digest of everything, the rows of tables included."""
-        return digest_of(_plain(self))
+        return digest_of(plain(self))
 
     @property
     def benchmark_gaps(self) -> tuple[str, ...]:
@@ -87,14 +89,16 @@ class Evidence:
         return tuple(sorted(name for name in names if name.endswith(MINIATURE_SUFFIX)))
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401
-    """A value as JSON has it; a table as the digest of its rows."""
+def plain(value: Any) -> Any:  # noqa: ANN401
+    """A value as JSON has it: a table as the digest of its rows, numbers that are not finite as null."""
     if isinstance(value, pa.Table):
         content = ContentDigest(value.schema)
         content.update(value)
         return content.hexdigest()
-    if isinstance(value, Evidence | VariantEvidence):
-        return _plain(vars(value))
+    if is_dataclass(value):
+        return plain(vars(value))
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from virnuc_assets.migration.comparison import Floats, confusion_counts, drop_intervals, group_tests
-from virnuc_assets.migration.pairing import PairedRows
+from virnuc_assets.migration.comparison import Floats, PairedRows, confusion_counts, drop_intervals, group_tests
 from virnuc_assets.settings import DecisionSettings
 
 MARGINS = (1, 2, 3)

@@ -15,7 +15,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from virnuc_assets.classifier.metrics import ReliabilityBin
 from virnuc_assets.migration.comparison import GroupDrop, GroupStatus
 from virnuc_assets.migration.power import Power
-from virnuc_assets.reports.svg import COLOUR, SHOWN_COLOURS, to_svg
+from virnuc_assets.reports.pages import COLOUR, SHOWN_COLOURS, to_svg
 
 SQUARE = (5.0, 4.5)
 MARKS: dict[GroupStatus, tuple[str, str]] = {
@@ -49,13 +49,7 @@ def styles(roles: Iterable[str]) -> dict[str, Style]:
 
 
 def roc_svg(predictions: Mapping[str, pa.Table], styles: Mapping[str, Style], legend: bool = False) -> str:
-    """Draw ROC curves of frames.
-
-    Args:
-        predictions: role → usable test rows, sorted by frame_id.
-        styles: role → style.
-        legend: whether the roles are named in the chart; else the page names them.
-    """
+    """Draw ROC curves of frames by role, of usable test rows; without a legend the page names the roles."""
 
     def paint(figure: Figure) -> None:
         axes = _unit_square(figure, "host frames called virus (share)", "viral frames called virus (share)")

@@ -123,17 +123,12 @@ def _stored(bundle: Bundle, folder: Path) -> dict[str, Any]:
         "benchmark_problems": evidence.benchmark_problems,
         "environment": evidence.environment,
         "variants": {
-            role: {
-                **vars(variant),
-                "predictions": None
-                if variant.predictions is None
-                else _store(variant.predictions, folder / _predictions(variant.variant)),
-            }
-            for role, variant in evidence.variants.items()
+            role: {**vars(one), "predictions": _store(one.predictions, folder / _predictions(one.variant))}
+            for role, one in evidence.variants.items()
         },
         "also_compared": [variant.variant for variant in evidence.also_compared],
         "ablations": {name: _store(table, folder / _ablation(name)) for name, table in evidence.ablations.items()},
-        "frame_rules": None if evidence.frame_rules is None else _store(evidence.frame_rules, folder / _FRAME_RULES),
+        "frame_rules": _store(evidence.frame_rules, folder / _FRAME_RULES),
         "settings": bundle.settings.model_dump(mode="json"),
         "evaluation": bundle.evaluation.model_dump(mode="json"),
         "links": bundle.links,
@@ -148,8 +143,10 @@ def _ablation(encoder: str) -> str:
     return f"ablations/{encoder}.parquet"
 
 
-def _store(table: pa.Table, path: Path) -> str:
-    """Write a table with a digest of each row, and return the digest of all of them."""
+def _store(table: pa.Table | None, path: Path) -> str | None:
+    """Write a table, if there is one, with a digest of each row, and return the digest of all of them."""
+    if table is None:
+        return None
     digests = _row_digests(table)
     write_table(path, table.append_column(_ROW_DIGEST, pa.array(digests, pa.string())), {"table": "stored predictions"})
     return _joined(digests)
@@ -167,8 +164,7 @@ def _read(folder: Path) -> tuple[Bundle, list[str]]:
         stored = json.loads(path.read_text(encoding="utf-8"))
         variants = {}
         for role, found in stored["variants"].items():
-            digest, path_of_rows = found["predictions"], folder / _predictions(found["variant"])
-            rows = None if digest is None else _read_table(path_of_rows, digest, faults)
+            rows = _read_table(folder / _predictions(found["variant"]), found["predictions"], faults)
             variants[role] = VariantEvidence(**{**found, "predictions": rows, "problems": tuple(found["problems"])})
         evidence = Evidence(
             **{role: variants[role] for role in ("candidate", "baseline", "kmer_baseline")},
@@ -177,9 +173,7 @@ def _read(folder: Path) -> tuple[Bundle, list[str]]:
                 name: _read_table(folder / _ablation(name), digest, faults)
                 for name, digest in stored["ablations"].items()
             },
-            frame_rules=None
-            if stored["frame_rules"] is None
-            else _read_table(folder / _FRAME_RULES, stored["frame_rules"], faults),
+            frame_rules=_read_table(folder / _FRAME_RULES, stored["frame_rules"], faults),
             benchmark=stored["benchmark"],
             benchmark_problems=tuple(stored["benchmark_problems"]),
             environment=stored["environment"],
@@ -194,8 +188,10 @@ def _read(folder: Path) -> tuple[Bundle, list[str]]:
     return Bundle(evidence, settings, evaluation, links), faults
 
 
-def _read_table(path: Path, digest: str, faults: list[str]) -> pa.Table:
-    """A stored table; adds to the faults which rows were altered, or that rows came, went or moved."""
+def _read_table(path: Path, digest: str | None, faults: list[str]) -> pa.Table | None:
+    """A table, if one was stored; adds to the faults which rows were altered, or that rows came, went or moved."""
+    if digest is None:
+        return None
     stored = read_table(path)
     table, digests = stored.drop_columns([_ROW_DIGEST]), stored[_ROW_DIGEST].to_pylist()
     rows = zip(table.column(0).to_pylist(), digests, _row_digests(table), strict=True)

@@ -12,17 +12,15 @@ from markupsafe import Markup
 
 from virnuc_assets.classifier.metrics import LEVELS, GroupAccuracy, Performance
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.migration.comparison import GroupDrop
+from virnuc_assets.migration.comparison import GroupDrop, usable_rows
 from virnuc_assets.migration.criteria import Criterion, speed_ratio
 from virnuc_assets.migration.decision import MINIATURE_WARNING, Decision, VariantSummary, not_measured
 from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, Evidence
-from virnuc_assets.migration.pairing import usable_rows
 from virnuc_assets.reports import charts, pages
 from virnuc_assets.reports.pages import NOTHING, flat, score, signed, times
 from virnuc_assets.settings import DecisionSettings
 from virnuc_assets.text import markdown_cell
 
-TEMPLATE = "report.html.jinja"
 METRICS = {
     "accuracy": "Accuracy",
     "precision": "Precision",
@@ -41,24 +39,22 @@ GROUP_CLASSES = {"lost": "failed", "worse": "inconclusive", "no loss shown": "me
 
 
 def render_html(decision: Decision, evidence: Evidence, links: Sequence[tuple[str, str]] = ()) -> str:
-    """Render the report; equal arguments give equal bytes.
-
-    Args:
-        decision: what `decide` made of the evidence.
-        evidence: the same evidence; its predictions are drawn as curves.
-        links: (text, address) pairs, e.g. to the MLflow run; http, https, file or relative.
+    """Render the report of a decision on this evidence; equal arguments give equal bytes.
 
     Raises:
-        VirnucError: a link has another scheme.
+        VirnucError: a link (text, address) is none of http, https, file or relative.
     """
     for text, address in links:
         if urlsplit(address).scheme not in ("", "http", "https", "file"):
             raise VirnucError(f"report link {text!r}: expected an http, https or file address, found {address!r}")
-    groups = sorted_groups(decision)
-    drawn = _charts(decision, evidence, groups)
+    groups, drawn = sorted_groups(decision), curves(decision, evidence, legend=False)
+    if groups:
+        drawn["drops"] = charts.drops_svg(groups, decision.settings["max_group_drop"])
+    if decision.power is not None:
+        drawn["power"] = charts.power_svg(decision.power)
     return (
         _environment()
-        .get_template(TEMPLATE)
+        .get_template("report.html.jinja")
         .render(
             decision=decision,
             roles=decision.variants,
@@ -121,10 +117,7 @@ def _environment() -> jinja2.Environment:
 
 def curves(decision: Decision, evidence: Evidence, legend: bool) -> dict[str, str]:
     """ROC, precision-recall and reliability as SVG, as `charts` draws them; without those that lack their rows."""
-    rows, style_of = (
-        {role: usable_rows(one)[0] for role, one in evidence.variants.items()},
-        charts.styles(decision.variants),
-    )
+    style_of, rows = charts.styles(decision.variants), {r: usable_rows(one)[0] for r, one in evidence.variants.items()}
     usable = {role: table for role, table in rows.items() if table is not None}
     bins = {role: found.calibration.bins for role, found in performances(decision).items()}
     sides = {role: one for role, one in bins.items() if role in ("candidate", "baseline")}
@@ -134,16 +127,6 @@ def curves(decision: Decision, evidence: Evidence, legend: bool) -> dict[str, st
         found["precision_recall"] = charts.precision_recall_svg(usable, style_of, legend)
     if sides:
         found["reliability"] = charts.reliability_svg(sides, style_of, legend)
-    return found
-
-
-def _charts(decision: Decision, evidence: Evidence, groups: list[GroupDrop]) -> dict[str, str]:
-    """Chart → SVG, matplotlib having escaped the groups' names; without those that there is nothing to draw for."""
-    found = curves(decision, evidence, legend=False)
-    if groups:
-        found["drops"] = charts.drops_svg(groups, decision.settings["max_group_drop"])
-    if decision.power is not None:
-        found["power"] = charts.power_svg(decision.power)
     return found
 
 

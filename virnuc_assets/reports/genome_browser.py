@@ -38,10 +38,7 @@ class _Chunk(NamedTuple):
 def write_tracks(folder: Path, calls: SampleCalls, names: pa.ChunkedArray) -> None:
     """Write `chunks.bed` (BED9+3) and `chunks.gff3` with all chunks, those that are not scored included.
 
-    Args:
-        folder: where they are written.
-        calls: of all records.
-        names: the sequence's name in the tracks, one per record, each of a record with chunks once.
+    The sequences' names in the tracks are one per record, each of a record with chunks once.
     """
     lengths = calls.records["length_nt"]
     with (folder / BED_FILE).open("w", encoding="utf-8") as bed, (folder / GFF_FILE).open("w", encoding="utf-8") as gff:

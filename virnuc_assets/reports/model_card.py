@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from virnuc_assets.classifier.checkpoint import ClassifierDescription
 from virnuc_assets.classifier.metrics import LEVELS, Performance
 from virnuc_assets.migration.decision import MINIATURE_WARNING
 from virnuc_assets.reports.decision_report import METRICS
@@ -14,29 +15,18 @@ from virnuc_assets.reports.pages import score
 from virnuc_assets.split.assignment import SPLITS
 from virnuc_assets.text import markdown_cell
 
-if TYPE_CHECKING:
-    from virnuc_assets.classifier.checkpoint import ClassifierDescription
-
 _NAMED = 5  # groups in the summary, which MLflow's registry limits to 5,000 characters; the tables have all
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a card is written from.
-
-    Attributes:
-        description: of the classifier.
-        split: rows of the split's table.
-        rule: settings of the split.
-        performance: on the test rows.
-        links: addresses by what they show.
-    """
+    """What a card is written from."""
 
     description: ClassifierDescription
-    split: Sequence[Mapping[str, Any]]
-    rule: Mapping[str, Any]
-    performance: Performance
-    links: Mapping[str, str]
+    split: Sequence[Mapping[str, Any]]  # rows of the split's table
+    rule: Mapping[str, Any]  # settings of the split
+    performance: Performance  # on the test rows
+    links: Mapping[str, str]  # addresses by what they show
 
     def summary(self) -> str:
         """The card without its tables by group: short, whatever the number of groups."""
@@ -48,7 +38,9 @@ class ModelCard:
         calibration = self.performance.calibration
         parts = [
             f"# Classifier of {one.variant}",
-            _kind(one),
+            "Scores (other, virus) of a chunk, by a logistic regression on its composition and its longest stretch's:"
+            if one.is_kmer
+            else "Scores (other, virus) of an open reading frame, by an MLP on the joined vectors of two encoders:",
             "\n".join(encoders),
             "## Data and split",
             self._split(),
@@ -112,25 +104,11 @@ class ModelCard:
         ]
 
 
-def _kind(one: ClassifierDescription) -> str:
-    if one.scores_chunks:
-        return (
-            "Scores (other, virus) of a chunk, by a logistic regression on its composition and its longest stretch's:"
-        )
-    return "Scores (other, virus) of an open reading frame, by an MLP on the joined vectors of two encoders:"
-
-
 def _weights(fingerprint: Mapping[str, str]) -> str:
     found = fingerprint.get("revision") or fingerprint.get("checkpoint_digest") or "without weights"
     return f"{fingerprint.get('checkpoint', '')} {found}".strip()
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(_cell(value) for value in line)} |" for line in lines)
-
-
-def _cell(value: Any) -> str:  # noqa: ANN401
-    if isinstance(value, int):
-        return f"{value:,}"
-    return value if value == "---" else markdown_cell(value)
+    cells = ([f"{one:,}" if isinstance(one, int) else markdown_cell(one) for one in row] for row in rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *cells))

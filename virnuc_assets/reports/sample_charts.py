@@ -14,19 +14,17 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from virnuc_assets.classifier.calls import VIRUS
 from virnuc_assets.classifier.sample_calls import CALLS, EVEN, NOT_SCORED, OTHER, UNCERTAIN, SampleCalls, called
-from virnuc_assets.reports.svg import COLOUR, to_svg
+from virnuc_assets.reports.pages import COLOUR, to_svg
 from virnuc_assets.sequences.planning import chunk_starts
-from virnuc_assets.sequences.translation import CODON_NT
+from virnuc_assets.sequences.translation import CODON_NT, FRAME_NAMES
 
 SHOWN = (VIRUS, UNCERTAIN, OTHER, NOT_SCORED)  # in this order
 VARIABLES = {VIRUS: "baseline", UNCERTAIN: "kmer_baseline", OTHER: "candidate", NOT_SCORED: "rule"}  # of CSS
-FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 FEWEST = 10  # values of a distribution that is drawn
 TRACKS = {VIRUS: 50, UNCERTAIN: 10, OTHER: 10}  # where each has that many; what one lacks, the others get
 COLUMNS = 300  # of a track
 _WIDTH = 1000  # of a track, in its own coordinates; its height is 100 a lane
 _BINS = 20
-Stretch = tuple[int, int]  # 0-based, half-open, nt
 
 
 def by_call(probability: np.ndarray, min_confidence: float) -> dict[str, np.ndarray]:
@@ -101,36 +99,22 @@ def _stacked(axes: Any, parts: Mapping[str, np.ndarray], bins: np.ndarray) -> No
 
 @dataclass(frozen=True)
 class Track:
-    """A record along its sequence; paths are in coordinates 1,000 wide and, for each lane, 100 high.
+    """A record along its sequence; paths are in coordinates 1,000 wide and, for each lane, 100 high."""
 
-    Attributes:
-        row: of the record.
-        record: its row.
-        chunks_per_column: 1 unless it has too many chunks to draw each.
-        bars: call → path of the columns' mean probabilities, from 0.5 upward or downward.
-        ranges: path from the lowest to the highest probability of each column, where it has several chunks.
-        peaks: path of those of several chunks whose highest probability is that of a virus.
-        unscored: where no chunk is scored, left and width in percent.
-        lanes: name → path of the share of a column's chunks in which this frame is open, and that are not scored.
-            Frames are counted from the record's ends, so that one that is open in several chunks is in one lane.
-        ticks: of the axis, at which share of its width in percent, and text.
-        viral: stretches of neighbouring viral chunks, with their mean probability.
-        weak: how many of these chunks are too unsure to be called virus.
-        not_scored: stretches that no scored chunk covers.
-    """
-
-    row: int
+    row: int  # of the record
     record: Mapping[str, Any]
-    chunks_per_column: int
-    bars: Mapping[str, str]
-    ranges: str
-    peaks: str
-    unscored: list[tuple[str, str]]
+    chunks_per_column: int  # 1 unless it has too many chunks to draw each
+    bars: Mapping[str, str]  # call → path of the columns' mean probabilities, from 0.5 upward or downward
+    ranges: str  # path from the lowest to the highest probability of each column, where it has several chunks
+    peaks: str  # path of those of several chunks whose highest probability is that of a virus
+    unscored: list[tuple[str, str]]  # where no chunk is scored, left and width in percent
+    # Name → path of the share of a column's chunks in which this frame is open, and that are not scored. Frames are
+    # counted from the record's ends, so that one that is open in several chunks is in one lane.
     lanes: Mapping[str, str]
-    ticks: list[tuple[str, str]]
-    viral: list[tuple[int, int, float]]
-    weak: int
-    not_scored: list[Stretch]
+    ticks: list[tuple[str, str]]  # of the axis, at which share of its width in percent, and text
+    viral: list[tuple[int, int, float]]  # stretches of neighbouring viral chunks, with their mean probability
+    weak: int  # how many of these chunks are too unsure to be called virus
+    not_scored: list[tuple[int, int]]  # stretches that no scored chunk covers, 0-based, half-open, nt
 
 
 def drawn_rows(records: pa.Table) -> list[int]:
@@ -207,15 +191,12 @@ def call_codes(records: pa.Table) -> np.ndarray:
 
 
 def _open_in_record(frames: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
-    """Which chunks have each frame of their record open, by the open frames of the chunks; each (chunks,) bool.
+    """Which chunks have each frame of their record open, each (chunks,) bool, by the chunks' own (as in `SampleCalls`).
 
-    Args:
-        frames: of the chunks, as `SampleCalls` has them.
-        before: nt before each chunk.
-        after: nt after it, which come first on the other strand.
+    Before each chunk are so many nt, and after it, which come first on the other strand.
     """
     found = {}
-    for i, name in enumerate(FRAMES):
+    for i, name in enumerate(FRAME_NAMES):
         strand, frame = divmod(i, CODON_NT)
         found[name] = frames >> (CODON_NT * strand + (frame - (after if strand else before)) % CODON_NT) & 1 > 0
     return found

@@ -22,8 +22,10 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from virnuc_assets.classifier.calls import MIN_VIRAL_FRACTION, VIRUS
-from virnuc_assets.classifier.sample_calls import UNCERTAIN, SampleCalls
+from virnuc_assets.classifier.sample_calls import UNCERTAIN, SampleCalls, runs
+from virnuc_assets.encoders.registry import is_kmer
 from virnuc_assets.reports import pages
+from virnuc_assets.reports.pages import picture
 from virnuc_assets.reports.sample_charts import (
     COLUMNS,
     SHOWN,
@@ -35,7 +37,6 @@ from virnuc_assets.reports.sample_charts import (
     probability_svg,
     track,
 )
-from virnuc_assets.reports.svg import picture
 from virnuc_assets.sequences.planning import starts_of
 from virnuc_assets.text import markdown_cell, printable
 
@@ -72,13 +73,7 @@ _WORDS = {
 
 
 def write_html(path: Path, calls: SampleCalls, run: Mapping[str, Any]) -> None:
-    """Write the page.
-
-    Args:
-        path: of the file.
-        calls: of the sample's records and chunks.
-        run: what `run.json` holds: model, settings, inputs, totals.
-    """
+    """Write the page; `run` is what `run.json` holds: model, settings, inputs, totals."""
     records = calls.records
     order = _order(records)
     drawn = drawn_rows(records)
@@ -131,7 +126,7 @@ def pictures(calls: SampleCalls) -> str:
 def _environment() -> jinja2.Environment:
     environment = pages.environment()
     environment.filters.update(certainty=certainty, cut=cut, printable=printable, flat=pages.flat)
-    environment.filters.update(means=means, longest=longest, moment=moment)
+    environment.filters.update(means=means, longest=longest, moment=moment, is_kmer=is_kmer)
     environment.globals.update(call_names=SHOWN, variables=VARIABLES, why_not=_WHY_NOT, words=_WORDS)
     environment.globals.update(viral_share=MIN_VIRAL_FRACTION, few_chunks=FEW_CHUNKS, few_share=FEW_SHARE)
     environment.globals.update(low_probability=_LOW, most_listed=_LISTED)
@@ -233,16 +228,12 @@ def _summary(calls: SampleCalls, noted: np.ndarray) -> dict[str, Any]:
 def unscored_nt(calls: SampleCalls) -> int:
     """Nucleotides of all records that no scored chunk covers. Holds a few bytes per stretch, not per chunk."""
     offsets, lengths = calls.offsets, calls.records["length_nt"].to_numpy()
-    unscored, some = np.isnan(calls.probability), offsets[1:] > offsets[:-1]
-    begins, ends = np.zeros(len(unscored), bool), np.zeros(len(unscored), bool)  # of a record
-    begins[offsets[:-1][some]], ends[offsets[1:][some] - 1] = True, True
-    first = np.flatnonzero(unscored & (begins | ~np.roll(unscored, 1)))
-    last = np.flatnonzero(unscored & (ends | ~np.roll(unscored, -1)))
-    record = np.searchsorted(offsets, first, side="right") - 1
-    before, after = first - 1 - offsets[record], last + 1 - offsets[record]
-    left = np.where(begins[first], 0, starts_of(before, lengths[record], calls.chunk_length) + calls.chunk_length)
-    right = np.where(ends[last], lengths[record], starts_of(after, lengths[record], calls.chunk_length))
-    return int(np.maximum(right - left, 0).sum() + lengths[~some].sum())
+    first, last, record = runs(np.isnan(calls.probability), offsets)
+    begin, length_nt = offsets[record], lengths[record]
+    before, after = (starts_of(each - begin, length_nt, calls.chunk_length) for each in (first - 1, last + 1))
+    left = np.where(first == begin, 0, before + calls.chunk_length)
+    right = np.where(last + 1 == offsets[record + 1], length_nt, after)
+    return int(np.maximum(right - left, 0).sum() + lengths[offsets[1:] == offsets[:-1]].sum())
 
 
 def certainty(probability: float | None) -> str:

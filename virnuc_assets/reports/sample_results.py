@@ -20,7 +20,7 @@ from virnuc_assets.classifier.calls import VIRUS
 from virnuc_assets.classifier.checkpoint import ClassifierDescription
 from virnuc_assets.classifier.history import tested_on, trained_on
 from virnuc_assets.classifier.novelty import load_sketch
-from virnuc_assets.classifier.sample_calls import CALLS, CallCollector, Calling, SampleCalls, sample_frames_schema
+from virnuc_assets.classifier.sample_calls import CALLS, CallCollector, SampleCalls, sample_frames_schema
 from virnuc_assets.encoders.checkpoints import versions
 from virnuc_assets.reports.genome_browser import BED_FILE, GFF_FILE, write_tracks
 from virnuc_assets.reports.sample_page import write_html
@@ -53,47 +53,27 @@ Shards = Iterable[tuple[np.ndarray, pa.Table, Path]]
 
 @dataclass(frozen=True)
 class Input:
-    """A file of sequences as it was planned.
+    """A file of sequences as it was planned."""
 
-    Attributes:
-        source: what it is called in the results.
-        path: where it is.
-        sha256: digest of its bytes.
-    """
-
-    source: str
+    source: str  # what it is called in the results
     path: Path
     sha256: str
 
 
 @dataclass(frozen=True)
 class Started:
-    """A run of the stages, from its start: what the results say of it.
-
-    Attributes:
-        command: what was called.
-        settings: those that change results, by name.
-        description: of the classifier.
-        layout: of the project, which may have on record what the classifier was trained on and how good it is.
-        at: when it started.
-        clock: the same, in seconds of `time.perf_counter`.
-    """
+    """A run of the stages, from its start: what the results say of it."""
 
     command: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any]  # those that change results
     description: ClassifierDescription
-    layout: Layout
+    layout: Layout  # of the project, which may have on record what was trained on and how good the classifier is
     at: datetime.datetime
-    clock: float
+    clock: float  # when it started, in seconds of `time.perf_counter`
 
     @classmethod
     def now(
-        cls,
-        command: str,
-        settings: Settings,
-        description: ClassifierDescription,
-        layout: Layout,
-        min_length: int = 0,
+        cls, command: str, settings: Settings, description: ClassifierDescription, layout: Layout, min_length: int = 0
     ) -> Started:
         """A run that starts now."""
         chosen = {
@@ -114,8 +94,8 @@ class Started:
         ended = datetime.datetime.now(datetime.UTC)
         libraries = ("torch", "transformers", "tokenizers", "numpy", "pyarrow", "biopython")
         description = self.description.model_dump(mode="json")
-        of_mlp = () if self.description.scores_chunks else ("training", "best_epoch")
-        known = ("seed", *of_mlp, "penalty", "split_digest", "data_digest", "temperature", "origin")
+        of_mlp = () if self.description.is_kmer else ("training", "best_epoch")
+        known = ("seed", *of_mlp, "inverse_strength", "split_digest", "data_digest", "temperature", "origin")
         tested = tested_on(self.layout, self.description, self.settings["max_error"])
         return {
             "virnuc_version": versions(["virnuc_assets"])["virnuc_assets"],
@@ -146,11 +126,9 @@ class Started:
 
 
 def write_ledger(folder: Path, ledger: pa.Table) -> tuple[pa.Table, dict[str, int]]:
-    """Write the ledger of all records; returns what the other files need of it, half of its memory, and its totals.
+    """Write the ledger of all records: source, and the columns of `ledger_schema`.
 
-    Args:
-        folder: where all result files are written.
-        ledger: source, and the columns of `ledger_schema`.
+    Returns what the other files need of it, half of its memory, and its totals.
     """
     _write_tsv(folder / LEDGER_FILE, ledger)
     return ledger.select(["source", "record_id", "length_nt", "reason", "chunks", "chunks_kept"]), ledger_totals(ledger)
@@ -178,8 +156,7 @@ def write_results(
     limits = {name: run.settings[name] for name in ("chunk_length", "min_confidence", "max_error")}
     model = run.description
     sketch = load_sketch(run.layout.classifier(model.variant), model.sketch)
-    calling = Calling(**limits, temperature=model.temperature, rule=model.record_rule, sketch=sketch)
-    collector = CallCollector(ledger, calling)
+    collector = CallCollector(ledger, **limits, temperature=model.temperature, rule=model.record_rule, sketch=sketch)
     repeated = repeated_ids(ledger)
     provenance = {
         "table": "sample_frames",
@@ -187,7 +164,7 @@ def write_results(
         "classifier": model.weights_sha256,
         "temperature": model.temperature,
         **{name: run.settings[name] for name in ("chunk_length", "min_length")},
-        **run.description.rule.provenance,
+        **model.rule.provenance,
     }
 
     def named() -> Iterator[pa.Table]:
@@ -269,18 +246,12 @@ def read_record_ids(folder: Path) -> list[str]:
 
 def call_counts(records: pa.Table) -> dict[str, int]:
     """How many records have each call, in the order of `CALLS`."""
-    return _counted(records["call"])
-
-
-def _counted(found: pa.ChunkedArray) -> dict[str, int]:
-    return {call: pc.sum(pc.equal(found, call)).as_py() or 0 for call in CALLS}
+    return {call: pc.sum(pc.equal(records["call"], call)).as_py() or 0 for call in CALLS}
 
 
 def _multiqc(calls: SampleCalls) -> dict[str, Any]:
     """Custom content of MultiQC: of each input, records by call. It joins the `data` of several folders by its id."""
-    records, of_records = calls.records, dict[str, dict[str, int]]()
-    for source in pc.unique(records["source"]).to_pylist():
-        of_records[source] = _counted(records["call"].filter(pc.equal(records["source"], source)))
+    sources = pc.unique(calls.records["source"]).to_pylist()
     return {
         "id": "virnuc_calls",
         "section_name": "virnuc",
@@ -288,5 +259,5 @@ def _multiqc(calls: SampleCalls) -> dict[str, Any]:
         "plot_type": "bargraph",
         "pconfig": {"id": "virnuc_calls_plot", "title": "virnuc: calls", "ylab": "records"},
         "categories": list(CALLS),
-        "data": of_records,
+        "data": {one: call_counts(calls.records.filter(pc.field("source") == one)) for one in sources},
     }

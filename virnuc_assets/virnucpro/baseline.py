@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from virnuc_assets.classifier.checkpoint import ServingClassifier
 from virnuc_assets.classifier.datasets import evaluation_table
-from virnuc_assets.classifier.scoring import ServingClassifier
 from virnuc_assets.settings import VirnucproSettings
 from virnuc_assets.storage.merging import features_table, rows_of
 from virnuc_assets.storage.schemas import frames_schema, predictions_schema

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from virnuc_assets.classifier.calls import frame_calls
-from virnuc_assets.classifier.sample_calls import CallCollector, Calling, SampleCalls
+from virnuc_assets.classifier.sample_calls import CallCollector, SampleCalls
 from virnuc_assets.storage.schemas import ledger_schema, predictions_schema
 
 
@@ -57,20 +57,20 @@ def fake_predictions(records: Sequence[FakeRecord]) -> pa.Table:
     return pa.table([*columns, scores[:, 0], scores[:, 1], frame_calls(scores)], schema=predictions_schema())
 
 
-def fake_calling(
-    chunk_length: int = 500, temperature: float | None = None, min_confidence: float = 0.6, **classifier: Any
-) -> Calling:
-    """Records are uncertain where chunks are."""
-    return Calling(chunk_length, temperature, min_confidence, 1 - min_confidence, **classifier)
-
-
-def fake_calls(
+def fake_collector(
     records: Sequence[FakeRecord],
     chunk_length: int = 500,
     temperature: float | None = None,
     min_confidence: float = 0.6,
-) -> SampleCalls:
-    collector = CallCollector(fake_ledger(records), fake_calling(chunk_length, temperature, min_confidence))
+    **classifier: Any,
+) -> CallCollector:
+    """Records are uncertain where chunks are."""
+    limits = (chunk_length, min_confidence, 1 - min_confidence)
+    return CallCollector(fake_ledger(records), *limits, temperature, **classifier)
+
+
+def fake_calls(records: Sequence[FakeRecord], *given: Any, **more: Any) -> SampleCalls:
+    collector = fake_collector(records, *given, **more)
     for row, record in enumerate(records):
         collector.add(np.array([row]), fake_predictions([record]))
     return collector.calls()

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnuc_assets.classifier.calibration import HIGHEST, LOWEST, calibrated, fit_temperature
-from virnuc_assets.classifier.calls import chunk_calls
+from virnuc_assets.classifier.calls import HIGHEST, LOWEST, calibrated, chunk_calls, fit_temperature
 from virnuc_assets.storage.schemas import predictions_schema
 
 

@@ -103,6 +103,10 @@ def test_weights_of_another_training_are_refused(tmp_path: Path) -> None:
         load_classifier(tmp_path / "a")
 
 
+def test_one_of_before_its_penalty_was_named_by_its_inverse_strength_is_read() -> None:
+    assert description(penalty=0.003).inverse_strength == description(inverse_strength=0.003).inverse_strength == 0.003
+
+
 def test_absent_or_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ClassifierMismatch, match=r"classifier.json not found; train one: `virnuc demo`"):
         load_classifier(tmp_path)
@@ -116,11 +120,12 @@ def test_absent_or_damaged_files_are_named(tmp_path: Path) -> None:
 
 
 def test_every_mismatch_is_listed() -> None:
-    description().require_match({"dna": DNA, "protein": PROTEIN}, {"dna": 4, "protein": 6}, 500, STOP_FREE)
+    folder = Path("classifiers/fastesm2")
+    description().require_match(folder, {"dna": DNA, "protein": PROTEIN}, {"dna": 4, "protein": 6}, 500, STOP_FREE)
     other = {"encoder": "esm2_3b_miniature", "precision": "fp32", "revision": "ee"}
     with pytest.raises(ClassifierMismatch) as refused:
         description().require_match(
-            {"dna": DNA, "protein": other}, {"dna": 4, "protein": 20}, 300, FrameRule("longest_orf", 30)
+            folder, {"dna": DNA, "protein": other}, {"dna": 4, "protein": 20}, 300, FrameRule("longest_orf", 30)
         )
     assert str(refused.value).splitlines()[1:-1] == [
         "  chunk_length: expected 500, found 300",
@@ -131,8 +136,8 @@ def test_every_mismatch_is_listed() -> None:
         "  protein_dim: expected 6, found 20",
     ]
     assert str(refused.value).splitlines()[0] == (
-        "the fastesm2 classifier reads dnabert_s_miniature and fastesm2_650_miniature (4 + 6 = 10 columns) and cannot "
-        "score features of dnabert_s_miniature and esm2_3b_miniature (4 + 20 = 24 columns):"
+        "classifiers/fastesm2: the fastesm2 classifier reads dnabert_s_miniature and fastesm2_650_miniature (4 + 6 = "
+        "10 columns) and cannot score features of dnabert_s_miniature and esm2_3b_miniature (4 + 20 = 24 columns):"
     )
     assert str(refused.value).splitlines()[-1] == (
         "Make the features with its encoders, chunk length and frame rule, or train the classifier again on features "
@@ -140,4 +145,4 @@ def test_every_mismatch_is_listed() -> None:
     )
     rule = FrameRule("longest_orf", 30)
     trained = description(frame_rule=rule.name, min_orf_aa=rule.min_orf_aa)
-    trained.require_match({"dna": DNA, "protein": PROTEIN}, {"dna": 4, "protein": 6}, 500, rule)
+    trained.require_match(folder, {"dna": DNA, "protein": PROTEIN}, {"dna": 4, "protein": 6}, 500, rule)

@@ -25,18 +25,10 @@ from virnuc_assets.classifier.datasets import (
     store_rows,
 )
 from virnuc_assets.storage.merging import vectors_of
-from virnuc_assets_tests.classifier.feature_tables import (
-    GROUPS,
-    feature_rows,
-    fit_of,
-    split_of,
-    write_shards,
-    write_split,
-)
+
+from .feature_tables import GROUPS, RECORDS, ROWS, feature_rows, fit_of, split_of, write_shards, write_split
 
 PROJECT = Path(__file__).parents[2]
-RECORDS = 24
-ROWS = [(7 * row + row // 50) % RECORDS for row in range(500)]
 LABELS = np.array(["viral"] * 30 + ["host"] * 110)
 KINDS = np.array(["phage"] * 30 + ["bacteria"] * 80 + ["plant"] * 25 + ["archaea"] * 5)
 
@@ -83,7 +75,7 @@ def test_no_row_is_lost_and_every_group_is_counted(tmp_path: Path) -> None:
         assert drawn.labels.sum() * 2 == len(drawn.labels)
         viral, host = ([record % 2 == kind for record in in_split].count(True) for kind in (0, 1))
         assert len(drawn.labels) == 2 * min(viral, host)
-        assert fit.row_counts[f"{split}_rows"] == len(drawn.labels)
+        assert fit.params()[f"{split}_rows"] == len(drawn.labels)
     assert {"train_rows_by_group", "validation_rows_available"} <= fit.params().keys()
     rows = {shard: fit.drawn["train"].positions[path] for shard, path in fit.features.items()}
     starts = {"000": 0, "001": 1, "002": 301, "003": 304}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -11,8 +12,9 @@ from virnuc_assets.classifier import history
 from virnuc_assets.classifier.checkpoint import ClassifierDescription
 from virnuc_assets.split.assignment import split_schema
 from virnuc_assets.storage.layout import Layout
-from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import content_digest, write_table
+
+from .evaluations import Evaluated, evaluated
 
 # record, cluster, label, group, split
 SPLIT = [
@@ -25,12 +27,11 @@ SPLIT = [
     ("p3", "c6", "viral", "phage", "test"),
     ("b3", "b3", "host", "bacteria", "left_out"),
 ]
-# record, cluster, label, group; then score_virus of the frames of each of its chunks
-TESTED = [
-    ("p3", "c6", "viral", "phage", [[0.75, 0.25], [0.875]]),
-    ("p4", "c6", "viral", "phage", [[0.25], [0.375]]),
-    ("b4", "c7", "host", "bacteria", [[0.125], [0.25]]),
-    ("x2", "c8", "host", None, [[0.625]]),
+TESTED: list[Evaluated] = [
+    ("p3", 1000, "c6", "viral", "phage", [[0.75, 0.25], [0.875]]),
+    ("p4", 1000, "c6", "viral", "phage", [[0.25], [0.375]]),
+    ("b4", 1000, "c7", "host", "bacteria", [[0.125], [0.25]]),
+    ("x2", 1000, "c8", "host", None, [[0.625]]),
 ]
 
 
@@ -38,27 +39,6 @@ def split_table() -> pa.Table:
     names = ("record_id", "cluster", "label", "group", "split")
     rows = [{**dict(zip(names, row, strict=True)), "rows": 9, "relatives": "", "reason": ""} for row in SPLIT]
     return pa.Table.from_pylist(rows, schema=split_schema())
-
-
-def scored_rows(records: list[tuple[str, str, str, str | None, list[list[float]]]]) -> pa.Table:
-    rows = [
-        {
-            "frame_id": f"{record}_chunk_{number}F{frame}",
-            "chunk_id": f"{record}_chunk_{number}",
-            "record_id": record,
-            "record_length_nt": 1000,
-            "cluster": cluster,
-            "label": label,
-            "group": group,
-            "score_other": 1.0 - virus,
-            "score_virus": virus,
-            "call": "virus" if virus > 0.5 else "others",
-        }
-        for record, cluster, label, group, chunks in records
-        for number, scores in enumerate(chunks, start=1)
-        for frame, virus in enumerate(scores, start=1)
-    ]
-    return pa.Table.from_pylist(rows, schema=evaluation_schema())
 
 
 def classifier(**facts: str) -> ClassifierDescription:
@@ -71,7 +51,7 @@ def layout(tmp_path: Path) -> Layout:
     """Of a project with a split and an evaluation of classifier "w"."""
     found = Layout(tmp_path, "profile")
     write_table(found.split, split_table(), {})
-    write_table(found.evaluation("v"), scored_rows(TESTED), {"classifier": "w"})
+    write_table(found.evaluation("v"), evaluated(TESTED), {"classifier": "w"})
     return found
 
 
@@ -91,63 +71,41 @@ def test_the_k_mer_baseline_is_trained_on_validation_records_too(layout: Layout)
     assert sum(sum(groups.values()) for groups in found["records"].values()) == len(more)
 
 
+def level(count: int, accuracy: float, recall: float, specificity: float, auroc: float) -> dict[str, Any]:
+    facts = {"count": count, "accuracy": accuracy, "recall": recall, "specificity": specificity}
+    return {**facts, "auroc": pytest.approx(auroc)}
+
+
+def group(label: str, name: str, *levels: tuple[int, float]) -> dict[str, Any]:
+    """Of records and of frames: how many, and which share is right."""
+    records, frames = ({"count": count, "accuracy": accuracy} for count, accuracy in levels)
+    return {"label": label, "group": name, "records": records, "frames": frames}
+
+
 def test_results_are_those_of_the_test_records(layout: Layout) -> None:
     assert history.tested_on(layout, classifier(weights_sha256="w"), 0.25) == {
         "clusters": 3,
         # Of 5 viral frames 2 are found, of 3 host frames 1 is called virus; 10 of 15 pairs are in order, 2 even.
-        "frames": {
-            "count": 8,
-            "accuracy": 4 / 8,
-            "recall": 2 / 5,
-            "specificity": 2 / 3,
-            "auroc": pytest.approx(11 / 15),
-        },
-        "chunks": {
-            "count": 7,
-            "accuracy": 4 / 7,
-            "recall": 2 / 4,
-            "specificity": 2 / 3,
-            "auroc": pytest.approx(8.5 / 12),
-        },
-        "records": {"count": 4, "accuracy": 2 / 4, "recall": 1 / 2, "specificity": 1 / 2, "auroc": pytest.approx(0.5)},
+        "frames": level(8, 4 / 8, 2 / 5, 2 / 3, 11 / 15),
+        "chunks": level(7, 4 / 7, 2 / 4, 2 / 3, 8.5 / 12),
+        "records": level(4, 2 / 4, 1 / 2, 1 / 2, 0.5),
         # Means of the chunks: 0.69 and 0.31 of the viruses, 0.19 and 0.625 of the hosts; the third is sure, and right.
         "certain_records": {"count": 1, "accuracy": 1.0, "auroc": pytest.approx(3 / 4), "max_error": 0.25},
         "groups": [
-            {
-                "label": "host",
-                "group": "",
-                "records": {"count": 1, "accuracy": 0.0},
-                "frames": {"count": 1, "accuracy": 0.0},
-            },
-            {
-                "label": "host",
-                "group": "bacteria",
-                "records": {"count": 1, "accuracy": 1.0},
-                "frames": {"count": 2, "accuracy": 1.0},
-            },
-            {
-                "label": "viral",
-                "group": "phage",
-                "records": {"count": 2, "accuracy": 0.5},
-                "frames": {"count": 5, "accuracy": 0.4},
-            },
+            group("host", "", (1, 0.0), (1, 0.0)),
+            group("host", "bacteria", (1, 1.0), (2, 1.0)),
+            group("viral", "phage", (2, 0.5), (5, 0.4)),
         ],
     }
 
 
 def test_nothing_is_said_that_is_of_another_classifier_or_not_there(layout: Layout, tmp_path: Path) -> None:
-    assert (
-        history.trained_on(layout, classifier(split_digest="another")) == history.trained_on(layout, classifier()) == {}
-    )
-    assert history.tested_on(layout, classifier(weights_sha256="another"), 0.2) == {}
-    elsewhere = Layout(tmp_path / "empty", "profile")
-    assert (
-        history.trained_on(elsewhere, classifier(split_digest="s"))
-        == history.tested_on(elsewhere, classifier(), 0.2)
-        == {}
-    )
+    for other in (classifier(split_digest="another", weights_sha256="another"), classifier()):
+        assert history.trained_on(layout, other) == history.tested_on(layout, other, 0.2) == {}
     described = classifier(weights_sha256="w", split_digest=content_digest(layout.split))
-    write_table(layout.evaluation("v"), scored_rows(TESTED[:2]), {"classifier": "w"})
+    elsewhere = Layout(tmp_path / "empty", "profile")
+    assert history.trained_on(elsewhere, described) == history.tested_on(elsewhere, described, 0.2) == {}
+    write_table(layout.evaluation("v"), evaluated(TESTED[:2]), {"classifier": "w"})
     assert history.tested_on(layout, described, 0.2) == {}  # all viral: no specificity, no AUROC
 
 

@@ -22,8 +22,9 @@ from virnuc_assets.classifier.metrics import (
     reliability,
 )
 from virnuc_assets.settings import EvaluationSettings
-from virnuc_assets.storage.schemas import evaluation_schema
-from virnuc_assets_tests.classifier.test_record_rule import rule
+
+from .evaluations import evaluated
+from .test_record_rule import rule
 
 TRUTH = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool)
 VIRUS = np.array([0.9, 0.8, 0.7, 0.5, 0.6, 0.4, 0.3, 0.2, 0.1, 0.0])
@@ -81,38 +82,17 @@ def test_groups_are_counted_by_label() -> None:
     assert [group.accuracy for group in found] == [1.0, 0.5, 0.0, 1.0]
 
 
-# record, its length, label; then score_virus of the frames of each of its chunks
 RECORDS = [
     ("phage", 900, "viral", [[0.9, 0.1], [0.7]]),
     ("corona", 29_903, "viral", [[0.2], [0.4], [0.6]]),
     ("plant", 30_000, "host", [[0.3, 0.2], [0.1]]),
     ("yeast", 2_999, "host", [[0.8], [0.3]]),
 ]
-
-
-def table() -> pa.Table:
-    rows = [
-        {
-            "frame_id": f"{record}_chunk_{number}F{frame}",
-            "chunk_id": f"{record}_chunk_{number}",
-            "record_id": record,
-            "record_length_nt": length,
-            "cluster": record,
-            "label": label,
-            "group": record,
-            "score_other": 1.0 - virus,
-            "score_virus": virus,
-            "call": "virus" if virus > 0.5 else "others",
-        }
-        for record, length, label, chunks in RECORDS
-        for number, scores in enumerate(chunks, start=1)
-        for frame, virus in enumerate(scores, start=1)
-    ]
-    return pa.Table.from_pylist(rows, schema=evaluation_schema())
+TABLE = evaluated((name, length_nt, name, label, name, chunks) for name, length_nt, label, chunks in RECORDS)
 
 
 def test_levels_follow_the_rules_of_calls() -> None:
-    levels = levels_of(table())
+    levels = levels_of(TABLE)
     assert {level: len(scored.ids) for level, scored in levels.items()} == {"frame": 11, "chunk": 9, "record": 4}
     chunk = dict(zip(levels["chunk"].ids.to_pylist(), levels["chunk"].called.tolist(), strict=True))
     # Highest virus 0.9 equals highest other 0.9: a tie is virus.
@@ -122,18 +102,16 @@ def test_levels_follow_the_rules_of_calls() -> None:
     assert levels["record"].probability.tolist() == pytest.approx([1.0, 1 / 3, 0.0, 0.5])
     assert levels["record"].called.tolist() == [True, False, False, True]
     assert levels["record"].viral.tolist() == [True, True, False, False]
-
-
-def test_metrics_of_every_level() -> None:
-    levels = performance(table(), 1.0, EvaluationSettings()).levels
-    assert {level: metrics["rows"] for level, metrics in levels.items()} == {"frame": 11, "chunk": 9, "record": 4}
-    assert levels["frame"]["accuracy"] == pytest.approx(7 / 11)
-    assert levels["chunk"]["accuracy"] == pytest.approx(6 / 9)
-    assert levels["record"]["accuracy"] == 0.5
+    measured = performance(TABLE, 1.0, EvaluationSettings()).levels
+    assert [(one["rows"], one["accuracy"]) for one in measured.values()] == [
+        (11, pytest.approx(7 / 11)),
+        (9, pytest.approx(6 / 9)),
+        (4, 0.5),
+    ]
 
 
 def test_lengths_are_of_records_and_in_order() -> None:
-    lengths = performance(table(), 1.0, EvaluationSettings(length_bins_nt=(1_000, 30_000))).lengths
+    lengths = performance(TABLE, 1.0, EvaluationSettings(length_bins_nt=(1_000, 30_000))).lengths
     assert [(one.label, one.group, one.rows, one.correct) for one in lengths] == [
         ("host", "1,000 to 29,999 nt", 1, 0),
         ("host", "30,000 nt and more", 1, 1),
@@ -145,34 +123,34 @@ def test_lengths_are_of_records_and_in_order() -> None:
 
 def test_the_abstain_band_leaves_open_what_is_unsure() -> None:
     """Of nine chunks those at 0.5, 0.4 and 0.6 are unsure; of the other six two are wrong."""
-    found = performance(table(), 1.0, EvaluationSettings(min_confidence=0.65)).abstention
+    found = performance(TABLE, 1.0, EvaluationSettings(min_confidence=0.65)).abstention
     assert (found.chunks, found.called, found.accuracy) == (9, 6, pytest.approx(4 / 6))
-    everything = performance(table(), 1.0, EvaluationSettings(min_confidence=0.5)).abstention
+    everything = performance(TABLE, 1.0, EvaluationSettings(min_confidence=0.5)).abstention
     assert (everything.called, everything.accuracy) == (9, pytest.approx(6 / 9))
 
 
 def test_records_are_certain_by_the_present_rule_or_by_a_fitted_one() -> None:
     """Mean probabilities of the chunks, 0.6, 0.4, 0.19 and 0.55, and half of the chunks; then a rule of shares."""
-    found = performance(table(), 1.0, EvaluationSettings(max_error=0.41)).records
+    found = performance(TABLE, 1.0, EvaluationSettings(max_error=0.41)).records
     # Of the three that are sure enough the viral one of three chunks is wrong.
     assert (found.rule, found.records, found.certain) == (None, 4, 3)
     assert found.accuracy == pytest.approx(2 / 3) and found.auroc == pytest.approx(3 / 4)
-    strict = performance(table(), 1.0, EvaluationSettings(max_error=0.1)).records
+    strict = performance(TABLE, 1.0, EvaluationSettings(max_error=0.1)).records
     assert (strict.certain, strict.accuracy) == (0, None)
-    ruled = performance(table(), 1.0, EvaluationSettings(max_error=0.41), rule("share_of_chunks")).records
+    ruled = performance(TABLE, 1.0, EvaluationSettings(max_error=0.41), rule("share_of_chunks")).records
     # Shares 1, 1/3, 0, 1/2 minus a half, 2 or 3 chunks: log-odds 0.5, -0.55, -1.0 and -0.25.
     assert (ruled.rule, ruled.certain, ruled.auroc) == ("share_of_chunks", 3, pytest.approx(3 / 4))
     assert ruled.accuracy == pytest.approx(2 / 3)
 
 
 def test_a_temperature_moves_probabilities_and_no_call() -> None:
-    plain, cool = (performance(table(), temperature, EvaluationSettings()) for temperature in (1.0, 4.0))
+    plain, cool = (performance(TABLE, temperature, EvaluationSettings()) for temperature in (1.0, 4.0))
     assert plain.levels == cool.levels and plain.groups == cool.groups
     assert cool.calibration.brier != plain.calibration.brier
     assert plain.calibration.brier == pytest.approx(plain.levels["frame"]["brier"])
     assert all(0.3 < one.mean_probability < 0.7 for one in cool.calibration.bins)
     assert sum(one.rows for one in cool.calibration.bins) == 11
-    assert performance(table(), None, EvaluationSettings()).calibration.temperature is None
+    assert performance(TABLE, None, EvaluationSettings()).calibration.temperature is None
 
 
 def test_length_bins_must_ascend() -> None:

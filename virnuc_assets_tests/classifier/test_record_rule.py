@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
 
 from virnuc_assets.classifier.record_rule import (
     MOST_LOG_ODDS,
@@ -19,7 +21,7 @@ from virnuc_assets.classifier.record_rule import (
     chunk_log_odds,
     fit_record_rule,
     novel_chunks,
-    scored_chunks_schema,
+    record_probability,
 )
 from virnuc_assets.storage.schemas import predictions_schema
 
@@ -36,7 +38,7 @@ def rule(kind: str = "mean_log_odds", **more: object) -> RecordRule:
 
 def planted(
     clusters: int, seed: int, log_odds: Callable[[np.random.Generator, bool, int], np.ndarray], known: bool = False
-) -> pa.Table:
+) -> pd.DataFrame:
     """One to three records of 1 to 40 chunks for each of so many clusters of each label."""
     generator, rows = np.random.default_rng(seed), list[dict[str, object]]()
     for cluster in range(2 * clusters):
@@ -54,7 +56,9 @@ def planted(
                 }
                 for position, value in enumerate(values.tolist())
             ]
-    return pa.Table.from_pylist(rows, schema=scored_chunks_schema())
+    return pd.DataFrame(rows, columns=["record_id", "cluster", "label", "position", "log_odds", "known"]).astype(
+        {"known": bool}
+    )
 
 
 def informative(generator: np.random.Generator, viral: bool, chunks: int) -> np.ndarray:
@@ -68,15 +72,15 @@ def noise(generator: np.random.Generator, viral: bool, chunks: int) -> np.ndarra
     return generator.normal(0.0, 1.0) + generator.normal(0.0, 1.0, chunks)
 
 
-def judged(found: RecordRule, table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def judged(found: RecordRule, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probability of each record of a table, its truth, and whether its call is certain."""
-    frame = table.to_pandas()
-    frame["evidence"] = found.of_chunks(frame["log_odds"].to_numpy())
-    records = frame.groupby("record_id").agg(mean=("evidence", "mean"), n=("label", "size"), label=("label", "first"))
-    known = np.zeros(len(records), bool)
-    probability = found.probability(records["mean"].to_numpy(), records["n"].to_numpy(), known)
+    record, viral = (
+        table["record_id"].factorize()[0],
+        table.groupby("record_id", sort=False)["label"].first() == "viral",
+    )
+    probability = record_probability(found, expit(table["log_odds"].to_numpy()), record, np.zeros(len(viral), bool))
     certain = np.maximum(probability, 1 - probability) >= 1 - MAX_ERROR
-    return probability, (records["label"] == "viral").to_numpy(), certain
+    return probability, viral.to_numpy(), certain
 
 
 def test_probabilities_are_those_computed_by_hand() -> None:
@@ -117,8 +121,8 @@ def test_log_odds_are_bounded_and_keep_what_has_no_score() -> None:
 @given(st.randoms())
 def test_the_order_of_records_and_rows_changes_nothing(random: np.random.Generator) -> None:
     table = planted(4, 1, informative)
-    random.shuffle(rows := list(range(table.num_rows)))
-    assert fit_record_rule(table.take(rows), 0) == fit_record_rule(table, 0)
+    random.shuffle(rows := list(range(len(table))))
+    assert fit_record_rule(table.iloc[rows], 0) == fit_record_rule(table, 0)
 
 
 def test_certain_calls_on_new_clusters_are_wrong_as_seldom_as_promised() -> None:
@@ -170,7 +174,7 @@ def test_the_kind_is_the_one_that_separates_better_and_of_equals_the_present_one
 def test_relatives_have_a_curve_of_their_own_where_they_were_scored() -> None:
     novel = planted(10, 0, noise)
     known = planted(10, 0, informative, known=True)  # the same records, scored by models that knew relatives of them
-    found = fit_record_rule(pa.concat_tables([novel, known]), 0)
+    found = fit_record_rule(pd.concat([novel, known]), 0)
     alone = fit_record_rule(novel, 0)
     assert found is not None and alone is not None and alone.known is None
     assert found.novel == alone.novel and found.known is not None and found.records == alone.records
@@ -183,7 +187,7 @@ def test_of_too_few_clusters_no_rule_is_learnt(clusters: int, fitted: bool) -> N
     found = fit_record_rule(table, 0)
     assert (found is not None) == fitted
     if found is not None:
-        assert (found.clusters, found.records) == (8, len(table["record_id"].unique()))
+        assert (found.clusters, found.records) == (8, table["record_id"].nunique())
         assert found.described().startswith(("mean log-odds", "share of the scored"))
 
 
@@ -201,7 +205,7 @@ def test_chunks_of_scored_frames_are_those_of_virnucpros_rule() -> None:
         schema=predictions_schema(),
     )
     split = pa.table({"record_id": ["s", "x", "r_1"], "cluster": ["a", "b", "c"], "label": ["host", "host", "viral"]})
-    found = novel_chunks(table, split, None).to_pylist()
+    found = novel_chunks(table, split, None).to_dict("records")
     odds = [math.log(0.75 / 0.5), math.log(0.25 / 0.75), math.log(9)]
     assert [row.pop("log_odds") for row in found] == pytest.approx(odds, rel=1e-6)
     assert found == [
@@ -209,5 +213,5 @@ def test_chunks_of_scored_frames_are_those_of_virnucpros_rule() -> None:
         {"record_id": "r_1", "cluster": "c", "label": "viral", "position": 10, "known": False},
         {"record_id": "s", "cluster": "a", "label": "host", "position": 1, "known": False},
     ]
-    cooled = novel_chunks(table, split, 2.0)["log_odds"].to_pylist()
+    cooled = novel_chunks(table, split, 2.0)["log_odds"].tolist()
     assert cooled[2] == pytest.approx(odds[2] / 2, rel=1e-6) and abs(cooled[1]) < abs(odds[1])

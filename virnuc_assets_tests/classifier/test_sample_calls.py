@@ -14,15 +14,14 @@ from hypothesis import strategies as st
 
 from virnuc_assets.classifier.novelty import TrainedProteins
 from virnuc_assets.classifier.record_rule import Curve
-from virnuc_assets.classifier.sample_calls import CALLS, CallCollector
+from virnuc_assets.classifier.sample_calls import CALLS
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import SplitSettings
 from virnuc_assets.storage.tables import write_table
 from virnuc_assets_tests.classifier.sample_fakes import (
     FakeRecord,
-    fake_calling,
     fake_calls,
-    fake_ledger,
+    fake_collector,
     fake_predictions,
 )
 from virnuc_assets_tests.classifier.test_record_rule import rule as record_rule
@@ -80,13 +79,8 @@ def test_records_are_those_of_a_plain_walk(sample: tuple[list[FakeRecord], int],
         expected = plain_row(record, chunk_length, min_confidence)
         assert row == (expected[0], pytest.approx(expected[1], rel=1e-6), *expected[2:])
     assert calls.records["record_id"].to_pylist() == [record.record_id for record in records]
-    assert calls.records["reason"].to_pylist() == [None if row else "no open frame" for row in calls_scored(records)]
-    for number, record in enumerate(records):
-        assert list(calls.spans(number)) == (walked_chunks(record.length_nt, chunk_length) if record.length_nt else [])
-
-
-def calls_scored(records: list[FakeRecord]) -> list[bool]:
-    return [any(record.chunks) for record in records]
+    reasons = [None if any(record.chunks) else "no open frame" for record in records]
+    assert calls.records["reason"].to_pylist() == reasons
 
 
 @settings(max_examples=30, deadline=None)
@@ -98,7 +92,7 @@ def test_shards_in_any_order_and_of_any_size_change_nothing(
     expected = fake_calls(records, chunk_length, 1.7)
     chunks = [(row, number) for row, record in enumerate(records) for number in range(len(record.chunks))]
     random.shuffle(chunks)
-    collector = CallCollector(fake_ledger(records), fake_calling(chunk_length, 1.7))
+    collector = fake_collector(records, chunk_length, 1.7)
     for row, number in chunks:
         one = [{} if place != number else frames for place, frames in enumerate(records[row].chunks)]
         rows = np.arange(len(records)) if number % 2 else np.array([row])  # a shard may hold chunks of others, too
@@ -112,7 +106,7 @@ def test_shards_in_any_order_and_of_any_size_change_nothing(
 def test_each_chunk_of_a_large_shard_has_its_own_probability() -> None:
     scores = np.random.default_rng(0).random((500, 4)).astype(np.float32)
     records = [FakeRecord(f"r{row}", 2000, [{"R2": float(one)} for one in of]) for row, of in enumerate(scores)]
-    collector = CallCollector(fake_ledger(records), fake_calling())
+    collector = fake_collector(records)
     collector.add(np.arange(len(records)), fake_predictions(records))
     np.testing.assert_allclose(collector.calls().probability, scores.ravel(), atol=1e-6)
 
@@ -151,7 +145,7 @@ def test_a_fitted_rule_decides_records_and_no_chunk(tmp_path: Path) -> None:
     ]
     found = []
     for used in (sketch, None):
-        collector = CallCollector(fake_ledger(records), fake_calling(min_confidence=0.8, rule=rule, sketch=used))
+        collector = fake_collector(records, min_confidence=0.8, rule=rule, sketch=used)
         collector.add(np.arange(4), fake_predictions(records))
         collector.compare(np.arange(4), tmp_path / "frames.parquet")
         found.append(collector.calls())
@@ -175,7 +169,7 @@ def test_frames_are_where_the_bases_are_cut_from() -> None:
     """Each frame's stretch, cut out of the record, is what is translated."""
     bases = "".join(np.random.default_rng(1).choice(list("ACGT"), 1203))
     record = FakeRecord("a", len(bases), [dict.fromkeys(FRAMES, 0.75)] * 3)
-    collector = CallCollector(fake_ledger([record]), fake_calling())
+    collector = fake_collector([record])
     rows = collector.add(np.array([0]), fake_predictions([record])).to_pylist()
     assert len(rows) == 18
     for row in rows:
@@ -189,7 +183,7 @@ def test_frames_are_where_the_bases_are_cut_from() -> None:
 
 def test_predictions_that_are_not_those_of_the_ledger_are_refused() -> None:
     records = [FakeRecord("a", 1000, [{"F1": 0.75}, {"F1": 0.75}]), FakeRecord("b", 500, [{}])]
-    collector = CallCollector(fake_ledger(records), fake_calling())
+    collector = fake_collector(records)
     with pytest.raises(VirnucError, match="predictions of record a, which is not in their shard"):
         collector.add(np.array([1]), fake_predictions(records))
     collector.add(np.array([0]), fake_predictions(records).slice(1))
@@ -198,6 +192,6 @@ def test_predictions_that_are_not_those_of_the_ledger_are_refused() -> None:
 
 
 def test_a_sample_without_records_has_no_calls() -> None:
-    calls = CallCollector(fake_ledger([]), fake_calling()).calls()
+    calls = fake_collector([]).calls()
     assert (calls.records.num_rows, len(calls.probability)) == (0, 0)
     assert isinstance(calls.records, pa.Table)

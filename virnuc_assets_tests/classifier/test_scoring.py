@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from virnuc_assets.classifier.calls import chunk_calls, frame_calls, record_calls
-from virnuc_assets.classifier.checkpoint import Mlp
-from virnuc_assets.classifier.scoring import ScoringError, score
+from virnuc_assets.classifier.checkpoint import Mlp, ScoringError, score
+from virnuc_assets.storage.schemas import predictions_schema
 from virnuc_assets.virnucpro.results import CHUNKS_FILE, FRAMES_FILE, write_chunks, written_frames
 from virnuc_assets_tests.classifier.sample_fakes import FakeRecord, fake_calls
 
@@ -36,18 +36,10 @@ def features() -> np.ndarray:
 
 def frames(*rows: tuple[str, float, float]) -> pa.Table:
     """A predictions table from (frame id, score_other, score_virus)."""
-    ids = [frame for frame, _, _ in rows]
     scores = np.array([row[1:] for row in rows], dtype=np.float32)
-    return pa.table(
-        {
-            "frame_id": ids,
-            "chunk_id": [frame[:-2] for frame in ids],
-            "record_id": [frame.rpartition("_chunk_")[0] for frame in ids],
-            "score_other": scores[:, 0],
-            "score_virus": scores[:, 1],
-            "call": frame_calls(scores),
-        }
-    )
+    ids = ((frame, frame[:-2], frame.rpartition("_chunk_")[0]) for frame, _, _ in rows)
+    columns = [*map(list, zip(*ids, strict=True)), scores[:, 0], scores[:, 1], frame_calls(scores)]
+    return pa.table(columns, schema=predictions_schema())
 
 
 def test_scores_are_probabilities_of_other_and_virus(model: Mlp, features: np.ndarray) -> None:
@@ -93,20 +85,10 @@ def test_a_tie_is_others_for_a_frame_and_virus_for_a_chunk() -> None:
 
 
 def test_order_of_first_appearance_is_kept_and_rows_need_not_be_neighbours() -> None:
-    table = frames(
-        ("b_chunk_1F1", 0.4, 0.6), ("a_chunk_1F1", 0.6, 0.4), ("b_chunk_1F2", 0.7, 0.3), ("c_chunk_9R3", 0.2, 0.8)
-    )
-    chunks = chunk_calls(table)
-    assert chunks["chunk_id"].to_pylist() == ["b_chunk_1", "a_chunk_1", "c_chunk_9"]
-    assert chunks["call"].to_pylist() == ["others", "others", "virus"]
-    assert record_calls(chunks)["record_id"].to_pylist() == ["b", "a", "c"]
-
-
-def test_order_is_kept_of_more_groups_than_arrow_keeps_it_of() -> None:
-    """The probabilities of a sample's chunks are put in place by this order."""
-    rows = [(f"r{number // 4}_chunk_{number % 4 + 1}F{frame}", 0.4, 0.6) for number in range(4000) for frame in (1, 2)]
-    chunks = chunk_calls(frames(*rows))
-    assert chunks["chunk_id"].to_pylist() == list(dict.fromkeys(name[:-2] for name, _, _ in rows))
+    """Of more groups than Arrow keeps it of: the probabilities of a sample's chunks are put in place by this order."""
+    ids = [f"r{number // 4}_chunk_{number % 4 + 1}" for number in range(4000)]
+    chunks = chunk_calls(frames(*((f"{each}F{frame}", 0.4, 0.6) for frame in (1, 2) for each in ids)))
+    assert chunks["chunk_id"].to_pylist() == ids
     assert record_calls(chunks)["record_id"].to_pylist() == [f"r{number}" for number in range(1000)]
 
 

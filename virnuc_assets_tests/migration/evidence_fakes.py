@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
-from virnuc_assets.storage.schemas import evaluation_schema, frame_rules_schema
+from virnuc_assets.storage.schemas import frame_rules_schema
+from virnuc_assets_tests.classifier.evaluations import evaluated
 
 SLOTS = {
     "fastesm2": ("dnabert_s", "fastesm2"),
@@ -39,28 +40,16 @@ def rows(viral_right: Sequence[bool], host_right: Sequence[bool], per_cluster: i
 
     Viral rows are of group "phage", host rows of "bacteria"; a record is a cluster.
     """
-    columns: dict[str, list[object]] = {name: [] for name in evaluation_schema().names}
-    for label, flags in (("viral", viral_right), ("host", host_right)):
-        for number, right in enumerate(flags):
-            record = f"{label}{number // per_cluster}"
-            says_virus = (label == "viral") == right
+    records = []
+    for label, group, flags in (("viral", "phage", viral_right), ("host", "bacteria", host_right)):
+        for start in range(0, len(flags), per_cluster):
             # Scores differ from row to row and are exact in float32.
-            sure = 0.75 + (number % 8) / 64
-            values = {
-                "frame_id": f"{record}_chunk_{number % per_cluster + 1}F1",
-                "chunk_id": f"{record}_chunk_{number % per_cluster + 1}",
-                "record_id": record,
-                "record_length_nt": 2_500,
-                "cluster": record,
-                "label": label,
-                "group": "phage" if label == "viral" else "bacteria",
-                "score_other": 1.0 - sure if says_virus else sure,
-                "score_virus": sure if says_virus else 1.0 - sure,
-                "call": "virus" if says_virus else "others",
-            }
-            for name, value in values.items():
-                columns[name].append(value)
-    return pa.table(columns, schema=evaluation_schema())
+            sure = [0.75 + (number % 8) / 64 for number in range(start, len(flags))]
+            calls = zip(sure, flags[start : start + per_cluster], strict=False)
+            chunks = [[one if (label == "viral") == is_right else 1.0 - one] for one, is_right in calls]
+            name = f"{label}{start // per_cluster}"
+            records.append((name, 2_500, name, label, group, chunks))
+    return evaluated(records)
 
 
 def right(count: int, wrong: int = 0) -> list[bool]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnuc_assets.migration.criteria import Criterion
-from virnuc_assets.migration.decision import conclude, decide, not_measured
+from virnuc_assets.migration.decision import conclude, decide
 from virnuc_assets.settings import DecisionSettings
 
 from .evidence_fakes import EVALUATION, SETTINGS, evidence, right, rows, variant
@@ -72,11 +72,8 @@ def test_a_stale_baseline_is_no_decision_though_it_has_numbers() -> None:
 
 
 def test_each_missing_piece_is_named() -> None:
-    decision = decide(
-        evidence(baseline=variant("esm2_3b", None), kmer_baseline=variant("kmer", None), benchmark=None),
-        SETTINGS,
-        EVALUATION,
-    )
+    without = {"baseline": variant("esm2_3b", None), "kmer_baseline": variant("kmer", None), "benchmark": None}
+    decision = decide(evidence(**without), SETTINGS, EVALUATION)
     assert decision.reasons == (
         "esm2_3b: no predictions on the test rows are stored",
         "kmer: no predictions on the test rows are stored",
@@ -114,18 +111,8 @@ def test_json_is_plain_and_complete() -> None:
     assert stored["comparisons"]["baseline"]["accuracy_drop"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert stored["settings"]["min_test_rows"] == 100
     assert text == decide(given, SETTINGS, EVALUATION).to_json()
-
-
-def test_the_digest_is_that_of_the_settings() -> None:
-    first, again = (decide(evidence(), SETTINGS, EVALUATION).settings_digest for _ in range(2))
-    assert first == again and len(first) == 64
-    assert decide(evidence(), DecisionSettings(max_f1_drop=0.04), EVALUATION).settings_digest != first
-
-
-def test_absent_ablations_are_named() -> None:
-    limit = "What each encoder alone is worth: no ablations of today's features are stored."
-    assert limit in not_measured(decide(evidence(), SETTINGS, EVALUATION))
-    assert limit not in not_measured(decide(evidence(ablations={"dnabert_s": GOOD}), SETTINGS, EVALUATION))
+    other = decide(given, DecisionSettings(max_f1_drop=0.04), EVALUATION)
+    assert other.settings_digest != stored["settings_digest"] and len(other.settings_digest) == 64
 
 
 def next_step(wrong_in_each: int) -> str:
@@ -136,11 +123,8 @@ def next_step(wrong_in_each: int) -> str:
     return decide(evidence(**sides), lax, EVALUATION).next_step
 
 
-def test_a_small_loss_has_fine_tuning_as_its_next_step() -> None:
+def test_a_small_loss_has_fine_tuning_as_its_next_step_a_large_one_and_none_have_no_step() -> None:
     step = next_step(1)
     assert step.startswith("accuracy_drop_within_margin (+0.0500, margin 0.04)")
     assert 'encoders = ["fastesm2_650"]' in step and "launch the job finetune_fastesm2_650" in step
-
-
-def test_a_large_loss_and_none_have_no_next_step() -> None:
     assert next_step(5) == "" == next_step(0)

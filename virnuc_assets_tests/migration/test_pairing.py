@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from virnuc_assets.migration.pairing import pair
+from virnuc_assets.migration.comparison import pair
 
 from .evidence_fakes import description, fingerprint, replaced, right, rows, variant
 

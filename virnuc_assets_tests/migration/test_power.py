@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from virnuc_assets.migration.comparison import compare, confusion_counts
+from virnuc_assets.migration.comparison import PairedRows, compare, confusion_counts, pair
 from virnuc_assets.migration.decision import decide
-from virnuc_assets.migration.pairing import PairedRows, pair
 from virnuc_assets.migration.power import Power, draw_studies, outcomes, power
 from virnuc_assets.settings import DecisionSettings
 
@@ -34,6 +33,7 @@ def found(clusters: int) -> Power:
 
 def test_power_grows_with_the_clusters() -> None:
     few, many = found(6), found(40)
+    assert found(6) == few
     assert [(one.lost_in, one.margins) for one in many.chances] == [
         *(("nothing", 0), ("all rows", 1), ("all rows", 2), ("all rows", 3)),
         *(("host / bacteria", 1), ("host / bacteria", 2), ("host / bacteria", 3)),
@@ -43,10 +43,6 @@ def test_power_grows_with_the_clusters() -> None:
     assert [one.go for one in many.chances[2:4]] == [0.0, 0.0]
     assert many.chances[3].no_go == 1.0 == many.chances[6].no_go
     assert many.clusters_wanted is not None and few.clusters < many.clusters_wanted <= many.clusters
-
-
-def test_equal_settings_give_equal_chances() -> None:
-    assert found(6) == found(6)
 
 
 @pytest.mark.parametrize("lost", [0.0, 0.15])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from typing import Any
 
@@ -17,6 +17,7 @@ from virnuc_assets.settings import DecisionSettings
 from virnuc_assets_tests.migration.evidence_fakes import (
     EVALUATION,
     SETTINGS,
+    SLOTS,
     description,
     evidence,
     fingerprint,
@@ -87,6 +88,13 @@ def decided(given: Evidence, settings: DecisionSettings = SETTINGS) -> Decision:
 
 def page_of(given: Evidence, settings: DecisionSettings = SETTINGS, **links: str) -> str:
     return render_html(decided(given, settings), given, list(links.items()))
+
+
+def sides(made: Callable[[str, pa.Table], VariantEvidence]) -> dict[str, VariantEvidence]:
+    """The three roles by what is made of their variants' names and tables."""
+    good = rows(right(50), right(50))
+    roles = zip(("candidate", "baseline", "kmer_baseline"), SLOTS, (good, good, KMER_BASELINE), strict=True)
+    return {role: made(name, table) for role, name, table in roles}
 
 
 def good(**changes: object) -> Evidence:

@@ -21,6 +21,7 @@ from virnuc_assets_tests.migration.evidence_fakes import (
     description,
     evidence,
     frame_rules_table,
+    replaced,
     right,
     rows,
     variant,
@@ -61,13 +62,6 @@ def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
 
 
-def set_value(table: pa.Table, column: str, row: int, value: object) -> pa.Table:
-    values = table[column].to_pylist()
-    values[row] = value
-    field = table.schema.field(column)
-    return table.set_column(table.column_names.index(column), field, pa.array(values, field.type))
-
-
 def test_a_decision_is_computed_again_to_the_byte(folder: Path, tmp_path: Path) -> None:
     decision, faults = recompute(folder)
     assert faults == []
@@ -77,14 +71,8 @@ def test_a_decision_is_computed_again_to_the_byte(folder: Path, tmp_path: Path) 
     assert recompute(moved)[1] == []
     assert sorted(path.name for path in moved.rglob("*") if path.is_file()) == [
         *("dnabert_s.parquet", "esm2_3b.parquet", "esm2_650.parquet", "evidence.json", "fastesm2.parquet"),
-        *(
-            "fastesm2.parquet",
-            "frame_rules.parquet",
-            "kmer.parquet",
-            "migration_decision.html",
-            "migration_decision.json",
-        ),
-        "migration_decision.md",
+        *("fastesm2.parquet", "frame_rules.parquet", "kmer.parquet"),
+        *("migration_decision.html", "migration_decision.json", "migration_decision.md"),
     ]
 
 
@@ -105,7 +93,7 @@ def test_the_order_of_what_was_given_decides_nothing(tmp_path: Path) -> None:
 
 def test_one_altered_score_is_named_with_its_table_and_row(folder: Path) -> None:
     path = folder / "predictions/fastesm2.parquet"
-    rewrite(path, lambda table: set_value(table, "score_virus", 3, 0.8999))
+    rewrite(path, lambda table: replaced(table, "score_virus", {3: 0.8999}))
     _, faults = recompute(folder)
     assert faults[0] == f"{path}: 1 of 100 rows were altered: viral0_chunk_4F1"
     named = "\n".join(faults)
@@ -114,7 +102,7 @@ def test_one_altered_score_is_named_with_its_table_and_row(folder: Path) -> None
 
 
 def test_rows_that_went_or_moved_are_named(folder: Path) -> None:
-    rewrite(folder / "frame_rules.parquet", lambda table: set_value(table, "probability", 0, 0.1))
+    rewrite(folder / "frame_rules.parquet", lambda table: replaced(table, "probability", {0: 0.1}))
     gone, moved = (folder / f"predictions/{variant}.parquet" for variant in ("kmer", "esm2_650"))
     rewrite(gone, lambda table: table.slice(1))
     rewrite(moved, lambda table: table.take(list(range(99, -1, -1))))
@@ -170,7 +158,7 @@ def test_the_command_prints_the_verdict_and_what_is_not_reproduced(folder: Path)
     found = CliRunner().invoke(app, ["decide", "--from", str(folder)])
     assert found.exit_code == 0
     assert "NO DECISION" in found.stdout and "Reproduced, byte for byte" in found.stdout
-    rewrite(folder / "predictions/esm2_3b.parquet", lambda table: set_value(table, "cluster", 0, "elsewhere"))
+    rewrite(folder / "predictions/esm2_3b.parquet", lambda table: replaced(table, "cluster", {0: "elsewhere"}))
     found = CliRunner().invoke(app, ["decide", "--from", str(folder)])
     assert found.exit_code == 1
     assert "not reproduced" in found.stderr and "rows were altered: viral0_chunk_1F1" in found.stderr

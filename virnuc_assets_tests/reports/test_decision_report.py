@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 import pytest
 
 from virnuc_assets.migration.decision import not_measured
-from virnuc_assets.migration.evidence import Evidence, VariantEvidence
+from virnuc_assets.migration.evidence import Evidence
 from virnuc_assets.reports.decision_report import markdown_summary, render_html
 from virnuc_assets_tests.migration.evidence_fakes import SLOTS, description, evidence, fingerprint, right, rows, variant
 
 from .report_fakes import (
     HALF_WRONG,
-    KMER_BASELINE,
     SECTIONS,
     Page,
     decided,
@@ -24,6 +22,7 @@ from .report_fakes import (
     page_of,
     rich_decision,
     rich_page,
+    sides,
 )
 
 
@@ -90,6 +89,8 @@ def test_what_was_not_measured_is_true_of_this_decision() -> None:
     assert "What esm2_650 was trained on: its classifier was imported (elsewhere/published)" in limits
     plain = "\n".join(not_measured(decided(evidence())))
     assert not re.search("imported|would not be seen|rule out", plain)
+    alone = "What each encoder alone is worth: no ablations of today's features are stored."
+    assert alone in plain and alone not in limits
     assert all(limit in rich_page().text for limit in not_measured(rich_decision()))
 
 
@@ -101,14 +102,7 @@ def test_miniatures_are_said_before_everything() -> None:
 
 
 def test_no_banner_for_real_weights() -> None:
-    sides = zip(("candidate", "baseline", "kmer_baseline"), SLOTS, strict=True)
-    tables = {"kmer": KMER_BASELINE}
-    given = evidence(
-        **{
-            role: variant(name, tables.get(name, rows(right(50), right(50))), description=full_size(name))
-            for role, name in sides
-        }
-    )
+    given = evidence(**sides(lambda name, table: variant(name, table, description=full_size(name))))
     decision = decided(given)
     page = render_html(decision, given)
     assert decision.outcome == "GO"
@@ -117,10 +111,7 @@ def test_no_banner_for_real_weights() -> None:
 
 
 def test_a_page_without_any_evidence() -> None:
-    bare: Mapping[str, VariantEvidence] = {
-        role: variant(name, None, description=None)
-        for role, name in zip(("candidate", "baseline", "kmer_baseline"), SLOTS, strict=True)
-    }
+    bare = sides(lambda name, _: variant(name, None, description=None))
     page = page_of(evidence(**bare, benchmark=None, environment={}))
     assert 'role="img"' not in page
     text = Page(page).text

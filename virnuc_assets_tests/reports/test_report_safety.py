@@ -16,7 +16,6 @@ from virnuc_assets.migration.evidence import Evidence
 from virnuc_assets.reports.charts import styles
 from virnuc_assets.reports.decision_report import markdown_summary
 from virnuc_assets_tests.migration.evidence_fakes import (
-    SLOTS,
     benchmark,
     description,
     evidence,
@@ -27,7 +26,7 @@ from virnuc_assets_tests.migration.evidence_fakes import (
     variant,
 )
 
-from .report_fakes import KMER_BASELINE, Page, decided, go_html, good, page_of, rich_html, rich_page
+from .report_fakes import Page, decided, go_html, good, page_of, rich_html, rich_page, sides
 
 HOSTILE = '<script>alert("1")</script>'
 NAMES = ["$\\frac{", "a $x$ b", 'x id="y" url(#z)', "#010200", "病毒", "tab\tand\nline", "-->", "<g>", "x" * 300]
@@ -107,14 +106,7 @@ def test_hostile_ids_stay_text() -> None:
 
 def test_a_group_may_be_named_anything() -> None:
     groups = {row: NAMES[row // 5] for row in range(45)}
-    sides = zip(("candidate", "baseline", "kmer_baseline"), SLOTS, strict=True)
-    tables = {"kmer": KMER_BASELINE}
-    given = evidence(
-        **{
-            role: variant(name, replaced(tables.get(name, rows(right(50), right(50))), "group", groups))
-            for role, name in sides
-        }
-    )
+    given = evidence(**sides(lambda name, table: variant(name, replaced(table, "group", groups))))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         parsed = Page(page_of(given))

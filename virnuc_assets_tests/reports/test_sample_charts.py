@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from virnuc_assets.classifier.sample_calls import SampleCalls
 from virnuc_assets.reports.sample_charts import (
-    by_call,
     drawn_rows,
     lengths_svg,
     probability_svg,
     track,
 )
 from virnuc_assets.sequences.planning import chunk_count
+from virnuc_assets_tests.sequences.plain import walked_chunks
 
 from .sample_fakes import CHUNK_LENGTH, NAN, record, sample
 
@@ -31,9 +31,13 @@ def one_record(draw: st.DrawFn) -> SampleCalls:
     return sample(record("one", "uncertain", draw(st.lists(values, min_size=chunks, max_size=chunks)), length_nt))
 
 
+def spans_of(calls: SampleCalls) -> list[tuple[int, int]]:
+    return walked_chunks(calls.records["length_nt"][0].as_py(), CHUNK_LENGTH)
+
+
 @given(one_record())
 def test_viral_and_unscored_stretches_are_those_of_the_bases(calls: SampleCalls) -> None:
-    found, spans = track(calls, 0), list(calls.spans(0))
+    found, spans = track(calls, 0), spans_of(calls)
     length_nt = calls.records["length_nt"][0].as_py()
     seen = np.zeros(length_nt, bool)
     for (begin, end), one in zip(spans, calls.probability, strict=True):
@@ -55,14 +59,14 @@ def test_every_scored_chunk_is_one_box_where_it_is(calls: SampleCalls) -> None:
     ]
     expected = [
         [1000 * begin / length_nt, 100 * (1 - one), 1000 * (end - begin) / length_nt, 100 * (one - 0.5)]
-        for (begin, end), one in zip(calls.spans(0), calls.probability.tolist(), strict=True)
+        for (begin, end), one in zip(spans_of(calls), calls.probability.tolist(), strict=True)
         if one == one
     ]
     assert len(boxes) == len(expected)
     if expected:
         np.testing.assert_allclose(sorted(boxes), sorted(expected), rtol=1e-3, atol=0.05)
     lanes = {"no score"} if found.not_scored else set()
-    for (begin, end), one in zip(calls.spans(0), calls.probability.tolist(), strict=True):
+    for (begin, end), one in zip(spans_of(calls), calls.probability.tolist(), strict=True):
         if one == one:  # frames F2 and R3 of the chunk, in those of its record
             lanes |= {f"F{(begin + 1) % 3 + 1}", f"R{(length_nt - end + 2) % 3 + 1}"}
     assert {name for name, path in found.lanes.items() if path} == lanes
@@ -101,19 +105,6 @@ def test_the_records_that_are_drawn() -> None:
     found = [calls.records["record_id"][row].as_py() for row in drawn_rows(calls.records)]
     assert found == [*(f"v{i}" for i in range(59, 1, -1)), "u0", "u1", *(f"o{i}" for i in range(39, 20, -2))]
     assert drawn_rows(sample(*other[:3], *none).records) == [1, 2, 0]
-
-
-@given(st.lists(st.one_of(st.just(NAN), st.floats(0, 1, width=32))), st.sampled_from([0.5, 0.6, 0.875]))
-def test_every_chunk_has_one_call(values: list[float], min_confidence: float) -> None:
-    probability = np.array(values, np.float32)
-    found = by_call(probability, min_confidence)
-    assert sum(which.astype(int) for which in found.values()).tolist() == [1] * len(values)
-    for call, holds in {
-        "virus": lambda one: one >= min_confidence,
-        "other": lambda one: one < 0.5 and 1 - one >= min_confidence,
-        "not scored": lambda one: one != one,
-    }.items():
-        assert found[call].tolist() == [holds(one) for one in probability.astype(float)]
 
 
 def heights(svg: str, variable: str) -> int:

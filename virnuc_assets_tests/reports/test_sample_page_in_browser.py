@@ -105,20 +105,16 @@ def test_records_are_sorted_filtered_searched_and_paged(opened: Opened) -> None:
 
 
 def test_records_without_a_value_come_last_in_either_direction(opened: Opened) -> None:
-    page = opened(
-        sample(record("a", "not scored", [NAN], 9), record("b", "other", [0.1], 9), record("c", "virus", [0.9], 9))
-    )
+    none, other, virus = (("a", "not scored", [NAN]), ("b", "other", [0.1]), ("c", "virus", [0.9]))
+    page = opened(sample(*(record(*each, 9) for each in (none, other, virus))))
     for expected in (["c", "b", "a"], ["b", "c", "a"]):
         page.get_by_role("button", name="Probability").click()
         assert column(page, 2) == expected
 
 
 def test_all_records_are_sorted_by_what_was_not_scored(opened: Opened) -> None:
-    page = opened(
-        sample(
-            record("a", "virus", [0.9], 9), record("b", "other", [0.1, NAN], 200), record("c", "not scored", [NAN], 9)
-        )
-    )
+    part = record("b", "other", [0.1, NAN], 200)
+    page = opened(sample(record("a", "virus", [0.9], 9), part, record("c", "not scored", [NAN], 9)))
     page.get_by_label("Search id").fill("a")
     playwright.expect(page.locator("#found")).to_have_text("1 to 1 of 1 records")
     page.get_by_role("link", name="Records by what was not scored").click()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import subprocess
@@ -51,9 +52,8 @@ ENCODERS = {
     "protein": {**identity(encoders.ENCODERS["esm2_8m_miniature"], "fp32"), "checkpoint_digest": ""},
 }
 SEEN, NEW = "MKTAYIAKQRQISFVKSHFSRQLEERLG", "ACDEFGHIKLMNPQRSTVWYACDEFGHI"
-DESCRIPTION = ClassifierDescription(
-    variant="v", encoders=ENCODERS, dna_dim=1, protein_dim=1, merged_dim=2, chunk_length=500, best_epoch=3
-)
+DIMS = {"dna_dim": 1, "protein_dim": 1, "merged_dim": 2}
+DESCRIPTION = ClassifierDescription(variant="v", encoders=ENCODERS, **DIMS, chunk_length=500, best_epoch=3)
 
 
 def sample(folder: Path) -> tuple[list[Input], list[FakeRecord]]:
@@ -74,8 +74,6 @@ def sample(folder: Path) -> tuple[list[Input], list[FakeRecord]]:
 
 
 def sha256(path: Path) -> str:
-    import hashlib
-
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -87,9 +85,8 @@ def written(folder: Path, description: ClassifierDescription = DESCRIPTION) -> P
         write_table(frames, pa.table({"record_id": list(proteins), "protein": list(proteins.values())}), {})
         shards.append((np.array(rows), fake_predictions([records[row] for row in rows]), frames))
     (folder / "out").mkdir()
-    run = Started.now(
-        "virnuc predict a.fa b.fa", Settings(root=folder), description, Layout(folder / "var", "miniature")
-    )
+    layout = Layout(folder / "var", "miniature")
+    run = Started.now("virnuc predict a.fa b.fa", Settings(root=folder), description, layout)
     write_results(folder / "out", inputs, *write_ledger(folder / "out", fake_ledger(records)), shards, run)
     return folder / "out"
 

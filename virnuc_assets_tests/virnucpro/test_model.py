@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from virnuc_assets.classifier.checkpoint import load_classifier, save_classifier
-from virnuc_assets.classifier.scoring import score
+from virnuc_assets.classifier.checkpoint import load_classifier, save_classifier, score
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.virnucpro.model import describe_model, imported_fingerprint, model_in
 from virnuc_assets.virnucpro.torch_files import ImportRefused, read_torch_file

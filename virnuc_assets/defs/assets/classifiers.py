@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 GROUP = "classifiers"
 ABLATIONS = "ablations"
 # Of a classifier's description, on its page.
-_SHOWN = ("dna_dim", "protein_dim", "merged_dim", "best_epoch", "penalty", "temperature", "data_digest")
+_SHOWN = ("dna_dim", "protein_dim", "merged_dim", "best_epoch", "inverse_strength", "temperature", "data_digest")
 
 
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
@@ -94,9 +94,7 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         metadata = {
             "trained": not reused,
             **{name: value for name in _SHOWN if (value := getattr(description, name)) is not None},
-            "encoders": shown_encoders(
-                description.encoders, {"dna": fit.dims["dna_dim"], "protein": fit.dims["protein_dim"]}
-            ),
+            "encoders": shown_encoders(description.encoders, description.dims),
             **{f"{split}_rows": len(drawn.labels) for split, drawn in fit.drawn.items()},
             "rows_by_group": _drawn_rows(fit),
             "digest": description.weights_sha256,
@@ -216,8 +214,8 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
 
         If its check fails, the split changed since: materialize it again; if it fails by itself, the classifier first.
         """
+        from virnuc_assets.classifier.checkpoint import ServingClassifier
         from virnuc_assets.classifier.datasets import evaluation_table, rows_of_split
-        from virnuc_assets.classifier.scoring import ServingClassifier
 
         inputs, features = inputs_of(context), current_features(context.instance, workspace, variant)
         split = current_split(context.instance, workspace)

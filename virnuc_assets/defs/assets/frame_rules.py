@@ -35,19 +35,14 @@ if TYPE_CHECKING:
 FRAME_RULES = "frame_rules"
 
 
-def compares_rules(workspace: Workspace) -> bool:
-    """Whether the k-mer baseline is one: it scores chunks by either rule, as no language model does."""
-    return workspace.variant(workspace.settings.decision.kmer_baseline).is_kmer
-
-
 def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
-    """The comparison, where there is one."""
-    return [_frame_rules_asset(workspace)] if compares_rules(workspace) else []
+    """The comparison."""
+    return [_frame_rules_asset(workspace)]
 
 
 def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
     """Its check."""
-    return [_frame_rules_check(workspace)] if compares_rules(workspace) else []
+    return [_frame_rules_check(workspace)]
 
 
 def _frame_rules_asset(workspace: Workspace) -> dg.AssetsDefinition:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from virnuc_assets.defs.assets.classifiers import ABLATIONS, current_ablations
 from virnuc_assets.defs.assets.finetuning import asset_name
-from virnuc_assets.defs.assets.frame_rules import FRAME_RULES, compares_rules, stored_frame_rules
+from virnuc_assets.defs.assets.frame_rules import FRAME_RULES, stored_frame_rules
 from virnuc_assets.defs.assets.reference import current_features, current_frames, current_split, evaluation_provenance
 from virnuc_assets.defs.assets.virnucpro import NAME as IMPORTED
 from virnuc_assets.defs.assets.virnucpro import imported_provenance, imported_variant
@@ -192,7 +192,7 @@ def gather_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> "Evid
     except VirnucError:  # nothing is judged by them, so their absence is no gap
         ablations = {}
     try:
-        frame_rules = stored_frame_rules(instance, workspace) if compares_rules(workspace) else None
+        frame_rules = stored_frame_rules(instance, workspace)
     except VirnucError:  # likewise
         frame_rules = None
     versions = {"profile": workspace.settings.profile, "python": platform.python_version(), **library_versions()}
@@ -254,11 +254,10 @@ def _stale(
 def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
     settings = workspace.settings
     evaluated = [variant.name for variant in workspace.variants()] + ([IMPORTED] if settings.virnucpro else [])
-    shown = [ABLATIONS, *([FRAME_RULES] if compares_rules(workspace) else [])]
 
     @dg.asset(
         name=DECISION,
-        deps=[*(f"{name}_evaluation" for name in evaluated), *shown, BENCHMARK],
+        deps=[*(f"{name}_evaluation" for name in evaluated), ABLATIONS, FRAME_RULES, BENCHMARK],
         group_name=GROUP,
         kinds={"html", "mlflow"},
         owners=OWNERS,

@@ -76,7 +76,7 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
         encoders = variant_fingerprints(workspace, variant)
 
         def work(shard: str) -> Outcome:
-            from virnuc_assets.classifier.scoring import ServingClassifier
+            from virnuc_assets.classifier.checkpoint import ServingClassifier
 
             features = layout.table("samples", f"{variant.name}_features", shard)
             folder, chunk_length = layout.classifier(variant.name), workspace.settings.sequences.chunk_length
