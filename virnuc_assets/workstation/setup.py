@@ -1,4 +1,4 @@
-"""Set-up before anything starts: Dagster's home, MLflow's database and experiment, the profile's checkpoints.
+"""A new project's folder, and its set-up: Dagster's home, MLflow's database and experiment, the profile's checkpoints.
 
 Two processes that touch a fresh SQLite file race; so one step makes them, once.
 """
@@ -25,10 +25,12 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.tracking import EXPERIMENT, EXPERIMENT_TAGS, VIEW, misplaced
 from virnuc_assets.encoders.registry import encoder_named, graph_encoder
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.settings import Settings
+from virnuc_assets.sequences.catalogue import write_manifest
+from virnuc_assets.settings import SETTINGS_FILE, Settings
+from virnuc_assets.storage.atomic import atomic_folder, atomic_write
 from virnuc_assets.storage.layout import Domain
-from virnuc_assets.workstation.checkpoint_setup import resolve, set_up_encoder
-from virnuc_assets.workstation.lock import LOCK_FILE, Lock, read_lock, write_lock
+from virnuc_assets.storage.outputs import OutputRefused, unwritable
+from virnuc_assets.workstation.lock import LOCK_FILE, Lock, read_lock, resolve, set_up_encoder, write_lock
 
 # Where MLflow's database holds absolute locations of artifacts.
 _LOCATIONS = (
@@ -228,3 +230,38 @@ def _make_mlflow_store(settings: Settings, log: Callable[[str], None]) -> None:
     else:
         for name, value in EXPERIMENT_TAGS.items() - experiment.tags.items():  # a store that was made without them
             client.set_experiment_tag(experiment.experiment_id, name, value)
+
+
+# Links to the checkout's own project, which the wheel holds as files.
+_TEMPLATE = Path(__file__).parents[1] / "template"
+DEMO_SAMPLE = _TEMPLATE / "samples/demo_sample.fasta"
+WORKSPACE_FILE = "workspace.yaml"
+
+
+def make_project(folder: Path, bundled: bool) -> None:
+    """Make a project in a folder, which is made if absent; with the bundled genomes and sample, or without sequence.
+
+    Raises:
+        OutputRefused: something of a project is there, or the folder cannot be written. As after any other error,
+            nothing was written, so that the call can be repeated.
+    """
+    data = folder / "data"
+    if fault := unwritable(folder):
+        raise OutputRefused(fault)
+    if found := [path.name for path in (folder / SETTINGS_FILE, folder / WORKSPACE_FILE, data) if path.exists()]:
+        raise OutputRefused(f"{folder.resolve()}: {', '.join(found)} there already; name a folder for a new project")
+    with (  # the last one gets its name first; settings last: with them it is a project
+        atomic_write(folder / SETTINGS_FILE) as settings,
+        atomic_write(folder / WORKSPACE_FILE) as workspace,
+        atomic_folder(data) as temporary,
+    ):
+        for name in ("genomes", "samples"):
+            if bundled:
+                shutil.copytree(_TEMPLATE / name, temporary / name)
+            else:
+                (temporary / name).mkdir()
+        if not bundled:
+            write_manifest(temporary / "genomes", [])
+        (temporary / "incoming").mkdir()
+        shutil.copyfile(_TEMPLATE / WORKSPACE_FILE, workspace)
+        shutil.copyfile(_TEMPLATE / SETTINGS_FILE, settings)
