@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 GROUP = "migration"
 BENCHMARK = "encoder_benchmark"
 DECISION = "migration_decision"
+_ROUNDS = "round_seconds"  # of an encoder's measurement; shown is only how many there were
 
 
 def build(workspace: Workspace) -> list[dg.AssetsDefinition]:
@@ -101,16 +102,15 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
             models = {name: workspace.encoder(name) for name in workspace.encoder_names()}
             with DeviceLock(layout.locks, settings.encoding.device, context.log.info).computing():
                 stored = benchmark_encoders(models, layout.checkpoints, settings.encoding, frames, settings.benchmark)
-            content = {"encoders": _fingerprints(workspace), "settings": _benchmark_settings(workspace)}
-            content["measured"] = stored
+            made_of = {"encoders": _fingerprints(workspace), "settings": _benchmark_settings(workspace)}
+            content = {**made_of, "measured": stored}
             text = json.dumps({**content, "digest": digest_of(content)}, indent=2, sort_keys=True)
             with atomic_write(path) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
-        rounds = "round_seconds"  # of which is shown only how many there were
         metadata = {
             **{f"{name}_sequences_per_s": round(float(one["sequences_per_s"]), 1) for name, one in stored.items()},
             "measured": shown_table(
-                {"name": name, **{key: one[key] for key in one if key != rounds}, "rounds": len(one[rounds])}
+                {"name": name, **{key: one[key] for key in one if key != _ROUNDS}, "rounds": len(one[_ROUNDS])}
                 for name, one in stored.items()
             ),
             "file": dg.MetadataValue.path(str(path)),
