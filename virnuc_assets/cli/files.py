@@ -57,13 +57,14 @@ def frames(
     """Cut records into chunks, translate six frames, keep the open ones."""
     from virnuc_assets.cli.single_file import frame_file, require_chunk_length, shown_as, spooled
     from virnuc_assets.sequences.frame_rule import FrameRule
+    from virnuc_assets.sequences.ledger import ledger_totals
 
     require_chunk_length(chunk_length)
     with tempfile.TemporaryDirectory(prefix="virnuc-") as scratch, progress("chunks") as report:
         copy = spooled(source, Path(scratch, "stdin"))
         settings = SequenceSettings(frame_rule=frame_rule, min_orf_aa=min_orf_aa)
-        counts = frame_file(copy, to, chunk_length, report, FrameRule.of(settings), shown_as(source))
-    _finish(counts, [source], to)
+        ledger = frame_file(copy, to, chunk_length, report, FrameRule.of(settings), shown_as(source))
+    _finish(ledger_totals(ledger), [source], to)
 
 
 @command

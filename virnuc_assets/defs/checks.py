@@ -192,10 +192,7 @@ def plan_is_current(instance: dg.DagsterInstance, workspace: Workspace) -> bool:
 def stale_partitions(
     instance: dg.DagsterInstance, workspace: Workspace, shards: ShardSet, assets: Collection[str] | None = None
 ) -> dict[tuple[str, ...], list[str]]:
-    """Partitions by their missing and stale assets (of all, or of some), in the order in which they are made.
-
-    A partition without a materialization counts as missing; those that are up to date are not in the answer.
-    """
+    """Partitions by their missing and stale assets (of all, or of some); without a materialization they are missing."""
     today, every = Today(workspace, shards.domain), stages(shards.domain, workspace.variants(shards.domain))
     chosen = [asset for asset in every if assets is None or asset in assets]
     recorded = {asset: instance.get_materialized_partitions(shards.key(asset)) for asset in chosen}

@@ -278,10 +278,7 @@ def latest(instance: dg.DagsterInstance, key: dg.AssetKey) -> dg.AssetMaterializ
 
 
 def is_current(instance: dg.DagsterInstance, spec: dg.AssetSpec) -> bool:
-    """Whether the latest materialization of an asset without partitions was made from today's inputs.
-
-    Each event says from which, so that equal inputs ask for no run.
-    """
+    """Whether the latest event of an asset without partitions says that it was made from today's inputs."""
     made = latest(instance, spec.key)
     return made is not None and (made.tags or {}).get(INPUTS_TAG) == _inputs_digest(instance, spec)
 

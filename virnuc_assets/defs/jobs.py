@@ -78,10 +78,7 @@ def _encoder_job(workspace: Workspace, name: str) -> Any:  # noqa: ANN401  (Dags
 
 
 def check_environment_job(workspace: Workspace) -> dg.JobDefinition:
-    """What `virnuc doctor` shows, where the run launcher puts a step, and the answer of the results store.
-
-    Its one step asks for the device as an embedding step does.
-    """
+    """What `virnuc doctor` shows and the results store's answer, in a step that is placed as an embedding step is."""
 
     @dg.op(out=dg.Out(dg.Nothing), pool=GPU_POOL, tags=gpu_op_tags(workspace.settings))
     def report_environment(context: dg.OpExecutionContext) -> None:

@@ -159,10 +159,7 @@ def embeddings_provenance(
 def features_provenance(
     workspace: Workspace, domain: Domain, shard: str, variant: Variant, encoders: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
-    """What a shard's features follow from: today's frames, and the vectors of today's encoders.
-
-    Those of the k-mer baseline follow from the chunks, and the labels of a reference.
-    """
+    """What a shard's features follow from: frames and vectors of today's encoders, or chunks (k-mer baseline)."""
     made: dict[str, Any] = {"table": "features", "encoders": encoders}
     if variant.is_kmer:
         plan = planned_shard(workspace, domain, shard)
@@ -270,10 +267,7 @@ def current_features(instance: dg.DagsterInstance, workspace: Workspace, variant
 
 
 def split_provenance(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, Any]:
-    """What the split follows from today: all frames, the plans, the catalogue's names and dates, settings and tool.
-
-    The split that it replaced is no part of it: that only says from where the splits of old records come.
-    """
+    """What the split follows from today: frames, plans, names and dates of the catalogue, settings and tool."""
     from virnuc_assets.split.similarity import tool_version
 
     frames, catalogue = contents(current_frames(instance, workspace)), workspace.catalogue()

@@ -45,13 +45,7 @@ class LockedFile(Section):
 
 
 class Locked(Section):
-    """One encoder's checkpoint.
-
-    Attributes:
-        source: repository of the hub, or `LOCAL`: where a folder is stored differs from machine to machine.
-        revision: commit of the repository; empty for local files.
-        files: those that are read, by name.
-    """
+    """Repository (or `LOCAL`, as folders differ between machines), commit and files of an encoder's checkpoint."""
 
     source: str
     revision: str
@@ -127,11 +121,10 @@ _MAIN = "main"
 
 
 def resolve(spec: EncoderSpec, lock: Lock, update: bool) -> Locked | None:
-    """Which bytes the checkpoint is to be of an encoder as the settings have it, and not the lock.
+    """Which bytes an encoder's checkpoint is to be of: those of the lock, or else the repository's files now.
 
-    It is what virnuc.lock has or, of a repository that is not locked, its files now, with the sha256 that the hub
-    publishes of large ones and none of small ones; its config was read. None for all else. `update` goes by the
-    settings, the head of `main`, or a folder as it is now, instead of what is locked.
+    Of the latter with the sha256 that the hub publishes of large ones; their config was read. None for all else.
+    `update` goes by the settings, the head of `main`, or a folder as it is now, instead of what is locked.
     """
     entry = None if update else lock.entries.get(spec.name)
     if not spec.is_locked:
@@ -204,8 +197,7 @@ def verify(spec: EncoderSpec, checkpoints: Path, lock: Lock) -> list[str]:
 def _from_hub(spec: EncoderSpec, commit: Locked, log: Callable[[str], None]) -> tuple[Path, Locked]:
     """The snapshot with every file that is read, downloaded where it is not in the cache, and what it holds.
 
-    The hub's client trusts the names in its cache and hashes nothing; so content is compared here, and what was
-    altered, on the way or on the disk, is downloaded again.
+    The hub's client hashes nothing; so what was altered on the way or on the disk is found here, and downloaded again.
     """
     at_commit = replace(spec, revision=commit.revision)
     folder = _download(at_commit, list(commit.files), log)

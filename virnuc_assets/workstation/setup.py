@@ -90,9 +90,8 @@ def set_up(
 ) -> None:
     """Make what is missing; a second call changes nothing.
 
-    Checkpoints come first, those of the encoders that are named, or else of all that the settings' variants read: what
-    is refused is refused before Dagster's home and MLflow's store are made. `update` names encoders whose lock is moved
-    to what their repository or folder has now.
+    Checkpoints come first, as they may be refused: of the encoders that are named, or of all that the settings read.
+    `update` names encoders whose lock is moved to what their repository or folder has now.
     """
     import torch
 
@@ -134,11 +133,7 @@ def set_up_encoders(
 
 
 def require_set_up(settings: Settings, log: Callable[[str], None]) -> None:
-    """Refuse a project that `virnuc setup` did not prepare; in one that was moved or copied, correct MLflow's store.
-
-    Raises:
-        VirnucError: names what is missing.
-    """
+    """Refuse a project that `virnuc setup` did not prepare; of one that was moved or copied, correct MLflow's store."""
     wanted = [dagster_home(settings) / "dagster.yaml"]
     wanted += [] if settings.tracking.uri else [_mlflow_database(settings)]
     if missing := [str(path) for path in wanted if not path.is_file()]:
@@ -152,8 +147,7 @@ def require_set_up(settings: Settings, log: Callable[[str], None]) -> None:
 def follow_move(settings: Settings, log: Callable[[str], None]) -> None:
     """Have the store of a project that was moved or copied name its artifacts where they now are, inside the project.
 
-    MLflow stores absolute locations: without this, models are written to, and loaded from, the former folder. Does
-    nothing where the store is a server, or the artifacts are outside the project.
+    MLflow stores absolute locations: without this, models are written to, and loaded from, the former folder.
     """
     database, expected = _mlflow_database(settings), artifact_location(settings)
     if settings.tracking.uri or expected is None or not database.is_file():
@@ -239,12 +233,7 @@ WORKSPACE_FILE = "workspace.yaml"
 
 
 def make_project(folder: Path, bundled: bool) -> None:
-    """Make a project in a folder, which is made if absent; with the bundled genomes and sample, or without sequence.
-
-    Raises:
-        OutputRefused: something of a project is there, or the folder cannot be written. As after any other error,
-            nothing was written, so that the call can be repeated.
-    """
+    """Make a project in a folder, with the bundled genomes and sample, or without sequence; all of it or nothing."""
     data = folder / "data"
     if fault := unwritable(folder):
         raise OutputRefused(fault)

@@ -52,8 +52,7 @@ _MAX_RESTARTS, _WITHIN_SECONDS = 10, 600
 def serve(settings: Settings, log: Callable[[str], None]) -> int:
     """Clean up after a killed predecessor, start the servers, and restart those that die.
 
-    Returns 0 after Ctrl-C or SIGTERM, 1 if a server died too often. A project that is not set up, another `virnuc up`
-    of it, a port that is in use, and results of the former layout are refused.
+    Returns 0 after Ctrl-C or SIGTERM, 1 if a server died too often.
     """
     require_layout(Workspace(settings).layout)
     require_set_up(settings, log)

@@ -151,11 +151,7 @@ def _reporting(workspace: Workspace) -> Body:
 
 
 def report_inputs(workspace: Workspace, sample: str) -> "tuple[dict[str, Any], Started]":
-    """What a sample's report follows from today, and the run that writes it.
-
-    Refused where it is not planned, or predictions of it are missing, or of other records, encoders or another
-    classifier than today's.
-    """
+    """What a sample's report follows from today, and the run that writes it; refused without predictions of today."""
     from virnuc_assets.classifier.checkpoint import load_classifier
     from virnuc_assets.reports.sample_results import Started
 

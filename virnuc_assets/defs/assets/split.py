@@ -90,7 +90,7 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
 def _continued(workspace: Workspace, provenance: Mapping[str, Any]) -> tuple[dict[str, Any], _Rows, str]:
     """The provenance with what it continues, the rows whose splits are kept, and why there are none.
 
-    A table that is of today is its own continuation: its provenance is given back as it is, so that it is not remade.
+    A table that is of today gives its provenance back as it is, so that it is not remade.
     """
     from virnuc_assets.split.assignment import split_schema
 
