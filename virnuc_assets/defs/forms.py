@@ -245,7 +245,8 @@ def retrained_asset(
     """`dg.asset` with what those without partitions share that the calendar has made again."""
     condition = retraining_condition(workspace.settings.automation.retrain_cron)
     shared = {"group_name": "classifiers", "owners": OWNERS, "automation_condition": condition}
-    return dg.asset(**{**shared, **options})
+    decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(**{**shared, **options})
+    return decorate
 
 
 def code_version(version: str, *follows: Any) -> str:  # noqa: ANN401

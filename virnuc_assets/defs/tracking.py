@@ -84,11 +84,9 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
     @contextlib.contextmanager
     def run(self, name: str, dagster_run: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Iterator[str]:
         """A new run that is open inside the block; yields its id. An error inside marks the run as failed."""
-        mlflow, of_dagster = (
-            self._mlflow(),
-            {"dagster.run_id": dagster_run, "dagster.run": self.dagster_run(dagster_run)},
-        )
-        with mlflow.start_run(experiment_id=self._experiment_id(), run_name=name, tags={**tags, **of_dagster}) as run:
+        mlflow, experiment = self._mlflow(), self._experiment_id()
+        of_dagster = {"dagster.run_id": dagster_run, "dagster.run": self.dagster_run(dagster_run)}
+        with mlflow.start_run(experiment_id=experiment, run_name=name, tags={**tags, **of_dagster}) as run:
             mlflow.log_params(dict(params))
             yield run.info.run_id
 

@@ -117,9 +117,6 @@ def write_lock(root: Path, lock: Lock) -> None:
         temporary.write_bytes(_FILE.dump_json(dict(sorted(lock.entries.items())), indent=1) + b"\n")
 
 
-_MAIN = "main"
-
-
 def resolve(spec: EncoderSpec, lock: Lock, update: bool) -> Locked | None:
     """Which bytes an encoder's checkpoint is to be of: those of the lock, or else the repository's files now.
 
@@ -226,7 +223,7 @@ def _resolved(spec: EncoderSpec) -> Locked:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
 
-    revision = spec.revision or _MAIN
+    revision = spec.revision or "main"
     try:
         info = HfApi().model_info(spec.checkpoint, revision=revision, files_metadata=True)
         files, commit = {file.rfilename: file for file in info.siblings or []}, str(info.sha)
@@ -275,14 +272,9 @@ def _download(spec: EncoderSpec, names: Sequence[str], log: Callable[[str], None
         pass
     log(f"{spec.name}: downloading {', '.join(names)}")
     try:
-        folder = Path(snapshot_download(spec.checkpoint, **ask))
+        return Path(snapshot_download(spec.checkpoint, **ask))
     except OSError as error:
         raise _not_downloaded(spec, error) from error
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        raise CheckpointMissingError(
-            f"{spec.name}: {spec.checkpoint} at {spec.revision} lacks {', '.join(missing)}; name another commit"
-        )
-    return folder
 
 
 def _not_downloaded(spec: EncoderSpec, error: Exception) -> CheckpointMissingError:

@@ -41,6 +41,10 @@ _LOCATIONS = (
     ("model_versions", "storage_location"),
 )
 _DAGSTER_YAML = Path(__file__).parents[1] / "dagster.yaml"
+# Links to the checkout's own project, which the wheel holds as files.
+_TEMPLATE = Path(__file__).parents[1] / "template"
+DEMO_SAMPLE = _TEMPLATE / "samples/demo_sample.fasta"
+WORKSPACE_FILE = "workspace.yaml"
 
 
 def dagster_home(settings: Settings) -> Path:
@@ -224,12 +228,6 @@ def _make_mlflow_store(settings: Settings, log: Callable[[str], None]) -> None:
     else:
         for name, value in EXPERIMENT_TAGS.items() - experiment.tags.items():  # a store that was made without them
             client.set_experiment_tag(experiment.experiment_id, name, value)
-
-
-# Links to the checkout's own project, which the wheel holds as files.
-_TEMPLATE = Path(__file__).parents[1] / "template"
-DEMO_SAMPLE = _TEMPLATE / "samples/demo_sample.fasta"
-WORKSPACE_FILE = "workspace.yaml"
 
 
 def make_project(folder: Path, bundled: bool) -> None:
