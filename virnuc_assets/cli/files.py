@@ -12,15 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from virnuc_assets.cli.choices import Choices, with_choices
-from virnuc_assets.cli.terminal import (
-    HERE,
-    Project,
-    command,
-    log,
-    no_progress,
-    print_pairs,
-    progress,
-)
+from virnuc_assets.cli.terminal import HERE, Project, command, log, no_progress, print_pairs, progress
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import FrameRuleName, SequenceSettings, load_settings

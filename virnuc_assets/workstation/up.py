@@ -32,13 +32,7 @@ from virnuc_assets.workstation.cleanup import (
     serves_code,
 )
 from virnuc_assets.workstation.device_lock import give_back, holder, lock_of, take
-from virnuc_assets.workstation.setup import (
-    artifact_location,
-    dagster_home,
-    mlflow_page,
-    require_set_up,
-    tracking_uri,
-)
+from virnuc_assets.workstation.setup import artifact_location, dagster_home, mlflow_page, require_set_up, tracking_uri
 
 LOOPBACK = "127.0.0.1"
 LOCATION = "virnuc_assets"

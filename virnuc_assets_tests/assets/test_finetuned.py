@@ -24,12 +24,7 @@ from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import Today, stages, variant_fingerprints
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.tracking import EXPERIMENT, TRAINING_TAG
-from virnuc_assets.encoders.checkpoints import (
-    FINETUNING_FILE,
-    CheckpointMissingError,
-    find_checkpoint,
-    folder_digest,
-)
+from virnuc_assets.encoders.checkpoints import FINETUNING_FILE, CheckpointMissingError, find_checkpoint, folder_digest
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.tables import read_provenance, read_table
 from virnuc_assets.workstation.setup import tracking_uri

@@ -16,15 +16,7 @@ from virnuc_assets.defs.assets.frame_rules import FRAME_RULES, compares_rules, s
 from virnuc_assets.defs.assets.virnucpro import NAME as IMPORTED
 from virnuc_assets.defs.assets.virnucpro import imported_provenance, imported_variant
 from virnuc_assets.defs.automation import decision_condition
-from virnuc_assets.defs.forms import (
-    DATA_VERSION,
-    OWNERS,
-    code_version,
-    inputs_of,
-    latest,
-    peak_memory_mb,
-    whole_result,
-)
+from virnuc_assets.defs.forms import DATA_VERSION, OWNERS, code_version, inputs_of, latest, peak_memory_mb, whole_result
 from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.metadata import result, shown_pictures, shown_table
 from virnuc_assets.defs.partitions import REFERENCE
