@@ -48,8 +48,7 @@ from virnuc_assets.sequences.plan_table import planned_shards
 from virnuc_assets.sequences.planning import pack_key
 from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.storage.tables import read_table
-from virnuc_assets.workstation.project import make_project
-from virnuc_assets.workstation.setup import dagster_home
+from virnuc_assets.workstation.setup import dagster_home, make_project
 
 AT_MOST: dict[str, float] = {
     "reference_shards": 8,

@@ -36,7 +36,6 @@ from transformers import EsmConfig, EsmForMaskedLM, EsmTokenizer, PreTrainedToke
 
 from benchmarks import originals
 from benchmarks.common import CONSOLE, GENOMES, Figures, fresh_process, in_fresh_process, options, publish, write
-from virnuc_assets.cli.single_file import Framed
 from virnuc_assets.encoders.embedding import embed, embed_windows
 from virnuc_assets.encoders.loading import CPU_TOKENS, DTYPES, GPU_TOKENS, Encoder, load_encoder
 from virnuc_assets.encoders.machine import cpu_name, native_precision
@@ -44,6 +43,9 @@ from virnuc_assets.encoders.miniature import ESM_FIELDS, ESM_VOCABULARY
 from virnuc_assets.encoders.mosaic_bert import MosaicBertConfig, MosaicBertModel
 from virnuc_assets.encoders.registry import ENCODERS
 from virnuc_assets.sequences.catalogue import read_catalogue
+from virnuc_assets.sequences.chunk_table import chunk_tables
+from virnuc_assets.sequences.frame_table import open_frames
+from virnuc_assets.sequences.planning import plan_source
 from virnuc_assets.settings import EncodingSettings, Precision
 from virnuc_assets.storage.reuse import KnownVectors, ShardVectors
 from virnuc_assets.storage.schemas import embeddings_schema, frames_schema
@@ -153,10 +155,8 @@ def _arguments() -> argparse.Namespace:
 
 def genome_frames() -> pa.Table:
     """Open frames of all bundled genomes cut into chunks of 500 nt, in a seeded random order."""
-    sources = read_catalogue(GENOMES)
-    frames = pa.concat_tables(
-        window for source in sources for window in Framed(source.fasta, 500).windows(lambda done, total: None)
-    )
+    plans = [plan_source(source.fasta, source.name, 500, 1000) for source in read_catalogue(GENOMES)]
+    frames = pa.concat_tables(open_frames(chunks, None)[0] for plan in plans for _, chunks in chunk_tables(plan))
     return frames.take(np.random.default_rng(0).permutation(frames.num_rows))
 
 

@@ -15,11 +15,11 @@ import dagster as dg
 from dagster import DagsterRunStatus, RunsFilter
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
 
-from virnuc_assets.defs.assets.predictions import REPORT
+from virnuc_assets.defs.checks import stale_partitions
+from virnuc_assets.defs.jobs import files_to_plan
 from virnuc_assets.defs.partitions import ShardSet
-from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS, vectors
+from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS, REPORT, vectors
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.stale import files_to_plan, stale_partitions
 from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.workstation.setup import dagster_home
 

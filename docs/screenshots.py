@@ -18,11 +18,10 @@ import requests
 from PIL import Image
 from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright
 
-from virnuc_assets.cli.demo import DEMO_SAMPLE
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.reports.sample_results import PAGE_FILE
 from virnuc_assets.settings import load_settings
-from virnuc_assets.workstation.setup import mlflow_page
+from virnuc_assets.workstation.setup import DEMO_SAMPLE, mlflow_page
 
 PICTURES = Path(__file__).parent / "pictures"
 SIZE: ViewportSize = {"width": 1200, "height": 760}

@@ -11,14 +11,11 @@ from pathlib import Path
 
 import dagster as dg
 
-from virnuc_assets.defs import automation, checks, jobs, sensors, stale
+from virnuc_assets.defs import automation, checks, jobs
 from virnuc_assets.defs.assets import (
-    accounts,
     classifiers,
     embeddings,
     finetuning,
-    frame_rules,
-    incoming,
     migration,
     predictions,
     refseq,
@@ -42,16 +39,12 @@ def build_defs(settings: Settings) -> dg.Definitions:
     """
     warnings.filterwarnings("ignore", message=".*(backfill_policy|include_sources).*", category=dg.BetaWarning)
     workspace = Workspace(settings)
-    assets = [*shards.build_assets(workspace), *incoming.build_assets(workspace)]
-    asset_checks = []
+    made: list[dg.AssetsDefinition | dg.AssetSpec] = []
+    for stage in (refseq, shards, sequences, embeddings, finetuning, classifiers, virnucpro, migration, predictions):
+        made += stage.build(workspace)
+    asset_checks = [each for each in made if isinstance(each, dg.AssetChecksDefinition)]
     for shard_set in (REFERENCE, SAMPLES):
-        assets += sequences.build_assets(workspace, shard_set)
-        assets += embeddings.build_assets(workspace, shard_set)
         asset_checks += checks.build_shard_checks(workspace, shard_set)
-    for stage in (refseq, accounts, finetuning, classifiers, frame_rules, virnucpro, migration, predictions):
-        assets += stage.build_assets(workspace)
-        asset_checks += stage.build_checks(workspace)
-    asset_checks += stale.build_checks(workspace)
     tracking = MlflowTracking(
         uri=tracking_uri(settings),
         server_url=mlflow_server_url(settings),
@@ -59,10 +52,10 @@ def build_defs(settings: Settings) -> dg.Definitions:
         artifacts=artifact_location(settings) or "",
     )
     return dg.Definitions(
-        assets=assets,
+        assets=[each for each in made if not isinstance(each, dg.AssetChecksDefinition)],
         asset_checks=asset_checks,
         jobs=jobs.build_jobs(workspace),
-        sensors=[*sensors.build_sensors(workspace), *automation.build_sensors(), *slurm.build_sensors()],
+        sensors=[jobs.build_sensor(workspace), *automation.build_sensors(), *slurm.build_sensors()],
         resources={"tracking": tracking},
         executor=step_executor(settings.launch),
     )

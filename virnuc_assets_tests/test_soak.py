@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.project import configured
 from benchmarks.soak import NONE, SETTINGS, left_over, make_files, orphans, slots_in_use
-from virnuc_assets.cli.single_file import Framed
+from virnuc_assets.cli.single_file import frame_file
 from virnuc_assets.storage.tables import read_rows
 from virnuc_assets.workstation.cleanup import Part, end, lock_file, mark
 from virnuc_assets.workstation.device_lock import give_back, lock_of, take
@@ -122,6 +122,6 @@ def test_every_good_file_has_frames_that_are_scored_and_the_duplicate_is_dropped
     for file in files:
         if file.good:
             (tmp_path / file.name).write_bytes(file.content)
-            framed = Framed(tmp_path / file.name, 500)
-            framed.write(tmp_path / "frames.parquet", lambda done, total: None)
-            assert read_rows(tmp_path / "frames.parquet") >= len(framed.ledger()) > 0
+            to = tmp_path / "frames.parquet"
+            ledger = frame_file(tmp_path / file.name, to, 500, lambda done, total: None)
+            assert read_rows(to) >= len(ledger) > 0

@@ -51,26 +51,10 @@ _Panels = tuple[list[str], NDArray[np.float32], NDArray[np.float32]]
 def attention_file(
     workspace: Workspace, frames: Path, encoder_name: str, frame_ids: Sequence[str], to: Path, report: Report, log: Log
 ) -> dict[str, Any]:
-    """Write attention maps of chosen frames as NPZ, and a picture with the suffix .png next to it.
+    """Write attention maps of chosen frames as NPZ, and a picture with the suffix .png next to it, or neither.
 
     Arrays: `attention/<frame_id>` (layers, heads, tokens, tokens) float32 and `tokens/<frame_id>` for each frame;
-    `provenance`, JSON with the digest of the frames table and the encoder's fingerprint.
-
-    Args:
-        workspace: Its settings say device and precision.
-        frames: Frames table.
-        encoder_name: An encoder with attention.
-        frame_ids: Frames to choose; one that is repeated counts once.
-        to: NPZ file; both files are complete, or neither is written.
-        report: Called after each frame.
-        log: Called with a frame that is cut, and with what the picture leaves out.
-
-    Returns:
-        What was counted.
-
-    Raises:
-        VirnucError: another suffix; unknown frames; an encoder without attention.
-        AlphabetError: a sequence that the encoder does not read.
+    `provenance`, JSON with the digest of the frames table and the encoder's fingerprint. Returns what was counted.
     """
     if to.suffix != ".npz":
         raise VirnucError(f"--out: expected a file name that ends in .npz, found {to}")
@@ -134,11 +118,7 @@ class AttentionModel:
     def attention(self, frame_id: str, sequence: str) -> tuple[list[str], NDArray[np.float32]]:
         """Tokens and attention weights of an upper-case sequence of the encoder's alphabet.
 
-        Returns:
-            l tokens, special ones included; (layers, heads, l, l): what row i attends to, in sum 1.
-
-        Raises:
-            NonFiniteError: NaN in it; names the frame.
+        l tokens, special ones included, and (layers, heads, l, l): what row i attends to, in sum 1.
         """
         token_ids = self.tokenize(sequence)
         _, weights = self.forward(torch.tensor([token_ids], device=self.device))

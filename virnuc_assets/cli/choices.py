@@ -1,11 +1,10 @@
-"""What a call of `virnuc predict` may choose, and how a command takes the fields of a class as options."""
+"""What a call of `virnuc predict` may choose, and how a command takes that as options."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import inspect
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -34,27 +33,16 @@ class Choices:
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False
 
 
-def with_options(kind: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Have a command take the fields of a dataclass, which is its parameter `choices`, as options of their own."""
+def with_choices(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a command take the fields of `Choices`, which are its parameter `choices`, as options of their own."""
 
-    def expanded(function: Callable[..., Any]) -> Callable[..., Any]:
-        hints = typing.get_type_hints(kind, include_extras=True)
-        options = {field.name: field.default for field in dataclasses.fields(kind)}
+    @functools.wraps(function)
+    def run(**given: Any) -> Any:  # noqa: ANN401
+        chosen = {field.name: given.pop(field.name) for field in dataclasses.fields(Choices)}
+        return function(**given, choices=Choices(**chosen))
 
-        @functools.wraps(function)
-        def run(**given: Any) -> Any:  # noqa: ANN401
-            choices = kind(**{name: given.pop(name) for name in options})
-            return function(**given, choices=choices)
-
-        own = dict(inspect.signature(function, eval_str=True).parameters)
-        del own["choices"]
-        shown = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own.values()]
-        shown += [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
-            for name, default in options.items()
-        ]
-        run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-        run.__annotations__ = {each.name: each.annotation for each in shown}
-        return run
-
-    return expanded
+    own, options = (inspect.signature(each, eval_str=True).parameters for each in (function, Choices))
+    shown = [each.replace(kind=each.KEYWORD_ONLY) for each in {**own, **options}.values() if each.name != "choices"]
+    run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in shown}
+    return run

@@ -13,7 +13,7 @@ import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,20 +27,19 @@ from virnuc_assets.cli.terminal import BAR
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.assets import finetuning, refseq
-from virnuc_assets.defs.assets.incoming import PlanSamples
 from virnuc_assets.defs.assets.migration import DECISION, stored_decision
-from virnuc_assets.defs.assets.predictions import REPORT
+from virnuc_assets.defs.assets.shards import PlanSamples
+from virnuc_assets.defs.checks import plan_is_current, stale_assets, stale_partitions
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguous_ranges, range_tags
-from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS, vectors
+from virnuc_assets.defs.provenance import stages
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.stale import files_to_plan, plan_is_current, stale_assets, stale_partitions
+from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.incoming import read_intake_log
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.atomic import atomic_write
-from virnuc_assets.workstation.project import DEMO_SAMPLE
-from virnuc_assets.workstation.setup import dagster_home, require_set_up
+from virnuc_assets.workstation.setup import DEMO_SAMPLE, dagster_home, require_set_up
 
 _METRICS = ("rows", "accuracy", "precision", "recall", "f1", "mcc", "auroc", "average_precision", "brier", "ece")
 
@@ -52,7 +51,7 @@ def run_demo(settings: Settings, out: Console) -> None:
     require_set_up(settings, functools.partial(out.print, soft_wrap=True, highlight=False, markup=False))
     sample = _drop_sample(settings)
     started = time.perf_counter()
-    with dg.DagsterInstance.get() as instance, bars(out) as progress:
+    with dg.DagsterInstance.get() as instance, Progress(*BAR, console=out) as progress:
         run = Runs(build_defs(settings), instance, progress)
         run_everything(workspace, run, out)
     if run.count:
@@ -68,28 +67,27 @@ def run_demo(settings: Settings, out: Console) -> None:
 
 def run_everything(workspace: Workspace, run: Runs, out: Console) -> None:
     """All phases in order; of each what is missing or stale. A file that is no sample is named, and stops nothing."""
-    settings, reference = workspace.settings, vectors(workspace.kept_variants("reference"))
+    settings = workspace.settings
     if settings.refseq and not refseq.is_downloaded(workspace):
         run.job(jobs.FETCH_JOB)
     if not plan_is_current(run.instance, workspace):
         run.job(jobs.PLAN_REFERENCE_JOB)
-    run.stages("frames and vectors of the reference", workspace, REFERENCE, [CHUNKS, FRAMES, *reference])
+    run.stages("frames and vectors of the reference", workspace, REFERENCE, workspace.kept_variants("reference"))
     for name in settings.finetuning.encoders:
         run.whole(f"{finetuning.JOB}{name}", workspace)
-    run.stages("vectors of fine-tuned encoders", workspace, REFERENCE)
+    run.stages("vectors of fine-tuned encoders", workspace, REFERENCE, workspace.variants())
     run.whole(jobs.DECISION_JOB, workspace)
     _plan_samples(workspace, run, out)
-    called = [CHUNKS, FRAMES, *vectors(workspace.kept_variants("samples")), PREDICTIONS, REPORT]
-    run.stages("samples", workspace, SAMPLES, called)
+    run.stages("samples", workspace, SAMPLES, workspace.kept_variants("samples"))
 
 
 def _plan_samples(workspace: Workspace, run: Runs, out: Console) -> None:
-    if not (files := files_to_plan(workspace)):
+    if not (files := list(jobs.files_to_plan(workspace))):
         return
     try:
         run.job(jobs.PLAN_SAMPLES_JOB, dg.RunConfig(ops={jobs.PLAN_SAMPLES_OP: PlanSamples(files=files)}))
     except VirnucError:
-        if files_to_plan(workspace):  # not for the sake of refused files, which are in the intake log
+        if jobs.files_to_plan(workspace):  # not for the sake of refused files, which are in the intake log
             raise
     intake = read_intake_log(workspace.layout)
     for entry in (intake[file] for file in files if file in intake and intake[file].reason):
@@ -97,27 +95,20 @@ def _plan_samples(workspace: Workspace, run: Runs, out: Console) -> None:
 
 
 class Runs:
-    """Runs what is missing or stale in this process, and counts rows written and up to date for each asset.
-
-    Attributes:
-        instance: Dagster's.
-        count: runs.
-        made: rows of tables that were written.
-        reused: rows of tables that were up to date.
-        dims: width of the assets' vectors.
-        embedded: vectors that an encoder computed; a table that was written may hold others, which were copied.
-        copied: vectors of embedding tables that no encoder computed in these runs.
-    """
+    """Runs what is missing or stale in this process, and counts runs, and rows and vectors of each asset."""
 
     def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance, bars: Progress) -> None:
         self._defs, self.instance, self._bars = defs, instance, bars
-        self.made, self.reused, self.dims = Counter[str](), Counter[str](), dict[str, int]()
+        self.made, self.reused = Counter[str](), Counter[str]()  # rows of tables that were written, or up to date
+        self.dims = dict[str, int]()
+        # Vectors that an encoder computed, and others of embedding tables.
         self.count = self.embedded = self.copied = 0
 
-    def stages(self, phase: str, workspace: Workspace, shards: ShardSet, assets: Collection[str] | None = None) -> None:
-        """Per-shard assets (all, or those named), of partitions that are missing or stale, in ranges of neighbours."""
+    def stages(self, phase: str, workspace: Workspace, shards: ShardSet, variants: list[Variant]) -> None:
+        """Per-shard assets for some variants, of partitions that are missing or stale, in ranges of neighbours."""
         longest, ranges = workspace.settings.automation.partitions_per_run, []
-        for chosen, partitions in stale_partitions(self.instance, workspace, shards, assets).items():
+        wanted = stages(shards.domain, variants)
+        for chosen, partitions in stale_partitions(self.instance, workspace, shards, wanted).items():
             selection = [shards.key(name) for name in chosen]
             ranges += [(selection, keys) for keys in contiguous_ranges(self.instance, shards, partitions, longest)]
         job = self._defs.resolve_implicit_global_asset_job_def()
@@ -177,11 +168,6 @@ class Runs:
                 self.dims[asset] = _number(metadata, "dim") or _number(metadata, "merged_dim")
                 self.embedded += _number(metadata, "embedded")
                 self.copied += _number(metadata, "reused")
-
-
-def bars(out: Console) -> Progress:
-    """Bars of the phases, with partitions made and the remaining time."""
-    return Progress(*BAR, console=out)
 
 
 def _number(metadata: Any, name: str) -> int:  # noqa: ANN401

@@ -1,7 +1,8 @@
-"""Commands on single files: the domain functions of the assets, without an orchestrator."""
+"""Commands on single files, VirNucPro's among them: the domain functions of the assets, without an orchestrator."""
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 import tempfile
@@ -10,21 +11,16 @@ from typing import Annotated, Any
 
 import typer
 
-from virnuc_assets.cli.choices import Choices, with_options
-from virnuc_assets.cli.terminal import (
-    HERE,
-    Project,
-    command,
-    log,
-    no_progress,
-    print_pairs,
-    progress,
-)
+from virnuc_assets.cli.choices import Choices, with_choices
+from virnuc_assets.cli.terminal import HERE, Project, command, log, no_progress, print_pairs, progress
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import FrameRuleName, SequenceSettings, load_settings
 
 _PRINTED_ROWS = 1024
+
+
+Frames = Annotated[Path, typer.Argument(metavar="FRAMES", help="Frames table, as `virnuc frames` writes it.")]
 Input = Annotated[Path, typer.Argument(help="FASTA, FASTQ or GenBank file, plain or compressed; - for standard input.")]
 
 
@@ -53,18 +49,19 @@ def frames(
     """Cut records into chunks, translate six frames, keep the open ones."""
     from virnuc_assets.cli.single_file import frame_file, require_chunk_length, shown_as, spooled
     from virnuc_assets.sequences.frame_rule import FrameRule
+    from virnuc_assets.sequences.ledger import ledger_totals
 
     require_chunk_length(chunk_length)
     with tempfile.TemporaryDirectory(prefix="virnuc-") as scratch, progress("chunks") as report:
         copy = spooled(source, Path(scratch, "stdin"))
         settings = SequenceSettings(frame_rule=frame_rule, min_orf_aa=min_orf_aa)
-        counts = frame_file(copy, to, chunk_length, report, FrameRule.of(settings), shown_as(source))
-    _finish(counts, [source], to)
+        ledger = frame_file(copy, to, chunk_length, report, FrameRule.of(settings), shown_as(source))
+    _finish(ledger_totals(ledger), [source], to)
 
 
 @command
 def embed(
-    table: Annotated[Path, typer.Argument(metavar="FRAMES", help="Frames table, as `virnuc frames` writes it.")],
+    table: Frames,
     encoder: Annotated[str, typer.Option("--encoder", help="Name in the registry, e.g. fastesm2_650_miniature.")],
     to: Annotated[Path, typer.Option("--out", help="Embeddings table to write (Parquet).")],
     project: Project = HERE,
@@ -74,13 +71,12 @@ def embed(
 
     workspace = Workspace(load_settings(project))
     with progress("frames") as report:
-        counts = embed_file(workspace, table, encoder, to, report, log)
-    return {**counts, "written to": to}
+        return {**embed_file(workspace, table, encoder, to, report, log), "written to": to}
 
 
 @command
 def attention(
-    table: Annotated[Path, typer.Argument(metavar="FRAMES", help="Frames table, as `virnuc frames` writes it.")],
+    table: Frames,
     encoder: Annotated[str, typer.Option("--encoder", help="An ESM or MosaicBERT encoder of the registry.")],
     frame: Annotated[list[str], typer.Option("--frame", metavar="ID", help="Id of a frame; may be repeated.")],
     to: Annotated[Path, typer.Option("--out", help="Arrays to write (.npz); a picture (.png) goes next to them.")],
@@ -95,12 +91,11 @@ def attention(
 
     workspace = Workspace(load_settings(project))
     with progress("frames") as report:
-        counts = attention_file(workspace, table, encoder, frame, to, report, log)
-    return {**counts, "written to": to}
+        return {**attention_file(workspace, table, encoder, frame, to, report, log), "written to": to}
 
 
 @command
-@with_options(Choices)
+@with_choices
 def predict(
     sources: Annotated[
         list[Path],
@@ -139,3 +134,51 @@ def fasta(
     for rows in read_windows(table, _PRINTED_ROWS, columns=[names[0], column]):
         for text in as_fasta(rows, names[0], column):
             typer.echo(text, nl=False)
+
+
+@functools.partial(command, name="import")
+def import_(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="*_DNABERT_S.pt, *_ESM.pt or *_merged.pt, or a model's .pth."),
+    ],
+    to: Annotated[Path, typer.Option("--out", help="Table to write (Parquet); for a model, the classifier's folder.")],
+    frames: Annotated[
+        Path | None, typer.Option("--frames", help="Vectors: the frames table that gives rows, order and labels.")
+    ] = None,
+    dna_dim: Annotated[
+        int | None, typer.Option("--dna-dim", help="Merged files alone: columns of the nucleotides.")
+    ] = None,
+    protein_encoder: Annotated[
+        str, typer.Option("--protein-encoder", help="Whose the protein vectors are; VirNucPro's own are ESM2-3B's.")
+    ] = "esm2_3b",
+    features: Annotated[
+        Path | None, typer.Option("--features", help="Model: a features table that it is to score.")
+    ] = None,
+    chunk_length: Annotated[
+        int | None, typer.Option("--chunk-length", help="Model: 300 or 500 nt, as it was trained on.")
+    ] = None,
+) -> dict[str, Any]:
+    """Turn VirNucPro's files into tables, or its model into a classifier. Nothing of a file is executed.
+
+    Files of one side (DNABERT_S or ESM) become an embeddings table, those of both sides a features table; so do merged
+    files, which are compared with the files of one side that are given with them.
+    """
+    from virnuc_assets.cli.single_file import require_chunk_length
+    from virnuc_assets.virnucpro.exchange import import_files
+
+    if chunk_length is not None:
+        require_chunk_length(chunk_length)
+    more: dict[str, Any] = {"features": features, "chunk_length": chunk_length, "protein_encoder": protein_encoder}
+    return {**import_files(sources, to, frames=frames, dna_dim=dna_dim, **more), "written to": to}
+
+
+@command
+def export(
+    table: Annotated[Path, typer.Argument(help="An embeddings or features table.")],
+    to: Annotated[Path, typer.Option("--to", help="File of VirNucPro's layout to write (.pt).")],
+) -> dict[str, Any]:
+    """Write embeddings or features in the layout of VirNucPro's .pt files."""
+    from virnuc_assets.virnucpro.exchange import export_file
+
+    return {**export_file(table, to), "written to": to}

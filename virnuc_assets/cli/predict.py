@@ -118,8 +118,7 @@ def predict_files(
     """Write the results of files and folders of sequences, together; returns what was counted.
 
     What is missing or does not fit is refused before any work, an input that cannot be read before any encoder is
-    loaded. One encoder is in memory at a time; all else is in tables, below the folder of the results until these are
-    there.
+    loaded. One encoder is in memory at a time; all else is in tables, below the folder of the results until then.
     """
     from virnuc_assets.encoders.machine import resolve_device
     from virnuc_assets.reports.sample_results import RESULT_FILES, Started, call_counts, write_ledger, write_results
@@ -160,11 +159,7 @@ def _trained_on(workspace: Workspace, model: ClassifierDescription) -> dict[str,
 
 
 def sample_files(given: Sequence[Path], log: Log) -> list[tuple[str, Path]]:
-    """The files that are read, each with what it is called in the results; of a folder those with the usual endings.
-
-    Raises:
-        VirnucError: a folder has none, or a file is there twice.
-    """
+    """The files that are read, each once, and what they are called; of a folder those with the usual endings."""
     files, seen = list[Path](), set[str]()
     for path in given:
         files += _files_in(path, log) if path.is_dir() else [path]

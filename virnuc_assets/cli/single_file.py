@@ -19,7 +19,7 @@ from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.frame_rule import STOP_FREE, FrameRule
 from virnuc_assets.sequences.frame_table import open_frames
-from virnuc_assets.sequences.ledger import MergedLedger, ledger_table, ledger_totals
+from virnuc_assets.sequences.ledger import MergedLedger, ledger_table
 from virnuc_assets.sequences.planning import plan_source
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.outputs import require_output, require_space, unwritable
@@ -60,52 +60,24 @@ def require_chunk_length(chunk_length: int) -> None:
         raise VirnucError(f"--chunk-length: expected one of {', '.join(map(str, allowed))}, found {chunk_length}")
 
 
-class Framed:
-    """Frames of a file, window by window, and its ledger once all windows are through."""
-
-    def __init__(self, path: Path, chunk_length: int, rule: FrameRule = STOP_FREE, shown: str = "") -> None:
-        """Read the file once, to plan its windows.
-
-        Raises:
-            SequenceFileError: it cannot be read.
-        """
-        plan = plan_source(path, source_name(path), chunk_length, CHUNK_WINDOW, shown=shown)
-        # A third of what a plan takes in memory is in columns that are not read here.
-        self._plan = replace(plan, table=plan.table.drop_columns(["digest", "source", "evidence_digest"]))
-        self._ledger = MergedLedger(self._plan.table)
-        (source,) = self._plan.sources.values()
-        self.provenance = {"table": "frames", "source_sha256": source.sha256, "chunk_length": chunk_length}
-        self.provenance |= rule.provenance
-        self._rule = rule
-
-    def windows(self, report: Report) -> Iterator[pa.Table]:
-        """Frames of so many chunks at a time; at least one table."""
-        total = pc.sum(pc.subtract(self._plan.table["end_chunk"], self._plan.table["first_chunk"])).as_py()
-        for rows, (segments, chunks) in zip(self._plan.rows_by_shard.values(), chunk_tables(self._plan), strict=True):
-            frames, counts = open_frames(chunks, None, self._rule)
-            self._ledger.add(rows, ledger_table(segments, counts))
-            report(chunks.num_rows, total)
-            yield frames
-
-    def write(self, path: Path, report: Report) -> None:
-        """Write the frames table."""
-        with TableWriter(path, self._rule.schema, self.provenance) as writer:
-            for window in self.windows(report):
-                writer.write(window)
-
-    def ledger(self) -> pa.Table:
-        """One line per record, in file order."""
-        return self._ledger.table()
-
-
 def frame_file(
     source: Path, to: Path, chunk_length: int, report: Report, rule: FrameRule = STOP_FREE, shown: str = ""
-) -> dict[str, Any]:
-    """Write the frames table of a file, which messages may call otherwise; returns what was counted."""
+) -> pa.Table:
+    """Write the frames table of a file, which messages may call otherwise; returns its ledger, in file order."""
     require_output(to, [source])
-    framed = Framed(source, chunk_length, rule, shown)
-    framed.write(to, report)
-    return ledger_totals(framed.ledger())
+    plan = plan_source(source, source_name(source), chunk_length, CHUNK_WINDOW, shown=shown)
+    # A third of what a plan takes in memory is in columns that are not read here.
+    plan = replace(plan, table=plan.table.drop_columns(["digest", "source", "evidence_digest"]))
+    ledger, (read,) = MergedLedger(plan.table), plan.sources.values()
+    total = pc.sum(pc.subtract(plan.table["end_chunk"], plan.table["first_chunk"])).as_py()
+    provenance = {"table": "frames", "source_sha256": read.sha256, "chunk_length": chunk_length, **rule.provenance}
+    with TableWriter(to, rule.schema, provenance) as writer:
+        for rows, (segments, chunks) in zip(plan.rows_by_shard.values(), chunk_tables(plan), strict=True):
+            frames, counts = open_frames(chunks, None, rule)
+            ledger.add(rows, ledger_table(segments, counts))
+            writer.write(frames)
+            report(chunks.num_rows, total)
+    return ledger.table()
 
 
 def embed_file(

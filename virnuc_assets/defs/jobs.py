@@ -1,5 +1,6 @@
-"""The jobs: one for each phase of the work, launched by sensors, by the calendar, or by a person."""
+"""The jobs, one for each phase of the work, and the sensor of the watched folder."""
 
+import json
 import os
 import time
 from collections.abc import Iterable
@@ -9,13 +10,15 @@ from typing import Any
 import dagster as dg
 
 from virnuc_assets.defs.assets import finetuning, refseq
-from virnuc_assets.defs.assets.accounts import LEDGER
 from virnuc_assets.defs.assets.migration import DECISION
+from virnuc_assets.defs.assets.sequences import REFERENCE_LEDGER
+from virnuc_assets.defs.assets.shards import PLAN, PlanSamples
 from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet
-from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS, vectors
+from virnuc_assets.defs.provenance import stages, vectors
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.sequences.incoming import visible_files, waiting_files
 from virnuc_assets.storage.atomic import atomic_write
 
 FETCH_JOB = "fetch_refseq"
@@ -29,7 +32,7 @@ PLAN_SAMPLES_OP = "samples__shard_plan"
 DECISION_JOB = "train_and_decide"
 DECIDE_JOB = "decide"
 
-
+_POLL_SECONDS, _AGAIN_SECONDS = 5, 3600
 _PHASES = {
     FETCH_JOB: "Downloads the RefSeq release of the settings; what is there is not fetched again.",
     PLAN_REFERENCE_JOB: "Plans the catalogue into shards; new ones become partitions.",
@@ -43,26 +46,25 @@ _PHASES = {
 
 
 def build_jobs(workspace: Workspace) -> list[Any]:
-    """One job a phase; within each, Dagster follows the lineage."""
-    sample_stages = [CHUNKS, FRAMES, *vectors(workspace.kept_variants("samples")), PREDICTIONS]
-    others = [name for name in vectors(workspace.variants("samples")) if name not in sample_stages]
-    release = dg.AssetSelection.assets(refseq.RELEASE)
+    """One job a phase, launched by sensors or by a person; within each, Dagster follows the lineage."""
+    of_reference, of_samples = (stages(each, workspace.kept_variants(each)) for each in ("reference", "samples"))
     selections = {
-        **({FETCH_JOB: release} if workspace.settings.refseq else {}),
-        PLAN_REFERENCE_JOB: dg.AssetSelection.assets(REFERENCE.key("shard_plan")),
-        REFERENCE_JOB: _assets(REFERENCE, [CHUNKS, FRAMES, *vectors(workspace.kept_variants("reference"))]),
-        DECISION_JOB: dg.AssetSelection.groups("classifiers", "migration") | dg.AssetSelection.assets(LEDGER),
+        PLAN_REFERENCE_JOB: _of(REFERENCE, [PLAN]),
+        REFERENCE_JOB: _of(REFERENCE, of_reference),
+        DECISION_JOB: dg.AssetSelection.groups("classifiers", "migration") | dg.AssetSelection.assets(REFERENCE_LEDGER),
         DECIDE_JOB: dg.AssetSelection.assets(DECISION),
-        PLAN_SAMPLES_JOB: dg.AssetSelection.assets(SAMPLES.key("shard_plan")),
-        SAMPLE_JOB: _assets(SAMPLES, [*sample_stages, "report"]),
-        OTHER_VARIANT_JOB: _assets(SAMPLES, others),
+        PLAN_SAMPLES_JOB: _of(SAMPLES, [PLAN]),
+        SAMPLE_JOB: _of(SAMPLES, of_samples),
+        OTHER_VARIANT_JOB: _of(SAMPLES, [n for n in vectors(workspace.variants("samples")) if n not in of_samples]),
     }
+    if workspace.settings.refseq:
+        selections[FETCH_JOB] = dg.AssetSelection.assets(refseq.RELEASE)
     jobs = [dg.define_asset_job(name, chosen, description=_PHASES[name]) for name, chosen in selections.items()]
     encoder_jobs = [_encoder_job(workspace, name) for name in workspace.encoder_names()]
     return [*jobs, *encoder_jobs, *finetuning.build_jobs(workspace), check_environment_job(workspace)]
 
 
-def _assets(shards: ShardSet, names: Iterable[str]) -> dg.AssetSelection:
+def _of(shards: ShardSet, names: Iterable[str]) -> dg.AssetSelection:
     return dg.AssetSelection.assets(*map(shards.key, names))
 
 
@@ -70,17 +72,13 @@ def _encoder_job(workspace: Workspace, name: str) -> Any:  # noqa: ANN401  (Dags
     """The backfill of one encoder: its embeddings of the reference, and the features that hold them."""
     encoder, tuned = workspace.encoder(name), set(workspace.encoder_names()) - set(workspace.kept_encoders("reference"))
     own = [v for v in workspace.variants() if name == v.protein or (name == v.dna and v.protein not in tuned)]
-    stages = [f"{name}_embeddings", *(f"{variant.name}_features" for variant in own)]
+    names = [f"{name}_embeddings", *(f"{variant.name}_features" for variant in own)]
     description = f"On demand: the reference's vectors of {encoder.name}, and the features that hold them."
-    selection = _assets(REFERENCE, stages)
-    return dg.define_asset_job(f"{ENCODER_JOB}{name}", selection, description=description)
+    return dg.define_asset_job(f"{ENCODER_JOB}{name}", _of(REFERENCE, names), description=description)
 
 
 def check_environment_job(workspace: Workspace) -> dg.JobDefinition:
-    """What `virnuc doctor` shows, where the run launcher puts a step, and the answer of the results store.
-
-    Its one step asks for the device as an embedding step does.
-    """
+    """What `virnuc doctor` shows and the results store's answer, in a step that is placed as an embedding step is."""
 
     @dg.op(out=dg.Out(dg.Nothing), pool=GPU_POOL, tags=gpu_op_tags(workspace.settings))
     def report_environment(context: dg.OpExecutionContext) -> None:
@@ -120,3 +118,42 @@ def _store_answer(path: Path) -> str:
             f"{os.getuid()}, or correct [paths] results."
         ) from error
     return f"written and read back in {time.monotonic() - start:.3f} s"
+
+
+def files_to_plan(workspace: Workspace) -> dict[str, str]:
+    """Files of the watched folder that the intake log does not know as they are, each with its state."""
+    settings = workspace.settings
+    return waiting_files(workspace.layout, visible_files(settings.incoming), settings.sequences)
+
+
+def build_sensor(workspace: Workspace) -> dg.SensorDefinition:
+    """The sensor of the watched folder; on from the start, because a folder that nobody watches loses samples."""
+
+    @dg.sensor(
+        job_name=PLAN_SAMPLES_JOB,
+        minimum_interval_seconds=_POLL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def incoming_samples(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        """Plans the files that stayed as they are for two polls and whose status the intake log does not know.
+
+        Each state of a file is requested once an hour at most, until the log knows it. A run whose process died is
+        retried as any run is; what a run could not plan, e.g. for want of space, is requested again in the next hour.
+        """
+        waiting = files_to_plan(workspace)
+        cursor = json.loads(context.cursor) if context.cursor else {"waiting": {}, "requested": {}}
+        hour = int(time.time() // _AGAIN_SECONDS)
+        chosen = [
+            name
+            for name, state in waiting.items()
+            if cursor["waiting"].get(name) == state and cursor["requested"].get(name) != [state, hour]
+        ]
+        requested = {name: was for name, was in cursor["requested"].items() if name in waiting}
+        requested |= {name: [waiting[name], hour] for name in chosen}
+        config = dg.RunConfig(ops={PLAN_SAMPLES_OP: PlanSamples(files=chosen)})
+        return dg.SensorResult(
+            run_requests=[dg.RunRequest(run_config=config)] if chosen else [],
+            cursor=json.dumps({"waiting": waiting, "requested": requested}),
+        )
+
+    return incoming_samples

@@ -26,11 +26,17 @@ class ShardSet:
         """All partitions, sorted."""
         return sorted(instance.get_dynamic_partitions(str(self.partitions.name)))
 
-    def shards(self, layout: Layout, partition: str) -> list[str]:
-        """Shards of a partition: a reference partition is one, a sample has one per `shard_chunks` chunks.
+    def keys_of_run(self, context: dg.AssetCheckExecutionContext) -> list[str]:
+        """The partitions of a check's run; all of them where the check is run by itself."""
+        of_run = context.has_partition_key or context.has_partition_key_range
+        return list(context.partition_keys) if of_run else self.keys(context.instance)
 
-        None of a sample that is not planned.
-        """
+    def shards_of_run(self, context: dg.AssetCheckExecutionContext, layout: Layout) -> list[str]:
+        """Shards of those partitions."""
+        return [shard for key in self.keys_of_run(context) for shard in self.shards(layout, key)]
+
+    def shards(self, layout: Layout, partition: str) -> list[str]:
+        """Shards of a partition: a reference partition is one, a sample has one per `shard_chunks` chunks, or none."""
         return [partition] if self.domain == "reference" else planned_shards(layout.plan("samples", partition))
 
 

@@ -88,10 +88,7 @@ class Workspace:
         return _encoders_of(self.variants(domain))
 
     def kept_variants(self, domain: Domain) -> list[Variant]:
-        """Variants whose vectors are made and kept up to date without being asked for.
-
-        Of the reference not what reads a fine-tuned encoder, which a job of its own makes; of samples what serves.
-        """
+        """Variants whose vectors are kept up to date: of samples what serves, else all without a fine-tuned encoder."""
         if domain == "samples":
             return [self.variant(self.settings.serving.variant)]
         tuned = {f"{FINETUNED}_{name}" for name in self.settings.finetuning.encoders}
@@ -102,11 +99,7 @@ class Workspace:
         return _encoders_of(self.kept_variants(domain))
 
     def catalogue(self) -> list[Source]:
-        """The reference sources of all catalogues, read afresh.
-
-        Raises:
-            CatalogueError: one is wrong, all are empty, or the RefSeq release of the settings is not downloaded.
-        """
+        """The reference sources of all catalogues, read afresh; refused without any, or without the RefSeq release."""
         if self.settings.refseq:
             require_release(self.settings.root / self.settings.refseq.folder, self.settings.refseq)
         if not (found := read_catalogues(self.settings.catalogues)):

@@ -70,13 +70,10 @@ class EvaluationLog:
 
 
 class MlflowTracking(dg.ConfigurableResource[Any]):
-    """Runs, metrics and registered models in an MLflow store that set-up has made.
+    """Runs, metrics and registered models in the MLflow store of `uri`, which set-up has made.
 
-    Attributes:
-        uri: of the store.
-        server_url: where the MLflow server shows the runs, for links.
-        dagster_url: where Dagster's pages are, for links from MLflow.
-        artifacts: where the store must keep models; empty where a server of others decides that.
+    Links go to `server_url`, where MLflow shows them, and to `dagster_url`. The store must keep models in `artifacts`;
+    empty where a server of others decides that.
     """
 
     uri: str
@@ -87,11 +84,9 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
     @contextlib.contextmanager
     def run(self, name: str, dagster_run: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Iterator[str]:
         """A new run that is open inside the block; yields its id. An error inside marks the run as failed."""
-        mlflow, of_dagster = (
-            self._mlflow(),
-            {"dagster.run_id": dagster_run, "dagster.run": self.dagster_run(dagster_run)},
-        )
-        with mlflow.start_run(experiment_id=self._experiment_id(), run_name=name, tags={**tags, **of_dagster}) as run:
+        mlflow, experiment = self._mlflow(), self._experiment_id()
+        of_dagster = {"dagster.run_id": dagster_run, "dagster.run": self.dagster_run(dagster_run)}
+        with mlflow.start_run(experiment_id=experiment, run_name=name, tags={**tags, **of_dagster}) as run:
             mlflow.log_params(dict(params))
             yield run.info.run_id
 
@@ -101,7 +96,7 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
     ) -> Iterator[str]:
         """As `run`, of a training (profile and what is trained); its runs that never ended are marked as killed first.
 
-        To be called where no other of them can be alive, i.e. in its `training_place`.
+        To be called in its `training_place`, where no other of them can be alive.
         """
         where = f"attributes.status = 'RUNNING' and tags.`{TRAINING_TAG}` = '{training}'"
         for killed in self._client().search_runs([self._experiment_id()], where):
@@ -179,11 +174,7 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
         return str(max(int(version.version) for version in found)) if found else None
 
     def move_alias(self, alias: str, classifier_digest: str) -> None:
-        """Point an alias of the registered model at a classifier.
-
-        Raises:
-            VirnucError: it is not registered.
-        """
+        """Point an alias of the registered model at a classifier."""
         version = self.version_of(classifier_digest)
         if version is None:
             raise VirnucError(
@@ -201,11 +192,7 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
     def log_to_training(self, classifier_digest: str, results: EvaluationLog) -> str | None:
         """Add an evaluation to the run that trained a classifier, which stays ended, and its card to the version.
 
-        Returns:
-            The run's id; None if somebody deleted the run of a registered classifier.
-
-        Raises:
-            VirnucError: no run trained this classifier, and it is not registered.
+        Returns the run's id; None if somebody deleted the run of a registered classifier.
         """
         run_id, version = self.find_training(classifier_digest), self.version_of(classifier_digest)
         if version is not None:

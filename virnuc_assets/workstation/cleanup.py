@@ -57,11 +57,7 @@ def processes_of(home: Path) -> list[tuple[Kind, psutil.Process]]:
 
 
 def end(processes: Iterable[psutil.Process]) -> int:
-    """Kill processes and wait until they are gone; returns how many there were.
-
-    Raises:
-        VirnucError: one does not end, as a process that hangs in the kernel.
-    """
+    """Kill processes and wait until they are gone; returns how many there were."""
     killed = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -105,10 +101,7 @@ def _kind(part: Part, command: list[str]) -> Kind:
 
 
 def clean_up(settings: Settings, log: Callable[[str], None]) -> None:
-    """End stray processes, mark runs whose process is gone, clear unfinished files; logs each count that is not 0.
-
-    Only for the process that has the home's lock, before any server runs.
-    """
+    """End stray processes, fail runs without a process, clear unfinished files; to be called with the home's lock."""
     home = dagster_home(settings)
     if count := end(process for kind, process in processes_of(home) if kind != "up"):
         log(f"Ended {count} processes of a `virnuc up` that was killed.")
@@ -130,8 +123,7 @@ def fail_orphaned_runs(home: Path, log: Callable[[str], None], launching: bool) 
     """Mark launched runs without a process as failed, or as canceled where that was asked for; frees their slots.
 
     Dagster retries what failed so. Where it tried to while no code server answered, its retries ended: such runs are
-    failed again, and are retried. Runs of another launcher are left to it. `launching`: processes may live that have
-    not recorded yet of which run they are.
+    failed again, and are retried. `launching`: processes may live that have not recorded yet of which run they are.
     """
     with DagsterInstance.from_config(str(home)) as instance:
         if not isinstance(instance.run_launcher, LocalRunLauncher):
@@ -160,10 +152,7 @@ def _retry_failed(instance: DagsterInstance, run: DagsterRun) -> bool:
 
 
 def unfinished_files(settings: Settings) -> list[Path]:
-    """Files and folders that a dead process had not finished, where the platform writes; not what is in them.
-
-    Other processes may write there meanwhile: what vanishes is not among them.
-    """
+    """Files and folders that a dead process had not finished, where the platform writes; not what is in them."""
     found: set[Path] = set()
     for top in (settings.var, *settings.catalogues):
         for folder, folders, files in os.walk(top):

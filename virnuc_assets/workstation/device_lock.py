@@ -70,13 +70,7 @@ class DeviceLock:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Wait until a device is free, and lock it for the block; later the same one. A GPU becomes torch's current.
-
-        Inside another such block of this process nothing is waited for.
-
-        Raises:
-            VirnucError: the requested device is absent.
-        """
+        """Wait for a device and lock it for the block, later the same; a GPU becomes torch's. May be nested."""
         locks = [lock_of(self._folder / f"{name}.lock") for name in device_names(self._requested)]
         lock = take_one(locks if self._chosen is None else [locks[self._chosen]], self._log)
         self._chosen = locks.index(lock)

@@ -12,7 +12,7 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import CheckpointError, CheckpointMissingError, find_checkpoint
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.outputs import unwritable
-from virnuc_assets.workstation.checkpoint_setup import verify
+from virnuc_assets.workstation.lock import verify
 from virnuc_assets.workstation.setup import dagster_home
 
 if TYPE_CHECKING:

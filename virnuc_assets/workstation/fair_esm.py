@@ -53,14 +53,10 @@ class FairEsmError(VirnucError):
 
 
 def convert_fair_esm(file: Path, folder: Path) -> Path:
-    """Write fair-esm's ESM2 checkpoint as a folder that `EsmModel.from_pretrained` loads.
+    """Write fair-esm's ESM2 checkpoint as a folder that `EsmModel.from_pretrained` loads, or nothing.
 
-    The folder appears when it is complete, replaces an older one, and holds the same bytes at every run, whichever
-    version of transformers is installed. Every tensor keeps its dtype, and is mapped from the file rather than copied
-    to memory.
-
-    Raises:
-        FairEsmError: the file is missing, damaged, no ESM2 of fair-esm, or names code; or the disk is full.
+    The folder holds the same bytes at every run, whichever version of transformers is installed. Every tensor keeps its
+    dtype, and is mapped from the file rather than copied to memory.
     """
     fields, weights = _fields_and_weights(file, _content(file))
     _check(file, EsmConfig(**fields), weights)

@@ -1,4 +1,4 @@
-"""Set-up before anything starts: Dagster's home, MLflow's database and experiment, the profile's checkpoints.
+"""A new project's folder, and its set-up: Dagster's home, MLflow's database and experiment, the profile's checkpoints.
 
 Two processes that touch a fresh SQLite file race; so one step makes them, once.
 """
@@ -25,10 +25,12 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.tracking import EXPERIMENT, EXPERIMENT_TAGS, VIEW, misplaced
 from virnuc_assets.encoders.registry import encoder_named, graph_encoder
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.settings import Settings
+from virnuc_assets.sequences.catalogue import write_manifest
+from virnuc_assets.settings import SETTINGS_FILE, Settings
+from virnuc_assets.storage.atomic import atomic_folder, atomic_write
 from virnuc_assets.storage.layout import Domain
-from virnuc_assets.workstation.checkpoint_setup import resolve, set_up_encoder
-from virnuc_assets.workstation.lock import LOCK_FILE, Lock, read_lock, write_lock
+from virnuc_assets.storage.outputs import OutputRefused, require_writable
+from virnuc_assets.workstation.lock import LOCK_FILE, Lock, read_lock, resolve, set_up_encoder, write_lock
 
 # Where MLflow's database holds absolute locations of artifacts.
 _LOCATIONS = (
@@ -39,6 +41,10 @@ _LOCATIONS = (
     ("model_versions", "storage_location"),
 )
 _DAGSTER_YAML = Path(__file__).parents[1] / "dagster.yaml"
+# Links to the checkout's own project, which the wheel holds as files.
+_TEMPLATE = Path(__file__).parents[1] / "template"
+DEMO_SAMPLE = _TEMPLATE / "samples/demo_sample.fasta"
+WORKSPACE_FILE = "workspace.yaml"
 
 
 def dagster_home(settings: Settings) -> Path:
@@ -88,9 +94,8 @@ def set_up(
 ) -> None:
     """Make what is missing; a second call changes nothing.
 
-    Checkpoints come first, those of the encoders that are named, or else of all that the settings' variants read: what
-    is refused is refused before Dagster's home and MLflow's store are made. `update` names encoders whose lock is moved
-    to what their repository or folder has now.
+    Checkpoints come first, as they may be refused: of the encoders that are named, or of all that the settings read.
+    `update` names encoders whose lock is moved to what their repository or folder has now.
     """
     import torch
 
@@ -132,11 +137,7 @@ def set_up_encoders(
 
 
 def require_set_up(settings: Settings, log: Callable[[str], None]) -> None:
-    """Refuse a project that `virnuc setup` did not prepare; in one that was moved or copied, correct MLflow's store.
-
-    Raises:
-        VirnucError: names what is missing.
-    """
+    """Refuse a project that `virnuc setup` did not prepare; of one that was moved or copied, correct MLflow's store."""
     wanted = [dagster_home(settings) / "dagster.yaml"]
     wanted += [] if settings.tracking.uri else [_mlflow_database(settings)]
     if missing := [str(path) for path in wanted if not path.is_file()]:
@@ -150,8 +151,7 @@ def require_set_up(settings: Settings, log: Callable[[str], None]) -> None:
 def follow_move(settings: Settings, log: Callable[[str], None]) -> None:
     """Have the store of a project that was moved or copied name its artifacts where they now are, inside the project.
 
-    MLflow stores absolute locations: without this, models are written to, and loaded from, the former folder. Does
-    nothing where the store is a server, or the artifacts are outside the project.
+    MLflow stores absolute locations: without this, models are written to, and loaded from, the former folder.
     """
     database, expected = _mlflow_database(settings), artifact_location(settings)
     if settings.tracking.uri or expected is None or not database.is_file():
@@ -228,3 +228,26 @@ def _make_mlflow_store(settings: Settings, log: Callable[[str], None]) -> None:
     else:
         for name, value in EXPERIMENT_TAGS.items() - experiment.tags.items():  # a store that was made without them
             client.set_experiment_tag(experiment.experiment_id, name, value)
+
+
+def make_project(folder: Path, bundled: bool) -> None:
+    """Make a project in a folder, with the bundled genomes and sample, or without sequence; all of it or nothing."""
+    data = folder / "data"
+    require_writable(folder)
+    if found := [path.name for path in (folder / SETTINGS_FILE, folder / WORKSPACE_FILE, data) if path.exists()]:
+        raise OutputRefused(f"{folder.resolve()}: {', '.join(found)} there already; name a folder for a new project")
+    with (  # the last one gets its name first; settings last: with them it is a project
+        atomic_write(folder / SETTINGS_FILE) as settings,
+        atomic_write(folder / WORKSPACE_FILE) as workspace,
+        atomic_folder(data) as temporary,
+    ):
+        for name in ("genomes", "samples"):
+            if bundled:
+                shutil.copytree(_TEMPLATE / name, temporary / name)
+            else:
+                (temporary / name).mkdir()
+        if not bundled:
+            write_manifest(temporary / "genomes", [])
+        (temporary / "incoming").mkdir()
+        shutil.copyfile(_TEMPLATE / WORKSPACE_FILE, workspace)
+        shutil.copyfile(_TEMPLATE / SETTINGS_FILE, settings)

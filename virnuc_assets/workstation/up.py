@@ -31,13 +31,7 @@ from virnuc_assets.workstation.cleanup import (
     serves_code,
 )
 from virnuc_assets.workstation.device_lock import give_back, holder, lock_of, take
-from virnuc_assets.workstation.setup import (
-    artifact_location,
-    dagster_home,
-    mlflow_page,
-    require_set_up,
-    tracking_uri,
-)
+from virnuc_assets.workstation.setup import artifact_location, dagster_home, mlflow_page, require_set_up, tracking_uri
 
 LOOPBACK = "127.0.0.1"
 LOCATION = "virnuc_assets"
@@ -51,8 +45,7 @@ _MAX_RESTARTS, _WITHIN_SECONDS = 10, 600
 def serve(settings: Settings, log: Callable[[str], None]) -> int:
     """Clean up after a killed predecessor, start the servers, and restart those that die.
 
-    Returns 0 after Ctrl-C or SIGTERM, 1 if a server died too often. A project that is not set up, another `virnuc up`
-    of it, and a port that is in use, are refused.
+    Returns 0 after Ctrl-C or SIGTERM, 1 if a server died too often.
     """
     Workspace(settings)  # refuses settings that do not go with the encoders there are
     require_set_up(settings, log)

@@ -10,14 +10,7 @@ import pytest
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
 from virnuc_assets.storage.tables import read_provenance, read_table, write_table
-from virnuc_assets_tests.assets.project import (
-    PLAN_REFERENCE_JOB,
-    SAMPLE,
-    Project,
-    failures,
-    new_project,
-    write_sample,
-)
+from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, SAMPLE, Project, failures, new_project, write_sample
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 

@@ -21,15 +21,10 @@ from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.assets.finetuning import JOB
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.defs.provenance import Today, variant_fingerprints
+from virnuc_assets.defs.provenance import Today, stages, variant_fingerprints
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.tracking import EXPERIMENT, TRAINING_TAG
-from virnuc_assets.encoders.checkpoints import (
-    FINETUNING_FILE,
-    CheckpointMissingError,
-    find_checkpoint,
-    folder_digest,
-)
+from virnuc_assets.encoders.checkpoints import FINETUNING_FILE, CheckpointMissingError, find_checkpoint, folder_digest
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.tables import read_provenance, read_table
 from virnuc_assets.workstation.setup import tracking_uri
@@ -157,9 +152,9 @@ def test_its_checkpoint_is_an_encoder_and_its_variant_a_column(tuned: Finished) 
 
 def stale(project: Project) -> set[str]:
     """Assets of which not every table is of today."""
-    today = Today(project.workspace, "reference")
+    today, every = Today(project.workspace, "reference"), stages("reference", project.workspace.variants())
     keys = project.keys(REFERENCE)
-    return {asset for asset in today.stages if not all(today.is_current(asset, shard) for shard in keys)}
+    return {asset for asset in every if not all(today.is_current(asset, shard) for shard in keys)}
 
 
 def table(project: Project, asset: str) -> Path:

@@ -34,13 +34,7 @@ from virnuc_assets.storage.schemas import (
     reference_ledger_schema,
 )
 from virnuc_assets.storage.tables import content_digest, read_provenance, read_schema, read_table
-from virnuc_assets_tests.assets.project import (
-    SAMPLE,
-    SAMPLE_RECORDS,
-    Finished,
-    Project,
-    failures,
-)
+from virnuc_assets_tests.assets.project import SAMPLE, SAMPLE_RECORDS, Finished, Project, failures
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 

@@ -12,16 +12,9 @@ import pyarrow as pa
 import pytest
 
 from virnuc_assets.defs.assets.embeddings import Progress
+from virnuc_assets.defs.forms import DATA_VERSION, Outcome, Work, made_table, sharded_asset
 from virnuc_assets.defs.partitions import REFERENCE, range_tags, register
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import (
-    DATA_VERSION,
-    Outcome,
-    ShardRun,
-    Work,
-    made_table,
-    sharded_asset,
-)
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.tables import content_digest, read_table
@@ -48,7 +41,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 def run(instance: dg.DagsterInstance, root: Path, work: Work, threads: int = 1) -> tuple[list[str], dict[str, str]]:
     """A run over all partitions: errors, and the version of each that was recorded, in order."""
 
-    def body(_: ShardRun) -> Work:
+    def body(*_: object) -> Work:
         """Made by a test."""
         return work
 
@@ -130,7 +123,7 @@ def test_progress_is_logged_every_half_minute(
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     with caplog.at_level(logging.INFO):
-        progress = Progress(ShardRun(KEYS, logging.getLogger("run")), "esm2_3b", 40_000)
+        progress = Progress(KEYS, logging.getLogger("run"), "esm2_3b", 40_000)
         for _ in range(5):
             now += 15
             progress.advance(KEYS[1], 6_150)

@@ -12,11 +12,14 @@ import dagster as dg
 import pytest
 from pytest import CaptureFixture
 from rich.console import Console
+from rich.progress import Progress
 
-from virnuc_assets.cli.demo import Runs, bars, run_everything
+from virnuc_assets.cli.demo import Runs, run_everything
+from virnuc_assets.cli.terminal import BAR
 from virnuc_assets.defs import jobs
+from virnuc_assets.defs.checks import plan_is_current, stale_assets, stale_partitions
+from virnuc_assets.defs.jobs import files_to_plan
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
-from virnuc_assets.defs.stale import files_to_plan, plan_is_current, stale_assets, stale_partitions
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, SAMPLE, Finished, Project, failures, write_sample
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -48,7 +51,7 @@ def stale(project: Project) -> Stale:
     keys = [key for key in defs.resolve_asset_graph().toposorted_asset_keys if key in executable]
     specs = {spec.key: spec for spec in defs.resolve_all_asset_specs()}
     whole = {key.to_user_string() for key in stale_assets(instance, workspace, [specs[key] for key in keys])}
-    return Stale(not plan_is_current(instance, workspace), files_to_plan(workspace), *found, whole)
+    return Stale(not plan_is_current(instance, workspace), list(files_to_plan(workspace)), *found, whole)
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def known(finished: Finished, tmp_path: Path) -> Iterator[Project]:
 
 def demo(project: Project, printed: TextIO | None = None) -> int:
     """Everything as `virnuc demo` runs it; how many runs it took."""
-    with bars(Console(quiet=True)) as progress:
+    with Progress(*BAR, console=Console(quiet=True)) as progress:
         run = Runs(project.defs, project.instance, progress)
         run_everything(project.workspace, run, Console(file=printed or io.StringIO()))
     return run.count

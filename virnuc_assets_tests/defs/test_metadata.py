@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnuc_assets.defs.measured import Measured
-from virnuc_assets.defs.metadata import shown_encoders, shown_facts, shown_table
+from virnuc_assets.defs.metadata import Measured, shown_encoders, shown_facts, shown_table
 from virnuc_assets.settings import EvaluationSettings
 from virnuc_assets.storage.schemas import evaluation_schema
 
@@ -54,7 +53,7 @@ def test_facts_and_encoders_are_rows() -> None:
     facts = [record.data for record in shown_facts({"seed": 0, "by": None}).records]
     assert facts == [{"name": "seed", "value": "0"}, {"name": "by", "value": "None"}]
     fingerprints = {"dna": {"encoder": "kmer_dna"}, "protein": {"encoder": "esm", "revision": "abc"}}
-    found = [record.data for record in shown_encoders(fingerprints, {"dna": 256, "protein": 32}).records]
+    found = [record.data for record in shown_encoders(fingerprints, {"dna_dim": 256, "protein_dim": 32}).records]
     assert [(row["role"], row["dim"], row["encoder"], row["revision"]) for row in found] == [
         ("dna", 256, "kmer_dna", ""),
         ("protein", 32, "esm", "abc"),

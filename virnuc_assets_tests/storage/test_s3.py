@@ -16,9 +16,8 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from virnuc_assets.defs.assets.incoming import PlanSamples
-from virnuc_assets.defs.jobs import PLAN_SAMPLES_JOB, PLAN_SAMPLES_OP
-from virnuc_assets.defs.stale import files_to_plan
+from virnuc_assets.defs.assets.shards import PlanSamples
+from virnuc_assets.defs.jobs import PLAN_SAMPLES_JOB, PLAN_SAMPLES_OP, files_to_plan
 from virnuc_assets.sequences.incoming import visible_files, waiting_files
 from virnuc_assets.storage.atomic import atomic_folder, atomic_write
 from virnuc_assets.storage.layout import Layout
@@ -142,7 +141,7 @@ def test_an_idle_evaluation_asks_the_store_as_often_for_many_samples_as_for_few(
     counts = []
     for name, repeats in [*((f"sample{number}", number) for number in range(1, 5)), ("duplicate", 1)]:
         (settings.incoming / f"{name}.fasta").write_text(f">r\n{'ACGT' * repeats}\n")
-        assert failures(project.job(PLAN_SAMPLES_JOB, run_config=planned(files_to_plan(project.workspace)))) == []
+        assert failures(project.job(PLAN_SAMPLES_JOB, run_config=planned(list(files_to_plan(project.workspace))))) == []
         assert waiting_files(layout, visible_files(settings.incoming), settings.sequences) == {}
         time.sleep(1.1)  # an object is not asked for again within the second
         with caplog.at_level(logging.DEBUG, logger="s3fs"):

@@ -15,8 +15,8 @@ import pytest
 from filelock import FileLock
 
 from virnuc_assets.cli.single_file import loaded_encoder
+from virnuc_assets.defs.forms import training_place
 from virnuc_assets.defs.partitions import SAMPLES
-from virnuc_assets.defs.whole_asset import training_place
 from virnuc_assets.workstation.device_lock import device_names, holder
 from virnuc_assets_tests.assets.project import SAMPLE, Project, failures
 from virnuc_assets_tests.running import TIMEOUT

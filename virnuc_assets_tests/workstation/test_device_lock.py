@@ -11,15 +11,7 @@ from pathlib import Path
 import pytest
 
 from virnuc_assets.workstation import device_lock
-from virnuc_assets.workstation.device_lock import (
-    DeviceLock,
-    device_names,
-    give_back,
-    holder,
-    lock_of,
-    take,
-    take_one,
-)
+from virnuc_assets.workstation.device_lock import DeviceLock, device_names, give_back, holder, lock_of, take, take_one
 from virnuc_assets_tests.running import TIMEOUT, until
 
 

@@ -14,7 +14,7 @@ from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.sequences.catalogue import CatalogueError
 from virnuc_assets.settings import Settings, load_settings
-from virnuc_assets.workstation import project
+from virnuc_assets.workstation import setup
 from virnuc_assets_tests.cli.commands import message, virnuc
 
 CHECKOUT = Path(__file__).parents[2]
@@ -79,13 +79,13 @@ def test_what_fails_midway_leaves_nothing_and_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str
 ) -> None:
     folder, template = tmp_path / "project", tmp_path / "template"
-    shutil.copytree(project._TEMPLATE, template)
+    shutil.copytree(setup._TEMPLATE, template)
     (template / absent).rename(tmp_path / "away")
     with monkeypatch.context() as patched, pytest.raises(OSError, match=absent):
-        patched.setattr(project, "_TEMPLATE", template)
-        project.make_project(folder, bundled=True)
+        patched.setattr(setup, "_TEMPLATE", template)
+        setup.make_project(folder, bundled=True)
     assert list(folder.iterdir()) == []
-    project.make_project(folder, bundled=True)
+    setup.make_project(folder, bundled=True)
     assert sorted(path.name for path in folder.iterdir()) == ["data", *FILES]
 
 

@@ -3,6 +3,7 @@
 The split, which belongs to the group, too, is in `split`.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,70 +13,61 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from virnuc_assets.defs.assets import frame_rules
 from virnuc_assets.defs.assets.finetuning import require_no_leak
-from virnuc_assets.defs.assets.reference import (
+from virnuc_assets.defs.assets.split import split_asset, split_check
+from virnuc_assets.defs.forms import code_version, inputs_of, made_table, retrained_asset, training_place, whole_result
+from virnuc_assets.defs.metadata import Measured, result, shown_encoders, shown_facts, shown_table
+from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.provenance import (
+    CHUNKS,
+    contents,
     current_features,
     current_frames,
     current_split,
+    encoder_version,
     evaluation_provenance,
     record_lengths,
     reference_tables,
+    variant_fingerprints,
 )
-from virnuc_assets.defs.assets.split import split_asset, split_check
-from virnuc_assets.defs.automation import retraining_condition
-from virnuc_assets.defs.checks import result
-from virnuc_assets.defs.measured import Measured
-from virnuc_assets.defs.metadata import shown_encoders, shown_facts, shown_table
-from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.defs.provenance import CHUNKS, encoder_version, variant_fingerprints
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import OWNERS, made_table
 from virnuc_assets.defs.tracking import EvaluationLog, MlflowTracking, Table
-from virnuc_assets.defs.whole_asset import code_version, inputs_of, training_place, whole_result
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import SPLIT
 from virnuc_assets.storage.schemas import ablations_schema, evaluation_schema
-from virnuc_assets.storage.tables import content_digest, read_provenance, read_table, require_content, require_table
+from virnuc_assets.storage.tables import content_digest, read_provenance, read_table, require_content
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import ClassifierDescription
     from virnuc_assets.classifier.training import Fit
 
-GROUP = "classifiers"
 ABLATIONS = "ablations"
 # Of a classifier's description, on its page.
 _SHOWN = ("dna_dim", "protein_dim", "merged_dim", "best_epoch", "inverse_strength", "temperature", "data_digest")
 
 
-def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
-    """The split, a classifier and an evaluation for each variant, and the ablations."""
-    assets = [split_asset(workspace)]
+def build(workspace: Workspace) -> list[dg.AssetsDefinition]:
+    """The split, a classifier and an evaluation for each variant, ablations and frame rules, with their checks."""
+    assets = [split_asset(workspace), split_check(workspace)]
     for variant in workspace.variants():
-        assets += [_classifier_asset(workspace, variant), _evaluation_asset(workspace, variant)]
-    return [*assets, _ablations_asset(workspace)]
-
-
-def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
-    """Checks of the split, of every classifier and of what they score."""
-    checks = [split_check(workspace)]
-    for variant in workspace.variants():
-        checks += [_currency_check(workspace, variant), evaluation_check(workspace, f"{variant.name}_evaluation")]
-    return [*checks, evaluation_check(workspace, ABLATIONS)]
+        assets += [_classifier_asset(workspace, variant), _currency_check(workspace, variant)]
+        assets += [_evaluation_asset(workspace, variant), evaluation_check(workspace, f"{variant.name}_evaluation")]
+    assets += [_ablations_asset(workspace), evaluation_check(workspace, ABLATIONS)]
+    return assets + frame_rules.build(workspace)
 
 
 def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinition:
     read = [encoder_version(workspace, name) for name in (variant.dna, variant.protein)]
     read += map(str, workspace.rule_of(variant).provenance.values())
 
-    @dg.asset(
+    @retrained_asset(
+        workspace,
         name=f"{variant.name}_classifier",
         deps=[REFERENCE.key(f"{variant.name}_features"), SPLIT],
-        group_name=GROUP,
         kinds={"pytorch", "mlflow"},
-        owners=OWNERS,
         code_version=code_version("4", workspace.settings.training, *read),
-        automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
         description=f"{_what_it_is(variant)} "
         "It is logged in MLflow with an entry for each epoch, and registered; no alias moves.\n\n"
         "If its check fails, features, split or settings changed since: materialize it again, then its evaluation.",
@@ -132,9 +124,8 @@ def _drawn_rows(fit: "Fit") -> dg.TableMetadataValue:
 
 def _tables(fit: "Fit") -> list[Table]:
     """What a classifier is trained on."""
-    digest = digest_of({shard: content_digest(path) for shard, path in fit.features.items()})
     key = REFERENCE.key(f"{fit.variant.name}_features").to_user_string()
-    return [Table(key, digest, "train"), Table(SPLIT, content_digest(fit.split), "train")]
+    return [Table(key, contents(fit.features), "train"), Table(SPLIT, content_digest(fit.split), "train")]
 
 
 def _train(
@@ -198,14 +189,12 @@ def _currency_check(workspace: Workspace, variant: Variant) -> dg.AssetChecksDef
 def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinition:
     name = f"{variant.name}_evaluation"
 
-    @dg.asset(
+    @retrained_asset(
+        workspace,
         name=name,
         deps=[f"{variant.name}_classifier", REFERENCE.key(f"{variant.name}_features"), SPLIT],
-        group_name=GROUP,
         kinds={"parquet", "mlflow"},
-        owners=OWNERS,
         code_version=code_version("4", workspace.settings.evaluation),
-        automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
     )
     def evaluation(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         """Scores of all test frames (k-mer baseline: chunks), no relative of which was trained on, and their metrics.
@@ -288,16 +277,14 @@ def evaluation_check(workspace: Workspace, asset: str) -> dg.AssetChecksDefiniti
         if composed:
             tables = reference_tables(context.instance, workspace, asset.replace("_evaluation", "_features")).values()
             records = pa.concat_tables(read_table(path, columns=["record_id"]) for path in tables)["record_id"]
-            rows = dict(
-                zip(*(pc.value_counts(records).field(name).to_pylist() for name in ("values", "counts")), strict=True)
-            )
+            rows = Counter(records.to_pylist())
             planned = {record: rows[record] for record in planned if record in rows}
         faults = {}
         for prefix, scored in parts.items():
-            found = {row["values"]: row["counts"] for row in scored.column("record_id").value_counts().to_pylist()}
+            found = Counter(scored["record_id"].to_pylist())
             for record in sorted(planned.keys() | found.keys()):
-                if planned.get(record) != found.get(record):
-                    counts = f"{planned.get(record, 0)} test rows planned, {found.get(record, 0)} scored"
+                if planned.get(record, 0) != found[record]:
+                    counts = f"{planned.get(record, 0)} test rows planned, {found[record]} scored"
                     faults[f"{prefix}{record}"] = [counts]
         return result(faults, rows=table.num_rows)
 
@@ -309,7 +296,8 @@ def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
     variants = workspace.language_models()
     encoders = [encoder_version(workspace, name) for name in workspace.encoder_names()]
 
-    @dg.asset(
+    @retrained_asset(
+        workspace,
         name=ABLATIONS,
         # The classifiers of both come first: in MLflow these runs are shown below theirs.
         deps=[
@@ -317,11 +305,8 @@ def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
             *(f"{variant.name}_classifier" for variant in variants),
             SPLIT,
         ],
-        group_name=GROUP,
         kinds={"parquet", "mlflow"},
-        owners=OWNERS,
         code_version=code_version("2", workspace.settings.training, workspace.settings.evaluation, *encoders),
-        automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
     )
     def ablations(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
         """Test scores of classifiers that read one encoder's vectors alone: DNA only, each protein encoder only.
@@ -353,15 +338,10 @@ def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
 
 def current_ablations(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, pa.Table]:
-    """Test rows scored by each encoder alone, by encoder.
-
-    Raises:
-        VirnucError: the table is missing, altered, or not made from today's features, split and settings.
-    """
+    """Test rows scored by each encoder alone, by encoder; refused where altered, or not made from today's inputs."""
     path = workspace.layout.whole(ABLATIONS)
-    require_table(path, ablations_schema(), _ablations_provenance(_fits(instance, workspace)))
     require_content(path)
-    table = read_table(path)
+    table = read_table(path, ablations_schema(), _ablations_provenance(_fits(instance, workspace)))
     return {
         name: table.filter(pc.equal(table["encoder"], name)).drop_columns("encoder")
         for name in table["encoder"].unique().to_pylist()

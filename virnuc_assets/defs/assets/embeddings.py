@@ -1,10 +1,10 @@
 """Groups `embeddings` and `features`: a shard's vectors by each encoder, and those of a pair joined."""
 
+import logging
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import dagster as dg
@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from virnuc_assets.defs.automation import stage_condition
+from virnuc_assets.defs.forms import Body, Outcome, Work, made_table, sharded_asset
 from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.metadata import shown_facts
-from virnuc_assets.defs.partitions import ShardSet, group_of
+from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, group_of
 from virnuc_assets.defs.provenance import (
     CHUNKS,
     FRAMES,
@@ -27,10 +28,9 @@ from virnuc_assets.defs.provenance import (
     variant_fingerprints,
 )
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import Outcome, ShardRun, Work, made_table, sharded_asset
 from virnuc_assets.encoders.registry import FINETUNED, Variant
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.composition import WIDTHS, composition_features
+from virnuc_assets.sequences.composition import composition_features
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.storage.digests import digest_words, sequence_digests
 from virnuc_assets.storage.layout import Domain
@@ -47,17 +47,20 @@ if TYPE_CHECKING:
 _LOG_EVERY_S = 30.0  # each line is an event
 
 
-def build_assets(workspace: Workspace, shards: ShardSet) -> list[dg.AssetsDefinition]:
-    """Embeddings by each encoder, and features of each variant, for one set of shards."""
-    embeddings = [_embeddings_asset(workspace, shards, name) for name in workspace.encoder_names(shards.domain)]
-    return embeddings + [_features_asset(workspace, shards, each) for each in workspace.variants(shards.domain)]
+def build(workspace: Workspace) -> list[dg.AssetsDefinition]:
+    """Embeddings by each encoder, and features of each variant, for both domains."""
+    assets = []
+    for shards in (REFERENCE, SAMPLES):
+        assets += [_embeddings_asset(workspace, shards, name) for name in workspace.encoder_names(shards.domain)]
+        assets += [_features_asset(workspace, shards, variant) for variant in workspace.variants(shards.domain)]
+    return assets
 
 
 def _embeddings_asset(workspace: Workspace, shards: ShardSet, name: str) -> dg.AssetsDefinition:
     spec, precision = workspace.encoder(name), workspace.settings.encoding.precision
 
-    def embed(run: ShardRun) -> Work:
-        return EmbeddingRun(workspace, shards.domain, name, run).make
+    def embed(of_run: Sequence[str], log: logging.Logger) -> Work:
+        return EmbeddingRun(workspace, shards.domain, name, of_run, log).make
 
     embed.__doc__ = (
         f"Vectors of `{spec.column}` by {spec.name}, one per frame, in the order of the frames.\n\n"
@@ -84,11 +87,15 @@ def _embeddings_asset(workspace: Workspace, shards: ShardSet, name: str) -> dg.A
 class EmbeddingRun:
     """One encoder over the shards of one run; what is costly is done once, and only if a shard needs it."""
 
-    def __init__(self, workspace: Workspace, domain: Domain, name: str, run: ShardRun) -> None:
+    def __init__(
+        self, workspace: Workspace, domain: Domain, name: str, shards: Sequence[str], log: logging.Logger
+    ) -> None:
         """Nothing is read but the checkpoint, for the encoder's fingerprint."""
-        self._workspace, self._domain, self._name, self._run = workspace, domain, name, run
+        self._workspace, self._domain, self._name, self._shards, self._log = workspace, domain, name, shards, log
         self._spec, self._encoding = workspace.encoder(name), workspace.settings.encoding
         self._fingerprint = encoder_fingerprint(workspace, name)
+        self._table = partial(workspace.layout.table, domain, f"{name}_embeddings")
+        self._frames = partial(workspace.layout.table, domain, FRAMES)
 
     def make(self, shard: str) -> Outcome:
         """The embeddings table of a shard."""
@@ -126,7 +133,7 @@ class EmbeddingRun:
     def _lock(self) -> "DeviceLock":
         from virnuc_assets.workstation.device_lock import DeviceLock
 
-        return DeviceLock(self._workspace.layout.locks, self._encoding.device, self._run.log.info)
+        return DeviceLock(self._workspace.layout.locks, self._encoding.device, self._log.info)
 
     @cached_property
     def _encoder(self) -> "Encoder":
@@ -136,18 +143,19 @@ class EmbeddingRun:
 
     @cached_property
     def _progress(self) -> "Progress":
-        return Progress(self._run, self._name, self._known.unknown)
+        return Progress(self._shards, self._log, self._name, self._known.unknown)
 
     @cached_property
     def _known(self) -> KnownVectors:
         """Known vectors of all sequences that the run may have to embed."""
-        wanted = [words for shard in self._run.shards for words in self._wanted(shard)]
-        known = KnownVectors(
-            np.concatenate([np.empty((0, 2), np.uint64), *wanted]), self._fingerprint, self._run.log.warning
-        )
-        own = [path for path in map(self._table, self._run.shards) if path.is_file()]
-        folders = [self._workspace.layout.table(domain, self._asset, "any").parent for domain in get_args(Domain)]
-        others = [path for folder in folders for path in sorted(folder.glob("*.parquet"))]
+        wanted = [words for shard in self._shards for words in self._wanted(shard)]
+        words = np.concatenate([np.empty((0, 2), np.uint64), *wanted])
+        known = KnownVectors(words, self._fingerprint, self._log.warning)
+        own = [path for path in map(self._table, self._shards) if path.is_file()]
+        asset, table = f"{self._name}_embeddings", self._workspace.layout.table
+        others = [
+            p for domain in get_args(Domain) for p in sorted(table(domain, asset, "any").parent.glob("*.parquet"))
+        ]
         known.scan(dict.fromkeys([*own, *others]))  # a source that changed is found in its own tables
         return known
 
@@ -161,16 +169,6 @@ class EmbeddingRun:
         except VirnucError:
             return []  # it fails by itself, and is reported then
 
-    @property
-    def _asset(self) -> str:
-        return f"{self._name}_embeddings"
-
-    def _table(self, shard: str) -> Path:
-        return self._workspace.layout.table(self._domain, self._asset, shard)
-
-    def _frames(self, shard: str) -> Path:
-        return self._workspace.layout.table(self._domain, FRAMES, shard)
-
     def _provenance(self, shard: str) -> dict[str, Any]:
         return embeddings_provenance(self._workspace, self._domain, shard, self._fingerprint)
 
@@ -178,15 +176,9 @@ class EmbeddingRun:
 class Progress:
     """Counts the sequences of a run that go through an encoder, and logs them now and then."""
 
-    def __init__(self, run: ShardRun, name: str, total: int) -> None:
-        """Time runs from here, so this is to be made when the encoder is loaded.
-
-        Args:
-            run: whose log it is.
-            name: the encoder's.
-            total: sequences of the run that are to be embedded.
-        """
-        self._run, self._name, self._total = run, name, total
+    def __init__(self, shards: Sequence[str], log: logging.Logger, name: str, total: int) -> None:
+        """Time runs from here, when the encoder of this name is loaded; `total` sequences are to be embedded."""
+        self._shards, self._log, self._name, self._total = shards, log, name, total
         self._started = self._logged = time.monotonic()
         self._done = 0
 
@@ -198,17 +190,35 @@ class Progress:
             return
         self._logged, rate = now, self._done / (now - self._started)
         left = timedelta(seconds=round(max(self._total - self._done, 0) / rate))
-        number, shards = self._run.shards.index(shard) + 1, len(self._run.shards)
-        self._run.log.info(
-            f"{self._name}: shard {number} of {shards} ({shard}): {self._done:,} of {self._total:,} sequences of this "
-            f"run, {rate:,.3g}/s, about {left} left"
+        self._log.info(
+            f"{self._name}: shard {self._shards.index(shard) + 1} of {len(self._shards)} ({shard}): "
+            f"{self._done:,} of {self._total:,} sequences of this run, {rate:,.3g}/s, about {left} left"
         )
 
 
-def _composition_asset(workspace: Workspace, shards: ShardSet, variant: Variant) -> dg.AssetsDefinition:
-    layout, domain = workspace.layout, shards.domain
+def _features_asset(workspace: Workspace, shards: ShardSet, variant: Variant) -> dg.AssetsDefinition:
+    if variant.is_kmer:
+        rule = workspace.rule_of(variant).provenance
+        body, deps = _composed(workspace, shards.domain, variant), [CHUNKS, "shards"]
+        version = " ".join([encoder_version(workspace, variant.dna), *map(str, rule.values())])
+    else:
+        body, version = _merged(workspace, shards.domain, variant), "1"
+        deps = [FRAMES, f"{variant.dna}_embeddings", f"{variant.protein}_embeddings"]
+    return sharded_asset(
+        workspace,
+        shards,
+        f"{variant.name}_features",
+        body,
+        deps=[shards.key(name) for name in deps],
+        group_name=group_of("features", shards.domain),
+        kinds={"parquet", "numpy"} if variant.is_kmer else {"parquet"},
+        code_version=version,
+        automation_condition=stage_condition() if variant in workspace.kept_variants(shards.domain) else None,
+    )
 
-    def compose(_: ShardRun) -> Work:
+
+def _composed(workspace: Workspace, domain: Domain, variant: Variant) -> Body:
+    def compose(*_: object) -> Work:
         """Composition of every chunk and of its longest stretch without a stop: what the k-mer baseline reads.
 
         A row for each chunk with a stretch of at least min_orf_aa residues, whatever the frame rule; of a reference
@@ -216,78 +226,47 @@ def _composition_asset(workspace: Workspace, shards: ShardSet, variant: Variant)
 
         If its check fails, materialize the chunks again, then it.
         """
-        encoders, rule = variant_fingerprints(workspace, variant), workspace.rule_of(variant)
+        rule = workspace.rule_of(variant)
 
-        def work(shard: str) -> Outcome:
-            provenance = features_provenance(workspace, domain, shard, variant, encoders)
+        def table(shard: str) -> pa.Table:
+            chunks = read_table(workspace.layout.table(domain, CHUNKS, shard))
+            # Without CDS evidence: a sample's chunks are between genes, too.
+            frames, _ = open_frames(chunks, shard_truth(planned_shard(workspace, domain, shard)), rule)
+            return composition_features(chunks, frames, rule.min_orf_aa)
 
-            def batches() -> Iterator[pa.Table]:
-                chunks = read_table(layout.table(domain, CHUNKS, shard))
-                # Without CDS evidence: a sample's chunks are between genes, too.
-                frames, _ = open_frames(chunks, shard_truth(planned_shard(workspace, domain, shard)), rule)
-                yield composition_features(chunks, frames, rule.min_orf_aa)
+        return _features_work(workspace, domain, variant, table, rule.provenance)
 
-            outcome = made_table(layout.table(domain, f"{variant.name}_features", shard), provenance, batches)
-            dims = {f"{side}_dim": dim for side, dim in WIDTHS.items()}
-            return outcome.with_metadata(**dims, merged_dim=sum(WIDTHS.values()), **rule.provenance)
-
-        return work
-
-    return sharded_asset(
-        workspace,
-        shards,
-        f"{variant.name}_features",
-        compose,
-        deps=[shards.key(CHUNKS), shards.key("shards")],
-        group_name=group_of("features", domain),
-        kinds={"parquet", "numpy"},
-        code_version=" ".join(
-            [encoder_version(workspace, variant.dna), *map(str, workspace.rule_of(variant).provenance.values())]
-        ),
-        automation_condition=stage_condition() if variant in workspace.kept_variants(domain) else None,
-    )
+    return compose
 
 
-def _features_asset(workspace: Workspace, shards: ShardSet, variant: Variant) -> dg.AssetsDefinition:
-    if variant.is_kmer:
-        return _composition_asset(workspace, shards, variant)
-    layout, domain = workspace.layout, shards.domain
+def _merged(workspace: Workspace, domain: Domain, variant: Variant) -> Body:
+    def merge(*_: object) -> Work:
+        def table(shard: str) -> pa.Table:
+            names = (FRAMES, f"{variant.dna}_embeddings", f"{variant.protein}_embeddings")
+            frames, dna, protein = (read_table(workspace.layout.table(domain, name, shard)) for name in names)
+            return merge_features(frames, dna, protein)
 
-    def merge(_: ShardRun) -> Work:
-        encoders = variant_fingerprints(workspace, variant)
-
-        def work(shard: str) -> Outcome:
-            provenance = features_provenance(workspace, domain, shard, variant, encoders)
-
-            def batches() -> Iterator[pa.Table]:
-                frames = read_table(layout.table(domain, FRAMES, shard), workspace.frame_rule(domain).schema)
-                dna, protein = (
-                    read_table(layout.table(domain, f"{name}_embeddings", shard))
-                    for name in (variant.dna, variant.protein)
-                )
-                yield merge_features(frames, dna, protein)
-
-            outcome = made_table(layout.table(domain, f"{variant.name}_features", shard), provenance, batches)
-            dims = provenance["dims"]
-            return outcome.with_metadata(
-                dna_dim=dims["dna"], protein_dim=dims["protein"], merged_dim=sum(dims.values())
-            )
-
-        return work
+        return _features_work(workspace, domain, variant, table, {})
 
     merge.__doc__ = (
         f"Vectors of {variant.dna} and {variant.protein}, joined by frame_id in the order of the frames.\n\n"
         "An id that is missing in one table, or an embedding of another encoder than today's, is refused.\n\n"
         "If its check fails, materialize the embeddings of both encoders again, then it."
     )
-    return sharded_asset(
-        workspace,
-        shards,
-        f"{variant.name}_features",
-        merge,
-        deps=[shards.key(name) for name in (FRAMES, f"{variant.dna}_embeddings", f"{variant.protein}_embeddings")],
-        group_name=group_of("features", domain),
-        kinds={"parquet"},
-        code_version="1",
-        automation_condition=stage_condition() if variant in workspace.kept_variants(domain) else None,
-    )
+    return merge
+
+
+def _features_work(
+    workspace: Workspace, domain: Domain, variant: Variant, table: Callable[[str], pa.Table], facts: Mapping[str, Any]
+) -> Work:
+    encoders = variant_fingerprints(workspace, variant)
+
+    def work(shard: str) -> Outcome:
+        provenance = features_provenance(workspace, domain, shard, variant, encoders)
+        path, dims = workspace.layout.table(domain, f"{variant.name}_features", shard), provenance["dims"]
+        outcome = made_table(path, provenance, lambda: [table(shard)])
+        return outcome.with_metadata(
+            dna_dim=dims["dna"], protein_dim=dims["protein"], merged_dim=sum(dims.values()), **facts
+        )
+
+    return work

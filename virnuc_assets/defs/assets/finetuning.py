@@ -7,16 +7,14 @@ from typing import Any
 
 import dagster as dg
 
-from virnuc_assets.defs.assets.accounts import LEDGER
-from virnuc_assets.defs.assets.reference import current_frames, current_split
-from virnuc_assets.defs.checks import result
+from virnuc_assets.defs.assets.sequences import REFERENCE_LEDGER
+from virnuc_assets.defs.forms import OWNERS, code_version, inputs_of, training_place, whole_result
 from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
-from virnuc_assets.defs.metadata import shown_facts
+from virnuc_assets.defs.metadata import result, shown_facts
 from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.provenance import FRAMES, contents, current_frames, current_split
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import OWNERS
 from virnuc_assets.defs.tracking import MlflowTracking, Table
-from virnuc_assets.defs.whole_asset import code_version, inputs_of, training_place, whole_result
 from virnuc_assets.encoders.checkpoints import (
     FINETUNING_FILE,
     CheckpointError,
@@ -40,14 +38,9 @@ def asset_name(encoder: str) -> str:
     return f"{FINETUNED}_{encoder}"
 
 
-def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
-    """A fine-tuned checkpoint for each encoder that the settings name."""
-    return [_finetuned_asset(workspace, name) for name in workspace.settings.finetuning.encoders]
-
-
-def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
-    """The check of each fine-tuned checkpoint."""
-    return [_check(workspace, name) for name in workspace.settings.finetuning.encoders]
+def build(workspace: Workspace) -> list[dg.AssetsDefinition]:
+    """A fine-tuned checkpoint, and its check, for each encoder that the settings name."""
+    return [make(workspace, name) for name in workspace.settings.finetuning.encoders for make in (_asset, _check)]
 
 
 def build_jobs(workspace: Workspace) -> list[Any]:
@@ -55,7 +48,7 @@ def build_jobs(workspace: Workspace) -> list[Any]:
     return [
         dg.define_asset_job(
             f"{JOB}{name}",
-            dg.AssetSelection.assets(LEDGER, SPLIT, asset_name(name)),
+            dg.AssetSelection.assets(REFERENCE_LEDGER, SPLIT, asset_name(name)),
             description=f"On demand: fine-tunes {name} on the training records; then run "
             f"embed_reference_by_{asset_name(name)} and train_and_decide.",
         )
@@ -63,12 +56,12 @@ def build_jobs(workspace: Workspace) -> list[Any]:
     ]
 
 
-def _finetuned_asset(workspace: Workspace, name: str) -> dg.AssetsDefinition:
+def _asset(workspace: Workspace, name: str) -> dg.AssetsDefinition:
     settings = workspace.settings.finetuning
 
     @dg.asset(
         name=asset_name(name),
-        deps=[REFERENCE.key("translated_proteins"), SPLIT],
+        deps=[REFERENCE.key(FRAMES), SPLIT],
         group_name=GROUP,
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
@@ -83,16 +76,14 @@ def _finetuned_asset(workspace: Workspace, name: str) -> dg.AssetsDefinition:
         inputs, provenance = inputs_of(context), _todays_provenance(context.instance, workspace, name)
         folder = _folder(workspace, name)
         try:
-            facts = _stored_facts(folder)
+            stored = _stored_facts(folder)
         except CheckpointError as error:
             context.log.warning(f"{error}; fine-tuning again")
-            facts = None
-        is_new = facts is None or facts["provenance"]["digest"] != provenance["digest"]
-        if is_new:
-            facts = _finetune(context, tracking, workspace, name, provenance)
-        assert facts is not None  # noqa: S101 - for mypy
+            stored = None
+        current = stored if stored and stored["provenance"]["digest"] == provenance["digest"] else None
+        facts = current or _finetune(context, tracking, workspace, name, provenance)
         metadata = {
-            "trained": is_new,
+            "trained": current is None,
             **{key: facts[key] for key in ("steps", "resumed_from_step", "device")},
             **{f"best_{measure}": value for measure, value in facts["best"].items()},
             **{f"{split}_rows": rows for split, rows in facts["rows"].items()},
@@ -129,7 +120,8 @@ def _finetune(
         training_place(workspace, tuned.name, context.log.info),
         tracking.training(training, tuned.name, context.run.run_id, tags, params) as run_id,
     ):
-        tracking.log_tables(run_id, _tables(provenance))
+        frames_table = Table(REFERENCE.key(FRAMES).to_user_string(), provenance["frames"], "train")
+        tracking.log_tables(run_id, [frames_table, Table(SPLIT, provenance["split"], "train")])
         job = FinetuneJob(
             base,
             train=Examples(*draw(split="train")),
@@ -144,22 +136,13 @@ def _finetune(
         return finetune(job, work, _folder(workspace, name), tracking.log_epoch)
 
 
-def _tables(provenance: Mapping[str, Any]) -> list[Table]:
-    frames = Table(REFERENCE.key("translated_proteins").to_user_string(), provenance["frames"], "train")
-    return [frames, Table(SPLIT, provenance["split"], "train")]
-
-
 def _todays_provenance(instance: dg.DagsterInstance, workspace: Workspace, name: str) -> dict[str, Any]:
-    """What a fine-tuned checkpoint follows from today, and the records that it reads, by split.
-
-    Raises:
-        VirnucError: frames, split or the base's checkpoint are missing or stale.
-    """
+    """What a fine-tuned checkpoint follows from today, and the records that it reads, by split."""
     spec = workspace.encoder(name)
     base = fingerprint(spec, find_checkpoint(spec, workspace.layout.checkpoints), "fp32")
     split = current_split(instance, workspace)
-    frames = {shard: content_digest(path) for shard, path in current_frames(instance, workspace).items()}
-    inputs = {"base": base, "split": content_digest(split), "frames": digest_of(frames)}
+    frames = contents(current_frames(instance, workspace))
+    inputs = {"base": base, "split": content_digest(split), "frames": frames}
     settings = workspace.settings.finetuning.model_dump(mode="json", exclude={"encoders"})
     rows = read_table(split).to_pylist()
     records = {
@@ -173,9 +156,6 @@ def leaks(workspace: Workspace, encoder: str, split: Path) -> dict[str, list[str
 
     Relatives are in one split; so a record that is still in the split it was read for has none among the test's. What
     was read is stored in the checkpoint, so that a copy of it that virnuc.toml names as a folder is covered, too.
-
-    Raises:
-        CheckpointMissingError: there is no checkpoint, e.g. because nothing is fine-tuned yet.
     """
     folder = find_checkpoint(workspace.encoder(encoder), workspace.layout.checkpoints)
     facts = _stored_facts(folder) if folder else None
@@ -191,11 +171,7 @@ def leaks(workspace: Workspace, encoder: str, split: Path) -> dict[str, list[str
 
 
 def require_no_leak(workspace: Workspace, variant: Variant, split: Path) -> None:
-    """Refuse to train or score a variant whose encoder was fine-tuned on what are test records today.
-
-    Raises:
-        VirnucError: names the records.
-    """
+    """Refuse to train or score a variant whose encoder was fine-tuned on what are test records today."""
     if found := leaks(workspace, variant.protein, split):
         shown = "\n  ".join(f"{record}: {why[0]}" for record, why in list(found.items())[:5])
         raise VirnucError(f"{variant.name}: {len(found)} records leak through {variant.protein}:\n  {shown}")

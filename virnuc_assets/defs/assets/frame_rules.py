@@ -8,21 +8,18 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from virnuc_assets.defs.assets.classifiers import GROUP
-from virnuc_assets.defs.assets.reference import (
+from virnuc_assets.defs.forms import code_version, inputs_of, made_table, retrained_asset, whole_result
+from virnuc_assets.defs.metadata import result, shown_table
+from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.provenance import (
+    CHUNKS,
+    contents,
     current_features,
     current_split,
     evaluation_provenance,
     reference_tables,
 )
-from virnuc_assets.defs.automation import retraining_condition
-from virnuc_assets.defs.checks import result
-from virnuc_assets.defs.metadata import shown_table
-from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.defs.provenance import CHUNKS
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import OWNERS, made_table
-from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import SPLIT
 from virnuc_assets.storage.schemas import chunks_schema, evaluation_schema, frame_rules_schema
@@ -35,28 +32,21 @@ if TYPE_CHECKING:
 FRAME_RULES = "frame_rules"
 
 
-def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
-    """The comparison."""
-    return [_frame_rules_asset(workspace)]
-
-
-def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
-    """Its check."""
-    return [_frame_rules_check(workspace)]
+def build(workspace: Workspace) -> list[dg.AssetsDefinition]:
+    """The comparison and its check."""
+    return [_frame_rules_asset(workspace), _frame_rules_check(workspace)]
 
 
 def _frame_rules_asset(workspace: Workspace) -> dg.AssetsDefinition:
     settings = workspace.settings
     shown_by = settings.decision.model_dump(include={"bootstrap_rounds", "confidence", "seed"})
 
-    @dg.asset(
+    @retrained_asset(
+        workspace,
         name=FRAME_RULES,
         deps=[f"{settings.decision.kmer_baseline}_evaluation", REFERENCE.key(CHUNKS), SPLIT],
-        group_name=GROUP,
         kinds={"parquet"},
-        owners=OWNERS,
         code_version=code_version("1", digest_of([settings.sequences.min_orf_aa, shown_by])),
-        automation_condition=retraining_condition(settings.automation.retrain_cron),
     )
     def frame_rules(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         """All chunks of the test records: their frames by both frame rules, and the k-mer baseline's probability.
@@ -107,7 +97,7 @@ def _frame_rules_check(workspace: Workspace) -> dg.AssetChecksDefinition:
         found = Counter(table["chunk_id"].to_pylist())
         faults = {
             chunk: [f"expected {planned[chunk]} row, found {found[chunk]}"]
-            for chunk in sorted(planned.keys() | found.keys())
+            for chunk in sorted(planned | found)
             if planned[chunk] != found[chunk]
         }
         evaluation = workspace.layout.evaluation(workspace.settings.decision.kmer_baseline)
@@ -120,15 +110,10 @@ def _frame_rules_check(workspace: Workspace) -> dg.AssetChecksDefinition:
 
 
 def stored_frame_rules(instance: dg.DagsterInstance, workspace: Workspace) -> pa.Table:
-    """The test chunks with their frames by both rules.
-
-    Raises:
-        VirnucError: the table is missing, altered, or not made from today's evaluation, chunks and split.
-    """
+    """The test chunks with their frames by both rules; refused where altered, or not made from today's inputs."""
     path = workspace.layout.whole(FRAME_RULES)
-    require_table(path, frame_rules_schema(), _today(instance, workspace)[0])
     require_content(path)
-    return read_table(path)
+    return read_table(path, frame_rules_schema(), _today(instance, workspace)[0])
 
 
 def _today(instance: dg.DagsterInstance, workspace: Workspace) -> tuple[dict[str, Any], "ClassifierDescription"]:
@@ -146,7 +131,7 @@ def _today(instance: dg.DagsterInstance, workspace: Workspace) -> tuple[dict[str
         "evaluation": content_digest(evaluation),
         "temperature": described.temperature,
         "split": content_digest(split),
-        "chunks": digest_of({shard: content_digest(path) for shard, path in chunks.items()}),
+        "chunks": contents(chunks),
         "min_orf_aa": workspace.settings.sequences.min_orf_aa,
     }
     return provenance, described

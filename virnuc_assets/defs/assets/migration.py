@@ -13,20 +13,25 @@ import pyarrow as pa
 from virnuc_assets.defs.assets.classifiers import ABLATIONS, current_ablations
 from virnuc_assets.defs.assets.finetuning import asset_name
 from virnuc_assets.defs.assets.frame_rules import FRAME_RULES, stored_frame_rules
-from virnuc_assets.defs.assets.reference import current_features, current_frames, current_split, evaluation_provenance
 from virnuc_assets.defs.assets.virnucpro import NAME as IMPORTED
 from virnuc_assets.defs.assets.virnucpro import imported_provenance, imported_variant
 from virnuc_assets.defs.automation import decision_condition
-from virnuc_assets.defs.checks import result
+from virnuc_assets.defs.forms import DATA_VERSION, OWNERS, code_version, inputs_of, latest, peak_memory_mb, whole_result
 from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
-from virnuc_assets.defs.metadata import shown_pictures, shown_table
+from virnuc_assets.defs.metadata import result, shown_pictures, shown_table
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.defs.provenance import encoder_fingerprint, encoder_version
+from virnuc_assets.defs.provenance import (
+    FRAMES,
+    current_features,
+    current_frames,
+    current_split,
+    encoder_fingerprint,
+    encoder_version,
+    evaluation_provenance,
+)
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import DATA_VERSION, OWNERS, peak_memory_mb
 from virnuc_assets.defs.tracking import MlflowTracking, Table
-from virnuc_assets.defs.whole_asset import code_version, inputs_of, latest, whole_result
-from virnuc_assets.encoders.registry import EncoderSpec, Variant
+from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.digests import digest_of
@@ -41,16 +46,13 @@ if TYPE_CHECKING:
 GROUP = "migration"
 BENCHMARK = "encoder_benchmark"
 DECISION = "migration_decision"
+_ROUNDS = "round_seconds"  # of an encoder's measurement; shown is only how many there were
 
 
-def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
-    """Benchmark and decision."""
-    return [_benchmark_asset(workspace), _decision_asset(workspace)]
-
-
-def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
-    """Checks of the benchmark and of the decision."""
-    return [_benchmark_check(workspace), *_decision_checks(workspace)]
+def build(workspace: Workspace) -> list[dg.AssetsDefinition]:
+    """Benchmark and decision, with their checks."""
+    decision = [_decision_asset(workspace), *_decision_checks(workspace)]
+    return [_benchmark_asset(workspace), _benchmark_check(workspace), *decision]
 
 
 class MeasureEncoders(dg.Config):
@@ -60,12 +62,12 @@ class MeasureEncoders(dg.Config):
 
 
 def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
-    settings = workspace.settings
-    encoders = {name: encoder_version(workspace, name) for name in _language_models(workspace)}
+    settings, layout = workspace.settings, workspace.layout
+    encoders = {name: encoder_version(workspace, name) for name in workspace.encoder_names()}
 
     @dg.asset(
         name=BENCHMARK,
-        deps=[REFERENCE.key("translated_proteins"), *map(asset_name, settings.finetuning.encoders)],
+        deps=[REFERENCE.key(FRAMES), *map(asset_name, settings.finetuning.encoders)],
         group_name=GROUP,
         kinds={"json", "pytorch"},
         owners=OWNERS,
@@ -84,40 +86,31 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
         from virnuc_assets.migration.benchmark import benchmark_encoders
         from virnuc_assets.workstation.device_lock import DeviceLock
 
-        inputs, path = inputs_of(context), workspace.layout.whole(BENCHMARK, ".json")
+        inputs, path = inputs_of(context), layout.whole(BENCHMARK, ".json")
         stored, problems = stored_benchmark(workspace)
         if config.again or stored is None or problems:
-            tables = current_frames(context.instance, workspace)
-            frames = _benchmark_rows(list(tables.values()), settings.benchmark.rows)
-            models, checkpoints = _language_models(workspace), workspace.layout.checkpoints
-            with DeviceLock(workspace.layout.locks, settings.encoding.device, context.log.info).computing():
-                stored = benchmark_encoders(models, checkpoints, settings.encoding, frames, settings.benchmark)
-            content = {
-                "encoders": _fingerprints(workspace),
-                "settings": _benchmark_settings(workspace),
-                "measured": stored,
-            }
+            tables = list(current_frames(context.instance, workspace).values())
+            frames = _benchmark_rows(tables, settings.benchmark.rows)
+            models = {name: workspace.encoder(name) for name in workspace.encoder_names()}
+            with DeviceLock(layout.locks, settings.encoding.device, context.log.info).computing():
+                stored = benchmark_encoders(models, layout.checkpoints, settings.encoding, frames, settings.benchmark)
+            made_of = {"encoders": _fingerprints(workspace), "settings": _benchmark_settings(workspace)}
+            content = {**made_of, "measured": stored}
             text = json.dumps({**content, "digest": digest_of(content)}, indent=2, sort_keys=True)
             with atomic_write(path) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
-        rates = {f"{name}_sequences_per_s": round(float(found["sequences_per_s"]), 1) for name, found in stored.items()}
-        facts = {"measured": _benchmark_table(stored), "file": dg.MetadataValue.path(str(path))}
-        return whole_result(inputs, digest_of(stored), {**rates, **facts, "peak_memory_mb": peak_memory_mb()})
+        metadata = {
+            **{f"{name}_sequences_per_s": round(float(one["sequences_per_s"]), 1) for name, one in stored.items()},
+            "measured": shown_table(
+                {"name": name, **{key: one[key] for key in one if key != _ROUNDS}, "rounds": len(one[_ROUNDS])}
+                for name, one in stored.items()
+            ),
+            "file": dg.MetadataValue.path(str(path)),
+            "peak_memory_mb": peak_memory_mb(),
+        }
+        return whole_result(inputs, digest_of(stored), metadata)
 
     return encoder_benchmark
-
-
-def _benchmark_table(measured: Mapping[str, Mapping[str, Any]]) -> dg.TableMetadataValue:
-    """A line for each encoder; of its rounds only how many there were."""
-    rounds = "round_seconds"
-    return shown_table(
-        {"name": name, **{key: value for key, value in found.items() if key != rounds}, "rounds": len(found[rounds])}
-        for name, found in measured.items()
-    )
-
-
-def _language_models(workspace: Workspace) -> dict[str, EncoderSpec]:
-    return {name: workspace.encoder(name) for name in workspace.encoder_names()}
 
 
 def _benchmark_settings(workspace: Workspace) -> dict[str, Any]:
@@ -171,7 +164,7 @@ def _benchmark_check(workspace: Workspace) -> dg.AssetChecksDefinition:
         measured, problems = stored_benchmark(workspace)
         kinds = {(found["sequences"], found["precision"], found["device"]) for found in (measured or {}).values()}
         faults = problems if len(kinds) == 1 else [*problems, f"measured unlike: {sorted(map(str, kinds))}"]
-        return result({BENCHMARK: faults} if faults else {}, encoders=len(measured or {}))
+        return result({BENCHMARK: faults}, encoders=len(measured or {}))
 
     return both_sides_were_measured_alike
 
@@ -392,11 +385,7 @@ def _move_aliases(tracking: MlflowTracking, outcome: str, digests: Mapping[str, 
 
 
 def stored_decision(workspace: Workspace) -> dict[str, Any]:
-    """The decision as it is stored.
-
-    Raises:
-        VirnucError: there is none, or its file is damaged.
-    """
+    """The decision as it is stored; refused where there is none, or its file is damaged."""
     path = workspace.layout.whole(DECISION, ".json")
     try:
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -416,7 +405,7 @@ def _decision_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
         except VirnucError as error:
             return result({DECISION: [str(error)]})
         faults = stored["reasons"] if stored["outcome"] == "NO DECISION" else []
-        return result({DECISION: faults} if faults else {}, dg.AssetCheckSeverity.WARN, outcome=stored["outcome"])
+        return result({DECISION: faults}, dg.AssetCheckSeverity.WARN, outcome=stored["outcome"])
 
     @dg.asset_check(asset=DECISION)
     def decision_is_reproduced() -> dg.AssetCheckResult:
@@ -424,7 +413,7 @@ def _decision_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
         from virnuc_assets.reports.decision_bundle import recompute
 
         _, faults = recompute(workspace.layout.whole(DECISION).parent)
-        return result({DECISION: faults} if faults else {})
+        return result({DECISION: faults})
 
     @dg.asset_check(asset=DECISION)
     def serving_variant_is_promoted(tracking: MlflowTracking) -> dg.AssetCheckResult:

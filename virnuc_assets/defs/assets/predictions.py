@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,28 +10,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from virnuc_assets.defs.assets.accounts import sample_ledger
+from virnuc_assets.defs.assets.sequences import sample_ledger
 from virnuc_assets.defs.automation import stage_condition
-from virnuc_assets.defs.checks import partitions_of_run, result, shards_of_run
+from virnuc_assets.defs.forms import Body, Outcome, Work, made_table, peak_memory_mb, sharded_asset
+from virnuc_assets.defs.metadata import result, shown_pairs, shown_rows
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.defs.provenance import (
     FRAMES,
     PREDICTIONS,
+    REPORT,
     Today,
     features_provenance,
     predictions_provenance,
     variant_fingerprints,
 )
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import (
-    Outcome,
-    ShardRun,
-    Work,
-    made_table,
-    peak_memory_mb,
-    sharded_asset,
-    shown_rows,
-)
+from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.ledger import ledger_faults
 from virnuc_assets.sequences.plan_table import planned_shards, read_plan
@@ -54,16 +47,44 @@ if TYPE_CHECKING:
     from virnuc_assets.reports.sample_results import Input, Shards, Started
 from virnuc_assets.text import printable
 
-GROUP, REPORT = "sample_predictions", "report"
+GROUP = "sample_predictions"
 PROVENANCE_FILE = "provenance.json"  # of a report: what it was made from
 
 
-def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
-    """Predictions of a sample shard, and the report of a sample."""
+def build(workspace: Workspace) -> list[dg.AssetsDefinition]:
+    """Predictions of a sample shard, and the report of a sample, with their checks."""
     variant = workspace.variant(workspace.settings.serving.variant)
+    classifier = dg.AssetKey(f"{variant.name}_classifier")
+    predictions = sharded_asset(
+        workspace,
+        SAMPLES,
+        PREDICTIONS,
+        _prediction(workspace, variant),
+        deps=[SAMPLES.key(f"{variant.name}_features"), classifier],
+        group_name=GROUP,
+        kinds={"parquet", "pytorch"},
+        code_version="1",
+        automation_condition=stage_condition(ignored=classifier),
+    )
+    report = sharded_asset(
+        workspace,
+        SAMPLES,
+        REPORT,
+        _reporting(workspace),
+        whole=True,
+        deps=[SAMPLES.key(PREDICTIONS), SAMPLES.key(FRAMES)],  # the k-mer baseline's predictions come from chunks
+        group_name=GROUP,
+        kinds={"tsv"},
+        code_version="3",
+        automation_condition=stage_condition(),
+    )
+    return [predictions, report, *_checks(workspace, variant)]
+
+
+def _prediction(workspace: Workspace, variant: Variant) -> Body:
     layout = workspace.layout
 
-    def predict(_: ShardRun) -> Work:
+    def predict(*_: object) -> Work:
         """Scores (other, virus) and call of every frame of a sample shard, by the serving classifier.
 
         The k-mer baseline scores each chunk once; its rows are those of the chunks' longest stretches.
@@ -85,36 +106,18 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
             expected = features_provenance(workspace, "samples", shard, variant, encoders)
             require_table(features, classifier.features_schema, expected)
             provenance = predictions_provenance(content_digest(features), classifier.digest)
-
-            def batches() -> Iterator[pa.Table]:
-                yield classifier.predictions(read_table(features))
-
             path = layout.table("samples", PREDICTIONS, shard)
-            outcome = made_table(path, provenance, batches)
+            outcome = made_table(path, provenance, lambda: [classifier.predictions(read_table(features))])
             calls = read_table(path, columns=["call"]).column("call").to_pylist()
             return outcome.with_metadata(frames_called_virus=calls.count("virus"), classifier=classifier.digest)
 
         return work
 
-    classifier = dg.AssetKey(f"{variant.name}_classifier")
-    predictions = sharded_asset(
-        workspace,
-        SAMPLES,
-        PREDICTIONS,
-        predict,
-        deps=[SAMPLES.key(f"{variant.name}_features"), classifier],
-        group_name=GROUP,
-        kinds={"parquet", "pytorch"},
-        code_version="1",
-        automation_condition=stage_condition(ignored=classifier),
-    )
-    return [predictions, _report_asset(workspace)]
+    return predict
 
 
-def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
-    layout = workspace.layout
-
-    def report(run: ShardRun) -> Work:
+def _reporting(workspace: Workspace) -> Body:
+    def report(*_: object) -> Work:
         """What the user of a sample receives: a call for every record, or why not, as `virnuc predict` writes it.
 
         `summary.tsv` has a line for every record, `virus.fna` the records classified as virus, `chunks.bed` and
@@ -125,7 +128,7 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
         def work(sample: str) -> Outcome:
             from virnuc_assets.reports.sample_results import write_ledger, write_results
 
-            started, folder = time.perf_counter(), layout.sample_report(sample)
+            started, folder = time.perf_counter(), workspace.layout.sample_report(sample)
             inputs, facts = report_inputs(workspace, sample)
             read, ledger, shards = _planned(workspace, sample)
             with atomic_files(folder) as temporary:
@@ -144,27 +147,11 @@ def _report_asset(workspace: Workspace) -> dg.AssetsDefinition:
 
         return work
 
-    return sharded_asset(
-        workspace,
-        SAMPLES,
-        REPORT,
-        report,
-        whole=True,
-        deps=[SAMPLES.key(PREDICTIONS), SAMPLES.key(FRAMES)],  # the k-mer baseline's predictions come from chunks
-        group_name=GROUP,
-        kinds={"tsv"},
-        code_version="3",
-        automation_condition=stage_condition(),
-    )
+    return report
 
 
 def report_inputs(workspace: Workspace, sample: str) -> "tuple[dict[str, Any], Started]":
-    """What a sample's report follows from today, and the run that writes it.
-
-    Raises:
-        VirnucError: it is not planned, or predictions of it are missing, or of other records, encoders or another
-            classifier than today's.
-    """
+    """What a sample's report follows from today, and the run that writes it; refused without predictions of today."""
     from virnuc_assets.classifier.checkpoint import load_classifier
     from virnuc_assets.reports.sample_results import Started
 
@@ -238,7 +225,7 @@ def _shown(calls: "SampleCalls", folder: Path) -> dict[str, Any]:
         "records": calls.records.num_rows,
         **{f"records_{call.replace(' ', '_')}": count for call, count in counts.items()},
         "chunks_uncertain": pc.sum(calls.records["chunks_uncertain"]).as_py(),
-        "calls": shown_rows(pa.table({"call": list(counts), "records": list(counts.values())})),
+        "calls": shown_pairs(counts, "call", "records"),
         "report": dg.MetadataValue.url(page.absolute().as_uri()),
         "folder": dg.MetadataValue.path(str(folder)),
         "pictures": dg.MetadataValue.md(pictures(calls)),
@@ -246,19 +233,16 @@ def _shown(calls: "SampleCalls", folder: Path) -> dict[str, Any]:
     }
 
 
-def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
-    """Checks of the predictions and of the report."""
+def _checks(workspace: Workspace, variant: Variant) -> list[dg.AssetChecksDefinition]:
     layout = workspace.layout
-    variant = workspace.variant(workspace.settings.serving.variant)
 
     @dg.asset_check(asset=SAMPLES.key(PREDICTIONS), blocking=True)
     def every_frame_is_called(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         """Predictions and features hold the same frames in the same order."""
         faults = {}
-        for shard in shards_of_run(context, workspace, SAMPLES):
-            path = layout.table("samples", PREDICTIONS, shard)
+        for shard in SAMPLES.shards_of_run(context, layout):
             features = layout.table("samples", f"{variant.name}_features", shard)
-            if read_ids(path) != read_ids(features):
+            if read_ids(layout.table("samples", PREDICTIONS, shard)) != read_ids(features):
                 faults[shard] = ["frame_ids differ from those of the features"]
         return result(faults)
 
@@ -268,14 +252,12 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
         from virnuc_assets.reports.sample_results import read_record_ids
 
         faults, records = {}, 0
-        for sample in partitions_of_run(context, SAMPLES):
+        for sample in SAMPLES.keys_of_run(context):
             ledger, reported = sample_ledger(layout, sample), read_record_ids(layout.sample_report(sample))
             records += len(reported)
-            found = ledger_faults(ledger)
+            faults[sample] = ledger_faults(ledger)
             if reported != ledger.column("record_id").to_pylist():
-                found.append(f"{ledger.num_rows} records planned, {len(reported)} reported, or not the same")
-            if found:
-                faults[sample] = found
+                faults[sample].append(f"{ledger.num_rows} records planned, {len(reported)} reported, or not the same")
         return result(faults, records=records)
 
     return [every_frame_is_called, every_record_is_accounted_for]

@@ -8,11 +8,10 @@ from typing import Any
 
 import dagster as dg
 
-from virnuc_assets.defs.checks import result
-from virnuc_assets.defs.metadata import shown_table
+from virnuc_assets.defs.forms import OWNERS
+from virnuc_assets.defs.metadata import result, shown_table
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import OWNERS
 from virnuc_assets.settings import RefseqSettings
 from virnuc_assets.storage.digests import digest_of
 
@@ -32,13 +31,8 @@ def is_downloaded(workspace: Workspace) -> bool:
     return True
 
 
-def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
-    """The release; nothing without the section."""
-    return [_release_asset(workspace, settings)] if (settings := workspace.settings.refseq) else []
-
-
-def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
-    """The check of the downloaded files, where there are any."""
+def build(workspace: Workspace) -> list[dg.AssetsDefinition]:
+    """The release, with the check of its files; nothing without the section."""
     if (settings := workspace.settings.refseq) is None:
         return []
 
@@ -49,7 +43,7 @@ def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
 
         return result(altered_files(settings, workspace.settings.root / settings.folder))
 
-    return [downloaded_files_match_checksums]
+    return [_release_asset(workspace, settings), downloaded_files_match_checksums]
 
 
 def _release_asset(workspace: Workspace, settings: RefseqSettings) -> dg.AssetsDefinition:

@@ -8,8 +8,12 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from virnuc_assets.defs.assets.accounts import LEDGER
-from virnuc_assets.defs.assets.reference import (
+from virnuc_assets.defs.assets.sequences import REFERENCE_LEDGER
+from virnuc_assets.defs.forms import code_version, inputs_of, made_table, retrained_asset, whole_result
+from virnuc_assets.defs.metadata import result, shown_facts, shown_table
+from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.provenance import (
+    FRAMES,
     current_frames,
     named_records,
     planned,
@@ -18,13 +22,7 @@ from virnuc_assets.defs.assets.reference import (
     reference_tables,
     split_provenance,
 )
-from virnuc_assets.defs.automation import retraining_condition
-from virnuc_assets.defs.checks import result
-from virnuc_assets.defs.metadata import shown_facts, shown_table
-from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import OWNERS, made_table
-from virnuc_assets.defs.whole_asset import code_version, inputs_of, whole_result
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.storage.layout import SPLIT
@@ -44,14 +42,12 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
     """The split of the reference."""
     settings = workspace.settings.split
 
-    @dg.asset(
+    @retrained_asset(
+        workspace,
         name=SPLIT,
-        deps=[REFERENCE.key("translated_proteins"), REFERENCE.key("shard_plan"), dg.AssetKey(LEDGER)],
-        group_name="classifiers",
+        deps=[REFERENCE.key(FRAMES), REFERENCE.key("shard_plan"), dg.AssetKey(REFERENCE_LEDGER)],
         kinds={"parquet"},
-        owners=OWNERS,
         code_version=code_version("4", settings),
-        automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
     )
     def train_test_split(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         """Assigns whole clusters of related records to train, validation and test; old records keep their split.
@@ -94,7 +90,7 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
 def _continued(workspace: Workspace, provenance: Mapping[str, Any]) -> tuple[dict[str, Any], _Rows, str]:
     """The provenance with what it continues, the rows whose splits are kept, and why there are none.
 
-    A table that is of today is its own continuation: its provenance is given back as it is, so that it is not remade.
+    A table that is of today gives its provenance back as it is, so that it is not remade.
     """
     from virnuc_assets.split.assignment import split_schema
 

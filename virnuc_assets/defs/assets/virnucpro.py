@@ -13,13 +13,11 @@ import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.defs.assets.classifiers import evaluation_check, measured
-from virnuc_assets.defs.assets.reference import current_frames, current_split, record_lengths
-from virnuc_assets.defs.automation import retraining_condition
+from virnuc_assets.defs.forms import inputs_of, made_table, retrained_asset, whole_result
 from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.provenance import FRAMES, contents, current_frames, current_split, record_lengths
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.sharded_asset import OWNERS, made_table
 from virnuc_assets.defs.tracking import MlflowTracking, Table
-from virnuc_assets.defs.whole_asset import inputs_of, whole_result
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.frame_rule import STOP_FREE
@@ -39,7 +37,7 @@ TRAINED_ON_UNKNOWN = (
 )
 
 
-def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+def build(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """The two files of VirNucPro that the section names, and the evaluation; nothing without the section."""
     settings, root = workspace.settings.virnucpro, workspace.settings.root
     if settings is None:
@@ -62,12 +60,8 @@ def build_assets(workspace: Workspace) -> list[dg.AssetsDefinition | dg.AssetSpe
             metadata={"file": dg.MetadataValue.path(root / settings.model), "chunk_length": settings.chunk_length},
         ),
         _evaluation_asset(workspace, settings),
+        evaluation_check(workspace, EVALUATION),
     ]
-
-
-def build_checks(workspace: Workspace) -> list[dg.AssetChecksDefinition]:
-    """The check of every evaluation, where there is one."""
-    return [evaluation_check(workspace, EVALUATION)] if workspace.settings.virnucpro else []
 
 
 def imported_variant(workspace: Workspace) -> Variant:
@@ -76,11 +70,7 @@ def imported_variant(workspace: Workspace) -> Variant:
 
 
 def imported_provenance(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, Any]:
-    """What the evaluation follows from today: both of VirNucPro's files, split and frames.
-
-    Raises:
-        VirnucError: a file, the split or a shard's frames are missing or stale.
-    """
+    """What the evaluation follows from today: both of VirNucPro's files, split and frames."""
     settings = _section(workspace)
     if settings.chunk_length != (today := workspace.settings.sequences.chunk_length):
         raise VirnucError(
@@ -92,7 +82,6 @@ def imported_provenance(instance: dg.DagsterInstance, workspace: Workspace) -> d
             f"sequences.frame_rule is {rule.name}: VirNucPro's model and features are of {STOP_FREE} frames; set "
             "frame_rule back, or remove [virnucpro]"
         )
-    frames = current_frames(instance, workspace)
     return {
         "table": "evaluation",
         "columns": evaluation_schema().names,
@@ -101,18 +90,16 @@ def imported_provenance(instance: dg.DagsterInstance, workspace: Workspace) -> d
         "merged": {path.name: _sha256(path) for path in _merged_files(workspace)},
         "encoders": {"dna_dim": settings.dna_dim, "protein": settings.protein_encoder},
         "split": content_digest(current_split(instance, workspace)),
-        "frames": digest_of({shard: content_digest(path) for shard, path in frames.items()}),
+        "frames": contents(current_frames(instance, workspace)),
     }
 
 
 def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.AssetsDefinition:
-    @dg.asset(
+    @retrained_asset(
+        workspace,
         name=EVALUATION,
-        deps=[_MERGED, _CLASSIFIER, REFERENCE.key("translated_proteins"), SPLIT],
-        group_name="classifiers",
+        deps=[_MERGED, _CLASSIFIER, REFERENCE.key(FRAMES), SPLIT],
         kinds={"parquet", "mlflow"},
-        owners=OWNERS,
-        automation_condition=retraining_condition(workspace.settings.automation.retrain_cron),
         code_version=digest_of(["2", _states(workspace), workspace.settings.evaluation.model_dump(mode="json")]),
     )
     def virnucpro_evaluation(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
@@ -156,8 +143,7 @@ def _evaluation_asset(workspace: Workspace, settings: VirnucproSettings) -> dg.A
 
 def _states(workspace: Workspace) -> list[list[Any]]:
     """Names, sizes and times of change of VirNucPro's files: equal as long as nobody wrote to them."""
-    settings = _section(workspace)
-    root = workspace.settings.root
+    settings, root = _section(workspace), workspace.settings.root
     files = [*sorted((root / settings.merged).glob("*.pt")), root / settings.model]
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.is_file()]
 

@@ -18,11 +18,7 @@ _FIRST_EVENTS = 50
 
 
 class LocalRunLauncher(DefaultRunLauncher):
-    """Dagster's default launcher, without its trust in the code server that started a run.
-
-    The daemon's monitoring can ask whether a run's process lives, and a run can be terminated, when that code server
-    is dead, or another by now; both hold for runs in a shell, too.
-    """
+    """Dagster's default launcher, which also knows and ends runs whose code server is dead, or of a shell."""
 
     @classmethod
     def from_config_value(cls, inst_data: Any, config_value: Mapping[str, Any]) -> LocalRunLauncher:  # noqa: ANN401

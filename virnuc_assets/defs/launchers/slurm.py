@@ -50,10 +50,7 @@ Request = dict[str, str | int | None]  # None: what others ask for is not wanted
 
 
 class ControllerAway(VirnucError, DagsterUserCodeUnreachableError):
-    """Slurm's controller did not answer: of no job anything is known.
-
-    At this kind of Dagster's errors alone, a run that cannot be launched goes back to the queue.
-    """
+    """Slurm did not answer: of no job anything is known. At this kind of error alone Dagster queues a run again."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +72,7 @@ class Job:
 
 
 def request(text: str, where: str) -> Request:
-    """What a tag asks for.
-
-    Raises:
-        VirnucError: it is no JSON object of options and their values.
-    """
+    """What a tag asks for: a JSON object of options and their values."""
     try:
         values = json.loads(text)
     except json.JSONDecodeError:
@@ -104,10 +97,6 @@ def submit(name: str, asked: Sequence[str], command: Sequence[str], environment:
     """Submit a job once, and return its id; where the answer is lost the job is searched, and never submitted again.
 
     No other job has the name. The environment is the job's whole one, and sbatch's.
-
-    Raises:
-        ControllerAway: no answer, neither to this nor to the question whether the job is there.
-        VirnucError: Slurm refused the job; the message is sbatch's.
     """
     fixed = [f"--job-name={name}", "--parsable", "--export=ALL", "--no-requeue"]
     done = _run(["sbatch", *asked, *fixed], f"#!/bin/sh\nexec {shlex.join(command)}\n", environment)
@@ -220,12 +209,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         return cls(inst_data, config_value)
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Submit the run's job.
-
-        Raises:
-            ControllerAway: no answer. A job that was submitted all the same is found the next time.
-            VirnucError: Slurm refuses what the run asks for; it is not retried.
-        """
+        """Submit the run's job; one whose answer was lost is found the next time. What Slurm refuses is not retried."""
         from dagster._grpc.types import ExecuteRunArgs  # heavy, and definitions load this module
 
         run, origin = context.dagster_run, context.job_code_origin
@@ -272,11 +256,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         return CheckRunHealthResult(WorkerStatus.FAILED, f"{state}; its log is {self._log(run)}")
 
     def terminate(self, run_id: str) -> bool:
-        """Cancel the run's job, pending or running; returns whether there was one.
-
-        Raises:
-            ControllerAway: Slurm does not answer; the run continues as it was.
-        """
+        """Cancel the run's job, pending or running; returns whether there was one. Without answer nothing changes."""
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
@@ -378,10 +358,7 @@ def _report_interruptions(instance: dg.DagsterInstance) -> None:
 
 
 def _end_jobs_without_a_run(instance: dg.DagsterInstance) -> None:
-    """The UI cancels a run that has not started without calling its launcher, so that its job would stay in the queue.
-
-    A job also continues whose run was ended while Slurm did not answer.
-    """
+    """Of a run that the UI canceled before it started, which asks no launcher, or that ended while Slurm was silent."""
     for name, job in jobs_now().items():
         if job.ended or not name.startswith(NAME):
             continue

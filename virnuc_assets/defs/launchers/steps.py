@@ -17,8 +17,7 @@ KUBERNETES_TAG = "dagster-k8s/config"
 def gpu_op_tags(settings: Settings) -> dict[str, Any]:
     """Tags of a step that computes on the device: one GPU of its own, unless the settings say that it shall not.
 
-    Read by the Kubernetes executor and by the Slurm launcher. On a workstation the pool lets as many runs with such a
-    step go as there are GPUs, and the in-process executor runs the steps of a run one after the other.
+    For the Kubernetes executor and the Slurm launcher; on a workstation the pool has a slot for each GPU.
     """
     if settings.encoding.device == "cpu":
         return {}
@@ -35,11 +34,7 @@ def gpu_op_tags(settings: Settings) -> dict[str, Any]:
 def step_executor(launch: LaunchSettings) -> dg.ExecutorDefinition:
     """What runs the steps of a run: its own process, or a pod for each.
 
-    Image, volumes, secrets and whatever else holds for all pods are those of the run launcher, which the executor
-    takes over; set here is only what differs for the pods of steps.
-
-    Raises:
-        VirnucError: pods are asked for, and `dagster-k8s` is not installed.
+    Image, volumes, secrets and whatever else holds for all pods are those of the run launcher.
     """
     if launch.steps == "in_process":
         # One after the other: one model in memory at a time, and nothing next to a measurement.

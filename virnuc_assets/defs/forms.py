@@ -1,11 +1,12 @@
-"""The one way in which a per-shard asset runs: shard by shard, finished tables kept, one event per partition."""
+"""The two forms of assets: one per shard, with an event for each partition, and one without partitions."""
 
+import contextlib
 import inspect
 import itertools
 import logging
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,8 @@ import pyarrow as pa
 from dagster._core.definitions.data_version import extract_data_version_from_entry
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION as NO_EVENT
 
-from virnuc_assets.defs.metadata import shown_table
-from virnuc_assets.defs.partitions import ShardSet
+from virnuc_assets.defs.automation import retraining_condition
+from virnuc_assets.defs.partitions import REFERENCE, ShardSet
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import digest_of
@@ -25,8 +26,11 @@ from virnuc_assets.storage.tables import Provenance, TableWriter, content_digest
 
 OWNERS = ["team:virnuc"]
 DATA_VERSION = "dagster/data_version"
+INPUTS_TAG = "virnuc/inputs"
 _SHOWN = 10
 _TRIES = 3
+_NOT_ADDED = frozenset({"peak_memory_mb", "dim", "dna_dim", "protein_dim", "merged_dim", "rows_per_s", "token_budget"})
+_WITHOUT_PARTITIONS = ("shard_plan", "refseq_release")
 
 
 @dataclass(frozen=True)
@@ -42,22 +46,9 @@ class Outcome:
 
 
 Work = Callable[[str], Outcome]
-
-
-@dataclass(frozen=True)
-class ShardRun:
-    """What the body of a per-shard asset may know of its run.
-
-    Attributes:
-        shards: all shards of the run, in the order in which they are made.
-        log: the run's log; every line costs an event.
-    """
-
-    shards: Sequence[str]
-    log: logging.Logger
-
-
-Body = Callable[[ShardRun], Work]
+# Called once for a run with all its shards, in the order in which they are made, and its log, of which each line costs
+# an event; gives the work for one of them.
+Body = Callable[[Sequence[str], logging.Logger], Work]
 
 
 def sharded_asset(
@@ -69,14 +60,13 @@ def sharded_asset(
     whole: bool = False,
     **options: Any,  # noqa: ANN401 - those of dg.asset
 ) -> dg.AssetsDefinition:
-    """A partitioned asset from a body that, called once for a run, returns the work for one of its shards.
+    """A partitioned asset, described by the docstring of its body.
 
     Each partition is recorded when it is done, with a data version from its content, and stays recorded if the run
     dies. The result of the step would record all of them again, with one version for all: NO_EVENT prevents that.
 
-    Its description is the docstring of the body. At most `threads`, and no more than there are cores, make shards of a
-    run at the same time. With `whole` the work is called once for a partition and not for each of its shards. Of the
-    options, deps and code_version are required.
+    At most `threads`, and no more than there are cores, make shards of a run at the same time. With `whole` the work is
+    called once for a partition and not for each of its shards. Of the options, deps and code_version are required.
     """
     deps, code_version = list(options["deps"]), str(options["code_version"])
 
@@ -85,7 +75,7 @@ def sharded_asset(
 
         of_partition = {key: [key] if whole else shards.shards(workspace.layout, key) for key in context.partition_keys}
         units = [(key, shard) for key, found in of_partition.items() for shard in found]
-        work = body(ShardRun([shard for _, shard in units], context.log))
+        work = body([shard for _, shard in units], context.log)
         failures = {
             key: VirnucError(f"sample {key!r} is not planned; materialize samples/shard_plan first")
             for key, found in of_partition.items()
@@ -161,9 +151,6 @@ def _joined(outcomes: Sequence[Outcome]) -> Outcome:
     return Outcome(joined_version([outcome.data_version for outcome in outcomes]), metadata)
 
 
-_NOT_ADDED = frozenset({"peak_memory_mb", "dim", "dna_dim", "protein_dim", "merged_dim", "rows_per_s", "token_budget"})
-
-
 def joined_version(versions: Sequence[str]) -> str:
     """Data version of a partition from those of its shards."""
     return versions[0] if len(versions) == 1 else digest_of(list(versions))
@@ -192,10 +179,9 @@ def _inputs(
 ) -> dict[str, str]:
     """What Dagster itself would note of a partition's inputs: their versions."""
     tags = {"dagster/data_version_is_user_provided": "true"}
+    of_partition = shards.shards(workspace.layout, key)
     for dep in deps:
-        tables = [
-            workspace.layout.table(shards.domain, dep.path[-1], shard) for shard in shards.shards(workspace.layout, key)
-        ]
+        tables = [workspace.layout.table(shards.domain, dep.path[-1], shard) for shard in of_partition]
         if all(path.is_file() for path in tables):
             version = joined_version([content_digest(path) for path in tables])
         else:
@@ -220,15 +206,15 @@ def recorded_versions(instance: dg.DagsterInstance, asset: dg.AssetKey, partitio
     return {partition: found[DATA_VERSION] for partition, found in tags.items() if DATA_VERSION in found}
 
 
-def made_table(path: Path, provenance: Provenance, batches: Callable[[], Iterator[pa.Table]]) -> Outcome:
+def made_table(path: Path, provenance: Provenance, batches: Callable[[], Iterable[pa.Table]]) -> Outcome:
     """Write a table unless the one that is there has the same provenance.
 
-    `batches` is called only if the table is to be made, and yields at least one table, an empty one if need be.
+    `batches` is called only if the table is to be made, and gives at least one table, an empty one if need be.
     """
     started = time.perf_counter()
     reused = is_made_by(path, provenance)
     if not reused:
-        source = batches()
+        source = iter(batches())
         first = next(source)
         with TableWriter(path, first.schema, provenance) as writer:
             for batch in itertools.chain([first], source):
@@ -247,11 +233,71 @@ def made_table(path: Path, provenance: Provenance, batches: Callable[[], Iterato
     return Outcome(digest, metadata)
 
 
-def shown_rows(table: pa.Table, rows: int = 50) -> dg.TableMetadataValue:
-    """The first rows of a table, for its page."""
-    return shown_table(table.slice(0, rows).to_pylist(), table.column_names)
-
-
 def peak_memory_mb() -> float:
     """Highest resident memory of this process so far."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def retrained_asset(
+    workspace: Workspace,
+    **options: Any,  # noqa: ANN401 - those of dg.asset
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """`dg.asset` with what those without partitions share that the calendar has made again."""
+    condition = retraining_condition(workspace.settings.automation.retrain_cron)
+    shared = {"group_name": "classifiers", "owners": OWNERS, "automation_condition": condition}
+    decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(**{**shared, **options})
+    return decorate
+
+
+def code_version(version: str, *follows: Any) -> str:  # noqa: ANN401
+    """Version of an asset's code, and of the settings sections and encoders that its result follows from."""
+    return digest_of([version, *(part if isinstance(part, str) else part.model_dump(mode="json") for part in follows)])
+
+
+def inputs_of(context: dg.AssetExecutionContext) -> str:
+    """Digest of the running asset's inputs; to be asked before anything is read."""
+    return _inputs_digest(context.instance, context.assets_def.get_asset_spec(context.asset_key))
+
+
+def _inputs_digest(instance: dg.DagsterInstance, spec: dg.AssetSpec) -> str:
+    """Digest of code version and data versions of all that an asset depends on, as Dagster recorded them."""
+    versions = {}
+    for dep in spec.deps:
+        key = dep.asset_key
+        if key.path[0] == REFERENCE.domain and key.path[-1] not in _WITHOUT_PARTITIONS:
+            found = recorded_versions(instance, key, REFERENCE.keys(instance))
+            versions[key.to_user_string()] = digest_of(dict(sorted(found.items())))
+        else:
+            versions[key.to_user_string()] = recorded_version(instance, key)
+    return digest_of([spec.code_version, versions])
+
+
+def latest(instance: dg.DagsterInstance, key: dg.AssetKey) -> dg.AssetMaterialization | None:
+    """The latest materialization of an asset without partitions."""
+    event = instance.get_latest_materialization_event(key)
+    return event.asset_materialization if event else None
+
+
+def is_current(instance: dg.DagsterInstance, spec: dg.AssetSpec) -> bool:
+    """Whether the latest event of an asset without partitions says that it was made from today's inputs."""
+    made = latest(instance, spec.key)
+    return made is not None and (made.tags or {}).get(INPUTS_TAG) == _inputs_digest(instance, spec)
+
+
+def whole_result(inputs: str, version: str, metadata: Mapping[str, Any]) -> dg.MaterializeResult[Any]:
+    """The one event of an asset without partitions: data version from content, and the digest of its inputs."""
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version), tags={INPUTS_TAG: inputs})
+
+
+@contextlib.contextmanager
+def training_place(workspace: Workspace, name: str, log: Callable[[str], None]) -> Iterator[Path]:
+    """The scratch folder for the training of a classifier; waits for other trainings of it, and for its device.
+
+    The device comes first, for all: two that took the locks in different orders would wait for each other.
+    """
+    from virnuc_assets.classifier.datasets import scratch_next_to
+    from virnuc_assets.workstation.device_lock import DeviceLock
+
+    device = DeviceLock(workspace.layout.locks, workspace.settings.encoding.device, log)
+    with device.computing(), scratch_next_to(workspace.layout.training(name)) as scratch:
+        yield scratch
