@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,7 +23,6 @@ from benchmarks.out_of_fold import (
     RULES,
     Genomes,
     Kmer,
-    Miniature,
     auroc,
     chunked,
     framed,
@@ -37,7 +34,6 @@ from virnuc_assets.sequences.cds import Treatment, cds_of
 from virnuc_assets.sequences.records import UNAMBIGUOUS
 
 OPTIONS = {
-    "only": (("kmer", "miniature"), "whose records are scored"),
     "names": (0, "so many sources of each label; 0 = all"),
     "folds": (FOLDS, "of clusters of relatives"),
 }
@@ -49,21 +45,21 @@ LIMITS = {
 _ROUNDS = 3
 
 
-def measure(given: argparse.Namespace, _: Path) -> tuple[Figures, Limits]:
-    """Coverage, and the AUROCs of the variants asked for."""
+def measure(given: argparse.Namespace, _scratch: Path) -> tuple[Figures, Limits]:
+    """Coverage, AUROC of records by both rules and what the second gains, and seconds from bases to scores."""
     genomes = Genomes.bundled(given.names or None, given.folds)
-    figures = _coverage(genomes)
-    if "kmer" in given.only:
-        found = out_of_fold(Kmer(), genomes, {}, str)["records"]
-        figures |= _aurocs(genomes, {rule: found.probability(genomes.sequences, rule) for rule in RULES}, "")
-        mb = sum(map(len, genomes.sequences.values())) / MB
-        seconds = [_seconds(genomes, found.fitted[0].chunks) for _ in range(_ROUNDS)]
-        figures["seconds_per_mb"] = statistics.median(seconds) / mb
-    if "miniature" in given.only:
-        by_rule = {name: out_of_fold(Miniature(rule), genomes, {}, str)["records"] for name, rule in RULES.items()}
-        probability = {name: found.probability(genomes.sequences) for name, found in by_rule.items()}
-        figures |= _aurocs(genomes, probability, "miniature_")
-    return figures, LIMITS
+    viral, clusters = genomes.labels_and_clusters(genomes.sequences)
+    found, seconds = out_of_fold(Kmer(), genomes, {}, str)["records"], list[float]()
+    first, second = (auroc(viral, found.probability(genomes.sequences, rule)) for rule in RULES)
+    named = {f"record_auroc_{rule}": curve for rule, curve in zip(RULES, (first, second), strict=True)}
+    gain = {"record_auroc_gain": lambda weights: second(weights) - first(weights)}
+    for _ in range(_ROUNDS):
+        start = time.perf_counter()
+        found.fitted[0].chunks(Kmer().features(chunked(genomes.sequences)))
+        seconds.append(time.perf_counter() - start)
+    mb = sum(map(len, genomes.sequences.values())) / MB
+    figures = _coverage(genomes) | intervals({**named, **gain}, clusters, viral)
+    return figures | {"seconds_per_mb": statistics.median(seconds) / mb}, LIMITS
 
 
 def _coverage(genomes: Genomes) -> Figures:
@@ -93,22 +89,6 @@ def complete_genes(genomes: Genomes) -> dict[str, str]:
                     if not set(str(feature.location)) & set("<>") and not set(bases) - set(UNAMBIGUOUS):
                         genes[f"{name}_{len(genes)}"] = bases
     return genes
-
-
-def _aurocs(genomes: Genomes, probability: Mapping[str, np.ndarray], variant: str) -> Figures:
-    """Of records by both rules, and what the second gains."""
-    viral, clusters = genomes.labels_and_clusters(genomes.sequences)
-    first, second = (auroc(viral, values) for values in probability.values())
-    named = {f"record_auroc_{variant}{name}": each for name, each in zip(probability, (first, second), strict=True)}
-    gain = {f"record_auroc_{variant}gain": lambda weights: second(weights) - first(weights)}
-    return intervals({**named, **gain}, clusters, viral)
-
-
-def _seconds(genomes: Genomes, score: Callable[[pa.Table], object]) -> float:
-    """Of the k-mer variant, from bases to scores of chunks."""
-    start = time.perf_counter()
-    score(Kmer().features(chunked(genomes.sequences)))
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":
