@@ -2,7 +2,7 @@
 
 geNomad comes from PyPI, its weights with it, into a virtual environment below var/; it was trained on databases that
 hold many of these genomes. Each of our scores is by a model that saw no relative. What has no scored chunk counts as
-0.5. A call of a record is certain if its expected error is at most the default of `max_error`. `virnuc predict` is
+0.5. A call is certain if its expected error is at most the default of `max_error`. `virnuc predict` is
 timed with the classifier of this folder's project; so is geNomad's command, both from start to end.
 """
 
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ import pandas as pd
 
 from benchmarks import common
 from benchmarks.common import CONSOLE, MB, ROOT, Figures, Limits
-from benchmarks.out_of_fold import LABELS, SEED, Genomes, Kmer, OutOfFold, auroc, intervals, out_of_fold
+from benchmarks.out_of_fold import LABELS, SEED, Genomes, Kmer, auroc, intervals, out_of_fold
 from virnuc_assets.sequences.records import UNAMBIGUOUS
 from virnuc_assets.settings import EvaluationSettings
 
@@ -35,7 +35,6 @@ LIMITS = {
     "error_of_certain_calls": (0.0, 0.2),
     "share_certain": (0.3, 1.0),
 }
-Sequences = Mapping[str, str]
 
 
 def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
@@ -43,8 +42,8 @@ def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
     genomes = Genomes.bundled()
     samples = {length: fragments(genomes, int(length), count) for length, count in FRAGMENTS.items()}
     ours = out_of_fold(Kmer(), genomes, samples, record_of)
-    figures, seconds = certain_calls(genomes, ours["records"]), {"default": 0.0, "genomad_nn": 0.0}
-    mb = 0.0
+    of_records = ours["records"].probability(genomes.sequences)
+    figures, mb, seconds = _calls(genomes, genomes.sequences, of_records, ""), 0.0, {"default": 0.0, "genomad_nn": 0.0}
     for length, sequences in samples.items():
         probability = {"default": ours[length].probability(sequences)}
         file = scratch / f"{length}.fna"
@@ -58,7 +57,9 @@ def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
             table = pd.read_csv(scratch / f"{length}_nn_classification/{length}_nn_classification.tsv", sep="\t")
             scores = table.set_index("seq_name")["virus_score"]
             probability["genomad_nn"] = scores.reindex(list(sequences)).to_numpy()
-        figures |= _aurocs(genomes, length, sequences, probability)
+        records = [record_of(fragment) for fragment in sequences]
+        figures |= _aurocs(genomes, length, records, probability)
+        figures |= _calls(genomes, records, probability["default"], f"_{length}")
     return figures | {f"mb_per_s_{who}": mb / taken for who, taken in seconds.items() if taken}, LIMITS
 
 
@@ -83,8 +84,8 @@ def record_of(fragment: str) -> str:
     return fragment.rpartition("__")[0].split("__", 2)[2]
 
 
-def _aurocs(genomes: Genomes, length: str, sequences: Sequences, probability: Mapping[str, np.ndarray]) -> Figures:
-    viral, clusters = genomes.labels_and_clusters(map(record_of, sequences))
+def _aurocs(genomes: Genomes, length: str, records: list[str], probability: Mapping[str, np.ndarray]) -> Figures:
+    viral, clusters = genomes.labels_and_clusters(records)
     curves = {f"auroc_{length}_{who}": auroc(viral, found) for who, found in probability.items()}
     if "genomad_nn" in probability:
         ours, theirs = curves.values()
@@ -92,16 +93,15 @@ def _aurocs(genomes: Genomes, length: str, sequences: Sequences, probability: Ma
     return intervals(curves, clusters, viral)
 
 
-def certain_calls(genomes: Genomes, found: OutOfFold) -> Figures:
-    """How many calls of records are certain, and how many of these are wrong."""
-    viral, clusters = genomes.labels_and_clusters(genomes.sequences)
-    probability = found.probability(genomes.sequences)
+def _calls(genomes: Genomes, records: Iterable[str], probability: np.ndarray, suffix: str) -> Figures:
+    """How many calls are certain, and how many of these are wrong."""
+    viral, clusters = genomes.labels_and_clusters(records)
     certain = np.maximum(probability, 1.0 - probability) >= 1.0 - EvaluationSettings().max_error
     wrong, every = (probability >= 0.5) != viral, np.ones(len(viral))
     named = {
-        "share_certain": _ratio(certain, every),
-        "error_of_certain_calls": _ratio(certain & wrong, certain),
-        "error_of_all_calls": _ratio(wrong, every),
+        f"share_certain{suffix}": _ratio(certain, every),
+        f"error_of_certain_calls{suffix}": _ratio(certain & wrong, certain),
+        f"error_of_all_calls{suffix}": _ratio(wrong, every),
     }
     return intervals(named, clusters, viral)
 
