@@ -97,9 +97,7 @@ class FusedSelfAttention(nn.Module):
 def rotated(x: Tensor, rotary: Tensor) -> Tensor:
     """Rotary embedding in fp32: each pair of neighbours is a complex number, multiplied by its position's angle.
 
-    Args:
-        x: (b, l, heads, d) of any precision; overwritten where it is fp32.
-        rotary: (l, 1, d / 2) complex64.
+    x is (b, l, heads, d) of any precision, and overwritten where it is fp32; rotary is (l, 1, d / 2) complex64.
     """
     pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))  # (b, l, heads, d / 2)
     return torch.view_as_real(pairs.mul_(rotary)).flatten(-2).to(x.dtype)

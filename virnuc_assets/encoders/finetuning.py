@@ -86,17 +86,9 @@ def finetune(job: FinetuneJob, work: Path, out: Path, log: Log) -> dict[str, Any
     """Train adapters on an encoder and write the merged encoder as an ordinary checkpoint folder.
 
     A run that was killed continues from its last complete checkpoint in `work`, if nothing of the job has changed, to
-    the same result; masked modelling that is resumed within an epoch (`eval_steps`) draws other masks.
-
-    Args:
-        job: What is trained.
-        work: Folder for the checkpoints of this fine-tuning; all else in it is deleted, and itself at the end.
-        out: Gets config, weights, tokenizer, `adapters/` (peft, with the frame head) and `finetuning.json`, whose
-            content is returned; replaced as a whole, or untouched.
-        log: Gets the step and its metrics while training runs.
-
-    Raises:
-        VirnucError: rows, device, precision or checkpoint do not fit, or no evaluation gave a finite loss.
+    the same result; masked modelling that is resumed within an epoch (`eval_steps`) draws other masks. All else in
+    `work` is deleted, and itself at the end. `out` gets config, weights, tokenizer, `adapters/` (peft, with the frame
+    head) and `finetuning.json`, whose content is returned; it is replaced as a whole, or untouched.
     """
     settings, device = job.settings, resolve_device(job.device)
     prepare_cpu()

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from virnuc_assets.encoders import golden as golden_module
 from virnuc_assets.encoders.golden import GOLDEN_FILE, TOLERANCE, GoldenError, check_golden, load_for_run
 from virnuc_assets.encoders.registry import ALPHABET, ENCODERS, Alphabet, Architecture, check_alphabet
 from virnuc_assets.settings import EncodingSettings
@@ -72,7 +71,7 @@ def test_a_difference_is_refused_with_its_place_the_versions_and_the_remedy(alte
 def test_a_run_loads_no_encoder_where_the_numbers_differ(monkeypatch: pytest.MonkeyPatch, checkpoints: Path) -> None:
     spec = ENCODERS["esm2_650_miniature"]
     assert load_for_run(spec, checkpoints, EncodingSettings(device="cpu")).dim == 40
-    golden_module._check.cache_clear()
+    check_golden.cache_clear()
     exact = torch.nn.functional.scaled_dot_product_attention
 
     def rounding(query: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
