@@ -189,17 +189,11 @@ def _plan_and_follow(project: Project) -> Figures:
     with project.instance() as instance:
         known = {run.run_id for run in instance.get_runs()}
     run_id = _client(project).submit_job_execution(PLAN_REFERENCE_JOB)
-
-    def is_planned() -> bool:
-        status = _client(project).get_run_status(run_id)
-        if status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
-            raise SystemExit(f"run {run_id} of {PLAN_REFERENCE_JOB}: {status.value}")
-        return status == DagsterRunStatus.SUCCESS
-
-    project.wait_for("reference planned", is_planned, _MADE_SECONDS)
     project.wait_for("reference embedded", lambda: project.is_settled(REFERENCE), _MADE_SECONDS)
     with project.instance() as instance:
         records = [record for record in instance.get_run_records() if record.dagster_run.run_id not in known]
+        if (plan := instance.get_run_by_id(run_id)) is None or not plan.is_success:
+            raise SystemExit(f"run {run_id} of {PLAN_REFERENCE_JOB} failed")
         figures = _noted(instance, records)
     started = min(record.create_timestamp.timestamp() for record in records)
     return {**figures, "wall_s": max(record.end_time or 0.0 for record in records) - started}

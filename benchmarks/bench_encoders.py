@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -145,8 +145,9 @@ def _compare(
             process = stack.enter_context(common.fresh_process())
             own = sequences[: max(len(sequences) // _ONE_BY_ONE, 1)] if contender.code == "one_by_one" else sequences
             model = SCALES[given.scale][contender.model]
-            process.submit(_load, contender, model, checkpoints / contender.model, given.device, own).result()
-            ways["_".join(contender)] = partial(_asked, process)
+            folder, device = checkpoints / contender.model, torch.device(given.device)
+            process.submit(_load, contender, model, folder, device, own).result()
+            ways["_".join(contender)] = lambda process=process: process.submit(_pass).result()  # type: ignore[misc]
         found = common.alternate(given.rounds, ways)
     figures = {f"{name}.{contender}.sequences_per_s": median(rounds) for contender, rounds in found.items()}
     for metric, (one, other) in ratios.items():
@@ -158,53 +159,42 @@ def _compare(
     return figures
 
 
-def _asked(process: ProcessPoolExecutor) -> Figures:
-    return process.submit(_pass).result()
+_loaded: dict[str, Any] = {}  # the contender of this process
 
 
-class _Loaded:
-    """The contender of this process."""
-
-    def __init__(self, contender: Contender, model: Model, folder: Path, device: str, sequences: list[str]) -> None:
-        torch.set_num_threads(cpu_count())
-        self.sequences, self.device, dtype = sequences, torch.device(device), DTYPES[contender.precision]
-        self.flop = model.flop([len(sequence) + 2 for sequence in sequences])  # one token per residue, CLS and EOS
-        self.embed = _build(contender, model, folder, self.device)
-        self.embed(sequences[:2])
-        # (2048, d), (2048, 4 d) and (4 d, d), whose products keep their values
-        ones, width = partial(torch.ones, dtype=dtype, device=self.device), model.hidden
-        self.matrices = ones(2048, width), ones(2048, 4 * width), ones(4 * width, width) * (0.5 / width)
-
-    def peak(self) -> float:
-        """FLOP/s of the two matrix products of a feed-forward network of the model's width, over a second."""
-        narrow, wide, weights = self.matrices
-        seconds: list[float] = []
-        while len(seconds) < 2 or sum(seconds) < 1.0:
-            start = time.perf_counter()
-            torch.mm(narrow, weights.t(), out=wide)
-            torch.mm(wide, weights, out=narrow)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-        return 4 * math.prod((*narrow.shape, wide.shape[1])) / float(np.median(seconds[1:]))  # the first sets up
+def _load(contender: Contender, model: Model, folder: Path, device: torch.device, sequences: list[str]) -> None:
+    torch.set_num_threads(cpu_count())
+    dtype, width = DTYPES[contender.precision], model.hidden
+    _loaded["embed"] = _build(contender, model, folder, device)
+    _loaded["embed"](sequences[:2])
+    _loaded["sequences"] = sequences
+    _loaded["flop"] = model.flop([len(sequence) + 2 for sequence in sequences])  # a token per residue, CLS and EOS
+    # (2048, d), (2048, 4 d) and (4 d, d), whose products keep their values
+    shapes = {(2048, width): 1.0, (2048, 4 * width): 1.0, (4 * width, width): 0.5 / width}
+    _loaded["matrices"] = [torch.full(shape, value, dtype=dtype, device=device) for shape, value in shapes.items()]
 
 
-_LOADED: list[_Loaded] = []
-
-
-def _load(contender: Contender, model: Model, folder: Path, device: str, sequences: list[str]) -> None:
-    _LOADED.append(_Loaded(contender, model, folder, device, sequences))
+def _peak() -> float:
+    """FLOP/s of the two matrix products of a feed-forward network of the model's width, over a second."""
+    narrow, wide, weights = _loaded["matrices"]
+    seconds: list[float] = []
+    while len(seconds) < 2 or sum(seconds) < 1.0:
+        start = time.perf_counter()
+        torch.mm(narrow, weights.t(), out=wide)
+        torch.mm(wide, weights, out=narrow)
+        if narrow.is_cuda:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return 4 * math.prod((*narrow.shape, wide.shape[1])) / statistics.median(seconds[1:])  # the first sets up
 
 
 def _pass() -> Figures:
     """Of one pass of this process's contender; the share of the peak is an ESM2's."""
-    (loaded,) = _LOADED
-    before = loaded.peak()
-    start = time.perf_counter()
-    loaded.embed(loaded.sequences)
+    before, start = _peak(), time.perf_counter()
+    _loaded["embed"](_loaded["sequences"])
     seconds = time.perf_counter() - start
-    peak = (before + loaded.peak()) / 2
-    return {"per_s": len(loaded.sequences) / seconds, "share_of_peak": loaded.flop / seconds / peak}
+    peak = (before + _peak()) / 2
+    return {"per_s": len(_loaded["sequences"]) / seconds, "share_of_peak": _loaded["flop"] / seconds / peak}
 
 
 def _build(contender: Contender, model: Model, folder: Path, device: torch.device) -> originals.Embed:

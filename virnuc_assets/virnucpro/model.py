@@ -34,19 +34,14 @@ def model_in(file: TorchFile) -> Mlp:
     if not isinstance(made, PickledModule) or made.name != MODEL_CLASS:
         found = made.name if isinstance(made, PickledModule) else f"a {type(made).__name__}"
         raise ImportRefused(f"{file.path}: expected a whole module of class {MODEL_CLASS}, found {found}")
-    layers = _layers(file, made)
-    model = _model_of(file, _tensors(file, made, layers))
-    if (eps := layers["bn1"].state.get("eps")) != model.bn1.eps:
-        raise ImportRefused(f"{file.path}: bn1 has eps {eps}, VirNucPro's has {model.bn1.eps}")
-    return model.eval()
-
-
-def _layers(file: TorchFile, made: PickledModule) -> dict[str, Any]:
     layers = _part(file, "the model", made, "_modules")
     kinds = {name: getattr(layer, "name", type(layer).__name__).rpartition(".")[2] for name, layer in layers.items()}
     if kinds != _LAYERS:  # one without parameters would be missed by the comparison of tensors
         raise ImportRefused(f"{file.path}: another architecture: expected layers {_LAYERS}, found {str(kinds)[:500]}")
-    return layers
+    model = _model_of(file, _tensors(file, made, layers))
+    if (eps := layers["bn1"].state.get("eps")) != model.bn1.eps:
+        raise ImportRefused(f"{file.path}: bn1 has eps {eps}, VirNucPro's has {model.bn1.eps}")
+    return model.eval()
 
 
 def _tensors(file: TorchFile, made: PickledModule, layers: Mapping[str, Any]) -> dict[str, Tensor]:
