@@ -9,7 +9,6 @@ right before and after. At last, memory beyond the model for a small and a large
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -144,9 +143,8 @@ def _compare(
         for contender in dict.fromkeys(contender for pair in ratios.values() for contender in pair):
             process = stack.enter_context(common.fresh_process())
             own = sequences[: max(len(sequences) // _ONE_BY_ONE, 1)] if contender.code == "one_by_one" else sequences
-            model = SCALES[given.scale][contender.model]
             folder, device = checkpoints / contender.model, torch.device(given.device)
-            process.submit(_load, contender, model, folder, device, own).result()
+            process.submit(_load, contender, SCALES[given.scale][contender.model], folder, device, own).result()
             ways["_".join(contender)] = lambda process=process: process.submit(_pass).result()  # type: ignore[misc]
         found = common.alternate(given.rounds, ways)
     figures = {f"{name}.{contender}.sequences_per_s": median(rounds) for contender, rounds in found.items()}
@@ -185,7 +183,8 @@ def _peak() -> float:
         if narrow.is_cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    return 4 * math.prod((*narrow.shape, wide.shape[1])) / statistics.median(seconds[1:])  # the first sets up
+    rows, d = narrow.shape
+    return float(4 * rows * d * wide.shape[1] / statistics.median(seconds[1:]))  # the first sets up
 
 
 def _pass() -> Figures:

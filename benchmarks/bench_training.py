@@ -95,7 +95,11 @@ def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
         return Mlp(given.columns, settings.hidden, settings.dropout)
 
     plain, alone = (PlainLoop(model(), files, workers, settings) for workers in (cpu_count(), 0))
-    loops = {"plain_": plain, "": EpochLoop(model(), rows, settings), "plain_no_workers_": alone}
+    loops: dict[str, EpochLoop | PlainLoop] = {
+        "plain_": plain,
+        "": EpochLoop(model(), rows, settings),
+        "plain_no_workers_": alone,
+    }
     found = alternate(given.epochs, {name: partial(timed, loop) for name, loop in loops.items()})
     differences = [abs(one["loss"] - other["loss"]) for one, other in zip(found[""], found["plain_"], strict=True)]
     figures = {
