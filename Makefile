@@ -73,7 +73,7 @@ bench-change: $(STAMP)
 bench-decision: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_decision $(ARGS)
 
-# Some ten minutes; ARGS="--only kmer" runs a part of it.
+# Some minutes.
 bench-coverage: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_coverage $(ARGS)
 

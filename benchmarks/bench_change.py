@@ -19,7 +19,6 @@ import sqlite3
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,20 +34,19 @@ from dagster._core.storage.dagster_run import RunRecord
 from dagster._core.test_utils import freeze_time
 from dagster_graphql import DagsterGraphQLClient, DagsterGraphQLClientError
 
-from benchmarks.common import Figures, options, publish
-from benchmarks.project import Servers, configured, instance_of, is_settled, virnuc, wait_for
+from benchmarks import common
+from benchmarks.common import Figures, Limits
+from benchmarks.project import Project, wait_for
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs.assets.shards import SHARDS
 from virnuc_assets.defs.jobs import PLAN_REFERENCE_JOB
 from virnuc_assets.defs.partitions import REFERENCE, register
 from virnuc_assets.defs.provenance import CHUNKS, FRAMES
-from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.sequences.catalogue import write_manifest
 from virnuc_assets.sequences.plan_table import planned_shards
 from virnuc_assets.sequences.planning import pack_key
-from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.storage.tables import read_table
-from virnuc_assets.workstation.setup import dagster_home, make_project
+from virnuc_assets.workstation.setup import make_project
 
 AT_MOST: dict[str, float] = {
     "reference_shards": 8,
@@ -89,41 +87,30 @@ QUERIES = {
 }
 
 
-def main() -> int:
-    """Measure, print a table, write the figures; 1 if a limit is missed."""
-    given, parts = _arguments(), {"bundled": _bundled, "files": _files, "partitions": _partitions}
+def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
+    """Each part in a project of its own."""
     logging.disable(logging.WARNING)  # Dagster's event log goes to its store, not to the terminal
-    given.out.parent.mkdir(parents=True, exist_ok=True)
     figures: Figures = {}
-    for name in [given.only] if given.only else parts:
-        with tempfile.TemporaryDirectory(prefix=f"change-{name}-", ignore_cleanup_errors=True) as scratch:
-            figures |= parts[name](Path(scratch), given)
+    for name in given.only:
+        (scratch / name).mkdir()
+        figures |= PARTS[name](scratch / name, given)
     changed = figures.get("files_changed_frames", 0.0)
     limits = {name: (0.0, limit) for name, limit in AT_MOST.items()} | {"files_reembedded_frames": (changed, changed)}
-    return publish(figures, given.out, limits)
+    return figures, limits
 
 
-def _arguments() -> argparse.Namespace:
-    parser = options("bench-change", __doc__)
-    parser.add_argument("--only", choices=("bundled", "files", "partitions"), help="run one part (default all)")
-    parser.add_argument("--files", type=int, default=5_000, help="files of one record (default 5000)")
-    parser.add_argument("--partitions", type=int, default=10_000, help="reference partitions (default 10000)")
-    parser.add_argument("--rounds", type=int, default=5, help="queries of each page (default 5)")
-    return parser.parse_args()
-
-
-def _bundled(project: Path, given: argparse.Namespace) -> Figures:
+def _bundled(folder: Path, given: argparse.Namespace) -> Figures:
     """The demo twice, as processes; its set-up does not count."""
-    make_project(project, bundled=True)
-    settings = load_settings(project)
+    make_project(folder, bundled=True)
+    project = Project(folder, given.out.with_suffix(".log"), None)
     seconds, events = list[float](), list[int]()
     for command in ("setup", "demo", "demo"):
         started = time.perf_counter()
-        virnuc(settings, command, given.out.with_suffix(".log"))
+        project.virnuc(command)
         seconds.append(time.perf_counter() - started)
-        events.append(_event_rows(dagster_home(settings)))
+        events.append(_event_rows(project.home))
     return {
-        "reference_shards": len(planned_shards(Workspace(settings).layout.plan("reference"))),
+        "reference_shards": len(planned_shards(project.workspace.layout.plan("reference"))),
         "first_demo_s": seconds[1],
         "second_demo_s": seconds[2],
         "second_to_first_demo": seconds[2] / seconds[1],
@@ -142,34 +129,33 @@ def _event_rows(home: Path) -> int:
     return rows
 
 
-def _files(project: Path, given: argparse.Namespace) -> Figures:
+def _files(folder: Path, given: argparse.Namespace) -> Figures:
     """All files through the servers, and what a replaced and an added one cost then."""
-    genomes, names = project / "data/genomes", [f"genome_{number:05d}" for number in range(given.files)]
+    genomes, names = folder / "data/genomes", [f"genome_{number:05d}" for number in range(given.files)]
     _write_catalogue(genomes, names)
-    settings, log = configured(project), given.out.with_suffix(".log")
-    virnuc(settings, "setup", log)
-    servers = Servers(settings, log)
+    project = Project(folder, given.out.with_suffix(".log"))
+    project.virnuc("setup")
+    plan = project.workspace.layout.plan("reference")
     try:
-        wait_for("servers up", lambda: _answers(settings), _START_SECONDS, servers)
-        first = _plan_and_follow(settings, servers)
-        shards = planned_shards(Workspace(settings).layout.plan("reference"))
+        project.wait_for("servers up", lambda: _answers(project), _START_SECONDS)
+        first = _plan_and_follow(project)
+        shards = planned_shards(plan)
         replaced, added = names[0], f"genome_{given.files:05d}"  # of one label
         _write_catalogue(genomes, [*names, added], [replaced, added])
-        second = _plan_and_follow(settings, servers)
+        second = _plan_and_follow(project)
     finally:
-        servers.stop()
+        project.stop()
+    tables = [project.workspace.layout.table("reference", FRAMES, shard) for shard in planned_shards(plan)]
+    records = [record for table in tables for record in read_table(table).column("record_id").to_pylist()]
     return {
-        "files": given.files,
         "files_shards": len(shards),
         "files_wall_s": first["wall_s"],
-        "files_plan_s": first["plan_s"],
-        "files_work_s": first["work_s"],
         "files_embedded_frames": first["embedded"],
         "files_overhead_share": 1 - first["work_s"] / first["wall_s"],
         "files_change_wall_s": second["wall_s"],
         "files_touched_shards": second["shards"],
         "files_reembedded_frames": second["embedded"],
-        "files_changed_frames": _frames_of(settings, {replaced, added}),
+        "files_changed_frames": sum(record in (replaced, added) for record in records),
     }
 
 
@@ -190,7 +176,7 @@ def _write_catalogue(genomes: Path, names: Sequence[str], written: Sequence[str]
     write_manifest(genomes, rows)
 
 
-def _plan_and_follow(settings: Settings, servers: Servers) -> Figures:
+def _plan_and_follow(project: Project) -> Figures:
     """Plan the reference, wait until everything that follows is made, and measure it.
 
     Wall time is from the launch of the plan to the end of the last run. Work in it is the step of the plan, which reads
@@ -200,24 +186,17 @@ def _plan_and_follow(settings: Settings, servers: Servers) -> Figures:
     processes, what Dagster does for a run or a step, that each made table is read again, checks, and the merging of
     features.
     """
-    with instance_of(settings) as instance:
+    with project.instance() as instance:
         known = {run.run_id for run in instance.get_runs()}
-    run_id = _client(settings).submit_job_execution(PLAN_REFERENCE_JOB)
-
-    def is_planned() -> bool:
-        status = _client(settings).get_run_status(run_id)
-        if status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
-            raise SystemExit(f"run {run_id} of {PLAN_REFERENCE_JOB}: {status.value}")
-        return status == DagsterRunStatus.SUCCESS
-
-    wait_for("reference planned", is_planned, _MADE_SECONDS, servers)
-    wait_for("reference embedded", lambda: is_settled(settings, REFERENCE), _MADE_SECONDS, servers)
-    with instance_of(settings) as instance:
+    run_id = _client(project).submit_job_execution(PLAN_REFERENCE_JOB)
+    project.wait_for("reference embedded", lambda: project.is_settled(REFERENCE), _MADE_SECONDS)
+    with project.instance() as instance:
         records = [record for record in instance.get_run_records() if record.dagster_run.run_id not in known]
+        if (plan := instance.get_run_by_id(run_id)) is None or not plan.is_success:
+            raise SystemExit(f"run {run_id} of {PLAN_REFERENCE_JOB} failed")
         figures = _noted(instance, records)
-    plan = next(record for record in records if record.dagster_run.run_id == run_id)
-    started, ended = plan.create_timestamp.timestamp(), max(record.end_time or 0.0 for record in records)
-    return {**figures, "wall_s": ended - started, "plan_s": (plan.end_time or 0.0) - started}
+    started = min(record.create_timestamp.timestamp() for record in records)
+    return {**figures, "wall_s": max(record.end_time or 0.0 for record in records) - started}
 
 
 def _noted(instance: dg.DagsterInstance, records: Sequence[RunRecord]) -> Figures:
@@ -239,41 +218,35 @@ def _noted(instance: dg.DagsterInstance, records: Sequence[RunRecord]) -> Figure
     return {"work_s": work, "embedded": embedded, "shards": shards}
 
 
-def _frames_of(settings: Settings, records: set[str]) -> int:
-    layout = Workspace(settings).layout
-    tables = [layout.table("reference", FRAMES, shard) for shard in planned_shards(layout.plan("reference"))]
-    return sum(record in records for table in tables for record in read_table(table).column("record_id").to_pylist())
+def _client(project: Project) -> DagsterGraphQLClient:
+    return DagsterGraphQLClient("127.0.0.1", project.settings.servers.dagster_port)
 
 
-def _client(settings: Settings) -> DagsterGraphQLClient:
-    return DagsterGraphQLClient("127.0.0.1", settings.servers.dagster_port)
-
-
-def _answers(settings: Settings) -> bool:
+def _answers(project: Project) -> bool:
     """Whether the webserver knows the definitions."""
     try:
-        return bool(_client(settings)._get_repo_locations_and_names_with_pipeline(PLAN_REFERENCE_JOB))
+        return bool(_client(project)._get_repo_locations_and_names_with_pipeline(PLAN_REFERENCE_JOB))
     except DagsterGraphQLClientError:
         return False
 
 
-def _partitions(project: Path, given: argparse.Namespace) -> Figures:
+def _partitions(folder: Path, given: argparse.Namespace) -> Figures:
     """Ticks and pages of a home that knows so many partitions, all of them made."""
-    _write_catalogue(project / "data/genomes", ["genome_1"])
-    settings, log = configured(project), given.out.with_suffix(".log")
-    virnuc(settings, "setup", log)
-    defs = build_defs(settings)
-    with instance_of(settings) as instance:
+    _write_catalogue(folder / "data/genomes", ["genome_1"])
+    project = Project(folder, log := given.out.with_suffix(".log"))
+    project.virnuc("setup")
+    defs = build_defs(project.settings)
+    with project.instance() as instance:
         _fill(instance, defs, given.partitions)
         seconds, requests = _ticks(instance, defs)
     command = [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-m", "virnuc_assets.definitions"]
-    command += ["-p", str(settings.servers.dagster_port)]
-    environment = {**os.environ, "DAGSTER_HOME": str(dagster_home(settings))}
+    command += ["-p", str(project.settings.servers.dagster_port)]
+    environment = {**os.environ, "DAGSTER_HOME": str(project.home)}
     with log.open("ab") as output:
-        server = subprocess.Popen(command, cwd=project, env=environment, stdout=output, stderr=output)  # noqa: S603
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)  # noqa: S603
     try:
-        wait_for("webserver up", lambda: _answers(settings), _START_SECONDS)
-        queries = {f"query_{page}_s": seconds for page, seconds in _pages(settings, defs, given.rounds).items()}
+        wait_for("webserver up", lambda: _answers(project), _START_SECONDS)
+        queries = {f"query_{page}_s": seconds for page, seconds in _pages(project, defs, given.rounds).items()}
     finally:
         server.terminate()
         server.wait()
@@ -283,7 +256,6 @@ def _partitions(project: Path, given: argparse.Namespace) -> Figures:
         "first_tick_s_at_10000_partitions": seconds[0],  # reads everything; once after an upgrade of the conditions
         "tick_s_at_10000_partitions": statistics.median(seconds[1:]),
         "requests_when_idle": requests,
-        "partitions": given.partitions,
     }
 
 
@@ -342,11 +314,11 @@ def _ticks(instance: dg.DagsterInstance, defs: dg.Definitions) -> tuple[list[flo
     return seconds, requests
 
 
-def _pages(settings: Settings, defs: dg.Definitions, rounds: int) -> dict[str, float]:
+def _pages(project: Project, defs: dg.Definitions, rounds: int) -> dict[str, float]:
     """Median seconds of each page's query, after a first one that does not count."""
     keys = [{"path": list(key.path)} for key in defs.resolve_asset_graph().toposorted_asset_keys]
     variables = {"assetKey": {"path": list(REFERENCE.key(_ENCODER).path)}, "assetKeys": keys}
-    client, seconds = _client(settings), defaultdict[str, list[float]](list)
+    client, seconds = _client(project), defaultdict[str, list[float]](list)
     for _ in range(rounds + 1):
         for page, query in QUERIES.items():
             started = time.perf_counter()
@@ -355,5 +327,13 @@ def _pages(settings: Settings, defs: dg.Definitions, rounds: int) -> dict[str, f
     return {page: statistics.median(taken[1:]) for page, taken in seconds.items()}
 
 
+PARTS = {"bundled": _bundled, "files": _files, "partitions": _partitions}
+OPTIONS = {
+    "only": (tuple(PARTS), "parts to run"),
+    "files": (5_000, "files of one record"),
+    "partitions": (10_000, "reference partitions"),
+    "rounds": (5, "queries of each page"),
+}
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(common.run("bench-change", __doc__, OPTIONS, measure))

@@ -10,21 +10,19 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmarks.common import Figures, options, publish
+from benchmarks import common
+from benchmarks.common import MB, Figures, Limits
 from benchmarks.out_of_fold import (
     FOLDS,
     LABELS,
-    MB,
     RULES,
     Genomes,
     Kmer,
-    Miniature,
     auroc,
     chunked,
     framed,
@@ -35,44 +33,48 @@ from benchmarks.out_of_fold import (
 from virnuc_assets.sequences.cds import Treatment, cds_of
 from virnuc_assets.sequences.records import UNAMBIGUOUS
 
-LIMITS = {
-    f"{what}_scored{label}_longest_orf": (least, 1.0)
-    for what, label, least in (("chunks", "_viral", 0.98), ("chunks", "_host", 0.98), ("complete_genes", "", 0.99))
+OPTIONS = {
+    "names": (0, "so many sources of each label; 0 = all"),
+    "folds": (FOLDS, "of clusters of relatives"),
 }
-_VARIANTS, _ROUNDS = ("kmer", "miniature"), 3
+LIMITS = {
+    "chunks_scored_viral_longest_orf": (0.98, 1.0),
+    "chunks_scored_host_longest_orf": (0.98, 1.0),
+    "complete_genes_scored_longest_orf": (0.99, 1.0),
+}
+_ROUNDS = 3
 
 
-def main() -> int:
-    """Measure, print a table, write the figures."""
-    given = _arguments()
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    genomes = Genomes.bundled(given.names, given.folds)
-    figures = chunk_coverage(genomes) | gene_coverage(complete_genes(genomes))
-    if "kmer" in given.only:
-        figures |= _kmer(genomes)
-    if "miniature" in given.only:
-        figures |= _miniature(genomes)
-    return publish(figures, given.out, LIMITS)
+def measure(given: argparse.Namespace, _scratch: Path) -> tuple[Figures, Limits]:
+    """Coverage, AUROC of records by both rules and what the second gains, and seconds from bases to scores."""
+    genomes = Genomes.bundled(given.names or None, given.folds)
+    viral, clusters = genomes.labels_and_clusters(genomes.sequences)
+    found, seconds = out_of_fold(Kmer(), genomes, {}, str)["records"], list[float]()
+    first, second = (auroc(viral, found.probability(genomes.sequences, rule)) for rule in RULES)
+    named = {f"record_auroc_{rule}": curve for rule, curve in zip(RULES, (first, second), strict=True)}
+    gain = {"record_auroc_gain": lambda weights: second(weights) - first(weights)}
+    for _ in range(_ROUNDS):
+        start = time.perf_counter()
+        found.fitted[0].chunks(Kmer().features(chunked(genomes.sequences)))
+        seconds.append(time.perf_counter() - start)
+    mb = sum(map(len, genomes.sequences.values())) / MB
+    figures = _coverage(genomes) | intervals({**named, **gain}, clusters, viral)
+    return figures | {"seconds_per_mb": statistics.median(seconds) / mb}, LIMITS
 
 
-def _arguments() -> argparse.Namespace:
-    parser = options("bench-coverage", __doc__)
-    parser.add_argument("--only", nargs="+", choices=_VARIANTS, default=_VARIANTS, help="whose records are scored")
-    parser.add_argument("--names", type=int, help="so many sources of each label (default all)")
-    parser.add_argument("--folds", type=int, default=FOLDS, help=f"default {FOLDS}")
-    return parser.parse_args()
-
-
-def chunk_coverage(genomes: Genomes) -> Figures:
-    """Shares of chunks with a frame by both rules, and frames for each chunk."""
-    chunks, figures = chunked(genomes.sequences), Figures()
+def _coverage(genomes: Genomes) -> Figures:
+    """Shares of chunks, and of genes (records of their own), with a frame by both rules, and frames for each chunk."""
+    chunks, genes = chunked(genomes.sequences), complete_genes(genomes)
+    of_genes, figures = chunked(genes), Figures({"complete_genes": len(genes)})
     viral, _ = genomes.labels_and_clusters(chunks["record_id"].to_pylist())
     for rule in RULES:
         frames, scored = framed(chunks, rule)
+        figures[f"frames_per_chunk_{rule}"] = frames / len(scored)
         for label in LABELS:
             own = viral == (label == "viral")
             figures |= {f"chunks_{label}": int(own.sum()), f"chunks_scored_{label}_{rule}": scored[own].mean()}
-        figures[f"frames_per_chunk_{rule}"] = frames / len(scored)
+        found = of_genes["record_id"].filter(pa.array(framed(of_genes, rule)[1]))
+        figures[f"complete_genes_scored_{rule}"] = pc.count_distinct(found).as_py() / len(genes)
     return figures
 
 
@@ -89,45 +91,5 @@ def complete_genes(genomes: Genomes) -> dict[str, str]:
     return genes
 
 
-def gene_coverage(genes: Mapping[str, str]) -> Figures:
-    """Shares of genes, each a record of its own, of which a chunk has a frame."""
-    chunks, figures = chunked(genes), Figures({"complete_genes": len(genes)})
-    for rule in RULES:
-        records = chunks["record_id"].filter(pa.array(framed(chunks, rule)[1]))
-        figures[f"complete_genes_scored_{rule}"] = pc.count_distinct(records).as_py() / len(genes)
-    return figures
-
-
-def _kmer(genomes: Genomes) -> Figures:
-    found = out_of_fold(Kmer(), genomes, {}, str)["records"]
-    probability = {rule: found.probability(genomes.sequences, rule) for rule in RULES}
-    return _aurocs(genomes, probability, "") | {"seconds_per_mb": _seconds_per_mb(genomes, found.fitted[0].chunks)}
-
-
-def _miniature(genomes: Genomes) -> Figures:
-    by_rule = {name: out_of_fold(Miniature(rule), genomes, {}, str)["records"] for name, rule in RULES.items()}
-    probability = {name: found.probability(genomes.sequences) for name, found in by_rule.items()}
-    return _aurocs(genomes, probability, "miniature_")
-
-
-def _aurocs(genomes: Genomes, probability: Mapping[str, np.ndarray], variant: str) -> Figures:
-    """Of records by both rules, and what the second gains."""
-    viral, clusters = genomes.labels_and_clusters(genomes.sequences)
-    first, second = (auroc(viral, values) for values in probability.values())
-    named = {f"record_auroc_{variant}{name}": each for name, each in zip(probability, (first, second), strict=True)}
-    gain = {f"record_auroc_{variant}gain": lambda weights: second(weights) - first(weights)}
-    return intervals({**named, **gain}, clusters, viral)
-
-
-def _seconds_per_mb(genomes: Genomes, score: Callable[[pa.Table], object]) -> float:
-    """Of the k-mer variant, from bases to scores of chunks."""
-    seconds = list[float]()
-    for _ in range(_ROUNDS):
-        start = time.perf_counter()
-        score(Kmer().features(chunked(genomes.sequences)))
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds) / (sum(map(len, genomes.sequences.values())) / MB)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(common.run("bench-coverage", __doc__, OPTIONS, measure))

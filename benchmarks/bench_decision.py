@@ -3,37 +3,32 @@
 A study draws clusters from a population: its group by the groups' shares, its size (log-normal), how hard it is for
 both models, and what each model makes of it. Rows of a cluster are partly classified alike by both. Losses are planted
 by turning right calls of the candidate wrong. Every rule is the package's own (`migration.comparison`,
-`migration.power.outcomes`); only the alternative that was not chosen for groups, simultaneous intervals from the
-bootstrap of the largest studentized drop, is written here.
+`migration.power.outcomes`).
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from rich.progress import track
 from scipy.special import expit, logit
 
-from benchmarks.common import CONSOLE, Figures, options, publish
-from virnuc_assets.migration.comparison import (
-    Floats,
-    accuracy_drop,
-    cluster_weights,
-    drop_intervals,
-    f1_drop,
-    group_tests,
-)
+from benchmarks import common
+from benchmarks.common import CONSOLE, Figures, Limits
+from virnuc_assets.migration.comparison import Floats, accuracy_drop, drop_intervals, f1_drop, group_tests
 from virnuc_assets.migration.power import outcomes
 from virnuc_assets.settings import DecisionSettings
 
+OPTIONS = {"studies": (2000, "of each figure and design"), "rounds": (1000, "of the bootstrap")}
 CLUSTERS, GROUPS, ROWS = (12, 20, 40, 60, 100, 200, 400), (2, 4, 8, 10), (20, 100)
-# Of the test rows of the bundled project by cluster: 0.82.
-SIZES_CV = 0.8
+SIZES_CV = 0.8  # of the test rows of the bundled project by cluster: 0.82
 ACCURACY, SHARED_ROWS, HARDNESS_SD, MODEL_SD = 0.9, 0.5, 0.8, 0.4
 LEAST_OF_LOSING_GROUP = 8
 SETTINGS = DecisionSettings()
@@ -46,90 +41,67 @@ LIMITS = {
 }
 
 
-@dataclass(frozen=True)
-class Design:
+class Design(NamedTuple):
     """So many clusters, groups of these shares (viral and host by turns), and rows in a cluster on average."""
 
     clusters: int
     shares: tuple[float, ...]
     rows: int
 
-    @property
-    def even(self) -> bool:
-        """Whether its groups are of one size."""
-        return len(set(self.shares)) == 1
-
-    def batches(self, studies: int) -> Iterator[int]:
-        """So many studies in parts that fit into memory."""
+    def studies(
+        self, rng: np.random.Generator, count: int, lost: Floats, losing: int | None = None
+    ) -> Iterator[Floats]:
+        """As of `draw`, in parts that fit into memory."""
         at_once = max(1, 2_000_000 // (self.clusters * len(self.shares) * 8))
-        for start in range(0, studies, at_once):
-            yield min(at_once, studies - start)
+        for start in range(0, count, at_once):
+            yield draw(rng, self, min(at_once, count - start), lost, losing)
 
 
-def main() -> int:
-    """Simulate, print tables, write the figures; 1 where a limit is missed."""
-    parser = options("bench-decision", __doc__)
-    parser.add_argument("--studies", type=int, default=2000, help="of each figure and design (default 2000)")
-    parser.add_argument("--rounds", type=int, default=1000, help="of the bootstrap (default 1000)")
-    given = parser.parse_args()
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    return publish(simulate(given.studies, given.rounds), given.out, LIMITS)
-
-
-def designs() -> Iterator[Design]:
-    """All of them: groups of equal size, and groups whose sizes fall as 1, 1/2, 1/3 and so on."""
+def measure(given: argparse.Namespace, _: Path) -> tuple[Figures, Limits]:
+    """All designs; the metrics of `LIMITS` are the worst over them."""
+    rng, designs = np.random.default_rng(0), list[Design]()
     for clusters, groups, rows, even in itertools.product(CLUSTERS, GROUPS, ROWS, (True, False)):
         weights = np.ones(groups) if even else 1.0 / np.arange(1, groups + 1)
-        yield Design(clusters, tuple((weights / weights.sum()).tolist()), rows)
-
-
-def simulate(studies: int, rounds: int) -> Figures:
-    """All figures; the metrics of `LIMITS` are the worst over the designs."""
-    rng = np.random.default_rng(0)
-    figures: Figures = {}
-    found = pd.DataFrame(
-        _of_design(rng, design, studies, rounds) for design in track(list(designs()), "designs", console=CONSOLE)
-    )
+        designs.append(Design(clusters, tuple((weights / weights.sum()).tolist()), rows))
+    lines = (_line(rng, design, given.studies, given.rounds) for design in track(designs, "designs", console=CONSOLE))
+    found = pd.DataFrame(lines)
     CONSOLE.print(found.to_string(float_format="{:.3f}".format))
-    for row in found.itertuples():
-        figures[f"p_go_equal_{row.clusters}_{row.groups}_{row.rows}_{row.even:d}"] = row.equal
-    return figures | {
+    names = [f"p_go_equal_{row.clusters}_{row.groups}_{row.rows}_{row.even:d}" for row in found.itertuples()]
+    return {
+        **dict(zip(names, found.equal, strict=True)),
         "p_go_equal_large": found.equal[(found.clusters >= 60) & (found.groups == 8)].min(),
         "p_go_when_overall_loss_twice_margin": found.loss_2.max(),
         "p_go_when_one_group_loses_three_margins": found.group_loss_3.max(),
         "coverage_min": found.covered_least.min(),
         "coverage_max": found.covered_most.max(),
         "family_wise_error_at_margin_holm": found.holm.max(),
-        "family_wise_error_at_margin_simultaneous": found.simultaneous.max(),
-        "studies": studies,
-        "bootstrap_rounds": rounds,
-    }
+    }, LIMITS
 
 
-def _of_design(rng: np.random.Generator, design: Design, studies: int, rounds: int) -> dict[str, float]:
-    """One line of the table: coverage from four times as many studies, GO without and with losses, errors of groups."""
-    groups, margin = len(design.shares), SETTINGS.max_accuracy_drop
+def _line(rng: np.random.Generator, design: Design, studies: int, rounds: int) -> dict[str, float]:
+    """Of the table: coverage from four times as many studies, GO without and with losses, errors of groups."""
+    groups, of_group = len(design.shares), SETTINGS.max_group_drop
     covered = [share for margins in (0, 1) for share in coverage(rng, design, 4 * studies, rounds, margins)]
-    equal = chance_of_go(rng, design, studies, np.zeros(groups))
-    loss_2 = chance_of_go(rng, design, studies, np.full(groups, 2 * margin))
+
+    def chance_of_go(lost: Floats, losing: int | None = None) -> float:
+        """Share of the studies that the package's own rules let pass."""
+        drawn = design.studies(rng, studies, lost, losing)
+        return sum(int(outcomes(counts, SETTINGS)[0].sum()) for counts in drawn) / studies
+
     losing = [g for g, share in enumerate(design.shares) if share * design.clusters >= LEAST_OF_LOSING_GROUP - 1]
-    group_loss_3 = math.nan
-    if losing:
-        lost = np.eye(groups)[losing[-1]] * 3 * SETTINGS.max_group_drop
-        group_loss_3 = chance_of_go(rng, design, studies, lost, losing[-1])
-    holm, simultaneous = group_errors(rng, design, studies // 4, np.full(groups, SETTINGS.max_group_drop))
+    at_margin = design.studies(rng, studies // 4, np.full(groups, of_group))
     return {
         "clusters": design.clusters,
         "groups": groups,
         "rows": design.rows,
-        "even": design.even,
+        "even": len(set(design.shares)) == 1,
         "covered_least": min(covered),
         "covered_most": max(covered),
-        "equal": equal,
-        "loss_2": loss_2,
-        "group_loss_3": group_loss_3,
-        "holm": holm,
-        "simultaneous": simultaneous,
+        "equal": chance_of_go(np.zeros(groups)),
+        "loss_2": chance_of_go(np.full(groups, 2 * SETTINGS.max_accuracy_drop)),
+        "group_loss_3": chance_of_go(np.eye(groups)[losing[-1]] * 3 * of_group, losing[-1]) if losing else math.nan,
+        # of studies in which a group counts as lost more than the margin
+        "holm": np.concatenate([group_tests(counts, SETTINGS).lost.any(axis=1) for counts in at_margin]).mean(),
     }
 
 
@@ -171,46 +143,13 @@ def coverage(rng: np.random.Generator, design: Design, studies: int, rounds: int
     """Share of the studies whose interval covers the true drop, of accuracy and of F1, after so many margins lost."""
     lost = np.full(len(design.shares), margins * SETTINGS.max_accuracy_drop)
     population = sum(draw(rng, design, 200, lost).sum(axis=(0, 1, 2)) for _ in range(max(1, 4000 // design.clusters)))
-    truth = np.array([[measure(np.asarray(population))] for measure in (accuracy_drop, f1_drop)], dtype=float)  # (2, 1)
+    truth = np.array([[of(np.asarray(population))] for of in (accuracy_drop, f1_drop)], dtype=float)  # (2, 1)
     covered = np.zeros(2)
-    for some in design.batches(studies):
-        whole = draw(rng, design, some, lost).sum(axis=2)
-        bounds = drop_intervals(whole, rounds, int(rng.integers(2**31)), SETTINGS.confidence)  # (2, studies, 2)
-        covered += ((bounds[..., 0] <= truth) & (truth <= bounds[..., 1])).sum(axis=1)
+    for counts in design.studies(rng, studies, lost):
+        bounds = drop_intervals(counts.sum(axis=2), rounds, int(rng.integers(2**31)), SETTINGS.confidence)
+        covered += ((bounds[..., 0] <= truth) & (truth <= bounds[..., 1])).sum(axis=1)  # of (2, studies, 2)
     return covered / studies
 
 
-def chance_of_go(
-    rng: np.random.Generator, design: Design, studies: int, lost: Floats, losing: int | None = None
-) -> float:
-    """Share of the studies that the package's own rules let pass."""
-    drawn = (draw(rng, design, some, lost, losing) for some in design.batches(studies))
-    return sum(int(outcomes(counts, SETTINGS)[0].sum()) for counts in drawn) / studies
-
-
-def group_errors(rng: np.random.Generator, design: Design, studies: int, lost: Floats) -> tuple[float, float]:
-    """Share of studies in which a group counts as lost more than the margin: Holm, and simultaneous intervals."""
-    holm = simultaneous = 0
-    for some in design.batches(studies):
-        counts = draw(rng, design, some, lost)
-        holm += int(group_tests(counts, SETTINGS).lost.any(axis=1).sum())
-        simultaneous += sum(_any_lost_simultaneously(rng, one) for one in counts)
-    return holm / studies, simultaneous / studies
-
-
-def _any_lost_simultaneously(rng: np.random.Generator, counts: Floats) -> bool:
-    """Whether a simultaneous lower bound is beyond the margin: bootstrap of the largest studentized drop."""
-    found = group_tests(counts[None], SETTINGS)
-    used = found.tested[0] & (found.error[0] > 0)
-    if not used.any():
-        return False
-    right, rows = counts[..., 0] + counts[..., 3], counts[..., 0, :].sum(axis=-1)
-    weights = cluster_weights(rng, 500, len(counts))
-    sums, sizes = weights @ (right[..., 1] - right[..., 0]), weights @ rows
-    moved = (sums / np.maximum(sizes, 1.0) - found.drop[0]) / np.where(used, found.error[0], 1.0)
-    reach = np.quantile(moved[:, used].max(axis=1), 1.0 - SETTINGS.group_error)
-    return bool((found.drop[0] - reach * found.error[0] > SETTINGS.max_group_drop)[used].any())
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(common.run("bench-decision", __doc__, OPTIONS, measure))

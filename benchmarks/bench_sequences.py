@@ -1,24 +1,23 @@
 """From FASTA to frames: ours, and a plain statement of VirNucPro's way, on one core each.
 
 Ours plans a file, cuts it into chunks, translates and filters them and writes chunks, frames and ledger; the plain way
-does the same with FASTA files in between. Every figure is of a process of its own, after a first small file that loads
-the libraries. Rounds alternate; a rate is the median over rounds, a speedup the median of the ratios within a round.
-The plain way reads a share of the same file, because its rate does not depend on the length. Peak memory is all that
-the process held at the highest, libraries included, for one record as long as a chromosome and for one of a tenth;
-the memory of a contig is what a file of many takes beyond one of a tenth. `longest_orf_speed` is our rate
-with frame_rule = "longest_orf", which writes some 13 times as many frames, over that with "stop_free".
+does the same with FASTA files in between, on a share of the same file, because its rate does not depend on the length.
+Every figure is of a process of its own, after a first small file that loads the libraries; its memory is all that it
+held at the highest, libraries included, for one record as long as a chromosome and for one of a tenth. The memory of a
+contig is what a file of many takes beyond one of a tenth. `longest_orf_speed` is our rate with
+frame_rule = "longest_orf", which writes some 13 times as many frames, over that with "stop_free".
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import os
-import re
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,160 +26,145 @@ from Bio.Data.CodonTable import standard_dna_table
 from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
 
-from benchmarks.common import GENOMES, Figures, in_fresh_process, options, publish
+from benchmarks import common
+from benchmarks.common import GENOMES, MB, Figures, Limits, in_fresh_process, median, speedup
 from virnuc_assets.sequences.cds import occur_inside
 from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.frame_rule import STOP_FREE, FrameRule
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_table
-from virnuc_assets.sequences.planning import plan_source
+from virnuc_assets.sequences.planning import chunk_count, chunk_starts, plan_source
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.tables import read_table, write_table
 
-FrameSource = Callable[[Path, Path], tuple[int, int]]  # a file and a folder to counts of chunks and frames
-MB = 1_000_000
+OPTIONS = {
+    "mb": (100.0, "Mb of bundled genomes for our way"),
+    "plain-mb": (3.0, "Mb of them for the plain way"),
+    "contigs": (200_000, "contigs of 300 to 600 nt"),
+    "proteins": (4000, "genes of the bacterium of 4 Mb"),
+    "chromosome-mb": (250.0, "Mb of the long record"),
+    "long": (False, "also a record of 1 Gb"),
+    "rounds": (3, "of both ways"),
+}
 CHUNK_LENGTH = 500
 LONG_MB = 1000.0
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ARROW_IO_THREADS")
-_BASES = np.frombuffer(b"ACGT", dtype=np.uint8)
+_BASES = np.frombuffer(b"ACGT", np.uint8)
 _COMPLEMENT = {"A": "T", "T": "A", "C": "G", "G": "C"}
 _CODONS = {**standard_dna_table.forward_table, **dict.fromkeys(standard_dna_table.stop_codons, "*")}
-# Of a bacterial chromosome: share of coding bases, and the mean length of a protein.
-_CODING, _PROTEIN_AA = 0.85, 283
+_PROTEIN_AA = 283  # mean length in a bacterial chromosome
+
+Way = Callable[[Path, Path], tuple[int, int]]  # a file and a folder to counts of chunks and frames
 
 
-def main() -> int:
-    """Measure, print a table, write the figures."""
-    given = _arguments()
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
+    """All on one core."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of the measured processes, too
     os.environ |= dict.fromkeys(ONE_THREAD, "1")
-    with tempfile.TemporaryDirectory(prefix="sequences-", dir=given.out.parent) as scratch:
-        folder = Path(scratch)
-        figures = _frames(folder, given) | _contigs(folder, given)
-        return publish(figures | _cds(folder, given) | _memory(folder, given), given.out)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = options("bench-sequences", __doc__)
-    parser.add_argument("--mb", type=float, default=100, help="Mb of bundled genomes for our way (default 100)")
-    parser.add_argument("--plain-mb", type=float, default=3, help="Mb of them for the plain way (default 3)")
-    parser.add_argument("--contigs", type=int, default=200_000, help="contigs of 300 to 600 nt (default 200000)")
-    parser.add_argument("--proteins", type=int, default=4000, help="genes of the bacterium (default 4000: 4 Mb)")
-    parser.add_argument("--chromosome-mb", type=float, default=250, help="Mb of the long record (default 250)")
-    parser.add_argument("--long", action="store_true", help="also a record of 1 Gb")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of both ways (default 3)")
-    return parser.parse_args()
+    return _frames(scratch, given) | _contigs(scratch, given) | _cds(given) | _chromosomes(scratch, given), {}
 
 
 def _frames(folder: Path, given: argparse.Namespace) -> Figures:
     whole, share = folder / "whole.fa", folder / "share.fa"
-    whole_mb, share_mb = write_repeated(whole, given.mb), write_repeated(share, given.plain_mb)
-    rounds, longest = list[tuple[Figures, Figures]](), list[Figures]()
-    for _ in range(given.rounds):
-        plain, ours = in_fresh_process(measured, plain_frames, share), in_fresh_process(measured, our_frames, whole)
-        rounds.append((plain, ours))
-        longest.append(in_fresh_process(measured, longest_frames, whole))
-    ours, plain = in_fresh_process(measured, our_frames, share), rounds[0][0]
-    if any(ours[name] != plain[name] for name in ("chunks", "frames")):
-        raise SystemExit(f"both ways must count the same: ours {ours}, plain {plain}")
-    rates = [(share_mb / plain["seconds"], whole_mb / ours["seconds"]) for plain, ours in rounds]
+    write_repeated(whole, given.mb)
+    write_repeated(share, given.plain_mb)
+    ways = {"plain": (plain_frames, share), "ours": (our_frames, whole), "longest_orf": (longest_frames, whole)}
+    turns = {name: partial(in_fresh_process, measured, *way) for name, way in ways.items()}
+    found = common.alternate(given.rounds, turns)
+    ours, plain = in_fresh_process(measured, our_frames, share), found["plain"][0]
+    _require_equal(ours, plain, "chunks", "frames")
     return {
-        "mb": whole_mb,
-        "plain_mb": share_mb,
-        "chunks": rounds[0][1]["chunks"],
-        "frames": rounds[0][1]["frames"],
-        "frames_mb_per_s": statistics.median(ours for _, ours in rates),
-        "plain_mb_per_s": statistics.median(plain for plain, _ in rates),
-        "frames_speedup": statistics.median(ours / plain for plain, ours in rates),
-        "frames_peak_mb": rounds[-1][1]["peak_mb"],
-        "longest_orf_frames": longest[0]["frames"],
-        "longest_orf_mb_per_s": statistics.median(whole_mb / each["seconds"] for each in longest),
-        "longest_orf_speed": statistics.median(
-            ours["seconds"] / each["seconds"] for (_, ours), each in zip(rounds, longest, strict=True)
-        ),
-        "longest_orf_peak_mb": longest[-1]["peak_mb"],
+        "frames_mb_per_s": median(found["ours"]),
+        "plain_mb_per_s": median(found["plain"]),
+        **speedup("frames_speedup", found["ours"], found["plain"]),
+        **speedup("longest_orf_speed", found["longest_orf"], found["ours"]),
+        "frames_peak_mb": median(found["ours"], "peak_mb"),
+        "longest_orf_peak_mb": median(found["longest_orf"], "peak_mb"),
     }
 
 
 def _contigs(folder: Path, given: argparse.Namespace) -> Figures:
     """Bundled genomes, cut into contigs of any length from 300 to 600 nt."""
     genomes, generator = "".join(str(record.seq) for record in _bundled()), np.random.default_rng(0)
-    lengths = generator.integers(300, 601, given.contigs)
     begins = generator.integers(0, len(genomes) - 600, given.contigs)
-    cut = zip(begins.tolist(), (begins + lengths).tolist(), strict=True)
-    lines = [f">contig_{number:08d}\n{genomes[begin:end]}\n" for number, (begin, end) in enumerate(cut)]
-    counts, found = (given.contigs // 10, given.contigs), list[Figures]()
-    for count in counts:
-        (fasta := folder / "contigs.fa").write_text("".join(lines[:count]), encoding="ascii")
+    ends = begins + generator.integers(300, 601, given.contigs)
+    cut = [genomes[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+    found, fasta, few = list[Figures](), folder / "contigs.fa", given.contigs // 10
+    for count in (few, given.contigs):
+        fasta.write_text("".join(f">contig_{number:08d}\n{bases}\n" for number, bases in enumerate(cut[:count])))
         found.append(in_fresh_process(measured, our_frames, fasta))
-    few, many = found
     return {
-        "short_contigs": given.contigs,
-        "mb_per_s_short_contigs": int(lengths.sum()) / MB / many["seconds"],
-        "short_contigs_peak_mb": many["peak_mb"],
-        "bytes_per_short_contig": (many["peak_mb"] - few["peak_mb"]) * MB / (counts[1] - counts[0]),
+        "mb_per_s_short_contigs": found[1]["per_s"],
+        "short_contigs_peak_mb": found[1]["peak_mb"],
+        "bytes_per_short_contig": (found[1]["peak_mb"] - found[0]["peak_mb"]) * MB / (given.contigs - few),
     }
 
 
-def _cds(folder: Path, given: argparse.Namespace) -> Figures:
+def _cds(given: argparse.Namespace) -> Figures:
     """Which open frames of a bacterium are inside its proteins: the search alone, without translation."""
     sequence, proteins = bacterium(given.proteins)
     chunks = [sequence[start : start + CHUNK_LENGTH] for start in range(0, len(sequence), CHUNK_LENGTH)]
     frames = [protein for chunk in chunks for _, _, protein in plain_open_frames(chunk)]
-    rounds = [
-        (in_fresh_process(searched, False, frames, proteins), in_fresh_process(searched, True, frames, proteins))
-        for _ in range(given.rounds)
-    ]
-    (plain, ours), *_ = rounds
-    if plain["supported"] != ours["supported"]:
+    ways = {search.__name__: partial(in_fresh_process, searched, search, frames, proteins) for search in (plain, ours)}
+    found = common.alternate(given.rounds, ways)
+    _require_equal(found["ours"][0], found["plain"][0], "supported")
+    counts = {"cds_frames": len(frames), "cds_frames_supported": found["ours"][0]["supported"]}
+    return {**counts, **speedup("cds_speedup", found["ours"], found["plain"])}
+
+
+def _require_equal(ours: Figures, plain: Figures, *counts: str) -> None:
+    if any(ours[name] != plain[name] for name in counts):
         raise SystemExit(f"both ways must find the same: ours {ours}, plain {plain}")
-    return {
-        "cds_genome_mb": len(sequence) / MB,
-        "cds_proteins": len(proteins),
-        "cds_frames": len(frames),
-        "cds_frames_supported": ours["supported"],
-        "cds_seconds": statistics.median(ours["seconds"] for _, ours in rounds),
-        "plain_cds_seconds": statistics.median(plain["seconds"] for plain, _ in rounds),
-        "cds_speedup": statistics.median(plain["seconds"] / ours["seconds"] for plain, ours in rounds),
-    }
 
 
-def _memory(folder: Path, given: argparse.Namespace) -> Figures:
-    figures: Figures = {}
+def _chromosomes(folder: Path, given: argparse.Namespace) -> Figures:
+    """One record of random bases in whole lines of 80."""
+    figures, fasta, generator = Figures(), folder / "chromosome.fa", np.random.default_rng(0)
     lengths_mb = {"short_": given.chromosome_mb / 10, "": given.chromosome_mb}
     for prefix, length_mb in (lengths_mb | ({"long_": LONG_MB} if given.long else {})).items():
-        fasta = folder / "chromosome.fa"
-        write_chromosome(fasta, int(length_mb * MB))
+        lines = np.full((int(length_mb * MB) // 80, 81), ord("\n"), np.uint8)
+        lines[:, :80] = _BASES[generator.integers(0, 4, (len(lines), 80), np.uint8)]
+        fasta.write_bytes(b">chromosome\n" + lines.tobytes())
         found = in_fresh_process(measured, our_frames, fasta)
-        figures[f"{prefix}chromosome_mb"] = length_mb
-        figures[f"{prefix}chromosome_mb_per_s"] = length_mb / found["seconds"]
-        figures[f"{prefix}peak_mb"] = found["peak_mb"]
+        figures |= {f"{prefix}chromosome_mb_per_s": found["per_s"], f"{prefix}peak_mb": found["peak_mb"]}
     return {**figures, "peak_growth": figures["peak_mb"] / figures["short_peak_mb"]}
 
 
-def measured(frame_source: FrameSource, fasta: Path) -> Figures:
-    """Seconds, peak memory, and what was counted, in this process; libraries load at the first, small file."""
+def measured(way: Way, fasta: Path) -> Figures:
+    """Mb/s, peak memory, and what was counted, in this process; libraries load at the first, small file."""
     with tempfile.TemporaryDirectory(dir=fasta.parent) as scratch:
         first = Path(scratch, "first.fa")
         first.write_text(f">r\n{'ACG' * 1000}\n", encoding="ascii")
-        frame_source(first, Path(scratch))
+        way(first, Path(scratch))
         start = time.perf_counter()
-        chunks, frames = frame_source(fasta, Path(scratch))
+        chunks, frames = way(fasta, Path(scratch))
         seconds = time.perf_counter() - start
-    # Not ru_maxrss: a child starts with its parent's peak there.
-    peak_kib = int(re.findall(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))[0])
-    return {"seconds": seconds, "chunks": chunks, "frames": frames, "peak_mb": peak_kib * 1024 / 1e6}
+    with fasta.open(encoding="ascii") as lines:
+        mb = sum(len(line) - 1 for line in lines if not line.startswith(">")) / MB
+    return {"per_s": mb / seconds, "chunks": chunks, "frames": frames, "peak_mb": common.peak_bytes() / MB}
 
 
-def searched(ours: bool, frames: Sequence[str], proteins: Sequence[str]) -> Figures:
-    """Seconds in which each frame is looked for in the proteins, and how many were found."""
+def searched(search: Callable[[Sequence[str], Sequence[str]], int], frames: list[str], proteins: list[str]) -> Figures:
+    """Frames that are looked for in the proteins in a second, and how many were found."""
     start = time.perf_counter()
-    if ours:
-        found = sum(occur_inside([frame.encode("ascii") for frame in frames], proteins))
-    else:
-        found = sum(_in_list(frame, proteins) for frame in frames)
-    return {"seconds": time.perf_counter() - start, "supported": int(found)}
+    found = search(frames, proteins)
+    return {"per_s": len(frames) / (time.perf_counter() - start), "supported": found}
+
+
+def ours(frames: Sequence[str], proteins: Sequence[str]) -> int:
+    """Frames inside a protein."""
+    return int(sum(occur_inside([frame.encode("ascii") for frame in frames], proteins)))
+
+
+def plain(frames: Sequence[str], proteins: Sequence[str]) -> int:
+    """As upstream (`seq_in_reflist`): protein by protein."""
+    found = 0
+    for frame in frames:
+        for protein in proteins:  # any() takes longer
+            if frame in protein:
+                found += 1
+                break
+    return found
 
 
 def longest_frames(fasta: Path, folder: Path) -> tuple[int, int]:
@@ -219,18 +203,12 @@ def plain_frames(fasta: Path, folder: Path) -> tuple[int, int]:
     return chunks, SeqIO.write(proteins, folder / "proteins.fa", "fasta")
 
 
-def _plain_chunks(fasta: Path) -> list[SeqRecord]:
-    chunks = []
+def _plain_chunks(fasta: Path) -> Iterator[SeqRecord]:
     for record in SeqIO.parse(fasta, "fasta"):
-        sequence, start = str(record.seq), 0
-        count = -(-len(sequence) // CHUNK_LENGTH)
-        surplus = count * CHUNK_LENGTH - len(sequence)
-        back, longer = (surplus // count, surplus - (count - 1) * (surplus // count)) if count else (0, 0)
-        for number in range(count):
-            part = Seq(sequence[start : start + CHUNK_LENGTH])
-            chunks.append(SeqRecord(part, f"{record.id}_chunk_{number + 1}", description=""))
-            start += CHUNK_LENGTH - back - (number < longer)
-    return chunks
+        starts = chunk_starts(0, chunk_count(len(record), CHUNK_LENGTH), len(record), CHUNK_LENGTH).tolist()
+        for number, start in enumerate(starts, start=1):
+            part = record.seq[start : start + CHUNK_LENGTH]
+            yield SeqRecord(part, f"{record.id}_chunk_{number}", description="")
 
 
 def plain_open_frames(sequence: str) -> Iterator[tuple[str, str, str]]:
@@ -246,13 +224,6 @@ def plain_open_frames(sequence: str) -> Iterator[tuple[str, str, str]]:
                 yield f"{direction}{frame + 1}", strand[frame : frame + 3 * len(protein) + 1], protein
 
 
-def _in_list(frame: str, proteins: Sequence[str]) -> bool:
-    for protein in proteins:  # noqa: SIM110 - as upstream (`seq_in_reflist`); any() takes longer
-        if frame in protein:
-            return True
-    return False
-
-
 def _bundled() -> list[SeqRecord]:
     records: list[SeqRecord] = []
     for path in sorted(GENOMES.glob("*/*.fna.gz")):
@@ -261,44 +232,26 @@ def _bundled() -> list[SeqRecord]:
     return records
 
 
-def write_repeated(to: Path, mb: float) -> float:
-    """Bundled genomes, again and again under new ids, as one plain FASTA; returns its Mb, at least so many."""
-    records = _bundled()
-    written_nt = copy = 0
+def write_repeated(to: Path, mb: float) -> None:
+    """At least so many Mb of bundled genomes, again and again under new ids, as one plain FASTA."""
     with to.open("w", encoding="ascii") as out:
-        while written_nt < mb * MB:
-            copy += 1
-            for record in records:
-                if written_nt < mb * MB:
-                    out.write(SeqRecord(record.seq, f"{record.id}_copy{copy}", description="").format("fasta"))
-                    written_nt += len(record)
-    return written_nt / MB
-
-
-def write_chromosome(to: Path, length_nt: int) -> None:
-    """One record of random bases in whole lines of 80."""
-    generator = np.random.default_rng(0)
-    with to.open("wb") as out:
-        out.write(b">chromosome of random bases\n")
-        for start in range(0, length_nt // 80, 10_000):
-            lines = np.full((min(10_000, length_nt // 80 - start), 81), ord("\n"), dtype=np.uint8)
-            lines[:, :80] = _BASES[generator.integers(0, 4, (len(lines), 80), dtype=np.uint8)]
-            out.write(lines.tobytes())
+        for number, record in enumerate(itertools.cycle(_bundled())):
+            if out.tell() >= mb * MB:
+                return
+            out.write(SeqRecord(record.seq, f"{record.id}_copy{number}", description="").format("fasta"))
 
 
 def bacterium(proteins: int) -> tuple[str, list[str]]:
     """A chromosome with genes on both strands, 85 % of it coding; and their proteins in its order."""
-    generator = np.random.default_rng(0)
-    codons = sorted(standard_dna_table.forward_table)
-    parts, made = [], []
+    generator, codons = np.random.default_rng(0), sorted(standard_dna_table.forward_table)
+    parts, made = list[str](), list[str]()
     for length_aa in generator.poisson(_PROTEIN_AA, proteins).tolist():
-        chosen = ["ATG", *(codons[number] for number in generator.integers(0, len(codons), length_aa).tolist())]
-        made.append("".join(_CODONS[codon] for codon in chosen))
-        gene = Seq("".join([*chosen, "TAA"]))
-        parts.append(str(gene if generator.random() < 0.5 else gene.reverse_complement()))
-        parts.append(_BASES[generator.integers(0, 4, int(len(gene) * (1 - _CODING) / _CODING))].tobytes().decode())
+        gene = Seq("ATG" + "".join(generator.choice(codons, length_aa)) + "TAA")
+        between = _BASES[generator.integers(0, 4, int(len(gene) * 0.15 / 0.85))].tobytes().decode()
+        parts += [str(gene if generator.random() < 0.5 else gene.reverse_complement()), between]
+        made.append(str(gene.translate(to_stop=True)))
     return "".join(parts), made
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(common.run("bench-sequences", __doc__, OPTIONS, measure))

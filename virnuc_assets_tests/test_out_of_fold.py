@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from benchmarks.bench_coverage import complete_genes
-from benchmarks.bench_peers import fragments, parts_of, record_of
+from benchmarks.bench_peers import fragments, record_of
 from benchmarks.common import GENOMES
 from benchmarks.out_of_fold import Genomes, auroc, chunked, intervals
-from virnuc_assets.classifier.record_rule import equal_weights
 from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.planning import plan_source
 
@@ -52,22 +50,6 @@ def test_complete_genes_begin_and_end_as_genes_do(genomes: Genomes) -> None:
     stops = [bases[-3:] in {"TAA", "TAG", "TGA"} for name, bases in genes.items() if name.startswith("Bradyrhizobium")]
     assert len(stops) > 50
     assert all(stops)
-
-
-def test_parts_are_neighbouring_chunks_of_one_record() -> None:
-    chunks = pd.DataFrame({"record_id": ["a"] * 5 + ["b"], "probability": [0.0, 1.0, 2.0, 3.0, 4.0, 9.0]})
-    sizes = list[int]()
-    for name, part in parts_of(chunks).groupby("record_id", sort=False):
-        values = part["probability"].tolist()
-        assert values == [values[0] + step for step in range(len(values))]
-        assert (values == [9.0]) == str(name).startswith("b\t")
-        sizes.append(len(values))
-    assert sizes == [1] * 5 + [2] * 2 + [4] + [1]
-
-
-def test_clusters_and_labels_have_equal_shares() -> None:
-    viral, clusters = np.array([True, True, True, False, False]), np.array(["a", "a", "b", "c", "c"])
-    assert equal_weights(viral, clusters).tolist() == [0.125, 0.125, 0.25, 0.25, 0.25]
 
 
 def test_intervals_are_as_wide_as_clusters_are_few() -> None:

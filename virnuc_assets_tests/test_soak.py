@@ -11,7 +11,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from benchmarks.project import configured
+from benchmarks import project as servers
 from benchmarks.soak import NONE, SETTINGS, left_over, make_files, orphans, slots_in_use
 from virnuc_assets.cli.single_file import frame_file
 from virnuc_assets.storage.tables import read_rows
@@ -79,9 +79,9 @@ def test_who_executes_a_run_after_the_last_one_is_an_orphan_and_so_is_a_child_wi
     worker = start("code_server", "from multiprocessing.spawn import spawn_main")
     helper, server = start("code_server", "compiles", parent_dies=True), start("daemon", parent_dies=True)
     assert {process.pid for process in orphans(home)} == {worker.pid, helper.pid, server.pid}
-    assert left_over(project.settings, 0) == {"orphans": 3, "slots_stuck": 0}
+    assert left_over(servers.Project(project.root, project.root / "log", None), 0) == {"orphans": 3, "slots_stuck": 0}
     end([worker, helper, server])
-    assert left_over(project.settings, 0) == {"orphans": 0, "slots_stuck": 0}
+    assert left_over(servers.Project(project.root, project.root / "log", None), 0) == {"orphans": 0, "slots_stuck": 0}
 
 
 def test_runs_that_did_not_end_and_slots_in_use_are_counted(project: Project) -> None:
@@ -91,7 +91,7 @@ def test_runs_that_did_not_end_and_slots_in_use_are_counted(project: Project) ->
     instance.event_log_storage.set_concurrency_slots("gpu", 2)
     instance.event_log_storage.claim_concurrency_slot("gpu", run.run_id, "a_step")
     assert slots_in_use(instance) == 2
-    assert left_over(project.settings, 0) == {"orphans": 0, "slots_stuck": 2}
+    assert left_over(servers.Project(project.root, project.root / "log", None), 0) == {"orphans": 0, "slots_stuck": 2}
     instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     instance.report_run_canceled(run)
     assert slots_in_use(instance) == 0
@@ -112,8 +112,8 @@ def test_what_is_dropped_is_done_exactly_once_whatever_is_killed(tmp_path: Path)
 
 
 def test_the_settings_of_the_soak_exist(tmp_path: Path) -> None:
-    servers = configured(tmp_path, SETTINGS).servers
-    assert servers.dagster_port != servers.mlflow_port
+    found = servers.Project(tmp_path, tmp_path / "log", SETTINGS).settings.servers
+    assert found.dagster_port != found.mlflow_port
 
 
 def test_every_good_file_has_frames_that_are_scored_and_the_duplicate_is_dropped_last(tmp_path: Path) -> None:

@@ -54,12 +54,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def files_read(folder: Path) -> list[Path]:
     """The files of a checkpoint folder that loading reads; one that is missing or empty is a CheckpointError."""
-
-    def read_index(name: str) -> dict[str, Any] | None:
-        return read_json(folder / name) if (folder / name).exists() else None
-
     names = {path.name for path in folder.iterdir()}
-    chosen = files_chosen(names, read_index, str(folder))
+    chosen = files_chosen(
+        names, lambda name: read_json(folder / name) if (folder / name).exists() else None, str(folder)
+    )
     if dangling := [name for name in chosen if (folder / name).is_symlink() and not (folder / name).exists()]:
         raise CheckpointError(
             f"{folder}: links to files that are not here: {', '.join(dangling)}; a snapshot of the hub's cache was "
@@ -73,8 +71,7 @@ def files_read(folder: Path) -> list[Path]:
 def files_chosen(names: set[str], read_index: Any, where: str) -> list[str]:  # noqa: ANN401 - a function of a name
     """Which of a folder's or repository's files are read: config, tokenizer, and safetensors or else torch files.
 
-    `read_index` gives the content of an index of sharded weights by its name, None of a link to nothing; `where` is
-    what messages name.
+    `read_index` gives the content of an index of sharded weights, None of a link to nothing.
     """
     chosen = [CONFIG_FILE, *(name for name in TOKENIZER_OPTIONS if name in names)]
     vocabulary = [name for name in VOCABULARY_FILES if name in names][:1]
@@ -98,10 +95,6 @@ def find_checkpoint(spec: EncoderSpec, checkpoints: Path) -> Path | None:
     """Folder to load an encoder from, as virnuc.lock has it; None for one without weights.
 
     Its files are those that set-up verified, as far as sizes and modification times show. Uses no network.
-
-    Raises:
-        CheckpointMissingError: it is not there; the message says how to get it.
-        CheckpointError: a file is missing or was changed since set-up; likewise.
     """
     if not spec.is_locked:
         return _made_here(spec, checkpoints / spec.name) if spec.checkpoint else None
@@ -132,10 +125,7 @@ def _made_here(spec: EncoderSpec, folder: Path) -> Path:
 
 
 def read_verified(checkpoints: Path) -> dict[str, Any]:
-    """What set-up verified on this machine, by encoder: digest, folder, and the files' sizes and times.
-
-    A folder below `checkpoints` is relative to it, so that a project may be moved.
-    """
+    """What set-up verified here, by encoder: digest, folder (relative to `checkpoints` if below), files' states."""
     return _noted(checkpoints / VERIFIED_FILE)
 
 
@@ -160,10 +150,7 @@ def sha256_of(path: Path) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """Digest of the content that loading reads of a folder that was made here.
-
-    It is that of `note_digest` as long as no size and no modification time has changed; else all is hashed.
-    """
+    """Digest of what loading reads of a folder that was made here; the noted one while no file's state has changed."""
     noted = _noted(folder / DIGEST_FILE)
     if noted.get("files") == file_states(folder):
         return str(noted["digest"])
@@ -187,10 +174,9 @@ def file_state(path: Path) -> list[int]:
 
 
 def identity(spec: EncoderSpec, precision: str) -> dict[str, str]:
-    """The part of a fingerprint that is known without the checkpoint.
+    """The part of a fingerprint that is known without the checkpoint; the path of a local folder is left off.
 
-    Versions are those of the libraries that compute the numbers; the path of a local folder is left off. `golden` is
-    the digest of the golden vectors that this installation is held to: tables made under other ones hold other numbers.
+    `golden` is the digest of the golden vectors: tables made under other ones hold other numbers.
     """
     return {
         "encoder": spec.name,

@@ -20,6 +20,7 @@ from virnuc_assets.encoders.machine import give_freed_memory_back
 from virnuc_assets.encoders.registry import check_alphabet
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import sequence_digests
+from virnuc_assets.storage.merging import vector_column
 from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets.storage.tables import read_windows
 
@@ -49,15 +50,10 @@ def embed(
 ) -> NDArray[np.float32]:
     """Embed upper-case sequences in groups of equally many tokens: (n, dim) float32, in input order.
 
-    Args:
-        encoder: Its token budget bounds a batch, a longer sequence is a batch of its own.
-        sequences: Of the encoder's alphabet.
-        progress: Called after each batch with the count of sequences done in it.
-        ids: Names of the sequences for error messages; their positions without.
+    `progress` gets the count of sequences in each batch; `ids` name sequences in messages, else their positions do.
 
     Raises:
-        AlphabetError: a sequence is empty, has unknown letters, or is DNA for a protein encoder.
-        NonFiniteError: a vector is not finite.
+        AlphabetError, NonFiniteError: a sequence is not of the encoder's alphabet, or a vector not finite.
     """
     return _finish(encoder, _launch(encoder, _prepare(encoder, sequences, ids), progress), ids)
 
@@ -65,14 +61,10 @@ def embed(
 def embed_windows(
     encoder: Encoder, windows: Iterable[pa.Table | pa.RecordBatch], progress: Progress | None = None
 ) -> Generator[pa.Table, None, None]:
-    """Embed the column of frames tables that the encoder reads; two windows are in memory at once, never more.
+    """Embeddings table of each window of frames; digests are of whole sequences, also where they were cut.
 
-    The next window is read and tokenized in a thread while one is computed, and on a GPU a window's vectors are
-    checked and converted while the next is computed.
-
-    Yields:
-        For each window (with frame_id and `encoder.spec.column`) a table with frame_id, digest (of the whole sequence,
-        also where it was cut) and vector fixed_size_list<float32>[dim]; rows in the order of the frames.
+    Two windows are in memory at once: the next is read and tokenized in a thread while one is computed, and on a GPU a
+    window's vectors are checked and converted while the next is computed.
 
     Raises:
         AlphabetError, NonFiniteError: as `embed`, naming frame ids.
@@ -170,9 +162,7 @@ def _finish(encoder: Encoder, vectors: Arriving, ids: Sequence[str] | None) -> V
 
 
 def _table(encoder: Encoder, vectors: Arriving, ids: list[str], digests: pa.Array) -> pa.Table:
-    found = _finish(encoder, vectors, ids)
-    vector = pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), encoder.dim)
-    columns = [pa.array(ids, pa.string()), digests, vector]
+    columns = [pa.array(ids, pa.string()), digests, vector_column(_finish(encoder, vectors, ids))]
     return pa.Table.from_arrays(columns, schema=embeddings_schema(encoder.dim))
 
 

@@ -27,7 +27,6 @@ class LeanEsm(EsmModel):  # type: ignore[misc]
         layers = self.encoder.layer
         inv_freq = layers[0].attention.self.rotary_embeddings.inv_freq  # (d / h / 2,)
         self.register_buffer("inv_freq", inv_freq.float().clone(), persistent=False)  # a view keeps the file mapped
-        self._rotary: tuple[tuple[int, torch.device], Tensor] | None = None
         for layer in layers:
             layer.attention.self = FusedSelfAttention(layer.attention.self)
         return self
@@ -37,20 +36,14 @@ class LeanEsm(EsmModel):  # type: ignore[misc]
         hidden = self.embeddings.word_embeddings(token_ids)  # (b, l, d)
         if self.config.token_dropout:  # as EsmEmbeddings scales rows without <mask>
             hidden *= 1.0 - _MASKED_IN_TRAINING
-        rotary = self._rotary_table(token_ids)
+        # Made on the device: a copy to it would wait for all batches before.
+        position = torch.arange(token_ids.shape[1], dtype=torch.float32, device=token_ids.device)
+        angles = torch.outer(position, self.inv_freq)
+        rotary = torch.polar(torch.ones_like(angles), angles)[:, None]  # cos + i sin, (l, 1, d / h / 2) complex64
         for layer in self.encoder.layer:
             hidden = _lean_layer(layer, hidden, rotary)
         out: Tensor = self.encoder.emb_layer_norm_after(hidden)
         return out
-
-    def _rotary_table(self, token_ids: Tensor) -> Tensor:
-        """Cos + i sin of each position's angles, (l, 1, d / h / 2) complex64."""
-        key = (token_ids.shape[1], token_ids.device)
-        if self._rotary is None or self._rotary[0] != key:  # one length at a time: batches come sorted by it
-            # Made on the device: a copy to it would wait for all batches before.
-            angles = torch.outer(torch.arange(key[0], dtype=torch.float32, device=key[1]), self.inv_freq)
-            self._rotary = (key, torch.polar(torch.ones_like(angles), angles)[:, None])
-        return self._rotary[1]
 
 
 def _lean_layer(layer: EsmLayer, hidden: Tensor, rotary: Tensor) -> Tensor:
@@ -97,9 +90,7 @@ class FusedSelfAttention(nn.Module):
 def rotated(x: Tensor, rotary: Tensor) -> Tensor:
     """Rotary embedding in fp32: each pair of neighbours is a complex number, multiplied by its position's angle.
 
-    Args:
-        x: (b, l, heads, d) of any precision; overwritten where it is fp32.
-        rotary: (l, 1, d / 2) complex64.
+    x is (b, l, heads, d) of any precision, and overwritten where it is fp32; rotary is (l, 1, d / 2) complex64.
     """
     pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))  # (b, l, heads, d / 2)
     return torch.view_as_real(pairs.mul_(rotary)).flatten(-2).to(x.dtype)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import EsmForMaskedLM, Trainer, TrainerState
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from virnuc_assets.encoders.checkpoints import FINETUNING_FILE, note_digest
+from virnuc_assets.encoders.checkpoints import FINETUNING_FILE, TOKENIZER_OPTIONS, VOCABULARY_FILES, note_digest
 from virnuc_assets.encoders.loading import load_tokenizer, mean_pool, residues_to_ids
 from virnuc_assets.encoders.machine import prepare_cpu, resolve_device
 from virnuc_assets.errors import VirnucError
@@ -32,7 +32,6 @@ from virnuc_assets.storage.atomic import atomic_folder
 from virnuc_assets.storage.digests import digest_of
 
 ADAPTERS_FOLDER = "adapters"
-_TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _STATE_FILE = "trainer_state.json"  # Trainer writes it last
 _LOG_SHARE = 0.01  # of all steps, between two entries of the training loss
 _LOGGED = ("loss", "grad_norm", "learning_rate", "eval_loss", "eval_accuracy", "eval_auroc")
@@ -86,17 +85,9 @@ def finetune(job: FinetuneJob, work: Path, out: Path, log: Log) -> dict[str, Any
     """Train adapters on an encoder and write the merged encoder as an ordinary checkpoint folder.
 
     A run that was killed continues from its last complete checkpoint in `work`, if nothing of the job has changed, to
-    the same result; masked modelling that is resumed within an epoch (`eval_steps`) draws other masks.
-
-    Args:
-        job: What is trained.
-        work: Folder for the checkpoints of this fine-tuning; all else in it is deleted, and itself at the end.
-        out: Gets config, weights, tokenizer, `adapters/` (peft, with the frame head) and `finetuning.json`, whose
-            content is returned; replaced as a whole, or untouched.
-        log: Gets the step and its metrics while training runs.
-
-    Raises:
-        VirnucError: rows, device, precision or checkpoint do not fit, or no evaluation gave a finite loss.
+    the same result; masked modelling that is resumed within an epoch (`eval_steps`) draws other masks. All else in
+    `work` is deleted, and itself at the end. `out` gets config, weights, tokenizer, `adapters/` (peft, with the frame
+    head) and `finetuning.json`, whose content is returned; it is replaced as a whole, or untouched.
     """
     settings, device = job.settings, resolve_device(job.device)
     prepare_cpu()
@@ -332,7 +323,8 @@ def _write(model: PeftModel, base: Path, absent: set[str], facts: Mapping[str, A
         config.architectures = ["EsmForMaskedLM" if "lm_head.bias" in weights else "EsmModel"]
         vars(config).pop("auto_map", None)  # names code of the hub, which is not in this folder
         config.save_pretrained(folder)
-        for path in [base / name for name in _TOKENIZER_FILES if (base / name).is_file()]:
-            shutil.copyfile(path, folder / path.name)
+        for name in (*VOCABULARY_FILES, *TOKENIZER_OPTIONS):
+            if (base / name).is_file():
+                shutil.copyfile(base / name, folder / name)
         (folder / FINETUNING_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         note_digest(folder)

@@ -11,7 +11,7 @@ import functools
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -37,51 +37,44 @@ class GoldenError(VirnucError):
 
 
 def load_for_run(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSettings) -> Encoder:
-    """`load_encoder`, after this installation was found to compute the golden vectors of the architecture.
-
-    Raises:
-        GoldenError: it computes other numbers, so that its vectors must not join those of existing tables.
-    """
+    """`load_encoder`, after this installation was found to compute the golden vectors of the architecture."""
     encoder = load_encoder(spec, checkpoints, encoding)
     check_golden(spec.architecture, encoding.device)
     return encoder
 
 
+@functools.cache
 def check_golden(architecture: Architecture, device: str, path: Path = GOLDEN_FILE) -> float:
     """Largest difference of this installation to the golden file, found once in a process.
 
     The miniatures of the architecture are computed on the CPU and, where the run asks for it, on the GPU.
 
     Raises:
-        GoldenError: a difference exceeds `TOLERANCE`; the message names it, the versions and the remedy.
-        VirnucError: the requested device is absent.
+        GoldenError: a difference exceeds `TOLERANCE`, so that vectors must not join those of existing tables.
     """
-    return max(_check(architecture, each, path) for each in sorted({"cpu", resolve_device(device).type}))
-
-
-@functools.cache
-def _check(architecture: Architecture, device: Literal["cpu", "cuda"], path: Path) -> float:
-    golden = json.loads(path.read_text(encoding="utf-8"))
+    golden, largest = json.loads(path.read_text(encoding="utf-8")), 0.0
     names = [name for name in golden["vectors"] if ENCODERS[name].architecture == architecture]
-    size, where = largest_difference(golden, {name: golden_vectors(name, golden, device) for name in names})
-    if not size <= TOLERANCE:
-        raise GoldenError(
-            f"{architecture}: the golden vectors in {path} are not those that this installation computes: the largest "
-            f"difference is {size:.1e} ({where} on {device}), accepted is {TOLERANCE:.0e}. Written by "
-            f"{golden['versions']}; installed are {versions(LIBRARIES)}. Install those versions (constraints.txt), "
-            "or write the vectors again, in the checkout, by `python -m virnuc_assets_tests.encoders.write_golden`; "
-            "everything is then embedded again"
-        )
-    return size
+    for used in sorted({"cpu", resolve_device(device).type}):
+        size, where = largest_difference(golden, {name: golden_vectors(name, golden, used) for name in names})
+        if not size <= TOLERANCE:
+            raise GoldenError(
+                f"{architecture}: the golden vectors in {path} are not those that this installation computes: the "
+                f"largest difference is {size:.1e} ({where} on {used}), accepted is {TOLERANCE:.0e}. Written by "
+                f"{golden['versions']}; installed are {versions(LIBRARIES)}. Install those versions "
+                "(constraints.txt), or write the vectors again, in the checkout, by `python -m "
+                "virnuc_assets_tests.encoders.write_golden`; everything is then embedded again"
+            )
+        largest = max(largest, size)
+    return largest
 
 
-def golden_vectors(name: str, golden: dict[str, Any], device: Literal["cpu", "cuda"]) -> Vectors:
+def golden_vectors(name: str, golden: dict[str, Any], device: str) -> Vectors:
     """Pooled vector of each golden sequence, through a checkpoint folder as any encoder's."""
     spec = ENCODERS[name]
     sequences: dict[str, str] = golden["sequences"][spec.alphabet]
     with tempfile.TemporaryDirectory(prefix="virnuc-golden-") as folder:
         write_miniature(spec, Path(folder))
-        encoder = load_encoder(spec, Path(folder), EncodingSettings(precision="fp32", device=device))
+        encoder = load_encoder(spec, Path(folder), EncodingSettings.model_validate({"device": device}))
         vectors = embed(encoder, list(sequences.values()))
     return {key: [round(x, _DECIMALS) for x in row] for key, row in zip(sequences, vectors.tolist(), strict=True)}
 

@@ -33,7 +33,10 @@ CPU_TOKENS, GPU_TOKENS = 2_048, 65_536
 _WINDOW_BATCHES: dict[Architecture, int] = {"esm": 8, "mosaic_bert": 64}
 _TOKENS_OF_A_ROW = 128  # of the order of a frame's
 # Fields of config.json for which transformers would fill in a default of its own, and so other numbers.
-_FIELDS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_FIELDS = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    "layer_norm_eps",
+)
 _MORE_FIELDS: dict[Architecture, str] = {"esm": "token_dropout", "mosaic_bert": "type_vocab_size"}
 _ESM2 = {"model_type": ("esm", "fast_esm"), "position_embedding_type": ("rotary",), "emb_layer_norm_before": (False,)}
 _EXPECTED: dict[Architecture, dict[str, Any]] = {"esm": _ESM2, "mosaic_bert": {"model_type": ("bert",)}}
@@ -45,12 +48,7 @@ _DAMAGED = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, Val
 
 
 class Encoder:
-    """A model with its tokenization and its pooling.
-
-    Attributes:
-        token_budget: Tokens per batch; halved when the device's memory runs out.
-        window_rows: Rows that are read, embedded and written at a time: some batches of common lengths.
-    """
+    """A model with its tokenization and its pooling."""
 
     def __init__(self, spec: EncoderSpec, model: nn.Module, tokenize: Tokenize, left_out: Sequence[int]) -> None:
         self.spec, self.tokenize, self._model = spec, tokenize, model
@@ -62,8 +60,8 @@ class Encoder:
         self.limit_batches(GPU_TOKENS if self.on_gpu else CPU_TOKENS)
 
     def limit_batches(self, tokens: int) -> None:
-        """Set the token budget and, from it, the size of windows."""
-        self.token_budget = tokens
+        """Set the token budget and, from it, the rows that are read, embedded and written at a time."""
+        self.token_budget = tokens  # of a batch; halved when the device's memory runs out
         rows = _WINDOW_BATCHES[self.spec.architecture] * min(tokens, CPU_TOKENS * 8) // _TOKENS_OF_A_ROW
         self.window_rows = max(rows, 1)
 
@@ -99,7 +97,6 @@ def load_encoder(spec: EncoderSpec, checkpoints: Path, encoding: EncodingSetting
     Raises:
         CheckpointMissingError: the weights are not on this machine.
         CheckpointError: they are incomplete, altered, or belong to another architecture.
-        VirnucError: the requested device is absent.
     """
     prepare_cpu()
     device = resolve_device(encoding.device)
@@ -120,11 +117,7 @@ def vector_width(spec: EncoderSpec, folder: Path | None) -> int:
 
 
 def load_folder(spec: EncoderSpec, folder: Path, dtype: torch.dtype, device: torch.device) -> Encoder:
-    """Load an encoder from a checkpoint folder; set-up checks a folder by it, too.
-
-    Raises:
-        CheckpointError: the folder is incomplete, damaged, or holds something else.
-    """
+    """Load an encoder from a checkpoint folder; set-up checks a folder by it, too."""
     tokenizer = load_tokenizer(folder)
     model = load_model(spec, folder, dtype)
     if len(tokenizer) > model.config.vocab_size:
@@ -141,10 +134,7 @@ def load_folder(spec: EncoderSpec, folder: Path, dtype: torch.dtype, device: tor
 def load_model(spec: EncoderSpec, folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> Any:  # noqa: ANN401
     """The model (`LeanEsm` as it comes, or `MosaicBertModel`) with every parameter from the folder.
 
-    Attention is "sdpa", or "eager", which gives attention weights.
-
-    Raises:
-        CheckpointError: lists every missing, unexpected and mis-shaped parameter.
+    Attention is "sdpa", or "eager", which gives attention weights. Misfits are all listed in one CheckpointError.
     """
     from transformers import EsmConfig
     from transformers.utils import logging
@@ -180,11 +170,7 @@ def load_model(spec: EncoderSpec, folder: Path, dtype: torch.dtype, attention: s
 
 
 def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - transformers has no types
-    """The tokenizer of a checkpoint, from its own files.
-
-    Raises:
-        CheckpointError: there is none, or it is damaged.
-    """
+    """The tokenizer of a checkpoint, from its own files."""
     from transformers import EsmTokenizer, PreTrainedTokenizerFast
 
     kind = EsmTokenizer if (folder / "vocab.txt").is_file() else PreTrainedTokenizerFast
@@ -203,9 +189,7 @@ def _config_fields(spec: EncoderSpec, folder: Path) -> dict[str, Any]:
                 f"{path}: {name} is {fields.get(name)!r}, expected {' or '.join(map(repr, expected))}; this checkpoint "
                 "belongs to another architecture"
             )
-    if missing := [
-        name for name in (*_FIELDS, "layer_norm_eps", _MORE_FIELDS[spec.architecture]) if name not in fields
-    ]:
+    if missing := [name for name in (*_FIELDS, _MORE_FIELDS[spec.architecture]) if name not in fields]:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}")
     return {name: value for name, value in fields.items() if name not in ("model_type", "auto_map", "torch_dtype")}
 
@@ -228,8 +212,13 @@ def _refuse_misfits(folder: Path, model: nn.Module, found: dict[str, Any]) -> No
 
 
 def tokenization(spec: EncoderSpec, tokenizer: Any) -> Tokenize:  # noqa: ANN401
-    """Sequences to token ids, as the tokenizer of the encoder's checkpoint gives them."""
-    return residues_to_ids(tokenizer) if spec.architecture == "esm" else _byte_pairs(tokenizer)
+    """Sequences to token ids, as the checkpoint's tokenizer gives them, but never truncated or padded."""
+    if spec.architecture == "esm":
+        return residues_to_ids(tokenizer)
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return lambda sequences: [np.array(each.ids, np.int64) for each in backend.encode_batch_fast(list(sequences))]
 
 
 def residues_to_ids(tokenizer: Any) -> Tokenize:  # noqa: ANN401
@@ -248,14 +237,6 @@ def residues_to_ids(tokenizer: Any) -> Tokenize:  # noqa: ANN401
         return [np.concatenate([begin, table[each], end]) for each in residues]
 
     return tokenize
-
-
-def _byte_pairs(tokenizer: Any) -> Tokenize:  # noqa: ANN401
-    """DNABERT-2's byte pairs between CLS and SEP, without the truncation and padding that its file asks for."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    return lambda sequences: [np.array(each.ids, np.int64) for each in backend.encode_batch_fast(list(sequences))]
 
 
 def _left_out(tokenizer: Any, pooling: Pooling) -> list[int]:  # noqa: ANN401

@@ -62,11 +62,7 @@ def native_precision(precision: str) -> bool:
 
 
 def resolve_device(requested: str) -> torch.device:
-    """The device to use: `auto` is a GPU where there is one.
-
-    Raises:
-        VirnucError: `cuda` was asked for and is absent.
-    """
+    """The device to use: `auto` is a GPU where there is one; `cuda` without one is refused."""
     present = torch.cuda.is_available()
     if requested == "cuda" and not present:
         raise VirnucError("device = 'cuda' is set, but torch finds no GPU; set device to 'auto' or 'cpu'")

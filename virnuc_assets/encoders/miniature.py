@@ -55,17 +55,18 @@ def write_miniature(spec: EncoderSpec, checkpoints: Path) -> Path:
     with FileLock(checkpoints / ".miniatures.lock"):
         if not folder.exists():
             with atomic_folder(folder) as temporary:
-                _write(temporary, spec.base or spec.name.removesuffix("_miniature"))
+                original = spec.base or spec.name.removesuffix("_miniature")
+                write_drawn(temporary, original, *_SIZES[original])
     return folder
 
 
-def _write(folder: Path, original: str) -> None:
+def write_drawn(folder: Path, original: str, hidden: int, layers: int, heads: int) -> None:
+    """Write a checkpoint with random weights, of the architecture of a published encoder and of this size."""
     from safetensors.numpy import save_file
     from transformers import EsmConfig, EsmForMaskedLM, EsmTokenizer, PreTrainedTokenizerFast
 
     from virnuc_assets.encoders.mosaic_bert import MosaicBertConfig, MosaicBertModel
 
-    hidden, layers, heads = _SIZES[original]
     shape = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads}
     shape["intermediate_size"] = 4 * hidden
     if original == "dnabert_s":

@@ -94,18 +94,17 @@ _ESM = EncoderSpec("", "protein", "esm", "residues", max_length=1024)
 _MOSAIC_BERT = EncoderSpec("", "dna", "mosaic_bert", "tokens")
 
 
-def _row(kind: EncoderSpec, name: str, checkpoint: str, revision: str) -> EncoderSpec:
-    return replace(kind, name=name, checkpoint=checkpoint, revision=revision)
-
-
-_DNABERT_S = _row(_MOSAIC_BERT, "dnabert_s", "zhihan1996/DNABERT-S", "00e47f96cdea35e4b6f5df89e5419cbe47d490c6")
-_PROTEIN = (
-    _row(_ESM, "fastesm2_650", "Synthyra/FastESM2_650", "373bed152898892446d2dd4ab7ea2ccf9b4da170"),
-    _row(_ESM, "esm2_8m", "facebook/esm2_t6_8M_UR50D", "c731040fcd8d73dceaa04b0a8e6329b345b0f5df"),
-    _row(_ESM, "esm2_35m", "facebook/esm2_t12_35M_UR50D", "6fbf070e65b0b7291e7bbcd451118c216cff79d8"),
-    _row(_ESM, "esm2_150m", "facebook/esm2_t30_150M_UR50D", "a695f6045e2e32885fa60af20c13cb35398ce30c"),
-    _row(_ESM, "esm2_650", "facebook/esm2_t33_650M_UR50D", "08e4846e537177426273712802403f7ba8261b6c"),
-    _row(_ESM, "esm2_3b", "facebook/esm2_t36_3B_UR50D", "476b639933c8baad5ad09a60ac1a87f987b656fc"),
+_MODELS = tuple(
+    replace(kind, name=name, checkpoint=checkpoint, revision=revision)
+    for kind, name, checkpoint, revision in (
+        (_MOSAIC_BERT, "dnabert_s", "zhihan1996/DNABERT-S", "00e47f96cdea35e4b6f5df89e5419cbe47d490c6"),
+        (_ESM, "fastesm2_650", "Synthyra/FastESM2_650", "373bed152898892446d2dd4ab7ea2ccf9b4da170"),
+        (_ESM, "esm2_8m", "facebook/esm2_t6_8M_UR50D", "c731040fcd8d73dceaa04b0a8e6329b345b0f5df"),
+        (_ESM, "esm2_35m", "facebook/esm2_t12_35M_UR50D", "6fbf070e65b0b7291e7bbcd451118c216cff79d8"),
+        (_ESM, "esm2_150m", "facebook/esm2_t30_150M_UR50D", "a695f6045e2e32885fa60af20c13cb35398ce30c"),
+        (_ESM, "esm2_650", "facebook/esm2_t33_650M_UR50D", "08e4846e537177426273712802403f7ba8261b6c"),
+        (_ESM, "esm2_3b", "facebook/esm2_t36_3B_UR50D", "476b639933c8baad5ad09a60ac1a87f987b656fc"),
+    )
 )
 KMERS = (
     EncoderSpec("kmer_dna", "dna", "kmer", "composition"),
@@ -122,7 +121,6 @@ def _made_here(spec: EncoderSpec, how: str) -> EncoderSpec:
     return replace(spec, checkpoint=how, revision="", folder="", file="")
 
 
-_MODELS = (_DNABERT_S, *_PROTEIN)
 PUBLISHED = {spec.name: None for spec in _MODELS}.keys()
 """Names of the encoders whose weights somebody published, in the order of the registry."""
 ENCODERS: Mapping[str, EncoderSpec] = {spec.name: spec for spec in (*_MODELS, *map(miniature_of, _MODELS), *KMERS)}
@@ -131,7 +129,7 @@ VARIANTS: Mapping[str, Variant] = {
     variant.name: variant
     for variant in (
         Variant("fastesm2", dna="dnabert_s", protein="fastesm2_650"),
-        *(Variant(spec.name, dna="dnabert_s", protein=spec.name) for spec in _PROTEIN[1:]),
+        *(Variant(spec.name, dna="dnabert_s", protein=spec.name) for spec in _MODELS[2:]),
         Variant("kmer", dna="kmer_dna", protein="kmer_protein"),
     )
 }
@@ -218,18 +216,14 @@ class AlphabetError(VirnucError):
 def reads_as_dna(sequence: str) -> bool:
     """Whether a sequence that could be a protein by its letters is taken for DNA.
 
-    The rule: at least 20 letters, all of them A, C, G, T or N, and each of A, C, G and T among them. A frame of random
-    sequence has such a protein with probability below 1e-11, and no tandem repeat with a unit below 12 nt has one.
+    A frame of random sequence has such a protein with probability below 1e-11, and no tandem repeat with a unit below
+    12 nt has one.
     """
     return len(sequence) >= 20 and set(NUCLEOTIDES) <= set(sequence) <= set("ACGTN")
 
 
 def check_alphabet(sequences: Sequence[str], alphabet: Alphabet, encoder: str, ids: Sequence[str] | None) -> None:
-    """Refuse what an encoder must not be given: upper-case sequences of its alphabet, named by ids or positions.
-
-    Raises:
-        AlphabetError: names the count and the first five offenders with their reason.
-    """
+    """Refuse other sequences than upper-case ones of an encoder's alphabet: their count, and the first by name."""
     found = ((position, _fault(sequence, alphabet)) for position, sequence in enumerate(sequences))
     faults = [f"{ids[position] if ids else f'sequence {position}'}: {fault}" for position, fault in found if fault]
     if faults:

@@ -20,12 +20,7 @@ from virnuc_assets.virnucpro.vectors import VectorFile, read_vectors
 
 
 def imported_classifier(model: Path, merged: Path, settings: VirnucproSettings) -> ServingClassifier:
-    """A model for features as a merged file holds them.
-
-    Raises:
-        ImportRefused: a file is refused, or the model is of another width than the features; both widths and encoders
-            are named.
-    """
+    """A model for features as a merged file holds them."""
     width = _read_merged(merged).vectors.shape[1]
     dims = {"dna": settings.dna_dim, "protein": width - settings.dna_dim}
     if dims["protein"] < 1:
@@ -46,12 +41,10 @@ def imported_evaluation(
 ) -> tuple[pa.Table, dict[str, int]]:
     """Evaluation table of all test rows, in the order of the frames tables; one merged file is in memory at a time.
 
-    Returns:
-        The table; and how many rows the files have, and how many of those are no test rows.
+    Also how many rows the files have, and how many of those are no test rows.
 
     Raises:
         MergeMismatch: test rows are missing in the files, or there twice; all are counted, with examples.
-        ImportRefused: a label is not that of the frames, or a file is of another width than the first.
     """
     tested = {row["record_id"] for row in split.to_pylist() if row["split"] == "test"}
     columns = ["frame_id", "chunk_id", "record_id", "label", "group"]

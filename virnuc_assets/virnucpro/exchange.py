@@ -20,14 +20,12 @@ from virnuc_assets.storage.digests import sequence_digests
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
 from virnuc_assets.storage.merging import ScratchVectors, features_table, rows_of, vector_column, vectors_of
 from virnuc_assets.storage.outputs import require_output, require_outputs
-from virnuc_assets.storage.schemas import embeddings_schema, features_schema, frames_schema, vector_dim
+from virnuc_assets.storage.schemas import embeddings_schema, features_schema, frames_schema
 from virnuc_assets.storage.tables import (
-    TableMismatch,
     TableWriter,
     content_digest,
     read_ids,
     read_provenance,
-    read_schema,
     read_table,
     read_windows,
 )
@@ -58,9 +56,6 @@ def import_files(
 
     Files of one side become embeddings, files of both sides features, merged files features that are compared with
     the sides given with them. Which of the options (those of `virnuc import`) is needed, the files' content decides.
-
-    Raises:
-        VirnucError: the files are refused, do not fit each other, an option is missing, or `to` cannot be written.
     """
     first = read_torch_file(sources[0])
     if isinstance(first.content, PickledModule):
@@ -82,8 +77,7 @@ def export_file(table: Path, to: Path) -> dict[str, Any]:
     """Write one of our tables in VirNucPro's layout; returns what a person should see.
 
     Embeddings of a nucleotide encoder become a DNABERT_S file, of a protein encoder an ESM file; features become a
-    merged file. Such a file holds one label for all its rows. The table is read in windows; what is written is one
-    object, in memory at once: 4 bytes for each value, in a DNABERT_S file 32 (Python's floats).
+    merged file. What is written is one object, in memory at once: in a DNABERT_S file 32 bytes for each value.
 
     Raises:
         TableMismatch: it is not one of our tables.
@@ -106,23 +100,12 @@ def export_file(table: Path, to: Path) -> dict[str, Any]:
                 f"{table}: a table of {provenance.get('table', 'unknown kind')}; VirNucPro has files of embeddings and "
                 "of features"
             )
-    ids, dim = read_ids(table).to_pylist(), vector_dim(read_schema(table))
-    if not ids:
+    rows = read_table(table, columns=["frame_id", "vector"])
+    if not rows.num_rows:
         raise ExportRefused(f"{table}: has no rows; VirNucPro's files have at least one")
-    write_vectors(to, kind, ids, dim, exported_vectors(table, ids), label)
-    return {"kind": kind, "rows": len(ids), "columns": dim}
-
-
-def exported_vectors(table: Path, ids: Sequence[str]) -> Iterator[np.ndarray]:
-    """Vectors of a table in windows; it has exactly these ids, unless it was replaced since they were read."""
-    start = 0
-    for window in read_windows(table, _WINDOW_ROWS, columns=["frame_id", "vector"]):
-        if window.column("frame_id").to_pylist() != ids[start : start + window.num_rows]:
-            break
-        start += window.num_rows
-        yield vectors_of(window)
-    if start != len(ids):
-        raise TableMismatch(f"{table}: replaced while it was exported; run this again")
+    vectors = vectors_of(rows)
+    write_vectors(to, kind, rows.column("frame_id").to_pylist(), vectors, label)
+    return {"kind": kind, "rows": rows.num_rows, "columns": vectors.shape[1]}
 
 
 def require_label(file: VectorFile, label_of: Mapping[str, str | None]) -> None:
@@ -157,11 +140,7 @@ def _import_model(file: TorchFile, to: Path, features: Path | None, chunk_length
 
 
 def _without_vectors(file: VectorFile, stored: dict[Kind, ScratchVectors]) -> VectorFile:
-    """The file with its ids alone; its vectors are stored after those of the files of its kind before it.
-
-    Raises:
-        ImportRefused: they are of another width than those.
-    """
+    """The file with its ids alone; its vectors are stored after those of the files of its kind before it."""
     vectors, dim = stored.setdefault(file.kind, ScratchVectors()), file.vectors.shape[1]
     if vectors.count and dim != vectors.dim:
         raise ImportRefused(
@@ -211,11 +190,7 @@ def _import_vectors(
 
 
 def _dims(stored: Mapping[Kind, ScratchVectors], path: Path, dna_dim: int | None) -> dict[str, int]:
-    """Columns of the nucleotides and of the proteins, as the files of one side have them, or as a person says.
-
-    Raises:
-        ImportRefused: the columns of merged files are not known, or contradict each other.
-    """
+    """Columns of the nucleotides and of the proteins, as the files of one side have them, or as a person says."""
     width = {kind: vectors.dim for kind, vectors in stored.items()}
     merged = width.get("merged") or sum(width.values())
     protein = merged - width["ESM"] if "ESM" in width else None
@@ -256,11 +231,7 @@ def _embeddings(windows: Windows, column: str) -> Iterator[pa.Table]:
 
 
 def _features(windows: Windows, merged: Path | None, dna_dim: int) -> Iterator[pa.Table]:
-    """Features of merged files, or of both sides where none is given, with label and group of the frames.
-
-    Raises:
-        ImportRefused: after the last window, if merged rows are not those of a side.
-    """
+    """Features of merged files, or of both sides where none is given, with label and group of the frames."""
     columns: dict[Kind, slice] = {"DNABERT_S": slice(None, dna_dim), "ESM": slice(dna_dim, None)}
     count, wrong = 0, {kind: list[str]() for kind in columns}
     for frames, vectors in windows:

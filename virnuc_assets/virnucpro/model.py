@@ -21,11 +21,7 @@ _LAYERS = {"hidden_layer": "Linear", "bn1": "BatchNorm1d", "dropout": "Dropout",
 
 
 def imported_fingerprint(encoder: str, side: str, dim: int) -> dict[str, str]:
-    """What is known of an encoder whose vectors VirNucPro made; precision and library versions are not.
-
-    Raises:
-        VirnucError: there is no encoder of this name, or it reads the other alphabet ("dna", "protein").
-    """
+    """What is known of an encoder whose vectors VirNucPro made; precision and library versions are not."""
     spec = registered(encoder)
     if spec.alphabet != side:
         raise VirnucError(f"encoder {encoder} reads {spec.alphabet}; expected one that reads {side}")
@@ -33,28 +29,19 @@ def imported_fingerprint(encoder: str, side: str, dim: int) -> dict[str, str]:
 
 
 def model_in(file: TorchFile) -> Mlp:
-    """The classifier of a file, in eval mode on the CPU.
-
-    Raises:
-        ImportRefused: the file holds no module, or another one than VirNucPro's; all that differs is named.
-    """
+    """The classifier of a file, in eval mode on the CPU; another module than VirNucPro's is refused."""
     made = file.content
     if not isinstance(made, PickledModule) or made.name != MODEL_CLASS:
         found = made.name if isinstance(made, PickledModule) else f"a {type(made).__name__}"
         raise ImportRefused(f"{file.path}: expected a whole module of class {MODEL_CLASS}, found {found}")
-    layers = _layers(file, made)
-    model = _model_of(file, _tensors(file, made, layers))
-    if (eps := layers["bn1"].state.get("eps")) != model.bn1.eps:
-        raise ImportRefused(f"{file.path}: bn1 has eps {eps}, VirNucPro's has {model.bn1.eps}")
-    return model.eval()
-
-
-def _layers(file: TorchFile, made: PickledModule) -> dict[str, Any]:
     layers = _part(file, "the model", made, "_modules")
     kinds = {name: getattr(layer, "name", type(layer).__name__).rpartition(".")[2] for name, layer in layers.items()}
     if kinds != _LAYERS:  # one without parameters would be missed by the comparison of tensors
         raise ImportRefused(f"{file.path}: another architecture: expected layers {_LAYERS}, found {str(kinds)[:500]}")
-    return layers
+    model = _model_of(file, _tensors(file, made, layers))
+    if (eps := layers["bn1"].state.get("eps")) != model.bn1.eps:
+        raise ImportRefused(f"{file.path}: bn1 has eps {eps}, VirNucPro's has {model.bn1.eps}")
+    return model.eval()
 
 
 def _tensors(file: TorchFile, made: PickledModule, layers: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -94,10 +81,7 @@ def describe_model(
 ) -> ClassifierDescription:
     """What is written next to the weights of an imported classifier; the file does not say its chunk length.
 
-    Encoders and dims, by side, are those of the features that it is to score.
-
-    Raises:
-        ImportRefused: the features are of another width than the model reads.
+    Encoders and dims, by side, are those of the features that it is to score, whose width must be the model's.
     """
     pair = shown_pair(encoders, dims)
     if model.dim != sum(dims.values()):

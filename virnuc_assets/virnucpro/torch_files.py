@@ -53,27 +53,16 @@ class PickledModule:
 
 @dataclass(frozen=True)
 class TorchFile:
-    """What a file of torch.save holds.
-
-    Attributes:
-        sha256: of its bytes.
-        size: their number; no content may claim more.
-        content: dicts, lists, tuples, text, numbers, tensors, and `PickledModule`.
-    """
+    """What a file of torch.save holds."""
 
     path: Path
     sha256: str
-    size: int
-    content: object
+    size: int  # in bytes; no content may claim more
+    content: object  # dicts, lists, tuples, text, numbers, tensors, and `PickledModule`
 
 
 def read_torch_file(path: Path) -> TorchFile:
-    """Read a file of torch.save, vectors or a model of VirNucPro, without executing anything of it.
-
-    Raises:
-        ImportRefused: it is no such file, of the format before torch 1.6, damaged or cut off, has entries that would
-            take more memory than its size accounts for, or names a class or function that no file of VirNucPro does.
-    """
+    """Read a file of torch.save, vectors or a model of VirNucPro, without executing anything of it."""
     if not path.is_file():
         raise ImportRefused(f"{path}: no such file")
     data = path.read_bytes()

@@ -31,21 +31,14 @@ _LEAST_BYTES_OF_A_VALUE = 2
 
 @dataclass(frozen=True)
 class VectorFile:
-    """Rows of one of VirNucPro's files.
+    """Rows of one of VirNucPro's files."""
 
-    Attributes:
-        kind: which of the three; the content decides, not the name.
-        ids: frame ids, one for each row, each once.
-        vectors: (n, d) float32, finite.
-        label: of all its rows, where a merged file has one.
-    """
-
-    kind: Kind
+    kind: Kind  # the content decides, not the name
     path: Path
     sha256: str
-    ids: list[str]
-    vectors: np.ndarray
-    label: str | None = None
+    ids: list[str]  # of frames, one for each row, each once
+    vectors: np.ndarray  # (n, d) float32, finite
+    label: str | None = None  # of all its rows, where a merged file has one
 
 
 def read_vectors(path: Path) -> VectorFile:
@@ -54,13 +47,7 @@ def read_vectors(path: Path) -> VectorFile:
 
 
 def vectors_in(file: TorchFile) -> VectorFile:
-    """Ids and vectors of a file.
-
-    Raises:
-        ImportRefused: it is none of the three kinds; ids and rows are not equally many (VirNucPro's merge drops a row
-            that one side lacks and keeps its id); an id is no text, no six-frame id, or there twice; rows are not
-            equally wide, or not finite.
-    """
+    """Ids and vectors of a file; one of another kind, or whose ids and rows contradict each other, is refused."""
     labels, rows = None, list[object]()
     match file.content:
         case {"nucleotide": list(ids), "data": list(rows), **more} if not more:
@@ -83,21 +70,13 @@ def vectors_in(file: TorchFile) -> VectorFile:
     return VectorFile(kind, file.path, file.sha256, ids, _stacked(file, ids, rows), label)
 
 
-def write_vectors(
-    path: Path, kind: Kind, ids: list[str], dim: int, windows: Iterable[np.ndarray], label: str | None = None
-) -> None:
-    """Write rows in VirNucPro's layout: vectors of the ids in their order, in windows, (m, dim) float32 each."""
-    content: Mapping[str, object]
+def write_vectors(path: Path, kind: Kind, ids: list[str], vectors: np.ndarray, label: str | None = None) -> None:
+    """Write rows in VirNucPro's layout: (n, dim) float32 vectors of the ids in their order."""
     if kind == "DNABERT_S":
-        lists = (row for window in windows for row in window.tolist())
-        data = [{"label": i, "mean_representation": row} for i, row in zip(ids, lists, strict=True)]
-        content = {"nucleotide": ids, "data": data}
+        data = [{"label": i, "mean_representation": row.tolist()} for i, row in zip(ids, vectors, strict=True)]
+        content: Mapping[str, object] = {"nucleotide": ids, "data": data}
     else:
-        vectors, start = np.empty((len(ids), dim), np.float32), 0
-        for window in windows:
-            vectors[start : start + len(window)] = window
-            start += len(window)
-        rows = torch.from_numpy(vectors)
+        rows = torch.tensor(vectors)  # a copy: Arrow's memory is read-only
         labels = {"labels": [LABELS.index(label)]} if label else {}
         content = {"proteins": ids, "data": list(rows)} if kind == "ESM" else {"ids": ids, "data": rows, **labels}
     with atomic_write(path) as temporary, temporary.open("wb") as handle:  # of a path, torch writes the name into it

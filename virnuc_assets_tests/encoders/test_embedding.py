@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from virnuc_assets.encoders.embedding import NonFiniteError, embed, embed_windows, read_frames
 from virnuc_assets.encoders.loading import Encoder, load_encoder, mean_pool
 from virnuc_assets.encoders.registry import ENCODERS, AlphabetError
-from virnuc_assets.settings import EncodingSettings
+from virnuc_assets.settings import EncodingSettings, Precision
 from virnuc_assets.storage.digests import sequence_digest
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema
@@ -30,8 +30,8 @@ NAME = "fastesm2_650_miniature"
 LENGTHS = [1, 3, 20, 33, 33, 33, 34, 60, 99, 99, 100, 166]
 
 
-def loaded(name: str, checkpoints: Path) -> Encoder:
-    return load_encoder(ENCODERS[name], checkpoints, EncodingSettings(device="cpu"))
+def loaded(name: str, checkpoints: Path, precision: Precision = "fp32") -> Encoder:
+    return load_encoder(ENCODERS[name], checkpoints, EncodingSettings(device="cpu", precision=precision))
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,17 @@ def test_order_batch_size_and_threads_change_nothing(name: str, encoders: dict[s
         check()
     finally:
         torch.set_num_threads(usable)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_points_where_fp32_does(name: str, precision: Precision, checkpoints: Path) -> None:
+    full = loaded(name, checkpoints)
+    sequences = drawn(full.spec.alphabet, [*range(20, 167, 3)])
+    expected, half = embed(full, sequences), embed(loaded(name, checkpoints, precision), sequences)
+    assert half.dtype == np.float32 and not np.array_equal(expected, half)
+    cosine = (expected * half).sum(axis=1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(half, axis=1)
+    assert cosine.min() >= 0.9999
 
 
 def test_a_batch_never_exceeds_the_budget_unless_it_is_one_row(encoders: dict[str, Encoder]) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -169,13 +168,10 @@ def killed(base: Path, folder: Path) -> None:
 def test_a_killed_run_continues_to_the_same_result(
     base: Path, tmp_path: Path, trained: tuple[Path, dict[str, Any], Recorder]
 ) -> None:
-    program = (
-        "import sys, pathlib; from virnuc_assets_tests.encoders.test_finetuning import killed; "
-        "killed(*map(pathlib.Path, sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", program, str(base), str(tmp_path)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = multiprocessing.get_context("spawn").Process(target=killed, args=(base, tmp_path))
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
     assert [path.name for path in tmp_path.iterdir()] == ["work"]
     (run,) = (tmp_path / "work").iterdir()
     assert {path.name for path in run.iterdir()} == {f"checkpoint-{EPOCH}", f"checkpoint-{2 * EPOCH}"}

@@ -1,6 +1,5 @@
 import json
 import re
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from virnuc_assets.encoders import golden as golden_module
 from virnuc_assets.encoders.golden import GOLDEN_FILE, TOLERANCE, GoldenError, check_golden, load_for_run
 from virnuc_assets.encoders.registry import ALPHABET, ENCODERS, Alphabet, Architecture, check_alphabet
 from virnuc_assets.settings import EncodingSettings
@@ -17,26 +15,14 @@ from virnuc_assets_tests.encoders.write_golden import write_golden
 MODELS: list[Architecture] = ["mosaic_bert", "esm"]
 STORED = json.loads(GOLDEN_FILE.read_text(encoding="utf-8"))
 
-Altered = Callable[[Callable[[dict[str, Any]], object]], Path]
 
-
-@pytest.fixture
-def altered(tmp_path: Path) -> Altered:
-    """A copy of the golden file after a change."""
-
-    def write(change: Callable[[dict[str, Any]], object]) -> Path:
-        golden = json.loads(GOLDEN_FILE.read_text(encoding="utf-8"))
-        change(golden)
-        path = tmp_path / "golden.json"
-        path.write_text(json.dumps(golden), encoding="utf-8")
-        return path
-
-    return write
-
-
-def moved(golden: dict[str, Any], by: float) -> None:
+def moved(path: Path, by: float) -> Path:
+    """A copy of the golden file in which an ESM has another number, by another torch."""
+    golden = json.loads(GOLDEN_FILE.read_text(encoding="utf-8"))
     golden["vectors"]["esm2_650_miniature"]["repeat"][7] += by
     golden["versions"]["torch"] = "1.0.0"
+    path.write_text(json.dumps(golden), encoding="utf-8")
+    return path
 
 
 @pytest.mark.parametrize("architecture", MODELS)
@@ -55,8 +41,8 @@ def test_the_sequences_reach_the_ends_and_each_has_a_vector(alphabet: Alphabet, 
     assert of and all(vectors.keys() == sequences.keys() for vectors in of)
 
 
-def test_a_difference_is_refused_with_its_place_the_versions_and_the_remedy(altered: Altered) -> None:
-    path = altered(lambda golden: moved(golden, 3e-3))
+def test_a_difference_is_refused_with_its_place_the_versions_and_the_remedy(tmp_path: Path) -> None:
+    path = moved(tmp_path / "golden.json", 3e-3)
     with pytest.raises(GoldenError) as refused:
         check_golden("esm", "cpu", path)
     message = str(refused.value)
@@ -72,7 +58,7 @@ def test_a_difference_is_refused_with_its_place_the_versions_and_the_remedy(alte
 def test_a_run_loads_no_encoder_where_the_numbers_differ(monkeypatch: pytest.MonkeyPatch, checkpoints: Path) -> None:
     spec = ENCODERS["esm2_650_miniature"]
     assert load_for_run(spec, checkpoints, EncodingSettings(device="cpu")).dim == 40
-    golden_module._check.cache_clear()
+    check_golden.cache_clear()
     exact = torch.nn.functional.scaled_dot_product_attention
 
     def rounding(query: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
@@ -86,8 +72,8 @@ def test_a_run_loads_no_encoder_where_the_numbers_differ(monkeypatch: pytest.Mon
     assert check_golden("esm", "cpu") <= TOLERANCE
 
 
-def test_a_golden_file_that_does_not_hold_is_written_again(altered: Altered) -> None:
-    path = altered(lambda golden: moved(golden, -0.25))
+def test_a_golden_file_that_does_not_hold_is_written_again(tmp_path: Path) -> None:
+    path = moved(tmp_path / "golden.json", -0.25)
     assert write_golden(path) == pytest.approx(0.25, abs=TOLERANCE)
     assert check_golden("esm", "cpu", path) == check_golden("mosaic_bert", "cpu", path) == 0.0
     written = json.loads(path.read_text(encoding="utf-8"))

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from esm.data import FastaBatchedDataset
 from esm.model.esm2 import ESM2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.special import erf
 from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 from transformers import EsmConfig, EsmForMaskedLM, EsmModel, EsmTokenizer
 
+from benchmarks import originals
 from virnuc_assets.encoders.embedding import embed
 from virnuc_assets.encoders.loading import Encoder, load_folder
 from virnuc_assets.encoders.mosaic_bert import alibi_slopes
@@ -33,6 +34,7 @@ ESM = EncoderSpec("esm", "protein", "esm", "residues", max_length=LONGEST)
 DNA = EncoderSpec("dna", "dna", "mosaic_bert", "tokens")
 ALPHABET = AMINO_ACIDS + "XBZUO"
 EVERY_LETTER = [protein for letter in ALPHABET for protein in (letter, f"MK{letter}VL", letter * 30)]
+SLOPES = (2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3)  # of six heads: four of a power of two, then every other of eight
 TRUE_HEADS = 8  # times the width of the narrow copies gives heads of width 64
 both = pytest.mark.parametrize("token_dropout", [True, False], ids=["token_dropout", "no_token_dropout"])
 
@@ -68,21 +70,7 @@ def fair_esm(folder: Path, token_dropout: bool) -> ESM2:
     weights = EsmForMaskedLM.from_pretrained(folder).state_dict()
     model = ESM2(config.num_hidden_layers, config.hidden_size, config.num_attention_heads, "ESM-1b", token_dropout)
     model.load_state_dict({name: weights[hub_name(name)] for name in model.state_dict()}, strict=True)
-    return model.eval()
-
-
-@torch.inference_mode()
-def extracted(model: ESM2, sequences: list[str], toks_per_batch: int = 4096) -> NDArray[np.float32]:
-    """Mean representations as `scripts/extract.py` of fair-esm makes them: padded batches, residues only."""
-    dataset = FastaBatchedDataset([str(i) for i in range(len(sequences))], sequences)
-    convert = model.alphabet.get_batch_converter(LONGEST)
-    vectors = np.empty((len(sequences), model.embed_dim), np.float32)
-    for rows in dataset.get_batch_indices(toks_per_batch, extra_toks_per_seq=1):
-        labels, strings, tokens = convert([dataset[row] for row in rows])
-        layer = model(tokens, repr_layers=[model.num_layers])["representations"][model.num_layers]
-        for i, label in enumerate(labels):
-            vectors[int(label)] = layer[i, 1 : min(LONGEST, len(strings[i])) + 1].mean(0).numpy()
-    return vectors
+    return model
 
 
 @both
@@ -90,19 +78,19 @@ def test_esm_has_the_vectors_of_fair_esm(esm_folder: Path, token_dropout: bool) 
     """The original pads each batch to its longest sequence; ours never pads. Beyond 1,024 residues both cut."""
     ours, original = loaded(replace(ESM, token_dropout=token_dropout), esm_folder), fair_esm(esm_folder, token_dropout)
     sequences = proteins([*LENGTHS, 1025, 1300]) + EVERY_LETTER
-    assert np.abs(embed(ours, sequences) - extracted(original, sequences)).max() <= TOLERANCE
+    assert np.abs(embed(ours, sequences) - originals.fair_esm(original, LONGEST)(sequences)).max() <= TOLERANCE
 
     @settings(max_examples=8, deadline=None)
     @given(
         lengths=st.lists(st.one_of(st.integers(1, 200), st.integers(1, 1300)), min_size=1, max_size=8),
         seed=st.integers(0, 2**32 - 1),
         token_budget=st.integers(1, 8192),
-        toks_per_batch=st.integers(1, 8192),
+        batch=st.integers(1, 8192),
     )
-    def check(lengths: list[int], seed: int, token_budget: int, toks_per_batch: int) -> None:
+    def check(lengths: list[int], seed: int, token_budget: int, batch: int) -> None:
         ours.token_budget = token_budget
         mixed = proteins(lengths, seed)
-        assert np.abs(embed(ours, mixed) - extracted(original, mixed, toks_per_batch)).max() <= TOLERANCE
+        assert np.abs(embed(ours, mixed) - originals.fair_esm(original, LONGEST, batch)(mixed)).max() <= TOLERANCE
 
     check()
 
@@ -134,70 +122,54 @@ def test_the_comparison_of_esm_sees_what_it_should(esm_folder: Path) -> None:
 def test_esm_heads_of_true_width_have_the_vectors_of_fair_esm(tmp_path: Path) -> None:
     write_repository(ESM2_3B, tmp_path, TRUE_HEADS)
     sequences = proteins([1, 99, 166, 166, 1024])
-    expected = extracted(fair_esm(tmp_path, token_dropout=True), sequences)
+    expected = originals.fair_esm(fair_esm(tmp_path, token_dropout=True), LONGEST)(sequences)
     assert np.abs(embed(loaded(ESM, tmp_path), sequences) - expected).max() <= TOLERANCE
 
 
-class Formulas:
-    """MosaicBERT in float64 over the tensors of a checkpoint, one step after the other, as `bert_layers.py` has it."""
+@torch.inference_mode()
+def stated(folder: Path, sequence: str) -> Array:
+    """MosaicBERT's hidden states (l, d) in float64, one step after the other, as `bert_layers.py` has it."""
+    stored = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    weights: dict[str, Tensor] = {name: tensor.double() for name, tensor in stored.items()}
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
 
-    # The published slopes of six heads: four of a power of two, then every other of eight.
-    slopes = (2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3)
+    def linear(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
 
-    def __init__(self, folder: Path) -> None:
-        stored = torch.load(folder / "pytorch_model.bin", weights_only=True)
-        self.weights: dict[str, Array] = {name: tensor.double().numpy() for name, tensor in stored.items()}
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
+    def normalized(x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], eps=1e-12)
 
-    def linear(self, x: Array, name: str) -> Array:
-        return x @ self.weights[f"{name}.weight"].T + self.weights.get(f"{name}.bias", np.zeros(()))
+    words = weights["embeddings.word_embeddings.weight"][tokenizer.encode(sequence).ids]
+    x = normalized(words + weights["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+    position = torch.arange(len(x))
+    penalty = -torch.tensor(SLOPES)[:, None, None] * (position[:, None] - position).abs()  # (h, l, l)
+    for layer in ("encoder.layer.0", "encoder.layer.1"):
+        qkv = linear(x, f"{layer}.attention.self.Wqkv").view(len(x), 3, len(SLOPES), -1)
+        q, k, v = qkv.permute(1, 2, 0, 3)  # (h, l, d / h) each
+        odds = torch.softmax(q @ k.transpose(1, 2) / math.sqrt(q.shape[-1]) + penalty, dim=-1)  # (h, l, l)
+        mixed = (odds @ v).transpose(0, 1).flatten(1)  # (l, d)
+        x = normalized(linear(mixed, f"{layer}.attention.output.dense") + x, f"{layer}.attention.output.LayerNorm")
+        gate, value = linear(x, f"{layer}.mlp.gated_layers").chunk(2, dim=1)  # (l, 4 d) each
+        x = normalized(linear(F.gelu(gate) * value, f"{layer}.mlp.wo") + x, f"{layer}.mlp.layernorm")
+    return x.numpy()
 
-    def normalized(self, x: Array, name: str) -> Array:
-        centred = x - x.mean(axis=-1, keepdims=True)
-        scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-12)
-        return scaled * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
 
-    def attention(self, x: Array, at: str) -> Array:
-        size = x.shape[1] // len(self.slopes)
-        queries, keys, values = np.split(self.linear(x, f"{at}.self.Wqkv"), 3, axis=1)  # (l, d) each
-        position = np.arange(len(x))
-        distance = np.abs(position[:, None] - position[None, :])  # (l, l)
-        mixed = np.empty_like(x)
-        for head, slope in enumerate(self.slopes):
-            own = slice(head * size, (head + 1) * size)
-            scores = queries[:, own] @ keys[:, own].T / math.sqrt(size) - slope * distance  # (l, l)
-            odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-            mixed[:, own] = odds / odds.sum(axis=1, keepdims=True) @ values[:, own]
-        return self.normalized(self.linear(mixed, f"{at}.output.dense") + x, f"{at}.output.LayerNorm")
-
-    def feed_forward(self, x: Array, at: str) -> Array:
-        gate, value = np.split(self.linear(x, f"{at}.gated_layers"), 2, axis=1)  # (l, 4 d) each
-        gelu = gate * 0.5 * (1 + erf(gate / math.sqrt(2)))
-        return self.normalized(self.linear(gelu * value, f"{at}.wo") + x, f"{at}.layernorm")
-
-    def hidden(self, sequence: str) -> Array:
-        words = self.weights["embeddings.word_embeddings.weight"][self.tokenizer.encode(sequence).ids]
-        x = self.normalized(words + self.weights["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
-        for layer in ("encoder.layer.0", "encoder.layer.1"):
-            x = self.feed_forward(self.attention(x, f"{layer}.attention"), f"{layer}.mlp")
-        return x  # (l, d)
-
-    def pooled(self, sequences: list[str]) -> Array:
-        return np.stack([self.hidden(sequence).mean(axis=0) for sequence in sequences])  # CLS and SEP included
+def stated_vectors(folder: Path, sequences: list[str]) -> Array:
+    return np.stack([stated(folder, sequence).mean(axis=0) for sequence in sequences])  # CLS and SEP included
 
 
 def test_mosaic_bert_has_the_stated_vectors(dna_folder: Path) -> None:
-    ours, stated = loaded(DNA, dna_folder), Formulas(dna_folder)
+    ours = loaded(DNA, dna_folder)
     sequences = drawn("dna", [1, 2, 3, 4, 5, 31, 99, 299, 301, 499, 500, 500, 500, 1700])
     sequences += ["N", "ACGTTGCATTTGACCATGCAANNGT", "RYSWKMBDHVN", "ACGTRACGTYACGT" * 20]
     assert max(len(tokens) for tokens in ours.tokenize(sequences)) >= 512
-    expected = stated.pooled(sequences)
+    expected = stated_vectors(dna_folder, sequences)
     for token_budget in (1, 1000, 100_000):
         ours.token_budget = token_budget
         assert np.abs(embed(ours, sequences) - expected).max() <= TOLERANCE
-    back, without_ends = stated.hidden(sequences[6][::-1]), stated.hidden(sequences[6])[1:-1]
+    back, without_ends = stated(dna_folder, sequences[6][::-1]), stated(dna_folder, sequences[6])[1:-1]
     for wrong in (back, without_ends):  # the comparison sees the order, and CLS and SEP
         assert np.abs(expected[6] - wrong.mean(axis=0)).max() > 1e-3
 
@@ -205,7 +177,7 @@ def test_mosaic_bert_has_the_stated_vectors(dna_folder: Path) -> None:
 def test_mosaic_bert_heads_of_true_width_have_the_stated_vectors(tmp_path: Path) -> None:
     write_repository(DNABERT_S, tmp_path, TRUE_HEADS)
     sequences = drawn("dna", [1, 99, 500, 500])
-    assert np.abs(embed(loaded(DNA, tmp_path), sequences) - Formulas(tmp_path).pooled(sequences)).max() <= TOLERANCE
+    assert np.abs(embed(loaded(DNA, tmp_path), sequences) - stated_vectors(tmp_path, sequences)).max() <= TOLERANCE
 
 
 def test_alibis_slopes_are_the_published_ones() -> None:

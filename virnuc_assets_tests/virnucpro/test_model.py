@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,6 @@ from virnuc_assets.classifier.checkpoint import load_classifier, save_classifier
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.virnucpro.model import describe_model, imported_fingerprint, model_in
 from virnuc_assets.virnucpro.torch_files import ImportRefused, read_torch_file
-
-pytest_plugins = ["virnuc_assets_tests.virnucpro.upstream_models"]
-
-DIMS = {"dnabert_s": 768, "esm2_3b": 2560, "fastesm2_650": 1280}
-
-
-def pair(protein: str) -> tuple[dict[str, dict[str, str]], dict[str, int]]:
-    """Fingerprints and dims of features of true width."""
-    dims = {"dna": DIMS["dnabert_s"], "protein": DIMS[protein]}
-    names = {"dna": "dnabert_s", "protein": protein}
-    return {side: imported_fingerprint(name, side, dims[side]) for side, name in names.items()}, dims
 
 
 @pytest.mark.parametrize("name", ["small", "older_torch"])
@@ -73,14 +61,6 @@ def test_another_architecture_is_refused_by_what_was_found(upstream_models: Path
     assert str(path) in str(refused.value)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [("esm2_3b", "fastesm2_650"), ("fastesm2_650", "esm2_3b")])
-def test_a_model_of_true_width_is_refused_for_the_other_pipeline(upstream_models: Path, ours: str, theirs: str) -> None:
-    file = read_torch_file(upstream_models / f"{ours}.pth")
-    others = f"features are of dnabert_s and {theirs} (768 + {DIMS[theirs]} = {768 + DIMS[theirs]} columns)"
-    with pytest.raises(ImportRefused, match=f"reads {768 + DIMS[ours]} columns, the {re.escape(others)}"):
-        describe_model(file, model_in(file), *pair(theirs), 500)
-
-
 def test_a_fingerprint_is_of_an_encoder_that_reads_its_side() -> None:
     assert imported_fingerprint("esm2_3b", "protein", 2560) == {
         "encoder": "esm2_3b",
@@ -90,5 +70,3 @@ def test_a_fingerprint_is_of_an_encoder_that_reads_its_side() -> None:
     }
     with pytest.raises(VirnucError, match="dnabert_s reads dna; expected one that reads protein"):
         imported_fingerprint("dnabert_s", "protein", 768)
-    with pytest.raises(VirnucError, match="no encoder is called 'esm4'"):
-        imported_fingerprint("esm4", "protein", 768)

@@ -1,4 +1,4 @@
-"""Fixture: classifiers pickled as VirNucPro pickles them. A plugin of the modules that import them."""
+"""Fixture: classifiers pickled as VirNucPro pickles them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ for module in model.modules():
     for part in ("_parameters", "_buffers", "_modules"):
         module.__dict__[part] = OrderedDict(module.__dict__[part])
 """
-# Modules as VirNucPro pickles them, true widths and every change that the import has to notice.
+# Modules as VirNucPro pickles them, and every change that the import has to notice.
 MODELS = {
     "small": Model(6, 4),
     "older_torch": Model(6, 4, change=AS_OLDER_TORCH),
-    "esm2_3b": Model(768 + 2560, 8),
-    "fastesm2_650": Model(768 + 1280, 8),
     "three_classes": Model(6, 4, 3),
     "another_layer": Model(6, 4, change="model.bn2 = nn.BatchNorm1d(4)"),
     "renamed": Model(6, 4, change="model.hidden, _ = model.hidden_layer, delattr(model, 'hidden_layer')"),
