@@ -86,7 +86,7 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         metadata = {
             "trained": not reused,
             **{name: value for name in _SHOWN if (value := getattr(description, name)) is not None},
-            "encoders": shown_encoders(description.encoders, description.dims),
+            "encoders": shown_encoders(description.encoders, fit.dims),
             **{f"{split}_rows": len(drawn.labels) for split, drawn in fit.drawn.items()},
             "rows_by_group": _drawn_rows(fit),
             "digest": description.weights_sha256,
