@@ -117,13 +117,7 @@ def _read_rows(parquet: pq.ParquetFile, rows: Numbers) -> Iterator[tuple[Numbers
 
 
 class ShardVectors:
-    """The vectors of one shard, in the order of its frames.
-
-    Attributes:
-        distinct: distinct sequences of the shard, numbered as they first occur.
-        embedded: sequences that were given to the encoder so far.
-        truncated: frames of whose sequence an encoder reads only the beginning.
-    """
+    """The vectors of one shard, in the order of its frames."""
 
     def __init__(self, frames: Path, column: str, longest: int | None, known: KnownVectors, embed: Embed) -> None:
         """Read the digests of the sequences in a column of the frames; an encoder reads `longest` of each, None = all.
@@ -131,7 +125,7 @@ class ShardVectors:
         The shard's sequences are among those that `known` was made for; `embed` is started if there is any to embed.
         """
         self._frames, self._column, self._known, self._embed = frames, column, known, embed
-        ids, digests, self.truncated = [], [], 0
+        ids, digests, self.truncated = [], [], 0  # frames of whose sequence only the beginning is read
         for window in read_sequences(frames, column):
             sequences = window.column(column).to_pylist()
             ids += window.column("frame_id").chunks
@@ -141,7 +135,8 @@ class ShardVectors:
         self._ids, self._digests = pa.chunked_array(ids, pa.string()), encoded.dictionary
         self._number = encoded.indices.to_numpy()  # (n,) of each frame's sequence
         self._first = np.unique(self._number, return_index=True)[1]  # (distinct,)
-        self.distinct, self.embedded = len(self._first), 0
+        self.distinct = len(self._first)  # sequences, numbered as they first occur
+        self.embedded = 0  # sequences that were given to the encoder so far
 
     def tables(self) -> Iterator[pa.Table]:
         """The embeddings table in windows, after all was copied or embedded; at least one."""

@@ -18,40 +18,19 @@ _BLOCK = 4096
 
 @dataclass(frozen=True)
 class Answer:
-    """How one request is answered; by default as it should be.
+    """How one request is answered; by default as it should be."""
 
-    Attributes:
-        status: this one with `headers` and without a body.
-        headers: in addition to, or None for in place of none of, those that belong there.
-        cut: bytes of the body after which the connection is closed.
-        reset: close it with a reset, so that what is on its way is lost.
-        blind_to_range: send the whole file whatever was asked.
-        stall_s: silence after `cut` bytes.
-        becomes: the file is this from now on.
-    """
-
-    status: int | None = None
-    headers: dict[str, str | None] = field(default_factory=dict)
-    cut: int | None = None
-    reset: bool = False
-    blind_to_range: bool = False
-    stall_s: float = 0.0
-    becomes: bytes | None = None
+    status: int | None = None  # this one with `headers` and without a body
+    headers: dict[str, str | None] = field(default_factory=dict)  # more than, or None for one less than, belong there
+    cut: int | None = None  # bytes of the body after which the connection is closed
+    reset: bool = False  # close it with a reset, so that what is on its way is lost
+    blind_to_range: bool = False  # send the whole file whatever was asked
+    stall_s: float = 0.0  # silence after `cut` bytes
+    becomes: bytes | None = None  # the file is this from now on
 
 
 class FileServer(ThreadingHTTPServer):
-    """Serves files from memory.
-
-    Attributes:
-        files: content by path.
-        answers: how the next requests of a path are answered, one each; then as they should be.
-        always: how all other requests of a path are answered.
-        gets: requests by path.
-        asked: their headers, in order, by path.
-        sent: bytes of bodies by path.
-        stop_after: bytes of bodies in all after which nothing more is sent, and `stopped` is set;
-        at_an_end: but not before the file is sent to its end.
-    """
+    """Serves files from memory; all that is kept is by path."""
 
     daemon_threads = True
 
@@ -61,13 +40,13 @@ class FileServer(ThreadingHTTPServer):
         if tls:
             self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.files: dict[str, bytes] = {}
-        self.answers: dict[str, deque[Answer]] = defaultdict(deque)
-        self.always: dict[str, Answer] = {}
+        self.answers: dict[str, deque[Answer]] = defaultdict(deque)  # to the next requests, one each
+        self.always: dict[str, Answer] = {}  # to all others; without one as it should be
         self.gets: Counter[str] = Counter()
-        self.asked: dict[str, list[dict[str, str]]] = defaultdict(list)
-        self.sent: Counter[str] = Counter()
-        self.stop_after: int | None = None
-        self.at_an_end = False
+        self.asked: dict[str, list[dict[str, str]]] = defaultdict(list)  # headers of requests, in order
+        self.sent: Counter[str] = Counter()  # bytes of bodies
+        self.stop_after: int | None = None  # bytes of all bodies after which nothing is sent, and `stopped` is set,
+        self.at_an_end = False  # but not before the file is sent to its end
         self.stopped = threading.Event()
 
     @property
