@@ -209,11 +209,6 @@ def scratch_next_to(folder: Path) -> Iterator[Path]:
             yield Path(scratch)
 
 
-def scores_of(table: pa.Table) -> np.ndarray:
-    """(n, 2) float32: score_other, score_virus."""
-    return np.stack([table[name].to_numpy() for name in ("score_other", "score_virus")], axis=1)
-
-
 def evaluation_table(
     features: pa.Table, predictions: pa.Table, split_table: pa.Table, length_of: Mapping[str, int]
 ) -> pa.Table:

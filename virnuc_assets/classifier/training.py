@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
-from virnuc_assets.classifier.calls import fit_temperature
+from virnuc_assets.classifier.calls import fit_temperature, frame_calls
 from virnuc_assets.classifier.checkpoint import ClassifierDescription, Encoders, Mlp, Model, load_classifier, score
 from virnuc_assets.classifier.datasets import (
     WINDOW_ROWS,
@@ -144,12 +144,13 @@ class Fit:
         return TrainedClassifier(fit.model, None, fit.history, temperature, fit.inverse_strength, scores)
 
     def scored(self, model: Model, split: Split) -> pa.Table:
-        """All rows of a split in the features' order: their columns but the vector, score_other and score_virus."""
+        """All rows of a split in the features' order: their columns but the vector, score_other, score_virus, call."""
         parts = []
         for rows in rows_of_split(self.features.values(), self._schema, read_table(self.split), split):
             scores = score(model, np.ascontiguousarray(vectors_of(rows)[:, self.columns]))  # (b, 2)
-            known = rows.drop_columns("vector").append_column("score_other", pa.array(scores[:, 0]))
-            parts.append(known.append_column("score_virus", pa.array(scores[:, 1])))
+            columns = {"score_other": scores[:, 0], "score_virus": scores[:, 1], "call": frame_calls(scores)}
+            known = rows.drop_columns("vector")
+            parts.append(pa.table({**{name: known[name] for name in known.column_names}, **columns}))
         return pa.concat_tables(parts)
 
     def describe(self, trained: TrainedClassifier) -> ClassifierDescription:

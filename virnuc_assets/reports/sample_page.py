@@ -199,34 +199,31 @@ def _block(records: pa.Table, noted: np.ndarray, rows: np.ndarray) -> dict[str, 
 
 def _summary(calls: SampleCalls, noted: np.ndarray) -> dict[str, Any]:
     """What the first screen says, in numbers."""
-    records = calls.records
-    grouped = records.group_by("call", use_threads=False).aggregate([([], "count_all"), ("length_nt", "sum")])
-    counts, lengths = dict.fromkeys(SHOWN, 0), dict.fromkeys(SHOWN, 0)
-    for group in grouped.to_pylist():
-        counts[group["call"]], lengths[group["call"]] = group["count_all"], group["length_nt_sum"]
+    records, codes, few, novel = calls.records, call_codes(calls.records), noted & 1 > 0, are_novel(calls.records)
+    counts = np.bincount(codes, minlength=len(SHOWN))
+    lengths = np.bincount(codes, records["length_nt"].to_numpy(), len(SHOWN)).astype(np.int64)
     reasons = Counter[str]()
     for each in pc.value_counts(records["reason"].drop_null()).to_pylist():
         reasons[each["values"].partition(": ")[0]] += each["counts"]  # what follows may name another record
-    viral = records["probability"].filter(pc.equal(records["call"], VIRUS)).to_numpy()
-    few = noted & 1 > 0
-    classes = by_call(calls.probability, calls.min_confidence)
+    is_virus = codes == SHOWN.index(VIRUS)
+    viral = records["probability"].to_numpy()[is_virus]
     return {
-        "counts": counts,
-        "lengths": lengths,
+        "counts": dict(zip(SHOWN, counts.tolist(), strict=True)),
+        "lengths": dict(zip(SHOWN, lengths.tolist(), strict=True)),
         "reasons": reasons.most_common(_REASONS),
         "more_reasons": sum(reasons.values()) - sum(count for _, count in reasons.most_common(_REASONS)),
         "virus": (viral.min(), float(np.median(viral)), viral.max()) if len(viral) else (),
-        "chunks": {call: int(which.sum()) for call, which in classes.items()},
+        "chunks": {call: int(which.sum()) for call, which in by_call(calls.probability, calls.min_confidence).items()},
         "few": int(few.sum()),
-        "few_virus": int((few & np.asarray(pc.equal(records["call"], VIRUS))).sum()),
+        "few_virus": int((few & is_virus).sum()),
         "unscored_nt": unscored_nt(calls),
-        "novel": int(are_novel(records).sum()),
-        "novel_virus": int((are_novel(records) & np.asarray(pc.equal(records["call"], VIRUS))).sum()),
+        "novel": int(novel.sum()),
+        "novel_virus": int((novel & is_virus).sum()),
     }
 
 
 def unscored_nt(calls: SampleCalls) -> int:
-    """Nucleotides of all records that no scored chunk covers. Holds a few bytes per stretch, not per chunk."""
+    """Nucleotides of all records that no scored chunk covers."""
     offsets, lengths = calls.offsets, calls.records["length_nt"].to_numpy()
     first, last, record = runs(np.isnan(calls.probability), offsets)
     begin, length_nt = offsets[record], lengths[record]

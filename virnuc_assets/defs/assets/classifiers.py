@@ -367,8 +367,7 @@ def _trained_alone(
     workspace: Workspace, tracking: MlflowTracking, dagster_run_id: str, name: str, fit: "Fit", scratch: Path
 ) -> pa.Table:
     """Train on one encoder's columns inside an MLflow run, and score the test rows."""
-    from virnuc_assets.classifier.calls import frame_calls
-    from virnuc_assets.classifier.datasets import evaluation_table, scores_of
+    from virnuc_assets.classifier.datasets import evaluation_table
     from virnuc_assets.encoders.machine import resolve_device
 
     device, profile = str(resolve_device(workspace.settings.encoding.device)), workspace.settings.profile
@@ -377,9 +376,7 @@ def _trained_alone(
         tracking.log_tables(run_id, _tables(fit))
         trained = fit.train(scratch, tracking.log_epoch, device)
         scored = fit.scored(trained.model, "test")
-        calls = pa.array(frame_calls(scores_of(scored)), pa.string())
-        lengths = record_lengths(workspace)
-        table = evaluation_table(scored, scored.append_column("call", calls), read_table(fit.split), lengths)
+        table = evaluation_table(scored, scored, read_table(fit.split), record_lengths(workspace))
         found = Measured.of(f"{name} alone", table, trained.temperature, workspace.settings.evaluation)
         tracking.log_epoch(trained.best_epoch or len(trained.history), found.test_metrics)
         tracking.log_files(run_id, found.files)
