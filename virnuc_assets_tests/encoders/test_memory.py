@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import random
-import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks.bench_encoders import SCALES, memory_beyond_model, write_checkpoint
+from benchmarks.bench_encoders import SCALES, memory_beyond_model
 from benchmarks.common import in_fresh_process
+from virnuc_assets.encoders.loading import DTYPES, Encoder, load_folder
+from virnuc_assets.encoders.machine import prepare_cpu
+from virnuc_assets.encoders.miniature import write_drawn
+from virnuc_assets.encoders.registry import Architecture, EncoderSpec
+from virnuc_assets.settings import Precision
 from virnuc_assets_tests.encoders.drawn import drawn, write_frames
 from virnuc_assets_tests.workstation.hub_folders import DNABERT_S, ESM2_3B, FASTESM2_650, write_repository
 
@@ -19,37 +25,32 @@ FEW, MANY = 100, 10_000
 PASSES = 33  # so often does one batch of FastESM2 go through a layer
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="memory is read through /proc")]
 
-# A thread samples the process's own pages: those of the file that is mapped are the kernel's to drop, and no copy.
-LOAD = """
-import sys, threading, time
-from pathlib import Path
-import torch
-from virnuc_assets.encoders.loading import DTYPES, load_folder
-from virnuc_assets.encoders.machine import prepare_cpu
-from virnuc_assets.encoders.registry import EncoderSpec
 
-def own_pages():
-    return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) << 10
+def own_pages() -> int:
+    """Those of a file that is mapped are the kernel's to drop, and no copy."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1]) << 10
 
-def load(folder):
-    return load_folder(EncoderSpec("e", "dna", architecture, "tokens"), Path(folder), DTYPES[precision], cpu)
 
-def watch():
-    while loading:
-        seen.append(own_pages())
-        time.sleep(0.001)
+def loading(narrow: Path, wide: Path, architecture: Architecture, precision: Precision) -> tuple[int, int]:
+    """Bytes that this process grew by while it loaded the wide model, as a thread samples them; and the model's."""
 
-narrow, wide, architecture, precision = sys.argv[1:]
-cpu, loading, seen = torch.device("cpu"), True, []
-prepare_cpu()
-load(narrow)  # imports all
-before, thread = own_pages(), threading.Thread(target=watch)
-thread.start()
-encoder = load(wide)
-loading = False
-thread.join()
-print(max(seen) - before, sum(tensor.nbytes for tensor in encoder._model.parameters()))
-"""
+    def load(folder: Path) -> Encoder:
+        spec = EncoderSpec("e", "dna", architecture, "tokens")
+        return load_folder(spec, folder, DTYPES[precision], torch.device("cpu"))
+
+    def watch() -> None:
+        while not ended.wait(0.001):
+            seen.append(own_pages())
+
+    prepare_cpu()
+    load(narrow)  # imports all
+    seen, ended, thread = [before := own_pages()], threading.Event(), threading.Thread(target=watch)
+    thread.start()
+    encoder = load(wide)
+    ended.set()
+    thread.join()
+    return max(seen) - before, sum(tensor.nbytes for tensor in encoder._model.parameters())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -59,7 +60,7 @@ print(max(seen) - before, sum(tensor.nbytes for tensor in encoder._model.paramet
     ids=lambda value: str(value).rpartition("/")[2],
 )
 def test_loading_takes_no_second_copy_of_the_weights(
-    repository: str, architecture: str, times: int, precision: str, tmp_path: Path
+    repository: str, architecture: Architecture, times: int, precision: Precision, tmp_path: Path
 ) -> None:
     """Some 300 MB in safetensors, shards of torch's format, and one file of it.
 
@@ -69,16 +70,14 @@ def test_loading_takes_no_second_copy_of_the_weights(
     """
     for folder, factor in (("narrow", 1), ("wide", times)):
         write_repository(repository, tmp_path / folder, factor)
-    command = [sys.executable, "-c", LOAD, tmp_path / "narrow", tmp_path / "wide", architecture, precision]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    grown, model = map(int, done.stdout.split())
+    grown, model = in_fresh_process(loading, tmp_path / "narrow", tmp_path / "wide", architecture, precision)
     assert model > 130 * MIB
     assert grown <= 1.25 * model + 32 * MIB
 
 
 def test_ten_thousand_frames_take_no_more_memory_than_a_hundred(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "model", SCALES["true"]["one_layer"], [])
+    (tmp_path / "model").mkdir()
+    write_drawn(tmp_path / "model", *SCALES["true"]["one_layer"])
     beyond = {}
     for rows, passes in ((FEW, PASSES), (MANY, 1)):
         draw = random.Random(rows)  # three of four proteins are equally long, as those of whole chunks are
