@@ -249,7 +249,6 @@ def test_a_moved_project_trains_and_loads_where_it_is(finished: Finished, tmp_pa
 
     require_set_up(moved.settings, lambda _: None)
     assert failures(moved.materialize("fastesm2_classifier", "fastesm2_evaluation")) == []
-    moved.instance.dispose()
     assert not original.exists()
     uri = tracking_uri(moved.settings)
     with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:

@@ -64,10 +64,8 @@ with atomic_folder(Path(sys.argv[1])) as folder:
 
 
 @pytest.fixture
-def project(blank: Path, tmp_path: Path) -> Iterator[Project]:
-    project = new_project(tmp_path / "project", blank, in_memory=False)
-    yield project
-    project.instance.dispose()
+def project(blank: Path, tmp_path: Path) -> Project:
+    return new_project(tmp_path / "project", blank, in_memory=False)
 
 
 @pytest.fixture
