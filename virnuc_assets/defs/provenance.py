@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pyarrow.compute as pc
@@ -32,7 +32,17 @@ from virnuc_assets.sequences.planning import ShardPlan, sample_of
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE, Domain
 from virnuc_assets.storage.schemas import chunks_schema, evaluation_schema, features_schema, vector_dim
-from virnuc_assets.storage.tables import Provenance, content_digest, is_made_by, read_schema, require_table
+from virnuc_assets.storage.tables import (
+    Provenance,
+    content_digest,
+    is_made_by,
+    read_provenance,
+    read_schema,
+    require_table,
+)
+
+if TYPE_CHECKING:
+    from virnuc_assets.classifier.scoring import ServingClassifier
 
 CHUNKS, FRAMES, LEDGER = "chunked_fasta", "translated_proteins", "ledger"
 PREDICTIONS, REPORT = "predictions", "report"
@@ -186,6 +196,17 @@ def serving_classifier(workspace: Workspace) -> str:
         return str(json.loads(path.read_text(encoding="utf-8"))["weights_sha256"])
     except (FileNotFoundError, ValueError, LookupError) as error:
         raise VirnucError(f"{path}: no serving classifier; run train_and_decide") from error
+
+
+def fitting_classifier(
+    workspace: Workspace, variant: Variant, features: Path, encoders: Mapping[str, Mapping[str, str]]
+) -> ServingClassifier:
+    """The classifier of a variant; refused where it was trained for others than today's encoders and these features."""
+    from virnuc_assets.classifier.scoring import ServingClassifier
+
+    folder, chunk_length = workspace.layout.classifier(variant.name), workspace.settings.sequences.chunk_length
+    dims = read_provenance(features)["dims"]
+    return ServingClassifier.load(folder, encoders, dims, chunk_length, workspace.rule_of(variant))
 
 
 class Today:
