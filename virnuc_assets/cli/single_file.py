@@ -26,6 +26,7 @@ from virnuc_assets.storage.outputs import require_output, require_space, unwrita
 from virnuc_assets.storage.schemas import embeddings_schema
 from virnuc_assets.storage.tables import TableWriter, content_digest, read_rows
 from virnuc_assets.storage.windows import in_windows
+from virnuc_assets.workstation.device_lock import DeviceLock
 
 if TYPE_CHECKING:
     from virnuc_assets.encoders.loading import Encoder
@@ -127,8 +128,6 @@ def loaded_encoder(workspace: Workspace, spec: EncoderSpec, log: Log, threads: i
 
 def device_locked(workspace: Workspace, log: Log) -> AbstractContextManager[None]:
     """The device, locked for a block; not locked where the project is read-only, as for a user who only predicts."""
-    from virnuc_assets.workstation.device_lock import DeviceLock
-
     if fault := unwritable(workspace.layout.locks):
         log(f"The device is not locked, other runs may use it at the same time: {fault}.")
         return nullcontext()

@@ -29,6 +29,7 @@ from virnuc_assets.sequences.composition import WIDTHS
 from virnuc_assets.sequences.frame_table import Truth
 from virnuc_assets.sequences.plan_table import read_plan, read_shard
 from virnuc_assets.sequences.planning import ShardPlan, sample_of
+from virnuc_assets.split.similarity import tool_version
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE, Domain
 from virnuc_assets.storage.schemas import chunks_schema, evaluation_schema, features_schema, vector_dim
@@ -289,8 +290,6 @@ def current_features(instance: dg.DagsterInstance, workspace: Workspace, variant
 
 def split_provenance(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, Any]:
     """What the split follows from today: frames, plans, names and dates of the catalogue, settings and tool."""
-    from virnuc_assets.split.similarity import tool_version
-
     frames, catalogue = contents(current_frames(instance, workspace)), workspace.catalogue()
     return {
         "table": "split",
