@@ -46,8 +46,8 @@ from virnuc_assets.sequences.incoming import read_intake_log
 from virnuc_assets.settings import Settings, load_settings
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets.text import printable
-from virnuc_assets.workstation.cleanup import processes_of
 from virnuc_assets.workstation.setup import dagster_home, make_project
+from virnuc_assets.workstation.up import processes_of
 
 SETTINGS = """
 [training]

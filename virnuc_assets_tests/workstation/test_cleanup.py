@@ -15,7 +15,9 @@ from dagster import DagsterEventType, DagsterRunStatus
 from dagster._core.events import EngineEventData
 
 from virnuc_assets.storage.places import host, process_since
-from virnuc_assets.workstation.cleanup import (
+from virnuc_assets.workstation.device_lock import give_back, lock_of, take
+from virnuc_assets.workstation.setup import dagster_home
+from virnuc_assets.workstation.up import (
     clean_up,
     end,
     fail_orphaned_runs,
@@ -24,8 +26,6 @@ from virnuc_assets.workstation.cleanup import (
     processes_of,
     unfinished_files,
 )
-from virnuc_assets.workstation.device_lock import give_back, lock_of, take
-from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets_tests.assets.project import Project, new_project
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]

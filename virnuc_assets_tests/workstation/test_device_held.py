@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from virnuc_assets.cli.single_file import loaded_encoder
+from virnuc_assets.cli.stages import loaded_encoder
 from virnuc_assets.defs.forms import training_place
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.workstation.device_lock import device_names, holder

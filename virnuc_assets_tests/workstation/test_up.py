@@ -13,7 +13,7 @@ import pytest
 
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, range_tags
-from virnuc_assets.workstation.cleanup import Kind
+from virnuc_assets.workstation.up import Kind
 from virnuc_assets_tests.assets.project import (
     PLAN_REFERENCE_JOB,
     Finished,
