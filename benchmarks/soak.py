@@ -34,8 +34,8 @@ from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.incoming import read_intake_log
 from virnuc_assets.storage.tables import read_table
 from virnuc_assets.text import printable
-from virnuc_assets.workstation.cleanup import processes_of
 from virnuc_assets.workstation.setup import make_project
+from virnuc_assets.workstation.up import processes_of
 
 OPTIONS = {
     "good": (35, "files that can be read, a duplicate among them"),

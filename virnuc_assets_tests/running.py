@@ -20,9 +20,8 @@ from typing import Any
 import psutil
 import pytest
 
-from virnuc_assets.workstation.cleanup import Kind, end, processes_of
 from virnuc_assets.workstation.setup import dagster_home
-from virnuc_assets.workstation.up import scratch_of
+from virnuc_assets.workstation.up import Kind, end, processes_of, scratch_of
 from virnuc_assets_tests.assets.project import Project
 
 CHECKOUT = Path(__file__).parents[1]

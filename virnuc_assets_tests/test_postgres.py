@@ -38,7 +38,7 @@ def server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="module")
-def project(blank: Path, server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def project(blank: Path, server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Set up in empty databases; nothing has run."""
     root = tmp_path_factory.mktemp("postgres") / "project"
     project = new_project(root, blank, GENOMES, {SAMPLE: SAMPLE_RECORDS}, in_memory=False)
@@ -53,8 +53,7 @@ def project(blank: Path, server: PostgresServer, tmp_path_factory: pytest.TempPa
     with quiet():
         set_up(project.settings, lambda _: None)
         set_up(project.settings, lambda _: None)  # a second time changes nothing
-    yield project
-    project.instance.dispose()
+    return project
 
 
 def test_from_fasta_to_the_decision_and_a_report(project: Project, server: PostgresServer) -> None:

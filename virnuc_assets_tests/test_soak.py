@@ -13,11 +13,11 @@ import pytest
 
 from benchmarks import project as servers
 from benchmarks.soak import NONE, SETTINGS, left_over, make_files, orphans, slots_in_use
-from virnuc_assets.cli.single_file import frame_file
+from virnuc_assets.cli.stages import frame_file
 from virnuc_assets.storage.tables import read_rows
-from virnuc_assets.workstation.cleanup import Part, end, lock_file, mark
 from virnuc_assets.workstation.device_lock import give_back, lock_of, take
 from virnuc_assets.workstation.setup import dagster_home
+from virnuc_assets.workstation.up import Part, end, lock_file, mark
 from virnuc_assets_tests.assets.project import Project, new_project
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]

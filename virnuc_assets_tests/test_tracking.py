@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from virnuc_assets.classifier.checkpoint import load_classifier, score
 from virnuc_assets.classifier.linear import INVERSE_STRENGTHS
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, register
-from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED, EvaluationLog, MlflowTracking
+from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED, MlflowTracking, Table
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import load_settings
 from virnuc_assets.storage.merging import vectors_of
@@ -250,7 +250,6 @@ def test_a_moved_project_trains_and_loads_where_it_is(finished: Finished, tmp_pa
 
     require_set_up(moved.settings, lambda _: None)
     assert failures(moved.materialize("fastesm2_classifier", "fastesm2_evaluation")) == []
-    moved.instance.dispose()
     assert not original.exists()
     uri = tracking_uri(moved.settings)
     with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
@@ -291,7 +290,7 @@ def test_what_a_store_lacks_is_named_with_its_remedy(copied: Project) -> None:
         uri=tracking_uri(copied.settings), server_url="http://127.0.0.1:5000", dagster_url="http://127.0.0.1:3000"
     )
     with pytest.raises(VirnucError, match="no run trained classifier 0{64}.*Materialize the classifier again"):
-        tracking.log_to_training("0" * 64, EvaluationLog({}, {}, {}))
+        tracking.log_to_training("0" * 64, {}, {}, {}, Table("a", "b", "test"), "")
     client.rename_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id, "another")
     with pytest.raises(VirnucError, match=f"experiment '{EXPERIMENT}' is missing; run `virnuc setup`"):
         tracking.find_training("0" * 64)

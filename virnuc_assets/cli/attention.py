@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import EsmModel
 
-from virnuc_assets.cli.single_file import Log, Report, device_locked
+from virnuc_assets.cli.stages import Log, Report, device_locked
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.checkpoints import find_checkpoint, fingerprint
 from virnuc_assets.encoders.embedding import NonFiniteError

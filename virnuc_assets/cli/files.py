@@ -26,7 +26,7 @@ Input = Annotated[Path, typer.Argument(help="FASTA, FASTQ or GenBank file, plain
 
 def _finish(counts: dict[str, Any], sources: list[Path], to: Path, quiet: bool = False) -> None:
     """Print what was counted; then an error, if no record was scored."""
-    from virnuc_assets.cli.single_file import shown_as
+    from virnuc_assets.cli.stages import shown_as
     from virnuc_assets.sequences.ledger import require_scored
 
     if not quiet:
@@ -47,7 +47,7 @@ def frames(
     ] = SequenceSettings().min_orf_aa,
 ) -> None:
     """Cut records into chunks, translate six frames, keep the open ones."""
-    from virnuc_assets.cli.single_file import frame_file, require_chunk_length, shown_as, spooled
+    from virnuc_assets.cli.stages import frame_file, require_chunk_length, shown_as, spooled
     from virnuc_assets.sequences.frame_rule import FrameRule
     from virnuc_assets.sequences.ledger import ledger_totals
 
@@ -67,7 +67,7 @@ def embed(
     project: Project = HERE,
 ) -> dict[str, Any]:
     """Embed the frames of a table with one encoder."""
-    from virnuc_assets.cli.single_file import embed_file
+    from virnuc_assets.cli.stages import embed_file
 
     workspace = Workspace(load_settings(project))
     with progress("frames") as report:
@@ -112,7 +112,7 @@ def predict(
 
     Exit status: 0 done; 1 error, or no record could be scored; 2 wrong usage; 128 + N ended by signal N.
     """
-    from virnuc_assets.cli.predict import predict_files
+    from virnuc_assets.cli.stages import predict_files
 
     workspace, line = Workspace(load_settings(project)), shlex.join(["virnuc", *sys.argv[1:]])
     counts = predict_files(workspace, sources, to, choices, line, no_progress if choices.quiet else progress, log)
@@ -164,7 +164,7 @@ def import_(
     Files of one side (DNABERT_S or ESM) become an embeddings table, those of both sides a features table; so do merged
     files, which are compared with the files of one side that are given with them.
     """
-    from virnuc_assets.cli.single_file import require_chunk_length
+    from virnuc_assets.cli.stages import require_chunk_length
     from virnuc_assets.virnucpro.exchange import import_files
 
     if chunk_length is not None:

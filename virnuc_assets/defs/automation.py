@@ -115,26 +115,21 @@ def check_condition() -> AnyCondition:
 
 
 def build_sensors() -> list[dg.AutomationConditionSensorDefinition]:
-    """One for each part that a person may want to stop by itself."""
+    """One for each part that a person may want to stop by itself.
 
-    def sensor(
-        name: str,
-        target: dg.AssetSelection,
-        seconds: int = _REFERENCE_SECONDS,
-        status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING,
-    ) -> dg.AutomationConditionSensorDefinition:
-        return dg.AutomationConditionSensorDefinition(
-            name, target=target, minimum_interval_seconds=seconds, default_status=status
-        )
-
+    Retraining is off until a person turns it on: a new classifier calls all later samples.
+    """
     samples, reference = (
         dg.AssetSelection.key_prefixes(shards.domain, include_sources=True) for shards in (SAMPLES, REFERENCE)
     )
     trained = dg.AssetSelection.groups("classifiers") | dg.AssetSelection.assets("reference_ledger")
+    decision, on = dg.AssetSelection.assets("migration_decision"), dg.DefaultSensorStatus.RUNNING
     return [
-        sensor("sample_stages", samples, _SAMPLES_SECONDS),
-        sensor("reference_stages", reference),
-        sensor("decision", dg.AssetSelection.assets("migration_decision")),
-        # Off until a person turns it on: a new classifier calls all later samples.
-        sensor("retraining", trained, status=dg.DefaultSensorStatus.STOPPED),
+        dg.AutomationConditionSensorDefinition(name, target=of, minimum_interval_seconds=poll, default_status=status)
+        for name, of, poll, status in (
+            ("sample_stages", samples, _SAMPLES_SECONDS, on),
+            ("reference_stages", reference, _REFERENCE_SECONDS, on),
+            ("decision", decision, _REFERENCE_SECONDS, on),
+            ("retraining", trained, _REFERENCE_SECONDS, dg.DefaultSensorStatus.STOPPED),
+        )
     ]

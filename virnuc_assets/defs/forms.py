@@ -23,6 +23,7 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.tables import Provenance, TableWriter, content_digest, is_made_by, read_rows
+from virnuc_assets.workstation.device_lock import DeviceLock
 
 OWNERS = ["team:virnuc"]
 DATA_VERSION = "dagster/data_version"
@@ -296,7 +297,6 @@ def training_place(workspace: Workspace, name: str, log: Callable[[str], None]) 
     The device comes first, for all: two that took the locks in different orders would wait for each other.
     """
     from virnuc_assets.classifier.datasets import scratch_next_to
-    from virnuc_assets.workstation.device_lock import DeviceLock
 
     device = DeviceLock(workspace.layout.locks, workspace.settings.encoding.device, log)
     with device.computing(), scratch_next_to(workspace.layout.training(name)) as scratch:

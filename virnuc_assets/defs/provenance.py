@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pyarrow.compute as pc
@@ -29,10 +29,21 @@ from virnuc_assets.sequences.composition import WIDTHS
 from virnuc_assets.sequences.frame_table import Truth
 from virnuc_assets.sequences.plan_table import read_plan, read_shard
 from virnuc_assets.sequences.planning import ShardPlan
+from virnuc_assets.split.similarity import tool_version
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import CLASSIFIER_FILE, Domain
 from virnuc_assets.storage.schemas import chunks_schema, evaluation_schema, features_schema, vector_dim
-from virnuc_assets.storage.tables import Provenance, content_digest, is_made_by, read_schema, require_table
+from virnuc_assets.storage.tables import (
+    Provenance,
+    content_digest,
+    is_made_by,
+    read_provenance,
+    read_schema,
+    require_table,
+)
+
+if TYPE_CHECKING:
+    from virnuc_assets.classifier.checkpoint import ServingClassifier
 
 CHUNKS, FRAMES, LEDGER = "chunked_fasta", "translated_proteins", "ledger"
 PREDICTIONS, REPORT = "predictions", "report"
@@ -188,6 +199,17 @@ def serving_classifier(workspace: Workspace) -> str:
         raise VirnucError(f"{path}: no serving classifier; run train_and_decide") from error
 
 
+def fitting_classifier(
+    workspace: Workspace, variant: Variant, features: Path, encoders: Mapping[str, Mapping[str, str]]
+) -> ServingClassifier:
+    """The classifier of a variant; refused where it was trained for others than today's encoders and these features."""
+    from virnuc_assets.classifier.checkpoint import ServingClassifier
+
+    folder, chunk_length = workspace.layout.classifier(variant.name), workspace.settings.sequences.chunk_length
+    dims = read_provenance(features)["dims"]
+    return ServingClassifier.load(folder, encoders, dims, chunk_length, workspace.rule_of(variant))
+
+
 class Today:
     """What is missing or stale of the tables of one domain; each fingerprint is computed once."""
 
@@ -268,8 +290,6 @@ def current_features(instance: dg.DagsterInstance, workspace: Workspace, variant
 
 def split_provenance(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, Any]:
     """What the split follows from today: frames, plans, names and dates of the catalogue, settings and tool."""
-    from virnuc_assets.split.similarity import tool_version
-
     frames, catalogue = contents(current_frames(instance, workspace)), workspace.catalogue()
     return {
         "table": "split",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,17 +56,6 @@ class Table:
     asset: str
     digest: str
     context: str
-
-
-@dataclass(frozen=True)
-class EvaluationLog:
-    """What an evaluation adds to the run that trained the classifier."""
-
-    metrics: Mapping[str, float]
-    tags: Mapping[str, str]
-    files: Mapping[str, str]  # text by path
-    tables: Sequence[Table] = ()
-    summary: str = ""  # Markdown, for the pages of the run and of the registered version
 
 
 class MlflowTracking(dg.ConfigurableResource[Any]):
@@ -189,19 +178,27 @@ class MlflowTracking(dg.ConfigurableResource[Any]):
         version = models[0].aliases.get(alias) if models else None
         return str(self._client().get_model_version(REGISTERED, version).tags[_CLASSIFIER_TAG]) if version else None
 
-    def log_to_training(self, classifier_digest: str, results: EvaluationLog) -> str | None:
-        """Add an evaluation to the run that trained a classifier, which stays ended, and its card to the version.
+    def log_to_training(
+        self,
+        classifier_digest: str,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        files: Mapping[str, str],
+        table: Table,
+        summary: str,
+    ) -> str | None:
+        """Add an evaluation to the run that trained a classifier, which stays ended, and its summary to the version.
 
         Returns the run's id; None if somebody deleted the run of a registered classifier.
         """
         run_id, version = self.find_training(classifier_digest), self.version_of(classifier_digest)
         if version is not None:
-            self._client().update_model_version(REGISTERED, version, results.summary)
+            self._client().update_model_version(REGISTERED, version, summary)
         if run_id is not None:
-            self._mlflow().log_metrics(dict(results.metrics), run_id=run_id)
-            self.tag(run_id, {**results.tags, "mlflow.note.content": results.summary})
-            self.log_tables(run_id, results.tables)
-            self.log_files(run_id, results.files)
+            self._mlflow().log_metrics(dict(metrics), run_id=run_id)
+            self.tag(run_id, {**tags, "mlflow.note.content": summary})
+            self.log_tables(run_id, [table])
+            self.log_files(run_id, files)
         elif version is None:
             raise VirnucError(
                 f"MLflow store {self.uri}: no run trained classifier {classifier_digest}; was the store replaced? "

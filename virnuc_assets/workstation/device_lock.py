@@ -13,7 +13,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from virnuc_assets.encoders.machine import resolve_device
 from virnuc_assets.storage.places import host, process_since
 
 _POLL_SECONDS, _LOG_SECONDS = 0.5, 60.0
@@ -71,6 +70,8 @@ class DeviceLock:
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Wait for a device and lock it for the block, later the same; a GPU becomes torch's. May be nested."""
+        from virnuc_assets.encoders.machine import resolve_device
+
         locks = [lock_of(self._folder / f"{name}.lock") for name in device_names(self._requested)]
         lock = take_one(locks if self._chosen is None else [locks[self._chosen]], self._log)
         self._chosen = locks.index(lock)
@@ -104,6 +105,8 @@ def take_one(locks: Sequence[FileLock], log: Callable[[str], None]) -> FileLock:
 
 def device_names(requested: str) -> list[str]:
     """Unique names of the devices to choose from, of the host and a GPU's own id, in torch's order of GPUs."""
+    from virnuc_assets.encoders.machine import resolve_device
+
     if resolve_device(requested).type == "cpu":
         return [f"{host()}-cpu"]
     import torch

@@ -19,18 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 _LIBRARIES = (
-    "virnuc_assets",
-    "dagster",
-    "mlflow",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "huggingface_hub",
-    "pyarrow",
-    "numpy",
-    "biopython",
-    "sourmash",
+    *("virnuc_assets", "dagster", "mlflow", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"),
+    *("pyarrow", "numpy", "biopython", "sourmash"),
 )
 
 

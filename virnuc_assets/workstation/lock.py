@@ -159,11 +159,11 @@ def set_up_encoder(
     locked = replace(spec, revision=found.revision, digest=found.digest)
     if not in_lock:
         _check_loads(locked, folder)
-    record_verified(locked, found.digest, folder, checkpoints)
+    _record_verified(locked, found.digest, folder, checkpoints)
     return folder, found
 
 
-def record_verified(spec: EncoderSpec, digest: str, folder: Path, checkpoints: Path) -> None:
+def _record_verified(spec: EncoderSpec, digest: str, folder: Path, checkpoints: Path) -> None:
     """Have later runs take these files, unless they change."""
     place = folder.relative_to(checkpoints) if folder.is_relative_to(checkpoints) else folder
     entry = {"digest": digest, "folder": str(place), "files": file_states(folder)}

@@ -5,7 +5,6 @@ A pytest plugin, because it serves two folders: modules that read the finished p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,21 +36,24 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "blank", make)
 
 
+@pytest.fixture
+def untrained(blank: Path, tmp_path: Path) -> Project:
+    """A project that is set up and has neither genomes nor a classifier."""
+    return new_project(tmp_path / "untrained", blank)
+
+
 @pytest.fixture(scope="session")
-def finished(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+def finished(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A project after all jobs, as the demo runs them."""
     root = tmp_path_factory.mktemp("finished") / "project"
     project = Finished(new_project(root, blank, GENOMES, {SAMPLE: SAMPLE_RECORDS}).root, in_memory=True)
     project.results = project.run_everything()
     if failed := failures(*project.results):
         pytest.fail("\n".join(failed))
-    yield project
-    project.instance.dispose()
+    return project
 
 
 @pytest.fixture
-def copied(finished: Finished, tmp_path: Path) -> Iterator[Project]:
+def copied(finished: Finished, tmp_path: Path) -> Project:
     """A copy of the finished project that a test may change."""
-    project = finished.copy(tmp_path / "project")
-    yield project
-    project.instance.dispose()
+    return finished.copy(tmp_path / "project")

@@ -6,6 +6,7 @@ import csv
 import gzip
 import logging
 import shutil
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -53,7 +54,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 class Project:
     """A project folder with its Dagster instance; jobs run in this process, one after the other.
 
-    The instance is that of the project's Dagster home, or one in memory, which costs a tenth of the time.
+    The instance is that of the project's Dagster home, or one in memory, which costs a tenth of the time. It ends with
+    the project.
     """
 
     def __init__(self, root: Path, in_memory: bool = False) -> None:
@@ -74,9 +76,10 @@ class Project:
 
     @cached_property
     def instance(self) -> dg.DagsterInstance:
-        if self._in_memory:
-            return dg.DagsterInstance.ephemeral()
-        return dg.DagsterInstance.from_config(str(dagster_home(self.settings)))
+        home, in_memory = str(dagster_home(self.settings)), self._in_memory
+        instance = dg.DagsterInstance.ephemeral() if in_memory else dg.DagsterInstance.from_config(home)
+        weakref.finalize(self, instance.dispose)
+        return instance
 
     def job(self, name: str, **arguments: Any) -> dg.ExecuteInProcessResult:
         """One run by today's settings; a failed step does not raise."""

@@ -6,7 +6,7 @@ import csv
 import gzip
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from Bio import SeqIO
 
 from virnuc_assets.defs.partitions import REFERENCE, ShardSet
 from virnuc_assets.storage.tables import read_table
-from virnuc_assets_tests.assets.project import DATA, PLAN_REFERENCE_JOB, Project, failures, new_project
+from virnuc_assets_tests.assets.project import DATA, PLAN_REFERENCE_JOB, Project, failures
 from virnuc_assets_tests.sequences.plain import PlainTruth, plain_table
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -31,13 +31,6 @@ BUNDLED_SHARE = (
     "plasmid_pPCP1",
     "human_mito",
 )
-
-
-@pytest.fixture
-def project(blank: Path, tmp_path: Path) -> Iterator[Project]:
-    made = new_project(tmp_path / "project", blank)
-    yield made
-    made.instance.dispose()
 
 
 def framed(project: Project, shards: ShardSet, plan: str, settings: Mapping[str, Any]) -> dict[str, Rows]:
@@ -111,9 +104,9 @@ def require_bundled(project: Project, names: list[str] | None, chunk_length: int
 
 @pytest.mark.parametrize("names", [list(BUNDLED_SHARE), pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("chunk_length", [300, 500])
-def test_bundled_genomes(project: Project, chunk_length: int, names: list[str] | None) -> None:
-    assert require_bundled(project, names, chunk_length) > (30 if names else 2000)
+def test_bundled_genomes(untrained: Project, chunk_length: int, names: list[str] | None) -> None:
+    assert require_bundled(untrained, names, chunk_length) > (30 if names else 2000)
 
 
-def test_bundled_genomes_by_their_longest_stretches(project: Project) -> None:
-    assert require_bundled(project, list(BUNDLED_SHARE), 500, min_orf_aa=45) > 100
+def test_bundled_genomes_by_their_longest_stretches(untrained: Project) -> None:
+    assert require_bundled(untrained, list(BUNDLED_SHARE), 500, min_orf_aa=45) > 100

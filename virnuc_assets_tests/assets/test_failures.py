@@ -1,6 +1,5 @@
 """What goes wrong is reported once, by file, record and shard; nothing wrong stays, and neighbours continue."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,10 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 
 @pytest.fixture
-def small(blank: Path, tmp_path: Path) -> Iterator[Project]:
+def small(blank: Path, tmp_path: Path) -> Project:
     """Three samples of one shard each; nothing is planned."""
     samples = {"first": ["rabies_N"], "second": ["hepatitis_delta"], "third": ["fluA_PB2"]}
-    project = new_project(tmp_path / "project", blank, samples=samples)
-    yield project
-    project.instance.dispose()
+    return new_project(tmp_path / "project", blank, samples=samples)
 
 
 def done(project: Project, asset: str) -> set[str]:

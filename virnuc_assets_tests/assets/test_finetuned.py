@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ dg.materialize(
 
 
 @pytest.fixture(scope="module")
-def tuned(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+def tuned(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The finished project with an encoder whose fine-tuning was killed and continued, and a variant on it."""
     project = finished.copy(tmp_path_factory.mktemp("tuned") / "project")
     project.configure(**TUNED)
@@ -81,8 +80,7 @@ def tuned(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Itera
     project.results += project.run_shards(f"{jobs.ENCODER_JOB}{ENCODER}", REFERENCE)
     project.results.append(project.materialize("tuned_classifier", "tuned_evaluation"))
     assert failures(*project.results) == []
-    yield project
-    project.instance.dispose()
+    return project
 
 
 def folder_of(project: Project) -> Path:
@@ -205,7 +203,6 @@ def test_a_second_run_trains_nothing_and_other_settings_train_again(tuned: Finis
     assert stale(project) == {f"{ENCODER}_embeddings", "tuned_features"}
     (refused,) = failures(project.materialize("tuned_evaluation"))
     assert f"{ENCODER}_embeddings" in refused and "encoder.checkpoint_digest: expected" in refused
-    project.instance.dispose()
 
 
 FEATURES = "tuned_features"

@@ -1,7 +1,6 @@
 """The order of the records, the batch size and the shard size change no embedding and no call."""
 
 import gzip
-from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -44,19 +43,17 @@ def predicted(project: Project, records: list[SeqIO.SeqRecord], token_budget: in
 
 
 @pytest.fixture(scope="module")
-def plain(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def plain(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """In file order, in large batches, in one shard."""
     project = finished.copy(tmp_path_factory.mktemp("plain") / "project")
-    yield predicted(project, genomes(), token_budget=4096, shard_chunks=1000)
-    project.instance.dispose()
+    return predicted(project, genomes(), token_budget=4096, shard_chunks=1000)
 
 
 @pytest.fixture(scope="module")
-def shuffled(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def shuffled(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """In reverse, one or two frames a batch, in many shards."""
     project = finished.copy(tmp_path_factory.mktemp("shuffled") / "project")
-    yield predicted(project, genomes()[::-1], token_budget=340, shard_chunks=18)
-    project.instance.dispose()
+    return predicted(project, genomes()[::-1], token_budget=340, shard_chunks=18)
 
 
 def shards_of(project: Project) -> list[str]:

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -40,10 +39,8 @@ MlflowTracking.log_model = log_and_die
 
 
 @pytest.fixture
-def project(finished: Finished, tmp_path: Path) -> Iterator[Project]:
-    copy = finished.copy(tmp_path / "project", in_memory=False)
-    yield copy
-    copy.instance.dispose()
+def project(finished: Finished, tmp_path: Path) -> Project:
+    return finished.copy(tmp_path / "project", in_memory=False)
 
 
 def client_of(project: Project) -> MlflowClient:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def write_esm2(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def own(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def own(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The finished project with encoders of its own, set up by the command."""
     project = finished.copy(tmp_path_factory.mktemp("own") / "project")
     write_esm2(project.root / FOLDER)
@@ -56,8 +55,7 @@ def own(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with quiet():
         done = CliRunner().invoke(app, ["setup", "--project", str(project.root)])
     assert done.exit_code == 0, done.output
-    yield project
-    project.instance.dispose()
+    return project
 
 
 @pytest.fixture(scope="module")

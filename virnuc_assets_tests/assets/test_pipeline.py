@@ -315,12 +315,11 @@ def test_a_sample_gets_virnucpros_two_files_and_a_line_for_every_record(finished
 
 
 @pytest.fixture(scope="module")
-def again(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+def again(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The finished project after a second run of everything, as a person may launch it."""
     project = finished.copy(tmp_path_factory.mktemp("again") / "project", with_history=True)
     project.results = project.run_everything()
-    yield project
-    project.instance.dispose()
+    return project
 
 
 def test_a_second_run_makes_no_row_and_trains_nothing(again: Finished) -> None:

@@ -36,12 +36,11 @@ def server(tmp_path: Path) -> Iterator[FileServer]:
 
 
 @pytest.fixture
-def project(blank: Path, tmp_path: Path, server: FileServer) -> Iterator[Project]:
+def project(blank: Path, tmp_path: Path, server: FileServer) -> Project:
     project = new_project(tmp_path / "project", blank, ["phiX174"])
     section = {"release": NUMBER, "base_url": server.url, "files_per_directory": DRAW}
     project.configure(refseq={**section, "ca_bundle": str(tmp_path / "authority.pem")})
-    yield project
-    project.instance.dispose()
+    return project
 
 
 def facts(run: dg.ExecuteInProcessResult) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,7 +79,7 @@ def digests(project: Project, domain: str = "reference") -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def first(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def first(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Two sources in shards of four chunks, embedded by every name; two records of one of them are equal."""
     project = new_project(tmp_path_factory.mktemp("first") / "project", blank, samples={})
     project.configure(sequences={"shard_chunks": 4})
@@ -91,15 +90,12 @@ def first(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pro
         assert embedded(text)[name] == len(set(all_of_them)) < len(all_of_them)
         assert sum(shard["embedded"] + shard["reused"] for shard in shards.values()) == len(all_of_them)
         assert all(shard["embedded"] + shard["reused"] == shard["rows"] for shard in shards.values())
-    yield project
-    project.instance.dispose()
+    return project
 
 
 @pytest.fixture
-def project(first: Project, tmp_path: Path) -> Iterator[Project]:
-    copied = first.copy(tmp_path / "project")
-    yield copied
-    copied.instance.dispose()
+def project(first: Project, tmp_path: Path) -> Project:
+    return first.copy(tmp_path / "project")
 
 
 def test_one_changed_record_costs_its_frames_and_nothing_else(project: Project) -> None:

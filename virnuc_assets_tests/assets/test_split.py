@@ -1,7 +1,6 @@
 """The split as an asset: what stays when records come and go, what is held out, what its check finds on the tables."""
 
 import csv
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -70,21 +69,18 @@ def add_source(project: Project, name: str, sequence: bytes, label: str = "viral
 
 
 @pytest.fixture(scope="module")
-def framed(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def framed(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose reference is cut into frames and split; nothing is embedded."""
     project = new_project(tmp_path_factory.mktemp("framed") / "project", blank, GENOMES)
     frame_all(project)
     assert failures(project.materialize(SPLIT)) == []
-    yield project
-    project.instance.dispose()
+    return project
 
 
 @pytest.fixture
-def copied(framed: Project, tmp_path: Path) -> Iterator[Project]:
+def copied(framed: Project, tmp_path: Path) -> Project:
     """A copy that a test may change."""
-    project = framed.copy(tmp_path / "project")
-    yield project
-    project.instance.dispose()
+    return framed.copy(tmp_path / "project")
 
 
 def frame_all(project: Project) -> None:

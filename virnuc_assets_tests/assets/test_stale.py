@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -55,14 +54,13 @@ def stale(project: Project) -> Stale:
 
 
 @pytest.fixture
-def known(finished: Finished, tmp_path: Path) -> Iterator[Project]:
+def known(finished: Finished, tmp_path: Path) -> Project:
     """A copy of the finished project that knows what made its tables, and where its own files are."""
     project = finished.copy(tmp_path / "project", with_history=True)
     assert stale(project) == Stale(plan=True, files=[f"{SAMPLE}.fasta"])
     assert failures(project.job(PLAN_REFERENCE_JOB), project.job(jobs.PLAN_SAMPLES_JOB)) == []
     assert stale(project) == Stale()
-    yield project
-    project.instance.dispose()
+    return project
 
 
 def demo(project: Project, printed: TextIO | None = None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -30,7 +29,7 @@ def catalogue(project: Project, **labels: str) -> None:
 
 
 @pytest.fixture
-def reference(blank: Path, tmp_path: Path) -> Iterator[Project]:
+def reference(blank: Path, tmp_path: Path) -> Project:
     """Two viral records in one file, one of a host in another."""
     project = new_project(tmp_path / "project", blank, samples={})
     folder = project.settings.genomes
@@ -39,8 +38,7 @@ def reference(blank: Path, tmp_path: Path) -> Iterator[Project]:
     (folder / "b.fna").write_text(f">r3\n{bases(3)}\n")
     catalogue(project, a="viral", b="host")
     assert planned(project)[0] == ["host-0001", "viral-0001"]
-    yield project
-    project.instance.dispose()
+    return project
 
 
 def planned(project: Project, **config: list[str]) -> tuple[list[str], str]:

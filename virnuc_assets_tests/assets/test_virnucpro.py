@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def shards(project: Project) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def made(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def made(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project next to a VirNucPro whose features and classifier are those of its ESM2-3B variant."""
     project = finished.copy(tmp_path_factory.mktemp("theirs") / "project")
     for path in shards(project):
@@ -43,16 +42,13 @@ def made(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     as_ours = Model(ours.dim, ours.hidden, change="model.load_state_dict(torch.load('ours.pt'))")
     write_models(project.root, {"500_model": as_ours, "wide": Model(ours.dim + 1, 4)})
     configure(project)
-    yield project
-    project.instance.dispose()
+    return project
 
 
 @pytest.fixture
-def existing(made: Project, tmp_path: Path) -> Iterator[Project]:
+def existing(made: Project, tmp_path: Path) -> Project:
     """A copy that a test may change."""
-    project = made.copy(tmp_path / "project")
-    yield project
-    project.instance.dispose()
+    return made.copy(tmp_path / "project")
 
 
 def configure(project: Project, **changes: Any) -> None:

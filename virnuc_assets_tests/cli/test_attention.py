@@ -14,7 +14,6 @@ from virnuc_assets.cli.attention import AttentionModel, attention_folder
 from virnuc_assets.encoders.embedding import NonFiniteError
 from virnuc_assets.encoders.loading import load_encoder
 from virnuc_assets.encoders.registry import ENCODERS, EncoderSpec
-from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import EncodingSettings
 from virnuc_assets_tests.encoders.drawn import MINIATURES, drawn
 
@@ -81,11 +80,6 @@ def test_a_sequence_is_cut_as_embedding_cuts_it(checkpoints: Path) -> None:
     short = replace(ESM, max_length=10)
     tokens, _ = model_of(short, checkpoints).attention("frame", "MKVLAWCDEFGHIK")
     assert tokens == ["<cls>", *"MKVLAWCDEF", "<eos>"]
-
-
-def test_an_encoder_without_attention_is_refused(checkpoints: Path) -> None:
-    with pytest.raises(VirnucError, match="kmer_dna: architecture kmer has no attention; choose an encoder of arch"):
-        attention_folder(ENCODERS["kmer_dna"], checkpoints)
 
 
 def test_weights_that_are_not_finite_are_refused(checkpoints: Path) -> None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from virnuc_assets.reports.sample_results import RESULT_FILES
 from virnuc_assets.storage.places import host
 from virnuc_assets.storage.tables import read_rows
-from virnuc_assets_tests.assets.project import SAMPLE, Finished, Project, new_project, write_sample
+from virnuc_assets_tests.assets.project import SAMPLE, Finished, Project, write_sample
 from virnuc_assets_tests.cli.commands import console, message, virnuc
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -36,11 +35,6 @@ def frames(sample: Path, tmp_path: Path) -> Path:
     path = tmp_path / "frames.parquet"
     assert virnuc("frames", sample, "--out", path).exit_code == 0
     return path
-
-
-@pytest.fixture
-def project(blank: Path, tmp_path: Path) -> Iterator[Project]:
-    yield new_project(tmp_path / "project", blank)
 
 
 def pipe(path: Path) -> Path:
@@ -74,13 +68,13 @@ def predict_options(project: Project, command: str) -> list[str | Path]:
 @pytest.mark.parametrize("command", ["frames", "embed", "export"])
 @pytest.mark.parametrize(("make", "words"), REFUSED, ids=[make.__name__ for make, _ in REFUSED])
 def test_what_cannot_be_written_is_refused_before_any_work(
-    project: Project, tmp_path: Path, command: str, make: object, words: str
+    untrained: Project, tmp_path: Path, command: str, make: object, words: str
 ) -> None:
     """The input is absent, and is not read."""
     assert callable(make)
     out, option = make(tmp_path / "out"), "--to" if command == "export" else "--out"
     before = sorted(tmp_path.iterdir())
-    result = virnuc(command, tmp_path / "absent", *predict_options(project, command), option, out)
+    result = virnuc(command, tmp_path / "absent", *predict_options(untrained, command), option, out)
     assert words in message(result)
     assert sorted(tmp_path.iterdir()) == before
 
@@ -88,7 +82,7 @@ def test_what_cannot_be_written_is_refused_before_any_work(
 @pytest.mark.parametrize("command", ["frames", "embed", "export", "predict"])
 @pytest.mark.parametrize("way", ["itself", "link", "hard link"])
 def test_an_input_is_not_overwritten(
-    project: Project, frames: Path, sample: Path, tmp_path: Path, command: str, way: str
+    untrained: Project, frames: Path, sample: Path, tmp_path: Path, command: str, way: str
 ) -> None:
     source, option = frames if command in ("embed", "export") else sample, "--to" if command == "export" else "--out"
     (tmp_path / "results").mkdir()
@@ -99,7 +93,7 @@ def test_an_input_is_not_overwritten(
         (out.symlink_to if way == "link" else out.hardlink_to)(source)
     whole = source.read_bytes()
     to = out.parent if command == "predict" else out
-    result = virnuc(command, source, *predict_options(project, command), option, to)
+    result = virnuc(command, source, *predict_options(untrained, command), option, to)
     assert "is also an input" in message(result)
     assert source.read_bytes() == whole
 
@@ -118,13 +112,13 @@ def test_a_link_stays_one_and_what_it_names_is_written(sample: Path, tmp_path: P
 
 
 def test_names_are_whatever_the_system_allows(
-    project: Project, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    untrained: Project, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / ODD_NAME
     place.mkdir()
     source = sample.rename(place / f"{ODD_NAME}.fasta")
     longest = ODD_NAME + "x" * (255 - len(os.fsencode(ODD_NAME)))
-    options = ("--encoder", "fastesm2_650_miniature", "--project", project.root)
+    options = ("--encoder", "fastesm2_650_miniature", "--project", untrained.root)
     monkeypatch.chdir(place)
     for name in (ODD_NAME, longest):  # as names in the current folder, which could be URLs
         assert virnuc("frames", source.name, "--out", name).exit_code == 0

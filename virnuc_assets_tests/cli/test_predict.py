@@ -19,7 +19,7 @@ from Bio import SeqIO
 from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
 
-from virnuc_assets.cli.predict import SHARD_CHUNKS, sample_files
+from virnuc_assets.cli.stages import SHARD_CHUNKS, sample_files
 from virnuc_assets.reports.sample_results import RESULT_FILES
 from virnuc_assets.sequences.frame_rule import FrameRule
 from virnuc_assets.storage.tables import read_table

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,6 @@ from virnuc_assets_tests.cli.commands import console, message, virnuc
 from virnuc_assets_tests.running import until
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
-
-
-@pytest.fixture
-def untrained(blank: Path, tmp_path: Path) -> Iterator[Project]:
-    yield new_project(tmp_path / "untrained", blank)
 
 
 def test_help_lists_every_command_and_each_explains_itself() -> None:
@@ -77,7 +71,6 @@ def test_a_demo_that_a_signal_ends_has_its_status_and_goes_on_when_started_again
     assert again.returncode == 0, again.stderr
     assert "NO DECISION" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    project.instance.dispose()
 
 
 def test_a_port_that_is_taken_is_named(untrained: Project) -> None:

@@ -17,8 +17,8 @@ import dagster as dg
 import psutil
 
 from virnuc_assets.defs.partitions import REFERENCE, range_tags
-from virnuc_assets.workstation.cleanup import Kind
 from virnuc_assets.workstation.setup import dagster_home
+from virnuc_assets.workstation.up import Kind
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project
 from virnuc_assets_tests.launching import definitions
 from virnuc_assets_tests.running import CHECKOUT, Running, free_ports, until

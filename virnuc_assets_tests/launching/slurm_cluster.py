@@ -19,7 +19,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from virnuc_assets.workstation.cleanup import end
+from virnuc_assets.workstation.up import end
 from virnuc_assets_tests.running import free_ports, until
 
 CPUS = 4  # as Slurm counts; the machine may have fewer

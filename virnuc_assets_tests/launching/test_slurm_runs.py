@@ -14,8 +14,8 @@ import pytest
 from virnuc_assets.defs.launchers import slurm
 from virnuc_assets.defs.launchers.steps import SLURM_TAG
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.workstation.cleanup import end
 from virnuc_assets.workstation.setup import dagster_home
+from virnuc_assets.workstation.up import end
 from virnuc_assets_tests.assets.project import Project
 from virnuc_assets_tests.launching.platform import PATHS, Platform, events_of, framed_project, launch
 from virnuc_assets_tests.launching.slurm_cluster import Cluster

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from virnuc_assets.cli.single_file import frame_file
+from virnuc_assets.cli.stages import frame_file
 from virnuc_assets.sequences.ledger import ledger_faults
 from virnuc_assets.sequences.opening import SequenceFileError
 from virnuc_assets.storage.schemas import frames_schema

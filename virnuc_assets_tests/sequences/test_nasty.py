@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets.cli.single_file import frame_file
+from virnuc_assets.cli.stages import frame_file
 from virnuc_assets.sequences.opening import SequenceFileError
 from virnuc_assets.storage.schemas import frames_schema
 from virnuc_assets.storage.tables import read_table

@@ -88,7 +88,7 @@ import shutil, sqlite3, subprocess, sys
 from pathlib import Path
 from virnuc_assets.workstation.setup import dagster_home, set_up
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.workstation.cleanup import fail_orphaned_runs, unfinished_files
+from virnuc_assets.workstation.up import fail_orphaned_runs, unfinished_files
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project, quiet
 from virnuc_assets.defs import jobs
 

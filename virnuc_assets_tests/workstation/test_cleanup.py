@@ -15,7 +15,9 @@ from dagster import DagsterEventType, DagsterRunStatus
 from dagster._core.events import EngineEventData
 
 from virnuc_assets.storage.places import host, process_since
-from virnuc_assets.workstation.cleanup import (
+from virnuc_assets.workstation.device_lock import give_back, lock_of, take
+from virnuc_assets.workstation.setup import dagster_home
+from virnuc_assets.workstation.up import (
     clean_up,
     end,
     fail_orphaned_runs,
@@ -24,8 +26,6 @@ from virnuc_assets.workstation.cleanup import (
     processes_of,
     unfinished_files,
 )
-from virnuc_assets.workstation.device_lock import give_back, lock_of, take
-from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets_tests.assets.project import Project, new_project
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -64,10 +64,8 @@ with atomic_folder(Path(sys.argv[1])) as folder:
 
 
 @pytest.fixture
-def project(blank: Path, tmp_path: Path) -> Iterator[Project]:
-    project = new_project(tmp_path / "project", blank, in_memory=False)
-    yield project
-    project.instance.dispose()
+def project(blank: Path, tmp_path: Path) -> Project:
+    return new_project(tmp_path / "project", blank, in_memory=False)
 
 
 @pytest.fixture

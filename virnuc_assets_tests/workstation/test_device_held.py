@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from virnuc_assets.cli.single_file import loaded_encoder
+from virnuc_assets.cli.stages import loaded_encoder
 from virnuc_assets.defs.forms import training_place
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.workstation.device_lock import device_names, holder
@@ -57,15 +57,18 @@ def held_by_another(project: Project) -> Iterator[subprocess.Popen[str]]:
             other.kill()
 
 
-def test_a_training_takes_the_device_before_its_own_lock(copied: Project, lock: Path) -> None:
-    """Who holds the device may be about to train the same, and would wait for that lock for ever."""
-    logged: queue.Queue[str] = queue.Queue()
+@pytest.mark.parametrize("who", ["training", "command line"])
+def test_who_computes_waits_for_the_device_and_names_its_holder(copied: Project, lock: Path, who: str) -> None:
+    """A training takes it before its own lock: who holds the device may be about to train the same."""
+    logged = queue.Queue[str]()
+    encoder = copied.workspace.encoder_named("fastesm2_650_miniature")
 
-    def train() -> None:
-        with training_place(copied.workspace, "kmer", logged.put):
+    def compute() -> None:
+        training = training_place(copied.workspace, "kmer", logged.put)
+        with training if who == "training" else loaded_encoder(copied.workspace, encoder, logged.put):
             logged.put(f"held by {holder(lock)}")
 
-    thread = threading.Thread(target=train)
+    thread = threading.Thread(target=compute)
     with held_by_another(copied) as other:
         thread.start()
         waiting = f"waiting for {lock.stem}, which process {other.pid} holds ("
@@ -82,23 +85,3 @@ def test_known_vectors_need_no_device(copied: Project) -> None:
     encoder = copied.workspace.variant(copied.settings.serving.variant).protein
     with held_by_another(copied):
         assert failures(copied.materialize(SAMPLES.key(f"{encoder}_embeddings"), partition=SAMPLE)) == []
-
-
-def test_the_command_line_waits_for_the_device_and_names_its_holder(
-    copied: Project, lock: Path, tmp_path: Path
-) -> None:
-    encoder, logged = copied.workspace.encoder_named("fastesm2_650_miniature"), queue.Queue[str]()
-
-    def embed() -> None:
-        with loaded_encoder(copied.workspace, encoder, logged.put):
-            logged.put(f"held by {holder(lock)}")
-
-    thread = threading.Thread(target=embed)
-    with held_by_another(copied) as other:
-        thread.start()
-        waiting = f"waiting for {lock.stem}, which process {other.pid} holds ("
-        assert logged.get(timeout=TIMEOUT).startswith(waiting)
-    assert logged.get(timeout=TIMEOUT).startswith(f"{lock.stem} is free after ")
-    assert logged.get(timeout=TIMEOUT) == f"held by {os.getpid()}"
-    thread.join()
-    assert holder(lock) is None

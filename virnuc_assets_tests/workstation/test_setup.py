@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -28,10 +27,8 @@ pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
 
 @pytest.fixture
-def fresh(blank: Path, tmp_path: Path) -> Iterator[Project]:
-    project = new_project(tmp_path / "project", blank, samples={"flu": ["fluA_PB2"]})
-    yield project
-    project.instance.dispose()
+def fresh(blank: Path, tmp_path: Path) -> Project:
+    return new_project(tmp_path / "project", blank, samples={"flu": ["fluA_PB2"]})
 
 
 def contents(folder: Path) -> dict[str, str]:

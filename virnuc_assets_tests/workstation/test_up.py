@@ -13,7 +13,7 @@ import pytest
 
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, range_tags
-from virnuc_assets.workstation.cleanup import Kind
+from virnuc_assets.workstation.up import Kind
 from virnuc_assets_tests.assets.project import (
     PLAN_REFERENCE_JOB,
     Finished,
@@ -146,13 +146,12 @@ def test_a_second_up_is_refused(platform: Running) -> None:
 
 
 @pytest.fixture
-def done(finished: Finished, tmp_path: Path) -> Iterator[Project]:
+def done(finished: Finished, tmp_path: Path) -> Project:
     """A copy with a Dagster home of its own."""
     project = finished.copy(tmp_path / "project", in_memory=False, with_history=True)
     for job in (jobs.PLAN_REFERENCE_JOB, jobs.PLAN_SAMPLES_JOB):
         assert project.job(job).success  # the copy's own files
-    yield project
-    project.instance.dispose()
+    return project
 
 
 def turn_on(platform: Running, sensor: str) -> None:

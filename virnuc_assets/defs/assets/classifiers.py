@@ -27,17 +27,18 @@ from virnuc_assets.defs.provenance import (
     current_split,
     encoder_version,
     evaluation_provenance,
+    fitting_classifier,
     record_lengths,
     reference_tables,
     variant_fingerprints,
 )
 from virnuc_assets.defs.resources import Workspace
-from virnuc_assets.defs.tracking import EvaluationLog, MlflowTracking, Table
+from virnuc_assets.defs.tracking import MlflowTracking, Table
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import SPLIT
 from virnuc_assets.storage.schemas import ablations_schema, evaluation_schema
-from virnuc_assets.storage.tables import content_digest, read_provenance, read_table, require_content
+from virnuc_assets.storage.tables import content_digest, read_table, require_content
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import ClassifierDescription
@@ -61,6 +62,9 @@ def build(workspace: Workspace) -> list[dg.AssetsDefinition]:
 def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefinition:
     read = [encoder_version(workspace, name) for name in (variant.dna, variant.protein)]
     read += map(str, workspace.rule_of(variant).provenance.values())
+    what = f"VirNucPro's MLP on {variant.dna} + {variant.protein} features, stopped on validation rows."
+    if variant.is_kmer:
+        what = "Logistic regression on the composition of chunks, its penalty chosen out of fold over clusters."
 
     @retrained_asset(
         workspace,
@@ -68,8 +72,7 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         deps=[REFERENCE.key(f"{variant.name}_features"), SPLIT],
         kinds={"pytorch", "mlflow"},
         code_version=code_version("4", workspace.settings.training, *read),
-        description=f"{_what_it_is(variant)} "
-        "It is logged in MLflow with an entry for each epoch, and registered; no alias moves.\n\n"
+        description=f"{what} It is logged in MLflow with an entry for each epoch, and registered; no alias moves.\n\n"
         "If its check fails, features, split or settings changed since: materialize it again, then its evaluation.",
     )
     def classifier(context: dg.AssetExecutionContext, tracking: MlflowTracking) -> dg.MaterializeResult[Any]:
@@ -98,12 +101,6 @@ def _classifier_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         return whole_result(inputs, description.weights_sha256, metadata)
 
     return classifier
-
-
-def _what_it_is(variant: Variant) -> str:
-    if variant.is_kmer:
-        return "Logistic regression on the composition of chunks, its penalty chosen out of fold over clusters."
-    return f"VirNucPro's MLP on {variant.dna} + {variant.protein} features, stopped on validation rows."
 
 
 def _drawn_rows(fit: "Fit") -> dg.TableMetadataValue:
@@ -203,19 +200,14 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
 
         If its check fails, the split changed since: materialize it again; if it fails by itself, the classifier first.
         """
-        from virnuc_assets.classifier.checkpoint import ServingClassifier
         from virnuc_assets.classifier.datasets import evaluation_table, rows_of_split
+        from virnuc_assets.reports.model_card import ModelCard
 
         inputs, features = inputs_of(context), current_features(context.instance, workspace, variant)
         split = current_split(context.instance, workspace)
         require_no_leak(workspace, variant, split)
-        classifier = ServingClassifier.load(
-            workspace.layout.classifier(variant.name),
-            variant_fingerprints(workspace, variant),
-            read_provenance(next(iter(features.values())))["dims"],
-            workspace.settings.sequences.chunk_length,
-            workspace.rule_of(variant),
-        )
+        encoders = variant_fingerprints(workspace, variant)
+        classifier = fitting_classifier(workspace, variant, next(iter(features.values())), encoders)
 
         def batches() -> Iterator[pa.Table]:
             records, lengths = read_table(split), record_lengths(workspace)
@@ -226,30 +218,21 @@ def _evaluation_asset(workspace: Workspace, variant: Variant) -> dg.AssetsDefini
         provenance = evaluation_provenance(features, split, classifier.digest)
         outcome = made_table(workspace.layout.whole(name), provenance, batches)
         found = measured(workspace, name, classifier.description)
-        page = tracking.dagster_asset(f"{variant.name}_classifier")
-        results = _evaluation_log(workspace, classifier.description, found, outcome.data_version, page)
-        run_id = tracking.log_to_training(classifier.digest, results)
+        page = {"Asset in Dagster": tracking.dagster_asset(f"{variant.name}_classifier")}
+        records, settings = read_table(split).to_pylist(), workspace.settings.split.model_dump(mode="json")
+        card = ModelCard(classifier.description, records, settings, found.performance, page)
+        run_id = tracking.log_to_training(
+            classifier.digest,
+            found.test_metrics,
+            {"table.evaluation": outcome.data_version, "table.split": content_digest(split)},
+            {**found.files, "model_card.md": card.text()},
+            Table(name, outcome.data_version, "test"),
+            card.summary(),
+        )
         metadata = {**found.metadata(), "mlflow_run": tracking.link(run_id), **outcome.metadata}
         return whole_result(inputs, outcome.data_version, metadata)
 
     return evaluation
-
-
-def _evaluation_log(
-    workspace: Workspace, description: "ClassifierDescription", found: Measured, version: str, page: str
-) -> EvaluationLog:
-    """What MLflow gets of an evaluation of a data version; `page` is the address of the classifier's asset."""
-    from virnuc_assets.reports.model_card import ModelCard
-
-    split, rule = workspace.layout.split, workspace.settings.split.model_dump(mode="json")
-    card = ModelCard(description, read_table(split).to_pylist(), rule, found.performance, {"Asset in Dagster": page})
-    return EvaluationLog(
-        found.test_metrics,
-        {"table.evaluation": version, "table.split": content_digest(split)},
-        {**found.files, "model_card.md": card.text()},
-        [Table(f"{description.variant}_evaluation", version, "test")],
-        card.summary(),
-    )
 
 
 def measured(workspace: Workspace, evaluation: str, description: "ClassifierDescription") -> Measured:

@@ -38,10 +38,10 @@ from virnuc_assets.storage.merging import merge_features
 from virnuc_assets.storage.reuse import Digests, KnownVectors, ShardVectors, read_sequences
 from virnuc_assets.storage.schemas import vector_dim
 from virnuc_assets.storage.tables import in_windows, is_made_by, read_schema, read_table
+from virnuc_assets.workstation.device_lock import DeviceLock
 
 if TYPE_CHECKING:
     from virnuc_assets.encoders.loading import Encoder
-    from virnuc_assets.workstation.device_lock import DeviceLock
 
 
 _LOG_EVERY_S = 30.0  # each line is an event
@@ -130,9 +130,7 @@ class EmbeddingRun:
             yield from embed_windows(encoder, in_windows(windows, encoder.window_rows), advance)
 
     @cached_property
-    def _lock(self) -> "DeviceLock":
-        from virnuc_assets.workstation.device_lock import DeviceLock
-
+    def _lock(self) -> DeviceLock:
         return DeviceLock(self._workspace.layout.locks, self._encoding.device, self._log.info)
 
     @cached_property

@@ -33,15 +33,16 @@ from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.tracking import MlflowTracking, Table
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.storage.atomic import atomic_write
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import content_digest, is_made_by, read_rows, read_table, require_content
+from virnuc_assets.workstation.device_lock import DeviceLock
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.checkpoint import ClassifierDescription
     from virnuc_assets.migration.decision import Decision
-    from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 
 GROUP = "migration"
 BENCHMARK = "encoder_benchmark"
@@ -84,7 +85,6 @@ def _benchmark_asset(workspace: Workspace) -> dg.AssetsDefinition:
         If its check fails, an encoder or a setting changed since: materialize it again on an idle machine.
         """
         from virnuc_assets.migration.benchmark import benchmark_encoders
-        from virnuc_assets.workstation.device_lock import DeviceLock
 
         inputs, path = inputs_of(context), layout.whole(BENCHMARK, ".json")
         stored, problems = stored_benchmark(workspace)
@@ -169,9 +169,8 @@ def _benchmark_check(workspace: Workspace) -> dg.AssetChecksDefinition:
     return both_sides_were_measured_alike
 
 
-def gather_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> "Evidence":
+def gather_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> Evidence:
     """The stored evidence for a decision today; what is absent, altered or stale is named, never raised."""
-    from virnuc_assets.migration.evidence import Evidence
     from virnuc_assets.reports.decision_bundle import library_versions
 
     settings = workspace.settings.decision
@@ -202,10 +201,9 @@ def gather_evidence(instance: dg.DagsterInstance, workspace: Workspace) -> "Evid
     )
 
 
-def variant_evidence(instance: dg.DagsterInstance, workspace: Workspace, variant: Variant) -> "VariantEvidence":
+def variant_evidence(instance: dg.DagsterInstance, workspace: Workspace, variant: Variant) -> VariantEvidence:
     """Evaluation and classifier of a variant, one of the settings or the imported one."""
     from virnuc_assets.classifier.checkpoint import load_classifier
-    from virnuc_assets.migration.evidence import VariantEvidence
 
     names = (variant.name, variant.dna, variant.protein)
     evaluation = workspace.layout.evaluation(variant.name)
@@ -291,7 +289,7 @@ def _decision_asset(workspace: Workspace) -> dg.AssetsDefinition:
     return migration_decision
 
 
-def _shown_decision(decision: "Decision", evidence: "Evidence") -> dict[str, Any]:
+def _shown_decision(decision: "Decision", evidence: Evidence) -> dict[str, Any]:
     """The verdict for its page; values of the criteria as numbers, which plot over time."""
     from virnuc_assets.reports.decision_report import curves, threshold_text, verdict
 
@@ -331,7 +329,7 @@ def _shown_variants(decision: "Decision") -> Iterator[dict[str, Any]]:
 
 
 def _decide(
-    tracking: MlflowTracking, workspace: Workspace, evidence: "Evidence", folder: Path, dagster_run_id: str
+    tracking: MlflowTracking, workspace: Workspace, evidence: Evidence, folder: Path, dagster_run_id: str
 ) -> tuple["Decision", str]:
     """Write the decision's folder, log it in an MLflow run and move the aliases; returns the decision and the run."""
     from virnuc_assets.reports.decision_bundle import REPORT_FILE, Bundle, write_bundle

@@ -21,6 +21,7 @@ from virnuc_assets.defs.provenance import (
     REPORT,
     Today,
     features_provenance,
+    fitting_classifier,
     predictions_provenance,
     variant_fingerprints,
 )
@@ -37,7 +38,6 @@ from virnuc_assets.storage.tables import (
     TableMismatch,
     content_digest,
     read_ids,
-    read_provenance,
     read_table,
     require_table,
 )
@@ -97,12 +97,8 @@ def _prediction(workspace: Workspace, variant: Variant) -> Body:
         encoders = variant_fingerprints(workspace, variant)
 
         def work(shard: str) -> Outcome:
-            from virnuc_assets.classifier.checkpoint import ServingClassifier
-
             features = layout.table("samples", f"{variant.name}_features", shard)
-            folder, chunk_length = layout.classifier(variant.name), workspace.settings.sequences.chunk_length
-            dims, rule = read_provenance(features)["dims"], workspace.frame_rule("samples")
-            classifier = ServingClassifier.load(folder, encoders, dims, chunk_length, rule)
+            classifier = fitting_classifier(workspace, variant, features, encoders)
             expected = features_provenance(workspace, "samples", shard, variant, encoders)
             require_table(features, classifier.features_schema, expected)
             provenance = predictions_provenance(content_digest(features), classifier.digest)

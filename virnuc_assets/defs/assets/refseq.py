@@ -12,8 +12,10 @@ from virnuc_assets.defs.forms import OWNERS
 from virnuc_assets.defs.metadata import result, shown_table
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.sequences.refseq import RefseqError, altered_files, download_release
 from virnuc_assets.settings import RefseqSettings
 from virnuc_assets.storage.digests import digest_of
+from virnuc_assets.storage.download import Fetcher
 
 GROUP = "sources"
 RELEASE = REFERENCE.key("refseq_release")
@@ -22,8 +24,6 @@ _LOG_EVERY_S = 5.0
 
 def is_downloaded(workspace: Workspace) -> bool:
     """Whether the release of the settings is there."""
-    from virnuc_assets.sequences.refseq import RefseqError
-
     try:
         workspace.catalogue()
     except RefseqError:
@@ -39,8 +39,6 @@ def build(workspace: Workspace) -> list[dg.AssetsDefinition]:
     @dg.asset_check(asset=RELEASE, blocking=True)
     def downloaded_files_match_checksums() -> dg.AssetCheckResult:
         """Every file of the release has on disk the MD5 of NCBI's list."""
-        from virnuc_assets.sequences.refseq import altered_files
-
         return result(altered_files(settings, workspace.settings.root / settings.folder))
 
     return [_release_asset(workspace, settings), downloaded_files_match_checksums]
@@ -59,9 +57,6 @@ def _release_asset(workspace: Workspace, settings: RefseqSettings) -> dg.AssetsD
 
         If its check fails, files were altered or removed: materialize it again, which fetches those.
         """
-        from virnuc_assets.sequences.refseq import download_release
-        from virnuc_assets.storage.download import Fetcher
-
         logged_at = 0.0
 
         def log(name: str, number: int, count: int, done: int, total: int | None) -> None:

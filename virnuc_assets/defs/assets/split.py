@@ -25,6 +25,7 @@ from virnuc_assets.defs.provenance import (
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
+from virnuc_assets.split.similarity import similar_records
 from virnuc_assets.storage.layout import SPLIT
 from virnuc_assets.storage.tables import (
     TableMismatch,
@@ -69,7 +70,6 @@ def split_asset(workspace: Workspace) -> dg.AssetsDefinition:
             from virnuc_assets.classifier.datasets import counted_records
             from virnuc_assets.split.assignment import assign_splits, held_out
             from virnuc_assets.split.relatives import find_relatives
-            from virnuc_assets.split.similarity import similar_records
 
             sources = record_sources(workspace)
             held = held_out(sources, settings)
@@ -153,7 +153,6 @@ def split_check(workspace: Workspace) -> dg.AssetChecksDefinition:
         from virnuc_assets.classifier.datasets import counted_records
         from virnuc_assets.split import leaks
         from virnuc_assets.split.assignment import split_schema, splits_of
-        from virnuc_assets.split.similarity import similar_records
 
         rows = read_table(workspace.layout.split, split_schema()).to_pylist()
         splits = splits_of(rows)

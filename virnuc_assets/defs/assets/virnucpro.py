@@ -4,7 +4,6 @@ In the graph only if virnuc.toml has a section `[virnucpro]`. A decision shows i
 nothing is judged by it.
 """
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import FRAMES, contents, current_frames, current_split, record_lengths
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.defs.tracking import MlflowTracking, Table
+from virnuc_assets.encoders.checkpoints import sha256_of
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.frame_rule import STOP_FREE
@@ -164,5 +164,4 @@ def _merged_files(workspace: Workspace) -> list[Path]:
 def _sha256(path: Path) -> str:
     if not path.is_file():
         raise VirnucError(f"{path}: no such file; it is named in section [virnucpro] of virnuc.toml")
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return sha256_of(path)
