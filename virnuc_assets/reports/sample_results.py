@@ -259,5 +259,5 @@ def _multiqc(calls: SampleCalls) -> dict[str, Any]:
         "plot_type": "bargraph",
         "pconfig": {"id": "virnuc_calls_plot", "title": "virnuc: calls", "ylab": "records"},
         "categories": list(CALLS),
-        "data": {one: call_counts(calls.records.filter(pc.field("source") == one)) for one in sources},
+        "data": {one: call_counts(calls.records.filter(pc.equal(calls.records["source"], one))) for one in sources},
     }
