@@ -1,14 +1,12 @@
-"""What a frame rule leaves without a verdict, and what the verdicts on the others are worth.
+"""What each frame rule leaves unscored of the bundled genomes, and the AUROC of records, out of fold.
 
-On the bundled genomes, by both frame rules: chunks and complete genes with a frame, frames to embed, and the AUROC of
-records, each scored by models that saw no relative of it; one without any scored chunk counts as 0.5. The k-mer variant
-reads the longest stretch whatever the rule: by `stop_free` only its chunks with a frame without a stop count.
+One without any scored chunk counts as 0.5. The k-mer variant reads the longest stretch whatever the rule: by
+`stop_free` only its chunks with a frame without a stop count.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from pathlib import Path
 
@@ -22,16 +20,19 @@ from benchmarks.out_of_fold import (
     LABELS,
     RULES,
     Genomes,
-    Kmer,
     auroc,
     chunked,
+    features,
     framed,
     intervals,
     out_of_fold,
     parsed,
+    probability,
 )
+from virnuc_assets.classifier.checkpoint import score
 from virnuc_assets.sequences.cds import Treatment, cds_of
 from virnuc_assets.sequences.records import UNAMBIGUOUS
+from virnuc_assets.storage.merging import vectors_of
 
 OPTIONS = {
     "names": (0, "so many sources of each label; 0 = all"),
@@ -42,40 +43,34 @@ LIMITS = {
     "chunks_scored_host_longest_orf": (0.98, 1.0),
     "complete_genes_scored_longest_orf": (0.99, 1.0),
 }
-_ROUNDS = 3
 
 
 def measure(given: argparse.Namespace, _scratch: Path) -> tuple[Figures, Limits]:
     """Coverage, AUROC of records by both rules and what the second gains, and seconds from bases to scores."""
     genomes = Genomes.bundled(given.names or None, given.folds)
-    viral, clusters = genomes.labels_and_clusters(genomes.sequences)
-    found, seconds = out_of_fold(Kmer(), genomes, {}, str)["records"], list[float]()
-    first, second = (auroc(viral, found.probability(genomes.sequences, rule)) for rule in RULES)
-    named = {f"record_auroc_{rule}": curve for rule, curve in zip(RULES, (first, second), strict=True)}
-    gain = {"record_auroc_gain": lambda weights: second(weights) - first(weights)}
-    for _ in range(_ROUNDS):
-        start = time.perf_counter()
-        found.fitted[0].chunks(Kmer().features(chunked(genomes.sequences)))
-        seconds.append(time.perf_counter() - start)
-    mb = sum(map(len, genomes.sequences.values())) / MB
-    figures = _coverage(genomes) | intervals({**named, **gain}, clusters, viral)
-    return figures | {"seconds_per_mb": statistics.median(seconds) / mb}, LIMITS
-
-
-def _coverage(genomes: Genomes) -> Figures:
-    """Shares of chunks, and of genes (records of their own), with a frame by both rules, and frames for each chunk."""
-    chunks, genes = chunked(genomes.sequences), complete_genes(genomes)
-    of_genes, figures = chunked(genes), Figures({"complete_genes": len(genes)})
-    viral, _ = genomes.labels_and_clusters(chunks["record_id"].to_pylist())
+    chunks, genes = genomes.chunks, complete_genes(genomes)
+    of_genes, of_records = chunked(genes), out_of_fold(genomes, {"records": chunks})["records"]
+    (viral, clusters), (of_viral, _) = map(
+        genomes.labels_and_clusters, (genomes.sequences, chunks["record_id"].to_pylist())
+    )
+    figures, curves = Figures({"complete_genes": len(genes)}), {}
     for rule in RULES:
         frames, scored = framed(chunks, rule)
         figures[f"frames_per_chunk_{rule}"] = frames / len(scored)
         for label in LABELS:
-            own = viral == (label == "viral")
+            own = of_viral == (label == "viral")
             figures |= {f"chunks_{label}": int(own.sum()), f"chunks_scored_{label}_{rule}": scored[own].mean()}
         found = of_genes["record_id"].filter(pa.array(framed(of_genes, rule)[1]))
         figures[f"complete_genes_scored_{rule}"] = pc.count_distinct(found).as_py() / len(genes)
-    return figures
+        with_frame = chunks["chunk_id"].filter(pa.array(scored)).to_pylist()
+        curves[rule] = auroc(viral, probability(of_records, genomes.sequences, with_frame))
+    named = {f"record_auroc_{rule}": curve for rule, curve in curves.items()}
+    named["record_auroc_gain"] = lambda weights: curves["longest_orf"](weights) - curves["stop_free"](weights)
+    start = time.perf_counter()
+    score(of_records[0].model, vectors_of(features(chunked(genomes.sequences))))
+    seconds = time.perf_counter() - start
+    mb = sum(map(len, genomes.sequences.values())) / MB
+    return figures | intervals(named, clusters, viral) | {"seconds_per_mb": seconds / mb}, LIMITS
 
 
 def complete_genes(genomes: Genomes) -> dict[str, str]:

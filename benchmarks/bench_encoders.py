@@ -1,9 +1,9 @@
 """Encoders compared: ours, transformers, fair-esm, and DNABERT-S one by one, in each native precision.
 
-Rows are a seeded sample of the bundled genomes' frames (chunks of 500 nt, proteins of about 166 aa). Weights are
-random and of true size. The contenders of a comparison are loaded at the same time and run in alternate order, each in
-a process of its own: a ratio is that of one round. A share of the peak is FLOP/s over those of plain matrix products
-right before and after. At last, memory beyond the model for a small and a large frames table.
+Rows are a seeded sample of the bundled genomes' frames. Weights are random and of true size. The contenders of a
+comparison run in alternate order, each in a process of its own: a ratio is that of one round. A share of the peak is
+FLOP/s over those of plain matrix products right before and after. At last, memory beyond the model for a small and a
+large frames table.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -20,15 +20,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from esm.model.esm2 import ESM2
 from joblib import cpu_count
 
 from benchmarks import common, originals
-from benchmarks.common import CONSOLE, GENOMES, Figures, Limits, median, speedup, spread
+from benchmarks.common import GENOMES, Figures, Limits, speedup, spread
 from virnuc_assets.encoders.embedding import embed, embed_windows
 from virnuc_assets.encoders.loading import DTYPES, Encoder, load_encoder
-from virnuc_assets.encoders.machine import cpu_name, native_precision
+from virnuc_assets.encoders.machine import native_precision
 from virnuc_assets.encoders.miniature import write_drawn
 from virnuc_assets.encoders.registry import ENCODERS
 from virnuc_assets.sequences.catalogue import read_catalogue
@@ -64,19 +65,11 @@ class Contender(NamedTuple):
 
 
 # Sizes are those of the checkpoints' own config files: ESM2-650M and FastESM2_650 (one shape), ESM2-3B, DNABERT-S.
-SCALES: Mapping[str, Mapping[str, Model]] = {
-    "true": {
-        "650m": Model("esm2_650", 1280, 33, 20),
-        "3b": Model("esm2_3b", 2560, 36, 40),
-        "dnabert_s": Model("dnabert_s", 768, 12, 12),
-        "one_layer": Model("esm2_650", 1280, 1, 20),
-    },
-    "tiny": {
-        "650m": Model("esm2_650", 64, 2, 4),
-        "3b": Model("esm2_3b", 128, 2, 4),
-        "dnabert_s": Model("dnabert_s", 48, 2, 6),
-        "one_layer": Model("esm2_650", 64, 1, 4),
-    },
+MODELS = {
+    "650m": Model("esm2_650", 1280, 33, 20),
+    "3b": Model("esm2_3b", 2560, 36, 40),
+    "dnabert_s": Model("dnabert_s", 768, 12, 12),
+    "one_layer": Model("esm2_650", 1280, 1, 20),
 }
 # Our model, the column that all read, rows, and by metric whose code and model ours is compared with. 12 proteins of
 # 166 aa are one full batch of 2,048 tokens; nucleotides fill batches of equal length from hundreds of rows only.
@@ -92,10 +85,8 @@ COMPARISONS: Mapping[str, tuple[str, str, int, Mapping[str, tuple[str, str]]]] =
     "dna": ("dnabert_s", "nucleotides", 512, {"dna_speedup_vs_one_by_one": ("one_by_one", "dnabert_s")}),
 }
 TABLES = "frame_tables"
-TABLE_ROWS = {"true": (100, 10_000), "tiny": (20, 300)}
 OPTIONS = {
     "only": ((*COMPARISONS, TABLES), "run these alone"),
-    "scale": ("true", "tiny: two narrow layers, to try the benchmark"),
     "rounds": (5, "of each comparison"),
     "device": ("cpu", "where all of them run, or cuda"),
 }
@@ -103,50 +94,47 @@ _ONE_BY_ONE = 8  # share of the rows for what takes equally long per row however
 _SHORT_AA = 20
 
 
-def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
-    """Run what was asked for; figures of a run that is cut off are in the file, too."""
-    on_gpu = given.device == "cuda"
-    native = [precision for precision in DTYPES if on_gpu or native_precision(precision)]
-    CONSOLE.print(torch.cuda.get_device_name() if on_gpu else cpu_name(), native)
-    figures: Figures = {"cores": cpu_count(), **{f"native_{name}": float(name in native) for name in DTYPES}}
+def measure(given: argparse.Namespace, scratch: Path, models: Mapping[str, Model] = MODELS) -> tuple[Figures, Limits]:
+    """Run what was asked for."""
     plans = [plan_source(source.fasta, source.name, 500, 1000) for source in read_catalogue(GENOMES)]
     frames = pa.concat_tables(open_frames(chunks, None)[0] for plan in plans for _, chunks in chunk_tables(plan))
     frames = frames.take(np.random.default_rng(0).permutation(frames.num_rows))
-    for name, model in SCALES[given.scale].items():
+    for name, model in models.items():
         (scratch / name).mkdir()
         if name != "3b":  # fair-esm makes its own
             write_drawn(scratch / name, *model)
+    figures: Figures = {"cores": cpu_count()}
     for name in given.only:
         if name == TABLES:
-            figures |= _frame_tables(scratch, frames, given)
+            figures |= _frame_tables(scratch, frames, given.device, models["650m"].layers)
         else:
-            figures |= _compare(name, native, scratch, frames, given)
-        common.write(figures, given.out)
+            figures |= _compare(name, scratch, frames, given, models)
     return figures, {}
 
 
 def _compare(
-    name: str, precisions: Sequence[Precision], checkpoints: Path, frames: pa.Table, given: argparse.Namespace
+    name: str, checkpoints: Path, frames: pa.Table, given: argparse.Namespace, models: Mapping[str, Model]
 ) -> Figures:
     """Load the contenders of a comparison, run them in rounds, and sum up."""
     our_model, column, rows, others = COMPARISONS[name]
+    precisions = [precision for precision in DTYPES if given.device == "cuda" or native_precision(precision)]
     ratios: dict[str, tuple[Contender, Contender]] = {}
     for precision in precisions:
         ours, ending = Contender("ours", our_model, precision), "" if precision == "fp32" else f"_{precision}"
         for metric, (code, model) in others.items():
             # As VirNucPro has them; transformers as ours.
             ratios[metric + ending] = ours, Contender(code, model, precision if code == "transformers" else "fp32")
-    sequences = frames[column].slice(0, rows if given.scale == "true" else rows // 4).to_pylist()
+    sequences = frames[column].slice(0, rows).to_pylist()
     with ExitStack() as stack:
         ways: dict[str, Callable[[], Figures]] = {}
         for contender in dict.fromkeys(contender for pair in ratios.values() for contender in pair):
             process = stack.enter_context(common.fresh_process())
-            own = sequences[: max(len(sequences) // _ONE_BY_ONE, 1)] if contender.code == "one_by_one" else sequences
+            own = sequences[: len(sequences) // _ONE_BY_ONE] if contender.code == "one_by_one" else sequences
             folder, device = checkpoints / contender.model, torch.device(given.device)
-            process.submit(_load, contender, SCALES[given.scale][contender.model], folder, device, own).result()
+            process.submit(_load, contender, models[contender.model], folder, device, own).result()
             ways["_".join(contender)] = lambda process=process: process.submit(_pass).result()  # type: ignore[misc]
         found = common.alternate(given.rounds, ways)
-    figures = {f"{name}.{contender}.sequences_per_s": median(rounds) for contender, rounds in found.items()}
+    figures: Figures = {}
     for metric, (one, other) in ratios.items():
         figures |= speedup(metric, found["_".join(one)], found["_".join(other)])
     if name == "protein_650m":
@@ -161,29 +149,27 @@ _loaded: dict[str, Any] = {}  # the contender of this process
 
 def _load(contender: Contender, model: Model, folder: Path, device: torch.device, sequences: list[str]) -> None:
     torch.set_num_threads(cpu_count())
-    dtype, width = DTYPES[contender.precision], model.hidden
-    _loaded["embed"] = _build(contender, model, folder, device)
-    _loaded["embed"](sequences[:2])
-    _loaded["sequences"] = sequences
-    _loaded["flop"] = model.flop([len(sequence) + 2 for sequence in sequences])  # a token per residue, CLS and EOS
-    # (2048, d), (2048, 4 d) and (4 d, d), whose products keep their values
-    shapes = {(2048, width): 1.0, (2048, 4 * width): 1.0, (4 * width, width): 0.5 / width}
-    _loaded["matrices"] = [torch.full(shape, value, dtype=dtype, device=device) for shape, value in shapes.items()]
+    embed_all, width = _build(contender, model, folder, device), model.hidden
+    embed_all(sequences[:2])
+    factors = [
+        torch.rand(shape, device=device).to(DTYPES[contender.precision])
+        for shape in ((2048, width), (width, 4 * width))
+    ]
+    flop = model.flop([len(sequence) + 2 for sequence in sequences])  # a token per residue, CLS and EOS
+    _loaded.update(embed=embed_all, sequences=sequences, factors=factors, flop=flop)
 
 
 def _peak() -> float:
-    """FLOP/s of the two matrix products of a feed-forward network of the model's width, over a second."""
-    narrow, wide, weights = _loaded["matrices"]
-    seconds: list[float] = []
-    while len(seconds) < 2 or sum(seconds) < 1.0:
+    """FLOP/s of a matrix product of the model's feed-forward network, over a second."""
+    one, other = _loaded["factors"]
+    product, seconds = one @ other, list[float]()
+    while sum(seconds) < 1.0:
         start = time.perf_counter()
-        torch.mm(narrow, weights.t(), out=wide)
-        torch.mm(wide, weights, out=narrow)
-        if narrow.is_cuda:
+        torch.mm(one, other, out=product)
+        if one.is_cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    rows, d = narrow.shape
-    return float(4 * rows * d * wide.shape[1] / statistics.median(seconds[1:]))  # the first sets up
+    return float(2 * len(one) * other.numel() / statistics.median(seconds))
 
 
 def _pass() -> Figures:
@@ -213,20 +199,16 @@ def load_ours(folder: Path, precision: Precision, device: str) -> Encoder:
     return load_encoder(replace(ENCODERS[row], name=folder.name), folder.parent, encoding)
 
 
-def _frame_tables(checkpoints: Path, frames: pa.Table, given: argparse.Namespace) -> Figures:
-    """Memory beyond the model for a small and a large frames table of short proteins, and the ratio of the two."""
-    found: Figures = {}
-    layers = SCALES[given.scale]["650m"].layers  # so often does one batch of the true model pass a layer
-    for size, rows, passes in zip(("small", "large"), TABLE_ROWS[given.scale], (layers, 1), strict=True):
-        taken = frames.take(np.arange(rows) % frames.num_rows)
-        short = [protein[:_SHORT_AA].ljust(_SHORT_AA, "A") for protein in taken.column("protein").to_pylist()]
-        table = taken.set_column(frames_schema().get_field_index("protein"), "protein", pa.array(short))
-        path = checkpoints / f"{size}.parquet"
-        write_table(path, table.cast(frames_schema()), {"table": "frames"})
-        memory = common.in_fresh_process(memory_beyond_model, checkpoints / "one_layer", path, given.device, passes)
-        found[f"frame_table_{size}.bytes"] = memory
-    ratio = found["frame_table_large.bytes"] / found["frame_table_small.bytes"]
-    return {**found, "frame_table_memory_ratio": ratio}
+def _frame_tables(checkpoints: Path, frames: pa.Table, device: str, layers: int) -> Figures:
+    """The ratio of the memory beyond the model for a large frames table of short proteins to that for a small one."""
+    short = pc.utf8_rpad(pc.utf8_slice_codeunits(frames["protein"], 0, _SHORT_AA), _SHORT_AA, "A")
+    frames = frames.set_column(frames_schema().get_field_index("protein"), "protein", short).cast(frames_schema())
+    found = []
+    for rows, passes in ((100, layers), (10_000, 1)):  # one batch of the true model passes a layer so often
+        path = checkpoints / f"{rows}.parquet"
+        write_table(path, frames.take(np.arange(rows) % frames.num_rows), {"table": "frames"})
+        found.append(common.in_fresh_process(memory_beyond_model, checkpoints / "one_layer", path, device, passes))
+    return {"frame_table_memory_ratio": found[1] / found[0]}
 
 
 def memory_beyond_model(checkpoint: Path, frames: Path, device: str, passes: int) -> int:
@@ -247,17 +229,14 @@ def memory_beyond_model(checkpoint: Path, frames: Path, device: str, passes: int
     else:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     loaded = highest()
+
+    def embedded(windows: Iterator[pa.Table]) -> Generator[pa.Table, None, None]:
+        return embed_windows(encoder, in_windows(windows, encoder.window_rows))
+
     for _ in range(passes):
         schema = embeddings_schema(encoder.dim)
         with TableWriter(frames.with_suffix(".vectors"), schema, {"table": "embeddings"}) as writer:
-            vectors = ShardVectors(
-                frames,
-                spec.column,
-                spec.max_length,
-                known,
-                lambda windows: embed_windows(encoder, in_windows(windows, encoder.window_rows)),
-            )
-            for table in vectors.tables():
+            for table in ShardVectors(frames, spec.column, spec.max_length, known, embedded).tables():
                 writer.write(table)
     return highest() - loaded
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,18 @@ import pandas as pd
 
 from benchmarks import common
 from benchmarks.common import CONSOLE, MB, ROOT, Figures, Limits
-from benchmarks.out_of_fold import LABELS, SEED, Genomes, Kmer, auroc, intervals, out_of_fold
+from benchmarks.out_of_fold import (
+    LABELS,
+    SEED,
+    Fold,
+    Genomes,
+    as_fasta,
+    auroc,
+    chunked,
+    intervals,
+    out_of_fold,
+    probability,
+)
 from virnuc_assets.sequences.records import UNAMBIGUOUS
 from virnuc_assets.settings import EvaluationSettings
 
@@ -41,13 +52,12 @@ def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
     """AUROC of fragments, calls of records, and speeds."""
     genomes = Genomes.bundled()
     samples = {length: fragments(genomes, int(length), count) for length, count in FRAGMENTS.items()}
-    ours = out_of_fold(Kmer(), genomes, samples, record_of)
-    of_records = ours["records"].probability(genomes.sequences)
-    figures, mb, seconds = _calls(genomes, genomes.sequences, of_records, ""), 0.0, {"default": 0.0, "genomad_nn": 0.0}
+    ours = out_of_fold(genomes, {"": genomes.chunks} | {length: chunked(each) for length, each in samples.items()})
+    figures, mb, seconds = _calls(genomes, ours, "", genomes.sequences), 0.0, {"default": 0.0, "genomad_nn": 0.0}
     for length, sequences in samples.items():
-        probability = {"default": ours[length].probability(sequences)}
+        scores = {"default": probability(ours[length], sequences)}
         file = scratch / f"{length}.fna"
-        file.write_text("".join(f">{one}\n{bases}\n" for one, bases in sequences.items()), encoding="ascii")
+        file.write_text(as_fasta(sequences), encoding="ascii")
         mb += file.stat().st_size / MB
         if "predict" in given.only:
             virnuc = Path(sys.executable).with_name("virnuc")
@@ -55,22 +65,18 @@ def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
         if "genomad" in given.only:
             seconds["genomad_nn"] += _run(_genomad(given.out.parent), "nn-classification", "--cleanup", file, scratch)
             table = pd.read_csv(scratch / f"{length}_nn_classification/{length}_nn_classification.tsv", sep="\t")
-            scores = table.set_index("seq_name")["virus_score"]
-            probability["genomad_nn"] = scores.reindex(list(sequences)).to_numpy()
-        records = [record_of(fragment) for fragment in sequences]
-        figures |= _aurocs(genomes, length, records, probability)
-        figures |= _calls(genomes, records, probability["default"], f"_{length}")
+            scores["genomad_nn"] = table.set_index("seq_name")["virus_score"].reindex(list(sequences)).to_numpy()
+        figures |= _aurocs(genomes, length, sequences, scores) | _calls(genomes, ours, length, sequences)
     return figures | {f"mb_per_s_{who}": mb / taken for who, taken in seconds.items() if taken}, LIMITS
 
 
 def fragments(genomes: Genomes, length_nt: int, count: int) -> dict[str, str]:
-    """Unambiguous fragments that do not overlap, a seeded draw of equally many of each label, by name (`record_of`)."""
+    """Unambiguous fragments that do not overlap, a seeded draw of equally many of each label, named record/start."""
     found: dict[str, dict[str, str]] = {label: {} for label in LABELS}
     for record, bases in genomes.sequences.items():
-        source = genomes.sources[record]
         for start in range(0, len(bases) - length_nt + 1, length_nt):
             if not set(fragment := bases[start : start + length_nt]) - set(UNAMBIGUOUS):
-                found[str(source.label)][f"{source.label}__{source.name}__{record}__{start}"] = fragment
+                found[str(genomes.sources[record].label)][f"{record}/{start}"] = fragment
     generator, drawn = np.random.default_rng(SEED), dict[str, str]()
     count = min(count, *map(len, found.values()))
     for of_label in found.values():
@@ -79,31 +85,27 @@ def fragments(genomes: Genomes, length_nt: int, count: int) -> dict[str, str]:
     return drawn
 
 
-def record_of(fragment: str) -> str:
-    """The record that a fragment, named label__source__record__start, is of."""
-    return fragment.rpartition("__")[0].split("__", 2)[2]
-
-
-def _aurocs(genomes: Genomes, length: str, records: list[str], probability: Mapping[str, np.ndarray]) -> Figures:
-    viral, clusters = genomes.labels_and_clusters(records)
-    curves = {f"auroc_{length}_{who}": auroc(viral, found) for who, found in probability.items()}
-    if "genomad_nn" in probability:
+def _aurocs(genomes: Genomes, length: str, names: Iterable[str], scores: Mapping[str, np.ndarray]) -> Figures:
+    viral, clusters = genomes.labels_and_clusters(names)
+    curves = {f"auroc_{length}_{who}": auroc(viral, found) for who, found in scores.items()}
+    if "genomad_nn" in scores:
         ours, theirs = curves.values()
         curves[f"auroc_{length}_gain_over_genomad_nn"] = lambda weights: ours(weights) - theirs(weights)
     return intervals(curves, clusters, viral)
 
 
-def _calls(genomes: Genomes, records: Iterable[str], probability: np.ndarray, suffix: str) -> Figures:
+def _calls(genomes: Genomes, ours: Mapping[str, Sequence[Fold]], sample: str, names: Iterable[str]) -> Figures:
     """How many calls are certain, and how many of these are wrong."""
-    viral, clusters = genomes.labels_and_clusters(records)
-    certain = np.maximum(probability, 1.0 - probability) >= 1.0 - EvaluationSettings().max_error
-    wrong, every = (probability >= 0.5) != viral, np.ones(len(viral))
+    (viral, clusters), found = genomes.labels_and_clusters(names), probability(ours[sample], names)
+    certain = np.maximum(found, 1.0 - found) >= 1.0 - EvaluationSettings().max_error
+    wrong, every = (found >= 0.5) != viral, np.ones(len(viral))
     named = {
-        f"share_certain{suffix}": _ratio(certain, every),
-        f"error_of_certain_calls{suffix}": _ratio(certain & wrong, certain),
-        f"error_of_all_calls{suffix}": _ratio(wrong, every),
+        "share_certain": _ratio(certain, every),
+        "error_of_certain_calls": _ratio(certain & wrong, certain),
+        "error_of_all_calls": _ratio(wrong, every),
     }
-    return intervals(named, clusters, viral)
+    suffix = f"_{sample}" if sample else ""
+    return intervals({f"{name}{suffix}": figure for name, figure in named.items()}, clusters, viral)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> Callable[[np.ndarray], float]:

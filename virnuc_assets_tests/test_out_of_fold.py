@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.bench_coverage import complete_genes
-from benchmarks.bench_peers import fragments, record_of
-from benchmarks.common import GENOMES
-from benchmarks.out_of_fold import Genomes, auroc, chunked, intervals
-from virnuc_assets.sequences.chunk_table import chunk_tables
-from virnuc_assets.sequences.planning import plan_source
+from benchmarks.bench_peers import fragments
+from benchmarks.out_of_fold import Genomes, auroc, intervals, record_of
 
 
 @pytest.fixture(scope="module")
@@ -27,19 +24,12 @@ def test_folds_keep_relatives_together(genomes: Genomes) -> None:
     assert len(arabidopsis) == 1  # joined by the catalogue's word
 
 
-def test_chunks_are_those_of_the_platform(genomes: Genomes) -> None:
-    plan = plan_source(GENOMES / "viral/DWV.fna.gz", "DWV", 500, 10_000)
-    ((_, expected),) = chunk_tables(plan)
-    record = expected["record_id"][0].as_py()
-    assert chunked({record: genomes.sequences[record]}).equals(expected)
-
-
 def test_fragments_are_equally_many_and_named_by_their_place(genomes: Genomes) -> None:
     found = fragments(genomes, 3000, 10_000)
-    labels = [name.partition("__")[0] for name in found]
-    assert labels.count("viral") == labels.count("host") > 0
+    viral, _ = genomes.labels_and_clusters(found)
+    assert viral.sum() == (~viral).sum() > 0
     for name, bases in found.items():
-        start = int(name.rpartition("__")[2])
+        start = int(name.rpartition("/")[2])
         assert start % 3000 == 0
         assert bases == genomes.sequences[record_of(name)][start : start + 3000]
         assert len(bases) == 3000

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.bench_encoders import SCALES, memory_beyond_model
+from benchmarks.bench_encoders import MODELS, memory_beyond_model
 from benchmarks.common import in_fresh_process
 from virnuc_assets.encoders.loading import DTYPES, Encoder, load_folder
 from virnuc_assets.encoders.machine import prepare_cpu
@@ -77,7 +77,7 @@ def test_loading_takes_no_second_copy_of_the_weights(
 
 def test_ten_thousand_frames_take_no_more_memory_than_a_hundred(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    write_drawn(tmp_path / "model", *SCALES["true"]["one_layer"])
+    write_drawn(tmp_path / "model", *MODELS["one_layer"])
     beyond = {}
     for rows, passes in ((FEW, PASSES), (MANY, 1)):
         draw = random.Random(rows)  # three of four proteins are equally long, as those of whole chunks are
