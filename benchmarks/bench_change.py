@@ -1,10 +1,9 @@
 """What a change costs, and what none costs: the platform's own share of a project's time.
 
 bundled: `virnuc demo` twice on the bundled genomes; the second finds nothing to do. files: thousands of files of one
-record, planned and embedded by the miniatures through the servers of `virnuc up`, started by one launch of
-plan_reference and continued by the automation conditions; then one file is replaced, one is added, and the reference is
-planned again. partitions: a tick of all sensors, and a query of each page, in a home that knows many reference
-partitions as Dagster knows them when all is made. The status is 1 if a figure misses its limit.
+record, planned and embedded by the miniatures through the servers of `virnuc up`; then one file is replaced, one is
+added, and the reference is planned again. partitions: a tick of all sensors, and a query of each page, in a home that
+knows many reference partitions as Dagster knows them when all is made.
 """
 
 from __future__ import annotations
@@ -13,12 +12,9 @@ import argparse
 import contextlib
 import datetime as dt
 import logging
-import os
 import random
 import sqlite3
 import statistics
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,17 +22,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import dagster as dg
-from Bio.Data.CodonTable import standard_dna_table
 from dagster import DagsterRun, DagsterRunStatus
 from dagster._core.definitions.automation_condition_sensor_definition import _evaluate
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, StepMaterializationData
-from dagster._core.storage.dagster_run import RunRecord
 from dagster._core.test_utils import freeze_time
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import ModuleTarget
 from dagster_graphql import DagsterGraphQLClient, DagsterGraphQLClientError
+from dagster_graphql.test.utils import execute_dagster_graphql
 
 from benchmarks import common
 from benchmarks.common import Figures, Limits
-from benchmarks.project import Project, wait_for
+from benchmarks.project import Project
 from virnuc_assets.definitions import build_defs
 from virnuc_assets.defs.assets.shards import SHARDS
 from virnuc_assets.defs.jobs import PLAN_REFERENCE_JOB
@@ -61,10 +58,9 @@ AT_MOST: dict[str, float] = {
     "requests_when_idle": 0,
 }
 _RECORD_NT = 3_000
-_CODONS = sorted(standard_dna_table.forward_table)
 _ENCODER = "fastesm2_650_embeddings"
 _START_SECONDS, _MADE_SECONDS = 300, 3_600
-_PARTITIONS_PER_RUN = 20
+_PARTITIONS_PER_RUN, _QUERIES_OF_PAGE = 20, 5
 _IDLE_TICKS, _TICK_SECONDS = 50, 75  # over an hour: a full hour, at which failed partitions are requested, is in it
 # No other of the settings' and conditions' times, weekly or nightly, comes before the last tick.
 _FIRST_TICK = dt.datetime(2026, 1, 6, 10, 30, tzinfo=dt.UTC)
@@ -111,8 +107,6 @@ def _bundled(folder: Path, given: argparse.Namespace) -> Figures:
         events.append(_event_rows(project.home))
     return {
         "reference_shards": len(planned_shards(project.workspace.layout.plan("reference"))),
-        "first_demo_s": seconds[1],
-        "second_demo_s": seconds[2],
         "second_to_first_demo": seconds[2] / seconds[1],
         "events_first_demo": events[1] - events[0],
         "events_second_demo": events[2] - events[1],
@@ -132,15 +126,14 @@ def _event_rows(home: Path) -> int:
 def _files(folder: Path, given: argparse.Namespace) -> Figures:
     """All files through the servers, and what a replaced and an added one cost then."""
     genomes, names = folder / "data/genomes", [f"genome_{number:05d}" for number in range(given.files)]
-    _write_catalogue(genomes, names)
+    replaced, added = names[0], f"genome_{given.files:05d}"  # of one label
+    _write_catalogue(genomes, names, names)
     project = Project(folder, given.out.with_suffix(".log"))
     project.virnuc("setup")
     plan = project.workspace.layout.plan("reference")
     try:
-        project.wait_for("servers up", lambda: _answers(project), _START_SECONDS)
         first = _plan_and_follow(project)
         shards = planned_shards(plan)
-        replaced, added = names[0], f"genome_{given.files:05d}"  # of one label
         _write_catalogue(genomes, [*names, added], [replaced, added])
         second = _plan_and_follow(project)
     finally:
@@ -149,114 +142,82 @@ def _files(folder: Path, given: argparse.Namespace) -> Figures:
     records = [record for table in tables for record in read_table(table).column("record_id").to_pylist()]
     return {
         "files_shards": len(shards),
-        "files_wall_s": first["wall_s"],
         "files_embedded_frames": first["embedded"],
         "files_overhead_share": 1 - first["work_s"] / first["wall_s"],
-        "files_change_wall_s": second["wall_s"],
         "files_touched_shards": second["shards"],
         "files_reembedded_frames": second["embedded"],
         "files_changed_frames": sum(record in (replaced, added) for record in records),
     }
 
 
-def _write_catalogue(genomes: Path, names: Sequence[str], written: Sequence[str] | None = None) -> None:
-    """A file of one record each, every other one viral; of a list that is longer only what is new is written.
-
-    A record is a random row of codons without stops, so that a chunk has one open frame, as in a bacterial genome.
-    """
+def _write_catalogue(genomes: Path, names: Sequence[str], written: Sequence[str]) -> None:
+    """Of one record each, every other one viral; only some are written, with other bases than in another call."""
     rows = []
     for number, name in enumerate(names):
         label, group = ("host", "bacteria") if number % 2 else ("viral", "some virus")
         path = genomes / label / f"{name}.fna"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if written is None or name in written:
-            codons = random.Random(f"{name} {written}").choices(_CODONS, k=_RECORD_NT // 3)  # noqa: S311
-            path.write_text(f">{name}\n{''.join(codons)}\n", encoding="ascii")
+        if name in written:
+            chance = random.Random(f"{name} {len(names)}")  # noqa: S311
+            path.write_text(f">{name}\n{common.coding(chance, _RECORD_NT // 3)}\n", encoding="ascii")
         rows.append({"name": name, "label": label, "group": group, "fasta": f"{label}/{path.name}"})
     write_manifest(genomes, rows)
 
 
 def _plan_and_follow(project: Project) -> Figures:
-    """Plan the reference, wait until everything that follows is made, and measure it.
+    """Plan the reference, wait until everything that follows is made, and measure it by the events of the runs.
 
     Wall time is from the launch of the plan to the end of the last run. Work in it is the step of the plan, which reads
-    the files, and what chunked_fasta, translated_proteins and embeddings note as `seconds`: reading the records,
-    framing, and embedding with loading the model, looking up known vectors and writing the tables. Of shards that a
-    step made side by side no more counts than the step took. All else is overhead: sensors, queue and start of
-    processes, what Dagster does for a run or a step, that each made table is read again, checks, and the merging of
-    features.
+    the files, and what chunked_fasta, translated_proteins and embeddings note as `seconds`; of shards that a step made
+    side by side no more counts than the step took. All else is overhead: sensors, queue and start of processes, what
+    Dagster does for a run or a step, that each made table is read again, checks, and the merging of features.
     """
+    client, run_ids = DagsterGraphQLClient("127.0.0.1", project.settings.servers.dagster_port), list[str]()
+
+    def launched() -> bool:
+        with contextlib.suppress(DagsterGraphQLClientError):  # its servers are starting
+            run_ids.append(client.submit_job_execution(PLAN_REFERENCE_JOB))
+        return bool(run_ids)
+
     with project.instance() as instance:
-        known = {run.run_id for run in instance.get_runs()}
-    run_id = _client(project).submit_job_execution(PLAN_REFERENCE_JOB)
+        before = {run.run_id for run in instance.get_runs()}
+    project.wait_for("reference planned", launched, _START_SECONDS)
     project.wait_for("reference embedded", lambda: project.is_settled(REFERENCE), _MADE_SECONDS)
-    with project.instance() as instance:
-        records = [record for record in instance.get_run_records() if record.dagster_run.run_id not in known]
-        if (plan := instance.get_run_by_id(run_id)) is None or not plan.is_success:
-            raise SystemExit(f"run {run_id} of {PLAN_REFERENCE_JOB} failed")
-        figures = _noted(instance, records)
-    started = min(record.create_timestamp.timestamp() for record in records)
-    return {**figures, "wall_s": max(record.end_time or 0.0 for record in records) - started}
-
-
-def _noted(instance: dg.DagsterInstance, records: Sequence[RunRecord]) -> Figures:
-    """Seconds of work, frames embedded by one encoder, and changed shards, by the events of the runs."""
     work = embedded = shards = 0.0
-    for run_id in (record.dagster_run.run_id for record in records):
-        seconds = defaultdict[str, float](float)
-        for entry in instance.all_logs(run_id, dg.DagsterEventType.ASSET_MATERIALIZATION):
-            event, materialization = entry.get_dagster_event(), cast("Any", entry.asset_materialization)
-            key, metadata = materialization.asset_key, materialization.metadata
-            shards += key == REFERENCE.key(SHARDS)
-            if key.path[-1] in (CHUNKS, FRAMES) or key.path[-1].endswith("_embeddings"):
-                seconds[str(event.step_key)] += metadata["seconds"].value
-            if key == REFERENCE.key(_ENCODER):
-                embedded += metadata["embedded"].value
-        for step in instance.get_run_step_stats(run_id):
-            taken = (step.end_time or 0.0) - (step.start_time or 0.0)
-            work += taken if step.step_key.endswith("shard_plan") else min(taken, seconds[step.step_key])
-    return {"work_s": work, "embedded": embedded, "shards": shards}
-
-
-def _client(project: Project) -> DagsterGraphQLClient:
-    return DagsterGraphQLClient("127.0.0.1", project.settings.servers.dagster_port)
-
-
-def _answers(project: Project) -> bool:
-    """Whether the webserver knows the definitions."""
-    try:
-        return bool(_client(project)._get_repo_locations_and_names_with_pipeline(PLAN_REFERENCE_JOB))
-    except DagsterGraphQLClientError:
-        return False
+    with project.instance() as instance:
+        records = [record for record in instance.get_run_records() if record.dagster_run.run_id not in before]
+        for run_id in (record.dagster_run.run_id for record in records):
+            seconds = defaultdict[str, float](float)
+            for entry in instance.all_logs(run_id, dg.DagsterEventType.ASSET_MATERIALIZATION):
+                event, materialization = entry.get_dagster_event(), cast("Any", entry.asset_materialization)
+                key, metadata = materialization.asset_key, materialization.metadata
+                shards += key == REFERENCE.key(SHARDS)
+                if key.path[-1] in (CHUNKS, FRAMES) or key.path[-1].endswith("_embeddings"):
+                    seconds[str(event.step_key)] += metadata["seconds"].value
+                if key == REFERENCE.key(_ENCODER):
+                    embedded += metadata["embedded"].value
+            for step in instance.get_run_step_stats(run_id):
+                taken = (step.end_time or 0.0) - (step.start_time or 0.0)
+                work += taken if step.step_key.endswith("shard_plan") else min(taken, seconds[step.step_key])
+    started = min(record.create_timestamp.timestamp() for record in records)
+    wall = max(record.end_time or 0.0 for record in records) - started
+    return {"work_s": work, "embedded": embedded, "shards": shards, "wall_s": wall}
 
 
 def _partitions(folder: Path, given: argparse.Namespace) -> Figures:
     """Ticks and pages of a home that knows so many partitions, all of them made."""
-    _write_catalogue(folder / "data/genomes", ["genome_1"])
-    project = Project(folder, log := given.out.with_suffix(".log"))
+    _write_catalogue(folder / "data/genomes", ["genome_1"], ["genome_1"])
+    project = Project(folder, given.out.with_suffix(".log"))
     project.virnuc("setup")
     defs = build_defs(project.settings)
-    with project.instance() as instance:
+    with project.instance() as instance, contextlib.chdir(folder):
         _fill(instance, defs, given.partitions)
         seconds, requests = _ticks(instance, defs)
-    command = [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-m", "virnuc_assets.definitions"]
-    command += ["-p", str(project.settings.servers.dagster_port)]
-    environment = {**os.environ, "DAGSTER_HOME": str(project.home)}
-    with log.open("ab") as output:
-        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)  # noqa: S603
-    try:
-        wait_for("webserver up", lambda: _answers(project), _START_SECONDS)
-        queries = {f"query_{page}_s": seconds for page, seconds in _pages(project, defs, given.rounds).items()}
-    finally:
-        server.terminate()
-        server.wait()
-    return {
-        **queries,
-        "query_s_at_10000_partitions": max(queries.values()),
-        "first_tick_s_at_10000_partitions": seconds[0],  # reads everything; once after an upgrade of the conditions
-        "tick_s_at_10000_partitions": statistics.median(seconds[1:]),
-        "requests_when_idle": requests,
-    }
+        return {
+            "query_s_at_10000_partitions": _slowest_page(instance, defs),
+            "tick_s_at_10000_partitions": statistics.median(seconds[1:]),
+            "requests_when_idle": requests,
+        }
 
 
 def _fill(instance: dg.DagsterInstance, defs: dg.Definitions, partitions: int) -> None:
@@ -314,17 +275,19 @@ def _ticks(instance: dg.DagsterInstance, defs: dg.Definitions) -> tuple[list[flo
     return seconds, requests
 
 
-def _pages(project: Project, defs: dg.Definitions, rounds: int) -> dict[str, float]:
-    """Median seconds of each page's query, after a first one that does not count."""
+def _slowest_page(instance: dg.DagsterInstance, defs: dg.Definitions) -> float:
+    """Median seconds of the slowest page's query, answered as by the web server, after a first one."""
     keys = [{"path": list(key.path)} for key in defs.resolve_asset_graph().toposorted_asset_keys]
     variables = {"assetKey": {"path": list(REFERENCE.key(_ENCODER).path)}, "assetKeys": keys}
-    client, seconds = _client(project), defaultdict[str, list[float]](list)
-    for _ in range(rounds + 1):
-        for page, query in QUERIES.items():
-            started = time.perf_counter()
-            client._execute(query, {name: value for name, value in variables.items() if f"${name}:" in query})
-            seconds[page].append(time.perf_counter() - started)
-    return {page: statistics.median(taken[1:]) for page, taken in seconds.items()}
+    seconds = defaultdict[str, list[float]](list)
+    target = ModuleTarget("virnuc_assets.definitions", None, None, None)
+    with WorkspaceProcessContext(instance, target) as workspace:
+        for _ in range(_QUERIES_OF_PAGE + 1):
+            for page, query in QUERIES.items():
+                started = time.perf_counter()
+                execute_dagster_graphql(workspace.create_request_context(), query, variables)
+                seconds[page].append(time.perf_counter() - started)
+    return max(statistics.median(taken[1:]) for taken in seconds.values())
 
 
 PARTS = {"bundled": _bundled, "files": _files, "partitions": _partitions}
@@ -332,7 +295,6 @@ OPTIONS = {
     "only": (tuple(PARTS), "parts to run"),
     "files": (5_000, "files of one record"),
     "partitions": (10_000, "reference partitions"),
-    "rounds": (5, "queries of each page"),
 }
 
 if __name__ == "__main__":

@@ -35,10 +35,10 @@ class Project:
         """Write virnuc.toml with these settings, and with ports of loopback that nobody listens on; None = as it is."""
         if settings is not None:
             with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-                ports = {"dagster_port": one.getsockname()[1], "mlflow_port": other.getsockname()[1]}
-            servers = "".join(f"{name} = {port}\n" for name, port in ports.items())
-            (folder / "virnuc.toml").write_text(f"{settings}[servers]\n{servers}", encoding="utf-8")
-        self.settings, self._log, self.starts = load_settings(folder), log, 0
+                ports = (one.getsockname()[1], other.getsockname()[1])
+            servers = "[servers]\ndagster_port = {}\nmlflow_port = {}\n".format(*ports)
+            (folder / "virnuc.toml").write_text(settings + servers, encoding="utf-8")
+        self.settings, self._log = load_settings(folder), log
         self.workspace, self.home = Workspace(self.settings), dagster_home(self.settings)
         self._up: subprocess.Popen[bytes] | None = None
 
@@ -53,20 +53,21 @@ class Project:
         if status := self._start(command).wait():
             raise SystemExit(f"virnuc {command} in {self.settings.root} ended with {status}, see {self._log}")
 
-    def keep_up(self) -> None:
-        """Start `virnuc up`, unless it lives."""
-        if self._up is None or self._up.poll() is not None:
-            self._up = self._start("up")
-            self.starts += 1
-
     def wait_for(self, what: str, done: Callable[[], bool], seconds: float) -> float:
-        """`wait_for`; the servers are kept up meanwhile."""
+        """Keep `virnuc up` alive until `done()` is true, asked every half second; returns how many seconds it took.
 
-        def kept_up() -> bool:
-            self.keep_up()
-            return done()
-
-        return wait_for(what, kept_up, seconds)
+        Raises:
+            SystemExit: it did not become true in time.
+        """
+        started = time.monotonic()
+        while True:
+            if self._up is None or self._up.poll() is not None:
+                self._up = self._start("up")
+            if done():
+                return time.monotonic() - started
+            if time.monotonic() - started > seconds:
+                raise SystemExit(f"{what}: not within {seconds:.0f} s")
+            time.sleep(0.5)
 
     def stop(self) -> int:
         """End the servers as Ctrl-C does; returns their status."""
@@ -98,17 +99,3 @@ class Project:
                 or files_to_plan(self.workspace)
                 or self.missing_partitions(instance, shards)
             )
-
-
-def wait_for(what: str, done: Callable[[], bool], seconds: float) -> float:
-    """Seconds until `done()`, asked every half second, is true.
-
-    Raises:
-        SystemExit: it did not become true in time.
-    """
-    started = time.monotonic()
-    while not done():
-        if time.monotonic() - started > seconds:
-            raise SystemExit(f"{what}: not within {seconds:.0f} s")
-        time.sleep(0.5)
-    return time.monotonic() - started

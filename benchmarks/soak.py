@@ -1,9 +1,8 @@
 """The watched folder under fire: files dropped in random ways while processes of every kind are killed at random.
 
-The bundled project is trained, its real servers are started on loopback, good and broken files are dropped, and
-processes are killed with SIGKILL: those that execute runs, every server, `virnuc up` itself, and all of them at once.
-Then the servers are left alone until nothing is left to do, and the project is compared with a copy in which
-`virnuc demo` predicted the same files undisturbed.
+The bundled project is trained and its real servers are started. Those that execute runs, every server, `virnuc up`, and
+all of them at once get SIGKILLs. Then the servers are left alone until nothing is left to do, and the project is
+compared with a copy in which `virnuc demo` predicted the same files undisturbed.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import dagster as dg
 import psutil
-from Bio.Data.CodonTable import standard_dna_table
 
 from benchmarks import common
 from benchmarks.common import CONSOLE, ROOT, Figures, Limits
@@ -60,9 +58,7 @@ _ALL = "all"
 # Workers more often: they do the work.
 _TARGETS = ("worker", "worker", "worker", "code_server", "webserver", "daemon", "mlflow", "up", _ALL, "helper")
 _WORKING, _SERVERS = {"worker", "helper"}, 5  # `virnuc up` is one of them
-_ENDING_SECONDS = 30.0
-# Without stops, so that every chunk has an open frame: of random bases hardly one in a hundred has one.
-_CODONS = sorted(standard_dna_table.forward_table)
+_ENDING_SECONDS = 30.0  # of a process that is just ending, and a slot that is about to be freed
 _PAUSES_S = (0.5, 2.0, 8.0)  # between the parts of a slow copy; the last is longer than two polls of the sensor
 _GOOD_NAMES = (
     *("sample_{}.fasta", "with space {}.fna", "semi;colon & {}.fa", "größe_{}.fasta", "quote'\"$(x)_{}.fasta"),
@@ -88,7 +84,7 @@ class Dropped(NamedTuple):
 
 def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
     """Counts, of which those of `NONE` must be 0."""
-    log, chance = given.out.with_suffix(".log"), random.Random(given.seed)  # noqa: S311
+    log = given.out.with_suffix(".log")
     make_project(scratch / "project", bundled=True)
     project = Project(scratch / "project", log, SETTINGS)
     project.virnuc("setup")
@@ -102,42 +98,38 @@ def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
             (undisturbed.settings.incoming / file.name).write_bytes(file.content)
     undisturbed.virnuc("demo")
     try:
-        figures = _latency(project) | _fire(project, files, given, chance)
-        figures["settled_after_s"] = project.wait_for("all files done", lambda: project.is_settled(SAMPLES), 900)
-        left = left_over(project, _ENDING_SECONDS)
+        figures = _latency(project) | _fire(project, files, given)
+        project.wait_for("all files done", lambda: project.is_settled(SAMPLES), 900)
+        _wait(project, _ENDING_SECONDS)
+        figures |= left_over(project)
         status = project.stop()
     finally:
         project.stop()
     figures |= _verdict(project, undisturbed, files)
-    figures["slots_stuck"] += left["slots_stuck"]
-    figures["orphans"] = left["orphans"] + len(processes_of(project.home)) + (status != 0)
+    figures["orphans"] += len(processes_of(project.home)) + (status != 0)
     expected = {"files_good": given.good, "files_bad_reported": given.bad, **dict.fromkeys(NONE, 0)}
     return figures, {name: (count, count) for name, count in expected.items()}
 
 
-def _fire(project: Project, files: Sequence[Dropped], given: argparse.Namespace, chance: random.Random) -> Figures:
-    """Drop all files and kill; returns how many of each kind were killed, and how often `virnuc up` was started."""
-    kills, waiting, folder = Counter[str](), list(files), project.settings.incoming
+def _fire(project: Project, files: Sequence[Dropped], given: argparse.Namespace) -> Figures:
+    """Drop all files in the first half of the time, and kill in all of it."""
+    chance, seconds, kills = random.Random(given.seed), given.minutes * 60, list[str]()  # noqa: S311
+    delays = sorted(chance.uniform(0, seconds / 2) for _ in files)
+    delays[-1] += 60  # of two files with the same records, the one that is planned first counts
     with ThreadPoolExecutor(len(files)) as dropping:
+        for file, delay in zip(files, delays, strict=True):
+            dropping.submit(_drop, project.settings.incoming, file, delay, chance.choice(_PAUSES_S))
         for number in range(given.kills):
-            for _ in range(-(-len(waiting) // max((given.kills - number) // 2, 1))):
-                dropping.submit(_drop, folder, waiting.pop(), chance.choice(_PAUSES_S))
-            _wait(project, given.minutes * 60 / given.kills * chance.uniform(0.5, 1.5))
-            kills[target := _kill(project.home, chance)] += 1
-            CONSOLE.log(f"{number + 1} of {given.kills}: killed {target}")
-        for file in waiting:  # where nothing is to be killed
-            dropping.submit(_drop, folder, file, 0.5)
+            _wait(project, seconds / given.kills * chance.uniform(0.5, 1.5))
+            kills.append(_kill(project.home, chance))
+            CONSOLE.log(f"{number + 1} of {given.kills}: killed {kills[-1]}")
     CONSOLE.log("left alone until nothing is left to do")
     _wait_for_servers(project)  # the last kill may have taken them
-    by_kind = {f"kills_{kind}": count for kind, count in kills.items()}
-    return {**by_kind, "kills": kills.total(), "starts": project.starts}
+    return {"kills": len(kills)}
 
 
 def make_files(good: int, bad: int, seed: int) -> list[Dropped]:
-    """Good and bad files, shuffled, to be dropped from the end; every eighth good one replaces another content.
-
-    The first is a duplicate of a good one.
-    """
+    """Good and bad files, shuffled; every eighth good one replaces another content, the last is a duplicate of one."""
     chance, files = random.Random(seed), list[Dropped]()  # noqa: S311
     ways: tuple[Way, ...] = get_args(Way)
     for number in range(good - 1):
@@ -148,38 +140,37 @@ def make_files(good: int, bad: int, seed: int) -> list[Dropped]:
             content = gzip.compress(content, mtime=0)
         files.append(Dropped(name, content, True, chance.choice(ways), before))
     original = next(file for file in files if file.before is None and not file.name.endswith(".gz"))
-    copy = original.content[:-1]  # without its last line end: other bytes, same records
-    files.append(original._replace(name=f"z_copy_of_{good}.fasta", content=copy, same_as=original.name))
     for number in range(bad):
         name = _BROKEN[number % len(_BROKEN)]
         files.append(Dropped(f"bad_{number}_{name}", (_NASTY / name).read_bytes(), False, chance.choice(ways)))
     chance.shuffle(files)
-    # Dropped last, i.e. taken from the end: of two files with the same records, the one that is planned first counts.
-    return sorted(files, key=lambda file: file.same_as is None)
+    copy = original.content[:-1]  # without its last line end: other bytes, same records
+    return [*files, original._replace(name=f"z_copy_of_{good}.fasta", content=copy, same_as=original.name)]
 
 
 def _fasta(chance: random.Random, prefix: str, records: int) -> bytes:
-    sequences = ["".join(chance.choices(_CODONS, k=chance.randint(100, 2_000))) for _ in range(records)]
+    sequences = [common.coding(chance, chance.randint(100, 2_000)) for _ in range(records)]
     return "".join(f">{prefix}_{row} of the soak\n{sequence}\n" for row, sequence in enumerate(sequences)).encode()
 
 
-def _drop(folder: Path, file: Dropped, pause_s: float) -> None:
-    """Write a file into the folder in its way."""
+def _drop(folder: Path, file: Dropped, delay_s: float, pause_s: float) -> None:
+    """Write a file into the folder in its way, after a while."""
+    time.sleep(delay_s)
     path, part = folder / file.name, folder / f".{file.name}.part"
-    for content in (file.before, file.content):
-        if content is None:
-            continue
-        if file.way != "slowly":
-            written = part if file.way == "renamed" else path
-            written.write_bytes(content)
-            written.replace(path)
-        else:
-            with path.open("wb", buffering=0) as handle:
-                for start in range(0, len(content), third := len(content) // 3 + 1):
-                    handle.write(content[start : start + third])
-                    time.sleep(pause_s)
-        if content is file.before:
-            time.sleep(4 * pause_s + 10)
+    if file.before is not None:
+        path.write_bytes(file.before)
+        time.sleep(4 * pause_s + 10)
+    if file.way == "slowly":
+        third = len(file.content) // 3 + 1
+        with path.open("wb", buffering=0) as handle:
+            for start in range(0, len(file.content), third):
+                handle.write(file.content[start : start + third])
+                time.sleep(pause_s)
+    elif file.way == "renamed":
+        part.write_bytes(file.content)
+        part.replace(path)
+    else:
+        path.write_bytes(file.content)
 
 
 def _kill(home: Path, chance: random.Random) -> str:
@@ -220,18 +211,10 @@ def _wait_for_servers(project: Project) -> None:
     _wait(project, 15)
 
 
-def left_over(project: Project, seconds: float) -> Figures:
-    """Orphans, and slots in use, of a settled project whose servers run, before anything cleans up.
-
-    A process that is just ending, and a slot that is about to be freed, may take so many seconds.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        with project.instance() as instance:
-            found: Figures = {"orphans": len(orphans(project.home)), "slots_stuck": slots_in_use(instance)}
-        if not any(found.values()) or time.monotonic() > deadline:
-            return found
-        time.sleep(0.5)
+def left_over(project: Project) -> Figures:
+    """Orphans, and slots in use, of a settled project whose servers run, before anything cleans up."""
+    with project.instance() as instance:
+        return {"orphans": len(orphans(project.home)), "slots_stuck": slots_in_use(instance)}
 
 
 def orphans(home: Path) -> list[psutil.Process]:
@@ -260,7 +243,7 @@ def _verdict(project: Project, undisturbed: Project, files: Sequence[Dropped]) -
     """Counts of what is right and wrong with every file that was dropped."""
     layout = project.workspace.layout
     intake = read_intake_log(layout)
-    figures = Counter[str](dict.fromkeys(("files_good", "files_bad_reported", *NONE), 0))
+    figures = Counter[str](dict.fromkeys(("files_good", "files_bad_reported", "rows_lost", "rows_doubled"), 0))
     for file in files:
         entry = intake.get(printable(file.name))
         if not file.good:
@@ -276,7 +259,6 @@ def _verdict(project: Project, undisturbed: Project, files: Sequence[Dropped]) -
             figures["files_good"] += found == expected and report == _report(undisturbed, sample) != {}
     figures["temporary_files"] = len([*layout.var.rglob("*.partial"), *layout.var.rglob("*.copy")])
     with project.instance() as instance:
-        figures["slots_stuck"] = slots_in_use(instance)
         figures["partitions_missing"] = project.missing_partitions(instance, SAMPLES)
     return dict(figures)
 

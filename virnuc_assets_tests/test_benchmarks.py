@@ -74,7 +74,7 @@ def test_bench_sequences_writes_its_figures(out: Path) -> None:
 
 @pytest.mark.slow
 def test_bench_change_writes_its_figures_and_fails_by_a_missed_limit(out: Path) -> None:
-    found = figures(out, "bench_change", "--files", "24", "--partitions", "40", "--rounds", "1", status=1)
+    found = figures(out, "bench_change", "--files", "24", "--partitions", "40", status=1)
     assert found["files_overhead_share"] > AT_MOST["files_overhead_share"]  # so few are work of a second
     assert found["files_shards"] == 2
     assert found["files_reembedded_frames"] == found["files_changed_frames"] > 0
