@@ -51,35 +51,35 @@ check: $(STAMP)
 
 # Half an hour or less; ARGS=--help shows how to run a part of it.
 bench-encoders: $(STAMP)
-	$(BIN)/python -m benchmarks.bench_encoders $(ARGS)
+	$(BIN)/python -m benchmarks $@ $(ARGS)
 
 # Some minutes; best on a machine that does nothing else.
 bench-training: $(STAMP)
-	$(BIN)/python -m benchmarks.bench_training $(ARGS)
+	$(BIN)/python -m benchmarks $@ $(ARGS)
 
 # Minutes, and 1 GB of disk; ARGS=--long adds a record of 1 Gb.
 bench-sequences: $(STAMP)
-	$(BIN)/python -m benchmarks.bench_sequences $(ARGS)
+	$(BIN)/python -m benchmarks $@ $(ARGS)
 
 # Some 20 minutes: real servers whose processes are killed; ARGS=--help shows how to run less of it.
 soak: $(STAMP)
-	$(BIN)/python -m benchmarks.soak $(ARGS)
+	$(BIN)/python -m benchmarks $@ $(ARGS)
 
 # Half an hour, with servers on loopback, on a machine that does nothing else; ARGS="--only bundled" runs a part of it.
 bench-change: $(STAMP)
-	$(BIN)/python -m benchmarks.bench_change $(ARGS)
+	$(BIN)/python -m benchmarks $@ $(ARGS)
 
 # A quarter of an hour of simulation; ARGS=--help shows how to run less of it.
 bench-decision: $(STAMP)
-	$(BIN)/python -m benchmarks.bench_decision $(ARGS)
+	$(BIN)/python -m benchmarks $@ $(ARGS)
 
 # Some minutes.
 bench-coverage: $(STAMP)
-	$(BIN)/python -m benchmarks.bench_coverage $(ARGS)
+	$(BIN)/python -m benchmarks $@ $(ARGS)
 
 # Half an hour, and 3.3 GB of disk for geNomad, which comes from PyPI; ARGS="--only predict" runs a part of it.
 bench-peers: $(STAMP) demo
-	$(BIN)/python -m benchmarks.bench_peers $(ARGS)
+	$(BIN)/python -m benchmarks $@ $(ARGS)
 
 # The pictures of README and docs, from the real servers; minutes.
 screenshots: demo

@@ -296,6 +296,3 @@ OPTIONS = {
     "files": (5_000, "files of one record"),
     "partitions": (10_000, "reference partitions"),
 }
-
-if __name__ == "__main__":
-    raise SystemExit(common.run("bench-change", __doc__, OPTIONS, measure))

@@ -20,7 +20,6 @@ import pandas as pd
 from rich.progress import track
 from scipy.special import expit, logit
 
-from benchmarks import common
 from benchmarks.common import CONSOLE, Figures, Limits
 from virnuc_assets.migration.comparison import Floats, accuracy_drop, drop_intervals, f1_drop, group_tests
 from virnuc_assets.migration.power import outcomes
@@ -149,7 +148,3 @@ def coverage(rng: np.random.Generator, design: Design, studies: int, rounds: int
         bounds = drop_intervals(counts.sum(axis=2), rounds, int(rng.integers(2**31)), SETTINGS.confidence)
         covered += ((bounds[..., 0] <= truth) & (truth <= bounds[..., 1])).sum(axis=1)  # of (2, studies, 2)
     return covered / studies
-
-
-if __name__ == "__main__":
-    raise SystemExit(common.run("bench-decision", __doc__, OPTIONS, measure))

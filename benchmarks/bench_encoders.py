@@ -71,18 +71,13 @@ MODELS = {
     "dnabert_s": Model("dnabert_s", 768, 12, 12),
     "one_layer": Model("esm2_650", 1280, 1, 20),
 }
-# Our model, the column that all read, rows, and by metric whose code and model ours is compared with. 12 proteins of
-# 166 aa are one full batch of 2,048 tokens; nucleotides fill batches of equal length from hundreds of rows only.
-COMPARISONS: Mapping[str, tuple[str, str, int, Mapping[str, tuple[str, str]]]] = {
-    "protein_650m": (
-        *("650m", "protein", 12),
-        {
-            "protein_speedup_vs_transformers": ("transformers", "650m"),
-            "protein_speedup_vs_fair_esm_650m": ("fair_esm", "650m"),
-        },
-    ),
-    "protein_3b": ("650m", "protein", 12, {"protein_speedup_vs_3b": ("fair_esm", "3b")}),
-    "dna": ("dnabert_s", "nucleotides", 512, {"dna_speedup_vs_one_by_one": ("one_by_one", "dnabert_s")}),
+# Our model, the column that all read, rows, and whose code and model ours is compared with. 12 proteins of 166 aa are
+# one full batch of 2,048 tokens; nucleotides fill batches of equal length from hundreds of rows only.
+COMPARISONS = {
+    "protein_speedup_vs_transformers": ("650m", "protein", 12, "transformers", "650m"),
+    "protein_speedup_vs_fair_esm_650m": ("650m", "protein", 12, "fair_esm", "650m"),
+    "protein_speedup_vs_3b": ("650m", "protein", 12, "fair_esm", "3b"),
+    "dna_speedup_vs_one_by_one": ("dnabert_s", "nucleotides", 512, "one_by_one", "dnabert_s"),
 }
 TABLES = "frame_tables"
 OPTIONS = {
@@ -116,30 +111,26 @@ def _compare(
     name: str, checkpoints: Path, frames: pa.Table, given: argparse.Namespace, models: Mapping[str, Model]
 ) -> Figures:
     """Load the contenders of a comparison, run them in rounds, and sum up."""
-    our_model, column, rows, others = COMPARISONS[name]
+    our_model, column, rows, code, model = COMPARISONS[name]
     precisions = [precision for precision in DTYPES if given.device == "cuda" or native_precision(precision)]
-    ratios: dict[str, tuple[Contender, Contender]] = {}
-    for precision in precisions:
-        ours, ending = Contender("ours", our_model, precision), "" if precision == "fp32" else f"_{precision}"
-        for metric, (code, model) in others.items():
-            # As VirNucPro has them; transformers as ours.
-            ratios[metric + ending] = ours, Contender(code, model, precision if code == "transformers" else "fp32")
-    sequences = frames[column].slice(0, rows).to_pylist()
+    ours = {precision: Contender("ours", our_model, precision) for precision in precisions}
+    # As VirNucPro has them; transformers as ours.
+    theirs = {each: Contender(code, model, each if code == "transformers" else "fp32") for each in precisions}
+    sequences, ways = frames[column].slice(0, rows).to_pylist(), dict[Contender, Callable[[], Figures]]()
     with ExitStack() as stack:
-        ways: dict[str, Callable[[], Figures]] = {}
-        for contender in dict.fromkeys(contender for pair in ratios.values() for contender in pair):
+        for contender in dict.fromkeys([*ours.values(), *theirs.values()]):
             process = stack.enter_context(common.fresh_process())
             own = sequences[: len(sequences) // _ONE_BY_ONE] if contender.code == "one_by_one" else sequences
             folder, device = checkpoints / contender.model, torch.device(given.device)
             process.submit(_load, contender, models[contender.model], folder, device, own).result()
-            ways["_".join(contender)] = lambda process=process: process.submit(_pass).result()  # type: ignore[misc]
+            ways[contender] = lambda process=process: process.submit(_pass).result()  # type: ignore[misc]
         found = common.alternate(given.rounds, ways)
     figures: Figures = {}
-    for metric, (one, other) in ratios.items():
-        figures |= speedup(metric, found["_".join(one)], found["_".join(other)])
-    if name == "protein_650m":
-        for precision in precisions:
-            shares = [one["share_of_peak"] for one in found[f"ours_650m_{precision}"]]
+    for precision, one in ours.items():
+        ending = "" if precision == "fp32" else f"_{precision}"
+        figures |= speedup(name + ending, found[one], found[theirs[precision]])
+        if code == "transformers":
+            shares = [each["share_of_peak"] for each in found[one]]
             figures |= spread(f"{precision}_share_of_peak", shares)
     return figures
 
@@ -239,7 +230,3 @@ def memory_beyond_model(checkpoint: Path, frames: Path, device: str, passes: int
             for table in ShardVectors(frames, spec.column, spec.max_length, known, embedded).tables():
                 writer.write(table)
     return highest() - loaded
-
-
-if __name__ == "__main__":
-    raise SystemExit(common.run("bench-encoders", __doc__, OPTIONS, measure))

@@ -19,20 +19,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks import common
+from benchmarks import out_of_fold as folds
 from benchmarks.common import CONSOLE, MB, ROOT, Figures, Limits
-from benchmarks.out_of_fold import (
-    LABELS,
-    SEED,
-    Fold,
-    Genomes,
-    as_fasta,
-    auroc,
-    chunked,
-    intervals,
-    out_of_fold,
-    probability,
-)
 from virnuc_assets.sequences.records import UNAMBIGUOUS
 from virnuc_assets.settings import EvaluationSettings
 
@@ -50,14 +38,16 @@ LIMITS = {
 
 def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
     """AUROC of fragments, calls of records, and speeds."""
-    genomes = Genomes.bundled()
+    genomes = folds.Genomes.bundled()
     samples = {length: fragments(genomes, int(length), count) for length, count in FRAGMENTS.items()}
-    ours = out_of_fold(genomes, {"": genomes.chunks} | {length: chunked(each) for length, each in samples.items()})
+    ours = folds.out_of_fold(
+        genomes, {"": genomes.chunks} | {length: folds.chunked(each) for length, each in samples.items()}
+    )
     figures, mb, seconds = _calls(genomes, ours, "", genomes.sequences), 0.0, {"default": 0.0, "genomad_nn": 0.0}
     for length, sequences in samples.items():
-        scores = {"default": probability(ours[length], sequences)}
+        scores = {"default": folds.probability(ours[length], sequences)}
         file = scratch / f"{length}.fna"
-        file.write_text(as_fasta(sequences), encoding="ascii")
+        file.write_text(folds.as_fasta(sequences), encoding="ascii")
         mb += file.stat().st_size / MB
         if "predict" in given.only:
             virnuc = Path(sys.executable).with_name("virnuc")
@@ -70,14 +60,14 @@ def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
     return figures | {f"mb_per_s_{who}": mb / taken for who, taken in seconds.items() if taken}, LIMITS
 
 
-def fragments(genomes: Genomes, length_nt: int, count: int) -> dict[str, str]:
+def fragments(genomes: folds.Genomes, length_nt: int, count: int) -> dict[str, str]:
     """Unambiguous fragments that do not overlap, a seeded draw of equally many of each label, named record/start."""
-    found: dict[str, dict[str, str]] = {label: {} for label in LABELS}
+    found: dict[str, dict[str, str]] = {label: {} for label in folds.LABELS}
     for record, bases in genomes.sequences.items():
         for start in range(0, len(bases) - length_nt + 1, length_nt):
             if not set(fragment := bases[start : start + length_nt]) - set(UNAMBIGUOUS):
                 found[str(genomes.sources[record].label)][f"{record}/{start}"] = fragment
-    generator, drawn = np.random.default_rng(SEED), dict[str, str]()
+    generator, drawn = np.random.default_rng(folds.SEED), dict[str, str]()
     count = min(count, *map(len, found.values()))
     for of_label in found.values():
         names = list(of_label)
@@ -85,18 +75,20 @@ def fragments(genomes: Genomes, length_nt: int, count: int) -> dict[str, str]:
     return drawn
 
 
-def _aurocs(genomes: Genomes, length: str, names: Iterable[str], scores: Mapping[str, np.ndarray]) -> Figures:
+def _aurocs(genomes: folds.Genomes, length: str, names: Iterable[str], scores: Mapping[str, np.ndarray]) -> Figures:
     viral, clusters = genomes.labels_and_clusters(names)
-    curves = {f"auroc_{length}_{who}": auroc(viral, found) for who, found in scores.items()}
+    curves = {f"auroc_{length}_{who}": folds.auroc(viral, found) for who, found in scores.items()}
     if "genomad_nn" in scores:
         ours, theirs = curves.values()
         curves[f"auroc_{length}_gain_over_genomad_nn"] = lambda weights: ours(weights) - theirs(weights)
-    return intervals(curves, clusters, viral)
+    return folds.intervals(curves, clusters, viral)
 
 
-def _calls(genomes: Genomes, ours: Mapping[str, Sequence[Fold]], sample: str, names: Iterable[str]) -> Figures:
+def _calls(
+    genomes: folds.Genomes, ours: Mapping[str, Sequence[folds.Fold]], sample: str, names: Iterable[str]
+) -> Figures:
     """How many calls are certain, and how many of these are wrong."""
-    (viral, clusters), found = genomes.labels_and_clusters(names), probability(ours[sample], names)
+    (viral, clusters), found = genomes.labels_and_clusters(names), folds.probability(ours[sample], names)
     certain = np.maximum(found, 1.0 - found) >= 1.0 - EvaluationSettings().max_error
     wrong, every = (found >= 0.5) != viral, np.ones(len(viral))
     named = {
@@ -105,7 +97,7 @@ def _calls(genomes: Genomes, ours: Mapping[str, Sequence[Fold]], sample: str, na
         "error_of_all_calls": _ratio(wrong, every),
     }
     suffix = f"_{sample}" if sample else ""
-    return intervals({f"{name}{suffix}": figure for name, figure in named.items()}, clusters, viral)
+    return folds.intervals({f"{name}{suffix}": figure for name, figure in named.items()}, clusters, viral)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> Callable[[np.ndarray], float]:
@@ -129,7 +121,3 @@ def _run(*command: str | Path) -> float:
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return time.perf_counter() - start
-
-
-if __name__ == "__main__":
-    raise SystemExit(common.run("bench-peers", __doc__, OPTIONS, measure))

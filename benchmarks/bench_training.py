@@ -19,7 +19,7 @@ from joblib import cpu_count
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.common import Figures, Limits, alternate, median, run, speedup
+from benchmarks.common import Figures, Limits, alternate, median, speedup
 from virnuc_assets.classifier.checkpoint import Mlp
 from virnuc_assets.classifier.datasets import LabelledRows
 from virnuc_assets.classifier.training import EpochLoop
@@ -105,7 +105,3 @@ def measure(given: argparse.Namespace, _scratch: Path) -> tuple[Figures, Limits]
         **speedup("epoch_speedup_over_no_workers", found[""], found["plain_no_workers_"]),
         **{f"{name}rows_per_s": median(rounds) for name, rounds in found.items()},
     }, {}
-
-
-if __name__ == "__main__":
-    raise SystemExit(run("bench-training", __doc__, OPTIONS, measure))

@@ -1,22 +1,21 @@
-"""What all benchmarks use: options, a scratch folder, alternate rounds, fresh processes, figures with their limits."""
+"""What benchmarks share: alternate rounds, fresh processes, and figures of rounds."""
 
 from __future__ import annotations
 
-import argparse
-import json
+import gzip
 import multiprocessing
 import random
 import re
 import statistics
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
+from Bio import SeqIO
 from Bio.Data.CodonTable import standard_dna_table
+from Bio.SeqRecord import SeqRecord
 from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
 GENOMES = ROOT / "data/genomes"
@@ -26,63 +25,21 @@ MB = 1_000_000
 Figures = dict[str, float]
 Limits = Mapping[str, tuple[float, float]]  # least and largest accepted
 CODONS = sorted(standard_dna_table.forward_table)  # without stops
+K = TypeVar("K")
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def run(
-    target: str,
-    description: str | None,
-    options: Mapping[str, tuple[Any, str]],
-    measure: Callable[[argparse.Namespace, Path], tuple[Figures, Limits]],
-) -> int:
-    """A make target: parse, measure in a scratch folder, publish.
-
-    Options are a default and a help each. A default of several words is a choice of them, of which some may be given;
-    of False, a flag.
-    """
-    parser = argparse.ArgumentParser(f"make {target}", description=description)
-    file = ROOT / f"var/bench/{target.removeprefix('bench-')}.json"
-    parser.add_argument("--out", type=Path, default=file, help="file of figures")
-    for name, (default, text) in options.items():
-        kind: dict[str, Any] = {"type": type(default)}
-        if default is False:
-            kind = {"action": "store_true"}
-        elif isinstance(default, tuple):
-            kind = {"nargs": "*", "choices": default}
-        text = f"{text} (default {' '.join(default) if isinstance(default, tuple) else default})"
-        parser.add_argument(f"--{name}", default=default, help=text, **kind)
-    given = parser.parse_args()
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{target}-", dir=given.out.parent, ignore_cleanup_errors=True) as scratch:
-        figures, limits = measure(given, Path(scratch))
-        return publish(figures, given.out, limits)
-
-
-def publish(figures: Figures, out: Path, limits: Limits) -> int:
-    """Write all figures as one flat JSON object, print them with their limits; 1 if one misses them."""
-    out.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    ranges = {name: limit for name, limit in limits.items() if name in figures}
-    table = Table("figure", "value", "at least", "at most")
-    for name in sorted(figures):
-        table.add_row(name, f"{figures[name]:.6g}", *(f"{bound:.6g}" for bound in ranges.get(name, ())))
-    CONSOLE.print(table, f"written to {out}")
-    missed = [name for name, (low, high) in ranges.items() if not low <= figures[name] <= high]
-    if missed:
-        CONSOLE.print(f"missed: {', '.join(missed)}")
-    return int(bool(missed))
-
-
-def alternate(rounds: int, ways: Mapping[str, Callable[[], Figures]]) -> dict[str, list[Figures]]:
+def alternate(rounds: int, ways: Mapping[K, Callable[[], Figures]]) -> dict[K, list[Figures]]:
     """Figures, among them `per_s`, of ways that take turns, in every other round from the last to the first.
 
     So whatever else the machine does slows all of them: compare figures of one round.
     """
-    found: dict[str, list[Figures]] = {name: [] for name in ways}
+    found: dict[K, list[Figures]] = {name: [] for name in ways}
     for number in range(rounds):
         for name in list(ways)[:: -1 if number % 2 else 1]:
             found[name].append(ways[name]())
-        rates = {name: float(f"{figures[-1]['per_s']:.3g}") for name, figures in found.items()}
+        rates = {str(name): float(f"{figures[-1]['per_s']:.3g}") for name, figures in found.items()}
         CONSOLE.log(f"round {number + 1} of {rounds}, per second: {rates}")
     return found
 
@@ -101,6 +58,12 @@ def spread(name: str, values: Sequence[float]) -> Figures:
 def speedup(name: str, ours: Sequence[Figures], other: Sequence[Figures]) -> Figures:
     """Spread of the ratios of rates within a round."""
     return spread(name, [one["per_s"] / two["per_s"] for one, two in zip(ours, other, strict=True)])
+
+
+def parsed(path: Path, kind: str) -> list[SeqRecord]:
+    """Records of a compressed file."""
+    with gzip.open(path, "rt") as handle:
+        return list(SeqIO.parse(handle, kind))
 
 
 def coding(chance: random.Random, codons: int) -> str:

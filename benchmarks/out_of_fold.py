@@ -6,7 +6,6 @@ chosen on the records that remain; a fold's own are scored once, and decide noth
 
 from __future__ import annotations
 
-import gzip
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,12 +18,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from Bio import SeqIO
-from Bio.SeqRecord import SeqRecord
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from benchmarks.common import GENOMES, Figures
+from benchmarks.common import GENOMES, Figures, parsed
 from virnuc_assets.classifier.checkpoint import LinearModel, score
 from virnuc_assets.classifier.linear import fit_linear
 from virnuc_assets.classifier.record_rule import RecordRule, fit_record_rule, record_probability
@@ -98,12 +95,6 @@ class Genomes:
 def record_of(name: str) -> str:
     """The record that a sequence is of: itself, or, of a fragment, what its name record/start says."""
     return name.partition("/")[0]
-
-
-def parsed(path: Path, kind: str) -> list[SeqRecord]:
-    """Records of a compressed file."""
-    with gzip.open(path, "rt") as handle:
-        return list(SeqIO.parse(handle, kind))
 
 
 def as_fasta(sequences: Mapping[str, str]) -> str:

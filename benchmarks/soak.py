@@ -274,7 +274,3 @@ def _report(project: Project, sample: str) -> dict[str, list[bytes]]:
     """A sample's files, by their sorted lines: a file that was replaced has other shards than one that was not."""
     files = project.workspace.layout.sample_report(sample).glob("*")
     return {file.name: sorted(file.read_bytes().splitlines()) for file in files if file.name != PROVENANCE_FILE}
-
-
-if __name__ == "__main__":
-    raise SystemExit(common.run("soak", __doc__, OPTIONS, measure))

@@ -18,10 +18,10 @@ from virnuc_assets.encoders.machine import native_precision
 PROJECT = Path(__file__).parents[1]
 
 
-def figures(out: Path, module: str, *arguments: str, status: int = 0) -> dict[str, float]:
+def figures(out: Path, target: str, *arguments: str, status: int = 0) -> dict[str, float]:
     """What a benchmark wrote; nothing but its figures and its log is left."""
     out.parent.mkdir()
-    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments, "--out", str(out)]
+    command = [sys.executable, "-m", "benchmarks", target, *arguments, "--out", str(out)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == status, done.stdout + done.stderr
     assert {path.name for path in out.parent.iterdir()} - {out.with_suffix(".log").name} == {out.name}
@@ -56,7 +56,7 @@ def test_bench_encoders_measures_its_figures(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_bench_training_writes_its_figures(out: Path) -> None:
-    found = figures(out, "bench_training", "--shards", "14", "--rows", "64", "--columns", "48", "--epochs", "3")
+    found = figures(out, "bench-training", "--shards", "14", "--rows", "64", "--columns", "48", "--epochs", "3")
     assert found["rows"] == 14 * 64
     assert found["epoch_speedup"] > 0
     assert found["rows_per_s"] > 0
@@ -65,16 +65,15 @@ def test_bench_training_writes_its_figures(out: Path) -> None:
 @pytest.mark.slow
 def test_bench_sequences_writes_its_figures(out: Path) -> None:
     arguments = "--mb 0.5 --plain-mb 0.1 --contigs 400 --proteins 60 --chromosome-mb 0.5 --rounds 1"
-    found = figures(out, "bench_sequences", *arguments.split())
-    names = ("longest_orf_speed", "mb_per_s_short_contigs", "cds_speedup", "peak_mb", "peak_growth")
+    found = figures(out, "bench-sequences", *arguments.split())
+    names = ("longest_orf_speed", "mb_per_s_short_contigs", "cds_speedup", "peak_mb")
     assert {name: found[name] for name in names if found[name] <= 0} == {}
     assert found["frames_speedup"] == pytest.approx(found["frames_mb_per_s"] / found["plain_mb_per_s"])
-    assert found["cds_frames"] > found["cds_frames_supported"] > 0
 
 
 @pytest.mark.slow
 def test_bench_change_writes_its_figures_and_fails_by_a_missed_limit(out: Path) -> None:
-    found = figures(out, "bench_change", "--files", "24", "--partitions", "40", status=1)
+    found = figures(out, "bench-change", "--files", "24", "--partitions", "40", status=1)
     assert found["files_overhead_share"] > AT_MOST["files_overhead_share"]  # so few are work of a second
     assert found["files_shards"] == 2
     assert found["files_reembedded_frames"] == found["files_changed_frames"] > 0
@@ -93,7 +92,7 @@ def test_bench_change_writes_its_figures_and_fails_by_a_missed_limit(out: Path) 
 
 @pytest.mark.slow
 def test_bench_coverage_writes_its_figures(out: Path) -> None:
-    found = figures(out, "bench_coverage", "--names", "12", "--folds", "2")
+    found = figures(out, "bench-coverage", "--names", "12", "--folds", "2")
     for name in ("chunks_scored_viral", "chunks_scored_host", "complete_genes_scored"):
         assert 0 < found[f"{name}_stop_free"] < found[f"{name}_longest_orf"] <= 1, name
     assert 0 < found["frames_per_chunk_stop_free"] < 1 < found["frames_per_chunk_longest_orf"] <= 6

@@ -103,7 +103,7 @@ def test_what_is_dropped_is_done_exactly_once_whatever_is_killed(tmp_path: Path)
     out = tmp_path / "soak.json"
     amounts = [f"--good={GOOD}", f"--bad={BAD}", f"--kills={KILLS}", "--minutes=2", "--seed=7", f"--out={out}"]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.soak", *amounts], cwd=ROOT, capture_output=True, text=True, timeout=1800
+        [sys.executable, "-m", "benchmarks", "soak", *amounts], cwd=ROOT, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads(out.read_text())
