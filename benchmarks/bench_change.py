@@ -17,7 +17,7 @@ import sqlite3
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -116,10 +116,9 @@ def _bundled(folder: Path, given: argparse.Namespace) -> Figures:
 def _event_rows(home: Path) -> int:
     """Rows of all of Dagster's event tables: of each run, and of the index that repeats what is read across runs."""
     rows = 0
-    for path in home.rglob("*.db"):
+    for path in (home / "history/runs").glob("*.db"):
         with contextlib.closing(sqlite3.connect(path)) as database:
-            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'event_logs'").fetchone():
-                rows += database.execute("SELECT count(*) FROM event_logs").fetchone()[0]
+            rows += database.execute("SELECT count(*) FROM event_logs").fetchone()[0]
     return rows
 
 
@@ -235,25 +234,20 @@ def _fill(instance: dg.DagsterInstance, defs: dg.Definitions, partitions: int) -
 def _store_run(instance: dg.DagsterInstance, made: Mapping[dg.AssetKey, Sequence[str | None]]) -> None:
     """A run that made these partitions; `store_event` would open the database for each of some 400,000 events."""
     run, storage = DagsterRun("__ASSET_JOB", status=DagsterRunStatus.SUCCESS), cast("Any", instance.event_log_storage)
+    entry, tags = cast("Any", dg.EventLogEntry), {"dagster/data_version": "a", "dagster/code_version": "1"}
     instance.run_storage.add_run(run)
     with storage.index_transaction() as connection:
         for key, partitions in made.items():
-            for events in _events(key, partitions, run):
+            planned = [AssetMaterializationPlannedData(key, partition, None) for partition in partitions]
+            done = [StepMaterializationData(dg.AssetMaterialization(key, partition=p, tags=tags)) for p in partitions]
+            for kind, data in (("ASSET_MATERIALIZATION_PLANNED", planned), ("ASSET_MATERIALIZATION", done)):
+                facts = [DagsterEvent(kind, run.job_name, event_specific_data=each) for each in data]
+                head = (None, logging.DEBUG, "", run.run_id, time.time(), None, run.job_name)
+                events = [entry(*head, fact) for fact in facts]
                 rows = [connection.execute(storage.prepare_insert_event(event)) for event in events]
                 ids = [row.inserted_primary_key[0] for row in rows]
                 storage._store_asset_event_tags(connection, events, ids)
                 storage._store_asset_event(connection, events[-1], ids[-1])
-
-
-def _events(key: dg.AssetKey, partitions: Sequence[str | None], run: DagsterRun) -> Iterator[list[dg.EventLogEntry]]:
-    """What a run of an asset writes: that its partitions are planned, and that they were made."""
-    tags = {"dagster/data_version": "a", "dagster/code_version": "1"}
-    planned = [AssetMaterializationPlannedData(key, partition, None) for partition in partitions]
-    made = [StepMaterializationData(dg.AssetMaterialization(key, partition=p, tags=tags)) for p in partitions]
-    for kind, data in (("ASSET_MATERIALIZATION_PLANNED", planned), ("ASSET_MATERIALIZATION", made)):
-        events = [DagsterEvent(kind, run.job_name, event_specific_data=each) for each in data]
-        entry = cast("Any", dg.EventLogEntry)
-        yield [entry(None, logging.DEBUG, "", run.run_id, time.time(), None, run.job_name, event) for event in events]
 
 
 def _ticks(instance: dg.DagsterInstance, defs: dg.Definitions) -> tuple[list[float], int]:

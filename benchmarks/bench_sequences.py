@@ -72,7 +72,8 @@ def _frames(folder: Path, given: argparse.Namespace) -> Figures:
                 out.write(SeqRecord(record.seq, f"{record.id}_copy{number}", description="").format("fasta"))
                 if out.tell() >= mb * MB:
                     break
-    ways = {"plain": (plain_frames, share), "ours": (our_frames, whole), "longest_orf": (longest_frames, whole)}
+    longest = partial(our_frames, rule=FrameRule.of(SequenceSettings(frame_rule="longest_orf")))
+    ways = {"plain": (plain_frames, share), "ours": (our_frames, whole), "longest_orf": (longest, whole)}
     found = common.alternate(
         given.rounds, {name: partial(in_fresh_process, measured, *way) for name, way in ways.items()}
     )
@@ -163,11 +164,6 @@ def plain(frames: Sequence[str], proteins: Sequence[str]) -> object:
                 found.append(frame)
                 break
     return found
-
-
-def longest_frames(fasta: Path, folder: Path) -> None:
-    """As `our_frames`, the longest stretch of every frame, with the default length."""
-    our_frames(fasta, folder, FrameRule.of(SequenceSettings(frame_rule="longest_orf")))
 
 
 def our_frames(fasta: Path, folder: Path, rule: FrameRule = STOP_FREE) -> None:

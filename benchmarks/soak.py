@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import dagster as dg
 import psutil
@@ -52,7 +52,7 @@ max_rounds = 6
 bootstrap_rounds = 100
 power_studies = 20
 """
-Way = Literal["at once", "renamed", "slowly"]
+WAYS = ("at once", "renamed", "slowly")
 NONE = ("rows_lost", "rows_doubled", "slots_stuck", "orphans", "temporary_files", "partitions_missing")
 _ALL = "all"
 # Workers more often: they do the work.
@@ -77,7 +77,7 @@ class Dropped(NamedTuple):
     name: str
     content: bytes
     good: bool  # has predictions in the end; else it is refused
-    way: Way
+    way: str  # of WAYS
     before: bytes | None = None  # content that is in the folder for a while, until the file replaces it
     same_as: str | None = None  # name of the file with the same records, which alone has predictions
 
@@ -101,7 +101,8 @@ def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
         figures = _latency(project) | _fire(project, files, given)
         project.wait_for("all files done", lambda: project.is_settled(SAMPLES), 900)
         _wait(project, _ENDING_SECONDS)
-        figures |= left_over(project)
+        with project.instance() as instance:  # before anything cleans up
+            figures |= {"orphans": len(orphans(project.home)), "slots_stuck": slots_in_use(instance)}
         status = project.stop()
     finally:
         project.stop()
@@ -131,18 +132,17 @@ def _fire(project: Project, files: Sequence[Dropped], given: argparse.Namespace)
 def make_files(good: int, bad: int, seed: int) -> list[Dropped]:
     """Good and bad files, shuffled; every eighth good one replaces another content, the last is a duplicate of one."""
     chance, files = random.Random(seed), list[Dropped]()  # noqa: S311
-    ways: tuple[Way, ...] = get_args(Way)
     for number in range(good - 1):
         name = _GOOD_NAMES[number % len(_GOOD_NAMES)].format(number)
         content = _fasta(chance, f"r{number}", chance.randint(1, 6))
         before = content + _fasta(chance, f"s{number}", 1) if number % 8 == 3 else None
         if name.endswith(".gz"):
             content = gzip.compress(content, mtime=0)
-        files.append(Dropped(name, content, True, chance.choice(ways), before))
+        files.append(Dropped(name, content, True, chance.choice(WAYS), before))
     original = next(file for file in files if file.before is None and not file.name.endswith(".gz"))
     for number in range(bad):
         name = _BROKEN[number % len(_BROKEN)]
-        files.append(Dropped(f"bad_{number}_{name}", (_NASTY / name).read_bytes(), False, chance.choice(ways)))
+        files.append(Dropped(f"bad_{number}_{name}", (_NASTY / name).read_bytes(), False, chance.choice(WAYS)))
     chance.shuffle(files)
     copy = original.content[:-1]  # without its last line end: other bytes, same records
     return [*files, original._replace(name=f"z_copy_of_{good}.fasta", content=copy, same_as=original.name)]
@@ -209,12 +209,6 @@ def _wait_for_servers(project: Project) -> None:
 
     project.wait_for("servers up", all_there, 180)
     _wait(project, 15)
-
-
-def left_over(project: Project) -> Figures:
-    """Orphans, and slots in use, of a settled project whose servers run, before anything cleans up."""
-    with project.instance() as instance:
-        return {"orphans": len(orphans(project.home)), "slots_stuck": slots_in_use(instance)}
 
 
 def orphans(home: Path) -> list[psutil.Process]:
