@@ -58,22 +58,24 @@ class Design(NamedTuple):
 
 def measure(given: argparse.Namespace, _: Path) -> tuple[Figures, Limits]:
     """All designs; the metrics of `LIMITS` are the worst over them."""
-    rng, designs = np.random.default_rng(0), list[Design]()
-    for clusters, groups, rows, even in itertools.product(CLUSTERS, GROUPS, ROWS, (True, False)):
+    rng, found = np.random.default_rng(0), list[dict[str, float]]()
+    designs = list(itertools.product(CLUSTERS, GROUPS, ROWS, (True, False)))
+    for clusters, groups, rows, even in track(designs, "designs", console=CONSOLE):
         weights = np.ones(groups) if even else 1.0 / np.arange(1, groups + 1)
-        designs.append(Design(clusters, tuple((weights / weights.sum()).tolist()), rows))
-    lines = (_line(rng, design, given.studies, given.rounds) for design in track(designs, "designs", console=CONSOLE))
-    found = pd.DataFrame(lines)
-    CONSOLE.print(found.to_string(float_format="{:.3f}".format))
-    names = [f"p_go_equal_{row.clusters}_{row.groups}_{row.rows}_{row.even:d}" for row in found.itertuples()]
+        design = Design(clusters, tuple((weights / weights.sum()).tolist()), rows)
+        facts = {"clusters": clusters, "groups": groups, "rows": rows, "even": even}
+        found.append(facts | _line(rng, design, given.studies, given.rounds))
+    table = pd.DataFrame(found)
+    CONSOLE.print(table.to_string(float_format="{:.3f}".format))
+    large = (table["clusters"] >= 60) & (table["groups"] == 8)
     return {
-        **dict(zip(names, found.equal, strict=True)),
-        "p_go_equal_large": found.equal[(found.clusters >= 60) & (found.groups == 8)].min(),
-        "p_go_when_overall_loss_twice_margin": found.loss_2.max(),
-        "p_go_when_one_group_loses_three_margins": found.group_loss_3.max(),
-        "coverage_min": found.covered_least.min(),
-        "coverage_max": found.covered_most.max(),
-        "family_wise_error_at_margin_holm": found.holm.max(),
+        **{f"p_go_equal_{row.clusters}_{row.groups}_{row.rows}_{row.even:d}": row.equal for row in table.itertuples()},
+        "p_go_equal_large": table["equal"][large].min(),
+        "p_go_when_overall_loss_twice_margin": table["loss_2"].max(),
+        "p_go_when_one_group_loses_three_margins": table["group_loss_3"].max(),
+        "coverage_min": table["covered_least"].min(),
+        "coverage_max": table["covered_most"].max(),
+        "family_wise_error_at_margin_holm": table["holm"].max(),
     }, LIMITS
 
 
@@ -90,10 +92,6 @@ def _line(rng: np.random.Generator, design: Design, studies: int, rounds: int) -
     losing = [g for g, share in enumerate(design.shares) if share * design.clusters >= LEAST_OF_LOSING_GROUP - 1]
     at_margin = design.studies(rng, studies // 4, np.full(groups, of_group))
     return {
-        "clusters": design.clusters,
-        "groups": groups,
-        "rows": design.rows,
-        "even": len(set(design.shares)) == 1,
         "covered_least": min(covered),
         "covered_most": max(covered),
         "equal": chance_of_go(np.zeros(groups)),

@@ -109,9 +109,14 @@ def _cds(given: argparse.Namespace) -> Figures:
     chunks = [sequence[start : start + CHUNK_LENGTH] for start in range(0, len(sequence), CHUNK_LENGTH)]
     frames = [protein for chunk in chunks for _, _, protein in plain_open_frames(chunk)]
     proteins = [str(Seq(gene).translate()) for gene in genes]
-    ways = {search.__name__: partial(in_fresh_process, searched, search, frames, proteins) for search in (plain, ours)}
-    found = common.alternate(given.rounds, ways)
-    return speedup("cds_speedup", found["ours"], found["plain"])
+    found = common.alternate(
+        given.rounds,
+        {
+            search: partial(in_fresh_process, searched, search, frames, proteins)
+            for search in (plain_search, our_search)
+        },
+    )
+    return speedup("cds_speedup", found[our_search], found[plain_search])
 
 
 def _chromosomes(folder: Path, given: argparse.Namespace) -> Figures:
@@ -150,12 +155,12 @@ def searched(
     return {"per_s": len(frames) / (time.perf_counter() - start)}
 
 
-def ours(frames: Sequence[str], proteins: Sequence[str]) -> object:
+def our_search(frames: Sequence[str], proteins: Sequence[str]) -> object:
     """Which frames are inside a protein."""
     return occur_inside([frame.encode("ascii") for frame in frames], proteins)
 
 
-def plain(frames: Sequence[str], proteins: Sequence[str]) -> object:
+def plain_search(frames: Sequence[str], proteins: Sequence[str]) -> object:
     """As upstream (`seq_in_reflist`): protein by protein."""
     found = []
     for frame in frames:

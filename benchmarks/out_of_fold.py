@@ -129,17 +129,16 @@ class Fold(NamedTuple):
     rule: RecordRule | None
     chunks: pd.DataFrame
 
-    def probability(self, chunk_ids: Sequence[str] | None) -> pd.Series:
-        """Of virus of each sequence of which some of these chunks are, or of all, by its id."""
-        chunks = self.chunks if chunk_ids is None else self.chunks[self.chunks["chunk_id"].isin(chunk_ids)]
-        number, names = chunks["record_id"].factorize()
-        unknown = np.zeros(len(names), bool)
-        return pd.Series(record_probability(self.rule, chunks["probability"].to_numpy(), number, unknown), names)
-
 
 def probability(folds: Sequence[Fold], names: Iterable[str], chunk_ids: Sequence[str] | None = None) -> np.ndarray:
     """Of virus of the sequences, in their order, by these of their chunks or all; 0.5 where none is scored."""
-    return np.asarray(pd.concat([fold.probability(chunk_ids) for fold in folds]).reindex(list(names)).fillna(0.5))
+    found = []
+    for fold in folds:
+        chunks = fold.chunks if chunk_ids is None else fold.chunks[fold.chunks["chunk_id"].isin(chunk_ids)]
+        number, known = chunks["record_id"].factorize()
+        by_chunk, unrelated = chunks["probability"].to_numpy(), np.zeros(len(known), bool)
+        found.append(pd.Series(record_probability(fold.rule, by_chunk, number, unrelated), known))
+    return np.asarray(pd.concat(found).reindex(list(names)).fillna(0.5))
 
 
 def out_of_fold(genomes: Genomes, samples: Mapping[str, pa.Table]) -> dict[str, list[Fold]]:
