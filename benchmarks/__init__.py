@@ -1,4 +1,1 @@
-"""Benchmarks: each `make bench-NAME` measures all that it compares in one run and writes `var/bench/NAME.json`.
-
-What is compared with, and how it is measured, belongs here. The package imports nothing from here.
-"""
+"""Benchmarks: a make target measures all that it compares in one run. The package imports nothing from here."""

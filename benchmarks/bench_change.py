@@ -78,21 +78,18 @@ QUERIES = {
       assetsLatestInfo(assetKeys: $assetKeys) { unstartedRunIds inProgressRunIds latestRun { id status } } }""",
     "stale_marks": """query AssetStaleStatusDataQuery($assetKeys: [AssetKeyInput!]!) {
       assetNodes(assetKeys: $assetKeys) { staleStatus staleCauses { category reason key { path } } } }""",
-    "runs_page": """query RunsFeedRootQuery { runsFeedOrError(limit: 30, view: ROOTS) { ... on RunsFeedConnection {
-      cursor hasMore results { runStatus startTime endTime tags { key value } assetSelection { path } } } } }""",
 }
 
 
 def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
     """Each part in a project of its own."""
     logging.disable(logging.WARNING)  # Dagster's event log goes to its store, not to the terminal
-    figures: Figures = {}
+    figures, limits = Figures(), {name: (0.0, limit) for name, limit in AT_MOST.items()}
     for name in given.only:
         (scratch / name).mkdir()
         figures |= PARTS[name](scratch / name, given)
     changed = figures.get("files_changed_frames", 0.0)
-    limits = {name: (0.0, limit) for name, limit in AT_MOST.items()} | {"files_reembedded_frames": (changed, changed)}
-    return figures, limits
+    return figures, limits | {"files_reembedded_frames": (changed, changed)}
 
 
 def _bundled(folder: Path, given: argparse.Namespace) -> Figures:
@@ -171,10 +168,11 @@ def _plan_and_follow(project: Project) -> Figures:
     side by side no more counts than the step took. All else is overhead: sensors, queue and start of processes, what
     Dagster does for a run or a step, that each made table is read again, checks, and the merging of features.
     """
-    client, run_ids = DagsterGraphQLClient("127.0.0.1", project.settings.servers.dagster_port), list[str]()
+    run_ids = list[str]()
 
     def launched() -> bool:
         with contextlib.suppress(DagsterGraphQLClientError):  # its servers are starting
+            client = DagsterGraphQLClient("127.0.0.1", project.settings.servers.dagster_port)
             run_ids.append(client.submit_job_execution(PLAN_REFERENCE_JOB))
         return bool(run_ids)
 
@@ -184,6 +182,8 @@ def _plan_and_follow(project: Project) -> Figures:
     project.wait_for("reference embedded", lambda: project.is_settled(REFERENCE), _MADE_SECONDS)
     work = embedded = shards = 0.0
     with project.instance() as instance:
+        if (plan := instance.get_run_by_id(run_ids[0])) is None or not plan.is_success:
+            raise SystemExit(f"run {run_ids[0]} of {PLAN_REFERENCE_JOB} failed")
         records = [record for record in instance.get_run_records() if record.dagster_run.run_id not in before]
         for run_id in (record.dagster_run.run_id for record in records):
             seconds = defaultdict[str, float](float)

@@ -16,7 +16,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -73,10 +73,12 @@ def _frames(folder: Path, given: argparse.Namespace) -> Figures:
                 if out.tell() >= mb * MB:
                     break
     longest = partial(our_frames, rule=FrameRule.of(SequenceSettings(frame_rule="longest_orf")))
-    ways = {"plain": (plain_frames, share), "ours": (our_frames, whole), "longest_orf": (longest, whole)}
-    found = common.alternate(
-        given.rounds, {name: partial(in_fresh_process, measured, *way) for name, way in ways.items()}
-    )
+    ways = {
+        "plain": partial(in_fresh_process, measured, plain_frames, share),
+        "ours": partial(in_fresh_process, measured, our_frames, whole),
+        "longest_orf": partial(in_fresh_process, measured, longest, whole),
+    }
+    found = common.alternate(given.rounds, ways)
     return {
         "frames_mb_per_s": median(found["ours"]),
         "plain_mb_per_s": median(found["plain"]),
@@ -109,13 +111,9 @@ def _cds(given: argparse.Namespace) -> Figures:
     chunks = [sequence[start : start + CHUNK_LENGTH] for start in range(0, len(sequence), CHUNK_LENGTH)]
     frames = [protein for chunk in chunks for _, _, protein in plain_open_frames(chunk)]
     proteins = [str(Seq(gene).translate()) for gene in genes]
-    found = common.alternate(
-        given.rounds,
-        {
-            search: partial(in_fresh_process, searched, search, frames, proteins)
-            for search in (plain_search, our_search)
-        },
-    )
+    searches = (plain_search, our_search)
+    ways = {search: partial(in_fresh_process, searched, search, frames, proteins) for search in searches}
+    found = common.alternate(given.rounds, ways)
     return speedup("cds_speedup", found[our_search], found[plain_search])
 
 
@@ -146,21 +144,19 @@ def measured(way: Way, fasta: Path) -> Figures:
     return {"per_s": mb / seconds, "peak_mb": common.peak_bytes() / MB}
 
 
-def searched(
-    search: Callable[[Sequence[str], Sequence[str]], object], frames: list[str], proteins: list[str]
-) -> Figures:
+def searched(search: Callable[[list[str], list[str]], object], frames: list[str], proteins: list[str]) -> Figures:
     """Frames that are looked for in the proteins in a second."""
     start = time.perf_counter()
     search(frames, proteins)
     return {"per_s": len(frames) / (time.perf_counter() - start)}
 
 
-def our_search(frames: Sequence[str], proteins: Sequence[str]) -> object:
+def our_search(frames: list[str], proteins: list[str]) -> object:
     """Which frames are inside a protein."""
     return occur_inside([frame.encode("ascii") for frame in frames], proteins)
 
 
-def plain_search(frames: Sequence[str], proteins: Sequence[str]) -> object:
+def plain_search(frames: list[str], proteins: list[str]) -> object:
     """As upstream (`seq_in_reflist`): protein by protein."""
     found = []
     for frame in frames:

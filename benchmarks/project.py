@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -73,7 +72,7 @@ class Project:
         """End the servers as Ctrl-C does; returns their status."""
         if self._up is None:
             return 0
-        self._up.send_signal(signal.SIGTERM)
+        self._up.terminate()
         try:
             return self._up.wait(60)
         except subprocess.TimeoutExpired:
