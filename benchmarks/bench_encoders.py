@@ -116,21 +116,22 @@ def _compare(
     ours = {precision: Contender("ours", our_model, precision) for precision in precisions}
     # As VirNucPro has them; transformers as ours.
     theirs = {each: Contender(code, model, each if code == "transformers" else "fp32") for each in precisions}
-    sequences, ways = frames[column].slice(0, rows).to_pylist(), dict[Contender, Callable[[], Figures]]()
+    sequences, ways = frames[column].slice(0, rows).to_pylist(), dict[str, Callable[[], Figures]]()
     with ExitStack() as stack:
         for contender in dict.fromkeys([*ours.values(), *theirs.values()]):
             process = stack.enter_context(common.fresh_process())
             own = sequences[: len(sequences) // _ONE_BY_ONE] if contender.code == "one_by_one" else sequences
             folder, device = checkpoints / contender.model, torch.device(given.device)
             process.submit(_load, contender, models[contender.model], folder, device, own).result()
-            ways[contender] = lambda process=process: process.submit(_pass).result()  # type: ignore[misc]
+            ways["_".join(contender)] = lambda process=process: process.submit(_pass).result()  # type: ignore[misc]
         found = common.alternate(given.rounds, ways)
     figures: Figures = {}
     for precision, one in ours.items():
         ending = "" if precision == "fp32" else f"_{precision}"
-        figures |= speedup(name + ending, found[one], found[theirs[precision]])
+        own, other = found["_".join(one)], found["_".join(theirs[precision])]
+        figures |= speedup(name + ending, own, other)
         if code == "transformers":
-            shares = [each["share_of_peak"] for each in found[one]]
+            shares = [each["share_of_peak"] for each in own]
             figures |= spread(f"{precision}_share_of_peak", shares)
     return figures
 

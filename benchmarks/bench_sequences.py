@@ -16,7 +16,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -60,15 +60,30 @@ def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
     """All on one core."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of the measured processes, too
     os.environ |= dict.fromkeys(ONE_THREAD, "1")
-    return _frames(scratch, given) | _contigs(scratch, given) | _cds(given) | _chromosomes(scratch, given), {}
+    genomes = [record for source in read_catalogue(GENOMES) for record in common.parsed(source.fasta, "fasta")]
+    fasta, few = scratch / "measured.fa", given.contigs // 10
+    figures = _frames(genomes, scratch, given) | _cds(given)
+    contigs = {}
+    for count in (few, given.contigs):
+        write_contigs(fasta, genomes, count)
+        contigs[count] = in_fresh_process(measured, our_frames, fasta)
+    beyond_few = contigs[given.contigs]["peak_mb"] - contigs[few]["peak_mb"]
+    figures["mb_per_s_short_contigs"] = contigs[given.contigs]["per_s"]
+    figures["short_contigs_peak_mb"] = contigs[given.contigs]["peak_mb"]
+    figures["bytes_per_short_contig"] = beyond_few * MB / (given.contigs - few)
+    for prefix, mb in {"": given.chromosome_mb, **({"long_": LONG_MB} if given.long else {})}.items():
+        write_chromosome(fasta, mb)
+        found = in_fresh_process(measured, our_frames, fasta)
+        figures |= {f"{prefix}chromosome_mb_per_s": found["per_s"], f"{prefix}peak_mb": found["peak_mb"]}
+    return figures, {}
 
 
-def _frames(folder: Path, given: argparse.Namespace) -> Figures:
+def _frames(genomes: Sequence[SeqRecord], folder: Path, given: argparse.Namespace) -> Figures:
     """Bundled genomes, again and again under new ids."""
-    whole, share, records = folder / "whole.fa", folder / "share.fa", _bundled()
+    whole, share = folder / "whole.fa", folder / "share.fa"
     for path, mb in ((whole, given.mb), (share, given.plain_mb)):
         with path.open("w", encoding="ascii") as out:
-            for number, record in enumerate(itertools.cycle(records)):
+            for number, record in enumerate(itertools.cycle(genomes)):
                 out.write(SeqRecord(record.seq, f"{record.id}_copy{number}", description="").format("fasta"))
                 if out.tell() >= mb * MB:
                     break
@@ -87,20 +102,21 @@ def _frames(folder: Path, given: argparse.Namespace) -> Figures:
     }
 
 
-def _contigs(folder: Path, given: argparse.Namespace) -> Figures:
-    """Bundled genomes, cut into contigs of any length from 300 to 600 nt."""
-    genomes, chance = "".join(str(record.seq) for record in _bundled()), random.Random(0)  # noqa: S311
-    begins = [chance.randrange(len(genomes) - 600) for _ in range(given.contigs)]
-    cut = [genomes[begin : begin + chance.randint(300, 600)] for begin in begins]
-    found, fasta, few = list[Figures](), folder / "contigs.fa", given.contigs // 10
-    for count in (few, given.contigs):
-        fasta.write_text("".join(f">contig_{number:08d}\n{bases}\n" for number, bases in enumerate(cut[:count])))
-        found.append(in_fresh_process(measured, our_frames, fasta))
-    return {
-        "mb_per_s_short_contigs": found[1]["per_s"],
-        "short_contigs_peak_mb": found[1]["peak_mb"],
-        "bytes_per_short_contig": (found[1]["peak_mb"] - found[0]["peak_mb"]) * MB / (given.contigs - few),
-    }
+def write_contigs(fasta: Path, genomes: Sequence[SeqRecord], count: int) -> None:
+    """Genomes, cut into contigs of any length from 300 to 600 nt."""
+    bases, chance = "".join(str(record.seq) for record in genomes), random.Random(0)  # noqa: S311
+    with fasta.open("w", encoding="ascii") as out:
+        for number in range(count):
+            start = chance.randrange(len(bases) - 600)
+            out.write(f">contig_{number:08d}\n{bases[start : start + chance.randint(300, 600)]}\n")
+
+
+def write_chromosome(fasta: Path, mb: float) -> None:
+    """One record of random bases in whole lines of 80."""
+    lines = np.full((int(mb * MB) // 80, 81), ord("\n"), np.uint8)
+    random_bases = np.random.default_rng(0).integers(0, 4, (len(lines), 80), np.uint8)
+    lines[:, :80] = np.frombuffer(b"ACGT", np.uint8)[random_bases]
+    fasta.write_bytes(b">chromosome\n" + lines.tobytes())
 
 
 def _cds(given: argparse.Namespace) -> Figures:
@@ -111,23 +127,10 @@ def _cds(given: argparse.Namespace) -> Figures:
     chunks = [sequence[start : start + CHUNK_LENGTH] for start in range(0, len(sequence), CHUNK_LENGTH)]
     frames = [protein for chunk in chunks for _, _, protein in plain_open_frames(chunk)]
     proteins = [str(Seq(gene).translate()) for gene in genes]
-    searches = (plain_search, our_search)
-    ways = {search: partial(in_fresh_process, searched, search, frames, proteins) for search in searches}
+    searches = {"plain": plain_search, "ours": our_search}
+    ways = {name: partial(in_fresh_process, searched, way, frames, proteins) for name, way in searches.items()}
     found = common.alternate(given.rounds, ways)
-    return speedup("cds_speedup", found[our_search], found[plain_search])
-
-
-def _chromosomes(folder: Path, given: argparse.Namespace) -> Figures:
-    """One record of random bases in whole lines of 80."""
-    figures, fasta, generator = Figures(), folder / "chromosome.fa", np.random.default_rng(0)
-    lengths_mb = {"": given.chromosome_mb} | ({"long_": LONG_MB} if given.long else {})
-    for prefix, length_mb in lengths_mb.items():
-        lines = np.full((int(length_mb * MB) // 80, 81), ord("\n"), np.uint8)
-        lines[:, :80] = np.frombuffer(b"ACGT", np.uint8)[generator.integers(0, 4, (len(lines), 80), np.uint8)]
-        fasta.write_bytes(b">chromosome\n" + lines.tobytes())
-        found = in_fresh_process(measured, our_frames, fasta)
-        figures |= {f"{prefix}chromosome_mb_per_s": found["per_s"], f"{prefix}peak_mb": found["peak_mb"]}
-    return figures
+    return speedup("cds_speedup", found["ours"], found["plain"])
 
 
 def measured(way: Way, fasta: Path) -> Figures:
@@ -213,7 +216,3 @@ def plain_open_frames(sequence: str) -> Iterator[tuple[str, str, str]]:
                 protein += _CODONS.get(strand[start : start + 3], "")
             if protein and "*" not in protein:
                 yield f"{direction}{frame + 1}", strand[frame : frame + 3 * len(protein) + 1], protein
-
-
-def _bundled() -> list[SeqRecord]:
-    return [record for source in read_catalogue(GENOMES) for record in common.parsed(source.fasta, "fasta")]

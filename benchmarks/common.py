@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from Bio import SeqIO
 from Bio.Data.CodonTable import standard_dna_table
@@ -25,28 +25,26 @@ MB = 1_000_000
 Figures = dict[str, float]
 Limits = Mapping[str, tuple[float, float]]  # least and largest accepted
 CODONS = sorted(standard_dna_table.forward_table)  # without stops
-K = TypeVar("K")
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def alternate(rounds: int, ways: Mapping[K, Callable[[], Figures]]) -> dict[K, list[Figures]]:
+def alternate(rounds: int, ways: Mapping[str, Callable[[], Figures]]) -> dict[str, list[Figures]]:
     """Figures, among them `per_s`, of ways that take turns, in every other round from the last to the first.
 
     So whatever else the machine does slows all of them: compare figures of one round.
     """
-    found: dict[K, list[Figures]] = {name: [] for name in ways}
+    found: dict[str, list[Figures]] = {name: [] for name in ways}
     for number in range(rounds):
         for name in list(ways)[:: -1 if number % 2 else 1]:
             found[name].append(ways[name]())
-        rates = {str(name): float(f"{figures[-1]['per_s']:.3g}") for name, figures in found.items()}
+        rates = {name: float(f"{figures[-1]['per_s']:.3g}") for name, figures in found.items()}
         CONSOLE.log(f"round {number + 1} of {rounds}, per second: {rates}")
     return found
 
 
-def median(rounds: Sequence[Figures], name: str = "per_s") -> float:
-    """Of a figure over rounds."""
-    return statistics.median(one[name] for one in rounds)
+def median(rounds: Sequence[Figures]) -> float:
+    """Of the rounds' rates."""
+    return statistics.median(one["per_s"] for one in rounds)
 
 
 def spread(name: str, values: Sequence[float]) -> Figures:
@@ -76,10 +74,10 @@ def fresh_process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
-def in_fresh_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def in_fresh_process(function: Callable[..., T], *given: object) -> T:
     """What a function returns in a process that ends with it."""
     with fresh_process() as process:
-        return process.submit(function, *args, **kwargs).result()
+        return process.submit(function, *given).result()
 
 
 def peak_bytes() -> int:
