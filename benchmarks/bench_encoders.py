@@ -143,12 +143,10 @@ def _load(contender: Contender, model: Model, folder: Path, device: torch.device
     torch.set_num_threads(cpu_count())
     embed_all, width = _build(contender, model, folder, device), model.hidden
     embed_all(sequences[:2])
-    factors = [
-        torch.rand(shape, device=device).to(DTYPES[contender.precision])
-        for shape in ((2048, width), (width, 4 * width))
-    ]
+    factors = [torch.rand(shape, device=device) for shape in ((2048, width), (width, 4 * width))]
     flop = model.flop([len(sequence) + 2 for sequence in sequences])  # a token per residue, CLS and EOS
-    _loaded.update(embed=embed_all, sequences=sequences, factors=factors, flop=flop)
+    _loaded.update(embed=embed_all, sequences=sequences, flop=flop)
+    _loaded["factors"] = [factor.to(DTYPES[contender.precision]) for factor in factors]
 
 
 def _peak() -> float:
@@ -204,14 +202,10 @@ def _frame_tables(checkpoints: Path, frames: pa.Table, device: str, layers: int)
 
 
 def memory_beyond_model(checkpoint: Path, frames: Path, device: str, passes: int) -> int:
-    """Bytes that memory grew by, at its highest, after the model was loaded, on the way of the embedding assets.
+    """Bytes that memory grew by, at its highest, after a model of one layer was loaded, as the embedding assets do it.
 
-    Args:
-        checkpoint: Of one layer.
-        frames: The table.
-        device: "cpu" or "cuda".
-        passes: How often the table is embedded and written. An allocator does not find the same places each time, and
-            what libraries set up at their first use stays: for a table of one window the highest of one pass is luck.
+    The table is embedded and written so many times: an allocator does not find the same places each time, and what
+    libraries set up at their first use stays, so that for a table of one window the highest of one pass is luck.
     """
     encoder = load_ours(checkpoint, "fp32", device)
     known = KnownVectors(np.empty((0, 2), np.uint64), encoder.fingerprint, print)
@@ -226,8 +220,8 @@ def memory_beyond_model(checkpoint: Path, frames: Path, device: str, passes: int
         return embed_windows(encoder, in_windows(windows, encoder.window_rows))
 
     for _ in range(passes):
-        schema = embeddings_schema(encoder.dim)
-        with TableWriter(frames.with_suffix(".vectors"), schema, {"table": "embeddings"}) as writer:
-            for table in ShardVectors(frames, spec.column, spec.max_length, known, embedded).tables():
-                writer.write(table)
+        vectors = ShardVectors(frames, spec.column, spec.max_length, known, embedded)
+        with TableWriter(frames.with_suffix(".vectors"), embeddings_schema(encoder.dim), {"table": "embeddings"}) as to:
+            for table in vectors.tables():
+                to.write(table)
     return highest() - loaded

@@ -79,7 +79,7 @@ class Dropped(NamedTuple):
     good: bool  # has predictions in the end; else it is refused
     way: str  # of WAYS
     before: bytes | None = None  # content that is in the folder for a while, until the file replaces it
-    same_as: str | None = None  # name of the file with the same records, which alone has predictions
+    duplicate: bool = False  # of a file with the same records, which alone has predictions
 
 
 def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
@@ -94,7 +94,7 @@ def measure(given: argparse.Namespace, scratch: Path) -> tuple[Figures, Limits]:
     shutil.copytree(scratch / "project", scratch / "undisturbed")
     undisturbed = Project(scratch / "undisturbed", log, None)
     for file in files:
-        if file.good and file.same_as is None:
+        if file.good and not file.duplicate:
             (undisturbed.settings.incoming / file.name).write_bytes(file.content)
     undisturbed.virnuc("demo")
     try:
@@ -145,7 +145,7 @@ def make_files(good: int, bad: int, seed: int) -> list[Dropped]:
         files.append(Dropped(f"bad_{number}_{name}", (_NASTY / name).read_bytes(), False, chance.choice(WAYS)))
     chance.shuffle(files)
     copy = original.content[:-1]  # without its last line end: other bytes, same records
-    return [*files, original._replace(name=f"z_copy_of_{good}.fasta", content=copy, same_as=original.name)]
+    return [*files, original._replace(name=f"z_copy_of_{good}.fasta", content=copy, duplicate=True)]
 
 
 def _fasta(chance: random.Random, prefix: str, records: int) -> bytes:
@@ -214,8 +214,7 @@ def _wait_for_servers(project: Project) -> None:
 def orphans(home: Path) -> list[psutil.Process]:
     """Processes of a home that should not be there where no run is active.
 
-    Those are the ones that execute runs, and whatever does not descend from the living `virnuc up`, as its servers
-    and Python's resource trackers do.
+    They execute a run, or do not descend from the living `virnuc up`, as its servers and Python's resource trackers do.
     """
     living, found = processes_of(home), []
     up = {process.pid for kind, process in living if kind == "up"}
@@ -243,7 +242,7 @@ def _verdict(project: Project, undisturbed: Project, files: Sequence[Dropped]) -
         if not file.good:
             refused = entry is not None and entry.status in ("refused", "name_collision")
             figures["files_bad_reported"] += refused and bool(entry and entry.reason)
-        elif file.same_as is not None:
+        elif file.duplicate:
             figures["files_good"] += entry is not None and entry.status == "duplicate"
         else:
             sample = source_name(project.settings.incoming / file.name)

@@ -116,7 +116,7 @@ def test_the_settings_of_the_soak_exist(tmp_path: Path) -> None:
 
 def test_every_good_file_has_frames_that_are_scored_and_the_duplicate_is_dropped_last(tmp_path: Path) -> None:
     files = make_files(8, 5, seed=0)
-    assert [file.same_as is not None for file in files] == [False] * 12 + [True]
+    assert [file.duplicate for file in files] == [False] * 12 + [True]
     for file in files:
         if file.good:
             (tmp_path / file.name).write_bytes(file.content)
