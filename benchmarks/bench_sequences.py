@@ -69,8 +69,8 @@ def _frames(folder: Path, given: argparse.Namespace) -> Figures:
     write_repeated(whole, given.mb)
     write_repeated(share, given.plain_mb)
     ways = {"plain": (plain_frames, share), "ours": (our_frames, whole), "longest_orf": (longest_frames, whole)}
-    turns = {name: partial(in_fresh_process, measured, *way) for name, way in ways.items()}
-    found = common.alternate(given.rounds, turns)
+    processes = {name: partial(in_fresh_process, measured, *way) for name, way in ways.items()}
+    found = common.alternate(given.rounds, processes)
     ours, plain = in_fresh_process(measured, our_frames, share), found["plain"][0]
     _require_equal(ours, plain, "chunks", "frames")
     return {
