@@ -83,7 +83,7 @@ def check_environment_job(workspace: Workspace) -> dg.JobDefinition:
     @dg.op(out=dg.Out(dg.Nothing), pool=GPU_POOL, tags=gpu_op_tags(workspace.settings))
     def report_environment(context: dg.OpExecutionContext) -> None:
         """Fails where `virnuc doctor` does, or where the results store cannot be used."""
-        from virnuc_assets.workstation.doctor import examine
+        from virnuc_assets.workstation.setup import examine
 
         path = workspace.layout.results / f".check_environment.{context.run_id}"
         found, problems = examine(workspace)

@@ -41,11 +41,11 @@ from virnuc_assets.storage.tables import (
     read_table,
     require_table,
 )
+from virnuc_assets.text import printable
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.sample_calls import SampleCalls
     from virnuc_assets.reports.sample_results import Input, Shards, Started
-from virnuc_assets.text import printable
 
 GROUP = "sample_predictions"
 PROVENANCE_FILE = "provenance.json"  # of a report: what it was made from
