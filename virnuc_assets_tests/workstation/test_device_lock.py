@@ -17,8 +17,8 @@ import pytest
 from filelock import FileLock
 
 from virnuc_assets.cli.stages import loaded_encoder
-from virnuc_assets.defs.forms import training_place
 from virnuc_assets.defs.partitions import SAMPLES
+from virnuc_assets.defs.sharded_asset import training_place
 from virnuc_assets.workstation import device_lock
 from virnuc_assets.workstation.device_lock import DeviceLock, device_names, give_back, holder, lock_of, take, take_one
 from virnuc_assets_tests.assets.project import SAMPLE, Project, failures
