@@ -20,7 +20,7 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup \
-	    -m "not (gpu or network or slurm or postgres or s3)"
+	    -m "not (gpu or network or slurm or kubernetes or postgres or s3)"
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -q -m gpu
@@ -34,8 +34,8 @@ test-slurm: $(STAMP) iproute2
 	ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || { $(APT) postgresql; }
 	$(ALONE) $(BIN)/python -m pytest -q -m slurm -n 2 --dist loadscope
 
-test-k8s: $(STAMP)
-	$(BIN)/python -m pytest -q virnuc_assets_tests/launching/test_kubernetes.py
+test-k8s: $(STAMP) iproute2
+	$(ALONE) $(BIN)/python -m pytest -q -m kubernetes
 
 test-postgres: $(STAMP) iproute2
 	ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || { $(APT) postgresql; }

@@ -15,10 +15,10 @@ from dagster import DagsterRunStatus, RunsFilter
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
 
 from virnuc_assets.defs.checks import stale_partitions
-from virnuc_assets.defs.jobs import files_to_plan
 from virnuc_assets.defs.partitions import ShardSet
 from virnuc_assets.defs.provenance import CHUNKS, FRAMES, PREDICTIONS, REPORT, vectors
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.sensors import files_to_plan
 from virnuc_assets.settings import load_settings
 from virnuc_assets.workstation.setup import dagster_home
 

@@ -28,6 +28,7 @@ from benchmarks.project import UNFINISHED, Project
 from virnuc_assets.defs.assets.predictions import PROVENANCE_FILE
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.defs.provenance import PREDICTIONS
+from virnuc_assets.reports.sample_results import FRAMES_TABLE, PAGE_FILE, RUN_FILE
 from virnuc_assets.sequences.catalogue import source_name
 from virnuc_assets.sequences.incoming import read_intake_log
 from virnuc_assets.storage.tables import read_table
@@ -57,6 +58,7 @@ NONE = ("rows_lost", "rows_doubled", "slots_stuck", "orphans", "temporary_files"
 _ALL = "all"
 # Workers more often: they do the work.
 _TARGETS = ("worker", "worker", "worker", "code_server", "webserver", "daemon", "mlflow", "up", _ALL, "helper")
+_NOT_COMPARED = {PROVENANCE_FILE, RUN_FILE, PAGE_FILE, FRAMES_TABLE}
 _WORKING, _SERVERS = {"worker", "helper"}, 5  # `virnuc up` is one of them
 _ENDING_SECONDS = 30.0  # of a process that is just ending, and a slot that is about to be freed
 _PAUSES_S = (0.5, 2.0, 8.0)  # between the parts of a slow copy; the last is longer than two polls of the sensor
@@ -264,6 +266,9 @@ def _rows(project: Project, sample: str) -> Counter[tuple[Any, ...]]:
 
 
 def _report(project: Project, sample: str) -> dict[str, list[bytes]]:
-    """A sample's files, by their sorted lines: a file that was replaced has other shards than one that was not."""
+    """A sample's files, by their sorted lines: a file that was replaced has other shards than one that was not.
+
+    Without those that tell when they were made, and the table of frames, whose rows are compared.
+    """
     files = project.workspace.layout.sample_report(sample).glob("*")
-    return {file.name: sorted(file.read_bytes().splitlines()) for file in files if file.name != PROVENANCE_FILE}
+    return {file.name: sorted(file.read_bytes().splitlines()) for file in files if file.name not in _NOT_COMPARED}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from virnuc_assets.defs import automation, checks, jobs
+from virnuc_assets.defs import automation, checks, jobs, sensors
 from virnuc_assets.defs.assets import (
     classifiers,
     embeddings,
@@ -55,7 +55,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
         assets=[each for each in made if not isinstance(each, dg.AssetChecksDefinition)],
         asset_checks=asset_checks,
         jobs=jobs.build_jobs(workspace),
-        sensors=[jobs.build_sensor(workspace), *automation.build_sensors(), *slurm.build_sensors()],
+        sensors=[sensors.build_sensor(workspace), *automation.build_sensors(), *slurm.build_sensors()],
         resources={"tracking": tracking},
         executor=step_executor(settings.launch),
     )

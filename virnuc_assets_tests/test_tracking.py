@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from virnuc_assets.classifier.checkpoint import load_classifier, score
 from virnuc_assets.classifier.linear import INVERSE_STRENGTHS
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, register
-from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED, MlflowTracking, Table
+from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED, Table
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import load_settings
 from virnuc_assets.storage.merging import vectors_of
@@ -276,9 +276,7 @@ def test_a_deleted_run_has_a_reason_instead_of_a_link(copied: Project) -> None:
     for found in metadata.values():
         assert str(found["mlflow_run"].value).startswith("no link: run of this training was deleted from")
     assert metadata["fastesm2_classifier"]["trained"].value is False
-    tracking = MlflowTracking(
-        uri=tracking_uri(copied.settings), server_url="http://127.0.0.1:5000", dagster_url="http://127.0.0.1:3000"
-    )
+    tracking = copied.defs.resources["tracking"]
     assert str(tracking.link(deleted).value).startswith(f"no link: run {deleted} was deleted from")
     kept = training(client, "esm2_3b").info.run_id
     assert tracking.link(kept).value == tracking.address(kept)
@@ -286,9 +284,7 @@ def test_a_deleted_run_has_a_reason_instead_of_a_link(copied: Project) -> None:
 
 def test_what_a_store_lacks_is_named_with_its_remedy(copied: Project) -> None:
     client = mlflow.MlflowClient(tracking_uri(copied.settings))
-    tracking = MlflowTracking(
-        uri=tracking_uri(copied.settings), server_url="http://127.0.0.1:5000", dagster_url="http://127.0.0.1:3000"
-    )
+    tracking = copied.defs.resources["tracking"]
     with pytest.raises(VirnucError, match="no run trained classifier 0{64}.*Materialize the classifier again"):
         tracking.log_to_training("0" * 64, {}, {}, {}, Table("a", "b", "test"), "")
     client.rename_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id, "another")

@@ -83,9 +83,10 @@ def tested_on(layout: Layout, description: ClassifierDescription, max_error: flo
             }
             for level, one in found.items()
         },
-        "certain_records": dict(
-            count=certain.certain, accuracy=certain.accuracy, auroc=certain.auroc, max_error=max_error
-        ),
+        "certain_records": {
+            "count": certain.certain,
+            **{name: getattr(certain, name) for name in ("accuracy", "auroc", "max_error")},
+        },
         "groups": [
             {
                 "label": of_frames.label,

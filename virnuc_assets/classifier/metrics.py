@@ -213,7 +213,8 @@ def performance(
     ranges = length_ranges(settings.length_bins_nt)
     lengths = [ranges[bisect_right(settings.length_bins_nt, length_of[record])] for record in records.ids.to_pylist()]
     calibrated = calibrated_scores(table, temperature)
-    bins = reliability(frames.viral, virus := calibrated["score_virus"].to_numpy())
+    virus = calibrated["score_virus"].to_numpy()
+    bins = reliability(frames.viral, virus)
     brier = float(np.mean((virus - frames.viral) ** 2))
     return Performance(
         levels={level: classification_metrics(scored) for level, scored in levels.items()},

@@ -153,11 +153,11 @@ def kept_kmers(proteins: pa.ChunkedArray, k: int, largest: int) -> tuple[np.ndar
     kmers, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for start in range(int(edges[0]), int(edges[-1]) - k + 1, _BLOCK):
         block = residues[start : min(start + _BLOCK + k - 1, int(edges[-1]))] & 31
-        letters, bits = block.astype(np.uint64), np.uint32(1) << block
+        codes, bits = block.astype(np.uint64), np.uint32(1) << block
         numbers, seen = np.zeros(len(block) - k + 1, np.uint64), np.zeros(len(block) - k + 1, np.uint32)
         for first in range(k):
             window = slice(first, first + len(numbers))
-            numbers = numbers << np.uint64(_BITS) | letters[window]
+            numbers = numbers << np.uint64(_BITS) | codes[window]
             seen |= bits[window]
         mixed = (_mixed(numbers) >> np.uint64(1)).view(np.int64)
         at = np.flatnonzero((mixed <= largest) & (np.bitwise_count(seen) >= min(MIN_RESIDUES_PER_KMER, k)))

@@ -33,6 +33,7 @@ from virnuc_assets.defs.checks import plan_is_current, stale_assets, stale_parti
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguous_ranges, range_tags
 from virnuc_assets.defs.provenance import stages
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.sensors import files_to_plan
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import source_name
@@ -82,12 +83,12 @@ def run_everything(workspace: Workspace, run: Runs, out: Console) -> None:
 
 
 def _plan_samples(workspace: Workspace, run: Runs, out: Console) -> None:
-    if not (files := list(jobs.files_to_plan(workspace))):
+    if not (files := list(files_to_plan(workspace))):
         return
     try:
         run.job(jobs.PLAN_SAMPLES_JOB, dg.RunConfig(ops={jobs.PLAN_SAMPLES_OP: PlanSamples(files=files)}))
     except VirnucError:
-        if jobs.files_to_plan(workspace):  # not for the sake of refused files, which are in the intake log
+        if files_to_plan(workspace):  # not for the sake of refused files, which are in the intake log
             raise
     intake = read_intake_log(workspace.layout)
     for entry in (intake[file] for file in files if file in intake and intake[file].reason):

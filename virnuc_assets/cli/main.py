@@ -61,7 +61,7 @@ def doctor(
 
     The job check_environment shows the same where the run launcher puts a step.
     """
-    from virnuc_assets.workstation.doctor import examine
+    from virnuc_assets.workstation.setup import examine
 
     facts, problems = examine(Workspace(load_settings(project)), every_byte=verify)
     print_pairs(facts)

@@ -13,11 +13,11 @@ from virnuc_assets.defs.assets.finetuning import asset_name
 from virnuc_assets.defs.assets.predictions import report_is_current
 from virnuc_assets.defs.assets.shards import PLAN, SHARDS
 from virnuc_assets.defs.automation import check_condition
-from virnuc_assets.defs.forms import is_current, recorded_versions
 from virnuc_assets.defs.metadata import result
 from virnuc_assets.defs.partitions import REFERENCE, ShardSet
 from virnuc_assets.defs.provenance import CHUNKS, FRAMES, LEDGER, REPORT, Today, planned_shard, stages
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.sharded_asset import is_current, recorded_versions
 from virnuc_assets.encoders.checkpoints import FINETUNING_FILE
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.sequences.ledger import shard_ledger_faults

@@ -1,6 +1,5 @@
-"""The jobs, one for each phase of the work, and the sensor of the watched folder."""
+"""The jobs, one for each phase of the work."""
 
-import json
 import os
 import time
 from collections.abc import Iterable
@@ -12,13 +11,12 @@ import dagster as dg
 from virnuc_assets.defs.assets import finetuning, refseq
 from virnuc_assets.defs.assets.migration import DECISION
 from virnuc_assets.defs.assets.sequences import REFERENCE_LEDGER
-from virnuc_assets.defs.assets.shards import PLAN, PlanSamples
+from virnuc_assets.defs.assets.shards import PLAN
 from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet
 from virnuc_assets.defs.provenance import stages, vectors
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.sequences.incoming import visible_files, waiting_files
 from virnuc_assets.storage.atomic import atomic_write
 
 FETCH_JOB = "fetch_refseq"
@@ -32,7 +30,6 @@ PLAN_SAMPLES_OP = "samples__shard_plan"
 DECISION_JOB = "train_and_decide"
 DECIDE_JOB = "decide"
 
-_POLL_SECONDS, _AGAIN_SECONDS = 5, 3600
 _PHASES = {
     FETCH_JOB: "Downloads the RefSeq release of the settings; what is there is not fetched again.",
     PLAN_REFERENCE_JOB: "Plans the catalogue into shards; new ones become partitions.",
@@ -83,7 +80,7 @@ def check_environment_job(workspace: Workspace) -> dg.JobDefinition:
     @dg.op(out=dg.Out(dg.Nothing), pool=GPU_POOL, tags=gpu_op_tags(workspace.settings))
     def report_environment(context: dg.OpExecutionContext) -> None:
         """Fails where `virnuc doctor` does, or where the results store cannot be used."""
-        from virnuc_assets.workstation.doctor import examine
+        from virnuc_assets.workstation.setup import examine
 
         path = workspace.layout.results / f".check_environment.{context.run_id}"
         found, problems = examine(workspace)
@@ -118,42 +115,3 @@ def _store_answer(path: Path) -> str:
             f"{os.getuid()}, or correct [paths] results."
         ) from error
     return f"written and read back in {time.monotonic() - start:.3f} s"
-
-
-def files_to_plan(workspace: Workspace) -> dict[str, str]:
-    """Files of the watched folder that the intake log does not know as they are, each with its state."""
-    settings = workspace.settings
-    return waiting_files(workspace.layout, visible_files(settings.incoming), settings.sequences)
-
-
-def build_sensor(workspace: Workspace) -> dg.SensorDefinition:
-    """The sensor of the watched folder; on from the start, because a folder that nobody watches loses samples."""
-
-    @dg.sensor(
-        job_name=PLAN_SAMPLES_JOB,
-        minimum_interval_seconds=_POLL_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-    )
-    def incoming_samples(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        """Plans the files that stayed as they are for two polls and whose status the intake log does not know.
-
-        Each state of a file is requested once an hour at most, until the log knows it. A run whose process died is
-        retried as any run is; what a run could not plan, e.g. for want of space, is requested again in the next hour.
-        """
-        waiting = files_to_plan(workspace)
-        cursor = json.loads(context.cursor) if context.cursor else {"waiting": {}, "requested": {}}
-        hour = int(time.time() // _AGAIN_SECONDS)
-        chosen = [
-            name
-            for name, state in waiting.items()
-            if cursor["waiting"].get(name) == state and cursor["requested"].get(name) != [state, hour]
-        ]
-        requested = {name: was for name, was in cursor["requested"].items() if name in waiting}
-        requested |= {name: [waiting[name], hour] for name in chosen}
-        config = dg.RunConfig(ops={PLAN_SAMPLES_OP: PlanSamples(files=chosen)})
-        return dg.SensorResult(
-            run_requests=[dg.RunRequest(run_config=config)] if chosen else [],
-            cursor=json.dumps({"waiting": waiting, "requested": requested}),
-        )
-
-    return incoming_samples

@@ -117,8 +117,8 @@ def _environment() -> jinja2.Environment:
 
 def curves(decision: Decision, evidence: Evidence, legend: bool) -> dict[str, str]:
     """ROC, precision-recall and reliability as SVG, as `charts` draws them; without those that lack their rows."""
-    style_of, rows = charts.styles(decision.variants), {r: usable_rows(one)[0] for r, one in evidence.variants.items()}
-    usable = {role: table for role, table in rows.items() if table is not None}
+    style_of, variants = charts.styles(decision.variants), evidence.variants.items()
+    usable = {role: rows for role, one in variants if (rows := usable_rows(one)[0]) is not None}
     bins = {role: found.calibration.bins for role, found in performances(decision).items()}
     sides = {role: one for role, one in bins.items() if role in ("candidate", "baseline")}
     found = {}

@@ -251,7 +251,7 @@ def call_counts(records: pa.Table) -> dict[str, int]:
 
 def _multiqc(calls: SampleCalls) -> dict[str, Any]:
     """Custom content of MultiQC: of each input, records by call. It joins the `data` of several folders by its id."""
-    sources = pc.unique(calls.records["source"]).to_pylist()
+    records, sources = calls.records, pc.unique(calls.records["source"]).to_pylist()
     return {
         "id": "virnuc_calls",
         "section_name": "virnuc",
@@ -259,5 +259,5 @@ def _multiqc(calls: SampleCalls) -> dict[str, Any]:
         "plot_type": "bargraph",
         "pconfig": {"id": "virnuc_calls_plot", "title": "virnuc: calls", "ylab": "records"},
         "categories": list(CALLS),
-        "data": {one: call_counts(calls.records.filter(pc.equal(calls.records["source"], one))) for one in sources},
+        "data": {one: call_counts(records.filter(pc.equal(records["source"], one))) for one in sources},
     }

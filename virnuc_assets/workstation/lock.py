@@ -155,7 +155,11 @@ def set_up_encoder(
         found = lock_of(spec, _local_files(spec, folder))
     if wanted is not None and in_lock and (faults := differences(wanted, found)):
         listed = "".join(f"  {fault}\n" for fault in faults)
-        raise CheckpointError(f"{spec.name}: {folder} is not what {LOCK_FILE} has:\n{listed}{_remedy(spec, folder)}")
+        restore = _conversion(spec, folder) if spec.file else "restore those files"
+        raise CheckpointError(
+            f"{spec.name}: {folder} is not what {LOCK_FILE} has:\n{listed}{restore}, or run `virnuc setup --update "
+            f"{spec.name}` to lock what is there; its tables become stale"
+        )
     locked = replace(spec, revision=found.revision, digest=found.digest)
     if not in_lock:
         _check_loads(locked, folder)
@@ -326,11 +330,6 @@ def _check_loads(spec: EncoderSpec, folder: Path) -> None:
         load_folder(spec, folder, torch.bfloat16, torch.device("cpu"))
     except CheckpointError as error:
         raise CheckpointError(f"{spec.name}: {error}") from error
-
-
-def _remedy(spec: EncoderSpec, folder: Path) -> str:
-    restore = _conversion(spec, folder) if spec.file else "restore those files"
-    return f"{restore}, or run `virnuc setup --update {spec.name}` to lock what is there; its tables become stale"
 
 
 def _conversion(spec: EncoderSpec, folder: Path) -> str:

@@ -11,8 +11,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from virnuc_assets.classifier.checkpoint import load_classifier
-from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED, MlflowTracking
-from virnuc_assets.workstation.setup import tracking_uri
+from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED
 from virnuc_assets_tests.assets.project import Finished, Project, failures
 from virnuc_assets_tests.running import until
 
@@ -129,9 +128,7 @@ def test_a_classifier_is_registered_before_it_serves(project: Project) -> None:
     assert runs_of(client, "RUNNING") == []
     assert client.get_run(killed.info.run_id).info.status == "KILLED"
     digest = load_classifier(layout.classifier("fastesm2"))[1].weights_sha256
-    tracking = MlflowTracking(
-        uri=tracking_uri(project.settings), server_url="http://127.0.0.1:5000", dagster_url="http://127.0.0.1:3000"
-    )
+    tracking = project.defs.resources["tracking"]
     trained = client.get_run(tracking.find_training(digest))
     assert client.get_model_version(REGISTERED, tracking.version_of(digest)).run_id == trained.info.run_id
     assert "test_accuracy" in trained.data.metrics

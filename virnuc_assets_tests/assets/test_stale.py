@@ -17,8 +17,8 @@ from virnuc_assets.cli.demo import Runs, run_everything
 from virnuc_assets.cli.terminal import BAR
 from virnuc_assets.defs import jobs
 from virnuc_assets.defs.checks import plan_is_current, stale_assets, stale_partitions
-from virnuc_assets.defs.jobs import files_to_plan
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES
+from virnuc_assets.defs.sensors import files_to_plan
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, SAMPLE, Finished, Project, failures, write_sample
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]

@@ -53,32 +53,19 @@ def model(seed: int = 0) -> Mlp:
     return fresh
 
 
-def test_comes_back_as_it_was(tmp_path: Path) -> None:
-    saved = model().eval()
-    described = save_classifier(tmp_path / "fastesm2", saved, description())
-    loaded, read = load_classifier(tmp_path / "fastesm2")
+@pytest.mark.parametrize("changes", [{}, {**UNKNOWN, "origin": ORIGIN}], ids=["our own", "trained elsewhere"])
+def test_comes_back_as_it_was(changes: dict[str, object], tmp_path: Path) -> None:
+    saved, folder = model().eval(), tmp_path / "fastesm2"
+    described = save_classifier(folder, saved, description(**changes))
+    loaded, read = load_classifier(folder)
     features = torch.randn(7, 10)
     assert torch.equal(loaded(features), saved(features))
-    assert not loaded.training
-    assert read == described
-    assert sorted(path.name for path in (tmp_path / "fastesm2").iterdir()) == [
-        "classifier.json",
-        "classifier.safetensors",
-    ]
-    written = json.loads((tmp_path / "fastesm2" / "classifier.json").read_text())
+    assert (read, loaded.training, loaded.hidden) == (described, False, 8)
+    assert sorted(path.name for path in folder.iterdir()) == ["classifier.json", "classifier.safetensors"]
+    written = json.loads((folder / "classifier.json").read_text())
     assert written["score_columns"] == ["other", "virus"]
-    weights = (tmp_path / "fastesm2" / "classifier.safetensors").read_bytes()
+    weights = (folder / "classifier.safetensors").read_bytes()
     assert written["weights_sha256"] == hashlib.sha256(weights).hexdigest()
-
-
-def test_one_trained_elsewhere_comes_back_without_a_training(tmp_path: Path) -> None:
-    saved = model().eval()
-    described = save_classifier(tmp_path, saved, description(**UNKNOWN, origin=ORIGIN))
-    loaded, read = load_classifier(tmp_path)
-    assert read == described
-    assert (read.training, loaded.hidden) == (None, 8)
-    features = torch.randn(7, 10)
-    assert torch.equal(loaded(features), saved(features))
 
 
 def test_a_save_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

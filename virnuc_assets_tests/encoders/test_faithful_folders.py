@@ -22,7 +22,7 @@ from virnuc_assets.encoders.registry import registered
 from virnuc_assets.settings import EncodingSettings
 from virnuc_assets_tests.encoders.drawn import drawn
 from virnuc_assets_tests.workstation.hub_folders import REPOSITORIES, change_config, change_weights, write_repository
-from virnuc_assets_tests.workstation.hub_project import Project
+from virnuc_assets_tests.workstation.hub_server import Project
 
 PROTEINS = [*drawn("protein", [1, 2, 33, 300]), "MKTXBZUO"]
 

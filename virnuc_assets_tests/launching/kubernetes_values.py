@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import yaml
 
 DEPLOY = Path(__file__).parents[2] / "deploy/k8s"
 RELEASE = "virnuc"
-VERSION = "1.36"  # that of the client which dagster-k8s brings
 USER_ENV = f"{RELEASE}-dagster-user-deployments-virnuc-user-env"
 
 
@@ -97,11 +95,13 @@ def manifests(name: str) -> list[dict[str, Any]]:
     return [found for found in yaml.safe_load_all((DEPLOY / name).read_text(encoding="utf-8")) if found]
 
 
-def validate(manifest: Mapping[str, Any]) -> None:
-    """Raise a ValidationError unless Kubernetes would take an object: by its schemas, and what those let pass."""
-    kubernetes_validate.validate(manifest, VERSION, strict=True)
-    pod = manifest.get("spec", {}).get("template", {}).get("spec", {})
-    volumes = {volume["name"] for volume in pod.get("volumes", [])}
-    for mount in (mount for container in pod.get("containers", []) for mount in container.get("volumeMounts", [])):
-        if mount["name"] not in volumes:
-            raise ValueError(f"{manifest['kind']} is invalid: {mount['name']!r} is no volume of the pod")
+def prerequisites(postgres: Mapping[str, str], secrets: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What README.md has an administrator make, and the chart itself, before the first run."""
+    contents: list[tuple[str, str, str, Mapping[str, str]]] = [
+        ("ConfigMap", "virnuc-settings", "data", {"virnuc.toml": ""}),
+        ("ConfigMap", USER_ENV, "data", {}),
+        ("Secret", values()["global"]["postgresqlSecretName"], "stringData", postgres),
+        ("Secret", deployment()["envSecrets"][0]["name"], "stringData", secrets),
+    ]
+    named = [{"apiVersion": "v1", "kind": k, "metadata": {"name": n}, field: dict(c)} for k, n, field, c in contents]
+    return [*manifests("storage.yaml"), *named]

@@ -15,7 +15,7 @@ from dagster_k8s import K8sRunLauncher
 from dagster_k8s.job import DagsterK8sJobConfig
 
 from virnuc_assets_tests.launching import kubernetes_values
-from virnuc_assets_tests.launching.kubernetes_values import validate
+from virnuc_assets_tests.launching.kubernetes_api import validate
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "deploy/k8s/README.md").read_text(encoding="utf-8")

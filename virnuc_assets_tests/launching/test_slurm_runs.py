@@ -18,8 +18,7 @@ from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets.workstation.up import end
 from virnuc_assets_tests.assets.project import Project
 from virnuc_assets_tests.launching.platform import PATHS, Platform, events_of, framed_project, launch
-from virnuc_assets_tests.launching.slurm_cluster import Cluster
-from virnuc_assets_tests.launching.slurm_platform import becomes, device_held, job_of, on_slurm, tags_of, waits
+from virnuc_assets_tests.launching.slurm_cluster import Cluster, becomes, device_held, job_of, on_slurm, tags_of, waits
 from virnuc_assets_tests.running import until
 
 pytestmark = pytest.mark.slurm

@@ -153,7 +153,7 @@ FASTQ = b"@first of two\nACGTACGT\n+\n@@I>I+II\n@second\nGGG\n+second\nIII\n"
     ],
     ids=["plain", "CRLF", "no last line end", "blank lines last", "blank lines first", "several lines", "bom", "xz"],
 )
-def test_forms_of_the_same_fastq(tmp_path: Path, content: bytes) -> None:
+def test_sharded_asset_of_the_same_fastq(tmp_path: Path, content: bytes) -> None:
     assert read_bytes(tmp_path, content) == AS_READ
 
 
@@ -191,7 +191,7 @@ def test_fastq_of_any_qualities_and_line_breaks(
         *("blank lines first", "many signs", "blank before the id"),
     ],
 )
-def test_forms_of_the_same_two_records(tmp_path: Path, content: bytes) -> None:
+def test_sharded_asset_of_the_same_two_records(tmp_path: Path, content: bytes) -> None:
     assert read_bytes(tmp_path, content) == AS_READ
 
 

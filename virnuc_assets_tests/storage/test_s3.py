@@ -17,7 +17,8 @@ import pyarrow as pa
 import pytest
 
 from virnuc_assets.defs.assets.shards import PlanSamples
-from virnuc_assets.defs.jobs import PLAN_SAMPLES_JOB, PLAN_SAMPLES_OP, files_to_plan
+from virnuc_assets.defs.jobs import PLAN_SAMPLES_JOB, PLAN_SAMPLES_OP
+from virnuc_assets.defs.sensors import files_to_plan
 from virnuc_assets.sequences.incoming import visible_files, waiting_files
 from virnuc_assets.storage.atomic import atomic_folder, atomic_write
 from virnuc_assets.storage.layout import Layout

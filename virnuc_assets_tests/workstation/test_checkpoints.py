@@ -24,7 +24,7 @@ from virnuc_assets.encoders.checkpoints import (
 from virnuc_assets.encoders.registry import registered
 from virnuc_assets.settings import load_settings
 from virnuc_assets_tests.workstation.hub_folders import REPOSITORIES, write_repository
-from virnuc_assets_tests.workstation.hub_project import Project
+from virnuc_assets_tests.workstation.hub_server import Project
 from virnuc_assets_tests.workstation.test_fair_esm import checkpoint, saved
 
 NAME = "esm2_650"

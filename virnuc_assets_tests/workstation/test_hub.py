@@ -31,8 +31,7 @@ from virnuc_assets_tests.workstation.hub_folders import (
     break_config,
     write_repository,
 )
-from virnuc_assets_tests.workstation.hub_project import Project
-from virnuc_assets_tests.workstation.hub_server import LISTING, Hub
+from virnuc_assets_tests.workstation.hub_server import LISTING, Hub, Project
 
 PIN, OTHER = registered("fastesm2_650").revision, "b" * 40
 WEIGHTS = "model.safetensors"

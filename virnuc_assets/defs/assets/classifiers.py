@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 from virnuc_assets.defs.assets import frame_rules
 from virnuc_assets.defs.assets.finetuning import require_no_leak
 from virnuc_assets.defs.assets.split import split_asset, split_check
-from virnuc_assets.defs.forms import code_version, inputs_of, made_table, retrained_asset, training_place, whole_result
 from virnuc_assets.defs.metadata import Measured, result, shown_encoders, shown_facts, shown_table
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import (
@@ -33,6 +32,14 @@ from virnuc_assets.defs.provenance import (
     variant_fingerprints,
 )
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.sharded_asset import (
+    code_version,
+    inputs_of,
+    made_table,
+    retrained_asset,
+    training_place,
+    whole_result,
+)
 from virnuc_assets.defs.tracking import MlflowTracking, Table
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.storage.digests import digest_of

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from virnuc_assets.defs.automation import stage_condition
-from virnuc_assets.defs.forms import Body, Outcome, Work, made_table, sharded_asset
 from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.metadata import shown_facts
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, group_of
@@ -28,6 +27,7 @@ from virnuc_assets.defs.provenance import (
     variant_fingerprints,
 )
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.sharded_asset import Body, Outcome, Work, made_table, sharded_asset
 from virnuc_assets.encoders.registry import FINETUNED, Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.composition import composition_features

@@ -8,12 +8,12 @@ from typing import Any
 import dagster as dg
 
 from virnuc_assets.defs.assets.sequences import REFERENCE_LEDGER
-from virnuc_assets.defs.forms import OWNERS, code_version, inputs_of, training_place, whole_result
 from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.metadata import result, shown_facts
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import FRAMES, contents, current_frames, current_split
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.sharded_asset import OWNERS, code_version, inputs_of, training_place, whole_result
 from virnuc_assets.defs.tracking import MlflowTracking, Table
 from virnuc_assets.encoders.checkpoints import (
     FINETUNING_FILE,

@@ -8,7 +8,6 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from virnuc_assets.defs.forms import code_version, inputs_of, made_table, retrained_asset, whole_result
 from virnuc_assets.defs.metadata import result, shown_table
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import (
@@ -20,6 +19,7 @@ from virnuc_assets.defs.provenance import (
     reference_tables,
 )
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.sharded_asset import code_version, inputs_of, made_table, retrained_asset, whole_result
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import SPLIT
 from virnuc_assets.storage.schemas import chunks_schema, evaluation_schema, frame_rules_schema

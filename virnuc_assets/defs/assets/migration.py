@@ -16,7 +16,6 @@ from virnuc_assets.defs.assets.frame_rules import FRAME_RULES, stored_frame_rule
 from virnuc_assets.defs.assets.virnucpro import NAME as IMPORTED
 from virnuc_assets.defs.assets.virnucpro import imported_provenance, imported_variant
 from virnuc_assets.defs.automation import decision_condition
-from virnuc_assets.defs.forms import DATA_VERSION, OWNERS, code_version, inputs_of, latest, peak_memory_mb, whole_result
 from virnuc_assets.defs.launchers.steps import GPU_POOL, gpu_op_tags
 from virnuc_assets.defs.metadata import result, shown_pictures, shown_table
 from virnuc_assets.defs.partitions import REFERENCE
@@ -30,6 +29,15 @@ from virnuc_assets.defs.provenance import (
     evaluation_provenance,
 )
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.sharded_asset import (
+    DATA_VERSION,
+    OWNERS,
+    code_version,
+    inputs_of,
+    latest,
+    peak_memory_mb,
+    whole_result,
+)
 from virnuc_assets.defs.tracking import MlflowTracking, Table
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 
 from virnuc_assets.defs.assets.sequences import sample_ledger
 from virnuc_assets.defs.automation import stage_condition
-from virnuc_assets.defs.forms import Body, Outcome, Work, made_table, peak_memory_mb, sharded_asset
 from virnuc_assets.defs.metadata import result, shown_pairs, shown_rows
 from virnuc_assets.defs.partitions import SAMPLES
 from virnuc_assets.defs.provenance import (
@@ -26,6 +25,7 @@ from virnuc_assets.defs.provenance import (
     variant_fingerprints,
 )
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.sharded_asset import Body, Outcome, Work, made_table, peak_memory_mb, sharded_asset
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.ledger import ledger_faults
@@ -41,11 +41,11 @@ from virnuc_assets.storage.tables import (
     read_table,
     require_table,
 )
+from virnuc_assets.text import printable
 
 if TYPE_CHECKING:
     from virnuc_assets.classifier.sample_calls import SampleCalls
     from virnuc_assets.reports.sample_results import Input, Shards, Started
-from virnuc_assets.text import printable
 
 GROUP = "sample_predictions"
 PROVENANCE_FILE = "provenance.json"  # of a report: what it was made from

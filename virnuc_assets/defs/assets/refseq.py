@@ -8,10 +8,10 @@ from typing import Any
 
 import dagster as dg
 
-from virnuc_assets.defs.forms import OWNERS
 from virnuc_assets.defs.metadata import result, shown_table
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.sharded_asset import OWNERS
 from virnuc_assets.sequences.refseq import RefseqError, altered_files, download_release
 from virnuc_assets.settings import RefseqSettings
 from virnuc_assets.storage.digests import digest_of

@@ -10,16 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnuc_assets.defs.automation import stage_condition
-from virnuc_assets.defs.forms import (
-    Body,
-    Outcome,
-    Work,
-    inputs_of,
-    made_table,
-    retrained_asset,
-    sharded_asset,
-    whole_result,
-)
 from virnuc_assets.defs.metadata import result, shown_rows
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, group_of
 from virnuc_assets.defs.provenance import (
@@ -35,6 +25,16 @@ from virnuc_assets.defs.provenance import (
     shard_truth,
 )
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.sharded_asset import (
+    Body,
+    Outcome,
+    Work,
+    inputs_of,
+    made_table,
+    retrained_asset,
+    sharded_asset,
+    whole_result,
+)
 from virnuc_assets.sequences.chunk_table import ChunkReader
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_faults, ledger_table, ledger_totals, merged_ledger

@@ -9,11 +9,11 @@ import dagster as dg
 
 from virnuc_assets.defs.assets import refseq
 from virnuc_assets.defs.automation import plan_condition
-from virnuc_assets.defs.forms import DATA_VERSION, OWNERS, joined_version, raise_failures, recorded_versions
 from virnuc_assets.defs.metadata import shown_pairs
 from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, group_of, register, unregister_all_but
 from virnuc_assets.defs.provenance import plan_digest, reference_version
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.sharded_asset import DATA_VERSION, OWNERS, joined_version, raise_failures, recorded_versions
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import Source, source_name
 from virnuc_assets.sequences.incoming import (

@@ -9,7 +9,6 @@ import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.defs.assets.sequences import REFERENCE_LEDGER
-from virnuc_assets.defs.forms import code_version, inputs_of, made_table, retrained_asset, whole_result
 from virnuc_assets.defs.metadata import result, shown_facts, shown_table
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import (
@@ -23,6 +22,7 @@ from virnuc_assets.defs.provenance import (
     split_provenance,
 )
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.sharded_asset import code_version, inputs_of, made_table, retrained_asset, whole_result
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.split.similarity import similar_records

@@ -12,10 +12,10 @@ import dagster as dg
 import pyarrow as pa
 
 from virnuc_assets.defs.assets.classifiers import evaluation_check, measured
-from virnuc_assets.defs.forms import inputs_of, made_table, retrained_asset, whole_result
 from virnuc_assets.defs.partitions import REFERENCE
 from virnuc_assets.defs.provenance import FRAMES, contents, current_frames, current_split, record_lengths
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.sharded_asset import inputs_of, made_table, retrained_asset, whole_result
 from virnuc_assets.defs.tracking import MlflowTracking, Table
 from virnuc_assets.encoders.checkpoints import sha256_of
 from virnuc_assets.encoders.registry import Variant

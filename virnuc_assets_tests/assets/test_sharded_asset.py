@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from virnuc_assets.defs.assets.embeddings import Progress
-from virnuc_assets.defs.forms import DATA_VERSION, Outcome, Work, made_table, sharded_asset
 from virnuc_assets.defs.partitions import REFERENCE, range_tags, register
 from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.sharded_asset import DATA_VERSION, Outcome, Work, made_table, sharded_asset
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.tables import content_digest, read_table
