@@ -73,7 +73,7 @@ bench-change: $(STAMP)
 bench-decision: $(STAMP)
 	$(BIN)/python -m benchmarks $@ $(ARGS)
 
-# Some minutes.
+# Some ten minutes; ARGS="--only kmer" runs a part of it.
 bench-coverage: $(STAMP)
 	$(BIN)/python -m benchmarks $@ $(ARGS)
 

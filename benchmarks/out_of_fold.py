@@ -1,18 +1,17 @@
-"""Sequences of the bundled genomes, each scored by the k-mer variant, fitted without any relative of it.
+"""Sequences of the bundled genomes, each scored by a model that saw no relative of it.
 
-Whole clusters of related records are left out, a fold of them in turn. Penalty, record rule and its calibration are
-chosen on the records that remain; a fold's own are scored once, and decide nothing.
+Whole clusters of related records are left out, a fold of them in turn. All that is chosen or fitted (penalty, epoch,
+record rule and its calibration) is so on the records that remain; a fold's own are scored once, and decide nothing.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,24 +21,36 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.common import GENOMES, Figures, parsed
-from virnuc_assets.classifier.checkpoint import LinearModel, score
+from virnuc_assets.classifier.calls import calibrated_scores, chunk_calls, chunk_probability
+from virnuc_assets.classifier.checkpoint import Model, score
+from virnuc_assets.classifier.datasets import LabelledRows, balanced_rows
 from virnuc_assets.classifier.linear import fit_linear
-from virnuc_assets.classifier.record_rule import RecordRule, fit_record_rule, record_probability
+from virnuc_assets.classifier.record_rule import Curve, RecordRule, fit_record_rule, record_probability
+from virnuc_assets.classifier.training import train
+from virnuc_assets.encoders.embedding import embed
+from virnuc_assets.encoders.loading import load_encoder
+from virnuc_assets.encoders.miniature import write_miniature
+from virnuc_assets.encoders.registry import VARIANTS, miniature_of, registered
 from virnuc_assets.migration.comparison import cluster_weights
 from virnuc_assets.sequences.catalogue import Label, Source, read_catalogue
-from virnuc_assets.sequences.chunk_table import chunk_tables
+from virnuc_assets.sequences.cds import Treatment, cds_of
 from virnuc_assets.sequences.composition import composition_features
 from virnuc_assets.sequences.frame_rule import FrameRule
-from virnuc_assets.sequences.frame_table import open_frames
-from virnuc_assets.sequences.planning import plan_source
-from virnuc_assets.settings import SequenceSettings, SplitSettings
+from virnuc_assets.sequences.frame_table import Truth, open_frames
+from virnuc_assets.sequences.planning import chunk_count, chunk_starts
+from virnuc_assets.settings import EncodingSettings, SequenceSettings, SplitSettings, TrainingSettings
 from virnuc_assets.split.relatives import Clusters, find_relatives
-from virnuc_assets.storage.merging import vectors_of
+from virnuc_assets.storage.merging import features_table, vectors_of
+from virnuc_assets.storage.schemas import chunks_schema
 
 FOLDS, SEED, ROUNDS = 8, 0, 1000
 CHUNK_NT, MIN_ORF_AA = SequenceSettings().chunk_length, SequenceSettings().min_orf_aa
 RULES = {"stop_free": FrameRule(), "longest_orf": FrameRule("longest_orf", MIN_ORF_AA)}
 LABELS: tuple[Label, Label] = ("host", "viral")
+_VALIDATION_FOLDS = 5  # one of them stops the training of an MLP
+_PLAIN = Curve(slope=1.0, slope_per_doubling=0.0, intercept=0.0)
+# Of models for which none is learnt: what speaks for a sequence is its chunks' mean log-odds, as it comes.
+MEAN_LOG_ODDS = RecordRule(kind="mean_log_odds", novel=_PLAIN, most_chunks=1, auroc={}, records=1, clusters=1)
 
 
 @dataclass(frozen=True)
@@ -62,53 +73,70 @@ class Genomes:
         return cls(sequences, sources, folds)
 
     @cached_property
-    def chunks(self) -> pa.Table:
-        """Of all records."""
-        return chunked(self.sequences)
+    def viral(self) -> dict[str, bool]:
+        """Of each record."""
+        return {record: source.label == "viral" for record, source in self.sources.items()}
 
     @cached_property
     def clusters(self) -> dict[str, str]:
         """Cluster of relatives of each record, by sequence and by the catalogue's names."""
         named = defaultdict[str, set[str]](set)
         for record, source in self.sources.items():
-            for kind, name in (("organism", source.organism), ("relatives", source.relatives)):
-                if name:
-                    named[f"{kind} {name}"].add(record)
+            for name in (f"organism {source.organism}", f"relatives {source.relatives}"):
+                if not name.endswith(" "):
+                    named[name].add(record)
         bases = ((record, sequence.encode()) for record, sequence in self.sequences.items())
         return Clusters(find_relatives(bases, named, SplitSettings(), {})[0], self.sequences).by_record()
 
     @cached_property
     def folds(self) -> dict[str, int]:
         """Number of each record's fold: whole clusters, with equal shares of both labels' chunks."""
-        records = self.chunks["record_id"].to_numpy()
+        records = np.repeat(
+            list(self.sequences), [chunk_count(len(each), CHUNK_NT) for each in self.sequences.values()]
+        )
+        clusters = np.array([self.clusters[record] for record in records])
         splitter = StratifiedGroupKFold(self.fold_count, shuffle=True, random_state=SEED)
-        found = splitter.split(records, *self.labels_and_clusters(records))
+        found = splitter.split(records, [self.viral[record] for record in records], clusters)
         return {record: fold for fold, (_, own) in enumerate(found) for record in np.unique(records[own]).tolist()}
 
-    def labels_and_clusters(self, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Whether viral (bool), and cluster, of each sequence."""
-        records = [record_of(name) for name in names]
-        viral = np.array([self.sources[record].label == "viral" for record in records])
-        return viral, np.array([self.clusters[record] for record in records])
+    @cached_property
+    def proteins(self) -> dict[str, tuple[str, ...]]:
+        """CDS translations of the records that have some."""
+        found = {}
+        for path in {source.name: source.genbank for source in self.sources.values()}.values():
+            for record in parsed(path, "genbank") if path else []:
+                cds = [cds_of(feature) for feature in record.features if feature.type == "CDS"]
+                used = tuple(str(each["translation"]) for each in cds if each["treatment"] == Treatment.USED)
+                if used and record.id in self.sequences:
+                    found[record.id] = used
+        return found
 
+    def labels_and_clusters(self, records: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Whether viral (bool), and cluster, of each record."""
+        names = list(records)
+        return np.array([self.viral[name] for name in names]), np.array([self.clusters[name] for name in names])
 
-def record_of(name: str) -> str:
-    """The record that a sequence is of: itself, or, of a fragment, what its name record/start says."""
-    return name.partition("/")[0]
-
-
-def as_fasta(sequences: Mapping[str, str]) -> str:
-    """A file of them."""
-    return "".join(f">{name}\n{bases}\n" for name, bases in sequences.items())
+    def frame_ids(self, rule: FrameRule, proteins: Mapping[str, tuple[str, ...]]) -> pa.Array:
+        """Ids of the frames that are fit for training."""
+        parts = []
+        for label in LABELS:
+            own = {record: bases for record, bases in self.sequences.items() if self.sources[record].label == label}
+            groups = {record: str(self.sources[record].group) for record in own}
+            known = {record: proteins[record] for record in own if record in proteins}
+            parts += open_frames(chunked(own), Truth(label, groups, known), rule)[0]["frame_id"].chunks
+        return pa.chunked_array(parts, pa.string()).combine_chunks()
 
 
 def chunked(sequences: Mapping[str, str]) -> pa.Table:
     """Chunks table of sequences."""
-    with tempfile.NamedTemporaryFile("w", suffix=".fna") as file:
-        file.write(as_fasta(sequences))
-        file.flush()
-        plan = plan_source(Path(file.name), "all", CHUNK_NT, SequenceSettings().shard_chunks)
-        return pa.concat_tables(table for _, table in chunk_tables(plan))
+    rows = [
+        (f"{name}_chunk_{number}", name, start, min(start + CHUNK_NT, len(bases)), bases[start : start + CHUNK_NT])
+        for name, bases in sequences.items()
+        for number, start in enumerate(
+            chunk_starts(0, chunk_count(len(bases), CHUNK_NT), len(bases), CHUNK_NT).tolist(), start=1
+        )
+    ]
+    return pa.table([list(column) for column in zip(*rows, strict=True)], schema=chunks_schema())
 
 
 def framed(chunks: pa.Table, rule: str) -> tuple[int, np.ndarray]:
@@ -117,58 +145,126 @@ def framed(chunks: pa.Table, rule: str) -> tuple[int, np.ndarray]:
     return len(ids), np.asarray(pc.is_in(chunks["chunk_id"], value_set=ids.combine_chunks()))
 
 
-def features(chunks: pa.Table) -> pa.Table:
-    """Of the k-mer variant: a row for each chunk with a frame by `longest_orf`."""
-    return composition_features(chunks, open_frames(chunks, None, RULES["longest_orf"])[0], MIN_ORF_AA)
+@dataclass(frozen=True)
+class Fitted:
+    """A model of some records, and their rule."""
 
-
-class Fold(NamedTuple):
-    """A model of the other folds' records, their rule, and this fold's chunks: chunk_id, record_id, probability."""
-
-    model: LinearModel
+    model: Model
+    temperature: float | None
     rule: RecordRule | None
-    chunks: pd.DataFrame
+
+    def chunks(self, features: pa.Table) -> pd.DataFrame:
+        """Probability of each chunk: chunk_id, record_id, probability; in their order."""
+        scores = score(self.model, vectors_of(features))
+        known = {name: features[name] for name in ("chunk_id", "record_id")}
+        frames = pa.table({**known, "score_other": scores[:, 0], "score_virus": scores[:, 1]})
+        calls = chunk_calls(calibrated_scores(frames, self.temperature))
+        found = calls.select(["chunk_id", "record_id"]).to_pandas()
+        return found.assign(probability=chunk_probability(calls))
+
+    def probability(self, chunks: pd.DataFrame) -> pd.Series:
+        """Of virus of each sequence that some scored chunks are of, by its id."""
+        record, names = chunks["record_id"].factorize()
+        unknown = np.zeros(len(names), bool)
+        return pd.Series(record_probability(self.rule, chunks["probability"].to_numpy(), record, unknown), names)
 
 
-def probability(folds: Sequence[Fold], names: Iterable[str], chunk_ids: Sequence[str] | None = None) -> np.ndarray:
-    """Of virus of the sequences, in their order, by these of their chunks or all; 0.5 where none is scored."""
-    found = []
-    for fold in folds:
-        chunks = fold.chunks if chunk_ids is None else fold.chunks[fold.chunks["chunk_id"].isin(chunk_ids)]
-        number, known = chunks["record_id"].factorize()
-        by_chunk, unrelated = chunks["probability"].to_numpy(), np.zeros(len(known), bool)
-        found.append(pd.Series(record_probability(fold.rule, by_chunk, number, unrelated), known))
-    return np.asarray(pd.concat(found).reindex(list(names)).fillna(0.5))
+class Kmer:
+    """The k-mer variant; its rows of training are those of the product, its penalty and record rule chosen likewise."""
+
+    def features(self, chunks: pa.Table) -> pa.Table:
+        """Features of chunks that may be any record's."""
+        return composition_features(chunks, open_frames(chunks, None, RULES["longest_orf"])[0], MIN_ORF_AA)
+
+    def training_ids(self, genomes: Genomes) -> pa.Array:
+        """Ids of the features that are trained on, if their records are."""
+        return genomes.frame_ids(RULES["longest_orf"], {})
+
+    def fit(self, features: pa.Table, genomes: Genomes) -> Fitted:
+        """A model of these features."""
+        records = features["record_id"].to_pylist()
+        viral, clusters = genomes.labels_and_clusters(records)
+        labels = np.where(viral, "viral", "host")
+        facts = pd.DataFrame({"record_id": records, "cluster": clusters, "label": labels})
+        fit = fit_linear(vectors_of(features), facts, SEED)
+        return Fitted(fit.model, None, fit_record_rule(fit.out_of_fold(facts, 1.0), SEED))
 
 
-def out_of_fold(genomes: Genomes, samples: Mapping[str, pa.Table]) -> dict[str, list[Fold]]:
-    """Scored chunks of each sample, a chunks table of records or of fragments named as of `record_of`."""
-    chunks, rows = genomes.chunks, features(genomes.chunks)
-    clean = chunks["chunk_id"].filter(pc.invert(pc.match_substring_regex(chunks["sequence"], "[^ACGT]")))
-    rows = rows.filter(pc.is_in(rows["chunk_id"], value_set=clean.combine_chunks()))  # those fit for training
-    tables, found = {name: features(sample) for name, sample in samples.items()}, defaultdict[str, list[Fold]](list)
-    for number in range(genomes.fold_count):
-        model, rule = _fitted(genomes, rows.filter(pc.invert(_are_of(genomes, rows, number))))
-        for name, table in tables.items():
-            own = table.filter(_are_of(genomes, table, number))
-            scored = own.select(["chunk_id", "record_id"]).to_pandas()
-            scored["probability"] = score(model, vectors_of(own))[:, 1].astype(np.float64)
-            found[name].append(Fold(model, rule, scored))
-    return dict(found)
+class Miniature:
+    """VirNucPro's MLP on vectors of the candidate's miniatures, which have random weights, by a frame rule."""
+
+    def __init__(self, rule: FrameRule) -> None:
+        self.rule, pair = rule, VARIANTS["fastesm2"]
+        with tempfile.TemporaryDirectory() as scratch:
+            specs = [miniature_of(registered(name)) for name in (pair.dna, pair.protein)]
+            for spec in specs:
+                write_miniature(spec, Path(scratch))
+            self._encoders = [load_encoder(spec, Path(scratch), EncodingSettings(device="cpu")) for spec in specs]
+
+    def features(self, chunks: pa.Table) -> pa.Table:
+        """As of `Kmer`, and so the others."""
+        frames, _ = open_frames(chunks, None, self.rule)
+        vectors = [embed(each, frames[each.spec.column].to_pylist()) for each in self._encoders]
+        return features_table(frames, np.concatenate(vectors, axis=1))
+
+    def training_ids(self, genomes: Genomes) -> pa.Array:
+        """With evidence by CDS, where there is some."""
+        return genomes.frame_ids(self.rule, genomes.proteins)
+
+    def fit(self, features: pa.Table, genomes: Genomes) -> Fitted:
+        """Stopped on the rows of some clusters, by which it is calibrated, too."""
+        records = features["record_id"].to_pylist()
+        viral, cluster = genomes.labels_and_clusters(records)
+        group = np.array([genomes.sources[record].group for record in records])
+        splitter = StratifiedGroupKFold(_VALIDATION_FOLDS, shuffle=True, random_state=SEED)
+        vectors, sides = vectors_of(features), list[LabelledRows]()
+        for side in next(splitter.split(records, viral, cluster)):
+            names = np.where(viral[side], "viral", "host")
+            rows = side[balanced_rows(names, group[side], SEED)]
+            sides.append(LabelledRows(vectors[rows], viral[rows].astype(np.int64)))
+        trained = train(sides[0], sides[1], TrainingSettings())
+        return Fitted(trained.model, trained.temperature, MEAN_LOG_ODDS)
 
 
-def _are_of(genomes: Genomes, rows: pa.Table, fold: int) -> pa.Array:
-    return pa.array([genomes.folds[record_of(name)] == fold for name in rows["record_id"].to_pylist()])
+@dataclass(frozen=True)
+class OutOfFold:
+    """Scored chunks of some sequences (record_id, chunk_id, probability), and by fold what scored them."""
+
+    chunks: list[pd.DataFrame]
+    fitted: list[Fitted]
+
+    def probability(self, sequences: Mapping[str, str], rule: str = "longest_orf") -> np.ndarray:
+        """Of virus of the sequences, in their order; 0.5 where none of its chunks is scored and has a frame."""
+        chunks = chunked(sequences)
+        with_frame = chunks["chunk_id"].to_numpy()[framed(chunks, rule)[1]]
+        each = zip(self.fitted, self.chunks, strict=True)
+        parts = [fitted.probability(chunks[chunks["chunk_id"].isin(with_frame)]) for fitted, chunks in each]
+        return np.asarray(pd.concat(parts).reindex(list(sequences)).fillna(0.5))
 
 
-def _fitted(genomes: Genomes, rows: pa.Table) -> tuple[LinearModel, RecordRule | None]:
-    """As the product fits its k-mer classifier."""
-    records = rows["record_id"].to_pylist()
-    viral, clusters = genomes.labels_and_clusters(records)
-    labels = np.where(viral, "viral", "host")
-    facts = pd.DataFrame({"record_id": records, "cluster": clusters, "label": labels})
-    fit = fit_linear(vectors_of(rows), facts, SEED)
-    return fit.model, fit_record_rule(fit.out_of_fold(facts, 1.0), SEED)
+def out_of_fold(
+    variant: Kmer | Miniature,
+    genomes: Genomes,
+    samples: Mapping[str, Mapping[str, str]],
+    record_of: Callable[[str], str],
+) -> dict[str, OutOfFold]:
+    """Scores of some sets of sequences, id to bases, and of the records themselves as `records`."""
+    features = {"records": variant.features(chunked(genomes.sequences))}
+    features |= {name: variant.features(chunked(sequences)) for name, sequences in samples.items()}
+    fold_of = {
+        name: np.array(
+            [genomes.folds[one if name == "records" else record_of(one)] for one in table["record_id"].to_pylist()]
+        )
+        for name, table in features.items()
+    }
+    fit_for_training = pc.is_in(features["records"]["frame_id"], variant.training_ids(genomes))
+    chunks, models = defaultdict[str, list[pd.DataFrame]](list), list[Fitted]()
+    for fold in range(genomes.fold_count):
+        rows = pc.and_(fit_for_training, pa.array(fold_of["records"] != fold))
+        models.append(variant.fit(features["records"].filter(rows), genomes))
+        for name, table in features.items():
+            chunks[name].append(models[-1].chunks(table.filter(pa.array(fold_of[name] == fold))))
+    return {name: OutOfFold(found, models) for name, found in chunks.items()}
 
 
 def intervals(figures: Mapping[str, Callable[[np.ndarray], float]], clusters: np.ndarray, viral: np.ndarray) -> Figures:
