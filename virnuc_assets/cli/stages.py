@@ -26,8 +26,8 @@ from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import MergedLedger, ledger_table, merged_ledger
 from virnuc_assets.sequences.planning import ShardPlan, plan_source
 from virnuc_assets.settings import SequenceSettings
-from virnuc_assets.storage.atomic import atomic_files
 from virnuc_assets.storage.outputs import (
+    published,
     require_free,
     require_output,
     require_outputs,
@@ -241,7 +241,7 @@ def predict_files(
         del planned
         for alphabet in () if model.is_kmer else serving.specs:
             _embedded(workspace, serving, alphabet, shards, choices.threads, (step, log))
-        with step("predictions, by shard") as report, atomic_files(to) as temporary:
+        with step("predictions, by shard") as report, published(to) as temporary:
             scored = _scored(serving, shards, report)
             ledger, totals = write_ledger(temporary, ledger)
             calls = write_results(temporary, inputs, ledger, totals, scored, run)

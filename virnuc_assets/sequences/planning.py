@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 from array import array
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,23 +272,37 @@ def _of_unique_ids(records: Mapping[str, pa.Array], usable: np.ndarray, hashes: 
     """
     ascending = np.sort(hashes[usable])
     twice = ascending[1:][ascending[1:] == ascending[:-1]]
-    rows = usable[np.isin(hashes[usable], twice)].tolist() if len(twice) else []
-    ids, digests = (records[name].take(pa.array(rows, pa.int64())).to_pylist() for name in ("record_id", "digest"))
-    first = {record_id: row for row, record_id in zip(reversed(rows), reversed(ids), strict=True)}
-    sequences = Counter(record_id for record_id, _ in set(zip(ids, digests, strict=True)))
-    changed: dict[int, tuple[str, str]] = {}
-    for row, record_id in zip(rows, ids, strict=True):
-        if (count := sequences[record_id]) > 1:
-            different = f"{count} different sequences have this first word of the header"
-            changed[row] = "failed", f"duplicate id: {different}"
-        elif row != first[record_id]:
-            changed[row] = "skipped", f"duplicate id: same sequence as record {first[record_id] + 1}"
-    if not changed:
+    if not len(twice):
         return {}
-    mask = np.zeros(len(hashes), bool)
-    mask[list(changed)] = True
-    columns = zip(("status", "reason"), zip(*changed.values(), strict=True), strict=True)
-    return {name: pc.replace_with_mask(records[name], pa.array(mask), pa.array(values)) for name, values in columns}
+    rows = usable[np.isin(hashes[usable], twice)]
+    ids, digests = (
+        records[name].take(pa.array(rows)).dictionary_encode().indices.to_numpy().astype(np.int64)
+        for name in ("record_id", "digest")
+    )
+    _, first = np.unique(ids, return_index=True)  # an id's number is its place among those that occur first
+    different = np.bincount(np.unique(ids * len(rows) + digests) // len(rows))  # sequences of each id
+    count, one = different[ids], rows[first[ids]]
+    failed = count > 1
+    changed = failed | (rows != one)
+    several = pc.binary_join_element_wise(
+        "duplicate id:",
+        pa.array(count).cast(pa.string()),
+        "different sequences have this first word of the header",
+        " ",
+    )
+    same = pc.binary_join_element_wise(
+        "duplicate id: same sequence as record", pa.array(one + 1).cast(pa.string()), " "
+    )
+    found = {
+        "status": pc.if_else(pa.array(failed), "failed", "skipped"),
+        "reason": pc.if_else(pa.array(failed), several, same),
+    }
+    mask = np.zeros(len(records["status"]), bool)
+    mask[rows[changed]] = True
+    return {
+        name: pc.replace_with_mask(records[name], pa.array(mask), values.filter(pa.array(changed)))
+        for name, values in found.items()
+    }
 
 
 def pack(

@@ -6,15 +6,16 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.storage.atomic import DiskFull, remove_unfinished
+from virnuc_assets.storage.atomic import DiskFull, atomic_files, remove_unfinished
 
-UNFINISHED_FOLDER = ".unfinished"  # below a folder of results: what a run that is not finished has, for the next one
+# Below a folder of results: what a run that is not finished has, for the next one; and in it, that results appear.
+UNFINISHED_FOLDER, _PUBLISHING = ".unfinished", "publishing"
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFIFO: "a pipe"}
 
 
@@ -52,13 +53,13 @@ def require_outputs(folder: Path, names: Iterable[str], inputs: Iterable[Path] =
     remove_unfinished(folder)
 
 
-def require_free(folder: Path, names: Sequence[str]) -> None:
-    """Check that a folder is absent or has nothing visible in it but what a run left that was killed as files appeared.
+def require_free(folder: Path, names: Collection[str]) -> None:
+    """Check that a folder is absent or has nothing visible in it.
 
-    These are some of its results' names, without the last one, which appears last.
+    Files of these names that are there because a run was killed as they appeared are no results.
     """
     found = sorted(path.name for path in folder.glob("[!.]*"))
-    partial = (folder / UNFINISHED_FOLDER).exists() and set(found) <= set(names[:-1])
+    partial = (folder / UNFINISHED_FOLDER / _PUBLISHING).exists() and set(found) <= set(names)
     if found and not partial:
         raise OutputRefused(
             f"{folder}: expected an empty folder, or a name that is free, found {len(found)} files or folders, e.g. "
@@ -92,6 +93,16 @@ def unfinished_folder(folder: Path) -> Iterator[Path]:
             for each in (*work.glob("*/"), *made):
                 with contextlib.suppress(OSError):  # it has something in it
                     each.rmdir()
+
+
+@contextlib.contextmanager
+def published(folder: Path) -> Iterator[Path]:
+    """As `atomic_files`, inside `unfinished_folder`: a process that dies as files appear leaves a mark of it there."""
+    mark = folder / UNFINISHED_FOLDER / _PUBLISHING
+    with atomic_files(folder) as temporary:
+        yield temporary
+        mark.touch()
+    mark.unlink()
 
 
 def require_writable(folder: Path) -> None:

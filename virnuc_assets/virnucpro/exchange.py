@@ -20,12 +20,14 @@ from virnuc_assets.storage.digests import sequence_digests
 from virnuc_assets.storage.layout import CLASSIFIER_FILE
 from virnuc_assets.storage.merging import ScratchVectors, features_table, rows_of, vector_column, vectors_of
 from virnuc_assets.storage.outputs import require_output, require_outputs
-from virnuc_assets.storage.schemas import embeddings_schema, features_schema, frames_schema
+from virnuc_assets.storage.schemas import embeddings_schema, features_schema, frames_schema, vector_dim
 from virnuc_assets.storage.tables import (
+    TableMismatch,
     TableWriter,
     content_digest,
     read_ids,
     read_provenance,
+    read_schema,
     read_table,
     read_windows,
 )
@@ -77,7 +79,8 @@ def export_file(table: Path, to: Path) -> dict[str, Any]:
     """Write one of our tables in VirNucPro's layout; returns what a person should see.
 
     Embeddings of a nucleotide encoder become a DNABERT_S file, of a protein encoder an ESM file; features become a
-    merged file. What is written is one object, in memory at once: in a DNABERT_S file 32 bytes for each value.
+    merged file. The table is read in windows; what is written is one object, in memory at once: 4 bytes for each value,
+    in a DNABERT_S file 32 (Python's floats).
 
     Raises:
         TableMismatch: it is not one of our tables.
@@ -100,12 +103,23 @@ def export_file(table: Path, to: Path) -> dict[str, Any]:
                 f"{table}: a table of {provenance.get('table', 'unknown kind')}; VirNucPro has files of embeddings and "
                 "of features"
             )
-    rows = read_table(table, columns=["frame_id", "vector"])
-    if not rows.num_rows:
+    ids, dim = read_ids(table).to_pylist(), vector_dim(read_schema(table))
+    if not ids:
         raise ExportRefused(f"{table}: has no rows; VirNucPro's files have at least one")
-    vectors = vectors_of(rows)
-    write_vectors(to, kind, rows.column("frame_id").to_pylist(), vectors, label)
-    return {"kind": kind, "rows": rows.num_rows, "columns": vectors.shape[1]}
+    write_vectors(to, kind, ids, dim, exported_vectors(table, ids), label)
+    return {"kind": kind, "rows": len(ids), "columns": dim}
+
+
+def exported_vectors(table: Path, ids: Sequence[str]) -> Iterator[np.ndarray]:
+    """Vectors of a table in windows; it has exactly these ids, unless it was replaced since they were read."""
+    start = 0
+    for window in read_windows(table, _WINDOW_ROWS, columns=["frame_id", "vector"]):
+        if window.column("frame_id").to_pylist() != ids[start : start + window.num_rows]:
+            break
+        start += window.num_rows
+        yield vectors_of(window)
+    if start != len(ids):
+        raise TableMismatch(f"{table}: replaced while it was exported; run this again")
 
 
 def require_label(file: VectorFile, label_of: Mapping[str, str | None]) -> None:

@@ -70,13 +70,21 @@ def vectors_in(file: TorchFile) -> VectorFile:
     return VectorFile(kind, file.path, file.sha256, ids, _stacked(file, ids, rows), label)
 
 
-def write_vectors(path: Path, kind: Kind, ids: list[str], vectors: np.ndarray, label: str | None = None) -> None:
-    """Write rows in VirNucPro's layout: (n, dim) float32 vectors of the ids in their order."""
+def write_vectors(
+    path: Path, kind: Kind, ids: list[str], dim: int, windows: Iterable[np.ndarray], label: str | None = None
+) -> None:
+    """Write rows in VirNucPro's layout: vectors of the ids in their order, in windows, (m, dim) float32 each."""
+    content: Mapping[str, object]
     if kind == "DNABERT_S":
-        data = [{"label": i, "mean_representation": row.tolist()} for i, row in zip(ids, vectors, strict=True)]
-        content: Mapping[str, object] = {"nucleotide": ids, "data": data}
+        lists = (row for window in windows for row in window.tolist())
+        data = [{"label": i, "mean_representation": row} for i, row in zip(ids, lists, strict=True)]
+        content = {"nucleotide": ids, "data": data}
     else:
-        rows = torch.tensor(vectors)  # a copy: Arrow's memory is read-only
+        vectors, start = np.empty((len(ids), dim), np.float32), 0
+        for window in windows:
+            vectors[start : start + len(window)] = window
+            start += len(window)
+        rows = torch.from_numpy(vectors)
         labels = {"labels": [LABELS.index(label)]} if label else {}
         content = {"proteins": ids, "data": list(rows)} if kind == "ESM" else {"ids": ids, "data": rows, **labels}
     with atomic_write(path) as temporary, temporary.open("wb") as handle:  # of a path, torch writes the name into it

@@ -276,9 +276,16 @@ def _download(spec: EncoderSpec, names: Sequence[str], log: Callable[[str], None
         pass
     log(f"{spec.name}: downloading {', '.join(names)}")
     try:
-        return Path(snapshot_download(spec.checkpoint, **ask))
+        folder = Path(snapshot_download(spec.checkpoint, **ask))
     except OSError as error:
         raise _not_downloaded(spec, error) from error
+    # Where the hub is not reached, what the cache has of it is returned without an error.
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise CheckpointMissingError(
+            f"{spec.name}: {spec.checkpoint} at revision {spec.revision}: {folder} lacks {', '.join(missing)}, and the "
+            "hub did not send it; check the network, and run `virnuc setup` again"
+        )
+    return folder
 
 
 def _not_downloaded(spec: EncoderSpec, error: Exception) -> CheckpointMissingError:

@@ -356,9 +356,11 @@ def test_results_that_appeared_in_part_are_none(project: Path, tmp_path: Path) -
     source, out = tmp_path / "a.fa", tmp_path / "out"
     source.write_text(fasta(contigs(1)))
     (out / ".unfinished").mkdir(parents=True)
+    (out / ".unfinished/publishing").touch()
     (out / "summary.tsv").write_text("in part")
     assert len(predicted(project, out, source)) == 14
     (out / ".unfinished").mkdir()
+    (out / ".unfinished/publishing").touch()
     (out / "mine.txt").touch()
     assert "expected an empty folder" in message(virnuc("predict", source, "--out", out, "--project", project))
 

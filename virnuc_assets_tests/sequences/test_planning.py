@@ -201,10 +201,10 @@ AT_MOST = 300
 SCRIPT = """
 import re, sys
 from pathlib import Path
-from virnuc_assets.cli.single_file import frame_file
+from virnuc_assets.cli.stages import frame_file
 
-counts = frame_file(Path(sys.argv[1]), Path(sys.argv[2]), 500, lambda done, total: None)
-print(counts["records"], re.findall(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[0])
+ledger = frame_file(Path(sys.argv[1]), Path(sys.argv[2]), 500, lambda done, total: None)
+print(ledger.num_rows, re.findall(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[0])
 """
 
 

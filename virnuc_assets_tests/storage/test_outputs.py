@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from virnuc_assets.storage.atomic import atomic_files
-from virnuc_assets.storage.outputs import OutputRefused, require_free, unfinished_folder
+from virnuc_assets.storage.outputs import OutputRefused, published, require_free, unfinished_folder
 
 
 def test_a_failure_leaves_what_is_finished_and_no_empty_folder(tmp_path: Path) -> None:
@@ -34,14 +34,22 @@ def test_what_killed_processes_had_not_finished_is_removed_by_the_next(tmp_path:
         assert list(work.rglob("*.partial")) == []
 
 
-def test_results_are_there_once_the_last_has_its_name(tmp_path: Path) -> None:
-    names = ["summary.tsv", "run.json"]
-    (tmp_path / ".unfinished").mkdir()
-    (tmp_path / "summary.tsv").touch()
-    require_free(tmp_path, names)
-    (tmp_path / "run.json").touch()
-    with pytest.raises(OutputRefused, match=r"found 2 files or folders, e.g. run.json; .* --force"):
-        require_free(tmp_path, names)
+def test_results_appear_together_and_take_the_mark_of_it_along(tmp_path: Path) -> None:
+    with unfinished_folder(tmp_path) as work, published(tmp_path) as temporary:
+        (temporary / "summary.tsv").write_text("new")
+        assert not (tmp_path / "summary.tsv").exists() and not (work / "publishing").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"summary.tsv"}
+    with pytest.raises(OutputRefused, match=r"found 1 files or folders, e.g. summary.tsv; .* --force"):
+        require_free(tmp_path, ["summary.tsv"])
+
+
+def test_a_process_that_dies_after_all_results_appeared_leaves_results(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), unfinished_folder(tmp_path):
+        with published(tmp_path) as temporary:
+            (temporary / "summary.tsv").touch()
+        raise KeyboardInterrupt  # before the tables are removed
+    with pytest.raises(OutputRefused, match="--force"):
+        require_free(tmp_path, ["summary.tsv"])
 
 
 def test_the_file_that_was_written_last_appears_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

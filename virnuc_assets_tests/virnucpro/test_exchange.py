@@ -21,10 +21,10 @@ from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.cli.main import app
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import sequence_digest
-from virnuc_assets.storage.merging import MergeMismatch, features_table, vectors_of
+from virnuc_assets.storage.merging import MergeMismatch, features_table, vector_column, vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema, features_schema, frames_schema
-from virnuc_assets.storage.tables import content_digest, read_provenance, read_table, write_table
-from virnuc_assets.virnucpro.exchange import ExportRefused, export_file, import_files
+from virnuc_assets.storage.tables import TableMismatch, content_digest, read_provenance, read_table, write_table
+from virnuc_assets.virnucpro.exchange import ExportRefused, export_file, exported_vectors, import_files
 from virnuc_assets.virnucpro.torch_files import ImportRefused
 from virnuc_assets_tests.virnucpro.files import WRITERS, drawn, esm, frame_ids, frames, merged, upstreams_reading
 
@@ -302,3 +302,12 @@ def test_tables_that_virnucpros_files_cannot_hold_are_refused(tmp_path: Path, fr
     assert "a table of frames; VirNucPro has files of embeddings and of features" in refused(
         frames_schema().empty_table(), {"table": "frames"}
     )
+
+
+@pytest.mark.parametrize("rows", [3, 5])
+def test_a_table_that_is_replaced_while_it_is_exported_is_refused(tmp_path: Path, rows: int) -> None:
+    ids = frame_ids(rows)
+    table = pa.table([pa.array(ids), vector_column(drawn(rows, 2))], ["frame_id", "vector"])
+    write_table(tmp_path / "t.parquet", table, {"table": "embeddings"})
+    with pytest.raises(TableMismatch, match="t.parquet: replaced while it was exported"):
+        list(exported_vectors(tmp_path / "t.parquet", frame_ids(4)))

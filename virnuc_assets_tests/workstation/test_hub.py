@@ -207,6 +207,19 @@ def test_an_altered_file_is_downloaded_again_from_an_intact_hub_and_refused_from
     assert not third.lock.exists()
 
 
+def test_what_the_cache_lacks_is_named_where_the_hub_is_not_reached(
+    hub: Hub, machine: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = machine()
+    first.set_up("fastesm2_650")
+    folder = first.find("fastesm2_650")
+    assert folder is not None
+    (folder / WEIGHTS).resolve().unlink()
+    point_to(monkeypatch, "http://127.0.0.1:9")
+    message = first.refusal("setup", "--encoder", "fastesm2_650")
+    assert f"at revision {PIN}: {folder} lacks {WEIGHTS}, and the hub did not send it; check the network" in message
+
+
 def test_a_cut_download_is_resumed(hub: Hub, machine: Callable[..., Project], tmp_path: Path) -> None:
     write_repository(FASTESM2_650, tmp_path / "wide", times=16)
     hub.add(FASTESM2_650, OTHER, tmp_path / "wide")

@@ -3,7 +3,6 @@
 The split, which belongs to the group, too, is in `split`.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -267,18 +266,23 @@ def evaluation_check(workspace: Workspace, asset: str) -> dg.AssetChecksDefiniti
         if composed:
             tables = reference_tables(context.instance, workspace, asset.replace("_evaluation", "_features")).values()
             records = pa.concat_tables(read_table(path, columns=["record_id"]) for path in tables)["record_id"]
-            rows = Counter(records.to_pylist())
+            rows = _counted(records)
             planned = {record: rows[record] for record in planned if record in rows}
         faults = {}
         for prefix, scored in parts.items():
-            found = Counter(scored["record_id"].to_pylist())
+            found = _counted(scored["record_id"])
             for record in sorted(planned.keys() | found.keys()):
-                if planned.get(record, 0) != found[record]:
-                    counts = f"{planned.get(record, 0)} test rows planned, {found[record]} scored"
+                if planned.get(record, 0) != found.get(record, 0):
+                    counts = f"{planned.get(record, 0)} test rows planned, {found.get(record, 0)} scored"
                     faults[f"{prefix}{record}"] = [counts]
         return result(faults, rows=table.num_rows)
 
     return check
+
+
+def _counted(values: pa.ChunkedArray) -> dict[str, int]:
+    """How often each is there."""
+    return {each["values"]: each["counts"] for each in values.value_counts().to_pylist()}
 
 
 def _ablations_asset(workspace: Workspace) -> dg.AssetsDefinition:
