@@ -202,8 +202,15 @@ class CallCollector:
         Raises:
             VirnucError: chunks that the ledger counts as scored have no predictions.
         """
-        limits = (self.chunk_length, self.min_confidence, self.max_error)
-        return SampleCalls(self._records(), self._offsets, self._probability, self._frames, *limits)
+        return SampleCalls(
+            self._records(),
+            self._offsets,
+            self._probability,
+            self._frames,
+            self.chunk_length,
+            min_confidence=self.min_confidence,
+            max_error=self.max_error,
+        )
 
     def _records(self) -> pa.Table:
         kept, is_scored = self.ledger["chunks_kept"].to_numpy(), ~np.isnan(self._probability)

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from virnuc_assets.defs.partitions import REFERENCE
+from virnuc_assets.defs.provenance import current_split
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
-from virnuc_assets.storage.tables import read_provenance, read_table, write_table
+from virnuc_assets.storage.tables import TableMismatch, read_provenance, read_table, write_table
 from virnuc_assets_tests.assets.project import GENOMES, PLAN_REFERENCE_JOB, Project, failures, new_project
 from virnuc_assets_tests.split.planted import gene, mutated
 
@@ -104,6 +105,18 @@ def test_an_unchanged_split_is_the_same_file_and_its_check_passes(copied: Projec
     assert {name: entry.value for name, entry in check.metadata.items()} == {
         "records": records, "left_out": 0, "proteins_in_train_and_test": 0, "faults": 0
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", ["relatives", "date"])
+def test_a_split_made_with_other_relatives_or_dates_is_stale(copied: Project, changed: str) -> None:
+    current_split(copied.instance, copied.workspace)
+    if changed == "date":
+        date_sources(copied, "phiX174")
+    else:
+        manifest = copied.settings.genomes / "MANIFEST.tsv"
+        manifest.write_text(manifest.read_text().replace("\tdengue\t", "\tflavi\t"))
+    with pytest.raises(TableMismatch, match="\n  names: expected"):
+        current_split(copied.instance, copied.workspace)
 
 
 def test_a_relative_moved_on_the_table_is_found_though_its_cluster_looks_alone(copied: Project) -> None:

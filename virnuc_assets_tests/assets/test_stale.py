@@ -164,6 +164,8 @@ def test_settings_and_removed_tables_ask_for_exactly_what_follows_from_them(know
     }
     assert demo(known) == 1
     assert removed.is_file() and stale(known) == Stale()
-    for path in (layout.whole("train_test_split"), layout.sample_report(SAMPLE) / "summary.tsv"):
+    ledger = layout.table("samples", "ledger", known.shards(SAMPLES)[0])
+    for path in (layout.whole("train_test_split"), layout.sample_report(SAMPLE) / "summary.tsv", ledger):
         path.unlink()
-    assert stale(known) == Stale(samples={SAMPLE: {"report"}}, whole={"train_test_split", *TRAINED, *DECIDED})
+    of_sample = {"translated_proteins", "report"}  # frames come with their ledger
+    assert stale(known) == Stale(samples={SAMPLE: of_sample}, whole={"train_test_split", *TRAINED, *DECIDED})

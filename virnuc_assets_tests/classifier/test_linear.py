@@ -46,10 +46,13 @@ def test_the_model_gives_the_log_odds_of_the_regression_and_repeats() -> None:
 def test_scores_out_of_fold_never_saw_the_cluster() -> None:
     """Columns that only name a cluster's rows: no use for clusters left out, all the use where a relative was seen."""
     _, facts = rows_of(signal=0.0)
+    alone = facts["cluster"] == "c11"  # one record, of which no model saw a relative
+    facts.loc[alone, "record_id"] = "r11"
     features = np.eye(12, dtype=np.float32)[facts["cluster"].str[1:].astype(int)]
     fit, viral = fit_linear(features, facts, 0), (facts["label"] == "viral").to_numpy()
     assert (np.abs(fit.log_odds) < 0.3).all()
     assert np.nanmin(fit.known[viral]) > np.nanmax(fit.known[~viral])
+    assert np.isnan(fit.known[alone]).all()
     table = fit.out_of_fold(facts, 2.0)
     assert len(table) == len(facts) + np.isfinite(fit.known).sum() and set(table["known"]) == {False, True}
     assert table["log_odds"][:3].tolist() == pytest.approx((fit.log_odds[:3] / 2.0).tolist())

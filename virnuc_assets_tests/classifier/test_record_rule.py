@@ -171,6 +171,18 @@ def test_the_kind_is_the_one_that_separates_better_and_of_equals_the_present_one
             assert max(found.auroc, key=lambda one: found.auroc[one].windows) == kind
 
 
+def test_a_cluster_of_many_records_weighs_as_any_other() -> None:
+    table = planted(10, 0, informative).groupby("record_id").head(1)  # of one chunk each, which no window divides
+    own = table[table["cluster"] == "c0"]
+    copies = [own.assign(record_id=own["record_id"] + f".{number}") for number in range(20)]
+    found, expected = fit_record_rule(pd.concat([table, *copies]), 0), fit_record_rule(table, 0)
+    assert found is not None and expected is not None and found.records == expected.records + 20 * len(own)
+    assert found.novel.intercept == pytest.approx(expected.novel.intercept, abs=1e-3)
+    assert found.novel.slope == pytest.approx(expected.novel.slope, abs=1e-3)
+    for kind, auroc in expected.auroc.items():
+        assert found.auroc[kind].windows == pytest.approx(auroc.windows, abs=1e-6)
+
+
 def test_relatives_have_a_curve_of_their_own_where_they_were_scored() -> None:
     novel = planted(10, 0, noise)
     known = planted(10, 0, informative, known=True)  # the same records, scored by models that knew relatives of them

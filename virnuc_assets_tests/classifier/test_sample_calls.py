@@ -127,6 +127,24 @@ def test_uncertain_is_what_the_calibration_makes_of_it() -> None:
     assert fake_calls([record], temperature=20.0).records["call"].to_pylist() == ["uncertain"]
 
 
+@pytest.mark.parametrize(
+    ("min_confidence", "max_error", "record", "chunk"),
+    [(0.9, 0.4, "virus", "uncertain"), (0.7, 0.1, "uncertain", "virus")],
+)
+def test_chunks_need_a_confidence_and_records_a_small_error(
+    min_confidence: float, max_error: float, record: str, chunk: str
+) -> None:
+    sample = FakeRecord("a", 500, [{"F1": 0.75}])
+    collector = fake_collector([sample], min_confidence=min_confidence)
+    collector.max_error = max_error
+    collector.add(np.array([0]), fake_predictions([sample]))
+    calls = collector.calls()
+    assert calls.records["call"].to_pylist() == [record]
+    assert [CALLS[number] for number in calls.chunk_calls(slice(None))] == [chunk]
+    assert calls.records["chunks_uncertain"].to_pylist() == [int(chunk == "uncertain")]
+    assert calls.max_error == max_error
+
+
 def test_a_fitted_rule_decides_records_and_no_chunk(tmp_path: Path) -> None:
     """By hand: the mean of both log-odds, from two chunks; relatives in training have their own curve."""
     known = Curve(slope=0.0, slope_per_doubling=0.0, intercept=4.0)

@@ -50,6 +50,11 @@ def test_frames_writes_the_frames_table(sample: Path, tmp_path: Path, chunk_leng
         assert max(len(row["nucleotides"]), 3 * len(row["protein"])) <= chunk_length
 
 
+def test_another_chunk_length_is_refused(sample: Path, tmp_path: Path) -> None:
+    text = message(virnuc("frames", sample, "--chunk-length", "400", "--out", tmp_path / "frames.parquet"))
+    assert text == "--chunk-length: expected one of 300, 500, found 400"
+
+
 def test_frames_of_nothing_that_can_be_scored_fails_with_the_most_frequent_reason(tmp_path: Path) -> None:
     path, out = tmp_path / "blanks.fa", tmp_path / "frames.parquet"
     path.write_text(">genome #1\nATGAAACCC\n>genome #2\nATGAAACCA\n>genome #3\nATGAAACCG\n>short\nAC\n")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnuc_assets.defs.metadata import Measured, shown_encoders, shown_facts, shown_table
+from virnuc_assets.defs.metadata import Measured, result, shown_encoders, shown_facts, shown_table
 from virnuc_assets.settings import EvaluationSettings
 from virnuc_assets.storage.schemas import evaluation_schema
 
@@ -58,6 +58,15 @@ def test_facts_and_encoders_are_rows() -> None:
         ("dna", 256, "kmer_dna", ""),
         ("protein", 32, "esm", "abc"),
     ]
+
+
+def test_a_check_counts_all_faults_and_shows_the_first() -> None:
+    found = result({"a": [f"fault {number}" for number in range(15)], "b": ["other"] * 10}, records=7)
+    counts = [found.metadata[name].value for name in ("faults", "records")]
+    shown = [record.data for record in found.metadata["first_faults"].records]  # type: ignore[union-attr]
+    assert (found.passed, counts, len(shown)) == (False, [25, 7], 20)
+    assert (shown[1], shown[-1]) == ({"where": "a", "fault": "fault 1"}, {"where": "b", "fault": "other"})
+    assert result({"a": []}).passed
 
 
 def test_curves_of_many_rows_are_pictures_that_fit_into_an_event() -> None:

@@ -144,6 +144,24 @@ def test_a_bit_that_flipped_is_noticed_by_whatever_reads_it(path: Path) -> None:
     assert [*read_windows(path, 40, columns=["frame_id"])] == [table.select(["frame_id"])]
 
 
+def test_columns_are_stored_as_they_are_read_fastest(path: Path) -> None:
+    schema = frames_schema(located=True)
+    numbers = {"frame": 1, "start_nt": 0, "end_nt": 9, "annotated": None}
+    rows = [{name: numbers.get(name, "x") for name in schema.names}] * 3
+    found = {}
+    for table in (pa.Table.from_pylist(rows, schema=schema), embeddings(3)):
+        write_table(path, table, PROVENANCE)
+        group = pq.read_metadata(path).row_group(0)
+        found |= {column.path_in_schema: column for column in map(group.column, range(group.num_columns))}
+    unpacked = {name for name, column in found.items() if column.compression == "UNCOMPRESSED"}
+    assert unpacked == {"nucleotides", "protein"}
+    assert {found[name].compression for name in set(found) - unpacked} == {"LZ4"}
+    counts = {name for name, column in found.items() if "DELTA_BINARY_PACKED" in column.encodings}
+    assert counts == {"start_nt", "end_nt"}
+    repeated = {name for name, column in found.items() if column.has_dictionary_page}
+    assert repeated == {"chunk_id", "record_id", "strand", "frame", "label", "group"}
+
+
 def test_is_made_by_exactly_this_provenance(path: Path) -> None:
     assert not is_made_by(path, PROVENANCE)
     write_table(path, embeddings(2), PROVENANCE)

@@ -140,7 +140,7 @@ def orphaned(project: Project, launching: bool = False) -> list[str]:
 
 
 def test_processes_are_found_and_classified_by_the_mark_of_their_home(
-    tmp_path: Path, process: Callable[..., "subprocess.Popen[str]"]
+    tmp_path: Path, process: Callable[..., "subprocess.Popen[str]"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By command lines as those of Dagster's processes are."""
     kinds = {
@@ -162,6 +162,9 @@ def test_processes_are_found_and_classified_by_the_mark_of_their_home(
     assert ("up", os.getpid()) in [(kind, found.pid) for kind, found in processes_of(tmp_path)]
     give_back(lock)
     assert {found.pid: kind for kind, found in processes_of(tmp_path)} == kinds
+    another = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: another)
+    assert list(processes_of(tmp_path)) == []  # another user's are left alone
 
 
 def test_a_later_process_of_the_same_number_is_another(process: Callable[..., "subprocess.Popen[str]"]) -> None:
@@ -305,4 +308,14 @@ def test_a_folder_whose_writer_died_before_the_new_one_had_its_name_is_put_back(
         "Removed 1 unfinished files and folders of killed processes.",
     ]
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("pages", "older")]
+    assert unfinished_files(project.settings) == []
+
+
+def test_of_several_folders_that_were_to_be_replaced_the_latest_is_put_back(project: Project) -> None:
+    for content in ("older", "latest"):
+        left = project.settings.var / f".decision.{of(gone())}.replaced"
+        left.mkdir()
+        (left / "pages").write_text(content)
+    clean_up(project.settings, lambda _: None)
+    assert (project.settings.var / "decision/pages").read_text() == "latest"
     assert unfinished_files(project.settings) == []
