@@ -112,7 +112,7 @@ assert failures(project.job(PLAN_REFERENCE_JOB)) == []
 keys = project.keys(REFERENCE)
 filler = root / "filler"
 with filler.open("wb", buffering=0) as handle:
-    while shutil.disk_usage(root).free > 1_500_000:
+    while shutil.disk_usage(root).free > 500_000:
         handle.write(bytes(65_536))
 project.instance.dispose()
 done = subprocess.run([sys.executable, "-c", CHILD, str(root)], capture_output=True, text=True)
