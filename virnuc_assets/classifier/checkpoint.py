@@ -19,6 +19,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveFloat, 
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
+from torch.nn import functional
 
 from virnuc_assets.classifier.calls import frame_calls
 from virnuc_assets.classifier.novelty import SKETCH_FILE, Sketch, SketchDescription, load_sketch
@@ -33,6 +34,7 @@ from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import features_schema, predictions_schema, vector_dim
 
 WEIGHTS_FILE = "classifier.safetensors"
+_BLOCK = 32  # a multiple of the rows and columns that libraries of matrix products take at once
 Encoders = Mapping[str, Mapping[str, str]]  # fingerprints by side
 Dims = Mapping[str, int]  # widths by side
 
@@ -80,9 +82,14 @@ class LinearModel(nn.Module):  # type: ignore[misc]
         return model.eval()
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits of a batch: (b, dim) float32 → (b, 2)."""
-        logits: Tensor = self.output_layer(features)
-        return logits
+        """Logits of a batch: (b, dim) float32 → (b, 2).
+
+        Where the rows of an odd width begin in memory, a product rounds them differently; so they are filled up.
+        """
+        features, weights = (
+            functional.pad(each, (0, -each.shape[1] % _BLOCK)) for each in (features, self.output_layer.weight)
+        )
+        return functional.linear(features, weights, self.output_layer.bias)
 
 
 Model = Mlp | LinearModel
@@ -260,7 +267,8 @@ class ScoringError(VirnucError):
 def score(model: Model, features: np.ndarray, batch_rows: int = 4096) -> np.ndarray:
     """Softmax over (other, virus), (n, 2) float32, of features (n, d) float32, which may be memory-mapped.
 
-    The model is put into eval mode; `batch_rows` changes no score by more than rounding.
+    The model is put into eval mode. Matrix products round the last rows of a batch otherwise than rows within whole
+    blocks, so that a row's score would depend on how many there are: batches are filled up with zeros to whole blocks.
 
     Raises:
         ScoringError: a score is not finite.
@@ -269,8 +277,9 @@ def score(model: Model, features: np.ndarray, batch_rows: int = 4096) -> np.ndar
     device = model.output_layer.weight.device
     scores = np.empty((len(features), 2), dtype=np.float32)
     for start in range(0, len(features), batch_rows):
-        logits = model(torch.tensor(features[start : start + batch_rows], device=device))  # (b, 2)
-        scores[start : start + batch_rows] = torch.softmax(logits, dim=1).cpu().numpy()
+        batch = torch.tensor(features[start : start + batch_rows], device=device)
+        logits = model(functional.pad(batch, (0, 0, 0, -len(batch) % _BLOCK)))  # (whole blocks, 2)
+        scores[start : start + batch_rows] = torch.softmax(logits, dim=1)[: len(batch)].cpu().numpy()
     if bad := np.flatnonzero(~np.isfinite(scores).all(axis=1)).tolist():
         raise ScoringError(f"{len(bad)} of {len(scores)} scores are not finite, e.g. of rows {bad[:5]}")
     return scores

@@ -25,7 +25,7 @@ from virnuc_assets.classifier.calls import (
     frame_calls,
     record_calls,
 )
-from virnuc_assets.classifier.checkpoint import Mlp, ScoringError, score
+from virnuc_assets.classifier.checkpoint import LinearModel, Mlp, ScoringError, score
 from virnuc_assets.storage.schemas import predictions_schema
 from virnuc_assets.virnucpro.results import CHUNKS_FILE, FRAMES_FILE, write_chunks, written_frames
 from virnuc_assets_tests.classifier.sample_fakes import FakeRecord, fake_calls
@@ -63,13 +63,18 @@ def test_scores_are_probabilities_of_other_and_virus(model: Mlp, features: np.nd
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize("batch_rows", [1, 7, 300])
-def test_the_batch_changes_no_score(model: Mlp, features: np.ndarray, batch_rows: int) -> None:
+@pytest.mark.parametrize("rows", [1, 7, 33, 300])
+@pytest.mark.parametrize("kind", ["mlp", "linear"])
+def test_a_score_does_not_depend_on_the_rows_next_to_it(kind: str, rows: int) -> None:
+    """To the last bit: a sample that continues its plan has other shards than one that is planned at once."""
+    generator = np.random.default_rng(0)
+    model = Mlp(80, 512, 0.5) if kind == "mlp" else LinearModel.of(generator.normal(size=623) / 25, 0.1)
+    features = generator.normal(size=(301, 80 if kind == "mlp" else 623)).astype(np.float32)
     whole = score(model, features)
     assert whole[:, 1].std() > 0.1  # on equal scores the test would be empty
-    np.testing.assert_allclose(score(model, features, batch_rows), whole, rtol=0, atol=1e-6)
-    reverse = score(model, np.ascontiguousarray(features[::-1]), batch_rows)[::-1]
-    np.testing.assert_allclose(reverse, whole, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(score(model, features, rows), whole)
+    np.testing.assert_array_equal(score(model, features[rows:]), whole[rows:])
+    np.testing.assert_array_equal(score(model, np.ascontiguousarray(features[::-1]), rows)[::-1], whole)
 
 
 def test_read_only_and_empty_features_are_scored(model: Mlp, features: np.ndarray) -> None:
