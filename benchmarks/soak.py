@@ -251,6 +251,8 @@ def _verdict(project: Project, undisturbed: Project, files: Sequence[Dropped]) -
             found, expected, report = _rows(project, sample), _rows(undisturbed, sample), _report(project, sample)
             figures["rows_lost"] += (expected - found).total()
             figures["rows_doubled"] += (found - expected).total()
+            if found != expected:
+                CONSOLE.log(f"{sample}: lost", dict(expected - found), "in place of them", dict(found - expected))
             figures["files_good"] += found == expected and report == _report(undisturbed, sample) != {}
     figures["temporary_files"] = len([*layout.var.rglob("*.partial"), *layout.var.rglob("*.copy")])
     with project.instance() as instance:

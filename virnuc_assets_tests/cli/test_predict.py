@@ -1,6 +1,7 @@
 """`virnuc predict`: any inputs together or each by itself, one folder, options, and what a killed run leaves."""
 
 import bz2
+import functools
 import gzip
 import json
 import lzma
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from virnuc_assets.storage.tables import read_table
 from virnuc_assets_tests.cli.commands import console, message, virnuc
 from virnuc_assets_tests.cli.serving import kmer_project
 
+pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 SCRIPT = Path(sys.executable).with_name("virnuc")
 OTHER_SOURCE = ("frames.parquet", "report.html", "run.json", "ledger.tsv", "summary.tsv", "virnuc_mqc.json")
 ALPHABETS = ("ACGT", "ACG", "AC", "CG", "ACgN", "GGGACG")  # without T there is no stop, so every frame is open
@@ -308,36 +311,52 @@ def test_results_are_replaced_only_if_forced(project: Path, tmp_path: Path) -> N
 def stages(out: Path) -> list[str]:
     """Which stages have tables, and whether results are being written."""
     work = out / ".unfinished"
-    found = [kind for kind in ("frames", "dna", "protein") if list(work.glob(f"{kind}/*.parquet"))]
+    found = [kind for kind in ("ledger", "dna", "protein") if list(work.glob(f"{kind}/*.parquet"))]
     return found + ["results"] * bool(list(out.glob(".results.*.partial/*")))
 
 
 @pytest.fixture(scope="module")
-def whole(project: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A file of several shards, and its results."""
-    source = tmp_path_factory.mktemp("whole") / "long.fa"
-    generator = random.Random(3)
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], tuple[Path, Path]]:
+    """A file of several shards, and its results by a project's classifier."""
+    folder, generator = tmp_path_factory.mktemp("whole"), random.Random(3)
     bases = ["".join(generator.choices("ACG" if number % 10 == 0 else "ACGT", k=5000)) for number in range(1000)]
-    source.write_text("".join(f">c{number}\n{each}\n" for number, each in enumerate(bases)))
-    assert virnuc("predict", source, "--out", source.parent / "out", "--project", project).exit_code == 0
-    return source, source.parent / "out"
+    (source := folder / "long.fa").write_text("".join(f">c{number}\n{each}\n" for number, each in enumerate(bases)))
+
+    @functools.cache
+    def results(root: Path) -> tuple[Path, Path]:
+        out = folder / f"of-{root.parent.name}"
+        assert virnuc("predict", source, "--out", out, "--project", root).exit_code == 0
+        return source, out
+
+    return results
 
 
 @pytest.mark.parametrize(
-    "stage", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("frames", "dna", "protein")), "results"]
+    ("classifier", "stage"),
+    [
+        *(("kmer", stage) for stage in ("ledger", "results")),
+        *(pytest.param("language models", stage, marks=pytest.mark.slow) for stage in ("dna", "protein", "results")),
+    ],
 )
 def test_a_killed_run_leaves_nothing_that_looks_complete_and_is_continued(
-    project: Path, whole: tuple[Path, Path], tmp_path: Path, stage: str
+    request: pytest.FixtureRequest,
+    whole: Callable[[Path], tuple[Path, Path]],
+    tmp_path: Path,
+    classifier: str,
+    stage: str,
 ) -> None:
-    (source, expected), out = whole, tmp_path / "out"
-    command = [SCRIPT, "predict", source, "--out", out, "--project", project]
+    root = request.getfixturevalue("project") if classifier == "kmer" else request.getfixturevalue("finished").root
+    (source, expected), out = whole(root), tmp_path / "out"
+    command = [SCRIPT, "predict", source, "--out", out, "--project", root]
     with subprocess.Popen(["nice", "-n", "19", *command], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
         while stage not in stages(out):
             assert run.poll() is None
             time.sleep(0.002)
         run.send_signal(signal.SIGKILL)
     assert [path.name for path in out.glob("[!.]*")] == []
-    kept = {path: path.stat().st_mtime_ns for path in out.glob(".unfinished/*/*.parquet")}
+    framed = {path.name for path in out.glob(".unfinished/ledger/*.parquet")}  # the last table of a shard's frames
+    tables = [*out.glob(".unfinished/*/*.parquet")]
+    kept = {path: path.stat().st_mtime_ns for path in tables if path.name in framed}
     assert kept != {}
     continued = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     touched = set()
