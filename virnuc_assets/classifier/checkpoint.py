@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -126,8 +126,7 @@ class ClassifierDescription(BaseModel):
     split_digest: str | None = None
     data_digest: str | None = None  # of the rows trained and validated on
     best_epoch: PositiveInt | None = None  # 1-based
-    # Of the penalty of the k-mer baseline's logistic regression: larger is weaker. Once it was stored as `penalty`.
-    inverse_strength: PositiveFloat | None = Field(None, validation_alias=AliasChoices("inverse_strength", "penalty"))
+    inverse_strength: PositiveFloat | None = None  # of the penalty of the k-mer baseline: larger is weaker
     temperature: PositiveFloat | None = None  # for `calibrated` scores; no call follows from it
     record_rule: RecordRule | None = None  # else a record is classified by the share of its viral chunks
     sketch: SketchDescription | None = None  # of the proteins trained and validated on

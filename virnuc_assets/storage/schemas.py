@@ -6,6 +6,8 @@ import pyarrow as pa
 
 from virnuc_assets.storage.digests import SEQUENCE_DIGEST_BYTES
 
+_STRING = pa.string()
+_COUNT = pa.int64()
 # Columns of nucleotides or residues: long, and hardly a value twice.
 SEQUENCE_COLUMNS = frozenset({"sequence", "nucleotides", "protein", "translation"})
 # Those of frames are not compressed: residues cannot be, and nucleotides took a tenth of all the time of framing, for
@@ -16,15 +18,9 @@ FRAME_SEQUENCES = frozenset({"nucleotides", "protein"})
 STATUSES = ("kept", "dropped_stop", "dropped_empty", "dropped_ambiguous", "dropped_no_cds")
 LEDGER_COUNTS = ("chunks", *(f"{what}_{status}" for what in ("chunks", "frames") for status in STATUSES))
 
-_INTEGERS = {"number", "length_nt", "record_length_nt", "start_nt", "end_nt", "first_chunk", "end_chunk", "cds"}
-_INTEGERS |= {*LEDGER_COUNTS, "stop_free", "longest_orf", "stop_free_aa", "longest_orf_aa", "longest_aa"}
 
-
-def _schema(names: str, **types: pa.DataType) -> pa.Schema:
-    """Columns in this order: texts, but for the integers, which are int64, and what has a type of its own."""
-    return pa.schema(
-        [(name, types.get(name, pa.int64() if name in _INTEGERS else pa.string())) for name in names.split()]
-    )
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, dtype) for name, dtype in columns.items()])
 
 
 def _vector(dim: int) -> pa.DataType:
@@ -37,23 +33,42 @@ def plan_schema() -> pa.Schema:
     `number` is the record's place in its file, from 1; `status` is planned, skipped, or failed with a reason.
     """
     return _schema(
-        "source shard record_id number length_nt digest first_chunk end_chunk status reason evidence evidence_digest"
+        source=_STRING,
+        shard=_STRING,
+        record_id=_STRING,
+        number=_COUNT,
+        length_nt=_COUNT,
+        digest=_STRING,
+        first_chunk=_COUNT,
+        end_chunk=_COUNT,
+        status=_STRING,
+        reason=_STRING,
+        evidence=_STRING,
+        evidence_digest=_STRING,
     )
 
 
 def incoming_schema() -> pa.Schema:
     """One row per file of the watched folder: the fields of `sequences.incoming.IncomingFile`, or null."""
-    return _schema("file state status sample content reason")
+    return _schema(file=_STRING, state=_STRING, status=_STRING, sample=_STRING, content=_STRING, reason=_STRING)
 
 
 def chunks_schema() -> pa.Schema:
     """One row per chunk; positions 0-based, half-open, in nt of the record."""
-    return _schema("chunk_id record_id start_nt end_nt sequence")
+    return _schema(chunk_id=_STRING, record_id=_STRING, start_nt=_COUNT, end_nt=_COUNT, sequence=_STRING)
 
 
 def cds_schema() -> pa.Schema:
     """One row per CDS feature (1-based in its record); translation is null where the file gives none."""
-    return _schema("record_id cds treatment location product protein_id translation")
+    return _schema(
+        record_id=_STRING,
+        cds=_COUNT,
+        treatment=_STRING,
+        location=_STRING,
+        product=_STRING,
+        protein_id=_STRING,
+        translation=_STRING,
+    )
 
 
 def frames_schema(located: bool = False) -> pa.Schema:
@@ -61,39 +76,56 @@ def frames_schema(located: bool = False) -> pa.Schema:
 
     Where frames are stretches (`located`), start_nt and end_nt are their place on the record's forward strand.
     """
-    where = "start_nt end_nt" if located else ""
-    names = f"frame_id chunk_id record_id strand frame {where} nucleotides protein label group annotated"
-    return _schema(names, frame=pa.int8(), annotated=pa.bool_())
+    where = {"start_nt": _COUNT, "end_nt": _COUNT} if located else {}
+    return _schema(
+        frame_id=_STRING,
+        chunk_id=_STRING,
+        record_id=_STRING,
+        strand=_STRING,
+        frame=pa.int8(),
+        **where,
+        nucleotides=_STRING,
+        protein=_STRING,
+        label=_STRING,
+        group=_STRING,
+        annotated=pa.bool_(),
+    )
 
 
 def embeddings_schema(dim: int) -> pa.Schema:
     """One row per frame, in the order of the frames table; digest is that of the encoded sequence."""
-    return _schema("frame_id digest vector", digest=pa.binary(SEQUENCE_DIGEST_BYTES), vector=_vector(dim))
+    return _schema(frame_id=_STRING, digest=pa.binary(SEQUENCE_DIGEST_BYTES), vector=_vector(dim))
 
 
 def features_schema(dim: int) -> pa.Schema:
     """One row per frame, in the order of the frames table; vector = nucleotide embedding, then protein embedding."""
-    return _schema("frame_id chunk_id record_id label group vector", vector=_vector(dim))
+    return _schema(
+        frame_id=_STRING, chunk_id=_STRING, record_id=_STRING, label=_STRING, group=_STRING, vector=_vector(dim)
+    )
 
 
 def predictions_schema() -> pa.Schema:
     """One row per frame; scores are softmax probabilities of (other, virus); call is virus or others."""
-    return _scored("")
+    return _schema(
+        frame_id=_STRING,
+        chunk_id=_STRING,
+        record_id=_STRING,
+        score_other=pa.float32(),
+        score_virus=pa.float32(),
+        call=_STRING,
+    )
 
 
 def evaluation_schema() -> pa.Schema:
     """Predictions of test rows with what is known of them; cluster names the record's group of relatives."""
-    return _scored("record_length_nt cluster label group")
-
-
-def _scored(truth: str) -> pa.Schema:
-    names = f"frame_id chunk_id record_id {truth} score_other score_virus call"
-    return _schema(names, score_other=pa.float32(), score_virus=pa.float32())
+    columns = list(predictions_schema())
+    truth = [pa.field("record_length_nt", _COUNT), *(pa.field(name, _STRING) for name in ("cluster", "label", "group"))]
+    return pa.schema(columns[:3] + truth + columns[3:])
 
 
 def ablations_schema() -> pa.Schema:
     """Evaluation rows once for every encoder whose vectors alone were scored."""
-    return pa.schema([("encoder", pa.string()), *evaluation_schema()])
+    return pa.schema([pa.field("encoder", _STRING), *evaluation_schema()])
 
 
 def frame_rules_schema() -> pa.Schema:
@@ -102,9 +134,12 @@ def frame_rules_schema() -> pa.Schema:
     Columns in aa count residues; `longest_aa` those of the longest stretch, 0 where none is long enough. Probability
     is calibrated, null where the chunk is not scored.
     """
-    counts = "stop_free longest_orf stop_free_aa longest_orf_aa longest_aa"
-    names = f"chunk_id record_id cluster label group length_nt {counts} probability"
-    return _schema(names, probability=pa.float64())
+    texts = dict.fromkeys(("chunk_id", "record_id", "cluster", "label", "group"), _STRING)
+    rules = ("stop_free", "longest_orf")
+    counts = dict.fromkeys(
+        ("length_nt", *(f"{rule}{of}" for of in ("", "_aa") for rule in rules), "longest_aa"), _COUNT
+    )
+    return _schema(**texts, **counts, probability=pa.float64())
 
 
 def ledger_schema() -> pa.Schema:
@@ -113,12 +148,19 @@ def ledger_schema() -> pa.Schema:
     Chunks = kept + dropped by reason, and so are six frames a chunk. Disposition is scored, skipped or failed; evidence
     is the word of what CDS evidence the record's annotation gives, null for samples.
     """
-    return _schema(f"record_id length_nt disposition reason evidence {' '.join(LEDGER_COUNTS)}")
+    return _schema(
+        record_id=_STRING,
+        length_nt=_COUNT,
+        disposition=_STRING,
+        reason=_STRING,
+        evidence=_STRING,
+        **dict.fromkeys(LEDGER_COUNTS, _COUNT),
+    )
 
 
 def reference_ledger_schema() -> pa.Schema:
     """Ledger rows of all sources."""
-    return pa.schema([("source", pa.string()), *ledger_schema()])
+    return pa.schema([pa.field("source", _STRING), *ledger_schema()])
 
 
 def vector_dim(schema: pa.Schema) -> int:

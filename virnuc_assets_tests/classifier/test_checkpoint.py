@@ -90,10 +90,6 @@ def test_weights_of_another_training_are_refused(tmp_path: Path) -> None:
         load_classifier(tmp_path / "a")
 
 
-def test_one_of_before_its_penalty_was_named_by_its_inverse_strength_is_read() -> None:
-    assert description(penalty=0.003).inverse_strength == description(inverse_strength=0.003).inverse_strength == 0.003
-
-
 def test_absent_or_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ClassifierMismatch, match=r"classifier.json not found; train one: `virnuc demo`"):
         load_classifier(tmp_path)
