@@ -92,7 +92,7 @@ def test_bench_change_writes_its_figures_and_fails_by_a_missed_limit(out: Path) 
 
 @pytest.mark.slow
 def test_bench_coverage_writes_its_figures(out: Path) -> None:
-    found = figures(out, "bench-coverage", "--names", "12", "--folds", "2")
+    found = figures(out, "bench-coverage", "--only", "kmer", "--names", "12", "--folds", "2")
     for name in ("chunks_scored_viral", "chunks_scored_host", "complete_genes_scored"):
         assert 0 < found[f"{name}_stop_free"] < found[f"{name}_longest_orf"] <= 1, name
     assert 0 < found["frames_per_chunk_stop_free"] < 1 < found["frames_per_chunk_longest_orf"] <= 6
