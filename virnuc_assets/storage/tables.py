@@ -57,11 +57,13 @@ class TableWriter:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[None]:
         # Vectors have neither repeated values nor useful bounds; a dictionary of them takes ten times their memory.
-        # Nor is a sequence, a digest or the id of a frame found twice; as they are, they are read in less time.
+        # Nor is a sequence, a digest or the id of a frame found twice, that of a chunk six times at most; as they are,
+        # they are written and read in less time.
         vectors = [field for field in self._schema if pa.types.is_fixed_size_list(field.type)]
         plain = [field for field in self._schema if field not in vectors]
         once = [field.name for field in plain if pa.types.is_fixed_size_binary(field.type)]
-        repeated = [field.name for field in plain if field.name not in (*once, *SEQUENCE_COLUMNS, "frame_id")]
+        once += ["frame_id", "chunk_id", *SEQUENCE_COLUMNS]
+        repeated = [field.name for field in plain if field.name not in once]
         counts = [field.name for field in plain if pa.types.is_int64(field.type)]
         packed = [field.name for field in plain if field.name not in FRAME_SEQUENCES]
         packed += [

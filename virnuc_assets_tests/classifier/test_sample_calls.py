@@ -68,8 +68,8 @@ def plain_row(record: FakeRecord, chunk_length: int, min_confidence: float) -> t
 
 
 @settings(max_examples=60, deadline=None)
-# Exact in float32, as probabilities are stored. Not 0.5, which the mean of two opposite chunks is but for rounding.
-@given(samples(), st.sampled_from([0.5625, 0.625, 0.75]))
+# No mean of a few chunks comes so near to these that rounding decides.
+@given(samples(), st.sampled_from([0.56171, 0.62713, 0.75239]))
 def test_records_are_those_of_a_plain_walk(sample: tuple[list[FakeRecord], int], min_confidence: float) -> None:
     records, chunk_length = sample
     calls = fake_calls(records, chunk_length, None, min_confidence)

@@ -11,9 +11,9 @@ from virnuc_assets.defs.provenance import variant_fingerprints
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.encoders.loading import vector_width
 from virnuc_assets.sequences.frame_rule import FrameRule
-from virnuc_assets.settings import load_settings
+from virnuc_assets.settings import SequenceSettings, load_settings
 
-LONGEST = FrameRule("longest_orf", 30)
+LONGEST = FrameRule("longest_orf", SequenceSettings().min_orf_aa)
 
 
 def kmer_project(root: Path, rule: FrameRule = LONGEST) -> Path:

@@ -159,7 +159,7 @@ def test_columns_are_stored_as_they_are_read_fastest(path: Path) -> None:
     counts = {name for name, column in found.items() if "DELTA_BINARY_PACKED" in column.encodings}
     assert counts == {"start_nt", "end_nt"}
     repeated = {name for name, column in found.items() if column.has_dictionary_page}
-    assert repeated == {"chunk_id", "record_id", "strand", "frame", "label", "group"}
+    assert repeated == {"record_id", "strand", "frame", "label", "group"}
 
 
 def test_is_made_by_exactly_this_provenance(path: Path) -> None:
