@@ -46,22 +46,17 @@ def levels_of(table: pa.Table) -> dict[Level, Scored]:
     known = table.group_by("record_id", use_threads=False).aggregate([("label", "first")])
     chunks = chunk_calls(table)
     records = record_calls(chunks)
-    found = {
+    found: dict[Level, tuple[pa.Table, str, np.ndarray]] = {
         "frame": (table, "frame_id", table["score_virus"].to_numpy().astype(np.float64)),
         "chunk": (chunks, "chunk_id", chunk_probability(chunks)),
         "record": (records, "record_id", records["viral_fraction"].to_numpy()),
     }
-    return {level: _scored(*found[level], known) for level in LEVELS}
-
-
-def _scored(table: pa.Table, ids: str, probability: np.ndarray, known: pa.Table) -> Scored:
-    record = pc.index_in(table["record_id"], value_set=known["record_id"])
-    return Scored(
-        ids=table[ids],
-        viral=np.asarray(pc.equal(known["label_first"].take(record), "viral").to_numpy(), dtype=bool),
-        called=np.asarray(pc.equal(table["call"], VIRUS).to_numpy(), dtype=bool),
-        probability=probability,
-    )
+    levels: dict[Level, Scored] = {}
+    for level, (rows, ids, probability) in found.items():
+        label = known["label_first"].take(pc.index_in(rows["record_id"], value_set=known["record_id"]))
+        viral, called = (np.asarray(pc.equal(*pair), bool) for pair in ((label, "viral"), (rows["call"], VIRUS)))
+        levels[level] = Scored(rows[ids], viral, called, probability)
+    return levels
 
 
 RELIABILITY_BINS = 10

@@ -99,15 +99,11 @@ class RecordRule(_Frozen):
     records: PositiveInt  # how many these are
     clusters: PositiveInt  # of relatives among them
 
-    def of_chunks(self, log_odds: np.ndarray) -> np.ndarray:
-        """Evidence of each chunk, whose mean is the record's; (n,) float64."""
-        return _evidence(self.kind, log_odds)
-
     def probability(self, evidence: np.ndarray, chunks: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Of virus of each record, (n,) float64; NaN where no chunk is scored.
 
         Args:
-            evidence: (n,) mean over the record's scored chunks of `of_chunks`.
+            evidence: (n,) mean over the record's scored chunks of `chunk_evidence`.
             chunks: (n,) how many these are.
             known: (n,) bool, whether training had relatives of the record.
         """
@@ -126,7 +122,8 @@ class RecordRule(_Frozen):
         )
 
 
-def _evidence(kind: Kind, log_odds: np.ndarray) -> np.ndarray:
+def chunk_evidence(kind: Kind, log_odds: np.ndarray) -> np.ndarray:
+    """Evidence of each chunk, whose mean is the record's; (n,) float64."""
     return np.asarray(log_odds if kind == "mean_log_odds" else (log_odds >= 0.0) - MIN_VIRAL_FRACTION, np.float64)
 
 
@@ -146,7 +143,7 @@ def record_probability(
         record: (m,) number of the chunk's record.
         known: (n,) bool, whether training had relatives of the record.
     """
-    evidence = rule.of_chunks(chunk_log_odds(probability)) if rule else probability
+    evidence = chunk_evidence(rule.kind, chunk_log_odds(probability)) if rule else probability
     chunks = np.bincount(record, minlength=len(known))
     with np.errstate(invalid="ignore"):  # 0 / 0 where no chunk is scored
         mean = np.bincount(record, evidence, minlength=len(known)) / chunks
@@ -220,7 +217,7 @@ def _windows(scored: pd.DataFrame, seed: int) -> pd.DataFrame:
             drawn += [(start + first, size, False) for first in firsts.tolist()]
         drawn.append((start, count, True))
     first, chunks, whole = np.array(drawn).T
-    sums = {kind: np.append(0.0, np.cumsum(_evidence(kind, table["log_odds"].to_numpy()))) for kind in KINDS}
+    sums = {kind: np.append(0.0, np.cumsum(chunk_evidence(kind, table["log_odds"].to_numpy()))) for kind in KINDS}
     columns: dict[str, np.ndarray] = {
         "chunks": chunks,
         "viral": (table["label"] == "viral").to_numpy()[first],

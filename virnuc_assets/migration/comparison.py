@@ -12,7 +12,7 @@ by S. Holm (Scandinavian Journal of Statistics 6, 1979, 65). `benchmarks/bench_d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -266,19 +266,25 @@ def drop_intervals(counts: Floats, rounds: int, seed: int, confidence: float) ->
     Returns:
         (2, s, 2): of accuracy and F1, lower and upper bound.
     """
-    generator, clusters = np.random.default_rng(seed), counts.shape[1]
-    drawn = []
-    for start in range(0, rounds, _ROUNDS_AT_ONCE):
-        weights = cluster_weights(generator, min(_ROUNDS_AT_ONCE, rounds - start), clusters)
+
+    def drops(weights: Floats) -> Floats:
         sums = np.tensordot(weights, counts, axes=(1, 1))  # (rounds, s, 2, 4)
-        drawn.append(np.stack([accuracy_drop(sums), f1_drop(sums)]))
-    values = np.concatenate(drawn, axis=1)  # (2, rounds, s)
+        return np.stack([accuracy_drop(sums), f1_drop(sums)], axis=1)
+
+    values = bootstrap(drops, counts.shape[1], rounds, seed)  # (rounds, 2, s)
     tails = student_tails(counts[:, :, 0].sum(axis=-1), confidence)
     # Weibull's definition leaves out just this share of the rounds on average; the usual one leaves out more.
     bounds = [
-        np.quantile(values[:, :, s], [tail, 1.0 - tail], axis=1, method="weibull") for s, tail in enumerate(tails)
+        np.quantile(values[:, :, s], [tail, 1.0 - tail], axis=0, method="weibull") for s, tail in enumerate(tails)
     ]
     return np.stack(bounds).transpose(2, 0, 1)
+
+
+def bootstrap(measured: Callable[[Floats], Floats], clusters: int, rounds: int, seed: int) -> Floats:
+    """What is measured of weights (rounds, clusters) of some rounds at a time, of all rounds: (rounds, ...)."""
+    generator = np.random.default_rng(seed)
+    sizes = (min(_ROUNDS_AT_ONCE, rounds - start) for start in range(0, rounds, _ROUNDS_AT_ONCE))
+    return np.concatenate([measured(cluster_weights(generator, size, clusters)) for size in sizes])
 
 
 def cluster_weights(generator: np.random.Generator, rounds: int, clusters: int) -> Floats:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnuc_assets.classifier.record_rule import chunk_log_odds
-from virnuc_assets.migration.comparison import Floats, cluster_weights, student_tails
+from virnuc_assets.migration.comparison import Floats, bootstrap, student_tails
 from virnuc_assets.sequences.frame_rule import STOP_FREE, FrameRule
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.records import UNAMBIGUOUS
@@ -29,7 +29,6 @@ RULES: tuple[FrameRuleName, ...] = get_args(FrameRuleName)
 LABELS = ("viral", "host")
 _PARTS = {"all": LABELS, **{label: (label,) for label in LABELS}}
 _LENGTHS_AA: tuple[tuple[int, int | None], ...] = ((0, 50), (50, 80), (80, 120), (120, 160), (160, None))
-_ROUNDS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -217,13 +216,7 @@ def _estimates(rows: pd.DataFrame, settings: DecisionSettings) -> dict[tuple[str
     (values,) = measured(np.ones((1, len(counts))))
     if min(known.groupby("viral")["cluster"].nunique()) < 2:
         return {name: Estimate(_finite(value)) for name, value in zip(names, values, strict=True)}
-    generator, rounds = np.random.default_rng(settings.seed), settings.bootstrap_rounds
-    drawn = np.concatenate(
-        [
-            measured(cluster_weights(generator, min(_ROUNDS_AT_ONCE, rounds - start), len(counts)))
-            for start in range(0, rounds, _ROUNDS_AT_ONCE)
-        ]
-    )
+    drawn = bootstrap(measured, len(counts), settings.bootstrap_rounds, settings.seed)
     tail = float(student_tails(np.bincount(cluster)[None].astype(np.float64), settings.confidence)[0])
     return {name: _estimate(value, of, tail) for name, value, of in zip(names, values, drawn.T, strict=True)}
 

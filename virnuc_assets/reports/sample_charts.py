@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from virnuc_assets.classifier.calls import VIRUS
-from virnuc_assets.classifier.sample_calls import CALLS, EVEN, NOT_SCORED, OTHER, UNCERTAIN, SampleCalls, called
+from virnuc_assets.classifier.sample_calls import CALLS, EVEN, NOT_SCORED, OTHER, UNCERTAIN, SampleCalls, called, runs
 from virnuc_assets.reports.pages import COLOUR, to_svg
 from virnuc_assets.sequences.planning import chunk_starts
 from virnuc_assets.sequences.translation import CODON_NT, FRAME_NAMES
@@ -216,8 +216,8 @@ def _boxes(left: np.ndarray, right: np.ndarray, top: np.ndarray, bottom: np.ndar
 
 def _runs(which: np.ndarray) -> list[tuple[int, int]]:
     """First and last index of each run of True."""
-    edges = np.flatnonzero(np.diff(which.astype(np.int8), prepend=0, append=0))
-    return [(int(begin), int(end) - 1) for begin, end in zip(edges[::2], edges[1::2], strict=True)]
+    first, last, _ = runs(which, np.array([0, len(which)]))
+    return list(zip(first.tolist(), last.tolist(), strict=True))
 
 
 def _uncovered(scored: np.ndarray, left: np.ndarray, right: np.ndarray, length: float) -> list[tuple[float, float]]:

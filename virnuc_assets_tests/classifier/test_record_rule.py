@@ -18,6 +18,7 @@ from virnuc_assets.classifier.record_rule import (
     Auroc,
     Curve,
     RecordRule,
+    chunk_evidence,
     chunk_log_odds,
     fit_record_rule,
     novel_chunks,
@@ -91,8 +92,8 @@ def test_probabilities_are_those_computed_by_hand() -> None:
     of_known = rule(known=FLAT).probability(np.array([3.0, 3.0]), np.array([2, 2]), np.array([True, False]))
     assert of_known.tolist() == pytest.approx([0.5, 1 / (1 + math.exp(-4.25))])
     log_odds = np.array([-0.1, 0.0, 7.0])
-    assert rule("share_of_chunks").of_chunks(log_odds).tolist() == [-0.5, 0.5, 0.5]
-    assert rule().of_chunks(log_odds).tolist() == log_odds.tolist()
+    assert chunk_evidence("share_of_chunks", log_odds).tolist() == [-0.5, 0.5, 0.5]
+    assert chunk_evidence("mean_log_odds", log_odds).tolist() == log_odds.tolist()
 
 
 @given(
