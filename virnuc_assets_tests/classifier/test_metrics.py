@@ -151,8 +151,3 @@ def test_a_temperature_moves_probabilities_and_no_call() -> None:
     assert all(0.3 < one.mean_probability < 0.7 for one in cool.calibration.bins)
     assert sum(one.rows for one in cool.calibration.bins) == 11
     assert performance(TABLE, None, EvaluationSettings()).calibration.temperature is None
-
-
-def test_length_bins_must_ascend() -> None:
-    with pytest.raises(ValueError, match="must ascend"):
-        EvaluationSettings(length_bins_nt=(3000, 1000))

@@ -55,15 +55,6 @@ def test_accuracy_and_f1_have_their_own_margins_and_drops() -> None:
     assert criteria.f1_drop_within_margin(both, (), settings).outcome == "met"
 
 
-def test_without_paired_rows_the_gap_is_named() -> None:
-    for criterion in (
-        *(criteria.accuracy_drop_within_margin, criteria.f1_drop_within_margin),
-        *(criteria.no_group_lost_more_than_margin, criteria.kmer_baseline_beaten),
-    ):
-        found = criterion(None, GAPS, SETTINGS)
-        assert (found.outcome, found.missing, found.value) == ("missing", GAPS, None)
-
-
 def groups_judged(*groups: GroupDrop) -> Criterion:
     return criteria.no_group_lost_more_than_margin(comparison(Drop(0, 0, 0), groups), (), SETTINGS)
 
@@ -214,11 +205,3 @@ def test_what_neither_side_records_is_missing_too() -> None:
     found = same_environment(evidence(candidate=silent["fastesm2"], baseline=silent["esm2_3b"]))
     gap = "not made under equal conditions: seed is not recorded for fastesm2 and not recorded for esm2_3b"
     assert found.missing == (gap,)
-
-
-def test_a_variant_that_is_not_current_is_missing() -> None:
-    stale = "stale: classifier trained on features digest X, features are now Y"
-    found = criteria.variant_is_current("baseline", variant("esm2_3b", TABLE, problems=(stale,)))
-    assert (found.name, found.missing) == ("baseline_is_current", (stale,))
-    absent = criteria.variant_is_current("kmer_baseline", variant("kmer", None))
-    assert absent.missing == ("kmer: no predictions on the test rows are stored",)
