@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -25,16 +24,6 @@ _ATTRIBUTE = _SEQID + " ()/<>[]'#"
 _FRAMES = [",".join(name for bit, name in enumerate(FRAME_NAMES) if bits >> bit & 1) for bits in range(64)]
 
 
-class _Chunk(NamedTuple):
-    record: int
-    number: int  # from 0
-    start_nt: int
-    end_nt: int
-    probability: float
-    call: str
-    frames: str
-
-
 def write_tracks(folder: Path, calls: SampleCalls, names: pa.ChunkedArray) -> None:
     """Write `chunks.bed` (BED9+3) and `chunks.gff3` with all chunks, those that are not scored included.
 
@@ -43,37 +32,27 @@ def write_tracks(folder: Path, calls: SampleCalls, names: pa.ChunkedArray) -> No
     lengths = calls.records["length_nt"]
     with (folder / BED_FILE).open("w", encoding="utf-8") as bed, (folder / GFF_FILE).open("w", encoding="utf-8") as gff:
         gff.write("##gff-version 3\n")
-        for chunk in _chunks(calls):
-            if chunk.number == 0:
-                name = names[chunk.record].as_py()
+        for record, number, start_nt, end_nt, probability, call, frames in _chunks(calls):
+            if number == 0:
+                name = names[record].as_py()
                 seqid, attribute = (quote(name, safe=safe).replace("~", "%7E") for safe in (_SEQID, _ATTRIBUTE))
                 # A line that begins so is a comment or a header.
                 chrom = f"%{ord(name[0]):02X}{name[1:]}" if name.startswith(("#", "track", "browser")) else name
-                gff.write(f"##sequence-region {seqid} 1 {lengths[chunk.record]}\n")
-            bed.write(_bed_line(chrom, f"{name}_chunk_{chunk.number + 1}", chunk))
-            gff.write(_gff_line(seqid, f"{attribute}_chunk_{chunk.number + 1}", chunk))
+                gff.write(f"##sequence-region {seqid} 1 {lengths[record]}\n")
+            scored = call != NOT_SCORED
+            score, shown = (round(_FULL_SCORE * probability), f"{probability:.6f}") if scored else (0, ".")
+            bed.write(
+                f"{chrom}\t{start_nt}\t{end_nt}\t{name}_chunk_{number + 1}\t{score}\t.\t{start_nt}\t{end_nt}\t"
+                f"{COLOURS[call]}\t{call}\t{shown}\t{frames or '.'}\n"
+            )
+            gff.write(
+                f"{seqid}\tvirnuc\tregion\t{start_nt + 1}\t{end_nt}\t{shown}\t.\t.\t"
+                f"ID={attribute}_chunk_{number + 1};call={call}{frames and f';frames={frames}'}\n"
+            )
 
 
-def _bed_line(chrom: str, name: str, chunk: _Chunk) -> str:
-    scored = chunk.call != NOT_SCORED
-    score = round(_FULL_SCORE * chunk.probability) if scored else 0
-    probability = f"{chunk.probability:.6f}" if scored else "."
-    return (
-        f"{chrom}\t{chunk.start_nt}\t{chunk.end_nt}\t{name}\t{score}\t.\t{chunk.start_nt}\t{chunk.end_nt}\t"
-        f"{COLOURS[chunk.call]}\t{chunk.call}\t{probability}\t{chunk.frames or '.'}\n"
-    )
-
-
-def _gff_line(seqid: str, chunk_id: str, chunk: _Chunk) -> str:
-    score = "." if chunk.call == NOT_SCORED else f"{chunk.probability:.6f}"
-    frames = f";frames={chunk.frames}" if chunk.frames else ""
-    return (
-        f"{seqid}\tvirnuc\tregion\t{chunk.start_nt + 1}\t{chunk.end_nt}\t{score}\t.\t.\t"
-        f"ID={chunk_id};call={chunk.call}{frames}\n"
-    )
-
-
-def _chunks(calls: SampleCalls) -> Iterator[_Chunk]:
+def _chunks(calls: SampleCalls) -> Iterator[tuple[int, int, int, int, float, str, str]]:
+    """Of each chunk its record, its number from 0, start, end, probability, call and open frames."""
     lengths = calls.records["length_nt"].to_numpy()
     for first in range(0, len(calls.probability), _WINDOW):
         window = slice(first, min(first + _WINDOW, len(calls.probability)))
@@ -85,4 +64,4 @@ def _chunks(calls: SampleCalls) -> Iterator[_Chunk]:
         columns = (record, number, starts, ends, calls.probability[window])
         words = [CALLS[code] for code in calls.chunk_calls(window).tolist()]
         frames = [_FRAMES[bits] for bits in calls.frames[window].tolist()]
-        yield from map(_Chunk, *(column.tolist() for column in columns), words, frames)
+        yield from zip(*(column.tolist() for column in columns), words, frames, strict=True)
