@@ -258,10 +258,6 @@ def load_classifier(folder: Path) -> tuple[Model, ClassifierDescription]:
     return model.eval(), description
 
 
-class ScoringError(VirnucError):
-    """Scores that are not finite."""
-
-
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def score(model: Model, features: np.ndarray, batch_rows: int = 4096) -> np.ndarray:
     """Softmax over (other, virus), (n, 2) float32, of features (n, d) float32, which may be memory-mapped.
@@ -270,7 +266,7 @@ def score(model: Model, features: np.ndarray, batch_rows: int = 4096) -> np.ndar
     blocks, so that a row's score would depend on how many there are: batches are filled up with zeros to whole blocks.
 
     Raises:
-        ScoringError: a score is not finite.
+        VirnucError: a score is not finite.
     """
     model.eval()
     device = model.output_layer.weight.device
@@ -280,7 +276,7 @@ def score(model: Model, features: np.ndarray, batch_rows: int = 4096) -> np.ndar
         logits = model(functional.pad(batch, (0, 0, 0, -len(batch) % _BLOCK)))  # (whole blocks, 2)
         scores[start : start + batch_rows] = torch.softmax(logits, dim=1)[: len(batch)].cpu().numpy()
     if bad := np.flatnonzero(~np.isfinite(scores).all(axis=1)).tolist():
-        raise ScoringError(f"{len(bad)} of {len(scores)} scores are not finite, e.g. of rows {bad[:5]}")
+        raise VirnucError(f"{len(bad)} of {len(scores)} scores are not finite, e.g. of rows {bad[:5]}")
     return scores
 
 

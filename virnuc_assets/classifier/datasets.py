@@ -38,10 +38,6 @@ RUN_ROWS = 64  # the longest window but a whole record that a record rule is fit
 _KNOWN = ["record_id", "label", "group"]
 
 
-class SamplingError(VirnucError):
-    """Rows from which no balanced set can be drawn."""
-
-
 @dataclass(frozen=True)
 class Drawn:
     """Balanced rows of a split."""
@@ -97,7 +93,7 @@ def draw(
     how they are spread over tables.
 
     Raises:
-        SamplingError: one of the labels has no rows.
+        VirnucError: one of the labels has no rows.
         TableMismatch: a table is not as the schema says.
     """
     tables = {path: read_table(path, schema, columns=_KNOWN).to_pandas() for path in features}
@@ -131,11 +127,11 @@ def balanced_rows(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarr
     Labels are "viral" or "host", one per row.
 
     Raises:
-        SamplingError: one of the labels has no rows, or another label occurs.
+        VirnucError: one of the labels has no rows, or another label occurs.
     """
     found, host = Counter(labels.tolist()), labels == "host"
     if set(found) != {"viral", "host"}:
-        raise SamplingError(
+        raise VirnucError(
             f"expected rows of both labels, viral and host; found {dict(found)}. Check the split of the records."
         )
     generator, wanted = np.random.default_rng(seed), min(found.values())

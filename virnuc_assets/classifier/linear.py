@@ -22,7 +22,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from virnuc_assets.classifier.checkpoint import LinearModel
-from virnuc_assets.classifier.record_rule import MOST_LOG_ODDS
+from virnuc_assets.classifier.record_rule import MOST_LOG_ODDS, clusters_of_labels
 from virnuc_assets.errors import VirnucError
 
 # Of the L2 penalty, strongest first; scikit-learn's C.
@@ -30,10 +30,6 @@ INVERSE_STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3)
 _FOLDS = 5
 _ITERATIONS = 2000
 Folds = list[tuple[np.ndarray, np.ndarray]]  # rows to fit, of both labels, and rows to score
-
-
-class LinearError(VirnucError):
-    """Rows of which no part can be left out."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ def fit_linear(
     """Choose the penalty out of fold over clusters, then fit all rows with it.
 
     Raises:
-        LinearError: a label has rows of fewer than two clusters.
+        VirnucError: a label has rows of fewer than two clusters.
     """
     folds, viral, weights = _folds(facts, "cluster", seed), (facts["label"] == "viral").to_numpy(), row_weights(facts)
     scores, history = list[np.ndarray](), list[dict[str, float]]()
@@ -98,9 +94,9 @@ def row_weights(facts: pd.DataFrame) -> np.ndarray:
 
 def _folds(facts: pd.DataFrame, unit: str, seed: int) -> Folds:
     """Whole units at a time."""
-    fewest = facts.groupby("label")["cluster"].nunique().reindex(["host", "viral"], fill_value=0).min()
+    fewest = clusters_of_labels(facts).min()
     if fewest < 2:
-        raise LinearError(
+        raise VirnucError(
             f"expected viral and host rows of at least two clusters of unrelated records, found {fewest} of a label; "
             "add reference genomes"
         )
@@ -110,7 +106,7 @@ def _folds(facts: pd.DataFrame, unit: str, seed: int) -> Folds:
         folds = list(splitter.split(labels, labels, facts[unit].to_numpy()))
         if all(len(np.unique(labels[fitted])) == 2 for fitted, _ in folds):
             return folds
-    raise LinearError("clusters of relatives that hold viruses and hosts leave a fold without one of them; add genomes")
+    raise VirnucError("clusters of relatives that hold viruses and hosts leave a fold without one of them; add genomes")
 
 
 def _fitted(features: np.ndarray, facts: pd.DataFrame, inverse_strength: float) -> Pipeline:

@@ -62,10 +62,6 @@ def levels_of(table: pa.Table) -> dict[Level, Scored]:
 RELIABILITY_BINS = 10
 
 
-class MetricsError(VirnucError):
-    """Rows for which the metrics are not defined."""
-
-
 @dataclass(frozen=True)
 class GroupAccuracy:
     """How many rows of a virus or host group, or of one range of lengths, were called right."""
@@ -96,11 +92,11 @@ def classification_metrics(scored: Scored) -> dict[str, float]:
     """Metrics of calls and of probabilities; precision is 0 where nothing is called virus.
 
     Raises:
-        MetricsError: all rows are of one label, where most of these are undefined.
+        VirnucError: all rows are of one label, where most of these are undefined.
     """
     truth, called, virus = scored.viral, scored.called, scored.probability
     if truth.all() or not truth.any():
-        raise MetricsError(
+        raise VirnucError(
             f"metrics need rows of both labels, found {int(truth.sum())} viral and {int((~truth).sum())} host; "
             "check the split of the records"
         )
@@ -200,7 +196,7 @@ def performance(
     """Measure test rows (`evaluation_schema`); temperature and rule of the classifier were fitted on validation rows.
 
     Raises:
-        MetricsError: all rows are of one label.
+        VirnucError: all rows are of one label.
     """
     levels = levels_of(table)
     frames, records = levels["frame"], levels["record"]
@@ -208,13 +204,18 @@ def performance(
     ranges = length_ranges(settings.length_bins_nt)
     lengths = [ranges[bisect_right(settings.length_bins_nt, length_of[record])] for record in records.ids.to_pylist()]
     calibrated = calibrated_scores(table, temperature)
+    chunks = levels_of(calibrated)["chunk"]
     virus = calibrated["score_virus"].to_numpy()
     bins = reliability(frames.viral, virus)
     brier = float(np.mean((virus - frames.viral) ** 2))
     return Performance(
         levels={level: classification_metrics(scored) for level, scored in levels.items()},
         calibration=Calibration(temperature, brier, expected_calibration_error(bins), tuple(bins)),
-        abstention=_abstention(levels_of(calibrated)["chunk"], settings.min_confidence),
+        abstention=Abstention(
+            settings.min_confidence,
+            len(chunks.called),
+            *_sure(chunks.probability, chunks.called, chunks.viral, settings.min_confidence),
+        ),
         records=certain_records(calibrated, records, settings.max_error, rule),
         groups=tuple(group_accuracies(frames, [group or "" for group in table["group"].to_pylist()])),
         lengths=tuple(sorted(group_accuracies(records, lengths), key=lambda one: (one.label, ranges.index(one.group)))),
@@ -227,10 +228,10 @@ def length_ranges(bounds: Sequence[int]) -> list[str]:
     return [*(f"{low:,} to {high - 1:,} nt" for low, high in pairwise(edges)), f"{edges[-1]:,} nt and more"]
 
 
-def _abstention(chunks: Scored, min_confidence: float) -> Abstention:
-    sure = np.maximum(chunks.probability, 1.0 - chunks.probability) >= min_confidence
-    right = (chunks.called == chunks.viral)[sure]
-    return Abstention(min_confidence, len(sure), int(sure.sum()), float(right.mean()) if right.size else None)
+def _sure(probability: np.ndarray, called: np.ndarray, viral: np.ndarray, least: float) -> tuple[int, float | None]:
+    """How many calls are as probable as that at least, and which share of these is right."""
+    right = (called == viral)[np.where(called, probability, 1.0 - probability) >= least]
+    return len(right), float(right.mean()) if len(right) else None
 
 
 def certain_records(calibrated: pa.Table, known: Scored, max_error: float, rule: RecordRule | None) -> RecordCalls:
@@ -239,13 +240,12 @@ def certain_records(calibrated: pa.Table, known: Scored, max_error: float, rule:
     record = pc.index_in(chunks["record_id"], value_set=known.ids.combine_chunks()).to_numpy()
     probability = record_probability(rule, chunk_probability(chunks), record, np.zeros(len(known.ids), bool))
     viral = known.called if rule is None else probability >= 0.5
-    sure = np.where(viral, probability, 1.0 - probability) >= 1.0 - max_error
-    right = (viral == known.viral)[sure]
+    certain, accuracy = _sure(probability, viral, known.viral, 1.0 - max_error)
     return RecordCalls(
         rule=rule.kind if rule else None,
         auroc=float(sk.roc_auc_score(known.viral, probability)),
         max_error=max_error,
-        records=len(sure),
-        certain=int(sure.sum()),
-        accuracy=float(right.mean()) if right.size else None,
+        records=len(viral),
+        certain=certain,
+        accuracy=accuracy,
     )

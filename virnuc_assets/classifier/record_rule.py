@@ -176,14 +176,14 @@ def fit_record_rule(scored: pd.DataFrame, seed: int) -> RecordRule | None:
         None where a label has fewer than `FEWEST_CLUSTERS` clusters of records without relatives in training.
     """
     novel, related = scored[~scored["known"]], scored[scored["known"]]
-    if (clusters := _clusters(novel)).min() < FEWEST_CLUSTERS:
+    if (clusters := clusters_of_labels(novel)).min() < FEWEST_CLUSTERS:
         return None
     windows = _windows(novel, seed)
     folds = _folds(windows, min(_FOLDS, clusters.min()), seed)
     auroc = {kind: _auroc(windows, kind, folds, clusters.sum()) for kind in KINDS}
     best = max(KINDS, key=lambda kind: auroc[kind].windows)  # the first of equals
     of_known = None
-    if (known := _clusters(related)).min() >= FEWEST_CLUSTERS:
+    if (known := clusters_of_labels(related)).min() >= FEWEST_CLUSTERS:
         of_known = _curve(_windows(related, seed), best, known.sum())
     return RecordRule(
         kind=best,
@@ -196,10 +196,10 @@ def fit_record_rule(scored: pd.DataFrame, seed: int) -> RecordRule | None:
     )
 
 
-def _clusters(rows: pd.DataFrame) -> np.ndarray:
+def clusters_of_labels(rows: pd.DataFrame) -> np.ndarray:
     """Of hosts, of viruses."""
     counts = rows.groupby("label")["cluster"].nunique()
-    return np.array([counts.get(label, 0) for label in ("host", "viral")])
+    return np.asarray(counts.reindex(["host", "viral"], fill_value=0))
 
 
 def _windows(scored: pd.DataFrame, seed: int) -> pd.DataFrame:

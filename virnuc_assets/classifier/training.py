@@ -56,10 +56,6 @@ _LEVELS, _LOWEST = 2**16, -(2**15)
 _SMALLEST_UNIT = 2.0**-16
 
 
-class TrainingError(VirnucError):
-    """A training diverged."""
-
-
 @dataclass(frozen=True)
 class TrainedClassifier:
     """The model of the epoch with the lowest validation loss, in eval mode on the CPU, and how it was found."""
@@ -257,7 +253,7 @@ def train(
     after every epoch with its 1-based number and its entry of the history.
 
     Raises:
-        TrainingError: a loss is not finite.
+        VirnucError: a loss is not finite.
     """
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(settings.seed)
@@ -270,7 +266,7 @@ def train(
         metrics = {"train_loss": loop.epoch(rate), **_losses(_logits(model, validation.features), validation.labels)}
         metrics["learning_rate"] = rate
         if not all(map(math.isfinite, metrics.values())):
-            raise TrainingError(f"epoch {epoch}: a loss is not finite: {metrics}; lower learning_rate")
+            raise VirnucError(f"epoch {epoch}: a loss is not finite: {metrics}; lower learning_rate")
         history.append(metrics)
         if on_epoch is not None:
             on_epoch(epoch, metrics)

@@ -104,7 +104,7 @@ class Measured:
         settings: EvaluationSettings,
         rule: RecordRule | None = None,
     ) -> Measured:
-        """Measure test rows (`evaluation_schema`) and draw them; a MetricsError where all are of one label."""
+        """Measure test rows (`evaluation_schema`) and draw them; a VirnucError where all are of one label."""
         from virnuc_assets.classifier.metrics import performance
         from virnuc_assets.reports import charts
 

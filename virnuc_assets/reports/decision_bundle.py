@@ -17,7 +17,7 @@ from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.reports.decision_report import markdown_summary, render_html
 from virnuc_assets.settings import DecisionSettings, EvaluationSettings
 from virnuc_assets.storage.atomic import atomic_folder
-from virnuc_assets.storage.tables import TableMismatch, read_table, write_table
+from virnuc_assets.storage.tables import read_table, write_table
 
 EVIDENCE_FILE = "evidence.json"
 DECISION_FILE = "migration_decision.json"
@@ -29,10 +29,6 @@ _SHOWN = 100
 _ROW_DIGEST = "row_digest"  # a column of each stored table, so that a row that was altered can be named
 _EXAMPLES = 5
 _FRAME_RULES = "frame_rules.parquet"
-
-
-class BundleError(VirnucError):
-    """A folder does not hold a decision with its evidence."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ def recompute(folder: Path) -> tuple[Decision, list[str]]:
         the decision's JSON values differ. Empty if all is reproduced.
 
     Raises:
-        BundleError: evidence or a table is absent or damaged; it is named.
+        VirnucError: evidence or a table is absent or damaged; it is named.
     """
     bundle, faults = _read(folder)
     decision, pages = bundle.pages()
@@ -155,7 +151,7 @@ def _store(table: pa.Table | None, path: Path) -> str | None:
 def _read(folder: Path) -> tuple[Bundle, list[str]]:
     path = folder / EVIDENCE_FILE
     if not path.is_file():
-        raise BundleError(
+        raise VirnucError(
             f"{path}: not found; expected the folder of a migration decision, which holds {EVIDENCE_FILE}, "
             f"{DECISION_FILE} and the folders predictions and ablations"
         )
@@ -182,9 +178,7 @@ def _read(folder: Path) -> tuple[Bundle, list[str]]:
         evaluation = EvaluationSettings.model_validate(stored["evaluation"])
         links = tuple((str(text), str(address)) for text, address in stored["links"])
     except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{path}: not the evidence of a decision: {type(error).__name__}: {error}") from error
-    except TableMismatch as error:
-        raise BundleError(str(error)) from error
+        raise VirnucError(f"{path}: not the evidence of a decision: {type(error).__name__}: {error}") from error
     return Bundle(evidence, settings, evaluation, links), faults
 
 

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from virnuc_assets.classifier import datasets
 from virnuc_assets.classifier.datasets import (
-    SamplingError,
     balanced_rows,
     draw,
     equal_quotas,
     scratch_next_to,
     store_rows,
 )
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.merging import vectors_of
 
 from .feature_tables import GROUPS, RECORDS, ROWS, feature_rows, fit_of, split_of, write_shards, write_split
@@ -88,7 +88,7 @@ def test_no_row_is_lost_and_every_group_is_counted(tmp_path: Path) -> None:
 
 def test_records_of_no_table_leave_nothing_to_draw(tmp_path: Path) -> None:
     tables = list(write_shards(tmp_path, feature_rows(ROWS), []).values())
-    with pytest.raises(SamplingError, match=r"expected rows of both labels, .* found {}"):
+    with pytest.raises(VirnucError, match=r"expected rows of both labels, .* found {}"):
         draw(tables, feature_rows(ROWS).schema, ["elsewhere"], 0)
 
 

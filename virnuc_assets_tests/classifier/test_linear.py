@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
-from virnuc_assets.classifier.linear import INVERSE_STRENGTHS, LinearError, fit_linear, row_weights
+from virnuc_assets.classifier.linear import INVERSE_STRENGTHS, fit_linear, row_weights
 from virnuc_assets.classifier.record_rule import MOST_LOG_ODDS
+from virnuc_assets.errors import VirnucError
 
 
 def facts_of(viral: list[int] | np.ndarray, clusters: list[str], records: list[str] | None = None) -> pd.DataFrame:
@@ -69,9 +70,9 @@ def test_clusters_weigh_by_the_root_of_their_rows_and_labels_equally() -> None:
 
 
 def test_rows_that_cannot_be_left_out_are_refused() -> None:
-    with pytest.raises(LinearError, match="at least two clusters of unrelated records, found 1 of a label; add"):
+    with pytest.raises(VirnucError, match="at least two clusters of unrelated records, found 1 of a label; add"):
         fit_linear(*rows_of(clusters=3), 0)
     clusters, labels = ["a"] * 2 + ["b"] * 301 + ["a"] * 4 + ["c"] * 9 + ["d"] * 23, [0] * 303 + [1] * 36
     features = np.random.default_rng(0).normal(size=(len(labels), 3)).astype(np.float32)
-    with pytest.raises(LinearError, match="clusters of relatives that hold viruses and hosts leave a fold without one"):
+    with pytest.raises(VirnucError, match="clusters of relatives that hold viruses and hosts leave a fold without one"):
         fit_linear(features, facts_of(labels, clusters), 0)

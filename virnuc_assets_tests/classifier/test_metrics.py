@@ -10,7 +10,6 @@ import pytest
 
 from virnuc_assets.classifier.metrics import (
     GroupAccuracy,
-    MetricsError,
     ReliabilityBin,
     Scored,
     classification_metrics,
@@ -21,6 +20,7 @@ from virnuc_assets.classifier.metrics import (
     performance,
     reliability,
 )
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import EvaluationSettings
 
 from .evaluations import evaluated
@@ -66,7 +66,7 @@ def test_nothing_called_virus_has_no_precision() -> None:
 
 @pytest.mark.parametrize(("label", "message"), [(True, "10 viral and 0 host"), (False, "0 viral and 10 host")])
 def test_one_label_alone_is_refused(label: bool, message: str) -> None:
-    with pytest.raises(MetricsError, match=message):
+    with pytest.raises(VirnucError, match=message):
         classification_metrics(Scored(IDS, np.full(10, label), VIRUS > 0.5, VIRUS))
 
 

@@ -24,7 +24,8 @@ from virnuc_assets.classifier.calls import (
     frame_calls,
     record_calls,
 )
-from virnuc_assets.classifier.checkpoint import LinearModel, Mlp, ScoringError, score
+from virnuc_assets.classifier.checkpoint import LinearModel, Mlp, score
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.schemas import predictions_schema
 from virnuc_assets.virnucpro.results import CHUNKS_FILE, FRAMES_FILE, write_chunks, written_frames
 from virnuc_assets_tests.classifier.sample_fakes import FakeRecord, fake_calls
@@ -86,7 +87,7 @@ def test_read_only_and_empty_features_are_scored(model: Mlp, features: np.ndarra
 
 def test_scores_that_are_not_finite_are_refused(model: Mlp, features: np.ndarray) -> None:
     features[4] = np.nan
-    with pytest.raises(ScoringError, match=r"1 of 301 scores are not finite, e.g. of rows \[4\]"):
+    with pytest.raises(VirnucError, match=r"1 of 301 scores are not finite, e.g. of rows \[4\]"):
         score(model, features)
 
 

@@ -19,7 +19,8 @@ from torch.nn import functional as F  # noqa: N812
 from virnuc_assets.classifier.checkpoint import Mlp, save_classifier, score
 from virnuc_assets.classifier.datasets import LabelledRows
 from virnuc_assets.classifier.novelty import SKETCH_FILE, TrainedProteins
-from virnuc_assets.classifier.training import BOTH, SgdStep, Sides, TrainedClassifier, TrainingError, batch_sizes, train
+from virnuc_assets.classifier.training import BOTH, SgdStep, Sides, TrainedClassifier, batch_sizes, train
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.settings import SplitSettings, TrainingSettings
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.tables import write_table
@@ -190,7 +191,7 @@ def test_a_gpu_trains_as_the_cpu_does() -> None:
 
 
 def test_a_diverging_training_is_refused() -> None:
-    with pytest.raises(TrainingError, match="epoch 1: a loss is not finite"):
+    with pytest.raises(VirnucError, match="epoch 1: a loss is not finite"):
         train(LabelledRows(rows(40).features * 1e38, rows(40).labels), rows(10), FAST)
 
 

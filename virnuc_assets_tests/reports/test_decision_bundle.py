@@ -13,8 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from virnuc_assets.cli.main import app
+from virnuc_assets.errors import VirnucError
 from virnuc_assets.migration.evidence import Evidence
-from virnuc_assets.reports.decision_bundle import Bundle, BundleError, recompute, write_bundle
+from virnuc_assets.reports.decision_bundle import Bundle, recompute, write_bundle
 from virnuc_assets_tests.migration.evidence_fakes import (
     EVALUATION,
     SETTINGS,
@@ -138,7 +139,7 @@ def test_altered_evidence_and_pages_are_named(folder: Path) -> None:
 )
 def test_a_folder_that_is_not_a_decision_is_refused(folder: Path, spoil: Callable[[Path], None], message: str) -> None:
     spoil(folder)
-    with pytest.raises(BundleError, match=message):
+    with pytest.raises(VirnucError, match=message):
         recompute(folder)
 
 
