@@ -67,15 +67,13 @@ def record_calls(chunks: pa.Table) -> pa.Table:
     """Our call of a record from those of its scored chunks (`chunk_calls`), in order of first appearance.
 
     Returns:
-        record_id, chunks, viral_chunks, viral_fraction, call.
+        record_id, viral_fraction, call.
     """
     viral = pc.cast(pc.equal(chunks["call"], VIRUS), pa.int64())
-    counted = chunks.select(["record_id"]).append_column("viral", viral)
-    table = _aggregated(counted, ["record_id"], [("viral", "count"), ("viral", "sum")])
-    table = table.rename_columns({"viral_count": "chunks", "viral_sum": "viral_chunks"})
-    fraction = pc.divide(*(table[name].cast(pa.float64()) for name in ("viral_chunks", "chunks")))
-    call = pc.if_else(pa.array(are_viral(fraction.to_numpy())), VIRUS, OTHERS)
-    return table.append_column("viral_fraction", fraction).append_column("call", call)
+    known = chunks.select(["record_id"]).append_column("viral", viral)
+    table = _aggregated(known, ["record_id"], [("viral", "mean")]).rename_columns({"viral_mean": "viral_fraction"})
+    call = pc.if_else(pa.array(are_viral(table["viral_fraction"].to_numpy())), VIRUS, OTHERS)
+    return table.append_column("call", call)
 
 
 def fit_temperature(log_odds: np.ndarray, viral: np.ndarray) -> float:

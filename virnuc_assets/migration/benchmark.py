@@ -30,8 +30,6 @@ _WARM_UP_SEQUENCES = 64
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _CONFIDENCE = 0.95
 
-Measurement = dict[str, Any]
-
 
 def benchmark_encoders(
     specs: Mapping[str, EncoderSpec],
@@ -39,7 +37,7 @@ def benchmark_encoders(
     encoding: EncodingSettings,
     frames: Mapping[str, Sequence[str]],
     settings: BenchmarkSettings,
-) -> dict[str, Measurement]:
+) -> dict[str, dict[str, Any]]:
     """Measure encoders in alternate rounds, each in a fresh interpreter, so that its peak memory is its own.
 
     Each encoder reads the column of its alphabet, nucleotides or protein, of the same rows. Rounds continue until every
@@ -144,7 +142,7 @@ def _round() -> float:
     return time.perf_counter() - start
 
 
-def _facts() -> Measurement:
+def _facts() -> dict[str, Any]:
     import torch
 
     encoder = _loaded["encoder"]

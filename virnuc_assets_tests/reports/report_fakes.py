@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from html.parser import HTMLParser
 from typing import Any
 
@@ -80,6 +81,23 @@ class Page(HTMLParser):
     @property
     def section_ids(self) -> list[str | None]:
         return [value for name, value in self.attributes if name == "id" and value in SECTIONS]
+
+
+def assert_self_contained(html: str, links: Collection[str] = ()) -> Page:
+    """A page loads nothing, its ids are unique, references have their target, and both themes every colour."""
+    page = Page(html)
+    assert not {"link", "img", "iframe", "object"} & set(page.tags) and "src" not in dict(page.attributes)
+    addresses = [str(value) for name, value in page.attributes if name in ("href", "xlink:href")]
+    assert [value for value in addresses if not value.startswith("#")] == list(links)
+    assert "@import" not in html and not re.search(r"url\((?!#)", html)
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    targets = re.findall(r"(?:url\(|href=\")#([\w-]+)", html)
+    assert targets and set(targets) <= set(ids)
+    used = set(re.findall(r"var\(--([\w-]+)\)", html)) - {"share", "call"}
+    light, dark = re.findall(r":root \{(.*?)\}", html, flags=re.DOTALL)
+    assert used <= set(re.findall(r"--([\w-]+):", light)) & set(re.findall(r"--([\w-]+):", dark))
+    return page
 
 
 def decided(given: Evidence, settings: DecisionSettings = SETTINGS) -> Decision:
