@@ -21,7 +21,7 @@ _SAMPLES_SECONDS, _REFERENCE_SECONDS = 5, 10
 AnyCondition = Condition[Any]
 
 
-def _inputs_changed(ignored: dg.AssetKey | None = None) -> AnyCondition:
+def _inputs_changed() -> AnyCondition:
     """A dependency was materialized since the asset was, and since it was last requested.
 
     Since materialized: within one run dependencies come first, so what a run made by itself is no reason. Since
@@ -29,8 +29,6 @@ def _inputs_changed(ignored: dg.AssetKey | None = None) -> AnyCondition:
     and so keeps a change that came during a run, only where both of its operands are simple.
     """
     updated = Condition.any_deps_match(Condition.newly_updated())
-    if ignored is not None:
-        updated = updated.ignore(dg.AssetSelection.assets(ignored))
     return updated.since(Condition.newly_updated()) & updated.since(Condition.newly_requested())
 
 
@@ -49,14 +47,11 @@ def stage_condition(ignored: dg.AssetKey | None = None) -> AnyCondition:
     What is cheap comes first: the costly operands, which read all partitions, then see none in an idle evaluation.
     `ignored` is a dependency that is to be there, and whose update or run is no reason to start or to wait.
     """
-    follows, busy = Condition.any_deps_match(Condition.will_be_requested()), Condition.any_deps_in_progress()
-    if ignored is not None:
-        follows, busy = (each.ignore(dg.AssetSelection.assets(ignored)) for each in (follows, busy))
     handled = Condition.newly_requested() | Condition.newly_updated()
-    return (
+    condition = (
         (
-            _inputs_changed(ignored)  # of a new partition, too: its plan is recorded as an input
-            | follows  # a whole chain goes into one run
+            _inputs_changed()  # of a new partition, too: its plan is recorded as an input
+            | Condition.any_deps_match(Condition.will_be_requested())  # a whole chain goes into one run
             # What an existing project lacks; once, so that a step that fails then is not requested again.
             | (Condition.initial_evaluation() & Condition.missing()).since(handled)
             | _code_changed()
@@ -64,9 +59,12 @@ def stage_condition(ignored: dg.AssetKey | None = None) -> AnyCondition:
             | (Condition.cron_tick_passed(RETRY_CRON) & (Condition.execution_failed() | Condition.missing()))
         )
         & ~Condition.in_progress()  # nothing is made twice at the same time; the reason waits
-        & ~busy  # nor from tables that are about to be replaced
-        & ~Condition.any_deps_missing()  # unless the same run makes them
-    ).with_label("inputs or code changed, missing, or failed")
+        & ~Condition.any_deps_in_progress()  # nor from tables that are about to be replaced
+    )
+    if ignored is not None:
+        condition = condition.ignore(dg.AssetSelection.assets(ignored))
+    present = ~Condition.any_deps_missing()  # unless the same run makes them
+    return (condition & present).with_label("inputs or code changed, missing, or failed")
 
 
 def plan_condition(cron: str) -> AnyCondition:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DefaultRunLauncher
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
@@ -19,11 +17,6 @@ _FIRST_EVENTS = 50
 
 class LocalRunLauncher(DefaultRunLauncher):
     """Dagster's default launcher, which also knows and ends runs whose code server is dead, or of a shell."""
-
-    @classmethod
-    def from_config_value(cls, inst_data: Any, config_value: Mapping[str, Any]) -> LocalRunLauncher:  # noqa: ANN401
-        """A launcher without settings."""
-        return cls(inst_data=inst_data)
 
     @property
     def supports_check_run_worker_health(self) -> bool:
