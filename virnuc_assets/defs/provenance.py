@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +20,7 @@ import dagster as dg
 import pyarrow.compute as pc
 
 from virnuc_assets.defs.partitions import REFERENCE
-from virnuc_assets.defs.resources import Workspace
+from virnuc_assets.defs.resources import Workspace, encoders_of
 from virnuc_assets.encoders.checkpoints import find_checkpoint, fingerprint, identity
 from virnuc_assets.encoders.registry import Variant
 from virnuc_assets.errors import VirnucError
@@ -50,16 +50,15 @@ PREDICTIONS, REPORT = "predictions", "report"
 _SHOWN = 10
 
 
-def stages(domain: Domain, variants: Iterable[Variant]) -> list[str]:
+def stages(domain: Domain, variants: Sequence[Variant]) -> list[str]:
     """Per-shard assets for some variants, in the order in which they are made."""
     return [CHUNKS, FRAMES, *vectors(variants), *([PREDICTIONS, REPORT] if domain == "samples" else [])]
 
 
-def vectors(variants: Iterable[Variant]) -> list[str]:
+def vectors(variants: Sequence[Variant]) -> list[str]:
     """Embedding and feature assets of some variants, each once, in the order in which they are made."""
-    chosen = list(variants)
-    encoders = dict.fromkeys(name for each in chosen if not each.is_kmer for name in (each.dna, each.protein))
-    return [*(f"{name}_embeddings" for name in encoders), *(f"{variant.name}_features" for variant in chosen)]
+    embeddings = [f"{name}_embeddings" for name in encoders_of(variants)]
+    return [*embeddings, *(f"{variant.name}_features" for variant in variants)]
 
 
 def planned_shard(workspace: Workspace, domain: Domain, shard: str) -> ShardPlan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -85,7 +86,7 @@ class Workspace:
 
     def encoder_names(self, domain: Domain = "reference") -> list[str]:
         """Encoders that the variants read, each once."""
-        return _encoders_of(self.variants(domain))
+        return encoders_of(self.variants(domain))
 
     def kept_variants(self, domain: Domain) -> list[Variant]:
         """Variants whose vectors are kept up to date: of samples what serves, else all without a fine-tuned encoder."""
@@ -96,7 +97,7 @@ class Workspace:
 
     def kept_encoders(self, domain: Domain) -> list[str]:
         """Encoders of those variants, each once."""
-        return _encoders_of(self.kept_variants(domain))
+        return encoders_of(self.kept_variants(domain))
 
     def catalogue(self) -> list[Source]:
         """The reference sources of all catalogues, read afresh; refused without any, or without the RefSeq release."""
@@ -110,7 +111,8 @@ class Workspace:
         return found
 
 
-def _encoders_of(variants: list[Variant]) -> list[str]:
+def encoders_of(variants: Sequence[Variant]) -> list[str]:
+    """Encoders that some variants read, each once."""
     return list(dict.fromkeys(name for each in variants if not each.is_kmer for name in (each.dna, each.protein)))
 
 
