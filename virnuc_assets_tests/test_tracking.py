@@ -24,7 +24,7 @@ from virnuc_assets.settings import load_settings
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.tables import content_digest, read_provenance, read_table
 from virnuc_assets.workstation.setup import follow_move, require_set_up, tracking_uri
-from virnuc_assets_tests.assets.project import Finished, Project, failures
+from virnuc_assets_tests.assets.project import Finished, Project, client_of, failures
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
@@ -37,9 +37,7 @@ EPOCH_METRICS = {"train_loss", "validation_loss", "validation_accuracy", "learni
 
 @pytest.fixture
 def client(finished: Finished) -> mlflow.MlflowClient:
-    uri = f"sqlite:///{finished.settings.var / 'mlflow/mlflow.db'}"
-    mlflow.set_tracking_uri(uri)
-    return mlflow.MlflowClient(tracking_uri=uri)
+    return client_of(finished)
 
 
 def runs(client: mlflow.MlflowClient, where: str = "") -> list[Run]:
@@ -254,8 +252,7 @@ def test_a_moved_project_trains_and_loads_where_it_is(finished: Finished, tmp_pa
     uri = tracking_uri(moved.settings)
     with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
         assert [line for line in connection.iterdump() if f"{original}/" in line] == []
-    mlflow.set_tracking_uri(uri)
-    versions = mlflow.MlflowClient(tracking_uri=uri).search_model_versions(f"name = '{REGISTERED}'")
+    versions = client_of(moved).search_model_versions(f"name = '{REGISTERED}'")
     assert len(versions) == len(MODELS) + 1
     for version in versions:
         mlflow.pytorch.load_model(f"models:/{REGISTERED}/{version.version}")
@@ -263,8 +260,7 @@ def test_a_moved_project_trains_and_loads_where_it_is(finished: Finished, tmp_pa
 
 def test_a_deleted_run_has_a_reason_instead_of_a_link(copied: Project) -> None:
     """And is no reason to train again, nor to fail."""
-    mlflow.set_tracking_uri(tracking_uri(copied.settings))
-    client = mlflow.MlflowClient(tracking_uri(copied.settings))
+    client = client_of(copied)
     deleted = training(client, "fastesm2").info.run_id
     client.delete_run(deleted)
     result = copied.materialize("fastesm2_classifier", "fastesm2_evaluation")
@@ -283,7 +279,7 @@ def test_a_deleted_run_has_a_reason_instead_of_a_link(copied: Project) -> None:
 
 
 def test_what_a_store_lacks_is_named_with_its_remedy(copied: Project) -> None:
-    client = mlflow.MlflowClient(tracking_uri(copied.settings))
+    client = client_of(copied)
     tracking = copied.defs.resources["tracking"]
     with pytest.raises(VirnucError, match="no run trained classifier 0{64}.*Materialize the classifier again"):
         tracking.log_to_training("0" * 64, {}, {}, {}, Table("a", "b", "test"), "")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import date
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
 from Bio import SeqIO
@@ -23,7 +23,10 @@ from virnuc_assets.defs.partitions import REFERENCE, SAMPLES, ShardSet, contiguo
 from virnuc_assets.defs.resources import Workspace
 from virnuc_assets.sequences.catalogue import write_manifest
 from virnuc_assets.settings import Settings, load_settings
-from virnuc_assets.workstation.setup import dagster_home, follow_move
+from virnuc_assets.workstation.setup import dagster_home, follow_move, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 DATA = Path(__file__).parents[2] / "data"
 PLAN_REFERENCE_JOB = "plan_reference"
@@ -111,6 +114,21 @@ class Project:
                 tags=tags,
                 raise_on_error=False,
             )
+
+    def check(self, *assets: dg.AssetKey | str) -> dict[tuple[str, str], dg.AssetCheckEvaluation]:
+        """The checks of some assets by asset and name, run by themselves; none of them raises."""
+        defs, selection = self.defs, dg.AssetSelection.checks_for_assets(*assets)
+        with quiet():
+            checked = dg.materialize(
+                defs.asset_checks or (),
+                instance=self.instance,
+                resources=defs.resources,
+                selection=selection,
+                raise_on_error=False,  # which a blocking check that fails would
+            )
+        found = checked.get_asset_check_evaluations()
+        assert len(found) == len(selection.resolve_checks(defs.resolve_asset_graph()))
+        return {(check.asset_key.to_user_string(), check.check_name): check for check in found}
 
     def keys(self, shards: ShardSet) -> list[str]:
         return shards.keys(self.instance)
@@ -232,6 +250,23 @@ def failures(*results: dg.ExecuteInProcessResult) -> list[str]:
     """Error text of every failed step."""
     events = [event for result in results for event in result.all_events if event.is_step_failure]
     return [str(event.step_failure_data.error_display_string) for event in events]
+
+
+def facts(result: dg.ExecuteInProcessResult, asset: dg.AssetKey | str) -> dict[str, Any]:
+    """Metadata of the one materialization of an asset in a run without failures."""
+    assert failures(result) == []
+    key = dg.AssetKey(asset) if isinstance(asset, str) else asset
+    (event,) = (each for each in result.get_asset_materialization_events() if each.asset_key == key)
+    return {name: entry.value for name, entry in event.materialization.metadata.items()}
+
+
+def client_of(project: Project) -> MlflowClient:
+    """A client of the project's MLflow store, which is now the store of this process, too."""
+    import mlflow  # heavy, and most projects of tests need none
+
+    uri = tracking_uri(project.settings)
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient(tracking_uri=uri)
 
 
 def _toml(value: Any) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import mlflow
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +16,7 @@ from virnuc_assets.defs.assets.migration import stored_decision
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.tables import read_provenance, read_table, write_table
 from virnuc_assets_tests.assets.judging import judged, named
-from virnuc_assets_tests.assets.project import Finished, Project, failures
+from virnuc_assets_tests.assets.project import Finished, Project, client_of, failures
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
@@ -169,14 +168,7 @@ def test_without_a_current_comparison_of_frame_rules_the_decision_is_the_same(co
     assert before["frame_rules"]["chunks"] == read_table(path).num_rows
     write_table(path, read_table(path).slice(1), {**read_provenance(path), "min_orf_aa": 31})
     assert judged(copied) == {**before, "frame_rules": None}
-    checked = dg.materialize(
-        copied.defs.asset_checks or (),
-        instance=copied.instance,
-        resources=copied.defs.resources,
-        selection=dg.AssetSelection.checks_for_assets("frame_rules"),
-        raise_on_error=False,
-    )
-    (check,) = checked.get_asset_check_evaluations()
+    (check,) = copied.check("frame_rules").values()
     assert (check.passed, check.metadata["faults"].value) == (False, 2)
 
 
@@ -187,17 +179,9 @@ def test_a_damaged_decision_is_one_sentence(copied: Project, content: str) -> No
     with pytest.raises(VirnucError) as caught:
         stored_decision(copied.workspace)
     assert re.fullmatch(rf"{path}: no stored decision \(.+\); materialize {DECISION} again", str(caught.value))
-    checked = dg.materialize(
-        copied.defs.asset_checks or (),
-        instance=copied.instance,
-        resources=copied.defs.resources,
-        selection=dg.AssetSelection.checks_for_assets(DECISION),
-        raise_on_error=False,
-    )
-    assert failures(checked) == []
-    checks = {check.check_name: check for check in checked.get_asset_check_evaluations()}
-    assert not checks["decision_rests_on_complete_evidence"].passed
-    assert str(caught.value) in str(checks["decision_rests_on_complete_evidence"].metadata)
+    check = copied.check(DECISION)[DECISION, "decision_rests_on_complete_evidence"]
+    assert not check.passed
+    assert str(caught.value) in str(check.metadata)
 
 
 def test_equal_evidence_gives_an_equal_decision(copied: Project, finished: Finished) -> None:
@@ -236,7 +220,7 @@ def test_criteria_are_those_of_the_settings_and_without_evidence_nothing_moves(c
 
 def serving(project: Project) -> str | None:
     """The variant that the registry's alias `serving` names."""
-    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{project.settings.var / 'mlflow/mlflow.db'}")
+    client = client_of(project)
     (model,) = client.search_registered_models()
     version = model.aliases.get("serving")
     return str(client.get_model_version(model.name, version).tags["variant"]) if version else None

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import mlflow
 import pytest
 
 pytest.importorskip("peft")
@@ -26,9 +25,8 @@ from virnuc_assets.defs.tracking import EXPERIMENT, TRAINING_TAG
 from virnuc_assets.encoders.checkpoints import FINETUNING_FILE, CheckpointMissingError, find_checkpoint, folder_digest
 from virnuc_assets.settings import Settings
 from virnuc_assets.storage.tables import read_provenance, read_table
-from virnuc_assets.workstation.setup import tracking_uri
 from virnuc_assets_tests.assets.judging import judged
-from virnuc_assets_tests.assets.project import Finished, Project, failures
+from virnuc_assets_tests.assets.project import Finished, Project, client_of, failures
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
 
@@ -104,7 +102,7 @@ def check_of(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
 
 def test_metrics_are_in_mlflow_while_it_runs_and_a_killed_run_is_continued(tuned: Finished) -> None:
     """What a process logged before it was killed was there without its end."""
-    client = mlflow.MlflowClient(tracking_uri=tracking_uri(tuned.settings))
+    client = client_of(tuned)
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
     runs = client.search_runs(
         [experiment], f"tags.`{TRAINING_TAG}` = 'miniature/{CHECKPOINT}'", order_by=["start_time"]

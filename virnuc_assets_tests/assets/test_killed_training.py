@@ -5,14 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mlflow
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from virnuc_assets.classifier.checkpoint import load_classifier
 from virnuc_assets.defs.tracking import EXPERIMENT, REGISTERED
-from virnuc_assets_tests.assets.project import Finished, Project, failures
+from virnuc_assets_tests.assets.project import Finished, Project, client_of, failures
 from virnuc_assets_tests.running import until
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -40,12 +39,6 @@ MlflowTracking.log_model = log_and_die
 @pytest.fixture
 def project(finished: Finished, tmp_path: Path) -> Project:
     return finished.copy(tmp_path / "project", in_memory=False)
-
-
-def client_of(project: Project) -> MlflowClient:
-    uri = f"sqlite:///{project.settings.var / 'mlflow/mlflow.db'}"
-    mlflow.set_tracking_uri(uri)
-    return MlflowClient(tracking_uri=uri)
 
 
 def runs_of(client: MlflowClient, status: str) -> list[Run]:

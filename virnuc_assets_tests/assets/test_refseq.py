@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -13,7 +12,7 @@ from virnuc_assets.defs.assets.refseq import RELEASE
 from virnuc_assets.defs.jobs import FETCH_JOB
 from virnuc_assets.sequences.plan_table import read_plan
 from virnuc_assets.sequences.refseq import HOSTS
-from virnuc_assets_tests.assets.project import DATA, PLAN_REFERENCE_JOB, Project, failures, new_project
+from virnuc_assets_tests.assets.project import DATA, PLAN_REFERENCE_JOB, Project, facts, failures, new_project
 from virnuc_assets_tests.loopback import answering
 from virnuc_assets_tests.sequences.release import NUMBER, publish
 from virnuc_assets_tests.storage.file_server import Answer, Authority, FileServer
@@ -43,12 +42,6 @@ def project(blank: Path, tmp_path: Path, server: FileServer) -> Project:
     return project
 
 
-def facts(run: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    assert failures(run) == []
-    (event,) = [e for e in run.get_asset_materialization_events() if e.asset_key == RELEASE]
-    return {name: entry.value for name, entry in event.materialization.metadata.items()}
-
-
 def checked(run: dg.ExecuteInProcessResult) -> bool:
     (check,) = run.get_asset_check_evaluations()
     assert check.check_name == "downloaded_files_match_checksums"
@@ -61,7 +54,7 @@ def test_from_the_release_to_its_shards(project: Project, server: FileServer) ->
     gbff = "/viral/viral.1.genomic.gbff.gz"
     server.answers[gbff].append(Answer(cut=1000))
     run = project.job(FETCH_JOB)
-    first = facts(run)
+    first = facts(run, RELEASE)
     assert checked(run)
     size = sum(len(content) for path, content in server.files.items() if path.endswith(".gz"))
     counted = {"release": NUMBER, "seed": 42, "files": 8, "files_fetched": 8, "files_reused": 0}
@@ -78,7 +71,7 @@ def test_from_the_release_to_its_shards(project: Project, server: FileServer) ->
     }
 
     requests = server.gets.total()
-    again = facts(project.job(FETCH_JOB))
+    again = facts(project.job(FETCH_JOB), RELEASE)
     assert (again["files_fetched"], again["files_reused"], again["bytes_received"]) == (0, 8, 0)
     assert (again["digest"], server.gets.total()) == (first["digest"], requests)
 
@@ -86,7 +79,7 @@ def test_from_the_release_to_its_shards(project: Project, server: FileServer) ->
     fasta.write_bytes((DATA / "genomes/host/human_HBB.fna.gz").read_bytes())
     (text,) = failures(project.job(PLAN_REFERENCE_JOB))
     assert f"{fasta}: not the file that is catalogued" in text
-    fixed = facts(project.job(FETCH_JOB))
+    fixed = facts(project.job(FETCH_JOB), RELEASE)
     assert (fixed["files_fetched"], fixed["digest"]) == (1, first["digest"])
     assert failures(project.job(PLAN_REFERENCE_JOB)) == []
 
@@ -99,6 +92,6 @@ def test_a_file_that_cannot_be_had_fails_the_asset_by_name(project: Project, ser
     (text,) = failures(project.job(PLAN_REFERENCE_JOB))
     assert "materialize reference/refseq_release" in text
     server.always.clear()
-    later = facts(project.job(FETCH_JOB))
+    later = facts(project.job(FETCH_JOB), RELEASE)
     assert later["files_fetched"] + later["files_reused"] == 8
     assert later["files_reused"] > 0

@@ -14,7 +14,7 @@ from virnuc_assets.defs.provenance import current_split
 from virnuc_assets.sequences.opening import open_source
 from virnuc_assets.sequences.reading import read_records
 from virnuc_assets.storage.tables import TableMismatch, read_provenance, read_table, write_table
-from virnuc_assets_tests.assets.project import GENOMES, PLAN_REFERENCE_JOB, Project, failures, new_project
+from virnuc_assets_tests.assets.project import GENOMES, PLAN_REFERENCE_JOB, Project, facts, failures, new_project
 from virnuc_assets_tests.split.planted import gene, mutated
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -44,12 +44,6 @@ def viral_by_split(project: Project) -> dict[str, tuple[str, bytes]]:
     sequences = dict(first_record(project, name) for name in GENOMES)
     viral = {row["split"]: record for record, row in rows_of(project).items() if row["label"] == "viral"}
     return {split: (record, sequences[record]) for split, record in viral.items()}
-
-
-def facts(run: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    assert failures(run) == []
-    (event,) = [e for e in run.get_asset_materialization_events() if e.asset_key == dg.AssetKey(SPLIT)]
-    return {name: entry.value for name, entry in event.materialization.metadata.items()}
 
 
 def found_by(run: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
@@ -97,7 +91,7 @@ def counts(text: dict[str, Any]) -> list[int]:
 def test_an_unchanged_split_is_the_same_file_and_its_check_passes(copied: Project) -> None:
     before = table_of(copied).read_bytes()
     run = copied.materialize(SPLIT)
-    text, records = facts(run), len(rows_of(copied))
+    text, records = facts(run, SPLIT), len(rows_of(copied))
     assert table_of(copied).read_bytes() == before
     assert (counts(text), text["rows_made"]) == ([records, 0, 0, 0, 0], 0)
     check = found_by(run)
@@ -140,14 +134,14 @@ def test_a_source_that_leaves_drops_out_and_other_settings_assign_again(copied: 
     before = rows_of(copied)
     add_source(copied, "extra", gene(5))
     frame_all(copied)
-    assert facts(copied.materialize(SPLIT))["records_new"] == 1
+    assert facts(copied.materialize(SPLIT), SPLIT)["records_new"] == 1
     manifest = copied.settings.genomes / "MANIFEST.tsv"
     manifest.write_text("".join(line for line in manifest.open() if not line.startswith("extra")))
     frame_all(copied)
-    text = facts(copied.materialize(SPLIT))
+    text = facts(copied.materialize(SPLIT), SPLIT)
     assert (counts(text), text["assigned_again"], rows_of(copied)) == ([len(before), 0, 0, 0, 1], "no", before)
     copied.configure(split={"seed": 3})
-    text = facts(copied.materialize(SPLIT))
+    text = facts(copied.materialize(SPLIT), SPLIT)
     assert text["assigned_again"] == "the table on disk was made with other settings of [split]"
     assert (text["records_kept"], text["records_new"]) == (0, len(before))
 
@@ -166,7 +160,7 @@ def test_by_time_the_test_is_new_and_its_older_relatives_are_left_out(copied: Pr
     date_sources(copied, "phix_like")
     copied.configure(split={"by": "time", "test_from": date(2020, 1, 1)})
     run = copied.materialize(SPLIT)
-    assert (facts(run)["records_left_out"], found_by(run).passed) == (1, True)
+    assert (facts(run, SPLIT)["records_left_out"], found_by(run).passed) == (1, True)
     rows = rows_of(copied)
     assert (rows[phix]["split"], rows[phix]["reason"]) == ("left_out", "left out: relative of records held out")
     tested = {record for record, row in rows.items() if (row["label"], row["split"]) == ("viral", "test")}

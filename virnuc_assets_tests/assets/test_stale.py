@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-import dagster as dg
 import pytest
 from pytest import CaptureFixture
 from rich.console import Console
@@ -151,13 +150,9 @@ def test_settings_and_removed_tables_ask_for_exactly_what_follows_from_them(know
     removed = layout.table("reference", "kmer_features", shard)
     removed.unlink()
     assert stale(known) == Stale(reference={shard: {"kmer_features"}})
-    checks = dg.AssetSelection.checks_for_assets(REFERENCE.key("shards"), SAMPLES.key("shards"))
-    checked = dg.materialize(
-        known.defs.asset_checks or (), instance=known.instance, resources=known.defs.resources, selection=checks
-    )
-    by_domain = {check.asset_key.path[0]: check for check in checked.get_asset_check_evaluations()}
-    assert by_domain["samples"].passed and not by_domain["reference"].passed
-    (fault,) = by_domain["reference"].metadata["first_faults"].records  # type: ignore[union-attr]
+    of_reference, of_samples = known.check(REFERENCE.key("shards"), SAMPLES.key("shards")).values()
+    assert of_samples.passed and not of_reference.passed
+    (fault,) = of_reference.metadata["first_faults"].records  # type: ignore[union-attr]
     assert fault.data == {
         "where": f"partition {shard}",
         "fault": "missing or stale: materialize reference/kmer_features",

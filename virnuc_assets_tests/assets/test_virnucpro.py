@@ -21,7 +21,7 @@ from virnuc_assets.migration.evidence import Evidence, VariantEvidence
 from virnuc_assets.storage.schemas import evaluation_schema
 from virnuc_assets.storage.tables import read_provenance, read_table
 from virnuc_assets.virnucpro.exchange import export_file
-from virnuc_assets_tests.assets.project import Finished, Project, failures
+from virnuc_assets_tests.assets.project import Finished, Project, facts, failures
 from virnuc_assets_tests.virnucpro.files import Model, drawn, merged, save, upstreams_reading, write_models
 
 pytest_plugins = ["virnuc_assets_tests.assets.finished"]
@@ -61,24 +61,17 @@ def evaluate(project: Project) -> dg.ExecuteInProcessResult:
     return project.materialize(EVALUATION)
 
 
-def metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    (event,) = result.asset_materializations_for_node(EVALUATION)
-    return {name: value.value for name, value in event.metadata.items()}
-
-
 def table_of(project: Project, variant: str) -> Any:
     return read_table(project.workspace.layout.whole(f"{variant}_evaluation"), evaluation_schema())
 
 
 def test_it_scores_what_our_variant_scores_and_embeds_nothing(existing: Project) -> None:
     before = {name: path.stat().st_mtime_ns for name, path in existing.tables().items()}
-    result = evaluate(existing)
-    assert failures(result) == []
+    shown = facts(evaluate(existing), EVALUATION)
     found, expected = table_of(existing, "virnucpro"), table_of(existing, "esm2_3b")
     assert found.drop(["score_other", "score_virus"]) == expected.drop(["score_other", "score_virus"])
     for column in ("score_other", "score_virus"):
         np.testing.assert_allclose(found[column].to_numpy(), expected[column].to_numpy(), atol=1e-6, rtol=0)
-    shown = metadata(result)
     rows = sum(read_table(path).num_rows for path in shards(existing))
     assert (shown["rows"], shown["rows_of_merged_files"]) == (expected.num_rows, rows)
     assert shown["rows_that_are_no_test_rows"] == rows - expected.num_rows > 0
@@ -87,7 +80,7 @@ def test_it_scores_what_our_variant_scores_and_embeds_nothing(existing: Project)
     after = {name: path.stat().st_mtime_ns for name, path in existing.tables().items()}
     assert after.keys() - before.keys() == {f"{EVALUATION}/{EVALUATION}.parquet"}
     assert {name: after[name] for name in before} == before
-    again = metadata(evaluate(existing))
+    again = facts(evaluate(existing), EVALUATION)
     assert (again["rows_made"], again["digest"]) == (0, shown["digest"])
 
 
