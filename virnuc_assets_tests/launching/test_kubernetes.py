@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -135,6 +136,7 @@ def test_tables_are_the_same_byte_for_byte_as_those_of_one_process(
     assert {name: path.read_bytes() for name, path in made.items()} == {n: p.read_bytes() for n, p in found.items()}
 
 
+CONFIG = "dagster-k8s/config"
 FRAMING = ("chunked_fasta", "translated_proteins")
 
 
@@ -182,6 +184,25 @@ def test_a_run_whose_step_is_killed_is_retried_and_finished_shards_are_not_made_
     assert all(path.exists() for path in tables)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert len(finished) < len(tables), "the step was killed too late for this test to show anything"
+
+
+@pytest.mark.parametrize(
+    ("container", "reason"),
+    [
+        ({"livenessProbe": {"httpGet": {"port": []}}}, "port: [] is not valid under any of the given schemas"),
+        ({"volumeMounts": [{"name": "nowhere", "mountPath": "/x"}]}, "is no volume of the pod"),
+    ],
+)
+def test_a_hostile_tag_fails_its_run_with_the_reason_and_leaves_nothing(
+    container: dict[str, object], reason: str, deployment: Deployment
+) -> None:
+    key = deployment.project.keys(REFERENCE)[0]
+    run_id = deployment.launch(["chunked_fasta"], [key], **{CONFIG: json.dumps({"container_config": container})})
+    wait_until_finished(deployment.project.instance, run_id)
+    assert deployment.platform.status(run_id) == "FAILURE"
+    assert reason in events_of(deployment.platform, run_id)
+    assert deployment.pods_of(run_id) == []
+    assert deployment.platform.taken_slots() == 0
 
 
 def _step(pod: Pod) -> str:
