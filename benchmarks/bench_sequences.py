@@ -34,7 +34,7 @@ from virnuc_assets.sequences.chunk_table import chunk_tables
 from virnuc_assets.sequences.frame_rule import STOP_FREE, FrameRule
 from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.sequences.ledger import ledger_table
-from virnuc_assets.sequences.planning import chunk_count, chunk_starts, plan_source
+from virnuc_assets.sequences.planning import chunk_count, plan_source, starts_of
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.tables import read_table, write_table
 
@@ -199,7 +199,7 @@ def plain_frames(fasta: Path, folder: Path) -> None:
 
 def _plain_chunks(fasta: Path) -> Iterator[SeqRecord]:
     for record in SeqIO.parse(fasta, "fasta"):
-        starts = chunk_starts(0, chunk_count(len(record), CHUNK_LENGTH), len(record), CHUNK_LENGTH).tolist()
+        starts = starts_of(np.arange(chunk_count(len(record), CHUNK_LENGTH)), len(record), CHUNK_LENGTH).tolist()
         for number, start in enumerate(starts, start=1):
             part = record.seq[start : start + CHUNK_LENGTH]
             yield SeqRecord(part, f"{record.id}_chunk_{number}", description="")

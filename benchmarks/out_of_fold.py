@@ -37,7 +37,7 @@ from virnuc_assets.sequences.cds import Treatment, cds_of
 from virnuc_assets.sequences.composition import composition_features
 from virnuc_assets.sequences.frame_rule import FrameRule
 from virnuc_assets.sequences.frame_table import Truth, open_frames
-from virnuc_assets.sequences.planning import chunk_count, chunk_starts
+from virnuc_assets.sequences.planning import chunk_count, starts_of
 from virnuc_assets.settings import EncodingSettings, SequenceSettings, SplitSettings, TrainingSettings
 from virnuc_assets.split.relatives import Clusters, find_relatives
 from virnuc_assets.storage.merging import features_table, vectors_of
@@ -133,7 +133,7 @@ def chunked(sequences: Mapping[str, str]) -> pa.Table:
         (f"{name}_chunk_{number}", name, start, min(start + CHUNK_NT, len(bases)), bases[start : start + CHUNK_NT])
         for name, bases in sequences.items()
         for number, start in enumerate(
-            chunk_starts(0, chunk_count(len(bases), CHUNK_NT), len(bases), CHUNK_NT).tolist(), start=1
+            starts_of(np.arange(chunk_count(len(bases), CHUNK_NT)), len(bases), CHUNK_NT).tolist(), start=1
         )
     ]
     return pa.table([list(column) for column in zip(*rows, strict=True)], schema=chunks_schema())

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from virnuc_assets.classifier.calls import VIRUS
 from virnuc_assets.classifier.sample_calls import CALLS, EVEN, NOT_SCORED, OTHER, UNCERTAIN, SampleCalls, called, runs
 from virnuc_assets.reports.pages import COLOUR, to_svg
-from virnuc_assets.sequences.planning import chunk_starts
+from virnuc_assets.sequences.planning import starts_of
 from virnuc_assets.sequences.translation import CODON_NT, FRAME_NAMES
 
 SHOWN = (VIRUS, UNCERTAIN, OTHER, NOT_SCORED)  # in this order
@@ -140,7 +140,7 @@ def track(calls: SampleCalls, row: int) -> Track:
     record = calls.records.slice(row, 1).to_pylist()[0]
     length_nt, where = record["length_nt"], calls.chunks_of(row)
     probability, frames = calls.probability[where].astype(np.float64), calls.frames[where]
-    starts = chunk_starts(0, len(probability), length_nt, calls.chunk_length)
+    starts = starts_of(np.arange(len(probability)), length_nt, calls.chunk_length)
     ends = np.minimum(starts + calls.chunk_length, length_nt)
     per_column = -(-len(probability) // COLUMNS)
     first = np.arange(0, len(probability), per_column)

@@ -38,11 +38,6 @@ def chunk_count(length_nt: Numbers, chunk_length: int) -> Numbers:
     return -(-length_nt // chunk_length)
 
 
-def chunk_starts(first: int, end: int, length_nt: int, chunk_length: int) -> np.ndarray:
-    """Starts of the 0-based chunks `first` to `end` (half-open), int64, without walking the chunks before them."""
-    return starts_of(np.arange(first, end, dtype=np.int64), length_nt, chunk_length)
-
-
 def starts_of(index: np.ndarray, length_nt: np.ndarray | int, chunk_length: int) -> np.ndarray:
     """Start of each 0-based chunk of a record, (n,) int64; `length_nt` is of the record, or of each one's record.
 
