@@ -214,8 +214,9 @@ def count_records(
     """Every record of a file as one segment of no shard, and the digest of the file."""
     kinds = [("planned", None), ("failed", _ELSEWHERE), ("failed", _LIKE_PROTEIN)]
     kinds.append(("skipped", f"shorter than the minimum of {min_length_nt} nt"))
-    ids, digests, hashes, lengths = _Texts(shown or str(path)), _Texts(shown or str(path)), array("q"), array("q")
-    found = array("b")  # the kind of each record; all of these are buffers that grow, as there may be millions of them
+    # Buffers that grow, as there may be millions of records; `found` is the kind of each.
+    ids, digests, hashes, lengths = pa.lib.StringBuilder(), pa.lib.StringBuilder(), array("q"), array("q")
+    found = array("b")
     with open_source(path, shown) as opened:
         for header, blocks in read_records(opened):
             bases = SequenceDigest(blocks)
@@ -226,11 +227,13 @@ def count_records(
             lengths.append(bases.length_nt)
             digests.append(bases.hexdigest())
         sha256 = opened.digest()
+    if min(len(ids), len(digests)) < len(found):  # a builder leaves out what it has no space for
+        raise SequenceFileError(f"{opened.name}: more than 2 GB of ids or digests of records; split the file")
     kind, length_nt = np.array(found), np.array(lengths)
     statuses, reasons = (pa.array(words, pa.string()).take(pa.array(kind)) for words in zip(*kinds, strict=True))
     columns = {
         **dict.fromkeys(("evidence", "evidence_digest"), pa.nulls(len(kind), pa.string())),
-        **{"record_id": ids.array(), "digest": digests.array(), "status": statuses, "reason": reasons},
+        **{"record_id": ids.finish(), "digest": digests.finish(), "status": statuses, "reason": reasons},
         "source": pa.repeat(source, len(kind)),
         "shard": pa.repeat("", len(kind)),
         "number": np.arange(1, len(kind) + 1),
@@ -243,23 +246,6 @@ def count_records(
     return pa.table({name: columns[name] for name in Segment._fields}, schema=plan_schema()), sha256
 
 
-class _Texts:
-    """Texts of a file in one buffer."""
-
-    def __init__(self, shown: str) -> None:
-        self._shown, self._text, self._ends = shown, bytearray(), array("q", [0])
-
-    def append(self, text: str) -> None:
-        self._text += text.encode()
-        self._ends.append(len(self._text))
-
-    def array(self) -> pa.StringArray:
-        if len(self._text) > np.iinfo(np.int32).max:
-            raise SequenceFileError(f"{self._shown}: more than 2 GB of ids or digests of records; split the file")
-        offsets = pa.py_buffer(np.array(self._ends, np.int32))
-        return pa.StringArray.from_buffers(len(self._ends) - 1, offsets, pa.py_buffer(self._text))
-
-
 def _of_unique_ids(records: Mapping[str, pa.Array], usable: np.ndarray, hashes: np.ndarray) -> dict[str, pa.Array]:
     """Status and reason of all records, where ids occur twice.
 
@@ -270,32 +256,19 @@ def _of_unique_ids(records: Mapping[str, pa.Array], usable: np.ndarray, hashes: 
     if not len(twice):
         return {}
     rows = usable[np.isin(hashes[usable], twice)]
-    ids, digests = (
-        records[name].take(pa.array(rows)).dictionary_encode().indices.to_numpy().astype(np.int64)
-        for name in ("record_id", "digest")
-    )
-    _, first = np.unique(ids, return_index=True)  # an id's number is its place among those that occur first
-    different = np.bincount(np.unique(ids * len(rows) + digests) // len(rows))  # sequences of each id
-    count, one = different[ids], rows[first[ids]]
-    failed = count > 1
-    changed = failed | (rows != one)
-    several = pc.binary_join_element_wise(
-        "duplicate id:",
-        pa.array(count).cast(pa.string()),
-        "different sequences have this first word of the header",
-        " ",
-    )
-    same = pc.binary_join_element_wise(
-        "duplicate id: same sequence as record", pa.array(one + 1).cast(pa.string()), " "
-    )
-    found = {
-        "status": pc.if_else(pa.array(failed), "failed", "skipped"),
-        "reason": pc.if_else(pa.array(failed), several, same),
-    }
+    columns = {name: records[name].take(pa.array(rows)) for name in ("record_id", "digest")}
+    of_rows = pa.table({"number": rows + 1, **columns}).to_pandas()
+    by_id = of_rows.groupby("record_id")
+    sequences, first = by_id["digest"].transform("nunique"), by_id["number"].transform("first")
+    failed = sequences > 1
+    several = sequences.astype(str) + " different sequences have this first word of the header"
+    reasons = "duplicate id: " + several.where(failed, "same sequence as record " + first.astype(str))
+    changed = failed | (first != of_rows["number"])
+    found = {"status": failed.map({True: "failed", False: "skipped"}), "reason": reasons}
     mask = np.zeros(len(records["status"]), bool)
     mask[rows[changed]] = True
     return {
-        name: pc.replace_with_mask(records[name], pa.array(mask), values.filter(pa.array(changed)))
+        name: pc.replace_with_mask(records[name], pa.array(mask), pa.array(values[changed], pa.string()))
         for name, values in found.items()
     }
 
