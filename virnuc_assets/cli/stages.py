@@ -37,7 +37,6 @@ from virnuc_assets.storage.outputs import (
 )
 from virnuc_assets.storage.schemas import embeddings_schema, ledger_schema, predictions_schema
 from virnuc_assets.storage.tables import (
-    Rows,
     TableWriter,
     content_digest,
     in_windows,
@@ -399,14 +398,13 @@ def _predictions(serving: _Serving, shard: _Shard) -> Iterator[pa.Table]:
     from virnuc_assets.classifier.sample_calls import located
     from virnuc_assets.storage.merging import merge_features
 
-    embeddings = {
-        alphabet: Rows(read_windows(shard.table(alphabet), VECTOR_ROWS, embeddings_schema(width)))
-        for alphabet, width in serving.widths.items()
-    }
-    for frames in read_windows(shard.table("frames"), VECTOR_ROWS, serving.classifier.description.rule.schema):
-        if frames.num_rows:  # else the table has no rows
-            vectors = {alphabet: rows.take(frames.num_rows) for alphabet, rows in embeddings.items()}
-            features = merge_features(frames, vectors["dna"], vectors["protein"])
+    schemas = {"frames": serving.classifier.description.rule.schema}
+    schemas |= {alphabet: embeddings_schema(serving.widths[alphabet]) for alphabet in ("dna", "protein")}
+    tables = (read_windows(shard.table(kind), VECTOR_ROWS, schema) for kind, schema in schemas.items())
+    windows = (in_windows(table, VECTOR_ROWS) for table in tables)
+    for frames, dna, protein in zip(*windows, strict=True):
+        if frames.num_rows:  # else the tables have no rows
+            features = merge_features(frames, dna, protein)
             yield located(serving.classifier.predictions(features), frames)
 
 

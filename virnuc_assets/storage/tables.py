@@ -147,30 +147,19 @@ def read_windows(
             yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
 
 
-class Rows:
-    """The rows of tables that come one after the other; no table is asked for before its rows are needed."""
-
-    def __init__(self, tables: Iterator[pa.Table]) -> None:
-        self._tables, self._held = tables, list[pa.Table]()
-
-    def take(self, rows: int) -> pa.Table | None:
-        """The next rows, fewer where they end; None after the last."""
-        while sum(table.num_rows for table in self._held) < rows and (table := next(self._tables, None)) is not None:
-            self._held.append(table)
-        if not self._held:
-            return None
-        whole = pa.concat_tables(self._held)
-        self._held = [whole.slice(rows)] if whole.num_rows > rows else []
-        return whole.slice(0, rows)
-
-
 def in_windows(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in windows of so many, the last of fewer; empty tables alone are one empty window."""
-    queue = Rows(tables)
-    window, started = queue.take(rows), False
-    while window is not None and (window.num_rows or not started):
+    """The same rows in windows of so many, the last of fewer; empty tables alone are one empty window.
+
+    No table is asked for before its rows are needed.
+    """
+    window, started = None, False
+    for table in tables:
+        window = table if window is None else pa.concat_tables([window, table])
+        while window.num_rows >= rows:
+            yield window.slice(0, rows)
+            window, started = window.slice(rows), True
+    if window is not None and (window.num_rows or not started):
         yield window
-        window, started = queue.take(rows), True
 
 
 def require_table(path: Path, schema: pa.Schema | None = None, require: Provenance | None = None) -> None:

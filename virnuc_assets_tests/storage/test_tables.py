@@ -15,7 +15,6 @@ from virnuc_assets.storage.layout import Layout
 from virnuc_assets.storage.merging import vectors_of
 from virnuc_assets.storage.schemas import embeddings_schema, features_schema, frames_schema
 from virnuc_assets.storage.tables import (
-    Rows,
     TableMismatch,
     TableWriter,
     asset_of,
@@ -209,8 +208,7 @@ def test_the_rows_are_the_same_in_windows_of_one_size(sizes: list[int], rows: in
 @pytest.mark.parametrize(("rows", "needed"), [(3, [0]), (4, [0, 1]), (9, [0, 1, 2])])
 def test_tables_are_asked_for_when_their_rows_are_needed(rows: int, needed: list[int]) -> None:
     asked: list[int] = []
-    taken = Rows(tables([3, 3, 3], asked)).take(rows)
-    assert taken is not None and taken.num_rows == rows
+    assert next(in_windows(tables([3, 3, 3], asked), rows)).num_rows == rows
     assert asked == needed
 
 
