@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from virnuc_assets.sequences.opening import SourceChanged, file_state, open_source
+from virnuc_assets.sequences.opening import SourceChanged, open_source
 from virnuc_assets.sequences.planning import ShardPlan, rows_at, starts_of
 from virnuc_assets.sequences.reading import read_records
+from virnuc_assets.storage.places import file_state
 from virnuc_assets.storage.schemas import chunks_schema
 
 

@@ -20,11 +20,11 @@ from filelock import FileLock
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences.catalogue import source_name
-from virnuc_assets.sequences.opening import file_state, is_file
+from virnuc_assets.sequences.opening import is_file
 from virnuc_assets.settings import SequenceSettings
 from virnuc_assets.storage.digests import digest_of
 from virnuc_assets.storage.layout import Layout
-from virnuc_assets.storage.places import state_of
+from virnuc_assets.storage.places import file_state, state_of
 from virnuc_assets.storage.schemas import incoming_schema
 from virnuc_assets.storage.tables import TableMismatch, read_table, write_table
 from virnuc_assets.text import printable

@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from virnuc_assets.errors import VirnucError
+from virnuc_assets.storage.places import file_state
 
 COMPRESSED_ENDINGS = (".gz", ".bgz", ".bz2", ".xz", ".zst")
 _UTF16 = ("text in UTF-16", "Save it as UTF-8")
@@ -29,11 +30,6 @@ _NO_FILE = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFLNK: "a l
 _NO_STREAMS = ("other bytes", "Not a gzipped file", "Unknown frame descriptor")
 _HEAD_CHARACTERS = 4096
 _BLOCK_BYTES = 1 << 20
-
-
-def file_state(status: os.stat_result) -> tuple[int, int, int, int]:
-    """Device, inode, size and time of change: equal as long as nobody wrote to the file."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def is_file(path: Path) -> bool:

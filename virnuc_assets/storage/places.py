@@ -46,6 +46,11 @@ def in_store(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
+def file_state(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Device, inode, size and time of change: equal as long as nobody wrote to the file."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def state_of(path: Path) -> Hashable:
     """Equal as long as nobody wrote to a file or replaced it; of an object as it was within the last second.
 
@@ -54,8 +59,7 @@ def state_of(path: Path) -> Hashable:
     """
     if in_store(path):
         return _etag(path, int(time.monotonic()))
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return file_state(path.stat())
 
 
 @functools.lru_cache(maxsize=1024)

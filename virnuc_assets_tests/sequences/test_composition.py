@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from virnuc_assets.sequences.composition import WIDTHS, composition_features, counted
 from virnuc_assets.sequences.frame_rule import FrameRule
-from virnuc_assets.sequences.frame_table import Truth, open_frames
+from virnuc_assets.sequences.frame_table import open_frames
 from virnuc_assets.storage.merging import vectors_of
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
@@ -33,8 +33,8 @@ def chunks_of(*sequences: str) -> pa.Table:
     )
 
 
-def composition_of(chunks: pa.Table, min_orf_aa: int, truth: Truth | None = None) -> pa.Table:
-    frames, _ = open_frames(chunks, truth, FrameRule("longest_orf", min_orf_aa))
+def composition_of(chunks: pa.Table, min_orf_aa: int) -> pa.Table:
+    frames, _ = open_frames(chunks, None, FrameRule("longest_orf", min_orf_aa))
     return composition_features(chunks, frames, min_orf_aa)
 
 
@@ -88,11 +88,3 @@ def test_there_is_a_row_for_each_chunk_with_a_stretch_in_their_order() -> None:
     assert features["chunk_id"].to_pylist() == ["r_chunk_1", "r_chunk_4"]
     assert features["frame_id"].to_pylist() == ["r_chunk_1F1", "r_chunk_4F1"]
     assert composition_of(chunks_of(), 10).num_rows == 0
-
-
-def test_reference_rows_have_their_label_and_no_ambiguity_codes() -> None:
-    truth = Truth("viral", {"r": "phage"})
-    features = composition_of(chunks_of("GCT" * 20, "GCT" * 20 + "N"), 10, truth)
-    assert features.select(["chunk_id", "label", "group"]).to_pylist() == [
-        {"chunk_id": "r_chunk_1", "label": "viral", "group": "phage"}
-    ]
