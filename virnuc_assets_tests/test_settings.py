@@ -64,16 +64,6 @@ def test_catalogues_are_the_genomes_and_all_that_are_named(tmp_path: Path) -> No
     assert named.catalogues == [tmp_path / "g", tmp_path / "mine", Path("/theirs"), tmp_path / "data/refseq"]
 
 
-def test_a_release_and_an_existing_virnucpro_are_named_only_by_a_section(tmp_path: Path) -> None:
-    assert (load(tmp_path, "").refseq, load(tmp_path, "").virnucpro) == (None, None)
-    refseq = load(tmp_path, "[refseq]\nrelease = 230\n[refseq.files_per_directory]\nplant = 3\n").refseq
-    assert refseq is not None
-    assert (refseq.release, refseq.seed, refseq.files_per_directory) == (230, 42, {"plant": 3})
-    virnucpro = load(tmp_path, f"{VIRNUCPRO}chunk_length = 300\n").virnucpro
-    assert virnucpro is not None
-    assert (virnucpro.chunk_length, virnucpro.dna_dim, virnucpro.protein_encoder) == (300, 768, "esm2_3b")
-
-
 def test_the_profile_chooses_what_is_compared_unless_it_is_named(tmp_path: Path) -> None:
     def chosen(text: str) -> tuple[str, str, str]:
         found = load(tmp_path, text)

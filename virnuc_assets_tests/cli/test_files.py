@@ -205,32 +205,17 @@ def test_attention_that_cannot_be_written_is_one_message(
     assert not out.parent.exists()
 
 
-def cut(folder: Path) -> Path:
-    path = folder / "cut.fasta.gz"
-    whole = gzip.compress(b">a\n" + b"ACGTTGCA" * 4000 + b"\n")
-    path.write_bytes(whole[: len(whole) // 2])
-    return path
-
-
-def absent(folder: Path) -> Path:
-    return folder / "absent.fasta"
-
-
-BAD_INPUT = [(cut, ["cut.fasta.gz", "cut or corrupt"]), (absent, ["absent.fasta", "no such"])]
-
-
 @pytest.mark.parametrize("command", ["frames", "predict"])
-@pytest.mark.parametrize(("make", "words"), BAD_INPUT, ids=[make.__name__ for make, _ in BAD_INPUT])
+@pytest.mark.parametrize(("name", "words"), [("cut.fasta.gz", "cut or corrupt"), ("absent.fasta", "no such")])
 def test_bad_input_is_one_message_and_leaves_nothing(
-    root: Path, tmp_path: Path, command: str, make: object, words: list[str]
+    root: Path, tmp_path: Path, command: str, name: str, words: str
 ) -> None:
-    assert callable(make)
-    source, out = make(tmp_path), tmp_path / "deep/out"
+    whole = gzip.compress(b">a\n" + b"ACGTTGCA" * 4000 + b"\n")
+    (tmp_path / "cut.fasta.gz").write_bytes(whole[: len(whole) // 2])
     options = [] if command == "frames" else ["--project", root]
-    text = message(virnuc(command, source, "--out", out, *options))
-    assert [word for word in words if word not in text] == []
-    assert not out.exists()
-    assert not out.parent.exists()
+    text = message(virnuc(command, tmp_path / name, "--out", tmp_path / "deep/out", *options))
+    assert name in text and words in text
+    assert not (tmp_path / "deep").exists()
 
 
 @pytest.fixture
@@ -238,21 +223,6 @@ def frames(sample: Path, tmp_path: Path) -> Path:
     path = tmp_path / "frames.parquet"
     assert virnuc("frames", sample, "--out", path).exit_code == 0
     return path
-
-
-@pytest.mark.parametrize(
-    ("encoder", "words"),
-    [
-        ("esm9", "no encoder is called 'esm9'; there are: "),
-        ("fastesm2_650", "the checkpoint is not in virnuc.lock; run `virnuc setup"),
-    ],
-)
-def test_an_encoder_that_is_not_there_is_refused(
-    frames: Path, root: Path, tmp_path: Path, encoder: str, words: str
-) -> None:
-    out = tmp_path / "embeddings.parquet"
-    assert words in message(virnuc("embed", frames, "--encoder", encoder, "--out", out, "--project", root))
-    assert not out.exists()
 
 
 def test_predict_without_a_trained_classifier_says_what_to_do(untrained: Project, sample: Path, tmp_path: Path) -> None:

@@ -37,27 +37,17 @@ def frames(sample: Path, tmp_path: Path) -> Path:
     return path
 
 
-def pipe(path: Path) -> Path:
-    os.mkfifo(path)
-    return path
+REFUSED = {"pipe": "found a pipe", "circle": "Too many levels", "folder": "found a folder", "file/below": "is a file"}
 
 
-def circle(path: Path) -> Path:
-    path.symlink_to(path)
-    return path
-
-
-def folder(path: Path) -> Path:
-    path.mkdir()
-    return path
-
-
-def below_a_file(path: Path) -> Path:
-    path.write_text("mine")
-    return path / "below"
-
-
-REFUSED = [(pipe, "found a pipe"), (circle, "Too many levels"), (folder, "found a folder"), (below_a_file, "is a file")]
+@pytest.fixture
+def places(tmp_path: Path) -> Path:
+    """Folder of what cannot be written to."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    return tmp_path
 
 
 def predict_options(project: Project, command: str) -> list[str | Path]:
@@ -66,17 +56,15 @@ def predict_options(project: Project, command: str) -> list[str | Path]:
 
 
 @pytest.mark.parametrize("command", ["frames", "embed", "export"])
-@pytest.mark.parametrize(("make", "words"), REFUSED, ids=[make.__name__ for make, _ in REFUSED])
+@pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_written_is_refused_before_any_work(
-    untrained: Project, tmp_path: Path, command: str, make: object, words: str
+    untrained: Project, places: Path, command: str, name: str
 ) -> None:
     """The input is absent, and is not read."""
-    assert callable(make)
-    out, option = make(tmp_path / "out"), "--to" if command == "export" else "--out"
-    before = sorted(tmp_path.iterdir())
-    result = virnuc(command, tmp_path / "absent", *predict_options(untrained, command), option, out)
-    assert words in message(result)
-    assert sorted(tmp_path.iterdir()) == before
+    option, before = "--to" if command == "export" else "--out", sorted(places.iterdir())
+    result = virnuc(command, places / "absent", *predict_options(untrained, command), option, places / name)
+    assert REFUSED[name] in message(result)
+    assert sorted(places.iterdir()) == before
 
 
 @pytest.mark.parametrize("command", ["frames", "embed", "export", "predict"])
