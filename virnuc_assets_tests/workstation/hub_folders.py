@@ -53,11 +53,9 @@ def write_repository(name: str, folder: Path, times: int = 1) -> None:
     Args:
         name: One of the values.
         folder: Gets the files; created where it is missing.
-        times: Factor of all widths. huggingface_hub stores a download every 10 MiB, so only a cut file that is larger
-            can be resumed: 16 gives FastESM2_650 39 MB.
+        times: Factor of all widths.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".gitattributes").write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n")
     (folder / "README.md").write_text(f"---\nlicense: mit\n---\n# {name.partition('/')[2]}\n")
     if name == DNABERT_S:
         _write_dnabert_s(folder, times)
@@ -150,18 +148,16 @@ def _write_fastesm2_650(folder: Path, times: int) -> None:
     tokenizer = {"added_tokens_decoder": added, "clean_up_tokenization_spaces": True, **_ESM_SPECIAL}
     _write_esm_files(folder, config, tokenizer, newline="\r\n")
     _write_remote_code(folder / "modeling_fastesm.py")
-    (folder / "LICENSE").write_text("MIT License\n")
     save_file(_drawn(_esm_shapes(config)), folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _write_esm2_650(folder: Path, times: int) -> None:
-    """The same weights in two formats, the tied decoder in pytorch_model.bin only; tf_model.h5 is a header."""
+    """The same weights in two formats, the tied decoder in pytorch_model.bin only."""
     config = _esm_config(ESM2_650, times)
     _write_esm_files(folder, config)
     weights = _drawn(_esm_shapes(config, positions=True, contact_head=True))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     torch.save(_with_decoder(weights), folder / "pytorch_model.bin")
-    _write_other_format(folder / "tf_model.h5")
 
 
 def _write_esm2_3b(folder: Path, times: int) -> None:
@@ -177,10 +173,8 @@ def _write_esm2_3b(folder: Path, times: int) -> None:
         file = f"pytorch_model-{number:05}-of-{len(shards):05}.bin"
         torch.save({name: weights[name] for name in shard}, folder / file)
         weight_map |= dict.fromkeys(shard, file)
-        _write_other_format(folder / f"tf_model-{number:05}-of-{len(shards):05}.h5")
     metadata = {"total_size": sum(tensor.nbytes for tensor in weights.values())}
     _write_json(folder / "pytorch_model.bin.index.json", {"metadata": metadata, "weight_map": weight_map})
-    _write_json(folder / "tf_model.h5.index.json", {"metadata": metadata, "weight_map": {}})
 
 
 def _sizes(name: str, times: int) -> dict[str, int]:
@@ -326,7 +320,3 @@ def _write_json(path: Path, content: Mapping[str, Any], newline: str = "\n", *, 
 
 def _write_remote_code(path: Path) -> None:
     path.write_text(f"raise SystemExit({REMOTE_CODE_WAS_RUN!r})\n")
-
-
-def _write_other_format(path: Path) -> None:
-    path.write_bytes(b"\x89HDF\r\n\x1a\n" + path.name.encode())

@@ -28,7 +28,7 @@ from virnuc_assets.workstation.setup import set_up_encoders
 LISTING = "(listing)"
 _LISTING_PATH = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?")
 _FILE_PATH = re.compile(r"(?:/cdn)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
-_LFS = (".safetensors", ".bin", ".h5")
+_LFS = (".safetensors", ".bin")
 
 
 class Hub(ThreadingHTTPServer):
@@ -37,7 +37,6 @@ class Hub(ThreadingHTTPServer):
     Attributes:
         requests: Count of all requests.
         gets: Count of GET requests by repository and file; `LISTING` for those that ask what a revision holds.
-        sent: Bytes of files that were sent, likewise.
         cut: Repository and name of files that are sent by half, then the connection is closed.
         hidden: Repository and name of files that are not there.
         altered: By repository and name, what is sent instead of a file, under its true ETag and size.
@@ -49,7 +48,6 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests = 0
         self.gets: Counter[tuple[str, str]] = Counter()
-        self.sent: Counter[tuple[str, str]] = Counter()
         self.cut: set[tuple[str, str]] = set()
         self.hidden: set[tuple[str, str]] = set()
         self.altered: dict[tuple[str, str], bytes] = {}
@@ -78,10 +76,9 @@ class Hub(ThreadingHTTPServer):
     def has(self, repository: str) -> bool:
         return repository in self._commits
 
-    def count(self, key: tuple[str, str], sent: int) -> None:
+    def count(self, key: tuple[str, str]) -> None:
         with self._counting:
             self.gets[key] += 1
-            self.sent[key] += sent
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -124,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         names = [name for name in names if (repository, name) not in self.server.hidden]
         siblings = [{"rfilename": name, **(_blob(folder / name) if with_blobs else {})} for name in names]
         content = {"id": repository, "modelId": repository, "sha": commit, "private": False, "siblings": siblings}
-        self.server.count((repository, LISTING), 0)
+        self.server.count((repository, LISTING))
         self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json; charset=utf-8"})
 
     def _send_file(self, repository: str, commit: str, folder: Path, name: str) -> None:
@@ -133,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse("EntryNotFound", "Entry not found", **{"X-Repo-Commit": commit})
             return
         blob = _blob(folder / name)
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{blob["blobId"]}"', "Accept-Ranges": "bytes"}
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{blob["blobId"]}"'}
         if "lfs" in blob:
             headers["ETag"] = headers["X-Linked-Etag"] = f'"{blob["lfs"]["sha256"]}"'
             headers["X-Linked-Size"] = str(blob["size"])
@@ -145,15 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, content, headers)
             return
         content = hub.altered.get(key, content)
-        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
-        if start and start >= len(content):
-            self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
-            return
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        length = (len(content) - start) // (2 if key in hub.cut else 1)
-        hub.count(key, length)
-        self._send(206 if start else 200, content[start:], headers, length)
+        hub.count(key)
+        self._send(200, content, headers, len(content) // 2 if key in hub.cut else None)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str], length: int | None = None) -> None:
         """Announce a body and send its first `length` bytes; close the connection where they are not all."""
