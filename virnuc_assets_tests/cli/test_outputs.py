@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_assets.reports.sample_results import RESULT_FILES
 from virnuc_assets.storage.places import host
 from virnuc_assets.storage.tables import read_rows
 from virnuc_assets_tests.assets.project import SAMPLE, Finished, Project, write_sample
@@ -158,19 +157,6 @@ def test_a_closed_pipe_ends_a_command_as_a_shell_expects(tmp_path: Path) -> None
     shell = 'set -o pipefail; "$0" fasta "$1" --column protein | head -n 1'
     done = subprocess.run(["bash", "-c", shell, SCRIPT, table], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (141, ">long_chunk_1F1\n", "")
-
-
-def test_predictions_replace_those_of_an_older_run_and_nothing_else(finished: Finished, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "summary.tsv").write_text("of an older run")
-    (out / "mine.txt").write_text("mine")
-    (tmp_path / "linked").symlink_to(out)
-    source = finished.settings.incoming / f"{SAMPLE}.fasta"
-    result = virnuc("predict", source, "--out", tmp_path / "linked", "--project", finished.root, "--force")
-    assert result.exit_code == 0, result.output
-    assert {path.name for path in out.iterdir()} == {"mine.txt", *RESULT_FILES}
-    assert "of an older run" not in (out / "summary.tsv").read_text()
 
 
 def test_a_project_that_is_read_only_predicts_and_is_examined(

@@ -294,7 +294,10 @@ def test_nothing_scored_is_status_1_with_results_that_say_why(project: Path, tmp
 
 
 def test_results_are_replaced_only_if_forced(project: Path, tmp_path: Path) -> None:
+    """Also through a link to their folder."""
     source, out = tmp_path / "a.fa", tmp_path / "out"
+    (tmp_path / "elsewhere").mkdir()
+    out.symlink_to("elsewhere")
     source.write_text(fasta(contigs(1)))
     first = predicted(project, out, source)
     source.write_text(fasta(contigs(2)))

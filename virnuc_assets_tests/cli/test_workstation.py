@@ -48,13 +48,6 @@ def test_doctor_fails_where_a_checkpoint_is_missing_or_incomplete(untrained: Pro
     assert "not trained yet" in result.stdout
 
 
-def test_a_missing_or_wrong_settings_file_is_named(tmp_path: Path) -> None:
-    config = tmp_path / "virnuc.toml"
-    assert message(virnuc("doctor", "--project", tmp_path)).startswith(f"{tmp_path}: no project here")
-    config.write_text("[sequences]\nchunk_lenght = 500\n")
-    assert f"{config}: sequences.chunk_lenght" in message(virnuc("doctor", "--project", tmp_path))
-
-
 @pytest.mark.slow
 def test_a_demo_that_a_signal_ends_has_its_status_and_goes_on_when_started_again(blank: Path, tmp_path: Path) -> None:
     project = new_project(tmp_path / "project", blank, GENOMES, in_memory=False)

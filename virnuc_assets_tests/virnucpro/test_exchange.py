@@ -12,13 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from click.testing import Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from virnuc_assets.classifier.checkpoint import load_classifier
-from virnuc_assets.cli.main import app
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.storage.digests import sequence_digest
 from virnuc_assets.storage.merging import MergeMismatch, features_table, vector_column, vectors_of
@@ -26,6 +23,7 @@ from virnuc_assets.storage.schemas import embeddings_schema, features_schema, fr
 from virnuc_assets.storage.tables import TableMismatch, content_digest, read_provenance, read_table, write_table
 from virnuc_assets.virnucpro.exchange import ExportRefused, export_file, exported_vectors, import_files
 from virnuc_assets.virnucpro.torch_files import ImportRefused
+from virnuc_assets_tests.cli.commands import virnuc
 from virnuc_assets_tests.virnucpro.files import WRITERS, drawn, esm, frame_ids, frames, merged, upstreams_reading
 
 DNA_DIM, PROTEIN_DIM = 3, 5
@@ -38,10 +36,6 @@ FEATURES_OF_SIX = {
     "encoders": {"dna": {"encoder": "dnabert_s"}, "protein": {"encoder": "esm2_3b"}},
     "dims": {"dna": 2, "protein": 4},
 }
-
-
-def virnuc(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

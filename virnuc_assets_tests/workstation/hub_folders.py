@@ -75,9 +75,10 @@ def break_config(folder: Path) -> None:
 
 
 def change_config(folder: Path, **fields: object) -> None:
-    """Set fields of config.json."""
+    """Set fields of config.json; None takes one out."""
     path = folder / "config.json"
-    _write_json(path, {**json.loads(path.read_text()), **fields})
+    changed = {**json.loads(path.read_text()), **fields}
+    _write_json(path, {name: value for name, value in changed.items() if value is not None})
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
