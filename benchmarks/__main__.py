@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.common import CONSOLE, ROOT, Figures, Limits
+from benchmarks.common import CONSOLE, ROOT
 
 
 def main(target: str, arguments: list[str]) -> int:
@@ -37,17 +37,12 @@ def main(target: str, arguments: list[str]) -> int:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{target}-", dir=given.out.parent, ignore_cleanup_errors=True) as scratch:
         figures, limits = module.measure(given, Path(scratch))
-    return publish(figures, given.out, limits)
-
-
-def publish(figures: Figures, out: Path, limits: Limits) -> int:
-    """Write all figures as one flat JSON object, print them with their limits; 1 if one misses them."""
-    out.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    given.out.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     ranges = {name: limit for name, limit in limits.items() if name in figures}
     table = Table("figure", "value", "at least", "at most")
     for name in sorted(figures):
         table.add_row(name, f"{figures[name]:.6g}", *(f"{bound:.6g}" for bound in ranges.get(name, ())))
-    CONSOLE.print(table, f"written to {out}")
+    CONSOLE.print(table, f"written to {given.out}")
     missed = [name for name, (low, high) in ranges.items() if not low <= figures[name] <= high]
     if missed:
         CONSOLE.print(f"missed: {', '.join(missed)}")

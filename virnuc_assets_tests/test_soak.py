@@ -11,8 +11,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from benchmarks import project as servers
-from benchmarks.soak import NONE, SETTINGS, make_files, orphans, slots_in_use
+from benchmarks.soak import NONE, make_files, orphans, slots_in_use
 from virnuc_assets.cli.stages import frame_file
 from virnuc_assets.storage.tables import read_rows
 from virnuc_assets.workstation.device_lock import give_back, lock_of, take
@@ -65,17 +64,18 @@ def start(project: Project) -> Iterator[Start]:
     end(started)
 
 
-def test_servers_and_what_they_started_are_no_orphans(project: Project, start: Start) -> None:
-    start("mlflow")
-    start("code_server", "api", "grpc")
-    start("code_server", "from multiprocessing.resource_tracker import main")
-    assert orphans(dagster_home(project.settings)) == []
-
-
 def test_who_executes_a_run_after_the_last_one_is_an_orphan_and_so_is_a_child_without_its_parent(
     project: Project, start: Start
 ) -> None:
+    """Servers and what they started are none."""
     home = dagster_home(project.settings)
+    for part, *words in (
+        ("mlflow",),
+        ("code_server", "api", "grpc"),
+        ("code_server", "from multiprocessing.resource_tracker import main"),
+    ):
+        start(part, *words)
+    assert orphans(home) == []
     worker = start("code_server", "from multiprocessing.spawn import spawn_main")
     helper, server = start("code_server", "compiles", parent_dies=True), start("daemon", parent_dies=True)
     assert {process.pid for process in orphans(home)} == {worker.pid, helper.pid, server.pid}
@@ -107,11 +107,6 @@ def test_what_is_dropped_is_done_exactly_once_whatever_is_killed(tmp_path: Path)
     found = json.loads(out.read_text())
     assert (found["files_good"], found["files_bad_reported"], found["kills"]) == (GOOD, BAD, KILLS)
     assert {name: found[name] for name in NONE} == dict.fromkeys(NONE, 0)
-
-
-def test_the_settings_of_the_soak_exist(tmp_path: Path) -> None:
-    found = servers.Project(tmp_path, tmp_path / "log", SETTINGS).settings.servers
-    assert found.dagster_port != found.mlflow_port
 
 
 def test_every_good_file_has_frames_that_are_scored_and_the_duplicate_is_dropped_last(tmp_path: Path) -> None:

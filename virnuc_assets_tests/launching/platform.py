@@ -21,7 +21,7 @@ from virnuc_assets.workstation.setup import dagster_home
 from virnuc_assets.workstation.up import Kind
 from virnuc_assets_tests.assets.project import PLAN_REFERENCE_JOB, Project, failures, new_project
 from virnuc_assets_tests.launching import definitions
-from virnuc_assets_tests.running import CHECKOUT, Running, free_ports, until
+from virnuc_assets_tests.running import CHECKOUT, LAUNCH, Running, free_ports, until
 
 REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "virnuc_assets"}
 START_SENSOR = """mutation($selector: SensorSelector!) { startSensor(sensorSelector: $selector) {
@@ -30,8 +30,6 @@ START_SCHEDULE = """mutation($selector: ScheduleSelector!) { startSchedule(sched
   __typename ... on ScheduleStateResult { scheduleState { id } } ... on PythonError { message } } }"""
 STOP_SENSOR = "mutation Stop($id: String!) { stop: stopSensor(id: $id) { __typename } }"
 STOP_SCHEDULE = "mutation Stop($id: String!) { stop: stopRunningSchedule(id: $id) { __typename } }"
-LAUNCH_RUN = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
-  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 LAUNCH_BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
 TERMINATE = """mutation($run: String!) { terminateRun(runId: $run) {
@@ -62,7 +60,7 @@ def launch(servers: Running, assets: Sequence[str], shards: Sequence[str], **tag
     all_tags = {**(range_tags(shards) if len(shards) > 1 else {"dagster/partition": shards[0]}), **tags}
     listed = [{"key": key, "value": value} for key, value in all_tags.items()]
     params = {"selector": selector, "runConfigData": {}, "executionMetadata": {"tags": listed}}
-    answer = servers.ask(LAUNCH_RUN, params=params)["launchRun"]
+    answer = servers.ask(LAUNCH, params=params)["launchRun"]
     assert answer["__typename"] == "LaunchRunSuccess", answer
     return str(answer["run"]["runId"])
 

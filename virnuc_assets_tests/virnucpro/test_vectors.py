@@ -37,11 +37,6 @@ def test_the_content_shows_the_kind(tmp_path: Path) -> None:
         assert found.vectors.tobytes() == ROWS.tobytes()
 
 
-@pytest.mark.parametrize(("number", "label"), [(0, "host"), (1, "viral")])
-def test_a_merged_file_shows_its_label(tmp_path: Path, number: int, label: str) -> None:
-    assert read_vectors(merged(tmp_path / "x.pt", IDS, ROWS, number)).label == label
-
-
 @pytest.mark.parametrize("labels", [[2], [0, 1], [], [True, True], ["viral"], 1])
 def test_other_labels_are_refused(tmp_path: Path, labels: object) -> None:
     path = save({"ids": IDS, "data": torch.tensor(ROWS), "labels": labels}, tmp_path / "x.pt")

@@ -11,7 +11,7 @@ import pytest
 
 from virnuc_assets.defs.tracking import EXPERIMENT
 from virnuc_assets.errors import VirnucError
-from virnuc_assets.settings import Settings, load_settings
+from virnuc_assets.settings import load_settings
 from virnuc_assets.workstation.setup import (
     dagster_home,
     mlflow_folder,
@@ -36,12 +36,8 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def settings_of(project: Path) -> Settings:
-    return load_settings(project)
-
-
 def test_set_up_makes_home_store_experiment_and_checkpoints(blank: Path) -> None:
-    settings = settings_of(blank)
+    settings = load_settings(blank)
     assert settings.incoming.is_dir()
     experiment = mlflow.MlflowClient(tracking_uri(settings)).get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
