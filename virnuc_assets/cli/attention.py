@@ -66,7 +66,7 @@ def attention_file(
     check_alphabet([*sequences.values()], spec.alphabet, spec.name, [*sequences])
     encoder = fingerprint(spec, folder, encoding.precision)
     provenance = {"table": "attention", "frames": content_digest(frames), "encoder": encoder}
-    truncated = [frame_id for frame_id, sequence in sequences.items() if spec.count_truncated([sequence])]
+    truncated = [frame_id for frame_id, sequence in sequences.items() if sequence[: spec.max_length] != sequence]
     for frame_id in truncated:
         log(f"{frame_id}: {len(sequences[frame_id])} residues or bases, cut to the first {spec.max_length}")
     with atomic_write(picture) as png, atomic_write(to) as npz:

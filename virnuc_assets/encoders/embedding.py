@@ -45,16 +45,15 @@ class _Batches:
     order: Tensor  # (n,) int64, place of each row among the sequences as they were given
 
 
-def embed(
-    encoder: Encoder, sequences: Sequence[str], progress: Progress | None = None, ids: Sequence[str] | None = None
-) -> NDArray[np.float32]:
+def embed(encoder: Encoder, sequences: Sequence[str], progress: Progress | None = None) -> NDArray[np.float32]:
     """Embed upper-case sequences in groups of equally many tokens: (n, dim) float32, in input order.
 
-    `progress` gets the count of sequences in each batch; `ids` name sequences in messages, else their positions do.
+    `progress` gets the count of sequences in each batch; in messages, sequences are named by their positions.
 
     Raises:
         AlphabetError, NonFiniteError: a sequence is not of the encoder's alphabet, or a vector not finite.
     """
+    ids = [f"sequence {position}" for position in range(len(sequences))]
     return _finish(encoder, _launch(encoder, _prepare(encoder, sequences, ids), progress), ids)
 
 
@@ -93,7 +92,7 @@ def read_frames(encoder: Encoder, path: Path) -> Iterator[pa.Table]:
     return read_windows(path, encoder.window_rows, require={"table": "frames"}, columns=columns)
 
 
-def _prepare(encoder: Encoder, sequences: Sequence[str], ids: Sequence[str] | None) -> _Batches:
+def _prepare(encoder: Encoder, sequences: Sequence[str], ids: Sequence[str]) -> _Batches:
     spec = encoder.spec
     check_alphabet(sequences, spec.alphabet, spec.name, ids)
     token_ids = encoder.tokenize([sequence[: spec.max_length] for sequence in sequences])
@@ -148,11 +147,11 @@ def _embedded(encoder: Encoder, batch: Tensor, vectors: Tensor, places: Tensor) 
     return True
 
 
-def _finish(encoder: Encoder, vectors: Arriving, ids: Sequence[str] | None) -> Vectors:
+def _finish(encoder: Encoder, vectors: Arriving, ids: Sequence[str]) -> Vectors:
     found = vectors()
     bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(bad):
-        names = ", ".join(ids[row] if ids is not None else f"sequence {row}" for row in bad[:_EXAMPLES])
+        names = ", ".join(ids[row] for row in bad[:_EXAMPLES])
         raise NonFiniteError(
             f"{encoder.spec.name}: {len(bad)} of {len(found)} vectors hold NaN or infinity: {names}"
             f"{', ...' if len(bad) > _EXAMPLES else ''}; the weights are damaged or the precision is too narrow: run "

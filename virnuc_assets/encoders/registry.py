@@ -66,10 +66,6 @@ class EncoderSpec:
         """Column of the frames table that this encoder reads."""
         return _COLUMNS[self.alphabet]
 
-    def count_truncated(self, sequences: Sequence[str]) -> int:
-        """Count of sequences of which this encoder reads only the beginning."""
-        return 0 if self.max_length is None else sum(len(sequence) > self.max_length for sequence in sequences)
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -222,10 +218,10 @@ def reads_as_dna(sequence: str) -> bool:
     return len(sequence) >= 20 and set(NUCLEOTIDES) <= set(sequence) <= set("ACGTN")
 
 
-def check_alphabet(sequences: Sequence[str], alphabet: Alphabet, encoder: str, ids: Sequence[str] | None) -> None:
+def check_alphabet(sequences: Sequence[str], alphabet: Alphabet, encoder: str, ids: Sequence[str]) -> None:
     """Refuse other sequences than upper-case ones of an encoder's alphabet: their count, and the first by name."""
-    found = ((position, _fault(sequence, alphabet)) for position, sequence in enumerate(sequences))
-    faults = [f"{ids[position] if ids else f'sequence {position}'}: {fault}" for position, fault in found if fault]
+    found = zip(ids, (_fault(sequence, alphabet) for sequence in sequences), strict=True)
+    faults = [f"{name}: {fault}" for name, fault in found if fault]
     if faults:
         more = f"\n  and {len(faults) - _EXAMPLES} more" if len(faults) > _EXAMPLES else ""
         raise AlphabetError(

@@ -116,27 +116,26 @@ def test_a_batch_never_exceeds_the_budget_unless_it_is_one_row(encoders: dict[st
     assert watched.shapes == [(2, 10), (1, 10), (1, 30), (1, 100)]
 
 
-def test_long_proteins_are_cut_and_counted(encoder: Encoder) -> None:
+def test_long_proteins_are_cut(encoder: Encoder) -> None:
     longest = drawn("protein", [1024])[0]
     proteins = [longest, longest + "W", longest + "WWW"]
     found = embed(encoder, proteins)
-    assert encoder.spec.count_truncated(proteins) == 2
     assert np.abs(found - found[0]).max() <= 1e-5
 
 
-def test_sequences_of_the_other_alphabet_are_refused_with_their_ids(encoders: dict[str, Encoder]) -> None:
-    with pytest.raises(AlphabetError, match=f"{NAME} reads protein[^$]*bad_F1: this looks like DNA"):
-        embed(encoders[NAME], ["MKV", *drawn("dna", [99])], ids=["good_F1", "bad_F1"])
+def test_sequences_of_the_other_alphabet_are_refused(encoders: dict[str, Encoder]) -> None:
+    with pytest.raises(AlphabetError, match=f"{NAME} reads protein[^$]*sequence 1: this looks like DNA"):
+        embed(encoders[NAME], ["MKV", *drawn("dna", [99])])
     with pytest.raises(AlphabetError, match="dnabert_s_miniature reads dna"):
         embed(encoders["dnabert_s_miniature"], drawn("protein", [50]))
 
 
-def test_damaged_weights_are_refused_with_the_ids(checkpoints: Path, tmp_path: Path) -> None:
+def test_damaged_weights_are_refused(checkpoints: Path, tmp_path: Path) -> None:
     weights = load_file(shutil.copytree(checkpoints / NAME, tmp_path / NAME) / "model.safetensors")
     weights["esm.embeddings.word_embeddings.weight"][20] = torch.nan  # M
     save_file(weights, tmp_path / NAME / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(NonFiniteError, match=f"{NAME}: 2 of 3 vectors hold NaN or infinity: b, c; .*fp32"):
-        embed(loaded(NAME, tmp_path), ["KVL", "MKV", "KVLM"], ids=["a", "b", "c"])
+    with pytest.raises(NonFiniteError, match=f"{NAME}: 2 of 3 vectors hold NaN or infinity: sequence 1, sequence 2; "):
+        embed(loaded(NAME, tmp_path), ["KVL", "MKV", "KVLM"])
 
 
 @pytest.mark.parametrize("name", ["dnabert_s_miniature", NAME])

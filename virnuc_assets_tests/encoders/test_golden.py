@@ -34,7 +34,7 @@ def test_this_installation_computes_the_golden_vectors(architecture: Architectur
 @pytest.mark.parametrize(("alphabet", "longest", "absent"), [("dna", 499, ""), ("protein", 600, "J")])
 def test_the_sequences_reach_the_ends_and_each_has_a_vector(alphabet: Alphabet, longest: int, absent: str) -> None:
     sequences = STORED["sequences"][alphabet]
-    check_alphabet(list(sequences.values()), alphabet, "golden", None)
+    check_alphabet(list(sequences.values()), alphabet, "golden", list(sequences))
     assert set("".join(sequences.values())) == ALPHABET[alphabet] - set(absent)  # X is its unknown residue
     assert min(map(len, sequences.values())) == 1 and max(map(len, sequences.values())) >= longest
     of = [vectors for name, vectors in STORED["vectors"].items() if ENCODERS[name].alphabet == alphabet]

@@ -68,7 +68,7 @@ def test_nothing_waits_for_the_gpu_inside_the_loop(spec: EncoderSpec, folder: Pa
     encoder = loaded(spec, folder, "cuda", "fp16", budget=512)
     sequences = ["ACDEFGHIK" * 11] * 100 if spec.alphabet == "protein" else ["ACGTTGCA" * 12] * 100
     expected = embed(encoder, sequences)
-    batches = embedding._prepare(encoder, sequences, None)
+    batches = embedding._prepare(encoder, sequences, sequences)
     assert batches.token_ids.is_pinned() and batches.order.is_pinned()
     done: list[int] = []
     torch.cuda.set_sync_debug_mode("error")

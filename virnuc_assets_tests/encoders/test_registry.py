@@ -62,24 +62,24 @@ def test_unknown_names_list_what_exists() -> None:
 
 
 def test_every_letter_of_each_alphabet_passes() -> None:
-    check_alphabet(["ACGTRYSWKMBDHVN", "N"], "dna", "e", None)
-    check_alphabet(["ACDEFGHIKLMNPQRSTVWYXBZUOJ", "M", "ACGT"], "protein", "e", None)
+    check_alphabet(["ACGTRYSWKMBDHVN", "N"], "dna", "e", ["a", "b"])
+    check_alphabet(["ACDEFGHIKLMNPQRSTVWYXBZUOJ", "M", "ACGT"], "protein", "e", ["a", "b", "c"])
 
 
 @pytest.mark.parametrize(
     ("sequence", "alphabet", "fault"),
     [
-        ("acGU", "dna", "sequence 1: has letters outside the alphabet: 'U' 'a' 'c'"),
-        ("MK-* ", "protein", "sequence 1: has letters outside the alphabet: ' ' '*' '-'"),
-        ("", "dna", "sequence 1: is empty"),
-        ("ACGTACGTTGCANACGTAGC", "protein", "sequence 1: this looks like DNA: 20 letters"),
+        ("acGU", "dna", "two: has letters outside the alphabet: 'U' 'a' 'c'"),
+        ("MK-* ", "protein", "two: has letters outside the alphabet: ' ' '*' '-'"),
+        ("", "dna", "two: is empty"),
+        ("ACGTACGTTGCANACGTAGC", "protein", "two: this looks like DNA: 20 letters"),
     ],
 )
 def test_other_sequences_are_refused_and_named(sequence: str, alphabet: str, fault: str) -> None:
     with pytest.raises(
         AlphabetError, match=rf"some_encoder reads {alphabet}[^$]*1 of 2 sequences[^$]*{re.escape(fault)}"
     ):
-        check_alphabet(["ACGT", sequence], alphabet, "some_encoder", None)  # type: ignore[arg-type]
+        check_alphabet(["ACGT", sequence], alphabet, "some_encoder", ["one", "two"])  # type: ignore[arg-type]
 
 
 def test_offenders_are_counted_and_five_named() -> None:
