@@ -19,6 +19,7 @@ from virnuc_assets_tests.encoders.drawn import MINIATURES, drawn
 
 CPU = EncodingSettings(device="cpu")
 ESM = ENCODERS["esm2_3b_miniature"]
+DNA = ENCODERS["dnabert_s_miniature"]
 
 
 def model_of(spec: EncoderSpec, checkpoints: Path) -> AttentionModel:
@@ -41,16 +42,38 @@ def test_maps_have_the_encoders_tokens_and_hidden_states(checkpoints: Path, spec
         assert "".join(tokens[1:-1]) == sequence
 
 
-def test_esm_maps_are_those_of_an_unmodified_esm_model(checkpoints: Path) -> None:
+@pytest.mark.parametrize("token_dropout", [True, False])
+def test_esm_maps_are_those_of_an_unmodified_esm_model(checkpoints: Path, token_dropout: bool) -> None:
     sequence = "".join(drawn("protein", [70])) + "XBZUO"
     folder = attention_folder(ESM, checkpoints)
-    theirs = EsmModel.from_pretrained(folder, attn_implementation="eager", add_pooling_layer=False).eval()
+    theirs = EsmModel.from_pretrained(
+        folder, attn_implementation="eager", add_pooling_layer=False, token_dropout=token_dropout
+    ).eval()
     with torch.no_grad():
         expected = theirs(
             **AutoTokenizer.from_pretrained(folder)(sequence, return_tensors="pt"), output_attentions=True
         ).attentions
-    _, weights = model_of(ESM, checkpoints).attention("frame", sequence)
+    _, weights = model_of(replace(ESM, token_dropout=token_dropout), checkpoints).attention("frame", sequence)
     np.testing.assert_allclose(weights, torch.cat(expected), atol=1e-6, rtol=0)
+
+
+def test_mosaic_bert_maps_are_the_softmax_with_the_distances_penalty(checkpoints: Path) -> None:
+    """The first layer step by step, head by head; that later layers hold is shown by the hidden states."""
+    sequence = drawn("dna", [90])[0]
+    model = model_of(DNA, checkpoints)
+    found = model.attention("frame", sequence)[1][0]  # (h, l, l)
+    state = model.model.state_dict()
+    hidden = model.model.embeddings(torch.tensor([model.tokenize(sequence)]))[0]  # (l, d)
+    layer = "encoder.layer.0.attention.self.Wqkv"
+    q, k, _ = (hidden @ state[f"{layer}.weight"].T + state[f"{layer}.bias"]).chunk(3, dim=-1)
+    position = torch.arange(len(hidden))
+    distance = (position[:, None] - position[None]).abs()
+    width = hidden.shape[1] // len(found)
+    exponents = [2, 4, 6, 8, 1, 3]  # ALiBi's slopes for six heads: those of four, and every other of eight
+    for head, exponent in enumerate(exponents):
+        columns = slice(head * width, (head + 1) * width)
+        scores = q[:, columns] @ k[:, columns].T / width**0.5 - distance / 2**exponent
+        np.testing.assert_allclose(found[head], scores.softmax(-1), atol=1e-6, rtol=0)
 
 
 def test_a_sequence_is_cut_as_embedding_cuts_it(checkpoints: Path) -> None:

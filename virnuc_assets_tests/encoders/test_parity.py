@@ -35,6 +35,7 @@ DNA = EncoderSpec("dna", "dna", "mosaic_bert", "tokens")
 ALPHABET = AMINO_ACIDS + "XBZUO"
 EVERY_LETTER = [protein for letter in ALPHABET for protein in (letter, f"MK{letter}VL", letter * 30)]
 SLOPES = (2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3)  # of six heads: four of a power of two, then every other of eight
+TRUE_HEADS = 8  # times the width of the narrow copies gives heads of width 64
 both = pytest.mark.parametrize("token_dropout", [True, False], ids=["token_dropout", "no_token_dropout"])
 
 Array = NDArray[np.float64]
@@ -118,6 +119,13 @@ def test_the_comparison_of_esm_sees_what_it_should(esm_folder: Path) -> None:
     assert np.abs(there - embed(every_token, [sequence])[0]).max() > 1e-3
 
 
+def test_esm_heads_of_true_width_have_the_vectors_of_fair_esm(tmp_path: Path) -> None:
+    write_repository(ESM2_3B, tmp_path, TRUE_HEADS)
+    sequences = proteins([1, 99, 166, 166, 1024])
+    expected = originals.fair_esm(fair_esm(tmp_path, token_dropout=True), LONGEST)(sequences)
+    assert np.abs(embed(loaded(ESM, tmp_path), sequences) - expected).max() <= TOLERANCE
+
+
 @torch.inference_mode()
 def stated(folder: Path, sequence: str) -> Array:
     """MosaicBERT's hidden states (l, d) in float64, one step after the other, as `bert_layers.py` has it."""
@@ -164,6 +172,12 @@ def test_mosaic_bert_has_the_stated_vectors(dna_folder: Path) -> None:
     back, without_ends = stated(dna_folder, sequences[6][::-1]), stated(dna_folder, sequences[6])[1:-1]
     for wrong in (back, without_ends):  # the comparison sees the order, and CLS and SEP
         assert np.abs(expected[6] - wrong.mean(axis=0)).max() > 1e-3
+
+
+def test_mosaic_bert_heads_of_true_width_have_the_stated_vectors(tmp_path: Path) -> None:
+    write_repository(DNABERT_S, tmp_path, TRUE_HEADS)
+    sequences = drawn("dna", [1, 99, 500, 500])
+    assert np.abs(embed(loaded(DNA, tmp_path), sequences) - stated_vectors(tmp_path, sequences)).max() <= TOLERANCE
 
 
 def test_alibis_slopes_are_the_published_ones() -> None:
