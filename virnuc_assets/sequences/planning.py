@@ -226,9 +226,9 @@ def count_records(
             hashes.append(hash(header.id))
             lengths.append(bases.length_nt)
             digests.append(bases.hexdigest())
+            if min(len(ids), len(digests)) < len(found):  # a builder leaves out the first that it has no space for
+                raise SequenceFileError(f"{opened.name}: more than 2 GB of ids or digests of records; split the file")
         sha256 = opened.digest()
-    if min(len(ids), len(digests)) < len(found):  # a builder leaves out what it has no space for
-        raise SequenceFileError(f"{opened.name}: more than 2 GB of ids or digests of records; split the file")
     kind, length_nt = np.array(found), np.array(lengths)
     statuses, reasons = (pa.array(words, pa.string()).take(pa.array(kind)) for words in zip(*kinds, strict=True))
     columns = {

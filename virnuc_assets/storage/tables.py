@@ -155,9 +155,10 @@ def in_windows(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
     window, started = None, False
     for table in tables:
         window = table if window is None else pa.concat_tables([window, table])
-        while window.num_rows >= rows:
+        while window is not None and window.num_rows >= rows:
             yield window.slice(0, rows)
-            window, started = window.slice(rows), True
+            started = True
+            window = window.slice(rows) if window.num_rows > rows else None  # an empty part would keep its table
     if window is not None and (window.num_rows or not started):
         yield window
 

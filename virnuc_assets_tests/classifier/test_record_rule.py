@@ -96,6 +96,22 @@ def test_probabilities_are_those_computed_by_hand() -> None:
     assert chunk_evidence("mean_log_odds", log_odds).tolist() == log_odds.tolist()
 
 
+@given(
+    st.floats(0, 50),
+    st.floats(0, 50),
+    st.floats(-50, 50),
+    st.lists(st.floats(-16, 16), min_size=2, max_size=9),
+    st.integers(1, 10**7),
+)
+def test_more_evidence_makes_no_record_less_viral(
+    slope: float, doubling: float, intercept: float, evidence: list[float], chunks: int
+) -> None:
+    curve = Curve(slope=slope, slope_per_doubling=doubling, intercept=intercept)
+    ascending = np.sort(np.array(evidence))
+    found = rule(novel=curve).probability(ascending, np.full(len(evidence), chunks), np.zeros(len(evidence), bool))
+    assert (np.diff(found) >= 0).all() and ((found >= 0) & (found <= 1)).all()
+
+
 def test_log_odds_are_bounded_and_keep_what_has_no_score() -> None:
     found = chunk_log_odds(np.array([0.0, 0.5, 0.75, 1.0, np.nan], np.float32))
     assert found[:4].tolist() == pytest.approx([-MOST_LOG_ODDS, 0.0, math.log(3), MOST_LOG_ODDS])

@@ -130,12 +130,13 @@ def test_sequences_of_the_other_alphabet_are_refused(encoders: dict[str, Encoder
         embed(encoders["dnabert_s_miniature"], drawn("protein", [50]))
 
 
-def test_damaged_weights_are_refused(checkpoints: Path, tmp_path: Path) -> None:
+def test_damaged_weights_are_refused_with_the_ids(checkpoints: Path, tmp_path: Path) -> None:
     weights = load_file(shutil.copytree(checkpoints / NAME, tmp_path / NAME) / "model.safetensors")
     weights["esm.embeddings.word_embeddings.weight"][20] = torch.nan  # M
     save_file(weights, tmp_path / NAME / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(NonFiniteError, match=f"{NAME}: 2 of 3 vectors hold NaN or infinity: sequence 1, sequence 2; "):
-        embed(loaded(NAME, tmp_path), ["KVL", "MKV", "KVLM"])
+    frames = pa.table({"frame_id": ["a", "b", "c"], "protein": ["KVL", "MKV", "KVLM"]})
+    with pytest.raises(NonFiniteError, match=f"{NAME}: 2 of 3 vectors hold NaN or infinity: b, c; .*fp32"):
+        list(embed_windows(loaded(NAME, tmp_path), [frames]))
 
 
 @pytest.mark.parametrize("name", ["dnabert_s_miniature", NAME])

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from virnuc_assets.errors import VirnucError
 from virnuc_assets.sequences import planning
+from virnuc_assets.sequences.opening import SequenceFileError
 from virnuc_assets.sequences.planning import (
     MAX_PACKS,
     ShardPlan,
@@ -168,6 +170,28 @@ def test_a_protein_of_iupac_letters_is_failed_and_a_degenerate_primer_is_not(tmp
         ("protamine", "failed", "looks like protein: fewer than half of the characters are A, C, G, T, U or N"),
         *((name, "planned", None) for name in ("primer", "masked", "half")),
     ]
+
+
+def test_more_ids_than_a_column_holds_are_refused_at_the_first_that_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrow's builder has no error for it, and writes beyond its memory later."""
+    builders = list[list[str]]()
+
+    class Full(list[str]):
+        """Has space for two."""
+
+        def __init__(self) -> None:
+            builders.append(self)
+
+        def __len__(self) -> int:
+            return min(super().__len__(), 2)
+
+    monkeypatch.setattr(pa.lib, "StringBuilder", Full)
+    (tmp_path / "s.fa").write_text(">a\nACGT\n>b\nACGT\n>c\nACGT\n>d\nACGT\n")
+    with pytest.raises(SequenceFileError, match=r"s.fa: more than 2 GB of ids or digests of records; split the file"):
+        count_records(tmp_path / "s.fa", "s", 300)
+    assert [*builders[0]] == ["a", "b", "c"]
 
 
 def test_records_shorter_than_the_minimum_are_skipped_and_leave_their_id_to_others(tmp_path: Path) -> None:
