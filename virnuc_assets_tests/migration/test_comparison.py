@@ -16,6 +16,7 @@ from virnuc_assets.migration.comparison import (
     McNemar,
     PairedCalls,
     PairedRows,
+    bootstrap,
     compare,
     drop_intervals,
     group_tests,
@@ -92,6 +93,12 @@ def test_interval_is_that_of_a_plain_loop(paired: PairedRows, seed: int) -> None
         tail = student_tails(np.bincount(paired.cluster)[None].astype(float), 0.9)[0]
         low, high = np.quantile(np.array(drops)[:, column], [tail, 1.0 - tail], method="weibull")
         assert drop.low == pytest.approx(low, abs=1e-12) and drop.high == pytest.approx(high, abs=1e-12)
+
+
+def test_all_rounds_are_drawn_each_with_as_many_clusters_as_there_are() -> None:
+    weights = bootstrap(lambda weights: weights, clusters=5, rounds=600, seed=0)
+    assert weights.shape == (600, 5) and (weights.sum(axis=1) == 5).all()
+    assert len(np.unique(weights, axis=0)) > 100
 
 
 def test_groups_by_hand() -> None:

@@ -212,6 +212,12 @@ def test_tables_are_asked_for_when_their_rows_are_needed(rows: int, needed: list
     assert asked == needed
 
 
+def test_a_window_keeps_no_table_that_was_used_up() -> None:
+    rows, before = 100_000, pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in in_windows(tables([rows] * 4), rows)]
+    assert max(held) < 1.5 * 8 * rows
+
+
 def test_a_shard_is_a_file_in_its_assets_folder() -> None:
     layout = Layout(Path("/project/var"), "miniature")
     path = layout.table("reference", "fastesm2_650_embeddings", "viral-0007")
