@@ -197,7 +197,7 @@ def fit_record_rule(scored: pd.DataFrame, seed: int) -> RecordRule | None:
 
 
 def clusters_of_labels(rows: pd.DataFrame) -> np.ndarray:
-    """Of hosts, of viruses."""
+    """How many clusters the rows of hosts have, and how many those of viruses; (2,) int64."""
     counts = rows.groupby("label")["cluster"].nunique()
     return np.asarray(counts.reindex(["host", "viral"], fill_value=0))
 

@@ -281,7 +281,7 @@ def drop_intervals(counts: Floats, rounds: int, seed: int, confidence: float) ->
 
 
 def bootstrap(measured: Callable[[Floats], Floats], clusters: int, rounds: int, seed: int) -> Floats:
-    """What is measured of weights (rounds, clusters) of some rounds at a time, of all rounds: (rounds, ...)."""
+    """`measured` of the weights of all rounds, (rounds, ...); each call has those of some rounds, (n, clusters)."""
     generator = np.random.default_rng(seed)
     sizes = (min(_ROUNDS_AT_ONCE, rounds - start) for start in range(0, rounds, _ROUNDS_AT_ONCE))
     return np.concatenate([measured(cluster_weights(generator, size, clusters)) for size in sizes])
